@@ -1,0 +1,53 @@
+"""Counted randomness: what is drawn is a function of (seed, purpose, counters), never of what was drawn before.
+
+So a resumed run is the same run, two devices give the numbers of one, and two recipes compared under one seed see
+the same images, times and noise. Every module may import this one; it imports torch alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def seed_for(*key: int | str) -> int:
+    """A 63-bit seed that is a hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. Stable across machines."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh torch generator seeded with `seed_for(*key)`."""
+    return torch.Generator(device).manual_seed(seed_for(*key))
+
+
+class Streams:
+    """One random stream per example: what example i draws depends on `seeds[i]` alone, whatever else is in the batch.
+
+    (The idea of EDM's StackedRandomGenerator.) CPU and CUDA generators differ, so the numbers are the same on any
+    number of devices of one kind, not across kinds.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """N(0, 1) of shape (B, *shape)."""
+        out = torch.empty(len(self), *shape, dtype=dtype, device=self.device)
+        for row, generator in zip(out, self.generators, strict=True):
+            row.normal_(generator=generator)
+        return out
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        """N(0, 1) with the shape and dtype of `x` (B, ...)."""
+        return self.normal(*x.shape[1:], dtype=x.dtype)
+
+    def uniform(self) -> Tensor:
+        """U[0, 1) of shape (B,), float64."""
+        draws = [torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators]
+        return torch.stack(draws)
