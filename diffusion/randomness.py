@@ -49,5 +49,7 @@ class Streams:
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), float64."""
-        draws = [torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators]
+        draws = [
+            torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators
+        ]
         return torch.stack(draws)

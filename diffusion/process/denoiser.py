@@ -1,0 +1,108 @@
+"""From a network to an estimate of the image and the noise.
+
+`Denoise` is any callable (x_t (B, C, H, W), t (B,)) -> Estimate with a `.schedule`. A trained network, its EMA copy,
+a thresholded denoiser and a closed-form oracle all satisfy it: extend by wrapping.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.process.prediction import Prediction
+from diffusion.process.schedule import Schedule
+
+
+class Estimate(NamedTuple):
+    """x0 and eps, (B, C, H, W) each, with x_t = alpha_t x0 + sigma_t eps; `spread`: a learned variance's output."""
+
+    x0: Tensor
+    eps: Tensor
+    spread: Tensor | None = None
+
+
+class Denoise(Protocol):
+    """(x_t (B, C, H, W), t (B,)) -> Estimate."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate: ...
+
+
+def expand(coefficient: Tensor, x: Tensor) -> Tensor:
+    """A coefficient () or (B,) in the dtype of x (B, ...) and ready to multiply it.
+
+    Coefficients are computed in float64 and rounded once, here.
+    """
+    return coefficient.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+class Denoiser(nn.Module):
+    """network ∘ prediction: y = network(c_in·x_t, label), then x0 and eps by the 2×2 solve of `prediction`."""
+
+    def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.prediction = prediction
+
+    def output(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's y (B, C, H, W) and, when it has 2C outputs, the spread; both in the dtype of x_t."""
+        c_in, label = self.prediction.inputs(self.schedule, t)
+        out = self.network(expand(c_in, x_t) * x_t, label.to(x_t.dtype)).to(x_t.dtype)
+        channels = x_t.shape[1]
+        return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
+        y, spread = self.output(x_t, t)
+        alpha_t, sigma_t = self.schedule(t)
+        a, b = self.prediction.weights(self.schedule, t)
+        det = alpha_t * b - sigma_t * a
+        x0 = expand(b / det, x_t) * x_t - expand(sigma_t / det, x_t) * y
+        eps = expand(alpha_t / det, x_t) * y - expand(a / det, x_t) * x_t
+        return Estimate(x0, eps, spread)
+
+
+class Thresholded:
+    """A denoiser whose x0 is passed through `threshold`, eps following so that x_t = alpha_t x0 + sigma_t eps holds."""
+
+    def __init__(self, denoise: Denoise, threshold: Callable[[Tensor], Tensor]):
+        self.denoise = denoise
+        self.schedule = denoise.schedule
+        self.threshold = threshold
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        estimate = self.denoise(x_t, t)
+        alpha_t, sigma_t = self.schedule(t)
+        x0 = self.threshold(estimate.x0)
+        eps = (x_t - expand(alpha_t, x_t) * x0) / expand(sigma_t, x_t)
+        return estimate._replace(x0=x0, eps=eps)
+
+
+def clip(x0: Tensor, limit: float = 1.0) -> Tensor:
+    """x0 clamped to [−limit, limit], the range of the data (DDPM's reference code)."""
+    return x0.clamp(-limit, limit)
+
+
+class GaussianOracle:
+    """The optimal denoiser of data x0 ~ N(mean, covariance), in closed form.
+
+    E[x0 | x_t] = m + alpha_t Σ (alpha_t² Σ + sigma_t² I)⁻¹ (x_t − alpha_t m), for flattened images of D values.
+
+    Args:
+        mean: (D,); covariance: (D, D); computed in float64.
+    """
+
+    def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor):
+        self.schedule = schedule
+        self.mean = mean.double()
+        self.variances, self.axes = torch.linalg.eigh(covariance.double())
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        alpha_t, sigma_t = (c.reshape(-1, 1) for c in self.schedule(t))
+        centred = (x_t.flatten(1).double() - alpha_t * self.mean) @ self.axes  # (B, D) along the axes of Σ
+        gain = alpha_t * self.variances / (alpha_t**2 * self.variances + sigma_t**2)
+        x0 = (self.mean + (gain * centred) @ self.axes.T).reshape(x_t.shape).to(x_t.dtype)
+        eps = (x_t - expand(alpha_t, x_t) * x0) / expand(sigma_t, x_t)
+        return Estimate(x0, eps)
