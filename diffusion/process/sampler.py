@@ -1,5 +1,6 @@
 """Samplers: from noise to images along a grid of times. A sampler is one `step` from t to s < t; the loop is here once."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -26,9 +27,7 @@ class Sampler:
         threshold: applied to every estimate of x0 (such as `denoiser.clip`), or None.
     """
 
-    def __init__(
-        self, steps: int, grid: Grid = grids.uniform, threshold: Callable[[Tensor], Tensor] | None = None
-    ):
+    def __init__(self, steps: int, grid: Grid = grids.uniform, threshold: Callable[[Tensor], Tensor] | None = None):
         self.steps = steps
         self.grid = grid
         self.threshold = threshold
@@ -40,9 +39,7 @@ class Sampler:
         raise NotImplementedError
 
     @torch.no_grad()
-    def __call__(
-        self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Watch | None = None
-    ) -> Tensor:
+    def __call__(self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Watch | None = None) -> Tensor:
         """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of that shape.
 
         `streams` holds one random stream an image. `watch(k, x, estimate)` is called after step k of N, k from 1.
@@ -52,7 +49,7 @@ class Sampler:
         times = self.grid(denoise.schedule, self.steps).to(noise.device)
         alpha, sigma = denoise.schedule(times[0])
         x = noise * expand(torch.sqrt(alpha**2 + sigma**2), noise)  # x_T ~ N(0, I) where alpha² + sigma² = 1
-        for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
+        for k, (t, s) in enumerate(itertools.pairwise(times), start=1):
             estimate = denoise(x, t.expand(len(x)))
             x = self.step(estimate, denoise.schedule, x, t, s, streams)
             if watch is not None:

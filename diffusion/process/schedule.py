@@ -67,16 +67,12 @@ class Discrete(Schedule):
         log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self.steps = len(betas)
         self.lambdas: Tensor
-        self.register_buffer(
-            "lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False
-        )
+        self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
 
     def log_snr(self, t: Tensor) -> Tensor:
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
         row = position.round()
-        position = torch.where(
-            (position - row).abs() < 1e-6, row, position
-        )  # t = i/T is exact in no binary float
+        position = torch.where((position - row).abs() < 1e-6, row, position)  # t = i/T is exact in no binary float
         low = position.floor().long().clamp(1, max(self.steps - 1, 1))
         high = (low + 1).clamp(max=self.steps)
         between = torch.lerp(self.lambdas[low], self.lambdas[high], position - low)
