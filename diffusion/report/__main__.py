@@ -1,0 +1,68 @@
+"""`python -m diffusion.report FOLDER …`: draw a run's figures and write its README, or write a sweep's table.
+
+torch and matplotlib are imported only once there is something to draw.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffusion.errors import UserError
+
+ABOUT = """\
+Draw the figures of a run and write its README.md, from what the run wrote; or write the table of a sweep.
+
+  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins) and README.md
+  a sweep's folder   table.md and table.csv (a row per job, only the settings that differ), and prints the table
+
+Nothing is trained or sampled, no checkpoint is read; it can be repeated at any time, also while a run goes on.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Report on each folder named; 0, or 2 with one line on stderr for each folder that can't be reported on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion.report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
+    status = 0
+    for folder in parser.parse_args(arguments).folders:
+        try:
+            report(folder)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        except OSError as error:
+            print(f"error: {error.filename or folder}: {error.strerror}; check the folder's rights", file=sys.stderr)
+            status = 2
+    return status
+
+
+def report(folder: Path) -> None:
+    """The report of one folder, whichever kind it is."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
+    from diffusion.report.run import Run, is_run, write_report
+    from diffusion.report.sweep import jobs_of, sweep_table
+
+    if is_run(folder):
+        from diffusion.report.rebuild import schedule_of
+
+        schedule = None
+        try:
+            schedule = schedule_of(Run(folder).config)
+        except UserError as error:
+            print(f"note: the figures of the schedule are left as they are: {error}", file=sys.stderr)
+        print(write_report(folder, schedule))
+    elif jobs_of(folder):
+        for path in sweep_table(folder):
+            print(path)
+    else:
+        raise UserError(
+            f"{folder}: neither a run (no config.yaml, run.json, metrics.csv or scores.json in it) nor a sweep "
+            "(no run in its sub-folders); name a folder that python -m diffusion.train wrote"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The memoir's figures, each a function from data to a matplotlib `Figure`.
+
+noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, one ε throughout
+beta      Fig. 2    β_t
+samples   Fig. 8    samples from the same noise as training proceeds
+mse       Fig. 9    denoising MSE on validation and on training images
+signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
+bins                the MSE by time, at several epochs
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from PIL import Image
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.randomness import generator_for
+from diffusion.report import style
+from diffusion.report.images import tiles
+from diffusion.report.metrics import Metrics, bin_names
+
+Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]; a table also has an int `steps`."""
+
+
+def _log_labels(ax: Axes) -> None:
+    """Plain numbers (0.02, 0.05, 0.1) on a logarithmic y axis."""
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _steps(schedule: Schedule) -> int:
+    """The T of a table; a continuous schedule is drawn as its T = 1000 table."""
+    return int(getattr(schedule, "steps", 1000))
+
+
+def _table(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
+    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two (T + 1,) float64."""
+    with torch.no_grad():
+        alpha, sigma = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    return alpha.detach().cpu().double(), sigma.detach().cpu().double()
+
+
+@style.styled
+def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
+    """Fig. 1: a row per image of `images` (N, 3, H, W) uint8, a column per time of `times` in 0 … T (else 11).
+
+    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image for all times, clamped to [−1, 1] to be shown.
+    """
+    steps = _steps(schedule)
+    times = np.linspace(0, steps, 11).round().astype(int).tolist() if times is None else list(times)
+    x0 = images.detach().cpu().double() / 127.5 - 1
+    eps = torch.randn(x0.shape, generator=generator_for("figure", "noising", seed), dtype=torch.float64)
+    alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64) / steps)
+    x = alpha.view(-1, 1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1, 1) * eps  # (times, N, 3, H, W)
+    shown = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 0, 3, 4, 2).numpy()
+    return style.picture_rows([list(row) for row in shown], [f"{t:,}" for t in times], "$t$ =")
+
+
+@style.styled
+def beta(schedule: Schedule, others: Mapping[str, Schedule] | None = None) -> Figure:
+    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; `others` (name -> schedule) lightly behind."""
+    figure, ax = style.axes()
+    steps = _steps(schedule)
+
+    def betas(of: Schedule) -> Tensor:
+        alpha, _sigma = _table(of, steps)
+        return -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+
+    t, own = np.arange(1, steps + 1), betas(schedule)
+    for (name, other), dashes in zip((others or {}).items(), ["--", ":", "-."] * 9, strict=False):
+        ax.plot(t, betas(other), color=style.GREY, linestyle=dashes, linewidth=1.0, label=name)
+    ax.plot(t, own, color=style.BLUE, label="this run")
+    if others:
+        ax.legend(loc="upper left")
+    ax.set_xlim(0, steps)
+    ax.set_ylim(0, 1.05 * float(own.max()))  # the others may leave the picture; the run's own curve is its subject
+    ax.set_xlabel("time $t$")
+    ax.set_ylabel(r"noise added per step, $\beta_t$")
+    style.count_axis(ax)
+    return figure
+
+
+@style.styled
+def signal(schedule: Schedule) -> Figure:
+    """Fig. 10: the share of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
+
+    Where alpha² + sigma² is not 1 the two are labelled α_t and σ_t, because the memoir's symbols do not hold.
+    """
+    figure, ax = style.axes()
+    steps = _steps(schedule)
+    alpha, sigma = _table(schedule, steps)
+    preserving = bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
+    names = (
+        (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
+        if preserving
+        else (r"signal $\alpha_t$", r"noise $\sigma_t$")
+    )
+    t = np.arange(steps + 1)
+    ax.plot(t, alpha, color=style.BLUE, label=names[0])
+    ax.plot(t, sigma, color=style.VERMILION, linestyle="--", label=names[1])
+    ax.set_xlim(0, steps)
+    ax.set_ylim(0, 1.05 * max(1.0, float(sigma.max())))
+    ax.set_xlabel("time $t$")
+    ax.set_ylabel("factor of $x_0$ and of $\\varepsilon$ in $x_t$")
+    ax.legend(loc="center right")
+    style.count_axis(ax)
+    return figure
+
+
+@style.styled
+def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, columns: int = 8) -> Figure:
+    """Fig. 8: the first `rows` images of each grid, a column per training step, all from the same noise.
+
+    `grids` are (step, PNG file written by `images.save_png(images.grid(…))`) in order; of more than `columns` the
+    first, the last and evenly spread ones between them are shown. A PNG of unknown layout is shown whole.
+    """
+    chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, columns).round().astype(int))]
+    pictures = []
+    for _, path in chosen:
+        try:
+            with Image.open(path) as picture:
+                pictures.append(tiles(picture)[:rows])
+        except OSError as error:
+            raise UserError(f"{path}: not a readable picture; delete it, or write it again by sampling") from error
+    depth = min(len(column) for column in pictures)
+    by_row = [[column[i] for column in pictures] for i in range(depth)]
+    return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
+
+
+@style.styled
+def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
+    """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
+
+    EMA weights as lines, raw weights dashed, the loss of each training batch lightly behind. With `steps_per_epoch`
+    a second axis counts epochs.
+    """
+    figure, ax = style.axes((5.4, 3.3))
+    if "train/loss" in metrics:
+        loss = metrics["train/loss"]
+        ax.plot(loss.step, loss.value, color=style.LIGHT, linewidth=0.6, label="training loss, per batch", zorder=1)
+    curves = [
+        ("val/mse", style.BLUE, "-", "validation images"),
+        ("fit/mse", style.VERMILION, "-", "training images"),
+        ("val/mse_raw", style.BLUE, (0, (3, 1.5)), "validation, raw weights"),
+        ("fit/mse_raw", style.VERMILION, (0, (3, 1.5)), "training, raw weights"),
+    ]
+    for name, colour, dashes, label in curves:
+        if name in metrics:
+            _, step, value = metrics[name]
+            raw = name.endswith("_raw")
+            ax.plot(
+                step,
+                value,
+                color=colour,
+                linestyle=dashes,
+                linewidth=0.9 if raw else 1.7,
+                marker="o" if len(step) <= 12 and not raw else "",
+                markersize=3,
+                label=label,
+                zorder=2 if raw else 3,
+            )
+    if "val/mse" in metrics and "fit/mse" in metrics:
+        step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
+        val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
+        ax.fill_between(step, fit, val, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
+    ax.set_yscale("log")
+    _log_labels(ax)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("training step")
+    ax.set_ylabel(r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
+    style.count_axis(ax)
+    if steps_per_epoch:
+        per = float(steps_per_epoch)
+        top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per), lambda x: np.multiply(x, per)))
+        top.set_xlabel("epoch")
+        top.spines["top"].set_visible(True)
+        top.xaxis.set_major_formatter(FuncFormatter(style.thousands))
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper right")
+    return figure
+
+
+@style.styled
+def bins(metrics: Metrics, curves: int = 5) -> Figure:
+    """The validation MSE by time: one point per bin of t (deciles of [0, 1]), one curve per epoch, early to late.
+
+    Of more than `curves` validations the first, the last and ones evenly spread in log(step) are shown.
+    """
+    figure, ax = style.axes()
+    names = bin_names(metrics)
+    steps = metrics[names[0]].step
+    shared = [i for i, step in enumerate(steps) if all(step in metrics[name].step for name in names)]
+    picks = np.unique(np.geomspace(1, len(shared), min(curves, len(shared))).round().astype(int)) - 1
+    centres = (np.arange(len(names)) + 0.5) / len(names)
+    for pick, colour in zip(picks, style.sequence(len(picks)), strict=True):
+        step = steps[shared[pick]]
+        at = [metrics[name].value[np.flatnonzero(metrics[name].step == step)[-1]] for name in names]
+        ax.plot(centres, at, color=colour, marker="o", markersize=3, linewidth=1.3, label=f"step {step:,}")
+    ax.set_yscale("log")
+    _log_labels(ax)
+    ax.set_xlim(0, 1)
+    ax.set_xlabel("time $t/T$")
+    ax.set_ylabel("denoising MSE")
+    ax.legend(loc="upper right")
+    return figure

@@ -1,0 +1,89 @@
+"""Images out: grids, strips of denoising steps and GIFs. Every array is uint8, (N, 3, H, W), sRGB.
+
+A grid remembers its layout in the PNG file (`tEXt` chunk "grid"), so that `tiles` can take it apart again.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+GAP = 2  # white pixels between the images of a grid
+LAYOUT = "grid"  # the PNG text chunk that holds a grid's layout
+
+
+def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
+    """`images` (N, 3, H, W) uint8, row by row, `columns` wide (⌈√N⌉ unless told), each pixel `scale` pixels wide.
+
+    Images lie `GAP` white pixels apart; what the last row lacks is white. No value is changed.
+    Raises ValueError for another dtype or shape, or no images.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, 3, H, W) with N > 0")
+    n = len(images)
+    columns = min(columns or math.ceil(math.sqrt(n)), n)
+    rows = math.ceil(n / columns)
+    pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = pixels.shape[1:3]
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
+    for i, tile in enumerate(pixels):
+        top, left = (i // columns) * (height + GAP), (i % columns) * (width + GAP)
+        canvas[top : top + height, left : left + width] = tile
+    picture = Image.fromarray(canvas)
+    picture.info[LAYOUT] = json.dumps({"images": n, "columns": columns, "height": height, "width": width, "gap": GAP})
+    return picture
+
+
+def tiles(picture: Image.Image) -> list[np.ndarray]:
+    """The images (H, W, 3) uint8 of a picture made by `grid`, also after `save_png`; any other picture is one tile."""
+    pixels = np.asarray(picture.convert("RGB"))
+    if LAYOUT not in picture.info:
+        return [pixels]
+    layout = json.loads(picture.info[LAYOUT])
+    height, width, gap, columns = layout["height"], layout["width"], layout["gap"], layout["columns"]
+    corners = [((i // columns) * (height + gap), (i % columns) * (width + gap)) for i in range(layout["images"])]
+    return [pixels[top : top + height, left : left + width] for top, left in corners]
+
+
+def strip(steps: Tensor, scale: int = 1) -> Image.Image:
+    """Denoising steps `steps` (S, N, 3, H, W) uint8 as one picture: a row per image, a column per step."""
+    return grid(steps.transpose(0, 1).flatten(0, 1), columns=len(steps), scale=scale)
+
+
+def save_png(picture: Image.Image, path: str | Path) -> Path:
+    """Write `picture` as PNG with a grid's layout in it, making the folder where needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = PngInfo()
+    if LAYOUT in picture.info:
+        text.add_text(LAYOUT, picture.info[LAYOUT])
+    picture.save(path, pnginfo=text)
+    return path
+
+
+def gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
+    """An endless GIF of `frames`: `seconds` for all but the last, which stays for `hold` seconds.
+
+    Each frame has its own 256 colours by median cut, those of the last refined by k-means, and no dithering:
+    dithering would add noise to pictures whose subject is noise, and one palette for all would spend its colours on
+    the noisy frames.
+    Frames last a whole number of hundredths of a second, at least 2, which is what browsers keep.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    each = max(2, round(100 * seconds / max(1, len(frames) - 1)))
+    durations = [10 * each] * (len(frames) - 1) + [round(100 * hold) * 10]
+    indexed = [
+        frame.convert("RGB").quantize(
+            256, method=Image.Quantize.MEDIANCUT, kmeans=int(frame is frames[-1]), dither=Image.Dither.NONE
+        )
+        for frame in frames
+    ]
+    indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=durations, loop=0, optimize=False)
+    return path

@@ -1,0 +1,116 @@
+"""How every figure looks, in one place: paper sizes, a colour-blind-safe palette, few lines.
+
+Figures are built with matplotlib's object API (never pyplot), so drawing one inside a training process leaves no
+global state, opens no window and needs no display.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Okabe & Ito (2008), "Color Universal Design": told apart with any common colour blindness, and in grey.
+BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
+INK, GREY, LIGHT = "#222222", "#7F7F7F", "#C8C8C8"
+
+COLUMN = (4.6, 2.9)  # inches: one figure in a text column
+TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
+DPI = 200
+
+STYLE: Any = {
+    "font.family": "STIXGeneral",  # ships with matplotlib, so figures look the same everywhere
+    "mathtext.fontset": "stix",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.8,
+    "text.color": INK,
+}
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorator: run a drawing function under `STYLE`; matplotlib's own settings are as before afterwards."""
+    return rc_context(STYLE)(draw)
+
+
+def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
+    """A figure of `size` inches with one set of axes."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def sequence(n: int) -> list[Any]:
+    """`n` colours from early (light) to late (dark), ordered in lightness, so they also read in grey."""
+    return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 1.0, n)] if n > 1 else [BLUE]
+
+
+def thousands(x: float, _position: int = 0) -> str:
+    """1000.0 -> `1,000`; 0.5 -> `0.5`."""
+    return f"{x:,.0f}" if float(x).is_integer() else f"{x:g}"
+
+
+def count_axis(ax: Axes) -> None:
+    """Label the x axis with counts such as `12,000`."""
+    ax.xaxis.set_major_formatter(FuncFormatter(thousands))
+
+
+def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:
+    """Rows of equally large pictures, uint8 (H, W, 3), a text under each column, and `label` to the left of the texts.
+
+    A pixel is a square of a whole number of dots at 200 dpi, so what the figure shows is what the file holds; the
+    figure is as wide as the page's text, or the nearest width at which that is so.
+    """
+    height, width = pictures[0][0].shape[:2]
+    margin, gap, foot = 70, 6, 50  # dots
+    scale = max(1, round(((TEXT_WIDTH * DPI - margin) / len(columns) - gap) / width))
+    across, down = scale * width + gap, scale * height + gap
+    total = np.array([margin + len(columns) * across - gap, len(pictures) * down - gap + foot])
+    figure = Figure(figsize=tuple(total / DPI))
+    for i, row in enumerate(pictures):
+        for j, picture in enumerate(row):
+            corner = np.array([margin + j * across, foot + (len(pictures) - 1 - i) * down])
+            ax = figure.add_axes((*(corner / total), *(np.array([across - gap, down - gap]) / total)))
+            ax.imshow(picture, interpolation="nearest", aspect="auto")
+            ax.set_axis_off()
+    line = 0.45 * foot / total[1]
+    for j, text in enumerate(columns):
+        middle = (margin + j * across + (across - gap) / 2) / total[0]
+        figure.text(middle, line, text, ha="center", va="center", fontsize=9)
+    figure.text(4 / total[0], line, label, ha="left", va="center", fontsize=9)
+    return figure
+
+
+@styled
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write `figure` as PNG at 200 dpi, making the folder where needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    return path

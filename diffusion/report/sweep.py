@@ -1,0 +1,121 @@
+"""The table of a sweep: a row per job, with only the settings in which the jobs differ, and what came out."""
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from diffusion.errors import UserError
+from diffusion.report.protocol import comparable, describe, number, number_protocols, protocol_line
+from diffusion.report.run import Run, duration, is_run, table
+
+MISSING = "—"
+RESULTS = ("val/mse", "fit/mse")
+
+
+def jobs_of(folder: Path) -> list[Run]:
+    """The runs in `folder`'s sub-folders, by number where the names hold one (2 before 10). [] where there are none."""
+    if not folder.is_dir():
+        return []
+    inside = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    order = [(tuple(int(digits) for digits in re.findall(r"\d+", path.name)), path.name, path) for path in inside]
+    return [Run(path) for _, _, path in sorted(order)]
+
+
+def differing(jobs: list[Run]) -> dict[str, list[str]]:
+    """Config key -> its value in each job, for the keys in which the jobs that have a config differ.
+
+    Keys are dotted, a `_target_` is named by its group (`optimizer: AdamW`), and a job's own folder reads `.`, so that
+    paths into it are no difference.
+    """
+    flat = [_flatten(job.config, job.folder) for job in jobs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    with_config = [settings for settings in flat if settings]
+    columns = {key: [settings.get(key, MISSING) for settings in flat] for key in keys}
+    return {key: column for key, column in columns.items() if len({s.get(key, MISSING) for s in with_config}) > 1}
+
+
+def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, str]:
+    if isinstance(node, Mapping) and node:
+        flat = {}
+        for key, value in node.items():
+            if key == "_target_":
+                flat[prefix or key] = str(value).rsplit(".", 1)[-1]
+            else:
+                flat |= _flatten(value, folder, f"{prefix}.{key}" if prefix else str(key))
+        return flat
+    own = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
+    return {prefix: own.sub(".", describe(node))} if prefix else {}
+
+
+def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path]:
+    """Write table.md and table.csv of the sweep in `folder` and print the table; returns the two paths.
+
+    A row per job in order of its number: state, the settings in which the jobs differ, the last validation and fit
+    MSE (EMA weights), the last score of samples for each metric, seconds. Scores of different protocols can't be
+    compared and stand in different columns. Raises UserError where `folder` holds no job.
+    """
+    folder = Path(folder)
+    jobs = jobs_of(folder)
+    if not jobs:
+        raise UserError(f"{folder}: no run in its sub-folders; expected the folder of a sweep, with jobs 0, 1, …")
+    settings = differing(jobs)
+    last = [{comparable(r): r for r in job.scores if r.get("what") == "samples"} for job in jobs]
+    protocols = number_protocols(record for records in last for record in records.values())
+    words = {key: next(records[key] for records in last if key in records) for key in protocols}
+    metrics = [str(record.get("metric")) for record in words.values()]
+    scores = {
+        key: metric if metrics.count(metric) == 1 else f"{metric} [{protocols[key]}]"
+        for key, metric in zip(words, metrics, strict=True)
+    }
+    head = ["job", "state", *settings, *RESULTS, *scores.values(), "seconds"]
+    exact, shown = [], []
+    for i, job in enumerate(jobs):
+        state = str(job.info.get("state", "unknown"))
+        start = [job.folder.name, state, *(column[i] for column in settings.values())]
+        errors = [job.metrics[name].value[-1] if name in job.metrics else None for name in RESULTS]
+        records = [last[i].get(key) for key in scores]
+        seconds = job.info.get("seconds")
+        exact.append([*start, *errors, *(r["value"] if r else None for r in records), seconds])
+        shown.append(
+            [
+                *start,
+                *(MISSING if error is None else f"{error:.5g}" for error in errors),
+                *map(number, records),
+                MISSING if seconds is None else f"{seconds:.0f}",
+            ]
+        )
+    numeric = range(2 + len(settings), len(head))
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *exact])
+    (folder / "table.md").write_text(
+        "\n\n".join(
+            [f"# Sweep {folder.resolve().name}", table(head, shown, right=numeric), _notes(jobs, words, scores)]
+        )
+        + "\n",
+        encoding="utf-8",
+    )
+    printed = Table(box=box.SIMPLE_HEAD, title=f"{len(jobs)} jobs in {folder}", title_justify="left")
+    for i, name in enumerate(head):
+        printed.add_column(name, justify="right" if i in numeric else "left", overflow="fold")
+    for row in shown:
+        style = {"complete": None, "failed": "red"}.get(row[1], "yellow")
+        printed.add_row(*row, style=style)
+    (console or Console()).print(printed)
+    return [folder / "table.md", folder / "table.csv"]
+
+
+def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str]) -> str:
+    """What the columns mean, the protocols of the scores, and the sum of time."""
+    total = duration(sum(job.info.get("seconds") or 0 for job in jobs))
+    lines = [
+        "Only settings that differ between the jobs are shown. MSE: the last one with EMA weights, on validation "
+        f"images (val) and on as many training images (fit). {total} in all.",
+        *(f"- {name}: {protocol_line(words[key])}." for key, name in scores.items()),
+    ]
+    return "\n\n".join([lines[0], "\n".join(lines[1:])] if scores else lines)

@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffusion.errors import UserError
+from diffusion.process.schedule import cosine, linear
+from diffusion.report import figures, style
+from diffusion.report.images import grid, save_png
+from diffusion.report.metrics import read_metrics
+
+
+def lines(figure: Figure) -> dict[str, np.ndarray]:
+    """Label -> (n, 2) plotted points."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()) for line in figure.axes[0].get_lines()}
+
+
+def random_images(n: int, size: int = 8) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
+def test_beta_is_the_table_it_came_from() -> None:
+    figure = figures.beta(linear(steps=1000, first=1e-4, last=0.02), {"cosine": cosine(1000)})
+    drawn = lines(figure)
+    assert np.array_equal(drawn["this run"][:, 0], np.arange(1, 1001))
+    np.testing.assert_allclose(drawn["this run"][:, 1], np.linspace(1e-4, 0.02, 1000), rtol=1e-6)
+    u = np.arange(1001) / 1000
+    bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(drawn["cosine"][:, 1], np.minimum(1 - bar[1:] / bar[:-1], 0.999), rtol=1e-6)
+
+
+def test_signal_and_noise_squared_sum_to_one() -> None:
+    drawn = lines(figures.signal(linear(steps=100)))
+    signal, noise = drawn[r"signal $\sqrt{\bar\alpha_t}$"], drawn[r"noise $\sqrt{1-\bar\alpha_t}$"]
+    assert np.array_equal(signal[:, 0], np.arange(101))
+    np.testing.assert_allclose(signal[:, 1] ** 2 + noise[:, 1] ** 2, 1, rtol=1e-12)
+    np.testing.assert_allclose(signal[:, 1] ** 2, np.cumprod([1, *1 - np.linspace(1e-4, 0.02, 100)]), rtol=1e-9)
+
+
+def test_a_schedule_that_preserves_no_variance_is_not_given_the_memoirs_symbols() -> None:
+    drawn = lines(figures.signal(lambda t: (torch.ones_like(t), 80 * t)))
+    assert drawn.keys() == {r"signal $\alpha_t$", r"noise $\sigma_t$"}
+    assert drawn[r"noise $\sigma_t$"][-1].tolist() == [1000, 80]
+
+
+def test_noising_follows_the_forward_process_with_one_noise() -> None:
+    images = random_images(2, size=16)
+    schedule = linear(steps=100)
+    figure = figures.noising(images, schedule, times=[0, 40, 100])
+    assert [text.get_text() for text in figure.texts] == ["0", "40", "100", "$t$ ="]
+    shown = np.stack([np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes]).reshape(2, 3, 16, 16, 3)
+    assert (shown[:, 0] == images.permute(0, 2, 3, 1).numpy()).all()  # alpha_0 = 1, sigma_0 = 0
+    # the noise read off at t = 100 predicts t = 40, wherever neither was clamped
+    alpha, sigma = (table.numpy() for table in schedule(torch.tensor([0.4, 1.0], dtype=torch.float64)))
+    x0, x40, x100 = (shown[:, i] / 127.5 - 1 for i in range(3))
+    predicted = alpha[0] * x0 + sigma[0] * (x100 - alpha[1] * x0) / sigma[1]
+    kept = (np.abs(x100) < 0.99) & (np.abs(x40) < 0.99)
+    assert kept.mean() > 0.2
+    np.testing.assert_allclose(predicted[kept], x40[kept], atol=0.02)
+
+
+def test_a_picture_in_a_figure_keeps_its_pixels(tmp_path: Path) -> None:
+    images = random_images(3, size=16)
+    path = style.save(figures.noising(images, linear(steps=100), times=[0, 50]), tmp_path / "noising.png")
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    scale = (round((style.TEXT_WIDTH * style.DPI - 70) / 2) - 6) // 16
+    assert (
+        pixels[scale // 2 : 16 * scale : scale, 70 + scale // 2 : 70 + 16 * scale : scale]
+        == (images[0].permute(1, 2, 0).numpy())
+    ).all()
+
+
+def test_samples_over_training_shows_the_first_images_of_the_grids(tmp_path: Path) -> None:
+    steps = range(100, 1300, 100)
+    sets = {step: random_images(4 + step // 100) for step in steps}
+    grids = [(step, save_png(grid(sets[step]), tmp_path / f"step-{step:08d}.png")) for step in steps]
+    figure = figures.samples_over_training(grids, rows=3, columns=4)
+    assert [text.get_text() for text in figure.texts] == ["100", "500", "800", "1,200", "step"]
+    second_row_last_column = figure.axes[4 + 3].get_images()[0].get_array()
+    assert (np.asarray(second_row_last_column) == sets[1200][1].permute(1, 2, 0).numpy()).all()
+    assert len(figure.axes) == 12
+
+
+def test_a_broken_sample_grid_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "step-00000001.png"
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(UserError, match=r"step-00000001\.png: not a readable picture"):
+        figures.samples_over_training([(1, path)])
+
+
+def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
+    metrics = read_metrics(run_folder / "metrics.csv")
+    figure = figures.mse(metrics, steps_per_epoch=50)
+    drawn = lines(figure)
+    assert drawn["validation images"].tolist() == [[100, 0.4], [200, 0.1], [300, 0.05], [400, 0.06]]
+    assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
+    assert drawn["validation, raw weights"][:, 1].tolist() == [0.8, 0.2, 0.1, 0.12]
+    assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
+    assert drawn["training loss, per batch"][:, 1].tolist() == [1 / (1 + step) for step in range(0, 401, 50)]
+    (gap,) = figure.axes[0].collections
+    corners = {tuple(point) for point in gap.get_paths()[0].vertices.tolist()}
+    assert {(400.0, 0.06), (400.0, 0.03)} <= corners
+    style.save(figure, run_folder / "figures/mse.png")
+    epochs = figure.axes[0].child_axes[0].get_xlim()
+    np.testing.assert_allclose(epochs, np.array(figure.axes[0].get_xlim()) / 50)
+
+
+def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path) -> None:
+    drawn = lines(figures.bins(read_metrics(run_folder / "metrics.csv"), curves=2))
+    assert drawn.keys() == {"step 100", "step 400"}
+    np.testing.assert_allclose(drawn["step 400"][:, 0], np.arange(0.05, 1, 0.1))
+    np.testing.assert_allclose(drawn["step 400"][:, 1], 0.06 / np.arange(1, 11))
+
+
+def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,5,1.5,\n0,3,,nan\n1,9,2.5,\n1,9,2.75,\n,7,,0.5\n")
+    metrics = read_metrics(tmp_path / "metrics.csv")
+    assert metrics["a"].step.tolist() == [5, 9]
+    assert metrics["a"].value.tolist() == [1.5, 2.75]
+    assert metrics["a"].epoch.tolist() == [0, 1]
+    assert metrics["b"].step.tolist() == [7]
+    assert read_metrics(tmp_path / "none.csv") == {}
+
+
+def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    style.save(figures.signal(linear(steps=10)), tmp_path / "signal.png")
+    assert dict(matplotlib.rcParams) == before
+    assert Image.open(tmp_path / "signal.png").info["dpi"] == pytest.approx((200, 200), abs=0.1)

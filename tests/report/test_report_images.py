@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.report.images import GAP, gif, grid, save_png, strip, tiles
+
+
+def random_images(n: int, height: int = 4, width: int = 6) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
+def test_grid_is_pixel_exact_and_comes_apart_again(tmp_path: Path) -> None:
+    images = random_images(5)
+    picture = grid(images, columns=2, scale=3)
+    pixels = np.asarray(picture)
+    assert pixels.shape == (3 * (12 + GAP) - GAP, 2 * (18 + GAP) - GAP, 3)
+    # image 3 lies in row 1, column 1, each of its pixels a square of 3 × 3
+    block = pixels[12 + GAP : 24 + GAP, 18 + GAP :]
+    assert (block[::3, ::3] == images[3].permute(1, 2, 0).numpy()).all()
+    assert (block == block[::3, ::3].repeat(3, 0).repeat(3, 1)).all()
+    assert (pixels[12 : 12 + GAP] == 255).all()
+    assert (pixels[2 * (12 + GAP) :, 18:] == 255).all()  # the last row's empty place
+    with Image.open(save_png(picture, tmp_path / "new" / "grid.png")) as read:
+        back = tiles(read)
+    assert len(back) == 5
+    for tile, image in zip(back, images, strict=True):
+        assert (tile[::3, ::3] == image.permute(1, 2, 0).numpy()).all()
+
+
+def test_grid_is_square_unless_told() -> None:
+    assert grid(random_images(9)).size == (3 * (6 + GAP) - GAP, 3 * (4 + GAP) - GAP)
+    assert grid(random_images(1)).size == (6, 4)
+
+
+def test_a_picture_of_unknown_layout_is_one_tile() -> None:
+    picture = Image.new("RGB", (10, 7), "red")
+    assert [tile.shape for tile in tiles(picture)] == [(7, 10, 3)]
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
+def test_grid_refuses_what_is_not_uint8_rgb(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(N, 3, H, W\)"):
+        grid(images)
+
+
+def test_strip_has_images_as_rows_and_steps_as_columns() -> None:
+    steps = random_images(6).unflatten(0, (3, 2))  # 3 steps of 2 images
+    parts = tiles(strip(steps))
+    assert strip(steps).size == (3 * (6 + GAP) - GAP, 2 * (4 + GAP) - GAP)
+    assert (parts[3 * 1 + 2] == steps[2, 1].permute(1, 2, 0).numpy()).all()
+
+
+def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:
+    frames = [grid(random_images(n)) for n in (4, 3, 2 + 2, 4)]
+    frames = [frame.resize(frames[0].size) for frame in frames]
+    frames[2] = Image.new("RGB", frames[0].size, (10, 200, 30))
+    path = gif(frames, tmp_path / "steps.gif", seconds=0.6, hold=1.5)
+    with Image.open(path) as read:
+        assert read.info["loop"] == 0
+        assert read.n_frames == 4
+        durations, shown = [], []
+        for i in range(4):
+            read.seek(i)
+            durations.append(read.info["duration"])
+            shown.append(np.asarray(read.convert("RGB")))
+    assert durations == [200, 200, 200, 1500]
+    # a frame of at most 256 colours is kept exactly: no dithering, and no colours of another frame's palette
+    assert (shown[2] == (10, 200, 30)).all()
+    assert (shown[3] == np.asarray(frames[3])).all()

@@ -1,0 +1,145 @@
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.errors import UserError
+from diffusion.process.schedule import linear
+from diffusion.report.run import Run, compose, write_report
+
+NAMES = {"noising.png", "beta.png", "samples.png", "mse.png", "signal.png", "bins.png"}
+
+
+def images(n: int = 4) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)", text)
+
+
+def cells(text: str, first: str) -> list[list[str]]:
+    """The rows of the README's tables whose first cell is `first`."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return [row for row in rows if row[0] == first]
+
+
+def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
+    readme = write_report(run_folder, linear(100), images())
+    assert readme == run_folder / "README.md"
+    text = readme.read_text()
+    assert {path.name for path in (run_folder / "figures").iterdir()} == NAMES
+    for name in NAMES:
+        with Image.open(run_folder / "figures" / name) as picture:
+            assert min(picture.size) > 200
+        assert f"](figures/{name})" in text
+    assert [link for link in links(text) if not (run_folder / link).exists()] == []
+    for link in ("config.yaml", "run.json", "metrics.csv", "scores.json", "checkpoints/best.ckpt", "samples/final.png"):
+        assert link in links(text)
+    for fact in ("400 training steps", "8 epochs", "1,234,567 parameters", "2,091 train", "5 min 06 s", "on cpu"):
+        assert fact in text
+    assert "python -m diffusion.train experiment=demo" in text
+    assert cells(text, "`optimizer`") == [["`optimizer`", "AdamW(lr=0.0003, betas=[0.9, 0.999])"]]
+    assert cells(text, "`schedule`") == [["`schedule`", "linear(steps=100, first=0.0001, last=0.02)"]]
+    assert "missing" not in text.lower()
+
+
+def test_scores_stand_with_their_protocol_and_yardsticks(run_folder: Path) -> None:
+    text = compose(Run(run_folder), {})
+    how = "step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
+    assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "[1]", how]]
+    # the noise's KID has n = 128: another protocol, so it must not stand beside the samples'
+    assert cells(text, "kid_lite0") == [
+        ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "[2]", how],
+        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "[3]", "seed 7"],
+    ]
+    assert (
+        "256 images against the 250 images of the reference split `val` (key `k3y`); features `lite0`, "
+        "weights hash `a1b2c3`, resize `bicubic-antialias`"
+    ) in text
+    assert "kid_lite0: 128 images" in text
+
+
+def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(
+    tmp_path: Path, make_run: Callable[..., Path], run_folder: Path
+) -> None:
+    records = json.loads((run_folder / "scores.json").read_text())
+    records[2]["sampler"] = {"_target_": "diffusion.process.sampler.Ancestral", "steps": 1000}
+    text = compose(Run(make_run(tmp_path / "other", scores=records)), {})
+    trained, untrained = cells(text, "fd_lite0")
+    assert trained[2] == "—"
+    assert untrained[2] == "290.2"
+    assert "Ancestral(steps=1000)" in untrained[6]
+
+
+def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
+    text = compose(Run(run_folder), {})
+    assert "last (step 400)" in text
+    assert "at the best validation (step 300)" in text
+    assert cells(text, "validation images") == [["validation images", "0.06", "0.05"]]
+    assert cells(text, "gap (validation − training)")[0][1:] == ["0.03", "0.01"]
+
+
+def test_what_is_missing_is_said(run_folder: Path) -> None:
+    (run_folder / "run.json").unlink()
+    (run_folder / "scores.json").unlink()
+    (run_folder / "metrics.csv").unlink()
+    shutil.rmtree(run_folder / "samples")
+    shutil.rmtree(run_folder / "checkpoints")
+    text = write_report(run_folder).read_text()
+    for said in (
+        "run.json is missing",
+        "No scores were computed.",
+        "No validation was logged.",
+        "No samples were written.",
+        "There is no checkpoint",
+        "`figures/mse.png` is missing: metrics.csv holds no losses",
+        "`figures/beta.png` is missing: no noise schedule was at hand",
+        "Missing: `run.json`, `metrics.csv`, `scores.json`, `samples`, `checkpoints/last.ckpt`",
+    ):
+        assert said in text
+    assert [link for link in links(text) if not (run_folder / link).exists()] == []
+
+
+def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed"})), {})
+    assert "**This run failed**" in text
+    assert "How long it took is not known on a device that was not recorded" in text
+
+
+def test_an_earlier_figure_stays_where_its_data_is_not_at_hand(run_folder: Path) -> None:
+    write_report(run_folder, linear(100), images())
+    before = (run_folder / "figures/noising.png").read_bytes()
+    text = write_report(run_folder).read_text()
+    assert (run_folder / "figures/noising.png").read_bytes() == before
+    assert "](figures/noising.png)" in text
+
+
+def test_the_commands_name_the_checkpoints(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run_folder.parent)
+    text = compose(Run(Path("demo")), {})
+    assert "python -m diffusion.sample ckpt=demo/checkpoints/best.ckpt" in text
+    assert "python -m diffusion.train experiment=demo ckpt=demo/checkpoints/last.ckpt" in text
+
+
+def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: no run here"):
+        Run(tmp_path / "empty")
+    for name, content in {
+        "run.json": "{",
+        "scores.json": "{}",
+        "config.yaml": "a: [",
+        "metrics.csv": "step,a\n1,x",
+    }.items():
+        good = (run_folder / name).read_text()
+        (run_folder / name).write_text(content)
+        with pytest.raises(UserError, match=re.escape(name)) as caught:
+            compose(Run(run_folder), {})
+        assert "\n" not in str(caught.value)
+        (run_folder / name).write_text(good)
