@@ -72,7 +72,8 @@ class Discrete(Schedule):
     def log_snr(self, t: Tensor) -> Tensor:
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
         row = position.round()
-        position = torch.where((position - row).abs() < 1e-6, row, position)  # t = i/T is exact in no binary float
+        near = (position - row).abs() < torch.finfo(t.dtype).eps * self.steps  # few i/T are exact in binary
+        position = torch.where(near, row, position)
         low = position.floor().long().clamp(1, max(self.steps - 1, 1))
         high = (low + 1).clamp(max=self.steps)
         between = torch.lerp(self.lambdas[low], self.lambdas[high], position - low)

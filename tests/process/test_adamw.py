@@ -1,0 +1,43 @@
+"""One step of torch's AdamW against the algorithm (Loshchilov & Hutter, Algorithm 2; the memoir, section 11).
+
+g ← ∇f(θ);  θ ← θ − γλθ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²
+m̂ = m/(1−β₁ᵏ);  v̂ = v/(1−β₂ᵏ), with amsgrad its largest value so far (of v, before the correction)
+θ ← θ − γ m̂/(√v̂ + ϵ)
+"""
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_adamw_is_the_memoirs_pseudo_code(amsgrad: bool) -> None:
+    lr, (beta1, beta2), decay, tiny = 3e-4, (0.9, 0.999), 1e-2, 1e-8
+    generator = torch.Generator().manual_seed(0)
+    theta = torch.nn.Parameter(torch.randn(5, dtype=torch.float64, generator=generator))
+    expected = theta.detach().clone()
+    m, v, largest = torch.zeros(3, 5, dtype=torch.float64)
+    optimizer = torch.optim.AdamW([theta], lr=lr, betas=(beta1, beta2), weight_decay=decay, eps=tiny, amsgrad=amsgrad)
+    for k, scale in enumerate([3.0, 0.1, 1.0], start=1):  # a falling gradient, so that amsgrad's maximum matters
+        g = scale * torch.randn(5, dtype=torch.float64, generator=generator)
+        theta.grad = g.clone()
+        optimizer.step()
+
+        expected = expected - lr * decay * expected
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        largest = torch.maximum(largest, v)
+        v_hat = (largest if amsgrad else v) / (1 - beta2**k)
+        expected = expected - lr * (m / (1 - beta1**k)) / (v_hat.sqrt() + tiny)
+        torch.testing.assert_close(theta.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_amsgrad_differs_once_the_gradient_falls() -> None:
+    ends = []
+    for amsgrad in (False, True):
+        theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = torch.optim.AdamW([theta], lr=3e-4, betas=(0.9, 0.5), amsgrad=amsgrad)
+        for g in (3.0, 0.1, 0.1):
+            theta.grad = torch.tensor([g], dtype=torch.float64)
+            optimizer.step()
+        ends.append(float(theta.detach()))
+    assert abs(ends[0]) > 1.2 * abs(ends[1])
