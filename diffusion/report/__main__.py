@@ -6,6 +6,7 @@ torch and matplotlib are imported only once there is something to draw.
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from diffusion.errors import UserError
 
@@ -42,18 +43,13 @@ def report(folder: Path) -> None:
     """The report of one folder, whichever kind it is."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
-    from diffusion.report.run import Run, is_run, write_report
+    from diffusion.report.folder import is_run
     from diffusion.report.sweep import jobs_of, sweep_table
 
     if is_run(folder):
-        from diffusion.report.rebuild import schedule_of
+        from diffusion.report.run import write_report
 
-        schedule = None
-        try:
-            schedule = schedule_of(Run(folder).config)
-        except UserError as error:
-            print(f"note: the figures of the schedule are left as they are: {error}", file=sys.stderr)
-        print(write_report(folder, schedule))
+        print(write_report(folder, *rebuild(folder)))
     elif jobs_of(folder):
         for path in sweep_table(folder):
             print(path)
@@ -62,6 +58,36 @@ def report(folder: Path) -> None:
             f"{folder}: neither a run (no config.yaml, run.json, metrics.csv or scores.json in it) nor a sweep "
             "(no run in its sub-folders); name a folder that python -m diffusion.train wrote"
         )
+
+
+def rebuild(folder: Path) -> tuple[Any, Any]:
+    """The schedule of a run's config, and images of its data where the noising strip is still to be drawn.
+
+    What can't be made again is None, and a line on stderr says why.
+    """
+    from omegaconf import OmegaConf
+
+    from diffusion.build import make, stranger
+    from diffusion.report.folder import Run
+
+    run = Run(folder)
+
+    def own(part: str) -> Any:
+        """What the config names, if it is this project's own: it may come with a run from elsewhere."""
+        node = stranger(OmegaConf.to_yaml({part: run.config[part]}), folder / "config.yaml")[part]
+        return make(node, part)
+
+    schedule = images = None
+    try:
+        if "schedule" in run.config:
+            schedule = own("schedule")
+        if "data" in run.config and not (folder / "figures/noising.png").is_file():
+            data = own("data")  # imports Lightning, and decodes anew what the cache has lost
+            data.setup()
+            images = data.splits["val"].images  # as at the end of training
+    except (UserError, OSError) as error:
+        print(f"note: not every figure is drawn anew: {error}", file=sys.stderr)
+    return schedule, images
 
 
 if __name__ == "__main__":

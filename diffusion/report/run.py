@@ -1,111 +1,29 @@
-"""A run's folder: reading what training wrote, drawing its figures, writing its README."""
+"""The report of a run: its figures, and a README that tells what was run and what came out."""
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from diffusion.errors import UserError
+from diffusion.console import duration
 from diffusion.report import figures, style
-from diffusion.report.metrics import Metrics, Series, bin_names, read_metrics
-from diffusion.report.protocol import (
+from diffusion.report.folder import Run
+from diffusion.report.metrics import Metrics, Series, bin_names
+from diffusion.report.words import (
     Record,
     comparable,
     describe,
     number,
     number_protocols,
     protocol_line,
+    sampler_name,
+    table,
 )
 
-PARTS = ("config.yaml", "run.json", "metrics.csv", "scores.json")
 YARDSTICKS = ("untrained", "noise", "real")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What lies in a run's folder, read when asked for; a part that is missing reads as empty.
-
-    Raises UserError for a folder that holds none of a run's files, and for a file that can't be parsed.
-    """
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        if not is_run(self.folder):
-            raise UserError(
-                f"{self.folder}: no run here; expected a folder with one of {', '.join(PARTS)}, "
-                "as python -m diffusion.train writes it"
-            )
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
-        if not path.is_file():
-            return {}
-        try:
-            config = OmegaConf.to_container(OmegaConf.load(path))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
-        return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
-
-    @cached_property
-    def info(self) -> dict[str, Any]:
-        """run.json."""
-        return _json(self.folder / "run.json", {})
-
-    @cached_property
-    def scores(self) -> list[Record]:
-        return _json(self.folder / "scores.json", [])
-
-    @cached_property
-    def metrics(self) -> Metrics:
-        path = self.folder / "metrics.csv"
-        try:
-            return read_metrics(path)
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
-
-    @cached_property
-    def grids(self) -> list[tuple[int, Path]]:
-        """(step, file) of samples/step-00001000.png, … in order of step."""
-        found = ((re.fullmatch(r"step-(\d+)\.png", p.name), p) for p in self.folder.glob("samples/step-*.png"))
-        return sorted((int(match[1]), path) for match, path in found if match)
-
-    @property
-    def steps_per_epoch(self) -> float | None:
-        steps, epochs = self.info.get("steps"), self.info.get("epochs")
-        return steps / epochs if steps and epochs else None
-
-
-def is_run(folder: Path) -> bool:
-    """True where `folder` holds at least one of a run's files."""
-    return any((folder / part).is_file() for part in PARTS)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _json(path: Path, empty: Any) -> Any:
-    if not path.is_file():
-        return empty
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); restore it") from error
-    if not isinstance(content, type(empty)):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a {type(empty).__name__}; restore it")
-    return content
 
 
 def write_report(folder: str | Path, schedule: figures.Schedule | None = None, images: Tensor | None = None) -> Path:
@@ -187,22 +105,6 @@ def compose(run: Run, missing: Mapping[str, str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """A Markdown table; the columns whose indices are in `right` are aligned to the right."""
-    right = set(right)
-    lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def duration(seconds: float) -> str:
-    """86.4 -> `1 min 26 s`."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def summary(run: Run) -> str:
     """One paragraph: state, how much, how long, on what, and the command."""
     info = run.info
@@ -254,58 +156,60 @@ def recipe(config: Mapping[str, Any]) -> str:
 
 
 def scores_section(records: Sequence[Record]) -> str:
-    """A row per score of samples with its yardsticks beside it, and the protocols in words.
+    """A row per score with its yardsticks beside it, and the protocols in words.
 
-    A yardstick stands beside a score only under the score's own protocol; `untrained` images also by its sampler.
+    A yardstick stands beside a score only under the score's own protocol; `untrained` samples also by its sampler.
+    One that fits no score has a row of its own, so that every record is shown.
     """
     if not records:
         return "No scores were computed."
     protocols = number_protocols(records)
-    samples = [r for r in records if r.get("what") == "samples"]
-    beside: list[Record] = []
-    rows = []
-
-    def row(record: Record, yardsticks: Mapping[str, Record | None]) -> list[str]:
-        generated = record.get("what") in ("samples", "untrained")
-        how = [f"step {record['step']:,}"] if record.get("step") is not None and record["what"] == "samples" else []
-        how += [f"{record['weights']} weights"] if record.get("weights") and record["what"] == "samples" else []
-        how += [describe(record["sampler"])] if record.get("sampler") and generated else []
-        how += [f"seed {record['seed']}"] if record.get("seed") is not None else []
-        own = f"**{number(record)}**" if record.get("what") == "samples" else "—"
-        return [
-            str(record.get("metric")),
-            own,
-            *(number(yardsticks.get(what)) for what in YARDSTICKS),
-            f"[{protocols[comparable(record)]}]",
-            ", ".join(how) or "not recorded",
-        ]
-
-    for record in samples:
-        near: dict[str, Record | None] = {}
-        for what in YARDSTICKS:
-            same = [
-                r
-                for r in records
-                if r.get("what") == what
-                and comparable(r) == comparable(record)
-                and (what != "untrained" or r.get("sampler") == record.get("sampler"))
-            ]
-            near[what] = same[-1] if same else None
-            beside += same[-1:]
-        rows.append(row(record, near))
+    measured = [record for record in records if record.get("what") not in YARDSTICKS]
+    rows, beside = [], []
+    for record in measured:
+        near = {what: _yardstick(what, record, records) for what in YARDSTICKS}
+        beside += [id(yardstick) for yardstick in near.values()]
+        rows.append(_score_row(record, near, protocols))
     for record in records:
-        if record.get("what") != "samples" and not any(record is used for used in beside):
-            rows.append(row(record, {str(record.get("what")): record}))
-    head = ("score", "samples", "untrained network", "pure noise", "real images", "protocol", "how")
-    words = {key: next(r for r in records if comparable(r) == key) for key in protocols}
-    listed = "\n".join(
-        f"- [{i}] {words[key].get('metric')}: {protocol_line(words[key])}." for key, i in protocols.items()
-    )
+        if record.get("what") in YARDSTICKS and id(record) not in beside:
+            rows.append(_score_row(record, {str(record["what"]): record}, protocols))
+    head = ("score", "value", "untrained network", "pure noise", "real images", "protocol", "of what, how")
+    words = {comparable(record): f"{record.get('metric')}: {protocol_line(record)}" for record in reversed(records)}
+    listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
     return (
         table(head, rows, right=range(1, 5))
         + "\n\nLower is closer to the reference. Only numbers of one protocol may be compared:\n\n"
         + listed
     )
+
+
+def _yardstick(what: str, record: Record, records: Sequence[Record]) -> Record | None:
+    """The latest of `records` that may stand beside `record`."""
+    for other in reversed(records):
+        same_sampler = what != "untrained" or other.get("sampler") == record.get("sampler")
+        if other.get("what") == what and same_sampler and comparable(other) == comparable(record):
+            return other
+    return None
+
+
+def _score_row(record: Record, yardsticks: Mapping[str, Record | None], protocols: Mapping[str, int]) -> list[str]:
+    what = str(record.get("what"))
+    how = [what]
+    if record.get("step") is not None:
+        how.append(f"step {record['step']:,}")
+    if record.get("weights"):
+        how.append(f"{record['weights']} weights")
+    if record.get("sampler"):
+        how.append(sampler_name(record["sampler"]))
+    if record.get("seed") is not None:
+        how.append(f"seed {record['seed']}")
+    return [
+        str(record.get("metric")),
+        "—" if what in YARDSTICKS else f"**{number(record)}**",
+        *(number(yardsticks.get(name)) for name in YARDSTICKS),
+        f"[{protocols[comparable(record)]}]",
+        ", ".join(how),
+    ]
 
 
 def mse_section(metrics: Metrics) -> str:

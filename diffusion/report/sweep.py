@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from diffusion.console import console as standard
+from diffusion.console import duration
 from diffusion.errors import UserError
-from diffusion.report.protocol import comparable, describe, number, number_protocols, protocol_line
-from diffusion.report.run import Run, duration, is_run, table
+from diffusion.report.folder import Run, is_run
+from diffusion.report.words import comparable, describe, number, number_protocols, protocol_line, table
 
 MISSING = "—"
 RESULTS = ("val/mse", "fit/mse")
@@ -106,7 +110,7 @@ def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path
     for row in shown:
         style = {"complete": None, "failed": "red"}.get(row[1], "yellow")
         printed.add_row(*row, style=style)
-    (console or Console()).print(printed)
+    (console or standard).print(printed)
     return [folder / "table.md", folder / "table.csv"]
 
 
@@ -119,3 +123,12 @@ def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str])
         *(f"- {name}: {protocol_line(words[key])}." for key, name in scores.items()),
     ]
     return "\n\n".join([lines[0], "\n".join(lines[1:])] if scores else lines)
+
+
+class SweepTable(Callback):
+    """Hydra callback: the table of a multirun, in its folder, once its last job has ended (well or not)."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the table, and say where it lies."""
+        for path in sweep_table(config.hydra.sweep.dir):
+            standard.print(str(path))

@@ -10,7 +10,8 @@ from PIL import Image
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import linear
-from diffusion.report.run import Run, compose, write_report
+from diffusion.report.folder import Run
+from diffusion.report.run import compose, write_report
 
 NAMES = {"noising.png", "beta.png", "samples.png", "mse.png", "signal.png", "bins.png"}
 
@@ -41,7 +42,7 @@ def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
     assert [link for link in links(text) if not (run_folder / link).exists()] == []
     for link in ("config.yaml", "run.json", "metrics.csv", "scores.json", "checkpoints/best.ckpt", "samples/final.png"):
         assert link in links(text)
-    for fact in ("400 training steps", "8 epochs", "1,234,567 parameters", "2,091 train", "5 min 06 s", "on cpu"):
+    for fact in ("400 training steps", "8 epochs", "1,234,567 parameters", "2,091 train", "5 min 6 s", "on cpu"):
         assert fact in text
     assert "python -m diffusion.train experiment=demo" in text
     assert cells(text, "`optimizer`") == [["`optimizer`", "AdamW(lr=0.0003, betas=[0.9, 0.999])"]]
@@ -51,18 +52,43 @@ def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
 
 def test_scores_stand_with_their_protocol_and_yardsticks(run_folder: Path) -> None:
     text = compose(Run(run_folder), {})
-    how = "step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
+    how = "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
     assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "[1]", how]]
     # the noise's KID has n = 128: another protocol, so it must not stand beside the samples'
     assert cells(text, "kid_lite0") == [
         ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "[2]", how],
-        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "[3]", "seed 7"],
+        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "[3]", "noise"],
     ]
     assert (
         "256 images against the 250 images of the reference split `val` (key `k3y`); features `lite0`, "
         "weights hash `a1b2c3`, resize `bicubic-antialias`"
     ) in text
     assert "kid_lite0: 128 images" in text
+
+
+def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
+    tmp_path: Path, make_run: Callable[..., Path]
+) -> None:
+    record = {
+        "metric": "kid",
+        "what": "images",
+        "value": 0.5,
+        "std": None,
+        "n": 9,
+        "subset_size": 8,
+        "resolution": "64x64",
+    }
+    named = {
+        "metric": "fid",
+        "what": "samples",
+        "value": 9.0,
+        "sampler": {"name": "DDIM", "steps": 50, "grid": "uniform"},
+    }
+    text = compose(Run(make_run(tmp_path / "run", scores=[record, named])), {})
+    assert cells(text, "kid") == [["kid", "**0.5**", "—", "—", "—", "[1]", "images"]]
+    assert cells(text, "fid")[0][-1] == "samples, DDIM(steps=50, grid=uniform)"
+    assert "9 images of 64x64 pixels against a reference that was not recorded" in text
+    assert "subsets of 8" in text
 
 
 def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(

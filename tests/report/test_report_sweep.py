@@ -4,10 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from diffusion.errors import UserError
-from diffusion.report.sweep import sweep_table
+from diffusion.report.sweep import SweepTable, sweep_table
 
 Make = Callable[..., Path]
 HEAD = ["job", "state", "optimizer.lr", "val/mse", "fit/mse", "fd_lite0", "kid_lite0", "seconds"]
@@ -67,3 +68,12 @@ def test_scores_of_different_protocols_are_not_one_column(tmp_path: Path, make_r
 def test_a_folder_without_jobs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run in its sub-folders"):
         sweep_table(tmp_path, quiet())
+
+
+def test_the_hydra_callback_writes_the_table_of_its_sweep(
+    tmp_path: Path, make_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "sweep/0")
+    SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}}))
+    assert rows(tmp_path / "sweep/table.csv")[1][0] == "0"
+    assert str(tmp_path / "sweep/table.md") in capsys.readouterr().out

@@ -1,11 +1,11 @@
-"""A number carries its protocol: which scores may stand side by side, and how a protocol is told in words."""
+"""How a report says things: config nodes, tables, and numbers with the protocol that they carry."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
-"""One score of scores.json: metric, value, n, what, features, weights_hash, resize, reference, sampler, …"""
+"""One score of scores.json: metric, value, std, n, what, features, weights_hash, resize, reference, sampler, …"""
 
 HIDDEN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
@@ -23,28 +23,47 @@ def describe(node: Any) -> str:
     return f"{node:g}" if isinstance(node, float) else str(node)
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """A Markdown table; the columns whose indices are in `right` are aligned to the right."""
+    right = set(right)
+    lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without what follows its first line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def sampler_name(node: Mapping[str, Any]) -> str:
+    """`DDIM(steps=50, eta=0)` of a record's sampler, which is a config node, or one whose class is under "name"."""
+    return describe({"_target_": node.get("name")} | {key: value for key, value in node.items() if key != "name"})
+
+
 def comparable(record: Record) -> str:
-    """What two scores must share to be compared: metric, n, features and their weights, resize, reference."""
-    keys = ("metric", "n", "features", "weights_hash", "resize", "reference")
+    """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
+    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "reference")
     return json.dumps([record.get(key) for key in keys], sort_keys=True, default=str)
 
 
 def protocol_line(record: Record) -> str:
-    """`256 images against the 250 of split val (key `…`); features lite0 (weights `…`), resize `…`."""
+    """`256 images of 64x64 against the 250 images of the reference split `val` (key `…`); features `lite0`, …`."""
 
     def told(key: str) -> str:
         return f"`{record[key]}`" if record.get(key) not in (None, "") else "not recorded"
 
-    reference = record.get("reference") or {}
+    reference = record.get("reference")
     against = (
         f"the {reference.get('n', '?')} images of the reference split `{reference.get('split', '?')}` "
         f"(key `{reference.get('key', 'not recorded')}`)"
-        if isinstance(reference, Mapping) and reference
+        if isinstance(reference, Mapping)
         else "a reference that was not recorded"
     )
+    pixels = f" of {record['resolution']} pixels" if record.get("resolution") else ""
+    subsets = f", subsets of {record['subset_size']}" if record.get("subset_size") else ""
     return (
-        f"{record.get('n', 'an unrecorded number of')} images against {against}; features {told('features')}, "
-        f"weights hash {told('weights_hash')}, resize {told('resize')}"
+        f"{record.get('n', 'an unrecorded number of')} images{pixels} against {against}; features {told('features')}, "
+        f"weights hash {told('weights_hash')}, resize {told('resize')}{subsets}"
     )
 
 

@@ -1,0 +1,91 @@
+"""Reading a run's folder: what training wrote, as plain data. Light: neither torch nor matplotlib."""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.errors import UserError
+from diffusion.report.metrics import Metrics, read_metrics
+from diffusion.report.words import Record, first_line
+
+PARTS = ("config.yaml", "run.json", "metrics.csv", "scores.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What lies in a run's folder, read when asked for; a part that is missing reads as empty.
+
+    Raises UserError for a folder that holds none of a run's files, and for a file that can't be parsed.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        if not is_run(self.folder):
+            raise UserError(
+                f"{self.folder}: no run here; expected a folder with one of {', '.join(PARTS)}, "
+                "as python -m diffusion.train writes it"
+            )
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            return {}
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path))
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
+        return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+
+    @cached_property
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        return _json(self.folder / "run.json", {})
+
+    @cached_property
+    def scores(self) -> list[Record]:
+        return _json(self.folder / "scores.json", [])
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        path = self.folder / "metrics.csv"
+        try:
+            return read_metrics(path)
+        except (ValueError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
+
+    @cached_property
+    def grids(self) -> list[tuple[int, Path]]:
+        """(step, file) of samples/step-00001000.png, … in order of step."""
+        found = ((re.fullmatch(r"step-(\d+)\.png", p.name), p) for p in self.folder.glob("samples/step-*.png"))
+        return sorted((int(match[1]), path) for match, path in found if match)
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        steps, epochs = self.info.get("steps"), self.info.get("epochs")
+        return steps / epochs if steps and epochs else None
+
+
+def is_run(folder: Path) -> bool:
+    """True where `folder` holds at least one of a run's files."""
+    return any((folder / part).is_file() for part in PARTS)
+
+
+def _json(path: Path, empty: Any) -> Any:
+    if not path.is_file():
+        return empty
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); restore it") from error
+    if not isinstance(content, type(empty)):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a {type(empty).__name__}; restore it")
+    return content
