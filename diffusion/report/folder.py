@@ -15,7 +15,11 @@ from diffusion.errors import UserError
 from diffusion.report.metrics import Metrics, read_metrics
 from diffusion.report.words import Record, first_line
 
-PARTS = ("config.yaml", "run.json", "metrics.csv", "scores.json")
+CONFIGS = (
+    "config.yaml",
+    ".hydra/config.yaml",
+)  # resolved by training; as Hydra leaves it, also where a run never began
+PARTS = ("run.json", "metrics.csv", "scores.json", *CONFIGS)
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,19 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        path = self.folder / "config.yaml"
-        if not path.is_file():
+        path = next((path for name in CONFIGS if (path := self.folder / name).is_file()), None)
+        if path is None:
             return {}
         try:
             config = OmegaConf.to_container(OmegaConf.load(path))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
         return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
+
+    @property
+    def resolved(self) -> bool:
+        """True where `config` is free of interpolations."""
+        return (self.folder / CONFIGS[0]).is_file()
 
     @cached_property
     def info(self) -> dict[str, Any]:

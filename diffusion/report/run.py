@@ -115,7 +115,7 @@ def summary(run: Run) -> str:
         "running": "**This run is not finished** (or was stopped without a word): its state is `running`.",
         "failed": "**This run failed**; what follows is what it left.",
     }.get(str(info.get("state")), f"The state of this run is `{info.get('state', 'not recorded')}`.")
-    sentences = [state]
+    sentences = [f"{state} The reason: `{info['reason']}`." if info.get("reason") else state]
     if info.get("steps") is not None:
         epochs = f" ({info['epochs']:,} epochs)" if info.get("epochs") is not None else ""
         parameters = f" of a network with {info['parameters']:,} parameters" if info.get("parameters") else ""
@@ -152,7 +152,7 @@ def recipe(config: Mapping[str, Any]) -> str:
     if not config:
         return "config.yaml is missing: the recipe is not known."
     rows = [(f"`{key}`", describe(value)) for key, value in config.items() if value is not None]
-    return table(("part", "choice"), rows) + "\n\nEvery value stands in [config.yaml](config.yaml)."
+    return table(("part", "choice"), rows)
 
 
 def scores_section(records: Sequence[Record]) -> str:

@@ -32,16 +32,16 @@ def jobs_of(folder: Path) -> list[Run]:
 
 
 def differing(jobs: list[Run]) -> dict[str, list[str]]:
-    """Config key -> its value in each job, for the keys in which the jobs that have a config differ.
+    """Config key -> its value in each job, for the keys in which the jobs that began differ.
 
     Keys are dotted, a `_target_` is named by its group (`optimizer: AdamW`), and a job's own folder reads `.`, so that
     paths into it are no difference.
     """
     flat = [_flatten(job.config, job.folder) for job in jobs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    with_config = [settings for settings in flat if settings]
+    told = [settings for settings, job in zip(flat, jobs, strict=True) if job.resolved] or flat
     columns = {key: [settings.get(key, MISSING) for settings in flat] for key in keys}
-    return {key: column for key, column in columns.items() if len({s.get(key, MISSING) for s in with_config}) > 1}
+    return {key: column for key, column in columns.items() if len({s.get(key, MISSING) for s in told}) > 1}
 
 
 def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, str]:
@@ -80,7 +80,7 @@ def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path
     head = ["job", "state", *settings, *RESULTS, *scores.values(), "seconds"]
     exact, shown = [], []
     for i, job in enumerate(jobs):
-        state = str(job.info.get("state", "unknown"))
+        state = str(job.info.get("state", "not started"))
         start = [job.folder.name, state, *(column[i] for column in settings.values())]
         errors = [job.metrics[name].value[-1] if name in job.metrics else None for name in RESULTS]
         records = [last[i].get(key) for key in scores]
@@ -115,14 +115,15 @@ def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path
 
 
 def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str]) -> str:
-    """What the columns mean, the protocols of the scores, and the sum of time."""
+    """What the columns mean, the sum of time, the protocols of the scores, why jobs failed."""
     total = duration(sum(job.info.get("seconds") or 0 for job in jobs))
-    lines = [
+    legend = (
         "Only settings that differ between the jobs are shown. MSE: the last one with EMA weights, on validation "
-        f"images (val) and on as many training images (fit). {total} in all.",
-        *(f"- {name}: {protocol_line(words[key])}." for key, name in scores.items()),
-    ]
-    return "\n\n".join([lines[0], "\n".join(lines[1:])] if scores else lines)
+        f"images (val) and on as many training images (fit). {total} in all."
+    )
+    lines = [f"- {name}: {protocol_line(words[key])}." for key, name in scores.items()]
+    lines += [f"- job {job.folder.name} failed: {job.info['reason']}" for job in jobs if job.info.get("reason")]
+    return "\n\n".join([legend, "\n".join(lines)] if lines else [legend])
 
 
 class SweepTable(Callback):

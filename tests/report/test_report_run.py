@@ -133,8 +133,8 @@ def test_what_is_missing_is_said(run_folder: Path) -> None:
 
 
 def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
-    text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed"})), {})
-    assert "**This run failed**" in text
+    text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed", "reason": "NaN"})), {})
+    assert "**This run failed**; what follows is what it left. The reason: `NaN`." in text
     assert "How long it took is not known on a device that was not recorded" in text
 
 

@@ -43,17 +43,19 @@ def test_a_row_per_job_with_only_what_differs(tmp_path: Path, make_run: Make) ->
 
 def test_failed_and_unstarted_jobs_are_listed(tmp_path: Path, make_run: Make) -> None:
     make_run(tmp_path / "sweep/0")
-    failed = make_run(tmp_path / "sweep/1", lr=0.1, info={"state": "failed"}, scores=[])
+    failed = make_run(tmp_path / "sweep/1", lr=0.1, info={"state": "failed", "reason": "NaN at step 7"}, scores=[])
     (failed / "metrics.csv").unlink()
-    bare = tmp_path / "sweep/2"
-    bare.mkdir()
-    (bare / "run.json").write_text('{"state": "failed", "seconds": 3}')
-    (tmp_path / "sweep/.hydra").mkdir()
-    head, *jobs = rows(sweep_table(tmp_path / "sweep", quiet())[1])
+    early = tmp_path / "sweep/2/.hydra"  # stopped before training: only what Hydra wrote is there
+    early.mkdir(parents=True)
+    (early / "config.yaml").write_text("seed: ${oc.env:SEED}\noptimizer: {_target_: torch.optim.AdamW, lr: 5.0}")
+    (tmp_path / "sweep/figures").mkdir()
+    markdown, table = sweep_table(tmp_path / "sweep", quiet())
+    head, *jobs = rows(table)
     assert head == HEAD
     assert jobs[1] == ["1", "failed", "0.1", "", "", "", "", ""]
-    assert jobs[2] == ["2", "failed", "—", "", "", "", "", "3"]
+    assert jobs[2] == ["2", "not started", "5", "", "", "", "", ""]
     assert len(jobs) == 3
+    assert "- job 1 failed: NaN at step 7" in markdown.read_text()
 
 
 def test_scores_of_different_protocols_are_not_one_column(tmp_path: Path, make_run: Make) -> None:
