@@ -1,0 +1,102 @@
+"""What was decoded once is kept as a file of tensors and plain values, checked by a hash, replaced in one step."""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+from diffusion.errors import UserError
+from diffusion.paths import cache_dir
+
+DIGEST = 32  # bytes of the BLAKE2b hash at the head of a cache file
+Item = TypeVar("Item")
+
+
+def place() -> Path:
+    """The folder of decoded images. `UserError` when it can't be made."""
+    try:
+        return cache_dir("data")
+    except OSError as error:
+        raise UserError(f"the image cache can't be made ({error}); set DIFFUSION_CACHE to a writable folder") from error
+
+
+def digest(*parts: object) -> str:
+    """A hash (32 hex digits) of the representations of `parts`: the name of what was made from them."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns (tensors and plain values), from `file` when it is whole, else made now and kept there."""
+    try:
+        blob = memoryview(file.read_bytes())
+        if hashlib.blake2b(blob[DIGEST:], digest_size=DIGEST).digest() == blob[:DIGEST]:
+            return torch.load(io.BytesIO(blob[DIGEST:]), weights_only=True)
+        say(f"the cached images in {file} are damaged: making them again")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        say(f"the cached images in {file} can't be read ({error.strerror}): making them again")
+    value = make()
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    content = buffer.getbuffer()
+    write(file, hashlib.blake2b(content, digest_size=DIGEST).digest(), content)
+    return value
+
+
+def write(file: Path, *parts: bytes | memoryview) -> None:
+    """Replaces `file` in one step: a reader sees the old content or the new, never a half."""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.writelines(parts)
+            os.replace(temporary, file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{file} can't be written ({error.strerror}); free some space or set DIFFUSION_CACHE to a writable folder"
+        ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when the file is missing or damaged, since it can be made again."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """One line on the console, from the first process only."""
+    print(line, file=sys.stderr)
+
+
+class Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
+
+
+def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
+    """`items`, with a bar that shows how many of `total` are done, the rate and the time left."""
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=label)

@@ -1,0 +1,57 @@
+"""CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32x32 pixels, through torchvision."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.datasets import CIFAR10
+
+from diffusion.data.module import ImageData, Split
+from diffusion.errors import UserError
+from diffusion.paths import cache_dir
+from diffusion.randomness import generator_for
+
+
+class Cifar10(ImageData):
+    """The official test split; `val` images drawn by the seed from the official training split, the rest for training.
+
+    root: the folder of `cifar-10-batches-py` or its archive; null is the project's cache.
+    download: fetch it (170 MB) when it is not there.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        resolution: int = 32,
+        download: bool = True,
+        val: int = 5000,
+        **options: Any,
+    ):
+        super().__init__(resolution, **options)
+        if resolution != 32:
+            raise UserError(f"data.resolution={resolution}: the images of CIFAR-10 are 32x32; set data.resolution=32")
+        self.root = Path(root).expanduser() if root else cache_dir("cifar10")
+        self.download = download
+        self.val = val
+
+    def load(self) -> dict[str, Split]:
+        official = self._official(train=True)
+        if not 0 <= self.val < len(official):
+            raise UserError(
+                f"data.val={self.val}: expected fewer than the {len(official)} training images of CIFAR-10; set "
+                f"data.val=5000"
+            )
+        order = torch.randperm(len(official), generator=generator_for(self.seed, "split"))
+        val, train = order[: self.val].sort().values, order[self.val :].sort().values
+        return {"train": official.take(train), "val": official.take(val), "test": self._official(train=False)}
+
+    def _official(self, train: bool) -> Split:
+        try:
+            data = CIFAR10(self.root, train=train, download=self.download)
+        except (RuntimeError, OSError) as error:  # missing or damaged; no network, or no place for it
+            raise UserError(
+                f"CIFAR-10 is not in {self.root} and can't be fetched ({' '.join(str(error).split())}): put "
+                f"{CIFAR10.filename} there or set data.root to its folder, and set data.download=true"
+            ) from error
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return Split(images, [f"{'train' if train else 'test'} {i}" for i in range(len(images))])

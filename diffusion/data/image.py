@@ -1,0 +1,105 @@
+"""One image file -> one square of RGB bytes with the right pixels, or a reason why not.
+
+Accepted: every mode and orientation below; of an animation the first frame. Refused, each with its reason: what can't
+be read whole, a size beyond MAX_PIXELS (known from the header, before any pixel is decoded), a side shorter than the
+resolution (never enlarged: the network would learn the blur), values without a known white.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import __version__ as PILLOW
+
+MAX_PIXELS = 1 << 27  # 134 million: the largest phone pictures (108) pass, and 400 MB of RGB are the most a file takes
+FORMATS = "JPEG MPO PNG WEBP AVIF GIF BMP DIB TIFF PPM JPEG2000".split()  # no EPS, which runs a program
+RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
+WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+
+
+class Unusable(Exception):
+    """Why an image can't be used, in a few words."""
+
+
+def read(file: Path, at_least: int | None = None) -> Image.Image:
+    """The upright RGB image in `file`, whatever its mode.
+
+    With `at_least`, a JPEG is decoded at a half, quarter or eighth where its sides stay twice as many pixels, which is
+    several times faster. `Unusable` when the image can't be read whole or has a side below `at_least`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of the sizes and metadata that are judged here
+        try:
+            with _open(file) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
+                if at_least and min(width, height) < at_least:
+                    raise Unusable(f"{width}x{height} pixels, smaller than the resolution {at_least}")
+                if image.format == "PNG":  # decoding skips the checksums of the pixels
+                    with _open(file) as twin:
+                        twin.verify()
+                if at_least:
+                    image.draft(None, (2 * at_least, 2 * at_least))
+                image.load()
+                return _upright(image, _rgb(image))
+        except Unusable:
+            raise
+        except Image.DecompressionBombError as error:
+            raise Unusable(f"too many pixels: {error}") from error
+        except UnidentifiedImageError as error:
+            raise Unusable("not an image in a known format") from error
+        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def square(image: Image.Image, resolution: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The window `box` (left, top, right, bottom) of an RGB image, Lanczos with antialiasing: uint8 (3, R, R)."""
+    tile = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return np.ascontiguousarray(np.asarray(tile).transpose(2, 0, 1))
+
+
+def crop_box(size: tuple[int, int], position: float) -> tuple[int, int, int, int]:
+    """The largest square window of an image of `size` (width, height).
+
+    `position` in [0, 1] places it along the longer side; 0.5 is the centre.
+    """
+    width, height = size
+    side = min(width, height)
+    left, top = round(position * (width - side)), round(position * (height - side))
+    return left, top, left + side, top + side
+
+
+def _open(file: Path) -> Image.Image:
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """`rgb` turned as the EXIF orientation of `image` says."""
+    try:
+        rgb.info = {}
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        rgb.getexif()[ExifTags.Base.Orientation] = orientation
+    except Exception:  # unreadable metadata: the pixels are right as they lie
+        return rgb
+    return ImageOps.exif_transpose(rgb)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in WIDE:
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")  # what lies under full transparency is arbitrary: show it on white
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Integers 0..65535 -> 0..255; floats in [0, 1] or [0, 255] -> 0..255. (Pillow's own conversion saturates.)"""
+    low, high = values.min(), values.max()
+    white = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
+    if not (low >= 0 and high <= white):
+        raise Unusable(f"values from {low} to {high}, expected 0..65535, or as floats [0, 1] or [0, 255]")
+    return np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)
