@@ -30,11 +30,12 @@ class Denoise(Protocol):
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient () or (B,) in the dtype of x (B, ...) and ready to multiply it.
+    """A coefficient (), (B,) or with the shape of x (B, ...), in the dtype of x and ready to multiply it.
 
     Coefficients are computed in float64 and rounded once, here.
     """
-    return coefficient.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+    shape = coefficient.shape if coefficient.dim() == x.dim() else (-1, *[1] * (x.dim() - 1))
+    return coefficient.to(x.dtype).reshape(shape)
 
 
 class Denoiser(nn.Module):
@@ -42,6 +43,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         super().__init__()
+        prediction.check(schedule)
         self.network = network
         self.schedule = schedule
         self.prediction = prediction
@@ -53,14 +55,15 @@ class Denoiser(nn.Module):
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
-        y, spread = self.output(x_t, t)
-        alpha_t, sigma_t = self.schedule(t)
-        a, b = self.prediction.weights(self.schedule, t)
-        det = alpha_t * b - sigma_t * a
-        x0 = expand(b / det, x_t) * x_t - expand(sigma_t / det, x_t) * y
-        eps = expand(alpha_t / det, x_t) * y - expand(a / det, x_t) * x_t
+    def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:
+        """What the network's y says of the image and the noise."""
+        (p, q), (u, w) = self.prediction.solve(self.schedule, t)
+        x0 = expand(p, x_t) * x_t + expand(q, x_t) * y
+        eps = expand(u, x_t) * x_t + expand(w, x_t) * y
         return Estimate(x0, eps, spread)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
+        return self.estimate(x_t, t, *self.output(x_t, t))
 
 
 class Thresholded:

@@ -8,6 +8,7 @@ det = alpha_t·b − sigma_t·a every prediction is inverted by the same two lin
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
 
 
@@ -25,9 +26,76 @@ class Prediction:
         """
         return torch.ones_like(t), 1000 * t - 1
 
+    def solve(self, schedule: Schedule, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(p, q), (u, w), each (B,), with x0 = p·x_t + q·y and eps = u·x_t + w·y."""
+        alpha_t, sigma_t = schedule(t)
+        a, b = self.weights(schedule, t)
+        det = alpha_t * b - sigma_t * a
+        return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
+
+    def check(self, schedule: Schedule) -> None:
+        """Refuse a schedule at whose end x_t and y do not determine x0."""
+        end = torch.ones(1, dtype=torch.float64)
+        end = end.to(next(schedule.buffers(), end))
+        (alpha, sigma), (a, b) = schedule(end), self.weights(schedule, end)
+        if abs(float(alpha * b - sigma * a)) < 1e-6:
+            raise UserError(
+                f"prediction: {type(self).__name__} cannot give x0 at t = 1, where this schedule has alpha = "
+                f"{float(alpha):.2g} (zero terminal SNR); use prediction=v, x0 or velocity, or another schedule"
+            )
+
 
 class Eps(Prediction):
     """y = eps: the network predicts the noise (DDPM, eq. 14). Singular where alpha_t = 0."""
 
     def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), torch.ones_like(t)
+
+
+class X0(Prediction):
+    """y = x0: the network predicts the image (Salimans & Ho, section 4)."""
+
+    def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), torch.zeros_like(t)
+
+
+class V(Prediction):
+    """y = alpha_t eps − sigma_t x0 (Salimans & Ho, appendix D)."""
+
+    def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_t, sigma_t = schedule(t)
+        return -sigma_t, alpha_t
+
+
+class Velocity(Prediction):
+    """y = dx_t/dt = alpha'_t x0 + sigma'_t eps; eps − x0 on the flow schedule (Lipman et al., eq. 23; SD3, eq. 4)."""
+
+    def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return schedule.derivatives(t)
+
+
+class EDM(Prediction):
+    """y = F of x0 = c_skip x + c_out F(c_in x, c_noise), for x = x_t/alpha_t with noise σ = sigma_t/alpha_t.
+
+    c_skip = σ_d²/(σ² + σ_d²), c_out = σ σ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), c_noise = log(σ)/4 (Karras et al.,
+    table 1). With n = √(sigma_t² + alpha_t² σ_d²):  a = sigma_t/(n σ_d),  b = −alpha_t σ_d/n.
+    For σ_d = 1 on a variance preserving schedule y is −v.
+
+    Args:
+        sigma_data: σ_d, the standard deviation of the data's pixels, which lie in [−1, 1].
+    """
+
+    def __init__(self, sigma_data: float = 0.5):
+        self.sigma_data = sigma_data
+
+    def _norm(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        alpha_t, sigma_t = schedule(t)
+        return alpha_t, sigma_t, torch.hypot(sigma_t, alpha_t * self.sigma_data)
+
+    def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_t, sigma_t, n = self._norm(schedule, t)
+        return sigma_t / (n * self.sigma_data), -alpha_t * self.sigma_data / n
+
+    def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        _, _, n = self._norm(schedule, t)
+        return 1 / n, (-schedule.log_snr(t) / 8).clamp(-10, 10)

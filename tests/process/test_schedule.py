@@ -1,54 +1,200 @@
-"""Schedules: values against diffusers, precision, the inverse, bad input."""
+"""Schedules: values against diffusers, precision, the inverse, derivatives, limits, bad input."""
+
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffusion.errors import UserError
-from diffusion.process.schedule import Discrete, cosine, linear
+from diffusion.process.schedule import (
+    EDM,
+    VE,
+    VP,
+    ContinuousCosine,
+    Discrete,
+    Flow,
+    Schedule,
+    SubVP,
+    cosine,
+    linear,
+    scaled_linear,
+    shifted,
+    sigmoid,
+    zero_terminal_snr,
+)
 
-TABLES = {"linear": linear, "cosine": cosine}
+TABLES: dict[str, Discrete] = {
+    "linear": linear(),
+    "short": linear(10, 1e-3, 0.5),
+    "scaled_linear": scaled_linear(),
+    "cosine": cosine(),
+    "sigmoid": sigmoid(),
+    "shifted": shifted(cosine(), 4),
+    "zero_terminal_snr": zero_terminal_snr(scaled_linear()),
+}
+CONTINUOUS: dict[str, Schedule] = {
+    "vp": VP(),
+    "sub_vp": SubVP(),
+    "ve": VE(),
+    "edm": EDM(),
+    "cosine_continuous": ContinuousCosine(),
+    "cosine_shifted": ContinuousCosine(shift=4),
+    "flow": Flow(),
+    "flow_shifted": Flow(shift=3),
+}
+SCHEDULES = {**TABLES, **CONTINUOUS}
+each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+each_table = pytest.mark.parametrize("schedule", TABLES.values(), ids=TABLES.keys())
+TIMES = torch.linspace(0, 1, 3001, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_tables_start_clean_and_lose_signal_steadily(name: str) -> None:
-    schedule = TABLES[name]()
-    t = torch.linspace(0, 1, 5001, dtype=torch.float64)
-    alpha, sigma = schedule(t)
+@each_schedule
+def test_every_schedule_starts_clean_and_loses_signal_steadily(schedule: Schedule) -> None:
+    alpha, sigma = schedule(TIMES)
     assert (alpha[0], sigma[0]) == (1, 0)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=0, atol=1e-14)
-    assert (schedule.log_snr(t).diff() < 0).all()  # also between the rows
+    assert (alpha.diff() <= 1e-16).all()
+    assert (schedule.log_snr(TIMES).diff() < 0).all()  # of a table, also between the rows
+    inner = TIMES[1:-1]
+    torch.testing.assert_close(schedule.log_snr(inner), 2 * (alpha / sigma).log()[1:-1], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(linear, "linear"), (cosine, "squaredcos_cap_v2")])
-def test_tables_equal_diffusers(ours, theirs: str) -> None:  # type: ignore[no-untyped-def]
-    reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs)
+@pytest.mark.parametrize("name", [*TABLES, "vp", "cosine_continuous", "cosine_shifted"])
+def test_variance_preserving_schedules_preserve_it(name: str) -> None:
+    alpha, sigma = SCHEDULES[name](TIMES)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-14)
+
+
+@each_schedule
+@settings(max_examples=50, deadline=None)
+@given(t=st.floats(1e-6, 1))
+def test_time_inverts_log_snr(schedule: Schedule, t: float) -> None:
+    times = torch.tensor([t], dtype=torch.float64)
+    assert abs(float(schedule.time(schedule.log_snr(times))) / t - 1) < 1e-7
+
+
+@each_schedule
+def test_derivatives_are_finite_differences(schedule: Schedule) -> None:
+    steps = getattr(schedule, "steps", 1000)
+    t = (torch.arange(1, steps, dtype=torch.float64) + 0.37) / steps  # inside the intervals of a table
+    h = 1e-6 / steps
+    numeric = [(after - before) / (2 * h) for after, before in zip(schedule(t + h), schedule(t - h), strict=True)]
+    for ours, theirs in zip(schedule.derivatives(t), numeric, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * float(theirs.abs().max()) + 1e-9)
+    rate = (schedule.log_snr(t + h) - schedule.log_snr(t - h)) / (2 * h)
+    torch.testing.assert_close(schedule.log_snr_rate(t), rate, rtol=1e-5, atol=1e-4)
+
+
+@each_schedule
+def test_sde_moves_mean_and_variance_as_the_schedule_does(schedule: Schedule) -> None:
+    """m' = f m and (sigma²)' = 2 f sigma² + g², with g² = −sigma² lambda' ≥ 0 (Song et al., appendix B)."""
+    t = torch.linspace(0.013, 0.987, 101, dtype=torch.float64)
+    f, g2 = schedule.sde(t)
+    (alpha, sigma), (d_alpha, d_sigma) = schedule(t), schedule.derivatives(t)
+    torch.testing.assert_close(f * alpha, d_alpha)
+    torch.testing.assert_close(2 * f * sigma**2 + g2, 2 * sigma * d_sigma)
+    torch.testing.assert_close(g2, -(sigma**2) * schedule.log_snr_rate(t))
+    assert (g2 > 0).all()
+
+
+def test_sdes_are_songs() -> None:
+    """VP: f = −β/2, g² = β. Sub-VP: g² = β(1 − e^(−2∫β)). VE: g² = σ_min² (σ_max/σ_min)^(2t) 2 log(σ_max/σ_min)."""
+    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 19.9 * t**2 / 2
+    f, g2 = VP().sde(t)
+    torch.testing.assert_close((f, g2), (-beta / 2, beta))
+    f, g2 = SubVP().sde(t)
+    torch.testing.assert_close((f, g2), (-beta / 2, beta * (1 - torch.exp(-2 * integral))))
+    f, g2 = VE(0.01, 50.0).sde(t)
+    torch.testing.assert_close((f, g2), (0 * t, 1e-4 * 5000 ** (2 * t) * 2 * math.log(5000)))
+
+
+def test_derivatives_hold_under_inference_mode_and_at_the_ends() -> None:
+    with torch.inference_mode():
+        d_alpha, d_sigma = Flow().derivatives(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+        assert all(x.isfinite().all() for x in linear().derivatives(torch.ones(1, dtype=torch.float64)))
+    assert (d_alpha == -1).all()
+    assert (d_sigma == 1).all()
+
+
+def test_derivative_at_a_row_of_a_table_is_not_lost() -> None:
+    table, row = linear(), torch.tensor([0.3], dtype=torch.float64)
+    slope, beside = table.log_snr_rate(row), table.log_snr_rate(row + 1e-5)
+    torch.testing.assert_close(slope, beside, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ends"),
+    [
+        (linear, "linear", {}),
+        (cosine, "squaredcos_cap_v2", {}),
+        (scaled_linear, "scaled_linear", {"beta_start": 0.00085, "beta_end": 0.012}),
+    ],
+)
+def test_tables_equal_diffusers(ours: Callable[[], Discrete], theirs: str, ends: dict[str, float]) -> None:
+    reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs, **ends)
     schedule = ours()
     alpha, _ = schedule(torch.arange(1, 1001) / 1000)
     torch.testing.assert_close(schedule.betas().float(), reference.betas, rtol=1e-4, atol=1e-7)
     torch.testing.assert_close((alpha**2).float(), reference.alphas_cumprod, rtol=2e-4, atol=1e-8)
 
 
+def test_zero_terminal_snr_equals_diffusers() -> None:
+    table = zero_terminal_snr(scaled_linear())
+    reference = rescale_zero_terminal_snr(scaled_linear().betas())
+    torch.testing.assert_close(table.betas(), reference, rtol=1e-6, atol=1e-9)
+    alpha, sigma = table(torch.ones((), dtype=torch.float64))
+    assert float(alpha) == pytest.approx(1e-8, rel=1e-3)
+    assert float(sigma) == 1
+
+
 def test_the_first_step_keeps_its_digits() -> None:
     """1 − ᾱ_1 = β_1 = 1e-4, which float32's 1 − ᾱ misses by 1e-4 relative."""
     _, sigma = linear()(torch.tensor([1 / 1000], dtype=torch.float64))
     assert abs(float(sigma**2) / 1e-4 - 1) < 1e-12
+    for schedule, expected in [(VP(), 0.1e-9), (ContinuousCosine(lowest=-80), (math.pi / 2) ** 2 * 1e-18)]:
+        _, sigma = schedule(torch.tensor([1e-9], dtype=torch.float64))
+        assert abs(float(sigma**2) / expected - 1) < 1e-6
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_float32_times_find_their_rows(name: str) -> None:
-    schedule = TABLES[name]()
-    rows = torch.arange(1, 1001)
-    torch.testing.assert_close(schedule((rows / 1000).float()), schedule(rows.double() / 1000), rtol=0, atol=0)
+@each_table
+def test_float32_times_find_their_rows(schedule: Discrete) -> None:
+    rows = torch.arange(1, schedule.steps + 1)
+    torch.testing.assert_close(
+        schedule((rows / schedule.steps).float()), schedule(rows.double() / schedule.steps), rtol=0, atol=0
+    )
+
+
+def test_linear_table_tends_to_vp() -> None:
+    """With β_i = β(i/T)/T, T → ∞: DDPM's linear table is a discretisation of VP with β from 0.1 to 20."""
+    gaps = []
+    for steps in (1000, 4000):
+        table = linear(steps, 0.1 / steps, 20 / steps)
+        gaps.append(float((table(TIMES)[0] - VP()(TIMES)[0]).abs().max()))
+    assert gaps[1] < gaps[0] / 3 < 1e-3
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 4.0])
+def test_shift_multiplies_sigma_over_alpha(shift: float) -> None:
+    t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
+    rows = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    fall = 2 * math.log(shift)
+    torch.testing.assert_close(shifted(linear(), shift).log_snr(rows), linear().log_snr(rows) - fall)
+    torch.testing.assert_close(Flow(shift).log_snr(t), Flow().log_snr(t) - fall)
+    one, other = ContinuousCosine(lowest=-15 + fall), ContinuousCosine(shift, lowest=-15)
+    torch.testing.assert_close(other.log_snr(t), one.log_snr(t) - fall)
 
 
 def test_half_precision_and_moves_leave_the_tables_in_float64() -> None:
     holder = torch.nn.ModuleDict({"schedule": linear()})
-    t = torch.linspace(0, 1, 77, dtype=torch.float64)
-    before = holder["schedule"](t)
+    before = holder["schedule"](TIMES)
     for change in (lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.to("cpu"), lambda m: m.float()):
         change(holder)
-        after = holder["schedule"](t)
+        after = holder["schedule"](TIMES)
         assert after[0].dtype == torch.float64
         torch.testing.assert_close(after, before, rtol=0, atol=0)
 
@@ -57,15 +203,26 @@ def test_tables_are_not_written_to_checkpoints() -> None:
     assert not linear().state_dict()
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_time_inverts_log_snr(name: str) -> None:
-    schedule = TABLES[name]()
-    t = torch.linspace(1e-5, 1, 3001, dtype=torch.float64)
-    torch.testing.assert_close(schedule.time(schedule.log_snr(t)), t, rtol=1e-9, atol=1e-10)
-
-
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_betas_outside_zero_one_are_refused_in_one_line(bad: float) -> None:
     with pytest.raises(UserError, match=r"β_2 = .* of 3 lies outside \(0, 1\)") as refusal:
         Discrete(torch.tensor([0.1, bad, 0.1]))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: linear(1),
+        lambda: VP(beta_min=0),
+        lambda: VE(sigma_min=-1),
+        lambda: EDM(sigma_max=0),
+        lambda: Flow(shift=0),
+        lambda: ContinuousCosine(shift=-2),
+        lambda: shifted(linear(), 0),
+    ],
+)
+def test_impossible_numbers_are_refused_in_one_line(build: Callable[[], Schedule]) -> None:
+    with pytest.raises(UserError, match="must be") as refusal:
+        build()
     assert "\n" not in str(refusal.value)

@@ -1,0 +1,128 @@
+"""Predictions: every one gives back the image and the noise it was made of, on every schedule that allows it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process.denoiser import Denoiser, expand
+from diffusion.process.objective import diffuse
+from diffusion.process.prediction import EDM as EDMPrediction
+from diffusion.process.prediction import X0, Eps, Prediction, V, Velocity
+from diffusion.process.schedule import (
+    EDM,
+    VE,
+    VP,
+    ContinuousCosine,
+    Flow,
+    Schedule,
+    SubVP,
+    cosine,
+    linear,
+    scaled_linear,
+    zero_terminal_snr,
+)
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": linear(),
+    "cosine": cosine(),
+    "vp": VP(),
+    "sub_vp": SubVP(),
+    "ve": VE(),
+    "edm": EDM(),
+    "cosine_continuous": ContinuousCosine(),
+    "flow": Flow(shift=2),
+    "zero_terminal_snr": zero_terminal_snr(scaled_linear()),
+}
+PREDICTIONS: dict[str, Prediction] = {
+    "eps": Eps(),
+    "x0": X0(),
+    "v": V(),
+    "velocity": Velocity(),
+    "edm": EDMPrediction(0.5),
+}
+ENDS_IN_NOISE = ("flow", "zero_terminal_snr")
+VALID = [(s, p) for s in SCHEDULES for p in PREDICTIONS if not (p == "eps" and s in ENDS_IN_NOISE)]
+
+
+class Echo(torch.nn.Module):
+    """A network that answers what it is told to, and keeps what it was given."""
+
+    def __init__(self, answer: Tensor):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        self.given = (x, label)
+        return self.answer
+
+
+@pytest.mark.parametrize(("schedule_name", "prediction_name"), VALID)
+@settings(max_examples=20, deadline=None)
+@given(t=st.floats(0.005, 1), x0=st.floats(-1, 1), eps=st.floats(-4, 4))
+def test_round_trip(schedule_name: str, prediction_name: str, t: float, x0: float, eps: float) -> None:
+    schedule, prediction = SCHEDULES[schedule_name], PREDICTIONS[prediction_name]
+    times = torch.tensor([t], dtype=torch.float64)
+    image, noise = torch.full((1, 1, 2, 2), x0).double(), torch.full((1, 1, 2, 2), eps).double()
+    x_t = diffuse(schedule, image, noise, times)
+    a, b = prediction.weights(schedule, times)
+    denoiser = Denoiser(Echo(expand(a, image) * image + expand(b, image) * noise), schedule, prediction)
+    estimate = denoiser(x_t, times)
+    alpha, sigma = schedule(times)
+    # one of the two is divided by a small coefficient; what the error amounts to in x_t is what counts
+    assert float(alpha) * float((estimate.x0 - image).abs().max()) < 1e-8 * (1 + float(sigma))
+    assert float(sigma) * float((estimate.eps - noise).abs().max()) < 1e-8 * (1 + float(sigma))
+
+
+@pytest.mark.parametrize("schedule", [VP(), EDM(), Flow(), linear()], ids=["vp", "edm", "flow", "linear"])
+def test_edm_is_karras_table_1(schedule: Schedule) -> None:
+    """D(x; σ) = c_skip x + c_out F(c_in x; log(σ)/4) on x = x_t/alpha_t with σ = sigma_t/alpha_t."""
+    sigma_data, t = 0.5, torch.tensor([0.03, 0.4, 0.9], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x_t, f = torch.randn(2, 3, 1, 2, 2, dtype=torch.float64, generator=generator)
+    network = Echo(f)
+    denoised = Denoiser(network, schedule, EDMPrediction(sigma_data))(x_t, t).x0
+    alpha_t, sigma_t = schedule(t)
+    sigma = sigma_t / alpha_t
+    norm = torch.sqrt(sigma**2 + sigma_data**2)
+    x = x_t / expand(alpha_t, x_t)
+    c_skip, c_out, c_in = sigma_data**2 / norm**2, sigma * sigma_data / norm, 1 / norm
+    torch.testing.assert_close(denoised, expand(c_skip, x) * x + expand(c_out, x) * f)
+    torch.testing.assert_close(network.given, (expand(c_in, x) * x, sigma.log() / 4))
+
+
+def test_edm_scales_input_and_target_to_unit_variance() -> None:
+    t, sigma_data = torch.linspace(0.001, 1, 200, dtype=torch.float64), 0.3
+    for schedule in (VP(), EDM(), Flow(), SubVP()):
+        prediction = EDMPrediction(sigma_data)
+        (alpha, sigma), (a, b) = schedule(t), prediction.weights(schedule, t)
+        c_in, _ = prediction.inputs(schedule, t)
+        torch.testing.assert_close(c_in**2 * (alpha**2 * sigma_data**2 + sigma**2), torch.ones_like(t))
+        torch.testing.assert_close(a**2 * sigma_data**2 + b**2, torch.ones_like(t))
+
+
+def test_v_and_edm_at_unit_data_are_one_up_to_sign() -> None:
+    t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    a, b = V().weights(VP(), t)
+    torch.testing.assert_close(EDMPrediction(1.0).weights(VP(), t), (-a, -b))
+
+
+def test_velocity_is_the_slope_of_the_path() -> None:
+    t = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(Velocity().weights(Flow(), t), (-torch.ones_like(t), torch.ones_like(t)))
+    x0, eps, h = torch.tensor(0.7), torch.tensor(-1.1), 1e-6
+    inner = t[:2]
+    for schedule in (VP(), SubVP(), VE(), ContinuousCosine()):
+        a, b = Velocity().weights(schedule, inner)
+        (alpha1, sigma1), (alpha0, sigma0) = schedule(inner + h), schedule(inner - h)
+        slope = ((alpha1 - alpha0) * x0 + (sigma1 - sigma0) * eps) / (2 * h)
+        torch.testing.assert_close(a * x0 + b * eps, slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ENDS_IN_NOISE)
+def test_eps_at_zero_terminal_snr_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"Eps .* use prediction=v") as refusal:
+        Denoiser(torch.nn.Identity(), SCHEDULES[name], Eps())
+    assert "\n" not in str(refusal.value)
