@@ -1,30 +1,125 @@
-"""Optimal denoisers of known distributions, in closed form: ground truth without training."""
+"""Optimal denoisers of known distributions, in closed form: ground truth without training.
+
+If x0 has density p, then x_t = alpha_t x0 + sigma_t eps has p_t = p(·/alpha_t) convolved with N(0, sigma_t² I), and the
+denoiser of least error is E[x0 | x_t], with eps = (x_t − alpha_t E[x0 | x_t])/sigma_t = −sigma_t ∇ log p_t(x_t).
+Images are flattened to D values; all is computed in float64, and an estimate comes back in the dtype of x_t.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
-from diffusion.process.denoiser import Estimate, expand
+from diffusion.process.denoiser import Estimate
 from diffusion.process.schedule import Schedule
 
 
-class GaussianOracle:
-    """The optimal denoiser of data x0 ~ N(mean, covariance), in closed form.
+class Oracle:
+    """The contract: `posterior`, from which the estimate follows; exact samples, moments and log p_t."""
 
-    E[x0 | x_t] = m + alpha_t Σ (alpha_t² Σ + sigma_t² I)⁻¹ (x_t − alpha_t m), for flattened images of D values.
+    schedule: Schedule
+    mean: Tensor  # (D,)
+    covariance: Tensor  # (D, D)
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """E[x0 | x_t = x] (B, D) and log p_t(x) (B,) from x (B, D), alpha and sigma (B, 1)."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, D) exact draws of x0, float64."""
+        raise NotImplementedError
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        x, alpha, sigma = self._flat(x_t, t)
+        x0, _ = self.posterior(x, alpha, sigma)
+        eps = (x - alpha * x0) / sigma
+        return Estimate(*(v.reshape(x_t.shape).to(x_t.dtype) for v in (x0, eps)))
+
+    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x_t) (B,) in nats."""
+        return self.posterior(*self._flat(x_t, t))[1]
+
+    def _flat(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        alpha, sigma = (c.reshape(-1, 1) for c in self.schedule(t.double()))
+        return x_t.flatten(1).double(), alpha, sigma
+
+
+class MixtureOracle(Oracle):
+    """x0 ~ Σ_k w_k N(m_k, Σ_k).
+
+    E[x0 | x_t] = Σ_k p(k | x_t) (m_k + alpha Σ_k (alpha² Σ_k + sigma² I)⁻¹ (x_t − alpha m_k)).
 
     Args:
-        mean: (D,); covariance: (D, D); computed in float64.
+        weights: (K,), summing to 1; means: (K, D); covariances: (K, D, D).
+    """
+
+    def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor):
+        self.schedule = schedule
+        self.weights, self.means = weights.double(), means.double()
+        self.variances, self.axes = torch.linalg.eigh(covariances.double())  # (K, D), (K, D, D)
+        self.mean = self.weights @ self.means
+        apart = self.means - self.mean
+        self.covariance = torch.einsum("k,kij->ij", self.weights, covariances.double())
+        self.covariance = self.covariance + torch.einsum("k,ki,kj->ij", self.weights, apart, apart)
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = alpha.unsqueeze(1), sigma.unsqueeze(1)  # (B, 1, 1)
+        centred = torch.einsum("bkd,kde->bke", x.unsqueeze(1) - alpha * self.means, self.axes)  # along the axes of Σ_k
+        total = alpha**2 * self.variances + sigma**2  # (B, K, D)
+        each = self.means + torch.einsum("bke,kde->bkd", alpha * self.variances / total * centred, self.axes)
+        log_joint = self.weights.log() - (centred**2 / total + total.log() + math.log(2 * math.pi)).sum(-1) / 2
+        return torch.einsum("bk,bkd->bd", log_joint.softmax(1), each), log_joint.logsumexp(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
+        return self.means[k] + torch.einsum("nde,ne->nd", self.axes[k], self.variances[k].clamp(min=0).sqrt() * z)
+
+
+class GaussianOracle(MixtureOracle):
+    """x0 ~ N(mean, covariance): the mixture of one. The probability flow is known too.
+
+    Args:
+        mean: (D,); covariance: (D, D).
     """
 
     def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor):
-        self.schedule = schedule
-        self.mean = mean.double()
-        self.variances, self.axes = torch.linalg.eigh(covariance.double())
+        super().__init__(schedule, torch.ones(1), mean[None], covariance[None])
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
-        alpha_t, sigma_t = (c.reshape(-1, 1) for c in self.schedule(t))
-        centred = (x_t.flatten(1).double() - alpha_t * self.mean) @ self.axes  # (B, D) along the axes of Σ
-        gain = alpha_t * self.variances / (alpha_t**2 * self.variances + sigma_t**2)
-        x0 = (self.mean + (gain * centred) @ self.axes.T).reshape(x_t.shape).to(x_t.dtype)
-        eps = (x_t - expand(alpha_t, x_t) * x0) / expand(sigma_t, x_t)
-        return Estimate(x0, eps)
+    def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Where the probability-flow ODE takes x_t (B, ...) from time t to s, both (); exact.
+
+        Along an axis of variance v, x − alpha m is multiplied by √((alpha_s² v + sigma_s²)/(alpha_t² v + sigma_t²)).
+        """
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t.double()), self.schedule(s.double())
+        v, axes = self.variances[0], self.axes[0]
+        gain = ((alpha_s**2 * v + sigma_s**2) / (alpha_t**2 * v + sigma_t**2)).sqrt()
+        centred = (x_t.flatten(1).double() - alpha_t * self.mean) @ axes
+        return (alpha_s * self.mean + (gain * centred) @ axes.T).reshape(x_t.shape).to(x_t.dtype)
+
+
+class PointsOracle(Oracle):
+    """x0 uniform on a finite set, such as a training set: the denoiser of a model that has memorised it.
+
+    E[x0 | x_t] = Σ_k softmax_k(−‖x_t − alpha p_k‖² / (2 sigma²)) p_k.
+
+    Args:
+        points: (K, D).
+    """
+
+    def __init__(self, schedule: Schedule, points: Tensor):
+        self.schedule = schedule
+        self.points = points.double()
+        self.mean = self.points.mean(0)
+        self.covariance = self.points.T.cov(correction=0)
+
+    def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        square = (
+            x.square().sum(1, keepdim=True) - 2 * alpha * x @ self.points.T + alpha**2 * self.points.square().sum(1)
+        )
+        count, D = self.points.shape
+        log_joint = -square / (2 * sigma**2) - D * (sigma.log() + math.log(2 * math.pi) / 2) - math.log(count)
+        return log_joint.softmax(1) @ self.points, log_joint.logsumexp(1)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.points[torch.randint(len(self.points), (n,), generator=generator)]
