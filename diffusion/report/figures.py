@@ -142,7 +142,7 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     EMA weights as lines, raw weights dashed, the loss of each training batch lightly behind. With `steps_per_epoch`
     a second axis counts epochs.
     """
-    figure, ax = style.axes((5.4, 3.3))
+    figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
         loss = metrics["train/loss"]
         ax.plot(loss.step, loss.value, color=style.LIGHT, linewidth=0.6, label="training loss, per batch", zorder=1)
@@ -162,8 +162,8 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
                 color=colour,
                 linestyle=dashes,
                 linewidth=0.9 if raw else 1.7,
-                marker="o" if len(step) <= 12 and not raw else "",
-                markersize=3,
+                marker="o" if len(step) <= 12 else "",
+                markersize=2 if raw else 3,
                 label=label,
                 zorder=2 if raw else 3,
             )
@@ -183,8 +183,7 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
         top.xaxis.set_major_formatter(FuncFormatter(style.thousands))
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="upper right")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, wherever they run
     return figure
 
 
@@ -209,5 +208,5 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
     ax.set_xlim(0, 1)
     ax.set_xlabel("time $t/T$")
     ax.set_ylabel("denoising MSE")
-    ax.legend(loc="upper right")
+    ax.legend(loc="best")
     return figure

@@ -41,18 +41,20 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         path = next((path for name in CONFIGS if (path := self.folder / name).is_file()), None)
-        if path is None:
-            return {}
-        try:
-            config = OmegaConf.to_container(OmegaConf.load(path))
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
+        config = _yaml(path) if path else None
         return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
     @property
     def resolved(self) -> bool:
         """True where `config` is free of interpolations."""
         return (self.folder / CONFIGS[0]).is_file()
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """The choices and values that this run was given on the command line or by a sweep, but for `ckpt`."""
+        path = self.folder / ".hydra/overrides.yaml"
+        words = _yaml(path) if path.is_file() else None
+        return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -86,6 +88,13 @@ class Run:
 def is_run(folder: Path) -> bool:
     """True where `folder` holds at least one of a run's files."""
     return any((folder / part).is_file() for part in PARTS)
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
 
 
 def _json(path: Path, empty: Any) -> Any:

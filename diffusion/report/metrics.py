@@ -10,7 +10,10 @@ import numpy as np
 
 
 class Series(NamedTuple):
-    """One logged quantity: `epoch` (n,) float (NaN where not logged), `step` (n,) int ascending, `value` (n,) float."""
+    """One logged quantity: `epoch` (n,) float (NaN where not logged), `step` (n,) int ascending, `value` (n,) float.
+
+    `step` is the number of training steps made. The file counts from 0: its step 99 is logged after 100 steps.
+    """
 
     epoch: np.ndarray
     step: np.ndarray
@@ -29,7 +32,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
         for row in csv.DictReader(file):
             if not row.get("step"):
                 continue
-            step, epoch = int(float(row["step"])), float(row.get("epoch") or "nan")
+            step, epoch = 1 + int(float(row["step"])), float(row.get("epoch") or "nan")
             for name, text in row.items():
                 if name in ("epoch", "step") or not text or not np.isfinite(float(text)):
                     continue

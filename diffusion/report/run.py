@@ -1,6 +1,7 @@
 """The report of a run: its figures, and a README that tells what was run and what came out."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,13 @@ def summary(run: Run) -> str:
         "running": "**This run is not finished** (or was stopped without a word): its state is `running`.",
         "failed": "**This run failed**; what follows is what it left.",
     }.get(str(info.get("state")), f"The state of this run is `{info.get('state', 'not recorded')}`.")
-    sentences = [f"{state} The reason: `{info['reason']}`." if info.get("reason") else state]
+    reason = str(info.get("reason", "")).strip(" :")
+    sentences = [f"{state} The reason: `{reason}`." if reason else state]
     if info.get("steps") is not None:
         epochs = f" ({info['epochs']:,} epochs)" if info.get("epochs") is not None else ""
-        parameters = f" of a network with {info['parameters']:,} parameters" if info.get("parameters") else ""
-        sentences.append(f"It made {info['steps']:,} training steps{epochs}{parameters}.")
+        sentences.append(f"It made {info['steps']:,} training steps{epochs}.")
+    if info.get("parameters") is not None:
+        sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):
         counts = ", ".join(f"{count:,} {split}" for split, count in info["images"].items())
         sentences.append(f"Images: {counts}.")
@@ -127,9 +130,9 @@ def summary(run: Run) -> str:
         f"It took {duration(info['seconds'])}" if info.get("seconds") is not None else "How long it took is not known"
     )
     device = f"on {info['device']}" if info.get("device") else "on a device that was not recorded"
-    cores = f" ({info['host_cores']} CPU cores in the host)" if info.get("host_cores") else ""
-    dates = " to ".join(str(info[key]) for key in ("started", "finished") if info.get(key))
-    sentences.append(f"{took} {device}{cores}{': ' + dates if dates else ''}.")
+    cores = f", in a machine of {info['host_cores']} CPU cores" if info.get("host_cores") else ""
+    dates = " to ".join(str(info[key]).replace("T", " ") for key in ("started", "finished") if info.get(key))
+    sentences.append(f"{took} {device}{cores}{f' ({dates})' if dates else ''}.")
     if isinstance(info.get("versions"), Mapping) and info["versions"]:
         sentences.append("Versions: " + ", ".join(f"{key} {value}" for key, value in info["versions"].items()) + ".")
     text = " ".join(sentences)
@@ -256,7 +259,7 @@ def figures_section(folder: Path, missing: Mapping[str, str]) -> str:
 FILES = {
     "config.yaml": "every setting of the run, resolved",
     "run.json": "state, duration, device, sizes, versions, command",
-    "metrics.csv": "everything logged, by step",
+    "metrics.csv": "everything logged, by step (counted from 0)",
     "scores.json": "the scores, each with its protocol",
     "samples": "grids of samples from the same fixed noise, one per logged time",
     "checkpoints/last.ckpt": "the last state of training, to resume from",
@@ -286,8 +289,11 @@ def commands(run: Run) -> str:
             "# the scores again, on any split",
             f"python -m diffusion.evaluate ckpt={ckpt} split=val",
         ]
-    if "last" in checkpoints and run.info.get("command"):
-        lines += ["# go on training", f"{run.info['command']} ckpt={place}/checkpoints/last.ckpt"]
+    if "last" in checkpoints:
+        lines += [
+            "# go on where it stopped; to go beyond its end, raise trainer.max_epochs or trainer.max_steps",
+            f"python -m diffusion.train {shlex.join([*run.overrides, f'ckpt={place}/checkpoints/last.ckpt'])}",
+        ]
     lines += ["# this page and its figures again", f"python -m diffusion.report {place}"]
     note = "" if checkpoints else "There is no checkpoint: nothing to sample from, evaluate or resume.\n\n"
     return note + "```bash\n" + "\n".join(lines) + "\n```"

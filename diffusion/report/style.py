@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,7 +77,8 @@ def thousands(x: float, _position: int = 0) -> str:
 
 
 def count_axis(ax: Axes) -> None:
-    """Label the x axis with counts such as `12,000`."""
+    """Whole numbers on the x axis, such as `12,000`."""
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(thousands))
 
 

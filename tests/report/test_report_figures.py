@@ -100,7 +100,7 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
     assert drawn["validation, raw weights"][:, 1].tolist() == [0.8, 0.2, 0.1, 0.12]
     assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
-    assert drawn["training loss, per batch"][:, 1].tolist() == [1 / (1 + step) for step in range(0, 401, 50)]
+    assert drawn["training loss, per batch"][:, 1].tolist() == [1 / step for step in range(50, 401, 50)]
     (gap,) = figure.axes[0].collections
     corners = {tuple(point) for point in gap.get_paths()[0].vertices.tolist()}
     assert {(400.0, 0.06), (400.0, 0.03)} <= corners
@@ -119,10 +119,10 @@ def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path
 def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,5,1.5,\n0,3,,nan\n1,9,2.5,\n1,9,2.75,\n,7,,0.5\n")
     metrics = read_metrics(tmp_path / "metrics.csv")
-    assert metrics["a"].step.tolist() == [5, 9]
+    assert metrics["a"].step.tolist() == [6, 10]
     assert metrics["a"].value.tolist() == [1.5, 2.75]
     assert metrics["a"].epoch.tolist() == [0, 1]
-    assert metrics["b"].step.tolist() == [7]
+    assert metrics["b"].step.tolist() == [8]
     assert read_metrics(tmp_path / "none.csv") == {}
 
 
