@@ -1,0 +1,64 @@
+# `make help` lists the targets. The first two of a newcomer: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RUN    := $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Two stamps: the program, and what its developers need besides.
+$(VENV)/.program: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "error: no virtual environment could be made; install your system's python venv package"; exit 2; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.developer: $(VENV)/.program
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.developer ## Set up .venv with everything, for development
+
+.PHONY: demo
+demo: $(VENV)/.program ## Train a small model on the bundled photographs, in minutes on any machine
+	$(RUN) diffusion.train experiment=demo
+
+.PHONY: memoire
+memoire: $(VENV)/.program ## The memoir's recipe to the letter (wants a GPU)
+	$(RUN) diffusion.train experiment=memoire
+
+.PHONY: test
+test: $(VENV)/.developer ## Pass the tests
+	$(RUN) pytest
+
+.PHONY: check
+check: $(VENV)/.developer ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.developer ## Put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: $(VENV)/.developer ## Measure a run against a bare loop, and the network against its peers
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python bench/loop.py
+	$(BIN)/python bench/network.py
+
+.PHONY: wheel
+wheel: $(VENV)/.developer ## Build a wheel that carries the configs and the photographs
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+.PHONY: clean
+clean: ## Remove the environment and caches (runs in outputs/ stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

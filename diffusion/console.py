@@ -1,0 +1,54 @@
+"""The one console of the program, and its progress bars. On a terminal bars move; elsewhere only lines are printed."""
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class RateColumn(ProgressColumn):
+    """Steps a second, of the task's `unit`."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        unit = task.fields.get("unit", "it")
+        return Text("" if speed is None else f"{speed:.3g} {unit}/s", style="progress.data.speed")
+
+
+def progress_bar() -> Progress:
+    """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image")`."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TextColumn("·"),
+        TimeRemainingColumn(),
+        TextColumn("left {task.fields[note]}"),
+        console=console,
+        refresh_per_second=4,
+    )
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `4 min 10 s`, `12 s`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours / 24:.1f} days"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s"

@@ -1,0 +1,16 @@
+"""Score a checkpoint or a folder of images: `python -m diffusion.evaluate ckpt=… split=test`, or `images=FOLDER`."""
+
+from omegaconf import DictConfig
+
+from diffusion.command import command
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> None:
+    from diffusion.training.commands import evaluate  # torch only when there is something to do
+
+    evaluate(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Draw images from a checkpoint: `python -m diffusion.sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0`."""
+
+from omegaconf import DictConfig
+
+from diffusion.command import command
+
+
+@command("sample")
+def main(cfg: DictConfig) -> None:
+    from diffusion.training.commands import sample  # torch only when there is something to do
+
+    sample(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""What a run does beside its steps: progress, a forecast, the last validation, pictures, scores, its own record."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from rich.progress import Progress, TaskID
+
+import diffusion
+from diffusion.console import console, duration, progress_bar
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import ReferenceStatistics
+from diffusion.process.sampler import Sampler
+from diffusion.report.images import grid, save_png
+from diffusion.training.ema import EMA
+from diffusion.training.generate import generate
+from diffusion.training.module import Diffusion
+from diffusion.training.scoring import append, score_samples
+
+WARM_UP = 5  # steps before the forecast's clock starts
+TIMED = 20  # steps that it times
+
+
+def log_image(trainer: pl.Trainer, name: str, picture: Image.Image, path: Path) -> None:
+    """Show a picture in the dashboards that a run has; `path` is the file where it lies already."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+            shaped = pixels.reshape(picture.height, picture.width, 3)
+            logger.experiment.add_image(name, shaped, trainer.global_step, dataformats="HWC")
+
+
+class averaged_weights:
+    """Within: the module holds its averaged weights (where there are any) and is in evaluation mode."""
+
+    def __init__(self, trainer: pl.Trainer, module: Diffusion):
+        self.module = module
+        self.ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
+
+    def __enter__(self) -> None:
+        self.module.eval()
+        if self.ema is not None:
+            self.ema.swap(self.module)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.ema is not None:
+            self.ema.swap(self.module)
+        self.module.train()
+
+
+class RunProgress(ProgressBar):
+    """One bar for the whole run: step of all steps, loss, rate, time left. A line for every validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+
+    def disable(self) -> None:
+        """Lightning calls this on every process but the first."""
+        self.disabled = True
+
+    disabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar from the step where training starts."""
+        if self.disabled:
+            return
+        self.start = trainer.global_step
+        self.began = time.monotonic()
+        self.progress = progress_bar()
+        self.progress.start()
+        total = int(trainer.estimated_stepping_batches)
+        self.task = self.progress.add_task("training", total=total, completed=self.start, unit="step", note="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Move the bar; the loss is read when it is logged, so that a GPU is not waited for at every step."""
+        if self.progress is None or self.task is None:
+            return
+        note = {}
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = trainer.logged_metrics.get("train/loss")
+            note = {"note": "" if loss is None else f"loss {float(loss):.4f} · epoch {trainer.current_epoch + 1}"}
+        self.progress.update(self.task, completed=trainer.global_step, **note)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the validation's figures."""
+        if self.disabled or trainer.sanity_checking:
+            return
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if "val/mse" not in logged:
+            return
+        rate = (trainer.global_step - self.start) / max(1e-9, time.monotonic() - self.began)
+        raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
+        console.print(
+            f"epoch {trainer.current_epoch + 1:4d} · step {trainer.global_step:6d} · "
+            f"val mse {logged['val/mse']:.5f}{raw} · train mse {logged['fit/mse']:.5f} · "
+            f"gap {logged['gap/mse']:+.5f} · {rate:.2f} steps/s"
+        )
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the bar as it ended."""
+        self.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self.stop()
+
+
+class Forecast(Callback):
+    """After the first steps, how long the run will take in all."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Time `TIMED` steps after `WARM_UP` and say what all of them will take."""
+        self.seen = getattr(self, "seen", 0) + 1
+        if self.seen == WARM_UP:
+            self.began, self.first = self._now(pl_module), trainer.global_step
+        if self.seen != WARM_UP + TIMED or not trainer.is_global_zero:
+            return
+        steps = trainer.global_step - self.first
+        if steps == 0:
+            return
+        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        seconds = (self._now(pl_module) - self.began) / steps * left
+        console.print(f"{left} steps to go: about {duration(seconds)} of training on {device_name(pl_module.device)}")
+        if pl_module.device.type == "cpu" and seconds > 3600:
+            console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
+
+    @staticmethod
+    def _now(module: pl.LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        return time.monotonic()
+
+
+class ValidateAtEnd(Callback):
+    """The last step is validated too, wherever in an epoch it falls and however seldom the others are."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The run's last step is known now."""
+        self.last = int(trainer.estimated_stepping_batches)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """At the last step, which may lie within an epoch, ask Lightning to stop: it validates before it does."""
+        if trainer.global_step >= self.last:
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
+            trainer.should_stop = True
+
+
+class SampleGrid(Callback):
+    """Every N epochs, a grid of samples from the same noise: samples/step-00001000.png, and in the dashboards."""
+
+    def __init__(
+        self, sampler: Sampler, n: int, every_n_epochs: int, shape: tuple[int, int, int], seed: int, folder: Path
+    ):
+        self.sampler, self.n, self.every, self.shape, self.seed = sampler, n, every_n_epochs, shape, seed
+        self.folder = folder / "samples"
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sample with the averaged weights."""
+        assert isinstance(pl_module, Diffusion)
+        if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every == 0:
+            with averaged_weights(trainer, pl_module):
+                images = generate(pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device)
+            picture = grid(images)
+            path = save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
+            log_image(trainer, "samples", picture, path)
+
+
+class ScoreSamples(Callback):
+    """Every N epochs, the distances of `n` samples to the reference; logged, and added to scores.json."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        n: int,
+        every_n_epochs: int,
+        shape: tuple[int, int, int],
+        seed: int,
+        folder: Path,
+        extractor: FeatureExtractor,
+        against: ReferenceStatistics,
+        protocol: dict[str, Any],
+    ):
+        self.sampler, self.n, self.every, self.shape, self.seed = sampler, n, every_n_epochs, shape, seed
+        self.folder, self.extractor, self.against, self.protocol = folder, extractor, against, protocol
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Sample with the averaged weights and score."""
+        assert isinstance(pl_module, Diffusion)
+        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every:
+            return
+        with averaged_weights(trainer, pl_module):
+            images = generate(pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device)
+        new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
+        append(self.folder, new)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, trainer.global_step)
+
+
+class RunRecord(Callback):
+    """run.json: what the run is, how long it took, and whether it ended well."""
+
+    def __init__(self, folder: Path, images: dict[str, int]):
+        self.path = folder / "run.json"
+        self.began = time.time()
+        self.info: dict[str, Any] = {
+            "state": "running",
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
+            "host_cores": os.cpu_count(),
+            "images": images,
+            "versions": {
+                "diffusion": diffusion.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "lightning": pl.__version__,
+            },
+        }
+        self.write()
+
+    def write(self, **more: Any) -> None:
+        """Update the record and the file."""
+        self.info |= more | {"seconds": round(time.time() - self.began, 1)}
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.info, indent=1))
+        temporary.replace(self.path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The device and the size of the network are known now."""
+        if trainer.is_global_zero:
+            parameters = sum(p.numel() for p in pl_module.parameters())
+            self.write(
+                device=device_name(pl_module.device), devices=trainer.world_size, parameters=parameters,
+                precision=str(trainer.precision),
+            )  # fmt: skip
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """How far the run is."""
+        if trainer.is_global_zero:
+            self.write(steps=trainer.global_step, epochs=trainer.current_epoch + 1)
+
+    def finish(self, state: str, **more: Any) -> None:
+        """`complete` or `failed`."""
+        self.write(state=state, finished=datetime.now().astimezone().isoformat(timespec="seconds"), **more)
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H100`, `cpu (2 threads)`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

@@ -1,0 +1,154 @@
+"""What is done with a trained model: samples, and scores on demand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from diffusion.build import make
+from diffusion.command import output_folder
+from diffusion.console import console
+from diffusion.data import Folder, ImageData, to_uint8
+from diffusion.errors import UserError
+from diffusion.process.denoiser import Estimate
+from diffusion.process.sampler import Sampler
+from diffusion.report.images import gif, grid, save_png, strip
+from diffusion.training import scoring
+from diffusion.training.checkpoint import Restored, restore
+from diffusion.training.generate import generate
+from diffusion.training.run import quiet_libraries, say_scores
+
+SHOWN = 8  # images of a trajectory
+MOST_FRAMES = 100  # of a GIF
+
+
+def sample(cfg: DictConfig) -> None:
+    """n images as PNG files, a grid and an npz; with `trajectory` also the strip of denoising steps and a GIF."""
+    quiet_libraries()
+    folder, device = output_folder(), choose_device(cfg.device)
+    restored, sampler = load(cfg, device)
+    if cfg.n < 1:
+        raise UserError(f"n={cfg.n}: at least one image is needed")
+    shape = shape_of(restored)
+    frames = Frames(sampler.steps) if cfg.trajectory else None
+    images = generate(
+        restored.denoiser, sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, f"sampling {cfg.n} images",
+        None if frames is None else frames.watch,
+    )  # fmt: skip
+    width = len(str(cfg.n - 1))
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:0{width}d}.png")
+    save_png(grid(images, scale=max(1, 64 // shape[-1])), folder / "grid.png")
+    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=cfg.seed)
+    console.print(f"{cfg.n} images of step {restored.step} ({restored.weights} weights) in {folder}")
+    made = ["grid.png", "images.npz (uint8, N×H×W×3)"]
+    if frames is not None:
+        frames.save(folder, cfg.frames)
+        made += ["trajectory.png", "trajectory.gif"]
+    console.print("  " + ", ".join(made))
+
+
+class Frames:
+    """Keeps x and the estimate of x0 of the first images along the denoising steps."""
+
+    def __init__(self, steps: int):
+        self.every = max(1, steps // MOST_FRAMES)
+        self.steps = steps
+        self.noisy: list[Tensor] = []
+        self.clean: list[Tensor] = []
+
+    def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
+        """Keep step k of the first batch."""
+        if first == 0 and (k % self.every == 0 or k in (1, self.steps)):
+            self.noisy.append(to_uint8(x[:SHOWN]).cpu())
+            self.clean.append(to_uint8(estimate.x0[:SHOWN]).cpu())
+
+    def save(self, folder: Path, frames: int) -> None:
+        """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
+        chosen = torch.linspace(0, len(self.noisy) - 1, min(frames, len(self.noisy))).round().long()
+        scale = max(1, 64 // self.noisy[0].shape[-1])
+        save_png(strip(torch.stack([self.noisy[i] for i in chosen]), scale), folder / "trajectory.png")
+        pairs = zip(self.noisy, self.clean, strict=True)
+        gif([grid(torch.cat([x, x0]), columns=len(x), scale=scale) for x, x0 in pairs], folder / "trajectory.gif")
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Fréchet distance and KID of a checkpoint's samples, or of a folder's images, in scores.json."""
+    quiet_libraries()
+    folder, device = output_folder(), choose_device(cfg.device)
+    if (cfg.ckpt is None) == (cfg.images is None):
+        raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
+    extractor = make(cfg.features, "features").to(device)
+    if cfg.ckpt is not None:
+        restored, sampler = load(cfg, device)
+        data = reference_data(cfg.data or restored.config["data"])
+        against = scoring.reference(data, cfg.split, extractor)
+        images = generate(
+            restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
+            f"sampling {cfg.n} images",
+        )  # fmt: skip
+        what: dict[str, Any] = {
+            "what": "samples",
+            "sampler": scoring.describe_sampler(cfg.sampler),
+            "seed": cfg.seed,
+            "weights": restored.weights,
+            "step": restored.step,
+            "checkpoint": {"path": str(restored.path), "sha256": restored.sha256},
+        }
+    else:
+        data = reference_data(cfg.data or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
+        against = scoring.reference(data, cfg.split, extractor)
+        images = folder_images(cfg.images, data.resolution, cfg.n)
+        what = {"what": "images", "images": str(cfg.images)}
+    new = scoring.score_samples(images, extractor, against, **what)
+    new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against)
+    path = scoring.append(folder, new)
+    say_scores(new)
+    console.print(f"  {path}")
+
+
+def reference_data(node: Any) -> ImageData:
+    """The data module of a configuration, ready."""
+    data: ImageData = make(node, "data")
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
+    """At most `n` images of a folder, as the data module decodes them."""
+    images = Folder(root=root, resolution=resolution, limit=n, val=0, test=0, batch_size=1)
+    images.prepare_data()
+    images.setup()
+    return images.splits["train"].images
+
+
+def load(cfg: DictConfig, device: torch.device) -> tuple[Restored, Sampler]:
+    """The checkpoint's denoiser on the device, and the sampler, fitting each other."""
+    restored = restore(cfg.ckpt, cfg.weights)
+    sampler: Sampler = make(cfg.sampler, "sampler")
+    sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
+    restored.denoiser.to(device)
+    return restored, sampler
+
+
+def shape_of(restored: Restored) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a checkpoint was trained on."""
+    side = int(restored.config["data"]["resolution"])
+    return int(restored.config["model"].get("in_channels", 3)), side, side
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the best there is; a device asked for by name must be there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in there.items() if present))
+    if not there.get(name.partition(":")[0], False):
+        raise UserError(
+            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in there if there[k])}"
+        )
+    return torch.device(name)

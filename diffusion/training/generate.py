@@ -1,0 +1,50 @@
+"""Images out of a denoiser."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffusion.console import progress_bar
+from diffusion.data import to_uint8
+from diffusion.process.denoiser import Denoise, Estimate
+from diffusion.process.sampler import Sampler
+from diffusion.randomness import Streams, seed_for
+
+
+def generate(
+    denoise: Denoise,
+    sampler: Sampler,
+    n: int,
+    shape: tuple[int, int, int],
+    seed: int,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    description: str | None = None,
+    watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
+) -> Tensor:
+    """`n` images as uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
+
+    Args:
+        shape: (C, H, W).
+        description: of the progress bar; None for no bar.
+        watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), after every step.
+    """
+    images = []
+    with progress_bar() as progress:
+        bar = progress.add_task(
+            description or "", total=n * sampler.steps, unit="image step", note="", visible=description is not None
+        )
+        for first in range(0, n, batch_size):
+            indices = range(first, min(first + batch_size, n))
+            streams = Streams([seed_for(seed, "sample", i) for i in indices], device)
+
+            def after_step(k: int, x: Tensor, estimate: Estimate, first: int = first) -> None:
+                progress.advance(bar, len(x))
+                if watch is not None:
+                    watch(first, k, x, estimate)
+
+            images.append(to_uint8(sampler(denoise, streams.normal(*shape), streams, after_step)).cpu())
+        if description is None:
+            progress.remove_task(bar)
+    return torch.cat(images)

@@ -1,0 +1,31 @@
+"""Learning-rate schedules, step by step: functions (optimizer, total_steps, …) -> torch's LambdaLR.
+
+`total_steps` is the number of optimizer steps of the whole run.
+"""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
+    """The optimizer's own rate throughout."""
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def warmup(optimizer: Optimizer, total_steps: int, warmup: int) -> LambdaLR:
+    """Linear from 0 to the optimizer's rate over `warmup` steps, then constant."""
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
+    """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1 at the last step (SGDR, eq. 5)."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        u = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return final + (1 - final) * (1 + math.cos(math.pi * u)) / 2
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,125 @@
+"""The LightningModule: the network, the forward process's tables, the objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from diffusion.data import Batch
+from diffusion.metric.denoising import DenoisingError, FrozenGrid
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.objective import diffuse
+from diffusion.process.prediction import Prediction
+from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams, seed_for
+from diffusion.training.ema import EMA
+
+VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
+
+
+class Diffusion(pl.LightningModule):
+    """Trains `network` as a denoiser and validates it on a frozen grid of (t, eps).
+
+    Times and noise of a training example are functions of (seed, epoch, its index in the split): an example is seen
+    once an epoch, so its draw depends neither on the batch it is in, nor on the number of devices, nor on a restart.
+
+    Args:
+        network: (x, label) -> prediction.
+        schedule, prediction, objective: see `diffusion.process`.
+        optimizer: parameters -> Optimizer.
+        lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
+        seed: counts the randomness.
+        draws: times and noises an image in validation.
+        config: the run's configuration as yaml text, kept in every checkpoint so that it can be rebuilt.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        prediction: Prediction,
+        objective: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        lr_scheduler: Callable[[Optimizer, int], LRScheduler],
+        seed: int = 0,
+        draws: int = 1,
+        config: str = "",
+    ):
+        super().__init__()
+        self.denoiser = Denoiser(network, schedule, prediction)
+        self.objective = objective
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.seed = seed
+        self.config = config
+        self.draws = draws
+        self.frozen = FrozenGrid(draws, seed)
+        self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Any:
+        """The denoiser's estimate."""
+        return self.denoiser(x_t, t)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what no stream counts, such as dropout, by where the run stands."""
+        torch.manual_seed(seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The mean loss of a batch."""
+        seeds = [seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()]
+        losses = self.objective(self.denoiser, batch.image, Streams(seeds, self.device))
+        loss = losses["loss"].mean()
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch.image))
+        return loss
+
+    def raw_denoiser(self) -> Denoiser | None:
+        """The denoiser with the raw weights, while validation has the averaged ones in place; None without EMA."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA):
+                return callback.stored.denoiser  # type: ignore[return-value]
+        return None
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """(eps_θ − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
+        split = VALIDATED[dataloader_idx]
+        denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
+        for k in range(self.draws):
+            t = self.frozen.t(batch.index, k).to(self.device)
+            eps = self.frozen.noise(batch.index, k, batch.image)
+            x_t = diffuse(self.denoiser.schedule, batch.image, eps, t)
+            for weights, denoiser in denoisers.items():
+                if denoiser is not None:
+                    error = (denoiser(x_t, t).eps - eps).square().flatten(1).mean(dim=1)
+                    self.errors[f"{split}_{weights}"].update(error, t)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log val/mse, fit/mse, their gap and the bins of t; `_raw` are the raw weights' where there is an average."""
+        logged: dict[str, Tensor] = {}
+        for weights, suffix in (("ema", ""), ("raw", "_raw")):
+            if weights == "raw" and self.raw_denoiser() is None:
+                continue
+            results = {split: self.errors[f"{split}_{weights}"].compute() for split in VALIDATED}
+            for split, result in results.items():
+                logged[f"{split}/mse{suffix}"] = result["mse"]
+            logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
+            if weights == "ema":
+                for split, result in results.items():
+                    logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}
+        for error in self.errors.values():
+            error.reset()
+        if not self.trainer.sanity_checking:
+            self.log_dict({name: value.float().to(self.device) for name, value in logged.items()})
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and its schedule by the step."""
+        optimizer = self.optimizer(self.denoiser.parameters())
+        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint carries its configuration as text."""
+        checkpoint["config"] = self.config

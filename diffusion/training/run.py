@@ -1,0 +1,265 @@
+"""A training run from its configuration: check, fit, sample, score, report."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.build import make
+from diffusion.command import output_folder
+from diffusion.console import console, duration
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import ReferenceStatistics
+from diffusion.process.sampler import Sampler
+from diffusion.report.images import grid, save_png
+from diffusion.report.run import write_report
+from diffusion.training import callbacks as our
+from diffusion.training import checkpoint, loggers, scoring
+from diffusion.training.generate import generate
+from diffusion.training.module import Diffusion
+
+FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Run the configuration; returns the last validation MSE (what a sweeper minimises), on the first process.
+
+    Raises UserError, before any training, for what the user can mend.
+    """
+    quiet_libraries()
+    folder = output_folder()
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    check_device(cfg.trainer)
+    pl.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
+
+    data: ImageData = make(cfg.data, "data")
+    network = make(cfg.model, "model")
+    schedule, prediction = make(cfg.schedule, "schedule"), make(cfg.prediction, "prediction")
+    sampler: Sampler = make(cfg.sampler, "sampler")
+    sampler.grid(schedule, sampler.steps)  # raises where the table cannot give as many steps
+    check_size(data.resolution, network)
+    resumed = find_resumed(cfg.ckpt, folder)
+    extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
+    data.prepare_data()
+    data.setup()
+
+    module = Diffusion(
+        network, schedule, prediction, make(cfg.objective, "objective"),
+        make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
+        seed=cfg.seed, draws=cfg.validation.draws, config=config,
+    )  # fmt: skip
+    if cfg.compile:
+        module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
+    trainer, record, logs = make_trainer(cfg, folder, config, data, sampler, extractor, resumed)
+    if trainer.is_global_zero:
+        (folder / "config.yaml").write_text(config)
+        say_what_runs(folder, data, module)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed[0], weights_only=True)
+        if not trainer.is_global_zero:
+            return None
+        finish(cfg, folder, trainer, module, data, sampler, extractor)
+        record.finish("complete", steps=trainer.global_step, epochs=trainer.current_epoch)
+    except BaseException as error:
+        if trainer.is_global_zero:
+            record.finish("failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        loggers.finish(logs)
+    write_report(folder, schedule, data.splits["val"].images)
+    say_where(folder, record.info["seconds"])
+    return float(trainer.logged_metrics.get("val/mse", float("nan")))
+
+
+def make_trainer(
+    cfg: DictConfig,
+    folder: Path,
+    config: str,
+    data: ImageData,
+    sampler: Sampler,
+    extractor: FeatureExtractor | None,
+    resumed: tuple[Path, int] | None,
+) -> tuple[pl.Trainer, our.RunRecord, list[Logger]]:
+    """Lightning's Trainer with this run's callbacks and loggers."""
+    shape = (data.channels, data.resolution, data.resolution)
+    images = {name: len(split.images) for name, split in data.splits.items()}
+    record = our.RunRecord(folder, images)
+    used: list[Callback] = [
+        our.RunProgress(),
+        our.Forecast(),
+        our.ValidateAtEnd(),
+        record,
+        LearningRateMonitor("step"),
+    ]
+    if cfg.get("ema"):
+        used.append(make(cfg.ema, "ema"))
+    if cfg.samples.n and cfg.samples.every_n_epochs:
+        used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
+    if extractor is not None and cfg.score.every_n_epochs:
+        against = scoring.reference(data, cfg.score.split, extractor)
+        protocol = protocol_of(cfg)
+        used.append(
+            our.ScoreSamples(
+                sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, against, protocol
+            )
+        )
+    used.append(  # behind the others, so that their state is what is saved
+        ModelCheckpoint(
+            folder / "checkpoints", filename="best", monitor="val/mse", save_last=True,
+            auto_insert_metric_name=False, enable_version_counter=False, save_on_train_epoch_end=False,
+        )
+    )  # fmt: skip
+    plain = OmegaConf.to_container(OmegaConf.create(config))
+    step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
+    logs: list[Logger] = [loggers.csv(folder, step)]
+    if cfg.get("logger"):
+        logs.append(make(cfg.logger, "logger", folder=folder, config=plain))
+    trainer = make(cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder), **FIXED)
+    return trainer, record, logs
+
+
+def find_resumed(ckpt: str | None, folder: Path) -> tuple[Path, int] | None:
+    """The checkpoint to go on from and its step; None for a fresh start."""
+    if ckpt is None:
+        return None
+    path = checkpoint.find(ckpt, folder)
+    step = int(checkpoint.read(path)["global_step"])
+    console.print(f"going on from {path}, step {step}")
+    return path, step
+
+
+def protocol_of(cfg: DictConfig) -> dict[str, Any]:
+    """What a score of this run's samples carries besides the metric's own protocol."""
+    return {
+        "sampler": scoring.describe_sampler(cfg.sampler),
+        "seed": cfg.seed,
+        "weights": "ema" if cfg.get("ema") else "raw",
+    }
+
+
+def finish(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: pl.Trainer,
+    module: Diffusion,
+    data: ImageData,
+    sampler: Sampler,
+    extractor: FeatureExtractor | None,
+) -> None:
+    """The last samples and their scores, beside the yardsticks; the module holds its averaged weights."""
+    device = trainer.strategy.root_device
+    module.to(device).eval()
+    shape = (data.channels, data.resolution, data.resolution)
+    n = max(cfg.score.n, cfg.samples.n)
+    if n == 0:
+        return
+    images = generate(
+        module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {n} images"
+    )
+    picture = grid(images[: cfg.samples.n or 16], scale=2)
+    our.log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
+    if extractor is None:
+        return
+    extractor.to(device)
+    against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor)
+    common = protocol_of(cfg)
+    new = scoring.score_samples(images[: cfg.score.n], extractor, against, step=trainer.global_step, **common)
+    simple = [name for name in cfg.score.yardsticks if name != "untrained"]
+    new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against)
+    if "untrained" in cfg.score.yardsticks:
+        pl.seed_everything(cfg.seed, verbose=False)
+        fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
+        blank = generate(
+            fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
+            "sampling the untrained network",
+        )  # fmt: skip
+        new += scoring.score_samples(blank, extractor, against, "untrained", step=0, **(common | {"weights": "raw"}))
+    scoring.append(folder, new)
+    for logger in trainer.loggers:
+        logger.log_metrics(
+            {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step
+        )
+        logger.save()
+    say_scores(new)
+
+
+def check_device(trainer: DictConfig) -> None:
+    """Refuse a GPU that is not there, in one line."""
+    asked = str(trainer.get("accelerator", "auto"))
+    count = torch.cuda.device_count()
+    if asked in ("gpu", "cuda") and count == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
+        raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, int) and devices > count > 0 and asked in ("gpu", "cuda", "auto"):
+        raise UserError(f"trainer.devices={devices}: this machine has {count} GPUs; ask for at most {count}")
+
+
+def check_size(resolution: int, network: torch.nn.Module) -> None:
+    """Refuse images that the network's down-sampling does not divide."""
+    factor = int(getattr(network, "downsampling", 1))
+    if resolution % factor:
+        near = max(factor, round(resolution / factor) * factor)
+        raise UserError(
+            f"data.resolution={resolution}: the network halves it down by {factor} in all; use a multiple of {factor}, "
+            f"such as data.resolution={near}"
+        )
+
+
+def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
+    """Two lines before the first step."""
+    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
+    parameters = sum(p.numel() for p in module.denoiser.network.parameters())
+    console.print(
+        f"images {data.resolution}×{data.resolution}: {counts} · network of {parameters / 1e6:.2f} M parameters"
+    )
+    console.print(f"run folder: {folder}")
+
+
+def say_scores(records: list[scoring.Record]) -> None:
+    """The scores and their yardsticks, a line per metric."""
+    for metric in dict.fromkeys(r["metric"] for r in records):
+        rows = [r for r in records if r["metric"] == metric]
+        values = " · ".join(
+            f"{r['what']} {r['value']:.4g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "") for r in rows
+        )
+        first = rows[0]
+        console.print(
+            f"{metric} ({first['n']} images against {first['reference']['n']} of {first['reference']['split']}): {values}"
+        )
+
+
+def say_where(folder: Path, seconds: float) -> None:
+    """Where everything is."""
+    console.print(f"done in {duration(seconds)}")
+    for what, name in {
+        "samples": "samples/final.png",
+        "curves": "figures/mse.png",
+        "scores": "scores.json",
+        "checkpoint": "checkpoints/last.ckpt",
+        "report": "README.md",
+    }.items():
+        if (folder / name).exists():
+            console.print(f"  {what:<11}{folder / name}")
+
+
+def quiet_libraries() -> None:
+    """Silence what says nothing about this run: tips, and warnings about choices made on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # the data lies in memory
+        ".*Experiment logs directory.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+    ):
+        warnings.filterwarnings("ignore", message)

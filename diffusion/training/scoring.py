@@ -1,0 +1,81 @@
+"""Scores of a denoiser's samples, with their protocol and yardsticks, as records for scores.json."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import ReferenceStatistics, Score, draw, noise_images, reference_statistics, score
+
+Record = dict[str, Any]
+
+
+def reference(data: ImageData, split: str, extractor: FeatureExtractor) -> ReferenceStatistics:
+    """The statistics of one split of the data."""
+    if split not in data.splits:
+        raise UserError(f"split={split}: the data has {', '.join(data.splits)}")
+    return reference_statistics(data.splits[split].images, extractor, name=split)
+
+
+def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Record]:
+    """Plain records of `scores`; `what` was scored: samples, noise, untrained, real or images."""
+    return [
+        {
+            "metric": s.metric,
+            "value": s.value,
+            "std": s.std,
+            "what": what,
+            "n": s.n,
+            "subset_size": s.subset_size,
+            "features": s.extractor,
+            "weights_hash": s.weights_hash,
+            "resize": s.resize,
+            "resolution": s.resolution,
+            "reference": {"split": s.reference, "n": s.reference_n, "key": s.reference_key},
+            **protocol,
+        }
+        for s in scores.values()
+    ]
+
+
+def yardsticks(
+    names: Iterable[str], data: ImageData, n: int, extractor: FeatureExtractor, against: ReferenceStatistics
+) -> list[Record]:
+    """What a score is read against, at the same n: `noise`, and `real`, training images (all where there are fewer)."""
+    made = {
+        "noise": lambda: noise_images(n, data.resolution, data.resolution),
+        "real": lambda: draw(data.splits["train"].images, n),
+    }
+    unknown = [name for name in names if name not in made]
+    if unknown:
+        raise UserError(f"score.yardsticks: {unknown[0]} is none of {', '.join(made)}, untrained")
+    return [r for name in names for r in records(score(made[name](), extractor, against), name)]
+
+
+def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's configuration as a record holds it: its name and its values."""
+    plain = {key: value for key, value in node.items() if not key.startswith("_")}
+    named = {k: v["_target_"].rpartition(".")[2] if isinstance(v, Mapping) else v for k, v in plain.items()}
+    return {"name": str(node["_target_"]).rpartition(".")[2], **named}
+
+
+def append(folder: Path, new: Sequence[Record]) -> Path:
+    """Add records to scores.json in `folder`."""
+    path = folder / "scores.json"
+    old = json.loads(path.read_text()) if path.is_file() else []
+    path.write_text(json.dumps([*old, *new], indent=1))
+    return path
+
+
+def score_samples(
+    images: Tensor, extractor: FeatureExtractor, against: ReferenceStatistics, what: str = "samples", **protocol: Any
+) -> list[Record]:
+    """Records of generated uint8 images."""
+    with torch.inference_mode():
+        return records(score(images, extractor, against), what, **protocol)
