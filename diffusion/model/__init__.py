@@ -1,0 +1,6 @@
+"""The networks; torch only. (x (B, C, H, W), label (B,)) -> (B, out_channels, H, W), and `downsampling`."""
+
+from diffusion.model.unet import UNet
+from diffusion.model.unet_memoire import MemoirUNet
+
+__all__ = ["MemoirUNet", "UNet"]

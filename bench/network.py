@@ -1,0 +1,169 @@
+"""One training step of unet_small against other libraries' U-Nets of equal widths, and against the machine's peak.
+
+    python bench/network.py [--device cuda] [--rounds 10]
+
+Forward, backward and AdamW at batch 8, 64×64, float32. The networks take turns in one process, so that whatever else
+the machine does falls on all of them alike; the table gives medians. Products are counted on meta tensors, two
+operations per multiply-add; the peak is the best of a matrix product and a 3×3 convolution measured beforehand, and
+the floor is the time that a network's products would take at that peak.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from denoising_diffusion_pytorch import Unet
+from diffusers import UNet2DModel
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion.paths import conf_dir
+
+BATCH, SIDE = 8, 64
+SMALL = OmegaConf.load(conf_dir() / "model" / "unet_small.yaml")
+Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def ours() -> nn.Module:
+    return instantiate(SMALL)
+
+
+def ours_channels_last() -> nn.Module:
+    return instantiate(SMALL).to(memory_format=torch.channels_last)
+
+
+def diffusers() -> nn.Module:
+    return UNet2DModel(  # type: ignore[return-value]
+        block_out_channels=list(SMALL.channels),
+        layers_per_block=SMALL.blocks,
+        down_block_types=[f"{'Attn' * attend}DownBlock2D" for attend in SMALL.attention],
+        up_block_types=[f"{'Attn' * attend}UpBlock2D" for attend in reversed(SMALL.attention)],
+        norm_num_groups=SMALL.groups,
+        attention_head_dim=SMALL.head_dim,
+        norm_eps=1e-6,
+        downsample_padding=0,
+        freq_shift=1,
+        flip_sin_to_cos=False,
+    )
+
+
+def denoising_diffusion_pytorch() -> nn.Module:
+    """Not the same network: 7×7 stem, linear attention on the levels without full attention."""
+    width = SMALL.channels[0]
+    multiples = tuple(c // width for c in SMALL.channels)
+    return Unet(dim=width, dim_mults=multiples, full_attn=tuple(SMALL.attention))
+
+
+def plain(network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    return network(x, label)
+
+
+def unwrapped(network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
+    return network(x, label).sample
+
+
+ENTRANTS: dict[str, tuple[Callable[[], nn.Module], Forward]] = {
+    "diffusers": (diffusers, unwrapped),
+    "unet_small": (ours, plain),
+    "unet_small, channels_last": (ours_channels_last, plain),
+    "denoising-diffusion-pytorch": (denoising_diffusion_pytorch, plain),
+}
+
+
+def batch(device: str) -> tuple[Tensor, Tensor]:
+    label = torch.arange(BATCH, device=device, dtype=torch.float32) * 100
+    return torch.randn(BATCH, 3, SIDE, SIDE, device=device), label
+
+
+def gflop_of(build: Callable[[], nn.Module], forward: Forward) -> float:
+    """Of one forward and backward pass."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        forward(build(), *batch("meta")).square().mean().backward()
+    return counter.get_total_flops() / 1e9
+
+
+def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iterator[float]:
+    """The seconds of one training step after another, for as long as asked."""
+    network = build().to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    x, label = batch(device)
+    eps = torch.randn_like(x)
+    while True:
+        start = now(device)
+        loss = F.mse_loss(forward(network, x, label), eps)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield now(device) - start
+
+
+def now(device: str) -> float:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak(device: str) -> float:
+    """The best GFLOP/s of a matrix product 2048³ and of a 3×3 convolution, 128 to 128 channels on 8 images of 32×32."""
+    a = torch.randn(2048, 2048, device=device)
+    x, w = torch.randn(8, 128, 32, 32, device=device), torch.randn(128, 128, 3, 3, device=device)
+    x, w = (tensor.to(memory_format=torch.channels_last) for tensor in (x, w))
+    contests: list[tuple[float, Callable[[], Tensor]]] = [
+        (2 * 2048**3, lambda: a @ a),
+        (2 * 8 * 32 * 32 * 9 * 128 * 128, lambda: F.conv2d(x, w, padding=1)),
+    ]
+    best = 0.0
+    for flop, run in contests:
+        for _ in range(10):
+            start = now(device)
+            run()
+            best = max(best, flop / 1e9 / (now(device) - start))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=10)
+    args = parser.parse_args()
+
+    best = peak(args.device)
+    runs = {name: steps(*entrant, args.device) for name, entrant in ENTRANTS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ENTRANTS}
+    warm_up = 2
+    for turn in track(range(-warm_up, args.rounds), description="rounds", transient=True):
+        for name, run in runs.items():
+            taken = next(run)
+            if turn >= 0:
+                seconds[name].append(taken)
+
+    reference = statistics.median(seconds["diffusers"])
+    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, float32, {args.device} ({best:.0f} GFLOP/s at best)"
+    table = Table(title=title)
+    for column in ("network", "param.", "GFLOP", "floor", "median", "of peak", "ratio"):
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
+    for name, entrant in ENTRANTS.items():
+        median, gflop = statistics.median(seconds[name]), gflop_of(*entrant)
+        parameters = sum(p.numel() for p in entrant[0]().parameters())
+        table.add_row(
+            name,
+            f"{parameters / 1e6:.2f} M",
+            f"{gflop:.1f}",
+            f"{1e3 * gflop / best:.0f} ms",
+            f"{1e3 * median:.0f} ms",
+            f"{gflop / median / best:.0%}",
+            f"{median / reference:.2f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B), equal to diffusers'
+`UNet2DModel` under the settings of its `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
+
+    stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
+             every output of the encoder is concatenated, last in first out, to the input of one decoder block
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model.embedding import TimeEmbedding
+
+EPS = 1e-6  # of every group norm, as in DDPM
+
+
+class Attention(nn.Module):
+    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; zero-initialised W_o."""
+
+    def __init__(self, channels: int, groups: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.norm = nn.GroupNorm(groups, channels, EPS)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): a view where x is channels_last
+        qkv = self.qkv(pixels).unflatten(2, (3, -1, self.head_dim))  # (B, HW, 3, heads, head_dim)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, HW, head_dim)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(mixed).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Block(nn.Module):
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block that the time shifts, then attention.
+
+    h = conv₁(silu(norm₁(x))) + W_t emb;  shortcut(x) + conv₂(dropout(silu(norm₂(h)))), conv₂ zero-initialised.
+    """
+
+    def __init__(self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, EPS)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(features, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out, groups, head_dim) if head_dim else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x))) + self.time(emb)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.attention(self.shortcut(x) + h)
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded at the right and the bottom only.
+
+    (TensorFlow's "SAME", with which DDPM's published weights were trained.)
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution w.
+
+    Both are linear, so together they are one transposed convolution of stride 2 by the 4×4 kernel w ∗ 1₂ₓ₂: the same
+    numbers with 2.25 times fewer products, and the enlarged image is never made.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.conv.weight.transpose(0, 1).flip(2, 3)
+        kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)  # the sum of each 2×2 window
+        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+
+
+class UNet(nn.Module):
+    """x (B, in_channels, H, W), label (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+
+    H and W are multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images
+    H/2^i × W/2^i.
+
+    Args:
+        in_channels: of the image.
+        out_channels: of the prediction; twice `in_channels` when the variance is learned.
+        channels: the width of each level; multiples of `groups`.
+        blocks: residual blocks per level in the encoder; the decoder has one more.
+        attention: for each level, whether attention follows its blocks. The middle always has it.
+        dropout: within residual blocks.
+        groups: of each group norm.
+        head_dim: channels per attention head; None is a single head, as in DDPM.
+
+    Raises:
+        UserError: where these do not fit one another.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        channels: Sequence[int] = (128, 256, 256, 256),
+        blocks: int = 2,
+        attention: Sequence[bool] = (False, True, False, False),
+        dropout: float = 0.0,
+        groups: int = 32,
+        head_dim: int | None = None,
+    ):
+        super().__init__()
+        if len(attention) != len(channels):
+            raise UserError(
+                f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
+                "give one true or false per level"
+            )
+        if unfit := [c for c in channels if c % groups or c % (head_dim or 1)]:
+            raise UserError(
+                f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}"
+                f"{f' and model.head_dim={head_dim}' if head_dim else ''}: change one of them"
+            )
+        self.downsampling = 2 ** (len(channels) - 1)
+        features = 4 * channels[0]
+
+        def block(c_in: int, c_out: int, attend: bool) -> Block:
+            return Block(c_in, c_out, features, groups, dropout, (head_dim or c_out) if attend else None)
+
+        self.time = TimeEmbedding(channels[0], features)
+        self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        width, skips = channels[0], [channels[0]]
+
+        self.encoder = nn.ModuleDict()
+        for i, c in enumerate(channels):
+            for j in range(blocks):
+                self.encoder[f"stage{i}_block{j}"] = block(width, c, attention[i])
+                width = c
+                skips.append(c)
+            if i < len(channels) - 1:
+                self.encoder[f"stage{i}_down"] = Downsample(c)
+                skips.append(c)
+
+        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+
+        self.decoder = nn.ModuleDict()
+        for i, c in enumerate(reversed(channels)):
+            for j in range(blocks + 1):
+                self.decoder[f"stage{i}_block{j}"] = block(width + skips.pop(), c, attention[-1 - i])
+                width = c
+            if i < len(channels) - 1:
+                self.decoder[f"stage{i}_up"] = Upsample(c)
+
+        self.norm = nn.GroupNorm(groups, width, EPS)
+        self.out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """DDPM's: Glorot-uniform weights, zero biases; zero weights at the end of each residual branch and of all."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, Block):
+                nn.init.zeros_(module.conv2.weight)
+            elif isinstance(module, Attention):
+                nn.init.xavier_uniform_(module.qkv.weight, gain=2**0.5)  # three maps C -> C, not one C -> 3C
+                nn.init.zeros_(module.out.weight)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        emb = self.time(label)
+        h = self.stem(x)
+        skips = [h]
+        for unit in self.encoder.values():
+            h = unit(h, emb) if isinstance(unit, Block) else unit(h)
+            skips.append(h)
+        for block in self.middle:
+            h = block(h, emb)
+        for unit in self.decoder.values():
+            h = unit(torch.cat([h, skips.pop()], dim=1), emb) if isinstance(unit, Block) else unit(h)
+        return self.out(F.silu(self.norm(h)))

@@ -1,0 +1,84 @@
+"""The memoir's network: a U-Net of convolutions, ReLU and max pooling (Ronneberger et al. 2015), told the time."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model.embedding import TimeEmbedding
+
+
+class Stage(nn.Module):
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): relu(conv₂(relu(conv₁(x) + W_t emb)))."""
+
+    def __init__(self, c_in: int, c_out: int, features: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(features, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = F.relu(self.conv1(x) + self.time(emb)[:, :, None, None])
+        return F.relu(self.conv2(h))
+
+
+class MemoirUNet(nn.Module):
+    """x (B, in_channels, H, W), label (B,) -> (B, out_channels, H, W).
+
+    Encoder: one `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
+    Decoder: a transposed convolution of stride 2, the encoder's features of that size concatenated, and a `Stage`.
+    Output: a 1×1 convolution. The time enters every stage. H and W are multiples of `downsampling`; label is DDPM's
+    time index 1000·t − 1.
+
+    Args:
+        in_channels: of the image.
+        out_channels: of the prediction; twice `in_channels` when the variance is learned.
+        channels: the width of each stage of the encoder, and of the decoder in reverse.
+        bottleneck: the width at the smallest size.
+        features: the length of the time embedding.
+
+    Raises:
+        UserError: where `channels` is empty.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        channels: Sequence[int] = (64, 128, 256),
+        bottleneck: int = 512,
+        features: int = 256,
+    ):
+        super().__init__()
+        if not channels:
+            raise UserError("model.channels is empty: give the width of at least one stage, such as [64,128,256]")
+        self.downsampling = 2 ** len(channels)
+        self.time = TimeEmbedding(channels[0], features)
+        widths = [in_channels, *channels]
+        self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))
+        self.bottleneck = Stage(channels[-1], bottleneck, features)
+        upwards = [bottleneck, *reversed(channels)]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(c_in, c, 2, stride=2) for c_in, c in pairwise(upwards))
+        self.decoder = nn.ModuleList(Stage(2 * c, c, features) for c in reversed(channels))
+        self.out = nn.Conv2d(channels[0], out_channels, 1)
+        # Without normalisation, only an initialisation that keeps the variance through each ReLU (He et al. 2015)
+        # lets a signal through some fifteen layers.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        emb = self.time(label)
+        skips = []
+        for stage in self.encoder:
+            x = stage(x, emb)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bottleneck(x, emb)
+        for up, stage in zip(self.up, self.decoder, strict=True):
+            x = stage(torch.cat([up(x), skips.pop()], dim=1), emb)
+        return self.out(x)
