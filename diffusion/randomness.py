@@ -27,11 +27,25 @@ class Streams:
 
     (The idea of EDM's StackedRandomGenerator.) CPU and CUDA generators differ, so the numbers are the same on any
     number of devices of one kind, not across kinds.
+
+    Args:
+        batch_seed, positions, batch_size: for `stratified` alone: a seed that the whole batch shares, and the places of
+            these examples in it. Left out, these examples are the batch.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        batch_seed: int | None = None,
+        positions: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ):
         self.device = torch.device(device)
         self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
+        self.positions = range(len(seeds)) if positions is None else positions
+        self.batch_size = len(seeds) if batch_size is None else batch_size
 
     def __len__(self) -> int:
         return len(self.generators)
@@ -49,7 +63,11 @@ class Streams:
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), float64."""
-        draws = [
-            torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators
-        ]
+        draws = [torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators]
         return torch.stack(draws)
+
+    def stratified(self) -> Tensor:
+        """U[0, 1) each, (B,), float64, and together even: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
+        first = torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64)
+        places = torch.tensor(list(self.positions), dtype=torch.float64) / self.batch_size
+        return ((first + places) % 1).to(self.device)

@@ -38,6 +38,12 @@ def expand(coefficient: Tensor, x: Tensor) -> Tensor:
     return coefficient.to(x.dtype).reshape(shape)
 
 
+def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """x_t = alpha_t x0 + sigma_t eps: a draw of q(x_t | x0) in one step (DDPM, eq. 4). (B, C, H, W)."""
+    alpha_t, sigma_t = schedule(t)
+    return expand(alpha_t, x0) * x0 + expand(sigma_t, x0) * eps
+
+
 class Denoiser(nn.Module):
     """network ∘ prediction: y = network(c_in·x_t, label), then x0 and eps by the 2×2 solve of `prediction`."""
 

@@ -1,20 +1,171 @@
-"""How training times are drawn. A draw is a function (schedule, streams) -> t (B,), importance (B,).
+"""How training times are drawn. A draw is a callable (schedule, streams) -> t (B,), importance (B,).
 
-`importance` is what the loss at t is multiplied by so that its expectation is the one under uniform times.
+A distribution of times is its quantile function t(u) of a uniform u, which is independent for every example, or spread
+evenly over the batch (`stratified`: VDM's low-discrepancy sampler, Kingma et al., appendix I.1).
+`importance` is what the loss at t is multiplied by so that its expectation is the one under uniform times:
+    E_u[|dt/du| f(t(u))] = ∫ f(t) dt.
+With `reweight` off it is 1, and the distribution is itself a weighting of the loss, as EDM and SD3 mean it.
 """
 
+from typing import Protocol
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 
 
-def uniform_table(schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
+class Timesteps(Protocol):
+    """(schedule, streams) -> t (B,), importance (B,); `update(t, losses)` for a draw that learns from the losses."""
+
+    def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]: ...
+
+    def update(self, t: Tensor, losses: Tensor) -> None: ...
+
+
+class Quantile:
+    """The contract: `quantile(schedule, u)`, one formula, smooth in u."""
+
+    def __init__(self, stratified: bool = False, reweight: bool = True):
+        self.stratified = stratified
+        self.reweight = reweight
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        """t(u), monotone, for u in [0, 1)."""
+        raise NotImplementedError
+
+    def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
+        u = streams.stratified() if self.stratified else streams.uniform()
+        if not self.reweight:
+            return self.quantile(schedule, u), torch.ones_like(u)
+        t, slope = torch.func.jvp(lambda u: self.quantile(schedule, u), (u,), (torch.ones_like(u),))[:2]
+        return t, slope.abs()
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """A fixed distribution learns nothing from the losses."""
+
+
+class UniformTable(Quantile):
     """t uniform on the rows {1/T, …, 1} of a table (DDPM, Algorithm 1); importance 1."""
-    steps = getattr(schedule, "steps", None)
+
+    def __init__(self, stratified: bool = False):
+        super().__init__(stratified, reweight=False)
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        steps = rows(schedule, "timesteps=uniform_table")
+        return (1 + torch.floor(u * steps)) / steps
+
+
+class Uniform(Quantile):
+    """t uniform on [first, 1] (Song et al., eq. 7, with their small first time)."""
+
+    def __init__(self, first: float = 1e-5, stratified: bool = False, reweight: bool = True):
+        super().__init__(stratified, reweight)
+        self.first = first
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        return self.first + (1 - self.first) * u
+
+
+class LogNormal(Quantile):
+    """log(sigma/alpha) ~ N(mean, std²), up to the schedule's largest (Karras et al., table 1)."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False, reweight: bool = True):
+        super().__init__(stratified, reweight)
+        self.mean = mean
+        self.std = std
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        largest = (-schedule.log_snr(torch.ones_like(u)) / 2 - self.mean) / self.std
+        normal = torch.special.ndtri(_inside(u) * torch.special.ndtr(largest))
+        return schedule.time(-2 * (self.mean + self.std * normal))
+
+
+class LogitNormal(Quantile):
+    """logit(t) ~ N(mean, std²) (SD3, eq. 19)."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False, reweight: bool = True):
+        super().__init__(stratified, reweight)
+        self.mean = mean
+        self.std = std
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_inside(u)))
+
+
+class Mode(Quantile):
+    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u): times near the middle for s > 0 (SD3, eq. 20).
+
+    Args:
+        scale: s, within [−1, 2/(π − 2)], where t(u) is monotone.
+    """
+
+    def __init__(self, scale: float = 1.29, stratified: bool = False, reweight: bool = True):
+        super().__init__(stratified, reweight)
+        largest = 2 / (torch.pi - 2)
+        if not -1 <= scale <= largest:
+            raise UserError(f"timesteps: Mode has scale = {scale:g}; it must lie in [−1, {largest:.3f}]")
+        self.scale = scale
+
+    def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
+        u = _inside(u)
+        return 1 - u - self.scale * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u)
+
+
+class LossSecondMoment(nn.Module):
+    """Rows of a table drawn with p_i ∝ √E[L_i²], from the last losses of each (Improved DDPM, section 3.3).
+
+    Uniform until every row has its `history` of losses. The losses are a buffer, so that checkpoints carry them; they
+    come in through `update` alone, so that devices can gather theirs first and stay equal.
+
+    Args:
+        steps: T. uniform: the probability with which the draw ignores the losses, so that no row is forgotten.
+    """
+
+    def __init__(self, steps: int, history: int = 10, uniform: float = 0.001):
+        super().__init__()
+        self.uniform = uniform
+        self.losses: Tensor
+        self.register_buffer("losses", torch.full((steps, history), torch.nan))
+
+    def probabilities(self) -> Tensor:
+        """(T,) p_i, float64."""
+        losses = self.losses.double()
+        p = losses.square().mean(dim=1).sqrt()
+        p = torch.where(losses.isfinite().all(), p / p.sum(), 1 / len(p))
+        return (1 - self.uniform) * p + self.uniform / len(p)
+
+    def forward(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
+        steps = rows(schedule, "timesteps=loss_second_moment")
+        if steps != len(self.losses):
+            raise UserError(
+                f"timesteps: loss_second_moment has steps = {len(self.losses)}, but the schedule has T = {steps}; "
+                f"use timesteps.steps={steps}"
+            )
+        p = self.probabilities()
+        i = torch.searchsorted(p.cumsum(0), streams.uniform(), right=True).clamp(max=steps - 1)
+        return (i + 1).double() / steps, 1 / (steps * p[i])
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Record the losses (B,) at t (B,), before importance; the same on every device."""
+        indices = (t * len(self.losses)).round().long() - 1
+        for i, loss in zip(indices.tolist(), losses.detach(), strict=True):
+            self.losses[i] = torch.cat([self.losses[i, 1:], loss.reshape(1).to(self.losses)])
+
+
+def rows(schedule: Schedule, name: str) -> int:
+    """T of a table; a UserError for `name` where the schedule is continuous."""
+    steps: int | None = getattr(schedule, "steps", None)
     if steps is None:
-        raise UserError("timesteps: uniform_table needs a table schedule (such as schedule=linear)")
-    rows = 1 + torch.floor(streams.uniform() * steps)
-    return rows / steps, torch.ones_like(rows)
+        raise UserError(
+            f"{name} needs a table schedule (such as schedule=linear); "
+            "on this one take timesteps=uniform, with weighting=vlb for the bound"
+        )
+    return steps
+
+
+def _inside(u: Tensor) -> Tensor:
+    """u away from 0, where quantiles are infinite (uniform draws have 2^-53 steps)."""
+    return u.clamp(min=1e-16)

@@ -9,6 +9,8 @@ grid and need no new betas. A variance is a function (schedule, t, s, spread) ->
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
+from diffusion.process.denoiser import expand
 from diffusion.process.schedule import Schedule
 
 
@@ -19,7 +21,13 @@ def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """log(sigma_s² (1 − r²)): the posterior's own variance, the memoir's β̃_t; −inf at s = 0."""
+    """log(sigma_s² (1 − r²)): the posterior's own variance, the memoir's β̃_t.
+
+    It is 0 at s = 0, where that of the step before, (2t, t), is taken: DDPM's β̃_2, which its decoder needs.
+    """
+    last = s == 0
+    s = torch.where(last, t.clamp(max=0.5), s)
+    t = torch.where(last, 2 * s, t)
     _, sigma_s = schedule(s)
     _, rest = ratio(schedule, t, s)
     return torch.log(sigma_s**2 * rest)
@@ -30,3 +38,23 @@ def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
     _, sigma_t = schedule(t)
     _, rest = ratio(schedule, t, s)
     return torch.log(sigma_t**2 * rest)
+
+
+def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
+    """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2: the network's second half (Improved DDPM, eq. 15)."""
+    if spread is None:
+        raise UserError(
+            "variance learned_range: the network predicts no spread; "
+            "give it twice as many output channels, or use variance=fixed_small"
+        )
+    small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, fixed_large))
+    return torch.lerp(small, large, (spread + 1) / 2)
+
+
+def gaussian_kl(difference: Tensor, log_variance1: Tensor, log_variance2: Tensor) -> Tensor:
+    """KL(N(m₁, v₁) ‖ N(m₂, v₂)) in nats, elementwise, for m₁ − m₂ = `difference`.
+
+    (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, without cancellation where the variances are close.
+    """
+    log_ratio = log_variance1 - log_variance2
+    return (torch.expm1(log_ratio) - log_ratio + difference**2 * torch.exp(-log_variance2)) / 2

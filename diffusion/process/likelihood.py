@@ -1,0 +1,134 @@
+"""How probable a denoiser finds images, in bits per dimension: the variational bound, and the probability flow's value.
+
+Images are 8-bit, x0 = 2k/255 − 1 for the levels k = 0 … 255.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+from torch.special import log_ndtr, ndtr
+
+from diffusion.process.denoiser import Denoise, Estimate, diffuse, expand
+from diffusion.process.schedule import Schedule
+from diffusion.process.variance import fixed_small, gaussian_kl, ratio
+from diffusion.randomness import Streams
+
+Variance = Callable[[Schedule, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log of the mass of N(mean, variance) over the level's interval (δ₋, δ₊), elementwise (DDPM, eq. 13).
+
+    δ± = x0 ± 1/255, but δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest, so that the levels' masses sum to 1.
+    (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest, which is a misprint.)
+    """
+    low, high = ((x0 + edge - mean) * torch.exp(-log_variance / 2) for edge in (-1 / 255, 1 / 255))
+    low = torch.where(x0 < -1 + 1 / 255, -torch.inf, low)
+    high = torch.where(x0 > 1 - 1 / 255, torch.inf, high)
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # log_ndtr is exact below 0
+    log_high = log_ndtr(high)
+    return log_high + torch.log(-torch.expm1(log_ndtr(low) - log_high))
+
+
+def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """(B,) one term of the bound, in bits per dimension, for the step from t to s (DDPM, eq. 5).
+
+    KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)), or −log p(x0 | x_t) by the decoder where s = 0. The means differ by
+    alpha_s (1 − r²) (x0 − x0_θ).
+    """
+    alpha_s, _ = schedule(s)
+    _, rest = ratio(schedule, t, s)
+    log_variance = expand(variance(schedule, t, s, estimate.spread), x0)
+    difference = expand(alpha_s * rest, x0) * (x0 - estimate.x0)
+    kl = gaussian_kl(difference, expand(fixed_small(schedule, t, s), x0), log_variance)
+    nats = torch.where(expand(s, x0) > 0, kl, -log_decoder(x0, estimate.x0, log_variance))
+    return nats.flatten(1).mean(dim=1) / math.log(2)
+
+
+def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
+    """(B,) L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)) in bits per dimension."""
+    alpha, sigma = schedule(torch.ones(1, dtype=torch.float64, device=x0.device))
+    log_prior = torch.log(alpha**2 + sigma**2)
+    nats = gaussian_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), expand(log_prior, x0))
+    return nats.flatten(1).mean(dim=1) / math.log(2)
+
+
+class Bound(NamedTuple):
+    """Per dimension: bits (B,) = prior (B,), which is L_T, + Σ terms (B, N): L_0, L_1 … of the steps from t (N,)."""
+
+    bits: Tensor
+    prior: Tensor
+    terms: Tensor
+    t: Tensor
+
+
+@torch.no_grad()
+def variational_bound(
+    denoise: Denoise, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small
+) -> Bound:
+    """An upper bound of −log p(x0), with one draw of x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
+
+    Args:
+        x0: (B, C, H, W), 8-bit levels in [−1, 1]. steps: N, evenly spaced; a table's T, or a divisor of it.
+    """
+    schedule = denoise.schedule
+    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=x0.device)
+    terms = []
+    for s, t in zip(times[:-1].split(1), times[1:].split(1), strict=True):
+        s, t = s.expand(len(x0)), t.expand(len(x0))
+        estimate = denoise(diffuse(schedule, x0, streams.normal_like(x0), t), t)
+        terms.append(bound_term(schedule, variance, estimate, x0, t, s))
+    prior, stacked = prior_term(schedule, x0), torch.stack(terms, dim=1)
+    return Bound(prior + stacked.sum(dim=1), prior, stacked, times[1:])
+
+
+class FlowLikelihood(NamedTuple):
+    """bits per dimension (B,), the latent x_1 (B, C, H, W), and the number of network evaluations."""
+
+    bits: Tensor
+    latent: Tensor
+    evaluations: int
+
+
+def flow_likelihood(
+    denoise: Denoise, x0: Tensor, streams: Streams, first: float = 1e-5, tolerance: float = 1e-5
+) -> FlowLikelihood:
+    """−log p(x0) by the probability flow, dequantised by uniform noise (Song et al., eq. 39 and appendix D.2).
+
+        dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
+    with Hutchinson's estimate of the divergence, vᵀ ∂(dx/dλ)/∂x v, and one sign vector v for each image. Log-SNR λ is
+    the integration's variable because the flow is smooth in it, also on a table. SciPy's RK45 solves it, from t = first
+    to the end, or to λ = −20 where the end is pure noise.
+    """
+    schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
+    probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)
+    x = x0 + (2 * ndtr(streams.normal_like(x0)) - 1) / 255
+
+    def slope(log_snr: float, state: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(state[:-batch]).to(x0).reshape(x0.shape).requires_grad_()
+        t = schedule.time(torch.tensor([log_snr], dtype=torch.float64, device=x0.device))
+        rate = schedule.log_snr_rate(t)
+        d_alpha, d_sigma = (expand(slope / rate, x0) for slope in schedule.derivatives(t))
+        with torch.enable_grad():
+            estimate = denoise(x, t.expand(batch))
+            dx = d_alpha * estimate.x0 + d_sigma * estimate.eps
+            (pulled,) = torch.autograd.grad(dx, x, probe)
+        divergence = (pulled * probe).flatten(1).sum(dim=1)
+        return torch.cat([dx.detach().flatten(), divergence]).double().cpu().numpy()
+
+    ends = torch.tensor([first, 1.0], dtype=torch.float64, device=x0.device)
+    start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
+    state = torch.cat([x.flatten(), x.new_zeros(batch)]).double().cpu().numpy()
+    solution = solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
+    final = torch.from_numpy(solution.y[:, -1]).to(x0.device)
+    latent, change = final[:-batch].reshape(batch, size), final[-batch:]
+    alpha, sigma = schedule(schedule.time(torch.tensor(end, dtype=torch.float64, device=x0.device)))
+    variance = alpha**2 + sigma**2
+    log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
+    bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255)
+    return FlowLikelihood(bits, latent.reshape(x0.shape).to(x0), solution.nfev)
