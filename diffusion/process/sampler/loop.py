@@ -33,6 +33,11 @@ class Time(NamedTuple):
     sigma: float
     lam: float
 
+    @property
+    def level(self) -> float:
+        """sigma/alpha, or +inf near alpha = 0, where dividing by alpha would magnify x_t's rounding past use."""
+        return self.sigma / self.alpha if self.alpha > 1e-4 * self.sigma else math.inf
+
 
 class Point(NamedTuple):
     """Where a trajectory was: the time, x_t (B, C, H, W) there, and the estimate made there."""

@@ -10,6 +10,7 @@ with its own mean D of x0 over the step.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 from scipy.special import hyp1f1
@@ -46,18 +47,11 @@ def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0
     return now + sum(float(w) * (value - now) for w, (_, value) in zip(weights, others, strict=True))
 
 
-def log_snr(t: Time) -> float:
-    """lam, on which x0 is smooth."""
-    return t.lam
-
-
-def noise_level(t: Time) -> float:
-    """sigma/alpha, on which the ODE is dx̃/dσ̃ = eps."""
-    return t.sigma / t.alpha if t.alpha > 0 else math.inf
-
-
 def positions(axis: Callable[[Time], float], t: Time, s: Time, past: list[Point]) -> list[tuple[float, Point]]:
-    """The earlier points at their v = (axis − axis_t)/(axis_s − axis_t); none where an end is infinite."""
+    """The earlier points at their v = (axis − axis_t)/(axis_s − axis_t); none where an end is infinite.
+
+    The axis is `Time.lam`, on which x0 is smooth, or `Time.level`, on which the ODE is d(x/alpha)/d(sigma/alpha) = eps.
+    """
     start, length = axis(t), axis(s) - axis(t)
     if not math.isfinite(length):
         return []
@@ -90,7 +84,7 @@ class DPMSolver(Sampler):
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
         now = Point(t, x_t, denoise(x_t, t))
-        others = [(v, p.estimate.x0) for v, p in positions(log_snr, t, s, past[: self.order - 1])]
+        others = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), t, s, past[: self.order - 1])]
         D = mean_over_step(now.estimate.x0, others, (1 + self.eta) * (s.lam - t.lam))
         return exponential(x_t, D, t, s, self.eta, streams.normal_like(x_t) if self.eta else None), now
 
@@ -146,7 +140,7 @@ class UniPC(Sampler):
     @staticmethod
     def solve(now: Point, s: Time, others: list[Point]) -> Tensor:
         """x_s from `now`, with the polynomial of x0 through it and the others."""
-        values = [(v, p.estimate.x0) for v, p in positions(log_snr, now.t, s, others)]
+        values = [(v, p.estimate.x0) for v, p in positions(attrgetter("lam"), now.t, s, others)]
         return exponential(now.x, mean_over_step(now.estimate.x0, values, s.lam - now.t.lam), now.t, s)
 
 
@@ -155,7 +149,7 @@ class AdamsBashforth(Sampler):
     """ρAB-DEIS (DEIS, eq. 14), the variable-step Adams–Bashforth method on sigma/alpha; k-diffusion's LMS.
 
     The mean of eps is that of the polynomial through the last `order` estimates of eps over sigma/alpha. One
-    evaluation a step. The step to sigma = 0 needs no special case; one from alpha = 0 is of first order.
+    evaluation a step. The step to sigma = 0 needs no special case; one from near alpha = 0 is of first order.
 
     Args:
         order: estimates used, 1 to 3.
@@ -170,8 +164,8 @@ class AdamsBashforth(Sampler):
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
         now = Point(t, x_t, denoise(x_t, t))
-        if t.alpha == 0:
+        if math.isinf(t.level):
             return straight(now.estimate, s), now
-        others = [(v, p.estimate.eps) for v, p in positions(noise_level, t, s, past[: self.order - 1])]
+        others = [(v, p.estimate.eps) for v, p in positions(attrgetter("level"), t, s, past[: self.order - 1])]
         eps = mean_over_step(now.estimate.eps, others)
         return s.alpha / t.alpha * x_t + (s.sigma - s.alpha * t.sigma / t.alpha) * eps, now

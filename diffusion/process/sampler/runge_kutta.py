@@ -46,7 +46,7 @@ class Euler(Sampler):
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
-        if self.churn and t.alpha > 0 and self.churn_low <= t.sigma / t.alpha <= self.churn_high:
+        if self.churn and math.isfinite(t.level) and self.churn_low <= t.level <= self.churn_high:
             gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
             hat = denoise.time(t.lam - math.log1p(gamma))
             scale = hat.alpha / t.alpha
@@ -74,7 +74,7 @@ class Heun(Euler):
 
     def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
         x_s = straight(now.estimate, s)
-        if s.sigma == 0 or now.t.alpha + self.c * now.t.sigma == 0:
+        if s.sigma == 0 or (self.c == 0 and math.isinf(now.t.level)):
             return x_s
         there = denoise(x_s, s)
         mean = Estimate((now.estimate.x0 + there.x0) / 2, (now.estimate.eps + there.eps) / 2)

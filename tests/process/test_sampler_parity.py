@@ -1,0 +1,340 @@
+"""Every solver, step by step, against diffusers or the paper's own algorithm written out, for a fixed pseudo-network.
+
+diffusers keeps its noise levels in float32; they are replaced by the schedule's own, so that what is compared is the
+solver. Where the two differ on purpose, the test says why.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusion.process import grid, prediction, schedule
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.sampler import (
+    DDIM,
+    AdamsBashforth,
+    DPMSolver,
+    DPMSolver2S,
+    Euler,
+    Heun,
+    Midpoint,
+    PredictorCorrector,
+    ReverseDiffusion,
+    Sampler,
+    UniPC,
+)
+
+SHAPE = (2, 3, 4, 4)
+N = 20
+
+
+class Pseudo(nn.Module):
+    """A fixed function of (x, label) in place of a network."""
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return torch.tanh(1.3 * x + 0.002 * label.reshape(-1, 1, 1, 1)) + 0.1 * x.roll(1, dims=-1)
+
+
+class Replay:
+    """Streams that hand out prepared noise, the same that the other library is given."""
+
+    def __init__(self, *noise: Tensor):
+        self.noise = list(noise)
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        return self.noise.pop(0)
+
+
+def draws(n: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(*SHAPE, generator=generator, dtype=torch.float64) for _ in range(n)]
+
+
+TABLE = Denoiser(Pseudo(), schedule.linear(), prediction.Eps())
+EDM = Denoiser(Pseudo(), schedule.EDM(), prediction.EDM())
+EDM_GRID = partial(grid.karras, sigma_min=0.002, sigma_max=80.0)
+
+
+def levels(denoiser: Denoiser, times: Tensor) -> tuple[Tensor, Tensor]:
+    alpha, sigma = denoiser.schedule(times)
+    return alpha, sigma / alpha
+
+
+def ours(sampler: Sampler, denoiser: Denoiser, noise: list[Tensor]) -> list[Tensor]:
+    """x_t before each step and at the end."""
+    alpha, sigma = denoiser.schedule(sampler.grid(denoiser.schedule, sampler.steps)[0])
+    states = [noise[0] * torch.hypot(alpha, sigma)]
+    sampler(denoiser, noise[0], Replay(*noise[1:]), watch=lambda k, x, estimate: states.append(x))
+    return states
+
+
+def vp_solver(kind: type, noise: list[Tensor], choice: Callable = grid.uniform, **options: object) -> list[Tensor]:
+    """The same of a scheduler of diffusers that works on x_t itself."""
+    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
+    scheduler.set_timesteps(N)
+    times = choice(TABLE.schedule, N)
+    assert (scheduler.timesteps.double() + 1 - times[:-1] * 1000).abs().max() < 1e-9
+    scheduler.sigmas = levels(TABLE, times)[1]
+    states = [noise[0]]
+    for k, t in enumerate(scheduler.timesteps):
+        out, _ = TABLE.output(states[-1], times[k].expand(2))
+        extra = {"variance_noise": noise[k + 1]} if len(noise) > 1 else {}
+        states.append(scheduler.step(out, t, states[-1], **extra).prev_sample)
+    return states
+
+
+def k_solver(kind: type, noise: list[Tensor], **options: object) -> list[Tensor]:
+    """The same of one that works on x_t/alpha_t, as k-diffusion does."""
+    scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
+    scheduler.set_timesteps(N)
+    times = grid.uniform(TABLE.schedule, N)
+    alpha, sigma = levels(TABLE, times)
+    repeated = scheduler.order == 2  # Heun's list has each inner level twice
+    scheduler.sigmas = torch.cat([sigma[:1], sigma[1:-1].repeat_interleave(2), sigma[-1:]]) if repeated else sigma
+    scheduler.is_scale_input_called = True
+    each = [0, *[k for k in range(1, N) for _ in range(2)]] if repeated else range(N)
+    states = [noise[0] / alpha[0]]
+    for k, t in zip(each, scheduler.timesteps, strict=True):
+        out, _ = TABLE.output(states[-1] * alpha[k], times[k].expand(2))
+        states.append(scheduler.step(out, t, states[-1]).prev_sample)
+    ends = [0, *range(2, 2 * N, 2), 2 * N - 1] if repeated else range(N + 1)  # states after whole steps
+    return [states[i] * a for i, a in zip(ends, alpha, strict=True)]
+
+
+def same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-9) -> None:
+    """Each state within `tolerance` of the other's largest value."""
+    assert len(a) == len(b)
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        assert (x - y).abs().max() <= tolerance * y.abs().max(), f"state {k}"
+
+
+FLOAT32 = 1e-5  # the tolerance where their step rounds x to float32
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_dpm_solver_multistep(order: int) -> None:
+    noise = draws(1)
+    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=order)
+    same(ours(DPMSolver(N, order=order), TABLE, noise), theirs, FLOAT32)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_sde_dpm_solver_multistep(order: int) -> None:
+    noise = draws(N + 1)
+    theirs = vp_solver(
+        diffusers.DPMSolverMultistepScheduler, noise, solver_order=order, algorithm_type="sde-dpmsolver++"
+    )
+    same(ours(DPMSolver(N, order=order, eta=1.0), TABLE, noise), theirs, FLOAT32)
+
+
+def test_dpm_solver_3m_is_unip_3_and_not_diffusers_3m() -> None:
+    """diffusers' 3M (as the reference code) halves the term of the second difference, and so has order 2.
+
+    The polynomial through three estimates is m0 + (D1_0 + r0 D2) v + D2 v², and its v² has weight
+    1 − 2/h (1 − (1 − e^{−h})/h), twice theirs. UniP-3 solves for the same weights, and it agrees.
+    """
+    noise = draws(1)
+    states = ours(DPMSolver(N, order=3), TABLE, noise)
+    unip = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=3, disable_corrector=list(range(N)))
+    same(states[: N - 1], unip[: N - 1])  # theirs lowers the order of the last two steps, ours of the last
+    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=3)
+    same(states[:3], theirs[:3], FLOAT32)  # the warm-up is the same
+    assert (states[4] - theirs[4]).abs().max() > 100 * FLOAT32 * states[4].abs().max()
+
+
+@pytest.mark.parametrize(("order", "until"), [(1, N + 1), (2, N + 1), (3, N - 1)])
+def test_unipc(order: int, until: int) -> None:
+    """At order 3 they lower the order of the step before the last too; here only that of the step to sigma = 0."""
+    noise = draws(1)
+    theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=order)
+    same(ours(UniPC(N, order=order), TABLE, noise)[:until], theirs[:until])
+
+
+@pytest.mark.parametrize("sampler", [DDIM(N), Euler(N)], ids=["ddim", "euler"])
+def test_euler(sampler: Sampler) -> None:
+    noise = draws(1)
+    same(ours(sampler, TABLE, noise), k_solver(diffusers.EulerDiscreteScheduler, noise), FLOAT32)
+
+
+def test_heun() -> None:
+    noise = draws(1)
+    same(ours(Heun(N), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_adams_bashforth_is_lms(order: int) -> None:
+    noise = draws(1)
+    kind = diffusers.LMSDiscreteScheduler
+    original = kind.step
+    try:
+        kind.step = lambda self, out, t, x: original(self, out, t, x, order=order)
+        theirs = k_solver(kind, noise)
+    finally:
+        kind.step = original
+    same(ours(AdamsBashforth(N, order=order), TABLE, noise), theirs)
+
+
+def test_euler_ancestral_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = draws(N + 1)
+    queue = noise[1:]
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *a, **k: queue.pop(0)
+    )
+    same(ours(DDIM(N, eta=1.0), TABLE, noise), k_solver(diffusers.EulerAncestralDiscreteScheduler, noise), FLOAT32)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_edm_schedulers(order: int) -> None:
+    """Order 0 is diffusers' EDM Euler; 1 and 2 its DPM-Solver++ on the same preconditioned network."""
+    kind = diffusers.EDMDPMSolverMultistepScheduler if order else diffusers.EDMEulerScheduler
+    scheduler = kind(**({"solver_order": order} if order else {}))
+    scheduler.set_timesteps(N)
+    times = EDM_GRID(EDM.schedule, N)
+    _, sigma = levels(EDM, times)
+    torch.testing.assert_close(scheduler.sigmas.double(), sigma, rtol=1e-5, atol=1e-9)
+    scheduler.sigmas = sigma
+    scheduler.is_scale_input_called = True
+    noise = draws(1)
+    states = [noise[0] * scheduler.init_noise_sigma]
+    for k, t in enumerate(scheduler.timesteps):
+        F, _ = EDM.output(states[-1], times[k].expand(2))
+        x0 = scheduler.precondition_outputs(states[-1], F, sigma[k])
+        if order:
+            states.append(scheduler.step(F, t, states[-1]).prev_sample)
+        else:  # their Euler rounds x to float32 inside, so its formula is applied in float64
+            states.append(states[-1] + (states[-1] - x0) / sigma[k] * (sigma[k + 1] - sigma[k]))
+            assert (scheduler.step(F, t, states[-2]).prev_sample - states[-1]).abs().max() < 1e-4
+    sampler = DPMSolver(N, grid=EDM_GRID, order=order) if order else Euler(N, grid=EDM_GRID)
+    same(ours(sampler, EDM, noise), states)
+
+
+@pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])
+@pytest.mark.parametrize("second_order", [False, True])
+def test_edm_algorithm_2(churn: float, second_order: bool) -> None:
+    """The paper's pseudo-code on a schedule that goes on above the grid's start, where t̂ > sigma_max is possible."""
+    S_tmin, S_tmax, S_noise = 0.05, 50.0, 1.007
+    denoiser = Denoiser(Pseudo(), schedule.EDM(sigma_max=200.0), prediction.EDM())
+    sigma = levels(denoiser, EDM_GRID(denoiser.schedule, N))[1].tolist()
+    noise = draws(N + 1)
+    queue = noise[1:]
+
+    def D(x: Tensor, level: float) -> Tensor:
+        return denoiser(x, torch.full((2,), level / 200.0, dtype=torch.float64)).x0
+
+    x, theirs = noise[0] * math.hypot(1, 80), [noise[0] * math.hypot(1, 80)]
+    for t, t_next in itertools.pairwise(sigma):
+        gamma = min(churn / N, math.sqrt(2) - 1) if S_tmin <= t <= S_tmax else 0.0
+        t_hat = t + gamma * t
+        x_hat = x + math.sqrt(t_hat**2 - t**2) * S_noise * queue.pop(0) if gamma > 0 else x
+        d = (x_hat - D(x_hat, t_hat)) / t_hat
+        x = x_hat + (t_next - t_hat) * d
+        if second_order and t_next != 0:
+            d_prime = (x - D(x, t_next)) / t_next
+            x = x_hat + (t_next - t_hat) * (d / 2 + d_prime / 2)
+        theirs.append(x)
+    kind = Heun if second_order else Euler
+    sampler = kind(N, grid=EDM_GRID, churn=churn, churn_low=S_tmin, churn_high=S_tmax, churn_noise=S_noise)
+    same(ours(sampler, denoiser, noise), theirs)
+
+
+@pytest.mark.parametrize(
+    "sampler", [DDIM(N), Euler(N), Midpoint(N), Heun(N, c=1.0)], ids=["ddim", "euler", "mid", "heun"]
+)
+def test_flow_euler_midpoint_heun(sampler: Sampler) -> None:
+    """On rectified flow, with the velocity v(x, t): x ← x + (s − t) v, and the textbook second-order rules."""
+    denoiser = Denoiser(Pseudo(), schedule.Flow(), prediction.Velocity())
+    noise = draws(1)
+    times = grid.uniform(denoiser.schedule, N).tolist()
+
+    def v(x: Tensor, t: float) -> Tensor:
+        return denoiser.output(x, torch.full((2,), t, dtype=torch.float64))[0]
+
+    x, theirs = noise[0], [noise[0]]
+    for t, s in itertools.pairwise(times):
+        first = v(x, t)
+        slope = first
+        if isinstance(sampler, Midpoint):
+            slope = v(x + (s - t) / 2 * first, (s + t) / 2)
+        elif isinstance(sampler, Heun) and s > 0:
+            slope = (first + v(x + (s - t) * first, s)) / 2
+        x = x + (s - t) * slope
+        theirs.append(x)
+    same(ours(sampler, denoiser, noise), theirs)
+
+
+def test_dpm_solver_2s_is_algorithm_1() -> None:
+    """DPM-Solver++, Algorithm 1 with r = 1/2, its λ being half the log-SNR."""
+    denoiser = Denoiser(Pseudo(), schedule.VP(), prediction.Eps())
+    choice = partial(grid.log_snr, sigma_min=0.01)
+    noise = draws(1)
+    times = choice(denoiser.schedule, N)
+    x, theirs = noise[0], [noise[0]]
+    for t, s in itertools.pairwise(times[:-1]):
+        lam_t, lam_s = (denoiser.schedule.log_snr(u) / 2 for u in (t, s))
+        h = lam_s - lam_t
+        m = denoiser.schedule.time(lam_t * 2 + h)
+        (_, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (denoiser.schedule(u) for u in (t, m, s))
+        x0 = denoiser(x, t.expand(2)).x0
+        u = sigma_m / sigma_t * x - alpha_m * torch.expm1(-h / 2) * x0
+        D = denoiser(u, m.expand(2)).x0
+        x = sigma_s / sigma_t * x - alpha_s * torch.expm1(-h) * D
+        theirs.append(x)
+    same(ours(DPMSolver2S(N, grid=choice), denoiser, noise)[:-1], theirs)
+
+
+def test_dpm_solver_2s_sde_noise_composes() -> None:
+    """Where x0 does not depend on x, the two halves are exact: mean and noise are those of one whole step."""
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            return torch.full_like(x, 0.3)
+
+    denoiser = Denoiser(Constant(), schedule.VP(), prediction.X0())
+    step = lambda schedule, steps: torch.tensor([0.7, 0.5], dtype=torch.float64)  # noqa: E731
+    x, zero, one = draws(1)[0], torch.zeros(SHAPE).double(), torch.ones(SHAPE).double()
+    run = lambda sampler, *z: sampler(denoiser, x, Replay(*z))  # noqa: E731
+    mean, whole = (run(DPMSolver(1, grid=step, order=1, eta=1.0), z) for z in (zero, one))
+    halves = [run(DPMSolver2S(1, grid=step, eta=1.0), *z) - mean for z in ((one, zero), (zero, one), (zero, zero))]
+    torch.testing.assert_close(halves[0] ** 2 + halves[1] ** 2, (whole - mean) ** 2)
+    assert halves[2].abs().max() < 1e-12
+
+
+def test_reverse_diffusion_is_equation_46() -> None:
+    """VP: x_{i−1} = (2 − √(1 − β)) x + β score + √β z. VE: x_{i−1} = x + (σ_i² − σ_{i−1}²) score + √(…) z."""
+    x, z = draws(2)
+    step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
+    t = torch.full((2,), 0.5, dtype=torch.float64)
+    beta, sigma = TABLE.schedule.betas()[499], TABLE.schedule(t[0])[1]
+    score = -TABLE(x, t).eps / sigma
+    expected = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * z
+    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(TABLE, x, Replay(z)), expected)
+    ve = Denoiser(Pseudo(), schedule.VE(), prediction.Eps())
+    sigma_t, sigma_s = (ve.schedule(u)[1] for u in step(None, 1))
+    start = x * torch.hypot(torch.ones(()), sigma_t)
+    score, rise = -ve(start, t).eps / sigma_t, sigma_t**2 - sigma_s**2
+    expected = start + rise * score + rise.sqrt() * z
+    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(ve, x, Replay(z)), expected)
+
+
+def test_predictor_corrector_corrects_then_predicts() -> None:
+    x, z1, z2, z3 = draws(4)
+    step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
+    t = torch.full((2,), 0.5, dtype=torch.float64)
+    sigma, corrected = TABLE.schedule(t[0])[1], x
+    for z in (z1, z2):
+        g = -TABLE(corrected, t).eps / sigma
+        for i in range(2):
+            epsilon = 2 * (0.2 * z[i].norm() / g[i].norm()) ** 2
+            corrected = corrected.index_put(
+                (torch.tensor(i),), corrected[i] + epsilon * g[i] + (2 * epsilon).sqrt() * z[i]
+            )
+    expected = DDIM(1, grid=step, eta=1.0)(TABLE, corrected, Replay(z3))
+    sampler = PredictorCorrector(1, grid=step, predictor=partial(DDIM, eta=1.0), corrections=2, snr=0.2)
+    torch.testing.assert_close(sampler(TABLE, x, Replay(z1, z2, z3)), expected)
+    assert sampler.evaluations == 3
