@@ -50,8 +50,8 @@ class Cifar10(ImageData):
             data = CIFAR10(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # missing or damaged; no network, or no place for it
             raise UserError(
-                f"CIFAR-10 is not in {self.root} and can't be fetched ({' '.join(str(error).split())}): put "
-                f"{CIFAR10.filename} there or set data.root to its folder, and set data.download=true"
+                f"CIFAR-10 is not in {self.root} and can't be fetched ({' '.join(str(error).split())}): put its "
+                f"{CIFAR10.filename} there or set data.root to where it is, and leave data.download=true to unpack it"
             ) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return Split(images, [f"{'train' if train else 'test'} {i}" for i in range(len(images))])

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from diffusion.data.cache import cached, digest, place, progress, read_json, say, write
-from diffusion.data.image import RESIZE, Unusable, crop_box, read, square
+from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
@@ -74,12 +74,12 @@ class Folder(ImageData):
 
     def load(self) -> dict[str, Split]:
         self.report = []
-        files = self._distinct(self._hashed(self._walk()))
+        files = self._hashed(self._walk())
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
         key = digest("folder 1", RESIZE, self.resolution, seed, names)
         made = cached(place() / f"folder-{key}.pt", lambda: self._decode(files))
-        self.report += made["refused"]
+        self.report += made["left_out"]
         self._tell(place() / f"folder-{key}.report.json", used=len(made["names"]), given=len(files))
         return self._split(Split(made["images"], made["names"]), made["contents"])
 
@@ -137,34 +137,31 @@ class Folder(ImageData):
             write(manifest, json.dumps(entries).encode())
         return [Found(name, path, contents[name]) for name, path, _ in files if name in contents]
 
-    def _distinct(self, files: list[Found]) -> list[Found]:
-        """The first by name of each content."""
-        first: dict[str, Found] = {}
-        for file in files:
-            if first.setdefault(file.content, file) is not file:
-                self._note(file.name, f"the same bytes as {first[file.content].name}", "skipped")
-        return list(first.values())
-
     def _decode(self, files: list[Found]) -> dict[str, Any]:
-        """All usable images, and why the others are not."""
+        """The usable images, the first by name of each content, and why the others are not."""
         suffixes = Image.registered_extensions()
-        images, used, refused = [], [], []
+        images: list[np.ndarray] = []
+        used: dict[str, str] = {}  # content -> name
+        left_out = []
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside of the interpreter's lock
             results = progress(pool.map(self._image, files), "decoding images", len(files))
             for file, result in zip(files, results, strict=True):
                 if isinstance(result, Unusable):
                     stray = file.path.suffix.lower() not in suffixes and "not an image" in str(result)
-                    action = "skipped" if stray else "refused"
-                    refused.append({"path": file.name, "reason": str(result), "action": action})
+                    reason, action = str(result), "skipped" if stray else "refused"
+                elif file.content in used:
+                    reason, action = f"the same bytes as {used[file.content]}", "skipped"
                 else:
                     images.append(result)
-                    used.append(file)
+                    used[file.content] = file.name
+                    continue
+                left_out.append({"path": file.name, "reason": reason, "action": action})
         pixels = np.stack(images) if images else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
         return {
             "images": torch.from_numpy(pixels),
-            "names": [file.name for file in used],
-            "contents": [file.content for file in used],
-            "refused": refused,
+            "names": list(used.values()),
+            "contents": list(used),
+            "left_out": left_out,
         }
 
     def _image(self, file: Found) -> np.ndarray | Unusable:
@@ -173,7 +170,7 @@ class Folder(ImageData):
         except Unusable as reason:
             return reason
         position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-        return square(image, self.resolution, crop_box(image.size, position))
+        return planes(square(image, self.resolution, crop_box(image.size, position)))
 
     def _tell(self, file: Path, used: int, given: int) -> None:
         """Writes and counts the report; `UserError` for a refused image under `strict`, or when none is usable."""

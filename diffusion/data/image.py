@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
 MAX_PIXELS = 1 << 27  # 134 million: the largest phone pictures (108) pass, and 400 MB of RGB are the most a file takes
-FORMATS = "JPEG MPO PNG WEBP AVIF GIF BMP DIB TIFF PPM JPEG2000".split()  # no EPS, which runs a program
+# No EPS: reading one runs a program.
+FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
 WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
@@ -54,10 +55,17 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def square(image: Image.Image, resolution: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The window `box` (left, top, right, bottom) of an RGB image, Lanczos with antialiasing: uint8 (3, R, R)."""
-    tile = image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
-    return np.ascontiguousarray(np.asarray(tile).transpose(2, 0, 1))
+def square(image: Image.Image, side: int, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The window `box` (left, top, right, bottom) of `image` and nothing beyond it, resized to `side` pixels.
+
+    Lanczos with antialiasing: uint8 (side, side, 3), or (side, side) for a single channel.
+    """
+    return np.asarray(image.crop(box).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> (3, H, W), laid out so."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def crop_box(size: tuple[int, int], position: float) -> tuple[int, int, int, int]:

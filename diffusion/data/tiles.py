@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from diffusion.data.cache import cached, digest, place, progress
-from diffusion.data.image import RESIZE, read, square
+from diffusion.data.image import RESIZE, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.randomness import generator_for
 
@@ -65,7 +65,7 @@ class Landscapes(ImageData):
         chosen = [window for split in windows.values() for window in split]
 
         def cut(window: Window) -> np.ndarray:
-            return square(photos[window.photo], self.resolution, window.box)
+            return planes(square(photos[window.photo], self.resolution, window.box))
 
         with ThreadPoolExecutor() as pool:  # Pillow resizes outside of the interpreter's lock
             tiles = progress(pool.map(cut, chosen), "cutting tiles", len(chosen))
@@ -143,16 +143,12 @@ def _candidates(name: str, photo: Image.Image) -> list[tuple[Window, np.ndarray]
         window = Window(name, left, top, side)
         if overlap(np.array([left, top, side]), kept).max(initial=0) > MOST_OVERLAP:
             continue
-        if square_of(luminance, window, 64).std() < LEAST_CONTRAST:
+        if square(luminance, 64, window.box).std() < LEAST_CONTRAST:
             continue
         kept = np.vstack([kept, (left, top, side)])
-        quarters[int(quarter)].append((window, square_of(photo, window, 16)))
+        quarters[int(quarter)].append((window, square(photo, 16, window.box)))
     turns = zip_longest(*reversed(quarters))
     return [found for turn in turns for found in turn if found]
-
-
-def square_of(image: Image.Image, window: Window, side: int) -> np.ndarray:
-    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS, box=window.box))
 
 
 def overlap(window: np.ndarray, others: np.ndarray) -> np.ndarray:

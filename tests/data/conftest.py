@@ -1,0 +1,11 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has its own, empty cache."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DIFFUSION_CACHE", str(folder))
+    return folder / "data"

@@ -1,0 +1,83 @@
+"""CIFAR-10 is read from its real archive format; here a tiny archive made on the spot."""
+
+import hashlib
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10
+
+from diffusion.data import Cifar10
+from diffusion.errors import UserError
+
+PER_BATCH = 6
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the archive: five training batches and one of test, rows of 1024 red, green, then blue bytes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6 * PER_BATCH, 3072), np.uint8)
+    members, sums = {}, {}
+    for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+        rows = pixels[k * PER_BATCH : (k + 1) * PER_BATCH]
+        members[name] = pickle.dumps({"data": rows, "labels": [0] * PER_BATCH, "filenames": [""] * PER_BATCH}, 2)
+    members["batches.meta"] = pickle.dumps({"label_names": [""] * 10}, 2)
+    archive = tmp_path / "cifar" / CIFAR10.filename
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in members.items():
+            sums[name] = hashlib.md5(content).hexdigest()
+            info = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(CIFAR10, "train_list", [[f"data_batch_{i}", sums[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": sums["batches.meta"]})
+    np.save(tmp_path / "pixels.npy", pixels)
+    return archive.parent
+
+
+def load(root: Path, **options: int) -> Cifar10:
+    data = Cifar10(root, **{"val": 5, **options})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def test_splits_and_pixels(root: Path) -> None:
+    data = load(root)
+    pixels = np.load(root.parent / "pixels.npy").reshape(-1, 3, 32, 32)
+    official = {"train": pixels[:-PER_BATCH], "test": pixels[-PER_BATCH:]}
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 25, "val": 5, "test": 6}
+    seen = set()
+    for split in data.splits.values():
+        for image, name in zip(split.images, split.names, strict=True):
+            part, index = name.split()
+            assert np.array_equal(image.numpy(), official[part][int(index)])
+            seen.add(name)
+    assert len(seen) == 36
+    assert load(root).key == data.key
+    assert load(root, seed=1).splits["val"].names != data.splits["val"].names
+    assert load(root, seed=1).splits["test"].key == data.splits["test"].key
+
+
+def test_one_line_when_it_is_not_there_or_makes_no_sense(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"data\.val=30: expected fewer than the 30"):
+        load(root, val=30)
+    with pytest.raises(UserError, match=r"is not in .*nowhere.*set data.root to where it is"):
+        Cifar10(tmp_path / "nowhere", download=False).prepare_data()
+
+    def offline(*args: object, **options: object) -> None:
+        raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
+    with pytest.raises(UserError, match=r"can't be fetched .*name resolution"):
+        Cifar10(tmp_path / "offline").prepare_data()
+    with pytest.raises(UserError, match=r"data\.resolution=64: the images of CIFAR-10 are 32x32"):
+        Cifar10(root, resolution=64)

@@ -1,0 +1,30 @@
+"""Every conf/data/*.yaml builds its class, and states each option of it."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from diffusion.data import ImageData
+from diffusion.paths import conf_dir
+
+FILES = sorted((conf_dir() / "data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
+    config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(file)})
+    if OmegaConf.is_missing(config.data, "root"):
+        config.data.root = str(tmp_path)
+    data = instantiate(config.data)
+    assert isinstance(data, ImageData)
+    assert (data.seed, data.batch_size) == (3, 8)
+    kind = get_class(config.data._target_)
+    options = {*inspect.signature(kind).parameters, *inspect.signature(ImageData).parameters} - {"options"}
+    assert set(config.data) - {"_target_"} == options
+
+
+def test_there_is_a_yaml_for_each_data_set() -> None:
+    assert [file.stem for file in FILES] == ["cifar10", "folder", "landscapes"]

@@ -1,0 +1,245 @@
+"""A folder gives the same splits wherever it lies and whatever bad files are in it, and says what it left out."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.data import Folder, folder
+from diffusion.errors import UserError
+
+
+def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Twenty good pictures, half of them nested."""
+    root = tmp_path / "photos"
+    (root / "a" / "b").mkdir(parents=True)
+    for i in range(20):
+        picture(i).save(root / ("a/b" if i % 2 else ".") / f"{i}.png")
+    return root
+
+
+def load(root: Path, **options: object) -> Folder:
+    data = Folder(**{"root": root, "resolution": 8, "batch_size": 2, "val": 3, "test": 0.1, **options})
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def names(data: Folder) -> dict[str, list[str]]:
+    return {name: split.names for name, split in data.splits.items()}
+
+
+def reasons(data: Folder) -> dict[str, tuple[str, str]]:
+    found = {entry["path"]: (entry["action"], entry["reason"]) for entry in data.report}
+    assert len(found) == len(data.report), "each file is named once"
+    return found
+
+
+def add_bad_files(root: Path) -> dict[str, str]:
+    """What else lies in a folder, and a word of the reason expected for it."""
+    good = (root / "0.png").read_bytes()
+    files = {
+        "cut.png": (good[:200], "refused", "can't be decoded"),
+        "empty.jpg": (b"", "refused", "not an image"),
+        "text.png": (b"hello", "refused", "not an image"),
+        "README.txt": (b"hello", "skipped", "not an image"),
+        "copy of 0.png": (good, "skipped", "the same bytes as 0.png"),
+        ".hidden.png": (good, "skipped", "hidden"),
+    }
+    for name, (content, _, _) in files.items():
+        (root / name).write_bytes(content)
+    picture(0, 7, 100).save(root / "a" / "thin.png")
+    (root / "a" / "again").symlink_to(root, target_is_directory=True)
+    (root / "loop.png").symlink_to(root / "loop.png")
+    (root / "gone.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "pipe.png")
+    return {name: (action, reason) for name, (_, action, reason) in files.items()} | {
+        "a/thin.png": ("refused", "7x100 pixels, smaller than the resolution 8"),
+        "a/again": ("skipped", "a link to a folder"),
+        "loop.png": ("refused", "can't be read"),
+        "gone.png": ("refused", "can't be read"),
+        "pipe.png": ("skipped", "not a regular file"),
+    }
+
+
+def test_pixels_are_those_of_the_centre_square(root: Path) -> None:
+    data = load(root)
+    for split in data.splits.values():
+        for image, name in zip(split.images, split.names, strict=True):
+            centre = np.asarray(picture(int(Path(name).stem)).crop((2, 0, 10, 8)))
+            assert np.array_equal(image.permute(1, 2, 0).numpy(), centre)
+
+
+def test_splits_share_nothing_and_limit_changes_neither_validation_nor_test(root: Path) -> None:
+    whole, half = names(load(root)), names(load(root, limit=6))
+    assert {name: len(split) for name, split in whole.items()} == {"train": 15, "val": 3, "test": 2}
+    assert len({name for split in whole.values() for name in split}) == 20
+    assert half == {**whole, "train": whole["train"][:6]}
+    assert names(load(root, seed=1)) != whole
+
+
+def test_bad_files_are_named_once_and_change_nothing(
+    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = load(root)
+    assert clean.report == []
+    assert not list(cache.glob("*.report.json"))
+    expected = add_bad_files(root)
+    capsys.readouterr()
+    data = load(root)
+    found = reasons(data)
+    assert found.keys() == expected.keys()
+    for name, (action, reason) in expected.items():
+        assert found[name][0] == action, name
+        assert reason in found[name][1], name
+    assert names(data) == names(clean)
+    assert data.key == clean.key
+    (file,) = cache.glob("*.report.json")
+    assert json.loads(file.read_text()) == data.report
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "refused" in line)
+    assert line == f"data: 20 images, 6 refused, 5 other files skipped; the reasons are in {file}"
+    assert load(root).report == data.report  # from the cache too
+
+
+def test_strict_stops_at_refused_images_but_not_at_other_files(root: Path) -> None:
+    (root / "README.txt").write_text("hello")
+    load(root, strict=True)
+    (root / "bad\nname.png").write_bytes(b"hello")
+    with pytest.raises(
+        UserError, match=r"1 images .* can't be used, the first is 'bad\\nname.png' \(not an image"
+    ) as e:
+        load(root, strict=True)
+    assert "\n" not in str(e.value)
+
+
+def test_neither_names_nor_the_order_of_the_file_system_matter(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(root)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for i in reversed(range(20)):
+        shutil.copy(next(root.rglob(f"{i}.png")), moved / f"été {19 - i}\n.dat")
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(scan(path))))
+    assert load(moved).key == first.key
+    assert load(root).key == first.key
+
+
+def test_names_that_are_not_text_are_shown_escaped(root: Path) -> None:
+    odd = os.fsencode(root) + b"/\xff.png"
+    picture(99).save(os.fsdecode(odd), "PNG")
+    assert "\\xff.png" in {name for split in load(root).splits.values() for name in split.names}
+
+
+def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(root)
+    monkeypatch.setattr(folder, "_hash", lambda path: pytest.fail("a file was read"))
+    monkeypatch.setattr(folder, "read", lambda path, at_least: pytest.fail("a file was decoded"))
+    again = load(root)
+    assert again.key == first.key
+    assert names(again) == names(first)
+    load(root, limit=4, seed=3, val=1)  # a choice among the decoded images
+
+
+def test_a_changed_file_is_read_and_decoded_again(root: Path) -> None:
+    first = load(root)
+    picture(77).save(root / "0.png")
+    assert load(root).key != first.key
+    (root / "0.png").unlink()
+    assert sum(map(len, load(root).splits.values())) == 19
+    picture(0).save(root / "0.png")
+    assert load(root).key == first.key
+
+
+def test_another_transform_is_decoded_again(root: Path) -> None:
+    keys = {load(root, **options).key for options in ({}, {"resolution": 6}, {"random_crop": True})}
+    assert len(keys) == 3
+    moved = [load(root, random_crop=True, seed=seed, val=0, test=0).splits["train"] for seed in (0, 1)]
+    pixels = [sorted(image.flatten().tolist() for image in split.images) for split in moved]
+    assert pixels[0] != pixels[1]
+
+
+def test_a_random_square_depends_on_the_image_not_on_its_neighbours(root: Path) -> None:
+    first = load(root, random_crop=True, val=0, test=0).splits["train"]
+    (root / "0.png").unlink()
+    second = load(root, random_crop=True, val=0, test=0).splits["train"]
+    before = dict(zip(first.names, first.images, strict=True))
+    assert all(torch.equal(image, before[name]) for image, name in zip(second.images, second.names, strict=True))
+
+
+def test_a_damaged_cache_is_noticed_and_made_again(root: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = load(root)
+    (file,) = cache.glob("*.pt")
+    whole = file.read_bytes()
+    position = whole.index(first.splits["train"].images[0].numpy().tobytes())
+    for damaged in (whole[: len(whole) // 2], b"", whole[:position] + bytes(9) + whole[position + 9 :]):
+        file.write_bytes(damaged)
+        capsys.readouterr()
+        assert load(root).key == first.key
+        assert capsys.readouterr().err.count("are damaged: making them again") == 1
+        assert file.read_bytes() == whole
+    next(cache.glob("*.files.json")).write_text("{")
+    assert load(root).key == first.key
+    assert not list(cache.glob(".*")), "no leftover"
+
+
+def test_an_unwritable_cache_is_one_line(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(root)
+    (file,) = cache.glob("*.pt")
+    file.unlink()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"No space left on device.*set DIFFUSION_CACHE"):
+        load(root)
+    assert not list(cache.glob(".*")), "no leftover"
+    cache.parent.rename(cache.parent.with_name("moved"))
+    cache.parent.write_text("a file in its place")
+    with pytest.raises(UserError, match="set DIFFUSION_CACHE to a writable folder"):
+        load(root)
+
+
+def test_an_unreadable_file_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = folder._hash
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(folder, "_hash", lambda path: denied if path.name == "0.png" else kept(path))
+    assert reasons(load(root)) == {"0.png": ("refused", "can't be read: Permission denied")}
+
+
+def test_one_line_for_a_wrong_root_or_too_few_images(root: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for wrong, line in {
+        tmp_path / "nowhere": "no such folder",
+        root / "0.png": "is a file, expected a folder",
+        empty: "holds no files",
+    }.items():
+        with pytest.raises(UserError, match=line):
+            load(wrong)
+    (empty / "a.txt").write_text("hello")
+    with pytest.raises(UserError, match="none of 1 files is a usable image"):
+        load(empty)
+    with pytest.raises(
+        UserError, match="20 usable images, fewer than 18 for training, 3 for validation and 2 for test"
+    ):
+        load(root, limit=18)
+    with pytest.raises(UserError, match="20 usable images, fewer than 1 for training"):
+        load(root, val=18)
+    with pytest.raises(UserError, match="fewer than a batch of 16"):
+        load(root, batch_size=16)
+    for wrong in ({"val": -1}, {"limit": -1}, {"test": 1.5}, {"limit": 0.5}):
+        with pytest.raises(UserError, match="expected a number of images"):
+            load(root, **wrong)

@@ -1,0 +1,194 @@
+"""Every mode, depth and orientation gives the right pixels, or the reason why not."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion.data.image import MAX_PIXELS, Unusable, crop_box, read, square
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "image"
+
+
+def pixels(file: Path, at_least: int | None = None) -> np.ndarray:
+    image = read(file, at_least)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def picture(width: int = 24, height: int = 16) -> Image.Image:
+    """A smooth picture without any symmetry."""
+    y, x = np.mgrid[:height, :width]
+    planes = np.stack([255 * x / width, 255 * y / height, 127 + 127 * np.sin(x / 9)], -1)
+    return Image.fromarray(planes.astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_opaque_modes_are_as_pillow_converts_them(file: Path, mode: str) -> None:
+    image = picture().convert(mode)
+    image.save(file, "PNG")
+    assert np.array_equal(pixels(file), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_jpeg_keeps_its_colours(file: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(file, "JPEG", quality=100)
+    assert np.abs(pixels(file).astype(int) - RED).max() <= 2
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
+def test_what_is_transparent_is_white_whatever_colour_lies_under_it(file: Path, mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 4, 8))
+    options = {}
+    if mode in ("P", "L", "RGB"):
+        image = image.convert("RGB").convert(mode)
+        options = {"transparency": image.getpixel((7, 0))}
+    image = image.convert(mode)
+    opaque = image.convert("RGB").getpixel((0, 0))
+    image.save(file, "PNG", **options)
+    assert (pixels(file)[:, 4:] == WHITE).all()
+    assert (pixels(file)[:, :4] == opaque).all()
+
+
+def test_half_transparent_is_half_white(file: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(file, "PNG")
+    assert (pixels(file) == 127).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        (np.array([[0, 257, 32896, 65535]], np.uint16), [0, 1, 128, 255]),
+        (np.array([[0, 257, 32896, 65535]], np.int32), [0, 1, 128, 255]),
+        (np.array([[0, 1 / 255, 0.5, 1]], np.float32), [0, 1, 128, 255]),
+        (np.array([[0, 1, 128, 254.6]], np.float32), [0, 1, 128, 255]),
+    ],
+)
+def test_deep_pixels_are_scaled_not_saturated(file: Path, values: np.ndarray, bits: list[int]) -> None:
+    Image.fromarray(values).save(file, "TIFF")
+    assert pixels(file)[0].tolist() == [[v] * 3 for v in bits]
+
+
+def test_sixteen_bit_png(file: Path) -> None:
+    Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(file, "PNG")
+    assert pixels(file)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("value", [-1.0, 300.0, np.nan])
+def test_values_without_a_known_white_are_refused(file: Path, value: float) -> None:
+    Image.fromarray(np.array([[value, 0.5]], np.float32)).save(file, "TIFF")
+    with pytest.raises(Unusable, match="values from"):
+        read(file)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_exif_orientation_is_applied(file: Path, orientation: int, kind: str) -> None:
+    upright = picture()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
+    turn |= {7: "TRANSVERSE", 8: "ROTATE_270"}  # what undoes the orientation
+    stored = upright.transpose(Image.Transpose[turn[orientation]]) if orientation > 1 else upright
+    stored.save(file, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    assert np.abs(pixels(file).astype(int) - np.asarray(upright)).max() <= (8 if kind == "JPEG" else 0)
+
+
+def test_damaged_exif_leaves_the_pixels_as_they_lie(file: Path) -> None:
+    picture().save(file, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(pixels(file), np.asarray(picture()))
+
+
+def test_the_first_frame_of_an_animation(file: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    assert (pixels(file) == RED).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_truncated_files_are_refused(file: Path, kind: str, part: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, kind)
+    file.write_bytes(stream.getvalue()[: int(part * len(stream.getvalue()))])
+    with pytest.raises(Unusable):
+        read(file)
+
+
+def test_a_flipped_bit_in_the_pixels_of_a_png_is_found(file: Path) -> None:
+    picture().save(file, "PNG", compress_level=0)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(Unusable, match="can't be decoded"):
+        read(file)
+
+
+@pytest.mark.parametrize("side", [20_000, 12_000, 1_000_000_000])
+def test_a_bomb_is_refused_from_its_header(file: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    file.write_bytes(start + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b""))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were decoded"))
+    with pytest.raises(Unusable, match="pixels"):
+        read(file)
+    assert 12_000 * 9_000 < MAX_PIXELS < 12_000 * 12_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xff\xd8\xff"]
+)
+def test_what_is_no_image_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(Unusable, match="not an image"):
+        read(file)
+
+
+def test_a_side_below_the_resolution_is_refused(file: Path) -> None:
+    picture(24, 16).save(file, "PNG")
+    assert read(file, 16).size == (24, 16)
+    with pytest.raises(Unusable, match="24x16 pixels, smaller than the resolution 17"):
+        read(file, 17)
+
+
+def test_draft_decoding_of_jpeg_gives_the_pixels_of_full_decoding(file: Path) -> None:
+    picture(800, 600).save(file, "JPEG", quality=95)
+    small, full = read(file, 64), read(file)
+    assert full.size == (800, 600)
+    assert small.size == (200, 150)
+    boxes = [crop_box(image.size, 0.5) for image in (small, full)]
+    a, b = (square(i, 64, box).astype(int) for i, box in zip((small, full), boxes, strict=True))
+    assert np.abs(a - b).max() <= 4
+
+
+def test_the_square_window() -> None:
+    assert crop_box((30, 10), 0.5) == (10, 0, 20, 10)
+    assert crop_box((10, 30), 0) == (0, 0, 10, 10)
+    assert crop_box((10, 30), 1) == (0, 20, 10, 30)
+
+
+def test_a_window_shows_nothing_beyond_it() -> None:
+    half = Image.new("RGB", (64, 64), RED)
+    half.paste(BLUE, (32, 0, 64, 64))
+    assert (square(half, 4, (0, 0, 32, 32)) == RED).all()
+
+
+def test_resizing_averages_what_it_skips() -> None:
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
+    tile = square(stripes, 8, (0, 0, 64, 64))
+    assert tile.shape == (8, 8, 3)
+    assert np.abs(tile.astype(int) - 127).max() <= 12
