@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich import box
 from rich.console import Console
@@ -16,7 +18,7 @@ from diffusion.console import console as standard
 from diffusion.console import duration
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
-from diffusion.report.words import comparable, describe, number, number_protocols, protocol_line, table
+from diffusion.report.words import comparable, describe, first_line, number, number_protocols, protocol_line, table
 
 MISSING = "—"
 RESULTS = ("val/mse", "fit/mse")
@@ -57,8 +59,8 @@ def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, str]:
     return {prefix: own.sub(".", describe(node))} if prefix else {}
 
 
-def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path]:
-    """Write table.md and table.csv of the sweep in `folder` and print the table; returns the two paths.
+def sweep_table(folder: str | Path, console: Console | None = standard) -> list[Path]:
+    """Write table.md and table.csv of the sweep in `folder`, print the table on `console`; returns the two paths.
 
     A row per job in order of its number: state, the settings in which the jobs differ, the last validation and fit
     MSE (EMA weights), the last score of samples for each metric, seconds. Scores of different protocols can't be
@@ -104,14 +106,19 @@ def sweep_table(folder: str | Path, console: Console | None = None) -> list[Path
         + "\n",
         encoding="utf-8",
     )
-    printed = Table(box=box.SIMPLE_HEAD, title=f"{len(jobs)} jobs in {folder}", title_justify="left")
+    if console:
+        console.print(_printed(f"{len(jobs)} jobs in {folder}", head, shown, numeric))
+    return [folder / "table.md", folder / "table.csv"]
+
+
+def _printed(title: str, head: list[str], rows: list[list[str]], numeric: range) -> Table:
+    printed = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for i, name in enumerate(head):
         printed.add_column(name, justify="right" if i in numeric else "left", overflow="fold")
-    for row in shown:
+    for row in rows:
         style = {"complete": None, "failed": "red"}.get(row[1], "yellow")
         printed.add_row(*row, style=style)
-    (console or standard).print(printed)
-    return [folder / "table.md", folder / "table.csv"]
+    return printed
 
 
 def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str]) -> str:
@@ -127,9 +134,21 @@ def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str])
 
 
 class SweepTable(Callback):
-    """Hydra callback: the table of a multirun, in its folder, once its last job has ended (well or not)."""
+    """Hydra callback: the table of a multirun, in its folder, kept up to date job by job and shown at the end.
+
+    By the job, because Hydra's own sweeper ends a multirun in which a job failed without calling `on_multirun_end`.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the table so far; a job that failed is named at once, with the reason."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        table, _ = sweep_table(config.hydra.sweep.dir, console=None)
+        if job_return.status == JobStatus.FAILED:
+            reason = first_line(job_return._return_value)  # the property of that name would raise it here
+            standard.print(f"job {config.hydra.job.num} failed: {reason}; the jobs so far: {table}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write and print the table, and say where it lies."""
+        """Show the table and say where it lies."""
         for path in sweep_table(config.hydra.sweep.dir):
             standard.print(str(path))

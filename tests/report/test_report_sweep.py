@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffusion.errors import UserError
@@ -72,10 +74,29 @@ def test_a_folder_without_jobs_is_refused(tmp_path: Path) -> None:
         sweep_table(tmp_path, quiet())
 
 
-def test_the_hydra_callback_writes_the_table_of_its_sweep(
+def hydra_config(folder: Path, mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
+    return OmegaConf.create({"hydra": {"mode": mode, "sweep": {"dir": str(folder)}, "job": {"num": 0}}})
+
+
+def test_the_hydra_callback_shows_the_table_of_its_sweep(
     tmp_path: Path, make_run: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "sweep/0")
-    SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "sweep")}}}))
+    SweepTable().on_multirun_end(hydra_config(tmp_path / "sweep"))
     assert rows(tmp_path / "sweep/table.csv")[1][0] == "0"
     assert str(tmp_path / "sweep/table.md") in capsys.readouterr().out
+
+
+def test_the_table_is_there_after_every_job_well_or_not(
+    tmp_path: Path, make_run: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "sweep/0")
+    SweepTable().on_job_end(hydra_config(tmp_path / "sweep"), JobReturn(status=JobStatus.COMPLETED))
+    assert (tmp_path / "sweep/table.csv").is_file()
+    assert capsys.readouterr().out == ""
+    failed = JobReturn(status=JobStatus.FAILED)
+    failed.return_value = ValueError("NaN at step 7")
+    SweepTable().on_job_end(hydra_config(tmp_path / "sweep"), failed)
+    assert "job 0 failed: NaN at step 7; the jobs so far" in capsys.readouterr().out
+    SweepTable().on_job_end(hydra_config(tmp_path / "none", RunMode.RUN), failed)
+    assert capsys.readouterr().out == ""  # a run of its own has no sweep to keep
