@@ -91,3 +91,9 @@ class Thresholded:
 def clip(x0: Tensor, limit: float = 1.0) -> Tensor:
     """x0 clamped to [−limit, limit], the range of the data (DDPM's reference code)."""
     return x0.clamp(-limit, limit)
+
+
+def dynamic(x0: Tensor, quantile: float = 0.995) -> Tensor:
+    """x0 clamped to [−s, s] and divided by s, s each image's quantile of |x0|, at least 1 (Imagen, section 2.3)."""
+    s = x0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).reshape(-1, *[1] * (x0.dim() - 1))
+    return x0.clamp(-s, s) / s
