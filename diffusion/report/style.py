@@ -108,7 +108,6 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     return figure
 
 
-@styled
 def save(figure: Figure, path: str | Path) -> Path:
     """Write `figure` as PNG at 200 dpi, making the folder where needed."""
     path = Path(path)

@@ -131,3 +131,11 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     style.save(figures.signal(linear(steps=10)), tmp_path / "signal.png")
     assert dict(matplotlib.rcParams) == before
     assert Image.open(tmp_path / "signal.png").info["dpi"] == pytest.approx((200, 200), abs=0.1)
+
+
+def test_a_figure_is_saved_in_the_style_it_was_drawn_in(tmp_path: Path) -> None:
+    with matplotlib.rc_context(style.STYLE):
+        figures.signal(linear(steps=10)).savefig(tmp_path / "within.png", dpi=style.DPI)
+    style.save(figures.signal(linear(steps=10)), tmp_path / "after.png")
+    within, after = (np.asarray(Image.open(tmp_path / name)) for name in ("within.png", "after.png"))
+    assert np.array_equal(within, after)

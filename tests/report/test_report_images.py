@@ -50,7 +50,7 @@ def test_strip_has_images_as_rows_and_steps_as_columns() -> None:
     steps = random_images(6).unflatten(0, (3, 2))  # 3 steps of 2 images
     parts = tiles(strip(steps))
     assert strip(steps).size == (3 * (6 + GAP) - GAP, 2 * (4 + GAP) - GAP)
-    assert (parts[3 * 1 + 2] == steps[2, 1].permute(1, 2, 0).numpy()).all()
+    assert (parts[3 * 1 + 0] == steps[0, 1].permute(1, 2, 0).numpy()).all()
 
 
 def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:
@@ -70,3 +70,13 @@ def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:
     # a frame of at most 256 colours is kept exactly: no dithering, and no colours of another frame's palette
     assert (shown[2] == (10, 200, 30)).all()
     assert (shown[3] == np.asarray(frames[3])).all()
+
+
+def test_the_held_frame_of_a_gif_has_the_better_colours(tmp_path: Path) -> None:
+    frame = grid(random_images(9, 16, 16))
+    with Image.open(gif([frame.copy(), Image.new("RGB", frame.size), frame], tmp_path / "steps.gif")) as read:
+        errors = []
+        for i in (0, 2):
+            read.seek(i)
+            errors.append(np.square(np.asarray(read.convert("RGB")) - np.asarray(frame, dtype=float)).mean())
+    assert errors[1] < 0.8 * errors[0]
