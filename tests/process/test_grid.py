@@ -1,0 +1,120 @@
+"""Grids of sampling times: their ends, their spacing, diffusers' own, refusals."""
+
+from functools import partial
+
+import diffusers
+import pytest
+import torch
+
+from diffusion.errors import UserError
+from diffusion.process import grid, schedule
+from diffusion.process.schedule import Schedule
+
+SCHEDULES = {
+    "linear": schedule.linear(),
+    "short": schedule.linear(20),
+    "zero_snr": schedule.zero_terminal_snr(schedule.linear()),
+    "vp": schedule.VP(),
+    "sub_vp": schedule.SubVP(),
+    "ve": schedule.VE(),
+    "edm": schedule.EDM(),
+    "cosine_continuous": schedule.ContinuousCosine(),
+    "flow": schedule.Flow(),
+}
+EVERYWHERE = [grid.uniform, grid.quadratic, grid.karras, grid.log_snr, grid.cosine]
+ON_TABLES = [grid.leading, grid.linspace]
+
+
+@pytest.mark.parametrize("choice", [*EVERYWHERE, *ON_TABLES])
+@pytest.mark.parametrize("on", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_times_fall_to_zero(choice: object, on: str, steps: int) -> None:
+    table = getattr(SCHEDULES[on], "steps", None)
+    if choice in ON_TABLES and table is None:
+        with pytest.raises(UserError, match="needs a table schedule"):
+            choice(SCHEDULES[on], steps)
+        return
+    times = choice(SCHEDULES[on], steps)
+    assert times.shape == (steps + 1,)
+    assert times.dtype == torch.float64
+    assert times[0] <= 1
+    assert (times.diff() < 0).all()
+    assert times[-1] == 0
+    if choice in (grid.uniform, *ON_TABLES) and table:
+        torch.testing.assert_close(times * table, (times * table).round(), rtol=0, atol=1e-9)
+    if choice is not grid.leading and on != "flow":
+        assert times[0] == 1
+
+
+@pytest.mark.parametrize("choice", [grid.uniform, *ON_TABLES])
+def test_more_steps_than_rows_are_refused(choice: object) -> None:
+    with pytest.raises(UserError, match=r"steps = 21.*T = 20.*at most 20"):
+        choice(SCHEDULES["short"], 21)
+
+
+@pytest.mark.parametrize("choice", [*EVERYWHERE, *ON_TABLES])
+def test_no_steps_are_refused(choice: object) -> None:
+    with pytest.raises(UserError, match="at least one"):
+        choice(SCHEDULES["linear"], 0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "spacing"), [(grid.uniform, "trailing"), (grid.leading, "leading"), (grid.linspace, "linspace")]
+)
+@pytest.mark.parametrize("steps", [1, 7, 50, 999, 1000])
+def test_row_spacings_are_diffusers(choice: object, spacing: str, steps: int) -> None:
+    """Their linspace of one step starts at the last timestep, 0; a start from pure noise is wanted here."""
+    scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing)
+    scheduler.set_timesteps(steps)
+    ours = (choice(SCHEDULES["linear"], steps)[:-1] * 1000 - 1).round().long()
+    if (spacing, steps) == ("linspace", 1):
+        assert ours.tolist() == [999]
+    else:
+        assert ours.tolist() == scheduler.timesteps.tolist()
+
+
+def level(on: Schedule, times: torch.Tensor) -> torch.Tensor:
+    alpha, sigma = on(times[:-1])
+    return sigma / alpha
+
+
+@pytest.mark.parametrize("on", ["linear", "vp", "sub_vp", "ve", "edm", "cosine_continuous", "flow"])
+@pytest.mark.parametrize(
+    ("choice", "axis"),
+    [(partial(grid.karras, rho=5.0), lambda v: v**0.2), (grid.log_snr, torch.log), (grid.cosine, torch.atan)],
+    ids=["karras", "log_snr", "cosine"],
+)
+def test_noise_levels_are_equally_spaced_on_their_axis(choice: partial, axis: object, on: str) -> None:
+    values = level(SCHEDULES[on], choice(SCHEDULES[on], 30, sigma_min=0.02, sigma_max=40.0))
+    assert values[0] == pytest.approx(40, rel=1e-9)
+    assert values[-1] == pytest.approx(0.02, rel=1e-9)
+    steps = axis(values).diff()
+    torch.testing.assert_close(steps, steps.mean().expand(29), rtol=1e-7, atol=1e-9)
+
+
+def test_karras_is_the_edm_paper_grid() -> None:
+    i = torch.arange(18, dtype=torch.float64)
+    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    values = level(SCHEDULES["edm"], grid.karras(SCHEDULES["edm"], 18, sigma_min=0.002, sigma_max=80.0))
+    torch.testing.assert_close(values, expected, rtol=1e-10, atol=0)
+
+
+def test_quadratic_is_equally_spaced_in_root_t() -> None:
+    steps = grid.quadratic(SCHEDULES["vp"], 10)[:-1].sqrt().diff()
+    torch.testing.assert_close(steps, steps.mean().expand(9))
+    assert grid.quadratic(SCHEDULES["linear"], 10)[-2] == pytest.approx(1 / 1000)
+
+
+def test_default_ends_are_the_schedules_own() -> None:
+    linear = level(SCHEDULES["linear"], grid.log_snr(SCHEDULES["linear"], 5))
+    first, last = SCHEDULES["linear"].lambdas[[1, -1]].mul(-0.5).exp()
+    assert linear[0] == pytest.approx(float(last))
+    assert linear[-1] == pytest.approx(float(first))
+    flow = level(SCHEDULES["flow"], grid.log_snr(SCHEDULES["flow"], 5))
+    assert flow[0] == pytest.approx(160)
+    assert flow[-1] == pytest.approx(0.002)
+
+
+def test_ends_that_cross_are_refused() -> None:
+    with pytest.raises(UserError, match=r"sigma_min = 90 .* sigma_max = 80"):
+        grid.karras(SCHEDULES["edm"], 5, sigma_min=90.0)

@@ -1,0 +1,105 @@
+"""The closed-form denoisers against their definitions, by other means."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.process import schedule
+from diffusion.process.oracle import GaussianOracle, MixtureOracle, Oracle, PointsOracle
+
+VP = schedule.VP()
+MEANS = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7]]).double()
+COVARIANCES = torch.tensor([[[0.04, 0.02], [0.02, 0.04]], [[0.02, 0.0], [0.0, 0.06]], [[0.01, 0.0], [0.0, 0.01]]])
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).double()
+ORACLES: dict[str, Oracle] = {
+    "gaussian": GaussianOracle(VP, MEANS[1], COVARIANCES[0]),
+    "mixture": MixtureOracle(VP, WEIGHTS, MEANS, COVARIANCES),
+    "points": PointsOracle(VP, MEANS),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("time", [0.02, 0.3, 1.0])
+def test_eps_is_the_score(name: str, time: float) -> None:
+    """eps = −sigma ∇ log p_t (Tweedie), the gradient by automatic differentiation."""
+    oracle, t = ORACLES[name], torch.full((4,), time, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1).requires_grad_()
+    (score,) = torch.autograd.grad(oracle.log_density(x, t).sum(), x)
+    estimate = oracle(x.detach(), t)
+    alpha, sigma = VP(t[0])
+    torch.testing.assert_close(estimate.eps, -sigma * score)
+    torch.testing.assert_close(alpha * estimate.x0 + sigma * estimate.eps, x.detach())
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_density_integrates_to_one(name: str) -> None:
+    axis = torch.linspace(-6, 6, 401, dtype=torch.float64)
+    x = torch.cartesian_prod(axis, axis).reshape(-1, 2, 1, 1)
+    density = ORACLES[name].log_density(x, torch.tensor([0.2]).double()).exp()
+    assert float(density.sum()) * 0.03**2 == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_x0_is_the_posterior_mean_of_exact_draws(name: str) -> None:
+    """E[x0 | x_t] by importance weights of a million exact draws of x0: within 5 standard errors."""
+    oracle, time = ORACLES[name], torch.tensor([0.3], dtype=torch.float64)
+    alpha, sigma = VP(time)
+    draws = oracle.sample(200_000, torch.Generator().manual_seed(0))
+    x_t = torch.tensor([0.2, -0.1]).double()
+    weights = torch.softmax(-((x_t - alpha * draws) ** 2).sum(1) / (2 * sigma**2), dim=0)
+    mean = weights @ draws
+    deviation = (weights**2 @ (draws - mean) ** 2).sqrt()
+    assert ((oracle(x_t.reshape(1, 2, 1, 1), time).x0.flatten() - mean).abs() < 5 * deviation).all()
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_moments_are_those_of_exact_draws(name: str) -> None:
+    oracle, n = ORACLES[name], 100_000
+    draws = oracle.sample(n, torch.Generator().manual_seed(1))
+    v = oracle.covariance.diagonal()
+    assert ((draws.mean(0) - oracle.mean).abs() < 4.5 * (v / n).sqrt()).all()
+    fourth = ((draws - oracle.mean) ** 4).mean(0).sqrt()
+    assert ((draws.T.cov() - oracle.covariance).abs() < 4.5 * torch.outer(fourth, fourth).sqrt() / n**0.5).all()
+
+
+def test_special_cases_agree() -> None:
+    """One component is a Gaussian; components without spread are points."""
+    x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()
+    even = torch.full((3,), 1 / 3).double()
+    narrow = MixtureOracle(VP, even, MEANS, torch.zeros(3, 2, 2))
+    for oracle, same in (
+        (narrow, ORACLES["points"]),
+        (MixtureOracle(VP, even[:1] * 3, MEANS[1:2], COVARIANCES[:1]), ORACLES["gaussian"]),
+    ):
+        torch.testing.assert_close(oracle(x, t).x0, same(x, t).x0)
+        torch.testing.assert_close(oracle.log_density(x, t), same.log_density(x, t))
+        torch.testing.assert_close(oracle.mean, same.mean)
+        torch.testing.assert_close(oracle.covariance, same.covariance)
+
+
+def test_flow_follows_the_ode() -> None:
+    """d/ds flow(x, t, s) at s = t is alpha' x0 + sigma' eps, and the flow takes N(αm, α²Σ + σ²) to its own kind."""
+    oracle = ORACLES["gaussian"]
+    assert isinstance(oracle, GaussianOracle)
+    t, s = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)
+    x = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1)
+
+    def moved(u: Tensor) -> Tensor:
+        return oracle.flow(x, t, u)
+
+    _, velocity = torch.func.jvp(moved, (t,), (torch.ones_like(t),))
+    (d_alpha, d_sigma), estimate = VP.derivatives(t), oracle(x, t.expand(4))
+    torch.testing.assert_close(velocity, d_alpha * estimate.x0 + d_sigma * estimate.eps)
+    rows = oracle.flow(torch.cat([torch.zeros(1, 2), torch.eye(2)]).double(), t, s)
+    A = (rows[1:] - rows[0]).T
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = VP(t), VP(s)
+    one = torch.eye(2).double()
+    before, after = (a**2 * oracle.covariance + b**2 * one for a, b in ((alpha_t, sigma_t), (alpha_s, sigma_s)))
+    torch.testing.assert_close(A @ before @ A.T, after)
+
+
+def test_estimates_come_back_in_the_precision_of_x() -> None:
+    x = torch.linspace(-1, 1, 8).reshape(4, 2, 1, 1)
+    estimate = ORACLES["mixture"](x, torch.full((4,), 0.5))
+    assert estimate.x0.dtype == estimate.eps.dtype == torch.float32
+    assert estimate.x0.shape == x.shape
