@@ -12,7 +12,7 @@ diffusers = pytest.importorskip("diffusers")
 SETTINGS = {
     "unet_small": {"channels": (16, 32, 64, 64), "attention": (False, False, True, False), "groups": 8},
     "unet_base": {"channels": (32, 64, 64, 64), "attention": (False, True, False, False), "groups": 32, "dropout": 0.1},
-    "unet_tiny": {"channels": (16, 32, 48), "attention": (False, False, True), "blocks": 1, "groups": 8},
+    "unet_tiny": {"channels": (16, 24, 32, 48), "attention": (False, False, True, True), "blocks": 1, "groups": 8},
     "heads": {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8, "out_channels": 6},
 }
 

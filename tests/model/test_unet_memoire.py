@@ -30,6 +30,14 @@ def test_its_parts_are_those_of_the_memoir() -> None:
     assert sizes == [((4, 2), (4, 2))]  # pooled twice before it, never in it
 
 
+def test_between_stages_the_largest_of_each_2x2_window_remains() -> None:
+    network, (above, below) = tiny(), ([], [])
+    network.encoder[0].register_forward_hook(lambda module, x, y: above.append(y))
+    network.encoder[1].register_forward_hook(lambda module, x, y: below.append(x[0]))
+    network(torch.randn(1, 3, 8, 8), torch.zeros(1))
+    assert torch.equal(below[0], above[0].unflatten(3, (4, 2)).unflatten(2, (4, 2)).amax(dim=(3, 5)))
+
+
 def test_the_gradient_reaches_every_parameter() -> None:
     network = tiny()
     network(torch.randn(4, 3, 16, 16), torch.linspace(0, 999, 4)).square().sum().backward()
