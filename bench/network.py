@@ -19,6 +19,7 @@ from denoising_diffusion_pytorch import Unet
 from diffusers import UNet2DModel
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -73,7 +74,7 @@ def unwrapped(network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
 ENTRANTS: dict[str, tuple[Callable[[], nn.Module], Forward]] = {
     "diffusers": (diffusers, unwrapped),
     "unet_small": (ours, plain),
-    "unet_small, channels_last": (ours_channels_last, plain),
+    "unet_small channels_last": (ours_channels_last, plain),
     "denoising-diffusion-pytorch": (denoising_diffusion_pytorch, plain),
 }
 
@@ -147,7 +148,7 @@ def main() -> None:
 
     reference = statistics.median(seconds["diffusers"])
     title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, float32, {args.device} ({best:.0f} GFLOP/s at best)"
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False)
     for column in ("network", "param.", "GFLOP", "floor", "median", "of peak", "ratio"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for name, entrant in ENTRANTS.items():
