@@ -1,0 +1,48 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion.metric.features import FeatureExtractor
+
+
+class Projection(FeatureExtractor):
+    """A frozen random projection of an 8×8 thumbnail: features in a millisecond."""
+
+    def __init__(self, name: str = "projection", num_features: int = 24, resize: str = "8x8 mean", seed: int = 0):
+        super().__init__()
+        self.name, self.num_features, self.resize = name, num_features, resize
+        weight = torch.randn(192, num_features, generator=torch.Generator().manual_seed(seed))
+        self.weight = torch.nn.Parameter(weight / 192**0.5)
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images / 255, 8).flatten(1) @ self.weight
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """These tensors are small: two threads gain little, and wait for each other on a machine that is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def projection() -> type[Projection]:
+    return Projection
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of cached reference statistics, empty."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "reference"
+
+
+@pytest.fixture
+def photographs() -> Tensor:
+    """600 uint8 crops of 32×32 pixels, out of smooth random fields: quick, and no two alike."""
+    coarse = torch.rand(600, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    return (F.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+
+from diffusion.metric.denoising import DenoisingError, FrozenGrid
+
+
+def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
+    metric = DenoisingError(num_bins=4)
+    metric.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.1, 0.25, 0.26]))
+    metric.update(torch.tensor([10.0]), torch.tensor([1.0]))
+    result = metric.compute()
+    assert float(result["mse"]) == 4.0  # of four examples, not of two batches
+    assert result["bins"].tolist()[:2] == [1.5, 3.0]
+    assert math.isnan(result["bins"][2])
+    assert float(result["bins"][3]) == 10.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_row_of_a_table_falls_into_its_bin(dtype: torch.dtype) -> None:
+    """Row i of T = 1000 lies in bin ⌈i/100⌉ − 1, the edges 100, 200, … included, whatever the rounding of i/T."""
+    i = torch.arange(1, 1001)
+    metric = DenoisingError()
+    metric.update(i.double(), (i.to(dtype) / 1000))
+    assert metric.count.tolist() == [100] * 10
+    assert metric.compute()["bins"].tolist() == [50.5 + 100 * k for k in range(10)]
+
+
+def test_sums_are_exact_and_reduce_over_devices() -> None:
+    generator = torch.Generator().manual_seed(0)
+    error, t = torch.rand(10_000, generator=generator), 1 - torch.rand(10_000, generator=generator)
+    parts = [DenoisingError(), DenoisingError()]
+    for part, half in zip(parts, (slice(0, 3000), slice(3000, None)), strict=True):
+        for batch in zip(error[half].split(7), t[half].split(7), strict=True):
+            part.update(*batch)
+    for name, reduction in parts[0]._reductions.items():
+        setattr(parts[0], name, reduction(torch.stack([getattr(p, name) for p in parts])))
+    assert float(parts[0].compute()["mse"]) == pytest.approx(float(error.double().mean()), rel=1e-14)
+    low = error[t <= 0.1].double().mean()
+    assert float(parts[0].compute()["bins"][0]) == pytest.approx(float(low), rel=1e-12)
+    parts[0].reset()
+    assert int(parts[0].count.sum()) == 0
+
+
+@pytest.mark.parametrize("t", [0.0, -0.1, 1.1, math.nan])
+def test_a_time_outside_of_the_clock_is_refused(t: float) -> None:
+    with pytest.raises(ValueError, match="0 < t <= 1"):
+        DenoisingError().update(torch.ones(2), torch.tensor([0.5, t]))
+
+
+def test_the_sums_stay_behind_on_a_device_without_float64() -> None:
+    def to_mps(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return tensor
+
+    metric = DenoisingError()
+    torch.nn.ModuleDict({"error": metric})._apply(to_mps)
+    metric.update(torch.ones(1), torch.ones(1))
+    assert float(metric.compute()["mse"]) == 1.0
+
+
+def test_the_grid_depends_on_seed_index_and_draw_alone() -> None:
+    grid, like = FrozenGrid(draws=2, seed=3), torch.zeros(6, 3, 4, 4)
+    index = torch.tensor([5, 0, 7, 2090, 1, 40])
+    t, eps = grid.t(index, 1), grid.noise(index, 1, like)
+    torch.rand(3)
+    again = FrozenGrid(draws=5, seed=3)
+    for row, i in enumerate(index):
+        assert torch.equal(again.t(i[None], 1), t[row, None])
+        assert torch.equal(again.noise(i[None], 1, like[:1]), eps[row, None])
+    for other, k in ((FrozenGrid(seed=4), 1), (grid, 0)):
+        assert not torch.isclose(other.t(index, k), t).any()
+        assert not torch.isclose(other.noise(index, k, like), eps).all(dim=(1, 2, 3)).any()
+    assert len({tuple(e.flatten().tolist()) for e in eps}) == 6
+    assert t.dtype == torch.float64
+    assert (eps.dtype, eps.shape) == (torch.float32, like.shape)
+
+
+@pytest.mark.parametrize("n", [50, 250, 2091])
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("rows", [None, 1000])
+def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) -> None:
+    grid = FrozenGrid(draws=draws, seed=1, rows=rows)
+    t = torch.cat([grid.t(torch.arange(n), k) for k in range(draws)])
+    assert ((t > 0) & (t <= 1)).all()
+    counts = torch.histc(t.float() - 1e-6, bins=10, min=0, max=1)
+    assert (counts - n * draws / 10).abs().max() <= 2 * draws  # random times would be off by √(n·draws/10)·3
+    if rows:
+        assert torch.equal((t * rows).round() / rows, t)
+
+
+def test_the_draws_of_one_example_are_spread() -> None:
+    grid = FrozenGrid(draws=10)
+    t = torch.stack([grid.t(torch.tensor([17]), k) for k in range(10)]).flatten().sort().values
+    assert t.diff().max() < 0.25
+
+
+def test_the_noise_is_standard_normal() -> None:
+    eps = FrozenGrid().noise(torch.arange(64), 0, torch.zeros(64, 3, 16, 16))
+    assert abs(float(eps.mean())) < 0.02
+    assert float(eps.std()) == pytest.approx(1, abs=0.02)

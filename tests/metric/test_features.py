@@ -1,0 +1,207 @@
+import hashlib
+import logging
+import os
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+import torch_fidelity.feature_extractor_inceptionv3 as fidelity
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from diffusion.errors import UserError
+from diffusion.metric import features
+from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto, digest
+from diffusion.metric.score import reference_statistics, score
+from diffusion.paths import PACKAGE, conf_dir
+
+WEIGHTS = fidelity.URL_INCEPTION_V3.rpartition("/")[2]
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch) -> Path:
+    """No weights, and no network: the file's place in torch.hub's folder."""
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise URLError("no network here")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+    return tmp_path / "torch" / "hub" / "checkpoints" / WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory) -> Path:
+    """A weights file of the right format with other weights in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: None)
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        net = fidelity.FeatureExtractorInceptionV3("random", ["2048"])
+    file = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save(net.state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Lite0:
+    return Lite0()
+
+
+def photograph(name: str, side: int) -> Tensor:
+    """uint8 (1, 3, side, side): the middle square of a bundled photograph."""
+    image = Image.open(PACKAGE / "data" / "landscapes" / "photos" / f"{name}.jpg")
+    image.draft("RGB", (2 * side, 2 * side))
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    return pil_to_tensor(image.crop((left, top, left + short, top + short)).resize((side, side)))[None]
+
+
+def test_inception_absent_is_one_line_with_the_mend(offline: Path) -> None:
+    with pytest.raises(FeaturesUnavailable) as caught:
+        Inception()
+    line = str(caught.value)
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in line
+    for part in (str(offline), fidelity.URL_INCEPTION_V3, "no network here", "features.path=", "features=lite0"):
+        assert part in line
+    assert os.listdir(offline.parent) == []
+
+
+def test_the_download_gives_up_after_a_short_silence(offline: Path, monkeypatch) -> None:
+    import socket
+
+    seen = []
+
+    def silent(*_args: object, **_kwargs: object) -> None:
+        seen.append(socket.getdefaulttimeout())
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(torch.hub, "urlopen", silent)
+    before = socket.getdefaulttimeout()
+    with pytest.raises(FeaturesUnavailable, match="timed out"):
+        Inception()
+    assert seen == [10]
+    assert socket.getdefaulttimeout() == before
+
+
+def test_auto_falls_back_and_says_so_in_one_line(offline: Path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "auto.yaml"))
+    assert (extractor.name, extractor.frechet, extractor.kernel) == ("lite0", "fd_lite0", "kid_lite0")
+    assert len(caplog.records) == 1
+    assert "\n" not in caplog.text.strip()
+    assert "not FID" in caplog.text
+    assert "no network here" in caplog.text
+
+
+def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, monkeypatch, caplog) -> None:
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    other = Inception(inception_file)
+    assert (other.frechet, other.kernel) == ("fd_inception", "kid_inception")  # fid is the standard weights' name
+    assert "not the standard" in caplog.text
+    sha256 = hashlib.sha256(inception_file.read_bytes()).hexdigest()
+    monkeypatch.setattr(features, "INCEPTION_SHA256", sha256)
+    extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "inception.yaml"), path=str(inception_file))
+    assert (extractor.name, extractor.frechet, extractor.kernel) == ("inception", "fid", "kid")
+    found = extractor(images)
+    assert (found.shape, found.dtype) == ((2, extractor.num_features), torch.float32)
+    theirs = fidelity.FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=inception_file)
+    assert torch.equal(found, theirs(images)[0])
+    assert extractor.weights_hash == other.weights_hash
+    assert not any(p.requires_grad for p in extractor.parameters())
+
+
+def test_inception_is_found_where_torch_fidelity_keeps_it(offline: Path, inception_file: Path) -> None:
+    offline.parent.mkdir(parents=True)
+    offline.symlink_to(inception_file)
+    assert auto().name == "inception"
+
+
+class Bomb:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("content", ["absent", "truncated", "foreign", "code"])
+def test_unusable_inception_weights_are_one_line(
+    content: str, inception_file: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "weights.pth"
+    if content == "truncated":
+        file.write_bytes(inception_file.read_bytes()[:1_000_000])
+    if content in ("foreign", "code"):
+        torch.save({"weight": torch.ones(3)} if content == "foreign" else Bomb(), file)
+    with pytest.raises(FeaturesUnavailable) as caught:
+        Inception(file)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "features=lite0" in str(caught.value)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_lite0_sees_what_is_in_a_photograph(lite0: Lite0) -> None:
+    """The network's own ImageNet head on the features that the distances use: the weights are real, and the input is
+    scaled and resized as they expect."""
+    found = torch.cat([lite0(photograph("mont-saint-michel", side)) for side in (320, 224, 96)])
+    assert found.shape == (3, 1280)
+    assert found.dtype == torch.float32
+    classes = lite0.net._fc(found).argmax(dim=1).tolist()
+    assert set(classes) <= {483, 663, 976}  # castle, monastery, promontory
+
+
+def test_lite0_distance_grows_with_noise(lite0: Lite0, cache: Path) -> None:
+    names = sorted(p.stem for p in (PACKAGE / "data" / "landscapes" / "photos").glob("*.jpg"))[::4]
+    squares = torch.cat([photograph(name, 128) for name in names])
+    tiles = squares.unfold(2, 64, 64).unfold(3, 64, 64).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 64, 64)
+    reference = reference_statistics(tiles[::2], lite0, progress=False)
+    noise = torch.randn(tiles[1::2].shape, generator=torch.Generator().manual_seed(0))
+    found = []
+    for sigma in (0, 20, 120):
+        noisy = (tiles[1::2] + sigma * noise).clamp(0, 255).round().to(torch.uint8)
+        found.append({k: s.value for k, s in score(noisy, lite0, reference, progress=False).items()})
+    for metric in ("fd_lite0", "kid_lite0"):
+        values = [f[metric] for f in found]
+        assert values == sorted(values)
+        assert values[-1] > 3 * values[0]
+
+
+def test_lite0_is_quiet_frozen_and_stays_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
+    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
+    extractor = torch.nn.ModuleList([instantiate(OmegaConf.load(conf_dir() / "features" / "lite0.yaml"))]).train()[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = extractor(images)
+    torch.testing.assert_close(found, lite0(images))
+    assert extractor.weights_hash == lite0.weights_hash
+    assert found.grad_fn is None
+    assert not any(m.training for m in extractor.modules())
+    assert capfd.readouterr() == ("", "")
+    assert not recwarn
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_other_dtypes_than_uint8_are_refused(projection: type[FeatureExtractor], dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match="uint8"):
+        projection()(torch.ones(2, 3, 8, 8, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3)])
+def test_other_shapes_are_refused(projection: type[FeatureExtractor], shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        projection()(torch.ones(shape, dtype=torch.uint8))
+
+
+def test_a_digest_sees_names_shapes_dtypes_and_bytes() -> None:
+    x = torch.arange(6)
+    same = digest({"a": x, "b": x[:2]}) == digest({"b": x[:2].clone(), "a": x})
+    assert same
+    changed = x.clone()
+    changed[5] += 1
+    variants = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.int()}, {"a": changed}, {"a": x.bfloat16()}]
+    assert len({digest(v) for v in variants}) == len(variants)

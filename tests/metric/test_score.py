@@ -1,0 +1,220 @@
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.metric import score as module
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import draw, noise_images, reference_key, reference_statistics, score
+
+pytestmark = pytest.mark.usefixtures("cache")
+Projection = type[FeatureExtractor]
+
+
+def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, reference_images: Tensor, **kwargs) -> dict:
+    reference = reference_statistics(reference_images, extractor, progress=False)
+    return {name: s.value for name, s in score(images, extractor, reference, progress=False, **kwargs).items()}
+
+
+def test_a_score_carries_its_protocol(projection: Projection, photographs: Tensor) -> None:
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
+    found = score(photographs[100:160], extractor, reference, progress=False)
+    assert list(found) == ["fd_projection", "kid_projection"]
+    fd, kid = (json.loads(json.dumps(asdict(s))) for s in found.values())
+    expected = {
+        "n": 60,
+        "extractor": "projection",
+        "weights_hash": extractor.weights_hash,
+        "resize": "8x8 mean",
+        "resolution": "32x32",
+        "reference": "val",
+        "reference_key": reference_key(photographs[:100], extractor),
+        "reference_n": 100,
+    }
+    assert fd == {**expected, "metric": "fd_projection", "value": fd["value"], "std": None, "subset_size": None}
+    assert kid == {**expected, "metric": "kid_projection", "value": kid["value"], "std": kid["std"], "subset_size": 30}
+    assert fd["value"] > 0
+    assert kid["std"] > 0
+
+
+@pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
+def test_any_division_of_the_images_gives_the_same_score(
+    projection: Projection, photographs: Tensor, sizes: list[int]
+) -> None:
+    extractor, images = projection(), photographs[100:137]
+    whole = values(images, extractor, photographs[:100])
+    divided = values(iter(images.split(sizes)), extractor, photographs[:100], batch_size=7)
+    assert divided == pytest.approx(whole, rel=1e-5)
+
+
+def test_exactly_n_images_are_counted(projection: Projection, photographs: Tensor) -> None:
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    seen = []
+
+    def sampler() -> Iterator[Tensor]:
+        for batch in photographs[100:].split(16):
+            seen.append(len(batch))
+            yield batch
+
+    found = score(sampler(), extractor, reference, n=37, progress=False)
+    assert {s.n for s in found.values()} == {37}
+    assert sum(seen) == 48  # nothing is generated in vain
+    exact = values(photographs[100:137], extractor, photographs[:100])
+    assert {k: s.value for k, s in found.items()} == pytest.approx(exact, rel=1e-9)
+    with pytest.raises(ValueError, match="5 images came; expected 6"):
+        score(iter([photographs[:5]]), extractor, reference, n=6, progress=False)
+
+
+def test_scores_are_ordered_as_they_should_be(projection: Projection, photographs: Tensor) -> None:
+    """Identical: 0. Another draw of the same: small. Noise: large. And a blend of the two in between."""
+    extractor, reference = projection(), photographs[:200]
+    same = values(reference, extractor, reference)
+    real = values(draw(photographs[200:], 150), extractor, reference)
+    noise = torch.cat(list(noise_images(150, 32, 32)))
+    blend = ((photographs[200:350].float() + noise) / 2).round().to(torch.uint8)
+    blended, far = values(blend, extractor, reference), values(noise, extractor, reference)
+    assert 0 <= same["fd_projection"] < 1e-10
+    assert same["fd_projection"] < real["fd_projection"] < blended["fd_projection"] < far["fd_projection"]
+    assert real["kid_projection"] < blended["kid_projection"] < far["kid_projection"]
+
+
+def test_noise_images_are_counted_uint8_noise() -> None:
+    images = torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=4)))
+    assert (images.shape, images.dtype) == ((10, 3, 8, 6), torch.uint8)
+    assert torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=10))))
+    assert not torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=2))))
+    assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal lie under −1, and are clamped there
+
+
+def test_draw_takes_distinct_images_by_seed(photographs: Tensor) -> None:
+    drawn = draw(photographs, 50, seed=1)
+    assert len(drawn.flatten(1).unique(dim=0)) == 50
+    assert torch.equal(drawn, draw(photographs, 50, seed=1))
+    assert not torch.equal(drawn, draw(photographs, 50, seed=2))
+    assert len(draw(photographs[:20], 50)) == 20
+
+
+def test_statistics_are_computed_once_per_key(
+    projection: Projection, photographs: Tensor, cache: Path, monkeypatch
+) -> None:
+    extractor = projection()
+    first = reference_statistics(photographs[:50], extractor, name="val", progress=False)
+    monkeypatch.setattr(extractor, "features", None)  # any further forward pass fails
+    second = reference_statistics(photographs[:50].clone(), extractor, name="test", progress=False)
+    assert second.name == "test"
+    for name in ("mean", "cov", "features"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    assert os.listdir(cache) == [f"{first.key}.pt"]
+    torch.testing.assert_close(first.cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8)
+
+
+def test_the_key_changes_with_what_the_statistics_depend_on(projection: Projection, photographs: Tensor) -> None:
+    images = photographs[:20]
+    one_pixel = images.clone()
+    one_pixel[7, 1, 3, 3] ^= 1
+    keys = [
+        reference_key(images, projection()),
+        reference_key(one_pixel, projection()),
+        reference_key(images[:19], projection()),
+        reference_key(images.reshape(20, 3, 16, 64), projection()),
+        reference_key(images, projection(resize="16x16 mean")),
+        reference_key(images, projection(name="other")),
+        reference_key(images, projection(seed=1)),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert reference_key(images.clone(), projection()) == keys[0]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "empty", "foreign"])
+def test_a_damaged_file_is_named_and_made_again(
+    damage: str, projection: Projection, photographs: Tensor, cache: Path, caplog
+) -> None:
+    extractor = projection()
+    first = reference_statistics(photographs[:50], extractor, progress=False)
+    file = cache / f"{first.key}.pt"
+    good = file.read_bytes()
+    at = good.index(first.cov[0].numpy().tobytes())
+    file.write_bytes(
+        {
+            "truncated": good[: len(good) // 2],
+            "a flipped bit": good[: at + 6] + bytes([good[at + 6] ^ 1]) + good[at + 7 :],
+            "empty": b"",
+            "foreign": b"not a file of tensors",
+        }[damage]
+    )
+    with caplog.at_level(logging.WARNING):
+        again = reference_statistics(photographs[:50], extractor, progress=False)
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.text
+    assert "\n" not in caplog.text.strip()
+    assert torch.equal(again.cov, first.cov)
+    caplog.clear()
+    reference_statistics(photographs[:50], extractor, progress=False)
+    assert not caplog.records  # whole again
+
+
+def test_the_checksum_guards_what_a_zip_file_does_not(projection: Projection, photographs: Tensor, cache: Path) -> None:
+    """A file that loads, with other numbers in it, is not believed."""
+    extractor = projection()
+    first = reference_statistics(photographs[:50], extractor, progress=False)
+    file = cache / f"{first.key}.pt"
+    fields = torch.load(file, weights_only=True)
+    fields["mean"] = fields["mean"] + 1
+    torch.save(fields, file)
+    assert torch.equal(reference_statistics(photographs[:50], extractor, progress=False).mean, first.mean)
+
+
+def test_a_failed_write_leaves_no_half_file_and_costs_no_score(
+    projection: Projection, photographs: Tensor, cache: Path, monkeypatch, caplog
+) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    found = reference_statistics(photographs[:50], projection(), progress=False)
+    assert found.n == 50
+    assert os.listdir(cache) == []
+    assert "No space left" in caplog.text
+
+
+def test_scores_work_in_inference_mode(projection: Projection, photographs: Tensor) -> None:
+    with torch.inference_mode():
+        inside = values(photographs[100:150], projection(), photographs[:100])
+    assert inside == values(photographs[100:150], projection(), photographs[:100])
+
+
+def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> None:
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    with pytest.raises(TypeError, match="uint8"):
+        score(photographs[:10] / 255, extractor, reference, progress=False)
+    with pytest.raises(UserError, match="16x64 pixels to score; the reference has 32x32"):
+        score(photographs[:10].reshape(10, 3, 16, 64), extractor, reference, progress=False)
+    with pytest.raises(UserError, match="3 images to score"):
+        score(photographs[:3], extractor, reference, progress=False)
+    with pytest.raises(UserError, match=r"3 reference images \(val\)"):
+        reference_statistics(photographs[:3], extractor, name="val", progress=False)
+    with pytest.raises(ValueError, match="reference by projection"):
+        score(photographs[:10], projection(seed=1), reference, progress=False)
+
+
+def test_the_bar_shows_count_and_rate(projection: Projection, photographs: Tensor, monkeypatch) -> None:
+    bars = []
+    original = module._bar
+    monkeypatch.setattr(module, "_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor)
+    score(photographs[100:137], extractor, reference)
+    assert [(b.tasks[0].description, b.tasks[0].completed, b.tasks[0].total) for b in bars] == [
+        ("Reference features", 100, 100),
+        ("Scoring", 37, 37),
+    ]
