@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     """Make `task(cfg)` a command whose configuration is `conf/<config_name>.yaml` and the command line's overrides."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        mendable: list[UserError] = []
+        mendable: list[Exception] = []
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
                 return task(cfg)
-            except UserError as error:
-                if HydraConfig.get().mode != RunMode.RUN:
+            except Exception as error:
+                if HydraConfig.get().mode != RunMode.RUN or explain(error, config_name) is None:
                     raise  # in a sweep Hydra says which job it was, and goes on with the others
                 mendable.append(error)
                 return None
@@ -43,6 +44,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(task)
         def main() -> None:
+            mendable.clear()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
             try:
                 run()
@@ -77,15 +79,19 @@ def explain(error: BaseException, config_name: str) -> str | None:
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
-    if isinstance(error, PermissionError | FileExistsError | NotADirectoryError | IsADirectoryError):
+    if isinstance(error, OSError) and _making_a_folder(error):
         return f"cannot write {error.filename}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
     return None
+
+
+def _making_a_folder(error: OSError) -> bool:
+    return traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from diffusion.command import command
+from diffusion.command import command, output_folder
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     from diffusion.training.commands import evaluate  # torch only when there is something to do
 
-    evaluate(cfg)
+    evaluate(cfg, output_folder())
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.build import make
-from diffusion.command import output_folder
 from diffusion.console import console
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.errors import UserError
@@ -26,10 +25,10 @@ SHOWN = 8  # images of a trajectory
 MOST_FRAMES = 100  # of a GIF
 
 
-def sample(cfg: DictConfig) -> None:
+def sample(cfg: DictConfig, folder: Path) -> None:
     """n images as PNG files, a grid and an npz; with `trajectory` also the strip of denoising steps and a GIF."""
     quiet_libraries()
-    folder, device = output_folder(), choose_device(cfg.device)
+    device = choose_device(cfg.device)
     restored, sampler = load(cfg, device)
     if cfg.n < 1:
         raise UserError(f"n={cfg.n}: at least one image is needed")
@@ -76,10 +75,10 @@ class Frames:
         gif([grid(torch.cat([x, x0]), columns=len(x), scale=scale) for x, x0 in pairs], folder / "trajectory.gif")
 
 
-def evaluate(cfg: DictConfig) -> None:
+def evaluate(cfg: DictConfig, folder: Path) -> None:
     """Fréchet distance and KID of a checkpoint's samples, or of a folder's images, in scores.json."""
     quiet_libraries()
-    folder, device = output_folder(), choose_device(cfg.device)
+    device = choose_device(cfg.device)
     if (cfg.ckpt is None) == (cfg.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
     extractor = make(cfg.features, "features").to(device)

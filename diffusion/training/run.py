@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
-from diffusion.command import output_folder
 from diffusion.console import console, duration
 from diffusion.data import ImageData
 from diffusion.errors import UserError
@@ -29,13 +28,12 @@ from diffusion.training.module import Diffusion
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
 
-def train(cfg: DictConfig) -> float | None:
-    """Run the configuration; returns the last validation MSE (what a sweeper minimises), on the first process.
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Run the configuration, leaving everything in `folder`; returns the last validation MSE (what a sweeper minimises), on the first process.
 
     Raises UserError, before any training, for what the user can mend.
     """
     quiet_libraries()
-    folder = output_folder()
     config = OmegaConf.to_yaml(cfg, resolve=True)
     check_device(cfg.trainer)
     pl.seed_everything(cfg.seed, verbose=False)
@@ -57,6 +55,7 @@ def train(cfg: DictConfig) -> float | None:
         make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
+    check_optimizer(module)
     if cfg.compile:
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     trainer, record, logs = make_trainer(cfg, folder, config, data, sampler, extractor, resumed)
@@ -214,6 +213,14 @@ def check_size(resolution: int, network: torch.nn.Module) -> None:
         )
 
 
+def check_optimizer(module: Diffusion) -> None:
+    """Refuse settings that the optimizer refuses, before the first step."""
+    try:
+        module.optimizer(module.denoiser.parameters())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {' '.join(str(error).split())}; see conf/optimizer for settings that work") from error
+
+
 def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
     """Two lines before the first step."""
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
@@ -256,6 +263,8 @@ def quiet_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*Found .* module.* in eval mode.*",
         ".*does not have many workers.*",  # the data lies in memory
         ".*Experiment logs directory.*",
         ".*Checkpoint directory .* exists and is not empty.*",

@@ -1,0 +1,80 @@
+"""Shared by all tests: no network, a cache of their own, and commands run in this process."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor fill the user's cache."""
+    os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 small pictures: sky above land, in colours that differ from one to the next."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(40):
+        picture = Image.new("RGB", (24, 24), (40 + 5 * i, 120, 250 - 5 * i))
+        picture.paste((20 + i, 90 + 3 * i, 30), (0, 8 + i % 9, 24, 24))
+        picture.save(folder / f"{i:02d}.png")
+    return folder
+
+
+TINY = (
+    "data=folder",
+    "data.resolution=8",
+    "data.batch_size=4",
+    "data.val=8",
+    "data.test=8",
+    "model=unet_tiny",
+    "model.channels=[8,16]",
+    "model.attention=[false,true]",
+    "model.groups=4",
+    "sampler.steps=4",
+    "samples.every_n_epochs=null",
+    "score.n=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+)
+
+
+@pytest.fixture()
+def tiny(photos: Path) -> list[str]:
+    """Overrides that make a run of seconds: 24 training images of 8×8, a network of a few thousand weights."""
+    return [*TINY, f"data.root={photos}"]
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture()
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """`command("train", overrides)` -> (exit status, stdout, stderr), run in this process, in an empty folder."""
+    from importlib import import_module
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
+        main = import_module(f"diffusion.{name}").main
+        monkeypatch.setattr(sys, "argv", [f"diffusion.{name}", *overrides])
+        GlobalHydra.instance().clear()
+        status = 0
+        capfd.readouterr()
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        return status, *capfd.readouterr()
+
+    return run

@@ -1,0 +1,100 @@
+"""What a user can get wrong: one line that names it and its mend, a non-zero exit, before any training."""
+
+import os
+
+import pytest
+import torch
+
+CASES = {
+    "unknown setting": (["optimiser.lr=1"], ["optimiser.lr", "optimizer.lr"]),
+    "unknown choice": (["schedule=linaer"], ["schedule=linaer", "did you mean linear", "cosine"]),
+    "misspelt key": (["data.bach_size=2"], ["data.bach_size", "data.batch_size"]),
+    "missing folder": (["data.root=/nowhere/photos"], ["/nowhere/photos"]),
+    "too few for a batch": (["data.batch_size=100"], ["24", "100", "data.batch_size"]),
+    "indivisible size": (["data.resolution=9"], ["data.resolution=9", "multiple of 2", "data.resolution=8"]),
+    "beta above one": (["schedule.last=1.5"], ["β_", "outside (0, 1)"]),
+    "more steps than the table": (["sampler.steps=1001"], ["1001", "1000"]),
+    "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
+    "nothing to resume": (["ckpt=last"], ["ckpt=last", "no run"]),
+    "inception by name": (["features=inception", "score.n=8"], ["nception", "features=lite0"]),
+    "wrong kind of value": (["optimizer.lr=fast"], ["optimizer"]),
+}
+
+
+def error_line(err: str) -> str:
+    """The one line that reports the error; above it only progress bars may stand."""
+    *before, line = err.strip().splitlines()
+    assert line.startswith("error: "), err
+    assert all("━" in other for other in before), err
+    return line
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_says_what_and_how_to_mend_it(command, tiny, tmp_path, monkeypatch, case):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no weights here"))
+    overrides, words = CASES[case]
+    status, out, err = command("train", [*tiny, *overrides, "name=bad"])
+    assert status == 2, out + err
+    line = error_line(err)
+    for word in words:
+        assert word in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_an_empty_folder(command, tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, _, err = command("train", [*tiny, f"data.root={tmp_path}/empty", "name=bad"])
+    assert status == 2
+    assert "empty" in error_line(err)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_no_gpu(command, tiny):
+    status, _, err = command("train", [*tiny, "trainer.accelerator=gpu", "name=bad"])
+    assert status == 2
+    assert "trainer.accelerator=auto" in error_line(err)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/self"), reason="needs an unwritable folder")
+def test_an_unwritable_output_folder(command, tiny):
+    status, _, err = command("train", [*tiny, "hydra.run.dir=/proc/self/run"])
+    assert status == 2
+    assert "hydra.run.dir" in error_line(err)
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b""])
+@pytest.mark.parametrize("name", ["train", "sample"])
+def test_a_damaged_checkpoint(command, tiny, tmp_path, content, name):
+    (tmp_path / "x.ckpt").write_bytes(content)
+    status, _, err = command(name, [*(tiny if name == "train" else []), "ckpt=x.ckpt"])
+    assert status == 2
+    assert "x.ckpt" in error_line(err)
+
+
+def test_a_foreign_checkpoint(command, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    status, _, err = command("sample", ["ckpt=x.ckpt"])
+    assert status == 2
+    assert "not a checkpoint of diffusion.train" in error_line(err)
+
+
+def test_a_checkpoint_whose_config_names_foreign_code(command, tmp_path):
+    config = "model: {_target_: os.system, command: touch touched}\nschedule: {}\nprediction: {}\ndata: {resolution: 8}\n"
+    torch.save({"state_dict": {}, "config": config, "global_step": 1, "epoch": 0}, tmp_path / "x.ckpt")
+    status, _, err = command("sample", ["ckpt=x.ckpt"])
+    assert status == 2
+    assert "os.system" in error_line(err)
+    assert not (tmp_path / "touched").exists()
+
+
+def test_sample_without_a_checkpoint(command):
+    status, _, err = command("sample", [])
+    assert status == 2
+    assert "ckpt" in error_line(err)
+
+
+def test_evaluate_wants_one_thing_to_score(command):
+    status, _, err = command("evaluate", [])
+    assert status == 2
+    assert "images=FOLDER" in error_line(err)

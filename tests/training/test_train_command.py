@@ -1,0 +1,184 @@
+"""The command as a user meets it: a run from start to end, what comes after it, sweeps, dashboards."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.report.metrics import read_metrics
+
+
+def run_of(folder: Path) -> Path:
+    """The one run below `folder`."""
+    (record,) = folder.rglob("run.json")
+    return record.parent
+
+
+@pytest.fixture()
+def trained(command, tiny, tmp_path) -> Path:
+    """The folder of a finished run."""
+    status, out, err = command("train", [*tiny, "name=trained"])
+    assert status == 0, out + err
+    return run_of(tmp_path / "outputs/trained")
+
+
+def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
+    overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "features=lite0"]
+    yardsticks = "score.yardsticks=[noise,real,untrained]"
+    status, out, err = command("train", [*tiny, *overrides, yardsticks, "name=whole"])
+    assert status == 0, out + err
+    run = run_of(tmp_path / "outputs/whole")
+    info = json.loads((run / "run.json").read_text())
+    assert info["state"] == "complete"
+    assert (info["steps"], info["epochs"]) == (12, 2)
+    assert info["images"] == {"train": 24, "val": 8, "test": 8}
+
+    metrics = read_metrics(run / "metrics.csv")
+    assert {"train/loss", "val/mse", "val/mse_raw", "fit/mse", "fit/mse_raw", "gap/mse"} <= metrics.keys()
+    assert len(metrics["train/loss"].step) == 12
+    assert len(metrics["val/mse"].step) == 2
+    gap = metrics["val/mse"].value - metrics["fit/mse"].value
+    np.testing.assert_allclose(metrics["gap/mse"].value, gap, atol=1e-6)
+
+    records = json.loads((run / "scores.json").read_text())
+    assert {(r["metric"], r["what"]) for r in records} == {
+        (metric, what) for metric in ("fd_lite0", "kid_lite0") for what in ("samples", "noise", "real", "untrained")
+    }
+    assert all(r["n"] == 8 and r["reference"]["split"] == "val" and r["weights_hash"] for r in records)
+    assert [p.name for p in sorted((run / "samples").iterdir())] == [
+        "final.png", "step-00000006.png", "step-00000012.png",
+    ]  # fmt: skip
+    for name in ("noising", "beta", "samples", "mse", "signal"):
+        Image.open(run / "figures" / f"{name}.png").verify()
+    assert "fd_lite0" in (run / "README.md").read_text()
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    for what in ("final.png", "mse.png", "scores.json", "last.ckpt"):
+        assert what in out
+
+
+def test_a_checkpoint_is_data_and_carries_its_configuration(trained):
+    contents = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    assert "_target_: diffusion.model.UNet" in contents["config"]
+    assert not any("_orig_mod" in key or "lambdas" in key for key in contents["state_dict"])
+
+
+def test_sample_draws_the_same_images_whatever_the_batch(command, trained, tmp_path):
+    ckpt = f"ckpt={trained}/checkpoints/last.ckpt"
+    common = [ckpt, "sampler.steps=3", "device=cpu"]
+    for name, more in {"a": ["n=6", "batch_size=6", "trajectory=true"], "b": ["n=5", "batch_size=2"]}.items():
+        status, out, err = command("sample", [*common, *more, f"hydra.run.dir={name}"])
+        assert status == 0, out + err
+    a, b = (np.load(tmp_path / name / "images.npz")["images"] for name in "ab")
+    assert a.shape == (6, 8, 8, 3)
+    # Batches of other sizes may round differently within the network, by far less than a grey level.
+    assert np.abs(a[:5].astype(int) - b.astype(int)).max() <= 1
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a/3.png")), a[3])
+    assert Image.open(tmp_path / "a/trajectory.gif").n_frames == 3
+    assert (tmp_path / "a/trajectory.png").is_file()
+    assert (tmp_path / "a/grid.png").is_file()
+
+
+def test_sample_with_raw_or_averaged_weights_differs(command, trained, tmp_path):
+    for weights in ("ema", "raw"):
+        overrides = [f"ckpt={trained}/checkpoints/last.ckpt", "n=2", "sampler.steps=2", f"weights={weights}"]
+        status, out, err = command("sample", [*overrides, "device=cpu", f"hydra.run.dir={weights}"])
+        assert status == 0, out + err
+        assert f"{weights} weights" in out
+    ema, raw = (np.load(tmp_path / name / "images.npz")["images"] for name in ("ema", "raw"))
+    assert not np.array_equal(ema, raw)
+
+
+def test_evaluate_scores_a_checkpoint_and_a_folder(command, trained, photos, tmp_path):
+    common = ["features=lite0", "device=cpu", "yardsticks=[noise]"]
+    ckpt = [f"ckpt={trained}/checkpoints/last.ckpt", "split=test", "n=8", "sampler.steps=2"]
+    status, out, err = command("evaluate", [*common, *ckpt, "hydra.run.dir=a"])
+    assert status == 0, out + err
+    records = json.loads((tmp_path / "a/scores.json").read_text())
+    assert [(r["metric"], r["what"]) for r in records] == [
+        ("fd_lite0", "samples"), ("kid_lite0", "samples"), ("fd_lite0", "noise"), ("kid_lite0", "noise"),
+    ]  # fmt: skip
+    assert records[0]["reference"]["split"] == "test"
+    assert len(records[0]["checkpoint"]["sha256"]) == 16
+
+    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
+    status, out, err = command("evaluate", [*common, *data, f"images={photos}", "n=null", "hydra.run.dir=b"])
+    assert status == 0, out + err
+    images, noise = (r["value"] for r in json.loads((tmp_path / "b/scores.json").read_text()) if r["metric"] == "fd_lite0")
+    assert images < noise / 2
+
+
+def test_a_sweep_gives_each_job_its_folder_and_one_table(command, tiny, tmp_path):
+    grid = ["schedule=linear,cosine", "optimizer=adamw,adam"]
+    status, out, err = command("train", ["-m", *tiny, *grid, "trainer.max_steps=2", "name=sweep"])
+    assert status == 0, out + err
+    (sweep,) = (tmp_path / "outputs/sweep").glob("sweep-*")
+    assert sorted(p.parent.name for p in sweep.glob("*/run.json")) == ["0", "1", "2", "3"]
+    rows = list(csv.DictReader((sweep / "table.csv").open()))
+    assert {(row["schedule"], row["optimizer"]) for row in rows} == {
+        (schedule, optimizer) for schedule in ("linear", "cosine") for optimizer in ("AdamW", "Adam")
+    }
+    assert all(float(row["val/mse"]) > 0 and row["state"] == "complete" for row in rows)
+
+
+def test_a_failing_job_loses_no_other(command, tiny, tmp_path):
+    status, out, err = command("train", ["-m", *tiny, "data.batch_size=4,400", "trainer.max_steps=1", "name=bad"])
+    assert status != 0
+    (sweep,) = (tmp_path / "outputs/bad").glob("sweep-*")
+    table = (sweep / "table.csv").read_text()
+    assert "complete" in table
+    assert "failed" in table or "unknown" in table
+
+
+def test_the_last_step_is_validated_wherever_it_falls(command, tiny, tmp_path):
+    status, out, err = command("train", [*tiny, "trainer.max_steps=8", "trainer.check_val_every_n_epoch=5", "name=end"])
+    assert status == 0, out + err
+    run = run_of(tmp_path / "outputs/end")
+    assert len(read_metrics(run / "metrics.csv")["val/mse"].step) == 1
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8
+
+
+def test_without_an_average_the_raw_weights_are_validated(command, tiny, tmp_path):
+    status, out, err = command("train", [*tiny, "ema=none", "trainer.max_steps=3", "name=raw"])
+    assert status == 0, out + err
+    metrics = read_metrics(run_of(tmp_path / "outputs/raw") / "metrics.csv")
+    assert "val/mse" in metrics
+    assert "val/mse_raw" not in metrics
+
+
+SECRET = "canary-3f9a71"
+
+
+@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
+def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, monkeypatch, logger):
+    monkeypatch.setenv("MY_PASSWORD", SECRET)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    overrides = [f"logger={logger}", "samples.every_n_epochs=1", "samples.n=2", f"name={logger}"]
+    for _ in range(2):
+        status, out, err = command("train", [*tiny, *overrides, "trainer.max_steps=6", f"hydra.run.dir=run{_}"])
+        assert status == 0, out + err
+    for i in range(2):  # each run its own
+        files = [p for p in (tmp_path / f"run{i}").rglob("*") if p.is_file()]
+        assert any(("offline-run" in str(p) and p.suffix == ".wandb") or "tfevents" in p.name for p in files)
+        assert not any(SECRET.encode() in p.read_bytes() for p in files)
+
+
+def test_help_names_every_group_and_needs_no_torch(tmp_path):
+    code = (
+        "import sys; sys.argv = ['train', '--help']\n"
+        "from diffusion.train import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    from diffusion.paths import conf_dir
+
+    for group in (path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
+        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        assert f"{group.name}: {choices}\n" in out
+    assert out.endswith("[]\n")
