@@ -104,7 +104,7 @@ def test_exif_orientation_is_applied(file: Path, orientation: int, kind: str) ->
 
 
 def test_damaged_exif_leaves_the_pixels_as_they_lie(file: Path) -> None:
-    picture().save(file, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    picture().save(file, "PNG", exif=b"Exif\0\0II*\0")
     assert np.array_equal(pixels(file), np.asarray(picture()))
 
 
@@ -125,13 +125,17 @@ def test_truncated_files_are_refused(file: Path, kind: str, part: float) -> None
         read(file)
 
 
-def test_a_flipped_bit_in_the_pixels_of_a_png_is_found(file: Path) -> None:
-    picture().save(file, "PNG", compress_level=0)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(Unusable, match="can't be decoded"):
-        read(file)
+def test_a_png_with_a_flipped_bit_is_refused_unless_its_pixels_are_unchanged(file: Path) -> None:
+    picture().save(file, "PNG")
+    content, whole = file.read_bytes(), pixels(file)
+    refused = 0
+    for position in range(len(content)):
+        file.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            assert np.array_equal(pixels(file), whole), position
+        except Unusable:
+            refused += 1
+    assert refused > 0.9 * len(content)
 
 
 @pytest.mark.parametrize("side", [20_000, 12_000, 1_000_000_000])
