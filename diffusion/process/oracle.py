@@ -6,6 +6,8 @@ Images are flattened to D values; all is computed in float64, and an estimate co
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,3 +125,33 @@ class PointsOracle(Oracle):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return self.points[torch.randint(len(self.points), (n,), generator=generator)]
+
+
+def law(sampler: Callable[[GaussianOracle, Tensor, Any], Tensor], oracle: GaussianOracle) -> tuple[Tensor, Tensor]:
+    """The exact mean (D,) and covariance (D, D) of what `sampler` draws with `oracle`, without Monte-Carlo error.
+
+    With a Gaussian's denoiser the steps of most samplers are affine in x_t and in their noise, so the result is
+    affine in all the noise drawn: unit vectors, one for each value drawn, read off its matrix.
+    """
+    D = len(oracle.mean)
+    counted = _Units(D)
+    sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counted)
+    noise = torch.zeros(1 + D * (1 + counted.draws), D, 1, 1, dtype=torch.float64)
+    noise[1 : 1 + D, :, 0, 0] = torch.eye(D)
+    rows = sampler(oracle, noise, _Units(D)).flatten(1)
+    G = rows[1:] - rows[0]
+    return rows[0], G.T @ G
+
+
+class _Units:
+    """Streams whose draw j is a unit vector in D rows of its own, and 0 in every other row of the batch."""
+
+    def __init__(self, D: int):
+        self.D, self.draws = D, 0
+
+    def normal_like(self, x: Tensor) -> Tensor:
+        z = torch.zeros_like(x)
+        own = z[1 + self.D * (1 + self.draws) :][: self.D]
+        own[:, :, 0, 0] = torch.eye(self.D)[: len(own)]
+        self.draws += 1
+        return z

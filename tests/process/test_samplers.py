@@ -1,7 +1,7 @@
 """Every sampler on every schedule against distributions whose answer is known.
 
-With a Gaussian's optimal denoiser a step is affine in x_t and in its noise, so a sampler's output is affine in all the
-noise it draws: `law` reads off its exact mean and covariance, with no Monte-Carlo error.
+With a Gaussian's optimal denoiser a step is affine in x_t and in its noise, so `oracle.law` reads off the exact mean
+and covariance of what a sampler draws, with no Monte-Carlo error; a test below compares it with real samples.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffusion.errors import UserError
 from diffusion.process import grid, prediction, schedule, variance
 from diffusion.process.denoiser import Denoise, Denoiser, clip
-from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle
+from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle, law
 from diffusion.process.sampler import (
     DDIM,
     AdamsBashforth,
@@ -94,31 +94,6 @@ def as_images(rows: Tensor) -> Tensor:
     return rows.reshape(-1, D, 1, 1)
 
 
-class Units:
-    """Streams whose draw j is a unit vector in D rows of the batch of its own, and 0 in every other row."""
-
-    def __init__(self) -> None:
-        self.draws = 0
-
-    def normal_like(self, x: Tensor) -> Tensor:
-        z = torch.zeros(len(x), D, dtype=x.dtype)
-        start = 1 + D * (1 + self.draws)
-        z[start : start + D] = torch.eye(D, dtype=x.dtype)[: len(x) - start]
-        self.draws += 1
-        return as_images(z)
-
-
-def law(sampler: Sampler, oracle: Denoise) -> tuple[Tensor, Tensor]:
-    """The exact mean (D,) and covariance (D, D) of what an affine sampler draws."""
-    counted = Units()
-    sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counted)
-    noise = torch.zeros(1 + D * (1 + counted.draws), D, dtype=torch.float64)
-    noise[1 : 1 + D] = torch.eye(D, dtype=torch.float64)
-    rows = sampler(oracle, as_images(noise), Units()).flatten(1)
-    G = rows[1:] - rows[0]
-    return rows[0], G.T @ G
-
-
 class Bulk:
     """Streams of one generator, for thousands of small examples."""
 
@@ -151,7 +126,7 @@ def test_probability_flow_reaches_a_gaussian(on: str) -> None:
     oracle = GaussianOracle(SCHEDULES[on], MEAN, COVARIANCE)
     sampler = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=1e-3), rtol=1e-7, atol=1e-7)
     basis = as_images(torch.cat([torch.zeros(1, D), torch.eye(D)]).double())
-    rows = sampler(oracle, basis, Units()).flatten(1)
+    rows = sampler(oracle, basis, Bulk(0)).flatten(1)
     G = rows[1:] - rows[0]
     prior = 0.01 if on in ("ve", "edm") else 0.0  # their N(0, ·) at t = 1 leaves out the mean, 0.5 beside sigma = 50
     assert error(rows[0], G.T @ G) < 1e-3 + prior
@@ -211,7 +186,7 @@ def test_order_of_convergence_on_a_gaussian(name: str, on: str) -> None:
         times = sampler.grid(oracle.schedule, sampler.steps)
         alpha, sigma = oracle.schedule(times[0])
         exact = oracle.flow(noise * torch.hypot(alpha, sigma), times[0], times[-1])
-        return float((sampler(oracle, noise, Units()) - exact).abs().max())
+        return float((sampler(oracle, noise, Bulk(0)) - exact).abs().max())
 
     low, high = ORDERS[name]
     assert all(low - 0.2 < order < high + 0.35 for order in orders(DETERMINISTIC[name][0], (128, 256), error_of))
@@ -232,7 +207,7 @@ def test_order_of_convergence_on_a_mixture(name: str) -> None:
     def error_of(sampler: Sampler) -> float:
         times = sampler.grid(oracle.schedule, sampler.steps)
         start = quantile(noise * torch.hypot(*oracle.schedule(times[0])), times[0])
-        return float((quantile(sampler(oracle, noise, Units()), times[-1]) - start).abs().max())
+        return float((quantile(sampler(oracle, noise, Bulk(0)), times[-1]) - start).abs().max())
 
     low = ORDERS[name][0]
     assert low - 0.25 < orders(DETERMINISTIC[name][0], (128, 256), error_of)[0] < low + 0.5

@@ -3,8 +3,8 @@
 With lam = log(alpha/sigma) the reverse SDE of noise level η (0: the probability-flow ODE) has the exact solution
     x_s = (sigma_s/sigma_t) e^{−ηh} x_t + alpha_s ∫ (1 + η) e^{−(1+η)(lam_s − lam)} x0(lam) dlam
           + sigma_s √(1 − e^{−2ηh}) z
-with h = lam_s − lam_t (DPM-Solver++, eq. 9 and section 5; η = 1 is their SDE form). Every solver here is `exponential`,
-with its own mean D of x0 over the step.
+with h = lam_s − lam_t (DPM-Solver++, Proposition 4.1 and section 5; η = 1 is their SDE form). Every solver here but
+Adams–Bashforth is `exponential` with its own mean D of x0 over the step.
 """
 
 import math
@@ -146,7 +146,7 @@ class UniPC(Sampler):
 
 @dataclass(eq=False)
 class AdamsBashforth(Sampler):
-    """ρAB-DEIS (DEIS, eq. 14), the variable-step Adams–Bashforth method on sigma/alpha; k-diffusion's LMS.
+    """ρAB-DEIS (Zhang & Chen, DEIS), the variable-step Adams–Bashforth method on sigma/alpha; k-diffusion's LMS.
 
     The mean of eps is that of the polynomial through the last `order` estimates of eps over sigma/alpha. One
     evaluation a step. The step to sigma = 0 needs no special case; one from near alpha = 0 is of first order.
