@@ -142,7 +142,7 @@ class LossSecondMoment(nn.Module):
         if steps != len(self.losses):
             raise UserError(
                 f"timesteps: loss_second_moment has steps = {len(self.losses)}, but the schedule has T = {steps}; "
-                f"use timesteps.steps={steps}"
+                f"use objective.timesteps.steps={steps}"
             )
         p = self.probabilities()
         i = torch.searchsorted(p.cumsum(0), streams.uniform(), right=True).clamp(max=steps - 1)
@@ -161,7 +161,7 @@ def rows(schedule: Schedule, name: str) -> int:
     if steps is None:
         raise UserError(
             f"{name} needs a table schedule (such as schedule=linear); "
-            "on this one take timesteps=uniform, with weighting=vlb for the bound"
+            "on a continuous one take timesteps@objective.timesteps=uniform, with weighting@objective.weighting=vlb for the bound"
         )
     return steps
 
