@@ -161,7 +161,7 @@ def rows(schedule: Schedule, name: str) -> int:
     if steps is None:
         raise UserError(
             f"{name} needs a table schedule (such as schedule=linear); "
-            "on a continuous one take timesteps@objective.timesteps=uniform, with weighting@objective.weighting=vlb for the bound"
+            "on a continuous one use timesteps@objective.timesteps=uniform (for the bound with weighting=vlb)"
         )
     return steps
 

@@ -1,0 +1,190 @@
+"""Draws of training times: the distribution is the paper's, and importance makes any of them unbiased."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process.schedule import EDM, VP, Flow, Schedule, linear
+from diffusion.process.timesteps import (
+    LogitNormal,
+    LogNormal,
+    LossSecondMoment,
+    Mode,
+    Quantile,
+    Uniform,
+    UniformTable,
+)
+from diffusion.randomness import Streams
+
+N = 4000
+EVEN = torch.linspace(0, 1, 200_001, dtype=torch.float64)[:-1] + 1 / 400_000  # midpoints of u
+DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
+    "uniform": (Uniform, VP()),
+    "log_normal_edm": (LogNormal, EDM()),
+    "log_normal_vp": (LogNormal, VP()),
+    "log_normal_table": (LogNormal, linear()),
+    "logit_normal": (LogitNormal, Flow()),
+    "mode": (Mode, Flow()),
+}
+
+
+class Even(Streams):
+    """u in place of random draws: a quadrature instead of a Monte-Carlo mean."""
+
+    def __init__(self, u: Tensor):
+        self.u = u
+
+    def uniform(self) -> Tensor:
+        return self.u
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_importance_makes_every_distribution_unbiased(name: str) -> None:
+    """E[importance·f(t)] = ∫ f dt, for functions on the scale of the draws (where log-normals are far out, u is coarse)."""
+    build, schedule = DRAWS[name]
+    t, importance = build()(schedule, Even(EVEN))
+    assert ((t >= 0) & (t <= 1)).all()
+    wide = float(t.quantile(0.7))
+    fine = torch.linspace(0, min(1, 8 * wide), 100_001, dtype=torch.float64)
+    for f in (lambda t: torch.exp(-((t / wide) ** 2)), lambda t: t * torch.exp(-((t / wide) ** 2))):
+        torch.testing.assert_close((importance * f(t)).mean(), torch.trapezoid(f(fine), fine), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_importance_is_unbiased_by_random_draws(name: str) -> None:
+    build, schedule = DRAWS[name]
+    t, importance = build()(schedule, Streams(range(N)))
+    terms = importance * torch.exp(-(((t - 0.3) / 0.15) ** 2))
+    integral = math.sqrt(math.pi) * 0.15 * (math.erf(0.7 / 0.15) + math.erf(0.3 / 0.15)) / 2
+    assert abs(float(terms.mean()) - integral) < 4 * float(terms.std()) / math.sqrt(N)
+
+
+@pytest.mark.parametrize("name", [n for n in DRAWS if n != "uniform"])
+def test_without_reweighting_importance_is_one(name: str) -> None:
+    build, schedule = DRAWS[name]
+    streams = Streams(range(8))
+    t, importance = build(reweight=False)(schedule, streams)
+    assert (importance == 1).all()
+    torch.testing.assert_close(t, build()(schedule, Streams(range(8)))[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=["edm", "vp"])
+def test_log_normal_is_edms(schedule: Schedule) -> None:
+    t, _ = LogNormal(-1.2, 1.2)(schedule, Even(EVEN))
+    log_sigma = -schedule.log_snr(t) / 2
+    assert abs(float(log_sigma.mean()) + 1.2) < 1e-3
+    assert abs(float(log_sigma.std()) - 1.2) < 1e-3
+
+
+def test_log_normal_stays_within_the_schedule() -> None:
+    short = EDM(sigma_max=0.5)  # half of the mass of log σ lies above log 0.5
+    t, importance = LogNormal(math.log(0.5), 1.0)(short, Even(EVEN))
+    assert t.max() <= 1 + 1e-12
+    assert abs(float((importance * t).mean()) - 0.5) < 1e-3
+
+
+def test_logit_normal_and_mode_are_sd3s() -> None:
+    t, _ = LogitNormal(0.5, 0.8)(Flow(), Even(EVEN))
+    logit = torch.logit(t)
+    assert abs(float(logit.mean()) - 0.5) < 1e-3
+    assert abs(float(logit.std()) - 0.8) < 1e-3
+    s, u = 1.29, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    t, slope = Mode(s)(Flow(), Even(u))
+    torch.testing.assert_close(t, 1 - u - s * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u))
+    torch.testing.assert_close(slope, 1 + s - s * torch.pi / 2 * torch.sin(torch.pi * u))
+    torch.testing.assert_close(Mode(0.0)(Flow(), Even(u))[0], 1 - u)
+
+
+@pytest.mark.parametrize("scale", [-1.1, 1.8])
+def test_mode_beyond_monotone_is_refused(scale: float) -> None:
+    with pytest.raises(UserError, match=r"scale = .* must lie in"):
+        Mode(scale)
+
+
+def test_uniform_table_draws_every_row_alike() -> None:
+    t, importance = UniformTable()(linear(10), Even(EVEN))
+    assert (importance == 1).all()
+    rows, counts = torch.unique((t * 10).round(), return_counts=True)
+    assert rows.tolist() == list(range(1, 11))
+    assert (counts == len(EVEN) // 10).all()
+
+
+def test_stratified_draws_are_even_over_the_batch_and_each_uniform() -> None:
+    t, _ = Uniform(first=0.0, stratified=True)(VP(), Streams(range(100, 116)))
+    gaps = torch.cat([t.sort().values, t.sort().values[:1] + 1]).diff()
+    torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 16))
+    third = torch.stack([Streams([0] * 8, batch_seed=seed).stratified()[2] for seed in range(N)])
+    assert abs(float(third.mean()) - 0.5) < 4 / math.sqrt(12 * N)
+    assert abs(float((third < 0.25).double().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / N)
+
+
+def test_stratified_draws_do_not_depend_on_the_devices() -> None:
+    whole = Streams(range(8), batch_seed=3).stratified()
+    parts = [Streams(range(k, 8, 2), batch_seed=3, positions=range(k, 8, 2), batch_size=8).stratified() for k in (0, 1)]
+    torch.testing.assert_close(torch.stack(parts, dim=1).flatten(), whole, rtol=0, atol=0)
+    assert not torch.equal(whole, Streams(range(8), batch_seed=4).stratified())
+
+
+def test_stratifying_lowers_the_variance_of_a_batchs_loss() -> None:
+    def spread(stratified: bool) -> float:
+        draw = Uniform(stratified=stratified)
+        return float(torch.stack([draw(VP(), Streams(range(16 * k, 16 * k + 16)))[0].mean() for k in range(50)]).std())
+
+    assert spread(True) < spread(False) / 2
+
+
+def learned(steps: int = 20, history: int = 3) -> LossSecondMoment:
+    draw = LossSecondMoment(steps, history, uniform=0.01)
+    rows = torch.arange(1, steps + 1).repeat(history)
+    draw.update(rows / steps, 1.0 / rows)
+    return draw
+
+
+def test_loss_second_moment_is_uniform_until_every_row_is_known() -> None:
+    draw, table = LossSecondMoment(20, 3), linear(20)
+    t, importance = draw(table, Streams(range(8)))
+    torch.testing.assert_close(importance, torch.ones_like(importance))
+    draw.update(t, torch.full((8,), 100.0))
+    torch.testing.assert_close(draw.probabilities(), torch.full((20,), 1 / 20).double())
+
+
+def test_loss_second_moment_draws_as_the_losses_say_and_is_unbiased() -> None:
+    draw, table, steps = learned(), linear(20), 20
+    p = 1 / torch.arange(1, 21, dtype=torch.float64)
+    torch.testing.assert_close(draw.probabilities(), 0.99 * p / p.sum() + 0.01 / 20, rtol=1e-6, atol=0)
+    t, importance = draw(table, Even(EVEN))
+    counts = torch.bincount((t * steps).round().long() - 1, minlength=steps) / len(EVEN)
+    torch.testing.assert_close(counts.double(), draw.probabilities(), rtol=1e-3, atol=1e-4)
+    for f in (lambda t: t, lambda t: torch.exp(-5 * t)):
+        expected = f(torch.arange(1, steps + 1).double() / steps).mean()
+        torch.testing.assert_close((importance * f(t)).mean(), expected, rtol=1e-3, atol=0)
+
+
+def test_loss_second_moment_keeps_the_last_losses_and_travels_in_checkpoints() -> None:
+    draw = learned()
+    draw.update(torch.full((3,), 1 / 20), torch.full((3,), 7.0))  # the same row three times: its whole history
+    assert (draw.losses[0] == 7).all()
+    assert (draw.losses[1] == 0.5).all()
+    other = LossSecondMoment(20, 3, uniform=0.01)
+    other.load_state_dict(draw.state_dict())
+    torch.testing.assert_close(other.probabilities(), draw.probabilities(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "schedule", "words"),
+    [
+        (UniformTable(), VP(), "uniform_table needs a table.*timesteps=uniform"),
+        (LossSecondMoment(10), VP(), "loss_second_moment needs a table"),
+        (LossSecondMoment(10), linear(20), r"steps = 10, but .* T = 20; use objective.timesteps.steps=20"),
+    ],
+)
+def test_draws_that_do_not_fit_the_schedule_are_refused(
+    draw: Callable[..., object], schedule: Schedule, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as refusal:
+        draw(schedule, Streams(range(2)))
+    assert "\n" not in str(refusal.value)

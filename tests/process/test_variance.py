@@ -1,0 +1,83 @@
+"""Posterior variances, learned range, and the divergence of Gaussians. (The memoir's values: test_memoir.)"""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process.schedule import VP, Flow, linear
+from diffusion.process.variance import fixed_large, fixed_small, gaussian_kl, learned_range, ratio
+
+TABLE = linear()
+
+
+@pytest.mark.parametrize(("m1", "v1", "m2", "v2"), [(0.3, 0.5, -0.4, 0.8), (0, 1e-2, 0.05, 2e-2), (1, 2, 1, 2)])
+def test_kl_is_its_integral(m1: float, v1: float, m2: float, v2: float) -> None:
+    x = m1 + math.sqrt(v1) * torch.linspace(-14, 14, 200_001, dtype=torch.float64)
+    log1 = -((x - m1) ** 2) / (2 * v1) - math.log(2 * math.pi * v1) / 2
+    log2 = -((x - m2) ** 2) / (2 * v2) - math.log(2 * math.pi * v2) / 2
+    integral = torch.trapezoid(log1.exp() * (log1 - log2), x)
+    ours = gaussian_kl(*torch.tensor([m1 - m2, math.log(v1), math.log(v2)], dtype=torch.float64))
+    torch.testing.assert_close(ours, integral, rtol=1e-8, atol=1e-12)
+
+
+def test_kl_keeps_its_digits_for_close_variances() -> None:
+    """d²/4 for log variances d apart; in float32 v₁/v₂ − 1 − log(v₁/v₂) would be lost for d = 1e-4."""
+    zero, d = torch.zeros(()), torch.tensor(1e-3)
+    assert abs(float(gaussian_kl(zero, d, zero)) / (1e-6 / 4) - 1) < 0.01
+
+
+def test_r_identity() -> None:
+    """r = alpha_t sigma_s/(alpha_s sigma_t), and 1 − r² keeps the digits that the difference loses."""
+    t, s = torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.499, 0.05]).double()
+    for schedule in (TABLE, VP(), Flow()):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        r, rest = ratio(schedule, t, s)
+        torch.testing.assert_close(r, alpha_t * sigma_s / (alpha_s * sigma_t))
+        torch.testing.assert_close(rest, 1 - r**2)
+    h = 1e-12
+    t, s = torch.tensor([0.5 + h, 0.5], dtype=torch.float64)
+    _, rest = ratio(VP(), t, s)
+    rate = float(VP().log_snr_rate(s))
+    assert abs(float(rest) / (-rate * h) - 1) < 1e-2
+
+
+def test_small_and_large_are_the_posteriors_of_a_point_and_of_white_data() -> None:
+    """For x0 ~ N(0, v), variance preserving, q(x_s | x_t) has the small variance at v = 0 and the large at v = 1."""
+    t, s = torch.tensor(0.4).double(), torch.tensor(0.37).double()
+    alpha_t, sigma_t = TABLE(t)
+    alpha_s, sigma_s = TABLE(s)
+    for v, fixed in ((0.0, fixed_small), (1.0, fixed_large)):
+        var_s, var_t = alpha_s**2 * v + sigma_s**2, alpha_t**2 * v + sigma_t**2
+        posterior = var_s - (alpha_t / alpha_s * var_s) ** 2 / var_t
+        torch.testing.assert_close(fixed(TABLE, t, s).exp(), posterior)
+
+
+def test_the_last_steps_small_variance_is_the_one_before() -> None:
+    """β̃_1 = 0, and DDPM's code takes β̃_2 in its place."""
+    rows = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64) / 1000
+    torch.testing.assert_close(fixed_small(TABLE, rows[1], rows[0]), fixed_small(TABLE, rows[2], rows[1]))
+    both = fixed_small(TABLE, rows[1:], rows[:-1])
+    assert both[0] == both[1]
+    assert fixed_small(VP(), torch.ones(()).double(), torch.zeros(()).double()).isfinite()
+
+
+def test_learned_range_interpolates_the_logarithms() -> None:
+    t, s = torch.tensor([0.3, 0.001]).double(), torch.tensor([0.2, 0.0]).double()
+    shape = (2, 3, 4, 4)
+    small, large = fixed_small(TABLE, t, s), fixed_large(TABLE, t, s)
+
+    def learned(value: float) -> Tensor:
+        return learned_range(TABLE, t, s, torch.full(shape, float(value)))
+
+    assert learned(0).shape == shape
+    for value, expected in ((-1, small), (1, large), (0, (small + large) / 2), (0.5, 0.25 * small + 0.75 * large)):
+        torch.testing.assert_close(learned(value), expected.float().reshape(2, 1, 1, 1).expand(shape))
+
+
+def test_learned_range_without_a_spread_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no spread.*use variance=fixed_small") as refusal:
+        learned_range(TABLE, torch.ones(1), torch.zeros(1))
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,101 @@
+"""Weights: each in the form its paper gives, for whatever is predicted."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.process import weighting
+from diffusion.process.prediction import EDM as EDMPrediction
+from diffusion.process.prediction import X0, Eps, Prediction, V, Velocity
+from diffusion.process.schedule import EDM, VE, VP, ContinuousCosine, Flow, Schedule, linear, scaled_linear
+from diffusion.process.schedule import zero_terminal_snr as zero_snr
+
+T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+ROWS = torch.arange(2, 1001, dtype=torch.float64) / 1000
+WEIGHTS = [
+    weighting.snr,
+    weighting.truncated_snr,
+    weighting.min_snr,
+    weighting.soft_min_snr,
+    weighting.p2,
+    weighting.edm,
+    weighting.sigmoid,
+    weighting.vlb,
+]
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: w.__name__)
+@pytest.mark.parametrize("schedule", [linear(), VP(), EDM(), Flow()], ids=["linear", "vp", "edm", "flow"])
+def test_a_weight_means_the_same_for_every_prediction(weight: Callable[..., Tensor], schedule: Schedule) -> None:
+    """The same wrong x0, told through each prediction's y, costs the same."""
+    x0, wrong, eps = 0.4, 0.1, -0.7
+    alpha, sigma = schedule(T)
+    wrong_eps = (alpha * x0 + sigma * eps - alpha * wrong) / sigma
+
+    def cost(prediction: Prediction) -> Tensor:
+        a, b = prediction.weights(schedule, T)
+        return weight(schedule, prediction, T) * (a * (x0 - wrong) + b * (eps - wrong_eps)) ** 2
+
+    expected = cost(X0())
+    assert (expected > 0).all()
+    for prediction in (Eps(), V(), Velocity(), EDMPrediction(0.5)):
+        torch.testing.assert_close(cost(prediction), expected, rtol=1e-7, atol=0)
+
+
+def test_the_papers_forms() -> None:
+    schedule = VP()
+    snr = schedule.log_snr(T).exp()
+    forms = [
+        (weighting.snr, Eps(), torch.ones_like(T)),
+        (weighting.snr, X0(), snr),
+        (weighting.truncated_snr, X0(), snr.clamp(min=1)),
+        (weighting.min_snr, X0(), snr.clamp(max=5)),
+        (weighting.min_snr, Eps(), (5 / snr).clamp(max=1)),
+        (weighting.min_snr, V(), snr.clamp(max=5) / (snr + 1)),
+        (weighting.p2, Eps(), 1 / (1 + snr)),
+        (weighting.soft_min_snr, X0(), 4 * snr / (4 + snr)),
+        (weighting.sigmoid, Eps(), -schedule.log_snr_rate(T) / 2 / (1 + snr * math.exp(-2))),
+        (weighting.vlb, Eps(), -schedule.log_snr_rate(T) / 2),
+    ]
+    for weight, prediction, expected in forms:
+        torch.testing.assert_close(weight(schedule, prediction, T), expected)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), VP(), Flow(), VE()], ids=["edm", "vp", "flow", "ve"])
+def test_edms_weight_is_one_for_its_own_prediction(schedule: Schedule) -> None:
+    ours = weighting.edm(schedule, EDMPrediction(0.3), T, sigma_data=0.3)
+    torch.testing.assert_close(ours, weighting.unit(schedule, EDMPrediction(0.3), T))
+
+
+def test_table_vlb_weight_is_the_memoirs() -> None:
+    """β_t²/(2 β̃_t α_t (1 − ᾱ_t)), times T (DDPM, eq. 12), which is also T·(SNR_s − SNR_t)/2 on x0 (VDM, eq. 13)."""
+    table = linear()
+    beta, bar = table.betas(), table(ROWS)[0] ** 2
+    before = table(ROWS - 1 / 1000)[0] ** 2
+    beta = beta[1:]
+    beta_tilde = beta * (1 - before) / (1 - bar)
+    memoir = beta**2 / (2 * beta_tilde * (1 - beta) * (1 - bar))
+    torch.testing.assert_close(weighting.vlb(table, Eps(), ROWS), 1000 * memoir, rtol=1e-8, atol=0)
+    snr_s, snr_t = before / (1 - before), bar / (1 - bar)
+    torch.testing.assert_close(weighting.vlb(table, X0(), ROWS), 500 * (snr_s - snr_t), rtol=1e-6, atol=0)
+    assert weighting.vlb(table, Eps(), ROWS[:1] - 1 / 1000).isfinite().all()
+
+
+def test_continuous_vlb_weight_is_the_tables_limit() -> None:
+    gaps = []
+    for steps in (1000, 4000):
+        table = linear(steps, 0.1 / steps, 20 / steps)
+        t = torch.round(T * steps) / steps
+        gaps.append(float((weighting.vlb(table, Eps(), t) / weighting.vlb(VP(), Eps(), t) - 1).abs().max()))
+    assert gaps[1] < gaps[0] / 3 < 0.06
+
+
+def test_weights_at_zero_terminal_snr_are_finite() -> None:
+    end = torch.ones(1, dtype=torch.float64)
+    for schedule in (zero_snr(scaled_linear()), ContinuousCosine()):
+        for weight in WEIGHTS:
+            for prediction in (X0(), V(), EDMPrediction()):
+                assert weight(schedule, prediction, end).isfinite().all(), weight.__name__
