@@ -171,14 +171,14 @@ The error is the largest of the covariance of x at the end, computed exactly and
 {stochastic}
 
 `predictor_corrector` adds `corrections` Langevin steps, one evaluation each, before each step of `sampler.predictor`.
-Its step size follows a signal-to-noise ratio, which biases the variance by about `snr²`/2.
+Its step size follows a signal-to-noise ratio, and repeated without end would raise the variance by `snr²`, relatively.
 
 ## Grids and thresholds
 
 `grid@sampler.grid=` takes `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`, `log_snr`,
 `cosine`; `threshold@sampler.threshold=` takes `clip`, `dynamic`; `sampler.threshold=null` takes it off. Any sampler
-goes with any grid and schedule. `ancestral` alone uses a learned variance (`variance.learned_range`); the others leave
-the network's second half unused.
+goes with any grid and schedule. `ancestral` alone uses a learned variance
+(`variance@sampler.variance=learned_range`); the others leave the network's second half unused.
 """
 
 

@@ -55,6 +55,14 @@ def test_any_threshold_goes_with_any_sampler(sampler: str, threshold: str | None
         assert made.threshold(torch.full((2, 3, 4, 4), 7.0)).max() == 1
 
 
+@pytest.mark.parametrize("variance", choices("variance"))
+def test_any_variance_goes_with_ancestral_sampling(variance: str) -> None:
+    made = composed("sampler=ancestral", f"variance@sampler.variance={variance}")
+    assert (
+        made.variance(schedule.linear(), torch.tensor(0.5), torch.tensor(0.4), torch.zeros(2, 3, 4, 4)).isfinite().all()
+    )
+
+
 def test_dynamic_thresholding_is_diffusers() -> None:
     x0 = 2 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x0[0] /= 10

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process import grid, prediction, schedule, variance
-from diffusion.process.denoiser import Denoise, Denoiser, clip
+from diffusion.process.denoiser import Denoise, Denoiser, Estimate, clip
 from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle, law
 from diffusion.process.sampler import (
     DDIM,
@@ -339,7 +339,31 @@ def test_a_threshold_bounds_every_estimate(name: str) -> None:
     assert out.abs().max() < 0.25
 
 
+def test_a_learned_variance_lies_between_the_fixed_ones() -> None:
+    """spread −1 is the small variance and +1 the large one, per pixel; a network without a spread is refused."""
+    oracle = GaussianOracle(SCHEDULES["linear"], MEAN, COVARIANCE)
+
+    class Spread(nn.Module):
+        schedule = oracle.schedule
+
+        def forward(self, x: Tensor, t: Tensor) -> Estimate:
+            return oracle(x, t)._replace(spread=torch.tensor([-1.0, 1.0, -1.0]).expand(len(x), D).reshape(x.shape))
+
+    noise = as_images(torch.linspace(-1, 1, 6).double())
+    small, large, learned = (
+        Ancestral(1, grid=lambda schedule, n: torch.tensor([0.5, 0.4]), variance=choice)(
+            Spread(), noise, Bulk(3)
+        ).flatten(1)
+        for choice in (variance.fixed_small, variance.fixed_large, variance.learned_range)
+    )
+    torch.testing.assert_close(learned, torch.stack([small[:, 0], large[:, 1], small[:, 2]], dim=1))
+    with pytest.raises(UserError, match="no spread"):
+        Ancestral(10, variance=variance.learned_range)(oracle, noise, Bulk(3))
+
+
 def test_bad_orders_and_grids_are_refused() -> None:
+    with pytest.raises(UserError, match=r"eta = 2 .* from 0 .* to 1"):
+        DDIM(10, eta=2.0)
     for kind in (DPMSolver, UniPC, AdamsBashforth):
         with pytest.raises(UserError, match=r"order = 4 .* from 1 to 3"):
             kind(10, order=4)

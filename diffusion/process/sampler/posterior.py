@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.process import variance as variances
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler.loop import Evaluator, Point, Sampler, Time
@@ -58,6 +59,10 @@ class DDIM(Sampler):
 
     eta: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise UserError(f"sampler: eta = {self.eta:g} of DDIM; choose it from 0 (no noise) to 1 (DDPM's)")
+
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
@@ -95,7 +100,7 @@ class PredictorCorrector(Sampler):
 
     Args:
         predictor: (steps, grid, threshold) -> the sampler whose step predicts.
-        snr: the signal-to-noise ratio of a Langevin step; its stationary variance is off by about snr²/2.
+        snr: the signal-to-noise ratio of a Langevin step; its stationary variance is too large by snr², relatively.
     """
 
     predictor: Callable[..., Sampler] = ReverseDiffusion
@@ -108,7 +113,7 @@ class PredictorCorrector(Sampler):
         for _ in range(self.corrections):
             score = denoise(x_t, t).eps / -t.sigma
             z = streams.normal_like(x_t)
-            norms = (v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for v in (z, score))
-            size = 2 * (self.snr * next(norms) / next(norms)) ** 2
+            noise_norm, score_norm = (torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True) for v in (z, score))
+            size = 2 * (self.snr * noise_norm / score_norm) ** 2
             x_t = x_t + size * score + (2 * size).sqrt() * z
         return self.predictor(self.steps, self.grid, self.threshold).step(denoise, x_t, t, s, past, streams)
