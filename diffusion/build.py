@@ -12,7 +12,7 @@ from torch import nn
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 
-EXTRAS = {"lion_pytorch": "optim", "tensorboard": "tensorboard"}  # packages that an extra of the project installs
+EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project installs
 
 
 def make(node: Any, group: str, **kwargs: Any) -> Any:

@@ -47,7 +47,7 @@ TINY = (
 )
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny(photos: Path) -> list[str]:
     """Overrides that make a run of seconds: 24 training images of 8×8, a network of a few thousand weights."""
     return [*TINY, f"data.root={photos}"]
@@ -56,7 +56,7 @@ def tiny(photos: Path) -> list[str]:
 Command = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
     """`command("train", overrides)` -> (exit status, stdout, stderr), run in this process, in an empty folder."""
     from importlib import import_module

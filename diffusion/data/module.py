@@ -25,8 +25,8 @@ from diffusion.randomness import generator_for
 class Batch(NamedTuple):
     """B images of one split.
 
-    `image`: (B, 3, H, W), uint8 from the loader, float32 in [-1, 1] once on the device. `index`: (B,) int64, the
-    images' positions in the split. `flip`: (B,) bool, which of them are mirrored left to right.
+    `image`: (B, 3, H, W), uint8 from the loader, float32 in [-1, 1] once on the device. `index`: (B,) int64, on
+    the CPU, the images' positions in the loader's split. `flip`: (B,) bool, which of them are mirrored left to right.
     """
 
     image: Tensor
@@ -205,13 +205,25 @@ class ImageData(LightningDataModule):
         return TrainLoader(train, sampler=sampler, **self._options())
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """[the validation split, as many fixed training images]: a gap between the two is over-fitting."""
+        """[the validation split, as many fixed training images]: a gap between the two is over-fitting.
+
+        Both count their images from 0, so that what is drawn by index is the same for either: they are paired.
+        """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for(self.seed, "overfit"))[: len(val)]
-        return [self._eval_loader("val", torch.arange(len(val))), self._eval_loader("train", fixed.sort().values)]
+        return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._eval_loader("test", torch.arange(len(self.splits["test"])))
+        return self._eval_loader("test", self.splits["test"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Images and flips move; the indices, which seed the noise, are read on the CPU and stay there.
+
+        (Reading them back from a GPU would make every step wait for the one before.)
+        """
+        return batch._replace(
+            image=batch.image.to(device, non_blocking=True), flip=batch.flip.to(device, non_blocking=True)
+        )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """On the device: mirrors the images that are to be, and scales them to float32 [-1, 1]."""
@@ -226,15 +238,15 @@ class ImageData(LightningDataModule):
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
-    def _eval_loader(self, name: str, index: Tensor) -> DataLoader[Batch]:
+    def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
         rank, world = self._share()
-        if len(index) < world:
+        if len(split) < world:
             raise UserError(
-                f"{len(index)} images of the {name} split are too few for {world} device{'s' * (world > 1)}: give the "
+                f"{len(split)} images of the {name} split are too few for {world} device{'s' * (world > 1)}: give the "
                 f"split at least as many, or use fewer devices"
             )
-        sampler = InOrder(index, self.eval_batch_size, rank, world)
-        return DataLoader(self.splits[name], sampler=sampler, **self._options())
+        sampler = InOrder(torch.arange(len(split)), self.eval_batch_size, rank, world)
+        return DataLoader(split, sampler=sampler, **self._options())
 
     def _options(self) -> dict[str, Any]:
         return {

@@ -55,9 +55,13 @@ class Denoiser(nn.Module):
         self.prediction = prediction
 
     def output(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's y (B, C, H, W) and, when it has 2C outputs, the spread; both in the dtype of x_t."""
+        """The network's y (B, C, H, W) and, when it has 2C outputs, the spread; both in the dtype of x_t.
+
+        The network is given its own precision; what is outside of it keeps that of x_t.
+        """
         c_in, label = self.prediction.inputs(self.schedule, t)
-        out = self.network(expand(c_in, x_t) * x_t, label.to(x_t.dtype)).to(x_t.dtype)
+        own = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
+        out = self.network((expand(c_in, x_t) * x_t).to(own), label.to(x_t.dtype)).to(x_t.dtype)
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from datetime import datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.progress import Progress, TaskID
@@ -25,7 +26,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
 from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
-from diffusion.training.module import Diffusion
+from diffusion.training.module import Diffusion, total_steps
 from diffusion.training.scoring import append, score_samples
 
 WARM_UP = 5  # steps before the forecast's clock starts
@@ -83,7 +84,7 @@ class RunProgress(ProgressBar):
         self.began = time.monotonic()
         self.progress = progress_bar()
         self.progress.start()
-        total = int(trainer.estimated_stepping_batches)
+        total = total_steps(trainer)
         self.task = self.progress.add_task("training", total=total, completed=self.start, unit="step", note="")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -139,7 +140,7 @@ class Forecast(Callback):
         steps = trainer.global_step - self.first
         if steps == 0:
             return
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
+        left = total_steps(trainer) - trainer.global_step
         seconds = (self._now(pl_module) - self.began) / steps * left
         console.print(f"{left} steps to go: about {duration(seconds)} of training on {device_name(pl_module.device)}")
         if pl_module.device.type == "cpu" and seconds > 3600:
@@ -157,7 +158,7 @@ class ValidateAtEnd(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The run's last step is known now."""
-        self.last = int(trainer.estimated_stepping_batches)
+        self.last = total_steps(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """At the last step, which may lie within an epoch, ask Lightning to stop: it validates before it does."""
@@ -165,6 +166,27 @@ class ValidateAtEnd(Callback):
             if trainer.check_val_every_n_epoch is not None:
                 trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True
+
+
+class Checkpoints(ModelCheckpoint):
+    """last.ckpt, and best.ckpt by validation MSE. A run that goes on from another folder's brings its best along."""
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            folder / "checkpoints", filename="best", monitor="val/mse", save_last=True,
+            auto_insert_metric_name=False, enable_version_counter=False, save_on_train_epoch_end=False,
+        )  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best so far, under this run's folder."""
+        best, here = Path(state_dict["best_model_path"] or "none"), Path(str(self.dirpath))
+        if best.is_file() and best.parent != here:
+            here.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best, here / best.name)
+            path, score = str(here / best.name), state_dict["best_model_score"]
+            moved = {"best_model_path": path, "kth_best_model_path": path, "best_k_models": {path: score}}
+            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "last_model_path": ""}
+        super().load_state_dict(state_dict)
 
 
 class SampleGrid(Callback):

@@ -84,7 +84,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     extractor = make(cfg.features, "features").to(device)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
-        data = reference_data(cfg.data or restored.config["data"])
+        data = reference_data(cfg.get("data") or restored.config["data"])
         against = scoring.reference(data, cfg.split, extractor)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
@@ -99,10 +99,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             "checkpoint": {"path": str(restored.path), "sha256": restored.sha256},
         }
     else:
-        data = reference_data(cfg.data or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
+        data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
         against = scoring.reference(data, cfg.split, extractor)
         images = folder_images(cfg.images, data.resolution, cfg.n)
-        what = {"what": "images", "images": str(cfg.images)}
+        what = {"what": "images", "folder": str(cfg.images)}
     new = scoring.score_samples(images, extractor, against, **what)
     new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against)
     path = scoring.append(folder, new)

@@ -1,16 +1,18 @@
-"""Dashboards beside metrics.csv: functions (folder, config) -> Lightning logger, without prompts and without secrets."""
+"""Dashboards beside metrics.csv: functions (folder, recipe) -> Lightning logger. No prompts, no secrets."""
 
 import csv as table
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from diffusion.console import console
+from diffusion.errors import UserError
 
 
-def wandb(folder: Path, config: Mapping[str, Any], project: str, **settings: Any) -> Logger:
+def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any) -> Logger:
     """Weights & Biases. Offline where there is no key: nothing is asked and nothing fails.
 
     The command line, the machine and the program's text are not sent: they may hold secrets.
@@ -34,16 +36,18 @@ def wandb(folder: Path, config: Mapping[str, Any], project: str, **settings: Any
         ),
         **settings,
     )  # fmt: skip
-    logger.log_hyperparams(dict(config))
+    logger.log_hyperparams(dict(recipe))
     return logger
 
 
-def tensorboard(folder: Path, config: Mapping[str, Any]) -> Logger:
+def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     """TensorBoard, with its files in the run's folder."""
+    if find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard: it is not installed; pip install 'diffusion-experiments[tensorboard]'")
     from lightning.pytorch.loggers import TensorBoardLogger
 
     logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard")
-    logger.log_hyperparams(dict(config))
+    logger.log_hyperparams(dict(recipe))
     return logger
 
 
@@ -77,4 +81,4 @@ def finish(loggers: list[Logger]) -> None:
 
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()

@@ -1,5 +1,6 @@
 """The LightningModule: the network, the forward process's tables, the objective."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,27 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from diffusion.data import Batch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
-from diffusion.process.denoiser import Denoiser
-from diffusion.process.objective import diffuse
+from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, seed_for
 from diffusion.training.ema import EMA
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
+
+
+def total_steps(trainer: pl.Trainer) -> int:
+    """Optimizer steps of the whole run.
+
+    Lightning's `estimated_stepping_batches`, asked before a checkpoint is loaded, would set the data up too early: the
+    loader's place in the epoch would not be restored.
+    """
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
+    return int(min(steps, math.inf if trainer.max_steps == -1 else trainer.max_steps))
 
 
 class Diffusion(pl.LightningModule):
@@ -57,7 +71,7 @@ class Diffusion(pl.LightningModule):
         self.seed = seed
         self.config = config
         self.draws = draws
-        self.frozen = FrozenGrid(draws, seed)
+        self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
@@ -71,10 +85,15 @@ class Diffusion(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         seeds = [seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()]
-        losses = self.objective(self.denoiser, batch.image, Streams(seeds, self.device))
+        x0 = self.images(batch)
+        losses = self.objective(self.denoiser, x0, Streams(seeds, self.device))
         loss = losses["loss"].mean()
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(batch.image))
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(x0))
         return loss
+
+    def images(self, batch: Batch) -> Tensor:
+        """x0 in float32, or in float64 where the network is; the forward process is never rounded to half precision."""
+        return batch.image.to(torch.promote_types(batch.image.dtype, self.dtype))
 
     def raw_denoiser(self) -> Denoiser | None:
         """The denoiser with the raw weights, while validation has the averaged ones in place; None without EMA."""
@@ -87,10 +106,11 @@ class Diffusion(pl.LightningModule):
         """(eps_θ − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
         split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
+        x0 = self.images(batch)
         for k in range(self.draws):
             t = self.frozen.t(batch.index, k).to(self.device)
-            eps = self.frozen.noise(batch.index, k, batch.image)
-            x_t = diffuse(self.denoiser.schedule, batch.image, eps, t)
+            eps = self.frozen.noise(batch.index, k, x0)
+            x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     error = (denoiser(x_t, t).eps - eps).square().flatten(1).mean(dim=1)
@@ -117,7 +137,7 @@ class Diffusion(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule by the step."""
         optimizer = self.optimizer(self.denoiser.parameters())
-        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = self.lr_scheduler(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

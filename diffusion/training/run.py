@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,7 +29,9 @@ FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_mo
 
 
 def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Run the configuration, leaving everything in `folder`; returns the last validation MSE (what a sweeper minimises), on the first process.
+    """Run the configuration, leaving everything in `folder`.
+
+    Returns the last validation MSE, which is what a sweeper minimises, on the first process; None on others.
 
     Raises UserError, before any training, for what the user can mend.
     """
@@ -56,9 +58,13 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
     check_optimizer(module)
+    if cfg.channels_last:
+        module.denoiser.network.to(memory_format=torch.channels_last)
     if cfg.compile:
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     trainer, record, logs = make_trainer(cfg, folder, config, data, sampler, extractor, resumed)
+    # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after, and round.
+    trainer.precision_plugin.convert_module(module)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(config)
         say_what_runs(folder, data, module)
@@ -111,17 +117,12 @@ def make_trainer(
                 sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, against, protocol
             )
         )
-    used.append(  # behind the others, so that their state is what is saved
-        ModelCheckpoint(
-            folder / "checkpoints", filename="best", monitor="val/mse", save_last=True,
-            auto_insert_metric_name=False, enable_version_counter=False, save_on_train_epoch_end=False,
-        )
-    )  # fmt: skip
+    used.append(our.Checkpoints(folder))  # behind the others, so that their state is what is saved
     plain = OmegaConf.to_container(OmegaConf.create(config))
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
     logs: list[Logger] = [loggers.csv(folder, step)]
     if cfg.get("logger"):
-        logs.append(make(cfg.logger, "logger", folder=folder, config=plain))
+        logs.append(make(cfg.logger, "logger")(folder, plain))
     trainer = make(cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder), **FIXED)
     return trainer, record, logs
 
@@ -218,7 +219,9 @@ def check_optimizer(module: Diffusion) -> None:
     try:
         module.optimizer(module.denoiser.parameters())
     except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer: {' '.join(str(error).split())}; see conf/optimizer for settings that work") from error
+        raise UserError(
+            f"optimizer: {' '.join(str(error).split())}; see conf/optimizer for settings that work"
+        ) from error
 
 
 def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
@@ -239,9 +242,8 @@ def say_scores(records: list[scoring.Record]) -> None:
             f"{r['what']} {r['value']:.4g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "") for r in rows
         )
         first = rows[0]
-        console.print(
-            f"{metric} ({first['n']} images against {first['reference']['n']} of {first['reference']['split']}): {values}"
-        )
+        against = first["reference"]
+        console.print(f"{metric} ({first['n']} images against {against['n']} of {against['split']}): {values}")
 
 
 def say_where(folder: Path, seconds: float) -> None:

@@ -102,15 +102,25 @@ def test_loaders_give_uint8_and_the_device_side_flips_and_scales() -> None:
         assert (image[..., 2:] == right).all()
 
 
-def test_validation_is_the_split_and_as_many_fixed_training_images() -> None:
-    loaders = toy(eval_batch_size=3).val_dataloader()
-    val, train = ([i for batch in loader for i in batch.index.tolist()] for loader in loaders)
-    assert val == list(range(7))
-    assert len(set(train)) == 7
-    assert max(train) > 7  # not merely the first ones
-    again = [i for batch in toy(batch_size=2).val_dataloader()[1] for i in batch.index.tolist()]
-    assert again == train
+def test_validation_is_the_split_and_as_many_fixed_training_images_paired_by_index() -> None:
+    data = toy(eval_batch_size=3)
+    val, fit = data.val_dataloader()
+    for loader in (val, fit):
+        assert [i for batch in loader for i in batch.index.tolist()] == list(range(7))
+    train = [tuple(image.flatten().tolist()) for image in data.splits["train"].images]
+    shown = [train.index(tuple(image.flatten().tolist())) for batch in fit for image in batch.image]
+    assert len(set(shown)) == 7
+    assert max(shown) > 7  # not merely the first ones
+    again = torch.cat([batch.image for batch in toy(batch_size=2).val_dataloader()[1]])
+    assert torch.equal(again, torch.cat([batch.image for batch in fit]))
     assert sum(len(batch.index) for batch in toy().test_dataloader()) == 5
+
+
+def test_indices_stay_on_the_cpu_when_images_move() -> None:
+    data = toy()
+    moved = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("meta"), 0)
+    assert moved.image.device.type == moved.flip.device.type == "meta"
+    assert moved.index.device.type == "cpu"
 
 
 def test_workers_give_what_the_main_process_gives() -> None:

@@ -80,7 +80,9 @@ def test_a_foreign_checkpoint(command, tmp_path):
 
 
 def test_a_checkpoint_whose_config_names_foreign_code(command, tmp_path):
-    config = "model: {_target_: os.system, command: touch touched}\nschedule: {}\nprediction: {}\ndata: {resolution: 8}\n"
+    config = (
+        "model: {_target_: os.system, command: touch touched}\nschedule: {}\nprediction: {}\ndata: {resolution: 8}\n"
+    )
     torch.save({"state_dict": {}, "config": config, "global_step": 1, "epoch": 0}, tmp_path / "x.ckpt")
     status, _, err = command("sample", ["ckpt=x.ckpt"])
     assert status == 2

@@ -1,0 +1,88 @@
+"""The parts of training with known answers: EMA, learning rates, what is validated, the frozen protocol."""
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import Eps
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import linear
+from diffusion.training import lr
+from diffusion.training.ema import EMA
+from diffusion.training.generate import generate
+
+
+class Walk(pl.LightningModule):
+    """A weight that is n after optimizer step n."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.register_buffer("table", torch.tensor(float("inf")))
+
+    def training_step(self, batch, batch_idx):
+        return -self.weight
+
+    def configure_optimizers(self):
+        return SGD(self.parameters(), lr=1.0)
+
+
+def test_the_average_follows_its_recurrence_with_the_warm_up():
+    module, ema = Walk(), EMA(decay=0.5)
+    trainer = pl.Trainer(
+        max_steps=12, callbacks=[ema], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(100, 1)))
+    average = 0.0
+    for n in range(1, 13):
+        # Lightning's first average is a copy of the weights, as torch's AveragedModel makes it.
+        decay = 0.0 if n == 1 else min(0.5, (1 + n) / (10 + n))
+        average += (1 - decay) * (n - average)
+    assert float(module.weight) == pytest.approx(average, rel=1e-6)
+    assert torch.isinf(module.table)  # buffers are copied: an average of infinities is no number
+
+
+def test_decay_warms_up_to_its_value():
+    ema = EMA(decay=0.9)
+    assert ema.decay_at(0) == 0.1
+    assert ema.decay_at(8) == 0.5
+    assert ema.decay_at(10_000) == 0.9
+
+
+def rates(make, **options) -> list[float]:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = make(optimizer, 10, **options)
+    values = []
+    for _ in range(10):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+def test_learning_rates():
+    assert rates(lr.constant) == [2.0] * 10
+    assert rates(lr.warmup, warmup=3) == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 7])
+    expected = [2 / 3, 4 / 3] + [0.2 + 1.8 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
+    assert rates(lr.cosine, warmup=2, final=0.1) == pytest.approx(expected)
+
+
+class Noise(nn.Module):
+    """A network that answers with its input: any function of (x, label) will do."""
+
+    def forward(self, x, label):
+        return 0.5 * x + label[:, None, None, None] / 2000
+
+
+def test_an_image_depends_on_its_seed_and_number_alone():
+    denoise = Denoiser(Noise(), linear(), Eps())
+    many = generate(denoise, DDIM(5, eta=1.0), 7, (3, 4, 4), seed=3, batch_size=7)
+    assert many.dtype == torch.uint8
+    assert torch.equal(generate(denoise, DDIM(5, eta=1.0), 5, (3, 4, 4), seed=3, batch_size=2), many[:5])
+    assert not torch.equal(generate(denoise, DDIM(5, eta=1.0), 7, (3, 4, 4), seed=4), many)

@@ -1,0 +1,111 @@
+"""Counted randomness: what a run draws depends on (seed, epoch, image) and on nothing that happened before."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from diffusion.build import make
+from diffusion.data import ImageData
+from diffusion.paths import conf_dir
+from diffusion.randomness import Streams, seed_for
+from diffusion.training.run import train
+
+DROPOUT = "model.dropout=0.3"
+
+
+def configuration(overrides: list[str]):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", [*overrides, "name=test"])
+
+
+def weights(folder: Path, key: str = "current_model_state") -> dict[str, Tensor]:
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)[key]
+
+
+def run(tmp_path: Path, name: str, overrides: list[str]) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    train(configuration(overrides), folder)
+    return folder
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("stop", [6, 8])  # at the end of an epoch, and within one
+def test_a_resumed_run_is_the_same_run_bit_for_bit(tiny, tmp_path, stop):
+    overrides = [*tiny, DROPOUT, "lr_scheduler=warmup", "trainer.max_epochs=3"]  # 18 steps
+    whole = run(tmp_path, "whole", overrides)
+    first = run(tmp_path, "first", [*overrides, f"trainer.max_steps={stop}"])
+    rest = run(tmp_path, "rest", [*overrides, f"ckpt={first}/checkpoints/last.ckpt"])
+    for key in ("current_model_state", "state_dict"):  # raw and averaged
+        assert equal(weights(whole, key), weights(rest, key))
+        assert not equal(weights(first, key), weights(rest, key))
+    # Curves are whole: what the first part logged was carried over.
+    assert (rest / "metrics.csv").read_text().count("\n") >= (whole / "metrics.csv").read_text().count("\n")
+    assert (rest / "checkpoints/best.ckpt").is_file()
+
+
+def test_last_finds_the_newest_run_of_the_name(tiny, tmp_path, capfd):
+    run(tmp_path, "a", [*tiny, "trainer.max_steps=2"])
+    run(tmp_path, "b", [*tiny, "trainer.max_steps=4"])
+    folder = run(tmp_path, "c", [*tiny, "trainer.max_steps=5", "ckpt=last"])
+    assert "b/checkpoints/last.ckpt, step 4" in capfd.readouterr().out
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+
+
+def test_another_seed_is_another_run(tiny, tmp_path):
+    short = [*tiny, "trainer.max_steps=2"]
+    a, b, c = (run(tmp_path, name, [*short, f"seed={seed}"]) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert equal(weights(a), weights(b))
+    assert not equal(weights(a), weights(c))
+
+
+def test_accumulated_batches_are_one_large_batch(tiny, tmp_path):
+    """In float64 two batches of 4 give the step of one of 8: the same images, times and noise."""
+    common = [*tiny, "optimizer=sgd", "trainer.max_steps=3", "trainer.precision=64-true"]
+    large = run(tmp_path, "large", [*common, "data.batch_size=8"])
+    small = run(tmp_path, "small", [*common, "data.batch_size=4", "trainer.accumulate_grad_batches=2"])
+    a, b = weights(large), weights(small)
+    assert all(torch.allclose(a[key], b[key], rtol=0, atol=1e-12) for key in a)
+
+
+def test_two_recipes_see_the_same_images_times_and_noise(tiny):
+    """Under one seed the draws of a training image do not depend on the batch that it is in."""
+    seen: list[dict[int, tuple[Tensor, Tensor]]] = []
+    for size in (4, 8):
+        data: ImageData = make(configuration([*tiny, f"data.batch_size={size}"]).data, "data")
+        data.prepare_data()
+        data.setup()
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(3)
+        drawn = {}
+        for batch in loader:
+            indices = batch.index.tolist()
+            noise = Streams([seed_for(0, "train", 3, i) for i in indices]).normal(3, 8, 8)
+            drawn |= {i: (n, f) for i, n, f in zip(indices, noise, batch.flip, strict=True)}
+        seen.append(drawn)
+    a, b = seen
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[i][0], b[i][0]) and a[i][1] == b[i][1] for i in a)
+
+
+def test_compiling_leaves_the_names_of_the_weights(tiny):
+    network = make(configuration(tiny).model, "model")
+    names = set(network.state_dict())
+    network.compile()
+    assert set(network.state_dict()) == names
+
+
+def test_nothing_of_a_run_is_left_in_the_global_seed(tiny, tmp_path):
+    """Two runs of one process in either order are the runs of processes of their own."""
+    short = [*tiny, DROPOUT, "trainer.max_steps=2"]
+    first = run(tmp_path, "first", short)
+    pl.seed_everything(123, verbose=False)
+    torch.randn(1000)
+    assert equal(weights(first), weights(run(tmp_path, "second", short)))
