@@ -1,0 +1,185 @@
+"""Bits per dimension against closed forms: Gaussian data, whose optimal denoiser and density are known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.special import ndtr
+
+from diffusion.process.denoiser import Estimate
+from diffusion.process.likelihood import bound_term, flow_likelihood, log_decoder, prior_term, variational_bound
+from diffusion.process.oracle import GaussianOracle
+from diffusion.process.schedule import EDM, VP, ContinuousCosine, Flow, Schedule, SubVP, linear
+from diffusion.process.variance import fixed_large, fixed_small
+from diffusion.randomness import Streams
+
+LEVELS = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
+MEAN, STD = -0.2, 0.25  # of the data's pixels: within [−1, 1] but for 3 in 10,000
+
+
+def gaussian_images(n: int, size: int = 4, seed: int = 0) -> Tensor:
+    """(n, 1, size, size) 8-bit levels drawn from N(MEAN, STD²)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = MEAN + STD * torch.randn(n, 1, size, size, dtype=torch.float64, generator=generator)
+    return LEVELS[((x.clamp(-1, 1) + 1) / 2 * 255).round().long()]
+
+
+def oracle(schedule: Schedule, size: int = 16) -> GaussianOracle:
+    return GaussianOracle(schedule, torch.full((size,), MEAN), STD**2 * torch.eye(size, dtype=torch.float64))
+
+
+def true_bits(x0: Tensor) -> Tensor:
+    """(B,) −log₂ of the mass of N(MEAN, STD²) on each level, a dimension."""
+    low, high = ((x0 + edge - MEAN) / STD for edge in (-1 / 255, 1 / 255))
+    return -(ndtr(high) - ndtr(low)).log2().flatten(1).mean(dim=1)
+
+
+@pytest.mark.parametrize("mean", [-1.3, -1.0, -0.21, 0.5, 1.0])
+@pytest.mark.parametrize("std", [0.004, 0.05, 2.0])
+def test_decoder_masses_sum_to_one(mean: float, std: float) -> None:
+    """Only with δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest."""
+    masses = log_decoder(LEVELS, torch.tensor(mean), torch.tensor(2 * math.log(std))).exp()
+    assert abs(float(masses.sum()) - 1) < 1e-12
+
+
+def test_decoder_is_the_mass_of_the_interval_also_far_out_and_in_float32() -> None:
+    std = 0.05
+    x = LEVELS[[0, 100, 255]]
+    low, high = (x - 1 / 255).tolist(), (x + 1 / 255).tolist()
+    low[0], high[2] = -math.inf, math.inf
+
+    def phi(z: float) -> float:
+        return math.erfc(-z / std / math.sqrt(2)) / 2
+
+    masses = log_decoder(x, *torch.tensor([-0.3, 2 * math.log(std)], dtype=torch.float64)).exp()
+    expected = [phi(b + 0.3) - phi(a + 0.3) for a, b in zip(low, high, strict=True)]
+    torch.testing.assert_close(masses[:2], torch.tensor(expected[:2], dtype=torch.float64), rtol=1e-9, atol=0)
+    far = log_decoder(LEVELS[:255].float(), torch.tensor(1.0), torch.tensor(2 * math.log(0.01)))
+    assert far.isfinite().all()
+    mirrored = log_decoder(-LEVELS[:255].float(), torch.tensor(-1.0), torch.tensor(2 * math.log(0.01)))
+    torch.testing.assert_close(far, mirrored)  # the upper tail is as exact as the lower
+    peak = -((LEVELS[0] + 1 / 255 - 1) ** 2) / (2 * 0.01**2)
+    assert abs(float(far[0]) / float(peak) - 1) < 1e-3
+
+
+def test_decoder_has_finite_gradients() -> None:
+    mean, log_variance = torch.zeros(256, requires_grad=True), torch.full((256,), -8.0, requires_grad=True)
+    log_decoder(LEVELS.float(), mean, log_variance).sum().backward()
+    for x in (mean, log_variance):
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("variance", [fixed_small, fixed_large])
+def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-untyped-def]
+    """E over x_t of every term, for x0_θ = m + g (x_t − alpha m) with g the optimal gain:
+    the mean's error is (1 − g alpha)² (x0 − m)² + g² sigma²."""
+    table, n = linear(100, 1e-3, 0.2), 256
+    x0 = gaussian_images(n)
+    bound = variational_bound(oracle(table), x0, Streams(range(n)), steps=100, variance=variance)
+    torch.testing.assert_close(bound.bits, bound.prior + bound.terms.sum(dim=1))
+    torch.testing.assert_close(bound.t, torch.arange(1, 101).double() / 100)
+
+    beta, bar = table.betas(), torch.cat([torch.ones(1).double(), (1 - table.betas()).cumprod(0)])
+    gain = bar[1:].sqrt() * STD**2 / (bar[1:] * STD**2 + 1 - bar[1:])
+    deviation = (x0 - MEAN).square().mean()
+    error = (1 - gain * bar[1:].sqrt()) ** 2 * deviation + gain**2 * (1 - bar[1:])
+    factor = bar[:-1].sqrt() * beta / (1 - bar[1:])
+    beta_tilde = beta * (1 - bar[:-1]) / (1 - bar[1:])
+    p_variance = beta_tilde if variance is fixed_small else beta
+    ratio = beta_tilde / p_variance
+    nats = (ratio - 1 - ratio.log() + factor**2 * error / p_variance) / 2
+    bits = bound.terms.mean(dim=0)
+    torch.testing.assert_close(bits[1:], nats[1:] / math.log(2), rtol=0.12, atol=0)  # 4 deviations of 4096 squares
+    torch.testing.assert_close(bits[1:].sum(), nats[1:].sum() / math.log(2), rtol=0.02, atol=0)
+
+    prior = (bar[-1] * x0**2 + (1 - bar[-1]) - 1 - torch.log1p(-bar[-1])) / 2
+    torch.testing.assert_close(bound.prior, prior.flatten(1).mean(dim=1) / math.log(2), rtol=1e-6, atol=1e-12)
+
+    z = torch.linspace(-7, 7, 1401, dtype=torch.float64)  # L_0 by quadrature over x_1
+    weight = torch.exp(-(z**2) / 2) / torch.exp(-(z**2) / 2).sum()
+    estimate = MEAN + gain[0] * (bar[1].sqrt() * (LEVELS[:, None] - MEAN) + (1 - bar[1]).sqrt() * z)
+    std = (beta_tilde[1] if variance is fixed_small else beta[0]).sqrt()
+    mass = ndtr((LEVELS[:, None] + 1 / 255 - estimate) / std) - ndtr((LEVELS[:, None] - 1 / 255 - estimate) / std)
+    level = ((x0 + 1) / 2 * 255).round().long()
+    first = -(weight * mass.clamp(min=1e-300).log2()).sum(dim=1)[level].mean()
+    torch.testing.assert_close(bits[0], first, rtol=0.03, atol=0)
+
+
+def test_variational_bound_is_tight_with_the_optimal_variance_and_above_the_truth_otherwise() -> None:
+    """For Gaussian data q(x_s | x_t) is Gaussian; with its variance the reverse chain is exact, at any T."""
+
+    def optimal(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None) -> Tensor:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+        var_t, var_s = alpha_t**2 * STD**2 + sigma_t**2, alpha_s**2 * STD**2 + sigma_s**2
+        return torch.log(var_s - (alpha_t / alpha_s * var_s) ** 2 / var_t)
+
+    n = 64
+    x0, truth = gaussian_images(n), true_bits(gaussian_images(n)).mean()
+    for steps in (50, 200):
+        table = linear(steps, 0.1 / steps, 20 / steps)
+        exact, small, large = (
+            variational_bound(oracle(table), x0, Streams(range(n)), steps, variance).bits.mean() - truth
+            for variance in (optimal, fixed_small, fixed_large)
+        )
+        assert abs(float(exact)) < 0.03
+        assert small > exact + 0.1
+        assert large > exact + 0.01
+
+
+def test_bound_of_fewer_steps_is_the_respaced_tables() -> None:
+    table, x0 = linear(), gaussian_images(4)
+    short = variational_bound(oracle(table), x0, Streams(range(4)), steps=10)
+    assert short.terms.shape == (4, 10)
+    torch.testing.assert_close(short.prior, prior_term(table, x0))
+
+
+def test_a_bound_term_is_the_weighted_noise_error() -> None:
+    """L_{t−1} = β_t²/(2 σ_t² α_t (1 − ᾱ_t)) ‖eps − eps_θ‖², in nats, for σ_t² = β̃_t (DDPM, eq. 12)."""
+    table, i = linear(), torch.tensor([2, 50, 1000])
+    generator = torch.Generator().manual_seed(0)
+    x0, eps, guess = torch.randn(3, 3, 1, 4, 4, dtype=torch.float64, generator=generator)
+    alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in table((i / 1000).double().round(decimals=6)))
+    x_t = alpha * x0 + sigma * eps
+    t = i.double() / 1000
+    estimate = Estimate((x_t - sigma * guess) / alpha, guess)
+    term = bound_term(table, fixed_small, estimate, x0, t, t - 1 / 1000)
+    beta, bar = table.betas(), (1 - table.betas()).cumprod(0)
+    b, a_bar, before = beta[i - 1], bar[i - 1], bar[i - 2]
+    beta_tilde = b * (1 - before) / (1 - a_bar)
+    weight = b**2 / (2 * beta_tilde * (1 - b) * (1 - a_bar))
+    error = (eps - guess).square().flatten(1).mean(dim=1)
+    torch.testing.assert_close(term * math.log(2), weight * error, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [VP(), SubVP(), linear(), ContinuousCosine(), Flow(), EDM()],
+    ids=["vp", "sub_vp", "linear", "cosine_continuous", "flow", "edm"],
+)
+def test_flow_likelihood_is_the_gaussians(schedule: Schedule) -> None:
+    """With equal variances the divergence has no Hutchinson noise, so each image's own value must come out."""
+    n, size = 16, 8
+    x0 = gaussian_images(n, size)
+    result = flow_likelihood(oracle(schedule, size**2), x0, Streams(range(n)))
+    torch.testing.assert_close(result.bits, true_bits(x0), rtol=0, atol=0.01)  # dequantisation's noise: 0.01/√64·…
+    torch.testing.assert_close(result.bits.mean(), true_bits(x0).mean(), rtol=0, atol=1e-3)
+    assert result.latent.shape == x0.shape
+    alpha, sigma = schedule(torch.ones(()).double())
+    assert abs(float(result.latent.std() / torch.sqrt(alpha**2 * STD**2 + sigma**2)) - 1) < 0.1
+    assert result.evaluations < 400
+
+
+def test_hutchinsons_estimate_is_unbiased_for_correlated_pixels() -> None:
+    n, size = 200, 2
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(4, 4, dtype=torch.float64, generator=generator) * 0.1 + 0.1 * torch.eye(4)
+    covariance, mean = root @ root.T + 0.002 * torch.eye(4), torch.zeros(4).double()
+    x = torch.randn(1, 4, dtype=torch.float64, generator=generator) @ torch.linalg.cholesky(covariance).T
+    x0 = LEVELS[((x + 1) / 2 * 255).round().long()].reshape(1, 1, size, size)
+    result = flow_likelihood(GaussianOracle(VP(), mean, covariance), x0.expand(n, 1, 2, 2), Streams(range(n)))
+    density = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x0.flatten())
+    expected = -density / (4 * math.log(2)) - math.log2(2 / 255)
+    assert result.bits.std() > 1e-3
+    assert abs(float(result.bits.mean() - expected)) < 4 * float(result.bits.std()) / math.sqrt(n) + 2e-3
