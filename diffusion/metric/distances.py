@@ -133,7 +133,8 @@ class KernelDistance(Metric):
     1 (some tables give it times 1000). A subset holds `subset_size` features of each set, at most half of the smaller
     set: with more, all subsets would be the same and the deviation would be 0 without meaning. At just half, as when
     scoring a few hundred images, the deviation estimates the standard error of the value (delete-half jackknife) where
-    the sets differ, and up to twice of it where they hardly do (MMD² is then a degenerate U-statistic). Which features make a subset is counted: a function of `seed`, the subset's number and the sets.
+    the sets differ, and up to twice of it where they hardly do (MMD² is then a degenerate U-statistic). Which features
+    make a subset is counted: a function of `seed`, the subset's number and the sets.
     """
 
     full_state_update = False

@@ -93,8 +93,8 @@ def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) 
 
 def test_the_draws_of_one_example_are_spread() -> None:
     grid = FrozenGrid(draws=10)
-    t = torch.stack([grid.t(torch.tensor([17]), k) for k in range(10)]).flatten().sort().values
-    assert t.diff().max() < 0.25
+    t = torch.stack([grid.t(torch.tensor([17]), k) for k in range(10)]).flatten()
+    assert (torch.histc(t.float(), bins=5, min=0, max=1) > 0).all()
 
 
 def test_the_noise_is_standard_normal() -> None:
