@@ -1,26 +1,37 @@
 """Training objectives."""
 
+import math
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from diffusion.process.denoiser import Denoiser
-from diffusion.process.objective import Simple, diffuse, eps_error
+from diffusion.errors import UserError
+from diffusion.process import weighting
+from diffusion.process.denoiser import Denoiser, diffuse
+from diffusion.process.likelihood import variational_bound
+from diffusion.process.objective import Hybrid, Simple, Uncertainty, VariationalBound, eps_error
 from diffusion.process.oracle import GaussianOracle
-from diffusion.process.prediction import Eps
-from diffusion.process.schedule import linear
+from diffusion.process.prediction import X0, Eps, V
+from diffusion.process.schedule import VP, linear
+from diffusion.process.timesteps import LogNormal, LossSecondMoment, Uniform
+from diffusion.process.variance import fixed_large
 from diffusion.randomness import Streams
 
 
 class Constant(torch.nn.Module):
-    """A network that answers a fixed number."""
+    """A network that answers a fixed number, and another as its spread when it has one."""
 
-    def __init__(self, value: float = 0.0):
+    def __init__(self, value: float = 0.0, spread: float | None = None):
         super().__init__()
         self.value = torch.nn.Parameter(torch.tensor(value))
+        self.spread = None if spread is None else torch.nn.Parameter(torch.tensor(spread))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return self.value.expand_as(x)
+        halves = [p.expand_as(x) for p in (self.value, self.spread) if p is not None]
+        return torch.cat(halves, dim=1)
 
 
 def test_simple_of_a_zero_network_is_the_noise_power() -> None:
@@ -38,6 +49,146 @@ def test_simple_depends_on_the_example_seed_alone() -> None:
     alone = Simple()(denoiser, x0[2:3], Streams([7]))
     torch.testing.assert_close(alone["loss"], together["loss"][2:3], rtol=0, atol=0)
     assert alone["t"] == together["t"][2]
+
+
+@pytest.mark.parametrize("prediction", [Eps(), X0(), V()])
+def test_simple_regresses_on_the_predictions_target(prediction) -> None:  # type: ignore[no-untyped-def]
+    """A network that answers c has E(c − y)² = c² − 2c·E y + E y²; checked against the target made by hand."""
+    x0, c = torch.rand(6, 1, 4, 4), 0.3
+    denoiser = Denoiser(Constant(c), VP(), prediction)
+    result = Simple(Uniform())(denoiser, x0, Streams(range(6)))
+    streams = Streams(range(6))
+    streams.uniform()
+    eps = streams.normal_like(x0)
+    alpha, sigma = (k.float().reshape(-1, 1, 1, 1) for k in VP()(result["t"]))
+    target = {"Eps": eps, "X0": x0, "V": alpha * eps - sigma * x0}[type(prediction).__name__]
+    torch.testing.assert_close(result["mse"], (target - c).square().flatten(1).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [
+        (partial(functional.huber_loss, reduction="none", delta=0.5), lambda e: 0.5 * (e.abs() - 0.25)),
+        (partial(functional.l1_loss, reduction="none"), lambda e: e.abs()),
+    ],
+)
+def test_other_distances(distance, expected) -> None:  # type: ignore[no-untyped-def]
+    """The network is off by more than delta everywhere: x0 = 0.2, answer 5."""
+    denoiser, x0 = Denoiser(Constant(5.0), VP(), X0()), torch.full((3, 1, 2, 2), 0.2)
+    result = Simple(Uniform(reweight=False), distance=distance)(denoiser, x0, Streams(range(3)))
+    torch.testing.assert_close(result["loss"].detach(), expected(torch.full((3,), 4.8)))
+    torch.testing.assert_close(result["mse"], torch.full((3,), 4.8**2))
+
+
+def test_loss_is_importance_times_weight_times_error() -> None:
+    denoiser, x0 = Denoiser(Constant(0.5), VP(), V()), torch.rand(8, 1, 4, 4)
+    result = Simple(LogNormal(), weighting.min_snr)(denoiser, x0, Streams(range(8)))
+    _, importance = LogNormal()(VP(), Streams(range(8)))
+    weight = weighting.min_snr(VP(), V(), result["t"])
+    torch.testing.assert_close(result["importance"], importance.float())
+    torch.testing.assert_close(result["loss"], (importance * weight).float() * result["mse"])
+
+
+def test_loss_aware_times_learn_from_update() -> None:
+    objective = Simple(LossSecondMoment(10, history=1))
+    objective.update(torch.arange(1, 11) / 10, torch.tensor([3.0] + 9 * [1.0]))
+    assert isinstance(objective.timesteps, LossSecondMoment)
+    p = objective.timesteps.probabilities()
+    assert abs(float(p[0] / p[1]) - 3) < 0.02
+    assert "timesteps.losses" in objective.state_dict()
+    Simple().update(torch.ones(2), torch.ones(2))  # of no account to others
+
+
+class Optimal(torch.nn.Module):
+    """The best eps for x0 ~ N(0, v), from x_t and the label."""
+
+    def __init__(self, variance: float):
+        super().__init__()
+        self.variance = variance
+        self.schedule = linear(20, 1e-3, 0.5)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in self.schedule((label + 1) / 1000))
+        return sigma * x / (alpha**2 * self.variance + sigma**2)
+
+
+def test_vlb_is_the_variational_bound_on_average() -> None:
+    """The mean of T·L_t over the rows is Σ L_t: what `likelihood.variational_bound` says, but for L_T."""
+    n, steps, v = 50, 20, 0.1
+
+    class EveryRow(Streams):
+        def uniform(self) -> Tensor:
+            return (torch.arange(steps).double().repeat(n) + 0.5) / steps
+
+    generator = torch.Generator().manual_seed(0)
+    levels = (255 * (v**0.5 * torch.randn(n, 1, 8, 8, generator=generator).clamp(-3, 3) + 1) / 2).round()
+    x0 = (2 * levels / 255 - 1).double()
+    denoiser = Denoiser(Optimal(v), linear(steps, 1e-3, 0.5), Eps())
+    objective = VariationalBound(variance=fixed_large)
+    terms = objective(denoiser, x0.repeat_interleave(steps, dim=0), EveryRow(range(n * steps)))["loss"]
+    bound = variational_bound(denoiser, x0, Streams(range(n)), steps, fixed_large)
+    torch.testing.assert_close(terms.mean(), (bound.bits - bound.prior).mean(), rtol=0.02, atol=0)
+
+
+def test_hybrid_teaches_the_spread_by_the_bound_and_the_mean_by_the_simple_loss() -> None:
+    x0 = (2 * torch.randint(0, 256, (16, 1, 4, 4)) / 255 - 1).float()
+
+    def gradients(objective: Simple | VariationalBound) -> tuple[Tensor, Tensor]:
+        network = Constant(0.1, spread=0.2)
+        objective(Denoiser(network, linear(), Eps()), x0, Streams(range(16)))["loss"].mean().backward()
+        assert network.value.grad is not None
+        assert network.spread is not None
+        assert network.spread.grad is not None
+        return network.value.grad, network.spread.grad
+
+    hybrid, simple = gradients(Hybrid()), gradients(Simple())
+    bound = gradients(VariationalBound(variance=Hybrid().bound.variance))
+    torch.testing.assert_close(hybrid[0], simple[0])
+    assert simple[1] == 0
+    assert bound[0].abs() > 0
+    torch.testing.assert_close(hybrid[1], 0.001 * bound[1])
+    assert hybrid[1].abs() > 0
+
+
+def test_the_spreads_gradient_points_to_the_better_variance() -> None:
+    """Where the mean is exact the posterior's own variance (spread −1) is right, so the spread must fall."""
+    x0 = torch.full((32, 1, 4, 4), 2 * 140 / 255 - 1)
+
+    class Exact(Constant):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            alpha, sigma = (c.float().reshape(-1, 1, 1, 1) for c in linear()((label.double() + 1) / 1000))
+            assert self.spread is not None
+            return torch.cat([(x - alpha * x0) / sigma, self.spread.expand_as(x)], dim=1)
+
+    network = Exact(spread=0.0)
+    Hybrid()(Denoiser(network, linear(), Eps()), x0, Streams(range(32)))["loss"].mean().backward()
+    assert network.spread is not None
+    assert network.spread.grad is not None
+    assert network.spread.grad > 0
+
+
+def test_bound_objectives_refuse_what_they_cannot_use() -> None:
+    x0 = torch.zeros(2, 1, 2, 2)
+    with pytest.raises(UserError, match="predicts no spread"):
+        Hybrid()(Denoiser(Constant(), linear(), Eps()), x0, Streams(range(2)))
+    with pytest.raises(UserError, match="needs a table schedule"):
+        VariationalBound(Uniform())(Denoiser(Constant(), VP(), Eps()), x0, Streams(range(2)))
+
+
+def test_learned_uncertainty_settles_at_the_mean_loss() -> None:
+    """loss/exp(u) + u is least at u = log(loss): for a constant loss L at every level."""
+    denoiser, x0 = Denoiser(Constant(2.0), VP(), X0()), torch.zeros(16, 1, 2, 2)
+    objective = Uncertainty(Simple(Uniform(reweight=False)))
+    optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
+    first = objective(denoiser, x0, Streams(range(16)))
+    torch.testing.assert_close(first["loss"], first["term"])  # u = 0 at the start
+    for k in range(200):
+        loss = objective(denoiser, x0, Streams(range(16 * k, 16 * k + 16)))["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert abs(float(loss.detach()) - (1 + math.log(4))) < 0.01
+    objective.update(torch.ones(1), torch.ones(1))
 
 
 def test_eps_error_of_the_oracle_is_the_known_least() -> None:

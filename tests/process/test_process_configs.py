@@ -1,0 +1,104 @@
+"""Every yaml of the core can be made, says where it comes from, and trains: one finite loss with finite gradients."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from diffusion.process.denoiser import Denoiser
+from diffusion.randomness import Streams
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def configuration(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+class Linear(torch.nn.Module):
+    """A network of three parameters, with a spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.tensor([0.5, 0.1, 0.2]))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        y = self.weights[0] * x + self.weights[1]
+        return torch.cat([y, (self.weights[2] * x).tanh()], dim=1)
+
+
+def train_once(*overrides: str) -> None:
+    cfg = configuration(*overrides)
+    denoiser = Denoiser(Linear(), instantiate(cfg.schedule), instantiate(cfg.prediction))
+    objective = instantiate(cfg.objective)
+    x0 = (2 * torch.randint(0, 256, (8, 3, 4, 4)) / 255 - 1).float()
+    result = objective(denoiser, x0, Streams(range(8)))
+    result["loss"].mean().backward()
+    objective.update(result["t"], result["term"].detach())
+    gradient = denoiser.network.weights.grad
+    assert result["loss"].shape == (8,)
+    assert result["loss"].isfinite().all()
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", names("schedule"))
+def test_schedules(name: str) -> None:
+    table = hasattr(instantiate(configuration(f"schedule={name}").schedule), "steps")
+    times = "uniform_table" if table else "uniform"
+    train_once(f"schedule={name}", "prediction=v", f"timesteps@objective.timesteps={times}")
+
+
+@pytest.mark.parametrize("name", names("prediction"))
+def test_predictions(name: str) -> None:
+    train_once(f"prediction={name}")
+
+
+@pytest.mark.parametrize("name", names("timesteps"))
+def test_timesteps(name: str) -> None:
+    train_once(f"timesteps@objective.timesteps={name}")
+
+
+@pytest.mark.parametrize("name", names("weighting"))
+def test_weightings(name: str) -> None:
+    train_once(f"weighting@objective.weighting={name}")
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_objectives(name: str) -> None:
+    train_once(f"objective={name}")
+
+
+@pytest.mark.parametrize("name", names("variance"))
+def test_variances(name: str) -> None:
+    train_once("objective=vlb", f"variance@objective.variance={name}")
+
+
+def test_recipes_of_the_papers() -> None:
+    train_once("schedule=cosine", "objective=hybrid", "timesteps@objective.timesteps=loss_second_moment")
+    train_once("schedule=edm", "prediction=edm", "timesteps@objective.timesteps=log_normal")
+    train_once("schedule=flow", "prediction=velocity", "timesteps@objective.timesteps=logit_normal")
+    train_once("schedule=zero_snr", "prediction=v", "weighting@objective.weighting=min_snr")
+
+
+def test_loss_second_moment_follows_the_table() -> None:
+    cfg = configuration("schedule.steps=100", "objective=vlb")
+    assert len(instantiate(cfg.objective).timesteps.losses) == 100
+
+
+@pytest.mark.parametrize("group", ["schedule", "prediction", "timesteps", "weighting", "objective", "variance"])
+def test_every_choice_says_what_it_is(group: str) -> None:
+    for name in names(group):
+        first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]
+        assert first.startswith("# "), name
+        assert len(first) > 40, name
