@@ -84,7 +84,7 @@ FAULTS = [
     Fault(
         "Dormand–Prince: stages at the step's end",
         RUNGE_KUTTA,
-        "u + c * h",
+        "u + float(c) * h",
         "u + h",
         f"{SAMPLERS}::test_probability_flow_reaches_a_gaussian",
     ),

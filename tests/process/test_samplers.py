@@ -151,11 +151,11 @@ def test_predictor_corrector_reaches_a_gaussian(on: str, predictor: Callable[...
 
     In few dimensions those norms vary so much that the rule is biased; 48 are enough.
     """
-    n, width = 2000, 48
+    n, width = 1500, 48
     root = torch.randn(width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 14
     mean, covariance = torch.linspace(-0.5, 0.5, width).double(), root @ root.T + 0.05 * torch.eye(width)
     oracle = GaussianOracle(SCHEDULES[on], mean, covariance)
-    x = sampled(PredictorCorrector(150, grid=FINE, predictor=predictor, snr=0.1), oracle, n, width)
+    x = sampled(PredictorCorrector(100, grid=FINE, predictor=predictor, snr=0.1), oracle, n, width)
     v = covariance.diagonal()
     assert ((x.mean(0) - mean).abs() < 5.5 * (v / n).sqrt() + 0.01).all()
     assert ((x.T.cov() - covariance).abs() < 5.5 * ((torch.outer(v, v) + covariance**2) / n).sqrt() + 0.02).all()
@@ -315,6 +315,29 @@ def test_arithmetic_is_float32_around_a_half_precision_network(name: str) -> Non
     )
     assert half.dtype == single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_network_under_autocast_gives_float32_images(name: str) -> None:
+    torch.manual_seed(0)
+    convolution, seen = nn.Conv2d(1, 1, 3, padding=1), set()
+
+    class Network(nn.Module):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            out = convolution(x)
+            seen.add(out.dtype)
+            return out
+
+    denoiser, kind = Denoiser(Network(), SCHEDULES["vp"], prediction.V()), ALL[name][0]
+    noise = torch.randn(2, 1, 4, 4)
+    exact = kind(4, grid=FINE)(denoiser, noise, Bulk(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = kind(4, grid=FINE, **({"rtol": 0.1, "atol": 0.1} if kind is ProbabilityFlow else {}))(
+            denoiser, noise, Bulk(2)
+        )
+    assert half.dtype == torch.float32
+    assert seen == {torch.float32, torch.bfloat16}
+    assert (half - exact).abs().max() < 0.05 * exact.abs().max()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -122,7 +122,7 @@ class ProbabilityFlow(Sampler):
         while (u > end).any():
             h = torch.maximum(h, end - u)  # both negative: not beyond the end
             for row, c in zip(RK45.A[1:], RK45.C[1:], strict=True):
-                slopes.append(self.slope(denoise, y + expand(h, y) * combine(row, slopes), u + c * h))
+                slopes.append(self.slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
             y_new = y + expand(h, y) * combine(RK45.B, slopes)
             slopes.append(self.slope(denoise, y_new, u + h))
             tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
