@@ -4,7 +4,6 @@ Images are 8-bit, x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,8 @@ from torch.special import log_ndtr, ndtr
 
 from diffusion.process.denoiser import Denoise, Estimate, diffuse, expand
 from diffusion.process.schedule import Schedule
-from diffusion.process.variance import fixed_small, gaussian_kl, ratio
+from diffusion.process.variance import Variance, fixed_small, gaussian_kl, ratio
 from diffusion.randomness import Streams
-
-Variance = Callable[[Schedule, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

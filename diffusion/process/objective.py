@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.process.denoiser import Denoise, Denoiser, diffuse, expand
-from diffusion.process.likelihood import Variance, bound_term
+from diffusion.process.likelihood import bound_term
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.process.timesteps import Timesteps, UniformTable, rows
-from diffusion.process.variance import fixed_small, learned_range
+from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
 

@@ -7,6 +7,7 @@ evenly over the batch (`stratified`: VDM's low-discrepancy sampler, Kingma et al
 With `reweight` off it is 1, and the distribution is itself a weighting of the loss, as EDM and SD3 mean it.
 """
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,12 +26,12 @@ class Timesteps(Protocol):
     def update(self, t: Tensor, losses: Tensor) -> None: ...
 
 
+@dataclass(kw_only=True)
 class Quantile:
     """The contract: `quantile(schedule, u)`, one formula, smooth in u."""
 
-    def __init__(self, stratified: bool = False, reweight: bool = True):
-        self.stratified = stratified
-        self.reweight = reweight
+    stratified: bool = False
+    reweight: bool = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         """t(u), monotone, for u in [0, 1)."""
@@ -47,35 +48,33 @@ class Quantile:
         """A fixed distribution learns nothing from the losses."""
 
 
+@dataclass
 class UniformTable(Quantile):
     """t uniform on the rows {1/T, …, 1} of a table (DDPM, Algorithm 1); importance 1."""
 
-    def __init__(self, stratified: bool = False):
-        super().__init__(stratified, reweight=False)
+    reweight: bool = field(default=False, init=False)
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         steps = rows(schedule, "timesteps=uniform_table")
         return (1 + torch.floor(u * steps)) / steps
 
 
+@dataclass
 class Uniform(Quantile):
     """t uniform on [first, 1] (Song et al., eq. 7, with their small first time)."""
 
-    def __init__(self, first: float = 1e-5, stratified: bool = False, reweight: bool = True):
-        super().__init__(stratified, reweight)
-        self.first = first
+    first: float = 1e-5
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         return self.first + (1 - self.first) * u
 
 
+@dataclass
 class LogNormal(Quantile):
     """log(sigma/alpha) ~ N(mean, std²), up to the schedule's largest (Karras et al., table 1)."""
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2, stratified: bool = False, reweight: bool = True):
-        super().__init__(stratified, reweight)
-        self.mean = mean
-        self.std = std
+    mean: float = -1.2
+    std: float = 1.2
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         largest = (-schedule.log_snr(torch.ones_like(u)) / 2 - self.mean) / self.std
@@ -83,18 +82,18 @@ class LogNormal(Quantile):
         return schedule.time(-2 * (self.mean + self.std * normal))
 
 
+@dataclass
 class LogitNormal(Quantile):
     """logit(t) ~ N(mean, std²) (SD3, eq. 19)."""
 
-    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False, reweight: bool = True):
-        super().__init__(stratified, reweight)
-        self.mean = mean
-        self.std = std
+    mean: float = 0.0
+    std: float = 1.0
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_inside(u)))
 
 
+@dataclass
 class Mode(Quantile):
     """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u): times near the middle for s > 0 (SD3, eq. 20).
 
@@ -102,12 +101,12 @@ class Mode(Quantile):
         scale: s, within [−1, 2/(π − 2)], where t(u) is monotone.
     """
 
-    def __init__(self, scale: float = 1.29, stratified: bool = False, reweight: bool = True):
-        super().__init__(stratified, reweight)
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
         largest = 2 / (torch.pi - 2)
-        if not -1 <= scale <= largest:
-            raise UserError(f"timesteps: Mode has scale = {scale:g}; it must lie in [−1, {largest:.3f}]")
-        self.scale = scale
+        if not -1 <= self.scale <= largest:
+            raise UserError(f"timesteps: Mode has scale = {self.scale:g}; it must lie in [−1, {largest:.3f}]")
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         u = _inside(u)

@@ -6,12 +6,16 @@
 grid and need no new betas. A variance is a function (schedule, t, s, spread) -> log variance.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.denoiser import expand
 from diffusion.process.schedule import Schedule
+
+Variance = Callable[[Schedule, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
