@@ -1,5 +1,8 @@
 """The one console of the program, and its progress bars. On a terminal bars move; elsewhere only lines are printed."""
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -14,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+Item = TypeVar("Item")
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -26,21 +30,31 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g} {unit}/s", style="progress.data.speed")
 
 
-def progress_bar() -> Progress:
-    """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image")`."""
+def progress_bar(enabled: bool = True) -> Progress:
+    """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
-        TextColumn("·"),
+        TextColumn("· left"),
         TimeRemainingColumn(),
-        TextColumn("left {task.fields[note]}"),
+        TextColumn("{task.fields[note]}"),
         console=console,
         refresh_per_second=4,
+        disable=not enabled,
     )
+
+
+def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
+    """`items`, with a bar that shows how many of `total` are done."""
+    with progress_bar() as bar:
+        task = bar.add_task(label, total=total, unit=unit, note="")
+        for item in items:
+            yield item
+            bar.advance(task)
 
 
 def duration(seconds: float) -> str:

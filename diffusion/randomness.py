@@ -22,6 +22,11 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
+def real_dtype(device: torch.device) -> torch.dtype:
+    """float64, in which times and coefficients are computed; float32 on Apple's MPS, which has no other."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Streams:
     """One random stream per example: what example i draws depends on `seeds[i]` alone, whatever else is in the batch.
 
@@ -62,12 +67,12 @@ class Streams:
         return self.normal(*x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), float64."""
-        draws = [torch.rand((), generator=g, device=self.device, dtype=torch.float64) for g in self.generators]
-        return torch.stack(draws)
+        """U[0, 1) of shape (B,), in `real_dtype`."""
+        dtype = real_dtype(self.device)
+        return torch.stack([torch.rand((), generator=g, device=self.device, dtype=dtype) for g in self.generators])
 
     def stratified(self) -> Tensor:
-        """U[0, 1) each, (B,), float64, and together even: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
+        """U[0, 1) each, (B,), in `real_dtype`, and together even: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
         first = torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64)
         places = torch.tensor(list(self.positions), dtype=torch.float64) / self.batch_size
-        return ((first + places) % 1).to(self.device)
+        return ((first + places) % 1).to(self.device, real_dtype(self.device))

@@ -4,23 +4,19 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
-from rich.text import Text
 
+from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.paths import cache_dir
 
 DIGEST = 32  # bytes of the BLAKE2b hash at the head of a cache file
-Item = TypeVar("Item")
 
 
 def place() -> Path:
@@ -84,19 +80,4 @@ def read_json(file: Path) -> dict[str, Any]:
 @rank_zero_only
 def say(line: str) -> None:
     """One line on the console, from the first process only."""
-    print(line, file=sys.stderr)
-
-
-class Rate(ProgressColumn):
-    """Items per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f}/s")
-
-
-def progress(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
-    """`items`, with a bar that shows how many of `total` are done, the rate and the time left."""
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=label)
+    console.print(line)

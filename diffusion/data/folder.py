@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.data.cache import cached, digest, place, progress, read_json, say, write
+from diffusion.console import track
+from diffusion.data.cache import cached, digest, place, read_json, say, write
 from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError
@@ -126,7 +127,7 @@ class Folder(ImageData):
         contents: dict[str, str] = {name: entry[-1] for name, entry in known.items() if name in stamps}
         if fresh:
             with ThreadPoolExecutor() as pool:
-                results = progress(pool.map(_hash, fresh.values()), "reading files", len(fresh))
+                results = track(pool.map(_hash, fresh.values()), "reading files", len(fresh), "file")
                 for name, result in zip(fresh, results, strict=True):
                     contents.pop(name, None)
                     if isinstance(result, OSError):
@@ -144,7 +145,7 @@ class Folder(ImageData):
         used: dict[str, str] = {}  # content -> name
         left_out = []
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside of the interpreter's lock
-            results = progress(pool.map(self._image, files), "decoding images", len(files))
+            results = track(pool.map(self._image, files), "decoding images", len(files))
             for file, result in zip(files, results, strict=True):
                 if isinstance(result, Unusable):
                     stray = file.path.suffix.lower() not in suffixes and "not an image" in str(result)

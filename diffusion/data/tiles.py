@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.data.cache import cached, digest, place, progress
+from diffusion.console import track
+from diffusion.data.cache import cached, digest, place
 from diffusion.data.image import RESIZE, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.randomness import generator_for
@@ -68,7 +69,7 @@ class Landscapes(ImageData):
             return planes(square(photos[window.photo], self.resolution, window.box))
 
         with ThreadPoolExecutor() as pool:  # Pillow resizes outside of the interpreter's lock
-            tiles = progress(pool.map(cut, chosen), "cutting tiles", len(chosen))
+            tiles = track(pool.map(cut, chosen), "cutting tiles", len(chosen))
             images = dict(zip(chosen, tiles, strict=True))
         return {
             name: {
@@ -97,7 +98,9 @@ def split_photos() -> dict[str, list[str]]:
 def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     """The windows of each split; `photos` holds every photograph by file name."""
     with ThreadPoolExecutor() as pool:
-        found = list(progress(pool.map(_candidates, photos, photos.values()), "choosing windows", len(photos)))
+        found = list(
+            track(pool.map(_candidates, photos, photos.values()), "choosing windows", len(photos), "photograph")
+        )
     candidates = [window for windows in found for window, _ in windows]
     near = near_duplicates(np.stack([miniature for windows in found for _, miniature in windows]))
     kept = np.zeros(len(candidates), bool)

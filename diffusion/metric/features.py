@@ -182,5 +182,9 @@ def auto() -> FeatureExtractor:
     try:
         return Inception()
     except FeaturesUnavailable as error:
-        log.warning("scores use lite0 features (fd_lite0, kid_lite0), not FID: %s", error)
+        log.debug("no Inception: %s", error)
+        log.warning(
+            "the Inception weights are neither present nor reachable: scores use lite0 features (fd_lite0, kid_lite0), "
+            "not FID; features=inception says what is missing"
+        )
         return Lite0()

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, distributed
 
+from diffusion.console import progress_bar
 from diffusion.errors import UserError
 from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments, pool
 from diffusion.metric.features import FeatureExtractor, digest
@@ -201,8 +199,9 @@ def _extract(
         images = [images]
     batch_size = batch_size or (128 if extractor.device.type == "cuda" else 16)
     seen = 0
-    with _bar(progress) as bar:
-        task = bar.add_task(description, total=n)
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    with progress_bar(enabled=progress and first) as bar:
+        task = bar.add_task(description, total=n, unit="image", note="")
         for arrived in images:
             arrived = arrived if n is None else arrived[: n - seen]
             if len(arrived) and resolution not in (None, found := _resolution(arrived)):
@@ -216,18 +215,6 @@ def _extract(
                 break
     if n is not None and seen < n:
         raise ValueError(f"{description}: {seen} images came; expected {n}")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")
-
-
-def _bar(enabled: bool) -> Progress:
-    """A bar on a console of its own: that of a training run may be live on the other."""
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not (enabled and first))
 
 
 def _tensors(fields: dict[str, Any]) -> dict[str, Tensor]:

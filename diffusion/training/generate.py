@@ -31,10 +31,8 @@ def generate(
         watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), after every step.
     """
     images = []
-    with progress_bar() as progress:
-        bar = progress.add_task(
-            description or "", total=n * sampler.steps, unit="image step", note="", visible=description is not None
-        )
+    with progress_bar(enabled=description is not None) as progress:
+        bar = progress.add_task(description or "", total=n * sampler.steps, unit="image step", note="")
         for first in range(0, n, batch_size):
             indices = range(first, min(first + batch_size, n))
             streams = Streams([seed_for(seed, "sample", i) for i in indices], device)
@@ -45,6 +43,4 @@ def generate(
                     watch(first, k, x, estimate)
 
             images.append(to_uint8(sampler(denoise, streams.normal(*shape), streams, after_step)).cpu())
-        if description is None:
-            progress.remove_task(bar)
     return torch.cat(images)

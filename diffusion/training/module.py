@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from diffusion.data import Batch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.process.denoiser import Denoiser, diffuse
+from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams, seed_for
+from diffusion.randomness import Streams, real_dtype, seed_for
 from diffusion.training.ema import EMA
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
@@ -56,7 +57,7 @@ class Diffusion(pl.LightningModule):
         network: nn.Module,
         schedule: Schedule,
         prediction: Prediction,
-        objective: nn.Module,
+        objective: Objective | Uncertainty,
         optimizer: Callable[..., Optimizer],
         lr_scheduler: Callable[[Optimizer, int], LRScheduler],
         seed: int = 0,
@@ -84,12 +85,23 @@ class Diffusion(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
-        seeds = [seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()]
         x0 = self.images(batch)
-        losses = self.objective(self.denoiser, x0, Streams(seeds, self.device))
+        losses = self.objective(self.denoiser, x0, self.streams(batch, batch_idx))
+        self.objective.update(*(self.all_gather(losses[name].detach()).flatten() for name in ("t", "term")))
         loss = losses["loss"].mean()
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(x0))
         return loss
+
+    def streams(self, batch: Batch, batch_idx: int) -> Streams:
+        """The random streams of a training batch, which know its place in the global batch of all devices."""
+        n = len(batch.index)
+        return Streams(
+            [seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()],
+            self.device,
+            batch_seed=seed_for(self.seed, "batch", self.current_epoch, batch_idx),
+            positions=range(self.global_rank * n, (self.global_rank + 1) * n),
+            batch_size=n * self.trainer.world_size,
+        )
 
     def images(self, batch: Batch) -> Tensor:
         """x0 in float32, or in float64 where the network is; the forward process is never rounded to half precision."""
@@ -108,7 +120,7 @@ class Diffusion(pl.LightningModule):
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0 = self.images(batch)
         for k in range(self.draws):
-            t = self.frozen.t(batch.index, k).to(self.device)
+            t = self.frozen.t(batch.index, k).to(self.device, real_dtype(self.device))
             eps = self.frozen.noise(batch.index, k, x0)
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():
@@ -136,7 +148,7 @@ class Diffusion(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule by the step."""
-        optimizer = self.optimizer(self.denoiser.parameters())
+        optimizer = self.optimizer(list(self.parameters()))
         scheduler = self.lr_scheduler(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -217,7 +217,7 @@ def check_size(resolution: int, network: torch.nn.Module) -> None:
 def check_optimizer(module: Diffusion) -> None:
     """Refuse settings that the optimizer refuses, before the first step."""
     try:
-        module.optimizer(module.denoiser.parameters())
+        module.optimizer(list(module.parameters()))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"optimizer: {' '.join(str(error).split())}; see conf/optimizer for settings that work"

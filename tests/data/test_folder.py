@@ -106,7 +106,7 @@ def test_bad_files_are_named_once_and_change_nothing(
     assert data.key == clean.key
     (file,) = cache.glob("*.report.json")
     assert json.loads(file.read_text()) == data.report
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "refused" in line)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "refused" in line)
     assert line == f"data: 20 images, 6 refused, 5 other files skipped; the reasons are in {file}"
     assert load(root).report == data.report  # from the cache too
 
@@ -187,7 +187,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(root: Path, cache: Path, caps
         file.write_bytes(damaged)
         capsys.readouterr()
         assert load(root).key == first.key
-        assert capsys.readouterr().err.count("are damaged: making them again") == 1
+        assert capsys.readouterr().out.count("are damaged: making them again") == 1
         assert file.read_bytes() == whole
     next(cache.glob("*.files.json")).write_text("{")
     assert load(root).key == first.key
