@@ -36,6 +36,13 @@ LOOP = "sampler/loop.py"
 PARITY = "test_sampler_parity.py"
 BASIC = "test_ancestral_ddim.py"
 SAMPLERS = "test_samplers.py"
+MEMOIR = "test_memoir.py"
+SCHEDULE = "test_schedule.py"
+PREDICTION = "test_prediction.py"
+WEIGHTING = "test_weighting.py"
+TIMESTEPS = "test_timesteps.py"
+OBJECTIVE = "test_objective.py"
+LIKELIHOOD = "test_likelihood.py"
 
 
 class Fault(NamedTuple):
@@ -128,6 +135,142 @@ FAULTS = [
         "return -sigma_t, alpha_t",
         "return sigma_t, alpha_t",
         f"{SAMPLERS}::test_a_compiled_network_gives_the_same_images",
+    ),
+    Fault(
+        "table: ᾱ_i − 1",
+        "schedule.py",
+        "torch.log1p(-betas).cumsum(0)])",
+        "torch.log1p(-betas.roll(1)).cumsum(0)])",
+        MEMOIR,
+    ),
+    Fault(
+        "table: float32 rows are not found",
+        "schedule.py",
+        "torch.where(near, gap, 0)",
+        "torch.where(near, 0, gap)",
+        SCHEDULE,
+    ),
+    Fault(
+        "table: the row's slope is lost",
+        "schedule.py",
+        "torch.where(near, gap, 0).detach()",
+        "torch.where(near, gap, 0)",
+        SCHEDULE,
+    ),
+    Fault(
+        "table: time without its first interval",
+        "schedule.py",
+        "torch.where(log_snr > rows[0], below,",
+        "torch.where(log_snr > rows[0], between,",
+        SCHEDULE,
+    ),
+    Fault(
+        "table: time without its last interval", "schedule.py", "< rows[-2], above,", "< rows[-2], between,", SCHEDULE
+    ),
+    Fault(
+        "half precision rounds the tables",
+        "schedule.py",
+        "self._buffers[name] = table.to(device=device, dtype=dtype)",
+        "self._buffers[name] = fn(table)",
+        SCHEDULE,
+    ),
+    Fault(
+        "zero SNR: scaled from row 0",
+        "schedule.py",
+        "* alpha[1] / (alpha[1] - alpha[-1])",
+        "/ (1 - alpha[-1])",
+        SCHEDULE,
+    ),
+    Fault("shift: not doubled in log-SNR", "schedule.py", "- 2 * math.log(shift)", "- math.log(shift)", SCHEDULE),
+    Fault(
+        "VP: β_max for β_max − β_min",
+        "schedule.py",
+        "(self.beta_max - self.beta_min) * t**2",
+        "self.beta_max * t**2",
+        SCHEDULE,
+    ),
+    Fault(
+        "sub-VP: sigma as VP's",
+        "schedule.py",
+        "-torch.expm1(-integral)\n\n    def time(self, log_snr: Tensor) -> Tensor:\n        sigma",
+        "torch.sqrt(-torch.expm1(-integral))\n\n    def time(self, log_snr: Tensor) -> Tensor:\n        sigma",
+        SCHEDULE,
+    ),
+    Fault("sde: g² without f", "schedule.py", "(d_sigma - f * sigma)", "d_sigma", SCHEDULE),
+    Fault("cosine: shift of sigma²", "schedule.py", "self.shift * torch.sin", "self.shift**0.5 * torch.sin", SCHEDULE),
+    Fault(
+        "solve: the sign of the x0 row",
+        "prediction.py",
+        "(b / det, -sigma_t / det)",
+        "(b / det, sigma_t / det)",
+        PREDICTION,
+    ),
+    Fault("EDM: σ_d² for σ_d", "prediction.py", "sigma_t / (n * self.sigma_data)", "sigma_t / n", PREDICTION),
+    Fault("EDM: c_noise of σ²", "prediction.py", "log_snr(t) / 8", "log_snr(t) / 4", PREDICTION),
+    Fault("zero terminal SNR is not refused", "prediction.py", "< 1e-6", "< 0", PREDICTION),
+    Fault("label off by one", "prediction.py", "1000 * t - 1", "1000 * t", MEMOIR),
+    Fault(
+        "small variance: σ_t for σ_s",
+        "variance.py",
+        "torch.log(sigma_s**2 * rest)",
+        "torch.log(schedule(t)[1] ** 2 * rest)",
+        MEMOIR,
+    ),
+    Fault("small variance: −∞ at the last step", "variance.py", "t.clamp(max=0.5), s)", "s, s)", "test_variance.py"),
+    Fault("learned range: v for (v + 1)/2", "variance.py", "(spread + 1) / 2", "spread", "test_variance.py"),
+    Fault(
+        "KL: the other way round",
+        "variance.py",
+        "log_ratio = log_variance1 - log_variance2",
+        "log_ratio = log_variance2 - log_variance1",
+        "test_variance.py",
+    ),
+    Fault("weights: q for q²", "weighting.py", "weight * q**2", "weight * q", WEIGHTING),
+    Fault("min-SNR: the largest for the least", "weighting.py", "clamp(max=gamma)", "clamp(min=gamma)", WEIGHTING),
+    Fault("sigmoid: sign of log-SNR", "weighting.py", "bias - log_snr", "bias + log_snr", WEIGHTING),
+    Fault("vlb: (1 − r²) for its square", "weighting.py", "(alpha_s * rest) ** 2", "alpha_s**2 * rest", WEIGHTING),
+    Fault("importance: 1/|dt/du|", "timesteps.py", "slope.abs()", "1 / slope.abs()", TIMESTEPS),
+    Fault(
+        "rows: from 0",
+        "timesteps.py",
+        "(1 + torch.floor(u * steps)) / steps",
+        "torch.floor(u * steps) / steps",
+        TIMESTEPS,
+    ),
+    Fault(
+        "log-normal: beyond the schedule's end",
+        "timesteps.py",
+        "_inside(u) * torch.special.ndtr(largest)",
+        "_inside(u)",
+        TIMESTEPS,
+    ),
+    Fault("loss-aware: importance p", "timesteps.py", "1 / (steps * p[i])", "steps * p[i]", TIMESTEPS),
+    Fault("loss-aware: rows off by one", "timesteps.py", ".round().long() - 1", ".round().long() - 2", TIMESTEPS),
+    Fault(
+        "loss-aware: first moment",
+        "timesteps.py",
+        "losses.square().mean(dim=1).sqrt()",
+        "losses.square().mean(dim=1)",
+        TIMESTEPS,
+    ),
+    Fault("hybrid: the mean is not detached", "objective.py", "y=trial.y.detach()", "y=trial.y", OBJECTIVE),
+    Fault("vlb: without T", "objective.py", "steps * bound_term(", "bound_term(", OBJECTIVE),
+    Fault("uncertainty: −u", "objective.py", "u.exp() + u)", "u.exp() - u)", OBJECTIVE),
+    Fault("objective: importance left out", "objective.py", '"loss": importance * term', '"loss": term', OBJECTIVE),
+    Fault("decoder: the memoir's misprint at δ₋", "likelihood.py", "-torch.inf, low)", "torch.inf, low)", LIKELIHOOD),
+    Fault(
+        "decoder: the lowest level is bounded",
+        "likelihood.py",
+        "x0 < -1 + 1 / 255, -torch.inf, low",
+        "x0 < -2, -torch.inf, low",
+        LIKELIHOOD,
+    ),
+    Fault("decoder: half the interval", "likelihood.py", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)", LIKELIHOOD),
+    Fault("bound: α_t for α_s", "likelihood.py", "alpha_s, _ = schedule(s)", "alpha_s, _ = schedule(t)", LIKELIHOOD),
+    Fault("flow: the divergence's sign", "likelihood.py", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
+    Fault("flow: no dequantisation's volume", "likelihood.py", " - math.log2(2 / 255)", "", LIKELIHOOD),
+    Fault(
+        "flow: half the change of variables", "likelihood.py", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD
     ),
 ]
 

@@ -15,7 +15,7 @@ from torch.special import log_ndtr, ndtr
 from diffusion.process.denoiser import Denoise, Estimate, diffuse, expand
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, gaussian_kl, ratio
-from diffusion.randomness import Streams
+from diffusion.randomness import Streams, real_dtype
 
 
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
 
 def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
     """(B,) L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)) in bits per dimension."""
-    alpha, sigma = schedule(torch.ones(1, dtype=torch.float64, device=x0.device))
+    alpha, sigma = schedule(torch.ones(1, dtype=real_dtype(x0.device), device=x0.device))
     log_prior = torch.log(alpha**2 + sigma**2)
     nats = gaussian_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), expand(log_prior, x0))
     return nats.flatten(1).mean(dim=1) / math.log(2)
@@ -74,7 +74,7 @@ def variational_bound(
         x0: (B, C, H, W), 8-bit levels in [−1, 1]. steps: N, evenly spaced; a table's T, or a divisor of it.
     """
     schedule = denoise.schedule
-    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device=x0.device)
+    times = torch.linspace(0, 1, steps + 1, dtype=real_dtype(x0.device), device=x0.device)
     terms = []
     for s, t in zip(times[:-1].split(1), times[1:].split(1), strict=True):
         s, t = s.expand(len(x0)), t.expand(len(x0))
@@ -108,7 +108,7 @@ def flow_likelihood(
 
     def slope(log_snr: float, state: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(state[:-batch]).to(x0).reshape(x0.shape).requires_grad_()
-        t = schedule.time(torch.tensor([log_snr], dtype=torch.float64, device=x0.device))
+        t = schedule.time(ends.new_tensor([log_snr]))
         rate = schedule.log_snr_rate(t)
         d_alpha, d_sigma = (expand(slope / rate, x0) for slope in schedule.derivatives(t))
         with torch.enable_grad():
@@ -116,16 +116,16 @@ def flow_likelihood(
             dx = d_alpha * estimate.x0 + d_sigma * estimate.eps
             (pulled,) = torch.autograd.grad(dx, x, probe)
         divergence = (pulled * probe).flatten(1).sum(dim=1)
-        return torch.cat([dx.detach().flatten(), divergence]).double().cpu().numpy()
+        return torch.cat([dx.detach().flatten(), divergence]).cpu().double().numpy()
 
-    ends = torch.tensor([first, 1.0], dtype=torch.float64, device=x0.device)
+    ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
-    state = torch.cat([x.flatten(), x.new_zeros(batch)]).double().cpu().numpy()
+    state = torch.cat([x.flatten(), x.new_zeros(batch)]).cpu().double().numpy()
     solution = solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
-    final = torch.from_numpy(solution.y[:, -1]).to(x0.device)
+    final = torch.from_numpy(solution.y[:, -1])
     latent, change = final[:-batch].reshape(batch, size), final[-batch:]
-    alpha, sigma = schedule(schedule.time(torch.tensor(end, dtype=torch.float64, device=x0.device)))
-    variance = alpha**2 + sigma**2
+    alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))
+    variance = (alpha**2 + sigma**2).cpu()
     log_prior = -(latent**2 / variance + torch.log(2 * math.pi * variance)).sum(dim=1) / 2
     bits = -(log_prior + change) / (size * math.log(2)) - math.log2(2 / 255)
-    return FlowLikelihood(bits, latent.reshape(x0.shape).to(x0), solution.nfev)
+    return FlowLikelihood(bits.to(x0), latent.reshape(x0.shape).to(x0), solution.nfev)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams
+from diffusion.randomness import Streams, real_dtype
 
 
 class Timesteps(Protocol):
@@ -130,8 +130,8 @@ class LossSecondMoment(nn.Module):
         self.register_buffer("losses", torch.full((steps, history), torch.nan))
 
     def probabilities(self) -> Tensor:
-        """(T,) p_i, float64."""
-        losses = self.losses.double()
+        """(T,) p_i."""
+        losses = self.losses.to(real_dtype(self.losses.device))
         p = losses.square().mean(dim=1).sqrt()
         p = torch.where(losses.isfinite().all(), p / p.sum(), 1 / len(p))
         return (1 - self.uniform) * p + self.uniform / len(p)
@@ -145,7 +145,7 @@ class LossSecondMoment(nn.Module):
             )
         p = self.probabilities()
         i = torch.searchsorted(p.cumsum(0), streams.uniform(), right=True).clamp(max=steps - 1)
-        return (i + 1).double() / steps, 1 / (steps * p[i])
+        return (i + 1).to(p) / steps, 1 / (steps * p[i])
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Record the losses (B,) at t (B,), before importance; the same on every device."""
