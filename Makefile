@@ -36,7 +36,7 @@ memoire: $(VENV)/.program ## The memoir's recipe to the letter (wants a GPU)
 
 .PHONY: test
 test: $(VENV)/.developer ## Pass the tests
-	$(RUN) pytest
+	$(RUN) pytest -m "not reliability and not slow"
 
 .PHONY: check
 check: $(VENV)/.developer ## Lint, format and types
@@ -54,6 +54,14 @@ bench: $(VENV)/.developer ## Measure a run against a bare loop, and the network 
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/network.py
+
+.PHONY: mutations
+mutations: $(VENV)/.developer ## Plant faults in the mathematics and see the tests catch each
+	$(BIN)/python tests/mutations.py
+
+.PHONY: docs
+docs: $(VENV)/.developer ## Measure the samplers' orders again: docs/samplers.md, docs/convergence.png
+	$(BIN)/python docs/convergence.py
 
 .PHONY: wheel
 wheel: $(VENV)/.developer ## Build a wheel that carries the configs and the photographs

@@ -72,7 +72,7 @@ class Streams:
         return torch.stack([torch.rand((), generator=g, device=self.device, dtype=dtype) for g in self.generators])
 
     def stratified(self) -> Tensor:
-        """U[0, 1) each, (B,), in `real_dtype`, and together even: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
+        """U[0, 1) each, (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
         first = torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64)
         places = torch.tensor(list(self.positions), dtype=torch.float64) / self.batch_size
         return ((first + places) % 1).to(self.device, real_dtype(self.device))

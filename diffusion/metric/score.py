@@ -123,7 +123,7 @@ def score(
     `images`: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b. Exactly `n` are counted: what
     comes after is not looked at, and fewer are an error. In a distributed run each process passes its own part (and its
     `n`), and every process gets the score of all. `seed` draws the kernel distance's subsets. `batch_size`: of the
-    extractor, 128 on a GPU and 16 on a CPU unless told. The extractor's device does the work.
+    extractor, 128 on a GPU and 8 on a CPU unless told. The extractor's device does the work.
 
     Raises TypeError for images that are not uint8; UserError for fewer than 4 images, or another resolution than the
     reference's; ValueError for a reference made by another extractor, and for fewer images than `n`.
@@ -197,7 +197,7 @@ def _extract(
     if isinstance(images, Tensor):
         n = len(images) if n is None else n
         images = [images]
-    batch_size = batch_size or (128 if extractor.device.type == "cuda" else 16)
+    batch_size = batch_size or (128 if extractor.device.type == "cuda" else 8)
     seen = 0
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     with progress_bar(enabled=progress and first) as bar:

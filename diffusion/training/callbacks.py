@@ -4,17 +4,18 @@ import json
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import lightning
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.progress import Progress, TaskID
 
@@ -91,11 +92,11 @@ class RunProgress(ProgressBar):
         """Move the bar; the loss is read when it is logged, so that a GPU is not waited for at every step."""
         if self.progress is None or self.task is None:
             return
-        note = {}
+        self.progress.update(self.task, completed=trainer.global_step)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             loss = trainer.logged_metrics.get("train/loss")
-            note = {"note": "" if loss is None else f"loss {float(loss):.4f} · epoch {trainer.current_epoch + 1}"}
-        self.progress.update(self.task, completed=trainer.global_step, **note)
+            if loss is not None:
+                self.progress.update(self.task, note=f"loss {float(loss):.4f} · epoch {trainer.current_epoch + 1}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the validation's figures."""
@@ -168,27 +169,6 @@ class ValidateAtEnd(Callback):
             trainer.should_stop = True
 
 
-class Checkpoints(ModelCheckpoint):
-    """last.ckpt, and best.ckpt by validation MSE. A run that goes on from another folder's brings its best along."""
-
-    def __init__(self, folder: Path):
-        super().__init__(
-            folder / "checkpoints", filename="best", monitor="val/mse", save_last=True,
-            auto_insert_metric_name=False, enable_version_counter=False, save_on_train_epoch_end=False,
-        )  # fmt: skip
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best so far, under this run's folder."""
-        best, here = Path(state_dict["best_model_path"] or "none"), Path(str(self.dirpath))
-        if best.is_file() and best.parent != here:
-            here.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(best, here / best.name)
-            path, score = str(here / best.name), state_dict["best_model_score"]
-            moved = {"best_model_path": path, "kth_best_model_path": path, "best_k_models": {path: score}}
-            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "last_model_path": ""}
-        super().load_state_dict(state_dict)
-
-
 class SampleGrid(Callback):
     """Every N epochs, a grid of samples from the same noise: samples/step-00001000.png, and in the dashboards."""
 
@@ -256,11 +236,12 @@ class RunRecord(Callback):
                 "diffusion": diffusion.__version__,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "lightning": pl.__version__,
+                "lightning": lightning.__version__,
             },
         }
         self.write()
 
+    @rank_zero_only
     def write(self, **more: Any) -> None:
         """Update the record and the file."""
         self.info |= more | {"seconds": round(time.time() - self.began, 1)}

@@ -87,10 +87,16 @@ class Diffusion(pl.LightningModule):
         """The mean loss of a batch."""
         x0 = self.images(batch)
         losses = self.objective(self.denoiser, x0, self.streams(batch, batch_idx))
-        self.objective.update(*(self.all_gather(losses[name].detach()).flatten() for name in ("t", "term")))
+        self.objective.update(self.everywhere(losses["t"]), self.everywhere(losses["term"]))
         loss = losses["loss"].mean()
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(x0))
         return loss
+
+    def everywhere(self, values: Tensor) -> Tensor:
+        """Values (B,) of this device -> those of all devices, (B · devices,)."""
+        gathered = self.all_gather(values.detach())
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten()
 
     def streams(self, batch: Batch, batch_idx: int) -> Streams:
         """The random streams of a training batch, which know its place in the global batch of all devices."""
@@ -105,7 +111,8 @@ class Diffusion(pl.LightningModule):
 
     def images(self, batch: Batch) -> Tensor:
         """x0 in float32, or in float64 where the network is; the forward process is never rounded to half precision."""
-        return batch.image.to(torch.promote_types(batch.image.dtype, self.dtype))
+        own = next(self.denoiser.parameters()).dtype
+        return batch.image.to(torch.promote_types(batch.image.dtype, own))
 
     def raw_denoiser(self) -> Denoiser | None:
         """The denoiser with the raw weights, while validation has the averaged ones in place; None without EMA."""
@@ -113,6 +120,12 @@ class Diffusion(pl.LightningModule):
             if isinstance(callback, EMA):
                 return callback.stored.denoiser  # type: ignore[return-value]
         return None
+
+    def error(self, split: str, weights: str) -> DenoisingError:
+        """The running error of one kind of images with one kind of weights."""
+        metric = self.errors[f"{split}_{weights}"]
+        assert isinstance(metric, DenoisingError)
+        return metric
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """(eps_θ − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
@@ -126,7 +139,7 @@ class Diffusion(pl.LightningModule):
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     error = (denoiser(x_t, t).eps - eps).square().flatten(1).mean(dim=1)
-                    self.errors[f"{split}_{weights}"].update(error, t)
+                    self.error(split, weights).update(error, t)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/mse, fit/mse, their gap and the bins of t; `_raw` are the raw weights' where there is an average."""
@@ -134,15 +147,16 @@ class Diffusion(pl.LightningModule):
         for weights, suffix in (("ema", ""), ("raw", "_raw")):
             if weights == "raw" and self.raw_denoiser() is None:
                 continue
-            results = {split: self.errors[f"{split}_{weights}"].compute() for split in VALIDATED}
+            results = {split: self.error(split, weights).compute() for split in VALIDATED}
             for split, result in results.items():
                 logged[f"{split}/mse{suffix}"] = result["mse"]
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             if weights == "ema":
                 for split, result in results.items():
                     logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}
-        for error in self.errors.values():
-            error.reset()
+        for split in VALIDATED:
+            for weights in ("ema", "raw"):
+                self.error(split, weights).reset()
         if not self.trainer.sanity_checking:
             self.log_dict({name: value.float().to(self.device) for name, value in logged.items()})
 

@@ -13,17 +13,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
 from diffusion.console import console, duration
-from diffusion.data import ImageData
+from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import ReferenceStatistics
 from diffusion.process.sampler import Sampler
+from diffusion.randomness import Streams
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
+from diffusion.report.words import first_line
 from diffusion.training import callbacks as our
-from diffusion.training import checkpoint, loggers, scoring
+from diffusion.training import checkpoint, distributed, loggers, scoring, storage
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
+from diffusion.training.saving import Checkpoints
 
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
@@ -38,6 +41,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     quiet_libraries()
     config = OmegaConf.to_yaml(cfg, resolve=True)
     check_device(cfg.trainer)
+    check_folder(folder)
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
@@ -57,19 +61,22 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
-    check_optimizer(module)
+    check_recipe(module, data)
     if cfg.channels_last:
-        module.denoiser.network.to(memory_format=torch.channels_last)
+        module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.compile:
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     trainer, record, logs = make_trainer(cfg, folder, config, data, sampler, extractor, resumed)
     # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after, and round.
     trainer.precision_plugin.convert_module(module)
+    distributed.check_processes(trainer.world_size)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(config)
         say_what_runs(folder, data, module)
+    start = None if resumed is None else resumed[0]
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed[0], weights_only=True)
+        with distributed.leading(folder, start):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         if not trainer.is_global_zero:
             return None
         finish(cfg, folder, trainer, module, data, sampler, extractor)
@@ -117,13 +124,17 @@ def make_trainer(
                 sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, against, protocol
             )
         )
-    used.append(our.Checkpoints(folder))  # behind the others, so that their state is what is saved
-    plain = OmegaConf.to_container(OmegaConf.create(config))
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
+    # Behind the others, so that their state is what is saved.
+    used.append(Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed[0]))
+    plain = OmegaConf.to_container(OmegaConf.create(config))
     logs: list[Logger] = [loggers.csv(folder, step)]
     if cfg.get("logger"):
         logs.append(make(cfg.logger, "logger")(folder, plain))
-    trainer = make(cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder), **FIXED)
+    trainer = make(
+        cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder), plugins=[storage.Storage()],
+        **FIXED,
+    )  # fmt: skip
     return trainer, record, logs
 
 
@@ -132,6 +143,8 @@ def find_resumed(ckpt: str | None, folder: Path) -> tuple[Path, int] | None:
     if ckpt is None:
         return None
     path = checkpoint.find(ckpt, folder)
+    if path is None:
+        return None
     step = int(checkpoint.read(path)["global_step"])
     console.print(f"going on from {path}, step {step}")
     return path, step
@@ -203,6 +216,16 @@ def check_device(trainer: DictConfig) -> None:
         raise UserError(f"trainer.devices={devices}: this machine has {count} GPUs; ask for at most {count}")
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a run folder in which no file can be kept, before anything is read."""
+    try:
+        storage.probe(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+        ) from error
+
+
 def check_size(resolution: int, network: torch.nn.Module) -> None:
     """Refuse images that the network's down-sampling does not divide."""
     factor = int(getattr(network, "downsampling", 1))
@@ -214,14 +237,17 @@ def check_size(resolution: int, network: torch.nn.Module) -> None:
         )
 
 
-def check_optimizer(module: Diffusion) -> None:
-    """Refuse settings that the optimizer refuses, before the first step."""
+def check_recipe(module: Diffusion, data: ImageData) -> None:
+    """Refuse what does not fit together, before the first step: one image through the objective, and the optimizer."""
+    try:
+        with torch.no_grad():
+            module.objective(module.denoiser, to_unit(data.splits["train"].images[:1]), Streams([0]))
+    except RuntimeError as error:
+        raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     try:
         module.optimizer(list(module.parameters()))
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"optimizer: {' '.join(str(error).split())}; see conf/optimizer for settings that work"
-        ) from error
+        raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
 
 
 def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
