@@ -17,7 +17,7 @@ CASES = {
     "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
     "nothing to resume": (["ckpt=last"], ["ckpt=last", "no run"]),
     "inception by name": (["features=inception", "score.n=8"], ["nception", "features=lite0"]),
-    "a learned variance without its channels": (["objective=hybrid"], ["objective", "channels"]),
+    "a learned variance without its channels": (["objective=hybrid"], ["learned_range", "output channels"]),
     "a table's times on a continuous schedule": (["schedule=vp"], ["timesteps@objective.timesteps=uniform"]),
     "eps at zero terminal SNR": (["schedule=zero_snr"], ["prediction=v"]),
     "wrong kind of value": (["optimizer.lr=fast"], ["optimizer"]),
