@@ -44,6 +44,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(task)
         def main() -> None:
+            if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
+                from diffusion.training.distributed import follow
+
+                return follow()  # the first process alone goes through Hydra, and tells the others
             mendable.clear()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
             try:
