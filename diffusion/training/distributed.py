@@ -24,7 +24,6 @@ from hydra.types import RunMode
 from lightning.fabric.strategies.launchers import subprocess_script as fabric
 from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import OmegaConf
-from torch.distributed.distributed_c10d import TCPStore
 
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -151,8 +150,8 @@ def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _store() -> TCPStore:
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+def _store() -> Any:
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
 
 
 def _key() -> str:
