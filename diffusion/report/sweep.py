@@ -144,11 +144,20 @@ class SweepTable(Callback):
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         table, _ = sweep_table(config.hydra.sweep.dir, console=None)
+        compare_jobs(Path(config.hydra.sweep.dir), console=None)
         if job_return.status == JobStatus.FAILED:
             reason = first_line(job_return._return_value)  # the property of that name would raise it here
             standard.print(f"job {config.hydra.job.num} failed: {reason}; the jobs so far: {table}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the table and say where it lies."""
-        for path in sweep_table(config.hydra.sweep.dir):
+        for path in [*sweep_table(config.hydra.sweep.dir), *compare_jobs(Path(config.hydra.sweep.dir))]:
             standard.print(str(path))
+
+
+def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
+    """The jobs of a sweep as recipes with intervals over seeds (see `report.compare`); [] while none is complete."""
+    from diffusion.report.compare import compare, write
+
+    comparison = compare(jobs_of(folder), mixed=True)
+    return write(comparison, folder, f"Sweep {folder.resolve().name} by recipe", console) if comparison.rows else []

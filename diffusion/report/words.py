@@ -40,10 +40,27 @@ def sampler_name(node: Mapping[str, Any]) -> str:
     return describe({"_target_": node.get("name")} | {key: value for key, value in node.items() if key != "name"})
 
 
-def comparable(record: Record) -> str:
+def protocol_of(record: Record) -> dict[str, Any]:
     """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
-    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "reference")
-    return json.dumps([record.get(key) for key in keys], sort_keys=True, default=str)
+    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution")
+    reference = record.get("reference")
+    told = reference if isinstance(reference, Mapping) else {"reference": reference}
+    return {key: record.get(key) for key in keys} | {f"reference {key}": value for key, value in told.items()}
+
+
+def comparable(record: Record) -> str:
+    """`protocol_of(record)` as a key."""
+    return json.dumps(protocol_of(record), sort_keys=True, default=str)
+
+
+HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "vendi")
+LOWER = ("fid", "fd_", "kid", "cmmd", "sfid", "copies", "bits")
+
+
+def higher_is_better(record: Record) -> bool | None:
+    """Which end of a metric is the good one, by its name; None where it isn't known."""
+    name = str(record.get("metric"))
+    return True if name.startswith(HIGHER) else False if name.startswith(LOWER) else None
 
 
 def protocol_line(record: Record) -> str:

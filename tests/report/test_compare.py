@@ -1,0 +1,159 @@
+"""Comparing runs: what is one row, what an interval says, what may be ranked, what is refused."""
+
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from diffusion.compare import main
+from diffusion.errors import UserError
+from diffusion.report.compare import Comparison, compare, gather, mean_over_seeds, write
+from diffusion.report.sweep import compare_jobs
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def seeds(tmp_path: Path, make_run: Make) -> Callable[..., list[Path]]:
+    """`seeds(name, lr, values)`: a run for each value, its Fréchet distance; they differ in seeds alone."""
+
+    def make(name: str, lr: float, values: list[float], **record: Any) -> list[Path]:
+        folders = []
+        for seed, value in enumerate(values):
+            base = {"metric": "fd_lite0", "what": "samples", "n": 64, "value": value, "std": None, "seed": seed}
+            folder = make_run(tmp_path / name / str(seed), lr=lr, scores=[base | record])
+            config = folder / "config.yaml"
+            text = config.read_text().replace("seed: 0", f"seed: {seed}").replace("  size: 32", f"  seed: {seed}")
+            config.write_text(text)
+            folders.append(folder)
+        return folders
+
+    return make
+
+
+def column(comparison: Comparison, name: str) -> Any:
+    return next(c for c in comparison.columns if c.name == name)
+
+
+def test_seeds_are_one_row_with_students_interval(seeds: Any, tmp_path: Path) -> None:
+    x = [10.0, 12.0, 17.0]
+    runs = gather([*seeds("a", 1e-3, x), *seeds("b", 1e-2, [40.0, 41.0, 45.0])])
+    comparison = compare(runs)
+    assert [row.settings for row in comparison.rows] == [{"optimizer.lr": "0.001"}, {"optimizer.lr": "0.01"}]
+    assert [len(row.runs) for row in comparison.rows] == [3, 3]
+    mean = comparison.rows[0].mean("fd_lite0")
+    assert mean is not None
+    low, high = stats.t.interval(0.95, 2, loc=13.0, scale=stats.sem(x))
+    assert mean.mean == 13.0
+    assert (13 - mean.half, 13 + mean.half) == pytest.approx((low, high))
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
+
+
+def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:
+    comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
+    assert str(comparison.rows[0].mean("fd_lite0")) == "10"
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
+
+
+def test_means_that_can_not_be_told_apart_are_said_to_be_alike(seeds: Any) -> None:
+    comparison = compare(gather([*seeds("a", 1e-3, [10.0, 20.0, 15.0]), *seeds("b", 1e-2, [11.0, 21.0, 15.5])]))
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
+
+
+def test_higher_is_better_for_coverage(seeds: Any) -> None:
+    low, high = seeds("a", 1e-3, [0.1, 0.2], metric="coverage"), seeds("b", 1e-2, [0.8, 0.9], metric="coverage")
+    comparison = compare(gather([*low, *high]))
+    assert comparison.best(column(comparison, "coverage"))[0] == 1
+
+
+def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> None:
+    folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
+    with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest") as error:
+        compare(gather(folders))
+    assert "\n" not in str(error.value)
+    comparison = compare(gather(folders), mixed=True)
+    names = [c.name for c in comparison.columns if c.name.startswith("fd")]
+    assert names == ["fd_lite0 [1]", "fd_lite0 [2]"]
+    assert all(comparison.best(column(comparison, name)) == (None, set()) for name in names)
+
+
+def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
+    failed = make_run(tmp_path / "f", lr=1e-3, info={"state": "failed", "reason": "NaN at step 7"})
+    comparison = compare(gather([*seeds("a", 1e-3, [10.0, 11.0]), failed]))
+    assert [len(row.runs) for row in comparison.rows] == [2]
+    assert [(run.folder, reason) for run, reason in comparison.left_out] == [(failed, "failed: NaN at step 7")]
+    console = Console(file=io.StringIO(), width=200)
+    write(comparison, tmp_path / "out", "t", console)
+    assert "NaN at step 7" in (tmp_path / "out/compare.md").read_text()
+    assert "NaN at step 7" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
+    same = compare(gather([*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]))
+    assert same.best(column(same, "val/mse"))[0] == 0
+    (other,) = seeds("c", 1e-3, [1.0])
+    (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("last: 0.02", "last: 0.01"))
+    apart = compare(gather([*seeds("d", 1e-3, [1.0]), other]))
+    assert apart.best(column(apart, "val/mse"))[0] is None
+    assert "schedule.last differ" in column(apart, "val/mse").words
+
+
+def test_choosing_by_test_is_warned_of(seeds: Any) -> None:
+    reference = {"split": "test", "n": 250, "key": "k"}
+    two = [*seeds("a", 1e-3, [1.0], reference=reference), *seeds("b", 1e-2, [2.0], reference=reference)]
+    assert "choosing among 2 recipes by their test scores" in compare(gather(two)).warnings[0]
+    assert compare(gather(two[:1])).warnings == []
+    val = [*seeds("c", 1e-3, [1.0]), *seeds("d", 1e-2, [2.0])]
+    assert compare(gather(val)).warnings == []
+
+
+def test_the_command_writes_markdown_csv_and_a_plot(
+    seeds: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds("a", 1e-3, [10.0, 12.0])
+    seeds("b", 1e-2, [40.0, 41.0])
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]) == 0
+    assert "2 recipes" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.csv", "compare.png"}
+    assert "| **11.00 ± 13** |" in (tmp_path / "out/compare.md").read_text()
+    with (tmp_path / "out/compare.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert (first["optimizer.lr"], first["seeds"], first["fd_lite0"], first["fd_lite0 n"]) == (
+        "0.001",
+        "2",
+        "11.0",
+        "2",
+    )
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere: neither a run nor a sweep" in capsys.readouterr().err
+
+
+def test_a_sweep_gets_its_comparison(seeds: Any, tmp_path: Path) -> None:
+    seeds("sweep", 1e-3, [10.0, 12.0])
+    console = Console(file=io.StringIO(), width=200)
+    assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == {
+        "compare.md", "compare.csv", "compare.png",
+    }  # fmt: skip
+    assert "by recipe" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_mean_is_shown_to_the_digits_that_its_size_allows() -> None:
+    assert str(mean_over_seeds([0.01234, 0.01236])) == "0.01235 ± 0.00013"
+    assert str(mean_over_seeds([12345.0, 12347.0])) == "12346 ± 13"
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from diffusion.compare import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'scipy', 'matplotlib', 'lightning'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.endswith("[]\n")
