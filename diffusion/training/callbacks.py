@@ -210,11 +210,18 @@ class ScoreSamples(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sample with the averaged weights and score."""
         assert isinstance(pl_module, Diffusion)
-        if not trainer.is_global_zero or (trainer.current_epoch + 1) % self.every:
+        if (trainer.current_epoch + 1) % self.every:
             return
+        share = trainer.global_rank, trainer.world_size
         with averaged_weights(trainer, pl_module):
-            images = generate(pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device)
+            images = generate(
+                pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, share=share
+            )
+        self.extractor.to(pl_module.device)
+        # Each process scores its share, and gets the score of all.
         new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
+        if not trainer.is_global_zero:
+            return
         append(self.folder, new)
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, trainer.global_step)

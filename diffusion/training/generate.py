@@ -22,19 +22,22 @@ def generate(
     batch_size: int = 64,
     description: str | None = None,
     watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Tensor:
     """`n` images as uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
 
     Args:
         shape: (C, H, W).
         description: of the progress bar; None for no bar.
+        share: (rank, devices) makes the images rank, rank + devices, … of the n alone.
         watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), after every step.
     """
     images = []
+    chosen = range(share[0], n, share[1])
     with progress_bar(enabled=description is not None) as progress:
-        bar = progress.add_task(description or "", total=n * sampler.steps, unit="image step", note="")
-        for first in range(0, n, batch_size):
-            indices = range(first, min(first + batch_size, n))
+        bar = progress.add_task(description or "", total=len(chosen) * sampler.steps, unit="image step", note="")
+        for first in range(0, len(chosen), batch_size):
+            indices = chosen[first : first + batch_size]
             streams = Streams([seed_for(seed, "sample", i) for i in indices], device)
 
             def after_step(k: int, x: Tensor, estimate: Estimate, first: int = first) -> None:

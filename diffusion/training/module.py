@@ -89,7 +89,7 @@ class Diffusion(pl.LightningModule):
         losses = self.objective(self.denoiser, x0, self.streams(batch, batch_idx))
         self.objective.update(self.everywhere(losses["t"]), self.everywhere(losses["term"]))
         loss = losses["loss"].mean()
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=len(x0))
+        self.log("train/loss", self.everywhere(losses["loss"]).mean(), on_step=True, on_epoch=False, batch_size=len(x0))
         return loss
 
     def everywhere(self, values: Tensor) -> Tensor:

@@ -297,6 +297,8 @@ def quiet_libraries() -> None:
         ".*Experiment logs directory.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*is smaller than the logging interval.*",
+        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has reduced it already
+        ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
         ".*lr_scheduler.step.*before.*optimizer.step.*",
     ):
         warnings.filterwarnings("ignore", message)
