@@ -1,16 +1,15 @@
 """Checkpoint files: reading them as data, and rebuilding the denoiser that one holds."""
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffusion import build
+from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
+from diffusion.training import storage
 
 PREFIX = "denoiser.network."
 
@@ -33,16 +32,15 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises UserError for a file that is missing, damaged, or not ours.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
         )
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"ckpt={path}: not a readable checkpoint ({reason}); use another one") from error
-    if not isinstance(contents, dict) or not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
+        contents = storage.load(path)
+    except storage.Damaged as error:
+        raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
+    if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
         raise UserError(
             f"ckpt={path}: not a checkpoint of diffusion.train (it holds no configuration); use one of those"
         )
@@ -75,17 +73,45 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     return Restored(denoiser, config, path, contents["global_step"], contents["epoch"], weights, sha256)
 
 
-def find(ckpt: str, folder: Path) -> Path:
-    """The file that `ckpt` names: a path, or `last` for this run folder's, else the newest of its neighbours.
+def find(ckpt: str, folder: Path) -> Path | None:
+    """The file that `ckpt` names.
 
-    Raises UserError when there is none: a run asked to resume never starts afresh.
+    A path is taken as it is, and so is `last`: last.ckpt of this run folder, else of the newest of its neighbours.
+    `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour; it prints which it
+    skipped, and why. None, for a fresh start, only where `auto` finds no checkpoint at all. Jobs of a sweep are no
+    neighbours: their recipes differ.
+
+    Raises UserError when there is none, or with `auto` none that can be read: training never begins anew in silence.
     """
-    if ckpt != "last":
+    if ckpt not in ("last", "auto"):
         return Path(ckpt)
-    own = folder / "checkpoints" / "last.ckpt"
-    if own.is_file():
-        return own
-    others = sorted(folder.parent.glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not others:
+    found = folder if storage.newest_first(folder / "checkpoints") else newest_neighbour(folder)
+    if found is None:
+        if ckpt == "auto":
+            console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
+            return None
         raise UserError(f"ckpt=last: no run under {folder.parent} has a checkpoint; name one, or leave ckpt out")
-    return others[-1]
+    if ckpt == "last":
+        return found / "checkpoints" / "last.ckpt"
+    for path in storage.newest_first(found / "checkpoints"):
+        try:
+            read(path)
+        except UserError as error:
+            console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
+        else:
+            return path
+    raise UserError(
+        f"ckpt=auto: none of the checkpoints in {found / 'checkpoints'} can be read; ckpt=null starts afresh"
+    )
+
+
+def newest_neighbour(folder: Path) -> Path | None:
+    """The run beside `folder` that saved last."""
+    if (folder.parent / "multirun.yaml").exists():
+        return None
+    saved = {
+        run: max(file.stat().st_mtime_ns for file in files)
+        for run in folder.parent.glob("*")
+        if (files := storage.newest_first(run / "checkpoints"))
+    }
+    return max(saved, key=lambda run: saved[run]) if saved else None

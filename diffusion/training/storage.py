@@ -1,0 +1,258 @@
+"""Checkpoint files: written whole or not at all, and checked when they are read.
+
+A file is torch's zip archive whose comment is the SHA-256 of every byte before it (`unzip -z last.ckpt` shows it). It
+is written to a temporary file beside its place, flushed to the disk and renamed over it; then the folder is flushed.
+So at every moment the name holds the old file or the new one, whole, wherever the process is killed.
+"""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from torch import Tensor
+
+END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, of which the last two are the comment's length
+RECORD = 22
+LABEL = b"sha256:"
+COMMENT = len(LABEL) + 64
+TEMPORARY = ".saving-"
+NUMBERED = re.compile(r"step-(\d+)\.ckpt")
+PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+class Damaged(Exception):
+    """A file that is not what was written; the message is one line saying what is wrong with it."""
+
+
+def save(contents: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, in the order: file to disk, rename, folder to disk. Leftovers of killed writers go first.
+
+    Raises OSError when it cannot be written (the old file is then as it was, and nothing is left behind), and TypeError
+    for what is neither tensor nor primitive, since that could not be read back.
+    """
+    check_plain(contents)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    with replacing(path) as file:
+        sealed = Sealed(file)
+        try:
+            torch.save(dict(contents), sealed)
+        except RuntimeError as error:
+            raise sealed.error or error from error  # torch may cover the operating system's reason with its own
+        sealed.close()
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged."""
+    verify(path)
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Damaged(f"it cannot be read ({reason})") from error
+    if not isinstance(contents, dict):
+        raise Damaged("it holds no checkpoint")
+    return contents
+
+
+def verify(path: Path) -> None:
+    """Raise Damaged unless the file is whole. One that torch wrote by itself, without a comment, has no checksum."""
+    if path.is_dir():
+        raise Damaged("a folder is in its place")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size == 0:
+                raise Damaged("it is empty")
+            file.seek(max(0, size - RECORD - COMMENT))
+            tail = file.read()
+            record, comment = tail[-RECORD - COMMENT : -COMMENT], tail[-COMMENT:]
+            if tail[-RECORD:].startswith(END) and tail.endswith(b"\0\0"):
+                return
+            length = COMMENT.to_bytes(2, "little")
+            if not (record.startswith(END) and record.endswith(length) and comment.startswith(LABEL)):
+                raise Damaged(f"its end is missing or damaged, at {size} bytes")
+            file.seek(0)
+            digest, left = hashlib.sha256(), size - COMMENT
+            while left and (block := file.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+    except OSError as error:
+        raise Damaged(f"it cannot be read ({error.strerror})") from error
+    if digest.hexdigest().encode() != comment[len(LABEL) :]:
+        raise Damaged("its content is not what was written (SHA-256 differs)")
+
+
+def link(source: Path, path: Path) -> None:
+    """Give `source` a second name, as atomically as `save`; a copy where the file system has no hard links."""
+    with replacing(path, create=False) as temporary:
+        try:
+            os.link(source, temporary.name)
+        except OSError:
+            copy_contents(source, Path(temporary.name))
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file, as atomically as `save`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, create=False) as temporary:
+        copy_contents(source, Path(temporary.name))
+
+
+def copy_contents(source: Path, target: Path) -> None:
+    """Copy a file's bytes to the disk."""
+    with source.open("rb") as old, target.open("wb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+class Named:
+    """A file that is not open."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+@contextlib.contextmanager
+def replacing(path: Path, create: bool = True) -> Iterator[Any]:
+    """Within: a temporary file beside `path` (with `create` False its name alone), which then takes `path`'s place."""
+    temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"
+    try:
+        if create:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            temporary.unlink(missing_ok=True)
+            yield Named(str(temporary))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: a rename is not kept through a power cut before."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left behind."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def probe(folder: Path) -> None:
+    """Write a file in `folder` as a checkpoint is written, and remove it. Raises OSError where that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = folder / f"{TEMPORARY}trial"
+    with replacing(trial) as file:
+        file.write(b"x")
+    trial.unlink()
+
+
+def numbered(folder: Path, step: int) -> Path:
+    """step-00001234.ckpt"""
+    return folder / f"step-{step:08d}.ckpt"
+
+
+def numbered_files(folder: Path) -> list[Path]:
+    """The step-….ckpt of a folder, newest first: by when they were written, then by step."""
+    found = [
+        (file.stat().st_mtime_ns, int(match[1]), file)
+        for file in folder.glob("*")
+        if (match := NUMBERED.fullmatch(file.name))
+    ]
+    return [file for *_, file in sorted(found, reverse=True)]
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """All checkpoints of a folder: the numbered ones, last.ckpt (the newest's other name, or older) and best.ckpt."""
+    return numbered_files(folder) + [file for name in ("last", "best") if (file := folder / f"{name}.ckpt").exists()]
+
+
+def check_plain(value: Any, where: str = "checkpoint") -> None:
+    """Raise TypeError unless `value` is made of tensors and primitives, which `weights_only=True` reads back."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            check_plain(key, where)
+            check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, list | tuple | set):
+        for i, item in enumerate(value):
+            check_plain(item, f"{where}[{i}]")
+    elif not isinstance(value, PRIMITIVES):
+        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors and primitives only")
+
+
+class Sealed:
+    """Passes on what torch writes, hashed; `close` announces the comment in the zip's last record and appends it."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.digest, self.held = file, hashlib.sha256(), b""
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All but the last two bytes so far, which may be the comment's length."""
+        block = memoryview(data).cast("B")
+        if len(block) >= 2:
+            self.put(self.held)
+            self.put(block[:-2])
+            self.held = bytes(block[-2:])
+        else:
+            whole = self.held + bytes(block)
+            self.put(whole[:-2])
+            self.held = whole[-2:]
+        return len(block)
+
+    def put(self, block: bytes | memoryview) -> None:
+        self.digest.update(block)
+        try:
+            self.file.write(block)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        self.put(COMMENT.to_bytes(2, "little"))
+        self.file.write(LABEL + self.digest.hexdigest().encode())
+
+
+class Storage(CheckpointIO):
+    """Lightning's saving and loading through this module."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See `save`."""
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """See `load`."""
+        return load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove the file."""
+        Path(path).unlink(missing_ok=True)
+
+
+def free(folder: Path) -> int:
+    """Free bytes on the folder's disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
