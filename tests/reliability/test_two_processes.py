@@ -1,0 +1,162 @@
+"""T10. Two processes are one device: the same global batch gives the same numbers, and each image is scored once."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+
+from diffusion.data import to_uint8
+from diffusion.metric.distances import Moments
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import reference_key, reference_statistics, score
+from diffusion.paths import conf_dir
+from diffusion.training.run import train
+
+pytestmark = pytest.mark.reliability
+
+LAYOUTS = {  # a global batch of 8, otherwise divided
+    "one": ["data.batch_size=8"],
+    "two": ["data.batch_size=4", "trainer.devices=2"],
+    "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
+}
+
+
+def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Raw and averaged weights and Adam's moments of a run, and what its metrics.csv says."""
+    folder = tmp_path / name
+    folder.mkdir()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        train(compose("train", [*overrides, "name=test"]), folder)
+    assert json.loads((folder / "run.json").read_text())["state"] == "complete"
+    contents = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
+    assert contents["global_step"] == 10
+    flat = {f"{kind} {name}": v for kind in ("state_dict", "current_model_state") for name, v in contents[kind].items()}
+    for i, moments in contents["optimizer_states"][0]["state"].items():
+        flat |= {f"{name} {i}": v for name, v in moments.items()}
+    return flat, (folder / "metrics.csv").read_text().splitlines()
+
+
+def test_two_processes_train_as_one(tiny, tmp_path, figure):
+    common = [*tiny, "trainer.max_steps=10", "trainer.max_epochs=4", "trainer.precision=64-true", "ema.decay=0.9"]
+    runs = {name: states(tmp_path, name, [*common, *layout]) for name, layout in LAYOUTS.items()}
+    whole, log = runs.pop("one")
+    worst = max(float((state[key] - whole[key]).abs().max()) for state, _ in runs.values() for key in whole)
+    assert worst <= 1e-12
+    assert len(runs["two"][1]) == len(log)  # one process alone keeps the log
+    figure("two processes against one, 10 steps in float64, largest difference", f"{worst:.1e}")
+    assert not dist.is_initialized()
+    assert not {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys()
+
+
+class Tiny(FeatureExtractor):
+    """A fixed projection of the mean pixel rows."""
+
+    name, num_features, resize = "tiny", 4, "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+        self.weight = torch.nn.Parameter(weight)
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        return (images / 255).mean(dim=-1).flatten(1) @ self.weight
+
+
+def pictures(n: int) -> Tensor:
+    return torch.randint(0, 256, (n, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+
+
+def part(rank: int, split: int, address: str, out: str) -> None:
+    """One of two processes: its share of 37 images, scored together with the other's."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
+    extractor = Tiny()
+    moments = Moments(4)
+    moments.update(extractor(mine))
+    with moments.sync_context():
+        mean, cov = moments.moments()
+        count = int(moments.count)
+    dist.barrier()
+    scores = score(mine, extractor, reference_statistics(pictures(20), extractor, progress=False), progress=False)
+    if rank == 0:
+        value = {name: s.value for name, s in scores.items()} | {"n": {s.n for s in scores.values()}}
+        torch.save({"count": count, "mean": mean, "cov": cov, "scores": value}, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("split", [1, 18, 36])
+def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
+    extractor = Tiny()
+    reference = reference_statistics(pictures(20), extractor, progress=False)
+    alone = score(pictures(37), extractor, reference, progress=False)
+    moments = Moments(4)
+    moments.update(extractor(pictures(37)))
+    context = multiprocessing.get_context("fork")
+    out = tmp_path / "out.pt"
+    started = [
+        context.Process(target=part, args=(rank, split, f"file://{tmp_path}/rendezvous", str(out))) for rank in (0, 1)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
+    got = torch.load(out, weights_only=True)
+    assert got["count"] == 37
+    mean, cov = moments.moments()
+    assert torch.allclose(got["mean"], mean, rtol=0, atol=1e-12)
+    assert torch.allclose(got["cov"], cov, rtol=0, atol=1e-12)
+    assert got["scores"].pop("n") == {37}
+    for name, value in got["scores"].items():
+        assert value == pytest.approx(alone[name].value, rel=1e-6, abs=1e-9)
+    figure("images scored by two processes", "37 of 37, mean and covariance equal for any split")
+
+
+def test_pixels_are_clamped_never_wrapped():
+    values = torch.tensor([-0.02, 1.004, 0.5]) * 2 - 1
+    assert to_uint8(values).tolist() == [0, 255, 128]
+
+
+def test_statistics_are_kept_under_a_key_of_all_they_depend_on():
+    images, extractor = pictures(20), Tiny()
+    other = images.clone()
+    other[7, 0, 0, 0] ^= 1
+    resized, reweighted = Tiny(), Tiny()
+    resized.resize = "8x8 bilinear"
+    reweighted.weight.data[0, 0] += 1
+    reweighted.freeze()
+    keys = {
+        reference_key(images, extractor),
+        reference_key(other, extractor),
+        reference_key(images[..., :4], extractor),
+        reference_key(images, resized),
+        reference_key(images, reweighted),
+    }
+    assert len(keys) == 5
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+
+
+def test_torchrun_makes_one_run(tiny, tmp_path):
+    """All its processes use the folder and the configuration that the first one has."""
+    command = [*TORCHRUN, "--master-port", "29713", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
+    wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode != 0
+    assert "set trainer.devices=2" in wrong.stderr
+    right = subprocess.run([*command, "trainer.devices=2", "name=right"], cwd=tmp_path, capture_output=True, text=True)
+    assert right.returncode == 0, right.stderr
+    (record,) = tmp_path.glob("outputs/right/*/run.json")
+    assert json.loads(record.read_text())["devices"] == 2
+    assert [path.name for path in record.parent.parent.iterdir()] == [record.parent.name]
