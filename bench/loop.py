@@ -10,7 +10,6 @@ Memory is the peak of a process of its own for each (of the device on a GPU, els
 
 import argparse
 import itertools
-import resource
 import statistics
 import subprocess
 import sys
@@ -50,6 +49,12 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def resident(which: str) -> int:
+    """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
+    return int(line.split()[1]) * 1024
 
 
 def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> list[float]:
@@ -113,10 +118,11 @@ def main() -> None:
         "average": lambda: run(average, data, options.steps),
     }
     if options.memory:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        console.quiet = True
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before (Linux)
         turns[options.memory]()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(torch.cuda.max_memory_allocated() if device.type == "cuda" else peak - before)
+        print(torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM") - before)
         return
 
     times: dict[str, list[float]] = {name: [] for name in turns}
