@@ -50,6 +50,8 @@ CAPTIONS = {
     "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
     "images; where the shaded gap widens, the network learns its images by heart. Lines: EMA weights; dashed: raw "
     "weights; grey: the loss of single batches.",
+    "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
+    "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
     "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",

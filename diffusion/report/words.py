@@ -42,7 +42,7 @@ def sampler_name(node: Mapping[str, Any]) -> str:
 
 def protocol_of(record: Record) -> dict[str, Any]:
     """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
-    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution")
+    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "rate")
     reference = record.get("reference")
     told = reference if isinstance(reference, Mapping) else {"reference": reference}
     return {key: record.get(key) for key in keys} | {f"reference {key}": value for key, value in told.items()}

@@ -17,6 +17,7 @@ from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
 from diffusion.training import scoring
+from diffusion.training.audit import audit_samples, check
 from diffusion.training.checkpoint import Restored, restore
 from diffusion.training.generate import generate
 from diffusion.training.run import quiet_libraries, say_scores
@@ -81,6 +82,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     device = choose_device(cfg.device)
     if (cfg.ckpt is None) == (cfg.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
+    check(cfg.audit)
     extractor = make(cfg.features, "features").to(device)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
@@ -105,8 +107,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         what = {"what": "images", "folder": str(cfg.images)}
     new = scoring.score_samples(images, extractor, against, **what)
     new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against)
-    path = scoring.append(folder, new)
     say_scores(new)
+    if cfg.audit:
+        new += audit_samples(images, data, cfg.audit, extractor, folder, **what)
+    path = scoring.append(folder, new)
     console.print(f"  {path}")
 
 

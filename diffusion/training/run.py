@@ -22,8 +22,8 @@ from diffusion.randomness import Streams
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.words import first_line
+from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
-from diffusion.training import checkpoint, distributed, loggers, scoring, storage
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
 from diffusion.training.saving import Checkpoints
@@ -51,6 +51,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     sampler: Sampler = make(cfg.sampler, "sampler")
     sampler.grid(schedule, sampler.steps)  # raises where the table cannot give as many steps
     check_size(data.resolution, network)
+    audit.check(cfg.score.audit)
     resumed = find_resumed(cfg.ckpt, folder)
     extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
     data.prepare_data()
@@ -114,6 +115,8 @@ def make_trainer(
     ]
     if cfg.get("ema"):
         used.append(make(cfg.ema, "ema"))
+    checkpoints = Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed[0])
+    used.append(signals.Interruptible(checkpoints))
     if cfg.samples.n and cfg.samples.every_n_epochs:
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
     if extractor is not None and cfg.score.every_n_epochs:
@@ -125,8 +128,7 @@ def make_trainer(
             )
         )
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
-    # Behind the others, so that their state is what is saved.
-    used.append(Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed[0]))
+    used.append(checkpoints)  # behind the others, so that their state is what is saved
     plain = OmegaConf.to_container(OmegaConf.create(config))
     logs: list[Logger] = [loggers.csv(folder, step)]
     if cfg.get("logger"):
@@ -203,6 +205,12 @@ def finish(
         )
         logger.save()
     say_scores(new)
+    if cfg.score.audit:
+        scored = images[: cfg.score.n]
+        copies = audit.audit_samples(
+            scored, data, cfg.score.audit, extractor, folder, step=trainer.global_step, **common
+        )
+        scoring.append(folder, copies)
 
 
 def check_device(trainer: DictConfig) -> None:

@@ -1,0 +1,74 @@
+"""The audit for copies as a run uses it: its record, its figure, its line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.data import Folder
+from diffusion.errors import UserError
+from diffusion.metric.features import FeatureExtractor
+from diffusion.training.audit import audit_samples, check, sentence
+
+
+class Corners(FeatureExtractor):
+    """Features for a test: the corner of an image."""
+
+    name, num_features, resize = "corners", 48, "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.freeze()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images[..., :4, :4].flatten(1).float()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """60 pictures of noise: no two are alike."""
+    root = tmp_path_factory.mktemp("noise")
+    for i in range(60):
+        noise = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        Image.fromarray(noise.numpy()).save(root / f"{i}.png")
+    made = Folder(root, resolution=16, val=20, test=0, batch_size=4)
+    made.prepare_data()
+    made.setup()
+    return made
+
+
+@pytest.mark.parametrize(("kinds", "features"), [(["pixels"], "pixels"), (["pixels", "features"], "pixels+corners")])
+def test_copies_are_recorded_with_their_protocol_and_shown(
+    data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kinds: list[str], features: str
+) -> None:
+    train, val = data.splits["train"], data.splits["val"]
+    samples = torch.cat([train.images[:6].flip(-1), 255 - val.images[:14]])
+    (record,) = audit_samples(samples, data, kinds, Corners(), tmp_path, seed=3)
+    json.dumps(record)
+    assert (record["n"], record["seed"], record["features"]) == (20, 3, features)
+    assert record["flagged"] >= 6
+    assert record["low"] < record["value"] < record["high"]
+    assert record["rate"] == pytest.approx(len(kinds) / 21)
+    assert record["reference"] == {"split": "train", "n": 40, "key": train.key}
+    assert {c["sample"]: c["train"] for c in record["closest"][:6]} == {i: train.names[i] for i in range(6)}
+    with Image.open(tmp_path / "figures/copies.png") as picture:
+        assert picture.width > 500
+    assert "look at the figure" in capsys.readouterr().out
+
+
+def test_the_sentence_accuses_only_beyond_chance() -> None:
+    record = {"flagged": 2, "n": 200, "value": 0.01, "low": 0.001, "high": 0.036, "rate": 0.01}
+    assert "no sign of copying" in sentence(record)
+    assert "look at the figure" in sentence(record | {"low": 0.02})
+
+
+def test_an_unknown_distance_and_missing_held_out_images_are_one_line(data: Folder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="audit: smell is no distance; choose of pixels, features"):
+        check(["smell"])
+    data.splits["val"], kept = data.splits["val"].take(torch.arange(0)), data.splits["val"]
+    with pytest.raises(UserError, match="no validation images"):
+        audit_samples(kept.images, data, ["pixels"], Corners(), tmp_path)
+    data.splits["val"] = kept
