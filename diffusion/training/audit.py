@@ -51,7 +51,7 @@ def audit_samples(
     closest = found.closest(SHOWN)
     near = [found.nearest[name] for _, name in closest]
     index = [int(n.index[i]) for n, (i, _) in zip(near, closest, strict=True)]
-    ratios = [float(n.ratio[i]) for n, (i, _) in zip(near, closest, strict=True)]
+    ratios = [round(float(n.ratio[i]), 4) for n, (i, _) in zip(near, closest, strict=True)]
     mirrored = [bool(n.flipped[i]) for n, (i, _) in zip(near, closest, strict=True)]
     shown = [train.images[j].flip(-1) if flip else train.images[j] for j, flip in zip(index, mirrored, strict=True)]
     figure = pairs(images[[i for i, _ in closest]], torch.stack(shown), [f"{ratio:.2f}" for ratio in ratios])
@@ -76,7 +76,7 @@ def audit_samples(
         "calibration": {"split": "val", "n": len(held_out), "key": held_out.key},
         "thresholds": found.thresholds,
         "closest": [
-            {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": round(ratio, 4)}
+            {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
             for (i, name), ratio, j in zip(closest, ratios, index, strict=True)
         ],
         **protocol,
