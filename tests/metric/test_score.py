@@ -11,8 +11,20 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import score as module
+from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
+from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import draw, noise_images, reference_key, reference_statistics, score
+from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
+from diffusion.metric.score import (
+    divide,
+    draw,
+    extract,
+    noise_images,
+    reference_key,
+    reference_statistics,
+    score,
+    score_features,
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
@@ -39,10 +51,91 @@ def test_a_score_carries_its_protocol(projection: Projection, photographs: Tenso
         "reference_key": reference_key(photographs[:100], extractor),
         "reference_n": 100,
     }
-    assert fd == {**expected, "metric": "fd_projection", "value": fd["value"], "std": None, "subset_size": None}
-    assert kid == {**expected, "metric": "kid_projection", "value": kid["value"], "std": kid["std"], "subset_size": 30}
-    assert fd["value"] > 0
+    own = ("value", "error", "low", "high", "std")
+    for record, metric, size in ((fd, "fd_projection", None), (kid, "kid_projection", 30)):
+        assert record == {
+            **expected,
+            "metric": metric,
+            "subset_size": size,
+            "level": 0.95,
+            **{k: record[k] for k in own},
+        }
+        assert record["low"] < record["value"] < record["high"]
+    assert fd["std"] is None
     assert kid["std"] > 0
+
+
+EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
+
+
+def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor, caplog) -> None:
+    extractor, seen = projection(), []
+    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    found = score(photographs[100:160], extractor, reference, progress=False, metrics=(*EVERY, InceptionScore))
+    assert sum(seen) == 60
+    short = ["fd", "cmmd", "precision", "recall", "density", "coverage"]  # and no classes, so no Inception Score
+    assert list(found) == [f"{name}_projection" for name in short]
+    for name, s in found.items():
+        assert s.metric == name
+        assert s.low <= s.value <= s.high
+        assert s.error > 0
+    features = extract(photographs[100:160], extractor, progress=False)
+    assert score_features(features, extractor, reference, metrics=EVERY) == found
+    with caplog.at_level(logging.WARNING):
+        few = score(photographs[:4], extractor, reference, progress=False, metrics=(PrecisionRecall, FrechetDistance))
+    assert list(few) == ["fd_projection"]
+    assert "PrecisionRecall: left out (4 nearest neighbours among 4 features" in caplog.text
+
+
+def test_the_floor_is_what_chance_makes(projection: Projection, photographs: Tensor) -> None:
+    """Real images of another kind are off; mixed and divided at random, as many of each, nothing but chance is left."""
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
+    other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor, progress=False)
+    apart = score_features(other, extractor, reference)["fd_projection"]
+    features, mixed = divide(other, reference, seed=1)
+    floor = score_features(features, extractor, mixed)["fd_projection"]
+    assert len(features) == 80
+    assert (floor.reference_n, floor.reference, floor.reference_key) == (100, "val", reference.key)
+    assert floor.high < apart.low
+    both, again = torch.cat([features, mixed.features]), torch.cat([other, reference.features])
+    assert torch.equal(both.sum(dim=1).sort().values, again.sum(dim=1).sort().values)  # each image once
+    assert torch.equal(divide(other, reference, seed=1)[0], features)
+    assert not torch.equal(divide(other, reference, seed=2)[0], features)
+
+
+def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
+    """One of two processes that score together."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
+    reference = reference_statistics(whole, extractor, progress=False)
+    found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
+    torch.save({name: (s.n, s.value, s.error) for name, s in found.items()}, f"{out}{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("first", [37, 12, 0])
+def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
+    """Two processes with unequal shares, or with none: both know the score of all."""
+    extractor, images, whole = projection(), photographs[100:137], photographs[:100]
+    reference = reference_statistics(whole, extractor, progress=False)
+    alone = score(images, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
+    parts, out = (images[:first], images[first:]), str(tmp_path / "out")
+    fork = torch.multiprocessing.get_context("fork")
+    made = [
+        fork.Process(target=process, args=(rank, tmp_path / "init", parts[rank], whole, extractor, out))
+        for rank in (0, 1)
+    ]
+    for p in made:
+        p.start()
+    for p in made:
+        p.join(60)
+    assert [p.exitcode for p in made] == [0, 0]
+    for rank in (0, 1):
+        together = torch.load(f"{out}{rank}")
+        for name, s in alone.items():
+            assert together[name] == pytest.approx((37, s.value, s.error), rel=1e-5, abs=1e-9)
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
@@ -209,8 +302,8 @@ def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> No
 
 def test_the_bar_shows_count_and_rate(projection: Projection, photographs: Tensor, monkeypatch) -> None:
     bars = []
-    original = module._bar
-    monkeypatch.setattr(module, "_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
+    original = module.progress_bar
+    monkeypatch.setattr(module, "progress_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor)
     score(photographs[100:137], extractor, reference)

@@ -1,0 +1,57 @@
+"""Intervals hold what they say they hold, as often as they say: seen on Gaussians, over many draws."""
+
+import pytest
+import torch
+
+from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance
+from diffusion.metric.diversity import InceptionScore, Vendi
+from diffusion.metric.estimate import Estimate, Reference
+from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
+
+DRAWS = 120
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 0.7)])
+def test_intervals_cover_at_the_stated_rate(shift: float, scale: float) -> None:
+    """95% of them, or more where the jackknife errs to the safe side; and none are twice as wide as they should be."""
+    generator = torch.Generator().manual_seed(1)
+    reference = Reference.of(torch.randn(100, 6, generator=generator))
+    classes = torch.randn(6, 10, generator=generator)
+    metrics = [
+        FrechetDistance(reference),
+        FrechetInfinity(reference, points=5),
+        KernelDistance(reference, subsets=30),
+        CMMD(reference, sigma=2.0),
+        PrecisionRecall(reference),
+        DensityCoverage(reference),
+        Vendi(reference),
+        InceptionScore(reference, head=lambda x: x @ classes),
+    ]
+    found: dict[str, list[Estimate]] = {}
+    for _ in range(DRAWS):
+        x = torch.randn(80, 6, generator=generator) * scale + shift
+        for metric in metrics:
+            for name, estimate in metric.measure(x).items():
+                found.setdefault(name, []).append(estimate)
+    assert len(found) == 10
+    for name, estimates in found.items():
+        value = torch.tensor([e.value for e in estimates], dtype=torch.float64)
+        low, high = torch.tensor([e.interval(0.95) for e in estimates], dtype=torch.float64).T
+        covered = ((low <= value.mean()) & (value.mean() <= high)).double().mean()
+        assert covered >= 0.89, name  # 95% less three standard deviations of 120 draws
+        ratio = sum(e.error for e in estimates) / DRAWS / float(value.std())
+        assert 0.85 < ratio < 2, name
+
+
+def test_an_interval_stays_within_what_the_number_can_be() -> None:
+    assert Estimate(0.1, 0.2, minimum=0.0).interval(0.95) == pytest.approx((0, 0.1 + 1.95996 * 0.2), abs=1e-5)
+    assert Estimate(1.0, 0.5).interval(0.6826894921) == pytest.approx((0.5, 1.5))  # one standard error
+    low, high = Estimate(0.0, 0.0, share_of=100).interval()  # none of a hundred: not surely none of all
+    assert low == pytest.approx(0, abs=1e-12)
+    assert high == pytest.approx(3.84 / 103.84, rel=1e-3)
+    n, p = 50, 0.3  # Wilson's interval in its usual form
+    z2 = 1.959963985**2
+    half = (z2 * p * (1 - p) / n + z2**2 / (4 * n**2)) ** 0.5
+    expected = [(p + z2 / (2 * n) + sign * half) / (1 + z2 / n) for sign in (-1, 1)]
+    assert Estimate(p, (p * (1 - p) / n) ** 0.5, share_of=n).interval() == pytest.approx(expected)
+    assert Estimate(1.0, 0.01, share_of=n).interval()[1] == 1.0

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.metric import neighbours
+from diffusion.metric.estimate import Reference, jackknife
+from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
+
+
+def normal(n: int, seed: int, shift: float = 0.0, d: int = 5) -> Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).double() + shift
+
+
+def brute_force(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
+    """The four numbers by their definitions, point by point."""
+
+    def radius(z: Tensor, i: int) -> float:
+        return sorted(math.dist(z[i], z[j]) for j in range(len(z)) if j != i)[k - 1]
+
+    real, fake = [radius(y, i) for i in range(len(y))], [radius(x, j) for j in range(len(x))]
+    in_real = [[math.dist(y[i], x[j]) <= real[i] for i in range(len(y))] for j in range(len(x))]
+    in_fake = [[math.dist(y[i], x[j]) <= fake[j] for j in range(len(x))] for i in range(len(y))]
+    return {
+        "precision": sum(map(any, in_real)) / len(x),
+        "recall": sum(map(any, in_fake)) / len(y),
+        "density": sum(map(sum, in_real)) / k / len(x),
+        "coverage": sum(map(any, zip(*in_real, strict=True))) / len(y),
+    }
+
+
+def values(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
+    reference = Reference.of(y)
+    found = PrecisionRecall(reference, k=k).measure(x) | DensityCoverage(reference, k=k).measure(x)
+    return {name: estimate.value for name, estimate in found.items()}
+
+
+@pytest.mark.parametrize(("k", "shift"), [(1, 0.0), (3, 1.0), (5, 2.0)])
+def test_all_four_equal_their_definitions(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "ROWS", 7)
+    x, y = normal(23, 1, shift), normal(31, 2)
+    assert values(x, y, k) == pytest.approx(brute_force(x, y, k), abs=1e-12)
+
+
+def test_errors_are_the_jackknife_of_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole computed anew without each sample in turn."""
+    monkeypatch.setattr(neighbours, "ROWS", 7)
+    x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
+    reference = Reference.of(y)
+    found = PrecisionRecall(reference, k=k).measure(x) | DensityCoverage(reference, k=k).measure(x)
+    without = [brute_force(torch.cat([x[:j], x[j + 1 :]]), y, k) for j in range(len(x))]
+    for name, estimate in found.items():
+        assert estimate.error == pytest.approx(
+            jackknife(torch.tensor([w[name] for w in without], dtype=torch.float64)), rel=1e-6
+        )
+        assert estimate.error > 0
+
+
+def test_known_cases() -> None:
+    x = normal(60, 5)
+    far = x + 100
+    same, apart = values(x, x, 3), values(far, x, 3)
+    assert same == pytest.approx({"precision": 1, "recall": 1, "coverage": 1, "density": same["density"]})
+    assert same["density"] > 1  # each sample sits in its own real's ball too
+    assert apart == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    one_mode = values(normal(300, 6) * 0.2, torch.cat([normal(150, 7) * 0.2, normal(150, 8) * 0.2 + 9]), 5)
+    assert one_mode["precision"] > 0.9  # what is made is good …
+    assert one_mode["recall"] < 0.55  # … and half of what there is, is not made
+    assert one_mode["coverage"] < 0.55
+    drawn = DensityCoverage(Reference.of(normal(2000, 9))).measure(normal(2000, 10))
+    assert drawn["density"].value == pytest.approx(1, abs=4 * drawn["density"].error)
+    # Of sets of one size and law, the 5 nearest of all others are real with a chance of 2^−5 (Naeem et al., eq. 6).
+    assert drawn["coverage"].value == pytest.approx(1 - 2**-5, abs=0.015)
+
+
+def test_too_few_are_named() -> None:
+    with pytest.raises(ValueError, match="3 nearest neighbours among 3 features"):
+        PrecisionRecall(Reference.of(normal(3, 1))).measure(normal(9, 2))
