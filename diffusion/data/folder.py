@@ -21,6 +21,7 @@ from PIL import Image
 
 from diffusion.console import track
 from diffusion.data.cache import cached, digest, place, read_json, say, write
+from diffusion.data.duplicates import across
 from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError
@@ -46,7 +47,8 @@ class Folder(ImageData):
 
     Byte-identical files are used once. Images with a side below `resolution` are refused, never enlarged.
     `report` lists {"path", "reason", "action"} of every file that is not used: "refused" if it is or claims to be an
-    image, else "skipped". It is also written beside the cache, and counted on the console.
+    image, else "skipped"; and, as "used", of every held-out near-duplicate of an image in an earlier split. It is also
+    written beside the cache, and counted on the console.
     `UserError`: no such folder, no usable image in it, too few for `limit`, `val` and `test`, or `strict`.
     """
 
@@ -82,7 +84,9 @@ class Folder(ImageData):
         made = cached(place() / f"folder-{key}.pt", lambda: self._decode(files))
         self.report += made["left_out"]
         self._tell(place() / f"folder-{key}.report.json", used=len(made["names"]), given=len(files))
-        return self._split(Split(made["images"], made["names"]), made["contents"])
+        splits = self._split(Split(made["images"], made["names"]), made["contents"])
+        self._tell_repeated(splits, place() / f"folder-{key}.report.json")
+        return splits
 
     def _note(self, name: str, reason: str, action: str) -> None:
         self.report.append({"path": name, "reason": reason, "action": action})
@@ -193,6 +197,20 @@ class Folder(ImageData):
             raise UserError(
                 f"data.root={self.root}: none of {given} files is a usable image (the reasons are in {file}); set "
                 f"data.root to a folder of images of at least {self.resolution}x{self.resolution} pixels"
+            )
+
+    def _tell_repeated(self, splits: dict[str, Split], file: Path) -> None:
+        """Adds to the report what validation and test repeat of earlier splits: scores on it would be too good."""
+        repeated = across(splits)
+        for pair in repeated:
+            self._note(pair.name, f"in {pair.split}: a near-duplicate of {pair.of} in {pair.of_split}", "used")
+        if repeated:
+            write(file, json.dumps(self.report, indent=1).encode())
+            first = repeated[0]
+            say(
+                f"data: {len({pair.name for pair in repeated})} held-out images are near-duplicates of images in an "
+                f"earlier split, such as {first.name} ({first.split}) of {first.of} ({first.of_split}): they flatter "
+                f"scores; all are in {file}"
             )
 
     def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:

@@ -1,0 +1,55 @@
+"""Near-duplicates across splits are found, and what only looks alike from afar is not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.data import Folder
+from diffusion.data.duplicates import Pair, across
+from diffusion.data.module import Split
+
+
+def noise(n: int, seed: int) -> Tensor:
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def splits(train: Tensor, val: Tensor, test: Tensor) -> dict[str, Split]:
+    parts = {"train": train, "val": val, "test": test}
+    return {name: Split(images, [f"{name}{i}" for i in range(len(images))]) for name, images in parts.items()}
+
+
+def test_near_duplicates_are_found_mirrored_too_and_named() -> None:
+    train, val, test = noise(1100, 0), noise(600, 1), noise(5, 2)
+    val[580] = train[1050]
+    val[3] = train[4].flip(-1)
+    test[1] = (val[7].int() + 7).clamp(0, 255).byte()
+    test[2] = (val[8].int() + 12).clamp(0, 255).byte()  # farther than 8 grey levels
+    assert sorted(across(splits(train, val, test))) == [
+        Pair("test1", "test", "val7", "val"),
+        Pair("val3", "val", "train4", "train"),
+        Pair("val580", "val", "train1050", "train"),
+    ]
+
+
+def test_a_folder_tells_and_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = noise(40, 0).permute(0, 2, 3, 1).numpy()
+    for i in range(40):
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.bmp")  # other bytes, the same picture
+    data = Folder(tmp_path, resolution=16, val=20, test=0, batch_size=4)
+    data.prepare_data()
+    used = [entry for entry in data.report if entry["action"] == "used"]
+    names = {split: set(data.splits[split].names) for split in ("train", "val")}
+    both = {name for name in names["val"] if {f"{Path(name).stem}.png", f"{Path(name).stem}.bmp"} & names["train"]}
+    assert {entry["path"] for entry in used} == both != set()
+    line = capsys.readouterr().out
+    assert f"{len(both)} held-out images are near-duplicates" in line
+    assert json.loads(Path(line.split("all are in ")[1].strip()).read_text()) == data.report
+
+
+def test_distinct_splits_say_nothing() -> None:
+    assert across(splits(noise(50, 0), noise(9, 1), noise(0, 2))) == []
