@@ -1,6 +1,8 @@
 """What every command shares: Hydra's composition in front, one-line errors behind.
 
-Exit status: 0 done, 1 a fault of the program (with a traceback), 2 something the user can mend (one line), 130 Ctrl-C.
+Exit status: 0 done; 1 a fault of the program (with a traceback); with one line: 2 something the user can mend,
+3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first:
+130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1.
 """
 
 import functools
@@ -20,7 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.errors import UserError, nearest
+from diffusion import folders
+from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import conf_dir
 
 
@@ -29,6 +32,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         mendable: list[Exception] = []
+        folders.register()
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
@@ -56,16 +60,23 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise mendable[0]
             except KeyboardInterrupt:
                 sys.exit(130)
+            except Interrupted as stop:
+                sys.exit(stop.status)
             except Exception as error:
                 line = explain(error, config_name)
                 if line is None:
                     raise
                 print(f"error: {line}", file=sys.stderr)
-                sys.exit(2)
+                sys.exit(status(error))
 
         return main
 
     return decorate
+
+
+def status(error: BaseException) -> int:
+    """The exit status of an error that `explain` explains."""
+    return next((cause.status for cause in _chain(error) if isinstance(cause, UserError)), 2)
 
 
 def explain(error: BaseException, config_name: str) -> str | None:

@@ -1,15 +1,23 @@
 """Train a diffusion model: `python -m diffusion.train [group=choice …] [key=value …]`; --help lists all of them."""
 
+from pathlib import Path
+
 from omegaconf import DictConfig
 
+from diffusion import sweep
 from diffusion.command import command, output_folder
+
+
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Run the configuration, leaving everything in `folder`."""
+    from diffusion.training import run  # torch and Lightning only when a run starts
+
+    return run.train(cfg, folder)
 
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
-    from diffusion.training.run import train  # torch and Lightning only when a run starts
-
-    return train(cfg, output_folder())
+    return sweep.run(train, cfg, output_folder())
 
 
 if __name__ == "__main__":

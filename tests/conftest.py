@@ -62,8 +62,19 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from importlib import import_module
 
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from diffusion import sweep
 
     monkeypatch.chdir(tmp_path)
+
+    def here(folder: Path) -> object:
+        """A job of a sweep in this process, which has imported torch already."""
+        from diffusion.training.run import train
+
+        return train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweep, "isolated", here)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
         main = import_module(f"diffusion.{name}").main

@@ -19,14 +19,12 @@ from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import torch.distributed as dist
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.fabric.strategies.launchers import subprocess_script as fabric
 from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import OmegaConf
 
 from diffusion.console import console
-from diffusion.errors import UserError
+from diffusion.errors import Interrupted, UserError
 
 SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
@@ -116,12 +114,7 @@ class Followers:
 
 
 def check_processes(world_size: int) -> None:
-    """Refuse a Trainer of another size than what torchrun started: each process would be a run of its own.
-
-    A sweep is refused too: a process of torchrun's can join one run.
-    """
-    if _under_torchrun() and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N")
+    """Refuse a Trainer of another size than what torchrun started: each process would be a run of its own."""
     if _under_torchrun() and world_size != int(os.environ["WORLD_SIZE"]):
         started, local = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
         nodes = int(started) // int(local)
@@ -163,3 +156,5 @@ if __name__ == "__main__":
         join(*sys.argv[1:])
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        sys.exit(stop.status)

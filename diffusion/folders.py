@@ -1,0 +1,72 @@
+"""Folders of runs, as resolvers for conf/hydra: no two launches and no two jobs share one.
+
+${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … where other launches were as quick
+${job_folder:}                     the folder of a sweep's job: its number, unless that is another job's
+"""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
+
+
+def new_folder(wanted: str) -> str:
+    """`wanted` with the first suffix that makes it new. It is made at once: making is what decides whose it is."""
+    Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+    for i in itertools.count(1):
+        path = wanted if i == 1 else f"{wanted}-{i}"
+        try:
+            Path(path).mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
+
+
+def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
+    """The name of the job's folder in `sweep`.
+
+    A job that was there before, by its overrides, has its folder again. Else it is the job's number or, where another
+    job has that (a resumed Optuna study counts from 0 again, a grid may have grown), the next free one.
+    """
+    key = _key(overrides)
+    for file in sorted(sweep.glob(f"*/{OVERRIDES}")):
+        if _read(file) == key:
+            return file.parent.parent.name
+    for i in itertools.count(number):
+        file = sweep / str(i) / OVERRIDES
+        if not file.exists():
+            try:
+                file.parent.mkdir(parents=True, exist_ok=i == number)
+            except FileExistsError:
+                continue
+            file.write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))
+            return str(i)
+    raise AssertionError
+
+
+def _key(overrides: list[Any]) -> list[str]:
+    """What makes a job the same job; where it goes on from does not."""
+    return sorted(str(override) for override in overrides if not str(override).startswith("ckpt="))
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        return _key(yaml.safe_load(file.read_text()) or [])
+    except (OSError, ValueError, TypeError, yaml.YAMLError):
+        return []
+
+
+def _job_folder(*, _root_: DictConfig) -> str:
+    hydra = _root_.hydra
+    return job_folder(Path(hydra.sweep.dir), int(hydra.job.num), [str(word) for word in hydra.overrides.task])
+
+
+def register() -> None:
+    """Make the resolvers known to OmegaConf."""
+    OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)

@@ -1,0 +1,145 @@
+"""Sweeps that survive: a job of a multirun is a process of its own, and what is complete is not run again.
+
+Whatever ends a job (an error, no memory left, `kill -9`), the sweep says so, records it in the job's run.json and goes
+on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or failed there. `python -m diffusion.sweep
+FOLDER` is such a process: it runs the configuration that FOLDER/config.yaml holds.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log, setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion import command
+from diffusion.console import console
+from diffusion.errors import Interrupted, UserError
+
+FORWARDED = ("SIGTERM", "SIGUSR1")  # to the job that runs; Ctrl-C reaches it by itself
+
+
+class JobFailed(UserError):
+    """A job of a sweep did not complete; the others go on."""
+
+
+def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> Any:
+    """`train(cfg, folder)`; as a job of a multirun in a process of its own, unless it is complete already."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return train(cfg, folder)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N instead")
+    config = OmegaConf.to_yaml(cfg, resolve=True)
+    record = read_record(folder)
+    if record.get("state") == "complete" and (folder / "config.yaml").read_text() == config:
+        console.print(f"{folder} is complete already")
+        return record.get("result")
+    (folder / "run.json").unlink(missing_ok=True)
+    (folder / "config.yaml").write_text(config)
+    return isolated(folder)
+
+
+def isolated(folder: Path) -> Any:
+    """Run `folder`/config.yaml in a process of its own; its result. JobFailed says how it ended otherwise."""
+    process = subprocess.Popen([sys.executable, "-m", "diffusion.sweep", str(folder)])
+    received: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        process.send_signal(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {
+        name: signal.signal(getattr(signal, name), forward) for name in FORWARDED if main and hasattr(signal, name)
+    }
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it was interrupted too, and saves
+        raise
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+    if received:
+        raise Interrupted(received[0])
+    record = read_record(folder)
+    if status == 0 and record.get("state") == "complete":
+        return record.get("result")
+    if record.get("state") in (None, "running", "complete"):
+        record |= {"state": "failed", "reason": ending(status)}
+        write_record(folder, record)
+    raise JobFailed(
+        f"{record.get('reason') or record['state']}; the same command with hydra.sweep.dir={folder.parent} runs again "
+        "what did not complete"
+    )
+
+
+def ending(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"ended with status {status}, before the run was complete"
+    name = signal.Signals(-status).name
+    return f"killed by {name}" + (" (for memory?)" if name == "SIGKILL" else "")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace run.json in one step."""
+    temporary = folder / "run.tmp"
+    temporary.write_text(json.dumps(record, indent=1))
+    temporary.replace(folder / "run.json")
+
+
+def job(folder: Path) -> None:
+    """What the process of a job does."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        setup_globals()
+        hydra = OmegaConf.load(folder / ".hydra/hydra.yaml").hydra
+        configure_log(hydra.job_logging, hydra.verbose)
+        from diffusion.training.run import train
+
+        cfg = OmegaConf.load(folder / "config.yaml")
+        assert isinstance(cfg, DictConfig)
+        result = train(cfg, folder)
+        write_record(folder, read_record(folder) | {"result": result})
+    except Interrupted as stop:
+        sys.exit(stop.status)
+    except Exception as error:
+        line = command.explain(error, "train")
+        if line is None:
+            traceback.print_exc()
+        reason = line or f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        record = read_record(folder)
+        write_record(folder, record | {"state": "failed", "reason": record.get("reason") or reason})
+        sys.exit(command.status(error) if line else 1)
+
+
+def _end_with(parent: int) -> None:
+    """Stop, as by SIGTERM, when the sweep's own process is gone: no job goes on that nobody waits for."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    job(Path(sys.argv[1]))
