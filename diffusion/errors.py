@@ -2,13 +2,37 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from signal import Signals
 
 
 class UserError(Exception):
     """Something the user can mend: one line saying what was found, where, what was expected and how to mend it.
 
-    Commands print it as `error: <line>` and exit with status 2, without a traceback.
+    Commands print it as `error: <line>` and exit with its status, without a traceback.
     """
+
+    status = 2
+
+
+class NotFinite(UserError):
+    """A loss, gradient, weight or average has become NaN or infinite."""
+
+    status = 3
+
+
+class Diverged(UserError):
+    """The loss has risen far above what it was, for several steps in a row."""
+
+    status = 4
+
+
+class Interrupted(BaseException):
+    """A signal ended the run; what could be saved is saved. Commands exit with 128 + the signal's number."""
+
+    def __init__(self, number: int):
+        super().__init__(Signals(number).name)
+        self.number = int(number)
+        self.status = 128 + self.number
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

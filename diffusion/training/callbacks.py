@@ -29,6 +29,7 @@ from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
 from diffusion.training.scoring import append, score_samples
+from diffusion.training.signals import poll
 
 WARM_UP = 5  # steps before the forecast's clock starts
 TIMED = 20  # steps that it times
@@ -158,8 +159,10 @@ class ValidateAtEnd(Callback):
     """The last step is validated too, wherever in an epoch it falls and however seldom the others are."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The run's last step is known now."""
+        """The run's last step is known now; a run that is resumed in its last validation is there already."""
         self.last = total_steps(trainer)
+        if trainer.global_step >= self.last and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """At the last step, which may lie within an epoch, ask Lightning to stop: it validates before it does."""
@@ -183,7 +186,9 @@ class SampleGrid(Callback):
         assert isinstance(pl_module, Diffusion)
         if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every == 0:
             with averaged_weights(trainer, pl_module):
-                images = generate(pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device)
+                images = generate(
+                    pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll
+                )
             picture = grid(images)
             path = save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
             log_image(trainer, "samples", picture, path)
@@ -215,8 +220,9 @@ class ScoreSamples(Callback):
         share = trainer.global_rank, trainer.world_size
         with averaged_weights(trainer, pl_module):
             images = generate(
-                pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, share=share
-            )
+                pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll,
+                share=share,
+            )  # fmt: skip
         self.extractor.to(pl_module.device)
         # Each process scores its share, and gets the score of all.
         new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
@@ -271,7 +277,7 @@ class RunRecord(Callback):
             self.write(steps=trainer.global_step, epochs=trainer.current_epoch + 1)
 
     def finish(self, state: str, **more: Any) -> None:
-        """`complete` or `failed`."""
+        """`complete`, `interrupted` or `failed`."""
         self.write(state=state, finished=datetime.now().astimezone().isoformat(timespec="seconds"), **more)
 
 

@@ -17,6 +17,7 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.9995):
         self.decay = decay
+        self.swapped = False  # whether the module holds w̄, and `stored` the raw weights
         # Buffers are the schedule's tables: copied, not averaged.
         super().__init__(use_buffers=False, multi_avg_fn=self._average)
 
@@ -42,3 +43,11 @@ class EMA(WeightAveraging):
     def swap(self, module: pl.LightningModule) -> None:
         """Exchange the weights of `module` with the stored ones; a second call undoes it."""
         self._swap_models(module)
+
+    def settle(self, module: pl.LightningModule) -> None:
+        """Leave w̄ in `module`, as at the end of training; a run resumed at its last step has no such end."""
+        self._copy_average_to_current(module)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self.swapped = not self.swapped

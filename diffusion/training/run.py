@@ -14,16 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.build import make
 from diffusion.console import console, duration
 from diffusion.data import ImageData, to_unit
-from diffusion.errors import UserError
+from diffusion.errors import Interrupted, UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import ReferenceStatistics
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
-from diffusion.report.words import first_line
+from diffusion.report.words import first_line, number
 from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
+from diffusion.training.ema import EMA
+from diffusion.training.gap import OverfittingNotice
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
 from diffusion.training.saving import Checkpoints
@@ -31,6 +33,7 @@ from diffusion.training.saving import Checkpoints
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
 
+@signals.catching()
 def train(cfg: DictConfig, folder: Path) -> float | None:
     """Run the configuration, leaving everything in `folder`.
 
@@ -84,13 +87,20 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         record.finish("complete", steps=trainer.global_step, epochs=trainer.current_epoch)
     except BaseException as error:
         if trainer.is_global_zero:
-            record.finish("failed", reason=f"{type(error).__name__}: {error}")
+            interrupted = isinstance(error, Interrupted)
+            record.finish(
+                "interrupted" if interrupted else "failed", steps=trainer.global_step,
+                reason=f"{type(error).__name__}: {error}",
+            )  # fmt: skip
+            if interrupted:
+                signals.say_how_to_go_on(error, folder)
         raise
     finally:
         loggers.finish(logs)
     write_report(folder, schedule, data.splits["val"].images)
     say_where(folder, record.info["seconds"])
-    return float(trainer.logged_metrics.get("val/mse", float("nan")))
+    assert isinstance(trainer.checkpoint_callback, Checkpoints)
+    return trainer.checkpoint_callback.latest
 
 
 def make_trainer(
@@ -110,6 +120,7 @@ def make_trainer(
         our.RunProgress(),
         our.Forecast(),
         our.ValidateAtEnd(),
+        OverfittingNotice(),
         record,
         LearningRateMonitor("step"),
     ]
@@ -173,6 +184,9 @@ def finish(
     """The last samples and their scores, beside the yardsticks; the module holds its averaged weights."""
     device = trainer.strategy.root_device
     module.to(device).eval()
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMA):
+            callback.settle(module)
     shape = (data.channels, data.resolution, data.resolution)
     n = max(cfg.score.n, cfg.samples.n)
     if n == 0:
@@ -187,9 +201,12 @@ def finish(
     extractor.to(device)
     against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor)
     common = protocol_of(cfg)
-    new = scoring.score_samples(images[: cfg.score.n], extractor, against, step=trainer.global_step, **common)
+    metrics = scoring.chosen(cfg.metrics)
+    new = scoring.score_samples(
+        images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
+    )
     simple = [name for name in cfg.score.yardsticks if name != "untrained"]
-    new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against)
+    new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against, metrics)
     if "untrained" in cfg.score.yardsticks:
         pl.seed_everything(cfg.seed, verbose=False)
         fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
@@ -197,7 +214,8 @@ def finish(
             fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
             "sampling the untrained network",
         )  # fmt: skip
-        new += scoring.score_samples(blank, extractor, against, "untrained", step=0, **(common | {"weights": "raw"}))
+        raw = common | {"weights": "raw"}
+        new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
     scoring.append(folder, new)
     for logger in trainer.loggers:
         logger.log_metrics(
@@ -272,9 +290,7 @@ def say_scores(records: list[scoring.Record]) -> None:
     """The scores and their yardsticks, a line per metric."""
     for metric in dict.fromkeys(r["metric"] for r in records):
         rows = [r for r in records if r["metric"] == metric]
-        values = " · ".join(
-            f"{r['what']} {r['value']:.4g}" + (f" ± {r['std']:.2g}" if r["std"] is not None else "") for r in rows
-        )
+        values = " · ".join(f"{r['what']} {number(r)}" for r in rows)
         first = rows[0]
         against = first["reference"]
         console.print(f"{metric} ({first['n']} images against {against['n']} of {against['split']}): {values}")

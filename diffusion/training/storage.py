@@ -44,7 +44,7 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     with replacing(path) as file:
         sealed = Sealed(file)
         try:
-            torch.save(dict(contents), sealed)
+            torch.save(dict(contents), sealed)  # type: ignore[arg-type]  # it needs write alone
         except RuntimeError as error:
             raise sealed.error or error from error  # torch may cover the operating system's reason with its own
         sealed.close()

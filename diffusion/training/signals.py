@@ -1,0 +1,188 @@
+"""Signals that end a run: saved at the next completed optimizer step, then exit with 128 + the signal's number.
+
+SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
+(`#SBATCH --signal=USR1@120`; its command line should say ckpt=auto). A handler only takes note; several processes agree
+after each step, so that all of them stop at the same one. A validation, or in one process the drawing of samples, is
+broken off: the resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+
+from diffusion.console import console
+from diffusion.errors import Interrupted
+from diffusion.training.ema import EMA
+from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
+
+CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+PATIENCE = 3  # the third Ctrl-C ends the process as it is; checkpoint files stay whole even then
+
+
+class State:
+    """What the handlers of this process have noted."""
+
+    received: int | None = None  # the first signal
+    deferring = False  # within training; otherwise a signal raises Interrupted on the spot
+    count = 0
+    process = 0  # whose signals are meant: workers of data loaders inherit the handlers
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    """Note the first signal; the next ones of a burst change nothing."""
+    State.count += 1
+    if os.getpid() != State.process:  # a loader's worker serves until it is told to end a second time
+        if number == signal.SIGTERM and State.count > 1:
+            os._exit(128 + number)
+        return
+    if State.received is None:
+        State.received, State.count = number, 1
+        if not State.deferring:
+            raise Interrupted(number)
+        name = signal.Signals(number).name
+        os.write(2, f"\n{name}: saving at the next completed step\n".encode())
+    elif number == signal.SIGINT and State.count >= PATIENCE:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
+def catching() -> Iterator[None]:
+    """Within: signals are noted. A signal that the parent process had ignored, as nohup does, stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    State.received, State.deferring, State.count, State.process = None, False, 0, os.getpid()
+    before = {number: signal.getsignal(number) for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN}
+    install(before)
+    try:
+        yield
+    except Interrupted:
+        raise  # the process ends, and further signals of the burst must not cut that short
+    except BaseException:
+        restore(before)
+        raise
+    restore(before)
+
+
+def install(numbers: Any) -> None:
+    """Handle these signals here."""
+    for number in numbers:
+        signal.signal(number, handle)
+
+
+def restore(before: dict[int, Any]) -> None:
+    """Put the earlier handlers back."""
+    State.deferring = False
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def poll(*_: Any) -> None:
+    """Break off work of one process that can be done again, such as drawing samples."""
+    if State.received is not None and not (dist.is_initialized() and dist.get_world_size() > 1):
+        raise Interrupted(State.received)
+
+
+def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
+    """Where the run stopped; on SIGUSR1 it is queued again under SLURM."""
+    console.print(f"stopped by {stop}; go on with hydra.run.dir={folder} ckpt=auto")
+    if str(stop) == "SIGUSR1":
+        requeue()
+
+
+def requeue() -> None:
+    """Queue this SLURM job again."""
+    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{job}_{task}" if job else os.environ.get("SLURM_JOB_ID")
+    if name is None or shutil.which("scontrol") is None:
+        return
+    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
+    console.print(f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip()))
+
+
+class Interruptible(Callback):
+    """Ends training where its state is whole, and saves it.
+
+    Stands behind what changes the state after a step (the average), and before what takes long at an epoch's end.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+        self.point: dict[str, Any] | None = None  # Lightning's loops as they are resumed; None: as they are
+        self.stopped = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on signals wait. Lightning has put its own handlers in, which would stop within a step."""
+        if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
+            install(n for n in CAUGHT if signal.getsignal(n) != signal.SIG_IGN)
+            trainer._signal_connector.received_sigterm = False
+            State.deferring = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop, unless a validation or the epoch's end follows: from here they would be left out of the resumed run."""
+        self.point = None
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if step_is_complete(trainer) and not last and not validation_follows(trainer):
+            self.stop(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop; the resumed run validates from the first batch. A validation after the last step is ended first."""
+        if trainer.state.fn != "fit":
+            return
+        if batch_idx == dataloader_idx == 0:
+            self.point = trainer.fit_loop.state_dict()
+            for count in ("total", "current"):  # as Lightning marks an evaluation that was broken off
+                self.point["epoch_loop.val_loop.batch_progress"][count]["started"] += 1
+        if step_is_complete(trainer) and not 0 < trainer.max_steps <= trainer.global_step:
+            self.stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop; the resumed run does again what comes at the epoch's end."""
+        self.point = trainer.fit_loop.state_dict()
+        for count in ("total", "current"):
+            self.point["epoch_progress"][count]["processed"] -= 1
+        if validation_follows(trainer):  # then Lightning counts the last batch again
+            self.point["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        self.stop(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last state is saved; nothing is lost any more."""
+        State.deferring = False
+        self.stop(trainer)
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """Raise Interrupted if any process was told to end."""
+        if trainer.strategy.reduce_boolean_decision(State.received is not None, all=False):
+            raise Interrupted(State.received or signal.SIGTERM)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save, with raw and averaged weights in their own places."""
+        if not isinstance(exception, Interrupted) or not State.deferring:
+            return
+        self.stopped = True
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA) and callback.swapped:
+                callback.swap(pl_module)
+        if self.checkpoints.saved_at != trainer.global_step:
+            self.checkpoints.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Where a run is broken off, its loops are those of the point to which it goes back."""
+        if self.stopped and self.point is not None:
+            checkpoint["loops"]["fit_loop"] = self.point
