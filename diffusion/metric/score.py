@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def score_features(
         try:
             estimates = metric.measure(features)
         except TooFew as error:
-            log.warning("%s: left out (%s)", type(metric).__name__, error)
+            _warn_once(f"{type(metric).__name__}: left out ({error})")
             continue
         for short, estimate in estimates.items():
             low, high = estimate.interval(level)
@@ -227,6 +228,12 @@ def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> t
     n = len(both) - len(reference.features)
     mean, cov = moments(both[n:])
     return both[:n], replace(reference, mean=mean, cov=cov, features=both[n:], n=len(reference.features))
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Samples and their yardsticks are scored alike, and lack the same metric for the same reason."""
+    log.warning(message)
 
 
 def _check(extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:

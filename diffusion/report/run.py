@@ -24,7 +24,7 @@ from diffusion.report.words import (
     table,
 )
 
-YARDSTICKS = ("untrained", "noise", "real")
+YARDSTICKS = ("untrained", "noise", "real", "floor")
 
 
 def write_report(folder: str | Path, schedule: figures.Schedule | None = None, images: Tensor | None = None) -> Path:
@@ -178,13 +178,14 @@ def scores_section(records: Sequence[Record]) -> str:
     for record in records:
         if record.get("what") in YARDSTICKS and id(record) not in beside:
             rows.append(_score_row(record, {str(record["what"]): record}, protocols))
-    head = ("score", "value", "untrained network", "pure noise", "real images", "protocol", "of what, how")
+    head = ("score", "value", "untrained network", "pure noise", "real images", "floor", "protocol", "of what, how")
     words = {comparable(record): f"{record.get('metric')}: {protocol_line(record)}" for record in reversed(records)}
     listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
     return (
-        table(head, rows, right=range(1, 5))
-        + "\n\nLower is closer to the reference. Only numbers of one protocol may be compared:\n\n"
-        + listed
+        table(head, rows, right=range(1, 6))
+        + "\n\nLower is closer to the reference, but for precision, recall, density, coverage and scores of diversity, "
+        "where higher is better. In brackets: 95% intervals over draws of as many samples. The floor is what two sets "
+        "of real images have that differ by chance alone. Only numbers of one protocol may be compared:\n\n" + listed
     )
 
 

@@ -85,9 +85,11 @@ def protocol_line(record: Record) -> str:
 
 
 def number(record: Record | None) -> str:
-    """The value to 4 significant digits, with ± std where there is one; `—` for no record."""
+    """The value to 4 significant digits, with its interval, else ± std, where there is one; `—` for no record."""
     if record is None or record.get("value") is None:
         return "—"
+    if record.get("low") is not None and record.get("high") is not None:
+        return f"{record['value']:.4g} [{record['low']:.4g}, {record['high']:.4g}]"
     spread = f" ± {record['std']:.2g}" if record.get("std") is not None else ""
     return f"{record['value']:.4g}{spread}"
 

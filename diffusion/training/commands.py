@@ -105,8 +105,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         against = scoring.reference(data, cfg.split, extractor)
         images = folder_images(cfg.images, data.resolution, cfg.n)
         what = {"what": "images", "folder": str(cfg.images)}
-    new = scoring.score_samples(images, extractor, against, **what)
-    new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against)
+    metrics = scoring.chosen(cfg.metrics)
+    new = scoring.score_samples(images, extractor, against, metrics=metrics, **what)
+    new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against, metrics)
     say_scores(new)
     if cfg.audit:
         new += audit_samples(images, data, cfg.audit, extractor, folder, **what)

@@ -2,16 +2,30 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion.build import make
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import ReferenceStatistics, Score, draw, noise_images, reference_statistics, score
+from diffusion.metric.score import (
+    DISTANCES,
+    Factory,
+    ReferenceStatistics,
+    Score,
+    divide,
+    draw,
+    extract,
+    noise_images,
+    reference_statistics,
+    score,
+    score_features,
+)
 
 Record = dict[str, Any]
 
@@ -23,12 +37,21 @@ def reference(data: ImageData, split: str, extractor: FeatureExtractor) -> Refer
     return reference_statistics(data.splits[split].images, extractor, name=split)
 
 
+def chosen(metrics: Mapping[str, Any]) -> list[Factory]:
+    """The metrics that a configuration's group names."""
+    return [make(node, f"metrics.{name}") for name, node in metrics.items() if node]
+
+
 def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Record]:
-    """Plain records of `scores`; `what` was scored: samples, noise, untrained, real or images."""
+    """Plain records of `scores`; `what` was scored: samples, noise, untrained, real, floor or images."""
     return [
         {
             "metric": s.metric,
             "value": s.value,
+            "error": s.error,
+            "low": s.low,
+            "high": s.high,
+            "level": s.level,
             "std": s.std,
             "what": what,
             "n": s.n,
@@ -45,17 +68,36 @@ def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Rec
 
 
 def yardsticks(
-    names: Iterable[str], data: ImageData, n: int, extractor: FeatureExtractor, against: ReferenceStatistics
+    names: Iterable[str],
+    data: ImageData,
+    n: int,
+    extractor: FeatureExtractor,
+    against: ReferenceStatistics,
+    metrics: Sequence[Factory] = DISTANCES,
 ) -> list[Record]:
-    """What a score is read against, at the same n: `noise`, and `real`, training images (all where there are fewer)."""
+    """What a score is read against, at the same n.
+
+    `noise`; `real`, training images (all where there are fewer); and `floor`, those and the reference's images mixed
+    and divided at random into two sets of the same sizes, so that chance alone is between them.
+    """
+
+    @cache
+    def real() -> Tensor:
+        return extract(draw(data.splits["train"].images, n), extractor)
+
+    def floor() -> dict[str, Score]:
+        features, mixed = divide(real(), against)
+        return score_features(features, extractor, mixed, metrics=metrics)
+
     made = {
-        "noise": lambda: noise_images(n, data.resolution, data.resolution),
-        "real": lambda: draw(data.splits["train"].images, n),
+        "noise": lambda: score(noise_images(n, data.resolution, data.resolution), extractor, against, metrics=metrics),
+        "real": lambda: score_features(real(), extractor, against, metrics=metrics),
+        "floor": floor,
     }
     unknown = [name for name in names if name not in made]
     if unknown:
         raise UserError(f"score.yardsticks: {unknown[0]} is none of {', '.join(made)}, untrained")
-    return [r for name in names for r in records(score(made[name](), extractor, against), name)]
+    return [r for name in names for r in records(made[name](), name)]
 
 
 def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,8 +116,13 @@ def append(folder: Path, new: Sequence[Record]) -> Path:
 
 
 def score_samples(
-    images: Tensor, extractor: FeatureExtractor, against: ReferenceStatistics, what: str = "samples", **protocol: Any
+    images: Tensor,
+    extractor: FeatureExtractor,
+    against: ReferenceStatistics,
+    what: str = "samples",
+    metrics: Sequence[Factory] = DISTANCES,
+    **protocol: Any,
 ) -> list[Record]:
     """Records of generated uint8 images."""
     with torch.inference_mode():
-        return records(score(images, extractor, against), what, **protocol)
+        return records(score(images, extractor, against, metrics=metrics), what, **protocol)

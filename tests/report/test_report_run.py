@@ -53,11 +53,11 @@ def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
 def test_scores_stand_with_their_protocol_and_yardsticks(run_folder: Path) -> None:
     text = compose(Run(run_folder), {})
     how = "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
-    assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "[1]", how]]
+    assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "—", "[1]", how]]
     # the noise's KID has n = 128: another protocol, so it must not stand beside the samples'
     assert cells(text, "kid_lite0") == [
-        ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "[2]", how],
-        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "[3]", "noise"],
+        ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "—", "[2]", how],
+        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "—", "[3]", "noise"],
     ]
     assert (
         "256 images against the 250 images of the reference split `val` (key `k3y`); features `lite0`, "
@@ -83,9 +83,12 @@ def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
         "what": "samples",
         "value": 9.0,
         "sampler": {"name": "DDIM", "steps": 50, "grid": "uniform"},
+        "low": 8.5,
+        "high": 9.5,
     }
     text = compose(Run(make_run(tmp_path / "run", scores=[record, named])), {})
-    assert cells(text, "kid") == [["kid", "**0.5**", "—", "—", "—", "[1]", "images"]]
+    assert cells(text, "kid") == [["kid", "**0.5**", "—", "—", "—", "—", "[1]", "images"]]
+    assert cells(text, "fid")[0][1] == "**9 [8.5, 9.5]**"
     assert cells(text, "fid")[0][-1] == "samples, DDIM(steps=50, grid=uniform)"
     assert "9 images of 64x64 pixels against a reference that was not recorded" in text
     assert "subsets of 8" in text
@@ -100,7 +103,7 @@ def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(
     trained, untrained = cells(text, "fd_lite0")
     assert trained[2] == "—"
     assert untrained[2] == "290.2"
-    assert "Ancestral(steps=1000)" in untrained[6]
+    assert "Ancestral(steps=1000)" in untrained[7]
 
 
 def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
