@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import folders
+from diffusion import folders, secrets
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import conf_dir
 
@@ -37,6 +37,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
             try:
+                resolved = OmegaConf.to_container(cfg, resolve=True)
+                assert isinstance(resolved, dict)
+                secrets.refuse_values({str(key): value for key, value in resolved.items()})
                 return task(cfg)
             except Exception as error:
                 if HydraConfig.get().mode != RunMode.RUN or explain(error, config_name) is None:
@@ -55,6 +58,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             mendable.clear()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
             try:
+                secrets.refuse_words(sys.argv[1:])
                 run()
                 if mendable:
                     raise mendable[0]

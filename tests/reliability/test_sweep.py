@@ -1,0 +1,121 @@
+"""T9. A job of a sweep takes no other with it, what is missing runs again alone, and no secret is kept."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusion import sweep
+from diffusion.folders import job_folder
+
+pytestmark = pytest.mark.reliability
+
+DEATHS = {  # the optimizer, and what its record says
+    "good": None,
+    "error": "an ordinary error",
+    "memory": "out of memory",
+    "nan": "NaN",
+    "leave": "status 7",
+    "vanish": "status 9",
+    "kill": "SIGKILL",
+    "other": None,
+}
+SECRET = "canary-7c1e55d0"
+
+
+def launch(folder: Path, overrides: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "diffusion.train", *overrides], cwd=folder, text=True, capture_output=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MY_API_TOKEN": SECRET} | env,
+    )  # fmt: skip
+
+
+def records(folder: Path) -> dict[str, dict[str, object]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/run.json")}
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {file.parts[-3]: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/last.ckpt")}
+
+
+@pytest.mark.timeout(600)
+def test_one_death_loses_no_other_job_and_only_those_run_again(tiny, tmp_path, figure):
+    choice = "optimizer._target_=" + ",".join(f"deaths.{name}" for name in DEATHS)
+    overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]
+    first = launch(tmp_path, overrides)
+    assert first.returncode not in (0, None)
+    found = records(tmp_path / "sweep")
+    assert len(found) == 8
+    for (name, reason), record in zip(DEATHS.items(), (found[str(i)] for i in range(8)), strict=True):
+        assert record["state"] == ("complete" if reason is None else "failed"), name
+        assert reason is None or reason in str(record["reason"]), record
+    assert "hydra.sweep.dir=" in first.stderr
+    before = times(tmp_path / "sweep")
+
+    second = launch(tmp_path, overrides, CURED="1")
+    assert second.returncode == 0, second.stderr
+    assert {record["state"] for record in records(tmp_path / "sweep").values()} == {"complete"}
+    after = times(tmp_path / "sweep")
+    assert sorted(name for name in after if after[name] != before.get(name)) == ["1", "2", "3", "4", "5", "6"]
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
+    figure("sweep of 8 jobs, 6 of them dying: siblings lost", 0)
+    figure("run again alone", "6 of 6 that died")
+
+
+def one_launch(folder: str, barrier: object) -> None:
+    """`python -m diffusion.train`, whose training only says that it was here."""
+    from diffusion import train
+
+    def train_(cfg: object, run: Path) -> None:
+        with (run / "here").open("x"):
+            pass
+
+    os.chdir(folder)
+    train.train = train_  # type: ignore[assignment]
+    sys.argv = ["diffusion.train", "name=burst"]
+    barrier.wait()  # type: ignore[attr-defined]
+    train.main()
+
+
+def test_eight_launches_at_once_have_eight_folders(tmp_path, figure):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(8)
+    started = [context.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(8)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * 8
+    folders = list((tmp_path / "outputs/burst").iterdir())
+    assert len(folders) == 8
+    assert all((folder / "here").is_file() for folder in folders)
+    figure("eight launches at once", f"{len(folders)} folders")
+
+
+def test_a_job_has_its_own_folder_again_and_never_another_jobs(tmp_path):
+    grid = [["schedule=linear"], ["schedule=cosine"]]
+    assert [job_folder(tmp_path, i, words) for i, words in enumerate(grid)] == ["0", "1"]
+    assert job_folder(tmp_path, 5, ["schedule=cosine", "ckpt=auto"]) == "1"
+    assert job_folder(tmp_path, 0, ["schedule=sigmoid"]) == "2"  # a study that counts from 0 again
+    assert job_folder(tmp_path, 0, ["schedule=linear"]) == "0"
+
+
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+@pytest.mark.parametrize(
+    "override", [f"+logger.api_key={SECRET}", "name=${oc.env:MY_API_TOKEN}", f"name={SECRET}", f"+wandb_token={SECRET}"]
+)
+def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
+    command, tiny, tmp_path, monkeypatch, override, multirun
+):
+    monkeypatch.setenv("MY_API_TOKEN", SECRET)
+    monkeypatch.setattr(sweep, "isolated", lambda folder: pytest.fail("the job ran"))
+    status, out, err = command("train", [*multirun, *tiny, override, "hydra.run.dir=run", "hydra.sweep.dir=run"])
+    assert status != 0
+    assert "environment" in err or "leave it out" in err
+    if "oc.env" not in override:  # Hydra's own line repeats the override, which holds the name alone
+        assert SECRET not in out + err
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
