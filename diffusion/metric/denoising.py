@@ -10,6 +10,11 @@ from torchmetrics import Metric
 from diffusion.randomness import Streams, seed_for
 
 
+def bin_of(t: Tensor, num_bins: int) -> Tensor:
+    """The bin of each of `t` (B,): k of (k/num_bins, (k+1)/num_bins], see `DenoisingError`; int64 (B,)."""
+    return ((t.double() * num_bins - 1e-6).ceil().long() - 1).clamp(min=0)
+
+
 class DenoisingError(Metric):
     """Mean of per-example denoising errors, over all and by time; sums in float64, exact whatever the batches.
 
@@ -34,8 +39,9 @@ class DenoisingError(Metric):
         error, t = (x.detach().to(self.total.device).double() for x in (error, t))
         if not ((t > 0) & (t <= 1)).all():
             raise ValueError(f"times from {t.min():g} to {t.max():g}; expected 0 < t <= 1")
-        k = (t * self.num_bins - 1e-6).ceil().long() - 1
-        member = torch.nn.functional.one_hot(k.clamp(min=0), self.num_bins).double()  # a product adds in a fixed order
+        member = torch.nn.functional.one_hot(
+            bin_of(t, self.num_bins), self.num_bins
+        ).double()  # a product adds in a fixed order
         self.total += error @ member
         self.count += member.sum(dim=0)
 

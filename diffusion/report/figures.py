@@ -6,10 +6,13 @@ samples   Fig. 8    samples from the same noise as training proceeds
 mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
 bins                the MSE by time, at several epochs
+gap                 the MSE on held-out images less that on training images, by log-SNR, at several epochs
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -210,3 +213,52 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
     ax.set_ylabel("denoising MSE")
     ax.legend(loc="best")
     return figure
+
+
+@style.styled
+def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> Figure:
+    """The generalisation gap by log-SNR with 95% intervals: held-out less training MSE, paired; early to late.
+
+    A point per decile of t, at its middle; EMA weights, and the raw weights of the last step dashed. Without a schedule
+    the axis is t. Of more than `curves` validations the first, the last and ones evenly spread in log(step) are shown.
+    """
+    figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
+    names = sorted(
+        (n for n in metrics if re.fullmatch(r"gap/mse_bin\d+", n)), key=lambda n: int(n[len("gap/mse_bin") :])
+    )
+    t = (np.array([int(name[len("gap/mse_bin") :]) for name in names]) + 0.5) / 10
+    x = t
+    if schedule is not None:
+        with torch.no_grad():
+            alpha, sigma = schedule(torch.as_tensor(t, dtype=torch.float64))
+        x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
+    steps = metrics[names[0]].step
+    picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
+    ax.axhline(0, color=style.INK, linewidth=0.8)
+
+    def curve(step: int, suffix: str, **look: Any) -> None:
+        """One validation's gap; a bin that was not logged then is left out."""
+        mean = np.array([_value(metrics, name + suffix, step) for name in names])
+        error = np.array([_value(metrics, name.replace("mse", "se") + suffix, step) for name in names])
+        there = np.isfinite(mean)
+        ax.errorbar(x[there], mean[there], yerr=1.96 * error[there], capsize=2, elinewidth=0.8, markersize=3, **look)
+
+    for pick, colour in zip(picks, style.sequence(len(picks)), strict=True):
+        curve(int(steps[pick]), "", color=colour, marker="o", linewidth=1.3, label=f"step {steps[pick]:,}")
+    if f"{names[0]}_raw" in metrics:
+        look = {"color": style.VERMILION, "marker": "", "linestyle": (0, (3, 1.5)), "linewidth": 0.9}
+        curve(int(steps[-1]), "_raw", label="the last, raw weights", **look)
+    ax.set_xlabel(
+        "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$: noise left, image right"
+    )
+    ax.set_ylabel("held-out MSE − training MSE")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _value(metrics: Metrics, name: str, step: int) -> float:
+    """What was logged at a step, NaN for nothing."""
+    if name not in metrics:
+        return float("nan")
+    at = metrics[name].value[metrics[name].step == step]
+    return float(at[-1]) if at.size else float("nan")

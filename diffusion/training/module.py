@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from diffusion.data import Batch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
+from diffusion.metric.gap import PairedGap
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
@@ -74,6 +75,7 @@ class Diffusion(pl.LightningModule):
         self.draws = draws
         self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
+        self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
@@ -127,6 +129,12 @@ class Diffusion(pl.LightningModule):
         assert isinstance(metric, DenoisingError)
         return metric
 
+    def gap(self, weights: str) -> PairedGap:
+        """The gap between the two kinds of images with one kind of weights."""
+        metric = self.gaps[weights]
+        assert isinstance(metric, PairedGap)
+        return metric
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """(eps_θ − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
         split = VALIDATED[dataloader_idx]
@@ -140,9 +148,10 @@ class Diffusion(pl.LightningModule):
                 if denoiser is not None:
                     error = (denoiser(x_t, t).eps - eps).square().flatten(1).mean(dim=1)
                     self.error(split, weights).update(error, t)
+                    self.gap(weights).update(split, error, t, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/mse, fit/mse, their gap and the bins of t; `_raw` are the raw weights' where there is an average."""
+        """Log val/mse, fit/mse, their gap with its error, and the bins of t; `_raw`: the raw weights', beside EMA's."""
         logged: dict[str, Tensor] = {}
         for weights, suffix in (("ema", ""), ("raw", "_raw")):
             if weights == "raw" and self.raw_denoiser() is None:
@@ -151,11 +160,16 @@ class Diffusion(pl.LightningModule):
             for split, result in results.items():
                 logged[f"{split}/mse{suffix}"] = result["mse"]
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
+            gap = self.gap(weights).compute()
+            logged[f"gap/se{suffix}"] = gap["se"]
+            for i, (mean, error) in enumerate(zip(gap["bins"], gap["bins_se"], strict=True)):
+                logged |= {f"gap/mse_bin{i}{suffix}": mean, f"gap/se_bin{i}{suffix}": error}
             if weights == "ema":
                 for split, result in results.items():
                     logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}
-        for split in VALIDATED:
-            for weights in ("ema", "raw"):
+        for weights in ("ema", "raw"):
+            self.gap(weights).reset()
+            for split in VALIDATED:
                 self.error(split, weights).reset()
         if not self.trainer.sanity_checking:
             self.log_dict({name: value.float().to(self.device) for name, value in logged.items()})

@@ -36,7 +36,7 @@ def test_a_run_gets_all_figures_of_its_own_schedule_and_data(
 ) -> None:
     assert main([str(run_folder)]) == 0
     assert capsys.readouterr() == (f"{run_folder / 'README.md'}\n", "")
-    assert len(list((run_folder / "figures").iterdir())) == 6
+    assert len(list((run_folder / "figures").iterdir())) == 7
 
 
 def test_the_data_is_left_alone_where_the_noising_strip_is_there(

@@ -116,6 +116,19 @@ def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path
     np.testing.assert_allclose(drawn["step 400"][:, 1], 0.06 / np.arange(1, 11))
 
 
+def test_the_gap_stands_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
+    metrics = read_metrics(run_folder / "metrics.csv")
+    schedule = linear(steps=1000)
+    ax = figures.gap(metrics, schedule, curves=2).axes[0]
+    _, last, _ = ax.containers
+    assert [c.get_label() for c in ax.containers] == ["step 100", "step 400", "the last, raw weights"]
+    alpha, sigma = schedule(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
+    np.testing.assert_allclose(last.lines[0].get_xdata(), 2 * (alpha / sigma).log(), rtol=1e-9)
+    np.testing.assert_allclose(last.lines[0].get_ydata(), [0.03] * 10)
+    low, high = (cap.get_ydata() for cap in last.lines[1])
+    np.testing.assert_allclose((high - low) / 2, [1.96 * 0.003] * 10)
+
+
 def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,5,1.5,\n0,3,,nan\n1,9,2.5,\n1,9,2.75,\n,7,,0.5\n")
     metrics = read_metrics(tmp_path / "metrics.csv")

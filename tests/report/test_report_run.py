@@ -13,7 +13,7 @@ from diffusion.process.schedule import linear
 from diffusion.report.folder import Run
 from diffusion.report.run import compose, write_report
 
-NAMES = {"noising.png", "beta.png", "samples.png", "mse.png", "signal.png", "bins.png"}
+NAMES = {"noising.png", "beta.png", "samples.png", "mse.png", "signal.png", "bins.png", "gap.png"}
 
 
 def images(n: int = 4) -> torch.Tensor:
