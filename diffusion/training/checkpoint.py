@@ -1,6 +1,8 @@
 """Checkpoint files: reading them as data, and rebuilding the denoiser that one holds."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from diffusion import build
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
-from diffusion.training import storage
+from diffusion.training import exchange, storage
 
 PREFIX = "denoiser.network."
 
@@ -36,6 +38,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(
             f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
         )
+    if path.suffix == exchange.SUFFIX:
+        raise UserError(f"ckpt={path}: an exported model holds no state of the training; go on from a checkpoint")
     try:
         contents = storage.load(path)
     except storage.Damaged as error:
@@ -54,11 +58,15 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
         weights: `ema` for the averaged ones (the raw ones where the run kept no average), `raw` for the trained ones.
     """
     path = Path(path)
-    contents = read(path)
+    contents = exchange.read(path, PREFIX) if path.suffix == exchange.SUFFIX and path.is_file() else read(path)
     config = build.stranger(contents["config"], path)
     states = {"ema": contents["state_dict"], "raw": contents.get("current_model_state", contents["state_dict"])}
     if weights not in states:
         raise UserError(f"weights={weights}: expected one of {', '.join(states)}")
+    if not isinstance(states[weights], Mapping) or not states[weights]:
+        raise UserError(
+            f"ckpt={path}: it holds no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
+        )
     if "current_model_state" not in contents:
         weights = "raw"
     network = {k.removeprefix(PREFIX): v for k, v in states[weights].items() if k.startswith(PREFIX)}
@@ -77,15 +85,15 @@ def find(ckpt: str, folder: Path) -> Path | None:
     """The file that `ckpt` names.
 
     A path is taken as it is, and so is `last`: last.ckpt of this run folder, else of the newest of its neighbours.
-    `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour; it prints which it
-    skipped, and why. None, for a fresh start, only where `auto` finds no checkpoint at all. Jobs of a sweep are no
-    neighbours: their recipes differ.
+    `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour that is not complete;
+    it prints which it skipped, and why. None, for a fresh start, only where `auto` finds no checkpoint at all. Jobs of a
+    sweep are no neighbours: their recipes differ.
 
     Raises UserError when there is none, or with `auto` none that can be read: training never begins anew in silence.
     """
     if ckpt not in ("last", "auto"):
         return Path(ckpt)
-    found = folder if storage.newest_first(folder / "checkpoints") else newest_neighbour(folder)
+    found = folder if storage.newest_first(folder / "checkpoints") else newest_neighbour(folder, ckpt == "last")
     if found is None:
         if ckpt == "auto":
             console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
@@ -105,13 +113,21 @@ def find(ckpt: str, folder: Path) -> Path | None:
     )
 
 
-def newest_neighbour(folder: Path) -> Path | None:
-    """The run beside `folder` that saved last."""
+def newest_neighbour(folder: Path, complete: bool) -> Path | None:
+    """The run beside `folder` that saved last; complete ones count if asked."""
     if (folder.parent / "multirun.yaml").exists():
         return None
     saved = {
         run: max(file.stat().st_mtime_ns for file in files)
         for run in folder.parent.glob("*")
-        if (files := storage.newest_first(run / "checkpoints"))
+        if (files := storage.newest_first(run / "checkpoints")) and (complete or not is_complete(run))
     }
     return max(saved, key=lambda run: saved[run]) if saved else None
+
+
+def is_complete(run: Path) -> bool:
+    """Whether a run ended well, as its run.json says."""
+    try:
+        return bool(json.loads((run / "run.json").read_text())["state"] == "complete")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -29,6 +29,12 @@ class EMA(WeightAveraging):
         # The step is read from the callback's own count, since `num_averaged` may lie on a GPU and force a wait.
         torch._foreach_lerp_(averaged, current, 1 - self.decay_at(self._step))
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the copy, which is only ever evaluated: dropout must not disturb the raw weights' validation."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.eval()
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Average after the optimizer's step (Lightning calls this after each batch)."""
         self._step = trainer.global_step

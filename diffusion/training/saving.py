@@ -99,7 +99,8 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 storage.link(path, self.folder / "last.ckpt")
                 for old in storage.numbered_files(self.folder)[self.keep :]:
-                    old.unlink()
+                    if old.is_file():
+                        old.unlink()
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; those before it are whole: mend that, and go on with "

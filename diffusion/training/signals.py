@@ -135,7 +135,11 @@ class Interruptible(Callback):
         self.point = None
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if step_is_complete(trainer) and not last and not validation_follows(trainer):
-            self.stop(trainer)
+            try:
+                self.stop(trainer)
+            except Interrupted:
+                trainer._logger_connector.update_train_step_metrics()  # it would have been next
+                raise
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

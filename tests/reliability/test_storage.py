@@ -1,0 +1,339 @@
+"""T1–T3: checkpoint files under kill −9, under damage, and on disks that refuse them."""
+
+import errno
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from diffusion.errors import UserError
+from diffusion.paths import conf_dir
+from diffusion.training import checkpoint, storage
+from diffusion.training.run import train
+
+pytestmark = pytest.mark.reliability
+
+
+def contents(step: int) -> dict:
+    """A checkpoint whose content tells its step, of several writes."""
+    weights = {f"w{i}": torch.full((20_000,), float(step)) for i in range(4)}
+    return {"config": "name: test", "state_dict": weights, "global_step": step, "epoch": 0}
+
+
+def save(folder: Path, step: int) -> None:
+    """What saving.Checkpoints does on the first process."""
+    storage.save(contents(step), path := storage.numbered(folder, step))
+    storage.link(path, folder / "last.ckpt")
+    for old in storage.numbered_files(folder)[2:]:
+        old.unlink()
+
+
+def whole(path: Path) -> int:
+    """The step of a checkpoint, all of whose content is that step's."""
+    found = storage.load(path)
+    step = found["global_step"]
+    assert all(torch.equal(value, torch.full((20_000,), float(step))) for value in found["state_dict"].values())
+    return step
+
+
+def die(*_) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def before(function):
+    """Die instead of the function's call."""
+    return lambda *args: die()
+
+
+def after(function):
+    """Die when the function has returned."""
+
+    def call(*args):
+        function(*args)
+        die()
+
+    return call
+
+
+def arm(point: str) -> None:
+    """From now on, die at this point of saving."""
+    if point == "mid-write":
+        put, left = storage.Sealed.put, [random.randrange(1, 12)]
+
+        def dying(self, block):
+            left[0] -= 1
+            if left[0] == 0:
+                self.file.write(block[: len(block) // 2])
+                self.file.flush()
+                die()
+            put(self, block)
+
+        storage.Sealed.put = dying
+    else:
+        when, name = point.split()
+        setattr(os, name, {"before": before, "after": after}[when](getattr(os, name)))
+
+
+POINTS = ["mid-write", "before fsync", "after fsync", "before replace", "after replace", "before link", "after link"]
+
+
+def child(folder: Path, pipe: int, point: str | None, tmpdir: Path | None, first: int) -> None:
+    """Save in a loop, telling the parent each step that is saved."""
+    if tmpdir is not None:
+        os.environ["TMPDIR"], tempfile.tempdir = str(tmpdir), None
+    random.seed(os.getpid())
+    for step in range(first, 10_000):
+        if point is not None and step == first + 1:
+            arm(point)
+        save(folder, step)
+        os.write(pipe, step.to_bytes(4, "little"))
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another file system than tmp_path, where there is one."""
+    candidates = [Path("/dev/shm"), Path("/run"), Path("/var/tmp")]
+    found = next((c for c in candidates if c.is_dir() and os.access(c, os.W_OK)
+                  and c.stat().st_dev != tmp_path.stat().st_dev), None)  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=found) as folder:
+        yield Path(folder)
+
+
+def test_t1_kill_9(tmp_path, other_disk, figure):
+    """200 children are killed while they save; the newest checkpoint is one that they had acknowledged, or newer."""
+    random.seed(1)
+    leftovers = unreadable = 0
+    for k in range(200):
+        run = tmp_path / f"run{k % 20}"  # some go on in a folder that a killed one left
+        folder = run / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        point = POINTS[(k // 2) % len(POINTS)] if k % 2 else None
+        done = [int(f.stem.removeprefix("step-")) for f in storage.numbered_files(folder)]
+        first = max(done, default=0) + 1
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child(folder, write, point, other_disk if k % 4 < 2 else None, first)
+            finally:
+                os._exit(1)
+        os.close(write)
+        acknowledged = b""
+        if point is None:
+            acknowledged = os.read(read, 4)  # it is at work
+            time.sleep(random.uniform(0, 0.02))
+            os.kill(pid, signal.SIGKILL)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        while data := os.read(read, 4096):
+            acknowledged += data
+        os.close(read)
+        last = int.from_bytes(acknowledged[-4:], "little")
+        assert last >= first
+        try:
+            assert whole(checkpoint.find("auto", run)) >= last
+            assert whole(folder / "last.ckpt") >= last
+        except (storage.Damaged, UserError):
+            unreadable += 1
+        leftovers += any(folder.glob(f"{storage.TEMPORARY}*"))
+        save(folder, last + 2)
+        names = {f.name for f in folder.iterdir()}
+        assert not any(name.startswith(storage.TEMPORARY) for name in names)
+        assert not list(other_disk.iterdir())
+        assert len(names) <= 3
+    assert leftovers > 20  # else the kills did not fall within a save
+    assert unreadable == 0
+    figure("kill −9 while saving", f"200 kills, {unreadable} unreadable checkpoints")
+
+
+def test_t1_the_order_of_calls(tmp_path, monkeypatch):
+    """The file is on the disk before its name changes, and the folder after."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        calls.append("fsync " + Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        assert Path(source).parent == Path(target).parent
+        calls.append(f"rename {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    storage.save(contents(1), tmp_path / "a.ckpt")
+    file, rename, folder = calls
+    assert file.startswith(f"fsync {storage.TEMPORARY}")
+    assert (rename, folder) == ("rename a.ckpt", f"fsync {tmp_path.name}")
+
+
+def damages(data: bytes):
+    """(what, the damaged bytes; None for a folder in its place)"""
+    size = len(data)
+    for k in range(20):
+        yield f"truncated {k}", data[: size * k // 20 + 1 if k < 15 else size - (20 - k) * 13]
+    for k in range(20):
+        place = size * k // 20 if k < 15 else size - 1 - (k - 15) * 29
+        yield f"flipped {k}", data[:place] + bytes([data[place] ^ (1 << k % 8)]) + data[place + 1 :]
+    yield "empty", b""
+    yield "folder", None
+
+
+def put(path: Path, data: bytes | None) -> None:
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    if data is None:
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+
+
+def test_t2_damage(tmp_path, capfd, figure):
+    """The one before a damaged newest is taken, and it is said why; nothing is deleted; a name never falls back."""
+    folder = tmp_path / "run" / "checkpoints"
+    for step in (1, 2, 3):
+        storage.save(contents(step), storage.numbered(folder, step))
+        os.utime(storage.numbered(folder, step), (step, step))
+    newest = storage.numbered(folder, 3)
+    good = newest.read_bytes()
+    found = 0
+    for what, data in damages(good):
+        put(newest, data)
+        before = sorted((p.name, p.stat().st_size) for p in folder.iterdir())
+        capfd.readouterr()
+        assert checkpoint.find("auto", tmp_path / "run") == storage.numbered(folder, 2), what
+        out = capfd.readouterr().out
+        assert "skipped" in out
+        assert newest.name in out
+        assert sorted((p.name, p.stat().st_size) for p in folder.iterdir()) == before
+        with pytest.raises(UserError, match=newest.name):
+            checkpoint.read(newest)
+        found += 1
+    put(newest, good)
+    storage.link(newest, folder / "last.ckpt")
+    put(folder / "last.ckpt", good[:-1])
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        checkpoint.read(checkpoint.find("last", tmp_path / "run"))
+    for path in folder.iterdir():
+        put(path, path.read_bytes()[:100])
+    with pytest.raises(UserError, match="ckpt=null starts afresh"):
+        checkpoint.find("auto", tmp_path / "run")
+    figure("damaged checkpoints", f"{found}, {found} found out and named, the one before used")
+
+
+def test_t2_from_the_command_line(command, tiny, tmp_path):
+    """auto goes on from the whole one; where all are damaged it exits; afresh only when there is none, or if asked."""
+    run = [*tiny, "hydra.run.dir=run"]
+    status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
+    assert status == 0, out + err
+    assert "starting afresh" in out
+    newest = tmp_path / "run/checkpoints/step-00000012.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-5])  # and last.ckpt, another name of the same file
+    status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=3"])
+    assert status == 0, out + err
+    assert "skipped" in out
+    assert "step-00000006.ckpt, step 6" in out.replace("\n", "")
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    status, out, err = command("train", [*run, "ckpt=auto"])
+    assert status == 2
+    assert "none of the checkpoints" in err
+    status, out, err = command("train", [*run, "ckpt=last"])
+    assert status == 2
+    status, out, err = command("train", [*run, "ckpt=run/checkpoints/step-00000018.ckpt"])
+    assert status == 2
+    status, out, err = command("train", [*run, "ckpt=null", "trainer.max_epochs=1"])
+    assert status == 0, out + err
+
+
+FAILURES = [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EXDEV]
+
+
+@pytest.mark.parametrize("number", FAILURES)
+@pytest.mark.parametrize("call", ["open", "write", "write late", "fsync", "replace"])
+def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, number, call):
+    path = tmp_path / "a.ckpt"
+    storage.save(contents(1), path)
+    old = path.read_bytes()
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    if call == "open":
+        opened = Path.open
+        monkeypatch.setattr(
+            Path, "open", lambda self, mode="r", **k: fail() if "w" in mode else opened(self, mode, **k)
+        )
+    elif call.startswith("write"):
+        put, left = storage.Sealed.put, [8 if "late" in call else 1]
+
+        def failing(self, block):
+            left[0] -= 1
+            if left[0] < 0:
+                self.error = OSError(number, os.strerror(number))
+                raise self.error
+            put(self, block)
+
+        monkeypatch.setattr(storage.Sealed, "put", failing)
+    else:
+        monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        storage.save(contents(2), path)
+    assert caught.value.errno == number
+    monkeypatch.undo()
+    assert path.read_bytes() == old
+    assert whole(path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkeypatch):
+    """Not in silence, and with the checkpoint before whole."""
+    real, calls = storage.save, []
+
+    def full_the_second_time(what, path):
+        calls.append(path)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(what, path)
+
+    monkeypatch.setattr(storage, "save", full_the_second_time)
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
+    assert status == 2, out + err
+    assert "No space left on device" in err
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
+
+
+def configuration(overrides):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", [*overrides, "name=test"])
+
+
+def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
+    opened = Path.open
+
+    def read_only(self, mode="r", *args, **kwargs):
+        if "w" in mode and self.is_relative_to(tmp_path / "run"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        return opened(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=r"Read-only.*hydra\.run\.dir"):
+        train(configuration(tiny), tmp_path / "run")
+
+
+def test_t3_a_full_disk_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "free", lambda folder: 1000)
+    monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="make room"):
+        train(configuration(tiny), tmp_path / "run")
