@@ -19,6 +19,7 @@ from diffusion.report.images import gif, grid, save_png, strip
 from diffusion.training import scoring
 from diffusion.training.audit import audit_samples, check
 from diffusion.training.checkpoint import Restored, restore
+from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
 from diffusion.training.run import quiet_libraries, say_scores
 
@@ -88,6 +89,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         restored, sampler = load(cfg, device)
         data = reference_data(cfg.get("data") or restored.config["data"])
         against = scoring.reference(data, cfg.split, extractor)
+        say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
             f"sampling {cfg.n} images",

@@ -24,9 +24,11 @@ from diffusion.report.run import write_report
 from diffusion.report.words import first_line, number
 from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
+from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
 from diffusion.training.gap import OverfittingNotice
 from diffusion.training.generate import generate
+from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.saving import Checkpoints
 
@@ -127,7 +129,7 @@ def make_trainer(
     if cfg.get("ema"):
         used.append(make(cfg.ema, "ema"))
     checkpoints = Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed[0])
-    used.append(signals.Interruptible(checkpoints))
+    used += [Guard(**cfg.guard), signals.Interruptible(checkpoints)]
     if cfg.samples.n and cfg.samples.every_n_epochs:
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
     if extractor is not None and cfg.score.every_n_epochs:
@@ -191,6 +193,7 @@ def finish(
     n = max(cfg.score.n, cfg.samples.n)
     if n == 0:
         return
+    say_cost(module.denoiser, sampler, n, shape, cfg.score.batch_size, device)
     images = generate(
         module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {n} images"
     )

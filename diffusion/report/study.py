@@ -1,0 +1,152 @@
+"""The report of a sampler study: scores against network evaluations and seconds, and what to use for a budget."""
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from rich import box
+from rich.table import Table
+
+from diffusion.console import console
+from diffusion.report import style
+from diffusion.report.words import Record, higher_is_better, number, protocol_line, table
+
+
+class Point(NamedTuple):
+    """One setting: a sampler, its steps, network evaluations and seconds an image, and its scores by metric."""
+
+    sampler: str
+    steps: int
+    nfe: int
+    seconds: float
+    scores: Mapping[str, Record]
+
+
+def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, reference: str, device: str) -> list[Path]:
+    """study.md, study.csv and pareto.png in `folder`; prints what to use. The first metric decides."""
+    metrics = list(points[0].scores)
+    first = metrics[0]
+    chosen = recommended(points, budgets, first)
+    head = ("sampler", "steps", "NFE", "s/image", *metrics)
+    rows = [
+        (p.sampler, str(p.steps), str(p.nfe), f"{p.seconds:.3g}", *(number(p.scores.get(m)) for m in metrics))
+        for p in points
+    ]
+    advice = [
+        (f"{budget}", p.sampler, str(p.steps), f"{p.seconds:.3g}", number(p.scores[first]), ", ".join(alike) or "—")
+        for budget, (p, alike) in chosen.items()
+    ]  # fmt: skip
+    titles = ("NFE up to", "use", "steps", "s/image", metrics[0], "not told from it")
+    parts = [
+        f"# Samplers against {reference}",
+        "All from the same noise, so that differences are the samplers'. The best within each budget of network "
+        f"evaluations by {metrics[0]}; settings whose interval overlaps its interval are not told from it.",
+        table(titles, advice, right=(0, 2, 3, 4)),
+        table(head, rows, right=range(1, len(head))),
+        f"Seconds on {device}, in batches. " + protocol_line(points[0].scores[metrics[0]]) + ".",
+        "![score against evaluations and seconds](pareto.png)",
+    ]
+    (folder / "study.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(["sampler", "steps", "nfe", "seconds_per_image", *metrics])
+        for p in points:
+            values = (p.scores[m]["value"] if m in p.scores else None for m in metrics)
+            lines.writerow([p.sampler, p.steps, p.nfe, p.seconds, *values])
+    style.save(pareto(points, metrics[0]), folder / "pareto.png")
+    printed = Table(box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
+    for title in titles:
+        printed.add_column(title)
+    for line in advice:
+        printed.add_row(*line)
+    console.print(printed)
+    return [folder / name for name in ("study.md", "study.csv", "pareto.png")]
+
+
+def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
+    """NFE budget -> the best setting within it, and those within it whose interval overlaps that one's."""
+    sign = _sign(points, metric)
+    found = {}
+    for budget in sorted(budgets):
+        within = [p for p in points if p.nfe <= budget and metric in p.scores]
+        if not within:
+            continue
+        best = min(within, key=lambda p: (sign * p.scores[metric]["value"], p.nfe))
+        alike = [f"{p.sampler} ({p.nfe})" for p in within if p is not best and _overlap(p, best, metric)]
+        found[budget] = (best, alike)
+    return found
+
+
+def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
+    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost."""
+    sign, best, kept = _sign(points, metric), math.inf, []
+    for p in sorted(points, key=lambda p: (getattr(p, cost), sign * p.scores[metric]["value"])):
+        if sign * p.scores[metric]["value"] < best:
+            best = sign * p.scores[metric]["value"]
+            kept.append(p)
+    return kept
+
+
+def _sign(points: Sequence[Point], metric: str) -> int:
+    return -1 if higher_is_better(points[0].scores[metric]) else 1
+
+
+def _overlap(a: Point, b: Point, metric: str) -> bool:
+    x, y = a.scores[metric], b.scores[metric]
+    if None in (x.get("low"), y.get("low")):
+        return False
+    return bool(x["low"] <= y["high"] and y["low"] <= x["high"])
+
+
+@style.styled
+def pareto(points: Sequence[Point], metric: str) -> Figure:
+    """The score against NFE and against seconds an image, a line per sampler; the Pareto front behind."""
+    figure = Figure(figsize=(style.TEXT_WIDTH + 1, 3.0), layout="constrained")
+    samplers = list(dict.fromkeys(p.sampler for p in points))
+    colours = [style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK]
+    markers = "os^DvPX"
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, cost, label in zip(panels, ("nfe", "seconds"), ("network evaluations", "seconds an image"), strict=True):
+        best = front(points, metric, cost)
+        ax.step(
+            [getattr(p, cost) for p in best], [p.scores[metric]["value"] for p in best], where="post",
+            color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1,
+        )  # fmt: skip
+        for i, name in enumerate(samplers):
+            own = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
+            y = [p.scores[metric]["value"] for p in own]
+            bars = [
+                [abs(p.scores[metric].get(end, v) - v) for p, v in zip(own, y, strict=True)] for end in ("low", "high")
+            ]
+            ax.errorbar(
+                [getattr(p, cost) for p in own], y, yerr=bars, color=colours[i % 7], marker=markers[i % 7],
+                markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        _plain(ax, _apart({p.nfe for p in points}) if cost == "nfe" else None)
+        ax.set_xlabel(label)
+    panels[0].set_ylabel(metric)
+    panels[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _apart(ticks: Iterable[int]) -> list[int]:
+    """The largest of `ticks` that stand apart on a logarithmic axis, so that their numbers don't overlap."""
+    kept: list[int] = []
+    for tick in sorted(ticks, reverse=True):
+        if not kept or tick < 0.8 * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def _plain(ax: Axes, ticks: Sequence[float] | None) -> None:
+    """Plain numbers on a logarithmic x axis."""
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if ticks is not None:
+        ax.set_xticks(ticks)

@@ -1,0 +1,109 @@
+"""Which sampler, with how many network evaluations? Every one of them from the same noise, scored and timed."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.build import make
+from diffusion.console import console, duration
+from diffusion.errors import UserError
+from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
+from diffusion.report.study import Point, write
+from diffusion.training import scoring
+from diffusion.training.callbacks import device_name
+from diffusion.training.checkpoint import restore
+from diffusion.training.commands import choose_device, reference_data, shape_of
+from diffusion.training.cost import evaluations, seconds_per_evaluation
+from diffusion.training.generate import generate
+from diffusion.training.run import quiet_libraries
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sampler with as many steps as a budget of evaluations allows."""
+
+    name: str
+    node: Mapping[str, Any]
+    sampler: Sampler
+    nfe: int
+
+
+def study(cfg: DictConfig, folder: Path) -> None:
+    """Score every sampler at every NFE; leave scores.json, study.md, study.csv and pareto.png in `folder`."""
+    quiet_libraries()
+    device = choose_device(cfg.device)
+    restored = restore(cfg.ckpt, cfg.weights)
+    found = settings(cfg.samplers, cfg.nfe, restored.denoiser.schedule)
+    extractor = make(cfg.features, "features").to(device)
+    data = reference_data(restored.config["data"])
+    against = scoring.reference(data, cfg.split, extractor)
+    denoiser, shape, metrics = restored.denoiser.to(device), shape_of(restored), scoring.chosen(cfg.metrics)
+    batch = min(cfg.n, cfg.batch_size)
+    each = seconds_per_evaluation(denoiser, shape, batch, device) * cfg.n / batch
+    total = sum(setting.nfe for setting in found)
+    console.print(
+        f"{len(found)} settings × {cfg.n} samples, {total} network evaluations an image: about "
+        f"{duration(each * total)} of sampling on {device_name(device)} (a batch of {batch} was timed), then scoring"
+    )
+    points = []
+    for i, setting in enumerate(found, start=1):
+        label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"
+        began = time.perf_counter()
+        images = generate(denoiser, setting.sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, label)
+        seconds = (time.perf_counter() - began) / cfg.n
+        new = scoring.score_samples(
+            images, extractor, against, metrics=metrics, sampler=scoring.describe_sampler(setting.node), seed=cfg.seed,
+            weights=restored.weights, step=restored.step, nfe=setting.nfe, seconds_per_image=seconds,
+            checkpoint={"path": str(restored.path), "sha256": restored.sha256},
+        )  # fmt: skip
+        scoring.append(folder, new)
+        points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, {r["metric"]: r for r in new}))
+    for path in write(points, list(cfg.nfe), folder, against.name, device_name(device)):
+        console.print(f"  {path}")
+
+
+def settings(samplers: list[str], budgets: list[int], schedule: Schedule) -> list[Setting]:
+    """Every sampler at every budget that it can use, with the most steps that it allows; each setting once.
+
+    A sampler is a choice of conf/sampler, and overrides of its own after it: `dpm_3m grid@sampler.grid=karras`.
+    """
+    if not samplers or not budgets or min(budgets) < 1:
+        raise UserError(f"samplers={samplers} nfe={budgets}: give some of each, such as samplers=[ddim] nfe=[10,50]")
+    found: dict[str, Setting] = {}
+    for words in samplers:
+        base = node_of(words)
+        for budget in sorted(budgets):
+            node = base | {"steps": most_steps(base, budget, schedule, words)}
+            sampler: Sampler | None = make(node, "sampler") if node["steps"] else None
+            nfe = budget + 1 if sampler is None else evaluations(sampler, schedule)
+            if sampler is None or nfe > budget:
+                console.print(f"{words}: not within {budget} evaluations, left out")
+                continue
+            found.setdefault(json.dumps([words, node["steps"]]), Setting(words, node, sampler, nfe))
+    if not found:
+        raise UserError(f"nfe={budgets}: no sampler runs within so few evaluations; raise nfe")
+    return list(found.values())
+
+
+def node_of(words: str) -> dict[str, Any]:
+    """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
+    choice, *overrides = words.split()
+    composed = compose("sample", overrides=[f"sampler={choice}", "ckpt=none", *overrides])
+    node = OmegaConf.to_container(composed.sampler, resolve=True)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
+
+
+def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
+    """The most steps N whose evaluations, which rise by the same number with each step, are within `budget`."""
+    two, three = (evaluations(make({**node, "steps": steps}, "sampler"), schedule) for steps in (2, 3))
+    if three <= two:
+        raise UserError(f"samplers: {words} chooses its own number of evaluations; leave it out of a study by NFE")
+    return max(0, 2 + (budget - two) // (three - two))

@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from diffusion.report.study import Point, front, pareto, recommended, write
+
+
+def point(sampler: str, nfe: int, value: float, half: float = 1.0, seconds: float | None = None) -> Point:
+    record = {"metric": "fd_lite0", "value": value, "low": value - half, "high": value + half, "n": 8}
+    return Point(sampler, nfe, nfe, nfe / 10 if seconds is None else seconds, {"fd_lite0": record})
+
+
+POINTS = [
+    point("ddim", 10, 50.0), point("ddim", 20, 30.0), point("heun", 9, 60.0), point("heun", 19, 29.0),
+    point("unipc", 20, 10.0, seconds=9.0),
+]  # fmt: skip
+
+
+def test_the_best_within_each_budget_with_what_is_not_told_from_it() -> None:
+    found = recommended(POINTS, [5, 10, 19, 20], "fd_lite0")
+    assert {budget: (p.sampler, p.nfe, alike) for budget, (p, alike) in found.items()} == {
+        10: ("ddim", 10, []), 19: ("heun", 19, []), 20: ("unipc", 20, []),
+    }  # fmt: skip
+    assert recommended(POINTS[:4], [20], "fd_lite0")[20] == (POINTS[3], ["ddim (20)"])
+
+
+def test_the_front_is_what_no_other_beats_by_either_cost() -> None:
+    assert [(p.sampler, p.nfe) for p in front(POINTS, "fd_lite0", "nfe")] == [
+        ("heun", 9), ("ddim", 10), ("heun", 19), ("unipc", 20),
+    ]  # fmt: skip
+    assert [p.sampler for p in front(POINTS, "fd_lite0", "seconds")] == ["heun", "ddim", "heun", "unipc"]
+    slow = [point("a", 10, 5.0, seconds=9.0), point("b", 20, 6.0, seconds=1.0)]
+    assert [p.sampler for p in front(slow, "fd_lite0", "nfe")] == ["a"]
+    assert [p.sampler for p in front(slow, "fd_lite0", "seconds")] == ["b", "a"]
+
+
+def test_a_study_leaves_a_table_a_csv_and_a_plot(tmp_path: Path) -> None:
+    paths = write(POINTS, [10, 20], tmp_path, "val", "cpu")
+    assert all(path.is_file() for path in paths)
+    assert "| 20 | unipc | 20 |" in (tmp_path / "study.md").read_text()
+    assert (tmp_path / "study.csv").read_text().splitlines()[1] == "ddim,10,10,1.0,50.0"
+    assert [ax.get_xlabel() for ax in pareto(POINTS, "fd_lite0").axes] == ["network evaluations", "seconds an image"]

@@ -1,0 +1,64 @@
+"""A study of samplers: each within its budget, all from one noise, and its cost said first."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from diffusion.errors import UserError
+from diffusion.paths import conf_dir
+from diffusion.process.schedule import linear
+from diffusion.training.cost import evaluations
+from diffusion.training.study import settings
+
+KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
+
+
+def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = settings([*KNOWN, "heun sampler.churn=1"], [10], linear())
+        with pytest.raises(UserError, match="raise nfe"):
+            settings(["predictor_corrector"], [1], linear())
+    assert {s.name: s.nfe for s in found} == KNOWN | {"heun sampler.churn=1": 9}
+    for setting in found:
+        more = type(setting.sampler)(**{**vars_of(setting.sampler), "steps": setting.sampler.steps + 1})
+        assert evaluations(more, linear()) > 10
+
+
+def vars_of(sampler: object) -> dict[str, object]:
+    return {name: value for name, value in vars(sampler).items() if name != "evaluations"}
+
+
+def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
+    status, out, err = command("train", [*tiny, "trainer.max_steps=2", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=8", "split=val", "device=cpu", "nfe=[3,6]"]
+    status, out, err = command("study", [*common, "samplers=[ddim,heun]", "hydra.run.dir=study"])
+    assert status == 0, out + err
+    assert re.search(r"4 settings × 8 samples, 17 network evaluations an image: about .* of sampling on cpu", out)
+    rows = list(csv.DictReader((tmp_path / "study/study.csv").open()))
+    assert [(row["sampler"], row["steps"], row["nfe"]) for row in rows] == [
+        ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"),
+    ]  # fmt: skip
+    records = json.loads((tmp_path / "study/scores.json").read_text())
+    assert {record["seed"] for record in records} == {0}
+    assert {record["nfe"] for record in records} == {3, 5, 6}
+    assert (tmp_path / "study/pareto.png").is_file()
+    status, out, err = command("study", [*common, "samplers=[dim]"])
+    assert status == 2
+    assert "sampler=dim: there is no such choice" in err
+
+
+def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Path) -> None:
+    status, out, err = command(
+        "train", [*tiny, "trainer.max_steps=1", "score.n=8", "features=lite0", "hydra.run.dir=r"]
+    )
+    assert status == 0, out + err
+    assert re.search(r"16 samples × 4 network evaluations: about .* on cpu", out)
+    overrides = ["ckpt=r/checkpoints/last.ckpt", "features=lite0", "n=6", "sampler=heun", "sampler.steps=3"]
+    status, out, err = command("evaluate", [*overrides, "yardsticks=[]", "device=cpu"])
+    assert status == 0, out + err
+    assert re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
