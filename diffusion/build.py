@@ -1,17 +1,23 @@
 """Objects out of a configuration, and the errors of making them as one line."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from diffusion.errors import UserError
+from diffusion.paths import conf_dir
 from diffusion.process.denoiser import Denoiser
 
+PARTS = ("model", "schedule", "prediction", "data")  # of a configuration that comes with a file, what is built
+UNUSUAL = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written here; aliases can grow without bound
 EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project installs
 
 
@@ -38,37 +44,58 @@ def denoiser(config: Mapping[str, Any]) -> Denoiser:
     return Denoiser(network, make(config["schedule"], "schedule"), make(config["prediction"], "prediction"))
 
 
-def stranger(text: str, where: Path | str) -> dict[str, Any]:
+def stranger(text: Any, where: Path | str) -> dict[str, Any]:
     """A configuration that came with a file, as plain data.
 
-    It may come from somebody else, so nothing in it is interpolated, and every `_target_` in the parts that build a
-    denoiser or its data must be this project's own. Raises UserError otherwise.
+    It may come from somebody else. So nothing in it is interpolated, which could read the environment: a configuration
+    that diffusion.train wrote into a file holds no `${…}` any more. And what builds a denoiser or its data may name
+    only what conf/ names for that part, at any depth. Raises UserError otherwise.
     """
-    config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
+    try:
+        if not isinstance(text, str) or any(isinstance(t, UNUSUAL) for t in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise UserError(wanted % "is not plain yaml")
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise UserError(wanted % f"can't be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(config, dict):
-        raise UserError(f"{where}: its configuration is no mapping; expected one written by diffusion.train")
-    for part in ("model", "schedule", "prediction", "data"):
+        raise UserError(wanted % "is no mapping")
+    for value in _values(config):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(wanted % f"holds the interpolation {value}")
+    for part in PARTS:
         for target in _targets(config.get(part)):
-            if not is_ours(target):
-                raise UserError(f"{where}: its {part} names {target}; only diffusion.* is built from a file")
+            if target not in buildable(part):
+                raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
     return {str(key): value for key, value in config.items()}
 
 
+@cache
+def buildable(part: str) -> frozenset[str]:
+    """Every `_target_` in the choices of conf/<part>: what a file may name for this part."""
+    nodes = (yaml.safe_load(file.read_text()) for file in (conf_dir() / part).rglob("*.yaml"))
+    return frozenset(target for node in nodes for target in _targets(node))
+
+
+def _values(node: Any) -> Iterator[Any]:
+    """Every key and value, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield key
+            yield from _values(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _values(value)
+    else:
+        yield node
+
+
 def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_`, at any depth."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield str(node["_target_"])
         node = list(node.values())
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         for value in node:
             yield from _targets(value)
-
-
-def is_ours(target: str) -> bool:
-    """True for what is defined in diffusion.*: `diffusion.paths.os.system` is reachable there, and not ours."""
-    if not target.startswith("diffusion."):
-        return False
-    try:
-        return str(getattr(get_object(target), "__module__", "")).startswith("diffusion.")
-    except Exception:
-        return False

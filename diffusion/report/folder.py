@@ -93,7 +93,7 @@ def is_run(folder: Path) -> bool:
 def _yaml(path: Path) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
 
 

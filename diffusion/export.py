@@ -1,0 +1,41 @@
+"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model for others, in a format that holds no code.
+
+torch is imported only once there is something to do.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from diffusion.errors import UserError
+
+ABOUT = """\
+Write the weights of a checkpoint, and the configuration that they belong to, as one safetensors file. `sample` and
+`evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training can't go on from it.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m diffusion.export", description=ABOUT)
+    parser.add_argument("checkpoint", type=Path, help="such as outputs/…/checkpoints/best.ckpt")
+    parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+    chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
+    file = chosen.file or chosen.checkpoint.with_suffix(".safetensors")
+    try:
+        from diffusion.training.checkpoint import restore
+        from diffusion.training.exchange import export
+
+        print(export(restore(chosen.checkpoint, chosen.weights), file))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or file}: {error.strerror}; choose a file you can write", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""T8. What comes from strangers is data: nothing in it runs, and it reads nothing of this machine."""
+
+import io
+import os
+import pickle
+import subprocess
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diffusion import build, export
+from diffusion.paths import conf_dir
+from diffusion.report.__main__ import main as report
+from diffusion.training.checkpoint import restore
+
+pytestmark = pytest.mark.reliability
+
+SECRET = "canary-b81d"
+SENTINEL = Path("/tmp")  # set by the fixture: the file that a payload would make
+
+
+class Runs:
+    """Unpickling it makes the sentinel."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any):
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def pickles(sentinel: str) -> dict[str, bytes]:
+    """Files that run something when they are unpickled."""
+    touch = f"touch {sentinel}"
+    bombs = {
+        "os.system": Runs(os.system, touch),
+        "subprocess": Runs(subprocess.call, ["touch", sentinel]),
+        "Path.touch": Runs(Path.touch, Path(sentinel)),
+        "exec": Runs(exec, f"open({sentinel!r}, 'w')"),
+        "open": Runs(open, sentinel, "w"),
+        "nested": OrderedDict(a=[{"b": (1, Runs(os.system, touch))}]),
+        "as a key": {"config": {Runs(os.mkdir, sentinel): 1}},
+    }
+    files: dict[str, bytes] = {name: pickle.dumps(bomb) for name, bomb in bombs.items()}
+    for name, legacy in (("torch zip", False), ("torch legacy", True)):
+        buffer = io.BytesIO()
+        contents = {"state_dict": bombs["os.system"], "config": "", "global_step": 0, "epoch": 0}
+        torch.save(contents, buffer, _use_new_zipfile_serialization=not legacy)
+        files[name] = buffer.getvalue()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("../../../../../../../../.." + sentinel, b"out")
+        archive.writestr("archive/data.pkl", pickle.dumps(bombs["exec"]))
+        archive.writestr("archive/version", b"3\n")
+    files["traversal"] = buffer.getvalue()
+    return files
+
+
+def configs(sentinel: str) -> dict[str, dict[str, Any]]:
+    """Parts of a configuration that would run something, or read the environment, when they are built."""
+    path = {"_target_": "pathlib.Path", "_args_": [sentinel]}
+    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}
+    run = {"_target_": "subprocess.call", "args": ["touch", sentinel]}
+    return {
+        "target": {"model": {"_target_": "os.system", "command": f"touch {sentinel}"}},
+        "schedule": {"schedule": touch},
+        "prediction": {"prediction": run},
+        "data": {"data": {**touch, "resolution": 8}},
+        "nested": {"model": {"_target_": "diffusion.model.UNet", "channels": {"deep": {"er": run}}}},
+        "in a list": {"schedule": {"_target_": "diffusion.process.schedule.linear", "steps": [1, [run]]}},
+        "in arguments": {"prediction": {"_target_": "diffusion.process.prediction.Eps", "_args_": [touch]}},
+        "partial": {"model": {"_target_": "subprocess.call", "_partial_": True, "args": ["touch", sentinel]}},
+        "not recursive": {"model": {"_target_": "hydra.utils.instantiate", "_recursive_": False, "config": run}},
+        "through ours": {"model": {"_target_": "diffusion.paths.os.system", "command": f"touch {sentinel}"}},
+        "our writer": {"model": {"_target_": "diffusion.data.cache.write", "file": path, "_args_": ["x"]}},
+        "our builder": {"model": {"_target_": "diffusion.build.make", "node": run, "group": "model"}},
+        "eval": {"schedule": {"_target_": "builtins.eval", "_args_": [f"open({sentinel!r}, 'w')"]}},
+        "get_method": {"model": {"_target_": "hydra.utils.get_method", "path": "os.system"}},
+        "secret": {"model": {"_target_": "diffusion.model.UNet", "channels": "${oc.env:STRANGERS_SECRET}"}},
+        "secret path": {"data": {"_target_": "diffusion.data.Folder", "root": "/${oc.env:STRANGERS_SECRET}"}},
+        "secret target": {"model": {"_target_": "${oc.env:STRANGERS_SECRET}"}},
+        "decoded": {"schedule": {"_target_": "x", "a": "${oc.decode:${oc.env:STRANGERS_SECRET}}"}},
+        "secret key": {"model": {"_target_": "diffusion.model.UNet", "a${oc.env:STRANGERS_SECRET}": 1}},
+    }
+
+
+def texts(sentinel: str) -> dict[str, str]:
+    """Configurations that are more than plain yaml."""
+    return {
+        "yaml tag": f"model: !!python/object/apply:os.system ['touch {sentinel}']\n",
+        "aliases": "a: &a [x,x]\n"
+        + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "depth": "model: " + "[" * 5000,
+    }
+
+
+@pytest.fixture
+def sentinel(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("STRANGERS_SECRET", SECRET)
+    return tmp_path / "sentinel"
+
+
+def test_no_payload_runs_and_no_secret_leaves(command, tiny, tmp_path, sentinel, capfd, figure, monkeypatch):
+    monkeypatch.setattr("diffusion.metric.features.Lite0", torch.nn.Identity)  # nothing gets as far as scoring
+    status, out, err = command("train", [*tiny, "trainer.max_steps=1", "samples.n=0", "hydra.run.dir=own"])
+    assert status == 0, out + err
+    own = tmp_path / "own/checkpoints/last.ckpt"
+    contents = torch.load(own, weights_only=True)
+    base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
+    assert isinstance(base, dict)
+    payloads: dict[str, Path] = {}
+    (tmp_path / "from strangers").mkdir()
+
+    def add(name: str) -> Path:
+        payloads[name] = tmp_path / "from strangers" / f"{name}.ckpt"
+        return payloads[name]
+
+    for name, content in pickles(str(sentinel)).items():
+        add(name).write_bytes(content)
+    unbuilt = {name: OmegaConf.to_yaml(base | parts) for name, parts in configs(str(sentinel)).items()}
+    unbuilt |= texts(str(sentinel))
+    for name, text in unbuilt.items():
+        torch.save(contents | {"config": text}, add(name))
+        run = tmp_path / "from strangers" / name
+        run.mkdir()
+        (run / "config.yaml").write_text(text)
+    assert len(payloads) >= 30
+
+    for name, path in payloads.items():
+        said = ""
+        for what, overrides in {
+            "sample": ["n=1", "sampler.steps=1", "device=cpu"],
+            "evaluate": ["n=4", "sampler.steps=1", "device=cpu", "features=lite0"],
+            "train": [*tiny, "samples.n=0", "trainer.max_steps=1"],
+        }.items():
+            if what == "train" and name in unbuilt and name not in ("target", "secret"):
+                continue  # resuming builds nothing of a checkpoint's configuration: two show that
+            status, out, err = command(what, [*overrides, f"ckpt='{path}'", f"hydra.run.dir='out/{what} {name}'"])
+            assert status != 0 or what == "train", (what, name)
+            said += out + err
+        capfd.readouterr()
+        assert export.main([str(path), str(tmp_path / "x.safetensors")]) == 2, name
+        if name in unbuilt:
+            report([str(path.with_suffix(""))])
+        said += "".join(capfd.readouterr())
+        assert not sentinel.exists(), name
+        assert SECRET not in said, name
+    for file in (file for file in tmp_path.rglob("*") if file.is_file()):
+        assert SECRET.encode() not in file.read_bytes(), file
+    figure("payloads from strangers that ran", f"0 of {len(payloads)}")
+
+
+CHOICES = [(part, file.stem) for part in build.PARTS for file in sorted((conf_dir() / part).glob("*.yaml"))]
+CHOICES += [("experiment", file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_shipped_configuration_is_accepted_from_a_file(group, choice):
+    more = ["data.root=photos"] if choice == "folder" else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", [f"{group}={choice}", "name=test", *more])
+    assert build.stranger(OmegaConf.to_yaml(cfg, resolve=True), "x.ckpt")["model"] == OmegaConf.to_container(cfg.model)
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_an_exported_model_is_the_model(command, tiny, tmp_path, weights):
+    command("train", [*tiny, "trainer.max_steps=3", "samples.n=0", "hydra.run.dir=run"])
+    ckpt, file = tmp_path / "run/checkpoints/last.ckpt", tmp_path / "model.safetensors"
+    assert export.main([f"ckpt={ckpt}", str(file), "--weights", weights]) == 0
+    here, there = restore(ckpt, weights), restore(file, weights)
+    assert (here.step, here.weights, here.config["model"]) == (there.step, there.weights, there.config["model"])
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(here.denoiser.state_dict().values(), there.denoiser.state_dict().values(), strict=True)
+    )
+    status, out, err = command("sample", [f"ckpt={file}", f"weights={weights}", "n=2", "sampler.steps=2", "device=cpu"])
+    assert status == 0, out + err
+    status, _, err = command("train", [*tiny, f"ckpt={file}"])
+    assert status == 2
+    assert "go on from a checkpoint" in err
+    file.write_bytes(file.read_bytes()[:1000])
+    status, _, err = command("sample", [f"ckpt={file}"])
+    assert status == 2
+    assert "model.safetensors" in err
