@@ -14,6 +14,8 @@ from PIL import Image
 from diffusion.report.metrics import read_metrics
 from diffusion.training.checkpoint import restore
 
+STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
+
 
 def run_of(folder: Path) -> Path:
     """The one run below `folder`."""
@@ -31,7 +33,7 @@ def trained(command, tiny, tmp_path) -> Path:
 
 def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "features=lite0"]
-    yardsticks = "score.yardsticks=[noise,real,untrained]"
+    yardsticks = "score.yardsticks=[noise,real,floor,untrained]"
     status, out, err = command("train", [*tiny, *overrides, yardsticks, "name=whole"])
     assert status == 0, out + err
     run = run_of(tmp_path / "outputs/whole")
@@ -49,8 +51,9 @@ def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
 
     records = json.loads((run / "scores.json").read_text())
     assert {(r["metric"], r["what"]) for r in records} == {
-        (metric, what) for metric in ("fd_lite0", "kid_lite0") for what in ("samples", "noise", "real", "untrained")
+        (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor", "untrained")
     }
+    assert all(r["low"] <= r["value"] <= r["high"] for r in records)
     assert all(r["n"] == 8 and r["reference"]["split"] == "val" and r["weights_hash"] for r in records)
     assert [p.name for p in sorted((run / "samples").iterdir())] == [
         "final.png", "step-00000006.png", "step-00000012.png",
@@ -103,9 +106,7 @@ def test_evaluate_scores_a_checkpoint_and_a_folder(command, trained, photos, tmp
     status, out, err = command("evaluate", [*common, *ckpt, "hydra.run.dir=a"])
     assert status == 0, out + err
     records = json.loads((tmp_path / "a/scores.json").read_text())
-    assert [(r["metric"], r["what"]) for r in records] == [
-        ("fd_lite0", "samples"), ("kid_lite0", "samples"), ("fd_lite0", "noise"), ("kid_lite0", "noise"),
-    ]  # fmt: skip
+    assert [(r["metric"], r["what"]) for r in records] == [(m, what) for what in ("samples", "noise") for m in STANDARD]
     assert records[0]["reference"]["split"] == "test"
     assert len(records[0]["checkpoint"]["sha256"]) == 16
 
