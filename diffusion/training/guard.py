@@ -1,0 +1,187 @@
+"""Stops a run whose numbers have gone wrong, before a bad checkpoint replaces a good one.
+
+After every optimizer step the loss, the gradient's norm and the norm of the averaged weights (of the raw ones where
+there is no average) must be finite. A NaN weight makes the average NaN at once, so one norm stands for both. On an
+accelerator the three numbers are read one step later, when they are there, so that no step waits for them.
+"""
+
+import math
+import statistics
+from collections import deque
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from diffusion.console import console
+from diffusion.data import Batch
+from diffusion.errors import Diverged, NotFinite, UserError
+from diffusion.training.ema import EMA
+from diffusion.training.saving import step_is_complete
+
+ACTIONS = ("stop", "skip")
+NAMED = 8  # of a batch's files, in a message
+WINDOW = 100  # losses that a new one is compared with
+LEAST = 20  # of them, before the comparison means anything
+FACTOR = 4  # a spike is above so many times their 90th percentile
+MOST_SKIPPED = 10  # steps in a row: then something else is wrong than a batch
+
+
+class Seen(NamedTuple):
+    """What was measured in one optimizer step; `numbers` is (loss, gradient's norm, weights' norm)."""
+
+    numbers: Tensor
+    step: int
+    names: list[str]
+
+
+class Guard(Callback):
+    """Stands behind the average and before what saves.
+
+    Args:
+        action: `stop` at a number that is not finite; or `skip`, which leaves out the optimizer's step where loss or
+            gradient are not finite (on an accelerator each step then waits for its own numbers) and counts it.
+        spikes: the losses in a row that are spikes, at which the run stops; the first one is told. null for never.
+
+    Raises NotFinite (exit status 3) and Diverged (4), naming the step and the files of its batch. With float16 mixed
+    precision gradients overflow as a matter of course, and its scaler leaves those steps out: they are not counted.
+    """
+
+    def __init__(self, action: str = "stop", spikes: int | None = 6):
+        if action not in ACTIONS:
+            raise UserError(f"guard.action={action}: expected one of {', '.join(ACTIONS)}")
+        if spikes is not None and spikes < 1:
+            raise UserError(f"guard.spikes={spikes}: expected at least 1, or null")
+        self.action, self.spikes = action, spikes
+        self.skipped = 0
+        self.skipped_in_a_row = 0
+        self.losses: list[Tensor] = []  # of the batches of this step
+        self.index: list[Tensor] = []
+        self.gradient: Tensor | None = None
+        self.waiting: deque[Seen] = deque()
+        self.usual: deque[float] = deque(maxlen=WINDOW)
+        self.high = 0  # spikes in a row
+        self.told = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        """Which images the step sees."""
+        assert isinstance(batch, Batch)
+        self.index.append(batch.index)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure the gradient; with `skip`, take away one that is not finite, so that no weight or moment moves."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self.gradient = get_total_norm(gradients) if gradients else None
+        if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
+            self.skip(trainer, pl_module)
+
+    def skip(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave this step out."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        names = self.names(trainer)
+        if self.skipped_in_a_row >= MOST_SKIPPED:
+            raise NotFinite(
+                f"step {trainer.global_step + 1}: {MOST_SKIPPED} steps in a row had to be skipped (the last with "
+                f"{listed(names)}); lower optimizer.lr, or go on from an older checkpoint"
+            )
+        console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({listed(names)})")
+        self.gradient = None
+        self.losses.clear()
+        for parameter in module.parameters():
+            parameter.grad = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the step when it is complete."""
+        # The mean over all devices: the processes see the same spikes, and stop together.
+        self.losses.append(trainer.callback_metrics["train/loss"].detach())
+        if not step_is_complete(trainer):
+            return
+        left_out = self.skipped_in_a_row > 0 and self.gradient is None
+        if not left_out:
+            self.skipped_in_a_row = 0
+            loss = torch.stack(self.losses).mean()
+            gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
+            numbers = torch.stack([loss, gradient, self.weights(trainer, pl_module)])
+            self.waiting.append(Seen(numbers, trainer.global_step, self.names(trainer)))
+        self.losses, self.index, self.gradient = [], [], None
+        self.look(keep=0 if pl_module.device.type == "cpu" else 1)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
+        """Nothing is saved that has not been looked at."""
+        self.look(keep=0)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say how much was left out."""
+        self.look(keep=0)
+        if self.skipped:
+            console.print(f"{self.skipped} steps were skipped, whose gradients were not finite")
+
+    def weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
+        """The norm of the averaged weights, or of the raw ones."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA):
+                return get_total_norm([p.detach() for p in callback.stored.parameters()])
+        return get_total_norm([p.detach() for p in module.parameters()])
+
+    def names(self, trainer: pl.Trainer) -> list[str]:
+        """The files of this step's images."""
+        names = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
+        return [names[i] for index in self.index for i in index.tolist()]
+
+    def look(self, keep: int) -> None:
+        """Judge all but the newest `keep` of what was measured."""
+        while len(self.waiting) > keep:
+            seen = self.waiting.popleft()
+            loss, gradient, weights = seen.numbers.tolist()
+            for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
+                if not math.isfinite(value):
+                    raise NotFinite(
+                        f"step {seen.step}: the {what} became {value} with {listed(seen.names)}; the checkpoints are "
+                        f"older; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.action=skip"
+                    )
+            self.judge(loss, seen)
+
+    def judge(self, loss: float, seen: Seen) -> None:
+        """Compare a loss with those before it."""
+        if self.spikes is None:
+            return
+        limit = FACTOR * percentile_90(self.usual) if len(self.usual) >= LEAST else math.inf
+        if abs(loss) <= limit:
+            self.usual.append(abs(loss))
+            self.high = 0
+            return
+        self.high += 1
+        if not self.told:
+            self.told = True
+            median = statistics.median(self.usual)
+            console.print(
+                f"step {seen.step}: the loss jumped to {loss:.4g}, of usually {median:.4g} ({listed(seen.names)})",
+                style="yellow",
+            )
+        if self.high >= self.spikes:
+            raise Diverged(
+                f"step {seen.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} with "
+                f"{listed(seen.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
+            )
+
+
+def percentile_90(values: deque[float]) -> float:
+    """The value below which nine tenths lie."""
+    return sorted(values)[int(0.9 * (len(values) - 1))]
+
+
+def listed(names: list[str]) -> str:
+    """`a.png, b.png and 6 more`."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -1,0 +1,132 @@
+"""T6: a run whose numbers go wrong stops within a step, says with which images, and keeps no bad checkpoint."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion.training import storage
+from diffusion.training.ema import EMA
+from diffusion.training.guard import FACTOR, Guard, Seen
+from diffusion.training.module import Diffusion
+
+pytestmark = pytest.mark.reliability
+
+RECIPE = ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=4", "checkpoint.every_n_steps=1")  # 2 steps an epoch
+BAD = 4  # the step that goes wrong
+
+
+def finite(folder: Path) -> bool:
+    """Whether every tensor in every checkpoint is."""
+
+    def tensors(node):
+        if isinstance(node, torch.Tensor):
+            yield node
+        elif isinstance(node, dict | list | tuple):
+            for item in node.values() if isinstance(node, dict) else node:
+                yield from tensors(item)
+
+    files = storage.newest_first(folder)
+    assert files
+    contents = [storage.load(file) for file in files]
+    kept = [
+        {k: v for k, v in c.items() if k in ("state_dict", "current_model_state", "optimizer_states")} for c in contents
+    ]
+    return all(torch.isfinite(t.float()).all() for c in kept for t in tensors(c))
+
+
+def plant(monkeypatch, fault: str, accumulation: int, value: float) -> list[str]:
+    """At step BAD, in one batch of its accumulation, put `value` where the fault says. Returns its files' names."""
+    step = Diffusion.training_step
+    average = EMA.on_train_batch_end
+    named: list[str] = []
+
+    def here(module, batch_idx):
+        return module.global_step == BAD - 1 and batch_idx % 3 == accumulation
+
+    def planted(self, batch, batch_idx):
+        if self.global_step == BAD - 1:
+            named.extend(self.trainer.datamodule.splits["train"].names[i] for i in batch.index.tolist())
+        if here(self, batch_idx) and fault == "weight":
+            next(self.parameters()).data.view(-1)[0] = value
+        loss = step(self, batch, batch_idx)
+        if here(self, batch_idx) and fault == "loss":
+            return loss * value
+        if here(self, batch_idx) and fault == "gradient":
+            loss.register_hook(lambda g: g * value)
+        return loss
+
+    def averaged(self, trainer, module, outputs, batch, batch_idx):
+        average(self, trainer, module, outputs, batch, batch_idx)
+        if fault == "ema" and trainer.global_step == BAD:
+            next(self.stored.parameters()).data.view(-1)[0] = value
+
+    monkeypatch.setattr(Diffusion, "training_step", planted)
+    monkeypatch.setattr(EMA, "on_train_batch_end", averaged)
+    return named
+
+
+CASES = [(f, a, v) for f in ("loss", "gradient", "weight") for a in (0, 1, 2) for v in (math.nan, math.inf)]
+CASES = [c for c in CASES if c[0] != "weight" or c[2] != math.inf or c[1] == 0] + [("ema", 2, math.nan)]
+
+
+@pytest.mark.parametrize(("fault", "accumulation", "value"), CASES)
+def test_t6_a_number_that_is_not_finite_stops_the_run(
+    command, tiny, tmp_path, monkeypatch, figure, fault, accumulation, value
+):
+    named = plant(monkeypatch, fault, accumulation, value)
+    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run"])
+    assert status == 3, out + err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith(f"error: step {BAD}: the ")
+    assert all(Path(name).name in line for name in named[:8])
+    assert finite(tmp_path / "run/checkpoints")
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == BAD - 1
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "failed"
+    stopped.add((fault, accumulation, value))
+    figure("numbers not finite", f"{len(stopped)}, {len(stopped)} stopped within a step, with their files' names")
+
+
+stopped: set[tuple[str, int, float]] = set()
+
+
+def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, monkeypatch):
+    plant(monkeypatch, "gradient", 1, math.inf)
+    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run", "guard.action=skip"])
+    assert status == 0, out + err
+    assert f"step {BAD} skipped" in out
+    assert "1 steps were skipped" in out
+    assert finite(tmp_path / "run/checkpoints")
+
+
+@pytest.mark.parametrize(("spikes", "expected"), [(1, 0), (5, 0), (6, 4)])
+def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spikes, expected):
+    step = Diffusion.training_step
+
+    def spiked(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        if 30 <= self.global_step < 30 + spikes:
+            self.log("train/loss", 10 * loss.detach(), on_step=True, on_epoch=False, batch_size=4)
+        return loss
+
+    monkeypatch.setattr(Diffusion, "training_step", spiked)
+    status, out, err = command("train", [*tiny, "trainer.max_epochs=7", "hydra.run.dir=run"])
+    assert status == expected, out + err
+    assert out.count("the loss jumped") == 1
+    if expected:
+        assert "step 36: the loss has been far above" in err
+
+
+def test_t6_no_false_alarm_in_1000_clean_steps(figure):
+    """Losses of the demo's kind: of images at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
+    generator = torch.Generator().manual_seed(0)
+    guard = Guard()
+    for step in range(1000):
+        t = torch.rand(8, generator=generator)
+        scale = 0.02 + 0.98 * torch.exp(-40 * t) + 0.5 * math.exp(-step / 50)
+        noise = torch.randn(8, generator=generator).mul(0.2).exp()
+        guard.judge(float((scale * noise).mean()), Seen(torch.zeros(3), step, []))
+    assert not guard.told
+    figure("clean steps", f"1000, 0 false alarms of the spike detector (above {FACTOR} × the 90th percentile)")
