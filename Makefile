@@ -8,7 +8,7 @@ RUN    := $(BIN)/python -m
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Two stamps: the program, and what its developers need besides.
 $(VENV)/.program: pyproject.toml
@@ -37,6 +37,10 @@ memoire: $(VENV)/.program ## The memoir's recipe to the letter (wants a GPU)
 .PHONY: test
 test: $(VENV)/.developer ## Pass the tests
 	$(RUN) pytest -m "not reliability and not slow"
+
+.PHONY: test-reliability
+test-reliability: $(VENV)/.developer ## Kill, damage, interrupt and poison runs, and see them survive
+	$(RUN) pytest -m reliability
 
 .PHONY: check
 check: $(VENV)/.developer ## Lint, format and types
