@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion import command
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
+from diffusion.folders import OVERRIDES
 
 FORWARDED = ("SIGTERM", "SIGUSR1")  # to the job that runs; Ctrl-C reaches it by itself
 
@@ -118,6 +119,7 @@ def job(folder: Path) -> None:
         configure_log(hydra.job_logging, hydra.verbose)
         from diffusion.training.run import train
 
+        sys.argv = ["diffusion.train", *OmegaConf.load(folder / OVERRIDES)]  # which runs this job by itself
         cfg = OmegaConf.load(folder / "config.yaml")
         assert isinstance(cfg, DictConfig)
         result = train(cfg, folder)

@@ -5,7 +5,9 @@ import os
 import platform
 import shlex
 import sys
+import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import ReferenceStatistics
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
+from diffusion.status import BEAT, process
 from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
@@ -243,6 +246,9 @@ class RunRecord(Callback):
             "state": "running",
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "process": process(os.getpid()),
             "host_cores": os.cpu_count(),
             "images": images,
             "versions": {
@@ -252,11 +258,20 @@ class RunRecord(Callback):
                 "lightning": lightning.__version__,
             },
         }
+        self.ended = threading.Event()
         self.write()
+        rank_zero_only(threading.Thread(target=self._beat, daemon=True).start)()
+
+    def _beat(self) -> None:
+        """Touch the file, in whatever phase the run is, so that `diffusion.status` sees that it lives."""
+        while not self.ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
 
     @rank_zero_only
     def write(self, **more: Any) -> None:
         """Update the record and the file."""
+        self.written = time.monotonic()
         self.info |= more | {"seconds": round(time.time() - self.began, 1)}
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.info, indent=1))
@@ -268,8 +283,13 @@ class RunRecord(Callback):
             parameters = sum(p.numel() for p in pl_module.parameters())
             self.write(
                 device=device_name(pl_module.device), devices=trainer.world_size, parameters=parameters,
-                precision=str(trainer.precision),
+                precision=str(trainer.precision), total_steps=total_steps(trainer),
             )  # fmt: skip
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """How far the run is, also within a long epoch."""
+        if trainer.is_global_zero and time.monotonic() - self.written > BEAT:
+            self.write(steps=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """How far the run is."""
@@ -278,6 +298,7 @@ class RunRecord(Callback):
 
     def finish(self, state: str, **more: Any) -> None:
         """`complete`, `interrupted` or `failed`."""
+        self.ended.set()
         self.write(state=state, finished=datetime.now().astimezone().isoformat(timespec="seconds"), **more)
 
 

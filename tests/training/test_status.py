@@ -1,0 +1,77 @@
+"""The list of runs says what became of each, also of those that can't say it themselves."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusion import status
+from diffusion.status import SILENCE, process
+
+GONE = 2**22 - 1  # above the largest process number that is given out here
+
+
+def record(folder: Path, **info: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(info))
+    return folder
+
+
+HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "process": process(os.getpid())}
+
+
+@pytest.mark.parametrize(
+    ("info", "silence", "expected"),
+    [
+        ({"state": "complete"}, 9e9, "complete"),
+        ({"state": "failed", "reason": "x"}, 0, "failed"),
+        ({"state": "interrupted"}, 0, "interrupted"),
+        (HERE, 0, "running"),
+        (HERE, 10 * SILENCE, "running"),  # a machine that slept
+        (HERE | {"pid": GONE}, 0, "died"),
+        (HERE | {"process": "0"}, 0, "died"),  # another process has the number now
+        (HERE | {"host": "elsewhere"}, 0, "running"),
+        (HERE | {"host": "elsewhere"}, SILENCE + 60, "died"),
+        ({"state": "running"}, 2 * SILENCE, "died"),  # of a version that kept no process
+    ],
+)
+def test_states(tmp_path, info, silence, expected):
+    folder = record(tmp_path / "run", **info)
+    then = max(0, time.time() - silence)
+    os.utime(folder / "run.json", (then, then))
+    assert status.state(folder, info) == expected
+
+
+def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(status.console, "_width", 200)
+    for name, more in {"a": ["samples.n=0"], "b": ["samples.n=0", "score.n=8", "features=lite0"]}.items():
+        command("train", [*tiny, *more, "trainer.max_steps=2", f"hydra.run.dir=outputs/x/{name}"])
+    record(tmp_path / "outputs/sweep/0", **(HERE | {"pid": GONE}))
+    (tmp_path / "outputs/broken").mkdir()
+    (tmp_path / "outputs/broken/run.json").write_text("{")
+    capfd.readouterr()
+    assert status.main([]) == 0
+    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines() if len(line.split()) > 1}
+    assert "complete" in lines["x/a"]
+    assert "2 of 2" in lines["x/a"]
+    assert "val/mse 1." in lines["x/a"]
+    assert "lite0" in lines["x/b"]
+    assert "died" in lines["sweep/0"]
+    assert "unreadable" in lines["broken"]
+    info = json.loads((tmp_path / "outputs/x/a/run.json").read_text())
+    assert (info["pid"], info["host"]) == (os.getpid(), platform.node())
+
+
+def test_no_such_folder(tmp_path, capsys):
+    assert status.main([str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_it_is_light():
+    code = "import sys, diffusion.status; print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
