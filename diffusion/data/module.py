@@ -159,7 +159,7 @@ class ImageData(LightningDataModule):
         self,
         resolution: int,
         batch_size: int = 8,
-        eval_batch_size: int = 64,
+        eval_batch_size: int = 32,
         flip: bool = True,
         seed: int = 0,
         num_workers: int = 0,
