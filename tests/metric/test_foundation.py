@@ -1,0 +1,140 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from diffusion.metric.distances import CMMD
+from diffusion.metric.features import FeaturesUnavailable
+from diffusion.metric.foundation import CLIP, DINOv2
+from diffusion.metric.score import reference_statistics, score
+from diffusion.paths import conf_dir
+
+IMAGES = torch.randint(0, 256, (5, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers", reason="the extra `features` is not installed")
+
+
+@pytest.fixture(scope="module")
+def saved(transformers, tmp_path_factory) -> Callable[..., Path]:
+    """A folder with a tiny random model, in the format in which the real ones come."""
+
+    def save(kind: str, name: str, **kwargs) -> Path:
+        torch.manual_seed(0)
+        small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, **kwargs}
+        configs = {
+            "Dinov2Model": transformers.Dinov2Config(image_size=518, patch_size=14, **small),
+            "CLIPVisionModelWithProjection": transformers.CLIPVisionConfig(
+                image_size=48, patch_size=16, intermediate_size=32, projection_dim=12, **small
+            ),
+        }
+        folder = tmp_path_factory.mktemp("models") / name
+        getattr(transformers, kind)(configs[kind]).eval().save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def as_pillow(images: Tensor, side: int) -> Tensor:
+    resized = [
+        Image.fromarray(i.permute(1, 2, 0).numpy()).resize((side, side), Image.Resampling.BICUBIC) for i in images
+    ]
+    return torch.stack([torch.frombuffer(bytearray(r.tobytes()), dtype=torch.uint8) for r in resized]).reshape(
+        len(images), side, side, 3
+    )
+
+
+def standardised(images: Tensor, mean: tuple, std: tuple) -> Tensor:
+    return (images.permute(0, 2, 3, 1) / 255 - torch.tensor(mean)).div(torch.tensor(std)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("side", [40, 600])
+def test_images_are_resized_as_pillow_does(side: int) -> None:
+    coarse = IMAGES[:, :, :9, :9].float() * 0.6 + 50  # Pillow also clamps twice, which noise would show
+    images = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 255).round().to(torch.uint8)
+    network = DINOv2.__new__(DINOv2)
+    levels = network.resized(images) * torch.tensor(DINOv2.std)[:, None, None]
+    levels = (levels + torch.tensor(DINOv2.mean)[:, None, None]) * 255
+    assert (levels - levels.round()).abs().max() < 1e-3
+    off = (levels.permute(0, 2, 3, 1).round() - as_pillow(images, 224)).abs()
+    assert off.max() <= 2  # Pillow rounds twice, once for each axis
+    assert off.mean() < 0.2
+
+
+def test_dinov2_is_the_class_token_of_the_papers_input(transformers, saved) -> None:
+    folder = saved("Dinov2Model", "dinov2-tiny")
+    extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "dinov2.yaml"), source=str(folder))
+    images = torch.randint(0, 256, (5, 3, 224, 224), dtype=torch.uint8)
+    found = extractor(images)
+    assert (found.shape, found.dtype, extractor.num_features) == ((5, 16), torch.float32, 16)
+    net = transformers.Dinov2Model.from_pretrained(folder)
+    # As facebookresearch/dinov2 has it: the grid of positions scaled with an offset of a tenth of a patch.
+    place = net.embeddings.position_embeddings.data
+    grid = place[0, 1:].reshape(37, 37, 16).permute(2, 0, 1)[None]
+    grid = F.interpolate(grid, mode="bicubic", scale_factor=(16.1 / 37, 16.1 / 37))
+    assert grid.shape[-2:] == (16, 16)
+    net.embeddings.position_embeddings.data = torch.cat([place[:, :1], grid[0].flatten(1).T[None]], dim=1)
+    x = standardised(images, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        expected = net(pixel_values=x).last_hidden_state[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (extractor.frechet, extractor.named("cmmd")) == ("fd_dinov2-tiny", "cmmd_dinov2-tiny")
+    assert not any(p.requires_grad for p in extractor.parameters())
+
+
+def test_clip_is_a_unit_vector_of_the_middle_square(transformers, saved) -> None:
+    folder = saved("CLIPVisionModelWithProjection", "clip-tiny")
+    extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "clip.yaml"), source=str(folder))
+    images = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
+    found = extractor(F.pad(images, (7, 7)))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(5))
+    net = transformers.CLIPVisionModelWithProjection.from_pretrained(folder)
+    x = standardised(images, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+    with torch.no_grad():
+        expected = F.normalize(net(pixel_values=x).image_embeds, dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert extractor.named("cmmd") == "cmmd_clip-tiny"  # the name cmmd is that of the paper's network
+
+
+def test_scores_carry_which_weights(saved, cache) -> None:
+    first, second = (CLIP(str(saved("CLIPVisionModelWithProjection", f"clip-{n}", hidden_size=n))) for n in (16, 32))
+    reference = reference_statistics(IMAGES, first, progress=False)
+    (found,) = score(IMAGES, first, reference, progress=False, metrics=(CMMD,)).values()
+    assert (found.metric, found.weights_hash, found.extractor) == ("cmmd_clip-16", first.weights_hash, "clip-16")
+    assert found.resize == "middle square to 48x48 bicubic, antialiased, rounded"
+    assert first.weights_hash != second.weights_hash
+    assert first.weights_hash == CLIP(str(saved("CLIPVisionModelWithProjection", "other", hidden_size=16))).weights_hash
+
+
+def unavailable(make: Callable[[], object]) -> str:
+    with pytest.raises(FeaturesUnavailable) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+    assert "features=lite0" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("extractor", [DINOv2, CLIP])
+def test_what_is_not_there_is_one_line_with_the_mend(extractor, transformers, saved, tmp_path, monkeypatch) -> None:
+    other = "CLIPVisionModelWithProjection" if extractor is DINOv2 else "Dinov2Model"
+    folder = saved(other, "another")
+    assert str(folder) in unavailable(lambda: extractor(str(folder)))  # never filled up with random weights
+    (tmp_path / "empty").mkdir()
+    assert "features.source=FOLDER" in unavailable(lambda: extractor(str(tmp_path / "empty")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "nobody/nothing" in unavailable(lambda: extractor("nobody/nothing"))
+
+
+def test_a_missing_package_is_one_line_with_the_mend(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'diffusion-experiments[features]'" in unavailable(DINOv2)
