@@ -14,6 +14,7 @@ from diffusion.metric.copies import Embed, audit, miniature
 from diffusion.metric.features import FeatureExtractor
 from diffusion.report import style
 from diffusion.report.copies import pairs
+from diffusion.training.provenance import code_version
 from diffusion.training.scoring import Record
 
 SHOWN = 10  # pairs in the figure
@@ -79,6 +80,7 @@ def audit_samples(
             {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
             for (i, name), ratio, j in zip(closest, ratios, index, strict=True)
         ],
+        "code": code_version(),
         **protocol,
     }  # fmt: skip
     console.print(sentence(record))

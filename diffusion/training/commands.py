@@ -21,6 +21,7 @@ from diffusion.training.audit import audit_samples, check
 from diffusion.training.checkpoint import Restored, restore
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
+from diffusion.training.provenance import LooksAtTest
 from diffusion.training.run import quiet_libraries, say_scores
 
 SHOWN = 8  # images of a trajectory
@@ -87,6 +88,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     extractor = make(cfg.features, "features").to(device)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
+        if cfg.split == "test":
+            LooksAtTest.beside(restored.path).warn()
         data = reference_data(cfg.get("data") or restored.config["data"])
         against = scoring.reference(data, cfg.split, extractor)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
@@ -114,6 +117,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if cfg.audit:
         new += audit_samples(images, data, cfg.audit, extractor, folder, **what)
     path = scoring.append(folder, new)
+    if cfg.ckpt is not None:
+        LooksAtTest.beside(restored.path).add(new)
     console.print(f"  {path}")
 
 

@@ -1,5 +1,6 @@
 """A training run from its configuration: check, fit, sample, score, report."""
 
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -30,6 +31,7 @@ from diffusion.training.gap import OverfittingNotice
 from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
+from diffusion.training.provenance import LooksAtTest, checkpoint_of
 from diffusion.training.saving import Checkpoints
 
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
@@ -78,6 +80,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     distributed.check_processes(trainer.world_size)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(config)
+        if left_out := getattr(data, "report", None):
+            (folder / "data_report.json").write_text(json.dumps(left_out, indent=1))
         say_what_runs(folder, data, module)
     start = None if resumed is None else resumed[0]
     try:
@@ -203,7 +207,9 @@ def finish(
         return
     extractor.to(device)
     against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor)
-    common = protocol_of(cfg)
+    plain = protocol_of(cfg)
+    last = folder / "checkpoints" / "last.ckpt"
+    common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
     metrics = scoring.chosen(cfg.metrics)
     new = scoring.score_samples(
         images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
@@ -217,9 +223,10 @@ def finish(
             fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
             "sampling the untrained network",
         )  # fmt: skip
-        raw = common | {"weights": "raw"}
+        raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
     scoring.append(folder, new)
+    LooksAtTest(folder).add(new)
     for logger in trainer.loggers:
         logger.log_metrics(
             {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step

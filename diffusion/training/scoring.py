@@ -26,6 +26,7 @@ from diffusion.metric.score import (
     score,
     score_features,
 )
+from diffusion.training.provenance import code_version
 
 Record = dict[str, Any]
 
@@ -61,6 +62,7 @@ def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Rec
             "resize": s.resize,
             "resolution": s.resolution,
             "reference": {"split": s.reference, "n": s.reference_n, "key": s.reference_key},
+            "code": code_version(),
             **protocol,
         }
         for s in scores.values()

@@ -1,0 +1,90 @@
+"""Where a score comes from, the code's version and the checkpoint's bytes, and that a test split is looked at once."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusion
+from diffusion.console import console
+from diffusion.errors import UserError
+from diffusion.paths import PACKAGE
+
+LOCK = "test.json"
+
+
+@cache
+def code_version() -> str:
+    """`0.1.0`, or in a checkout `0.1.0 3f9a71c2d04e` with the commit, and `+` where files were changed since."""
+    if not (PACKAGE.parent / ".git").exists():
+        return diffusion.__version__
+    git = ["git", "-C", str(PACKAGE.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return diffusion.__version__
+    return f"{diffusion.__version__} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
+
+
+def checkpoint_of(path: Path) -> dict[str, str]:
+    """The path of a checkpoint and the SHA-256 of its bytes, 16 digits."""
+    return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+
+
+class LooksAtTest:
+    """test.json in a run's folder: when its checkpoints were scored on the test split, and what came out.
+
+    The first such score is an honest one. Whoever looks again has seen it, and chooses, knowingly or not, by test.
+    """
+
+    def __init__(self, run: Path):
+        self.path = run / LOCK
+
+    @classmethod
+    def beside(cls, ckpt: Path) -> "LooksAtTest":
+        """That of the run that a checkpoint belongs to."""
+        return cls(ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent)
+
+    def looks(self) -> list[dict[str, Any]]:
+        """What was scored on test so far. Raises UserError where the record can't be read."""
+        if not self.path.is_file():
+            return []
+        try:
+            looks = json.loads(self.path.read_text())
+            assert isinstance(looks, list)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{self.path}: not readable as the record of test scores; restore or remove it") from error
+        return looks
+
+    def warn(self) -> None:
+        """One line, before the work, where this is not the first look."""
+        if looks := self.looks():
+            first = looks[0]
+            console.print(
+                f"warning: the test split was scored for this run on {first['when']} (step {first['step']}), and "
+                f"{len(looks)} time{'s' * (len(looks) > 1)} so far; of several test scores only the first is honest"
+            )
+
+    def add(self, records: Sequence[dict[str, Any]]) -> None:
+        """Note a look: the records of samples that were scored on test. Where it can't be written a line says so."""
+        scored = [r for r in records if r["what"] == "samples" and r["reference"]["split"] == "test"]
+        if not scored:
+            return
+        first = scored[0]
+        look = {
+            "when": f"{datetime.now():%Y-%m-%d %H:%M}",
+            "look": 1 + len(self.looks()),
+            **{key: first.get(key) for key in ("step", "checkpoint", "weights", "sampler", "seed", "n", "code")},
+            "scores": {r["metric"]: r["value"] for r in scored},
+        }
+        try:
+            self.path.write_text(json.dumps([*self.looks(), look], indent=1))
+        except OSError as error:
+            console.print(f"note: {self.path} can't be written ({error.strerror}): this look at test is not recorded")

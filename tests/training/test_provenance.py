@@ -1,0 +1,52 @@
+"""A score says what made it, and a second look at the test split is warned of."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.training import provenance
+from diffusion.training.provenance import LooksAtTest, code_version
+
+
+def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "diffusion")
+    code_version.cache_clear()
+    assert code_version() == diffusion.__version__  # installed from a wheel
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("one")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout[:12]
+    code_version.cache_clear()
+    assert code_version() == f"{diffusion.__version__} {commit}"
+    (tmp_path / "file").write_text("two")
+    code_version.cache_clear()
+    assert code_version() == f"{diffusion.__version__} {commit}+"
+    code_version.cache_clear()
+
+
+def test_a_second_look_at_test_is_warned_of_and_both_are_recorded(command, tiny, tmp_path: Path) -> None:
+    status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    look = ["ckpt=run/checkpoints/best.ckpt", "features=lite0", "n=6", "sampler.steps=2", "yardsticks=[]", "device=cpu"]
+    warned = []
+    for split in ("test", "val", "test"):
+        status, out, err = command("evaluate", [*look, f"split={split}"])
+        assert status == 0, out + err
+        warned.append("of several test scores only the first is honest" in out)
+    assert warned == [False, False, True]
+    looks = json.loads((tmp_path / "run/test.json").read_text())
+    assert [entry["look"] for entry in looks] == [1, 2]
+    assert looks[0]["scores"].keys() >= {"fd_lite0", "kid_lite0"}
+    assert len(looks[0]["checkpoint"]["sha256"]) == 16
+    assert looks[0]["code"].startswith(diffusion.__version__)
+
+
+def test_a_record_that_is_damaged_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test.json").write_text("{")
+    with pytest.raises(UserError, match=r"test.json: not readable"):
+        LooksAtTest.beside(tmp_path / "checkpoints/last.ckpt").warn()
