@@ -54,10 +54,11 @@ format: $(VENV)/.developer ## Put the code into its format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.developer ## Measure a run against a bare loop, and the network against its peers
+bench: $(VENV)/.developer ## Measure a run against a bare loop, network and samplers against their floors
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/network.py
+	$(BIN)/python bench/sampler.py
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults in the mathematics and see the tests catch each

@@ -60,6 +60,8 @@ def resident(which: str) -> int:
 def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> list[float]:
     """The starts of `steps` steps of the loop that one would write by hand."""
     network = make(cfg.model, "model").to(device)
+    if cfg.channels_last:
+        network.to(memory_format=torch.channels_last)
     optimizer = make(cfg.optimizer, "optimizer")(network.parameters())
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
@@ -87,6 +89,8 @@ def run(cfg: DictConfig, data: ImageData, steps: int) -> list[float]:
             make(cfg.model, "model"), make(cfg.schedule, "schedule"), make(cfg.prediction, "prediction"),
             make(cfg.objective, "objective"), make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
         )  # fmt: skip
+        if cfg.channels_last:
+            module.denoiser.network.to(memory_format=torch.channels_last)
         trainer, _, _ = make_trainer(cfg, Path(folder), "{}", data, make(cfg.sampler, "sampler"), None, None)
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.limit_val_batches = 1

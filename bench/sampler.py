@@ -1,0 +1,85 @@
+"""What a sampler costs outside the network, as a share of the network's time.
+
+    python bench/sampler.py [--model unet_small] [--batch 8] [--resolution 64]
+
+Every sampler of conf/sampler runs with a network that answers at once; the time of an evaluation so measured is divided
+by that of one forward pass of the real network. The floor is 0: a step touches a few arrays of the images' size.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.table import Table
+from torch import Tensor, nn
+
+from diffusion.build import make
+from diffusion.console import console
+from diffusion.paths import conf_dir
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import V
+from diffusion.process.schedule import VP
+from diffusion.randomness import Streams
+
+
+class Instant(nn.Module):
+    """Answers with the same tensor at once."""
+
+    def __init__(self, like: Tensor, channels: int):
+        super().__init__()
+        self.answer = 0.1 * torch.randn(len(like), channels, *like.shape[2:], device=like.device)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.answer
+
+
+def now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="unet_small")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--resolution", type=int, default=64)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    noise = torch.randn(options.batch, 3, options.resolution, options.resolution, device=device)
+    schedule = VP(beta_min=0.1, beta_max=20.0).to(device)
+    network = make(OmegaConf.load(conf_dir() / "model" / f"{options.model}.yaml"), "model").to(device).eval()
+    network.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        passes = []
+        for _ in range(8):
+            start = now(device)
+            network(noise, torch.zeros(len(noise), device=device))
+            passes.append(now(device) - start)
+    forward = statistics.median(passes[2:])
+
+    table = Table(title=f"{options.model}: {forward * 1e3:.1f} ms a forward pass of {options.batch}, on {device}")
+    for column in ("sampler", "evaluations", "ms outside, each", "share of the network"):
+        table.add_column(column, justify="left" if column == "sampler" else "right")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        choices = sorted(path.stem for path in (conf_dir() / "sampler").glob("*.yaml"))
+        samplers = {name: compose("sample", [f"sampler={name}", "name=bench", "ckpt=none"]).sampler for name in choices}
+    for name, config in samplers.items():
+        sampler = make(config, "sampler")
+        sampler.steps = min(sampler.steps, 20)
+        denoise = Denoiser(Instant(noise, 3), schedule, V())
+        times = []
+        for _ in range(4):
+            start = now(device)
+            sampler(denoise, noise, Streams(range(len(noise)), device))
+            times.append((now(device) - start) / sampler.evaluations)
+        outside = min(times[1:])
+        table.add_row(name, str(sampler.evaluations), f"{outside * 1e3:.2f}", f"{100 * outside / forward:.2f} %")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
