@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from scipy import stats
 
 from diffusion.console import console as standard
@@ -51,8 +49,8 @@ class Mean(NamedTuple):
     n: int
 
     def __str__(self) -> str:
-        if math.isnan(self.half):
-            return f"{self.mean:.4g}"
+        if math.isnan(self.half) or not self.half:
+            return f"{self.mean:.4g}" + ("" if math.isnan(self.half) else " ± 0")
         digits = 3 - math.floor(math.log10(abs(self.mean))) if self.mean else 4
         return f"{self.mean:.{max(0, min(digits, 8))}f} ± {self.half:.2g}"
 
@@ -71,13 +69,9 @@ class Row:
     """The runs of one recipe: the settings that tell it from the others, and its numbers by column."""
 
     settings: dict[str, str]
+    label: str = "all"
     runs: list[Run] = field(default_factory=list)
     values: dict[str, list[float]] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """`lr=0.001, schedule=cosine`: the settings by the last part of their names, without those it doesn't have."""
-        own = [f"{key.rpartition('.')[2]}={value}" for key, value in self.settings.items() if value != MISSING]
-        return ", ".join(own) or "all"
 
     def mean(self, column: str) -> Mean | None:
         return mean_over_seeds(self.values[column]) if self.values.get(column) else None
@@ -108,6 +102,8 @@ class Comparison:
             return None, set()
         sign = 1 if column.lower else -1
         means = {i: float(np.mean(self.rows[i].values[column.name])) for i in there}
+        if len(set(means.values())) == 1:
+            return None, set()
         first = min(there, key=lambda i: sign * means[i])
         return first, {i for i in there if i != first and self._alike(column.name, first, i)}
 
@@ -142,7 +138,7 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     Raises UserError where scores of one metric were made under different protocols, naming what differs; with `mixed`
     they stand in columns of their own, ranked within each.
     """
-    from diffusion.report.sweep import differing
+    from diffusion.report.sweep import differing, labels
 
     reasons = [unusable(run) for run in runs]
     used = [run for run, reason in zip(runs, reasons, strict=True) if reason is None]
@@ -151,9 +147,9 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     seeds = [key for key in settings if key == "seed" or all(_follows_seed(run, key) for run in used)]
     told = {key: column for key, column in settings.items() if key not in seeds}
     grouped: dict[tuple[str, ...], Row] = {}
-    for i, run in enumerate(used):
+    for i, (run, label) in enumerate(zip(used, labels(told, len(used)), strict=True)):
         own = {key: column[i] for key, column in told.items()}
-        grouped.setdefault(tuple(own.values()), Row(own)).runs.append(run)
+        grouped.setdefault(tuple(own.values()), Row(own, label)).runs.append(run)
     rows = list(grouped.values())
     warnings: list[str] = []
     columns = _errors(rows, told)
@@ -241,6 +237,7 @@ def _refuse(metric: str, scored: Sequence[tuple[Run, Record]]) -> None:
 def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:
     """Write compare.md, compare.csv and compare.png to `folder`, print the table on `console`; returns the paths."""
     from diffusion.report import style
+    from diffusion.report.sweep import in_parts
 
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = comparison.rows, comparison.columns
@@ -279,8 +276,8 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
         written.append(style.save(figure(comparison), folder / "compare.png"))
     if console:
         console.print(f"\n{title}", markup=False)
-        brief = [[str(row), *line[len(settings) :]] for row, line in zip(rows, shown("*"), strict=True)]
-        for part in _printed(["recipe", *head[len(settings) :]], brief, console.width):
+        brief = [[row.label, *line[len(settings) :]] for row, line in zip(rows, shown("*"), strict=True)]
+        for part in in_parts(["recipe", *head[len(settings) :]], brief, console.width):
             console.print(part)
         console.print(_legend(comparison), markup=False)
         for run, reason in comparison.left_out:
@@ -288,27 +285,6 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
         for warning in comparison.warnings:
             console.print(f"warning: {warning}", markup=False)
     return written
-
-
-def _printed(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
-    """The table, in parts where it is wider than the console; each begins with the recipe and its number of seeds."""
-    widths = [2 + max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    first = min(widths[0], max(24, width // 3))
-    parts: list[list[int]] = [[]]
-    for i in range(2, len(head)):
-        if parts[-1] and first + sum(widths[j] for j in [1, *parts[-1], i]) + 2 > width:
-            parts.append([])
-        parts[-1].append(i)
-    tables = []
-    for part in parts:
-        printed = Table(box=box.SIMPLE_HEAD)
-        printed.add_column(head[0], max_width=first - 2)
-        for i in [1, *part]:
-            printed.add_column(head[i], justify="right", no_wrap=True)
-        for line in rows:
-            printed.add_row(line[0], *(line[i] for i in [1, *part]))
-        tables.append(printed)
-    return tables
 
 
 def _legend(comparison: Comparison) -> str:
@@ -346,7 +322,7 @@ def _figure(comparison: Comparison) -> Any:
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))
     down = math.ceil(len(columns) / across)
-    names = [textwrap.fill(str(row), 26) for row in rows]
+    names = [textwrap.fill(row.label, 26) for row in rows]
     lines = sum(max(2, 1 + name.count("\n")) for name in names)
     made = Figure(figsize=(1.8 + 1.9 * across, down * (0.6 + 0.2 * lines)), layout="constrained")
     for i, column in enumerate(columns):

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,18 +107,59 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
         encoding="utf-8",
     )
     if console:
-        console.print(_printed(f"{len(jobs)} jobs in {folder}", head, shown, numeric))
+        console.print(f"\n{len(jobs)} jobs in {folder}", markup=False)
+        done = ["" if row[1] == "complete" else f" ({row[1]})" for row in shown]
+        brief = [label + state for label, state in zip(labels(settings, len(jobs)), done, strict=True)]
+        lines = [[text, row[0], *row[numeric.start :]] for text, row in zip(brief, shown, strict=True)]
+        styles = [{"complete": None, "failed": "red"}.get(row[1], "yellow") for row in shown]
+        for part in in_parts(["settings", "job", *head[numeric.start :]], lines, console.width, styles):
+            console.print(part)
     return [folder / "table.md", folder / "table.csv"]
 
 
-def _printed(title: str, head: list[str], rows: list[list[str]], numeric: range) -> Table:
-    printed = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for i, name in enumerate(head):
-        printed.add_column(name, justify="right" if i in numeric else "left", overflow="fold")
-    for row in rows:
-        style = {"complete": None, "failed": "red"}.get(row[1], "yellow")
-        printed.add_row(*row, style=style)
-    return printed
+def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """`lr=0.001, schedule=cosine` for each of `count` entries of the columns: what it has, by the names' last parts.
+
+    What another setting brings along is left out: the offset that only the cosine schedule has, a data.seed that is the
+    seed. `all` where nothing is left.
+    """
+
+    def brought(key: str) -> bool:
+        part, column = key.rpartition(".")[2], settings[key]
+        with_choice = MISSING in column and any(key.startswith(f"{other}.") for other in settings)
+        return with_choice or (part != key and list(column) == list(settings.get(part, ())))
+
+    told = {key: column for key, column in settings.items() if not brought(key)}
+    last = [key.rpartition(".")[2] for key in told]
+    names = {key: key if last.count(short) > 1 else short for key, short in zip(told, last, strict=True)}
+    own = [[f"{names[key]}={column[i]}" for key, column in told.items() if column[i] != MISSING] for i in range(count)]
+    return [", ".join(words) or "all" for words in own]
+
+
+def in_parts(
+    head: list[str], rows: list[list[str]], width: int, styles: Sequence[str | None] | None = None
+) -> list[Table]:
+    """The table for a console of `width`, in parts where it is wider; each begins with the first two columns.
+
+    The first is text, wrapped where it is longer than a third of the width; the others are aligned to the right.
+    """
+    widths = [3 + max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    first = min(widths[0], max(24, width // 3))
+    parts: list[list[int]] = [[]]
+    for i in range(2, len(head)):
+        if parts[-1] and first + sum(widths[j] for j in [1, *parts[-1], i]) + 2 > width:
+            parts.append([])
+        parts[-1].append(i)
+    tables = []
+    for part in parts:
+        printed = Table(box=box.SIMPLE_HEAD)
+        printed.add_column(head[0], max_width=first - 3, overflow="fold")
+        for i in [1, *part]:
+            printed.add_column(head[i], justify="right", no_wrap=True)
+        for k, line in enumerate(rows):
+            printed.add_row(line[0], *(line[i] for i in [1, *part]), style=styles[k] if styles else None)
+        tables.append(printed)
+    return tables
 
 
 def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffusion.errors import UserError
-from diffusion.report.sweep import SweepTable, sweep_table
+from diffusion.report.sweep import SweepTable, in_parts, labels, sweep_table
 
 Make = Callable[..., Path]
 HEAD = ["job", "state", "optimizer.lr", "val/mse", "fit/mse", "fd_lite0", "kid_lite0", "seconds"]
@@ -39,8 +39,30 @@ def test_a_row_per_job_with_only_what_differs(tmp_path: Path, make_run: Make) ->
     assert "| 10 | complete | 0.01 | 0.06 | 0.03 | 123.4 | 0.0123 ± 0.0021 | 306 |" in text
     assert "256 images against the 250 images of the reference split `val`" in text
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "optimizer.lr" in printed
+    assert "lr=0.0003" in printed
     assert "123.4" in printed
+
+
+def test_labels_say_what_tells_the_jobs_apart_and_no_more() -> None:
+    settings = {
+        "seed": ["0", "1"], "data.seed": ["0", "1"], "schedule": ["linear", "cosine"], "schedule.s": ["—", "0.008"],
+        "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"],
+    }  # fmt: skip
+    assert labels(settings, 2) == [
+        "seed=0, schedule=linear, optimizer.eps=1, sampler.eps=3",
+        "seed=1, schedule=cosine, optimizer.eps=2, sampler.eps=4",
+    ]
+    assert labels({}, 2) == ["all", "all"]
+
+
+def test_a_wide_table_comes_in_parts_none_wider_than_the_console() -> None:
+    head, rows = ["settings", "job", *(f"metric {i}" for i in range(9))], [["x" * 60, "0", *["0.12345 ± 0.1"] * 9]]
+    console = Console(file=io.StringIO(), width=80)
+    for part in in_parts(head, rows, 80):
+        console.print(part)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert printed.count("0.12345 ± 0.1") == 9
+    assert "…" not in printed
 
 
 def test_failed_and_unstarted_jobs_are_listed(tmp_path: Path, make_run: Make) -> None:
