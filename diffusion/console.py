@@ -9,12 +9,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    SpinnerColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
@@ -33,15 +33,14 @@ class RateColumn(ProgressColumn):
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
     return Progress(
-        SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        RateColumn(),
+        BarColumn(bar_width=10),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        RateColumn(table_column=Column(no_wrap=True)),
         TimeElapsedColumn(),
-        TextColumn("· left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
         disable=not enabled,

@@ -35,7 +35,7 @@ def generate(
     images = []
     chosen = range(share[0], n, share[1])
     with progress_bar(enabled=description is not None) as progress:
-        bar = progress.add_task(description or "", total=len(chosen) * sampler.steps, unit="image step", note="")
+        bar = progress.add_task(description or "", total=len(chosen) * sampler.steps, unit="im·step", note="")
         for first in range(0, len(chosen), batch_size):
             indices = chosen[first : first + batch_size]
             streams = Streams([seed_for(seed, "sample", i) for i in indices], device)

@@ -221,7 +221,7 @@ def finish(
         fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
         blank = generate(
             fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
-            "sampling the untrained network",
+            "sampling untrained",
         )  # fmt: skip
         raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
