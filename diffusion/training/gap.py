@@ -1,10 +1,13 @@
 """The signal that over-fitting has started."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+
+from diffusion.console import console
 
 log = logging.getLogger(__name__)
 
@@ -43,3 +46,15 @@ class OverfittingNotice(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
         self.said = bool(state_dict["said"])
+
+
+def say_gap(logged: Mapping[str, Any]) -> None:
+    """One line at the end: the last errors on held-out and on training images, and their gap with its interval."""
+    if "gap/se" not in logged:
+        return
+    val, fit, gap, error = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/se"))
+    console.print(
+        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · "
+        f"gap {gap:+.5f} [{gap - 1.96 * error:+.5f}, {gap + 1.96 * error:+.5f}]",
+        markup=False,
+    )

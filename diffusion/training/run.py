@@ -27,7 +27,7 @@ from diffusion.training import audit, checkpoint, distributed, loggers, scoring,
 from diffusion.training import callbacks as our
 from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
-from diffusion.training.gap import OverfittingNotice
+from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
@@ -188,6 +188,7 @@ def finish(
     extractor: FeatureExtractor | None,
 ) -> None:
     """The last samples and their scores, beside the yardsticks; the module holds its averaged weights."""
+    say_gap(trainer.logged_metrics)
     device = trainer.strategy.root_device
     module.to(device).eval()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -312,6 +313,8 @@ def say_where(folder: Path, seconds: float) -> None:
     for what, name in {
         "samples": "samples/final.png",
         "curves": "figures/mse.png",
+        "gap": "figures/gap.png",
+        "copies": "figures/copies.png",
         "scores": "scores.json",
         "checkpoint": "checkpoints/last.ckpt",
         "report": "README.md",

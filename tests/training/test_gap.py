@@ -34,6 +34,8 @@ def test_the_gap_grows_where_16_images_are_learnt_by_heart(command, tiny, stripe
     gap, error = metrics["gap/mse"].value, metrics["gap/se"].value
     assert gap[-1] > 4 * error[-1]  # from nothing at the start, as the next test has it
     assert {"gap/se_raw", "gap/mse_bin9", "gap/se_bin9_raw"} <= metrics.keys()
+    assert "denoising MSE: " in out
+    assert f"gap {gap[-1]:+.5f}" in out
     said = [line for line in (out + err).splitlines() if "over-fitting has started" in line]
     assert len(said) == 1
     assert "over-fitting has started" in (tmp_path / "run/train.log").read_text()
