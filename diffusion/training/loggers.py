@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -60,7 +61,7 @@ def csv(folder: Path, resumed: tuple[Path, int] | None) -> CSVLogger:
     """
     rows = [] if resumed is None else _rows(resumed[0] / "metrics.csv", up_to=resumed[1])
     logger = CSVLogger(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
-    if rows:
+    if rows and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # nothing is logged on the others
         logger.experiment.metrics.extend(rows)
         logger.save()
     return logger
