@@ -24,7 +24,7 @@ EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project inst
 def make(node: Any, group: str, **kwargs: Any) -> Any:
     """`hydra.utils.instantiate(node, **kwargs)`; what goes wrong is a UserError of one line that names the group."""
     try:
-        return instantiate(node, **kwargs)
+        return instantiate(node, _convert_="all", **kwargs)  # plain lists: what an optimizer keeps is saved
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):

@@ -32,7 +32,7 @@ def trained(command, tiny, tmp_path) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
-    overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "features=lite0"]
+    overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
     yardsticks = "score.yardsticks=[noise,real,floor,untrained]"
     status, out, err = command("train", [*tiny, *overrides, yardsticks, "name=whole"])
     assert status == 0, out + err
@@ -139,6 +139,15 @@ def test_a_failing_job_loses_no_other(command, tiny, tmp_path):
     table = (sweep / "table.csv").read_text()
     assert "0,complete" in table
     assert "1,not started" in table
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion"])
+def test_half_precision_trains_and_saves_with_every_optimizer(command, tiny, tmp_path, optimizer):
+    overrides = [f"optimizer={optimizer}", "trainer.precision=bf16-true", "trainer.max_steps=2", "name=half"]
+    status, out, err = command("train", [*tiny, *overrides, "trainer.gradient_clip_val=1.0"])
+    assert status == 0, out + err
+    contents = torch.load(run_of(tmp_path / "outputs/half") / "checkpoints/last.ckpt", weights_only=True)
+    assert contents["state_dict"]["denoiser.network.out.weight"].dtype == torch.bfloat16
 
 
 def test_the_last_step_is_validated_wherever_it_falls(command, tiny, tmp_path):
