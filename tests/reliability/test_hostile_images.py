@@ -44,7 +44,7 @@ def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
-def bomb(side: int = 50_000) -> bytes:
+def bomb(side: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -76,7 +76,8 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         ("empty.png", b"", "not an image"),
         ("text.png", b"hello", "not an image"),
         ("page.jpg", b"<html><body>404</body></html>", "not an image"),
-        ("bomb.png", bomb(), "pixels"),
+        ("bomb.png", bomb(50_000), "pixels"),
+        ("small bomb.png", bomb(13_000), "13000x13000 pixels"),  # of which Pillow only warns
         ("1x1.png", encoded(Image.new("RGB", (1, 1)), "PNG"), "smaller"),
         ("1x10000.png", encoded(Image.new("RGB", (1, 10_000)), "PNG"), "smaller"),
     ]:

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ DEATHS = {  # the optimizer, and what its record says
     "good": None,
     "error": "an ordinary error",
     "memory": "out of memory",
-    "nan": "NaN",
-    "leave": "status 7",
+    "nan": "became nan",
+    "leave": "SystemExit: 7",
     "vanish": "status 9",
     "kill": "SIGKILL",
     "other": None,
@@ -119,3 +120,25 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     if "oc.env" not in override:  # Hydra's own line repeats the override, which holds the name alone
         assert SECRET not in out + err
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
+
+
+def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path):
+    """Needs the extra `sweep`. Trials that completed are told again, the one that was killed and the rest run."""
+    optuna = pytest.importorskip("optuna")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
+    overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
+    overrides += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1"]
+    overrides += ["optimizer.lr=interval(1e-5,1e-2)"]
+    command = [sys.executable, "-m", "diffusion.train", *overrides]
+    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "study/1/config.yaml").is_file():
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert {record["state"] for record in records(tmp_path / "study").values()} == {"complete"}
+    trials = optuna.load_study(study_name="lr", storage=f"sqlite:///{tmp_path}/study.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE", "COMPLETE"]
+    assert len(records(tmp_path / "study")) == 2  # the same draws are the same jobs
