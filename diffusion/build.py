@@ -1,5 +1,6 @@
 """Objects out of a configuration, and the errors of making them as one line."""
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
+from diffusion.paths import choices_with, conf_dir
 from diffusion.process.denoiser import Denoiser
 
 PARTS = ("model", "schedule", "prediction", "data")  # of a configuration that comes with a file, what is built
@@ -33,6 +34,12 @@ def make(node: Any, group: str, **kwargs: Any) -> Any:
         if package is not None and isinstance(cause, ImportError):
             raise UserError(
                 f"{group}: {package} is not installed; pip install 'diffusion-experiments[{EXTRAS[package]}]'"
+            ) from error
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        if unknown and (having := choices_with(group, unknown[1])):
+            raise UserError(
+                f"{group}: {str(node['_target_']).rpartition('.')[2]} has no {unknown[1]}; "
+                f"use {' or '.join(f'{group}={choice}' for choice in having)}"
             ) from error
         target = node.get("_target_") if isinstance(node, Mapping) else type(node).__name__
         raise UserError(f"{group}: {target} cannot be made: {' '.join(str(cause).split())}") from error

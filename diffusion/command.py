@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion import folders, secrets
 from diffusion.errors import Interrupted, UserError, nearest
-from diffusion.paths import conf_dir
+from diffusion.paths import choices_with, conf_dir
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -130,6 +130,10 @@ def _bad_override(chain: list[BaseException], config_name: str) -> str:
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         key = match.group(1)
+        part = re.fullmatch(r"\w+@(\w+)\.(\w+)", key)
+        if part and (having := choices_with(*part.groups())):
+            use = " or ".join(f"{part[1]}={choice}" for choice in having)
+            return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
         return f"{key}: there is no such setting{nearest(key, _known_keys(config_name))}; --help lists all of them"
     match = re.search(r"Could not (?:find|load) '?([\w/.@-]+)'?", text)
     missing = re.search(r"Missing mandatory value: (\S+)", text)

@@ -1,6 +1,7 @@
 """Where things live: the configs, and the cache of decoded images and reference statistics."""
 
 import os
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -10,6 +11,12 @@ def conf_dir() -> Path:
     """The folder of yaml configs: inside the package when installed from a wheel, beside it in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def choices_with(group: str, key: str) -> list[str]:
+    """The choices of a group that have a setting of this name, or choose it from a group of its own."""
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    return [file.stem for file in files if re.search(rf"^{key}:|@{key}:", file.read_text(), re.MULTILINE)]
 
 
 def cache_dir(*parts: str) -> Path:

@@ -19,6 +19,8 @@ CASES = {
     "inception by name": (["features=inception", "score.n=8"], ["nception", "features=lite0"]),
     "a learned variance without its channels": (["objective=hybrid"], ["learned_range", "output channels"]),
     "a table's times on a continuous schedule": (["schedule=vp"], ["timesteps@objective.timesteps=uniform"]),
+    "a variance for an ODE's sampler": (["variance@sampler.variance=learned_range"], ["sampler=ancestral"]),
+    "a setting of another choice": (["+sampler.churn=1"], ["DDIM has no churn", "sampler=heun"]),
     "eps at zero terminal SNR": (["schedule=zero_snr"], ["prediction=v"]),
     "wrong kind of value": (["optimizer.lr=fast"], ["optimizer"]),
 }
