@@ -170,3 +170,16 @@ def test_t4_preemption(tiny, tmp_path, figure):
         assert sorted(p.name for p in (folder / "samples").iterdir()) == pictures, story
     assert len(set(steps)) > 5, steps
     figure("preemptions", f"{len(steps)}, {len(steps)} resumed bitwise (at steps {steps})")
+
+
+def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
+    """The first process alone is told; both save, end, and go on as one that was never stopped."""
+    overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
+    whole, run, log = tmp_path / "a" / "whole", tmp_path / "b" / "run", tmp_path / "log"
+    assert ended(forked(log, [*overrides, f"hydra.run.dir={whole}"])) == 0, log.read_text()
+    assert ended(forked(log, [*overrides, f"hydra.run.dir={run}"], at("step", 9, (TERM,)))) == 143, log.read_text()
+    assert storage.load(run / "checkpoints/last.ckpt")["global_step"] == 5
+    assert ended(forked(log, [*overrides, f"hydra.run.dir={run}", "ckpt=auto"])) == 0, log.read_text()
+    assert same(state(run), state(whole))
+    assert curves(run) == curves(whole)
+    figure("two processes, one of them told to end", "both ended at the same step, resumed bitwise")
