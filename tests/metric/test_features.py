@@ -116,6 +116,14 @@ def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, 
     assert torch.equal(found, theirs(images)[0])
     assert extractor.weights_hash == other.weights_hash
     assert not any(p.requires_grad for p in extractor.parameters())
+    scored = fidelity.FeatureExtractorInceptionV3(
+        "theirs", ["logits_unbiased"], feature_extractor_weights_path=inception_file
+    )
+    torch.testing.assert_close(extractor.logits(found), scored(images)[0])
+    assert (extractor.named("inception_score"), extractor.named("coverage")) == (
+        "inception_score",
+        "coverage_inception",
+    )
 
 
 def test_inception_is_found_where_torch_fidelity_keeps_it(offline: Path, inception_file: Path) -> None:
@@ -153,7 +161,7 @@ def test_lite0_sees_what_is_in_a_photograph(lite0: Lite0) -> None:
     found = torch.cat([lite0(photograph("mont-saint-michel", side)) for side in (320, 224, 96)])
     assert found.shape == (3, 1280)
     assert found.dtype == torch.float32
-    classes = lite0.net._fc(found).argmax(dim=1).tolist()
+    classes = lite0.logits(found).argmax(dim=1).tolist()
     assert set(classes) <= {483, 663, 976}  # castle, monastery, promontory
 
 
