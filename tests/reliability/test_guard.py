@@ -53,6 +53,7 @@ def plant(monkeypatch, fault: str, accumulation: int, value: float) -> list[str]
             next(self.parameters()).data.view(-1)[0] = value
         loss = step(self, batch, batch_idx)
         if here(self, batch_idx) and fault == "loss":
+            self.log("train/loss", value * loss.detach(), on_step=True, on_epoch=False, batch_size=4)
             return loss * value
         if here(self, batch_idx) and fault == "gradient":
             loss.register_hook(lambda g: g * value)
@@ -80,7 +81,8 @@ def test_t6_a_number_that_is_not_finite_stops_the_run(
     status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run"])
     assert status == 3, out + err
     line = err.strip().splitlines()[-1]
-    assert line.startswith(f"error: step {BAD}: the ")
+    word = {"loss": "loss", "gradient": "gradient", "weight": "loss", "ema": "weights"}[fault]
+    assert line.startswith(f"error: step {BAD}: the {word} became ")
     assert all(Path(name).name in line for name in named[:8])
     assert finite(tmp_path / "run/checkpoints")
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == BAD - 1
