@@ -30,7 +30,8 @@ from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.paths import conf_dir
 from diffusion.training.module import Diffusion
-from diffusion.training.run import make_trainer, quiet_libraries
+from diffusion.training.run import make_trainer
+from diffusion.training.telling import quiet_libraries
 
 SKIPPED = 3  # first steps of each turn, in which memory is allocated and kernels are chosen
 

@@ -89,7 +89,8 @@ def number(record: Record | None) -> str:
     if record is None or record.get("value") is None:
         return "—"
     if record.get("low") is not None and record.get("high") is not None:
-        return f"{record['value']:.4g} [{record['low']:.4g}, {record['high']:.4g}]"
+        low, high = (0.0 if abs(end) < 1e-12 else end for end in (record["low"], record["high"]))  # a share's rounding
+        return f"{record['value']:.4g} [{low:.4g}, {high:.4g}]"
     spread = f" ± {record['std']:.2g}" if record.get("std") is not None else ""
     return f"{record['value']:.4g}{spread}"
 

@@ -22,7 +22,7 @@ from diffusion.training.checkpoint import Restored, restore
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
 from diffusion.training.provenance import LooksAtTest
-from diffusion.training.run import quiet_libraries, say_scores
+from diffusion.training.telling import quiet_libraries, say_scores
 
 SHOWN = 8  # images of a trajectory
 MOST_FRAMES = 100  # of a GIF

@@ -1,8 +1,6 @@
 """A training run from its configuration: check, fit, sample, score, report."""
 
 import json
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +11,17 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
-from diffusion.console import console, duration
-from diffusion.data import ImageData, to_unit
-from diffusion.errors import Interrupted, UserError
+from diffusion.console import console
+from diffusion.data import ImageData
+from diffusion.errors import Interrupted
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import ReferenceStatistics
 from diffusion.process.sampler import Sampler
-from diffusion.randomness import Streams
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
-from diffusion.report.words import first_line, number
 from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
+from diffusion.training.checks import check_device, check_folder, check_recipe, check_size
 from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
 from diffusion.training.gap import OverfittingNotice, say_gap
@@ -33,6 +30,7 @@ from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.provenance import LooksAtTest, checkpoint_of
 from diffusion.training.saving import Checkpoints
+from diffusion.training.telling import quiet_libraries, say_scores, say_what_runs, say_where
 
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
 
@@ -240,102 +238,3 @@ def finish(
             scored, data, cfg.score.audit, extractor, folder, step=trainer.global_step, **common
         )
         scoring.append(folder, copies)
-
-
-def check_device(trainer: DictConfig) -> None:
-    """Refuse a GPU that is not there, in one line."""
-    asked = str(trainer.get("accelerator", "auto"))
-    count = torch.cuda.device_count()
-    if asked in ("gpu", "cuda") and count == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
-        raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
-    devices = trainer.get("devices", 1)
-    if isinstance(devices, int) and devices > count > 0 and asked in ("gpu", "cuda", "auto"):
-        raise UserError(f"trainer.devices={devices}: this machine has {count} GPUs; ask for at most {count}")
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a run folder in which no file can be kept, before anything is read."""
-    try:
-        storage.probe(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
-        ) from error
-
-
-def check_size(resolution: int, network: torch.nn.Module) -> None:
-    """Refuse images that the network's down-sampling does not divide."""
-    factor = int(getattr(network, "downsampling", 1))
-    if resolution % factor:
-        near = max(factor, round(resolution / factor) * factor)
-        raise UserError(
-            f"data.resolution={resolution}: the network halves it down by {factor} in all; use a multiple of {factor}, "
-            f"such as data.resolution={near}"
-        )
-
-
-def check_recipe(module: Diffusion, data: ImageData) -> None:
-    """Refuse what does not fit together, before the first step: one image through the objective, and the optimizer."""
-    try:
-        with torch.no_grad():
-            module.objective(module.denoiser, to_unit(data.splits["train"].images[:1]), Streams([0]))
-    except RuntimeError as error:
-        raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
-    try:
-        module.optimizer(list(module.parameters()))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
-
-
-def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
-    """Two lines before the first step."""
-    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    parameters = sum(p.numel() for p in module.denoiser.network.parameters())
-    console.print(
-        f"images {data.resolution}×{data.resolution}: {counts} · network of {parameters / 1e6:.2f} M parameters"
-    )
-    console.print(f"run folder: {folder}")
-
-
-def say_scores(records: list[scoring.Record]) -> None:
-    """The scores and their yardsticks, a line per metric."""
-    for metric in dict.fromkeys(r["metric"] for r in records):
-        rows = [r for r in records if r["metric"] == metric]
-        values = " · ".join(f"{r['what']} {number(r)}" for r in rows)
-        first = rows[0]
-        against = first["reference"]
-        console.print(f"{metric} ({first['n']} images against {against['n']} of {against['split']}): {values}")
-
-
-def say_where(folder: Path, seconds: float) -> None:
-    """Where everything is."""
-    console.print(f"done in {duration(seconds)}")
-    for what, name in {
-        "samples": "samples/final.png",
-        "curves": "figures/mse.png",
-        "gap": "figures/gap.png",
-        "copies": "figures/copies.png",
-        "scores": "scores.json",
-        "checkpoint": "checkpoints/last.ckpt",
-        "report": "README.md",
-    }.items():
-        if (folder / name).exists():
-            console.print(f"  {what:<11}{folder / name}")
-
-
-def quiet_libraries() -> None:
-    """Silence what says nothing about this run: tips, and warnings about choices made on purpose."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*Found .* module.* in eval mode.*",
-        ".*does not have many workers.*",  # the data lies in memory
-        ".*Experiment logs directory.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*is smaller than the logging interval.*",
-        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has reduced it already
-        ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-    ):
-        warnings.filterwarnings("ignore", message)

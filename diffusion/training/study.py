@@ -22,7 +22,7 @@ from diffusion.training.checkpoint import restore
 from diffusion.training.commands import choose_device, reference_data, shape_of
 from diffusion.training.cost import evaluations, seconds_per_evaluation
 from diffusion.training.generate import generate
-from diffusion.training.run import quiet_libraries
+from diffusion.training.telling import quiet_libraries
 
 
 @dataclass(frozen=True)

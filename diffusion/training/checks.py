@@ -1,0 +1,58 @@
+"""What is refused before the first step, each in one line that says how to mend it."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from diffusion.data import ImageData, to_unit
+from diffusion.errors import UserError
+from diffusion.randomness import Streams
+from diffusion.report.words import first_line
+from diffusion.training import storage
+from diffusion.training.module import Diffusion
+
+
+def check_device(trainer: DictConfig) -> None:
+    """Refuse a GPU that is not there, in one line."""
+    asked = str(trainer.get("accelerator", "auto"))
+    count = torch.cuda.device_count()
+    if asked in ("gpu", "cuda") and count == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
+        raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, int) and devices > count > 0 and asked in ("gpu", "cuda", "auto"):
+        raise UserError(f"trainer.devices={devices}: this machine has {count} GPUs; ask for at most {count}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a run folder in which no file can be kept, before anything is read."""
+    try:
+        storage.probe(folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write in {folder}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+        ) from error
+
+
+def check_size(resolution: int, network: torch.nn.Module) -> None:
+    """Refuse images that the network's down-sampling does not divide."""
+    factor = int(getattr(network, "downsampling", 1))
+    if resolution % factor:
+        near = max(factor, round(resolution / factor) * factor)
+        raise UserError(
+            f"data.resolution={resolution}: the network halves it down by {factor} in all; use a multiple of {factor}, "
+            f"such as data.resolution={near}"
+        )
+
+
+def check_recipe(module: Diffusion, data: ImageData) -> None:
+    """Refuse what does not fit together, before the first step: one image through the objective, and the optimizer."""
+    try:
+        with torch.no_grad():
+            module.objective(module.denoiser, to_unit(data.splits["train"].images[:1]), Streams([0]))
+    except RuntimeError as error:
+        raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
+    try:
+        module.optimizer(list(module.parameters()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
