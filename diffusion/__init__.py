@@ -3,10 +3,11 @@
 process/   the mathematics: schedules, predictions, posteriors, objectives, samplers (torch only)
 model/     the networks (torch only)
 data/      photographs in: decoding, folders, the bundled landscapes, the LightningDataModule
-metric/    feature extractors and torchmetrics: Fréchet distance, KID, denoising error
-training/  the LightningModule, callbacks, checkpoint files
-report/    figures, sample grids, the README of a run
-train.py sample.py evaluate.py report/__main__.py: the commands, `python -m diffusion.<command>`
+metric/    feature extractors and scores with intervals; denoising error; the audit for copies
+training/  the LightningModule, callbacks, checkpoint files, signals, guard
+report/    figures, sample grids, the README of a run, tables of sweeps
+train.py sample.py evaluate.py study.py compare.py status.py export.py, and report/: the commands,
+`python -m diffusion.<command>`, each with --help
 """
 
 __version__ = "0.1.0"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffusion import build
 from diffusion.errors import UserError
 from diffusion.report.__main__ import main
 
@@ -27,8 +28,9 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fixture's configs name `diffusion.paths.StandIn`: data of this project, as far as the command can see."""
-    monkeypatch.setattr(StandIn, "__module__", "diffusion.paths")
     monkeypatch.setattr("diffusion.paths.StandIn", StandIn, raising=False)
+    known = build.buildable
+    monkeypatch.setattr(build, "buildable", lambda part: known(part) | {"diffusion.paths.StandIn"})
 
 
 def test_a_run_gets_all_figures_of_its_own_schedule_and_data(
