@@ -88,11 +88,18 @@ def number(record: Record | None) -> str:
     """The value to 4 significant digits, with its interval, else ± std, where there is one; `—` for no record."""
     if record is None or record.get("value") is None:
         return "—"
-    if record.get("low") is not None and record.get("high") is not None:
-        low, high = (0.0 if abs(end) < 1e-12 else end for end in (record["low"], record["high"]))  # a share's rounding
-        return f"{record['value']:.4g} [{low:.4g}, {high:.4g}]"
+    if interval(record):
+        return f"{record['value']:.4g} {interval(record)}"
     spread = f" ± {record['std']:.2g}" if record.get("std") is not None else ""
     return f"{record['value']:.4g}{spread}"
+
+
+def interval(record: Record | None) -> str:
+    """`[low, high]` to 3 significant digits; empty where there is none."""
+    if record is None or record.get("low") is None or record.get("high") is None:
+        return ""
+    low, high = (0.0 if abs(end) < 1e-12 else end for end in (record["low"], record["high"]))  # a share's rounding
+    return f"[{low:.3g}, {high:.3g}]"
 
 
 def number_protocols(records: Iterable[Record]) -> dict[str, int]:

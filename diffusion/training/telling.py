@@ -10,7 +10,7 @@ from rich.table import Table
 
 from diffusion.console import console, duration
 from diffusion.data import ImageData
-from diffusion.report.words import Record, number
+from diffusion.report.words import Record, interval
 from diffusion.training.module import Diffusion
 
 
@@ -25,23 +25,25 @@ def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
 
 
 def say_scores(records: Sequence[Record]) -> None:
-    """The scores with their intervals, and the values of the yardsticks beside them."""
+    """The scores with their intervals, and the yardsticks beside them."""
     first = records[0]
     against = first["reference"]
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"{first['n']} images against {against['n']} of {against['split']}",
         title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     found = dict.fromkeys(r["what"] for r in records)
     columns = [what for what in ("samples", "images", "floor", "real", "untrained", "noise") if what in found]
-    table.add_column("score")
-    for what in columns:
-        table.add_column(what, justify="right")
+    for name in ("score", columns[0], "interval", *columns[1:]):
+        table.add_column(name, justify="left" if name in ("score", "interval") else "right", no_wrap=True)
     for metric in dict.fromkeys(r["metric"] for r in records):
         rows = {r["what"]: r for r in records if r["metric"] == metric}
-        bare = {what: {**r, "low": None, "std": None} for what, r in rows.items() if what not in ("samples", "images")}
-        table.add_row(metric, *(number({**rows, **bare}.get(what)) for what in columns))
+        values = [f"{rows[what]['value']:.3g}" if what in rows else "—" for what in columns]
+        table.add_row(metric, values[0], interval(rows.get(columns[0])), *values[1:])
     console.print(table, soft_wrap=False)
 
 
