@@ -83,7 +83,11 @@ class Diffusion(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what no stream counts, such as dropout, by where the run stands."""
-        torch.manual_seed(seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank))
+        seed = seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
+        # Not torch.manual_seed, which on a machine without a GPU formats the whole call stack for later, every time.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
