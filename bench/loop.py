@@ -5,7 +5,7 @@
 The two are timed in turns in one process (a machine's speed drifts), from the start of one step to the start of the
 next, and medians are compared. The floor is the bare loop: batch, noise, forward, backward, optimizer, nothing else.
 A third row is the run with the moving average of its weights, which the bare loop does not keep.
-Memory is the peak of a process of its own for each (of the device on a GPU, else resident).
+Memory, over that of the imports, is the peak of a process of its own for each (of the device on a GPU, else resident).
 """
 
 import argparse
@@ -40,16 +40,19 @@ class Clock(Callback):
     """The moment at which each step starts."""
 
     def __init__(self) -> None:
-        self.starts: list[float] = []
+        self.starts: list[Moment] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         self.starts.append(now(pl_module.device))
 
 
-def now(device: torch.device) -> float:
+Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
+
+
+def now(device: torch.device) -> Moment:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.perf_counter(), time.process_time()
 
 
 def resident(which: str) -> int:
@@ -58,7 +61,7 @@ def resident(which: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> list[float]:
+def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> list[Moment]:
     """The starts of `steps` steps of the loop that one would write by hand."""
     network = make(cfg.model, "model").to(device)
     if cfg.channels_last:
@@ -80,7 +83,7 @@ def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> 
     return starts
 
 
-def run(cfg: DictConfig, data: ImageData, steps: int) -> list[float]:
+def run(cfg: DictConfig, data: ImageData, steps: int) -> list[Moment]:
     """The starts of `steps` steps of a run as `diffusion.train` makes it, without the final validation."""
     clock = Clock()
     cfg = cfg.copy()
@@ -130,30 +133,29 @@ def main() -> None:
         print(torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM") - before)
         return
 
-    times: dict[str, list[float]] = {name: [] for name in turns}
+    times: dict[str, list[Moment]] = {name: [] for name in turns}
     for _ in range(options.rounds):
         for name, turn in turns.items():
             starts = turn()[SKIPPED:]
-            times[name] += [b - a for a, b in itertools.pairwise(starts)]
+            times[name] += [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(starts)]
     memory = {}
     for name in turns:
         command = [sys.executable, __file__, "--model", options.model, "--batch", str(options.batch), "--steps", "6"]
         out = subprocess.run([*command, "--memory", name], capture_output=True, text=True, check=True).stdout
         memory[name] = int(out.split()[-1])
     table = Table(title=f"{options.model}, batch {options.batch}, {device}")
-    for column in ("loop", "ms a step", "ratio", "memory over imports (MB)", "ratio"):
+    for column in ("loop", "ms a step", "ratio", "CPU ms", "ratio", "memory (MB)", "ratio"):
         table.add_column(column, justify="left" if column == "loop" else "right")
     labels = {"bare": "bare PyTorch", "run": "diffusion.train", "average": "… with the moving average"}
-    floor, least = statistics.median(times["bare"]), memory["bare"]
+    median = {
+        name: [statistics.median(column) for column in zip(*moments, strict=True)] for name, moments in times.items()
+    }
     for name, label in labels.items():
-        median = statistics.median(times[name])
+        (wall, cpu), (least_wall, least_cpu) = median[name], median["bare"]
         table.add_row(
-            label,
-            f"{median * 1e3:.1f}",
-            f"{median / floor:.3f}",
-            f"{memory[name] / 1e6:.0f}",
-            f"{memory[name] / least:.2f}",
-        )
+            label, f"{wall * 1e3:.1f}", f"{wall / least_wall:.3f}", f"{cpu * 1e3:.1f}", f"{cpu / least_cpu:.3f}",
+            f"{memory[name] / 1e6:.0f}", f"{memory[name] / memory['bare']:.2f}",
+        )  # fmt: skip
     console.print(table)
 
 
