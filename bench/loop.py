@@ -1,20 +1,23 @@
 """What a run costs beside a bare PyTorch loop of the same network, optimizer and batch: time and memory.
 
-    python bench/loop.py [--model unet_small] [--batch 8] [--steps 12] [--rounds 3]
+    python bench/loop.py [--model unet_small] [--batch 8] [--steps 40]
 
-The two are timed in turns in one process (a machine's speed drifts), from the start of one step to the start of the
-next, and medians are compared. The floor is the bare loop: batch, noise, forward, backward, optimizer, nothing else.
-A third row is the run with the moving average of its weights, which the bare loop does not keep.
+A step of one, a step of the other, and so on in one process, since a machine's speed drifts by more than the
+difference; a step lasts to the start of the next. The ratio is the median of the pairs' ratios with its 95% interval
+(order statistics). The floor is the bare loop: batch, noise, forward, backward, optimizer, nothing else. A run with the
+moving average of its weights keeps what the bare loop does not, so it is measured both without and with. What the
+callbacks that guard the numbers, the signals and the checkpoints take of a step is timed within it.
 Memory, over that of the imports, is the peak of a process of its own for each (of the device on a GPU, else resident).
 """
 
 import argparse
-import itertools
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +32,15 @@ from diffusion.build import make
 from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.paths import conf_dir
+from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.run import make_trainer
+from diffusion.training.saving import Checkpoints
+from diffusion.training.signals import Interruptible
 from diffusion.training.telling import quiet_libraries
 
-SKIPPED = 3  # first steps of each turn, in which memory is allocated and kernels are chosen
-
-
-class Clock(Callback):
-    """The moment at which each step starts."""
-
-    def __init__(self) -> None:
-        self.starts: list[Moment] = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        self.starts.append(now(pl_module.device))
-
+SKIPPED = 3  # first steps, in which memory is allocated and kernels are chosen
+GUARDS = (Guard, Interruptible, Checkpoints)
 
 Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
 
@@ -55,23 +51,65 @@ def now(device: torch.device) -> Moment:
     return time.perf_counter(), time.process_time()
 
 
+def between(start: Moment, end: Moment) -> Moment:
+    return end[0] - start[0], end[1] - start[1]
+
+
+class Turns(Callback):
+    """Before each step of the run, a step of the bare loop, and how long both took; the last callback of all."""
+
+    def __init__(self, bare_step: Callable[[], None]) -> None:
+        self.bare_step = bare_step
+        self.bare: list[Moment] = []
+        self.run: list[Moment] = []
+        self.started: Moment | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        start = now(pl_module.device)
+        if self.started is not None:
+            self.run.append(between(self.started, start))
+        self.bare_step()
+        self.started = now(pl_module.device)
+        self.bare.append(between(start, self.started))
+
+
+class Stopwatch:
+    """The seconds spent in the hooks of some callbacks, for each batch."""
+
+    HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
+
+    def __init__(self, callbacks: list[Callback], device: torch.device):
+        self.device = device
+        self.seconds: dict[int, float] = defaultdict(float)
+        for callback in callbacks:
+            for hook in self.HOOKS:
+                setattr(callback, hook, self.timed(getattr(callback, hook)))
+
+    def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+            start = now(self.device)
+            hook(trainer, *args, **kwargs)
+            self.seconds[trainer.fit_loop.total_batch_idx] += between(start, now(self.device))[0]
+
+        return wrapped
+
+
 def resident(which: str) -> int:
     """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024
 
 
-def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> list[Moment]:
-    """The starts of `steps` steps of the loop that one would write by hand."""
+def bare_loop(cfg: DictConfig, data: ImageData, device: torch.device) -> Callable[[], None]:
+    """A step of the loop that one would write by hand."""
     network = make(cfg.model, "model").to(device)
     if cfg.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = make(cfg.optimizer, "optimizer")(network.parameters())
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
-    starts = []
-    for _ in range(steps):
-        starts.append(now(device))
+
+    def step() -> None:
         x0 = images[torch.randint(len(images), (cfg.data.batch_size,))].to(device).float() / 127.5 - 1
         index = torch.randint(1000, (len(x0),), device=device)
         eps = torch.randn_like(x0)
@@ -80,12 +118,12 @@ def bare(cfg: DictConfig, data: ImageData, device: torch.device, steps: int) -> 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return starts
+
+    return step
 
 
-def run(cfg: DictConfig, data: ImageData, steps: int) -> list[Moment]:
-    """The starts of `steps` steps of a run as `diffusion.train` makes it, without the final validation."""
-    clock = Clock()
+def run(cfg: DictConfig, data: ImageData, steps: int, turns: Turns | None = None, watch: bool = False) -> float:
+    """Some steps of a run as `diffusion.train` makes it. With `watch`: the median seconds of the guards in a step."""
     cfg = cfg.copy()
     cfg.trainer.max_steps = steps
     with tempfile.TemporaryDirectory() as folder:
@@ -96,18 +134,30 @@ def run(cfg: DictConfig, data: ImageData, steps: int) -> list[Moment]:
         if cfg.channels_last:
             module.denoiser.network.to(memory_format=torch.channels_last)
         trainer, _, _ = make_trainer(cfg, Path(folder), "{}", data, make(cfg.sampler, "sampler"), None, None)
-        trainer.callbacks.append(clock)  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]
+        assert len(guards) == len(GUARDS)
+        stopwatch = Stopwatch(guards if watch else [], trainer.strategy.root_device)
+        if turns is not None:
+            callbacks.append(turns)
         trainer.limit_val_batches = 1
         trainer.fit(module, datamodule=data)
-    return clock.starts
+    return statistics.median(stopwatch.seconds.values()) if watch else 0.0
+
+
+def median_of_ratios(run: list[float], bare: list[float]) -> str:
+    """`1.012 [1.005, 1.019]`: the median of the pairs' ratios, and between which of them it lies in 95% of cases."""
+    ratios = sorted(a / b for a, b in zip(run, bare, strict=True))
+    n = len(ratios)
+    k = max(0, int(n / 2 - 0.98 * n**0.5))
+    return f"{statistics.median(ratios):.3f} [{ratios[k]:.3f}, {ratios[n - 1 - k]:.3f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="unet_small")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=12, help="steps in a turn")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each")
     parser.add_argument("--memory", choices=("bare", "run", "average"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     quiet_libraries()
@@ -115,48 +165,49 @@ def main() -> None:
     overrides = [f"model={options.model}", f"data.batch_size={options.batch}", "score.n=0", "name=bench"]
     overrides += ["samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        average = compose("train", overrides)
-        plain = compose("train", [*overrides, "ema=none"])
-    data: ImageData = make(plain.data, "data")
+        configs = {"run": compose("train", [*overrides, "ema=none"]), "average": compose("train", overrides)}
+    data: ImageData = make(configs["run"].data, "data")
     data.prepare_data()
     data.setup()
-    turns = {
-        "bare": lambda: bare(plain, data, device, options.steps),
-        "run": lambda: run(plain, data, options.steps),
-        "average": lambda: run(average, data, options.steps),
-    }
+    console.quiet = True
     if options.memory:
-        console.quiet = True
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before (Linux)
-        turns[options.memory]()
+        if options.memory == "bare":
+            step = bare_loop(configs["run"], data, device)
+            for _ in range(options.steps):
+                step()
+        else:
+            run(configs[options.memory], data, options.steps)
         print(torch.cuda.max_memory_allocated() if device.type == "cuda" else resident("VmHWM") - before)
         return
 
-    times: dict[str, list[Moment]] = {name: [] for name in turns}
-    for _ in range(options.rounds):
-        for name, turn in turns.items():
-            starts = turn()[SKIPPED:]
-            times[name] += [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(starts)]
     memory = {}
-    for name in turns:
+    for name in ("bare", *configs):
         command = [sys.executable, __file__, "--model", options.model, "--batch", str(options.batch), "--steps", "6"]
         out = subprocess.run([*command, "--memory", name], capture_output=True, text=True, check=True).stdout
         memory[name] = int(out.split()[-1])
-    table = Table(title=f"{options.model}, batch {options.batch}, {device}")
-    for column in ("loop", "ms a step", "ratio", "CPU ms", "ratio", "memory (MB)", "ratio"):
-        table.add_column(column, justify="left" if column == "loop" else "right")
-    labels = {"bare": "bare PyTorch", "run": "diffusion.train", "average": "… with the moving average"}
-    median = {
-        name: [statistics.median(column) for column in zip(*moments, strict=True)] for name, moments in times.items()
-    }
-    for name, label in labels.items():
-        (wall, cpu), (least_wall, least_cpu) = median[name], median["bare"]
+    table = Table(title=f"a step of {options.model}, batch {options.batch}, {device}; ratios to the bare loop")
+    for column in ("loop", "ms", "wall time", "CPU time", "MB", "memory"):
+        table.add_column(column, justify="left" if column == "loop" else "right", no_wrap=True)
+    for name, cfg in configs.items():
+        turns = Turns(bare_loop(cfg, data, device))
+        run(cfg, data, options.steps + SKIPPED + 1, turns)
+        bare_wall, bare_cpu = (list(column) for column in zip(*turns.bare[SKIPPED:-1], strict=True))
+        wall, cpu = (list(column) for column in zip(*turns.run[SKIPPED:], strict=True))
+        if name == "run":
+            ms = statistics.median(bare_wall) * 1e3
+            table.add_row("bare PyTorch", f"{ms:.1f}", "1", "1", f"{memory['bare'] / 1e6:.0f}", "1")
         table.add_row(
-            label, f"{wall * 1e3:.1f}", f"{wall / least_wall:.3f}", f"{cpu * 1e3:.1f}", f"{cpu / least_cpu:.3f}",
+            {"run": "diffusion.train", "average": "… with EMA"}[name],
+            f"{statistics.median(wall) * 1e3:.1f}", median_of_ratios(wall, bare_wall), median_of_ratios(cpu, bare_cpu),
             f"{memory[name] / 1e6:.0f}", f"{memory[name] / memory['bare']:.2f}",
         )  # fmt: skip
+    seconds = run(configs["average"], data, options.steps // 2, watch=True)
+    console.quiet = False
     console.print(table)
+    share = seconds / statistics.median(wall)
+    console.print(f"guards of numbers, signals and checkpoints: {seconds * 1e3:.2f} ms a step, {share:.2%}")
 
 
 if __name__ == "__main__":

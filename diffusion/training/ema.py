@@ -18,27 +18,44 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float = 0.9995):
         self.decay = decay
         self.swapped = False  # whether the module holds w̄, and `stored` the raw weights
-        # Buffers are the schedule's tables: copied, not averaged.
-        super().__init__(use_buffers=False, multi_avg_fn=self._average)
+        # Tensors of w̄ and w in one order, and of both modules' buffers, listed once: to walk the modules at every step
+        # would take longer than to average.
+        self.averages: list[Tensor] = []
+        self.weights: list[Tensor] = []
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+        super().__init__(use_buffers=False)
 
     def decay_at(self, n: int) -> float:
         """d_n, the decay used at optimizer step n = 1, 2, …"""
         return min(self.decay, (1 + n) / (10 + n))
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Any) -> None:
-        # The step is read from the callback's own count, since `num_averaged` may lie on a GPU and force a wait.
-        torch._foreach_lerp_(averaged, current, 1 - self.decay_at(self._step))
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the copy, which is only ever evaluated: dropout must not disturb the raw weights' validation."""
+        # The module is moved to its device later; left to itself, Lightning would keep the copy where it is now.
+        self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.eval()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is on its device now."""
+        self.averages = [p.detach() for p in self.stored.parameters()]
+        self.weights = [p.detach() for p in pl_module.parameters()]
+        self.buffers = list(zip(self.stored.buffers(), pl_module.buffers(), strict=True))
+
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Average after the optimizer's step (Lightning calls this after each batch)."""
-        self._step = trainer.global_step
-        super().on_train_batch_end(trainer, *args, **kwargs)
+        """Average after the optimizer's step (Lightning calls this after each batch).
+
+        The recurrence starts from the initial weights. Buffers (tables, histories) are copied, not averaged. torch's
+        `AveragedModel.update_parameters` does the same but walks the modules and reads a count from the device.
+        """
+        n = trainer.global_step
+        if n == self._latest_update_step:
+            return
+        self._latest_update_step = n
+        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(n))
+        for average, current in self.buffers:
+            average.copy_(current)
 
     @property
     def stored(self) -> nn.Module:

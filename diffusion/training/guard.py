@@ -62,10 +62,17 @@ class Guard(Callback):
         self.losses: list[Tensor] = []  # of the batches of this step
         self.index: list[Tensor] = []
         self.gradient: Tensor | None = None
+        self.weights: list[Tensor] = []  # the averaged ones, or the raw ones
         self.waiting: deque[Seen] = deque()
         self.usual: deque[float] = deque(maxlen=WINDOW)
         self.high = 0  # spikes in a row
         self.told = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """List what is looked at at every step: to walk the module takes as long as the norm."""
+        self.parameters = list(pl_module.parameters())
+        averages = (c.averages for c in trainer.callbacks if isinstance(c, EMA))  # type: ignore[attr-defined]
+        self.weights = next(averages, [p.detach() for p in self.parameters])
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
         """Which images the step sees."""
@@ -78,12 +85,12 @@ class Guard(Callback):
         """Measure the gradient; with `skip`, take away one that is not finite, so that no weight or moment moves."""
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.gradient = get_total_norm(gradients) if gradients else None
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.gradient = total_norm(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
-            self.skip(trainer, pl_module)
+            self.skip(trainer)
 
-    def skip(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def skip(self, trainer: pl.Trainer) -> None:
         """Leave this step out."""
         self.skipped += 1
         self.skipped_in_a_row += 1
@@ -96,7 +103,7 @@ class Guard(Callback):
         console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({listed(names)})")
         self.gradient = None
         self.losses.clear()
-        for parameter in module.parameters():
+        for parameter in self.parameters:
             parameter.grad = None
 
     def on_train_batch_end(
@@ -112,7 +119,7 @@ class Guard(Callback):
             self.skipped_in_a_row = 0
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, self.weights(trainer, pl_module)])
+            numbers = torch.stack([loss, gradient, total_norm(self.weights)])
             self.waiting.append(Seen(numbers, trainer.global_step, self.names(trainer)))
         self.losses, self.index, self.gradient = [], [], None
         self.look(keep=0 if pl_module.device.type == "cpu" else 1)
@@ -126,13 +133,6 @@ class Guard(Callback):
         self.look(keep=0)
         if self.skipped:
             console.print(f"{self.skipped} steps were skipped, whose gradients were not finite")
-
-    def weights(self, trainer: pl.Trainer, module: pl.LightningModule) -> Tensor:
-        """The norm of the averaged weights, or of the raw ones."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EMA):
-                return get_total_norm([p.detach() for p in callback.stored.parameters()])
-        return get_total_norm([p.detach() for p in module.parameters()])
 
     def names(self, trainer: pl.Trainer) -> list[str]:
         """The files of this step's images."""
@@ -174,6 +174,13 @@ class Guard(Callback):
                 f"step {seen.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} with "
                 f"{listed(seen.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
             )
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm of all of them together; biases and the like are joined first, as a kernel for each takes longer."""
+    vectors = [tensor for tensor in tensors if tensor.ndim == 1]
+    others = [tensor for tensor in tensors if tensor.ndim != 1]
+    return get_total_norm([torch.cat(vectors), *others] if vectors else others)
 
 
 def percentile_90(values: deque[float]) -> float:

@@ -118,7 +118,6 @@ def _reset(progress: dict[str, Any]) -> None:
 ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint without the item would be
     "raw weights": lambda c: c.update(current_model_state=c["state_dict"]),
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
-    "number of averages": lambda c: c["averaging_state"].update(n_averaged=torch.tensor(0)),
     "Adam's moments": lambda c: c["optimizer_states"][0].update(state={}),
     "place in the learning rate's schedule": lambda c: c["lr_schedulers"][0].update(last_epoch=0, _step_count=1),
     "place in the epoch": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
