@@ -36,7 +36,7 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
     common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=8", "split=val", "device=cpu", "nfe=[3,6]"]
-    status, out, err = command("study", [*common, "samplers=[ddim,heun]", "hydra.run.dir=study"])
+    status, out, err = command("study", ["sampler", *common, "samplers=[ddim,heun]", "hydra.run.dir=study"])
     assert status == 0, out + err
     assert re.search(r"4 settings × 8 samples, 17 network evaluations an image: about .* of sampling on cpu", out)
     rows = list(csv.DictReader((tmp_path / "study/study.csv").open()))
@@ -47,9 +47,13 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     assert {record["seed"] for record in records} == {0}
     assert {record["nfe"] for record in records} == {3, 5, 6}
     assert (tmp_path / "study/pareto.png").is_file()
-    status, out, err = command("study", [*common, "samplers=[dim]"])
+    status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
     assert status == 2
     assert "sampler=dim: there is no such choice" in err
+    for word in ("samplr", "ckpt=x"):
+        status, out, err = command("study", [word])
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"error: {word}" in err
 
 
 def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Path) -> None:
