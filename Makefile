@@ -62,7 +62,7 @@ bench: $(VENV)/.developer ## Measure a run against a bare loop, network and samp
 	$(BIN)/python bench/scoring.py --n 256
 
 .PHONY: mutations
-mutations: $(VENV)/.developer ## Plant faults in the mathematics and see the tests catch each
+mutations: $(VENV)/.developer ## Plant faults, in the mathematics and the guards, and see the tests catch each
 	$(BIN)/python tests/mutations.py
 
 .PHONY: docs
