@@ -56,6 +56,20 @@ def test_two_processes_train_as_one(tiny, tmp_path, figure):
     assert not {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys()
 
 
+def test_a_run_goes_on_with_another_number_of_devices(tiny, tmp_path, figure, capfd):
+    common = [*tiny, "trainer.max_steps=10", "trainer.max_epochs=4", "trainer.precision=64-true", "ema.decay=0.9"]
+    common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps an epoch: 4 is within the second
+    worst = 0.0
+    for first, then in (("one", "two"), ("two", "one")):
+        whole, _ = states(tmp_path, first, [*common, *LAYOUTS[first]])
+        ckpt = tmp_path / first / "checkpoints/step-00000004.ckpt"
+        resumed, _ = states(tmp_path, f"{first}, then {then}", [*common, *LAYOUTS[then], f"ckpt={ckpt}"])
+        assert f"going on from {ckpt}, step 4" in capfd.readouterr().out.replace("\n", "")
+        worst = max(worst, *(float((resumed[key] - whole[key]).abs().max()) for key in whole))
+    assert worst <= 1e-12
+    figure("resumed with another number of processes, largest difference", f"{worst:.1e}")
+
+
 class Tiny(FeatureExtractor):
     """A fixed projection of the mean pixel rows."""
 
