@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import folders, secrets
+from diffusion import folders, secrets, slurm
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import choices_with, conf_dir
 
@@ -58,6 +58,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             mendable.clear()
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
             try:
+                slurm.check_tasks()
                 secrets.refuse_words(sys.argv[1:])
                 run()
                 if mendable:

@@ -1,6 +1,7 @@
 """Folders of runs, as resolvers for conf/hydra: no two launches and no two jobs share one.
 
-${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … where other launches were as quick
+${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … where other launches were as quick; a job that
+                                   SLURM has queued again has the folder that it made before
 ${job_folder:}                     the folder of a sweep's job: its number, unless that is another job's
 """
 
@@ -11,18 +12,23 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion import slurm
+
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
 
 
 def new_folder(wanted: str) -> str:
     """`wanted` with the first suffix that makes it new. It is made at once: making is what decides whose it is."""
     Path(wanted).parent.mkdir(parents=True, exist_ok=True)
+    if before := slurm.own(Path(wanted).parent):
+        return str(before)
     for i in itertools.count(1):
         path = wanted if i == 1 else f"{wanted}-{i}"
         try:
             Path(path).mkdir()
         except FileExistsError:
             continue
+        slurm.mark(Path(path))
         return path
     raise AssertionError
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion import command
+from diffusion import command, slurm
 from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 from diffusion.folders import OVERRIDES
@@ -36,19 +37,34 @@ class JobFailed(UserError):
 
 
 def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> Any:
-    """`train(cfg, folder)`; as a job of a multirun in a process of its own, unless it is complete already."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return train(cfg, folder)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    """`train(cfg, folder)`; as a job of a multirun in a process of its own, unless it is complete already.
+
+    So is a run that SLURM has queued again, which otherwise goes on from its last checkpoint, if it has one.
+    """
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    if multirun and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N instead")
-    config = OmegaConf.to_yaml(cfg, resolve=True)
     record = read_record(folder)
-    if record.get("state") == "complete" and (folder / "config.yaml").read_text() == config:
+    if (multirun or slurm.queued_again()) and record.get("state") == "complete" and same_job(cfg, folder):
         console.print(f"{folder} is complete already")
         return record.get("result")
+    if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
+        cfg.ckpt = "auto"
+    if not multirun:
+        return train(cfg, folder)
     (folder / "run.json").unlink(missing_ok=True)
-    (folder / "config.yaml").write_text(config)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return isolated(folder)
+
+
+def same_job(cfg: DictConfig, folder: Path) -> bool:
+    """Whether folder/config.yaml is this configuration; where it goes on from does not matter."""
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    now = yaml.safe_load(OmegaConf.to_yaml(cfg, resolve=True))
+    return isinstance(before, dict) and before | {"ckpt": None} == now | {"ckpt": None}
 
 
 def isolated(folder: Path) -> Any:

@@ -19,6 +19,8 @@ from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.strategies.launchers import subprocess_script as fabric
 from lightning.pytorch.strategies.launchers import subprocess_script
 from omegaconf import OmegaConf
@@ -111,6 +113,14 @@ class Followers:
             except TimeoutExpired:
                 self.kill()
                 process.wait()
+
+
+def environment() -> list[ClusterEnvironment]:
+    """Who starts the processes, for the Trainer's plugins: Lightning, unless torchrun has.
+
+    Left to itself, Lightning takes any program that runs under SLURM for one of several that `srun` has started.
+    """
+    return [] if _under_torchrun() else [LightningEnvironment()]
 
 
 def check_processes(world_size: int) -> None:

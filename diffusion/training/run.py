@@ -149,8 +149,8 @@ def make_trainer(
     if cfg.get("logger"):
         logs.append(make(cfg.logger, "logger")(folder, plain))
     trainer = make(
-        cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder), plugins=[storage.Storage()],
-        **FIXED,
+        cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder),
+        plugins=[storage.Storage(), *distributed.environment()], **FIXED,
     )  # fmt: skip
     return trainer, record, logs
 

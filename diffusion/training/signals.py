@@ -1,16 +1,14 @@
 """Signals that end a run: saved at the next completed optimizer step, then exit with 128 + the signal's number.
 
 SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
-(`#SBATCH --signal=USR1@120`; its command line should say ckpt=auto). A handler only takes note; several processes agree
-after each step, so that all of them stop at the same one. A validation, or in one process the drawing of samples, is
-broken off: the resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
+(`#SBATCH --signal=USR1@120`, see `diffusion.slurm`). A handler only takes note; several processes agree after each
+step, so that all of them stop at the same one. A validation, or in one process the drawing of samples, is broken off:
+the resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
 """
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +16,12 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
+from diffusion import slurm
 from diffusion.console import console
 from diffusion.errors import Interrupted
 from diffusion.training.ema import EMA
@@ -68,8 +69,10 @@ def catching() -> Iterator[None]:
     install(before)
     try:
         yield
-    except Interrupted:
-        raise  # the process ends, and further signals of the burst must not cut that short
+    except Interrupted as stop:  # the process ends, and further signals of the burst must not cut that short
+        if stop.number == signal.SIGUSR1 and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            slurm.requeue()
+        raise
     except BaseException:
         restore(before)
         raise
@@ -80,6 +83,11 @@ def install(numbers: Any) -> None:
     """Handle these signals here."""
     for number in numbers:
         signal.signal(number, handle)
+
+
+def ours_alone(trainer: pl.Trainer) -> None:
+    """Keep Lightning from putting its own handlers in, which stop within a step."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def restore(before: dict[int, Any]) -> None:
@@ -96,20 +104,8 @@ def poll(*_: Any) -> None:
 
 
 def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
-    """Where the run stopped; on SIGUSR1 it is queued again under SLURM."""
+    """Where the run stopped."""
     console.print(f"stopped by {stop}; go on with hydra.run.dir={folder} ckpt=auto")
-    if str(stop) == "SIGUSR1":
-        requeue()
-
-
-def requeue() -> None:
-    """Queue this SLURM job again."""
-    job, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    name = f"{job}_{task}" if job else os.environ.get("SLURM_JOB_ID")
-    if name is None or shutil.which("scontrol") is None:
-        return
-    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
-    console.print(f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip()))
 
 
 class Interruptible(Callback):
@@ -124,11 +120,8 @@ class Interruptible(Callback):
         self.stopped = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on signals wait. Lightning has put its own handlers in, which would stop within a step."""
-        if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
-            install(n for n in CAUGHT if signal.getsignal(n) != signal.SIG_IGN)
-            trainer._signal_connector.received_sigterm = False
-            State.deferring = True
+        """From here on signals wait."""
+        State.deferring = State.process == os.getpid() and threading.current_thread() is threading.main_thread()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Stop, unless a validation or the epoch's end follows: from here they would be left out of the resumed run."""
@@ -169,9 +162,13 @@ class Interruptible(Callback):
         self.stop(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
-        """Raise Interrupted if any process was told to end."""
-        if trainer.strategy.reduce_boolean_decision(State.received is not None, all=False):
-            raise Interrupted(State.received or signal.SIGTERM)
+        """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
+        received = State.received or 0
+        if trainer.world_size > 1:
+            everywhere = torch.tensor(received, device=trainer.strategy.root_device)
+            received = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
+        if received:
+            raise Interrupted(received)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save, with raw and averaged weights in their own places."""

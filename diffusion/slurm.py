@@ -1,0 +1,71 @@
+"""A job of SLURM: what it is called, whether it was queued again, and queueing it again.
+
+A job that is queued again, by `scontrol requeue`, by preemption or after a node's failure, runs its script anew. Its
+launches then find the folders that they made the first time, and go on from the checkpoints there: the script needs no
+change, and neither hydra.run.dir nor ckpt on its command lines.
+
+    #!/bin/bash
+    #SBATCH --signal=USR1@120 --requeue
+    srun python -m diffusion.train experiment=memoire
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from diffusion.console import console
+from diffusion.errors import UserError
+
+MARK = ".slurm"  # in a folder: whose it is
+
+
+def job() -> str | None:
+    """`1234`, or `1200_7` for a task of an array; None outside of SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def queued_again() -> bool:
+    """Whether this job has run before."""
+    return job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def requeue() -> None:
+    """Queue this job again; nothing outside of SLURM."""
+    name = job()
+    if name is None:
+        return
+    if shutil.which("scontrol") is None:
+        console.print(f"SLURM job {name}: there is no scontrol here to queue it again")
+        return
+    done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
+    console.print(f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip()))
+
+
+def mark(folder: Path) -> None:
+    """Note that this launch made `folder`."""
+    if job() is not None:
+        (folder / MARK).write_text(_launch())
+
+
+def own(parent: Path) -> Path | None:
+    """The folder in `parent` that this launch made when the job ran before."""
+    marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
+    return next((file.parent for file in marks if file.read_text() == _launch()), None)
+
+
+def check_tasks() -> None:
+    """Refuse to be several tasks of one `srun`: each would be a run of its own."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise UserError(
+            f"srun started {tasks} tasks, each of which would be a run of its own: start one (-n 1) and set "
+            "trainer.devices; for several machines start one torchrun on each (srun --ntasks-per-node=1 torchrun …)"
+        )
+
+
+def _launch() -> str:
+    return f"{job()} {shlex.join(sys.argv[1:])}\n"

@@ -1,0 +1,107 @@
+"""SIGUSR1 under SLURM: saved, queued again once, and the same command line goes on in its own folder."""
+
+import json
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import diffusion.train
+from diffusion import sweep
+from diffusion.training import run, storage
+
+pytestmark = pytest.mark.reliability
+
+STEP = {  # as in a task of an array job that `srun` has started
+    "SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "localhost",
+    "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
+}  # fmt: skip
+
+
+class Cluster:
+    """A folder with a `scontrol` on its PATH that notes how it is called."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.notes = folder, folder / "notes"
+        (folder / "bin").mkdir()
+        program = folder / "bin/scontrol"
+        program.write_text(f'#!/bin/sh\necho "$@" >> "{self.notes}"\n')
+        program.chmod(0o755)
+
+    def run(self, overrides: list[str], **more: str) -> tuple[int | None, str]:
+        """`python -m diffusion.train OVERRIDES`, without the seconds that its imports take: status and output."""
+        process = multiprocessing.get_context("fork").Process(target=self.launch, args=(overrides, STEP | more))
+        process.start()
+        process.join()
+        return process.exitcode, (self.folder / "output").read_text()
+
+    def launch(self, overrides: list[str], variables: dict[str, str]) -> None:
+        output = os.open(self.folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        os.chdir(self.folder)
+        here = str(Path(__file__).parent)
+        sys.path.insert(0, here)
+        os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": here} | variables
+        torch.set_num_threads(1)
+        sweep.isolated = lambda folder: run.train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore
+        run.write_report = lambda *_: None  # type: ignore
+        sys.argv = ["diffusion.train", *overrides]
+        GlobalHydra.instance().clear()
+        diffusion.train.main()
+
+    def calls(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+
+def steps(folder: Path) -> list[int]:
+    """The step of every line of metrics.csv that has a loss."""
+    header, *lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    return [int(float(line[header.index("step")])) for line in lines if line[header.index("train/loss")]]
+
+
+def test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder(tiny, tmp_path, figure):
+    cluster = Cluster(tmp_path)
+    overrides = [*tiny, "samples.n=0", "optimizer._target_=told.told_late", "name=x"]
+    overrides += ["data.batch_size=2", "trainer.devices=2"]
+    status, output = cluster.run(overrides)
+    assert status == 138, output
+    assert cluster.calls() == ["requeue 70_3"]
+    (folder,) = (tmp_path / "outputs/x").iterdir()
+    assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
+    assert storage.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
+    (tmp_path / "outputs/x/newer").mkdir()  # of another job
+
+    status, output = cluster.run(overrides, SLURM_RESTART_COUNT="1")
+    assert status == 0, output
+    assert "step-00000003.ckpt, step 3" in output
+    assert sorted(path.name for path in (tmp_path / "outputs/x").iterdir()) == sorted([folder.name, "newer"])
+    assert json.loads((folder / "run.json").read_text())["state"] == "complete"
+    assert steps(folder) == [*range(12)]
+    assert cluster.calls() == ["requeue 70_3"]
+
+    assert "complete already" in cluster.run(overrides, SLURM_RESTART_COUNT="2")[1]
+    figure("SIGUSR1 under SLURM", "saved, queued again once, went on in its folder")
+
+
+def test_a_sweep_goes_on_in_its_folder(tiny, tmp_path):
+    cluster = Cluster(tmp_path)
+    overrides = ["-m", *tiny, "samples.n=0", "optimizer._target_=torch.optim.Adam,told.told", "name=x"]
+    status, output = cluster.run(overrides)
+    assert status == 138, output
+    assert cluster.calls() == ["requeue 70_3"]
+    (sweep,) = (tmp_path / "outputs/x").iterdir()
+    whole = (sweep / "0/checkpoints/last.ckpt").stat().st_mtime_ns
+
+    status, output = cluster.run(overrides, SLURM_RESTART_COUNT="1")
+    assert status == 0, output
+    assert list((tmp_path / "outputs/x").iterdir()) == [sweep]
+    assert (sweep / "0/checkpoints/last.ckpt").stat().st_mtime_ns == whole
+    assert steps(sweep / "1") == [*range(12)]

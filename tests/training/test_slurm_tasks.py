@@ -1,0 +1,42 @@
+"""SLURM's variables alone make no other run: only processes that we or torchrun started belong together."""
+
+import json
+
+import pytest
+
+from diffusion import slurm
+from diffusion.folders import new_folder
+
+
+def test_a_shell_within_an_allocation_trains_as_any_other(command, tiny, tmp_path, monkeypatch):
+    variables = {"JOB_ID": "7", "NTASKS": "2", "JOB_NAME": "zsh", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    status, _, err = command("train", [*tiny, "trainer.max_steps=1", "samples.n=0", "hydra.run.dir=run"])
+    assert status == 0, err
+    assert json.loads((tmp_path / "run/run.json").read_text())["devices"] == 1
+
+
+def test_several_tasks_of_srun_are_refused(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    status, _, err = command("train", tiny)
+    assert status == 2
+    assert "srun started 2 tasks" in err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    slurm.check_tasks()
+
+
+@pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
+def test_only_a_job_that_is_queued_again_has_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
+    monkeypatch.setattr("sys.argv", ["train", "seed=1"])
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    first = new_folder(str(tmp_path / "a"))
+    monkeypatch.setattr("sys.argv", ["train", "seed=2"])
+    other = new_folder(str(tmp_path / "b"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert (new_folder(str(tmp_path / "c")) == other) is mine
+    monkeypatch.setattr("sys.argv", ["train", "seed=1"])
+    assert (new_folder(str(tmp_path / "d")) == first) is mine
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert new_folder(str(tmp_path / "e")) == str(tmp_path / "e")
