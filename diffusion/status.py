@@ -1,15 +1,11 @@
-"""`python -m diffusion.status [FOLDER]`: the runs below a folder: state, step, last score, when it was last heard.
-
-complete, failed (with the reason), interrupted: what the run itself said at its end. running: its process lives. died:
-it says that it runs, but its process is gone, or was not heard for long from another machine. not started: there is a
-configuration alone.
-"""
+"""`python -m diffusion.status [FOLDER]`: the runs below a folder: state, step, last score, when it was last heard."""
 
 import argparse
 import os
 import platform
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,38 +14,72 @@ from rich import box
 from rich.table import Table
 
 from diffusion.console import console, duration
-from diffusion.report.folder import Run, is_run
+from diffusion.report.folder import PARTS, Run, command_of, is_run
 
 BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it lives
 SILENCE = 10 * BEAT  # after which a run on another machine is taken for dead
-STYLES = {"complete": "green", "running": "cyan", "failed": "red", "died": "red", "interrupted": "yellow"}
+STATES = {
+    "complete": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "died": "red",
+    "unreadable": "red", "not started": "dim",
+}  # fmt: skip
+ABOUT = """\
+List the runs below a folder: state, step, last score, when each was last heard.
+
+  complete, failed, interrupted   what the run said at its end, with the reason
+  running                         its process lives
+  died                            it says that it runs, but its process is gone, or is on another machine and has
+                                  not been heard for 5 minutes
+  not started                     there is a configuration alone
+
+Exit status: 0 whatever became of the runs; 2 where there is no such folder.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 0, or 2 where there is no such folder."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion.status", description="List the runs below a folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion.status", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():
         print(f"error: {folder}: no such folder; name one that holds runs, such as outputs", file=sys.stderr)
         return 2
-    rows = [row(run, folder) for run in runs(folder)]
-    table = Table(box=box.SIMPLE_HEAD, title=f"{len(rows)} runs below {folder}", title_justify="left")
-    for name in ("run", "state", "step", "last score", "heard", "reason"):
-        table.add_column(name, overflow="fold")
-    for cells in rows:
-        table.add_row(*cells, style=STYLES.get(cells[1]))
-    console.print(table)
+    made = [(path, command_of(path)) for path in runs(folder)]
+    rows = [row(path, folder) for path, command in made if command == "train"]
+    if rows:
+        show(rows)
+    states, others = Counter(cells[1] for cells in rows), Counter(c for _, c in made if c != "train")
+    counts = ", ".join(f"{states[state]} {state}" for state in STATES if state in states)
+    console.print(f"{len(rows)} run{'s' * (len(rows) != 1)} below {folder}" + (f": {counts}" if counts else ""))
+    if others:
+        console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
+    if states["died"] + states["interrupted"]:
+        console.print("to go on with one: its command (in its run.json) and hydra.run.dir=RUN ckpt=auto")
     return 0
 
 
+def show(rows: list[tuple[str, ...]]) -> None:
+    """Print the table, and below it the reasons, which are long."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("run", "state", "step", "last score", "heard"):
+        table.add_column(name, overflow="fold", no_wrap=name != "run")
+    for cells in rows:
+        table.add_row(*cells[:-1], style=STATES.get(cells[1]))
+    console.print(table)
+    for run, state, *_, reason in rows:
+        if reason:
+            console.print(f"{run}: {reason}", style=STATES.get(state))
+
+
 def runs(folder: Path) -> Iterator[Path]:
-    """The folders of runs in `folder`, itself included, in order of their names."""
+    """The folders that commands made in `folder`, itself included, in order of their names (job 2 before 10)."""
     if is_run(folder):
         yield folder
     else:
-        for inside in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-            yield from runs(inside)
+        inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        for path in sorted(inside, key=lambda path: (path.name.isdigit(), len(path.name) * path.name.isdigit(), path)):
+            yield from runs(path)
 
 
 def row(folder: Path, root: Path) -> tuple[str, ...]:
@@ -59,8 +89,8 @@ def row(folder: Path, root: Path) -> tuple[str, ...]:
         record, score = run.info, last_score(run)
     except Exception as error:  # a broken file of one run hides no other
         return str(folder.relative_to(root)), "unreadable", "", "", "", str(error)
-    steps = f"{record.get('steps', 0)}" + (f" of {record['total_steps']}" if record.get("total_steps") else "")
-    heard = duration(max(0.0, time.time() - beat(folder))) + " ago" if record else ""
+    steps = f"{record.get('steps', 0)}" + (f"/{record['total_steps']}" if record.get("total_steps") else "")
+    heard = duration(max(0.0, time.time() - beat(folder))) + " ago"
     return str(folder.relative_to(root)), state(folder, record), steps, score, heard, str(record.get("reason", ""))
 
 
@@ -70,13 +100,14 @@ def state(folder: Path, record: dict[str, Any]) -> str:
     if said != "running":
         return said
     if record.get("host") == platform.node():
-        return said if record.get("process") == process(int(record.get("pid", 0))) else "died"
+        alive = process(int(record.get("pid", 0)))
+        return said if alive is not None and record.get("process") == alive else "died"
     return said if time.time() - beat(folder) < SILENCE else "died"
 
 
 def beat(folder: Path) -> float:
     """When the run was last heard."""
-    return (folder / "run.json").stat().st_mtime
+    return next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists())
 
 
 def process(pid: int) -> str | None:

@@ -90,6 +90,15 @@ def is_run(folder: Path) -> bool:
     return any((folder / part).is_file() for part in PARTS)
 
 
+def command_of(folder: Path) -> str:
+    """The command that made the folder: train, or what Hydra noted, such as sample."""
+    noted = folder / ".hydra/hydra.yaml"
+    if (folder / "run.json").is_file() or not noted.is_file():
+        return "train"
+    match = re.search(r"^  job:\n    name: (\w+)", noted.read_text(errors="replace"), re.MULTILINE)
+    return match[1] if match else "train"
+
+
 def _yaml(path: Path) -> Any:
     try:
         return OmegaConf.to_container(OmegaConf.load(path))

@@ -34,6 +34,7 @@ HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "proces
         (HERE, 0, "running"),
         (HERE, 10 * SILENCE, "running"),  # a machine that slept
         (HERE | {"pid": GONE}, 0, "died"),
+        ({"state": "running", "host": platform.node(), "pid": GONE}, 0, "died"),
         (HERE | {"process": "0"}, 0, "died"),  # another process has the number now
         (HERE | {"host": "elsewhere"}, 0, "running"),
         (HERE | {"host": "elsewhere"}, SILENCE + 60, "died"),
@@ -54,11 +55,17 @@ def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp
     record(tmp_path / "outputs/sweep/0", **(HERE | {"pid": GONE}))
     (tmp_path / "outputs/broken").mkdir()
     (tmp_path / "outputs/broken/run.json").write_text("{")
+    checkpoint = tmp_path / "outputs/x/a/checkpoints/last.ckpt"
+    command("sample", [f"ckpt={checkpoint}", "n=1", "sampler.steps=2"])
     capfd.readouterr()
     assert status.main([]) == 0
-    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines() if len(line.split()) > 1}
+    out = capfd.readouterr().out
+    lines = {line.split()[0]: line for line in out.splitlines() if len(line.split()) > 1}
+    assert "4 runs below outputs: 2 complete, 1 died, 1 unreadable" in out
+    assert "not listed: 1 × diffusion.sample" in out
+    assert "samples/" not in out
     assert "complete" in lines["x/a"]
-    assert "2 of 2" in lines["x/a"]
+    assert "2/2" in lines["x/a"]
     assert "val/mse 1." in lines["x/a"]
     assert "lite0" in lines["x/b"]
     assert "died" in lines["sweep/0"]
