@@ -1,5 +1,6 @@
 """What sampling will cost, said before it starts: network evaluations counted, one batch timed."""
 
+import copy
 import time
 
 import torch
@@ -14,10 +15,13 @@ from diffusion.training.callbacks import device_name
 
 
 class Blank:
-    """A denoiser that costs nothing: every image is grey. Samplers that choose their own steps choose few with it."""
+    """A denoiser that costs nothing: every image is grey. Samplers that choose their own steps choose few with it.
+
+    It works on the CPU, wherever `schedule` lies.
+    """
 
     def __init__(self, schedule: Schedule):
-        self.schedule = schedule
+        self.schedule = copy.deepcopy(schedule).cpu()
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
         zero = torch.zeros_like(x_t)

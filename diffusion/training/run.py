@@ -101,7 +101,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         raise
     finally:
         loggers.finish(logs)
-    write_report(folder, schedule, data.splits["val"].images)
+    write_report(folder, schedule.cpu(), data.splits["val"].images)
     say_where(folder, record.info["seconds"])
     assert isinstance(trainer.checkpoint_callback, Checkpoints)
     return trainer.checkpoint_callback.latest
