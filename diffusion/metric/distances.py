@@ -105,6 +105,20 @@ class FrechetDistance(SampleMetric):
         return {"fd": Estimate(value, infinitesimal_jackknife(influence), minimum=0.0)}
 
 
+class SpatialFrechetDistance(FrechetDistance):
+    """Fréchet distance of spatial features, which see where in a picture things are (sFID: Nash et al. 2021, §5).
+
+    (arXiv:2103.03841.) They are few channels of a map within the network, not pooled, so that their number is like that
+    of the pooled features.
+    """
+
+    needs_spatial = True
+
+    def measure(self, x: Tensor) -> dict[str, Estimate]:
+        """`sfd`, never negative."""
+        return {"sfd": super().measure(x)["fd"]}
+
+
 class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 

@@ -126,6 +126,7 @@ class SampleMetric(Metric):
     full_state_update = False
     is_differentiable = False
     needs_logits: ClassVar[bool] = False
+    needs_spatial: ClassVar[bool] = False  # its features, and its reference's, are an extractor's spatial ones
     features: list[Tensor]
 
     def __init__(self, reference: Reference, seed: int = 0, head: Any = None, **kwargs: Any):

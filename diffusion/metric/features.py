@@ -9,7 +9,7 @@ import hashlib
 import http.client
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -41,11 +41,23 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+def kept(layer: nn.Module, channels: int, run: Callable[[], Tensor]) -> Tensor:
+    """Features (B, D) that `run` gives, and behind them the first `channels` of the map that `layer` makes in it."""
+    maps: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda _layer, _inputs, made: maps.append(made[:, :channels].flatten(1)))
+    try:
+        features = run()
+    finally:
+        handle.remove()
+    return torch.cat([features, *maps], dim=1)
+
+
 class FeatureExtractor(nn.Module):
     """Base class: a subclass sets `name`, `num_features`, `resize`, calls `freeze()` and defines `features`."""
 
     name: str
     num_features: int
+    num_spatial = 0  # numbers of a map within the network, where there are spatial features
     resize: str  # how an image is brought to the network's size, in words
     weights_hash: str  # first 16 hexadecimal digits of the weights' `digest`
 
@@ -78,6 +90,10 @@ class FeatureExtractor(nn.Module):
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""
         raise NotImplementedError
 
+    def with_spatial(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) -> (B, num_features + num_spatial), the spatial features last, out of one forward pass."""
+        raise NotImplementedError
+
     def logits(self, features: Tensor) -> Tensor:
         """Features (B, num_features) -> the logits of the network's classes, float32 (B, K) on the CPU.
 
@@ -85,19 +101,21 @@ class FeatureExtractor(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, num_features) on `device`.
+    def forward(self, images: Tensor, spatial: bool = False) -> Tensor:
+        """uint8 (B, 3, H, W) -> float32 (B, num_features) on `device`; with `spatial` as `with_spatial` has them.
 
         Raises TypeError for any other dtype (floats are quantised, clamped and rounded by who made them), ValueError
-        for another shape.
+        for another shape, UserError for spatial features where there are none.
         """
+        if spatial and not self.num_spatial:
+            raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
         if images.dtype != torch.uint8:
             raise TypeError(f"{self.name}: got {images.dtype} images; expected uint8, 0 to 255")
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
         # Scores are taken inside runs that may use autocast: features in bfloat16 would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return self.features(images.to(self.device)).float()
+            return (self.with_spatial if spatial else self.features)(images.to(self.device)).float()
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stays in evaluation mode, whatever module it lies in."""
@@ -116,6 +134,7 @@ class Inception(FeatureExtractor):
 
     name = "inception"
     num_features = 2048
+    num_spatial = 17 * 17 * 7
     has_logits = True
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
@@ -136,7 +155,13 @@ class Inception(FeatureExtractor):
         self.standard = sha256 == INCEPTION_SHA256
         if self.standard:
             self.canonical = MappingProxyType(
-                {"fd": "fid", "kid": "kid", "fd_infinity": "fid_infinity", "inception_score": "inception_score"}
+                {
+                    "fd": "fid",
+                    "kid": "kid",
+                    "fd_infinity": "fid_infinity",
+                    "sfd": "sfid",
+                    "inception_score": "inception_score",
+                }
             )
         else:
             log.warning("%s: not the standard Inception weights, so these scores are not named fid and kid", file)
@@ -165,6 +190,14 @@ class Inception(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         return self.net(images)[0]
 
+    def with_spatial(self, images: Tensor) -> Tensor:
+        """The first 7 channels of a 17×17 map, as sFID has them (Nash et al. 2021, arXiv:2103.03841, §5).
+
+        Published numbers are of the map `mixed_6/conv` of TensorFlow's graph (Dhariwal & Nichol 2021's evaluator), by
+        torch-fidelity's table `Mixed_6d.branch1x1`, after its ReLU; the names of the two graphs are off by two letters.
+        """
+        return kept(self.net.Mixed_6d.branch1x1, 7, lambda: self.features(images))
+
     def logits(self, features: Tensor) -> Tensor:
         """Of the 1008 outputs, without their bias, as the Inception Score is defined on them."""
         weight: Tensor = self.net.fc.weight
@@ -181,6 +214,7 @@ class Lite0(FeatureExtractor):
 
     name = "lite0"
     num_features = 1280
+    num_spatial = 14 * 14 * 7
     has_logits = True
     resize = "224x224 bicubic, antialiased, clamped"
 
@@ -195,6 +229,10 @@ class Lite0(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         x = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
         return self.net.extract_features((x - 127) / 128).mean(dim=(2, 3))
+
+    def with_spatial(self, images: Tensor) -> Tensor:
+        """As Inception's for sFID: 7 channels of a map at a sixteenth of the input, of the last block but one there."""
+        return kept(self.net._blocks[9], 7, lambda: self.features(images))
 
     def logits(self, features: Tensor) -> Tensor:
         """Of ImageNet's 1000 classes."""

@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -35,7 +36,9 @@ from diffusion.randomness import Streams, generator_for, seed_for
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cached statistics; a change of what they hold or how they are made counts it up
+KEPT = {"reference": "reference statistics", "features": "features"}  # in folders of the cache
 
+Kept = TypeVar("Kept")
 Factory = Callable[..., SampleMetric]
 """(reference, seed=…, head=…) -> the metric."""
 
@@ -74,6 +77,7 @@ class ReferenceStatistics(Reference):
     resolution: str
     key: str
     name: str = ""
+    spatial: "ReferenceStatistics | None" = None  # of the spatial features, where they were asked for
 
 
 def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
@@ -88,36 +92,76 @@ def reference_statistics(
     name: str = "",
     batch_size: int | None = None,
     progress: bool = True,
+    spatial: bool = False,
 ) -> ReferenceStatistics:
     """Statistics of the real `images`, uint8 (N, 3, H, W), N at least 4; computed once, then read from the cache.
 
-    `name` is what records call the reference. A damaged cache file is named in the log and made again. Raises UserError
-    for fewer than 4 images.
+    `name` is what records call the reference; `spatial` asks for those of the spatial features too. A damaged cache
+    file is named in the log and made again. Raises UserError for fewer than 4 images, and for an extractor without
+    spatial features that is asked for them.
     """
     if len(images) < 4:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least 4")
     key = reference_key(images, extractor)
-    file = cache_dir("reference") / f"{key}.pt"
-    statistics = _read(file)
-    if statistics is None:
-        seen, features = Moments(extractor.num_features), []
-        for batch in _extract(images, extractor, len(images), "Reference features", batch_size, progress):
-            seen.update(batch)
-            features.append(batch.cpu())
-        mean, cov = seen.moments()
-        statistics = ReferenceStatistics(
-            mean=mean,
-            cov=cov,
-            features=pool(torch.cat(features)),
-            n=len(images),
-            extractor=extractor.name,
-            weights_hash=extractor.weights_hash,
-            resize=extractor.resize,
-            resolution=_resolution(images),
-            key=key,
-        )
-        _write(statistics, file)
-    return replace(statistics, name=name)
+    kinds = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
+    files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in kinds]
+    read = [_read(file, lambda fields: ReferenceStatistics(**fields)) for file in files]
+    found = [statistics for statistics in read if statistics is not None]
+    if len(found) < len(files):
+        found, widths = [], list(kinds.values())
+        seen, rows = [Moments(width) for width in widths], []
+        for batch in _extract(images, extractor, None, "Reference features", batch_size, progress, spatial=spatial):
+            parts = batch.split(widths, dim=1)
+            for each, part in zip(seen, parts, strict=True):
+                each.update(part)
+            rows.append([part.cpu() for part in parts])
+        for file, each, features in zip(files, seen, zip(*rows, strict=True), strict=True):
+            mean, cov = each.moments()
+            statistics = ReferenceStatistics(
+                mean=mean,
+                cov=cov,
+                features=pool(torch.cat(features)),
+                n=len(images),
+                extractor=extractor.name,
+                weights_hash=extractor.weights_hash,
+                resize=extractor.resize,
+                resolution=_resolution(images),
+                key=key,
+            )
+            _write(asdict(statistics), file)
+            found.append(statistics)
+    return replace(found[0], name=name, spatial=found[1] if spatial else None)
+
+
+def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
+    """Features (N, D) of `images`, uint8 (N, 3, H, W), in their order, float32 on the CPU, of this process alone.
+
+    With `keep`, for real images, they are extracted once, then read from the cache. A damaged cache file is named in
+    the log and made again.
+    """
+
+    def made() -> Tensor:
+        what = f"{extractor.name} features of {len(images)} images"
+        return torch.cat([batch.cpu() for batch in _extract(images, extractor, None, what, None, progress)])
+
+    if not keep:
+        return made()
+    file = cache_dir("features") / f"{reference_key(images, extractor)}.pt"
+    features = _read(file, itemgetter("features"))
+    if features is None:
+        features = made()
+        _write({"features": features}, file)
+    return features
+
+
+def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bool:
+    """True where one of the metrics takes spatial features, and the extractor has them."""
+    return extractor.num_spatial > 0 and any(map(_spatial, metrics))
+
+
+def _spatial(metric: Factory) -> bool:
+    """True for a class, or a `functools.partial` of it, that takes spatial features."""
+    return getattr(getattr(metric, "func", metric), "needs_spatial", False)
 
 
 def score(
@@ -143,7 +187,8 @@ def score(
     reference's; ValueError for a reference made by another extractor, and for fewer images than `n`.
     """
     _check(extractor, reference)
-    features = extract(images, extractor, n, batch_size, progress, reference.resolution)
+    spatial = reference.spatial is not None and wants_spatial(metrics, extractor)
+    features = extract(images, extractor, n, batch_size, progress, reference.resolution, spatial)
     return score_features(features, extractor, reference, seed, metrics, level)
 
 
@@ -154,13 +199,17 @@ def extract(
     batch_size: int | None = None,
     progress: bool = True,
     resolution: str | None = None,
+    spatial: bool = False,
 ) -> Tensor:
     """Features (N, D) of `images` as `score` takes them, of all processes, float32 on the CPU.
 
+    With `spatial` (N, D + S), the spatial features last.
+
     Memory of the device does not grow with N; that of the CPU by 4 D bytes an image.
     """
-    batches = _extract(images, extractor, n, "Scoring", batch_size, progress, resolution)
-    features = torch.cat([torch.empty(0, extractor.num_features), *(batch.cpu() for batch in batches)])
+    batches = _extract(images, extractor, n, "Scoring", batch_size, progress, resolution, spatial)
+    width = extractor.num_features + spatial * extractor.num_spatial
+    features = torch.cat([torch.empty(0, width), *(batch.cpu() for batch in batches)])
     if distributed.is_available() and distributed.is_initialized():
         parts = gather_all_tensors(features.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
         features = torch.cat([part.cpu() for part in parts])
@@ -175,21 +224,27 @@ def score_features(
     metrics: Sequence[Factory] = DISTANCES,
     level: float = 0.95,
 ) -> dict[str, Score]:
-    """`score` of features (N, D) that the extractor gave.
+    """`score` of features (N, D), or (N, D + S) with the spatial ones, that the extractor gave.
 
-    A metric that these features can't have (no logits, or too few images for it) is left out, which the log says.
+    A metric that these features can't have (no logits, no spatial ones, or too few images for it) is left out, which
+    the log says. UserError where none is left.
     """
     _check(extractor, reference)
     if len(features) < 4:
         raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least 4")
     found = {}
+    plain, maps = features.tensor_split([extractor.num_features], dim=1)
     for factory in metrics:
-        metric = factory(reference, seed=seed, head=extractor.logits)
+        x, against = (maps, reference.spatial) if _spatial(factory) else (plain, reference)
+        if against is None or not x.shape[1]:
+            _warn_once(f"sFID: left out, {extractor.name} features have no spatial ones; features=inception has")
+            continue
+        metric = factory(against, seed=seed, head=extractor.logits)
         if metric.needs_logits and not extractor.has_logits:
             log.info("%s: left out, %s features have no classes", type(metric).__name__, extractor.name)
             continue
         try:
-            estimates = metric.measure(features)
+            estimates = metric.measure(x)
         except TooFew as error:
             _warn_once(f"{type(metric).__name__}: left out ({error})")
             continue
@@ -214,20 +269,28 @@ def score_features(
                 reference_key=reference.key,
                 reference_n=reference.n,
             )
+    if metrics and not found:
+        raise UserError(f"none of the metrics chosen can be had of {len(features)} images' {extractor.name} features")
     return found
 
 
 def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
-    """Real `features` (N, D) and the reference's, mixed and divided at random into N and a reference of as many as was.
+    """Real `features` and the reference's, mixed and divided at random into N and a reference of as many as was.
 
     The score of the one by the other is the floor at N: what two sets of real images have that differ by chance alone.
-    The reference keeps its name and key, which say what the score stands beside.
+    The reference keeps its name and key, which say what the score stands beside. Spatial features, which `features`
+    (N, D + S) and the reference may have, are divided likewise.
     """
+    features, maps = features.tensor_split([len(reference.mean)], dim=1)
     both = torch.cat([pool(features), reference.features])
     both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
     n = len(both) - len(reference.features)
     mean, cov = moments(both[n:])
-    return both[:n], replace(reference, mean=mean, cov=cov, features=both[n:], n=len(reference.features))
+    rest = replace(reference, mean=mean, cov=cov, features=both[n:], n=len(reference.features))
+    if reference.spatial is None or not maps.shape[1]:
+        return both[:n], rest
+    maps, spatial = divide(maps, reference.spatial, seed)
+    return torch.cat([both[:n], maps], dim=1), replace(rest, spatial=spatial)
 
 
 @cache
@@ -269,8 +332,9 @@ def _extract(
     batch_size: int | None,
     progress: bool,
     resolution: str | None = None,
+    spatial: bool = False,
 ) -> Iterator[Tensor]:
-    """Features (b, D) of the first `n` images, in batches, under a progress bar."""
+    """Features (b, D), or (b, D + S), of the first `n` images, in batches, under a progress bar."""
     if isinstance(images, Tensor):
         n = len(images) if n is None else n
         images = [images]
@@ -285,7 +349,7 @@ def _extract(
                 raise UserError(f"images of {found} pixels to score; the reference has {resolution}: resize them alike")
             for batch in arrived.split(batch_size):
                 if len(batch):
-                    yield extractor(batch)
+                    yield extractor(batch, spatial)
                 seen += len(batch)
                 bar.update(task, completed=seen)
             if seen == n:
@@ -298,24 +362,23 @@ def _tensors(fields: dict[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
 
 
-def _read(file: Path) -> ReferenceStatistics | None:
-    """The statistics in `file`; None where there is none, or a damaged one, which is named."""
+def _read(file: Path, make: Callable[[dict[str, Any]], Kept]) -> Kept | None:
+    """What `make` gives of the fields in a cache file; None where there is none, or a damaged one, which is named."""
     try:
         fields = torch.load(file, map_location="cpu", weights_only=True)
         if fields.pop("checksum") != digest(_tensors(fields)):
             raise ValueError("its checksum does not fit")
-        return ReferenceStatistics(**fields)
+        return make(fields)
     except FileNotFoundError:
         return None
     except Exception as error:  # what a damaged file raises is anything from EOFError to UnpicklingError
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        log.warning("reference statistics %s are damaged (%s) and are computed again", file, reason)
+        log.warning("%s %s are damaged (%s) and are computed again", KEPT[file.parent.name], file, reason)
         return None
 
 
-def _write(statistics: ReferenceStatistics, file: Path) -> None:
+def _write(fields: dict[str, Any], file: Path) -> None:
     """Beside its place, to the disk, then renamed: a reader finds all of it or nothing."""
-    fields = asdict(statistics)
     try:
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
             try:
@@ -327,4 +390,5 @@ def _write(statistics: ReferenceStatistics, file: Path) -> None:
                 Path(temporary.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        log.warning("reference statistics not kept in %s (%s): they are computed again next time", file, error)
+        what = KEPT[file.parent.name]
+        log.warning("%s not kept in %s (%s): they are computed again next time", what, file, error)

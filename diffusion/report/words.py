@@ -54,7 +54,7 @@ def comparable(record: Record) -> str:
 
 
 HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "vendi")
-LOWER = ("fid", "fd_", "kid", "cmmd", "sfid", "copies", "bits")
+LOWER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
 
 
 def higher_is_better(record: Record) -> bool | None:

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.console import console, track
+from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.metric.copies import Embed, audit, miniature
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.score import features_of
 from diffusion.report import style
 from diffusion.report.copies import pairs
 from diffusion.training.provenance import code_version
@@ -36,7 +37,7 @@ def audit_samples(
 
     Args:
         kinds: distances by which an image may be a copy: `pixels` (seconds), `features` (the extractor's time for all
-            training images).
+            training and held-out images, once; then they lie in the cache).
         protocol: what else the record carries.
     """
     check(kinds)
@@ -47,7 +48,8 @@ def audit_samples(
     if "pixels" in kinds:
         embeddings["pixels"] = miniature
     if "features" in kinds:
-        embeddings[extractor.name] = lambda batch: features(batch, extractor)
+        real = (train.images, held_out.images, held_out.images.flip(-1))
+        embeddings[extractor.name] = lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real))
     found = audit(images, train.images, held_out.images, embeddings)
     closest = found.closest(SHOWN)
     near = [found.nearest[name] for _, name in closest]
@@ -85,14 +87,6 @@ def audit_samples(
     }  # fmt: skip
     console.print(sentence(record))
     return [record]
-
-
-def features(images: Tensor, extractor: FeatureExtractor) -> Tensor:
-    """Features (N, D) on the CPU, under a progress bar."""
-    size = 128 if extractor.device.type == "cuda" else 16
-    batches = images.split(size)
-    bar = track(batches, f"{extractor.name} features of {len(images)} images", len(batches), "batch")
-    return torch.cat([extractor(batch).cpu() for batch in bar])
 
 
 def sentence(record: Mapping[str, Any]) -> str:

@@ -85,13 +85,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if (cfg.ckpt is None) == (cfg.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
     check(cfg.audit)
-    extractor = make(cfg.features, "features").to(device)
+    extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
         if cfg.split == "test":
             LooksAtTest.beside(restored.path).warn()
         data = reference_data(cfg.get("data") or restored.config["data"])
-        against = scoring.reference(data, cfg.split, extractor)
+        against = scoring.reference(data, cfg.split, extractor, metrics)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
@@ -107,10 +107,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         }
     else:
         data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
-        against = scoring.reference(data, cfg.split, extractor)
+        against = scoring.reference(data, cfg.split, extractor, metrics)
         images = folder_images(cfg.images, data.resolution, cfg.n)
         what = {"what": "images", "folder": str(cfg.images)}
-    metrics = scoring.chosen(cfg.metrics)
     new = scoring.score_samples(images, extractor, against, metrics=metrics, **what)
     new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against, metrics)
     say_scores(new)

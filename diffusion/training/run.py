@@ -205,11 +205,11 @@ def finish(
     if extractor is None:
         return
     extractor.to(device)
-    against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor)
+    metrics = scoring.chosen(cfg.metrics)
+    against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor, metrics)
     plain = protocol_of(cfg)
     last = folder / "checkpoints" / "last.ckpt"
     common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
-    metrics = scoring.chosen(cfg.metrics)
     new = scoring.score_samples(
         images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
     )

@@ -25,17 +25,21 @@ from diffusion.metric.score import (
     reference_statistics,
     score,
     score_features,
+    wants_spatial,
 )
 from diffusion.training.provenance import code_version
 
 Record = dict[str, Any]
 
 
-def reference(data: ImageData, split: str, extractor: FeatureExtractor) -> ReferenceStatistics:
-    """The statistics of one split of the data."""
+def reference(
+    data: ImageData, split: str, extractor: FeatureExtractor, metrics: Sequence[Factory] = DISTANCES
+) -> ReferenceStatistics:
+    """The statistics of one split of the data, as `metrics` need them."""
     if split not in data.splits:
         raise UserError(f"split={split}: the data has {', '.join(data.splits)}")
-    return reference_statistics(data.splits[split].images, extractor, name=split)
+    spatial = wants_spatial(metrics, extractor)
+    return reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
 
 
 def chosen(metrics: Mapping[str, Any]) -> list[Factory]:
@@ -85,7 +89,7 @@ def yardsticks(
 
     @cache
     def real() -> Tensor:
-        return extract(draw(data.splits["train"].images, n), extractor)
+        return extract(draw(data.splits["train"].images, n), extractor, spatial=against.spatial is not None)
 
     def floor() -> dict[str, Score]:
         features, mixed = divide(real(), against)

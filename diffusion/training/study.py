@@ -43,8 +43,9 @@ def study(cfg: DictConfig, folder: Path) -> None:
     found = settings(cfg.samplers, cfg.nfe, restored.denoiser.schedule)
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])
-    against = scoring.reference(data, cfg.split, extractor)
-    denoiser, shape, metrics = restored.denoiser.to(device), shape_of(restored), scoring.chosen(cfg.metrics)
+    metrics = scoring.chosen(cfg.metrics)
+    against = scoring.reference(data, cfg.split, extractor, metrics)
+    denoiser, shape = restored.denoiser.to(device), shape_of(restored)
     batch = min(cfg.n, cfg.batch_size)
     each = seconds_per_evaluation(denoiser, shape, batch, device) * cfg.n / batch
     total = sum(setting.nfe for setting in found)

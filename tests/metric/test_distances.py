@@ -260,6 +260,36 @@ def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
         FrechetInfinity(reference).measure(x[:19])
 
 
+def test_the_extrapolation_is_exact_where_the_bias_is_b_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distance of exactly d + b/N at every N has the intercept d, whatever the slope and the number of points."""
+    d, b = 3.25, 170.0
+    monkeypatch.setattr(
+        "diffusion.metric.distances.frechet", lambda x, _: (d + b / len(x), torch.zeros(len(x)).double())
+    )
+    x = features(200, 1)
+    for points in (3, 15):
+        found = FrechetInfinity(Reference.of(x), points=points).measure(x)["fd_infinity"]
+        assert found.value == pytest.approx(d, abs=1e-9)
+        assert found.error == 0
+
+
+@pytest.mark.parametrize("points", [5, 15])
+def test_the_error_of_the_extrapolation_is_the_regressions(points: int) -> None:
+    """Far from the reference d² is linear in the mean, with d²'s error 2 |μ1 − μ2| s/√N at every N.
+
+    Means over random subsets of N_j and N_k of the n samples covary as one over n, and over min(N_j, N_k) for j = k. So
+    of the intercept Σ_j a_j d²_{N_j} the variance is 4 |μ1 − μ2|² s² (1/n + Σ_j a_j² (1/N_j − 1/n)).
+    """
+    n, away, s = 4000, 1e4, 3.0
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * s
+    reference = Reference(torch.tensor([away, 0.0]).double(), torch.eye(2).double(), x[:4].float(), 10**9)
+    sizes = np.linspace(n / 2, n, points).round()
+    a = np.linalg.pinv(np.stack([np.ones(points), 1 / sizes], axis=1))[0]  # least squares' intercept
+    expected = 2 * away * float(x[:, 0].std()) * math.sqrt(1 / n + (a**2 * (1 / sizes - 1 / n)).sum())
+    found = FrechetInfinity(reference, points=points).measure(x)["fd_infinity"].error
+    assert found == pytest.approx(expected, rel=0.05)
+
+
 def cmmd(x: Tensor, y: Tensor, **kwargs) -> float:
     return CMMD(Reference.of(y), **kwargs).measure(x)["cmmd"].value
 

@@ -126,6 +126,38 @@ def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, 
     )
 
 
+def test_inceptions_spatial_features_are_those_of_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
+    """`mixed_6/conv` of TensorFlow's graph, which is Mixed_6d's first branch after its ReLU, out of the same pass."""
+    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
+    extractor, passes = Inception(inception_file), []
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    plain = extractor(images)
+    extractor.net.register_forward_hook(lambda *_: passes.append(1))
+    entered: list[Tensor] = []
+    extractor.net.Mixed_6d.register_forward_hook(lambda _layer, inputs, _made: entered.append(inputs[0]))
+    both = extractor(images, spatial=True)
+    assert len(passes) == 1
+    assert both.shape == (2, 2048 + 2023)
+    assert torch.equal(both[:, :2048], plain)
+    branch = extractor.net.Mixed_6d.branch1x1
+    expected = branch.bn(branch.conv(entered[0])).relu()[:, :7]
+    assert torch.equal(both[:, 2048:], expected.flatten(1))
+    assert (expected == 0).any()
+    assert extractor.named("sfd") == "sfid"
+    assert torch.equal(extractor(images), plain)  # and no hook stays
+
+
+def test_lite0_has_spatial_features_of_its_own(lite0: Lite0) -> None:
+    images = torch.cat([photograph("beam", 64), photograph("mont-saint-michel", 64)])
+    both = lite0(images, spatial=True)
+    assert both.shape == (2, 1280 + 14 * 14 * 7)
+    torch.testing.assert_close(both[:, :1280], lite0(images))
+    assert lite0.named("sfd") == "sfd_lite0"
+    mirrored = lite0(images.flip(-1), spatial=True)[:, 1280:].reshape(2, 7, 14, 14)
+    maps = both[:, 1280:].reshape(2, 7, 14, 14)
+    assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # they see where things are
+
+
 def test_inception_is_found_where_torch_fidelity_keeps_it(offline: Path, inception_file: Path) -> None:
     offline.parent.mkdir(parents=True)
     offline.symlink_to(inception_file)

@@ -3,15 +3,18 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import score as module
-from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance
+from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
@@ -103,6 +106,70 @@ def test_the_floor_is_what_chance_makes(projection: Projection, photographs: Ten
     assert torch.equal(both.sum(dim=1).sort().values, again.sum(dim=1).sort().values)  # each image once
     assert torch.equal(divide(other, reference, seed=1)[0], features)
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
+
+
+@pytest.fixture
+def mapped(projection: Projection) -> FeatureExtractor:
+    """A projection with spatial features: a thumbnail of 2×2 pixels."""
+
+    class Mapped(projection):  # type: ignore[misc, valid-type]
+        num_spatial = 12
+
+        def with_spatial(self, images: Tensor) -> Tensor:
+            thumbnail = torch.nn.functional.adaptive_avg_pool2d(images / 255, 2).flatten(1)
+            return torch.cat([self.features(images), thumbnail], dim=1)
+
+    return Mapped()
+
+
+def test_spatial_features_come_out_of_the_same_pass_and_equal_numpy(
+    mapped: FeatureExtractor, photographs: Tensor, cache: Path
+) -> None:
+    extractor, seen = mapped, []
+    metrics = (FrechetDistance, partial(SpatialFrechetDistance))
+    images, real = photographs[100:160], photographs[:100]
+    alone = score(images, extractor, reference_statistics(real, extractor, progress=False), progress=False)
+    extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    reference = reference_statistics(real, extractor, progress=False, spatial=True)
+    assert sum(seen) == 100
+    found = score(images, extractor, reference, progress=False, metrics=metrics)
+    assert sum(seen) == 160
+    assert list(found) == ["fd_projection", "sfd_projection"]
+    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is the same, too
+    x, y = (extractor.with_spatial(z)[:, 24:].double().numpy() for z in (images, real))
+    (m1, c1), (m2, c2) = ((z.mean(axis=0), np.cov(z.T)) for z in (x, y))
+    expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
+    assert found["sfd_projection"].value == pytest.approx(expected, rel=1e-4)  # features are float32
+    seen.clear()
+    assert reference_statistics(real, extractor, progress=False, spatial=True) is not None
+    assert reference_statistics(real, extractor, progress=False).spatial is None
+    assert not seen
+    assert sorted(os.listdir(cache)) == sorted([f"{reference.key}.pt", f"{reference.key}-spatial.pt"])
+    features = extract(images, extractor, progress=False, spatial=True)
+    mine, mixed = divide(features, reference, seed=1)
+    assert torch.equal(mine[:, :24], divide(features[:, :24], reference, seed=1)[0])
+    assert reference.spatial is not None
+    assert mixed.spatial is not None
+    both = torch.cat([mine[:, 24:], mixed.spatial.features])
+    own = torch.cat([features[:, 24:], reference.spatial.features])
+    assert torch.equal(both.sum(dim=1).sort().values, own.sum(dim=1).sort().values)
+    assert score_features(mine, extractor, mixed, metrics=metrics)["sfd_projection"].n == 60
+
+
+def test_an_extractor_without_spatial_features_says_so_in_one_line(
+    projection: Projection, photographs: Tensor, caplog
+) -> None:
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    assert not module.wants_spatial((SpatialFrechetDistance,), extractor)
+    with pytest.raises(UserError, match=r"features=projection: no spatial features .* use features=inception or lite0"):
+        reference_statistics(photographs[:100], extractor, progress=False, spatial=True)
+    metrics = (SpatialFrechetDistance, FrechetDistance)
+    with caplog.at_level(logging.WARNING):
+        assert list(score(photographs[:50], extractor, reference, progress=False, metrics=metrics)) == ["fd_projection"]
+    assert "sFID: left out, projection features have no spatial ones; features=inception has" in caplog.text
+    with pytest.raises(UserError, match="none of the metrics chosen can be had"):
+        score(photographs[:50], extractor, reference, progress=False, metrics=metrics[:1])
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:

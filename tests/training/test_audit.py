@@ -59,6 +59,36 @@ def test_copies_are_recorded_with_their_protocol_and_shown(
     assert "look at the figure" in capsys.readouterr().out
 
 
+def test_real_images_are_embedded_once_and_again_when_one_changes(
+    data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    extractor, seen = Corners(), []
+    extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+
+    def audited(samples: torch.Tensor) -> int:
+        seen.clear()
+        (record,) = audit_samples(samples, data, ["features"], extractor, tmp_path)
+        found.append((record["value"], record["thresholds"]))
+        return sum(seen)
+
+    found: list[tuple[float, dict[str, float]]] = []
+    train, val = data.splits["train"], data.splits["val"]
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # held-out images and samples mirrored, too
+    assert audited(val.images[:7]) == 2 * 7
+    assert found[0] == found[1]
+    train.images[3, 0, 0, 0] ^= 1
+    try:
+        assert audited(val.images[:7]) == 40 + 2 * 7
+    finally:
+        train.images[3, 0, 0, 0] ^= 1
+    assert audited(val.images[:9]) == 2 * 9
+    for file in (tmp_path / "cache/features").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # damaged: made again
+    assert found[-1] == found[0]
+
+
 def test_the_sentence_accuses_only_beyond_chance() -> None:
     record = {"flagged": 2, "n": 200, "value": 0.01, "low": 0.001, "high": 0.036, "rate": 0.01}
     assert "no sign of copying" in sentence(record)
