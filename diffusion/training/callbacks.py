@@ -31,6 +31,7 @@ from diffusion.status import BEAT, process
 from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
+from diffusion.training.provenance import LooksAtTest
 from diffusion.training.scoring import append, score_samples
 from diffusion.training.signals import poll
 
@@ -198,7 +199,10 @@ class SampleGrid(Callback):
 
 
 class ScoreSamples(Callback):
-    """Every N epochs, the distances of `n` samples to the reference; logged, and added to scores.json."""
+    """Every N epochs, the distances of `n` samples to the reference; logged, and added to scores.json.
+
+    Against the test split every one of them is a look at it, which is said at the start and noted in test.json.
+    """
 
     def __init__(
         self,
@@ -214,6 +218,14 @@ class ScoreSamples(Callback):
     ):
         self.sampler, self.n, self.every, self.shape, self.seed = sampler, n, every_n_epochs, shape, seed
         self.folder, self.extractor, self.against, self.protocol = folder, extractor, against, protocol
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Warn of looking at the test split."""
+        if self.against.name == "test" and trainer.is_global_zero:
+            console.print(
+                "warning: score.every_n_epochs with score.split=test scores the test split again and again: of several "
+                "test scores only the first is honest; use score.split=val, and test once, when the choices are made"
+            )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sample with the averaged weights and score."""
@@ -232,6 +244,7 @@ class ScoreSamples(Callback):
         if not trainer.is_global_zero:
             return
         append(self.folder, new)
+        LooksAtTest(self.folder).add(new)
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, trainer.global_step)
 

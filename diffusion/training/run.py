@@ -205,7 +205,9 @@ def finish(
     if extractor is None:
         return
     extractor.to(device)
-    metrics = scoring.chosen(cfg.metrics)
+    metrics, looks = scoring.chosen(cfg.metrics), LooksAtTest(folder)
+    if cfg.score.split == "test":
+        looks.warn()
     against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor, metrics)
     plain = protocol_of(cfg)
     last = folder / "checkpoints" / "last.ckpt"
@@ -225,7 +227,7 @@ def finish(
         raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
     scoring.append(folder, new)
-    LooksAtTest(folder).add(new)
+    looks.add(new)
     for logger in trainer.loggers:
         logger.log_metrics(
             {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step

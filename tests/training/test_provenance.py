@@ -46,6 +46,17 @@ def test_a_second_look_at_test_is_warned_of_and_both_are_recorded(command, tiny,
     assert looks[0]["code"].startswith(diffusion.__version__)
 
 
+def test_scoring_test_while_training_is_warned_of_and_every_look_recorded(command, tiny, tmp_path: Path) -> None:
+    score = ["score.n=4", "score.every_n_epochs=1", "score.yardsticks=[]", "features=lite0", "sampler.steps=2"]
+    status, out, err = command("train", [*tiny, *score, "score.split=test", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    assert "warning: score.every_n_epochs with score.split=test" in out
+    assert "2 times so far; of several test scores only the first is honest" in out
+    looks = json.loads((tmp_path / "run/test.json").read_text())
+    assert [(entry["look"], entry["step"]) for entry in looks] == [(1, 6), (2, 12), (3, 12)]
+    assert all(entry["scores"]["fd_lite0"] > 0 for entry in looks)
+
+
 def test_a_record_that_is_damaged_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text("{")
     with pytest.raises(UserError, match=r"test.json: not readable"):
