@@ -47,7 +47,7 @@ TINY = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(photos: Path) -> list[str]:
     """Overrides that make a run of seconds: 24 training images of 8×8, a network of a few thousand weights."""
     return [*TINY, f"data.root={photos}"]

@@ -1,8 +1,9 @@
-"""Figures of the proofs, printed at the end: `figure("kills survived", "200 of 200")`."""
+"""Figures of the proofs, printed at the end: `figure("kills survived", "200 of 200")`; and runs that are quick."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 FIGURES = pytest.StashKey[dict[str, str]]()
 Figure = Callable[[str, object], None]
@@ -13,6 +14,19 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     """Note one line of the summary."""
     noted = request.config.stash.setdefault(FIGURES, {})
     return lambda what, value: noted.update({what: str(value)})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this process and in those forked from it: no figures are drawn after a run, which takes as long as the run.
+
+    And one thread: more only get in each other's way with networks of this size, and forks inherit none of them.
+    """
+    monkeypatch.setattr("diffusion.training.run.write_report", lambda *_: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -33,7 +33,6 @@ def digest(value: Tensor) -> str:
 
 def traced(folder: Path, overrides: list[str]) -> None:
     """Train in this process; trace.pt has the bits of everything that each batch was made of and gave."""
-    torch.set_num_threads(1)
     trace: list[dict[str, Any]] = []
     step, normal, uniform = Diffusion.training_step, Streams.normal, Streams.uniform
     inside = False

@@ -5,6 +5,7 @@ Damage that a format can't notice (a bit of the pixels of a JPEG or a BMP) is no
 
 import io
 import os
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -76,10 +77,13 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         ("empty.png", b"", "not an image"),
         ("text.png", b"hello", "not an image"),
         ("page.jpg", b"<html><body>404</body></html>", "not an image"),
-        ("bomb.png", bomb(50_000), "pixels"),
+        ("bomb.png", bomb(50_000), "too many pixels"),
         ("small bomb.png", bomb(13_000), "13000x13000 pixels"),  # of which Pillow only warns
         ("1x1.png", encoded(Image.new("RGB", (1, 1)), "PNG"), "smaller"),
         ("1x10000.png", encoded(Image.new("RGB", (1, 10_000)), "PNG"), "smaller"),
+        ("program.eps", encoded(rgb(), "EPS"), "not an image"),  # reading one would run a program
+        ("dark.tiff", encoded(Image.fromarray(np.linspace(-9, 9, 64, dtype=np.float32).reshape(8, 8)), "TIFF"), "-9"),
+        (".hidden.png", encoded(rgb(), "PNG"), "hidden"),
     ]:
         (root / name).write_bytes(content)
         refused[name] = reason
@@ -97,6 +101,10 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         exif[ExifTags.Base.Orientation] = orientation
         (root / f"exif{orientation}.png").write_bytes(encoded(image, "PNG", exif=exif))
         used[f"exif{orientation}.png"] = upright(np.asarray(image))
+
+    image = rgb()
+    (root / "broken exif.png").write_bytes(encoded(image, "PNG", exif=b"Exif\0\0MM\0*\xff"))
+    used["broken exif.png"] = np.asarray(image)
 
     def mode(name: str, content: bytes, right: np.ndarray) -> None:
         (root / name).write_bytes(content)
@@ -136,12 +144,14 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
     used["escape.png"] = np.asarray(image)  # a link to a file is that file, wherever it lies
     (root / "escape").symlink_to(outside, target_is_directory=True)
     (root / "loop.png").symlink_to(root / "loop.png")
+    os.mknod(root / "socket.png", 0o600 | stat.S_IFSOCK)
     (root / "the good one again.png").write_bytes((root / "good0.png").read_bytes())
     rgb().save(root / "locked.png")
     os.chmod(root / "locked.png", 0)
     refused |= {
         "escape": "a link to a folder",
         "loop.png": "can't be read",
+        "socket.png": "not a regular file",
         "the good one again.png": "the same bytes as",
     }
     if os.geteuid() == 0:  # to whom nothing is locked

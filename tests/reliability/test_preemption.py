@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -42,13 +43,10 @@ def forked(log: Path, overrides: list[str], prepare: Callable[[], None] = lambda
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        torch.set_num_threads(1)
         from hydra.core.global_hydra import GlobalHydra
 
         import diffusion.train
-        import diffusion.training.run
 
-        diffusion.training.run.write_report = lambda *_: None
         GlobalHydra.instance().clear()
         sys.argv = ["diffusion.train", *overrides]
         prepare()
@@ -125,51 +123,88 @@ def same(a, b) -> bool:
 
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
-PLACES = [
-    ("step", 4, (TERM,)), ("step", 6, (TERM,)), ("step", 9, (INT,)), ("step", 13, (TERM, TERM)),
-    ("validation", 1, (TERM,)), ("validation", 6, (INT, INT)), ("swap", 1, (TERM,)), ("swap", 4, (TERM, TERM)),
-    ("saving", 9, (TERM,)), ("saving", 90, (TERM, INT)), ("renaming", 9, (INT,)),
-    ("sampling", 2, (TERM,)), ("sampling", 7, (INT, TERM)),
-]  # fmt: skip
+PLACES = {
+    f"{place} {call}, {' '.join(number.name for number in numbers)}": (place, call, numbers)
+    for place, call, numbers in [
+        ("step", 4, (TERM,)), ("step", 6, (TERM,)), ("step", 9, (INT,)), ("step", 13, (TERM, TERM)),
+        ("validation", 1, (TERM,)), ("validation", 6, (INT, INT)), ("swap", 1, (TERM,)), ("swap", 4, (TERM, TERM)),
+        ("saving", 9, (TERM,)), ("saving", 90, (TERM, INT)), ("renaming", 9, (INT,)),
+        ("sampling", 2, (TERM,)), ("sampling", 7, (INT, TERM)),
+    ]
+}  # fmt: skip
 
 
-def test_t4_preemption(tiny, tmp_path, figure):
-    overrides = [*tiny, *RECIPE]
-    whole, log = tmp_path / "whole", tmp_path / "log"
+class Whole(NamedTuple):
+    """What a run that nobody stops leaves."""
+
+    duration: float
+    state: dict
+    curves: dict[tuple[int, str], str]
+    pictures: list[str]
+
+    @classmethod
+    def of(cls, folder: Path, duration: float = 0.0) -> "Whole":
+        return cls(duration, state(folder), curves(folder), sorted(p.name for p in (folder / "samples").iterdir()))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    log = folder / "log"
     began = time.monotonic()
-    assert ended(forked(log, [*overrides, f"hydra.run.dir={whole}"])) == 0, log.read_text()
-    duration = time.monotonic() - began
-    expected, lines = state(whole), curves(whole)
-    pictures = sorted(p.name for p in (whole / "samples").iterdir())
+    assert ended(forked(log, [*tiny, *RECIPE, f"hydra.run.dir={folder}/run"])) == 0, log.read_text()
+    return Whole.of(folder / "run", time.monotonic() - began)
+
+
+def goes_on(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -> int:
+    """The run goes on as one that was never stopped; the step at which it did."""
+    files = storage.newest_first(run / "checkpoints")
+    step = storage.load(files[0])["global_step"] if files else 0
+    assert ended(forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"])) == 0, (story, log.read_text())
+    resumed = Whole.of(run)
+    assert same(resumed.state, whole.state), (story, log.read_text())
+    assert resumed.curves == whole.curves, (story, log.read_text())
+    assert resumed.pictures == whole.pictures, (story, log.read_text())
+    return step
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_t4_told_at_a_place(tiny, whole, tmp_path, figure, where):
+    place, call, numbers = PLACES[where]
+    run, log = tmp_path / "run", tmp_path / "log"
+    pid = forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}"], at(place, call, numbers))
+    assert ended(pid) == 128 + numbers[0], log.read_text()
+    places.append(goes_on(tiny, run, log, whole, where))
+    figure("preemptions at a given place", f"{len(places)}, {len(places)} resumed bitwise (at steps {places})")
+
+
+places: list[int] = []
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def test_t4_told_at_twenty_random_times(tiny, whole, tmp_path, figure):
+    """From outside: in the first quarter before training begins, else after any of its steps, and a moment more."""
     random.seed(4)
-    times = [(random.uniform(0.05, 0.6) * duration, random.choice([(TERM,), (INT,), (TERM, TERM)])) for _ in range(7)]
-    steps = []
-    for k in range(len(PLACES) + len(times)):
-        folder = tmp_path / str(k) / "run"  # no run beside it, on which it might go on
-        run = [*overrides, f"hydra.run.dir={folder}"]
-        log = tmp_path / f"{k}.log"
-        if k < len(PLACES):
-            place, call, numbers = PLACES[k]
-            pid = forked(log, run, at(place, call, numbers))
-        else:
-            pause, numbers = times[k - len(PLACES)]
-            pid = forked(log, run)
-            while k % 3 and not (folder / "metrics.csv").exists():  # two of three strike when it trains
-                time.sleep(0.005)
-            time.sleep(pause)
-            for number in numbers:
-                os.kill(pid, number)
-        status = ended(pid)
-        story = f"{k}: {PLACES[k] if k < len(PLACES) else times[k - len(PLACES)]}\n{log.read_text()}"
-        assert status == 128 + numbers[0] or (k >= len(PLACES) and status == 0), story
-        files = storage.newest_first(folder / "checkpoints")
-        steps.append(storage.load(files[0])["global_step"] if files else 0)
-        assert ended(forked(log, [*run, "ckpt=auto"])) == 0, story + log.read_text()
-        assert same(state(folder), expected), story
-        assert curves(folder) == lines, story
-        assert sorted(p.name for p in (folder / "samples").iterdir()) == pictures, story
-    assert len(set(steps)) > 5, steps
-    figure("preemptions", f"{len(steps)}, {len(steps)} resumed bitwise (at steps {steps})")
+    steps, late = [], 0
+    for k in range(20):
+        after = 0 if k < 5 else random.randrange(1, 26)  # lines of metrics.csv, of 29
+        pause = random.uniform(0, 0.5 if k < 5 else 0.05) * whole.duration
+        numbers = random.choice([(TERM,), (INT,), (TERM, TERM), (INT, TERM)])
+        run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no run beside it, on which it might go on
+        pid = forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}"])
+        while lines(run / "metrics.csv") < after and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.002)
+        time.sleep(pause)
+        for number in numbers:
+            os.kill(pid, number)
+        status, story = ended(pid), f"{k}: {numbers} after line {after} and {pause:.3f} s"
+        assert status in (128 + numbers[0], 0), (story, log.read_text())
+        late += status == 0  # it was done
+        steps.append(goes_on(tiny, run, log, whole, story))
+    figure("preemptions at random times", f"20, of which {late} too late; 20 resumed bitwise (at steps {steps})")
 
 
 def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
