@@ -1,0 +1,38 @@
+"""T9, T10 under launchers with workers of their own: each job has its configuration, its folder, its processes.
+
+Needs the extra `sweep`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.reliability
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(tiny, tmp_path, launcher, figure):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason="needs the extra sweep")
+    overrides = ["-m", *tiny, "samples.n=0", "trainer.max_steps=3", "data.batch_size=2", "trainer.devices=2"]
+    overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
+    overrides += ["optimizer._target_=deaths.good,deaths.kill,deaths.other"]
+    command = [sys.executable, "-m", "diffusion.train", *overrides]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False)
+    assert done.returncode != 0
+    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]
+    assert sorted(path.parent.name for path in tmp_path.glob("outputs/sweep/*/run.json")) == ["0", "1", "2"]
+    for i, (name, state) in enumerate({"good": "complete", "kill": "failed", "other": "complete"}.items()):
+        folder = tmp_path / f"outputs/sweep/{i}"
+        record = json.loads((folder / "run.json").read_text())
+        assert record["state"] == state, done.stderr
+        assert record["devices"] == 2
+        assert record["total_steps"] == 3
+        assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"deaths.{name}"
+        assert (folder / "checkpoints/last.ckpt").is_file() is (state == "complete")
+    figure(f"{launcher}: jobs of two processes, one of three killed", "2 of 2 others complete")
