@@ -24,6 +24,7 @@ from scipy import stats
 from diffusion.console import console as standard
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
+from diffusion.report.settings import MISSING, differing, labels
 from diffusion.report.words import (
     Record,
     comparable,
@@ -34,7 +35,6 @@ from diffusion.report.words import (
     table,
 )
 
-MISSING = "—"
 LEVEL = 0.95
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 MEASURED = ("data", "schedule", "validation.draws")  # what two denoising errors must share to be ranked
@@ -138,14 +138,11 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     Raises UserError where scores of one metric were made under different protocols, naming what differs; with `mixed`
     they stand in columns of their own, ranked within each.
     """
-    from diffusion.report.sweep import differing, labels
-
     reasons = [unusable(run) for run in runs]
     used = [run for run, reason in zip(runs, reasons, strict=True) if reason is None]
     left_out = [(run, reason) for run, reason in zip(runs, reasons, strict=True) if reason is not None]
-    settings = {key: column for key, column in differing(used).items() if key.split(".")[0] not in IDLE}
-    seeds = [key for key in settings if key == "seed" or all(_follows_seed(run, key) for run in used)]
-    told = {key: column for key, column in settings.items() if key not in seeds}
+    settings = differing(used)
+    told = {key: column for key, column in settings.items() if key.split(".")[0] not in ("seed", *IDLE)}
     grouped: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(told, len(used)), strict=True)):
         own = {key: column[i] for key, column in told.items()}
@@ -168,14 +165,6 @@ def unusable(run: Run) -> str | None:
     return f"{state}: {run.info['reason']}" if run.info.get("reason") else state
 
 
-def _follows_seed(run: Run, key: str) -> bool:
-    """True where the setting is the run's seed under another name, as data.seed: ${seed} is."""
-    node: Any = run.config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return key.endswith(".seed") and node == run.config.get("seed")
-
-
 def _errors(rows: Sequence[Row], told: Mapping[str, Sequence[str]]) -> list[Column]:
     """Fill in the last denoising errors. They are ranked only between equal data, schedules and grids."""
     apart = [key for key in told if any(key == part or key.startswith(f"{part}.") for part in MEASURED)]
@@ -183,7 +172,11 @@ def _errors(rows: Sequence[Row], told: Mapping[str, Sequence[str]]) -> list[Colu
     for row in rows:
         for name in ERRORS:
             row.values[name] = [float(run.metrics[name].value[-1]) for run in row.runs if name in run.metrics]
-    why = f"; not ranked, because {', '.join(apart)} differ: another error is measured" if apart else ""
+    why = (
+        f"; not ranked, because {', '.join(apart)} differ{'s' * (len(apart) == 1)}: another error is measured"
+        if apart
+        else ""
+    )
     words = {
         "val/mse": f"val/mse: denoising MSE on validation images, EMA weights, at the end{why}",
         "fit/mse": "fit/mse: the same on as many training images; not ranked, since it falls with over-fitting too",

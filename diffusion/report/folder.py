@@ -57,6 +57,16 @@ class Run:
         return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
+    def choices(self) -> dict[str, str]:
+        """A group's place in the configuration -> the choice made there, as Hydra recorded it; {} without a record."""
+        path = self.folder / ".hydra/hydra.yaml"
+        node = _yaml(path) if path.is_file() else None
+        for part in ("hydra", "runtime", "choices"):
+            node = node.get(part) if isinstance(node, dict) else None
+        made = node if isinstance(node, dict) else {}
+        return {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
+
+    @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
         return _json(self.folder / "run.json", {})

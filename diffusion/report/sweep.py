@@ -18,9 +18,9 @@ from diffusion.console import console as standard
 from diffusion.console import duration
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
-from diffusion.report.words import comparable, describe, first_line, number, number_protocols, protocol_line, table
+from diffusion.report.settings import MISSING, differing, labels
+from diffusion.report.words import comparable, first_line, number, number_protocols, protocol_line, table
 
-MISSING = "—"
 RESULTS = ("val/mse", "fit/mse")
 
 
@@ -31,32 +31,6 @@ def jobs_of(folder: Path) -> list[Run]:
     inside = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
     order = [(tuple(int(digits) for digits in re.findall(r"\d+", path.name)), path.name, path) for path in inside]
     return [Run(path) for _, _, path in sorted(order)]
-
-
-def differing(jobs: list[Run]) -> dict[str, list[str]]:
-    """Config key -> its value in each job, for the keys in which the jobs that began differ.
-
-    Keys are dotted, a `_target_` is named by its group (`optimizer: AdamW`), and a job's own folder reads `.`, so that
-    paths into it are no difference.
-    """
-    flat = [_flatten(job.config, job.folder) for job in jobs]
-    keys = dict.fromkeys(key for settings in flat for key in settings)
-    told = [settings for settings, job in zip(flat, jobs, strict=True) if job.resolved] or flat
-    columns = {key: [settings.get(key, MISSING) for settings in flat] for key in keys}
-    return {key: column for key, column in columns.items() if len({s.get(key, MISSING) for s in told}) > 1}
-
-
-def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, str]:
-    if isinstance(node, Mapping) and node:
-        flat = {}
-        for key, value in node.items():
-            if key == "_target_":
-                flat[prefix or key] = str(value).rsplit(".", 1)[-1]
-            else:
-                flat |= _flatten(value, folder, f"{prefix}.{key}" if prefix else str(key))
-        return flat
-    own = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
-    return {prefix: own.sub(".", describe(node))} if prefix else {}
 
 
 def sweep_table(folder: str | Path, console: Console | None = standard) -> list[Path]:
@@ -70,7 +44,7 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
     jobs = jobs_of(folder)
     if not jobs:
         raise UserError(f"{folder}: no run in its sub-folders; expected the folder of a sweep, with jobs 0, 1, …")
-    settings = differing(jobs)
+    settings = {key: column for key, column in differing(jobs).items() if key != "name"}  # of a folder, no setting
     last = [{comparable(r): r for r in job.scores if r.get("what") == "samples"} for job in jobs]
     protocols = number_protocols(record for records in last for record in records.values())
     words = {key: next(records[key] for records in last if key in records) for key in protocols}
@@ -115,25 +89,6 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
         for part in in_parts(["settings", "job", *head[numeric.start :]], lines, console.width, styles):
             console.print(part)
     return [folder / "table.md", folder / "table.csv"]
-
-
-def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """`lr=0.001, schedule=cosine` for each of `count` entries of the columns: what it has, by the names' last parts.
-
-    What another setting brings along is left out: the offset that only the cosine schedule has, a data.seed that is the
-    seed. `all` where nothing is left.
-    """
-
-    def brought(key: str) -> bool:
-        part, column = key.rpartition(".")[2], settings[key]
-        with_choice = MISSING in column and any(key.startswith(f"{other}.") for other in settings)
-        return with_choice or (part != key and list(column) == list(settings.get(part, ())))
-
-    told = {key: column for key, column in settings.items() if not brought(key)}
-    last = [key.rpartition(".")[2] for key in told]
-    names = {key: key if last.count(short) > 1 else short for key, short in zip(told, last, strict=True)}
-    own = [[f"{names[key]}={column[i]}" for key, column in told.items() if column[i] != MISSING] for i in range(count)]
-    return [", ".join(words) or "all" for words in own]
 
 
 def in_parts(

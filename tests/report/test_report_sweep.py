@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from diffusion.errors import UserError
-from diffusion.report.sweep import SweepTable, in_parts, labels, sweep_table
+from diffusion.report.sweep import SweepTable, in_parts, sweep_table
 
 Make = Callable[..., Path]
 HEAD = ["job", "state", "optimizer.lr", "val/mse", "fit/mse", "fd_lite0", "kid_lite0", "seconds"]
@@ -41,18 +41,6 @@ def test_a_row_per_job_with_only_what_differs(tmp_path: Path, make_run: Make) ->
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "lr=0.0003" in printed
     assert "123.4" in printed
-
-
-def test_labels_say_what_tells_the_jobs_apart_and_no_more() -> None:
-    settings = {
-        "seed": ["0", "1"], "data.seed": ["0", "1"], "schedule": ["linear", "cosine"], "schedule.s": ["—", "0.008"],
-        "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"],
-    }  # fmt: skip
-    assert labels(settings, 2) == [
-        "seed=0, schedule=linear, optimizer.eps=1, sampler.eps=3",
-        "seed=1, schedule=cosine, optimizer.eps=2, sampler.eps=4",
-    ]
-    assert labels({}, 2) == ["all", "all"]
 
 
 def test_a_wide_table_comes_in_parts_none_wider_than_the_console() -> None:

@@ -1,0 +1,121 @@
+"""What tells runs apart: a column for a choice, its settings only where runs of that choice differ."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffusion.report.compare import compare
+from diffusion.report.folder import Run
+from diffusion.report.settings import differing, labels
+
+Make = Callable[..., Run]
+LINEAR = {"_target_": "diffusion.process.schedule.linear", "steps": 100, "first": 1e-4, "last": 0.02}
+COSINE = {"_target_": "diffusion.process.schedule.cosine", "steps": 100, "s": 0.008}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Make:
+    """`run(config, choices, overrides)`: a run's folder as Hydra and training leave it."""
+    made: list[Run] = []
+
+    def make(config: dict[str, Any], choices: dict[str, str] | None = None, overrides: tuple[str, ...] = ()) -> Run:
+        folder = tmp_path / str(len(made))
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra/overrides.yaml")
+        if choices is not None:
+            record = {"hydra": {"runtime": {"choices": {**choices, "hydra/launcher": "basic", "experiment": "x"}}}}
+            OmegaConf.save(OmegaConf.create(record), folder / ".hydra/hydra.yaml")
+        (folder / "run.json").write_text('{"state": "complete"}')
+        made.append(Run(folder))
+        return made[-1]
+
+    return make
+
+
+def test_a_choice_is_one_column_and_its_settings_none(run: Make) -> None:
+    runs = [
+        run({"seed": 0, "schedule": node}, {"schedule": name}) for node, name in ((LINEAR, "ddpm"), (COSINE, "adm"))
+    ]
+    assert differing(runs) == {"schedule": ["ddpm", "adm"]}
+    assert [row.label for row in compare(runs).rows] == ["schedule=ddpm", "schedule=adm"]
+
+
+def test_without_hydras_record_of_one_run_the_class_is_the_choice(run: Make) -> None:
+    runs = [run({"schedule": LINEAR}, {"schedule": "ddpm"}), run({"schedule": COSINE})]
+    assert differing(runs) == {"schedule": ["linear", "cosine"]}
+
+
+def test_a_setting_in_which_runs_of_one_choice_differ_is_shown(run: Make) -> None:
+    nodes = [(LINEAR, "linear"), (COSINE, "cosine"), (COSINE | {"s": 0.02}, "cosine")]
+    runs = [run({"schedule": node}, {"schedule": name}) for node, name in nodes]
+    settings = differing(runs)
+    assert settings == {"schedule": ["linear", "cosine", "cosine"], "schedule.s": ["—", "0.008", "0.02"]}
+    assert labels(settings, 3) == ["schedule=linear", "schedule=cosine, s=0.008", "schedule=cosine, s=0.02"]
+    same = [run({"schedule": node}, {"schedule": "cosine"}) for node, _ in nodes[1:]]
+    assert differing(same) == {"schedule.s": ["0.008", "0.02"]}
+
+
+def test_choices_of_one_class_are_told_apart_by_name(run: Make) -> None:
+    runs = [run({"schedule": COSINE | {"s": s}}, {"schedule": name}) for s, name in ((0.008, "adm"), (0.02, "own"))]
+    assert differing(runs) == {"schedule": ["adm", "own"]}
+
+
+def test_one_name_for_two_classes_is_not_believed(run: Make) -> None:
+    runs = [run({"schedule": node}, {"schedule": "mine"}) for node in (LINEAR, COSINE)]
+    assert differing(runs) == {"schedule": ["mine (linear)", "mine (cosine)"]}
+
+
+def test_what_was_given_by_hand_is_shown_beside_a_choice(run: Make) -> None:
+    sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
+    adam = {"_target_": "torch.optim.Adam", "lr": 0.001, "amsgrad": False}
+    choices = [{"optimizer": "sgd"}, {"optimizer": "adam"}]
+    implied = [run({"optimizer": node}, choice) for node, choice in zip((sgd, adam), choices, strict=True)]
+    assert differing(implied) == {"optimizer": ["sgd", "adam"]}
+    given = ("optimizer=sgd", "optimizer.lr=0.1")
+    chosen = [run({"optimizer": sgd}, choices[0], given), run({"optimizer": adam}, choices[1])]
+    assert differing(chosen) == {"optimizer": ["sgd", "adam"], "optimizer.lr": ["0.1", "0.001"]}
+
+
+def test_a_group_within_a_group_follows_the_outer_choice(run: Make) -> None:
+    def of(weighting: str, name: str) -> dict[str, Any]:
+        return {"objective": {"_target_": f"a.{name}", "weighting": {"_target_": f"b.{weighting}", "gamma": 5}}}
+
+    def choices(weighting: str, name: str) -> dict[str, str]:
+        return {"objective": name, "weighting@objective.weighting": weighting}
+
+    pairs = [("unit", "simple"), ("vlb", "hybrid")]
+    assert differing([run(of(*pair), choices(*pair)) for pair in pairs]) == {"objective": ["simple", "hybrid"]}
+    pairs = [("unit", "simple"), ("snr", "simple")]
+    runs = [run(of(*pair), choices(*pair)) for pair in pairs]
+    assert differing(runs) == {"objective.weighting": ["unit", "snr"]}
+
+
+def test_groups_without_a_class_and_empty_ones_have_their_choice(run: Make) -> None:
+    metrics = {"frechet": {"_target_": "a.Frechet"}}
+    full = {"metrics": metrics | {"vendi": {"_target_": "a.Vendi"}}, "ema": None}
+    runs = [
+        run({"metrics": metrics, "ema": {"_target_": "a.Warm", "decay": 0.9}}, {"metrics": "standard", "ema": "warm"}),
+        run(full, {"metrics": "full", "ema": "none"}),
+    ]
+    assert differing(runs) == {"metrics": ["standard", "full"], "ema": ["warm", "none"]}
+
+
+def test_what_follows_the_seed_is_no_setting_of_its_own(run: Make) -> None:
+    runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
+    assert differing(runs) == {"seed": ["0", "1"]}
+    fixed = [run({"seed": seed, "data": {"seed": own}}) for seed, own in ((0, 5), (1, 6))]
+    assert differing(fixed) == {"seed": ["0", "1"], "data.seed": ["5", "6"]}
+    assert len(compare(runs).rows) == 1
+    assert len(compare(fixed).rows) == 2
+
+
+def test_labels_say_what_tells_the_jobs_apart_and_no_more() -> None:
+    settings = {"seed": ["0", "1"], "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"], "schedule.s": ["—", "5"]}
+    assert labels(settings, 2) == [
+        "seed=0, optimizer.eps=1, sampler.eps=3", "seed=1, optimizer.eps=2, sampler.eps=4, s=5",
+    ]  # fmt: skip
+    assert labels({}, 2) == ["all", "all"]
