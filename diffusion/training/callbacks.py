@@ -33,7 +33,7 @@ from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
 from diffusion.training.provenance import LooksAtTest
 from diffusion.training.scoring import append, score_samples
-from diffusion.training.signals import poll
+from diffusion.training.signals import poll, together
 
 WARM_UP = 5  # steps before the forecast's clock starts
 TIMED = 20  # steps that it times
@@ -188,14 +188,17 @@ class SampleGrid(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sample with the averaged weights."""
         assert isinstance(pl_module, Diffusion)
-        if trainer.is_global_zero and (trainer.current_epoch + 1) % self.every == 0:
-            with averaged_weights(trainer, pl_module):
-                images = generate(
-                    pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll
-                )
-            picture = grid(images)
-            path = save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
-            log_image(trainer, "samples", picture, path)
+        if (trainer.current_epoch + 1) % self.every:
+            return
+        with together(trainer):
+            if trainer.is_global_zero:
+                with averaged_weights(trainer, pl_module):
+                    images = generate(
+                        pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll
+                    )
+                picture = grid(images)
+                path = save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
+                log_image(trainer, "samples", picture, path)
 
 
 class ScoreSamples(Callback):
@@ -233,7 +236,7 @@ class ScoreSamples(Callback):
         if (trainer.current_epoch + 1) % self.every:
             return
         share = trainer.global_rank, trainer.world_size
-        with averaged_weights(trainer, pl_module):
+        with together(trainer), averaged_weights(trainer, pl_module):
             images = generate(
                 pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll,
                 share=share,
@@ -245,6 +248,7 @@ class ScoreSamples(Callback):
             return
         append(self.folder, new)
         LooksAtTest(self.folder).add(new)
+        last = trainer.global_step - 1  # loggers count from 0: beside the loss and the validation of the last step
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, trainer.global_step)
 

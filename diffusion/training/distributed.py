@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
@@ -29,6 +30,7 @@ from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 
 SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TOLD = (128 + SIGTERM, 128 + SIGINT)  # the status of a process that was told to end, as this one is then too
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 
@@ -92,9 +94,10 @@ class Followers:
             dead = [p for p in self.processes if p.poll()]
             if dead:
                 if not self.ended.wait(GRACE):
-                    print(f"error: process {dead[0].pid} of the run ended with {dead[0].returncode}", file=sys.stderr)
+                    status = dead[0].returncode
+                    print(f"error: process {dead[0].pid} of the run ended with {status}", file=sys.stderr)
                     self.kill()
-                    os._exit(1)
+                    os._exit(status if status in TOLD else 1)
                 return
 
     def kill(self) -> None:

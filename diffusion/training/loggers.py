@@ -59,7 +59,7 @@ def csv(folder: Path, resumed: tuple[Path, int] | None) -> CSVLogger:
         resumed: the folder of the run that this one goes on from, and its step: what that run logged up to there is
             carried over, so that curves are whole.
     """
-    rows = [] if resumed is None else _rows(resumed[0] / "metrics.csv", up_to=resumed[1])
+    rows = [] if resumed is None else _rows(resumed[0] / "metrics.csv", resumed[1])
     logger = CSVLogger(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
     if rows and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # nothing is logged on the others
         logger.experiment.metrics.extend(rows)
@@ -67,13 +67,13 @@ def csv(folder: Path, resumed: tuple[Path, int] | None) -> CSVLogger:
     return logger
 
 
-def _rows(file: Path, up_to: int) -> list[dict[str, float]]:
-    """What `file` holds of the steps up to `up_to`, without the empty cells."""
+def _rows(file: Path, steps: int) -> list[dict[str, float]]:
+    """What `file` holds of the first `steps` steps, which count from 0, without the empty cells."""
     if not file.is_file():
         return []
     with file.open(newline="") as lines:
         rows = [{name: float(cell) for name, cell in row.items() if cell} for row in table.DictReader(lines)]
-    return [row for row in rows if row["step"] <= up_to]
+    return [row for row in rows if row["step"] < steps]
 
 
 def finish(loggers: list[Logger]) -> None:

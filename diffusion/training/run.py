@@ -29,7 +29,7 @@ from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.provenance import LooksAtTest, checkpoint_of
-from diffusion.training.saving import Checkpoints
+from diffusion.training.saving import Checkpoints, validate_after_steps
 from diffusion.training.telling import quiet_libraries, say_scores, say_what_runs, say_where
 
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
@@ -152,6 +152,8 @@ def make_trainer(
         cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder),
         plugins=[storage.Storage(), *distributed.environment()], **FIXED,
     )  # fmt: skip
+    signals.ours_alone(trainer)
+    validate_after_steps(trainer)
     return trainer, record, logs
 
 

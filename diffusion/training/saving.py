@@ -114,6 +114,29 @@ def step_is_complete(trainer: pl.Trainer) -> bool:
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def validate_after_steps(trainer: pl.Trainer) -> None:
+    """Have Lightning validate after whole optimizer steps alone: those in which an N-th batch falls.
+
+    It would validate, and save, after that very batch. Within an accumulation the gradients so far would be lost to a
+    run that goes on from there.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    asked = loop._should_check_val_fx
+
+    def at_its_end(fetcher: Any) -> bool:
+        return step_is_complete(trainer) and (asked(fetcher) or passed())
+
+    def passed() -> bool:
+        every = trainer.val_check_batch
+        if every in (None, math.inf) or not loop._should_check_val_epoch():
+            return False
+        last = 1 + (loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx)
+        before = last - 1 - (loop.batch_progress.current.ready - 1) % trainer.accumulate_grad_batches
+        return bool(last // every > before // every)
+
+    loop._should_check_val_fx = at_its_end  # type: ignore[method-assign]
+
+
 def validation_follows(trainer: pl.Trainer) -> bool:
     """Whether Lightning validates after the batch that has just ended."""
     fetcher = trainer.fit_loop._data_fetcher

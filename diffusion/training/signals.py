@@ -2,8 +2,8 @@
 
 SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
 (`#SBATCH --signal=USR1@120`, see `diffusion.slurm`). A handler only takes note; several processes agree after each
-step, so that all of them stop at the same one. A validation, or in one process the drawing of samples, is broken off:
-the resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
+step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off: the
+resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -98,9 +97,30 @@ def restore(before: dict[int, Any]) -> None:
 
 
 def poll(*_: Any) -> None:
-    """Break off work of one process that can be done again, such as drawing samples."""
-    if State.received is not None and not (dist.is_initialized() and dist.get_world_size() > 1):
+    """Break off work within `together`, if this process was told to end."""
+    if State.received is not None:
         raise Interrupted(State.received)
+
+
+@contextlib.contextmanager
+def together(trainer: pl.Trainer) -> Iterator[None]:
+    """Within: work at an epoch's end that can be done again, such as drawing samples, which `poll` may break off.
+
+    Behind it all processes stop if any was told to, also those that had nothing to do.
+    """
+    with contextlib.suppress(Interrupted):
+        yield
+    stop(trainer)
+
+
+def stop(trainer: pl.Trainer) -> None:
+    """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
+    received = State.received or 0
+    if trainer.world_size > 1:
+        everywhere = torch.tensor(received, device=trainer.strategy.root_device)
+        received = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
+    if received:
+        raise Interrupted(received)
 
 
 def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
@@ -129,7 +149,7 @@ class Interruptible(Callback):
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if step_is_complete(trainer) and not last and not validation_follows(trainer):
             try:
-                self.stop(trainer)
+                stop(trainer)
             except Interrupted:
                 trainer._logger_connector.update_train_step_metrics()  # it would have been next
                 raise
@@ -144,8 +164,8 @@ class Interruptible(Callback):
             self.point = trainer.fit_loop.state_dict()
             for count in ("total", "current"):  # as Lightning marks an evaluation that was broken off
                 self.point["epoch_loop.val_loop.batch_progress"][count]["started"] += 1
-        if step_is_complete(trainer) and not 0 < trainer.max_steps <= trainer.global_step:
-            self.stop(trainer)
+        if not 0 < trainer.max_steps <= trainer.global_step:
+            stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop; the resumed run does again what comes at the epoch's end."""
@@ -154,21 +174,12 @@ class Interruptible(Callback):
             self.point["epoch_progress"][count]["processed"] -= 1
         if validation_follows(trainer):  # then Lightning counts the last batch again
             self.point["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-        self.stop(trainer)
+        stop(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last state is saved; nothing is lost any more."""
         State.deferring = False
-        self.stop(trainer)
-
-    def stop(self, trainer: pl.Trainer) -> None:
-        """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
-        received = State.received or 0
-        if trainer.world_size > 1:
-            everywhere = torch.tensor(received, device=trainer.strategy.root_device)
-            received = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
-        if received:
-            raise Interrupted(received)
+        stop(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save, with raw and averaged weights in their own places."""

@@ -1,4 +1,4 @@
-"""An optimizer whose third step tells its own process to end, by SIGUSR1, the first time that a job of SLURM runs."""
+"""Named by configurations of tests: optimizers that tell their process to end, and an extractor of a few features."""
 
 import os
 import signal
@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
+from diffusion.metric.features import FeatureExtractor
+
 
 class Told(torch.optim.SGD):
+    """Its third step sends SIGUSR1, the first time that a job of SLURM runs."""
+
     steps = 0
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -26,3 +30,17 @@ def told(parameters: Any, **_: Any) -> torch.optim.Optimizer:
 def told_late(parameters: Any, **_: Any) -> torch.optim.Optimizer:
     """Only the second of two processes."""
     return (Told if os.environ.get("LOCAL_RANK") == "1" else torch.optim.SGD)(parameters, lr=0.01)
+
+
+class Rows(FeatureExtractor):
+    """Features that cost nothing: mean pixels of columns."""
+
+    name, num_features, resize = "rows", 8, "none"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.freeze()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.weight * (images / 255).mean(dim=(1, 2))
