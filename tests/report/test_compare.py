@@ -105,10 +105,14 @@ def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
     assert "schedule.last differ" in column(apart, "val/mse").words
 
 
-def test_choosing_by_test_is_warned_of(seeds: Any) -> None:
+def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
     two = [*seeds("a", 1e-3, [1.0], reference=reference), *seeds("b", 1e-2, [2.0], reference=reference)]
-    assert "choosing among 2 recipes by their test scores" in compare(gather(two)).warnings[0]
+    line = "choosing among 2 recipes by their test scores"
+    console = Console(file=io.StringIO(), width=200)
+    write(compare(gather(two)), tmp_path / "out", "t", console)
+    assert f"warning: fd_lite0: {line}" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert line in (tmp_path / "out/compare.md").read_text()
     assert compare(gather(two[:1])).warnings == []
     val = [*seeds("c", 1e-3, [1.0]), *seeds("d", 1e-2, [2.0])]
     assert compare(gather(val)).warnings == []

@@ -28,6 +28,16 @@ def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
         assert evaluations(more, linear()) > 10
 
 
+def test_no_setting_is_beyond_its_budget_whatever_was_reckoned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sampler whose evaluations do not rise evenly would be reckoned wrongly; it is counted, and left out."""
+    monkeypatch.setattr("diffusion.training.study.most_steps", lambda *_: 11)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert {s.nfe for s in settings(["ddim"], [10, 11, 20], linear())} == {11}
+    assert capsys.readouterr().out == "ddim: not within 10 evaluations, left out\n"
+
+
 def vars_of(sampler: object) -> dict[str, object]:
     return {name: value for name, value in vars(sampler).items() if name != "evaluations"}
 
