@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion import slurm
 
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
+GOING_ON = ("ckpt=auto", "ckpt=last", "ckpt=null")  # from what this very run has saved
 
 
 def new_folder(wanted: str) -> str:
@@ -56,8 +57,8 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
 
 
 def _key(overrides: list[Any]) -> list[str]:
-    """What makes a job the same job; where it goes on from does not."""
-    return sorted(str(override) for override in overrides if not str(override).startswith("ckpt="))
+    """What makes a job the same job. That it goes on does not; from which file, given by a path, does."""
+    return sorted(str(override) for override in overrides if str(override) not in GOING_ON)
 
 
 def _read(file: Path) -> list[str]:

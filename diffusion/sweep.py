@@ -58,13 +58,17 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
 
 
 def same_job(cfg: DictConfig, folder: Path) -> bool:
-    """Whether folder/config.yaml is this configuration; where it goes on from does not matter."""
+    """Whether folder/config.yaml is this configuration; whether it goes on from what it has saved does not matter."""
+
+    def job_of(text: str) -> Any:
+        config = yaml.safe_load(text)
+        return config | {"ckpt": None} if config["ckpt"] in ("auto", "last") else config
+
     try:
-        before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    except (OSError, ValueError, yaml.YAMLError):
+        before = job_of((folder / "config.yaml").read_text())
+    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return False
-    now = yaml.safe_load(OmegaConf.to_yaml(cfg, resolve=True))
-    return isinstance(before, dict) and before | {"ckpt": None} == now | {"ckpt": None}
+    return bool(before == job_of(OmegaConf.to_yaml(cfg, resolve=True)))
 
 
 def isolated(folder: Path) -> Any:

@@ -123,8 +123,8 @@ def validate_after_steps(trainer: pl.Trainer) -> None:
     loop = trainer.fit_loop.epoch_loop
     asked = loop._should_check_val_fx
 
-    def at_its_end(fetcher: Any) -> bool:
-        return step_is_complete(trainer) and (asked(fetcher) or passed())
+    def at_its_end(data_fetcher: Any) -> bool:
+        return step_is_complete(trainer) and (asked(data_fetcher) or passed())
 
     def passed() -> bool:
         every = trainer.val_check_batch

@@ -1,0 +1,34 @@
+"""An Optuna study that is taken up again runs what it lacks, not all of its trials once more."""
+
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+from diffusion.console import console
+
+
+class Continue(Callback):
+    """`hydra.sweeper.n_trials` counts those that the study has completed already, in whatever process.
+
+    The plugin would run that many again; and a sampler with a seed would draw the first ones again. For a study with a
+    `study_name` in a `storage`; one that was killed leaves a trial that runs forever there, which counts for nothing.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before the sweeper is made."""
+        sweeper = config.hydra.sweeper
+        if "study_name" not in sweeper or not (sweeper.study_name and sweeper.storage):
+            return
+        import optuna
+
+        try:
+            trials = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage).trials
+        except KeyError:
+            return  # a new one
+        complete = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
+        with read_write(config):
+            sweeper.n_trials = max(0, sweeper.n_trials - complete)
+            if sweeper.sampler.get("seed") is not None:
+                sweeper.sampler.seed += len(trials)
+        console.print(f"study {sweeper.study_name}: {complete} trials are complete, {sweeper.n_trials} to go")

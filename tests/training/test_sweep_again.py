@@ -1,0 +1,25 @@
+"""The same sweep again: what is complete is not run, however it goes on; another starting point is another job."""
+
+from diffusion import sweep
+from diffusion.folders import job_folder
+
+
+def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
+    overrides = ["-m", *tiny, "trainer.max_steps=1", "samples.n=0", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert command("train", overrides)[0] == 0
+    (tmp_path / "sweep/1/run.json").unlink()
+    ran, here = [], sweep.isolated
+
+    def isolated(folder):
+        ran.append(folder.name)
+        return here(folder)
+
+    monkeypatch.setattr(sweep, "isolated", isolated)
+    assert command("train", [*overrides, "ckpt=auto"])[0] == 0
+    assert command("train", overrides)[0] == 0
+    assert ran == ["1"]
+
+
+def test_jobs_that_start_from_other_files_are_other_jobs(tmp_path):
+    words = [["ckpt=a.ckpt"], ["ckpt=b.ckpt"], ["ckpt=auto"], []]
+    assert [job_folder(tmp_path, i, overrides) for i, overrides in enumerate(words)] == ["0", "1", "2", "2"]
