@@ -22,7 +22,7 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.good,deaths.kill,deaths.other"]
     command = [sys.executable, "-m", "diffusion.train", *overrides]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    env = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]

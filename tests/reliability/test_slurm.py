@@ -49,7 +49,10 @@ class Cluster:
         os.chdir(self.folder)
         here = str(Path(__file__).parent)
         sys.path.insert(0, here)
-        os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": here} | variables
+        os.environ |= {
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{here}:{os.environ.get('PYTHONPATH', '')}",
+        } | variables
         torch.set_num_threads(1)
         sweep.isolated = lambda folder: run.train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore
         run.write_report = lambda *_: None  # type: ignore

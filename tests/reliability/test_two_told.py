@@ -43,7 +43,7 @@ def child(log: Path, overrides: list[str], place: tuple[Any, str, int] | None) -
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.path.insert(0, HERE)
-    os.environ["PYTHONPATH"] = HERE
+    os.environ["PYTHONPATH"] = f"{HERE}:{os.environ.get('PYTHONPATH', '')}"
     torch.set_num_threads(1)
     run.write_report = lambda *_: None  # type: ignore[assignment]
     if place is not None:
@@ -95,6 +95,8 @@ def test_two_processes_told_to_end_wherever_they_are(tiny, tmp_path, figure):
     for where, place in PLACES.items():
         assert ended(log, [*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], place) == 143, where + log.read_text()
         assert json.loads((folder / "run.json").read_text())["state"] == "interrupted", where
+        if "pictures" in where:
+            assert not list(folder.glob("samples/*")), "they were drawn to the end"
     assert ended(log, [*overrides, f"hydra.run.dir={folder}", "ckpt=auto"]) == 0, log.read_text()
     expected, got = outcome(whole), outcome(folder)
     for part in expected:
