@@ -241,6 +241,9 @@ def test_t2_from_the_command_line(command, tiny, tmp_path):
     assert status == 0, out + err
     assert "skipped" in out
     assert "step-00000006.ckpt, step 6" in out.replace("\n", "")
+    status, out, err = command("train", [*run, "ckpt=run/checkpoints/step-00000099.ckpt"])
+    assert status == 2
+    assert "there is no such file" in err
     for path in (tmp_path / "run/checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-5])
     status, out, err = command("train", [*run, "ckpt=auto"])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from diffusion.data import to_uint8
+from diffusion.data import Batch, to_uint8
 from diffusion.metric.distances import Moments
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import reference_key, reference_statistics, score
 from diffusion.paths import conf_dir
+from diffusion.report.metrics import Metrics, read_metrics
+from diffusion.training.module import Diffusion
 from diffusion.training.run import train
 
 pytestmark = pytest.mark.reliability
@@ -29,8 +32,8 @@ LAYOUTS = {  # a global batch of 8, otherwise divided
 }
 
 
-def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Raw and averaged weights and Adam's moments of a run, and what its metrics.csv says."""
+def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], Metrics]:
+    """Raw and averaged weights and Adam's moments of a run, and its metrics.csv."""
     folder = tmp_path / name
     folder.mkdir()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -41,16 +44,21 @@ def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, T
     flat = {f"{kind} {name}": v for kind in ("state_dict", "current_model_state") for name, v in contents[kind].items()}
     for i, moments in contents["optimizer_states"][0]["state"].items():
         flat |= {f"{name} {i}": v for name, v in moments.items()}
-    return flat, (folder / "metrics.csv").read_text().splitlines()
+    return flat, read_metrics(folder / "metrics.csv")
 
 
 def test_two_processes_train_as_one(tiny, tmp_path, figure):
     common = [*tiny, "trainer.max_steps=10", "trainer.max_epochs=4", "trainer.precision=64-true", "ema.decay=0.9"]
+    common += ["data.val=7"]  # which two can't share equally
     runs = {name: states(tmp_path, name, [*common, *layout]) for name, layout in LAYOUTS.items()}
     whole, log = runs.pop("one")
     worst = max(float((state[key] - whole[key]).abs().max()) for state, _ in runs.values() for key in whole)
     assert worst <= 1e-12
-    assert len(runs["two"][1]) == len(log)  # one process alone keeps the log
+    two = runs["two"][1]
+    assert two.keys() == log.keys()
+    for name, series in log.items():  # one process keeps the log of both: the loss of all images, each counted once
+        assert list(two[name].step) == list(series.step), name
+        assert list(two[name].value) == pytest.approx(list(series.value), rel=1e-5, abs=1e-7, nan_ok=True), name
     figure("two processes against one, 10 steps in float64, largest difference", f"{worst:.1e}")
     assert not dist.is_initialized()
     assert not {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys()
@@ -166,11 +174,36 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 def test_torchrun_makes_one_run(tiny, tmp_path):
     """All its processes use the folder and the configuration that the first one has."""
     command = [*TORCHRUN, "--master-port", "29713", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
-    wrong = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert wrong.returncode != 0
-    assert "set trainer.devices=2" in wrong.stderr
-    right = subprocess.run([*command, "trainer.devices=2", "name=right"], cwd=tmp_path, capture_output=True, text=True)
-    assert right.returncode == 0, right.stderr
-    (record,) = tmp_path.glob("outputs/right/*/run.json")
+    done = subprocess.run([*command, "trainer.devices=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = tmp_path.glob("outputs/run/*/run.json")
     assert json.loads(record.read_text())["devices"] == 2
     assert [path.name for path in record.parent.parent.iterdir()] == [record.parent.name]
+
+
+def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monkeypatch):
+    """Each of the two processes would be a run of its own."""
+    there = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in there.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = command("train", [*tiny, "trainer.max_steps=2"])
+    assert status == 2
+    assert "set trainer.devices=2" in err
+
+
+def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
+    def drawn(index: Tensor, rank: int, world: int) -> list[Tensor]:
+        module = SimpleNamespace(
+            seed=0,
+            current_epoch=1,
+            device=torch.device("cpu"),
+            global_rank=rank,
+            trainer=SimpleNamespace(world_size=world),
+        )
+        streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0), batch_idx=3)  # type: ignore[arg-type]
+        return [streams.uniform(), streams.normal(2), streams.stratified()]
+
+    index = torch.tensor([5, 3, 8, 1, 0, 9, 2, 7])
+    halves = zip(drawn(index[:4], 0, 2), drawn(index[4:], 1, 2), strict=True)
+    for whole, parts in zip(drawn(index, 0, 1), halves, strict=True):
+        assert torch.equal(whole, torch.cat(parts))
