@@ -5,7 +5,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from diffusion.errors import UserError
+from diffusion.errors import exit_status
 
 ABOUT = """\
 Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="where to write (default: the folder, if only one is named; else outputs/comparisons/…)",
     )
     asked = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         from diffusion.report.compare import compare, gather, write  # scipy and rich, once there is something to do
 
         comparison = compare(gather(asked.folders), asked.mixed)
@@ -41,13 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         runs = sum(len(row.runs) for row in comparison.rows)
         for path in write(comparison, out, f"{runs} runs, {len(comparison.rows)} recipes"):
             print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}; check the folder's rights, or use --out", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(run, "check the folder's rights, or use --out")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Errors that a user can cause and mend; every module may import this one, and it imports nothing."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from signal import Signals
 
@@ -39,3 +40,20 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean a, b?)` with the choices closest to `word`, or `` when none is close."""
     close = get_close_matches(word, list(choices), n=3, cutoff=0.5)
     return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def exit_status(task: Callable[[], object], mend: str) -> int:
+    """Do `task`, and say in one line on stderr what the user can mend: the status with which a command ends.
+
+    `mend` is what to do about a file or folder that the operating system refuses.
+    """
+    try:
+        task()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}; {mend}", file=sys.stderr)
+        return 2
+    return 0

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffusion.errors import UserError
+from diffusion.errors import exit_status
 
 ABOUT = """\
 Write the weights of a checkpoint, and the configuration that they belong to, as one safetensors file. `sample` and
@@ -23,18 +23,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
     file = chosen.file or chosen.checkpoint.with_suffix(".safetensors")
-    try:
-        from diffusion.training.checkpoint import restore
-        from diffusion.training.exchange import export
 
-        print(export(restore(chosen.checkpoint, chosen.weights), file))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or file}: {error.strerror}; choose a file you can write", file=sys.stderr)
-        return 2
-    return 0
+    def export() -> None:
+        from diffusion.training import checkpoint, exchange
+
+        print(exchange.export(checkpoint.restore(chosen.checkpoint, chosen.weights), file))
+
+    return exit_status(export, "choose a file you can write")
 
 
 if __name__ == "__main__":

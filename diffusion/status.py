@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich import box
 from rich.table import Table
 
 from diffusion.console import console, duration
+from diffusion.errors import UserError, exit_status
 from diffusion.report.folder import PARTS, Run, command_of, is_run
 
 BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it lives
@@ -36,15 +38,19 @@ Exit status: 0 whatever became of the runs; 2 where there is no such folder.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 0, or 2 where there is no such folder."""
+    """List the runs below the folder named; 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.status", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     folder = parser.parse_args(arguments).folder
+    return exit_status(partial(tell, folder), "check the folder's rights")
+
+
+def tell(folder: Path) -> None:
+    """Print the table. Raises UserError where there is no such folder."""
     if not folder.is_dir():
-        print(f"error: {folder}: no such folder; name one that holds runs, such as outputs", file=sys.stderr)
-        return 2
+        raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
     made = [(path, command_of(path)) for path in runs(folder)]
     rows = [row(path, folder) for path, command in made if command == "train"]
     if rows:
@@ -56,7 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
     if states["died"] + states["interrupted"]:
         console.print("to go on with one: its command (in its run.json) and hydra.run.dir=RUN ckpt=auto")
-    return 0
 
 
 def show(rows: list[tuple[str, ...]]) -> None:

@@ -5,10 +5,11 @@ torch and matplotlib are imported only once there is something to draw.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, exit_status
 
 ABOUT = """\
 Draw the figures of a run and write its README.md, from what the run wrote; or write the table of a sweep.
@@ -26,17 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m diffusion.report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    status = 0
-    for folder in parser.parse_args(arguments).folders:
-        try:
-            report(folder)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-        except OSError as error:
-            print(f"error: {error.filename or folder}: {error.strerror}; check the folder's rights", file=sys.stderr)
-            status = 2
-    return status
+    folders = parser.parse_args(arguments).folders
+    return max([exit_status(partial(report, folder), "check the folder's rights") for folder in folders])
 
 
 def report(folder: Path) -> None:
