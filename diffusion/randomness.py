@@ -22,9 +22,12 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
+SINGLE = {"mps"}  # kinds of devices without float64
+
+
 def real_dtype(device: torch.device) -> torch.dtype:
     """float64, in which times and coefficients are computed; float32 on Apple's MPS, which has no other."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float32 if device.type in SINGLE else torch.float64
 
 
 class Streams:
@@ -43,7 +46,7 @@ class Streams:
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
         batch_seed: int | None = None,
-        positions: Sequence[int] | None = None,
+        positions: range | None = None,
         batch_size: int | None = None,
     ):
         self.device = torch.device(device)
@@ -73,6 +76,8 @@ class Streams:
 
     def stratified(self) -> Tensor:
         """U[0, 1) each, (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
-        first = torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64)
-        places = torch.tensor(list(self.positions), dtype=torch.float64) / self.batch_size
-        return ((first + places) % 1).to(self.device, real_dtype(self.device))
+        first = float(torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64))
+        # Made on the device: to copy them there would wait for all that it has yet to do.
+        p, dtype = self.positions, real_dtype(self.device)
+        places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
+        return (first + places / self.batch_size) % 1

@@ -46,9 +46,12 @@ class DenoisingError(Metric):
         self.count += member.sum(dim=0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """`.to(device)`; to MPS, which has no float64 and says so by TypeError, the sums don't go."""
+        """`.to(device)`, and of `.to(dtype)` nothing: in bfloat16 sums would lose all but two digits.
+
+        To MPS, which has no float64 and says so by TypeError, the sums don't go.
+        """
         try:
-            return super()._apply(fn, *args, **kwargs)
+            return super()._apply(lambda x: x.to(fn(torch.empty_like(x)).device), *args, **kwargs)
         except TypeError:
             return self
 

@@ -154,7 +154,7 @@ class Uncertainty(nn.Module):
         result = self.objective(denoiser, x0, streams)
         noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        u = self.linear(features).squeeze(1)
+        u = (features * self.linear.weight).sum(dim=1)  # not `linear` itself, which autocast would round to bfloat16
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
     def update(self, t: Tensor, term: Tensor) -> None:

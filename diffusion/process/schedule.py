@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.randomness import real_dtype
 
 
 def _positive(**values: float) -> None:
@@ -63,8 +64,7 @@ class Schedule(nn.Module):
         for name, table in self._buffers.items():
             if table is not None:
                 device = fn(torch.empty((), device=table.device)).device
-                dtype = torch.float32 if device.type == "mps" else table.dtype
-                self._buffers[name] = table.to(device=device, dtype=dtype)
+                self._buffers[name] = table.to(device=device, dtype=real_dtype(device))
         return self
 
 

@@ -149,9 +149,16 @@ class LossSecondMoment(nn.Module):
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Record the losses (B,) at t (B,), before importance; the same on every device."""
-        indices = (t * len(self.losses)).round().long() - 1
-        for i, loss in zip(indices.tolist(), losses.detach(), strict=True):
-            self.losses[i] = torch.cat([self.losses[i, 1:], loss.reshape(1).to(self.losses)])
+        steps, history = self.losses.shape
+        i = (t * steps).round().long() - 1
+        new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # of each row
+        later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that follow
+        # Rows move to the left by as many as come in. What falls out of a row falls into an extra column. Nothing here
+        # waits for the device, as a loop over the rows would.
+        moved = self.losses.gather(1, (new[:, None] + torch.arange(history, device=i.device)).clamp(max=history - 1))
+        moved = torch.cat([moved[:, :1], moved], dim=1)
+        moved[i, (history - later).clamp(min=0)] = losses.detach().to(moved)
+        self.losses.copy_(moved[:, 1:])
 
 
 def rows(schedule: Schedule, name: str) -> int:

@@ -154,8 +154,8 @@ class Forecast(Callback):
 
     @staticmethod
     def _now(module: pl.LightningModule) -> float:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
+        if module.device.type != "cpu":
+            getattr(torch, module.device.type).synchronize()
         return time.monotonic()
 
 

@@ -10,7 +10,7 @@ from diffusion.console import console, duration
 from diffusion.process.denoiser import Denoise, Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams
+from diffusion.randomness import Streams, real_dtype
 from diffusion.training.callbacks import device_name
 
 
@@ -40,7 +40,7 @@ def seconds_per_evaluation(
 ) -> float:
     """Of a batch, timed once after one to warm up."""
     x = torch.zeros(batch_size, *shape, device=device)
-    t = torch.full((batch_size,), 0.5, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    t = torch.full((batch_size,), 0.5, device=device, dtype=real_dtype(device))
     for _ in range(2):
         began = time.perf_counter()
         denoise(x, t).x0.flatten()[0].item()  # which waits for the device

@@ -86,7 +86,7 @@ class Diffusion(pl.LightningModule):
         seed = seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
         # Not torch.manual_seed, which on a machine without a GPU formats the whole call stack for later, every time.
         torch.default_generator.manual_seed(seed)
-        if self.device.type in ("cuda", "mps"):
+        if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -14,7 +14,7 @@ from diffusion.errors import UserError
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoise, Estimate, Thresholded
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams
+from diffusion.randomness import Streams, real_dtype
 
 Grid = Callable[[Schedule, int], Tensor]
 Watch = Callable[[int, Tensor, Estimate], None]
@@ -53,7 +53,7 @@ class Evaluator:
     def __init__(self, denoise: Denoise, device: torch.device):
         self.denoise = denoise
         self.schedule = copy.deepcopy(denoise.schedule).cpu()  # numbers for steps without waiting for the device
-        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.dtype = real_dtype(device)
         self.evaluations = 0
 
     def __call__(self, x_t: Tensor, t: Time) -> Estimate:

@@ -43,8 +43,8 @@ class Ancestral(Sampler):
         mean = s.alpha * now.estimate.x0 + s.sigma * r * now.estimate.eps
         if s.t == 0:
             return mean, now
-        clock = torch.tensor([t.t, s.t], dtype=denoise.dtype, device=x_t.device)
-        log_variance = self.variance(denoise.denoise.schedule, clock[0], clock[1], now.estimate.spread)
+        t_1, s_1 = (torch.full((1,), time.t, dtype=denoise.dtype, device=x_t.device) for time in (t, s))
+        log_variance = self.variance(denoise.denoise.schedule, t_1, s_1, now.estimate.spread)
         return mean + torch.exp(log_variance / 2).to(x_t.dtype) * streams.normal_like(x_t), now
 
 

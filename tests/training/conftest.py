@@ -1,0 +1,269 @@
+"""A device for tests, `away:0`: its tensors hold their numbers on the CPU, and are refused what CUDA would refuse.
+
+An operation that mixes devices raises, and so does the wrong device's generator. What would make the CPU wait for a GPU
+is listed: reads, copies that block, shapes that depend on values. What is copied without blocking arrives when an event
+recorded after it, or the device, is waited for; until then it is NaN.
+"""
+
+import traceback
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.accelerators import Accelerator, AcceleratorRegistry
+from lightning.pytorch.strategies import SingleDeviceStrategy, StrategyRegistry
+from torch.utils import backend_registration
+from torch.utils._python_dispatch import return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map_only
+
+from diffusion import randomness
+from diffusion.training import commands, study
+
+aten = torch.ops.aten
+NAME = "away"
+INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+SHAPED_BY_VALUES = {aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.bincount.default}
+make_tensor = torch.tensor
+
+
+class Device:
+    """What happened on it: `waits`, a line for each time the CPU would have waited."""
+
+    def __init__(self) -> None:
+        self.waits: list[str] = []
+        self.coming: list[tuple[torch.Tensor, torch.Tensor]] = []  # (where to, what) of copies that do not block
+        self.float64 = True
+        self.present = False
+        self.generators: set[int] = set()
+        self.name = torch.device("privateuseone", 0)  # which will be called away:0
+
+    def wait(self, what: str) -> None:
+        self.waits.append(f"{what} at {here()}")
+
+    def arrive(self, count: int | None = None) -> None:
+        """The first `count` copies are there."""
+        for target, value in self.coming[:count]:
+            target.copy_(value)
+        del self.coming[:count]
+
+
+def here() -> str:
+    """The innermost line that is neither torch's nor this file's."""
+    frames = traceback.extract_stack()
+    frame = next(f for f in reversed(frames) if f.filename != __file__ and "/torch/" not in f.filename)
+    return f"{frame.filename}:{frame.lineno} {frame.line}"
+
+
+DEVICE = Device()
+
+
+class Away(torch.Tensor):
+    """A tensor of the device; `held` has its numbers."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "Away":
+        if held.dtype == torch.float64 and not DEVICE.float64:
+            raise TypeError("the device has no float64")
+        with torch.inference_mode(False):
+            out = torch.Tensor._make_wrapper_subclass(
+                cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+                layout=held.layout, device=DEVICE.name, requires_grad=False,
+            )  # fmt: skip
+        out.held = held
+        return out
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["held"], None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        if id(self) not in memo:
+            copy: torch.Tensor = Away(self.held.detach().clone())
+            is_parameter = isinstance(self, torch.nn.Parameter)
+            memo[id(self)] = torch.nn.Parameter(copy, self.requires_grad) if is_parameter else copy
+        return memo[id(self)]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:  # in a checkpoint
+        return self.held.__reduce_ex__(protocol)
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def new_tensor(self, data: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return make_tensor(data, dtype=dtype or self.dtype).to(self.device)
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
+def run(func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation of aten, some argument of which is on the device, or which makes a tensor there."""
+    if func in (aten._to_copy.default, aten.copy_.default):
+        return copied(func, args, kwargs)
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return func.decompose(*args, **kwargs)  # comes here whole in inference mode
+    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    indices = [x for x in tree_flatten(args[1])[0] if x is not None] if func in INDEXING else []
+    away = [x for x in tensors if isinstance(x, Away)]
+    for x in tensors:
+        if away and x.dim() and not isinstance(x, Away):
+            if not any(x is index for index in indices):
+                raise RuntimeError(
+                    f"Expected all tensors to be on the same device, but found {NAME}:0 and cpu ({func} at {here()})"
+                )
+            DEVICE.wait("index uploaded")
+    if func is aten._local_scalar_dense.default:
+        DEVICE.wait("read")
+        return func(args[0].held)
+    if func in SHAPED_BY_VALUES or any(index.dtype in (torch.bool, torch.uint8) for index in indices):
+        DEVICE.wait(f"shape of {func}")
+    generators = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Generator)]
+    if any(generator._cdata not in DEVICE.generators for generator in generators):
+        raise RuntimeError(f"Expected a '{NAME}' device type for generator but found 'cpu' ({func} at {here()})")
+    plain = tree_map_only(Away, lambda x: x.held, kwargs)
+    if plain.get("device") is not None:
+        plain |= {"device": torch.device("cpu"), "pin_memory": None}
+    out = tree_map_only(torch.Tensor, Away, func(*tree_map_only(Away, lambda x: x.held, args), **plain))
+    aliased = any(argument.alias_info for argument in func._schema.arguments)
+    return return_and_correct_aliasing(func, args, kwargs, out) if aliased else out
+
+
+def copied(func: Any, args: Any, kwargs: Any) -> Any:
+    """A copy, with or without a change of device."""
+    source, blocking = args[func is aten.copy_.default], not kwargs.get("non_blocking", False)
+    leaves = isinstance(source, Away)
+    if func is aten.copy_.default:
+        blocking &= not (len(args) > 2 and args[2])
+        arrives = isinstance(args[0], Away)
+    else:
+        arrives = leaves if kwargs.get("device") is None else torch.device(kwargs["device"]).type == NAME
+    if leaves != arrives and blocking:
+        DEVICE.wait("download" if leaves else "upload")
+    plain = kwargs if kwargs.get("device") is None else kwargs | {"device": torch.device("cpu")}
+    out = func(*tree_map_only(Away, lambda x: x.held, args), **plain)
+    if leaves and not arrives and not blocking:
+        DEVICE.coming.append((out, out.clone()))
+        out.fill_(torch.nan if out.is_floating_point() else 0)
+    if func is aten.copy_.default:
+        return args[0]
+    return Away(out) if arrives else out
+
+
+class Generator(torch.Generator):
+    """In place of torch's: a generator of any device."""
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        away = torch.device(device).type == NAME
+        out = super().__new__(cls, "cpu" if away else device)
+        if away:
+            DEVICE.generators.add(out._cdata)
+            weakref.finalize(out, DEVICE.generators.discard, out._cdata)
+        return out
+
+
+def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
+    """In place of torch.tensor, which does not ask the device."""
+    away = device is not None and torch.device(device).type == NAME
+    return make_tensor(data, **kwargs).to(device) if away else make_tensor(data, device=device, **kwargs)
+
+
+def jvp(function: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """In place of torch.func.jvp, whose zero tensors need a device in C++: the derivative of a vector product's."""
+    with torch.enable_grad():
+        x = [value.detach().requires_grad_() for value in primals]
+        out = function(*x)
+        y = out if isinstance(out, tuple) else (out,)
+        v = [torch.zeros_like(value).requires_grad_() for value in y]
+        moving = [(value, weight) for value, weight in zip(y, v, strict=True) if value.requires_grad]
+        pulled = torch.autograd.grad([m[0] for m in moving], x, [m[1] for m in moving], create_graph=True)
+        slopes = torch.autograd.grad(pulled, v, list(tangents), allow_unused=True, materialize_grads=True)
+    return tuple(value.detach() for value in y) if len(y) > 1 else out.detach(), slopes if len(y) > 1 else slopes[0]
+
+
+class Event:
+    """What is on its way when it is recorded has arrived when it was waited for."""
+
+    def record(self) -> None:
+        self.count = len(DEVICE.coming)
+
+    def synchronize(self) -> None:
+        DEVICE.arrive(self.count)
+
+
+class Backend(backend_registration._DummyBackendModule):
+    """torch.away"""
+
+    Event = Event
+
+    def synchronize(self, device: Any = None) -> None:
+        DEVICE.wait("synchronize")
+        DEVICE.arrive()
+
+    def manual_seed(self, seed: int) -> None: ...
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+
+class Hook(backend_registration._DummyPrivateUse1Hook):
+    def is_available(self) -> bool:
+        return DEVICE.present  # not for other tests
+
+
+class Machine(Accelerator):
+    """A machine with one such device, for Lightning."""
+
+    def setup_device(self, device: torch.device) -> None: ...
+
+    def teardown(self) -> None: ...
+
+    def get_device_stats(self, device: Any) -> dict[str, Any]:
+        return {}
+
+    parse_devices = staticmethod(lambda devices: devices)
+    get_parallel_devices = staticmethod(lambda devices: [DEVICE.name])
+    auto_device_count = staticmethod(lambda: 1)
+    is_available = staticmethod(lambda: DEVICE.present)
+    name = staticmethod(lambda: NAME)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[None]:
+    """Once in a process, as torch allows one device made in Python."""
+    backend_registration._setup_privateuseone_for_python_backend(NAME, Backend(), Hook())
+    library = torch.library.Library("_", "IMPL")
+    library.fallback(lambda func, *args, **kwargs: run(func, args, kwargs), "PrivateUse1")
+    AcceleratorRegistry.register(NAME, Machine)
+    StrategyRegistry.register(NAME, SingleDeviceStrategy, device=DEVICE.name, accelerator=Machine())
+    yield
+    library._destroy()
+    AcceleratorRegistry.remove(NAME)
+    StrategyRegistry.remove(NAME)
+
+
+@pytest.fixture
+def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """The device, on which `trainer.accelerator=away trainer.strategy=away` trains and commands work."""
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(torch, "tensor", tensor)
+    monkeypatch.setattr(torch.func, "jvp", jvp)
+    for module in (commands, study):
+        monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
+    DEVICE.__init__()  # type: ignore[misc]
+    DEVICE.present = True
+    yield DEVICE
+    DEVICE.present = False
+
+
+@pytest.fixture
+def single(away: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The same device, without float64, as Apple's."""
+    away.float64 = False
+    monkeypatch.setattr(randomness, "SINGLE", {NAME})
+    return away

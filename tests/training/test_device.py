@@ -1,0 +1,225 @@
+"""On a device that is not the CPU everything works, with the CPU's numbers, and a training step waits for nothing."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from diffusion.build import make
+from diffusion.metric import features
+from diffusion.metric.denoising import DenoisingError
+from diffusion.paths import conf_dir
+from diffusion.process import grid
+from diffusion.process.denoiser import Denoiser, clip, dynamic
+from diffusion.process.objective import Hybrid, Simple, Uncertainty
+from diffusion.process.prediction import Eps
+from diffusion.process.sampler import (
+    DDIM,
+    AdamsBashforth,
+    Ancestral,
+    DPMSolver,
+    DPMSolver2S,
+    Euler,
+    Heun,
+    Midpoint,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    UniPC,
+)
+from diffusion.process.schedule import linear
+from diffusion.process.timesteps import LossSecondMoment, Uniform
+from diffusion.process.variance import learned_range
+from diffusion.randomness import Streams
+from diffusion.report.metrics import read_metrics
+from diffusion.training import callbacks, run
+from diffusion.training.cost import say_cost
+from diffusion.training.generate import generate
+from diffusion.training.module import Diffusion
+
+AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
+
+
+class Thumbnail(features.FeatureExtractor):
+    """Features in a millisecond."""
+
+    name, num_features, resize = "lite0", 12, "2x2 mean"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(12))
+        self.freeze()
+
+    def features(self, images: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(images / 255, 2).flatten(1) @ self.weight
+
+
+def scores(folder: Path) -> list[tuple[str, str, float]]:
+    return [(r["what"], r["metric"], r["value"]) for r in json.loads((folder / "scores.json").read_text())]
+
+
+def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
+    monkeypatch.setattr(features, "Lite0", Thumbnail)
+    whole = (
+        "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
+        "samples.n=4", "score.yardsticks=[noise,real,floor,untrained]", "score.audit=[pixels,features]",
+    )  # fmt: skip
+    for folder, device in (("there", AWAY), ("here", ())):
+        status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
+        assert status == 0, out + err
+        monkeypatch.setattr(run, "write_report", lambda *_: None)  # once is enough
+    metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
+    for name in ("train/loss", "val/mse", "val/mse_raw", "gap/se", "gap/se_raw"):
+        assert list(metrics[1][name].value) == pytest.approx(list(metrics[0][name].value), rel=1e-3)
+    for mine, theirs in zip(*(scores(tmp_path / folder) for folder in ("here", "there")), strict=True):
+        assert theirs == (*mine[:2], pytest.approx(mine[2], rel=1e-2, abs=1e-3))
+    assert json.loads((tmp_path / "there/run.json").read_text())["device"] == "away"
+    for name, more in (("sample", ["n=3", "trajectory=true"]), ("evaluate", ["n=12", "features=lite0", "split=val"])):
+        status, out, err = command(
+            name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more]
+        )
+        assert status == 0, out + err
+
+
+def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, away, monkeypatch):
+    begin = Diffusion.on_train_batch_start
+    waits: list[int] = []
+
+    def counted(self, batch, batch_idx):
+        waits.append(len(away.waits))
+        return begin(self, batch, batch_idx)
+
+    monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
+    monkeypatch.setattr(callbacks, "WARM_UP", 100)  # the forecast waits twice in a run
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    long = ("trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0")
+    status, out, err = command("train", [*tiny, *AWAY, *long])
+    assert status == 0, out + err
+    assert len(waits) == 6
+    assert away.waits[waits[0] : waits[-1]] == []
+
+
+class Small(nn.Module):
+    """A network of one number, with a spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((), 0.3))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        y = torch.tanh(self.weight * x + label[:, None, None, None] / 2000)
+        return torch.cat([y, y / 2], dim=1)
+
+
+def choices(group: str) -> dict[str, Callable[[], Any]]:
+    files = sorted((Path(conf_dir()) / group).glob("*.yaml"))
+    return {f"{group}={file.stem}": partial(make, OmegaConf.load(file), group) for file in files}
+
+
+OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
+    **{name: lambda of=of: Simple(of()) for name, of in choices("timesteps").items()},
+    **{name: lambda of=of: Simple(Uniform(first=0.01), of()) for name, of in choices("weighting").items()},
+    "hybrid": lambda: Hybrid(LossSecondMoment(1000)),
+    "uncertainty": lambda: Uncertainty(Simple()),
+}
+
+
+def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
+    """Losses of two steps and the gradient, (9,), on the CPU again; nothing waits within."""
+    denoiser = Denoiser(Small(), linear(), Eps()).to(device)
+    objective.to(device)
+    x0 = torch.linspace(-1, 1, 4 * 12).reshape(4, 3, 2, 2).to(device)
+    losses = []
+    before = len(away.waits)
+    for step in range(2):
+        streams = Streams([step, 1, 2, 3], device, batch_seed=step, positions=range(4, 8), batch_size=8)
+        result = objective(denoiser, x0, streams)
+        objective.update(result["t"], result["term"])
+        result["loss"].mean().backward()
+        losses.append(result["loss"].detach())
+    assert away.waits[before:] == []
+    return torch.cat([*losses, denoiser.network.weight.grad[None]]).cpu()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_waits_for_the_device(name, away):
+    torch.testing.assert_close(trained(OBJECTIVES[name](), away.name, away), trained(OBJECTIVES[name](), "cpu", away))
+
+
+SAMPLERS = {
+    "ancestral": Ancestral(3, variance=learned_range, threshold=dynamic),
+    "ddim": DDIM(3, eta=1.0, threshold=clip),
+    "dpm": DPMSolver(3, grid.log_snr, order=3, eta=1.0),
+    "dpm_2s": DPMSolver2S(3, grid.karras),
+    "unipc": UniPC(3, grid.log_snr, order=3),
+    "adams": AdamsBashforth(3, grid.quadratic, order=3),
+    "euler": Euler(3, grid.karras, churn=1.0),
+    "heun": Heun(3, grid.karras),
+    "midpoint": Midpoint(3),
+    "flow": ProbabilityFlow(2, grid.log_snr, rtol=1e-2, atol=1e-2),
+    "reverse": ReverseDiffusion(3),
+    "corrector": PredictorCorrector(3),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samples_are_those_of_the_cpu_and_no_step_waits(name, away):
+    here, sampler = Denoiser(Small(), linear(), Eps()), SAMPLERS[name]
+    there = copy.deepcopy(here).to(away.name)
+    waits: list[int] = []
+    images = generate(there, sampler, 5, (3, 4, 4), 1, away.name, watch=lambda *_: waits.append(len(away.waits)))
+    assert torch.equal(images, generate(here, sampler, 5, (3, 4, 4), 1))
+    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # whose steps' sizes depend on what it finds
+    say_cost(there, sampler, 5, (3, 4, 4), 5, away.name)
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SAMPLERS])
+def test_a_device_without_float64_will_do(name, single):
+    if name in OBJECTIVES:
+        assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
+    else:
+        denoiser = Denoiser(Small(), linear(), Eps()).to(single.name)
+        images = generate(denoiser, SAMPLERS[name], 5, (3, 4, 4), 1, single.name)
+        expected = generate(Denoiser(Small(), linear(), Eps()), SAMPLERS[name], 5, (3, 4, 4), 1)
+        assert (images.int() - expected.int()).abs().max() <= 1
+
+
+def test_rows_keep_their_last_losses_in_order():
+    draw = LossSecondMoment(3, history=2)
+    expected: list[list[float]] = [[math.nan] * 2 for _ in range(3)]
+    for first, rows in ((0.0, [1, 3, 1, 1, 3]), (10.0, [2, 2, 2]), (20.0, [3, 1])):
+        values = [first + k for k in range(len(rows))]
+        for row, value in zip(rows, values, strict=True):
+            expected[row - 1] = [*expected[row - 1], value][-2:]
+        draw.update(torch.tensor(rows, dtype=torch.float64) / 3, torch.tensor(values))
+    assert draw.losses.tolist() == expected
+
+
+def test_the_sums_of_the_errors_stay_in_float64():
+    error = nn.ModuleDict({"error": DenoisingError()}).to(torch.bfloat16)["error"]
+    assert error.total.dtype == torch.float64
+    for _ in range(300):
+        error.update(torch.full((1,), 1.5), torch.full((1,), 0.5))
+    assert float(error.compute()["mse"]) == 1.5
+    assert len(error.count) == 10
+
+
+def test_a_learned_weight_of_the_loss_is_not_rounded_to_bfloat16():
+    objective = Uncertainty(Simple())
+    nn.init.normal_(objective.linear.weight, generator=torch.Generator().manual_seed(0))
+    denoiser = Denoiser(nn.Identity(), linear(), Eps())
+    denoiser.network.forward = lambda x, label: x  # type: ignore[method-assign]
+    exact, rounded = ([], [])
+    for losses, enabled in ((exact, False), (rounded, True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(objective(denoiser, torch.zeros(4, 3, 2, 2), Streams(range(4)))["loss"])
+    assert torch.equal(exact[0], rounded[0])
