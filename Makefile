@@ -59,7 +59,7 @@ bench: $(VENV)/.developer ## Measure a run against a bare loop, network and samp
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/sampler.py
-	$(BIN)/python bench/scoring.py --n 256
+	$(BIN)/python bench/scoring.py
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults, in the mathematics and the guards, and see the tests catch each
