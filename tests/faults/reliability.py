@@ -1,0 +1,518 @@
+"""The guards by which runs survive, one taken away at a time; the proof of each (T1–T10) should notice."""
+
+# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+import lightning.pytorch  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import torchmetrics  # noqa: F401
+import torchvision  # noqa: F401
+from faults.fault import Fault
+
+STORAGE = "training/storage.py"
+SAVING = "training/saving.py"
+CHECKPOINT = "training/checkpoint.py"
+SIGNALS = "training/signals.py"
+GUARD = "training/guard.py"
+MODULE = "training/module.py"
+LOADER = "data/module.py"
+FOLDER = "data/folder.py"
+IMAGE = "data/image.py"
+BUILD = "build.py"
+SWEEP = "sweep.py"
+SECRETS = "secrets.py"
+
+KILL = "reliability/test_storage.py::test_t1_kill_9"
+ORDER = "reliability/test_storage.py::test_t1_the_order_of_calls"
+DAMAGE = "reliability/test_storage.py::test_t2_damage"
+COMMAND_LINE = "reliability/test_storage.py::test_t2_from_the_command_line"
+FAILED_SAVE = "reliability/test_storage.py::test_t3_a_failed_save_raises_and_leaves_the_old_file"
+FULL_DISK = "reliability/test_storage.py::test_t3_a_full_disk_is_refused_before_the_first_batch"
+FULL = "reliability/test_storage.py::test_t3_a_run_on_a_full_disk_ends_with_an_error"
+READ_ONLY = "reliability/test_storage.py::test_t3_a_read_only_folder_is_refused_before_the_first_batch"
+TOLD = "reliability/test_preemption.py::test_t4_told_at_a_place"
+TWO_TOLD = "reliability/test_preemption.py::test_t4_two_processes_stop_at_the_same_step"
+RESUMED = "reliability/test_exact_resume.py::test_a_run_resumed_from_six_steps_is_the_same_run[0]"
+FINITE = "reliability/test_guard.py::test_t6_a_number_that_is_not_finite_stops_the_run"
+SPIKES = "reliability/test_guard.py::test_t6_a_spike_warns_and_six_in_a_row_stop"
+HOSTILE = "reliability/test_hostile_images.py"
+PAYLOADS = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
+EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
+DEATHS = "reliability/test_sweep.py::test_one_death_loses_no_other_job_and_only_those_run_again"
+EIGHT = "reliability/test_sweep.py::test_eight_launches_at_once_have_eight_folders"
+OWN_FOLDER = "reliability/test_sweep.py::test_a_job_has_its_own_folder_again_and_never_another_jobs"
+REFUSED = "reliability/test_sweep.py::test_a_secret_on_the_command_line_or_in_the_configuration_is_refused"
+AS_ONE = "reliability/test_two_processes.py::test_two_processes_train_as_one"
+DRAWS = "reliability/test_two_processes.py::test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are"
+ONCE = "reliability/test_two_processes.py::test_37_images_are_scored_once_however_divided[18]"
+PIXELS = "reliability/test_two_processes.py::test_pixels_are_clamped_never_wrapped"
+KEYS = "reliability/test_two_processes.py::test_statistics_are_kept_under_a_key_of_all_they_depend_on"
+TORCHRUN = "reliability/test_two_processes.py::test_a_trainer_of_another_size_than_torchruns_is_refused"
+
+FORGET = """        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+"""
+
+FAULTS = [
+    Fault(
+        "T1 written in place",
+        STORAGE,
+        'temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"',
+        "temporary = path",
+        KILL,
+    ),
+    Fault(
+        "T1 written in $TMPDIR and moved",
+        STORAGE,
+        'temporary = path.parent / f"',
+        'temporary = Path(__import__("tempfile").gettempdir()) / f"',
+        KILL,
+    ),
+    Fault("T1 leftovers stay", STORAGE, "    sweep(path.parent)\n", "", KILL),
+    Fault("T1 the file is not flushed", STORAGE, "                os.fsync(file.fileno())\n", "", ORDER),
+    Fault("T1 the folder is not flushed", STORAGE, "    sync_folder(path.parent)\n", "", ORDER),
+    Fault("T2 no checksum", STORAGE, "if digest.hexdigest().encode() != comment", "if not comment", DAMAGE),
+    Fault(
+        "T2 the end is not looked at",
+        STORAGE,
+        'raise Damaged(f"its end is missing or damaged, at {size} bytes")',
+        "return",
+        DAMAGE,
+    ),
+    Fault(
+        "T2 a fresh start in silence",
+        CHECKPOINT,
+        '    raise UserError(\n        f"ckpt=auto: none',
+        '    return None\n    raise UserError(\n        f"ckpt=auto: none',
+        DAMAGE,
+    ),
+    Fault(
+        "T2 skipped in silence",
+        CHECKPOINT,
+        'console.print(f"skipped {str(error).removeprefix(\'ckpt=\')}", style="yellow")',
+        "pass",
+        DAMAGE,
+    ),
+    Fault(
+        "T2 last.ckpt falls back",
+        CHECKPOINT,
+        '    if ckpt == "last":\n        return found / "checkpoints" / "last.ckpt"\n',
+        "",
+        DAMAGE,
+    ),
+    Fault(
+        "T2 a path falls back",
+        CHECKPOINT,
+        '    if ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
+        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
+        COMMAND_LINE,
+    ),
+    Fault("T3 a failed save is swallowed", STORAGE, FORGET, FORGET.replace("raise", "return"), FAILED_SAVE),
+    Fault("T3 a failed save leaves its file", STORAGE, FORGET, "        raise\n", FAILED_SAVE),
+    Fault("T3 torch covers the reason", STORAGE, "raise sealed.error or error from error", "raise", FAILED_SAVE),
+    Fault(
+        "T3 the run goes on after a failed save",
+        SAVING,
+        '            raise UserError(\n                f"cannot write {path}',
+        '            return\n            raise UserError(\n                f"cannot write {path}',
+        FULL,
+    ),
+    Fault("T3 the folder is not tried", "training/run.py", "    check_folder(folder)\n", "", READ_ONLY),
+    Fault("T3 the disk is not measured", SAVING, "if free < needed:", "if False:", FULL_DISK),
+    Fault(
+        "T4 averaged weights saved as the raw ones",
+        SIGNALS,
+        "                callback.swap(pl_module)\n",
+        "                pass\n",
+        f"{TOLD}[validation 1, SIGTERM]",
+    ),
+    Fault(
+        "T4 no way back into the validation",
+        SIGNALS,
+        '            checkpoint["loops"]["fit_loop"] = self.point\n',
+        "            pass\n",
+        f"{TOLD}[validation 1, SIGTERM]",
+    ),
+    Fault(
+        "T4 stops before the validation that is due",
+        SIGNALS,
+        "if step_is_complete(trainer) and not last and not validation_follows(trainer):",
+        "if step_is_complete(trainer):",
+        f"{TOLD}[step 6, SIGTERM]",
+    ),
+    Fault(
+        "T4 stops within an accumulation",
+        SAVING,
+        "return not trainer.fit_loop.epoch_loop._should_accumulate()",
+        "return True",
+        f"{TOLD}[step 11, SIGTERM]",
+    ),
+    Fault(
+        "T4 Lightning's handlers stay",
+        "training/run.py",
+        "    signals.ours_alone(trainer)\n",
+        "",
+        f"{TOLD}[step 11, SIGTERM]",
+    ),
+    Fault(
+        "T4 the last loss is not logged",
+        SIGNALS,
+        "                trainer._logger_connector.update_train_step_metrics()  # it would have been next\n",
+        "",
+        f"{TOLD}[step 4, SIGTERM]",
+    ),
+    Fault(
+        "T4 a second signal cuts short",
+        SIGNALS,
+        "elif number == signal.SIGINT and State.count >= PATIENCE:",
+        "else:",
+        f"{TOLD}[step 13, SIGTERM SIGTERM]",
+    ),
+    Fault("T4 exit status 0", "command.py", "sys.exit(stop.status)", "sys.exit(0)", f"{TOLD}[step 4, SIGTERM]"),
+    Fault(
+        "T4 dropout in the raw weights' validation",
+        "training/ema.py",
+        "            self._average_model.eval()\n",
+        "            pass\n",
+        f"{TOLD}[validation 1, SIGTERM]",
+    ),
+    Fault(
+        "T4 sampling is not broken off",
+        SIGNALS,
+        "    if State.received is not None:\n        raise Interrupted(State.received)\n",
+        "    return\n",
+        f"{TOLD}[sampling 2, SIGTERM]",
+    ),
+    Fault(
+        "T4 each process stops by itself",
+        SIGNALS,
+        "    if trainer.world_size > 1:",
+        "    if False:",
+        TWO_TOLD,
+    ),
+    Fault(
+        "T5 the loader begins the epoch anew", LOADER, 'self.resume = state["epoch"], state["given"]', "pass", RESUMED
+    ),
+    Fault("T5 the order of epoch 0 again", LOADER, "        self.epoch = epoch\n", "        pass\n", RESUMED),
+    Fault("T5 dropout goes on by itself", MODULE, "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
+    Fault(
+        "T5 noise goes on by itself",
+        MODULE,
+        '[seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()]',
+        "torch.randint(1 << 30, (n,)).tolist()",
+        RESUMED,
+    ),
+    Fault(
+        "T6 loss not looked at",
+        GUARD,
+        '(("loss", loss), ("gradient", gradient),',
+        '(("gradient", gradient),',
+        FINITE,
+    ),
+    Fault(
+        "T6 gradient not looked at",
+        GUARD,
+        '("gradient", gradient), ("weights", weights))',
+        '("weights", weights))',
+        FINITE,
+    ),
+    Fault(
+        "T6 weights not looked at",
+        GUARD,
+        '("gradient", gradient), ("weights", weights))',
+        '("gradient", gradient))',
+        FINITE,
+    ),
+    Fault("T6 files not named", GUARD, 'return ", ".join(names[:NAMED]) + more', "return more", FINITE),
+    Fault("T6 exit status 2", "errors.py", "    status = 3", "    status = 2", FINITE),
+    Fault(
+        "T6 stops a step later",
+        GUARD,
+        'keep=0 if pl_module.device.type == "cpu" else 1',
+        "keep=1",
+        FINITE,
+    ),
+    Fault("T6 a jump is not told", GUARD, "        if not self.told:", "        if False:", SPIKES),
+    Fault("T6 jumps never stop", GUARD, "        if self.high >= self.spikes:", "        if False:", SPIKES),
+    Fault(
+        "T6 a jump is measured by the median",
+        GUARD,
+        "FACTOR * percentile_90(self.usual)",
+        "FACTOR * statistics.median(self.usual)",
+        "reliability/test_guard.py::test_t6_no_false_alarm_in_1000_clean_steps",
+    ),
+    Fault("T7 a bomb is decoded", IMAGE, "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
+    Fault(
+        "T7 a greater bomb crashes", IMAGE, "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE
+    ),
+    Fault("T7 small images are enlarged", IMAGE, "min(width, height) < at_least:", "False:", HOSTILE),
+    Fault(
+        "T7 a PNG's checksums are skipped",
+        IMAGE,
+        "                        twin.verify()\n",
+        "                        pass\n",
+        HOSTILE,
+    ),
+    Fault(
+        "T7 a decoder's error stops the run", IMAGE, "except Exception as error:", "except EOFError as error:", HOSTILE
+    ),
+    Fault(
+        "T7 every format that Pillow knows",
+        IMAGE,
+        "Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])",
+        "Image.open(file)",
+        HOSTILE,
+    ),
+    Fault("T7 as the pixels lie", IMAGE, "return ImageOps.exif_transpose(rgb)", "return rgb", HOSTILE),
+    Fault(
+        "T7 broken metadata stop the run",
+        IMAGE,
+        "except Exception:  # unreadable",
+        "except EOFError:  # unreadable",
+        HOSTILE,
+    ),
+    Fault("T7 16 bits saturate", IMAGE, "if image.mode in WIDE:", "if False:", HOSTILE),
+    Fault("T7 what lies under transparency shows", IMAGE, "if image.has_transparency_data:", "if False:", HOSTILE),
+    Fault("T7 values without a known white", IMAGE, "if not (low >= 0 and high <= white):", "if False:", HOSTILE),
+    Fault("T7 links to folders are followed", FOLDER, "follow_symlinks=False", "follow_symlinks=True", HOSTILE),
+    Fault("T7 what is no file is opened", FOLDER, "if stat.S_ISREG(status.st_mode):", "if True:", HOSTILE),
+    Fault(
+        "T7 a dead link stops the run",
+        FOLDER,
+        "                status = path.stat()\n            except OSError as",
+        "                status = path.stat()\n            except EOFError as",
+        HOSTILE,
+    ),
+    Fault("T7 hidden files are used", FOLDER, 'if entry.name.startswith("."):', "if False:", HOSTILE),
+    Fault("T7 duplicates are used", FOLDER, "elif file.content in used:", "elif False:", HOSTILE),
+    Fault("T7 the file system's order", FOLDER, "return sorted(found)", "return found", HOSTILE),
+    Fault(
+        "T7 left out in silence",
+        FOLDER,
+        'left_out.append({"path": file.name, "reason": reason, "action": action})',
+        "pass",
+        HOSTILE,
+    ),
+    Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", PAYLOADS),
+    Fault(
+        "T8 targets are looked for at the top alone",
+        BUILD,
+        "        node = list(node.values())\n",
+        "        return\n",
+        PAYLOADS,
+    ),
+    Fault("T8 interpolated", BUILD, 'if isinstance(value, str) and "${" in value:', "if False:", PAYLOADS),
+    Fault(
+        "T8 interpolated while it is read",
+        BUILD,
+        "OmegaConf.create(text), resolve=False",
+        "OmegaConf.create(text), resolve=True",
+        PAYLOADS,
+    ),
+    Fault("T8 keys may interpolate", BUILD, "            yield key\n", "", PAYLOADS),
+    Fault("T8 yaml's tags", BUILD, "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", PAYLOADS),
+    Fault(
+        "T8 yaml's aliases", BUILD, "(yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)", "(yaml.TagToken,)", PAYLOADS
+    ),
+    Fault("T8 depth without end", BUILD, "ValueError, RecursionError)", "ValueError)", PAYLOADS),
+    Fault(
+        "T8 pickles run",
+        STORAGE,
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        PAYLOADS,
+    ),
+    Fault(
+        "T8 what no checkpoint is raises as it likes",
+        STORAGE,
+        "OSError, pickle.UnpicklingError, ValueError",
+        "OSError, ValueError",
+        PAYLOADS,
+    ),
+    Fault(
+        "T8 archives are unpacked",
+        STORAGE,
+        "    verify(path)\n    try:\n",
+        "    import zipfile\n"
+        "    if zipfile.is_zipfile(path):\n"
+        "        archive = zipfile.ZipFile(path)\n"
+        "        for member in archive.namelist():\n"
+        "            (path.parent / member).parent.mkdir(parents=True, exist_ok=True)\n"
+        "            (path.parent / member).write_bytes(archive.read(member))\n"
+        "    verify(path)\n    try:\n",
+        PAYLOADS,
+    ),
+    Fault(
+        "T8 a file's configuration is trusted",
+        CHECKPOINT,
+        'build.stranger(contents["config"], path)',
+        '__import__("yaml").safe_load(contents["config"])',
+        PAYLOADS,
+    ),
+    Fault(
+        "T8 the report builds what a run names",
+        "report/__main__.py",
+        'stranger(OmegaConf.to_yaml({part: run.config[part]}), folder / "config.yaml")[part]',
+        "run.config[part]",
+        PAYLOADS,
+    ),
+    Fault(
+        "T8 a damaged export raises as it likes",
+        "training/exchange.py",
+        "except (SafetensorError, OSError",
+        "except (OSError",
+        EXPORTED,
+    ),
+    Fault(
+        "T9 jobs share the launcher's process", SWEEP, "return isolated(folder)", "return train(cfg, folder)", DEATHS
+    ),
+    Fault(
+        "T9 complete jobs run again",
+        SWEEP,
+        'record.get("state") == "complete" and same_job(cfg, folder)',
+        "False",
+        DEATHS,
+    ),
+    Fault(
+        "T9 a job of other values counts as run",
+        SWEEP,
+        "return bool(before == job_of(OmegaConf.to_yaml(cfg, resolve=True)))",
+        "return True",
+        DEATHS,
+    ),
+    Fault(
+        "T9 a death is not recorded",
+        SWEEP,
+        "        write_record(folder, record)\n    raise JobFailed",
+        "    raise JobFailed",
+        DEATHS,
+    ),
+    Fault(
+        "T9 a failed job fails nothing", SWEEP, "    raise JobFailed(", "    return None\n    raise JobFailed(", DEATHS
+    ),
+    Fault(
+        "T9 an error is not recorded",
+        SWEEP,
+        'write_record(folder, record | {"state": "failed"',
+        'print(record | {"state": "failed"',
+        DEATHS,
+    ),
+    Fault(
+        "T9 the environment is kept",
+        "training/callbacks.py",
+        '"host": platform.node(),',
+        '"host": str(dict(os.environ)),',
+        DEATHS,
+    ),
+    Fault(
+        "T9 launches share a folder",
+        "folders.py",
+        "            Path(path).mkdir()\n",
+        "            Path(path).mkdir(exist_ok=True)\n",
+        EIGHT,
+    ),
+    Fault(
+        "T9 a job's folder is not its own",
+        "folders.py",
+        "        if _read(file) == key:\n",
+        "        if False:\n",
+        OWN_FOLDER,
+    ),
+    Fault(
+        "T9 a job takes another's folder",
+        "folders.py",
+        "        if not file.exists():\n",
+        "        if True:\n",
+        OWN_FOLDER,
+    ),
+    Fault(
+        "T9 keys on the command line", "command.py", "                secrets.refuse_words(sys.argv[1:])\n", "", REFUSED
+    ),
+    Fault(
+        "T9 keys in the configuration",
+        "command.py",
+        "                secrets.refuse_values({str(key): value for key, value in resolved.items()})\n",
+        "",
+        REFUSED,
+    ),
+    Fault(
+        "T9 what is called a key",
+        SECRETS,
+        'if NAME.search(key) and value not in ("", "null", "None"):',
+        "if False:",
+        REFUSED,
+    ),
+    Fault(
+        "T9 what is a key's value",
+        SECRETS,
+        "if NAME.search(name) and len(secret) >= SHORTEST and secret in value:",
+        "if False:",
+        REFUSED,
+    ),
+    Fault("T10 all devices see the same images", LOADER, "[self.first :, self.rank]", "[self.first :, 0]", AS_ONE),
+    Fault(
+        "T10 the global batch is cut otherwise",
+        LOADER,
+        "order[:used].view(len(self), self.world, self.batch_size)[self.first :, self.rank]",
+        "order[:used].view(self.world, len(self), self.batch_size)[self.rank, self.first :]",
+        AS_ONE,
+    ),
+    Fault(
+        "T10 validation is padded",
+        LOADER,
+        "self.batches = index.tensor_split(",
+        "index = torch.cat([index, index[: -len(index) % world]])\n        self.batches = index.tensor_split(",
+        AS_ONE,
+    ),
+    Fault(
+        "T10 the loss of one device",
+        MODULE,
+        "gathered = self.all_gather(values.detach())",
+        "gathered = values.detach()",
+        AS_ONE,
+    ),
+    Fault(
+        "T10 every device draws from the batch's start",
+        MODULE,
+        "positions=range(self.global_rank * n, (self.global_rank + 1) * n)",
+        "positions=range(n)",
+        DRAWS,
+    ),
+    Fault("T10 a device's batch is the batch", MODULE, "batch_size=n * self.trainer.world_size", "batch_size=n", DRAWS),
+    Fault(
+        "T10 devices' features are averaged",
+        "metric/distances.py",
+        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")',
+        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="mean")',
+        ONCE,
+    ),
+    Fault(
+        "T10 each device scores for itself",
+        "metric/estimate.py",
+        'self.add_state("features", [], dist_reduce_fx="cat")',
+        'self.add_state("features", [], dist_reduce_fx=None)',
+        ONCE,
+    ),
+    Fault("T10 pixels wrap", LOADER, ".clamp(0, 255)", "", PIXELS),
+    Fault("T10 one cache for all images", "metric/score.py", 'digest({"images": images}), ', "", KEYS),
+    Fault(
+        "T10 one cache for every resize",
+        "metric/score.py",
+        "extractor.name, extractor.resize, extractor.weights_hash)",
+        "extractor.name, extractor.weights_hash)",
+        KEYS,
+    ),
+    Fault(
+        "T10 one cache for all weights",
+        "metric/score.py",
+        "extractor.resize, extractor.weights_hash)",
+        "extractor.resize)",
+        KEYS,
+    ),
+    Fault(
+        "T10 torchrun's processes are runs of their own",
+        "training/distributed.py",
+        'if _under_torchrun() and world_size != int(os.environ["WORLD_SIZE"]):',
+        "if False:",
+        TORCHRUN,
+    ),
+]
