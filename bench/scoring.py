@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -25,8 +26,9 @@ from torch import Tensor
 
 from diffusion.build import make
 from diffusion.console import console
+from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import extract, reference_statistics, score, score_features, wants_spatial
+from diffusion.metric.score import Factory, extract, reference_statistics, score, score_features, wants_spatial
 from diffusion.paths import conf_dir
 from diffusion.training.scoring import chosen
 
@@ -126,9 +128,14 @@ def main() -> None:
         each = {}
         for metric in metrics:
             found: dict[str, object] = {}
-            one = partial(score_features, features, extractor, against, metrics=[metric])
-            taken = seconds(lambda one=one, found=found: found.update(one()), device)
-            each[", ".join(found)] = taken
+
+            def measure(metric: Factory = metric, found: dict[str, object] = found) -> None:
+                with suppress(UserError):  # too few images for it
+                    found.update(score_features(features, extractor, against, metrics=[metric]))
+
+            taken = seconds(measure, device)
+            if found:
+                each[", ".join(found)] = taken
     table = Table(title=f"{asked.n} images, {asked.features} features, {asked.metrics} metrics, {device}")
     for column in ("what", "wall s", "CPU s"):
         table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
