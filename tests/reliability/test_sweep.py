@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,11 +29,30 @@ DEATHS = {  # the optimizer, and what its record says
 SECRET = "canary-7c1e55d0"
 
 
-def launch(folder: Path, overrides: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "diffusion.train", *overrides], cwd=folder, text=True, capture_output=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent), "MY_API_TOKEN": SECRET} | env,
-    )  # fmt: skip
+class Forked:
+    """`subprocess.Popen([python, "-m", "diffusion.sweep", FOLDER])`, without the seconds that its imports take."""
+
+    def __init__(self, command: list[str]):
+        assert command[:3] == [sys.executable, "-m", "diffusion.sweep"]
+        self.process = multiprocessing.get_context("fork").Process(target=sweep.job, args=(Path(command[3]),))
+        self.process.start()
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+ISOLATED = sweep.isolated  # which the fixture `command` replaces
+
+
+@pytest.fixture
+def launch(command, monkeypatch):
+    """`launch(overrides)` -> (exit status, stdout, stderr) of `python -m diffusion.train`, its jobs forked."""
+    monkeypatch.setattr(sweep, "isolated", ISOLATED)
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked))
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setenv("MY_API_TOKEN", SECRET)
+    return lambda overrides: command("train", overrides)
 
 
 def records(folder: Path) -> dict[str, dict[str, object]]:
@@ -43,28 +63,52 @@ def times(folder: Path) -> dict[str, int]:
     return {file.parts[-3]: file.stat().st_mtime_ns for file in folder.glob("*/checkpoints/last.ckpt")}
 
 
-@pytest.mark.timeout(600)
-def test_one_death_loses_no_other_job_and_only_those_run_again(tiny, tmp_path, figure):
+def leaks(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
+
+
+def test_one_death_loses_no_other_job_and_only_those_run_again(launch, tiny, tmp_path, monkeypatch, figure):
     choice = "optimizer._target_=" + ",".join(f"deaths.{name}" for name in DEATHS)
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]
-    first = launch(tmp_path, overrides)
-    assert first.returncode not in (0, None)
+    status, out, err = launch(overrides)
+    assert status != 0
     found = records(tmp_path / "sweep")
-    assert len(found) == 8
+    assert len(found) == 8, out + err
     for (name, reason), record in zip(DEATHS.items(), (found[str(i)] for i in range(8)), strict=True):
         assert record["state"] == ("complete" if reason is None else "failed"), name
         assert reason is None or reason in str(record["reason"]), record
-    assert "hydra.sweep.dir=" in first.stderr
+    assert "hydra.sweep.dir=" in err
     before = times(tmp_path / "sweep")
 
-    second = launch(tmp_path, overrides, CURED="1")
-    assert second.returncode == 0, second.stderr
+    monkeypatch.setenv("CURED", "1")
+    status, out, err = launch(overrides)
+    assert status == 0, out + err
     assert {record["state"] for record in records(tmp_path / "sweep").values()} == {"complete"}
     after = times(tmp_path / "sweep")
     assert sorted(name for name in after if after[name] != before.get(name)) == ["1", "2", "3", "4", "5", "6"]
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
+
+    config = tmp_path / "sweep/7/config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since
+    status, out, err = launch(overrides)
+    assert status == 0, out + err
+    last = times(tmp_path / "sweep")
+    assert [name for name in last if last[name] != after[name]] == ["7"]
+    assert not leaks(tmp_path)
     figure("sweep of 8 jobs, 6 of them dying: siblings lost", 0)
     figure("run again alone", "6 of 6 that died")
+
+
+def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
+    """As the command line starts it: killed, it takes its launcher with it no more than the others."""
+    overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
+    done = subprocess.run(
+        [sys.executable, "-m", "diffusion.train", *overrides, "hydra.sweep.dir=sweep"], cwd=tmp_path, text=True,
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "killed by SIGKILL" in done.stderr
+    assert records(tmp_path / "sweep")["0"]["state"] == "failed"
 
 
 def one_launch(folder: str, barrier: object) -> None:
@@ -119,27 +163,44 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     assert "environment" in err or "leave it out" in err
     if "oc.env" not in override:  # Hydra's own line repeats the override, which holds the name alone
         assert SECRET not in out + err
-    assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
+    assert not leaks(tmp_path)
 
 
-def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path):
-    """Needs the extra `sweep`. Trials that completed are told again, the one that was killed and the rest run."""
-    optuna = pytest.importorskip("optuna")
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+def launch_forked(folder: Path, overrides: list[str]) -> None:
+    """`python -m diffusion.train OVERRIDES` in `folder`, as a fork, and so its jobs."""
+    from diffusion import train
+
+    os.chdir(folder)
+    sys.argv = ["diffusion.train", *overrides]
+    sweep.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
+    train.main()
+
+
+def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, capfd, figure):
+    """Needs the extra `sweep`. Of two trials one is complete: one more runs, with another draw."""
+    optuna = pytest.importorskip("optuna", reason="needs the extra sweep")
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra sweep")
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
     overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
     overrides += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1"]
     overrides += ["optimizer.lr=interval(1e-5,1e-2)"]
-    command = [sys.executable, "-m", "diffusion.train", *overrides]
-    killed = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    context = multiprocessing.get_context("fork")
+    killed, *others = (context.Process(target=launch_forked, args=(tmp_path, overrides)) for _ in range(3))
+    killed.start()
     while not (tmp_path / "study/1/config.yaml").is_file():
-        assert killed.poll() is None
-        time.sleep(0.1)
+        assert killed.is_alive()
+        time.sleep(0.01)
     killed.kill()
-    killed.wait()
-    for said in ("1 trials are complete, 1 to go", "2 trials are complete, 0 to go"):
-        again = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-        assert said in again.stdout
+    killed.join()
+    for again, said in zip(others, ("1 trials are complete, 1 to go", "2 trials are complete, 0 to go"), strict=True):
+        capfd.readouterr()
+        again.start()
+        again.join()
+        assert again.exitcode == 0
+        assert said in capfd.readouterr().out
     trials = optuna.load_study(study_name="lr", storage=f"sqlite:///{tmp_path}/study.db").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE", "COMPLETE"]
-    assert len(records(tmp_path / "study")) == 2  # the same draws are the same jobs
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
+    complete = [i for i, record in records(tmp_path / "study").items() if record["state"] == "complete"]
+    assert {"0", "2"} <= {*complete}  # 1 may have ended before it noticed that nobody waits
+    figure("an Optuna study killed in the middle", "2 trials of 2 complete, none twice")
