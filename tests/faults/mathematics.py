@@ -17,6 +17,7 @@ LOOP = "sampler/loop.py"
 PARITY = "test_sampler_parity.py"
 BASIC = "test_ancestral_ddim.py"
 SAMPLERS = "test_samplers.py"
+CALLS = "test_sampler_calls.py"
 MEMOIR = "test_memoir.py"
 SCHEDULE = "test_schedule.py"
 PREDICTION = "test_prediction.py"
@@ -76,7 +77,7 @@ FAULTS = [
         RUNGE_KUTTA,
         "h = h * (0.9 * ratio**-0.2)",
         "h = h * (0.9 * ratio.max() ** -0.2)",
-        f"{SAMPLERS}::test_an_image_depends_on_its_own_seed_alone",
+        f"{CALLS}::test_an_image_depends_on_its_own_seed_alone",
     ),
     fault("loop: σ alone at the start", LOOP, "math.hypot(times[0].alpha, times[0].sigma)", "times[0].sigma", PARITY),
     fault("loop: the oldest point is kept", LOOP, "[now, *past[: MEMORY - 1]]", "[*past, now][:MEMORY]", PARITY),
@@ -110,7 +111,7 @@ FAULTS = [
         "prediction.py",
         "return -sigma_t, alpha_t",
         "return sigma_t, alpha_t",
-        f"{SAMPLERS}::test_a_compiled_network_gives_the_same_images",
+        f"{CALLS}::test_a_compiled_network_gives_the_same_images",
     ),
     fault(
         "table: ᾱ_i − 1",

@@ -3,7 +3,9 @@
 import diffusers
 import pytest
 import torch
-from torch import Tensor, nn
+from sampler_cases import COVARIANCE, MEAN
+from stand_ins import Bulk, Pseudo, Replay
+from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process import grid, schedule, variance
@@ -14,33 +16,6 @@ from diffusion.process.sampler import DDIM, Ancestral
 from diffusion.randomness import Streams
 
 SHAPE = (2, 3, 4, 4)
-
-
-class Pseudo(nn.Module):
-    """A fixed function of (x, label) in place of a network."""
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.tanh(1.3 * x + 0.002 * label.reshape(-1, 1, 1, 1)) + 0.1 * x.roll(1, dims=-1)
-
-
-class Replay:
-    """Streams that hand out prepared noise, the same that the other library is given."""
-
-    def __init__(self, *noise: Tensor):
-        self.noise = list(noise)
-
-    def normal_like(self, x: Tensor) -> Tensor:
-        return self.noise.pop(0).to(x.dtype)
-
-
-class Bulk:
-    """Streams of one generator, for thousands of small examples."""
-
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal_like(self, x: Tensor) -> Tensor:
-        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
 
 
 def draw(*key: int) -> Tensor:
@@ -147,11 +122,6 @@ def test_ancestral_trajectory_is_diffusers(
     sampler(denoiser(), noise[0], Replay(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
     torch.testing.assert_close(torch.stack(ours[:-1]), torch.stack(theirs[:-1]), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(ours[-1], step.pred_original_sample, rtol=1e-8, atol=1e-8)
-
-
-MEAN = torch.tensor([0.3, -0.5, 0.1], dtype=torch.float64)
-ROOT = torch.tensor([[0.6, 0.0, 0.0], [0.2, 0.4, 0.0], [-0.1, 0.3, 0.2]], dtype=torch.float64)
-COVARIANCE = ROOT @ ROOT.T
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from functools import partial
 import diffusers
 import pytest
 import torch
+from stand_ins import Pseudo, Replay
 from torch import Tensor, nn
 
 from diffusion.process import grid, prediction, schedule
@@ -32,23 +33,6 @@ from diffusion.process.sampler import (
 
 SHAPE = (2, 3, 4, 4)
 N = 20
-
-
-class Pseudo(nn.Module):
-    """A fixed function of (x, label) in place of a network."""
-
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        return torch.tanh(1.3 * x + 0.002 * label.reshape(-1, 1, 1, 1)) + 0.1 * x.roll(1, dims=-1)
-
-
-class Replay:
-    """Streams that hand out prepared noise, the same that the other library is given."""
-
-    def __init__(self, *noise: Tensor):
-        self.noise = list(noise)
-
-    def normal_like(self, x: Tensor) -> Tensor:
-        return self.noise.pop(0)
 
 
 def draws(n: int) -> list[Tensor]:

@@ -1,0 +1,83 @@
+"""Every sampler with what it reaches in how many steps, every schedule, and the Gaussian that tests know all about."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffusion.process import grid, schedule, variance
+from diffusion.process.sampler import (
+    DDIM,
+    AdamsBashforth,
+    Ancestral,
+    DPMSolver,
+    DPMSolver2S,
+    Euler,
+    Heun,
+    Midpoint,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReverseDiffusion,
+    Sampler,
+    UniPC,
+)
+
+MEAN = torch.tensor([0.3, -0.5, 0.1], dtype=torch.float64)
+ROOT = torch.tensor([[0.6, 0.0, 0.0], [0.2, 0.4, 0.0], [-0.1, 0.3, 0.2]], dtype=torch.float64)
+COVARIANCE = ROOT @ ROOT.T
+D = 3
+
+SCHEDULES = {
+    "linear": schedule.linear(),
+    "cosine": schedule.cosine(),
+    "zero_snr": schedule.zero_terminal_snr(schedule.linear()),
+    "vp": schedule.VP(),
+    "sub_vp": schedule.SubVP(),
+    "ve": schedule.VE(),
+    "edm": schedule.EDM(),
+    "cosine_continuous": schedule.ContinuousCosine(),
+    "flow": schedule.Flow(),
+    "flow_shifted": schedule.Flow(shift=3.0),
+}
+FINE = partial(grid.karras, sigma_min=0.01, sigma_max=80.0)
+
+# name: (steps -> sampler, steps, error of mean and covariance that is stated for this many steps)
+DETERMINISTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
+    "ddim": (DDIM, 200, 0.012),
+    "euler": (Euler, 200, 0.012),
+    "heun": (Heun, 50, 0.012),
+    "heun_flow": (partial(Heun, c=1.0), 50, 0.006),
+    "midpoint": (Midpoint, 50, 0.006),
+    "dpm_1s": (partial(DPMSolver, order=1), 200, 0.012),
+    "dpm_2s": (DPMSolver2S, 50, 0.006),
+    "dpm_2m": (DPMSolver, 50, 0.006),
+    "dpm_3m": (partial(DPMSolver, order=3), 50, 0.006),
+    "unipc": (UniPC, 50, 0.006),
+    "unipc_3": (partial(UniPC, order=3), 50, 0.006),
+    "adams_bashforth": (AdamsBashforth, 50, 0.02),
+    "adams_bashforth_3": (partial(AdamsBashforth, order=3), 50, 0.006),
+}
+STOCHASTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
+    "ancestral": (Ancestral, 200, 0.025),
+    "ancestral_large": (partial(Ancestral, variance=variance.fixed_large), 200, 0.025),
+    "ddim_half": (partial(DDIM, eta=0.5), 200, 0.015),
+    "euler_ancestral": (partial(DDIM, eta=1.0), 200, 0.025),
+    "euler_churn": (partial(Euler, churn=20.0), 200, 0.07),
+    "heun_churn": (partial(Heun, churn=10.0), 50, 0.012),
+    "dpm_1_sde": (partial(DPMSolver, order=1, eta=1.0), 200, 0.025),
+    "dpm_2s_sde": (partial(DPMSolver2S, eta=1.0), 50, 0.012),
+    "dpm_2m_sde": (partial(DPMSolver, eta=1.0), 50, 0.012),
+    "dpm_3m_sde": (partial(DPMSolver, order=3, eta=1.0), 50, 0.012),
+    "reverse_diffusion": (ReverseDiffusion, 500, 0.05),
+}
+AFFINE = DETERMINISTIC | STOCHASTIC
+NONLINEAR: dict[str, tuple[Callable[..., Sampler], int, float]] = {
+    "predictor_corrector": (partial(PredictorCorrector, predictor=partial(DDIM, eta=1.0), snr=0.1), 100, 0.04),
+    "probability_flow": (ProbabilityFlow, 2, 0.001),
+}
+ALL = AFFINE | NONLINEAR
+
+
+def as_images(rows: Tensor) -> Tensor:
+    return rows.reshape(-1, D, 1, 1)
