@@ -33,6 +33,8 @@ TWO_TOLD = "reliability/test_preemption.py::test_t4_two_processes_stop_at_the_sa
 RESUMED = "reliability/test_exact_resume.py::test_a_run_resumed_from_six_steps_is_the_same_run[0]"
 FINITE = "reliability/test_guard.py::test_t6_a_number_that_is_not_finite_stops_the_run"
 SPIKES = "reliability/test_guard.py::test_t6_a_spike_warns_and_six_in_a_row_stop"
+LATE = "reliability/test_guard.py::test_t6_nothing_is_saved_before_it_is_looked_at"
+SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when_asked"
 HOSTILE = "reliability/test_hostile_images.py"
 PAYLOADS = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
@@ -230,6 +232,16 @@ FAULTS = [
         'keep=0 if pl_module.device.type == "cpu" else 1',
         "keep=1",
         FINITE,
+    ),
+    Fault(
+        "T6 saved before it is looked at",
+        GUARD,
+        '        """Nothing is saved that has not been looked at."""\n        self.look(keep=0)\n',
+        "",
+        LATE,
+    ),
+    Fault(
+        "T6 a bad gradient is not left out", GUARD, "            self.skip(trainer)\n", "            pass\n", SKIPPED
     ),
     Fault("T6 a jump is not told", GUARD, "        if not self.told:", "        if False:", SPIKES),
     Fault("T6 jumps never stop", GUARD, "        if self.high >= self.spikes:", "        if False:", SPIKES),

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,20 @@ def test_t6_a_number_that_is_not_finite_stops_the_run(
 
 
 stopped: set[tuple[str, int, float]] = set()
+
+
+def test_t6_nothing_is_saved_before_it_is_looked_at(command, tiny, tmp_path, monkeypatch):
+    """Also where numbers are read a step later, as on an accelerator."""
+    end = Guard.on_train_batch_end
+    elsewhere = SimpleNamespace(device=torch.device("meta"))
+    monkeypatch.setattr(
+        Guard, "on_train_batch_end", lambda self, trainer, module, *batch: end(self, trainer, elsewhere, *batch)
+    )
+    plant(monkeypatch, "loss", 0, math.nan)
+    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run"])
+    assert status == 3, out + err
+    assert finite(tmp_path / "run/checkpoints")
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == BAD - 1
 
 
 def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, monkeypatch):
