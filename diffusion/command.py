@@ -26,6 +26,8 @@ from diffusion import folders, secrets, slurm
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import choices_with, conf_dir
 
+PLUGGED = ("hydra/sweeper", "hydra/launcher")  # groups whose choices come with packages
+
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make `task(cfg)` a command whose configuration is `conf/<config_name>.yaml` and the command line's overrides."""
@@ -120,8 +122,10 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = [option for option in (error.options or []) if not option.startswith("_")]
     if not group or not options:
         return " ".join(str(error).split())
+    extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGGED else ""
     return (
-        f"{group}={choice}: there is no such choice{nearest(choice, options)}; {group} is one of {', '.join(options)}"
+        f"{group}={choice}: there is no such choice{nearest(choice, options)}; {group} is one of "
+        f"{', '.join(options)}{extra}"
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from diffusion.console import console, duration
+from diffusion.console import console
 from diffusion.errors import UserError, exit_status
 from diffusion.report.folder import PARTS, Run, command_of, is_run
 
@@ -29,8 +29,8 @@ List the runs below a folder: state, step, last score, when each was last heard.
 
   complete, failed, interrupted   what the run said at its end, with the reason
   running                         its process lives
-  died                            it says that it runs, but its process is gone, or is on another machine and has
-                                  not been heard for 5 minutes
+  died                            its process is gone, or is on another machine and
+                                  has not been heard for 5 minutes
   not started                     there is a configuration alone
 
 Exit status: 0 whatever became of the runs; 2 where there is no such folder.
@@ -95,7 +95,7 @@ def row(folder: Path, root: Path) -> tuple[str, ...]:
     except Exception as error:  # a broken file of one run hides no other
         return str(folder.relative_to(root)), "unreadable", "", "", "", str(error)
     steps = f"{record.get('steps', 0)}" + (f"/{record['total_steps']}" if record.get("total_steps") else "")
-    heard = duration(max(0.0, time.time() - beat(folder))) + " ago"
+    heard = ago(time.time() - beat(folder))
     return str(folder.relative_to(root)), state(folder, record), steps, score, heard, str(record.get("reason", ""))
 
 
@@ -108,6 +108,14 @@ def state(folder: Path, record: dict[str, Any]) -> str:
         alive = process(int(record.get("pid", 0)))
         return said if alive is not None and record.get("process") == alive else "died"
     return said if time.time() - beat(folder) < SILENCE else "died"
+
+
+def ago(seconds: float) -> str:
+    """`12 s ago`, `4 min ago`, `3 h ago`, `2 days ago`."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length * (2 if unit == "days" else 1):
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
 
 
 def beat(folder: Path) -> float:

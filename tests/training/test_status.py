@@ -74,6 +74,14 @@ def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp
     assert (info["pid"], info["host"]) == (os.getpid(), platform.node())
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "0 s"), (59, "59 s"), (250, "4 min"), (7300, "2 h"), (47 * 3600, "47 h"), (2e5, "2 days")],
+)
+def test_ages(seconds, words):
+    assert status.ago(seconds) == f"{words} ago"
+
+
 def test_no_such_folder(tmp_path, capsys):
     assert status.main([str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
