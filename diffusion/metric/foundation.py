@@ -4,6 +4,7 @@ They are read by the package transformers (the extra `features`), from a folder 
 from its local cache, else from the hub.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 from types import MappingProxyType
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 def pretrained(kind: str, source: str) -> Any:
     """The model of class `kind` of transformers that is at `source`: a folder, or a name on the hub.
 
-    Raises FeaturesUnavailable where the package or the weights aren't there, and where the weights are another model's
-    (which transformers would fill up with random ones).
+    Raises FeaturesUnavailable where the package or the weights aren't there, where the weights are another model's
+    (which transformers would fill up with random ones), and where those from the hub are not what was published.
     """
     try:
         import transformers
@@ -53,7 +54,30 @@ def pretrained(kind: str, source: str) -> Any:
         raise FeaturesUnavailable(
             f"features of {source}: not a usable {kind} ({len(lacking)} of its weights are missing); {mend}"
         )
+    if not Path(source).exists() and (damaged := damaged_in_cache(source)) is not None:
+        raise FeaturesUnavailable(
+            f"features of {source}: {damaged} does not have the SHA-256 that the hub gave for it, which is its name; "
+            f"remove it, so that it is fetched again; or {mend}"
+        )
     return net
+
+
+def damaged_in_cache(source: str) -> Path | None:
+    """A file of weights of `source` in the hub's local cache whose SHA-256 is not what the hub gave; None if all are.
+
+    The cache keeps what is large under its SHA-256 as a name, and does not look at it again.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(source, name)
+        if not isinstance(found, str):
+            continue
+        kept = Path(found).resolve()
+        with kept.open("rb") as file:
+            if len(kept.name) == 64 and hashlib.file_digest(file, "sha256").hexdigest() != kept.name:
+                return kept
+    return None
 
 
 class Foundation(FeatureExtractor):

@@ -1,3 +1,4 @@
+import hashlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_what_is_not_there_is_one_line_with_the_mend(extractor, transformers, sa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "nobody/nothing" in unavailable(lambda: extractor("nobody/nothing"))
+
+
+def test_weights_from_the_hub_are_hashed(saved, tmp_path: Path, monkeypatch) -> None:
+    """As the hub's cache lies on a disk: what is large under its SHA-256, which is looked at again."""
+    folder, cache = saved("Dinov2Model", "dinov2-tiny"), tmp_path / "models--facebook--dinov2-large"
+    blobs, snapshot = cache / "blobs", cache / "snapshots" / "abc"
+    for made in (blobs, snapshot, cache / "refs"):
+        made.mkdir(parents=True)
+    (cache / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = (folder / "model.safetensors").read_bytes()
+    blob = blobs / hashlib.sha256(weights).hexdigest()
+    blob.write_bytes(weights)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    for where in ("huggingface_hub.constants.HF_HUB_CACHE", "huggingface_hub.constants.HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(where, str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert DINOv2().frechet == "fd_dinov2"
+    blob.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))  # of one weight, one bit
+    assert str(blob) in unavailable(DINOv2)
 
 
 def test_a_missing_package_is_one_line_with_the_mend(monkeypatch) -> None:
