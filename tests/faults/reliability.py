@@ -39,6 +39,7 @@ HOSTILE = "reliability/test_hostile_images.py"
 PAYLOADS = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
 DEATHS = "reliability/test_sweep.py::test_one_death_loses_no_other_job_and_only_those_run_again"
+BEGAN = "reliability/test_sweep.py::test_why_a_job_never_began_is_recorded"
 EIGHT = "reliability/test_sweep.py::test_eight_launches_at_once_have_eight_folders"
 OWN_FOLDER = "reliability/test_sweep.py::test_a_job_has_its_own_folder_again_and_never_another_jobs"
 REFUSED = "reliability/test_sweep.py::test_a_secret_on_the_command_line_or_in_the_configuration_is_refused"
@@ -406,7 +407,7 @@ FAULTS = [
         SWEEP,
         'write_record(folder, record | {"state": "failed"',
         'print(record | {"state": "failed"',
-        DEATHS,
+        BEGAN,
     ),
     Fault(
         "T9 the environment is kept",

@@ -98,6 +98,14 @@ def test_one_death_loses_no_other_job_and_only_those_run_again(launch, tiny, tmp
     figure("run again alone", "6 of 6 that died")
 
 
+def test_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
+    status, _, _ = launch(["-m", *tiny, "data.batch_size=400", "hydra.sweep.dir=sweep"])
+    assert status == 2
+    record = records(tmp_path / "sweep")["0"]
+    assert record["state"] == "failed"
+    assert "fewer than a batch of 400" in str(record["reason"])
+
+
 def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
     """As the command line starts it: killed, it takes its launcher with it no more than the others."""
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
@@ -151,7 +159,8 @@ def test_a_job_has_its_own_folder_again_and_never_another_jobs(tmp_path):
 
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 @pytest.mark.parametrize(
-    "override", [f"+logger.api_key={SECRET}", "name=${oc.env:MY_API_TOKEN}", f"name={SECRET}", f"+wandb_token={SECRET}"]
+    "override",
+    ["+logger.api_key=of-no-variable", "name=${oc.env:MY_API_TOKEN}", f"name={SECRET}", f"+wandb_token={SECRET}"],
 )
 def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     command, tiny, tmp_path, monkeypatch, override, multirun
