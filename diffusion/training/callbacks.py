@@ -165,15 +165,20 @@ class ValidateAtEnd(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The run's last step is known now; a run that is resumed in its last validation is there already."""
         self.last = total_steps(trainer)
-        if trainer.global_step >= self.last and trainer.check_val_every_n_epoch is not None:
+        if self.reached(trainer) and trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """At the last step, which may lie within an epoch, ask Lightning to stop: it validates before it does."""
-        if trainer.global_step >= self.last:
+        if self.reached(trainer):
             if trainer.check_val_every_n_epoch is not None:
                 trainer.check_val_every_n_epoch = 1
             trainer.should_stop = True
+
+    def reached(self, trainer: pl.Trainer) -> bool:
+        """At the last step, or the last batch: where steps were left out there are fewer."""
+        is_last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return trainer.global_step >= self.last or (is_last and trainer.current_epoch + 1 == trainer.max_epochs)
 
 
 class SampleGrid(Callback):

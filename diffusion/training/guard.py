@@ -21,6 +21,7 @@ from diffusion.console import console
 from diffusion.data import Batch
 from diffusion.errors import Diverged, NotFinite, UserError
 from diffusion.training.ema import EMA
+from diffusion.training.module import Diffusion
 from diffusion.training.saving import step_is_complete
 
 ACTIONS = ("stop", "skip")
@@ -29,6 +30,7 @@ WINDOW = 100  # losses that a new one is compared with
 LEAST = 20  # of them, before the comparison means anything
 FACTOR = 4  # a spike is above so many times their 90th percentile
 MOST_SKIPPED = 10  # steps in a row: then something else is wrong than a batch
+MOST_OVERFLOWS = 50  # steps in a row that float16's scaler left out; each halves its scale, which begins at 2^16
 
 
 class Reading:
@@ -70,7 +72,8 @@ class Guard(Callback):
         spikes: the losses in a row that are spikes, at which the run stops; the first one is told. null for never.
 
     Raises NotFinite (exit status 3) and Diverged (4), naming the step and the files of its batch. With float16 mixed
-    precision gradients overflow as a matter of course, and its scaler leaves those steps out: they are not counted.
+    precision gradients overflow as a matter of course, and its scaler leaves those steps out: they are not told, unless
+    there are more in a row than a scale can be too large for.
     """
 
     def __init__(self, action: str = "stop", spikes: int | None = 6):
@@ -105,7 +108,7 @@ class Guard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measure the gradient; with `skip`, take away one that is not finite, so that no weight or moment moves."""
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         self.gradient = total_norm(gradients) if gradients else None
@@ -136,13 +139,22 @@ class Guard(Callback):
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not step_is_complete(trainer):
             return
-        left_out = self.skipped_in_a_row > 0 and self.gradient is None
-        if not left_out:
+        assert isinstance(pl_module, Diffusion)
+        step = trainer.global_step + (not pl_module.stepped)
+        if pl_module.stepped:
             self.skipped_in_a_row = 0
+        elif scales(trainer):
+            self.skipped_in_a_row += 1
+            if self.skipped_in_a_row >= MOST_OVERFLOWS:
+                raise NotFinite(
+                    f"step {step}: the gradient has overflowed {MOST_OVERFLOWS} times in a row (the last with "
+                    f"{listed(self.names(trainer))}); use trainer.precision=bf16-mixed or 32-true"
+                )
+        if pl_module.stepped or scales(trainer):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
             numbers = torch.stack([loss, gradient, total_norm(self.weights)])
-            self.waiting.append(Seen(Reading(numbers), trainer.global_step, self.names(trainer)))
+            self.waiting.append(Seen(Reading(numbers), step, self.names(trainer)))
         self.losses, self.index, self.gradient = [], [], None
         self.look(keep=0 if pl_module.device.type == "cpu" else 1)
 
@@ -196,6 +208,11 @@ class Guard(Callback):
                 f"step {seen.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} with "
                 f"{listed(seen.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
             )
+
+
+def scales(trainer: pl.Trainer) -> bool:
+    """Whether the gradients are float16's, scaled, whose overflows are no fault."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:

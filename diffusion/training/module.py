@@ -73,6 +73,7 @@ class Diffusion(pl.LightningModule):
         self.seed = seed
         self.config = config
         self.draws = draws
+        self.stepped = True  # whether the last optimizer step was one
         self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
@@ -83,6 +84,7 @@ class Diffusion(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what no stream counts, such as dropout, by where the run stands."""
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step  # see `optimizer_step`
         seed = seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
         # Not torch.manual_seed, which on a machine without a GPU formats the whole call stack for later, every time.
         torch.default_generator.manual_seed(seed)
@@ -178,9 +180,33 @@ class Diffusion(pl.LightningModule):
         if not self.trainer.sanity_checking:
             self.log_dict({name: value.float().to(self.device) for name, value in logged.items()})
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step that the guard or float16's scaler leaves out is none: it is not counted, and so not averaged."""
+        self.stepped = False
+        super().optimizer_step(*args, **kwargs)
+        if not self.stepped:
+            loop = self.trainer.fit_loop.epoch_loop
+            count = loop.automatic_optimization.optim_progress.optimizer.step
+            for part in (count.total, count.current):
+                part.ready -= 1
+                part.completed -= 1  # Lightning counts it next
+            loop._batches_that_stepped = max(0, loop._batches_that_stepped - 1)  # what is logged belongs to the last
+
+    def note_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """`optimizer` has made a step, if it was given gradients. A fused one leaves out what overflows by itself."""
+        given = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        overflow = getattr(optimizer, "found_inf", None)
+        self.stepped = given and not (overflow is not None and bool(overflow))
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """The rate moves with the steps."""
+        if self.stepped:
+            super().lr_scheduler_step(scheduler, metric)
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule by the step."""
         optimizer = self.optimizer(list(self.parameters()))
+        optimizer.register_step_post_hook(self.note_step)
         scheduler = self.lr_scheduler(optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

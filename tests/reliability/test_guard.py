@@ -45,7 +45,8 @@ def plant(monkeypatch, fault: str, accumulation: int, value: float) -> list[str]
     named: list[str] = []
 
     def here(module, batch_idx):
-        return module.global_step == BAD - 1 and batch_idx % 3 == accumulation
+        epoch = (BAD - 1) // 2  # a step that is left out is followed by another of its number
+        return module.global_step == BAD - 1 and module.current_epoch == epoch and batch_idx % 3 == accumulation
 
     def planted(self, batch, batch_idx):
         if self.global_step == BAD - 1:

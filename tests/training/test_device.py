@@ -1,6 +1,7 @@
 """On a device that is not the CPU everything works, with the CPU's numbers, and a training step waits for nothing."""
 
 import copy
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.report.metrics import read_metrics
-from diffusion.training import callbacks, run
+from diffusion.training import callbacks, guard, run, storage
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
@@ -223,3 +225,68 @@ def test_a_learned_weight_of_the_loss_is_not_rounded_to_bfloat16():
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             losses.append(objective(denoiser, torch.zeros(4, 3, 2, 2), Streams(range(4)))["loss"])
     assert torch.equal(exact[0], rounded[0])
+
+
+NO_STEPS = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run", "samples.n=0")
+
+
+def made(run_folder: Path) -> set[int]:
+    """How many optimizer steps a run has made, as everything that counts them has it."""
+    kept = storage.load(run_folder / "checkpoints/last.ckpt")
+    moments = {int(state["step"]) for state in kept["optimizer_states"][0]["state"].values()}
+    validated = read_metrics(run_folder / "metrics.csv")["val/mse"].step[-1]
+    told = json.loads((run_folder / "run.json").read_text())["steps"]
+    averaged, rate = kept["callbacks"]["EMA"]["latest_update_step"], kept["lr_schedulers"][0]["last_epoch"]
+    return {kept["global_step"], *moments, averaged, rate, int(validated), told}
+
+
+def test_what_the_scaler_of_float16_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
+    monkeypatch.setattr(run.distributed, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    update, scales = scaler.update, []
+    monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
+    status, out, err = command("train", [*tiny, *NO_STEPS, "trainer.precision=null"])
+    assert status == 0, out + err
+    overflows = [after < before for before, _, after in scales]
+    assert len(overflows) == 12
+    assert overflows[0]
+    assert made(tmp_path / "run") == {12 - sum(overflows)}
+
+
+def test_what_the_guard_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path):
+    step, swept, averages = Diffusion.training_step, [(0, 0), (1, 2), (1, 5)], []
+
+    def planted(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        averages.append(next(self.raw_denoiser().parameters()).detach().clone())  # before this step
+        if (self.current_epoch, batch_idx) in swept:
+            loss.register_hook(lambda gradient: gradient * math.inf)
+        return loss
+
+    monkeypatch.setattr(Diffusion, "training_step", planted)
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    seldom = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
+    status, out, err = command("train", [*tiny, *NO_STEPS, *seldom])
+    assert status == 0, out + err
+    assert "3 steps were skipped" in out
+    assert made(tmp_path / "run") == {9}  # validated at its end, too
+    still = [k for k, (a, b) in enumerate(itertools.pairwise(averages)) if torch.equal(a, b)]
+    assert still == [0, 8]
+
+
+def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
+    scaler = torch.amp.GradScaler("cpu")
+    monkeypatch.setattr(run.distributed, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(guard, "MOST_OVERFLOWS", 5)
+    step = Diffusion.training_step
+
+    def planted(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        loss.register_hook(lambda gradient: gradient * math.nan)
+        return loss
+
+    monkeypatch.setattr(Diffusion, "training_step", planted)
+    status, out, err = command("train", [*tiny, *NO_STEPS, "trainer.precision=null"])
+    assert status == 3, out + err
+    assert "error: step 1: the gradient has overflowed 5 times in a row (the last with " in err
