@@ -36,7 +36,7 @@ SPIKES = "reliability/test_guard.py::test_t6_a_spike_warns_and_six_in_a_row_stop
 LATE = "reliability/test_guard.py::test_t6_nothing_is_saved_before_it_is_looked_at"
 SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when_asked"
 HOSTILE = "reliability/test_hostile_images.py"
-PAYLOADS = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
+PAYLOAD = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
 DEATHS = "reliability/test_sweep.py::test_one_death_loses_no_other_job_and_only_those_run_again"
 BEGAN = "reliability/test_sweep.py::test_why_a_job_never_began_is_recorded"
@@ -305,41 +305,45 @@ FAULTS = [
         "pass",
         HOSTILE,
     ),
-    Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", PAYLOADS),
+    Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", f"{PAYLOAD}[target]"),
     Fault(
         "T8 targets are looked for at the top alone",
         BUILD,
         "        node = list(node.values())\n",
         "        return\n",
-        PAYLOADS,
+        f"{PAYLOAD}[nested]",
     ),
-    Fault("T8 interpolated", BUILD, 'if isinstance(value, str) and "${" in value:', "if False:", PAYLOADS),
+    Fault("T8 interpolated", BUILD, 'if isinstance(value, str) and "${" in value:', "if False:", f"{PAYLOAD}[secret]"),
     Fault(
         "T8 interpolated while it is read",
         BUILD,
         "OmegaConf.create(text), resolve=False",
         "OmegaConf.create(text), resolve=True",
-        PAYLOADS,
+        f"{PAYLOAD}[secret path]",
     ),
-    Fault("T8 keys may interpolate", BUILD, "            yield key\n", "", PAYLOADS),
-    Fault("T8 yaml's tags", BUILD, "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", PAYLOADS),
+    Fault("T8 keys may interpolate", BUILD, "            yield key\n", "", f"{PAYLOAD}[secret key]"),
+    Fault("T8 yaml's tags", BUILD, "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", f"{PAYLOAD}[yaml path]"),
     Fault(
-        "T8 yaml's aliases", BUILD, "(yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)", "(yaml.TagToken,)", PAYLOADS
+        "T8 yaml's aliases",
+        BUILD,
+        "(yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)",
+        "(yaml.TagToken,)",
+        f"{PAYLOAD}[aliases]",
     ),
-    Fault("T8 depth without end", BUILD, "ValueError, RecursionError)", "ValueError)", PAYLOADS),
+    Fault("T8 depth without end", BUILD, "ValueError, RecursionError)", "ValueError)", f"{PAYLOAD}[depth]"),
     Fault(
         "T8 pickles run",
         STORAGE,
         'map_location="cpu", weights_only=True',
         'map_location="cpu", weights_only=False',
-        PAYLOADS,
+        f"{PAYLOAD}[torch zip]",
     ),
     Fault(
         "T8 what no checkpoint is raises as it likes",
         STORAGE,
         "OSError, pickle.UnpicklingError, ValueError",
         "OSError, ValueError",
-        PAYLOADS,
+        f"{PAYLOAD}[torch zip]",
     ),
     Fault(
         "T8 archives are unpacked",
@@ -352,21 +356,21 @@ FAULTS = [
         "            (path.parent / member).parent.mkdir(parents=True, exist_ok=True)\n"
         "            (path.parent / member).write_bytes(archive.read(member))\n"
         "    verify(path)\n    try:\n",
-        PAYLOADS,
+        f"{PAYLOAD}[traversal]",
     ),
     Fault(
         "T8 a file's configuration is trusted",
         CHECKPOINT,
         'build.stranger(contents["config"], path)',
         '__import__("yaml").safe_load(contents["config"])',
-        PAYLOADS,
+        f"{PAYLOAD}[target]",
     ),
     Fault(
         "T8 the report builds what a run names",
         "report/__main__.py",
         'stranger(OmegaConf.to_yaml({part: run.config[part]}), folder / "config.yaml")[part]',
         "run.config[part]",
-        PAYLOADS,
+        f"{PAYLOAD}[schedule]",
     ),
     Fault(
         "T8 a damaged export raises as it likes",
