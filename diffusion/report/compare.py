@@ -190,7 +190,11 @@ def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Colum
     last: list[tuple[Row, Run, dict[str, Record]]] = []
     for row in rows:
         for run in row.runs:
-            measured = (r for r in run.scores if r.get("what") in ("samples", "images") and r.get("value") is not None)
+            measured = (
+                r
+                for r in run.scores
+                if r.get("what") in ("samples", "images", "network") and r.get("value") is not None
+            )
             last.append((row, run, {comparable(record): record for record in measured}))
     protocols = number_protocols(record for _, _, records in last for record in records.values())
     words = {key: next(records[key] for _, _, records in last if key in records) for key in protocols}

@@ -42,7 +42,7 @@ def sampler_name(node: Mapping[str, Any]) -> str:
 
 def protocol_of(record: Record) -> dict[str, Any]:
     """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
-    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "rate")
+    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "rate", "bound")
     reference = record.get("reference")
     told = reference if isinstance(reference, Mapping) else {"reference": reference}
     return {key: record.get(key) for key in keys} | {f"reference {key}": value for key, value in told.items()}
@@ -76,6 +76,8 @@ def protocol_line(record: Record) -> str:
         if isinstance(reference, Mapping)
         else "a reference that was not recorded"
     )
+    if record.get("bound"):
+        return f"{against.replace('the reference split', 'the split', 1)}; variational bound: {record['bound']}"
     pixels = f" of {record['resolution']} pixels" if record.get("resolution") else ""
     subsets = f", subsets of {record['subset_size']}" if record.get("subset_size") else ""
     return (

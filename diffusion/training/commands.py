@@ -18,6 +18,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
 from diffusion.training import scoring
 from diffusion.training.audit import audit_samples, check
+from diffusion.training.bits import bits_per_dimension
 from diffusion.training.checkpoint import Restored, restore
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
@@ -85,6 +86,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if (cfg.ckpt is None) == (cfg.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
     check(cfg.audit)
+    if cfg.bits and cfg.ckpt is None:
+        raise UserError("bits: images alone have no likelihood; give ckpt=CHECKPOINT, or leave bits out")
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
@@ -115,6 +118,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     say_scores(new)
     if cfg.audit:
         new += audit_samples(images, data, cfg.audit, extractor, folder, **what)
+    if cfg.bits and cfg.ckpt is not None:
+        told = {key: value for key, value in what.items() if key != "sampler"}
+        new += bits_per_dimension(restored.denoiser, data, cfg.split, cfg.bits, cfg.batch_size, device, **told)
     path = scoring.append(folder, new)
     if cfg.ckpt is not None:
         LooksAtTest.beside(restored.path).add(new)

@@ -73,8 +73,8 @@ class LooksAtTest:
             )
 
     def add(self, records: Sequence[dict[str, Any]]) -> None:
-        """Note a look: the records of samples that were scored on test. Where it can't be written a line says so."""
-        scored = [r for r in records if r["what"] == "samples" and r["reference"]["split"] == "test"]
+        """Note a look: the records of samples, or of the network, on test. Where it can't be written a line says so."""
+        scored = [r for r in records if r["what"] in ("samples", "network") and r["reference"]["split"] == "test"]
         if not scored:
             return
         first = scored[0]

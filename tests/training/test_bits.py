@@ -1,0 +1,86 @@
+"""Bits per dimension of a checkpoint: DDPM's bound, whatever the batches, with its protocol."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion.data import Folder, to_unit
+from diffusion.errors import UserError
+from diffusion.metric.score import draw
+from diffusion.process.denoiser import Denoiser, Thresholded, clip
+from diffusion.process.likelihood import variational_bound
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import linear
+from diffusion.randomness import Streams, seed_for
+from diffusion.report.words import comparable, higher_is_better, protocol_line
+from diffusion.training.bits import bits_per_dimension
+from diffusion.training.checkpoint import restore
+
+LOOK = ["features=lite0", "n=4", "sampler.steps=2", "yardsticks=[]", "device=cpu"]
+
+
+@pytest.fixture
+def data(photos: Path) -> Folder:
+    made = Folder(photos, resolution=8, val=8, test=8, batch_size=4)
+    made.prepare_data()
+    made.setup()
+    return made
+
+
+def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder, tmp_path: Path) -> None:
+    run = ["trainer.max_steps=2", "schedule.steps=20", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *run])
+    assert status == 0, out + err
+    ckpt = "ckpt=run/checkpoints/last.ckpt"
+    records = []
+    for batch in (3, 64):
+        words = [ckpt, *LOOK, "bits=7", f"batch_size={batch}", "split=test", f"hydra.run.dir=look{batch}"]
+        status, out, err = command("evaluate", words)
+        assert status == 0, out + err
+        assert "bits per dimension: 7 images of test × 20 network evaluations: about" in out
+        scores = json.loads((tmp_path / f"look{batch}/scores.json").read_text())
+        records.append(next(r for r in scores if r["metric"] == "bits_per_dim"))
+    assert records[0]["value"] == pytest.approx(records[1]["value"], rel=1e-5)
+    restored = restore("run/checkpoints/last.ckpt")
+    x0 = to_unit(draw(data.splits["test"].images, 7))
+    streams = Streams([seed_for("bits", i) for i in range(7)])
+    bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20).bits.double()
+    record = records[1]
+    assert record["value"] == pytest.approx(float(bits.mean()), rel=1e-5)
+    half = 1.96 * float(bits.std()) / 7**0.5
+    assert (record["low"], record["high"]) == pytest.approx(
+        (float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4
+    )
+    assert 0 < record["value"] < 30
+    assert record["reference"] == {"split": "test", "n": 7, "key": data.splits["test"].key}
+    assert (record["bound"], record["n"], record["what"]) == ("20 steps, fixed_small, x0 clipped", 7, "network")
+    assert record["checkpoint"]["sha256"] == restored.sha256
+    assert higher_is_better(record) is False
+    assert comparable(record) != comparable(record | {"bound": "1000 steps, fixed_small, x0 clipped"})
+    assert "variational bound: 20 steps" in protocol_line(record)
+    looks = json.loads((tmp_path / "run/test.json").read_text())
+    assert all("bits_per_dim" in look["scores"] for look in looks)
+
+
+def test_what_has_no_bits_is_one_line(command, photos: Path) -> None:
+    status, _, err = command("evaluate", [f"images={photos}", "bits=5", *LOOK])
+    assert status == 2
+    assert "bits: images alone have no likelihood" in err
+    assert err.count("\n") == 1
+
+
+class Doubled(torch.nn.Module):
+    """A network that also says how large the variance is."""
+
+    def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, 0 * x], dim=1)
+
+
+def test_a_learned_variance_is_used(data: Folder) -> None:
+    denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
+    (record,) = bits_per_dimension(denoiser, data, "val", 6, 4, torch.device("cpu"))
+    assert record["bound"] == "10 steps, learned_range, x0 clipped"
+    with pytest.raises(UserError, match="bits=6: the split train2 has no images"):
+        bits_per_dimension(denoiser, data, "train2", 6, 4, torch.device("cpu"))
