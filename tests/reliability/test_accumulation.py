@@ -1,6 +1,5 @@
 """T5 with validations, and so checkpoints, that fall due within the accumulation of a step's gradients."""
 
-import csv
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from outcomes import lines, same, state
 
 from diffusion.paths import conf_dir
 from diffusion.training import run, storage
@@ -18,7 +18,6 @@ RECIPE = [  # 6 batches of 4 an epoch, in steps of 4 and of 2
     "name=test", "model.dropout=0.3", "optimizer=adam", "samples.n=0", "trainer.max_epochs=3", "checkpoint.keep=20",
     "trainer.accumulate_grad_batches=4", "trainer.check_val_every_n_epoch=null",
 ]  # fmt: skip
-STATES = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state")
 
 
 def child(folder: Path, overrides: list[str]) -> None:
@@ -35,21 +34,7 @@ def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
     process.start()
     process.join()
     assert process.exitcode == 0
-    contents = storage.load(folder / "checkpoints/last.ckpt")
-    return {name: contents[name] for name in STATES}
-
-
-def curves(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as lines:
-        return [{name: str(float(cell)) for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return state(folder)
 
 
 @pytest.mark.parametrize(
@@ -64,5 +49,5 @@ def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure
     for step, file in zip(reversed(steps), files, strict=True):
         folder = tmp_path / f"from {step}"
         assert same(train(folder, [*overrides, f"ckpt={file}"]), expected), step
-        assert curves(folder) == curves(tmp_path / "whole"), step
+        assert lines(folder) == lines(tmp_path / "whole"), step
     figure(f"accumulation of 4, a validation every {every} batches", f"resumed from {len(steps)} steps, 0 bits differ")

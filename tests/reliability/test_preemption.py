@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
+from outcomes import same, state
 
 from diffusion.training import storage
 
@@ -104,26 +104,11 @@ def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
     return prepare
 
 
-def state(run: Path) -> dict:
-    """What must be equal, bit for bit."""
-    contents = storage.load(run / "checkpoints/last.ckpt")
-    kept = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
-    return {key: contents[key] for key in (*kept, "epoch")}
-
-
 def curves(run: Path) -> dict[tuple[int, str], str]:
     """(step, metric) -> what metrics.csv says."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(int(float(row["step"])), k): v for row in rows for k, v in row.items() if v and "/" in k}
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 TERM, INT = signal.SIGTERM, signal.SIGINT

@@ -1,6 +1,5 @@
 """T4 in two processes: all are told to end, wherever they are; they save at one step, end, and go on bit for bit."""
 
-import csv
 import json
 import multiprocessing
 import os
@@ -12,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from outcomes import lines, same, state
 
 import diffusion.train
-from diffusion.training import callbacks, run, storage
+from diffusion.training import callbacks, run
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
@@ -32,7 +32,6 @@ PLACES: dict[str, tuple[Any, str, int]] = {  # one after the other, the first pr
     "scoring": (callbacks, "score_samples", 1),
     "validation": (Diffusion, "validation_step", 2),
 }
-STATES = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state")
 
 
 def child(log: Path, overrides: list[str], place: tuple[Any, str, int] | None) -> None:
@@ -72,20 +71,9 @@ def ended(log: Path, overrides: list[str], place: tuple[Any, str, int] | None = 
 
 def outcome(folder: Path) -> dict[str, Any]:
     """The last state, every line of metrics.csv, every score."""
-    contents = storage.load(folder / "checkpoints/last.ckpt")
-    with (folder / "metrics.csv").open(newline="") as lines:
-        rows = [{name: str(float(cell)) for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
     scores = [(r["metric"], r["step"], str(r["value"])) for r in json.loads((folder / "scores.json").read_text())]
     pictures = [(file.name, file.read_bytes()) for file in sorted(folder.glob("samples/*"))]
-    return {name: contents[name] for name in STATES} | {"rows": rows, "scores": scores, "pictures": pictures}
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return state(folder) | {"lines": lines(folder), "scores": scores, "pictures": pictures}
 
 
 def test_two_processes_told_to_end_wherever_they_are(tiny, tmp_path, figure):

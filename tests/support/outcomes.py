@@ -1,0 +1,40 @@
+"""What a run leaves, to be compared bit for bit."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion.training import storage
+
+KEPT = (
+    "state_dict",
+    "current_model_state",
+    "averaging_state",
+    "optimizer_states",
+    "lr_schedulers",
+    "global_step",
+    "epoch",
+)
+
+
+def state(run: Path) -> dict[str, Any]:
+    """Weights, averages, moments, rates and counters."""
+    contents = storage.load(run / "checkpoints/last.ckpt")
+    return {name: contents[name] for name in KEPT}
+
+
+def lines(run: Path) -> list[dict[str, str]]:
+    """Those of metrics.csv, without empty cells; NaN equals NaN."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{name: str(float(cell)) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, at any depth."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
