@@ -183,7 +183,7 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads, decodes and caches what is missing: in one process per machine, before the others `setup`."""
-        self.splits = self.load()
+        self.splits = self.splits or self.load()
 
     def setup(self, stage: str | None = None) -> None:
         self.splits = self.splits or self.load()

@@ -97,11 +97,17 @@ def number(record: Record | None) -> str:
 
 
 def interval(record: Record | None) -> str:
-    """`[low, high]` to 3 significant digits; empty where there is none."""
+    """`[low, high]`, each as `short` has it; empty where there is none."""
     if record is None or record.get("low") is None or record.get("high") is None:
         return ""
     low, high = (0.0 if abs(end) < 1e-12 else end for end in (record["low"], record["high"]))  # a share's rounding
-    return f"[{low:.3g}, {high:.3g}]"
+    return f"[{short(low)}, {short(high)}]"
+
+
+def short(value: float) -> str:
+    """To 3 significant digits; whole numbers of up to 6 digits without an exponent: `0.0123`, `29600`."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if 1000 <= abs(rounded) < 1e6 else f"{rounded:.3g}"
 
 
 def number_protocols(records: Iterable[Record]) -> dict[str, int]:

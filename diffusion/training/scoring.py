@@ -95,8 +95,9 @@ def yardsticks(
         features, mixed = divide(real(), against)
         return score_features(features, extractor, mixed, metrics=metrics)
 
+    noise = noise_images(n, data.resolution, data.resolution)
     made = {
-        "noise": lambda: score(noise_images(n, data.resolution, data.resolution), extractor, against, metrics=metrics),
+        "noise": lambda: score(noise, extractor, against, n, metrics=metrics),
         "real": lambda: score_features(real(), extractor, against, metrics=metrics),
         "floor": floor,
     }

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from diffusion.console import console, duration
 from diffusion.data import ImageData
-from diffusion.report.words import Record, interval
+from diffusion.report.words import Record, interval, short
 from diffusion.training.module import Diffusion
 
 
@@ -38,11 +38,12 @@ def say_scores(records: Sequence[Record]) -> None:
     )
     found = dict.fromkeys(r["what"] for r in records)
     columns = [what for what in ("samples", "images", "floor", "real", "untrained", "noise") if what in found]
-    for name in ("score", columns[0], "interval", *columns[1:]):
-        table.add_column(name, justify="left" if name in ("score", "interval") else "right", no_wrap=True)
+    table.add_column("score", overflow="fold")  # which gives way where the numbers need the room
+    for name in (columns[0], "interval", *columns[1:]):
+        table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
     for metric in dict.fromkeys(r["metric"] for r in records):
         rows = {r["what"]: r for r in records if r["metric"] == metric}
-        values = [f"{rows[what]['value']:.3g}" if what in rows else "—" for what in columns]
+        values = [short(rows[what]["value"]) if what in rows else "—" for what in columns]
         table.add_row(metric, values[0], interval(rows.get(columns[0])), *values[1:])
     console.print(table, soft_wrap=False)
 

@@ -1,0 +1,40 @@
+"""The scores at the end of a run: every number in full on a console of 80 columns."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from diffusion.report.words import short
+from diffusion.training import telling
+from diffusion.training.telling import say_scores
+
+WHATS = ("samples", "floor", "real", "untrained", "noise")
+
+
+def record(metric: str, what: str, value: float) -> dict[str, Any]:
+    low, high = sorted((0.9 * value, 1.1 * value))
+    return {
+        "metric": metric, "what": what, "value": value, "low": low, "high": high, "n": 250,
+        "reference": {"n": 250, "split": "val"},
+    }  # fmt: skip
+
+
+def test_no_number_is_cut_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    monkeypatch.setattr(telling, "console", console)
+    values = {"sfd_lite0": 29612.3, "kid_lite0": -0.00958, "inception_score_lite0": 1.0612, "fd_lite0": 283.41}
+    say_scores([record(metric, what, value) for metric, value in values.items() for what in WHATS])
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    for text in ("29600", "-0.00958", "1.06", "283"):
+        assert printed.count(f" {text} ") + printed.count(f" {text}\n") == len(WHATS)
+    assert "[26700, 32600]" in printed
+    assert "[-0.0105, -0.00862]" in printed
+
+
+def test_numbers_have_three_digits_and_no_exponent_up_to_a_million() -> None:
+    shown = [short(x) for x in (0.0, 0.00612, 283.41, 999.9, 29612.3, -1234.0, 999_400.0, 2e6)]
+    assert shown == ["0", "0.00612", "283", "1000", "29600", "-1230", "999000", "2e+06"]
