@@ -10,4 +10,10 @@ train.py sample.py evaluate.py study.py compare.py status.py export.py, and repo
 `python -m diffusion.<command>`, each with --help
 """
 
+import os
+
+# What Apple's MPS lacks, such as the normal distribution's quantile, is computed on the CPU. Torch reads this when it
+# is imported.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 __version__ = "0.1.0"

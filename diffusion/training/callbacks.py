@@ -7,6 +7,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -221,14 +222,15 @@ class ScoreSamples(Callback):
         seed: int,
         folder: Path,
         extractor: FeatureExtractor,
-        against: ReferenceStatistics,
+        reference: Callable[[FeatureExtractor], ReferenceStatistics],
         protocol: dict[str, Any],
     ):
         self.sampler, self.n, self.every, self.shape, self.seed = sampler, n, every_n_epochs, shape, seed
-        self.folder, self.extractor, self.against, self.protocol = folder, extractor, against, protocol
+        self.folder, self.extractor, self.reference, self.protocol = folder, extractor, reference, protocol
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Warn of looking at the test split."""
+        """The reference, made on the run's device; warn of looking at the test split."""
+        self.against = self.reference(self.extractor.to(pl_module.device))
         if self.against.name == "test" and trainer.is_global_zero:
             console.print(
                 "warning: score.every_n_epochs with score.split=test scores the test split again and again: of several "
@@ -246,7 +248,6 @@ class ScoreSamples(Callback):
                 pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll,
                 share=share,
             )  # fmt: skip
-        self.extractor.to(pl_module.device)
         # Each process scores its share, and gets the score of all.
         new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
         if not trainer.is_global_zero:

@@ -163,8 +163,13 @@ def choose_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in there.items() if present))
-    if not there.get(name.partition(":")[0], False):
+    kind, _, number = name.partition(":")
+    if not there.get(kind, False) or (number and not number.isdecimal()):
         raise UserError(
             f"device={name}: not on this machine; use one of auto, {', '.join(k for k in there if there[k])}"
+        )
+    if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(
+            f"device={name}: this machine has {count} GPUs, which count from 0; use device=cuda:{count - 1}"
         )
     return torch.device(name)

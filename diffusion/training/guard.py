@@ -8,7 +8,7 @@ accelerator the three numbers are read one step later, when they are there, so t
 import math
 import statistics
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -139,9 +139,9 @@ class Guard(Callback):
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not step_is_complete(trainer):
             return
-        assert isinstance(pl_module, Diffusion)
-        step = trainer.global_step + (not pl_module.stepped)
-        if pl_module.stepped:
+        stepped = cast(Diffusion, pl_module).stepped
+        step = trainer.global_step + (not stepped)
+        if stepped:
             self.skipped_in_a_row = 0
         elif scales(trainer):
             self.skipped_in_a_row += 1
@@ -150,7 +150,7 @@ class Guard(Callback):
                     f"step {step}: the gradient has overflowed {MOST_OVERFLOWS} times in a row (the last with "
                     f"{listed(self.names(trainer))}); use trainer.precision=bf16-mixed or 32-true"
                 )
-        if pl_module.stepped or scales(trainer):
+        if stepped or scales(trainer):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
             numbers = torch.stack([loss, gradient, total_norm(self.weights)])

@@ -1,6 +1,7 @@
 """A training run from its configuration: check, fit, sample, score, report."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +136,11 @@ def make_trainer(
     if cfg.samples.n and cfg.samples.every_n_epochs:
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
     if extractor is not None and cfg.score.every_n_epochs:
-        against = scoring.reference(data, cfg.score.split, extractor)
+        reference = partial(scoring.reference, data, cfg.score.split)
         protocol = protocol_of(cfg)
         used.append(
             our.ScoreSamples(
-                sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, against, protocol
+                sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, protocol
             )
         )
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])

@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -24,6 +25,7 @@ from diffusion import slurm
 from diffusion.console import console
 from diffusion.errors import Interrupted
 from diffusion.training.ema import EMA
+from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
 
 CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
@@ -117,10 +119,19 @@ def stop(trainer: pl.Trainer) -> None:
     """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
     received = State.received or 0
     if trainer.world_size > 1:
-        everywhere = torch.tensor(received, device=trainer.strategy.root_device)
-        received = int(trainer.strategy.reduce(everywhere, reduce_op="max"))
+        received = int(ask(trainer).read()[0])
     if received:
         raise Interrupted(received)
+
+
+def ask(trainer: pl.Trainer) -> Reading:
+    """The signal, or 0, that any of several processes has received, on its way here.
+
+    (Lightning's own reduction begins with a barrier, for which a GPU would finish its step first.)
+    """
+    signals = torch.full((1,), State.received or 0, device=trainer.strategy.root_device)
+    dist.all_reduce(signals, dist.ReduceOp.MAX)
+    return Reading(signals)
 
 
 def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
@@ -138,6 +149,7 @@ class Interruptible(Callback):
         self.checkpoints = checkpoints
         self.point: dict[str, Any] | None = None  # Lightning's loops as they are resumed; None: as they are
         self.stopped = False
+        self.asked: Reading | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on signals wait."""
@@ -149,10 +161,19 @@ class Interruptible(Callback):
         last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if step_is_complete(trainer) and not last and not validation_follows(trainer):
             try:
-                stop(trainer)
+                self.stop(trainer)
             except Interrupted:
                 trainer._logger_connector.update_train_step_metrics()  # it would have been next
                 raise
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """As `stop`; several GPUs hear of a signal a step later, so that no step waits for its own end."""
+        if trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu":
+            stop(trainer)
+            return
+        asked, self.asked = self.asked, ask(trainer)
+        if asked is not None and (received := int(asked.read()[0])):
+            raise Interrupted(received)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -99,10 +99,11 @@ stopped: set[tuple[str, int, float]] = set()
 def test_t6_nothing_is_saved_before_it_is_looked_at(command, tiny, tmp_path, monkeypatch):
     """Also where numbers are read a step later, as on an accelerator."""
     end = Guard.on_train_batch_end
-    elsewhere = SimpleNamespace(device=torch.device("meta"))
-    monkeypatch.setattr(
-        Guard, "on_train_batch_end", lambda self, trainer, module, *batch: end(self, trainer, elsewhere, *batch)
-    )
+
+    def late(self, trainer, module, *batch):
+        end(self, trainer, SimpleNamespace(device=torch.device("meta"), stepped=module.stepped), *batch)
+
+    monkeypatch.setattr(Guard, "on_train_batch_end", late)
     plant(monkeypatch, "loss", 0, math.nan)
     status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run"])
     assert status == 3, out + err

@@ -4,10 +4,12 @@ import copy
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from diffusion.build import make
+from diffusion.errors import Interrupted, UserError
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
 from diffusion.paths import conf_dir
@@ -43,7 +46,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.report.metrics import read_metrics
-from diffusion.training import callbacks, guard, run, storage
+from diffusion.training import callbacks, commands, guard, run, signals, storage
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
@@ -55,6 +58,7 @@ class Thumbnail(features.FeatureExtractor):
     """Features in a millisecond."""
 
     name, num_features, resize = "lite0", 12, "2x2 mean"
+    used: ClassVar[list[str]] = []  # devices
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +66,7 @@ class Thumbnail(features.FeatureExtractor):
         self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
+        self.used.append(images.device.type)
         return F.adaptive_avg_pool2d(images / 255, 2).flatten(1) @ self.weight
 
 
@@ -79,6 +84,8 @@ def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny,
         status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
         assert status == 0, out + err
         monkeypatch.setattr(run, "write_report", lambda *_: None)  # once is enough
+        assert set(Thumbnail.used) == {"away" if device else "cpu"}  # the reference too
+        Thumbnail.used.clear()
     metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
     for name in ("train/loss", "val/mse", "val/mse_raw", "gap/se", "gap/se_raw"):
         assert list(metrics[1][name].value) == pytest.approx(list(metrics[0][name].value), rel=1e-3)
@@ -184,7 +191,7 @@ def test_samples_are_those_of_the_cpu_and_no_step_waits(name, away):
     say_cost(there, sampler, 5, (3, 4, 4), 5, away.name)
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *SAMPLERS])
+@pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
 def test_a_device_without_float64_will_do(name, single):
     if name in OBJECTIVES:
         assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
@@ -290,3 +297,33 @@ def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatc
     status, out, err = command("train", [*tiny, *NO_STEPS, "trainer.precision=null"])
     assert status == 3, out + err
     assert "error: step 1: the gradient has overflowed 5 times in a row (the last with " in err
+
+
+def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
+    """A signal of another process, at the second step, stops this one at the third."""
+    told = iter([0, 15, 15])
+    monkeypatch.setattr(signals.dist, "all_reduce", lambda tensor, op: tensor.fill_(next(told)))
+    trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=away.name))
+    callback = signals.Interruptible(None)
+    callback.stop(trainer)
+    callback.stop(trainer)
+    with pytest.raises(Interrupted) as stopped:
+        callback.stop(trainer)
+    assert stopped.value.status == 128 + 15
+    assert away.waits == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("cuda:2", "this machine has 2 GPUs, counted from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
+)
+def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=words):
+        commands.choose_device(asked)
+    assert commands.choose_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_what_mps_lacks_is_computed_on_the_cpu():
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
