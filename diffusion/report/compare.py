@@ -38,7 +38,7 @@ from diffusion.report.words import (
 LEVEL = 0.95
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 MEASURED = ("data", "schedule", "validation.draws")  # what two denoising errors must share to be ranked
-IDLE = ("name", "ckpt", "logger", "samples", "score")  # settings that change no number but by its protocol
+IDLE = ("name", "logger", "samples", "score")  # settings that change no number but by its protocol
 
 
 class Mean(NamedTuple):
@@ -142,7 +142,9 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     used = [run for run, reason in zip(runs, reasons, strict=True) if reason is None]
     left_out = [(run, reason) for run, reason in zip(runs, reasons, strict=True) if reason is not None]
     settings = differing(used)
-    told = {key: column for key, column in settings.items() if key.split(".")[0] not in ("seed", *IDLE)}
+    resumed = {"ckpt"} if all("trainer" in run.config for run in used) else set()  # else it says what was evaluated
+    idle = {"seed", *IDLE, *resumed}
+    told = {key: column for key, column in settings.items() if key.split(".")[0] not in idle}
     grouped: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(told, len(used)), strict=True)):
         own = {key: column[i] for key, column in told.items()}

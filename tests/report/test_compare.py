@@ -56,6 +56,19 @@ def test_seeds_are_one_row_with_students_interval(seeds: Any, tmp_path: Path) ->
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
 
 
+def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_none_of_its_own(
+    seeds: Any, tmp_path: Path
+) -> None:
+    folders = seeds("a", 1e-3, [10.0, 12.0])
+    for folder, ckpt in zip(folders, ("null", "auto"), strict=True):
+        config = folder / "config.yaml"
+        config.write_text(config.read_text() + f"ckpt: {ckpt}\n")
+    assert len(compare(gather(folders)).rows) == 1
+    for folder, ckpt in zip(folders, ("a.ckpt", "b.ckpt"), strict=True):
+        (folder / "config.yaml").write_text(f"ckpt: {ckpt}\nseed: 0\nname: evaluate\n")
+    assert [row.label for row in compare(gather(folders)).rows] == ["ckpt=a.ckpt", "ckpt=b.ckpt"]
+
+
 def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
     assert str(comparison.rows[0].mean("fd_lite0")) == "10"
