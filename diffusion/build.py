@@ -85,12 +85,10 @@ def buildable(part: str) -> frozenset[str]:
 
 
 def _values(node: Any) -> Iterator[Any]:
-    """Every key and value, at any depth."""
+    """Every value, at any depth. (Keys are never interpolated.)"""
     if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield key
-            yield from _values(value)
-    elif isinstance(node, list | tuple):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
         for value in node:
             yield from _values(value)
     else:

@@ -305,12 +305,12 @@ FAULTS = [
         "pass",
         HOSTILE,
     ),
-    Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", f"{PAYLOAD}[target]"),
+    Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", f"{PAYLOAD}[schedule]"),
     Fault(
         "T8 targets are looked for at the top alone",
         BUILD,
-        "        node = list(node.values())\n",
-        "        return\n",
+        'yield str(node["_target_"])\n        node = list(node.values())\n',
+        'yield str(node["_target_"])\n        return\n',
         f"{PAYLOAD}[nested]",
     ),
     Fault("T8 interpolated", BUILD, 'if isinstance(value, str) and "${" in value:', "if False:", f"{PAYLOAD}[secret]"),
@@ -321,7 +321,6 @@ FAULTS = [
         "OmegaConf.create(text), resolve=True",
         f"{PAYLOAD}[secret path]",
     ),
-    Fault("T8 keys may interpolate", BUILD, "            yield key\n", "", f"{PAYLOAD}[secret key]"),
     Fault("T8 yaml's tags", BUILD, "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", f"{PAYLOAD}[yaml path]"),
     Fault(
         "T8 yaml's aliases",
@@ -363,7 +362,7 @@ FAULTS = [
         CHECKPOINT,
         'build.stranger(contents["config"], path)',
         '__import__("yaml").safe_load(contents["config"])',
-        f"{PAYLOAD}[target]",
+        f"{PAYLOAD}[schedule]",
     ),
     Fault(
         "T8 the report builds what a run names",
@@ -505,8 +504,8 @@ FAULTS = [
     Fault(
         "T10 each device scores for itself",
         "metric/estimate.py",
-        'self.add_state("features", [], dist_reduce_fx="cat")',
-        'self.add_state("features", [], dist_reduce_fx=None)',
+        "super().__init__(**kwargs)\n        self.reference",
+        "super().__init__(sync_on_compute=False, **kwargs)\n        self.reference",
         ONCE,
     ),
     Fault("T10 pixels wrap", LOADER, ".clamp(0, 255)", "", PIXELS),

@@ -69,15 +69,15 @@ def pickles(sentinel: str) -> dict[str, bytes]:
 def configs(sentinel: str) -> dict[str, dict[str, Any]]:
     """Parts of a configuration that would run something, or read the environment, when they are built."""
     path = {"_target_": "pathlib.Path", "_args_": [sentinel]}
-    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}
+    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}  # which Hydra's own list of what is not built lets by
     run = {"_target_": "subprocess.call", "args": ["touch", sentinel]}
     return {
         "target": {"model": {"_target_": "os.system", "command": f"touch {sentinel}"}},
         "schedule": {"schedule": touch},
         "prediction": {"prediction": run},
         "data": {"data": {**touch, "resolution": 8}},
-        "nested": {"model": {"_target_": "diffusion.model.UNet", "channels": {"deep": {"er": run}}}},
-        "in a list": {"schedule": {"_target_": "diffusion.process.schedule.linear", "steps": [1, [run]]}},
+        "nested": {"model": {"_target_": "diffusion.model.UNet", "channels": {"deep": {"er": touch}}}},
+        "in a list": {"schedule": {"_target_": "diffusion.process.schedule.linear", "steps": [1, [touch]]}},
         "in arguments": {"prediction": {"_target_": "diffusion.process.prediction.Eps", "_args_": [touch]}},
         "partial": {"model": {"_target_": "subprocess.call", "_partial_": True, "args": ["touch", sentinel]}},
         "not recursive": {"model": {"_target_": "hydra.utils.instantiate", "_recursive_": False, "config": run}},
