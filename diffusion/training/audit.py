@@ -23,11 +23,13 @@ FIGURE = "figures/copies.png"
 KINDS = ("pixels", "features")
 
 
-def check(kinds: Sequence[str]) -> None:
-    """Refuse a kind of distance that there isn't."""
+def check(kinds: Sequence[str], data: ImageData | None = None) -> None:
+    """Refuse a kind of distance that there isn't, and data without held-out images."""
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"audit: {unknown[0]} is no distance; choose of {', '.join(KINDS)}, such as [{KINDS[0]}]")
+    if kinds and data is not None and len(data.splits["val"]) == 0:
+        raise UserError("audit: no validation images to calibrate it by; set data.val to a number such as 250")
 
 
 def audit_samples(
@@ -40,10 +42,8 @@ def audit_samples(
             training and held-out images, once; then they lie in the cache).
         protocol: what else the record carries.
     """
-    check(kinds)
+    check(kinds, data)
     train, held_out = data.splits["train"], data.splits["val"]
-    if len(held_out) == 0:
-        raise UserError("audit: no validation images to calibrate it by; set data.val to a number such as 250")
     embeddings: dict[str, Embed] = {}
     if "pixels" in kinds:
         embeddings["pixels"] = miniature

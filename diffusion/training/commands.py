@@ -94,6 +94,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         if cfg.split == "test":
             LooksAtTest.beside(restored.path).warn()
         data = reference_data(cfg.get("data") or restored.config["data"])
+        scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
+        check(cfg.audit, data)
         against = scoring.reference(data, cfg.split, extractor, metrics)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
         images = generate(
@@ -110,6 +112,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         }
     else:
         data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
+        scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
+        check(cfg.audit, data)
         against = scoring.reference(data, cfg.split, extractor, metrics)
         images = folder_images(cfg.images, data.resolution, cfg.n)
         what = {"what": "images", "folder": str(cfg.images)}

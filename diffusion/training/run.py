@@ -62,6 +62,10 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
     data.prepare_data()
     data.setup()
+    if cfg.score.n:
+        scoring.check(cfg.score.split, cfg.score.n, set(cfg.score.yardsticks) - {"untrained"}, data)
+        scoring.chosen(cfg.metrics)
+        audit.check(cfg.score.audit, data)
 
     module = Diffusion(
         network, schedule, prediction, make(cfg.objective, "objective"),

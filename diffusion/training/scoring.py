@@ -36,10 +36,26 @@ def reference(
     data: ImageData, split: str, extractor: FeatureExtractor, metrics: Sequence[Factory] = DISTANCES
 ) -> ReferenceStatistics:
     """The statistics of one split of the data, as `metrics` need them."""
-    if split not in data.splits:
-        raise UserError(f"split={split}: the data has {', '.join(data.splits)}")
     spatial = wants_spatial(metrics, extractor)
     return reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
+
+
+YARDSTICKS = ("noise", "real", "floor")  # and, where there is a recipe to make it from, the untrained network
+
+
+def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> None:
+    """Refuse what can't be scored before anything is spent on it: `n` images against a split, beside yardsticks."""
+    having = len(data.splits[split]) if split in data.splits else 0
+    if having < 4:
+        raise UserError(
+            f"split={split}: the data has {having} images of it, and scores need at least 4; set data.{split} to a "
+            f"number such as 250, or choose another split of {', '.join(data.splits)}"
+        )
+    if n is not None and n < 4:
+        raise UserError(f"n={n}: scores need at least 4 images; use as many as time allows, such as n=250")
+    unknown = [name for name in names if name not in YARDSTICKS]
+    if unknown:
+        raise UserError(f"yardsticks: {unknown[0]} is none of {', '.join(YARDSTICKS)}, and in a run untrained")
 
 
 def chosen(metrics: Mapping[str, Any]) -> list[Factory]:
@@ -101,9 +117,6 @@ def yardsticks(
         "real": lambda: score_features(real(), extractor, against, metrics=metrics),
         "floor": floor,
     }
-    unknown = [name for name in names if name not in made]
-    if unknown:
-        raise UserError(f"score.yardsticks: {unknown[0]} is none of {', '.join(made)}, untrained")
     return [r for name in names for r in records(made[name](), name)]
 
 

@@ -44,6 +44,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])
     metrics = scoring.chosen(cfg.metrics)
+    scoring.check(cfg.split, cfg.n, (), data)
     against = scoring.reference(data, cfg.split, extractor, metrics)
     denoiser, shape = restored.denoiser.to(device), shape_of(restored)
     batch = min(cfg.n, cfg.batch_size)

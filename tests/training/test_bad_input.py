@@ -22,6 +22,16 @@ CASES = {
     "a variance for an ODE's sampler": (["variance@sampler.variance=learned_range"], ["sampler=ancestral"]),
     "a setting of another choice": (["+sampler.churn=1"], ["DDIM has no churn", "sampler=heun"]),
     "eps at zero terminal SNR": (["schedule=zero_snr"], ["prediction=v"]),
+    "too few images to score against": (
+        ["score.n=8", "score.split=test", "data.test=3", "features=lite0"],
+        ["split=test", "3 images", "at least 4", "data.test"],
+    ),
+    "too few samples to score": (["score.n=3", "features=lite0"], ["n=3", "at least 4"]),
+    "an unknown yardstick": (["score.n=8", "score.yardsticks=[nose]", "features=lite0"], ["nose", "noise, real"]),
+    "a metric that there isn't": (
+        ["score.n=8", "+metrics.own={_target_: diffusion.metric.distances.Nothing}", "features=lite0"],
+        ["metrics.own", "Nothing"],
+    ),
     "wrong kind of value": (["optimizer.lr=fast"], ["optimizer"]),
 }
 
