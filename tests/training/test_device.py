@@ -25,6 +25,7 @@ from diffusion.metric.denoising import DenoisingError
 from diffusion.paths import conf_dir
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, clip, dynamic
+from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.objective import Hybrid, Simple, Uncertainty
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import (
@@ -247,13 +248,14 @@ def made(run_folder: Path) -> set[int]:
     return {kept["global_step"], *moments, averaged, rate, int(validated), told}
 
 
-def test_what_the_scaler_of_float16_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path):
+@pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=["", "fused"])
+def test_what_the_scaler_of_float16_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(run.distributed, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(run, "write_report", lambda *_: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
-    status, out, err = command("train", [*tiny, *NO_STEPS, "trainer.precision=null"])
+    status, out, err = command("train", [*tiny, *NO_STEPS, *optimizer, "trainer.precision=null"])
     assert status == 0, out + err
     overflows = [after < before for before, _, after in scales]
     assert len(overflows) == 12
@@ -315,7 +317,7 @@ def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "words"),
-    [("cuda:2", "this machine has 2 GPUs, counted from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
+    [("cuda:2", "this machine has 2 GPUs, which count from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
 )
 def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -327,3 +329,13 @@ def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
 
 def test_what_mps_lacks_is_computed_on_the_cpu():
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
+
+
+@pytest.mark.parametrize("bits", [partial(variational_bound, steps=4), partial(flow_likelihood, tolerance=0.1)])
+def test_the_likelihood_is_that_of_the_cpu(bits, away):
+    x0 = torch.linspace(-1, 1, 2 * 12).mul(127.5).round().div(127.5).reshape(2, 3, 2, 2)
+    found = [
+        bits(Denoiser(Small(), linear(), Eps()).to(device), x0.to(device), Streams([1, 2], device)).bits.cpu()
+        for device in ("cpu", away.name)
+    ]
+    torch.testing.assert_close(*found)
