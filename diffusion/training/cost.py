@@ -48,14 +48,24 @@ def seconds_per_evaluation(
 
 
 def say_cost(
-    denoise: Denoise, sampler: Sampler, n: int, shape: tuple[int, int, int], batch_size: int, device: torch.device
+    denoise: Denoise,
+    sampler: Sampler,
+    n: int,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    device: torch.device,
+    untrained: int = 0,
 ) -> float:
-    """One line: samples × evaluations, and the time they will take; returns it in seconds."""
+    """One line: samples × evaluations, and the time they will take; returns it in seconds.
+
+    `untrained`: how many of the `n` samples are a fresh network's, which costs as much.
+    """
     batch = min(n, batch_size)
     nfe = evaluations(sampler, denoise.schedule)
     seconds = seconds_per_evaluation(denoise, shape, batch, device) * nfe * n / batch
+    blank = f" ({untrained} of them untrained)" if untrained else ""
     console.print(
-        f"{n} samples × {nfe} network evaluations: about {duration(seconds)} on {device_name(device)} "
+        f"{n} samples{blank} × {nfe} network evaluations: about {duration(seconds)} on {device_name(device)} "
         f"(a batch of {batch} was timed)"
     )
     return seconds

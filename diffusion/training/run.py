@@ -203,7 +203,8 @@ def finish(
     n = max(cfg.score.n, cfg.samples.n)
     if n == 0:
         return
-    say_cost(module.denoiser, sampler, n, shape, cfg.score.batch_size, device)
+    blanks = cfg.score.n if "untrained" in cfg.score.yardsticks else 0
+    say_cost(module.denoiser, sampler, n + blanks, shape, cfg.score.batch_size, device, blanks)
     images = generate(
         module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {n} images"
     )
@@ -224,7 +225,7 @@ def finish(
     )
     simple = [name for name in cfg.score.yardsticks if name != "untrained"]
     new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against, metrics)
-    if "untrained" in cfg.score.yardsticks:
+    if blanks:
         pl.seed_everything(cfg.seed, verbose=False)
         fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
         blank = generate(

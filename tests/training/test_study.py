@@ -68,10 +68,18 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
 
 def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Path) -> None:
     status, out, err = command(
-        "train", [*tiny, "trainer.max_steps=1", "score.n=8", "features=lite0", "hydra.run.dir=r"]
+        "train",
+        [
+            *tiny,
+            "trainer.max_steps=1",
+            "score.n=8",
+            "score.yardsticks=[untrained]",
+            "features=lite0",
+            "hydra.run.dir=r",
+        ],
     )
     assert status == 0, out + err
-    assert re.search(r"16 samples × 4 network evaluations: about .* on cpu", out)
+    assert re.search(r"24 samples \(8 of them untrained\) × 4 network evaluations: about .* on cpu", out)
     overrides = ["ckpt=r/checkpoints/last.ckpt", "features=lite0", "n=6", "sampler=heun", "sampler.steps=3"]
     status, out, err = command("evaluate", [*overrides, "yardsticks=[]", "device=cpu"])
     assert status == 0, out + err
