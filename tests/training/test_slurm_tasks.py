@@ -1,11 +1,16 @@
 """SLURM's variables alone make no other run: only processes that we or torchrun started belong together."""
 
 import json
+import os
+import signal
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion import slurm
+from diffusion.errors import Interrupted
 from diffusion.folders import new_folder
+from diffusion.training import signals
 
 
 def test_a_shell_within_an_allocation_trains_as_any_other(command, tiny, tmp_path, monkeypatch):
@@ -40,3 +45,19 @@ def test_only_a_job_that_is_queued_again_has_its_earlier_folder(tmp_path, monkey
     assert (new_folder(str(tmp_path / "d")) == first) is mine
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     assert new_folder(str(tmp_path / "e")) == str(tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "calls"), [(signal.SIGUSR1, 0, 1), (signal.SIGUSR1, 1, 0), (signal.SIGTERM, 0, 0)]
+)
+def test_the_first_process_alone_queues_the_job_again_on_sigusr1(monkeypatch, number, rank, calls):
+    called = []
+    monkeypatch.setattr(slurm, "requeue", lambda: called.append(number))
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+    before = {caught: signal.getsignal(caught) for caught in signals.CAUGHT}
+    try:
+        with pytest.raises(Interrupted), signals.catching():
+            os.kill(os.getpid(), number)
+    finally:
+        signals.restore(before)
+    assert len(called) == calls

@@ -1,0 +1,36 @@
+"""Guards of runs that others start and end: SLURM, several processes, sweeps that are taken up again."""
+
+# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+import lightning.pytorch  # noqa: F401
+import torchmetrics  # noqa: F401
+import torchvision  # noqa: F401
+from faults.fault import Fault
+
+RUN = "training/run.py"
+SIGNALS = "training/signals.py"
+SWEEP = "sweep.py"
+
+QUEUED = (
+    "reliability/test_slurm.py::test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder"
+)
+WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[3-steps0]"
+ALL_TOLD = "reliability/test_two_told.py::test_two_processes_told_to_end_wherever_they_are"
+AGAIN = "training/test_sweep_again.py"
+TASKS = "training/test_slurm_tasks.py::test_the_first_process_alone_queues_the_job_again_on_sigusr1"
+STATES = "training/test_status.py::test_states"
+
+TOGETHER = """    with contextlib.suppress(Interrupted):
+        yield
+    stop(trainer)
+"""
+
+FAULTS = [
+    Fault("SLURM: taken for many tasks", RUN, ", *distributed.environment()]", "]", QUEUED),
+    Fault("SLURM: a folder each time", "folders.py", "if before := slurm.own(", "if before := print(", QUEUED),
+    Fault("SLURM: from the start again", SWEEP, 'cfg.ckpt = "auto"', "pass", QUEUED),
+    Fault("SLURM: every process queues", SIGNALS, " and rank_zero_only.rank == 0:", ":", TASKS),
+    Fault("a validation within a step", RUN, "    validate_after_steps(trainer)\n", "", WHOLE_STEPS),
+    Fault("one process alone breaks off sampling", SIGNALS, TOGETHER, TOGETHER.replace("stop(trainer)", ""), ALL_TOLD),
+    Fault("ckpt=auto makes another job", SWEEP, 'in ("auto", "last")', "in ()", AGAIN),
+    Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
+]
