@@ -52,6 +52,11 @@ class LooksAtTest:
         """That of the run that a checkpoint belongs to."""
         return cls(ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent)
 
+    def inherit(self, other: "LooksAtTest") -> None:
+        """Take over the looks of the run that this one goes on from, unless it has its own."""
+        if other.path.is_file() and not self.path.is_file():
+            self.path.write_bytes(other.path.read_bytes())
+
     def looks(self) -> list[dict[str, Any]]:
         """What was scored on test so far. Raises UserError where the record can't be read."""
         if not self.path.is_file():

@@ -83,6 +83,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     distributed.check_processes(trainer.world_size)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(config)
+        if resumed is not None:
+            LooksAtTest(folder).inherit(LooksAtTest.beside(resumed[0]))
         if left_out := getattr(data, "report", None):
             (folder / "data_report.json").write_text(json.dumps(left_out, indent=1))
         say_what_runs(folder, data, module)

@@ -43,6 +43,10 @@ def test_a_second_look_at_test_is_warned_of_and_both_are_recorded(command, tiny,
     assert [entry["look"] for entry in looks] == [1, 2]
     assert looks[0]["scores"].keys() >= {"fd_lite0", "kid_lite0"}
     assert len(looks[0]["checkpoint"]["sha256"]) == 16
+    go_on = ["ckpt=run/checkpoints/last.ckpt", "trainer.max_steps=2", "hydra.run.dir=on"]
+    status, out, err = command("train", [*tiny, *go_on])
+    assert status == 0, out + err
+    assert json.loads((tmp_path / "on/test.json").read_text()) == looks  # who goes on has seen it
     assert looks[0]["code"].startswith(diffusion.__version__)
 
 
