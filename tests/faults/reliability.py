@@ -503,9 +503,9 @@ FAULTS = [
     ),
     Fault(
         "T10 each device scores for itself",
-        "metric/estimate.py",
-        "super().__init__(**kwargs)\n        self.reference",
-        "super().__init__(sync_on_compute=False, **kwargs)\n        self.reference",
+        "metric/score.py",
+        "    if distributed.is_available() and distributed.is_initialized():\n        parts",
+        "    if False:\n        parts",
         ONCE,
     ),
     Fault("T10 pixels wrap", LOADER, ".clamp(0, 255)", "", PIXELS),

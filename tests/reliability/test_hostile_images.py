@@ -45,6 +45,19 @@ def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
     return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
+def unnoticed(content: bytes) -> bytes:
+    """With a bit flipped that changes the picture, and that decoding it alone does not notice."""
+    right = Image.open(io.BytesIO(content)).tobytes()
+    for place in range(40, len(content) - 16):
+        damaged = flipped(content, place)
+        try:
+            if Image.open(io.BytesIO(damaged)).tobytes() != right:
+                return damaged
+        except (OSError, SyntaxError):
+            continue
+    raise AssertionError("Pillow notices them all")
+
+
 def bomb(side: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -94,6 +107,10 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         image = rgb()
         (root / name).write_bytes(encoded(image, form, lossless=True))
         used[name] = np.asarray(image)
+
+    ramp = np.broadcast_to(np.arange(0, 256, 8, dtype=np.uint8)[:, None], (32, 32, 3))
+    (root / "smooth.png").write_bytes(unnoticed(encoded(Image.fromarray(np.ascontiguousarray(ramp)), "PNG")))
+    refused["smooth.png"] = "can't be decoded"
 
     for orientation, upright in UPRIGHT.items():
         image = rgb()
