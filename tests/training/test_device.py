@@ -48,6 +48,7 @@ from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.report.metrics import read_metrics
 from diffusion.training import callbacks, commands, guard, run, signals, storage
+from diffusion.training.checkpoint import restore
 from diffusion.training.cost import say_cost
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion
@@ -93,6 +94,8 @@ def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny,
     for mine, theirs in zip(*(scores(tmp_path / folder) for folder in ("here", "there")), strict=True):
         assert theirs == (*mine[:2], pytest.approx(mine[2], rel=1e-2, abs=1e-3))
     assert json.loads((tmp_path / "there/run.json").read_text())["device"] == "away"
+    weight = restore(tmp_path / "there/checkpoints/last.ckpt").denoiser.network.stem.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
     for name, more in (("sample", ["n=3", "trajectory=true"]), ("evaluate", ["n=12", "features=lite0", "split=val"])):
         status, out, err = command(
             name, [f"ckpt={tmp_path}/there/checkpoints/last.ckpt", "sampler.steps=2", f"hydra.run.dir={name}", *more]
