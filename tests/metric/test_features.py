@@ -144,7 +144,8 @@ def test_inceptions_spatial_features_are_those_of_the_published_evaluator(incept
     assert torch.equal(both[:, 2048:], expected.flatten(1))
     assert (expected == 0).any()
     assert extractor.named("sfd") == "sfid"
-    assert torch.equal(extractor(images), plain)  # and no hook stays
+    assert torch.equal(extractor(images), plain)
+    assert not branch._forward_hooks  # none stays
 
 
 def test_lite0_has_spatial_features_of_its_own(lite0: Lite0) -> None:
