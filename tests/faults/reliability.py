@@ -176,7 +176,7 @@ FAULTS = [
         "training/ema.py",
         "            self._average_model.eval()\n",
         "            pass\n",
-        f"{TOLD}[validation 1, SIGTERM]",
+        f"{TOLD}[validation 14, SIGINT]",
     ),
     Fault(
         "T4 sampling is not broken off",

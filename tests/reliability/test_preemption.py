@@ -117,8 +117,8 @@ PLACES = {
     for place, call, numbers, step in [  # the last is the step at which the run is saved
         ("step", 4, (TERM,), 2), ("step", 6, (TERM,), 3), ("step", 9, (INT,), 5), ("step", 11, (TERM,), 6),
         ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it at once
-        ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("swap", 1, (TERM,), 3),
-        ("swap", 4, (TERM, TERM), 3), ("saving", 9, (TERM,), 3), ("saving", 90, (TERM, INT), 3),
+        ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("validation", 14, (INT,), 12),
+        ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 9, (TERM,), 3), ("saving", 90, (TERM, INT), 3),
         ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3), ("sampling", 7, (INT, TERM), 6),
     ]
 }  # fmt: skip
@@ -164,6 +164,8 @@ def test_t4_told_at_a_place(tiny, whole, tmp_path, figure, where):
     run, log = tmp_path / "run", tmp_path / "log"
     pid = forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}"], at(place, call, numbers))
     assert ended(pid) == 128 + numbers[0], log.read_text()
+    if place == "sampling":
+        assert not (run / f"samples/step-{step:08d}.png").exists()  # it was broken off
     assert goes_on(tiny, run, log, whole, where) == step
     places.append(step)
     figure("preemptions at a given place", f"{len(places)}, {len(places)} resumed bitwise (at steps {places})")
