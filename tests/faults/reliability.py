@@ -31,8 +31,8 @@ READ_ONLY = "reliability/test_storage.py::test_t3_a_read_only_folder_is_refused_
 TOLD = "reliability/test_preemption.py::test_t4_told_at_a_place"
 TWO_TOLD = "reliability/test_preemption.py::test_t4_two_processes_stop_at_the_same_step"
 RESUMED = "reliability/test_exact_resume.py::test_a_run_resumed_from_six_steps_is_the_same_run[0]"
-FINITE = "reliability/test_guard.py::test_t6_a_number_that_is_not_finite_stops_the_run"
-SPIKES = "reliability/test_guard.py::test_t6_a_spike_warns_and_six_in_a_row_stop"
+FINITE = "reliability/test_guard.py::test_t6_a_number_that_is_not_finite_stops_the_run[%s]"
+SPIKES = "reliability/test_guard.py::test_t6_a_spike_warns_and_six_in_a_row_stop[6-4]"
 LATE = "reliability/test_guard.py::test_t6_nothing_is_saved_before_it_is_looked_at"
 SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when_asked"
 HOSTILE = "reliability/test_hostile_images.py"
@@ -209,30 +209,30 @@ FAULTS = [
         GUARD,
         '(("loss", loss), ("gradient", gradient),',
         '(("gradient", gradient),',
-        FINITE,
+        FINITE % "loss-0-nan",
     ),
     Fault(
         "T6 gradient not looked at",
         GUARD,
         '("gradient", gradient), ("weights", weights))',
         '("weights", weights))',
-        FINITE,
+        FINITE % "gradient-1-inf",
     ),
     Fault(
         "T6 weights not looked at",
         GUARD,
         '("gradient", gradient), ("weights", weights))',
         '("gradient", gradient))',
-        FINITE,
+        FINITE % "ema-2-nan",
     ),
-    Fault("T6 files not named", GUARD, 'return ", ".join(names[:NAMED]) + more', "return more", FINITE),
-    Fault("T6 exit status 2", "errors.py", "    status = 3", "    status = 2", FINITE),
+    Fault("T6 files not named", GUARD, 'return ", ".join(names[:NAMED]) + more', "return more", FINITE % "loss-0-nan"),
+    Fault("T6 exit status 2", "errors.py", "    status = 3", "    status = 2", FINITE % "loss-0-nan"),
     Fault(
         "T6 stops a step later",
         GUARD,
         'keep=0 if pl_module.device.type == "cpu" else 1',
         "keep=1",
-        FINITE,
+        FINITE % "loss-0-nan",
     ),
     Fault(
         "T6 saved before it is looked at",
