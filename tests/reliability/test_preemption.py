@@ -119,7 +119,8 @@ PLACES = {
         ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it at once
         ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("validation", 14, (INT,), 12),
         ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 9, (TERM,), 3),
-        ("saving", 90, (TERM, INT), 3), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3), ("sampling", 7, (INT, TERM), 6),
+        ("saving", 90, (TERM, INT), 3), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3),
+        ("sampling", 7, (INT, TERM), 6),
     ]
 }  # fmt: skip
 
