@@ -271,7 +271,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
             numbers = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean]
             lines.writerow([*row.settings.values(), len(row.runs), *numbers, where])
     written = [folder / "compare.md", folder / "compare.csv"]
-    if rows:
+    if rows and columns:
         written.append(style.save(figure(comparison), folder / "compare.png"))
     if console:
         console.print(f"\n{title}", markup=False)
