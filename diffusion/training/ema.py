@@ -31,8 +31,6 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the copy, which is only ever evaluated: dropout must not disturb the raw weights' validation."""
-        # The module is moved to its device later; left to itself, Lightning would keep the copy where it is now.
-        self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.eval()

@@ -1,6 +1,12 @@
 """Faults that only a device that is not the CPU would show, and steps that are none; tests/training/test_device.py."""
 
-import transformers  # noqa: F401
+# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+import hydra.utils  # noqa: F401
+import lightning.pytorch  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
+import scipy.integrate  # noqa: F401
+import torch_fidelity  # noqa: F401
+import torchmetrics  # noqa: F401
 from faults.fault import Fault
 
 RUN = "test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu"
@@ -26,7 +32,10 @@ def fault(what: str, file: str, sound: str, faulty: str, test: str) -> Fault:
 
 
 FAULTS = [
-    fault("the average is left on the CPU", "training/ema.py", "= trainer.strategy.root_device", "= None", RUN),
+    fault(
+        "the average is left on the CPU", "training/ema.py", "        super().setup(trainer",
+        "        self._device = 'cpu'\n        super().setup(trainer", STEP,
+    ),
     fault("the report's schedule is left there", "training/run.py", "schedule.cpu(),", "schedule,", RUN),
     fault(
         "the reference is made on the CPU", CALLBACKS, "self.extractor.to(pl_module.device))", "self.extractor)", RUN

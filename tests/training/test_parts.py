@@ -1,7 +1,6 @@
 """The parts of training with known answers: EMA, learning rates, what is validated, the frozen protocol."""
 
 import math
-from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -45,14 +44,6 @@ def test_the_average_follows_its_recurrence_with_the_warm_up():
         average += (1 - min(0.5, (1 + n) / (10 + n))) * (n - average)
     assert float(module.weight) == pytest.approx(average, rel=1e-6)
     assert torch.isinf(module.table)  # buffers are copied: an average of infinities is no number
-
-
-def test_the_average_lies_on_the_device_of_the_run():
-    module, ema = Walk(), EMA()  # the module is on the CPU still, as Lightning moves it after this hook
-    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
-    ema.setup(trainer, module, "fit")
-    assert {tensor.device.type for tensor in (*ema.stored.parameters(), *ema.stored.buffers())} == {"meta"}
-    assert module.weight.device.type == "cpu"
 
 
 def test_decay_warms_up_to_its_value():
