@@ -192,7 +192,7 @@ class SampleGrid(Callback):
         self.folder = folder / "samples"
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sample with the averaged weights."""
+        """Sample with the averaged weights, on the first process."""
         assert isinstance(pl_module, Diffusion)
         if (trainer.current_epoch + 1) % self.every:
             return
@@ -256,7 +256,7 @@ class ScoreSamples(Callback):
         LooksAtTest(self.folder).add(new)
         last = trainer.global_step - 1  # loggers count from 0: beside the loss and the validation of the last step
         for logger in trainer.loggers:
-            logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, trainer.global_step)
+            logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, last)
 
 
 class RunRecord(Callback):
