@@ -127,7 +127,7 @@ def test_a_sweep_gives_each_job_its_folder_and_one_table(command, tiny, tmp_path
     assert sorted(p.parent.name for p in sweep.glob("*/run.json")) == ["0", "1", "2", "3"]
     rows = list(csv.DictReader((sweep / "table.csv").open()))
     assert {(row["schedule"], row["optimizer"]) for row in rows} == {
-        (schedule, optimizer) for schedule in ("linear", "cosine") for optimizer in ("AdamW", "Adam")
+        (schedule, optimizer) for schedule in ("linear", "cosine") for optimizer in ("adamw", "adam")
     }
     assert all(float(row["val/mse"]) > 0 and row["state"] == "complete" for row in rows)
 
