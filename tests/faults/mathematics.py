@@ -147,7 +147,7 @@ FAULTS = [
     fault(
         "half precision rounds the tables",
         "schedule.py",
-        "self._buffers[name] = table.to(device=device, dtype=dtype)",
+        "self._buffers[name] = table.to(device=device, dtype=real_dtype(device))",
         "self._buffers[name] = fn(table)",
         SCHEDULE,
     ),
