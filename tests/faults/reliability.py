@@ -237,8 +237,8 @@ FAULTS = [
     Fault(
         "T6 saved before it is looked at",
         GUARD,
-        '        """Nothing is saved that has not been looked at."""\n        self.look(keep=0)\n',
-        "",
+        'that has not been looked at."""\n        self.look(keep=0)\n',
+        'that has not been looked at."""\n',
         LATE,
     ),
     Fault(
