@@ -16,16 +16,18 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     return lambda what, value: noted.update({what: str(value)})
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
     """In this process and in those forked from it: no figures are drawn after a run, which takes as long as the run.
 
-    And one thread: more only get in each other's way with networks of this size, and forks inherit none of them.
+    And one thread: more only get in each other's way with networks of this size, and a fork that inherits a pool of
+    them waits forever. For the module, so that it holds for the runs of the module's fixtures too.
     """
-    monkeypatch.setattr("diffusion.training.run.write_report", lambda *_: None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion.training.run.write_report", lambda *_: None)
+        yield
     torch.set_num_threads(threads)
 
 
