@@ -1,8 +1,9 @@
 # `make help` lists the targets. The first two of a newcomer: `make demo` and `make test`.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-RUN    := $(BIN)/python -m
+PYTHON   ?= python3
+VENV     := .venv
+BIN      := $(VENV)/bin
+RUN      := $(BIN)/python -m
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 
@@ -36,11 +37,11 @@ memoire: $(VENV)/.program ## The memoir's recipe to the letter (wants a GPU)
 
 .PHONY: test
 test: $(VENV)/.developer ## Pass the tests
-	$(RUN) pytest -m "not reliability and not slow"
+	$(RUN) pytest $(PARALLEL) -m "not reliability and not slow"
 
 .PHONY: test-reliability
 test-reliability: $(VENV)/.developer ## Kill, damage, interrupt and poison runs, and see them survive
-	$(RUN) pytest -m reliability
+	$(RUN) pytest $(PARALLEL) -m reliability
 
 .PHONY: check
 check: $(VENV)/.developer ## Lint, format and types

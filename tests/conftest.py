@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny operations: threads only wait for each other, and forks can't inherit them
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 import pytest
 from PIL import Image
@@ -89,3 +93,12 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         return status, *capfd.readouterr()
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the proofs of reliability noted, in numbers."""
+    noted = {what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties}
+    if noted:
+        terminalreporter.section("reliability")
+        for what, value in noted.items():
+            terminalreporter.write_line(f"{what}: {value}")

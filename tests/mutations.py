@@ -50,7 +50,7 @@ def judge(folder: Path, tests: str) -> None:
     os.dup2(output, 2)
     os.chdir(folder)
     sys.path.insert(0, str(folder))
-    os.environ |= {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}  # for the processes that the tests start
+    os.environ["PYTHONPATH"] = str(folder)  # for the processes that the tests start
     status = pytest.main(["-x", "--tb=line", "-p", "no:cacheprovider", "--basetemp=temporary", f"tests/{tests}"])
     if folder not in Path(sys.modules["diffusion"].__file__ or "").parents:
         raise RuntimeError("the tests imported another diffusion than the copy")

@@ -20,15 +20,6 @@ class Projection(FeatureExtractor):
         return F.adaptive_avg_pool2d(images / 255, 8).flatten(1) @ self.weight
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These tensors are small: two threads gain little, and wait for each other on a machine that is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def projection() -> type[Projection]:
     return Projection

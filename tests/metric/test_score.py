@@ -174,7 +174,6 @@ def test_an_extractor_without_spatial_features_says_so_in_one_line(
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
     """One of two processes that score together."""
-    torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor, progress=False)
     found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))

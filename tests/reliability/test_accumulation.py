@@ -1,16 +1,13 @@
 """T5 with validations, and so checkpoints, that fall due within the accumulation of a step's gradients."""
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
+from forked import train
 from outcomes import lines, same, state
 
-from diffusion.paths import conf_dir
-from diffusion.training import run, storage
+from diffusion.training import storage
 
 pytestmark = pytest.mark.reliability
 
@@ -20,20 +17,10 @@ RECIPE = [  # 6 batches of 4 an epoch, in steps of 4 and of 2
 ]  # fmt: skip
 
 
-def child(folder: Path, overrides: list[str]) -> None:
-    torch.set_num_threads(1)
-    run.write_report = lambda *_: None  # type: ignore[assignment]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run.train(compose("train", overrides), folder)
-
-
-def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
+def end(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The last state of a run in a process of its own."""
-    folder.mkdir()
-    process = multiprocessing.get_context("fork").Process(target=child, args=(folder, overrides))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    log = folder.with_suffix(".log")
+    assert train([*overrides, f"hydra.run.dir={folder}"], log) == 0, log.read_text()
     return state(folder)
 
 
@@ -43,11 +30,11 @@ def train(folder: Path, overrides: list[str]) -> dict[str, Any]:
 )
 def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure):
     overrides = [*tiny, *RECIPE, f"trainer.val_check_interval={every}"]
-    expected = train(tmp_path / "whole", overrides)
+    expected = end(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")
     assert sorted(storage.load(file)["global_step"] for file in files) == steps
     for step, file in zip(reversed(steps), files, strict=True):
         folder = tmp_path / f"from {step}"
-        assert same(train(folder, [*overrides, f"ckpt={file}"]), expected), step
+        assert same(end(folder, [*overrides, f"ckpt={file}"]), expected), step
         assert lines(folder) == lines(tmp_path / "whole"), step
     figure(f"accumulation of 4, a validation every {every} batches", f"resumed from {len(steps)} steps, 0 bits differ")

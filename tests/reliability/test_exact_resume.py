@@ -1,13 +1,13 @@
 """T5. A run that goes on from any step in a fresh process is the same run, bit for bit; every saved item is needed."""
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import FORK
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
@@ -66,7 +66,7 @@ def traced(folder: Path, overrides: list[str]) -> None:
 def train(folder: Path, overrides: list[str]) -> bool:
     """Train in a process of its own; whether it ended well."""
     folder.mkdir()
-    process = multiprocessing.get_context("fork").Process(target=traced, args=(folder, overrides))
+    process = FORK.Process(target=traced, args=(folder, overrides))
     process.start()
     process.join()
     return process.exitcode == 0

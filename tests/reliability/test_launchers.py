@@ -4,10 +4,8 @@ Needs the extra `sweep`.
 """
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -22,8 +20,7 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]
     command = [sys.executable, "-m", "diffusion.train", *overrides]
-    env = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]
     assert sorted(path.parent.name for path in tmp_path.glob("outputs/sweep/*/run.json")) == ["0", "1"]

@@ -4,13 +4,13 @@ import csv
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from forked import Train, counted, train
 from outcomes import same, state
 
 from diffusion.training import storage
@@ -30,50 +30,6 @@ RECIPE = (
 )  # 4 epochs of 6 batches, 3 steps
 
 
-def forked(log: Path, overrides: list[str], prepare: Callable[[], None] = lambda: None) -> int:
-    """The process id of `python -m diffusion.train OVERRIDES`, without the seconds that its imports take."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 99
-    try:
-        os.setsid()
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        from hydra.core.global_hydra import GlobalHydra
-
-        import diffusion.train
-
-        GlobalHydra.instance().clear()
-        sys.argv = ["diffusion.train", *overrides]
-        prepare()
-        diffusion.train.main()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def ended(pid: int) -> int:
-    """The exit status, as a shell gives it."""
-    try:
-        _, status = os.waitpid(pid, 0)
-    except BaseException:
-        os.killpg(pid, signal.SIGKILL)  # it hangs: it and what it has started
-        raise
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-
-
 def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
     """Have the process send itself the signals at the n-th call of a function."""
 
@@ -90,16 +46,7 @@ def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
             "linking": (os, "link"),
             "sampling": (callbacks, "poll"),
         }[place]
-        function, left = getattr(owner, name), [call]
-
-        def counted(*args, **kwargs):
-            left[0] -= 1
-            if left[0] == 0:
-                for number in numbers:
-                    os.kill(os.getpid(), number)
-            return function(*args, **kwargs)
-
-        setattr(owner, name, counted)
+        counted(owner, name, call, lambda: [os.kill(os.getpid(), number) for number in numbers])
 
     return prepare
 
@@ -143,7 +90,7 @@ def whole(tiny, tmp_path_factory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     log = folder / "log"
     began = time.monotonic()
-    assert ended(forked(log, [*tiny, *RECIPE, f"hydra.run.dir={folder}/run"])) == 0, log.read_text()
+    assert train([*tiny, *RECIPE, f"hydra.run.dir={folder}/run"], log) == 0, log.read_text()
     return Whole.of(folder / "run", time.monotonic() - began)
 
 
@@ -151,7 +98,7 @@ def goes_on(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) 
     """The run goes on as one that was never stopped; the step at which it did."""
     files = storage.newest_first(run / "checkpoints")
     step = storage.load(files[0])["global_step"] if files else 0
-    assert ended(forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"])) == 0, (story, log.read_text())
+    assert train([*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, (story, log.read_text())
     resumed = Whole.of(run)
     assert same(resumed.state, whole.state), (story, log.read_text())
     assert resumed.curves == whole.curves, (story, log.read_text())
@@ -163,8 +110,8 @@ def goes_on(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) 
 def test_t4_told_at_a_place(tiny, whole, tmp_path, figure, where):
     place, call, numbers, step = PLACES[where]
     run, log = tmp_path / "run", tmp_path / "log"
-    pid = forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}"], at(place, call, numbers))
-    assert ended(pid) == 128 + numbers[0], log.read_text()
+    status = train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log, at(place, call, numbers))
+    assert status == 128 + numbers[0], log.read_text()
     if place == "sampling":
         assert not (run / f"samples/step-{step:08d}.png").exists()  # it was broken off
     assert goes_on(tiny, run, log, whole, where) == step
@@ -188,13 +135,14 @@ def test_t4_told_at_twenty_random_times(tiny, whole, tmp_path, figure):
         pause = random.uniform(0, 0.5 if k < 5 else 0.05) * whole.duration
         numbers = random.choice([(TERM,), (INT,), (TERM, TERM), (INT, TERM)])
         run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no run beside it, on which it might go on
-        pid = forked(log, [*tiny, *RECIPE, f"hydra.run.dir={run}"])
-        while lines(run / "metrics.csv") < after and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        told = Train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log)
+        while lines(run / "metrics.csv") < after and told.alive:
             time.sleep(0.002)
         time.sleep(pause)
-        for number in numbers:
-            os.kill(pid, number)
-        status, story = ended(pid), f"{k}: {numbers} after line {after} and {pause:.3f} s"
+        if told.alive:
+            for number in numbers:
+                os.kill(told.pid, number)
+        status, story = told.ended(), f"{k}: {numbers} after line {after} and {pause:.3f} s"
         assert status in (128 + numbers[0], 0), (story, log.read_text())
         late += status == 0  # it was done
         steps.append(goes_on(tiny, run, log, whole, story))
@@ -206,10 +154,10 @@ def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
     """The first process alone is told; both save, end, and go on as one that was never stopped."""
     overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
     whole, run, log = tmp_path / "a" / "whole", tmp_path / "b" / "run", tmp_path / "log"
-    assert ended(forked(log, [*overrides, f"hydra.run.dir={whole}"])) == 0, log.read_text()
-    assert ended(forked(log, [*overrides, f"hydra.run.dir={run}"], at("step", 9, (TERM,)))) == 143, log.read_text()
+    assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
+    assert train([*overrides, f"hydra.run.dir={run}"], log, at("step", 9, (TERM,))) == 143, log.read_text()
     assert storage.load(run / "checkpoints/last.ckpt")["global_step"] == 5
-    assert ended(forked(log, [*overrides, f"hydra.run.dir={run}", "ckpt=auto"])) == 0, log.read_text()
+    assert train([*overrides, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, log.read_text()
     assert same(state(run), state(whole))
     assert curves(run) == curves(whole)
     figure("two processes, one of them told to end", "both ended at the same step, resumed bitwise")

@@ -1,17 +1,13 @@
 """SIGUSR1 under SLURM: saved, queued again once, and the same command line goes on in its own folder."""
 
 import json
-import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from hydra.core.global_hydra import GlobalHydra
+from forked import train
 from omegaconf import OmegaConf
 
-import diffusion.train
 from diffusion import sweep
 from diffusion.training import run, storage
 
@@ -28,37 +24,22 @@ class Cluster:
     """A folder with a `scontrol` on its PATH that notes how it is called."""
 
     def __init__(self, folder: Path):
-        self.folder, self.notes = folder, folder / "notes"
+        self.folder, self.notes, self.log = folder, folder / "notes", folder / "log"
         (folder / "bin").mkdir()
         program = folder / "bin/scontrol"
         program.write_text(f'#!/bin/sh\necho "$@" >> "{self.notes}"\n')
         program.chmod(0o755)
 
-    def run(self, overrides: list[str], **more: str) -> tuple[int | None, str]:
+    def run(self, overrides: list[str], **more: str) -> tuple[int, str]:
         """`python -m diffusion.train OVERRIDES`, without the seconds that its imports take: status and output."""
-        process = multiprocessing.get_context("fork").Process(target=self.launch, args=(overrides, STEP | more))
-        process.start()
-        process.join()
-        return process.exitcode, (self.folder / "output").read_text()
+        self.log.unlink(missing_ok=True)
+        status = train(overrides, self.log, lambda: self.enter(STEP | more))
+        return status, self.log.read_text()
 
-    def launch(self, overrides: list[str], variables: dict[str, str]) -> None:
-        output = os.open(self.folder / "output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    def enter(self, variables: dict[str, str]) -> None:
         os.chdir(self.folder)
-        here = str(Path(__file__).parent)
-        sys.path.insert(0, here)
-        os.environ |= {
-            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{here}:{os.environ.get('PYTHONPATH', '')}",
-        } | variables
-        torch.set_num_threads(1)
+        os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
         sweep.isolated = lambda folder: run.train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore
-        run.write_report = lambda *_: None  # type: ignore
-        sys.argv = ["diffusion.train", *overrides]
-        GlobalHydra.instance().clear()
-        diffusion.train.main()
 
     def calls(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []

@@ -1,8 +1,8 @@
 """T9. A job of a sweep takes no other with it, what is missing runs again alone, and no secret is kept."""
 
 import json
-import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import FORK, Train, train
 
 from diffusion import sweep
 from diffusion.folders import job_folder
@@ -34,7 +35,7 @@ class Forked:
 
     def __init__(self, command: list[str]):
         assert command[:3] == [sys.executable, "-m", "diffusion.sweep"]
-        self.process = multiprocessing.get_context("fork").Process(target=sweep.job, args=(Path(command[3]),))
+        self.process = FORK.Process(target=sweep.job, args=(Path(command[3]),))
         self.process.start()
 
     def wait(self) -> int | None:
@@ -50,7 +51,6 @@ def launch(command, monkeypatch):
     """`launch(overrides)` -> (exit status, stdout, stderr) of `python -m diffusion.train`, its jobs forked."""
     monkeypatch.setattr(sweep, "isolated", ISOLATED)
     monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked))
-    monkeypatch.syspath_prepend(Path(__file__).parent)
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
     return lambda overrides: command("train", overrides)
 
@@ -111,7 +111,6 @@ def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
     done = subprocess.run(
         [sys.executable, "-m", "diffusion.train", *overrides, "hydra.sweep.dir=sweep"], cwd=tmp_path, text=True,
-        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
@@ -135,9 +134,8 @@ def one_launch(folder: str, barrier: object) -> None:
 
 
 def test_eight_launches_at_once_have_eight_folders(tmp_path, figure):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(8)
-    started = [context.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(8)]
+    barrier = FORK.Barrier(8)
+    started = [FORK.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(8)]
     for process in started:
         process.start()
     for process in started:
@@ -175,17 +173,7 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     assert not leaks(tmp_path)
 
 
-def launch_forked(folder: Path, overrides: list[str]) -> None:
-    """`python -m diffusion.train OVERRIDES` in `folder`, as a fork, and so its jobs."""
-    from diffusion import train
-
-    os.chdir(folder)
-    sys.argv = ["diffusion.train", *overrides]
-    sweep.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
-    train.main()
-
-
-def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, capfd, figure):
+def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, figure):
     """Needs the extra `sweep`. Of two trials one is complete: one more runs, with another draw."""
     optuna = pytest.importorskip("optuna", reason="needs the extra sweep")
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra sweep")
@@ -193,20 +181,21 @@ def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, capfd, f
     overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
     overrides += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1"]
     overrides += ["optimizer.lr=interval(1e-5,1e-2)"]
-    context = multiprocessing.get_context("fork")
-    killed, *others = (context.Process(target=launch_forked, args=(tmp_path, overrides)) for _ in range(3))
-    killed.start()
+
+    def enter() -> None:
+        os.chdir(tmp_path)
+        sweep.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
+
+    killed = Train(overrides, tmp_path / "log", enter)
     while not (tmp_path / "study/1/config.yaml").is_file():
-        assert killed.is_alive()
+        assert killed.alive
         time.sleep(0.01)
-    killed.kill()
-    killed.join()
-    for again, said in zip(others, ("1 trials are complete, 1 to go", "2 trials are complete, 0 to go"), strict=True):
-        capfd.readouterr()
-        again.start()
-        again.join()
-        assert again.exitcode == 0
-        assert said in capfd.readouterr().out
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.ended() == 137
+    for said in ("1 trials are complete, 1 to go", "2 trials are complete, 0 to go"):
+        log = tmp_path / said
+        assert train(overrides, log, enter) == 0, log.read_text()
+        assert said in log.read_text()
     trials = optuna.load_study(study_name="lr", storage=f"sqlite:///{tmp_path}/study.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
     assert len({trial.params["optimizer.lr"] for trial in trials}) == 3

@@ -1,7 +1,6 @@
 """T10. Two processes are one device: the same global batch gives the same numbers, and each image is scored once."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from forked import FORK
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
@@ -99,7 +99,6 @@ def pictures(n: int) -> Tensor:
 
 def part(rank: int, split: int, address: str, out: str) -> None:
     """One of two processes: its share of 37 images, scored together with the other's."""
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
@@ -124,10 +123,9 @@ def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
     alone = score(pictures(37), extractor, reference, progress=False)
     moments = Moments(4)
     moments.update(extractor(pictures(37)))
-    context = multiprocessing.get_context("fork")
     out = tmp_path / "out.pt"
     started = [
-        context.Process(target=part, args=(rank, split, f"file://{tmp_path}/rendezvous", str(out))) for rank in (0, 1)
+        FORK.Process(target=part, args=(rank, split, f"file://{tmp_path}/rendezvous", str(out))) for rank in (0, 1)
     ]
     for process in started:
         process.start()
@@ -173,7 +171,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 def test_torchrun_makes_one_run(tiny, tmp_path):
     """All its processes use the folder and the configuration that the first one has."""
-    command = [*TORCHRUN, "--master-port", "29713", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
+    command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
     done = subprocess.run([*command, "trainer.devices=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (record,) = tmp_path.glob("outputs/run/*/run.json")

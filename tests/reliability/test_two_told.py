@@ -1,25 +1,21 @@
 """T4 in two processes: all are told to end, wherever they are; they save at one step, end, and go on bit for bit."""
 
 import json
-import multiprocessing
 import os
 import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hydra.core.global_hydra import GlobalHydra
+from forked import counted, train
 from outcomes import lines, same, state
 
-import diffusion.train
-from diffusion.training import callbacks, run
+from diffusion.training import callbacks
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
 
-HERE = str(Path(__file__).parent)
 RECIPE = (
     "data.batch_size=2", "data.eval_batch_size=2", "trainer.devices=2", "trainer.max_epochs=2", "model.dropout=0.2",
     "samples.every_n_epochs=1", "samples.n=2", "score.every_n_epochs=1", "score.n=4", "score.yardsticks=[]",
@@ -34,39 +30,9 @@ PLACES: dict[str, tuple[Any, str, int]] = {  # one after the other, the first pr
 }
 
 
-def child(log: Path, overrides: list[str], place: tuple[Any, str, int] | None) -> None:
-    """`python -m diffusion.train OVERRIDES` as the leader of a process group, all of which is told to end."""
-    os.setsid()
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-    sys.path.insert(0, HERE)
-    os.environ["PYTHONPATH"] = f"{HERE}:{os.environ.get('PYTHONPATH', '')}"
-    torch.set_num_threads(1)
-    run.write_report = lambda *_: None  # type: ignore[assignment]
-    if place is not None:
-        owner, name, left = place
-        function = getattr(owner, name)
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                os.killpg(0, signal.SIGTERM)
-            return function(*args, **kwargs)
-
-        setattr(owner, name, counted)
-    sys.argv = ["diffusion.train", *overrides]
-    GlobalHydra.instance().clear()
-    diffusion.train.main()
-
-
-def ended(log: Path, overrides: list[str], place: tuple[Any, str, int] | None = None) -> int | None:
-    process = multiprocessing.get_context("fork").Process(target=child, args=(log, overrides, place))
-    process.start()
-    process.join()
-    return process.exitcode
+def told(place: tuple[Any, str, int]) -> Callable[[], None]:
+    """The whole process group is told to end there."""
+    return lambda: counted(*place, lambda: os.killpg(0, signal.SIGTERM))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -79,13 +45,13 @@ def outcome(folder: Path) -> dict[str, Any]:
 def test_two_processes_told_to_end_wherever_they_are(tiny, tmp_path, figure):
     whole, folder, log = tmp_path / "a/whole", tmp_path / "b/run", tmp_path / "log"
     overrides = [*tiny, *RECIPE]
-    assert ended(log, [*overrides, f"hydra.run.dir={whole}"]) == 0, log.read_text()
+    assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
     for where, place in PLACES.items():
-        assert ended(log, [*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], place) == 143, where + log.read_text()
+        assert train([*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], log, told(place)) == 143, log.read_text()
         assert json.loads((folder / "run.json").read_text())["state"] == "interrupted", where
         if "pictures" in where:
             assert not list(folder.glob("samples/*")), "they were drawn to the end"
-    assert ended(log, [*overrides, f"hydra.run.dir={folder}", "ckpt=auto"]) == 0, log.read_text()
+    assert train([*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], log) == 0, log.read_text()
     expected, got = outcome(whole), outcome(folder)
     for part in expected:
         assert same(got[part], expected[part]), part

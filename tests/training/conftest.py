@@ -233,10 +233,18 @@ class Machine(Accelerator):
     name = staticmethod(lambda: NAME)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before the first test, as torch counts the devices at the first gradient of a process; it allows one of Python's.
+
+    Where no test uses it, it is not there.
+    """
+    if any("away" in getattr(item, "fixturenames", ()) for item in session.items):
+        backend_registration._setup_privateuseone_for_python_backend(NAME, Backend(), Hook())
+
+
 @pytest.fixture(scope="session")
 def machine() -> Iterator[None]:
-    """Once in a process, as torch allows one device made in Python."""
-    backend_registration._setup_privateuseone_for_python_backend(NAME, Backend(), Hook())
+    """The device's operations, and its name for Lightning."""
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: run(func, args, kwargs), "PrivateUse1")
     AcceleratorRegistry.register(NAME, Machine)

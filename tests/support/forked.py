@@ -1,0 +1,78 @@
+"""Commands in processes forked from this one, without the seconds that their imports take."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FORK = multiprocessing.get_context("fork")
+
+
+def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
+    """From now on, the n-th call of `owner.name` acts before it does what it does."""
+    function, left = getattr(owner, name), call
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            act()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrapper)
+
+
+class Train:
+    """`python -m diffusion.train OVERRIDES` in a process group of its own; what it says is appended to `log`.
+
+    `prepare` is called there first.
+    """
+
+    def __init__(self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None):
+        self.overrides, self.log, self.prepare = overrides, log, prepare
+        self.process = FORK.Process(target=self.main)
+        self.process.start()
+
+    def main(self) -> None:
+        from hydra.core.global_hydra import GlobalHydra
+
+        import diffusion.train
+
+        os.setsid()
+        output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        GlobalHydra.instance().clear()
+        sys.argv = ["diffusion.train", *self.overrides]
+        self.prepare()
+        diffusion.train.main()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def ended(self) -> int:
+        """The exit status, as a shell gives it, when the process has ended."""
+        try:
+            self.process.join()
+        except BaseException:
+            os.killpg(self.pid, signal.SIGKILL)  # it hangs: it and what it has started
+            raise
+        status = self.process.exitcode
+        assert status is not None
+        return status if status >= 0 else 128 - status
+
+
+def train(overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> int:
+    """The exit status of `python -m diffusion.train OVERRIDES`."""
+    return Train(overrides, log, prepare).ended()
