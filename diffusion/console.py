@@ -1,5 +1,6 @@
 """The one console of the program, and its progress bars. On a terminal bars move; elsewhere only lines are printed."""
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = 140  # a log has no edge at which to cut tables
 
 
 class RateColumn(ProgressColumn):
