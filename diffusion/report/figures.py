@@ -142,13 +142,13 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
 def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
 
-    EMA weights as lines, raw weights dashed, the loss of each training batch lightly behind. With `steps_per_epoch`
-    a second axis counts epochs.
+    EMA weights as lines, raw weights dashed, the objective of each training batch (the MSE where it is the simple loss
+    of ε, else in its own units) lightly behind. With `steps_per_epoch` a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
         loss = metrics["train/loss"]
-        ax.plot(loss.step, loss.value, color=style.LIGHT, linewidth=0.6, label="training loss, per batch", zorder=1)
+        ax.plot(loss.step, loss.value, color=style.LIGHT, linewidth=0.6, label="the objective, per batch", zorder=1)
     curves = [
         ("val/mse", style.BLUE, "-", "validation images"),
         ("fit/mse", style.VERMILION, "-", "training images"),

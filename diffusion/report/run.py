@@ -49,7 +49,7 @@ CAPTIONS = {
     "the same noise.",
     "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
     "images; where the shaded gap widens, the network learns its images by heart. Lines: EMA weights; dashed: raw "
-    "weights; grey: the loss of single batches.",
+    "weights; grey: the objective of single batches (in its own units, where it is not the simple loss of ε).",
     "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
     "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
     "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",

@@ -100,7 +100,7 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
     assert drawn["validation, raw weights"][:, 1].tolist() == [0.8, 0.2, 0.1, 0.12]
     assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
-    assert drawn["training loss, per batch"][:, 1].tolist() == [1 / step for step in range(50, 401, 50)]
+    assert drawn["the objective, per batch"][:, 1].tolist() == [1 / step for step in range(50, 401, 50)]
     (gap,) = figure.axes[0].collections
     corners = {tuple(point) for point in gap.get_paths()[0].vertices.tolist()}
     assert {(400.0, 0.06), (400.0, 0.03)} <= corners
