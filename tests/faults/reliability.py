@@ -198,10 +198,10 @@ FAULTS = [
     Fault("T5 the order of epoch 0 again", LOADER, "        self.epoch = epoch\n", "        pass\n", RESUMED),
     Fault("T5 dropout goes on by itself", MODULE, "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
-        "T5 noise goes on by itself",
+        "T5 noise is not counted",
         MODULE,
         '[seed_for(self.seed, "train", self.current_epoch, index) for index in batch.index.tolist()]',
-        "torch.randint(1 << 30, (n,)).tolist()",
+        "[torch.Generator().seed() for _ in range(n)]",
         RESUMED,
     ),
     Fault(
