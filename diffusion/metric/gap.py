@@ -40,9 +40,10 @@ class PairedGap(Metric):
             getattr(self, f"{part}_{what}").append(value.to(self.device))
 
     def compute(self) -> dict[str, Tensor]:
-        """`gap` and `se`, float64 scalars; `bins` and `bins_se` (num_bins,). NaN where there are too few pairs.
+        """`gap` and `se`, float64 scalars; `bins` and `bins_se` (num_bins,); `images` (n,), d_i by the images' index.
 
-        An image's draws are averaged before the overall standard error is taken: they are not independent.
+        NaN where there are too few pairs. An image's draws are averaged before the overall standard error is taken:
+        they are not independent.
         """
         val, fit = (self._of(part) for part in SETS)
         places = {key: i for i, key in enumerate(zip(fit["index"].tolist(), fit["draw"].tolist(), strict=True))}
@@ -51,7 +52,8 @@ class PairedGap(Metric):
         of_val, of_fit = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T
         d = val["error"][of_val] - fit["error"][of_fit]
         _, image = val["index"][of_val].unique(return_inverse=True)
-        gap, se = mean_and_error(_means(d, image))
+        images = _means(d, image)
+        gap, se = mean_and_error(images)
         k = bin_of(val["t"][of_val], self.num_bins)
         bins = [mean_and_error(d[k == i]) for i in range(self.num_bins)]
         return {
@@ -59,6 +61,7 @@ class PairedGap(Metric):
             "se": se,
             "bins": torch.stack([mean for mean, _ in bins]),
             "bins_se": torch.stack([error for _, error in bins]),
+            "images": images,
         }
 
     def _of(self, part: str) -> dict[str, Any]:

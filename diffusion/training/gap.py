@@ -6,8 +6,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from diffusion.console import console
+from diffusion.metric.gap import mean_and_error
+from diffusion.training.module import Diffusion
 
 log = logging.getLogger(__name__)
 
@@ -15,37 +18,46 @@ SURE = 3.0  # standard errors
 
 
 class OverfittingNotice(Callback):
-    """One line, once in a run, at the first validation where the gap is more than `SURE` standard errors above zero.
+    """One line, once in a run, at the first validation where the gap has risen, and lies above zero.
 
-    Where validation images are easier than training images, as other photographs may be, the gap starts below zero and
-    the line comes late; the curve of the gap says the rest.
+    Both by more than `SURE` standard errors: above zero, since where held-out images are the easier ones the gap
+    shrinks with both errors; above the lowest gap of the validations so far, pair by pair, since where they are the
+    harder ones it is never zero. (A fresh network that predicts v or x0 has such a gap: its eps follows x_t.) So the
+    first validation says nothing, and where held-out images are easier the line comes late; the curve says the rest.
     """
 
-    said = False
+    def __init__(self) -> None:
+        self.said = False
+        self.lowest: dict[str, Tensor] = {}  # by weights: d_i (n,) of the validation with the lowest gap
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the averaged weights first, then at the raw ones."""
+        assert isinstance(pl_module, Diffusion)
         if self.said or trainer.sanity_checking:
             return
-        for suffix, weights in (("", ""), ("_raw", " of the raw weights")):
-            gap, error = (float(trainer.logged_metrics.get(f"gap/{x}{suffix}", float("nan"))) for x in ("mse", "se"))
-            if gap > SURE * error:
+        for weights, d in pl_module.differences.items():
+            lowest = self.lowest.setdefault(weights, d)
+            if len(lowest) != len(d) or d.mean() < lowest.mean():
+                lowest = self.lowest[weights] = d
+            (gap, error), (rise, error_of_rise) = mean_and_error(d), mean_and_error(d - lowest)
+            if gap > SURE * error and rise > SURE * error_of_rise:
                 self.said = True
                 if trainer.is_global_zero:
                     log.warning(
                         "step %d: over-fitting has started: the error%s on held-out images is %.5f above that on "
-                        "training images, %.1f times its standard error",
-                        trainer.global_step, weights, gap, gap / error if error else float("inf"),
+                        "training images, %.1f times its standard error, and %.5f at its lowest",
+                        trainer.global_step, " of the raw weights" if weights == "raw" else "",
+                        gap, gap / error, lowest.mean(),
                     )  # fmt: skip
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """A resumed run says it no second time."""
-        return {"said": self.said}
+        """A resumed run says it no second time, and compares with the lowest gap of the whole run."""
+        return {"said": self.said, "lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
-        self.said = bool(state_dict["said"])
+        self.said, self.lowest = bool(state_dict["said"]), dict(state_dict.get("lowest", {}))
 
 
 def say_gap(logged: Mapping[str, Any]) -> None:

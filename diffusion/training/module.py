@@ -77,6 +77,7 @@ class Diffusion(pl.LightningModule):
         self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
+        self.differences: dict[str, Tensor] = {}  # by weights: the last validation's, held-out less training images
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
@@ -168,6 +169,7 @@ class Diffusion(pl.LightningModule):
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gap(weights).compute()
             logged[f"gap/se{suffix}"] = gap["se"]
+            self.differences[weights] = gap["images"]
             for i, (mean, error) in enumerate(zip(gap["bins"], gap["bins_se"], strict=True)):
                 logged |= {f"gap/mse_bin{i}{suffix}": mean, f"gap/se_bin{i}{suffix}": error}
             if weights == "ema":

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from diffusion.report.metrics import read_metrics
 from diffusion.training.gap import OverfittingNotice
+from diffusion.training.module import Diffusion
 
 
 @pytest.fixture
@@ -53,17 +55,48 @@ def test_a_fresh_network_has_no_gap(command, tiny, tmp_path):
     assert "over-fitting" not in out + err
 
 
-def trainer(gap: float, error: float) -> SimpleNamespace:
-    logged = {"gap/mse": torch.tensor(gap), "gap/se": torch.tensor(error)}
-    return SimpleNamespace(sanity_checking=False, is_global_zero=True, global_step=7, logged_metrics=logged)
+TRAINER = SimpleNamespace(sanity_checking=False, is_global_zero=True, global_step=7)
 
 
-def test_the_notice_needs_three_standard_errors_and_comes_once(caplog):
+def validated(**differences: list[float]) -> Diffusion:
+    """A module after a validation with these d_i."""
+    module = Diffusion.__new__(Diffusion)
+    nn.Module.__init__(module)
+    module.differences = {weights: torch.tensor(d, dtype=torch.float64) for weights, d in differences.items()}
+    return module
+
+
+@pytest.mark.parametrize(
+    ("gaps", "said"),
+    [
+        ([[0.9, 1.0, 1.1]], False),  # harder images: a gap from the first
+        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7]], False),  # which falls, as both errors do
+        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7], [0.61, 0.71, 0.82]], True),  # and rises
+        ([[-0.9, -1.0, -1.1], [-0.5, -0.6, -0.7]], False),  # easier images: it rises to zero, as both errors fall
+        ([[-0.1, 0.0, 0.1], [-0.6, 0.5, 1.7]], False),  # by chance
+        ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2]], True),
+        ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2], [0.9, 0.9, 0.8]], True),
+        ([[0.0], [0.5]], False),  # one pair has no error
+    ],
+)
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_the_notice_wants_a_gap_that_rises(gaps, said, weights):
     notice = OverfittingNotice()
-    for gap, error, lines in ((0.2, 0.1, 0), (-1.0, 0.1, 0), (float("nan"), 0.1, 0), (0.4, 0.1, 1), (0.9, 0.1, 1)):
-        notice.on_validation_end(trainer(gap, error), None)
-        assert len(caplog.records) == lines
+    for gap in gaps:
+        resumed = OverfittingNotice()
+        resumed.load_state_dict(notice.state_dict())
+        for each in (notice, resumed):
+            each.on_validation_end(TRAINER, validated(**{weights: gap}))
+    assert notice.said == resumed.said is said
+
+
+def test_the_notice_is_said_once_and_says_whose_weights(caplog):
+    notice = OverfittingNotice()
+    for gap in ([0.0, 0.1, -0.1], [0.3, 0.4, 0.2], [0.9, 0.9, 0.8]):
+        notice.on_validation_end(TRAINER, validated(ema=[0.0, 0.1, -0.1], raw=gap))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("step 7: over-fitting has started: the error of the raw weights")
     resumed = OverfittingNotice()
     resumed.load_state_dict(notice.state_dict())
-    resumed.on_validation_end(trainer(0.9, 0.1), None)
+    resumed.on_validation_end(TRAINER, validated(raw=[2.0, 2.1, 1.9]))
     assert len(caplog.records) == 1
