@@ -10,10 +10,11 @@ or, where leaving out is costly, its limit for small changes of a sample's weigh
 
     error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
 
-Both lean to the safe side: their expectation is at least the variance to be estimated, up to terms of higher order. (A
-bootstrap won't do here: drawing with replacement repeats images, which biases distances and coverages by as much as
-their error.) The reference is held fixed, as it is when models are compared by it, so an interval is where other
-samples of the same model, as many, would fall: it knows nothing of the bias that so many samples bring.
+The first leans to the safe side: its expectation is at least the variance to be estimated, up to terms of higher
+order; the second, its limit, may miss a little where there are fewer samples than features. (A bootstrap won't do here:
+drawing with replacement repeats images, which biases distances and coverages by as much as their error.) The reference
+is held fixed, as it is when models are compared by it, so an interval is where other samples of the same model, as
+many, would fall: it knows nothing of the bias that so many samples bring.
 """
 
 import math
@@ -138,6 +139,12 @@ class SampleMetric(Metric):
     def update(self, features: Tensor) -> None:
         """`features` (B, D)."""
         self.features.append(features)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather from all devices, of which some may have seen nothing."""
+        if not len(self.features):
+            self.update(torch.empty(0, len(self.reference.mean), device=self.device))
+        super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Estimate]:
         """`measure` of all features seen, on all devices. TooFew for too few of them."""

@@ -39,6 +39,14 @@ class PairedGap(Metric):
         for what, value in (values | {"draw": torch.full_like(index, draw)}).items():
             getattr(self, f"{part}_{what}").append(value.to(self.device))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather from all devices, of which some may have seen nothing."""
+        nothing = torch.zeros(0, device=self.device)
+        for part in SETS:
+            if not len(getattr(self, f"{part}_error")):
+                self.update(part, nothing, nothing, nothing.long())
+        super().sync(*args, **kwargs)
+
     def compute(self) -> dict[str, Tensor]:
         """`gap` and `se`, float64 scalars; `bins` and `bins_se` (num_bins,); `images` (n,), d_i by the images' index.
 

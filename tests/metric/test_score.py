@@ -17,6 +17,7 @@ from diffusion.metric import score as module
 from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 from diffusion.metric.score import (
     divide,
@@ -177,7 +178,15 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor, progress=False)
     found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
-    torch.save({name: (s.n, s.value, s.error) for name, s in found.items()}, f"{out}{rank}")
+    plain, gap = FrechetDistance(reference), PairedGap()
+    if len(part):  # a metric used alone, which a process may have nothing to tell
+        plain.update(extractor(part))
+        index = torch.arange(len(part))
+        for split, error in (("val", 0.75), ("fit", 0.5)):
+            gap.update(split, torch.full((len(part),), error), torch.full((len(part),), 0.5), index + 100 * rank)
+    values = {name: (s.n, s.value, s.error) for name, s in found.items()}
+    values |= {"alone": (37, *plain.compute()["fd"][:2]), "gap": (37, *map(float, gap.compute()["images"][[0, -1]]))}
+    torch.save(values, f"{out}{rank}")
     torch.distributed.destroy_process_group()
 
 
@@ -202,6 +211,8 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
         together = torch.load(f"{out}{rank}")
         for name, s in alone.items():
             assert together[name] == pytest.approx((37, s.value, s.error), rel=1e-5, abs=1e-9)
+        assert together["alone"] == pytest.approx(together["fd_projection"], rel=1e-5)
+        assert together["gap"] == (37, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
