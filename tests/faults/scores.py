@@ -19,6 +19,7 @@ PUBLISHED = "metric/test_features.py::test_inceptions_spatial_features_are_those
 SPATIAL = "metric/test_score.py::test_spatial_features_come_out_of_the_same_pass_and_equal_numpy"
 HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
 KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
+ACQUITTED = "training/test_audit.py::test_the_sentence_accuses_only_beyond_chance"
 LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
 INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_warned_of_and_both_are_recorded"
 BITS_OF = "training/test_bits.py::test_evaluate_bounds_the_bits_of_held_out_images"
@@ -27,7 +28,15 @@ RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
+COPIES = "metric/copies.py"
+COPIED = "metric/test_copies.py"
+
 FAULTS = [
+    Fault("audit: no shifts", COPIES, "(0, -1, 1), (0, -1, 1)))", "(0,), (0,)))", COPIED),
+    Fault("audit: no mirror images", COPIES, "product((False, True)", "product((False,)", COPIED),
+    Fault("audit: repeats calibrate", COPIES, ".ratio[honest]", ".ratio", COPIED),
+    Fault("audit: repeats are not told", COPIES, "repeated[flagged] = repeats(samples[flagged])", "pass", COPIED),
+    Fault("audit: repeats acquitted", "training/audit.py", "    if few:", "    if False:", ACQUITTED),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),

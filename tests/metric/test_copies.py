@@ -10,7 +10,10 @@ from PIL import Image
 from scipy.stats import beta, binom
 from torch import Tensor
 
-from diffusion.metric.copies import Audit, audit, miniature, nearest
+from diffusion.data import tiles
+from diffusion.data.duplicates import repeats
+from diffusion.data.image import planes, read, square
+from diffusion.metric.copies import EITHER_WAY, PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:
@@ -22,7 +25,31 @@ def scenes(n: int, seed: int) -> Tensor:
 
 
 TRAIN, HELD = scenes(400, seed=1), scenes(199, seed=2)
-PIXELS = {"pixels": miniature}
+
+
+def audited(samples: Tensor, train: Tensor = TRAIN, held_out: Tensor = HELD, rate: float = 0.01) -> Audit:
+    """By pixels, with the project's near-duplicates for repeats."""
+    return audit(samples, train, held_out, {"pixels": PIXELS}, lambda x: repeats(x, train, SHIFTED), rate)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> tuple[Tensor, Tensor]:
+    """Tiles of 32×32 pixels of some of the bundled photographs: 300 for training, 150 of others."""
+
+    def cut(files: list[str], n: int) -> Tensor:
+        found = []
+        for name in files:
+            photo = read(tiles.HERE / "photos" / name)
+            found += [planes(square(photo, 32, window.box)) for window, _ in tiles._candidates(name, photo)[:n]]
+        return torch.from_numpy(np.stack(found))
+
+    files = tiles.split_photos()
+    return cut(files["train"][:6], 50), cut(files["val"][:5], 30)
+
+
+def no_repeats(images: Tensor) -> Tensor:
+    """None repeats a training image."""
+    return torch.zeros(len(images), dtype=torch.bool)
 
 
 def jpeg(images: Tensor) -> Tensor:
@@ -43,7 +70,9 @@ ALTERED = {
     "exact": lambda x: x,
     "flipped": lambda x: x.flip(-1),
     "jpeg": jpeg,
-    "shifted": lambda x: x.roll(1, dims=-1),
+    "rolled": lambda x: x.roll(1, dims=-1),
+    "shifted": View(down=-1),
+    "flipped and shifted askew": View(mirrored=True, down=1, right=-1),
     "noisy": noisy,
     "flipped and noisy": lambda x: noisy(x.flip(-1)),
 }
@@ -52,15 +81,48 @@ ALTERED = {
 @pytest.mark.parametrize("how", ALTERED)
 def test_planted_copies_are_flagged_and_named(how: str) -> None:
     copied = torch.arange(0, 400, 10)
-    found = audit(ALTERED[how](TRAIN[copied]), TRAIN, HELD, PIXELS)
+    found = audited(ALTERED[how](TRAIN[copied]))
     assert found.share == 1.0
     assert torch.equal(found.nearest["pixels"].index, copied)
-    assert found.nearest["pixels"].flipped.all() == ("flipped" in how)
+    mirrored = {SHIFTED[i].mirrored for i in found.nearest["pixels"].view.tolist()}
+    assert mirrored == {"flipped" in how}
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_copies_of_photographs_are_flagged_and_told_as_repeats(how: str, photographs: tuple[Tensor, Tensor]) -> None:
+    train, held_out = photographs
+    found = audited(ALTERED[how](train), train, held_out)
+    assert found.share >= 0.99
+    assert found.repeats.double().mean() >= 0.9  # JPEG of quality 60 moves some miniatures by more than 8/255
+
+
+def test_shifts_are_seen_through_because_there_is_a_view_of_them(photographs: tuple[Tensor, Tensor]) -> None:
+    train, held_out = photographs
+    rolled, plain = train.roll((1, 1), dims=(-2, -1)), {"plain": Embedding(miniature, EITHER_WAY)}
+    assert audit(rolled, train, held_out, plain, lambda x: repeats(x, train)).share < 0.5
+    assert audited(rolled, train, held_out).share >= 0.99
+
+
+def test_held_out_repeats_do_not_blind_the_audit() -> None:
+    held_out = torch.cat([HELD, TRAIN[:2], View(mirrored=True)(TRAIN[2:4])])
+    found = audited(TRAIN[:100], held_out=held_out)
+    assert found.left_out == 4
+    assert found.thresholds == audited(TRAIN[:1]).thresholds
+    assert found.share == 1.0
+    with pytest.raises(ValueError, match="all 5 held-out images repeat training images"):
+        audited(HELD, held_out=TRAIN[:5])
+
+
+def test_few_copies_are_told_from_chance() -> None:
+    found = audited(torch.cat([TRAIN[:4], scenes(246, seed=5)]))
+    assert found.repeats[:4].all()
+    assert int(found.repeats.sum()) == 4
+    assert {i for i, _ in found.closest(4)} == {0, 1, 2, 3}
 
 
 def test_held_out_photographs_are_flagged_at_no_more_than_the_rate() -> None:
     for rate in (0.01, 0.1):
-        found = audit(scenes(2000, seed=3), TRAIN, HELD, PIXELS, rate)
+        found = audited(scenes(2000, seed=3), rate=rate)
         assert found.rate == pytest.approx(rate)
         # Of 2000 honest ones k are flagged: beta-binomial, since the threshold itself is drawn.
         k = round(rate * 200)
@@ -70,34 +132,42 @@ def test_held_out_photographs_are_flagged_at_no_more_than_the_rate() -> None:
 
 
 def test_the_rate_is_shared_by_embeddings_and_told_where_it_can_not_be_kept() -> None:
-    two = audit(HELD[:3], TRAIN, HELD, {**PIXELS, "again": miniature}, rate=0.02)
+    two = audit(HELD[:3], TRAIN, HELD, {"pixels": PIXELS, "again": PIXELS}, no_repeats, rate=0.02)
     assert two.rate == pytest.approx(0.02)
-    assert two.thresholds["pixels"] == audit(HELD[:3], TRAIN, HELD, PIXELS, rate=0.01).thresholds["pixels"]
-    assert audit(HELD[:3], TRAIN, HELD[:9], PIXELS, rate=0.01).rate == pytest.approx(0.1)
+    assert two.thresholds["pixels"] == audited(HELD[:3]).thresholds["pixels"]
+    assert audited(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)
 
 
 def test_either_embedding_flags() -> None:
-    blind = {"blind": lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x)))}
-    found = audit(TRAIN[:5], TRAIN, HELD, {**blind, **PIXELS})
+    blind = Embedding(lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x))))
+    found = audit(TRAIN[:5], TRAIN, HELD, {"blind": blind, "pixels": PIXELS}, no_repeats)
     assert found.flagged.all()
     assert found.closest(2)[0][1] == "pixels"
 
 
 def test_nearest_is_the_brute_force_one() -> None:
-    x, y = miniature(HELD[:20]).double(), miniature(TRAIN).double()
-    mirrored = miniature(HELD[:20].flip(-1)).double()
-    found = nearest(x, mirrored, y)
-    d = torch.stack([torch.cdist(x, y), torch.cdist(mirrored, y)])
-    side = d.min(dim=2).values.argmin(dim=0)
-    sorted_, order = d[side, torch.arange(20)].sort(dim=1)
+    seen, train = PIXELS.seen(HELD[:20]).double(), miniature(TRAIN).double()
+    found = nearest(seen, train)
+    least, view = torch.cdist(seen, train.expand(len(seen), -1, -1)).min(dim=0)
+    sorted_, order = least.sort(dim=1)
     assert torch.equal(found.index, order[:, 0])
     torch.testing.assert_close(found.ratio, sorted_[:, 0] / sorted_[:, :50].mean(dim=1))
-    assert torch.equal(found.flipped, side == 1)
+    assert torch.equal(found.view, view[torch.arange(20), order[:, 0]])
+
+
+def test_a_view_moves_pixels_and_keeps_edges() -> None:
+    moved = View(mirrored=True, down=1, right=-1)(HELD)
+    assert torch.equal(moved[..., 1:, 1:], HELD[..., :-1, 1:].flip(-1))
+    assert torch.equal(moved[..., 0, :], moved[..., 1, :])
+    assert torch.equal(View()(HELD), HELD)
+    assert len(set(SHIFTED)) == 18
+    assert SHIFTED[0] == View()
 
 
 def test_the_interval_is_clopper_and_pearsons() -> None:
     def of(k: int, n: int) -> tuple[float, float]:
-        return Audit(torch.arange(n) < k, {}, {}, 0.01).interval()
+        flagged = torch.arange(n) < k
+        return Audit(flagged, flagged, {}, {}, 0.01, 0).interval()
 
     assert of(0, 50) == pytest.approx((0.0, 1 - 0.025 ** (1 / 50)))
     assert of(5, 50) == pytest.approx((beta.ppf(0.025, 5, 46), beta.ppf(0.975, 6, 45)))
@@ -105,4 +175,4 @@ def test_the_interval_is_clopper_and_pearsons() -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 2 and 1 at least"):
-        audit(HELD, TRAIN[:1], HELD, PIXELS)
+        audited(HELD, TRAIN[:1])

@@ -53,6 +53,7 @@ def test_copies_are_recorded_with_their_protocol_and_shown(
     assert record["low"] < record["value"] < record["high"]
     assert record["rate"] == pytest.approx(len(kinds) / 21)
     assert record["reference"] == {"split": "train", "n": 40, "key": train.key}
+    assert (record["repeats"], record["calibration"]["n"], record["calibration"]["left_out"]) == (6, 20, 0)
     assert {c["sample"]: c["train"] for c in record["closest"][:6]} == {i: train.names[i] for i in range(6)}
     with Image.open(tmp_path / "figures/copies.png") as picture:
         assert picture.width > 500
@@ -90,9 +91,15 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
 
 
 def test_the_sentence_accuses_only_beyond_chance() -> None:
-    record = {"flagged": 2, "n": 200, "value": 0.01, "low": 0.001, "high": 0.036, "rate": 0.01}
-    assert "no sign of copying" in sentence(record)
-    assert "look at the figure" in sentence(record | {"low": 0.02})
+    calibration = {"n": 98, "left_out": 0}
+    record = {"flagged": 2, "n": 200, "value": 0.01, "low": 0.001, "high": 0.036, "rate": 0.01, "repeats": 0}
+    record |= {"calibration": calibration}
+    assert sentence(record).endswith("no sign of copying")
+    assert sentence(record | {"low": 0.02}).endswith("more than chance: look at the figure")
+    assert "1 of them repeats a training image (within 8/255): look at" in sentence(record | {"repeats": 1})
+    assert "more than chance and 2 of them repeat a" in sentence(record | {"repeats": 2, "low": 0.02})
+    told = sentence(record | {"calibration": calibration | {"left_out": 2}})
+    assert told.endswith("; 2 of 100 validation images repeat training images and do not calibrate")
 
 
 def test_an_unknown_distance_and_missing_held_out_images_are_one_line(data: Folder, tmp_path: Path) -> None:
@@ -101,4 +108,7 @@ def test_an_unknown_distance_and_missing_held_out_images_are_one_line(data: Fold
     data.splits["val"], kept = data.splits["val"].take(torch.arange(0)), data.splits["val"]
     with pytest.raises(UserError, match="no validation images"):
         audit_samples(kept.images, data, ["pixels"], Corners(), tmp_path)
+    data.splits["val"] = data.splits["train"].take(torch.arange(3))
+    with pytest.raises(UserError, match="all 3 validation images repeat training images"):
+        check(["pixels"], data)
     data.splits["val"] = kept
