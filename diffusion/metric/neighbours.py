@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion.metric.distances import squared_distances
 from diffusion.metric.estimate import (
+    PAIRS,
     ROWS,
     Estimate,
     Reference,
@@ -42,6 +43,8 @@ class PrecisionRecall(SampleMetric):
     """
 
     higher_is_better = True
+    settings = ("k",)
+    pools = PAIRS
 
     def __init__(self, reference: Reference, k: int = 3, **kwargs: Any):
         super().__init__(reference, **kwargs)
@@ -79,6 +82,8 @@ class DensityCoverage(SampleMetric):
     """
 
     higher_is_better = True
+    settings = ("k",)
+    pools = PAIRS
 
     def __init__(self, reference: Reference, k: int = 5, **kwargs: Any):
         super().__init__(reference, **kwargs)

@@ -57,7 +57,7 @@ class Score:
     level: float  # … and how often such intervals hold the expectation of the value at this n
     std: float | None  # over the kernel distance's subsets
     n: int  # images scored
-    subset_size: int | None  # of the kernel distance
+    settings: dict[str, Any]  # of the metric, those that change its number: {"k": 5}
     extractor: str
     weights_hash: str
     resize: str
@@ -260,7 +260,7 @@ def score_features(
                 level=level,
                 std=estimate.std,
                 n=len(features),
-                subset_size=estimate.subset_size,
+                settings=metric.told(len(x)),
                 extractor=extractor.name,
                 weights_hash=extractor.weights_hash,
                 resize=extractor.resize,

@@ -223,8 +223,9 @@ def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Colum
 def _refuse(metric: str, scored: Sequence[tuple[Run, Record]]) -> None:
     """Name what differs between the protocols of one metric, with a run for each value."""
     apart = []
-    for key in protocol_of(scored[0][1]):
-        values = {str(protocol_of(record)[key]): run for run, record in scored}
+    told = [(run, protocol_of(record)) for run, record in scored]
+    for key in dict.fromkeys(key for _, protocol in told for key in protocol):
+        values = {str(protocol.get(key)): run for run, protocol in told}
         if len(values) > 1:
             apart.append(f"{key} is " + " and ".join(f"{value} in {run.folder}" for value, run in values.items()))
     raise UserError(

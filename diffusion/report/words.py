@@ -41,11 +41,18 @@ def sampler_name(node: Mapping[str, Any]) -> str:
 
 
 def protocol_of(record: Record) -> dict[str, Any]:
-    """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
-    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "rate", "bound")
+    """What two scores must share to be compared: metric and its settings, n, features, resize, reference, …"""
+    keys = ("metric", "n", "features", "weights_hash", "resize", "resolution", "rate", "bound")
     reference = record.get("reference")
     told = reference if isinstance(reference, Mapping) else {"reference": reference}
-    return {key: record.get(key) for key in keys} | {f"reference {key}": value for key, value in told.items()}
+    own = {key: record.get(key) for key in keys} | settings_of(record)
+    return own | {f"reference {key}": value for key, value in told.items()}
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """What the metric was set to, `{"k": 5}`; earlier records tell of a subset's size alone."""
+    size = record.get("subset_size")
+    return ({} if size is None else {"subset_size": size}) | dict(record.get("settings") or {})
 
 
 def comparable(record: Record) -> str:
@@ -79,10 +86,10 @@ def protocol_line(record: Record) -> str:
     if record.get("bound"):
         return f"{against.replace('the reference split', 'the split', 1)}; variational bound: {record['bound']}"
     pixels = f" of {record['resolution']} pixels" if record.get("resolution") else ""
-    subsets = f", subsets of {record['subset_size']}" if record.get("subset_size") else ""
+    settings = f", {describe(settings_of(record))}" if settings_of(record) else ""
     return (
         f"{record.get('n', 'an unrecorded number of')} images{pixels} against {against}; features {told('features')}, "
-        f"weights hash {told('weights_hash')}, resize {told('resize')}{subsets}"
+        f"weights hash {told('weights_hash')}, resize {told('resize')}{settings}"
     )
 
 

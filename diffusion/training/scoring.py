@@ -76,7 +76,7 @@ def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Rec
             "std": s.std,
             "what": what,
             "n": s.n,
-            "subset_size": s.subset_size,
+            "settings": s.settings,
             "features": s.extractor,
             "weights_hash": s.weights_hash,
             "resize": s.resize,

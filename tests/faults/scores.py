@@ -10,6 +10,7 @@ DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
 SCORE = "metric/score.py"
 COMPARE = "report/compare.py"
+WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
 BITS = "training/bits.py"
 
@@ -99,6 +100,7 @@ FAULTS = [
         RECIPES,
     ),
     Fault("compare: evaluations are one recipe", COMPARE, '{"ckpt"} if all(', '{"ckpt"} if True or all(', RECIPES),
+    Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",
         SETTINGS,

@@ -97,6 +97,24 @@ def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> Non
     assert all(comparison.best(column(comparison, name)) == (None, set()) for name in names)
 
 
+def test_one_metric_of_two_settings_is_not_one_column(seeds: Any) -> None:
+    few, many = ({"metric": "coverage", "settings": {"k": k}} for k in (5, 50))
+    folders = [*seeds("a", 1e-3, [0.1], **few), *seeds("b", 1e-2, [0.9], **many)]
+    with pytest.raises(UserError, match=r"can't be ranked: k is 5 in .*a/0 and 50 in .*b/0;"):
+        compare(gather(folders))
+    comparison = compare(gather(folders), mixed=True)
+    assert column(comparison, "coverage [2]").words.endswith("resize not recorded, k=50")
+    pooled = seeds("c", 1e-1, [0.5], metric="coverage", settings={"k": 5, "pool": 10_000})
+    with pytest.raises(UserError, match=r"pool is None in .*a/0 and 10000 in .*c/0;"):
+        compare(gather([folders[0], *pooled]))
+
+
+def test_what_earlier_records_say_of_a_subset_is_read(seeds: Any) -> None:
+    (old,) = seeds("a", 1e-3, [0.1], metric="kid", subset_size=32)
+    (new,) = seeds("b", 1e-2, [0.2], metric="kid", settings={"subset_size": 32})
+    assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
+
+
 def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
     failed = make_run(tmp_path / "f", lr=1e-3, info={"state": "failed", "reason": "NaN at step 7"})
     comparison = compare(gather([*seeds("a", 1e-3, [10.0, 11.0]), failed]))

@@ -91,7 +91,7 @@ def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
     assert cells(text, "fid")[0][1] == "**9 [8.5, 9.5]**"
     assert cells(text, "fid")[0][-1] == "samples, DDIM(steps=50, grid=uniform)"
     assert "9 images of 64x64 pixels against a reference that was not recorded" in text
-    assert "subsets of 8" in text
+    assert "resize not recorded, subset_size=8" in text
 
 
 def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(
