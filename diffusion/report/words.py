@@ -36,8 +36,18 @@ def first_line(error: Exception) -> str:
 
 
 def sampler_name(node: Mapping[str, Any]) -> str:
-    """`DDIM(steps=50, eta=0)` of a record's sampler, which is a config node, or one whose class is under "name"."""
-    return describe({"_target_": node.get("name")} | {key: value for key, value in node.items() if key != "name"})
+    """`DDIM(steps=50, eta=0, grid=karras(rho=7))` of a record's sampler, without what is not set.
+
+    It and its parts are config nodes, or have their class under "name"; earlier records have a part's name alone.
+    """
+
+    def node_of(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        told = {key: node_of(inner) for key, inner in value.items() if key != "name" and inner is not None}
+        return {"_target_": value.get("name")} | told
+
+    return describe(node_of(node))
 
 
 def protocol_of(record: Record) -> dict[str, Any]:

@@ -5,11 +5,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 import diffusion
 from diffusion.errors import UserError
+from diffusion.report.words import sampler_name
 from diffusion.training import provenance
 from diffusion.training.provenance import LooksAtTest, code_version
+from diffusion.training.scoring import describe_sampler
 
 
 def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +30,21 @@ def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: py
     code_version.cache_clear()
     assert code_version() == f"{diffusion.__version__} {commit}+"
     code_version.cache_clear()
+
+
+def test_a_record_keeps_the_values_of_a_samplers_parts() -> None:
+    def node(rho: float) -> DictConfig:
+        grid = {"_target_": "a.karras", "_partial_": True, "rho": rho, "sigma_min": None}
+        clip = {"_target_": "a.clip", "_partial_": True, "limit": 1.0}
+        return OmegaConf.create({"_target_": "a.DDIM", "steps": 9, "grid": grid, "threshold": clip, "eta": 0.0})
+
+    made = json.loads(json.dumps(describe_sampler(node(7.0))))
+    grid = {"name": "karras", "rho": 7.0, "sigma_min": None}
+    clip = {"name": "clip", "limit": 1.0}
+    assert made == {"name": "DDIM", "steps": 9, "grid": grid, "threshold": clip, "eta": 0.0}
+    assert made != describe_sampler(node(1.0))
+    assert sampler_name(made) == "DDIM(steps=9, grid=karras(rho=7), threshold=clip(limit=1), eta=0)"
+    assert sampler_name({"name": "DDIM", "steps": 9, "grid": "karras"}) == "DDIM(steps=9, grid=karras)"  # as it was
 
 
 def test_a_second_look_at_test_is_warned_of_and_both_are_recorded(command, tiny, tmp_path: Path) -> None:
