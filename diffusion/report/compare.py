@@ -10,6 +10,7 @@ tell from it at 5%, since a table's lowest number is often the luckiest one.
 """
 
 import csv
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,9 +30,9 @@ from diffusion.report.words import (
     Record,
     comparable,
     higher_is_better,
-    number_protocols,
     protocol_line,
     protocol_of,
+    sampler_name,
     table,
 )
 
@@ -189,28 +190,29 @@ def _errors(rows: Sequence[Row], told: Mapping[str, Sequence[str]]) -> list[Colu
 
 def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Column]:
     """Fill in the last scores of samples, a column for each metric and protocol."""
-    last: list[tuple[Row, Run, dict[str, Record]]] = []
-    for row in rows:
-        for run in row.runs:
-            measured = (
-                r
-                for r in run.scores
-                if r.get("what") in ("samples", "images", "network") and r.get("value") is not None
-            )
-            last.append((row, run, {comparable(record): record for record in measured}))
-    protocols = number_protocols(record for _, _, records in last for record in records.values())
-    words = {key: next(records[key] for _, _, records in last if key in records) for key in protocols}
-    metrics = [str(record.get("metric")) for record in words.values()]
+    measured = [(row, run, _measured(run)) for row in rows for run in row.runs]
+    apart = _makers_apart([(run, records) for _, run, records in measured], mixed)
+
+    def key_of(record: Record) -> str:
+        protocol = comparable(record)
+        own = {part: value for part, value in maker(record).items() if part in apart.get(protocol, ())}
+        return json.dumps([protocol, own], sort_keys=True)
+
+    last = [(row, run, {key_of(record): record for record in records}) for row, run, records in measured]
+    words = {key: record for _, _, records in reversed(last) for key, record in records.items()}
+    keys = list(dict.fromkeys(key for _, _, records in last for key in records))
+    metrics = [str(words[key].get("metric")) for key in keys]
     for metric in dict.fromkeys(metrics):
         if metrics.count(metric) > 1 and not mixed:
             _refuse(metric, [(run, r) for _, run, records in last for r in records.values() if r["metric"] == metric])
     columns = []
-    for key, metric in zip(words, metrics, strict=True):
-        name = metric if metrics.count(metric) == 1 else f"{metric} [{protocols[key]}]"
+    for i, (key, metric) in enumerate(zip(keys, metrics, strict=True), start=1):
+        name, record = metric if metrics.count(metric) == 1 else f"{metric} [{i}]", words[key]
         for row in rows:
             row.values[name] = [float(rs[key]["value"]) for owner, _, rs in last if owner is row and key in rs]
-        higher = higher_is_better(words[key])
-        columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_line(words[key])}"))
+        higher = higher_is_better(record)
+        own = "".join(f"; {part} {maker(record)[part]}" for part in apart.get(comparable(record), ()))
+        columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_line(record)}{own}"))
     tests = {record["metric"] for record in words.values() if (record.get("reference") or {}).get("split") == "test"}
     if tests and len(rows) > 1:
         warnings.append(
@@ -218,6 +220,44 @@ def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Colum
             "score too good; choose by the validation split, and score only the chosen one on test"
         )
     return columns
+
+
+def maker(record: Record) -> dict[str, str]:
+    """Who made what was scored: the sampler, weights and checkpoint, the seed, else the folder; in words."""
+    parts = {key: record.get(key) for key in ("sampler", "weights", "seed", "folder")}
+    parts |= {"checkpoint": (record.get("checkpoint") or {}).get("path")}
+    named = {key: sampler_name(part) if isinstance(part, Mapping) else str(part) for key, part in parts.items()}
+    return {key: named[key] for key, part in parts.items() if part is not None}
+
+
+def _measured(run: Run) -> list[Record]:
+    """The scores of what the run made, in order."""
+    of = ("samples", "images", "network")
+    return [record for record in run.scores if record.get("what") in of and record.get("value") is not None]
+
+
+def _makers_apart(scored: Sequence[tuple[Run, Sequence[Record]]], mixed: bool) -> dict[str, list[str]]:
+    """Protocol -> the parts of `maker` in which scores of one folder differ; {} where each folder has one maker.
+
+    Scores of one run at several steps have one maker, and the last is meant. Of several makers it is not known which
+    is meant: UserError, unless `mixed`.
+    """
+    apart: dict[str, list[str]] = {}
+    for run, records in scored:
+        for protocol in dict.fromkeys(map(comparable, records)):
+            same = [record for record in records if comparable(record) == protocol]
+            values: dict[str, dict[str, None]] = {}
+            for part, value in (pair for record in same for pair in maker(record).items()):
+                values.setdefault(part, {})[value] = None
+            several = {part: list(found) for part, found in values.items() if len(found) > 1}
+            if several and not mixed:
+                told = "; ".join(f"{part} is {' and '.join(found)}" for part, found in several.items())
+                raise UserError(
+                    f"{run.folder}: {same[0]['metric']} was measured several times there, and {told}: add --mixed for "
+                    "columns apart, or score into a folder each (a study is told by its own study.md)"
+                )
+            apart.setdefault(protocol, []).extend(part for part in several if part not in apart[protocol])
+    return apart
 
 
 def _refuse(metric: str, scored: Sequence[tuple[Run, Record]]) -> None:

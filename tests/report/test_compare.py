@@ -115,6 +115,45 @@ def test_what_earlier_records_say_of_a_subset_is_read(seeds: Any) -> None:
     assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
 
 
+def of(**changed: Any) -> dict[str, Any]:
+    return {"metric": "fd_lite0", "what": "samples", "n": 64, "seed": 0, "weights": "ema", **changed}
+
+
+def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tmp_path: Path, make_run: Make) -> None:
+    ddim, heun = {"name": "DDIM", "steps": 9}, {"name": "Heun", "steps": 5}
+    scores = [of(sampler=ddim, value=1.0), of(sampler=heun, value=2.0), of(sampler=heun, value=3.0, step=9)]
+    studied = make_run(tmp_path / "study", lr=1e-3, scores=scores)
+    alone = make_run(tmp_path / "alone", lr=1e-2, scores=[of(sampler=ddim, value=4.0)])
+    line = r"study: fd_lite0 was measured .*: add --mixed .* study.md\)$"
+    with pytest.raises(UserError, match=line) as error:
+        compare(gather([alone, studied]))
+    assert "sampler is DDIM(steps=9) and Heun(steps=5): add" in str(error.value)
+    assert "\n" not in str(error.value)
+    comparison = compare(gather([alone, studied]), mixed=True)
+    columns = [c for c in comparison.columns if c.name.startswith("fd")]
+    assert [c.name for c in columns] == ["fd_lite0 [1]", "fd_lite0 [2]"]
+    assert [c.words.rpartition("; ")[2] for c in columns] == ["sampler DDIM(steps=9)", "sampler Heun(steps=5)"]
+    values = [[row.values[c.name] for c in columns] for row in comparison.rows]
+    assert values == [[[4.0], []], [[1.0], [3.0]]]
+
+
+@pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
+def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
+    part: dict[str, Any], tmp_path: Path, make_run: Make
+) -> None:
+    first = of(value=1.0, checkpoint={"path": "a", "sha256": "0"})
+    folder = make_run(tmp_path / "a", scores=[first, first | part | {"value": 2.0}])
+    with pytest.raises(UserError, match=rf"several times there, and {next(iter(part))} is \w+ and \w+: add"):
+        compare(gather([folder]))
+
+
+def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Path, make_run: Make) -> None:
+    last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
+    scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
+    scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
+    assert compare(gather([make_run(tmp_path / "a", scores=scores)])).rows[0].values["fd_lite0"] == [4.0]
+
+
 def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
     failed = make_run(tmp_path / "f", lr=1e-3, info={"state": "failed", "reason": "NaN at step 7"})
     comparison = compare(gather([*seeds("a", 1e-3, [10.0, 11.0]), failed]))
