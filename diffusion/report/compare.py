@@ -219,6 +219,11 @@ def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Colum
             f"{', '.join(sorted(tests))}: choosing among {len(rows)} recipes by their test scores makes the winner's "
             "score too good; choose by the validation split, and score only the chosen one on test"
         )
+    said = [(str(r["code"]), run) for _, run, records in last for r in records.values() if r.get("code")]
+    if len(dict(said)) > 1:
+        first = dict(reversed(said))
+        told = " and ".join(f"{code} in {first[code].folder}" for code in dict(said))
+        warnings.append(f"the scores were made by different versions of the code: {told}")
     return columns
 
 

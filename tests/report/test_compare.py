@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -186,6 +187,17 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     assert compare(gather(two[:1])).warnings == []
     val = [*seeds("c", 1e-3, [1.0]), *seeds("d", 1e-2, [2.0])]
     assert compare(gather(val)).warnings == []
+
+
+def test_versions_of_the_code_that_differ_are_warned_of_in_one_line(seeds: Any, tmp_path: Path) -> None:
+    old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
+    unsaid = seeds("c", 1e-1, [3.0])
+    console = Console(file=io.StringIO(), width=400)
+    write(compare(gather([*old, *new, *unsaid])), tmp_path / "out", "t", console)
+    line = rf"warning: .* different versions of the code: 0.1.0 aaa in {old[0]} and 0.1.0 bbb in {new[0]}\n"
+    assert len(re.findall(line, console.file.getvalue())) == 1  # type: ignore[attr-defined]
+    assert "different versions of the code" in (tmp_path / "out/compare.md").read_text()
+    assert compare(gather([*old, *unsaid])).warnings == []
 
 
 def test_the_command_writes_markdown_csv_and_a_plot(
