@@ -1,6 +1,7 @@
 """Runs against runs: a row per recipe, mean ± interval over its seeds, the best marked where marking is fair.
 
-Two runs that differ in nothing but their seed are one row. The interval is Student's, of 95% for the mean of k seeds,
+Two runs that differ in nothing but their seed are one row, and of several runs of one seed the newest counts, once. The
+interval is Student's, of 95% for the mean of k seeds,
 
     m ± t_{k−1, 0.975} s / √k,
 
@@ -151,6 +152,9 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
         own = {key: column[i] for key, column in told.items()}
         grouped.setdefault(tuple(own.values()), Row(own, label)).runs.append(run)
     rows = list(grouped.values())
+    for row in rows:
+        row.runs, spare = _replicates(row.runs)
+        left_out += spare
     warnings: list[str] = []
     columns = _errors(rows, told)
     columns += _scores(rows, mixed, warnings)
@@ -166,6 +170,17 @@ def unusable(run: Run) -> str | None:
     if state == "complete":
         return None
     return f"{state}: {run.info['reason']}" if run.info.get("reason") else state
+
+
+def _replicates(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run, str]]]:
+    """Of the runs of one recipe the newest of each seed, and the others with the reason: one draw is counted once."""
+    newest: dict[Any, Run] = {}
+    for run in runs:
+        key = run.seeds or run.folder
+        newest[key] = max(run, newest.get(key, run), key=lambda run: str(run.info.get("finished", "")))
+    kept = {run.folder for run in newest.values()}
+    spare = [(run, newest[run.seeds]) for run in runs if run.folder not in kept]
+    return list(newest.values()), [(run, f"same recipe and seed as {used.folder}") for run, used in spare]
 
 
 def _errors(rows: Sequence[Row], told: Mapping[str, Sequence[str]]) -> list[Column]:

@@ -66,6 +66,12 @@ class Run:
         made = node if isinstance(node, dict) else {}
         return {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
 
+    @property
+    def seeds(self) -> tuple[Any, ...] | None:
+        """What tells this run from another draw of its recipe; None where it isn't known."""
+        seed = self.config.get("seed")
+        return None if seed is None else (seed,)
+
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""

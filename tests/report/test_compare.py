@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -153,6 +154,29 @@ def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Pat
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
     scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
     assert compare(gather([make_run(tmp_path / "a", scores=scores)])).rows[0].values["fd_lite0"] == [4.0]
+
+
+def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> None:
+    folders = [*seeds("a", 1e-3, [10.0, 12.0]), *seeds("again", 1e-3, [11.0]), *seeds("copy", 1e-3, [10.0])]
+    for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):
+        info = json.loads((folder / "run.json").read_text()) | {"finished": f"2026-01-02T0{hour}:00:00"}
+        (folder / "run.json").write_text(json.dumps(info))
+    comparison = compare(gather(folders))
+    (row,) = comparison.rows
+    assert sorted(row.values["fd_lite0"]) == [11.0, 12.0]
+    assert [run.folder for run in row.runs] == [folders[2], folders[1]]
+    reason = f"same recipe and seed as {folders[2]}"
+    assert [(run.folder, why) for run, why in comparison.left_out] == [(folders[0], reason), (folders[3], reason)]
+    copied = compare(gather([folders[0], folders[3]]))  # of one age: the last
+    assert [run.folder for run in copied.rows[0].runs] == [folders[3]]
+    assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
+
+
+def test_runs_of_unknown_seeds_are_draws_of_their_own(seeds: Any) -> None:
+    folders = seeds("a", 1e-3, [10.0, 12.0])
+    for folder in folders:
+        (folder / "config.yaml").write_text("name: a\n")
+    assert len(compare(gather(folders)).rows[0].runs) == 2
 
 
 def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
