@@ -40,7 +40,7 @@ from diffusion.report.words import (
 LEVEL = 0.95
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 MEASURED = ("data", "schedule", "validation.draws")  # what two denoising errors must share to be ranked
-IDLE = ("name", "logger", "samples", "score")  # settings that change no number but by its protocol
+IDLE = ("seed", "name", "logger", "samples", "score", "again")  # settings that change no number but by its protocol
 
 
 class Mean(NamedTuple):
@@ -143,10 +143,7 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     reasons = [unusable(run) for run in runs]
     used = [run for run, reason in zip(runs, reasons, strict=True) if reason is None]
     left_out = [(run, reason) for run, reason in zip(runs, reasons, strict=True) if reason is not None]
-    settings = differing(used)
-    resumed = {"ckpt"} if all("trainer" in run.config for run in used) else set()  # else it says what was evaluated
-    idle = {"seed", *IDLE, *resumed}
-    told = {key: column for key, column in settings.items() if key.split(".")[0] not in idle}
+    told = _told(used)
     grouped: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(told, len(used)), strict=True)):
         own = {key: column[i] for key, column in told.items()}
@@ -162,6 +159,24 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     for row in rows:
         row.values["seconds"] = [float(run.info["seconds"]) for run in row.runs if run.info.get("seconds") is not None]
     return Comparison(rows, [c for c in columns if any(r.values.get(c.name) for r in rows)], left_out, warnings)
+
+
+def _told(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The settings that make rows of runs: those that differ, but for seeds and what changes no number.
+
+    `ckpt` is what was evaluated, and nothing to a run that was trained. Its step is told where two of one name are of
+    one run: best.ckpt is of another step for each seed.
+    """
+    told = {key: column for key, column in differing(runs).items() if key.split(".")[0] not in IDLE}
+    if "ckpt" in told:
+        column = [MISSING if "trainer" in run.config else name for run, name in zip(runs, told["ckpt"], strict=True)]
+        told = {key: value for key, value in (told | {"ckpt": column}).items() if len(set(value)) > 1}
+    steps = told.pop("step", None)
+    if steps:
+        draws = list(zip(*told.values(), [str(run.seeds) for run in runs], strict=True))
+        if len(set(zip(draws, steps, strict=True))) > len(set(draws)):
+            told["step"] = steps
+    return told
 
 
 def unusable(run: Run) -> str | None:

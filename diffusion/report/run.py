@@ -103,7 +103,7 @@ def compose(run: Run, missing: Mapping[str, str]) -> str:
         f"# Run {name}",
         summary(run),
         picture(run),
-        "## Recipe\n\n" + recipe(run.config),
+        "## Recipe\n\n" + recipe(run.settings),
         "## Scores\n\n" + scores_section(run.scores),
         "## Denoising error\n\n" + mse_section(run.metrics),
         "## Figures\n\n" + figures_section(run.folder, missing),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -91,6 +91,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
+        keep_configuration(folder, cfg, restored)
         if cfg.split == "test":
             LooksAtTest.beside(restored.path).warn()
         data = reference_data(cfg.get("data") or restored.config["data"])
@@ -129,6 +130,17 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if cfg.ckpt is not None:
         LooksAtTest.beside(restored.path).add(new)
     console.print(f"  {path}")
+
+
+def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> None:
+    """config.yaml of what was made with a checkpoint, whose step and training recipe it has too, for comparisons.
+
+    In the folder of a training run that run's own stays.
+    """
+    if not (folder / "run.json").is_file():
+        own = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        kept = OmegaConf.merge(own, {"step": restored.step, "recipe": restored.config})
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
 
 
 def reference_data(node: Any) -> ImageData:

@@ -19,7 +19,7 @@ from diffusion.report.study import Point, write
 from diffusion.training import scoring
 from diffusion.training.callbacks import device_name
 from diffusion.training.checkpoint import restore
-from diffusion.training.commands import choose_device, reference_data, shape_of
+from diffusion.training.commands import choose_device, keep_configuration, reference_data, shape_of
 from diffusion.training.cost import evaluations, seconds_per_evaluation
 from diffusion.training.generate import generate
 from diffusion.training.telling import quiet_libraries
@@ -40,6 +40,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
     quiet_libraries()
     device = choose_device(cfg.device)
     restored = restore(cfg.ckpt, cfg.weights)
+    keep_configuration(folder, cfg, restored)
     found = settings(cfg.samplers, cfg.nfe, restored.denoiser.schedule)
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])

@@ -99,9 +99,16 @@ FAULTS = [
         "pass",
         RECIPES,
     ),
-    Fault("compare: evaluations are one recipe", COMPARE, '{"ckpt"} if all(', '{"ckpt"} if True or all(', RECIPES),
+    Fault("compare: evaluations are one recipe", COMPARE, "else name for run", "else MISSING for run", RECIPES),
     Fault("compare: of several samplers the last", COMPARE, "if several and not mixed:", "if False:", RECIPES),
     Fault("compare: a seed counts as often as it was run", COMPARE, "run.seeds or run.folder", "run.folder", RECIPES),
+    Fault(
+        "compare: a sampling seed is all",
+        "report/folder.py",
+        "for config in (recipe, self",
+        "for config in (self",
+        RECIPES,
+    ),
     Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",

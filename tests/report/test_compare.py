@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from scipy import stats
 
@@ -69,6 +70,69 @@ def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_none_o
     for folder, ckpt in zip(folders, ("a.ckpt", "b.ckpt"), strict=True):
         (folder / "config.yaml").write_text(f"ckpt: {ckpt}\nseed: 0\nname: evaluate\n")
     assert [row.label for row in compare(gather(folders)).rows] == ["ckpt=a.ckpt", "ckpt=b.ckpt"]
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Callable[..., Path]:
+    """`evaluation(recipe, value, …)`: what evaluating a checkpoint of that recipe leaves, in a folder of its own."""
+
+    def make(recipe: dict[str, Any] | None, value: float, **own: Any) -> Path:
+        folder = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
+        folder.mkdir()
+        config = {"ckpt": "run/checkpoints/best.ckpt", "seed": 0, "sampler": {"steps": 9}, "data": None, "n": 64} | own
+        kept = {} if recipe is None else {"recipe": {"sampler": {"steps": 50}, "trainer": {}} | recipe}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | kept))
+        (folder / "scores.json").write_text(json.dumps([of(value=value)]))
+        return folder
+
+    return make
+
+
+def trained(seed: int, lr: float = 1e-3) -> dict[str, Any]:
+    return {"seed": seed, "data": {"seed": seed, "val": 8}, "optimizer": {"lr": lr}}
+
+
+def test_evaluations_of_one_recipe_are_one_row_by_training_and_sampling_seed(evaluation: Any) -> None:
+    one = [evaluation(trained(s), 10.0 + s, ckpt=f"{s}/checkpoints/best.ckpt", step=90 + s) for s in range(3)]
+    (row,) = compare(gather(one)).rows
+    assert row.values["fd_lite0"] == [10.0, 11.0, 12.0]
+    one.append(evaluation(trained(2), 13.0, ckpt="2/checkpoints/best.ckpt", step=92, seed=1))
+    other = [evaluation(trained(s, lr=1e-2), 20.0 + s) for s in range(2)]
+    comparison = compare(gather([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)]))
+    assert [row.label for row in comparison.rows] == ["lr=0.001", "lr=0.01"]
+    assert [len(row.runs) for row in comparison.rows] == [4, 2]
+    assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
+
+
+def test_two_checkpoints_of_one_run_are_two_rows(evaluation: Any) -> None:
+    def rows(*checkpoints: tuple[int, str, int]) -> list[str]:
+        folders = [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, name, n in checkpoints]
+        return [row.label for row in compare(gather(folders)).rows]
+
+    assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
+    assert rows((0, "last.ckpt", 90), (0, "last.ckpt", 99)) == ["step=90", "step=99"]
+    assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
+
+
+def test_an_evaluation_tells_its_own_sampler_and_another_reference_and_an_earlier_one_its_checkpoint(
+    evaluation: Any,
+) -> None:
+    elsewhere = {"data": {"root": "photos"}}
+    folders = [evaluation(trained(0), 1.0, **own) for own in ({}, {"sampler": {"steps": 20}}, elsewhere)]
+    labels = [row.label for row in compare(gather(folders)).rows]
+    assert labels == ["steps=9", "steps=20", "steps=9, root=photos"]
+    earlier = [evaluation(None, 1.0, ckpt=f"{name}/last.ckpt") for name in "ab"]
+    assert [row.label for row in compare(gather(earlier)).rows] == ["ckpt=a/last.ckpt", "ckpt=b/last.ckpt"]
+    assert len(compare(gather([folders[0], *earlier])).rows) == 3
+
+
+def test_what_an_earlier_version_evaluated_is_not_in_a_row_with_what_was_trained(seeds: Any, tmp_path: Path) -> None:
+    (run,) = seeds("a", 1e-3, [10.0])
+    folder = tmp_path / "evaluated"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/config.yaml").write_text("ckpt: a/last.ckpt\nseed: 0\nname: ${hydra:job.name}\n")
+    (folder / "scores.json").write_text(json.dumps([of(value=1.0)]))
+    assert len(compare(gather([run, folder])).rows) == 2
 
 
 def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import diffusion
 from diffusion.errors import UserError
+from diffusion.report.compare import compare, gather
 from diffusion.report.words import sampler_name
 from diffusion.training import provenance
 from diffusion.training.provenance import LooksAtTest, code_version
@@ -45,6 +46,24 @@ def test_a_record_keeps_the_values_of_a_samplers_parts() -> None:
     assert made != describe_sampler(node(1.0))
     assert sampler_name(made) == "DDIM(steps=9, grid=karras(rho=7), threshold=clip(limit=1), eta=0)"
     assert sampler_name({"name": "DDIM", "steps": 9, "grid": "karras"}) == "DDIM(steps=9, grid=karras)"  # as it was
+
+
+def test_checkpoints_of_two_seeds_are_evaluated_to_one_row(command, tiny, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        status, out, err = command("train", [*tiny, "trainer.max_steps=1", f"seed={seed}", f"hydra.run.dir=run{seed}"])
+        assert status == 0, out + err
+        look = [f"ckpt=run{seed}/checkpoints/best.ckpt", "features=lite0", "n=6", "sampler.steps=2", "yardsticks=[]"]
+        status, out, err = command("evaluate", [*look, "device=cpu", f"hydra.run.dir=look{seed}"])
+        assert status == 0, out + err
+    runs = gather([tmp_path / "look0", tmp_path / "look1"])
+    assert [run.seeds for run in runs] == [(0, 0), (1, 0)]
+    assert runs[0].settings["optimizer"]["lr"] == 3e-4
+    (row,) = compare(runs).rows
+    assert (row.label, len(row.values["fd_lite0"])) == ("all", 2)
+    before = (tmp_path / "run0/config.yaml").read_text()
+    status, out, err = command("evaluate", [*look, "device=cpu", "hydra.run.dir=run0"])
+    assert status == 0, out + err
+    assert (tmp_path / "run0/config.yaml").read_text() == before  # its own recipe, by which it is resumed
 
 
 def test_a_second_look_at_test_is_warned_of_and_both_are_recorded(command, tiny, tmp_path: Path) -> None:
