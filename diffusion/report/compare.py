@@ -249,6 +249,11 @@ def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Colum
             f"{', '.join(sorted(tests))}: choosing among {len(rows)} recipes by their test scores makes the winner's "
             "score too good; choose by the validation split, and score only the chosen one on test"
         )
+    looks = {run: max(r.get("look") or 1 for r in records.values()) for _, run, records in last if records}
+    if again := [f"{run.folder} (look {look})" for run, look in looks.items() if look > 1]:
+        warnings.append(
+            f"{', '.join(again)}: its test split had been scored before; of several only the first is honest"
+        )
     said = [(str(r["code"]), run) for _, run, records in last for r in records.values() if r.get("code")]
     if len(dict(said)) > 1:
         first = dict(reversed(said))

@@ -252,8 +252,7 @@ class ScoreSamples(Callback):
         new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
         if not trainer.is_global_zero:
             return
-        append(self.folder, new)
-        LooksAtTest(self.folder).add(new)
+        append(self.folder, LooksAtTest(self.folder).add(new))
         last = trainer.global_step - 1  # loggers count from 0: beside the loss and the validation of the last step
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, last)

@@ -91,12 +91,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
-        keep_configuration(folder, cfg, restored)
+        looks = LooksAtTest.beside(restored.path)
         if cfg.split == "test":
-            LooksAtTest.beside(restored.path).warn()
+            looks.warn() if cfg.again else looks.refuse()
         data = reference_data(cfg.get("data") or restored.config["data"])
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
+        keep_configuration(folder, cfg, restored)
         against = scoring.reference(data, cfg.split, extractor, metrics)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
         images = generate(
@@ -126,10 +127,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if cfg.bits and cfg.ckpt is not None:
         told = {key: value for key, value in what.items() if key != "sampler"}
         new += bits_per_dimension(restored.denoiser, data, cfg.split, cfg.bits, cfg.batch_size, device, **told)
-    path = scoring.append(folder, new)
     if cfg.ckpt is not None:
-        LooksAtTest.beside(restored.path).add(new)
-    console.print(f"  {path}")
+        new = looks.add(new)
+    console.print(f"  {scoring.append(folder, new)}")
 
 
 def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> None:

@@ -236,8 +236,7 @@ def finish(
         )  # fmt: skip
         raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
-    scoring.append(folder, new)
-    looks.add(new)
+    scoring.append(folder, looks.add(new))
     for logger in trainer.loggers:
         logger.log_metrics(
             {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step

@@ -13,6 +13,8 @@ COMPARE = "report/compare.py"
 WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
 BITS = "training/bits.py"
+COMMANDS = "training/commands.py"
+PROVENANCE = "training/provenance.py"
 
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
 ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_regressions"
@@ -21,7 +23,7 @@ SPATIAL = "metric/test_score.py::test_spatial_features_come_out_of_the_same_pass
 HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
 KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
 LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
-INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_warned_of_and_both_are_recorded"
+INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_refused_unless_asked_for_and_both_are_recorded"
 BITS_OF = "training/test_bits.py::test_evaluate_bounds_the_bits_of_held_out_images"
 BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
@@ -56,14 +58,16 @@ FAULTS = [
     Fault(
         "test: a look while training is not noted",
         "training/callbacks.py",
-        "        LooksAtTest(self.folder).add(new)\n",
-        "",
+        "LooksAtTest(self.folder).add(new)",
+        "new",
         LOOKS,
     ),
+    Fault("test: a second look is not refused", COMMANDS, "else looks.refuse()", "else None", INHERITED),
+    Fault("test: a look has no number", PROVENANCE, "record | number if test else", "record if test else", INHERITED),
     Fault("test: no warning before the last look", "training/run.py", "        looks.warn()", "        pass", LOOKS),
     Fault(
         "test: a run that goes on forgets",
-        "training/provenance.py",
+        PROVENANCE,
         "self.path.write_bytes(other.path.read_bytes())",
         "pass",
         INHERITED,

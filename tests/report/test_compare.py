@@ -277,6 +277,16 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     assert compare(gather(val)).warnings == []
 
 
+def test_a_further_look_at_test_is_warned_of_by_name(seeds: Any) -> None:
+    reference = {"split": "test", "n": 250, "key": "k"}
+    first, second = (seeds(name, 1e-3, [1.0], reference=reference, look=k) for k, name in enumerate("ab", start=1))
+    (warning,) = compare(gather(second)).warnings
+    assert (
+        warning == f"{second[0]} (look 2): its test split had been scored before; of several only the first is honest"
+    )
+    assert compare(gather(first)).warnings == []
+
+
 def test_versions_of_the_code_that_differ_are_warned_of_in_one_line(seeds: Any, tmp_path: Path) -> None:
     old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
     unsaid = seeds("c", 1e-1, [3.0])
