@@ -81,7 +81,7 @@ class DensityCoverage(SampleMetric):
     same. Coverage: the share of real balls that hold a sample.
     """
 
-    higher_is_better = True
+    higher_is_better = None  # coverage alone: above 1, density is crowding
     settings = ("k",)
     pools = PAIRS
 

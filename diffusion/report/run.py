@@ -188,9 +188,10 @@ def scores_section(records: Sequence[Record]) -> str:
     listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
     return (
         table(head, rows, right=range(1, 6))
-        + "\n\nLower is closer to the reference, but for precision, recall, density, coverage and scores of diversity, "
-        "where higher is better. In brackets: 95% intervals over draws of as many samples. The floor is what two sets "
-        "of real images have that differ by chance alone. Only numbers of one protocol may be compared:\n\n" + listed
+        + "\n\nLower is closer to the reference, but for precision, recall, coverage and the Inception Score, where "
+        "higher is better; density and the Vendi score have no better end. In brackets: 95% intervals over draws of as "
+        "many samples. The floor is what two sets of real images have that differ by chance alone. Only numbers of one "
+        "protocol may be compared:\n\n" + listed
     )
 
 

@@ -70,12 +70,13 @@ def comparable(record: Record) -> str:
     return json.dumps(protocol_of(record), sort_keys=True, default=str)
 
 
-HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "vendi")
+# Not density, which above 1 says that samples crowd, nor Vendi, by which noise is diverse: neither end is better.
+HIGHER = ("precision", "recall", "coverage", "inception_score")
 LOWER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
 
 
 def higher_is_better(record: Record) -> bool | None:
-    """Which end of a metric is the good one, by its name; None where it isn't known."""
+    """Which end of a metric is the good one, by its name; None where neither is, or it isn't known."""
     name = str(record.get("metric"))
     return True if name.startswith(HIGHER) else False if name.startswith(LOWER) else None
 

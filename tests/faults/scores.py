@@ -114,6 +114,7 @@ FAULTS = [
         "for config in (self",
         RECIPES,
     ),
+    Fault("compare: the most crowded is the best", WORDS, '("precision", ', '("precision", "density", ', RECIPES),
     Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",

@@ -152,6 +152,14 @@ def test_higher_is_better_for_coverage(seeds: Any) -> None:
     assert comparison.best(column(comparison, "coverage"))[0] == 1
 
 
+@pytest.mark.parametrize("metric", ["density_lite0", "vendi_lite0"])
+def test_of_what_has_no_better_end_none_is_best(metric: str, seeds: Any) -> None:
+    comparison = compare(
+        gather([*seeds("a", 1e-3, [0.9, 1.0], metric=metric), *seeds("b", 1e-2, [8.0, 9.0], metric=metric)])
+    )
+    assert comparison.best(column(comparison, metric)) == (None, set())
+
+
 def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
     with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest") as error:
