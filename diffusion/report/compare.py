@@ -26,6 +26,7 @@ from scipy import stats
 from diffusion.console import console as standard
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
+from diffusion.report.metrics import validated
 from diffusion.report.settings import MISSING, differing, labels
 from diffusion.report.words import (
     Record,
@@ -210,8 +211,9 @@ def _errors(rows: Sequence[Row], told: Mapping[str, Sequence[str]]) -> list[Colu
         if apart
         else ""
     )
+    weights = validated(run.metrics for row in rows for run in row.runs)
     words = {
-        "val/mse": f"val/mse: denoising MSE on validation images, EMA weights, at the end{why}",
+        "val/mse": f"val/mse: denoising MSE on validation images, {weights}, at the end{why}",
         "fit/mse": "fit/mse: the same on as many training images; not ranked, since it falls with over-fitting too",
         "gap/mse": "gap/mse: val/mse − fit/mse, which grows with over-fitting",
     }

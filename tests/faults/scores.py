@@ -115,6 +115,7 @@ FAULTS = [
         RECIPES,
     ),
     Fault("compare: the most crowded is the best", WORDS, '("precision", ', '("precision", "density", ', RECIPES),
+    Fault("compare: raw weights are EMA's", "report/metrics.py", '"val/mse_raw" in each for', "True for", RECIPES),
     Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",

@@ -18,7 +18,7 @@ from scipy import stats
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import Comparison, compare, gather, mean_over_seeds, write
-from diffusion.report.sweep import compare_jobs
+from diffusion.report.sweep import compare_jobs, sweep_table
 
 Make = Callable[..., Path]
 
@@ -270,6 +270,21 @@ def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
     apart = compare(gather([*seeds("d", 1e-3, [1.0]), other]))
     assert column(apart, "val/mse").lower is None
     assert "schedule.last differ" in column(apart, "val/mse").words
+
+
+def test_whose_error_it_is_is_said(seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]) -> None:
+    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
+
+    def told() -> str:
+        return column(compare(gather(folders)), "val/mse").words
+
+    assert "on validation images, EMA weights, at the end" in told()
+    without_average(folders[0])
+    assert "on validation images, EMA weights or, without EMA, raw weights, at the end" in told()
+    without_average(folders[1])
+    assert "on validation images, raw weights, at the end" in told()
+    sweep_table(tmp_path / "a", console=None)
+    assert "training images (fit), of the raw weights." in (tmp_path / "a/table.md").read_text()
 
 
 def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:

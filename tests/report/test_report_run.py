@@ -114,6 +114,17 @@ def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
     assert cells(text, "gap (validation − training)")[0][1:] == ["0.03", "0.01"]
 
 
+def test_the_weights_that_were_validated_are_named(run_folder: Path, without_average: Callable[[Path], None]) -> None:
+    text = write_report(run_folder).read_text()
+    assert "Of the EMA weights where not said otherwise." in text
+    assert "Lines: EMA weights; dashed: raw weights; grey" in text
+    without_average(run_folder)
+    text = write_report(run_folder).read_text()
+    assert "Of the raw weights where not said otherwise." in text
+    assert "Lines: raw weights; grey" in text
+    assert "EMA" not in text
+
+
 def test_what_is_missing_is_said(run_folder: Path) -> None:
     (run_folder / "run.json").unlink()
     (run_folder / "scores.json").unlink()
