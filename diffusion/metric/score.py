@@ -159,9 +159,19 @@ def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bo
     return extractor.num_spatial > 0 and any(map(_spatial, metrics))
 
 
+def distances(metrics: Sequence[Factory]) -> Sequence[Factory]:
+    """Those of `metrics` that are `DISTANCES`, with the settings they have; `DISTANCES` where none is."""
+    return [metric for metric in metrics if _class(metric) in DISTANCES] or DISTANCES
+
+
+def _class(metric: Factory) -> Factory:
+    """The class that is, or of which is, a `functools.partial`."""
+    return getattr(metric, "func", metric)
+
+
 def _spatial(metric: Factory) -> bool:
-    """True for a class, or a `functools.partial` of it, that takes spatial features."""
-    return getattr(getattr(metric, "func", metric), "needs_spatial", False)
+    """True for a metric that takes spatial features."""
+    return getattr(_class(metric), "needs_spatial", False)
 
 
 def score(

@@ -143,12 +143,12 @@ def make_trainer(
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
     if extractor is not None and cfg.score.every_n_epochs:
         reference = partial(scoring.reference, data, cfg.score.split)
-        protocol = protocol_of(cfg)
-        used.append(
-            our.ScoreSamples(
-                sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, protocol
-            )
-        )
+        metrics, protocol = scoring.chosen(cfg.metrics), protocol_of(cfg)
+        scores = our.ScoreSamples(
+            sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, metrics,
+            protocol,
+        )  # fmt: skip
+        used.append(scores)
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
     used.append(checkpoints)  # behind the others, so that their state is what is saved
     plain = OmegaConf.to_container(OmegaConf.create(config))

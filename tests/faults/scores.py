@@ -24,6 +24,7 @@ HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
 KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
 LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
 INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_refused_unless_asked_for_and_both_are_recorded"
+SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
 BITS_OF = "training/test_bits.py::test_evaluate_bounds_the_bits_of_held_out_images"
 BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
@@ -65,6 +66,9 @@ FAULTS = [
     ),
     Fault("test: a second look is not refused", COMMANDS, "else looks.refuse()", "else None", INHERITED),
     Fault("test: a look has no number", PROVENANCE, "record | number if test else", "record if test else", INHERITED),
+    Fault(
+        "training: scored by the default settings", "training/callbacks.py", "distances(metrics)", "distances(())", SET
+    ),
     Fault("test: no warning before the last look", "training/run.py", "        looks.warn()", "        pass", LOOKS),
     Fault(
         "test: a run that goes on forgets",

@@ -98,6 +98,13 @@ def test_a_score_tells_what_its_metric_was_set_to_and_what_it_left_out(
     assert told(photographs[100:190])["fd_infinity"] == {"points": 5, "pool": 80}
 
 
+def test_the_distances_of_a_choice_keep_its_settings() -> None:
+    kernel = partial(KernelDistance, subset_size=50)
+    assert module.distances((PrecisionRecall, kernel, SpatialFrechetDistance)) == [kernel]
+    assert module.distances((FrechetDistance, kernel)) == [FrechetDistance, kernel]
+    assert module.distances((PrecisionRecall,)) == module.DISTANCES
+
+
 EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
 
 
