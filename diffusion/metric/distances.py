@@ -9,6 +9,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from diffusion.metric.estimate import (
+    PAIRS,
+    POOL,
     ROWS,
     Estimate,
     Reference,
@@ -130,6 +132,8 @@ class FrechetInfinity(SampleMetric):
     """
 
     higher_is_better = False
+    settings = ("points",)
+    pools = ("samples",)
 
     def __init__(self, reference: Reference, points: int = 15, **kwargs: Any):
         super().__init__(reference, **kwargs)
@@ -222,6 +226,8 @@ class KernelDistance(SampleMetric):
     """
 
     higher_is_better = False
+    settings = ("subsets",)
+    pools = PAIRS
 
     def __init__(self, reference: Reference, subsets: int = 100, subset_size: int = 1000, **kwargs: Any):
         super().__init__(reference, **kwargs)
@@ -229,7 +235,11 @@ class KernelDistance(SampleMetric):
 
     def size(self, n: int) -> int:
         """The size of a subset when `n` features are scored."""
-        return min(self.subset_size, n // 2, len(self.reference.features) // 2)
+        return min(self.subset_size, min(n, POOL) // 2, len(self.reference.features) // 2)
+
+    def told(self, n: int) -> dict[str, Any]:
+        """Also the size that the subsets have."""
+        return super().told(n) | {"subset_size": self.size(n)}
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`kid`. TooFew for fewer than 4 features in a set."""
@@ -240,7 +250,7 @@ class KernelDistance(SampleMetric):
         values, without = mmd2(x, y, self._draw("generated", len(x), m), self._draw("reference", len(y), m))
         std = float(values.std(correction=0))
         error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # the second: of drawing subsets
-        return {"kid": Estimate(float(values.mean()), error, std=std, subset_size=m)}
+        return {"kid": Estimate(float(values.mean()), error, std=std)}
 
     def _draw(self, which: str, n: int, m: int) -> Tensor:
         draws = [generator_for(self.seed, "kid", which, subset) for subset in range(self.subsets)]
@@ -258,15 +268,17 @@ class CMMD(SampleMetric):
     """
 
     higher_is_better = False
+    settings = ("sigma", "scale")
+    pools = PAIRS
 
     def __init__(self, reference: Reference, sigma: float = 10.0, scale: float = 1000.0, **kwargs: Any):
         super().__init__(reference, **kwargs)
-        self.kernel, self.scale = gaussian(sigma), scale
+        self.sigma, self.scale = sigma, scale
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`cmmd`, never negative."""
         x, y = pool(x).double(), self.reference.features.double()
-        n, m, k = len(x), len(y), self.kernel
+        n, m, k = len(x), len(y), gaussian(self.sigma)
         xx, xy = row_sums(k, x, x), row_sums(k, x, y)
         value = xx.mean() / n + row_sums(k, y, y).mean() / m - 2 * xy.mean() / m
         without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)

@@ -38,8 +38,6 @@ class Vendi(SampleMetric):
     mean_i u_i u_iᵀ of the unit vectors u; sample i's influence on the entropy is −Σ_k (u_i·v_k)² log λ_k.
     """
 
-    higher_is_better = True
-
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`vendi`, at least 1."""
         u = x.double()

@@ -30,6 +30,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 from diffusion.randomness import generator_for
 
 POOL = 10_000  # most features of either set that metrics of pairs compare
+PAIRS = ("samples", "reference")  # the sets that they compare
 ROWS = 1024  # rows of a matrix of pairs that are in memory at once
 
 
@@ -45,7 +46,6 @@ class Estimate(NamedTuple):
     minimum: float = -math.inf  # which the quantity can't go below
     share_of: int | None = None  # samples that a share was counted from; None where it is no share
     std: float | None = None  # over the kernel distance's subsets
-    subset_size: int | None = None
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Low and high: value ± z · error; for a share Wilson's interval (1927), which is sound at 0 and 1 too.
@@ -128,6 +128,8 @@ class SampleMetric(Metric):
     is_differentiable = False
     needs_logits: ClassVar[bool] = False
     needs_spatial: ClassVar[bool] = False  # its features, and its reference's, are an extractor's spatial ones
+    settings: ClassVar[tuple[str, ...]] = ()  # its attributes that change its number
+    pools: ClassVar[tuple[str, ...]] = ()  # of "samples" and "reference", those of which at most `POOL` are compared
     features: list[Tensor]
 
     def __init__(self, reference: Reference, seed: int = 0, head: Any = None, **kwargs: Any):
@@ -153,3 +155,9 @@ class SampleMetric(Metric):
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """Features (N, D) on the CPU -> estimates by short name: fd, kid, precision, …"""
         raise NotImplementedError
+
+    def told(self, n: int) -> dict[str, Any]:
+        """What a score of `n` features must say of the metric: its settings, and `pool` where a set is larger."""
+        sizes = {"samples": n, "reference": self.reference.n}
+        cut = any(sizes[name] > POOL for name in self.pools)
+        return {name: getattr(self, name) for name in self.settings} | ({"pool": POOL} if cut else {})

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffusion.metric.distances import squared_distances
 from diffusion.metric.estimate import (
+    PAIRS,
     ROWS,
     Estimate,
     Reference,
@@ -42,6 +43,8 @@ class PrecisionRecall(SampleMetric):
     """
 
     higher_is_better = True
+    settings = ("k",)
+    pools = PAIRS
 
     def __init__(self, reference: Reference, k: int = 3, **kwargs: Any):
         super().__init__(reference, **kwargs)
@@ -78,7 +81,9 @@ class DensityCoverage(SampleMetric):
     same. Coverage: the share of real balls that hold a sample.
     """
 
-    higher_is_better = True
+    higher_is_better = None  # coverage alone: above 1, density is crowding
+    settings = ("k",)
+    pools = PAIRS
 
     def __init__(self, reference: Reference, k: int = 5, **kwargs: Any):
         super().__init__(reference, **kwargs)

@@ -57,7 +57,7 @@ class Score:
     level: float  # … and how often such intervals hold the expectation of the value at this n
     std: float | None  # over the kernel distance's subsets
     n: int  # images scored
-    subset_size: int | None  # of the kernel distance
+    settings: dict[str, Any]  # of the metric, those that change its number: {"k": 5}
     extractor: str
     weights_hash: str
     resize: str
@@ -159,9 +159,19 @@ def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bo
     return extractor.num_spatial > 0 and any(map(_spatial, metrics))
 
 
+def distances(metrics: Sequence[Factory]) -> Sequence[Factory]:
+    """Those of `metrics` that are `DISTANCES`, with the settings they have; `DISTANCES` where none is."""
+    return [metric for metric in metrics if _class(metric) in DISTANCES] or DISTANCES
+
+
+def _class(metric: Factory) -> Factory:
+    """The class that is, or of which is, a `functools.partial`."""
+    return getattr(metric, "func", metric)
+
+
 def _spatial(metric: Factory) -> bool:
-    """True for a class, or a `functools.partial` of it, that takes spatial features."""
-    return getattr(getattr(metric, "func", metric), "needs_spatial", False)
+    """True for a metric that takes spatial features."""
+    return getattr(_class(metric), "needs_spatial", False)
 
 
 def score(
@@ -260,7 +270,7 @@ def score_features(
                 level=level,
                 std=estimate.std,
                 n=len(features),
-                subset_size=estimate.subset_size,
+                settings=metric.told(len(x)),
                 extractor=extractor.name,
                 weights_hash=extractor.weights_hash,
                 resize=extractor.resize,

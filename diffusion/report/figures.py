@@ -142,8 +142,9 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
 def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
 
-    EMA weights as lines, raw weights dashed, the objective of each training batch (the MSE where it is the simple loss
-    of ε, else in its own units) lightly behind. With `steps_per_epoch` a second axis counts epochs.
+    Lines for the weights that are validated, dashes for the raw ones where those are an average, the objective of each
+    training batch (the MSE where it is the simple loss of ε, else in its own units) lightly behind. With
+    `steps_per_epoch` a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
@@ -219,8 +220,9 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
 def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> Figure:
     """The generalisation gap by log-SNR with 95% intervals: held-out less training MSE, paired; early to late.
 
-    A point per decile of t, at its middle; EMA weights, and the raw weights of the last step dashed. Without a schedule
-    the axis is t. Of more than `curves` validations the first, the last and ones evenly spread in log(step) are shown.
+    A point per decile of t, at its middle; of the weights that are validated, and, where those are an average, the raw
+    ones of the last step dashed. Without a schedule the axis is t. Of more than `curves` validations the first, the
+    last and ones evenly spread in log(step) are shown.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
     names = sorted(

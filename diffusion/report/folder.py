@@ -44,10 +44,25 @@ class Run:
         config = _yaml(path) if path else None
         return {str(key): value for key, value in config.items()} if isinstance(config, dict) else {}
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """`config`; of an evaluation the recipe that its checkpoint was trained by, below what was chosen to evaluate.
+
+        Then `seed` is the training's, `ckpt` the name of the file (the recipe says whose it is), and `reference` the
+        data, where others than the recipe's were scored against. Evaluations that kept no recipe have their own alone.
+        """
+        recipe, own = self.config.get("recipe"), dict(self.config)
+        if not isinstance(recipe, dict):
+            return own
+        trained = {key: value for key, value in recipe.items() if key != "sampler"}
+        chosen = {key: value for key, value in own.items() if key not in ("recipe", "seed", "data")}
+        other = {"reference": own["data"]} if own.get("data") else {}
+        return trained | chosen | other | {"ckpt": Path(str(own.get("ckpt"))).name}
+
     @property
     def resolved(self) -> bool:
-        """True where `config` is free of interpolations."""
-        return (self.folder / CONFIGS[0]).is_file()
+        """True where `config` is free of interpolations, or what was made by it is there."""
+        return any((self.folder / name).is_file() for name in (CONFIGS[0], "scores.json"))
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -64,7 +79,18 @@ class Run:
         for part in ("hydra", "runtime", "choices"):
             node = node.get(part) if isinstance(node, dict) else None
         made = node if isinstance(node, dict) else {}
-        return {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
+        own = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
+        return {key: name for key, name in own.items() if key != "data" or "recipe" not in self.config}
+
+    @property
+    def seeds(self) -> tuple[Any, ...] | None:
+        """What tells this run from another draw of its recipe: its seed, an evaluation's the training's and its own.
+
+        None where one isn't known.
+        """
+        recipe = self.config.get("recipe")
+        seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
+        return None if None in seeds else seeds
 
     @cached_property
     def info(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,3 +50,10 @@ def bin_names(metrics: Metrics) -> list[str]:
     return sorted(
         (n for n in metrics if re.fullmatch(r"val/mse_bin\d+", n)), key=lambda n: int(n[len("val/mse_bin") :])
     )
+
+
+def validated(metrics: Iterable[Metrics]) -> str:
+    """Whose error val/mse is: `EMA weights`, or `raw weights`; only beside an average's are raw ones logged by name."""
+    averaged = {"val/mse_raw" in each for each in metrics if "val/mse" in each}
+    words = {True: "EMA weights", False: "raw weights"}
+    return " or, without EMA, ".join(words[each] for each in sorted(averaged, reverse=True)) or "weights"

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.console import duration
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
-from diffusion.report.metrics import Metrics, Series, bin_names
+from diffusion.report.metrics import Metrics, Series, bin_names, validated
 from diffusion.report.words import (
     Record,
     comparable,
@@ -48,8 +48,8 @@ CAPTIONS = {
     "samples.png": "Samples as training proceeds (memoir, Fig. 8): a column per training step, each row from one and "
     "the same noise.",
     "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
-    "images; where the shaded gap widens, the network learns its images by heart. Lines: EMA weights; dashed: raw "
-    "weights; grey: the objective of single batches (in its own units, where it is not the simple loss of ε).",
+    "images; where the shaded gap widens, the network learns its images by heart. Lines: %s; grey: the objective of "
+    "single batches (in its own units, where it is not the simple loss of ε).",
     "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
     "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
     "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
@@ -103,10 +103,10 @@ def compose(run: Run, missing: Mapping[str, str]) -> str:
         f"# Run {name}",
         summary(run),
         picture(run),
-        "## Recipe\n\n" + recipe(run.config),
+        "## Recipe\n\n" + recipe(run.settings),
         "## Scores\n\n" + scores_section(run.scores),
         "## Denoising error\n\n" + mse_section(run.metrics),
-        "## Figures\n\n" + figures_section(run.folder, missing),
+        "## Figures\n\n" + figures_section(run, missing),
         "## Files\n\n" + files_section(run),
         "## What to do with it\n\n" + commands(run),
     ]
@@ -188,9 +188,10 @@ def scores_section(records: Sequence[Record]) -> str:
     listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
     return (
         table(head, rows, right=range(1, 6))
-        + "\n\nLower is closer to the reference, but for precision, recall, density, coverage and scores of diversity, "
-        "where higher is better. In brackets: 95% intervals over draws of as many samples. The floor is what two sets "
-        "of real images have that differ by chance alone. Only numbers of one protocol may be compared:\n\n" + listed
+        + "\n\nLower is closer to the reference, but for precision, recall, coverage and the Inception Score, where "
+        "higher is better; density and the Vendi score have no better end. In brackets: 95% intervals over draws of as "
+        "many samples. The floor is what two sets of real images have that differ by chance alone. Only numbers of one "
+        "protocol may be compared:\n\n" + listed
     )
 
 
@@ -224,7 +225,7 @@ def _score_row(record: Record, yardsticks: Mapping[str, Record | None], protocol
 
 
 def mse_section(metrics: Metrics) -> str:
-    """val, fit and their gap, EMA and raw, at the end and at the validation optimum."""
+    """val, fit and their gap, of the average and of the raw weights, at the end and at the validation optimum."""
     quantities = [
         ("validation images", "val/mse"),
         ("validation images, raw weights", "val/mse_raw"),
@@ -247,18 +248,19 @@ def mse_section(metrics: Metrics) -> str:
         rows.append([label, f"{series.value[-1]:.5g}", *at_best])
     absent = [f"`{name}`" for _, name in quantities if name not in metrics]
     note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
-    return table(head, rows, right=(1, 2)) + "\n\nEMA weights where not said otherwise." + note
+    return table(head, rows, right=(1, 2)) + f"\n\nOf the {validated([metrics])} where not said otherwise." + note
 
 
 def _at(series: Series, step: int) -> str:
     return "—" if step not in series.step else f"{series.value[series.step == step][-1]:.5g}"
 
 
-def figures_section(folder: Path, missing: Mapping[str, str]) -> str:
+def figures_section(run: Run, missing: Mapping[str, str]) -> str:
+    lines = validated([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
     shown = [
-        f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption}*"
+        f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption.replace('%s', lines)}*"
         for name, caption in CAPTIONS.items()
-        if (folder / "figures" / name).is_file()
+        if (run.folder / "figures" / name).is_file()
     ]
     absent = [f"- `figures/{name}` is missing: {reason}." for name, reason in missing.items()]
     return "\n\n".join([*shown, "\n".join(absent)] if absent else shown)

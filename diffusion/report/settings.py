@@ -28,7 +28,7 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     none by its class (`optimizer: AdamW`). A run's own folder reads `.`, so that paths into it are no difference; what
     takes its value from a top-level setting that is shown, as data.seed from seed, is left out.
     """
-    flat = [_flatten(run.config, run.folder) for run in runs]
+    flat = [_flatten(run.settings, run.folder) for run in runs]
     groups = {key for settings in flat for key, (_, chosen) in settings.items() if chosen}
     values = [{key: value for key, (value, _) in settings.items()} for settings in flat]
     groups |= _name_choices(values, runs)
@@ -68,7 +68,7 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
-        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if _has(run.config, key)]
+        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if _has(run.settings, key)]
         if not having or any(key not in run.choices for run, _ in having):
             continue
         named.add(key)

@@ -28,9 +28,12 @@ class Point(NamedTuple):
 
 
 def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, reference: str, device: str) -> list[Path]:
-    """study.md, study.csv and pareto.png in `folder`; prints what to use. The first metric decides."""
+    """study.md, study.csv and pareto.png in `folder`; prints what to use.
+
+    The first metric of which one end is better decides.
+    """
     metrics = list(points[0].scores)
-    first = metrics[0]
+    first = next((m for m in metrics if higher_is_better(points[0].scores[m]) is not None), metrics[0])
     chosen = recommended(points, budgets, first)
     head = ("sampler", "steps", "NFE", "s/image", *metrics)
     rows = [
@@ -41,14 +44,14 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
         (f"{budget}", p.sampler, str(p.steps), f"{p.seconds:.3g}", number(p.scores[first]), ", ".join(alike) or "—")
         for budget, (p, alike) in chosen.items()
     ]  # fmt: skip
-    titles = ("NFE up to", "use", "steps", "s/image", metrics[0], "not told from it")
+    titles = ("NFE up to", "use", "steps", "s/image", first, "not told from it")
     parts = [
         f"# Samplers against {reference}",
         "All from the same noise, so that differences are the samplers'. The best within each budget of network "
-        f"evaluations by {metrics[0]}; settings whose interval overlaps its interval are not told from it.",
+        f"evaluations by {first}; settings whose interval overlaps its interval are not told from it.",
         table(titles, advice, right=(0, 2, 3, 4)),
         table(head, rows, right=range(1, len(head))),
-        f"Seconds on {device}, in batches. " + protocol_line(points[0].scores[metrics[0]]) + ".",
+        f"Seconds on {device}, in batches. " + protocol_line(points[0].scores[first]) + ".",
         "![score against evaluations and seconds](pareto.png)",
     ]
     (folder / "study.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -58,7 +61,7 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
         for p in points:
             values = (p.scores[m]["value"] if m in p.scores else None for m in metrics)
             lines.writerow([p.sampler, p.steps, p.nfe, p.seconds, *values])
-    style.save(pareto(points, metrics[0]), folder / "pareto.png")
+    style.save(pareto(points, first), folder / "pareto.png")
     printed = Table(box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
     for title in titles:
         printed.add_column(title)
@@ -69,9 +72,13 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
 
 
 def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
-    """NFE budget -> the best setting within it, and those within it whose interval overlaps that one's."""
-    sign = _sign(points, metric)
-    found = {}
+    """NFE budget -> the best setting within it, and those within it whose interval overlaps that one's.
+
+    {} for a metric of which neither end is better.
+    """
+    sign, found = _sign(points, metric), {}
+    if not sign:
+        return {}
     for budget in sorted(budgets):
         within = [p for p in points if p.nfe <= budget and metric in p.scores]
         if not within:
@@ -83,8 +90,10 @@ def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) ->
 
 
 def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
-    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost."""
+    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost; [] as above."""
     sign, best, kept = _sign(points, metric), math.inf, []
+    if not sign:
+        return []
     for p in sorted(points, key=lambda p: (getattr(p, cost), sign * p.scores[metric]["value"])):
         if sign * p.scores[metric]["value"] < best:
             best = sign * p.scores[metric]["value"]
@@ -93,7 +102,9 @@ def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
 
 
 def _sign(points: Sequence[Point], metric: str) -> int:
-    return -1 if higher_is_better(points[0].scores[metric]) else 1
+    """1 where lower is better, −1 where higher is, 0 where neither."""
+    higher = higher_is_better(points[0].scores[metric])
+    return 0 if higher is None else -1 if higher else 1
 
 
 def _overlap(a: Point, b: Point, metric: str) -> bool:

@@ -18,6 +18,7 @@ from diffusion.console import console as standard
 from diffusion.console import duration
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
+from diffusion.report.metrics import validated
 from diffusion.report.settings import MISSING, differing, labels
 from diffusion.report.words import comparable, first_line, number, number_protocols, protocol_line, table
 
@@ -37,7 +38,7 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
     """Write table.md and table.csv of the sweep in `folder`, print the table on `console`; returns the two paths.
 
     A row per job in order of its number: state, the settings in which the jobs differ, the last validation and fit
-    MSE (EMA weights), the last score of samples for each metric, seconds. Scores of different protocols can't be
+    MSE, the last score of samples for each metric, seconds. Scores of different protocols can't be
     compared and stand in different columns. Raises UserError where `folder` holds no job.
     """
     folder = Path(folder)
@@ -121,8 +122,8 @@ def _notes(jobs: list[Run], words: Mapping[str, Any], scores: Mapping[str, str])
     """What the columns mean, the sum of time, the protocols of the scores, why jobs failed."""
     total = duration(sum(job.info.get("seconds") or 0 for job in jobs))
     legend = (
-        "Only settings that differ between the jobs are shown. MSE: the last one with EMA weights, on validation "
-        f"images (val) and on as many training images (fit). {total} in all."
+        "Only settings that differ between the jobs are shown. MSE: the last one, on validation images (val) and on as "
+        f"many training images (fit), of the {validated(job.metrics for job in jobs)}. {total} in all."
     )
     lines = [f"- {name}: {protocol_line(words[key])}." for key, name in scores.items()]
     lines += [f"- job {job.folder.name} failed: {job.info['reason']}" for job in jobs if job.info.get("reason")]

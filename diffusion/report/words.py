@@ -36,16 +36,33 @@ def first_line(error: Exception) -> str:
 
 
 def sampler_name(node: Mapping[str, Any]) -> str:
-    """`DDIM(steps=50, eta=0)` of a record's sampler, which is a config node, or one whose class is under "name"."""
-    return describe({"_target_": node.get("name")} | {key: value for key, value in node.items() if key != "name"})
+    """`DDIM(steps=50, eta=0, grid=karras(rho=7))` of a record's sampler, without what is not set.
+
+    It and its parts are config nodes, or have their class under "name"; earlier records have a part's name alone.
+    """
+
+    def node_of(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        told = {key: node_of(inner) for key, inner in value.items() if key != "name" and inner is not None}
+        return {"_target_": value.get("name")} | told
+
+    return describe(node_of(node))
 
 
 def protocol_of(record: Record) -> dict[str, Any]:
-    """What two scores must share to be compared: metric, n, features and their weights, resize, reference, …"""
-    keys = ("metric", "n", "subset_size", "features", "weights_hash", "resize", "resolution", "rate", "bound")
+    """What two scores must share to be compared: metric and its settings, n, features, resize, reference, …"""
+    keys = ("metric", "n", "features", "weights_hash", "resize", "resolution", "rate", "bound")
     reference = record.get("reference")
     told = reference if isinstance(reference, Mapping) else {"reference": reference}
-    return {key: record.get(key) for key in keys} | {f"reference {key}": value for key, value in told.items()}
+    own = {key: record.get(key) for key in keys} | settings_of(record)
+    return own | {f"reference {key}": value for key, value in told.items()}
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """What the metric was set to, `{"k": 5}`; earlier records tell of a subset's size alone."""
+    size = record.get("subset_size")
+    return ({} if size is None else {"subset_size": size}) | dict(record.get("settings") or {})
 
 
 def comparable(record: Record) -> str:
@@ -53,12 +70,13 @@ def comparable(record: Record) -> str:
     return json.dumps(protocol_of(record), sort_keys=True, default=str)
 
 
-HIGHER = ("precision", "recall", "density", "coverage", "inception_score", "vendi")
+# Not density, which above 1 says that samples crowd, nor Vendi, by which noise is diverse: neither end is better.
+HIGHER = ("precision", "recall", "coverage", "inception_score")
 LOWER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
 
 
 def higher_is_better(record: Record) -> bool | None:
-    """Which end of a metric is the good one, by its name; None where it isn't known."""
+    """Which end of a metric is the good one, by its name; None where neither is, or it isn't known."""
     name = str(record.get("metric"))
     return True if name.startswith(HIGHER) else False if name.startswith(LOWER) else None
 
@@ -79,10 +97,10 @@ def protocol_line(record: Record) -> str:
     if record.get("bound"):
         return f"{against.replace('the reference split', 'the split', 1)}; variational bound: {record['bound']}"
     pixels = f" of {record['resolution']} pixels" if record.get("resolution") else ""
-    subsets = f", subsets of {record['subset_size']}" if record.get("subset_size") else ""
+    settings = f", {describe(settings_of(record))}" if settings_of(record) else ""
     return (
         f"{record.get('n', 'an unrecorded number of')} images{pixels} against {against}; features {told('features')}, "
-        f"weights hash {told('weights_hash')}, resize {told('resize')}{subsets}"
+        f"weights hash {told('weights_hash')}, resize {told('resize')}{settings}"
     )
 
 

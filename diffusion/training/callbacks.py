@@ -7,7 +7,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.progress import Progress, TaskID
 import diffusion
 from diffusion.console import console, duration, progress_bar
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import ReferenceStatistics
+from diffusion.metric.score import Factory, ReferenceStatistics, distances
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
 from diffusion.status import BEAT, process
@@ -208,7 +208,7 @@ class SampleGrid(Callback):
 
 
 class ScoreSamples(Callback):
-    """Every N epochs, the distances of `n` samples to the reference; logged, and added to scores.json.
+    """Every N epochs, the distances of `n` samples to the reference, as `metrics` has them; logged and in scores.json.
 
     Against the test split every one of them is a look at it, which is said at the start and noted in test.json.
     """
@@ -223,10 +223,12 @@ class ScoreSamples(Callback):
         folder: Path,
         extractor: FeatureExtractor,
         reference: Callable[[FeatureExtractor], ReferenceStatistics],
+        metrics: Sequence[Factory],
         protocol: dict[str, Any],
     ):
         self.sampler, self.n, self.every, self.shape, self.seed = sampler, n, every_n_epochs, shape, seed
         self.folder, self.extractor, self.reference, self.protocol = folder, extractor, reference, protocol
+        self.metrics = distances(metrics)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The reference, made on the run's device; warn of looking at the test split."""
@@ -249,11 +251,12 @@ class ScoreSamples(Callback):
                 share=share,
             )  # fmt: skip
         # Each process scores its share, and gets the score of all.
-        new = score_samples(images, self.extractor, self.against, step=trainer.global_step, **self.protocol)
+        new = score_samples(
+            images, self.extractor, self.against, metrics=self.metrics, step=trainer.global_step, **self.protocol
+        )
         if not trainer.is_global_zero:
             return
-        append(self.folder, new)
-        LooksAtTest(self.folder).add(new)
+        append(self.folder, LooksAtTest(self.folder).add(new))
         last = trainer.global_step - 1  # loggers count from 0: beside the loss and the validation of the last step
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.against.name}/{r['metric']}": r["value"] for r in new}, last)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
@@ -91,11 +91,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         restored, sampler = load(cfg, device)
+        looks = LooksAtTest.beside(restored.path)
         if cfg.split == "test":
-            LooksAtTest.beside(restored.path).warn()
+            looks.warn() if cfg.again else looks.refuse()
         data = reference_data(cfg.get("data") or restored.config["data"])
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
+        keep_configuration(folder, cfg, restored)
         against = scoring.reference(data, cfg.split, extractor, metrics)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
         images = generate(
@@ -125,10 +127,20 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if cfg.bits and cfg.ckpt is not None:
         told = {key: value for key, value in what.items() if key != "sampler"}
         new += bits_per_dimension(restored.denoiser, data, cfg.split, cfg.bits, cfg.batch_size, device, **told)
-    path = scoring.append(folder, new)
     if cfg.ckpt is not None:
-        LooksAtTest.beside(restored.path).add(new)
-    console.print(f"  {path}")
+        new = looks.add(new)
+    console.print(f"  {scoring.append(folder, new)}")
+
+
+def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> None:
+    """config.yaml of what was made with a checkpoint, whose step and training recipe it has too, for comparisons.
+
+    In the folder of a training run that run's own stays.
+    """
+    if not (folder / "run.json").is_file():
+        own = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        kept = OmegaConf.merge(own, {"step": restored.step, "recipe": restored.config})
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
 
 
 def reference_data(node: Any) -> ImageData:

@@ -41,7 +41,8 @@ def checkpoint_of(path: Path) -> dict[str, str]:
 class LooksAtTest:
     """test.json in a run's folder: when its checkpoints were scored on the test split, and what came out.
 
-    The first such score is an honest one. Whoever looks again has seen it, and chooses, knowingly or not, by test.
+    The first such score is an honest one. Whoever looks again has seen it, and chooses, knowingly or not, by test. So
+    each record of a look says in scores.json the how-manieth it was.
     """
 
     def __init__(self, run: Path):
@@ -71,25 +72,41 @@ class LooksAtTest:
     def warn(self) -> None:
         """One line, before the work, where this is not the first look."""
         if looks := self.looks():
-            first = looks[0]
-            console.print(
-                f"warning: the test split was scored for this run on {first['when']} (step {first['step']}), and "
-                f"{len(looks)} time{'s' * (len(looks) > 1)} so far; of several test scores only the first is honest"
+            console.print(f"warning: {_told(looks)}; of several test scores only the first is honest")
+
+    def refuse(self) -> None:
+        """Raises UserError where this would not be the first look."""
+        if looks := self.looks():
+            raise UserError(
+                f"split=test: {_told(looks)}, as {self.path} says; split=val is for choosing; again=true scores the "
+                "test split once more, and counts it"
             )
 
-    def add(self, records: Sequence[dict[str, Any]]) -> None:
-        """Note a look: the records of samples, or of the network, on test. Where it can't be written a line says so."""
-        scored = [r for r in records if r["what"] in ("samples", "network") and r["reference"]["split"] == "test"]
+    def add(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Note a look, and number its records: those of samples, or of the network, on test, and what is beside them.
+
+        Where it can't be written a line says so.
+        """
+        on_test = [record["reference"]["split"] == "test" for record in records]
+        scored = [r for r, test in zip(records, on_test, strict=True) if test and r["what"] in ("samples", "network")]
         if not scored:
-            return
-        first = scored[0]
+            return list(records)
+        first, looks = scored[0], self.looks()
+        number = {"look": 1 + len(looks)}
         look = {
             "when": f"{datetime.now():%Y-%m-%d %H:%M}",
-            "look": 1 + len(self.looks()),
+            **number,
             **{key: first.get(key) for key in ("step", "checkpoint", "weights", "sampler", "seed", "n", "code")},
             "scores": {r["metric"]: r["value"] for r in scored},
         }
         try:
-            self.path.write_text(json.dumps([*self.looks(), look], indent=1))
+            self.path.write_text(json.dumps([*looks, look], indent=1))
         except OSError as error:
             console.print(f"note: {self.path} can't be written ({error.strerror}): this look at test is not recorded")
+        return [record | number if test else record for record, test in zip(records, on_test, strict=True)]
+
+
+def _told(looks: Sequence[dict[str, Any]]) -> str:
+    """When the first of the looks was, and how many there are."""
+    first, times = looks[0], f"{len(looks)} time{'s' * (len(looks) > 1)}"
+    return f"the test split was scored for this run on {first['when']} (step {first['step']}), and {times} so far"

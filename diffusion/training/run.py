@@ -143,12 +143,12 @@ def make_trainer(
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
     if extractor is not None and cfg.score.every_n_epochs:
         reference = partial(scoring.reference, data, cfg.score.split)
-        protocol = protocol_of(cfg)
-        used.append(
-            our.ScoreSamples(
-                sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, protocol
-            )
-        )
+        metrics, protocol = scoring.chosen(cfg.metrics), protocol_of(cfg)
+        scores = our.ScoreSamples(
+            sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, metrics,
+            protocol,
+        )  # fmt: skip
+        used.append(scores)
     step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
     used.append(checkpoints)  # behind the others, so that their state is what is saved
     plain = OmegaConf.to_container(OmegaConf.create(config))
@@ -236,8 +236,7 @@ def finish(
         )  # fmt: skip
         raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
-    scoring.append(folder, new)
-    looks.add(new)
+    scoring.append(folder, looks.add(new))
     for logger in trainer.loggers:
         logger.log_metrics(
             {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step

@@ -76,7 +76,7 @@ def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Rec
             "std": s.std,
             "what": what,
             "n": s.n,
-            "subset_size": s.subset_size,
+            "settings": s.settings,
             "features": s.extractor,
             "weights_hash": s.weights_hash,
             "resize": s.resize,
@@ -121,10 +121,10 @@ def yardsticks(
 
 
 def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration as a record holds it: its name and its values."""
+    """A sampler's configuration as a record holds it: its name and its values, and so of its parts."""
     plain = {key: value for key, value in node.items() if not key.startswith("_")}
-    named = {k: v["_target_"].rpartition(".")[2] if isinstance(v, Mapping) else v for k, v in plain.items()}
-    return {"name": str(node["_target_"]).rpartition(".")[2], **named}
+    values = {key: describe_sampler(v) if isinstance(v, Mapping) else v for key, v in plain.items()}
+    return {"name": str(node["_target_"]).rpartition(".")[2], **values}
 
 
 def append(folder: Path, new: Sequence[Record]) -> Path:

@@ -19,9 +19,10 @@ from diffusion.report.study import Point, write
 from diffusion.training import scoring
 from diffusion.training.callbacks import device_name
 from diffusion.training.checkpoint import restore
-from diffusion.training.commands import choose_device, reference_data, shape_of
+from diffusion.training.commands import choose_device, keep_configuration, reference_data, shape_of
 from diffusion.training.cost import evaluations, seconds_per_evaluation
 from diffusion.training.generate import generate
+from diffusion.training.provenance import LooksAtTest
 from diffusion.training.telling import quiet_libraries
 
 
@@ -40,12 +41,20 @@ def study(cfg: DictConfig, folder: Path) -> None:
     quiet_libraries()
     device = choose_device(cfg.device)
     restored = restore(cfg.ckpt, cfg.weights)
+    keep_configuration(folder, cfg, restored)
     found = settings(cfg.samplers, cfg.nfe, restored.denoiser.schedule)
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])
     metrics = scoring.chosen(cfg.metrics)
     scoring.check(cfg.split, cfg.n, (), data)
     against = scoring.reference(data, cfg.split, extractor, metrics)
+    looks = LooksAtTest.beside(restored.path)
+    if cfg.split == "test":
+        looks.warn()
+        console.print(
+            f"warning: choosing among {len(found)} settings by the test split makes the chosen one's score too good; "
+            "use split=val, and score the one chosen on test, once"
+        )
     denoiser, shape = restored.denoiser.to(device), shape_of(restored)
     batch = min(cfg.n, cfg.batch_size)
     each = seconds_per_evaluation(denoiser, shape, batch, device) * cfg.n / batch
@@ -65,7 +74,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
             weights=restored.weights, step=restored.step, nfe=setting.nfe, seconds_per_image=seconds,
             checkpoint={"path": str(restored.path), "sha256": restored.sha256},
         )  # fmt: skip
-        scoring.append(folder, new)
+        scoring.append(folder, looks.add(new))
         points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, {r["metric"]: r for r in new}))
     for path in write(points, list(cfg.nfe), folder, against.name, device_name(device)):
         console.print(f"  {path}")

@@ -10,8 +10,11 @@ DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
 SCORE = "metric/score.py"
 COMPARE = "report/compare.py"
+WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
 BITS = "training/bits.py"
+COMMANDS = "training/commands.py"
+PROVENANCE = "training/provenance.py"
 
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
 ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_regressions"
@@ -21,11 +24,13 @@ HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
 KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
 ACQUITTED = "training/test_audit.py::test_the_sentence_accuses_only_beyond_chance"
 LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
-INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_warned_of_and_both_are_recorded"
+INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_refused_unless_asked_for_and_both_are_recorded"
+SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
 BITS_OF = "training/test_bits.py::test_evaluate_bounds_the_bits_of_held_out_images"
 BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
+STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
 COPIES = "metric/copies.py"
@@ -64,14 +69,19 @@ FAULTS = [
     Fault(
         "test: a look while training is not noted",
         "training/callbacks.py",
-        "        LooksAtTest(self.folder).add(new)\n",
-        "",
+        "LooksAtTest(self.folder).add(new)",
+        "new",
         LOOKS,
+    ),
+    Fault("test: a second look is not refused", COMMANDS, "else looks.refuse()", "else None", INHERITED),
+    Fault("test: a look has no number", PROVENANCE, "record | number if test else", "record if test else", INHERITED),
+    Fault(
+        "training: scored by the default settings", "training/callbacks.py", "distances(metrics)", "distances(())", SET
     ),
     Fault("test: no warning before the last look", "training/run.py", "        looks.warn()", "        pass", LOOKS),
     Fault(
         "test: a run that goes on forgets",
-        "training/provenance.py",
+        PROVENANCE,
         "self.path.write_bytes(other.path.read_bytes())",
         "pass",
         INHERITED,
@@ -107,7 +117,19 @@ FAULTS = [
         "pass",
         RECIPES,
     ),
-    Fault("compare: evaluations are one recipe", COMPARE, '{"ckpt"} if all(', '{"ckpt"} if True or all(', RECIPES),
+    Fault("compare: evaluations are one recipe", COMPARE, "else name for run", "else MISSING for run", RECIPES),
+    Fault("compare: of several samplers the last", COMPARE, "if several and not mixed:", "if False:", RECIPES),
+    Fault("compare: a seed counts as often as it was run", COMPARE, "run.seeds or run.folder", "run.folder", RECIPES),
+    Fault(
+        "compare: a sampling seed is all",
+        "report/folder.py",
+        "for config in (recipe, self",
+        "for config in (self",
+        RECIPES,
+    ),
+    Fault("compare: the most crowded is the best", WORDS, '("precision", ', '("precision", "density", ', RECIPES),
+    Fault("compare: raw weights are EMA's", "report/metrics.py", '"val/mse_raw" in each for', "True for", RECIPES),
+    Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",
         SETTINGS,
@@ -124,5 +146,6 @@ FAULTS = [
         "(small[second][rows],)",
         "data/test_duplicates.py",
     ),
+    Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
     Fault("study: beyond its budget", "training/study.py", "nfe > budget", "False", BUDGET),
 ]

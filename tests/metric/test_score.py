@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.metric import estimate
 from diffusion.metric import score as module
-from diffusion.metric.distances import CMMD, FrechetDistance, KernelDistance, SpatialFrechetDistance
+from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.gap import PairedGap
@@ -56,17 +57,53 @@ def test_a_score_carries_its_protocol(projection: Projection, photographs: Tenso
         "reference_n": 100,
     }
     own = ("value", "error", "low", "high", "std")
-    for record, metric, size in ((fd, "fd_projection", None), (kid, "kid_projection", 30)):
+    settings = {"subsets": 100, "subset_size": 30}
+    for record, metric, told in ((fd, "fd_projection", {}), (kid, "kid_projection", settings)):
         assert record == {
             **expected,
             "metric": metric,
-            "subset_size": size,
+            "settings": told,
             "level": 0.95,
             **{k: record[k] for k in own},
         }
         assert record["low"] < record["value"] < record["high"]
     assert fd["std"] is None
     assert kid["std"] > 0
+
+
+def test_a_score_tells_what_its_metric_was_set_to_and_what_it_left_out(
+    projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = projection()
+    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    metrics = (
+        FrechetDistance,
+        partial(KernelDistance, subsets=7, subset_size=20),
+        partial(CMMD, sigma=3.0),
+        partial(PrecisionRecall, k=4),
+        partial(DensityCoverage, k=6),
+        partial(FrechetInfinity, points=5),
+    )
+
+    def told(images: Tensor) -> dict[str, dict[str, object]]:
+        found = score(images, extractor, reference, progress=False, metrics=metrics)
+        return {name.removesuffix("_projection"): s.settings for name, s in found.items()}
+
+    near, full = {"k": 4}, {"k": 6}
+    kernels = {"kid": {"subsets": 7, "subset_size": 20}, "cmmd": {"sigma": 3.0, "scale": 1000.0}}
+    shares = {"precision": near, "recall": near, "density": full, "coverage": full}
+    assert told(photographs[100:160]) == {"fd": {}, **kernels, **shares, "fd_infinity": {"points": 5}}
+    monkeypatch.setattr(estimate, "POOL", 80)  # fewer than the reference has
+    pooled = {name: settings | {"pool": 80} for name, settings in (kernels | shares).items()}
+    assert told(photographs[100:160]) == {"fd": {}, **pooled, "fd_infinity": {"points": 5}}
+    assert told(photographs[100:190])["fd_infinity"] == {"points": 5, "pool": 80}
+
+
+def test_the_distances_of_a_choice_keep_its_settings() -> None:
+    kernel = partial(KernelDistance, subset_size=50)
+    assert module.distances((PrecisionRecall, kernel, SpatialFrechetDistance)) == [kernel]
+    assert module.distances((FrechetDistance, kernel)) == [FrechetDistance, kernel]
+    assert module.distances((PrecisionRecall,)) == module.DISTANCES
 
 
 EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)

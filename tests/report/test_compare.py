@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 from scipy import stats
 
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import Comparison, compare, gather, mean_over_seeds, write
-from diffusion.report.sweep import compare_jobs
+from diffusion.report.sweep import compare_jobs, sweep_table
 
 Make = Callable[..., Path]
 
@@ -69,6 +72,69 @@ def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_none_o
     assert [row.label for row in compare(gather(folders)).rows] == ["ckpt=a.ckpt", "ckpt=b.ckpt"]
 
 
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Callable[..., Path]:
+    """`evaluation(recipe, value, …)`: what evaluating a checkpoint of that recipe leaves, in a folder of its own."""
+
+    def make(recipe: dict[str, Any] | None, value: float, **own: Any) -> Path:
+        folder = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
+        folder.mkdir()
+        config = {"ckpt": "run/checkpoints/best.ckpt", "seed": 0, "sampler": {"steps": 9}, "data": None, "n": 64} | own
+        kept = {} if recipe is None else {"recipe": {"sampler": {"steps": 50}, "trainer": {}} | recipe}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | kept))
+        (folder / "scores.json").write_text(json.dumps([of(value=value)]))
+        return folder
+
+    return make
+
+
+def trained(seed: int, lr: float = 1e-3) -> dict[str, Any]:
+    return {"seed": seed, "data": {"seed": seed, "val": 8}, "optimizer": {"lr": lr}}
+
+
+def test_evaluations_of_one_recipe_are_one_row_by_training_and_sampling_seed(evaluation: Any) -> None:
+    one = [evaluation(trained(s), 10.0 + s, ckpt=f"{s}/checkpoints/best.ckpt", step=90 + s) for s in range(3)]
+    (row,) = compare(gather(one)).rows
+    assert row.values["fd_lite0"] == [10.0, 11.0, 12.0]
+    one.append(evaluation(trained(2), 13.0, ckpt="2/checkpoints/best.ckpt", step=92, seed=1))
+    other = [evaluation(trained(s, lr=1e-2), 20.0 + s) for s in range(2)]
+    comparison = compare(gather([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)]))
+    assert [row.label for row in comparison.rows] == ["lr=0.001", "lr=0.01"]
+    assert [len(row.runs) for row in comparison.rows] == [4, 2]
+    assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
+
+
+def test_two_checkpoints_of_one_run_are_two_rows(evaluation: Any) -> None:
+    def rows(*checkpoints: tuple[int, str, int]) -> list[str]:
+        folders = [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, name, n in checkpoints]
+        return [row.label for row in compare(gather(folders)).rows]
+
+    assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
+    assert rows((0, "last.ckpt", 90), (0, "last.ckpt", 99)) == ["step=90", "step=99"]
+    assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
+
+
+def test_an_evaluation_tells_its_own_sampler_and_another_reference_and_an_earlier_one_its_checkpoint(
+    evaluation: Any,
+) -> None:
+    elsewhere = {"data": {"root": "photos"}}
+    folders = [evaluation(trained(0), 1.0, **own) for own in ({}, {"sampler": {"steps": 20}}, elsewhere)]
+    labels = [row.label for row in compare(gather(folders)).rows]
+    assert labels == ["steps=9", "steps=20", "steps=9, root=photos"]
+    earlier = [evaluation(None, 1.0, ckpt=f"{name}/last.ckpt") for name in "ab"]
+    assert [row.label for row in compare(gather(earlier)).rows] == ["ckpt=a/last.ckpt", "ckpt=b/last.ckpt"]
+    assert len(compare(gather([folders[0], *earlier])).rows) == 3
+
+
+def test_what_an_earlier_version_evaluated_is_not_in_a_row_with_what_was_trained(seeds: Any, tmp_path: Path) -> None:
+    (run,) = seeds("a", 1e-3, [10.0])
+    folder = tmp_path / "evaluated"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/config.yaml").write_text("ckpt: a/last.ckpt\nseed: 0\nname: ${hydra:job.name}\n")
+    (folder / "scores.json").write_text(json.dumps([of(value=1.0)]))
+    assert len(compare(gather([run, folder])).rows) == 2
+
+
 def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
     assert str(comparison.rows[0].mean("fd_lite0")) == "10"
@@ -86,6 +152,14 @@ def test_higher_is_better_for_coverage(seeds: Any) -> None:
     assert comparison.best(column(comparison, "coverage"))[0] == 1
 
 
+@pytest.mark.parametrize("metric", ["density_lite0", "vendi_lite0"])
+def test_of_what_has_no_better_end_none_is_best(metric: str, seeds: Any) -> None:
+    comparison = compare(
+        gather([*seeds("a", 1e-3, [0.9, 1.0], metric=metric), *seeds("b", 1e-2, [8.0, 9.0], metric=metric)])
+    )
+    assert comparison.best(column(comparison, metric)) == (None, set())
+
+
 def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
     with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest") as error:
@@ -95,6 +169,86 @@ def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> Non
     names = [c.name for c in comparison.columns if c.name.startswith("fd")]
     assert names == ["fd_lite0 [1]", "fd_lite0 [2]"]
     assert all(comparison.best(column(comparison, name)) == (None, set()) for name in names)
+
+
+def test_one_metric_of_two_settings_is_not_one_column(seeds: Any) -> None:
+    few, many = ({"metric": "coverage", "settings": {"k": k}} for k in (5, 50))
+    folders = [*seeds("a", 1e-3, [0.1], **few), *seeds("b", 1e-2, [0.9], **many)]
+    with pytest.raises(UserError, match=r"can't be ranked: k is 5 in .*a/0 and 50 in .*b/0;"):
+        compare(gather(folders))
+    comparison = compare(gather(folders), mixed=True)
+    assert column(comparison, "coverage [2]").words.endswith("resize not recorded, k=50")
+    pooled = seeds("c", 1e-1, [0.5], metric="coverage", settings={"k": 5, "pool": 10_000})
+    with pytest.raises(UserError, match=r"pool is None in .*a/0 and 10000 in .*c/0;"):
+        compare(gather([folders[0], *pooled]))
+
+
+def test_what_earlier_records_say_of_a_subset_is_read(seeds: Any) -> None:
+    (old,) = seeds("a", 1e-3, [0.1], metric="kid", subset_size=32)
+    (new,) = seeds("b", 1e-2, [0.2], metric="kid", settings={"subset_size": 32})
+    assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
+
+
+def of(**changed: Any) -> dict[str, Any]:
+    return {"metric": "fd_lite0", "what": "samples", "n": 64, "seed": 0, "weights": "ema", **changed}
+
+
+def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tmp_path: Path, make_run: Make) -> None:
+    ddim, heun = {"name": "DDIM", "steps": 9}, {"name": "Heun", "steps": 5}
+    scores = [of(sampler=ddim, value=1.0), of(sampler=heun, value=2.0), of(sampler=heun, value=3.0, step=9)]
+    studied = make_run(tmp_path / "study", lr=1e-3, scores=scores)
+    alone = make_run(tmp_path / "alone", lr=1e-2, scores=[of(sampler=ddim, value=4.0)])
+    line = r"study: fd_lite0 was measured .*: add --mixed .* study.md\)$"
+    with pytest.raises(UserError, match=line) as error:
+        compare(gather([alone, studied]))
+    assert "sampler is DDIM(steps=9) and Heun(steps=5): add" in str(error.value)
+    assert "\n" not in str(error.value)
+    comparison = compare(gather([alone, studied]), mixed=True)
+    columns = [c for c in comparison.columns if c.name.startswith("fd")]
+    assert [c.name for c in columns] == ["fd_lite0 [1]", "fd_lite0 [2]"]
+    assert [c.words.rpartition("; ")[2] for c in columns] == ["sampler DDIM(steps=9)", "sampler Heun(steps=5)"]
+    values = [[row.values[c.name] for c in columns] for row in comparison.rows]
+    assert values == [[[4.0], []], [[1.0], [3.0]]]
+
+
+@pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
+def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
+    part: dict[str, Any], tmp_path: Path, make_run: Make
+) -> None:
+    first = of(value=1.0, checkpoint={"path": "a", "sha256": "0"})
+    folder = make_run(tmp_path / "a", scores=[first, first | part | {"value": 2.0}])
+    with pytest.raises(UserError, match=rf"several times there, and {next(iter(part))} is \w+ and \w+: add"):
+        compare(gather([folder]))
+
+
+def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Path, make_run: Make) -> None:
+    last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
+    scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
+    scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
+    assert compare(gather([make_run(tmp_path / "a", scores=scores)])).rows[0].values["fd_lite0"] == [4.0]
+
+
+def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> None:
+    folders = [*seeds("a", 1e-3, [10.0, 12.0]), *seeds("again", 1e-3, [11.0]), *seeds("copy", 1e-3, [10.0])]
+    for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):
+        info = json.loads((folder / "run.json").read_text()) | {"finished": f"2026-01-02T0{hour}:00:00"}
+        (folder / "run.json").write_text(json.dumps(info))
+    comparison = compare(gather(folders))
+    (row,) = comparison.rows
+    assert sorted(row.values["fd_lite0"]) == [11.0, 12.0]
+    assert [run.folder for run in row.runs] == [folders[2], folders[1]]
+    reason = f"same recipe and seed as {folders[2]}"
+    assert [(run.folder, why) for run, why in comparison.left_out] == [(folders[0], reason), (folders[3], reason)]
+    copied = compare(gather([folders[0], folders[3]]))  # of one age: the last
+    assert [run.folder for run in copied.rows[0].runs] == [folders[3]]
+    assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
+
+
+def test_runs_of_unknown_seeds_are_draws_of_their_own(seeds: Any) -> None:
+    folders = seeds("a", 1e-3, [10.0, 12.0])
+    for folder in folders:
+        (folder / "config.yaml").write_text("name: a\n")
+    assert len(compare(gather(folders)).rows[0].runs) == 2
 
 
 def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, make_run: Make) -> None:
@@ -118,6 +272,21 @@ def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
     assert "schedule.last differ" in column(apart, "val/mse").words
 
 
+def test_whose_error_it_is_is_said(seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]) -> None:
+    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
+
+    def told() -> str:
+        return column(compare(gather(folders)), "val/mse").words
+
+    assert "on validation images, EMA weights, at the end" in told()
+    without_average(folders[0])
+    assert "on validation images, EMA weights or, without EMA, raw weights, at the end" in told()
+    without_average(folders[1])
+    assert "on validation images, raw weights, at the end" in told()
+    sweep_table(tmp_path / "a", console=None)
+    assert "training images (fit), of the raw weights." in (tmp_path / "a/table.md").read_text()
+
+
 def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
     two = [*seeds("a", 1e-3, [1.0], reference=reference), *seeds("b", 1e-2, [2.0], reference=reference)]
@@ -129,6 +298,27 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     assert compare(gather(two[:1])).warnings == []
     val = [*seeds("c", 1e-3, [1.0]), *seeds("d", 1e-2, [2.0])]
     assert compare(gather(val)).warnings == []
+
+
+def test_a_further_look_at_test_is_warned_of_by_name(seeds: Any) -> None:
+    reference = {"split": "test", "n": 250, "key": "k"}
+    first, second = (seeds(name, 1e-3, [1.0], reference=reference, look=k) for k, name in enumerate("ab", start=1))
+    (warning,) = compare(gather(second)).warnings
+    assert (
+        warning == f"{second[0]} (look 2): its test split had been scored before; of several only the first is honest"
+    )
+    assert compare(gather(first)).warnings == []
+
+
+def test_versions_of_the_code_that_differ_are_warned_of_in_one_line(seeds: Any, tmp_path: Path) -> None:
+    old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
+    unsaid = seeds("c", 1e-1, [3.0])
+    console = Console(file=io.StringIO(), width=400)
+    write(compare(gather([*old, *new, *unsaid])), tmp_path / "out", "t", console)
+    line = rf"warning: .* different versions of the code: 0.1.0 aaa in {old[0]} and 0.1.0 bbb in {new[0]}\n"
+    assert len(re.findall(line, console.file.getvalue())) == 1  # type: ignore[attr-defined]
+    assert "different versions of the code" in (tmp_path / "out/compare.md").read_text()
+    assert compare(gather([*old, *unsaid])).warnings == []
 
 
 def test_the_command_writes_markdown_csv_and_a_plot(

@@ -91,7 +91,7 @@ def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
     assert cells(text, "fid")[0][1] == "**9 [8.5, 9.5]**"
     assert cells(text, "fid")[0][-1] == "samples, DDIM(steps=50, grid=uniform)"
     assert "9 images of 64x64 pixels against a reference that was not recorded" in text
-    assert "subsets of 8" in text
+    assert "resize not recorded, subset_size=8" in text
 
 
 def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(
@@ -112,6 +112,17 @@ def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
     assert "at the best validation (step 300)" in text
     assert cells(text, "validation images") == [["validation images", "0.06", "0.05"]]
     assert cells(text, "gap (validation − training)")[0][1:] == ["0.03", "0.01"]
+
+
+def test_the_weights_that_were_validated_are_named(run_folder: Path, without_average: Callable[[Path], None]) -> None:
+    text = write_report(run_folder).read_text()
+    assert "Of the EMA weights where not said otherwise." in text
+    assert "Lines: EMA weights; dashed: raw weights; grey" in text
+    without_average(run_folder)
+    text = write_report(run_folder).read_text()
+    assert "Of the raw weights where not said otherwise." in text
+    assert "Lines: raw weights; grey" in text
+    assert "EMA" not in text
 
 
 def test_what_is_missing_is_said(run_folder: Path) -> None:

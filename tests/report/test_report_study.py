@@ -32,6 +32,18 @@ def test_the_front_is_what_no_other_beats_by_either_cost() -> None:
     assert [p.sampler for p in front(slow, "fd_lite0", "seconds")] == ["b", "a"]
 
 
+def test_what_has_no_better_end_decides_nothing(tmp_path: Path) -> None:
+    def of(density: float, coverage: float) -> dict[str, dict[str, object]]:
+        values = {"density": density, "coverage": coverage}
+        return {name: {"metric": name, "value": value, "n": 8} for name, value in values.items()}
+
+    points = [Point("ddim", 10, 10, 1.0, of(0.5, 0.2)), Point("heun", 5, 9, 1.0, of(2.5, 0.9))]
+    write(points, [10], tmp_path, "val", "cpu")
+    assert "| 10 | heun | 5 | 1 | 0.9 |" in (tmp_path / "study.md").read_text()
+    assert recommended(points, [10], "density") == {}
+    assert front(points, "density", "nfe") == []
+
+
 def test_a_study_leaves_a_table_a_csv_and_a_plot(tmp_path: Path) -> None:
     paths = write(POINTS, [10, 20], tmp_path, "val", "cpu")
     assert all(path.is_file() for path in paths)

@@ -66,6 +66,26 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
         assert f"error: {word}" in err
 
 
+def test_a_study_by_test_is_warned_of_and_every_setting_is_a_look(command, tiny, tmp_path: Path) -> None:
+    status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    words = ["sampler", "ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "device=cpu", "samplers=[ddim]"]
+    status, out, err = command("study", [*words, "nfe=[2]", "split=val", "hydra.run.dir=val"])
+    assert status == 0, out + err
+    assert "warning" not in out
+    assert not (tmp_path / "run/test.json").exists()
+    status, out, err = command("study", [*words, "nfe=[2,3]", "split=test", "hydra.run.dir=test"])
+    assert status == 0, out + err
+    assert "warning: choosing among 2 settings by the test split makes the chosen one's score too good" in out
+    assert "honest" not in out
+    looks = json.loads((tmp_path / "run/test.json").read_text())
+    assert [(look["look"], look["sampler"]["steps"]) for look in looks] == [(1, 2), (2, 3)]
+    records = json.loads((tmp_path / "test/scores.json").read_text())
+    assert [r["look"] for r in records if r["metric"] == "fd_lite0"] == [1, 2]
+    status, out, err = command("study", [*words, "nfe=[2]", "split=test", "hydra.run.dir=again"])
+    assert (status, "2 times so far; of several test scores only the first is honest" in out) == (0, True)
+
+
 def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Path) -> None:
     status, out, err = command(
         "train",

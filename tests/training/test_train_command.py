@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion.report.compare import compare, gather
 from diffusion.report.metrics import read_metrics
+from diffusion.report.words import comparable
 from diffusion.training.checkpoint import restore
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
@@ -65,6 +67,18 @@ def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"} | numbered
     for what in ("final.png", "mse.png", "scores.json", "last.ckpt"):
         assert what in out
+
+
+def test_scores_while_training_are_set_as_those_at_the_end(command, tiny, tmp_path):
+    """So a run is one column with itself, whose last score counts."""
+    score = ["score.n=8", "score.every_n_epochs=1", "score.yardsticks=[]", "features=lite0", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *score, "metrics.kernel.subset_size=3"])
+    assert status == 0, out + err
+    records = [r for r in json.loads((tmp_path / "run/scores.json").read_text()) if r["metric"] == "kid_lite0"]
+    assert [r["settings"] for r in records] == [{"subsets": 100, "subset_size": 3}] * 3
+    assert len({comparable(record) for record in records}) == 1
+    (row,) = compare(gather([tmp_path / "run"])).rows
+    assert row.values["kid_lite0"] == [records[-1]["value"]]
 
 
 def test_a_checkpoint_is_data_and_carries_its_configuration(trained):
