@@ -112,7 +112,7 @@ class DINOv2(Foundation):
         self.name = Path(source).name
         self.net = pretrained("Dinov2Model", source)
         self.num_features = self.net.config.hidden_size
-        if source == "facebook/dinov2-large":
+        if source == "facebook/dinov2-large" and not Path(source).exists():
             self.canonical = MappingProxyType({"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"})
         self.freeze()  # hashed as published
         self._fit_positions(self.net.embeddings)
@@ -153,7 +153,7 @@ class CLIP(Foundation):
         self.net = pretrained("CLIPVisionModelWithProjection", source)
         self.num_features, self.side = self.net.config.projection_dim, self.net.config.image_size
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
-        if source == "openai/clip-vit-large-patch14-336":
+        if source == "openai/clip-vit-large-patch14-336" and not Path(source).exists():
             self.canonical = MappingProxyType({"cmmd": "cmmd"})
         self.freeze()
 

@@ -43,9 +43,11 @@ def bits_per_dimension(
 
     It is DDPM's bound of −log₂ p(x)/d: each step of the table, x0 clipped to the data's range, and for each step and
     image a draw of x_t, a function of the image's place alone. The variance is the network's own where it learns one,
-    else the posterior's. Raises UserError where the bound is not finite, or the
-    split has no such images.
+    else the posterior's. Raises UserError where the bound is not finite, where the split has no such images, and for
+    n < 2.
     """
+    if n < 2:
+        raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     if split not in data.splits or len(data.splits[split]) < 2:
         raise UserError(f"bits={n}: the split {split} has no images to measure; choose another by split=…")
     images, schedule = draw(data.splits[split].images, n), denoiser.schedule

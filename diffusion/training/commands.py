@@ -98,8 +98,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
         keep_configuration(folder, cfg, restored)
-        against = scoring.reference(data, cfg.split, extractor, metrics)
         say_cost(restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.batch_size, device)
+        against = scoring.reference(data, cfg.split, extractor, metrics)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
             f"sampling {cfg.n} images",

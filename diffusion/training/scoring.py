@@ -43,6 +43,11 @@ def reference(
 YARDSTICKS = ("noise", "real", "floor")  # and, where there is a recipe to make it from, the untrained network
 
 
+def others(split: str) -> str:
+    """The split that real images to compare with a split are drawn from."""
+    return "val" if split == "train" else "train"
+
+
 def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> None:
     """Refuse what can't be scored before anything is spent on it: `n` images against a split, beside yardsticks."""
     having = len(data.splits[split]) if split in data.splits else 0
@@ -53,6 +58,12 @@ def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> N
         )
     if n is not None and n < 4:
         raise UserError(f"n={n}: scores need at least 4 images; use as many as time allows, such as n=250")
+    names = list(names)
+    if {"real", "floor"} & set(names) and len(data.splits[others(split)]) < 4:
+        raise UserError(
+            f"yardsticks: real and floor want at least 4 images of {others(split)}; set data.{others(split)} to a "
+            f"number such as 250, or leave them out"
+        )
     unknown = [name for name in names if name not in YARDSTICKS]
     if unknown:
         raise UserError(f"yardsticks: {unknown[0]} is none of {', '.join(YARDSTICKS)}, and in a run untrained")
@@ -99,13 +110,15 @@ def yardsticks(
 ) -> list[Record]:
     """What a score is read against, at the same n.
 
-    `noise`; `real`, training images (all where there are fewer); and `floor`, those and the reference's images mixed
-    and divided at random into two sets of the same sizes, so that chance alone is between them.
+    `noise`; `real`, training images, or validation images where the reference is the training split (all where there
+    are fewer); and `floor`, those and the reference's images mixed and divided at random into two sets of the same
+    sizes, so that chance alone is between them.
     """
 
     @cache
     def real() -> Tensor:
-        return extract(draw(data.splits["train"].images, n), extractor, spatial=against.spatial is not None)
+        images = draw(data.splits[others(against.name)].images, n)
+        return extract(images, extractor, spatial=against.spatial is not None)
 
     def floor() -> dict[str, Score]:
         features, mixed = divide(real(), against)

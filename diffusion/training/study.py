@@ -47,7 +47,6 @@ def study(cfg: DictConfig, folder: Path) -> None:
     data = reference_data(restored.config["data"])
     metrics = scoring.chosen(cfg.metrics)
     scoring.check(cfg.split, cfg.n, (), data)
-    against = scoring.reference(data, cfg.split, extractor, metrics)
     looks = LooksAtTest.beside(restored.path)
     if cfg.split == "test":
         looks.warn()
@@ -63,6 +62,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
         f"{len(found)} settings × {cfg.n} samples, {total} network evaluations an image: about "
         f"{duration(each * total)} of sampling on {device_name(device)} (a batch of {batch} was timed), then scoring"
     )
+    against = scoring.reference(data, cfg.split, extractor, metrics)
     points = []
     for i, setting in enumerate(found, start=1):
         label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"

@@ -25,7 +25,7 @@ def say_what_runs(folder: Path, data: ImageData, module: Diffusion) -> None:
 
 
 def say_scores(records: Sequence[Record]) -> None:
-    """The scores with their intervals, and the yardsticks beside them."""
+    """The scores with their intervals, and the yardsticks beside them, with their n where it is another."""
     first = records[0]
     against = first["reference"]
     table = Table(
@@ -39,7 +39,9 @@ def say_scores(records: Sequence[Record]) -> None:
     found = dict.fromkeys(r["what"] for r in records)
     columns = [what for what in ("samples", "images", "floor", "real", "untrained", "noise") if what in found]
     table.add_column("score", overflow="fold")  # which gives way where the numbers need the room
-    for name in (columns[0], "interval", *columns[1:]):
+    sizes = {r["what"]: r["n"] for r in records}
+    others = [name if sizes[name] == first["n"] else f"{name} (n={sizes[name]})" for name in columns[1:]]
+    for name in (columns[0], "interval", *others):
         table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
     for metric in dict.fromkeys(r["metric"] for r in records):
         rows = {r["what"]: r for r in records if r["metric"] == metric}

@@ -136,6 +136,14 @@ def test_what_is_not_there_is_one_line_with_the_mend(extractor, transformers, sa
     assert "nobody/nothing" in unavailable(lambda: extractor("nobody/nothing"))
 
 
+def test_a_folder_of_the_published_name_is_not_what_was_published(saved, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "facebook/dinov2-large"
+    folder.parent.mkdir()
+    saved("Dinov2Model", "another").rename(folder)
+    monkeypatch.chdir(tmp_path)
+    assert DINOv2("facebook/dinov2-large").frechet == "fd_dinov2-large"
+
+
 def test_weights_from_the_hub_are_hashed(saved, tmp_path: Path, monkeypatch) -> None:
     """As the hub's cache lies on a disk: what is large under its SHA-256, which is looked at again."""
     folder, cache = saved("Dinov2Model", "dinov2-tiny"), tmp_path / "models--facebook--dinov2-large"

@@ -81,3 +81,5 @@ def test_a_learned_variance_is_used(data: Folder) -> None:
     assert record["bound"] == "10 steps, learned_range, x0 clipped"
     with pytest.raises(UserError, match="bits=6: the split train2 has no images"):
         bits_per_dimension(denoiser, data, "train2", 6, 4, torch.device("cpu"))
+    with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
+        bits_per_dimension(denoiser, data, "val", 1, 4, torch.device("cpu"))

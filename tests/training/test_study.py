@@ -101,6 +101,8 @@ def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Pat
     assert status == 0, out + err
     assert re.search(r"24 samples \(8 of them untrained\) × 4 network evaluations: about .* on cpu", out)
     overrides = ["ckpt=r/checkpoints/last.ckpt", "features=lite0", "n=6", "sampler=heun", "sampler.steps=3"]
-    status, out, err = command("evaluate", [*overrides, "yardsticks=[]", "device=cpu"])
+    status, out, err = command("evaluate", [*overrides, "yardsticks=[]", "device=cpu", "split=train"])
     assert status == 0, out + err
-    assert re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
+    cost = re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
+    assert cost is not None
+    assert cost.start() < out.index("Reference features")  # of another split than the training's
