@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion import command, slurm
 from diffusion.console import console
-from diffusion.errors import Interrupted, UserError
+from diffusion.errors import Interrupted, Taken, UserError
 from diffusion.folders import OVERRIDES
 
 FORWARDED = ("SIGTERM", "SIGUSR1")  # to the job that runs; Ctrl-C reaches it by itself
@@ -51,10 +51,24 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         cfg.ckpt = "auto"
     if not multirun:
+        check_kept(cfg, folder)
         return train(cfg, folder)
     (folder / "run.json").unlink(missing_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return isolated(folder)
+
+
+def check_kept(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to train from the start where checkpoints lie, which that would overwrite, unless `ckpt=null` asks for it.
+
+    (A job of a sweep that runs again does start from the start: it has failed, and the folder is its own.)
+    """
+    silent = cfg.ckpt is None and "ckpt=null" not in HydraConfig.get().overrides.task
+    if silent and any(folder.glob("checkpoints/*.ckpt")):
+        raise Taken(
+            f"{folder} holds checkpoints, which training from the start would overwrite: ckpt=auto goes on from them, "
+            "another hydra.run.dir keeps them, ckpt=null gives them up"
+        )
 
 
 def same_job(cfg: DictConfig, folder: Path) -> bool:
