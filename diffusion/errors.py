@@ -27,6 +27,10 @@ class Diverged(UserError):
     status = 4
 
 
+class Taken(UserError):
+    """The folder holds a run already: nothing in it is changed."""
+
+
 class Interrupted(BaseException):
     """A signal ended the run; what could be saved is saved. Commands exit with 128 + the signal's number."""
 

@@ -132,7 +132,8 @@ def process(pid: int) -> str | None:
     except (OSError, OverflowError):
         return None
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # its start, in ticks since boot
+        said = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if said[0] == "Z" else said[19]  # its start, in ticks since boot; Z: it has ended, unnoticed
     except (OSError, IndexError):
         return "alive"
 

@@ -5,7 +5,6 @@ on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or faile
 FOLDER` is such a process: it runs the configuration that FOLDER/config.yaml holds.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -26,8 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion import command, slurm
 from diffusion.console import console
-from diffusion.errors import Interrupted, UserError
+from diffusion.errors import Interrupted, Taken, UserError
 from diffusion.folders import OVERRIDES
+from diffusion.record import beginning, check_free, read_record, write_record
 
 FORWARDED = ("SIGTERM", "SIGUSR1")  # to the job that runs; Ctrl-C reaches it by itself
 
@@ -50,11 +50,27 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         return record.get("result")
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         cfg.ckpt = "auto"
+    check_free(folder)
+    if not multirun:
+        check_kept(cfg, folder)
+    write_record(folder, beginning())
     if not multirun:
         return train(cfg, folder)
-    (folder / "run.json").unlink(missing_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return isolated(folder)
+
+
+def check_kept(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to train from the start where checkpoints lie, which that would overwrite, unless `ckpt=null` asks for it.
+
+    (A job of a sweep that runs again does start from the start: it has failed, and the folder is its own.)
+    """
+    silent = cfg.ckpt is None and "ckpt=null" not in HydraConfig.get().overrides.task
+    if silent and any(folder.glob("checkpoints/*.ckpt")):
+        raise Taken(
+            f"{folder} holds checkpoints, which training from the start would overwrite: ckpt=auto goes on from them, "
+            "another hydra.run.dir keeps them, ckpt=null gives them up"
+        )
 
 
 def same_job(cfg: DictConfig, folder: Path) -> bool:
@@ -114,25 +130,10 @@ def ending(status: int) -> str:
     return f"killed by {name}" + (" (for memory?)" if name == "SIGKILL" else "")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """run.json; empty where there is none that can be read."""
-    try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replace run.json in one step."""
-    temporary = folder / "run.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    temporary.replace(folder / "run.json")
-
-
 def job(folder: Path) -> None:
     """What the process of a job does."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    write_record(folder, beginning())
     try:
         setup_globals()
         hydra = OmegaConf.load(folder / ".hydra/hydra.yaml").hydra

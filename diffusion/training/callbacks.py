@@ -3,8 +3,6 @@
 import json
 import os
 import platform
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +25,9 @@ from diffusion.console import console, duration, progress_bar
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import Factory, ReferenceStatistics, distances
 from diffusion.process.sampler import Sampler
+from diffusion.record import beginning
 from diffusion.report.images import grid, save_png
-from diffusion.status import BEAT, process
+from diffusion.status import BEAT
 from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
@@ -268,13 +267,7 @@ class RunRecord(Callback):
     def __init__(self, folder: Path, images: dict[str, int]):
         self.path = folder / "run.json"
         self.began = time.time()
-        self.info: dict[str, Any] = {
-            "state": "running",
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "process": process(os.getpid()),
+        self.info: dict[str, Any] = beginning() | {
             "host_cores": os.cpu_count(),
             "images": images,
             "versions": {

@@ -13,6 +13,7 @@ from diffusion import build
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
+from diffusion.record import living
 from diffusion.training import exchange, storage
 
 PREFIX = "denoiser.network."
@@ -89,8 +90,8 @@ def find(ckpt: str, folder: Path) -> Path | None:
 
     A path is taken as it is, and so is `last`: last.ckpt of this run folder, else of the newest of its neighbours.
     `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour that is not complete;
-    it prints which it skipped, and why. None, for a fresh start, only where `auto` finds no checkpoint at all. The jobs
-    of a sweep are no neighbours: their recipes differ.
+    it prints which it skipped, and why. A neighbour that is running is left alone. None, for a fresh
+    start, only where `auto` finds no checkpoint at all. The jobs of a sweep are no neighbours: their recipes differ.
 
     Raises UserError when there is none, or with `auto` none that can be read: training never begins anew in silence.
     """
@@ -101,7 +102,9 @@ def find(ckpt: str, folder: Path) -> Path | None:
         if ckpt == "auto":
             console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
             return None
-        raise UserError(f"ckpt=last: no run under {folder.parent} has a checkpoint; name one, or leave ckpt out")
+        raise UserError(
+            f"ckpt=last: no run under {folder.parent} that has ended has a checkpoint; name one, or leave ckpt out"
+        )
     if ckpt == "last":
         return found / "checkpoints" / "last.ckpt"
     for path in storage.newest_first(found / "checkpoints"):
@@ -117,7 +120,7 @@ def find(ckpt: str, folder: Path) -> Path | None:
 
 
 def newest_neighbour(folder: Path, complete: bool) -> Path | None:
-    """The run beside `folder` that saved last; complete ones count if asked."""
+    """The run beside `folder` that saved last; complete ones count if asked, and none that still lives."""
     if (folder.parent / "multirun.yaml").exists():
         return None
     saved = {
@@ -125,6 +128,10 @@ def newest_neighbour(folder: Path, complete: bool) -> Path | None:
         for run in folder.parent.glob("*")
         if (files := storage.newest_first(run / "checkpoints")) and (complete or not is_complete(run))
     }
+    for run in [*saved]:
+        if who := living(run):
+            console.print(f"skipped {run}: it is running ({who})", style="yellow")
+            del saved[run]
     return max(saved, key=lambda run: saved[run]) if saved else None
 
 

@@ -257,6 +257,25 @@ def test_t2_from_the_command_line(command, tiny, tmp_path):
     assert status == 0, out + err
 
 
+def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
+    run = [*tiny, "hydra.run.dir=run", "samples.n=0", "trainer.max_epochs=1"]
+    assert command("train", run)[0] == 0
+
+    def kept() -> dict[str, bytes]:
+        files = [*(tmp_path / "run/checkpoints").iterdir(), tmp_path / "run/run.json"]
+        return {file.name: file.read_bytes() for file in files}
+
+    before = kept()
+    status, out, err = command("train", [*run, "seed=1"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    for word in ("run holds checkpoints", "ckpt=auto", "hydra.run.dir", "ckpt=null"):
+        assert word in line
+    assert kept() == before
+    status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
+    assert status == 0, out + err
+
+
 FAILURES = [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EXDEV]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from diffusion import sweep
 from diffusion.folders import job_folder
+from diffusion.record import write_record
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # the table of runs that left no numbers is made too
@@ -12,7 +13,7 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
 
     def isolated(folder):
         ran.append(folder.name)
-        sweep.write_record(folder, {"state": "complete", "result": 1.0})
+        write_record(folder, {"state": "complete", "result": 1.0})
 
     monkeypatch.setattr(sweep, "isolated", isolated)
     overrides = ["-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]

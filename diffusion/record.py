@@ -1,0 +1,63 @@
+"""run.json: what a run says of itself, and by that whose its folder is while its process lives."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from diffusion import slurm
+from diffusion.errors import Taken
+from diffusion.status import process, state
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json; empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace run.json in one step."""
+    temporary = folder / "run.tmp"
+    temporary.write_text(json.dumps(record, indent=1))
+    temporary.replace(folder / "run.json")
+
+
+def beginning() -> dict[str, Any]:
+    """What a run of this process says first."""
+    return {
+        "state": "running",
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "process": process(os.getpid()),
+        "slurm": slurm.job(),
+    }
+
+
+def living(folder: Path) -> str | None:
+    """Whose run lives in `folder`, and since when; None where none does.
+
+    Where SLURM has queued a job again, its earlier process is gone, however lately it was heard.
+    """
+    record = read_record(folder)
+    if state(folder, record) != "running" or (slurm.queued_again() and record.get("slurm") == slurm.job()):
+        return None
+    return f"process {record.get('pid')} on {record.get('host')}, since {record.get('started')}"
+
+
+def check_free(folder: Path) -> None:
+    """Refuse the folder of a run that lives: two would destroy each other's checkpoints."""
+    if who := living(folder):
+        raise Taken(
+            f"{folder}: a run lives in this folder ({who}); wait for its end or end it, or choose another folder "
+            "(hydra.run.dir=…, of a sweep hydra.sweep.dir=…)"
+        )

@@ -1,0 +1,89 @@
+"""A run that lives has its folder to itself: no second run starts there, and none goes on from what it saves."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusion import record, slurm, sweep
+from diffusion.status import process
+
+pytestmark = pytest.mark.reliability
+
+
+@pytest.fixture
+def other() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that lives beside this one."""
+    started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield started
+    started.communicate()
+
+
+def claim(folder: Path, pid: int) -> None:
+    """What a run of the process `pid` says first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_record(folder, record.beginning() | {"pid": pid, "process": process(pid)})
+
+
+@pytest.mark.parametrize("ckpt", [[], ["ckpt=auto"], ["ckpt=null"]])
+def test_no_second_run_starts_beside_one_that_lives(command, tiny, tmp_path, other, ckpt):
+    claim(tmp_path / "run", other.pid)
+    before = (tmp_path / "run/run.json").read_bytes()
+    status, out, err = command("train", [*tiny, *ckpt, "hydra.run.dir=run"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    for word in (f"process {other.pid} on {platform.node()}, since 20", "wait for its end", "hydra.run.dir"):
+        assert word in line
+    assert (tmp_path / "run/run.json").read_bytes() == before
+    assert not (tmp_path / "run/checkpoints").exists()
+    other.communicate()
+    status, out, err = command("train", [*tiny, *ckpt, "hydra.run.dir=run", "trainer.max_steps=1", "samples.n=0"])
+    assert status == 0, out + err
+
+
+def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
+    def isolated(folder: Path) -> None:
+        claim(folder, other.pid)
+
+    monkeypatch.setattr(sweep, "isolated", isolated)
+    overrides = ["-m", *tiny, "hydra.sweep.dir=sweep"]
+    command("train", overrides)
+    monkeypatch.setattr(sweep, "isolated", lambda folder: pytest.fail("started again"))
+    status, out, err = command("train", overrides)
+    assert status == 2, out + err
+    assert f"process {other.pid} on" in err
+    assert record.read_record(tmp_path / "sweep/0")["pid"] == other.pid
+
+
+@pytest.mark.parametrize("ckpt", ["auto", "last"])
+def test_none_goes_on_from_a_neighbour_that_lives(command, tiny, tmp_path, other, ckpt):
+    short = [*tiny, "samples.n=0", "trainer.max_steps=1"]
+    command("train", [*short, "hydra.run.dir=x/a"])
+    claim(tmp_path / "x/a", other.pid)
+    status, out, err = command("train", [*short, "hydra.run.dir=x/b", f"ckpt={ckpt}"])
+    out = out.replace("\n", "")
+    assert "x/a: it is running" in out
+    assert "going on from" not in out
+    assert status == (0 if ckpt == "auto" else 2), err
+
+
+def test_what_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    record.write_record(tmp_path, record.beginning() | {"host": "the node that failed"})
+    assert record.living(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert slurm.queued_again()
+    assert record.living(tmp_path) is None
+
+
+def test_a_process_that_has_ended_unnoticed_is_gone():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert process(child) is None
+    os.waitpid(child, 0)
