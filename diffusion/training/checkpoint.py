@@ -97,7 +97,7 @@ def find(ckpt: str, folder: Path) -> Path | None:
     """
     if ckpt not in ("last", "auto"):
         return Path(ckpt)
-    found = folder if storage.newest_first(folder / "checkpoints") else newest_neighbour(folder, ckpt == "last")
+    found = folder if storage.all_files(folder / "checkpoints") else newest_neighbour(folder, ckpt == "last")
     if found is None:
         if ckpt == "auto":
             console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
@@ -124,9 +124,9 @@ def newest_neighbour(folder: Path, complete: bool) -> Path | None:
     if (folder.parent / "multirun.yaml").exists():
         return None
     saved = {
-        run: max(file.stat().st_mtime_ns for file in files)
+        run: max(file.lstat().st_mtime_ns for file in files)
         for run in folder.parent.glob("*")
-        if (files := storage.newest_first(run / "checkpoints")) and (complete or not is_complete(run))
+        if (files := storage.all_files(run / "checkpoints")) and (complete or not is_complete(run))
     }
     for run in [*saved]:
         if who := living(run):

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.training import storage
 from diffusion.training.module import total_steps
@@ -56,11 +57,14 @@ class Checkpoints(Checkpoint):
         if not trainer.is_global_zero:
             return
         weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
-        needed, free = (self.keep + 2) * COPIES * weights, storage.free(self.folder)
+        status = [file.stat() for file in storage.all_files(self.folder) if file.is_file()]
+        there = sum({s.st_ino: s.st_size for s in status}.values())  # each gives way to a new one
+        one = COPIES * weights
+        needed, free = max(one, (self.keep + 2) * one - there), storage.free(self.folder)
         if free < needed:
             raise UserError(
-                f"{self.folder}: {free / 1e9:.2f} GB are free, and the checkpoints take {needed / 1e9:.2f} GB; make "
-                f"room, or choose another disk (hydra.run.dir=…)"
+                f"{self.folder}: {free / 1e9:.2f} GB are free, and the checkpoints take {needed / 1e9:.2f} GB more; "
+                f"make room, or choose another disk (hydra.run.dir=…)"
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
@@ -80,9 +84,7 @@ class Checkpoints(Checkpoint):
         self.latest = float(trainer.callback_metrics.get("val/mse", math.nan))
         better = self.latest < self.best
         self.best = min(self.best, self.latest) if better else self.best
-        self.save(trainer)
-        if better and trainer.is_global_zero:
-            storage.link(self.folder / "last.ckpt", self.folder / "best.ckpt")
+        self.save(trainer, better)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save what was due at the epoch's last step, and the run's last step where no validation did."""
@@ -91,22 +93,31 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
         self.due = False
 
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save the present state, and let the oldest beyond `keep` go."""
-        path = storage.numbered(self.folder, trainer.global_step)
+    def save(self, trainer: pl.Trainer, best: bool = False) -> None:
+        """Save the present state, as the best too if it is, and let others go."""
+        step = trainer.global_step
+        path = storage.numbered(self.folder, step)
         try:
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
-                storage.link(path, self.folder / "last.ckpt")
-                for old in storage.numbered_files(self.folder)[self.keep :]:
-                    if old.is_file():
-                        old.unlink()
+                for name in ("last", "best") if best else ("last",):
+                    storage.link(path, self.folder / f"{name}.ckpt")
+                self.let_go(step)
         except OSError as error:
             raise UserError(
                 f"cannot write {path}: {error.strerror or error}; those before it are whole: mend that, and go on with "
                 f"hydra.run.dir={self.folder.parent} ckpt=auto"
             ) from error
-        self.saved_at = trainer.global_step
+        self.saved_at = step
+
+    def let_go(self, step: int) -> None:
+        """Remove the oldest beyond `keep`, and what is newer than `step`: the run went back, and that is no more it."""
+        files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
+        left = [file for file in files if storage.step_named(file) > step]
+        for old in left + files[len(left) + self.keep :]:
+            old.unlink()
+        if left:
+            console.print(f"removed {', '.join(file.name for file in left)}: the run went back to before, and goes on")
 
 
 def step_is_complete(trainer: pl.Trainer) -> bool:

@@ -25,6 +25,7 @@ LABEL = b"sha256:"
 COMMENT = len(LABEL) + 64
 TEMPORARY = ".saving-"
 NUMBERED = re.compile(r"step-(\d+)\.ckpt")
+UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError)  # torch.load's
 PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
 
 
@@ -55,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
     verify(path)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Damaged(f"it cannot be read ({reason})") from error
     if not isinstance(contents, dict):
@@ -170,19 +171,42 @@ def numbered(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.ckpt"
 
 
+def step_named(file: Path) -> int:
+    """The step in the name of a numbered file; −1 for other files."""
+    match = NUMBERED.fullmatch(file.name)
+    return int(match[1]) if match else -1
+
+
+def step_within(path: Path) -> int:
+    """The step of a checkpoint, of whose tensors none is read; −1 where it cannot be read."""
+    try:
+        return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
+    except (*UNREADABLE, TypeError):
+        return -1
+
+
 def numbered_files(folder: Path) -> list[Path]:
-    """The step-….ckpt of a folder, newest first: by when they were written, then by step."""
-    found = [
-        (file.stat().st_mtime_ns, int(match[1]), file)
-        for file in folder.glob("*")
-        if (match := NUMBERED.fullmatch(file.name))
-    ]
+    """The step-….ckpt of a folder, newest first: the greatest step; of equal steps, the one written last.
+
+    The time alone says nothing: clocks are set back, and copies are younger than what is written after them.
+    """
+    found = [(step, file.lstat().st_mtime_ns, file) for file in folder.glob("*") if (step := step_named(file)) >= 0]
     return [file for *_, file in sorted(found, reverse=True)]
 
 
+def all_files(folder: Path) -> list[Path]:
+    """The numbered files; last.ckpt, another name of the newest; best.ckpt, another name of one that may be gone."""
+    named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
+    return numbered_files(folder) + named
+
+
 def newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder: the numbered ones, last.ckpt (the newest's other name, or older) and best.ckpt."""
-    return numbered_files(folder) + [file for name in ("last", "best") if (file := folder / f"{name}.ckpt").exists()]
+    """All checkpoints of a folder, by step. Behind them last.ckpt, if its step cannot be read; at the end best.ckpt."""
+
+    def step(file: Path) -> int:
+        return step_within(file) if file.name == "last.ckpt" else step_named(file)
+
+    return sorted(all_files(folder), key=step, reverse=True)
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:

@@ -23,10 +23,12 @@ SECRETS = "secrets.py"
 KILL = "reliability/test_storage.py::test_t1_kill_9"
 ORDER = "reliability/test_storage.py::test_t1_the_order_of_calls"
 DAMAGE = "reliability/test_storage.py::test_t2_damage"
+AGE = "reliability/test_storage.py::test_t2_age_is_counted_in_steps"
 COMMAND_LINE = "reliability/test_storage.py::test_t2_from_the_command_line"
 FAILED_SAVE = "reliability/test_storage.py::test_t3_a_failed_save_raises_and_leaves_the_old_file"
 FULL_DISK = "reliability/test_storage.py::test_t3_a_full_disk_is_refused_before_the_first_batch"
 FULL = "reliability/test_storage.py::test_t3_a_run_on_a_full_disk_ends_with_an_error"
+ROOM = "reliability/test_storage.py::test_t3_what_is_there_makes_room"
 READ_ONLY = "reliability/test_storage.py::test_t3_a_read_only_folder_is_refused_before_the_first_batch"
 TOLD = "reliability/test_preemption.py::test_t4_told_at_a_place"
 TWO_TOLD = "reliability/test_preemption.py::test_t4_two_processes_stop_at_the_same_step"
@@ -112,6 +114,17 @@ FAULTS = [
     Fault("T3 a failed save is swallowed", STORAGE, FORGET, FORGET.replace("raise", "return"), FAILED_SAVE),
     Fault("T3 a failed save leaves its file", STORAGE, FORGET, "        raise\n", FAILED_SAVE),
     Fault("T3 torch covers the reason", STORAGE, "raise sealed.error or error from error", "raise", FAILED_SAVE),
+    Fault(
+        "T2 age by the clock",
+        STORAGE,
+        "found = [(step, file.lstat().st_mtime_ns, file)",
+        "found = [(file.lstat().st_mtime_ns, step, file)",
+        AGE,
+    ),
+    Fault("T2 last.ckpt behind all", STORAGE, 'if file.name == "last.ckpt" else', "if False else", AGE),
+    Fault("T2 a course that was left stays", SAVING, "for old in left + files", "for old in files", AGE),
+    Fault("T3 what is there counts twice", SAVING, "(self.keep + 2) * one - there", "(self.keep + 2) * one", ROOM),
+    Fault("T3 no room for one", SAVING, "max(one, (self.keep", "max(0, (self.keep", ROOM),
     Fault(
         "T3 the run goes on after a failed save",
         SAVING,

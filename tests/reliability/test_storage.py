@@ -1,13 +1,16 @@
 """T1–T3: checkpoint files under kill −9, under damage, and on disks that refuse them."""
 
+import contextlib
 import errno
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from diffusion.errors import UserError
 from diffusion.paths import conf_dir
 from diffusion.training import checkpoint, storage
 from diffusion.training.run import train
+from diffusion.training.saving import COPIES, Checkpoints
 
 pytestmark = pytest.mark.reliability
 
@@ -201,7 +205,7 @@ def test_t2_damage(tmp_path, capfd, figure):
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2, 3):
         storage.save(contents(step), storage.numbered(folder, step))
-        os.utime(storage.numbered(folder, step), (step, step))
+        os.utime(storage.numbered(folder, step), (9 - step, 9 - step))  # clocks are set back
     newest = storage.numbered(folder, 3)
     good = newest.read_bytes()
     found = 0
@@ -227,6 +231,44 @@ def test_t2_damage(tmp_path, capfd, figure):
     with pytest.raises(UserError, match="ckpt=null starts afresh"):
         checkpoint.find("auto", tmp_path / "run")
     figure("damaged checkpoints", f"{found}, {found} found out and named, the one before used")
+
+
+def checkpoints_at(folder: Path, step: int, keep: int = 2) -> Checkpoints:
+    """Those of a run, which has just saved at `step`."""
+
+    def write(path: Path) -> None:
+        storage.save(contents(step), path)
+
+    checkpoints = Checkpoints(folder, keep)
+    checkpoints.save(SimpleNamespace(global_step=step, is_global_zero=True, save_checkpoint=write))  # type: ignore[arg-type]
+    return checkpoints
+
+
+def steps(folder: Path) -> list[int]:
+    return [storage.step_named(file) for file in storage.numbered_files(folder / "checkpoints")]
+
+
+def test_t2_age_is_counted_in_steps(tmp_path, capfd):
+    """The clock was set back, or the files were copied: what is saved now looks older than what there was."""
+    folder = tmp_path / "checkpoints"
+    for step in (10, 20, 30, 40):
+        checkpoints_at(tmp_path, step)
+        assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, step)
+        for file in folder.iterdir():
+            os.utime(file, (2**32 - step,) * 2)
+    assert steps(tmp_path) == [40, 30]
+    shutil.copy(folder / "last.ckpt", tmp_path / "copy")
+    os.replace(tmp_path / "copy", folder / "last.ckpt")
+    storage.numbered(folder, 40).unlink()
+    os.utime(folder / "last.ckpt", (1, 1))
+    assert checkpoint.find("auto", tmp_path) == folder / "last.ckpt"  # of step 40
+    put(folder / "last.ckpt", b"damaged")
+    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 30)
+    capfd.readouterr()
+    checkpoints_at(tmp_path, 25, keep=3)  # from an older one, named
+    assert steps(tmp_path) == [25]
+    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 25)
+    assert "removed step-00000030.ckpt" in capfd.readouterr().out
 
 
 def test_t2_from_the_command_line(command, tiny, tmp_path):
@@ -351,6 +393,25 @@ def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path,
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"Read-only.*hydra\.run\.dir"):
         train(configuration(tiny), tmp_path / "run")
+
+
+def test_t3_what_is_there_makes_room(tmp_path, monkeypatch):
+    """Files that give way to new ones are not asked for again; but one is written before one goes."""
+    network = torch.nn.Linear(1000, 25)  # 100 kB, of which a checkpoint has four
+    one = COPIES * sum(4 * p.numel() for p in network.parameters())
+    trainer = SimpleNamespace(is_global_zero=True)
+    for step in (1, 2, 3):
+        checkpoints = checkpoints_at(tmp_path, step, keep=3)
+        for file in (tmp_path / "checkpoints").iterdir():
+            os.truncate(file, one)
+        for room in range(1, 6):
+            monkeypatch.setattr(storage, "free", lambda folder, room=room: room * one)
+            with pytest.raises(UserError, match="make room") if room < 5 - step else contextlib.nullcontext():
+                checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
+    put(tmp_path / "checkpoints/best.ckpt", bytes(9 * one))
+    monkeypatch.setattr(storage, "free", lambda folder: one - 1)
+    with pytest.raises(UserError, match="make room"):
+        checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
 
 
 def test_t3_a_full_disk_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
