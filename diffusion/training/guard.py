@@ -55,6 +55,9 @@ class Reading:
         return self.numbers.tolist()
 
 
+COUNTED = ("high", "told", "skipped", "skipped_in_a_row")  # which a resumed run goes on counting
+
+
 class Seen(NamedTuple):
     """What was measured in one optimizer step; `numbers` are the loss, the gradient's norm and the weights' norm."""
 
@@ -158,9 +161,16 @@ class Guard(Callback):
         self.losses, self.index, self.gradient = [], [], None
         self.look(keep=0 if pl_module.device.type == "cpu" else 1)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Any) -> None:
-        """Nothing is saved that has not been looked at."""
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is saved that has not been looked at. A resumed run's guard knows what this one does."""
         self.look(keep=0)
+        return {"usual": list(self.usual), **{name: getattr(self, name) for name in COUNTED}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.usual = deque(state_dict.get("usual", []), maxlen=WINDOW)
+        for name in COUNTED:
+            setattr(self, name, state_dict.get(name, getattr(self, name)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how much was left out."""

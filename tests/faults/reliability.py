@@ -20,6 +20,7 @@ BUILD = "build.py"
 SWEEP = "sweep.py"
 SECRETS = "secrets.py"
 
+GOES_ON = "reliability/test_guard.py::test_t6_a_resumed_guard_goes_on"
 KILL = "reliability/test_storage.py::test_t1_kill_9"
 ORDER = "reliability/test_storage.py::test_t1_the_order_of_calls"
 DAMAGE = "reliability/test_storage.py::test_t2_damage"
@@ -250,10 +251,11 @@ FAULTS = [
     Fault(
         "T6 saved before it is looked at",
         GUARD,
-        'that has not been looked at."""\n        self.look(keep=0)\n',
-        'that has not been looked at."""\n',
+        'knows what this one does."""\n        self.look(keep=0)\n',
+        'knows what this one does."""\n',
         LATE,
     ),
+    Fault("T6 a resumed guard knows nothing", GUARD, 'deque(state_dict.get("usual", [])', "deque([]", GOES_ON),
     Fault(
         "T6 a bad gradient is not left out", GUARD, "            self.skip(trainer)\n", "            pass\n", SKIPPED
     ),

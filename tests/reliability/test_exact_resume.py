@@ -117,8 +117,8 @@ def _reset(progress: dict[str, Any]) -> None:
 ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint without the item would be
     "raw weights": lambda c: c.update(current_model_state=c["state_dict"]),
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
-    "Adam's moments": lambda c: c["optimizer_states"][0].update(state={}),
-    "place in the learning rate's schedule": lambda c: c["lr_schedulers"][0].update(last_epoch=0, _step_count=1),
+    "moments of Adam": lambda c: c["optimizer_states"][0].update(state={}),
+    "place in the schedule of the learning rate": lambda c: c["lr_schedulers"][0].update(last_epoch=0, _step_count=1),
     "place in the epoch": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
     "place of the loader": lambda c: c["loops"]["fit_loop"]["state_dict"].clear(),
     "epoch": lambda c: _reset(c["loops"]["fit_loop"]["epoch_progress"]),
@@ -138,9 +138,9 @@ def test_every_saved_item_is_needed(tiny, tmp_path, figure):
         without = tmp_path / f"{item}.ckpt"
         storage.save(contents, without)
         folder = tmp_path / item
-        if train(folder, [*overrides, f"ckpt='{without}'"]):
-            contents = storage.load(folder / "checkpoints/last.ckpt")
-            resumed = torch.load(folder / "trace.pt", weights_only=True)
-            end = flat({key: contents[key] for key in STATES})
-            assert (resumed, end) != (trace[10:], state), f"nothing changes without: {item}"
+        assert train(folder, [*overrides, f"ckpt='{without}'"]), item
+        contents = storage.load(folder / "checkpoints/last.ckpt")
+        resumed = torch.load(folder / "trace.pt", weights_only=True)
+        end = flat({key: contents[key] for key in STATES})
+        assert (resumed, end) != (trace[10:], state), f"nothing changes without: {item}"
     figure("saved items left out, and noticed", f"{len(ITEMS)} of {len(ITEMS)}")

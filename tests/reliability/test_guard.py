@@ -121,8 +121,8 @@ def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, mo
     assert finite(tmp_path / "run/checkpoints")
 
 
-@pytest.mark.parametrize(("spikes", "expected"), [(1, 0), (5, 0), (6, 4)])
-def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spikes, expected):
+def spike(monkeypatch, spikes):
+    """Losses of steps 31, 32, … are told as ten times what they are."""
     step = Diffusion.training_step
 
     def spiked(self, batch, batch_idx):
@@ -132,11 +132,29 @@ def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spik
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", spiked)
+
+
+@pytest.mark.parametrize(("spikes", "expected"), [(1, 0), (5, 0), (6, 4)])
+def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spikes, expected):
+    spike(monkeypatch, spikes)
     status, out, err = command("train", [*tiny, "trainer.max_epochs=7", "hydra.run.dir=run"])
     assert status == expected, out + err
     assert out.count("the loss jumped") == 1
     if expected:
         assert "step 36: the loss has been far above" in err
+
+
+def test_t6_a_resumed_guard_goes_on(command, tiny, monkeypatch):
+    """Stopped at step 33, among the spikes, and resumed: it stops where the uninterrupted run does, and tells once."""
+    spike(monkeypatch, 6)
+    recipe = [*tiny, "trainer.max_epochs=7", "lr_scheduler=constant", "hydra.run.dir=run"]
+    status, out, err = command("train", [*recipe, "trainer.max_steps=33"])
+    assert status == 0, out + err
+    assert out.count("the loss jumped") == 1
+    status, out, err = command("train", [*recipe, "ckpt=auto"])
+    assert status == 4, out + err
+    assert "step 36: the loss has been far above" in err
+    assert "the loss jumped" not in out
 
 
 def test_t6_no_false_alarm_in_1000_clean_steps(figure):
