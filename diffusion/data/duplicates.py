@@ -4,7 +4,7 @@ Two images are near-duplicates if their 16×16 miniatures, or that of one's mirr
 the rule by which the bundled tiles are chosen. Plain skies can be near-duplicates without being the same photograph.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -18,6 +18,17 @@ SIDE = 16
 NEAR = 8  # grey levels, RMS
 ROWS = 512  # images whose distances are in memory at once
 
+View = Callable[[Tensor], Tensor]
+"""uint8 (N, 3, H, W) -> the same images seen otherwise, such as mirrored."""
+
+
+def itself(images: Tensor) -> Tensor:
+    return images
+
+
+def mirror(images: Tensor) -> Tensor:
+    return images.flip(-1)
+
 
 class Pair(NamedTuple):
     """A held-out image and the one of an earlier split that it repeats."""
@@ -30,7 +41,8 @@ class Pair(NamedTuple):
 
 def miniature(images: Tensor) -> Tensor:
     """uint8 (N, 3, H, W) -> (N, 3·16·16) float32, centred; the means of blocks."""
-    return F.adaptive_avg_pool2d(images.float(), min(SIDE, *images.shape[-2:])).flatten(1) - 128
+    side = min(SIDE, *images.shape[-2:])
+    return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
 
 def across(splits: Mapping[str, Split]) -> list[Pair]:
@@ -41,15 +53,27 @@ def across(splits: Mapping[str, Split]) -> list[Pair]:
     small = {name: miniature(split.images) for name, split in splits.items() if len(split)}
     pairs = []
     for first, second in combinations(small, 2):
-        known = small[first]
-        norms = known.square().sum(dim=1)
-        mirrored = miniature(splits[second].images.flip(-1))
-        for rows in torch.arange(len(mirrored)).split(ROWS):
-            for x in (small[second][rows], mirrored[rows]):
-                squared, nearest = (norms - 2 * x @ known.T).min(dim=1)
-                rms = ((squared + x.square().sum(dim=1)).clamp(min=0) / x.shape[1]).sqrt()
-                pairs += [
-                    Pair(splits[second].names[rows[i]], second, splits[first].names[int(nearest[i])], first)
-                    for i in (rms < NEAR).nonzero().flatten().tolist()
-                ]
-    return list({(pair.name, pair.of_split): pair for pair in reversed(pairs)}.values())
+        rms, index = _nearest(splits[second].images, small[first], (itself, mirror))
+        pairs += [
+            Pair(splits[second].names[i], second, splits[first].names[int(index[i])], first)
+            for i in (rms < NEAR).nonzero().flatten().tolist()
+        ]
+    return pairs
+
+
+def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
+    """Which of `images` (n, 3, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
+    return _nearest(images, miniature(known), views)[0] < NEAR
+
+
+def _nearest(images: Tensor, known: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+    """RMS (n,) from each of `images`, in its nearest view, to the nearest of the miniatures `known`; which (n,)."""
+    norms = known.square().sum(dim=1)
+    found = []
+    for view in views:
+        for x in miniature(view(images)).split(ROWS):
+            squared, index = (norms - 2 * x @ known.T).min(dim=1)
+            found.append(((squared + x.square().sum(dim=1)).clamp(min=0) / x.shape[1], index))
+    square, index = (torch.cat(each).view(len(views), -1) for each in zip(*found, strict=True))
+    least, by = square.min(dim=0)
+    return least.sqrt(), index.gather(0, by[None])[0]

@@ -111,8 +111,8 @@ FAULTS = [
     Fault(
         "duplicates: mirror images are not seen",
         "data/duplicates.py",
-        "(small[second][rows], mirrored[rows])",
-        "(small[second][rows],)",
+        "small[first], (itself, mirror))",
+        "small[first], (itself,))",
         "data/test_duplicates.py",
     ),
     Fault("study: beyond its budget", "training/study.py", "nfe > budget", "False", BUDGET),
