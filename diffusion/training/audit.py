@@ -9,8 +9,9 @@ from torch import Tensor
 
 from diffusion.console import console
 from diffusion.data import ImageData
+from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
-from diffusion.metric.copies import Embed, audit, miniature
+from diffusion.metric.copies import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import features_of
 from diffusion.report import style
@@ -21,15 +22,24 @@ from diffusion.training.scoring import Record
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"
 KINDS = ("pixels", "features")
+ROWS = 32  # held-out images of which one that does not repeat a training image is looked for at once
 
 
 def check(kinds: Sequence[str], data: ImageData | None = None) -> None:
-    """Refuse a kind of distance that there isn't, and data without held-out images."""
+    """Refuse a kind of distance that there isn't, and data without held-out images that are not training images."""
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"audit: {unknown[0]} is no distance; choose of {', '.join(KINDS)}, such as [{KINDS[0]}]")
-    if kinds and data is not None and len(data.splits["val"]) == 0:
+    if not kinds or data is None:
+        return
+    train, held_out = data.splits["train"].images, data.splits["val"].images
+    if len(held_out) == 0:
         raise UserError("audit: no validation images to calibrate it by; set data.val to a number such as 250")
+    if all(repeats(some, train, SHIFTED).all() for some in held_out.split(ROWS)):
+        raise UserError(
+            f"audit: all {len(held_out)} validation images repeat training images (within {NEAR}/255), so none can "
+            f"calibrate it; leave score.audit or audit empty, or mend the splits"
+        )
 
 
 def audit_samples(
@@ -44,18 +54,20 @@ def audit_samples(
     """
     check(kinds, data)
     train, held_out = data.splits["train"], data.splits["val"]
-    embeddings: dict[str, Embed] = {}
+    embeddings: dict[str, Embedding] = {}
     if "pixels" in kinds:
-        embeddings["pixels"] = miniature
+        embeddings["pixels"] = PIXELS
     if "features" in kinds:
-        real = (train.images, held_out.images, held_out.images.flip(-1))
-        embeddings[extractor.name] = lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real))
-    found = audit(images, train.images, held_out.images, embeddings)
+        real = (train.images, *(view(held_out.images) for view in EITHER_WAY))
+        embeddings[extractor.name] = Embedding(
+            lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real)), EITHER_WAY
+        )
+    found = audit(images, train.images, held_out.images, embeddings, lambda x: repeats(x, train.images, SHIFTED))
     closest = found.closest(SHOWN)
     near = [found.nearest[name] for _, name in closest]
     index = [int(n.index[i]) for n, (i, _) in zip(near, closest, strict=True)]
     ratios = [round(float(n.ratio[i]), 4) for n, (i, _) in zip(near, closest, strict=True)]
-    mirrored = [bool(n.flipped[i]) for n, (i, _) in zip(near, closest, strict=True)]
+    mirrored = [embeddings[name].views[int(found.nearest[name].view[i])].mirrored for i, name in closest]
     shown = [train.images[j].flip(-1) if flip else train.images[j] for j, flip in zip(index, mirrored, strict=True)]
     figure = pairs(images[[i for i, _ in closest]], torch.stack(shown), [f"{ratio:.2f}" for ratio in ratios])
     style.save(figure, folder / FIGURE)
@@ -70,13 +82,19 @@ def audit_samples(
         "what": "samples",
         "n": found.n,
         "flagged": int(found.flagged.sum()),
+        "repeats": int(found.repeats.sum()),
         "rate": found.rate,
         "features": "+".join(embeddings),
         "weights_hash": extractor.weights_hash if "features" in kinds else None,
-        "resize": "8x8 means" if "pixels" in kinds else extractor.resize,
+        "resize": f"8x8 means in {len(SHIFTED)} views" if "pixels" in kinds else extractor.resize,
         "resolution": "x".join(map(str, images.shape[-2:])),
         "reference": {"split": "train", "n": len(train), "key": train.key},
-        "calibration": {"split": "val", "n": len(held_out), "key": held_out.key},
+        "calibration": {
+            "split": "val",
+            "n": len(held_out) - found.left_out,
+            "left_out": found.left_out,
+            "key": held_out.key,
+        },
         "thresholds": found.thresholds,
         "closest": [
             {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
@@ -90,8 +108,15 @@ def audit_samples(
 
 
 def sentence(record: Mapping[str, Any]) -> str:
-    """What an audit found, in one line."""
-    share = f"copies: {record['flagged']} of {record['n']} samples suspected"
-    interval = f"{record['value']:.1%}, 95% interval {record['low']:.1%} to {record['high']:.1%}"
-    verdict = "more than chance: look at the figure" if record["low"] > record["rate"] else "no sign of copying"
-    return f"{share} ({interval}; honest photographs: at most {record['rate']:.1%}): {verdict}"
+    """What an audit found, in one line; an absolute likeness accuses where the share, of a few copies, can't."""
+    few, held, honest = record["repeats"], record["calibration"], f"{record['rate']:.1%}"
+    signs = ["more than chance"] if record["low"] > record["rate"] else []
+    if few:
+        signs.append(f"{few} of them {'repeats' if few == 1 else 'repeat'} a training image (within {NEAR}/255)")
+    told = (
+        f"copies: {record['flagged']} of {record['n']} samples suspected ({record['value']:.1%}, 95% interval "
+        f"{record['low']:.1%} to {record['high']:.1%}; honest photographs: at most {honest}): "
+        f"{' and '.join(signs) + ': look at the figure' if signs else 'no sign of copying'}"
+    )
+    out, m = held["left_out"], held["left_out"] + held["n"]
+    return told + (f"; {out} of {m} validation images repeat training images and do not calibrate" if out else "")

@@ -10,7 +10,10 @@ from PIL import Image
 from scipy.stats import beta, binom
 from torch import Tensor
 
-from diffusion.metric.copies import Audit, audit, miniature, nearest
+from diffusion.data import tiles
+from diffusion.data.duplicates import repeats
+from diffusion.data.image import planes, read, square
+from diffusion.metric.copies import PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:
@@ -22,7 +25,28 @@ def scenes(n: int, seed: int) -> Tensor:
 
 
 TRAIN, HELD = scenes(400, seed=1), scenes(199, seed=2)
-PIXELS = {"pixels": miniature}
+
+
+def judged(
+    samples: Tensor, train: Tensor = TRAIN, held_out: Tensor = HELD, rate: float = 0.01, **more: Embedding
+) -> Audit:
+    """The audit by pixels and `more`; repeats are the near-duplicates in any view of the pixels."""
+    return audit(samples, train, held_out, {"pixels": PIXELS} | more, lambda x: repeats(x, train, SHIFTED), rate)
+
+
+@pytest.fixture(scope="module")
+def real() -> dict[str, Tensor]:
+    """Tiles of 32×32 of a few of the bundled photographs: 300 for training, of others 150 held out and 150 besides."""
+    few = {split: files[:6] for split, files in tiles.split_photos().items()}
+    photos = {file: read(tiles.HERE / "photos" / file) for files in few.values() for file in files}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "TILES", {"train": 300, "val": 150, "test": 150})
+        patch.setattr(tiles, "split_photos", lambda: few)
+        windows = tiles.choose_windows(photos)
+    return {
+        split: torch.from_numpy(np.stack([planes(square(photos[w.photo], 32, w.box)) for w in chosen]))
+        for split, chosen in windows.items()
+    }
 
 
 def jpeg(images: Tensor) -> Tensor:
@@ -34,33 +58,101 @@ def jpeg(images: Tensor) -> Tensor:
     return torch.stack(read)
 
 
-def noisy(images: Tensor) -> Tensor:
-    noise = 15 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+def noisy(images: Tensor, std: float = 15) -> Tensor:
+    noise = std * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     return (images + noise).clamp(0, 255).round().to(torch.uint8)
+
+
+def faint(images: Tensor) -> Tensor:
+    """Lighter by 7 grey levels."""
+    return (images.int() + 7).clamp(max=255).to(torch.uint8)
 
 
 ALTERED = {
     "exact": lambda x: x,
     "flipped": lambda x: x.flip(-1),
     "jpeg": jpeg,
-    "shifted": lambda x: x.roll(1, dims=-1),
     "noisy": noisy,
     "flipped and noisy": lambda x: noisy(x.flip(-1)),
+    "rolled right": lambda x: x.roll(1, dims=-1),
+    "shifted left": lambda x: torch.cat([x[..., 1:], x[..., -1:]], dim=-1),
+    "shifted up": lambda x: torch.cat([x[..., 1:, :], x[..., -1:, :]], dim=-2),
+    "rolled diagonally": lambda x: x.roll((1, 1), dims=(-2, -1)),
+    "flipped and rolled diagonally": lambda x: x.flip(-1).roll((1, 1), dims=(-2, -1)),
 }
 
 
 @pytest.mark.parametrize("how", ALTERED)
 def test_planted_copies_are_flagged_and_named(how: str) -> None:
     copied = torch.arange(0, 400, 10)
-    found = audit(ALTERED[how](TRAIN[copied]), TRAIN, HELD, PIXELS)
+    found = judged(ALTERED[how](TRAIN[copied]))
     assert found.share == 1.0
     assert torch.equal(found.nearest["pixels"].index, copied)
-    assert found.nearest["pixels"].flipped.all() == ("flipped" in how)
+    mirrored = [PIXELS.views[i].mirrored for i in found.nearest["pixels"].view.tolist()]
+    assert mirrored == [how.startswith("flipped")] * 40
+
+
+@pytest.mark.parametrize("how", ALTERED)
+def test_planted_copies_of_photographs_are_flagged(real: dict[str, Tensor], how: str) -> None:
+    found = judged(ALTERED[how](real["train"]), real["train"], real["val"])
+    assert found.share >= 0.99
+    assert (found.nearest["pixels"].index == torch.arange(300)).double().mean() >= 0.99
+
+
+def test_held_out_tiles_of_photographs_are_flagged_at_no_more_than_the_rate(real: dict[str, Tensor]) -> None:
+    held = torch.cat([real["val"], real["test"]])[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
+    for rate in (0.02, 0.1):
+        found = judged(held[:150], real["train"], held[150:], rate)
+        m = 150 - found.left_out
+        k = round(found.rate * (m + 1))
+        assert 0 < found.rate <= rate
+        most = binom.ppf(1 - 1e-3, 150, beta.ppf(1 - 1e-3, k, m + 1 - k))
+        assert int((found.flagged & ~found.repeats).sum()) <= most
+    assert found.share > 0.02
+
+
+def test_a_view_moves_with_edges_replicated_then_mirrors() -> None:
+    x = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+    assert View()(x).tolist() == x.tolist()
+    assert View(down=1)(x)[0, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
+    assert View(right=-1)(x)[0, 0].tolist() == [[1, 2, 2], [4, 5, 5], [7, 8, 8]]
+    assert View(mirrored=True, down=-1, right=1)(x)[0, 0].tolist() == [[4, 3, 3], [7, 6, 6], [7, 6, 6]]
+    assert len(set(SHIFTED)) == 18
+
+
+def test_held_out_images_that_repeat_training_images_do_not_calibrate() -> None:
+    sound = judged(TRAIN[:100])
+    for repeat in (lambda x: x, ALTERED["flipped"], ALTERED["rolled diagonally"]):
+        found = judged(TRAIN[:100], held_out=torch.cat([HELD, repeat(TRAIN[200:202])]))
+        assert found.left_out == 2
+        assert found.share == 1.0
+        assert (found.thresholds, found.rate) == (sound.thresholds, sound.rate)
+    with pytest.raises(ValueError, match="all 3 held-out images repeat training images"):
+        judged(HELD, held_out=TRAIN[:3])
+
+
+def test_the_few_samples_that_repeat_training_images_are_told_apart() -> None:
+    copied = torch.cat(
+        [TRAIN[[3]], *(ALTERED[how](TRAIN[[3]]) for how in ("flipped", "shifted up")), faint(TRAIN[[3]])]
+    )
+    found = judged(torch.cat([scenes(246, seed=4), copied]))
+    assert found.interval()[0] < 0.01  # the share says nothing
+    assert found.repeats.nonzero().flatten().tolist() == [246, 247, 248, 249]
+    assert {i for i, _ in found.closest(4)} == {246, 247, 248, 249}
+    assert not judged(scenes(50, seed=5)).repeats.any()
+
+
+def test_what_is_flagged_need_not_repeat_and_what_repeats_comes_first() -> None:
+    coarse = noisy(TRAIN[:20], std=22)  # by 11 grey levels in miniatures of 16×16, by 6 in those of 8×8
+    found = judged(torch.cat([coarse, faint(TRAIN[50:53])]))
+    assert found.flagged.all()
+    assert found.repeats.nonzero().flatten().tolist() == [20, 21, 22]
+    assert {i for i, _ in found.closest(3)} == {20, 21, 22}
 
 
 def test_held_out_photographs_are_flagged_at_no_more_than_the_rate() -> None:
     for rate in (0.01, 0.1):
-        found = audit(scenes(2000, seed=3), TRAIN, HELD, PIXELS, rate)
+        found = judged(scenes(2000, seed=3), rate=rate)
         assert found.rate == pytest.approx(rate)
         # Of 2000 honest ones k are flagged: beta-binomial, since the threshold itself is drawn.
         k = round(rate * 200)
@@ -70,34 +162,33 @@ def test_held_out_photographs_are_flagged_at_no_more_than_the_rate() -> None:
 
 
 def test_the_rate_is_shared_by_embeddings_and_told_where_it_can_not_be_kept() -> None:
-    two = audit(HELD[:3], TRAIN, HELD, {**PIXELS, "again": miniature}, rate=0.02)
+    two = judged(HELD[:3], rate=0.02, again=PIXELS)
     assert two.rate == pytest.approx(0.02)
-    assert two.thresholds["pixels"] == audit(HELD[:3], TRAIN, HELD, PIXELS, rate=0.01).thresholds["pixels"]
-    assert audit(HELD[:3], TRAIN, HELD[:9], PIXELS, rate=0.01).rate == pytest.approx(0.1)
+    assert two.thresholds["pixels"] == judged(HELD[:3]).thresholds["pixels"]
+    assert judged(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)
 
 
 def test_either_embedding_flags() -> None:
-    blind = {"blind": lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x)))}
-    found = audit(TRAIN[:5], TRAIN, HELD, {**blind, **PIXELS})
+    blind = Embedding(lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x))))
+    found = judged(TRAIN[:5], blind=blind)
     assert found.flagged.all()
     assert found.closest(2)[0][1] == "pixels"
 
 
 def test_nearest_is_the_brute_force_one() -> None:
-    x, y = miniature(HELD[:20]).double(), miniature(TRAIN).double()
-    mirrored = miniature(HELD[:20].flip(-1)).double()
-    found = nearest(x, mirrored, y)
-    d = torch.stack([torch.cdist(x, y), torch.cdist(mirrored, y)])
-    side = d.min(dim=2).values.argmin(dim=0)
-    sorted_, order = d[side, torch.arange(20)].sort(dim=1)
+    seen, y = PIXELS.seen(HELD[:20]).double(), miniature(TRAIN).double()
+    found = nearest(seen, y)
+    d, view = torch.stack([torch.cdist(x, y) for x in seen]).min(dim=0)  # (20, 400)
+    sorted_, order = d.sort(dim=1)
     assert torch.equal(found.index, order[:, 0])
     torch.testing.assert_close(found.ratio, sorted_[:, 0] / sorted_[:, :50].mean(dim=1))
-    assert torch.equal(found.flipped, side == 1)
+    assert torch.equal(found.view, view[torch.arange(20), order[:, 0]])
+    assert len(found.view.unique()) > 5
 
 
 def test_the_interval_is_clopper_and_pearsons() -> None:
     def of(k: int, n: int) -> tuple[float, float]:
-        return Audit(torch.arange(n) < k, {}, {}, 0.01).interval()
+        return Audit(torch.arange(n) < k, torch.zeros(n), {}, {}, 0.01, 0).interval()
 
     assert of(0, 50) == pytest.approx((0.0, 1 - 0.025 ** (1 / 50)))
     assert of(5, 50) == pytest.approx((beta.ppf(0.025, 5, 46), beta.ppf(0.975, 6, 45)))
@@ -105,4 +196,4 @@ def test_the_interval_is_clopper_and_pearsons() -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 2 and 1 at least"):
-        audit(HELD, TRAIN[:1], HELD, PIXELS)
+        judged(HELD, TRAIN[:1])
