@@ -61,7 +61,7 @@ def across(splits: Mapping[str, Split]) -> list[Pair]:
     return pairs
 
 
-def repeats(images: Tensor, known: Tensor, views: Sequence[View] = (itself, mirror)) -> Tensor:
+def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
     """Which of `images` (n, 3, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
     return _nearest(images, miniature(known), views)[0] < NEAR
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.data import Folder
-from diffusion.data.duplicates import Pair, across
+from diffusion.data.duplicates import Pair, across, itself, mirror, repeats
 from diffusion.data.module import Split
 
 
@@ -33,6 +33,14 @@ def test_near_duplicates_are_found_mirrored_too_and_named() -> None:
         Pair("val3", "val", "train4", "train"),
         Pair("val580", "val", "train1050", "train"),
     ]
+
+
+def test_what_repeats_in_any_of_the_views_does() -> None:
+    known = noise(1100, 0)
+    images = torch.cat([noise(600, 1), known[[1050]], known[[4]].flip(-1), (known[[7]] // 2)])
+    assert repeats(images, known, (itself, mirror)).nonzero().flatten().tolist() == [600, 601]
+    assert repeats(images, known, (mirror,)).nonzero().flatten().tolist() == [601]
+    assert repeats(images[:0], known, (itself, mirror)).tolist() == []
 
 
 def test_a_folder_tells_and_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

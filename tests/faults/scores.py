@@ -9,6 +9,8 @@ from faults.fault import Fault
 DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
 SCORE = "metric/score.py"
+COPIES = "metric/copies.py"
+AUDIT = "training/audit.py"
 COMPARE = "report/compare.py"
 WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
@@ -21,8 +23,17 @@ ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_re
 PUBLISHED = "metric/test_features.py::test_inceptions_spatial_features_are_those_of_the_published_evaluator"
 SPATIAL = "metric/test_score.py::test_spatial_features_come_out_of_the_same_pass_and_equal_numpy"
 HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
+PLANTED = "metric/test_copies.py::test_planted_copies_of_photographs_are_flagged"
+CALIBRATES = "metric/test_copies.py::test_held_out_images_that_repeat_training_images_do_not_calibrate"
+FEW = "metric/test_copies.py::test_the_few_samples_that_repeat_training_images_are_told_apart"
+FIRST = "metric/test_copies.py::test_what_is_flagged_need_not_repeat_and_what_repeats_comes_first"
+NEAREST = "metric/test_copies.py::test_nearest_is_the_brute_force_one"
+MOVES = "metric/test_copies.py::test_a_view_moves_with_edges_replicated_then_mirrors"
+SHOWN = "training/test_audit.py::test_the_figure_shows_training_images_mirrored_where_the_sample_is"
+SAID = "training/test_audit.py::test_held_out_repeats_are_counted_and_said"
+ACCUSES = "training/test_audit.py::test_the_sentence_accuses_beyond_chance_and_where_samples_repeat"
+NONE_LEFT = "training/test_audit.py::test_an_unknown_distance_and_missing_held_out_images_are_one_line"
 KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
-ACQUITTED = "training/test_audit.py::test_the_sentence_accuses_only_beyond_chance"
 LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
 INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_refused_unless_asked_for_and_both_are_recorded"
 SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
@@ -33,15 +44,7 @@ TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
-COPIES = "metric/copies.py"
-COPIED = "metric/test_copies.py"
-
 FAULTS = [
-    Fault("audit: no shifts", COPIES, "(0, -1, 1), (0, -1, 1)))", "(0,), (0,)))", COPIED),
-    Fault("audit: no mirror images", COPIES, "product((False, True)", "product((False,)", COPIED),
-    Fault("audit: repeats calibrate", COPIES, ".ratio[honest]", ".ratio", COPIED),
-    Fault("audit: repeats are not told", COPIES, "repeated[flagged] = repeats(samples[flagged])", "pass", COPIED),
-    Fault("audit: repeats acquitted", "training/audit.py", "    if few:", "    if False:", ACQUITTED),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
@@ -56,9 +59,49 @@ FAULTS = [
     ),
     Fault("sFID: its floor is not divided", SCORE, "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
+    Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
+    Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
     Fault(
-        "audit: nothing is kept", "training/audit.py", "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT
+        "audit: no view is shifted", COPIES, "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"
     ),
+    Fault(
+        "audit: views are shifted along one side",
+        COPIES,
+        "(0, -1, 1), (0, -1, 1))",
+        "(0,), (0, -1, 1))",
+        f"{PLANTED}[rolled diagonally]",
+    ),
+    Fault(
+        "audit: shifted views are not mirrored",
+        COPIES,
+        "product((False, True)",
+        "product((False,)",
+        f"{PLANTED}[flipped and rolled diagonally]",
+    ),
+    Fault("audit: a shift wraps around", COPIES, "self.right).clamp(0, width - 1)", "self.right) % width", MOVES),
+    Fault(
+        "audit: views are compared without |f(v(x))|²", COPIES, " + v.square().sum(dim=1, keepdim=True)", "", NEAREST
+    ),
+    Fault("audit: no sample repeats", COPIES, "repeats(samples[flagged])", "False", FEW),
+    Fault("audit: whatever is flagged repeats", COPIES, "repeats(samples[flagged])", "True", FIRST),
+    Fault("audit: repeats are not shown first", COPIES, "(least - self.repeats.int())", "least", FIRST),
+    Fault(
+        "audit: repeats are not looked for in views",
+        AUDIT,
+        "train.images, SHIFTED))",
+        "train.images, SHIFTED[:1]))",
+        SAID,
+    ),
+    Fault("audit: what does not calibrate is not said", AUDIT, 'if out else ""', 'if False else ""', SAID),
+    Fault("audit: a few repeats are no sign", AUDIT, "    if few:", "    if False:", ACCUSES),
+    Fault(
+        "audit: nothing left to calibrate by is found late",
+        AUDIT,
+        "if all(repeats(",
+        "if False and all(repeats(",
+        NONE_LEFT,
+    ),
+    Fault("audit: the mirrored are shown unmirrored", AUDIT, "images[j].flip(-1) if flip", "images[j] if flip", SHOWN),
     Fault(
         "cache: a damaged file is believed",
         SCORE,
@@ -142,8 +185,8 @@ FAULTS = [
     Fault(
         "duplicates: mirror images are not seen",
         "data/duplicates.py",
-        "(small[second][rows], mirrored[rows])",
-        "(small[second][rows],)",
+        "small[first], (itself, mirror))",
+        "small[first], (itself,))",
         "data/test_duplicates.py",
     ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
