@@ -55,7 +55,11 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         check_kept(cfg, folder)
     write_record(folder, beginning())
     if not multirun:
-        return train(cfg, folder)
+        try:
+            return train(cfg, folder)
+        except (Exception, Interrupted) as error:
+            note_end(error, folder)
+            raise
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return isolated(folder)
 
@@ -151,10 +155,17 @@ def job(folder: Path) -> None:
         line = command.explain(error, "train")
         if line is None:
             traceback.print_exc()
-        reason = line or f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        record = read_record(folder)
-        write_record(folder, record | {"state": "failed", "reason": record.get("reason") or reason})
+        note_end(error, folder)
         sys.exit(command.status(error) if line else 1)
+
+
+def note_end(error: Exception | Interrupted, folder: Path) -> None:
+    """Record why a run ended, also where it came to no record of its own."""
+    record = read_record(folder)
+    told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    reason = (isinstance(error, Exception) and command.explain(error, "train")) or told
+    state = "interrupted" if isinstance(error, Interrupted) else "failed"
+    write_record(folder, record | {"state": state, "reason": record.get("reason") or reason})
 
 
 def _end_with(parent: int) -> None:

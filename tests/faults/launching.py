@@ -19,6 +19,10 @@ AGAIN = "training/test_sweep_again.py"
 TASKS = "training/test_slurm_tasks.py::test_the_first_process_alone_queues_the_job_again_on_sigusr1"
 STATES = "training/test_status.py::test_states"
 
+NEVER = "reliability/test_folders.py::test_a_run_that_ends_before_it_begins_says_why"
+FOLDERS = "reliability/test_folders.py::test_no_second_run_starts_beside_one_that_lives"
+FORGOTTEN = "reliability/test_storage.py::test_t2_a_forgotten_ckpt_overwrites_nothing"
+
 TOGETHER = """    with contextlib.suppress(Interrupted):
         yield
     stop(trainer)
@@ -32,5 +36,8 @@ FAULTS = [
     Fault("a validation within a step", RUN, "    validate_after_steps(trainer)\n", "", WHOLE_STEPS),
     Fault("one process alone breaks off sampling", SIGNALS, TOGETHER, TOGETHER.replace("stop(trainer)", ""), ALL_TOLD),
     Fault("ckpt=auto makes another job", SWEEP, 'in ("auto", "last")', "in ()", AGAIN),
+    Fault("a run that never began has no reason", SWEEP, "            note_end(error, folder)\n", "", NEVER),
+    Fault("two runs in one folder", SWEEP, "    check_free(folder)\n", "", FOLDERS),
+    Fault("a forgotten ckpt overwrites", SWEEP, "        check_kept(cfg, folder)\n", "        pass\n", FORGOTTEN),
     Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
 ]

@@ -87,3 +87,12 @@ def test_a_process_that_has_ended_unnoticed_is_gone():
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert process(child) is None
     os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("wrong", ["guard.action=foo", "data.batch_size=400"])
+def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wrong):
+    status, out, err = command("train", [*tiny, wrong, "hydra.run.dir=run"])
+    assert status == 2, out + err
+    said = record.read_record(tmp_path / "run")
+    assert said["state"] == "failed"
+    assert f"error: {said['reason']}" in err
