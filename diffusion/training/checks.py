@@ -9,7 +9,7 @@ from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.randomness import Streams
 from diffusion.report.words import first_line
-from diffusion.training import storage
+from diffusion.training import checkpoint, storage
 from diffusion.training.module import Diffusion
 
 
@@ -56,3 +56,19 @@ def check_recipe(module: Diffusion, data: ImageData) -> None:
         module.optimizer(list(module.parameters()))
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
+
+
+def check_resumed(module: Diffusion, path: Path) -> None:
+    """Refuse to go on from the checkpoint of another network."""
+    saved, own = (
+        {name: tuple(value.shape) for name, value in weights.items() if str(name).startswith("denoiser.network.")}
+        for weights in (checkpoint.read(path)["state_dict"], module.state_dict())
+    )
+    apart = [name for name in saved | own if saved.get(name) != own.get(name)]
+    if apart:
+        name = apart[0]
+        raise UserError(
+            f"ckpt={path}: it is of another network, in {len(apart)} of its weights; {name} is "
+            f"{saved.get(name, 'not there')}, and {own.get(name, 'not there')} in model; give the model it was trained "
+            f"with, or leave ckpt out to train another"
+        )

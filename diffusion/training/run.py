@@ -22,7 +22,7 @@ from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
-from diffusion.training.checks import check_device, check_folder, check_recipe, check_size
+from diffusion.training.checks import check_device, check_folder, check_recipe, check_resumed, check_size
 from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
 from diffusion.training.gap import OverfittingNotice, say_gap
@@ -73,6 +73,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
     check_recipe(module, data)
+    if resumed is not None:
+        check_resumed(module, resumed[0])
     if cfg.channels_last:
         module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.compile:

@@ -115,3 +115,15 @@ def test_evaluate_wants_one_thing_to_score(command):
     status, _, err = command("evaluate", [])
     assert status == 2
     assert "images=FOLDER" in error_line(err)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(command, tiny):
+    few = [*tiny, "trainer.max_steps=1", "samples.n=0"]
+    assert command("train", [*few, "hydra.run.dir=one"])[0] == 0
+    status, _, err = command(
+        "train", [*few, "hydra.run.dir=two", "model.channels=[8,24]", "ckpt=one/checkpoints/last.ckpt"]
+    )
+    assert status == 2
+    (line,) = err.splitlines()
+    for word in ("ckpt=one/checkpoints/last.ckpt: it is of another network", "denoiser.network.", "in model"):
+        assert word in line
