@@ -33,7 +33,7 @@ def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any
         offline=not online,
         settings=library.Settings(
             x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
-            silent=True,
+            silent=True, mode="online" if online else "offline",
         ),
         **settings,
     )  # fmt: skip
