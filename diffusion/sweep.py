@@ -55,11 +55,7 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         check_kept(cfg, folder)
     write_record(folder, beginning())
     if not multirun:
-        try:
-            return train(cfg, folder)
-        except (Exception, Interrupted) as error:
-            note_end(error, folder)
-            raise
+        return recorded(train, cfg, folder)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
     return isolated(folder)
 
@@ -157,6 +153,15 @@ def job(folder: Path) -> None:
             traceback.print_exc()
         note_end(error, folder)
         sys.exit(command.status(error) if line else 1)
+
+
+def recorded(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> Any:
+    """`train(cfg, folder)`, which, should it end otherwise, has its reason in the record."""
+    try:
+        return train(cfg, folder)
+    except (Exception, Interrupted) as error:
+        note_end(error, folder)
+        raise
 
 
 def note_end(error: Exception | Interrupted, folder: Path) -> None:

@@ -76,7 +76,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         """A job of a sweep in this process, which has imported torch already."""
         from diffusion.training.run import train
 
-        return train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
+        return sweep.recorded(train, OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sweep, "isolated", here)
 

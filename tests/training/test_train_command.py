@@ -152,7 +152,7 @@ def test_a_failing_job_loses_no_other(command, tiny, tmp_path):
     (sweep,) = (tmp_path / "outputs/bad").glob("sweep-*")
     table = (sweep / "table.csv").read_text()
     assert "0,complete" in table
-    assert "1,not started" in table
+    assert "1,failed" in table
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion"])
