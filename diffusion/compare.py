@@ -14,9 +14,9 @@ Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
   python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together
 
 Only settings that differ are shown; runs that differ in their seed alone are one row, and of several runs of one seed
-the newest counts. The best is marked only among
-scores of one protocol: where the protocols differ the comparison is refused, naming what differs, unless --mixed.
-Writes compare.md, compare.csv and compare.png. Nothing is trained or sampled.
+the newest counts. The best is marked only among scores of one protocol: where the protocols differ the comparison is
+refused, naming what differs, unless --mixed. Nothing is trained or sampled.
+Writes compare.md, compare.csv and compare.png.
 """
 
 

@@ -139,10 +139,11 @@ def process(pid: int) -> str | None:
 
 
 def last_score(run: Run) -> str:
-    """`fd_lite0 123.4` of the last samples that were scored, else `val/mse 0.0412`."""
-    scored = [record for record in run.scores if record.get("what") == "samples"]
+    """`fd_lite0 123.4` of the last samples that were scored (the audit's `copies` is none), else `val/mse 0.0412`."""
+    scored = [record for record in run.scores if record.get("what") == "samples" and record.get("metric") != "copies"]
     if scored:
-        return f"{scored[-1].get('metric')} {float(scored[-1].get('value') or 'nan'):.4g}"
+        metric, value = scored[-1].get("metric"), scored[-1].get("value")
+        return f"{metric} {float('nan' if value is None else value):.4g}"
     series = run.metrics.get("val/mse")
     return f"val/mse {series.value[-1]:.4g}" if series else ""
 

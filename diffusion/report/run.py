@@ -54,7 +54,8 @@ CAPTIONS = {
     "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
     "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
     "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images less that on training images, "
-    "at the same times and noises, with 95% intervals. Above zero the network knows its training images.",
+    "at the same times and noises, with 95% intervals. Where it rises the network learns its training images by heart; "
+    "its level also tells which of the two sets is harder.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
     "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2).",

@@ -90,8 +90,8 @@ def find(ckpt: str, folder: Path) -> Path | None:
 
     A path is taken as it is, and so is `last`: last.ckpt of this run folder, else of the newest of its neighbours.
     `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour that is not complete;
-    it prints which it skipped, and why. A neighbour that is running is left alone. None, for a fresh
-    start, only where `auto` finds no checkpoint at all. The jobs of a sweep are no neighbours: their recipes differ.
+    it prints which it skipped, and why. A neighbour that is running is left alone. None, for a fresh start, only where
+    `auto` finds no checkpoint at all. The jobs of a sweep are no neighbours: their recipes differ.
 
     Raises UserError when there is none, or with `auto` none that can be read: training never begins anew in silence.
     """

@@ -266,7 +266,7 @@ FAULTS = [
         GUARD,
         "FACTOR * percentile_90(self.usual)",
         "FACTOR * statistics.median(self.usual)",
-        "reliability/test_guard.py::test_t6_no_false_alarm_in_1000_clean_steps",
+        "reliability/test_guard.py::test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses",
     ),
     Fault("T7 a bomb is decoded", IMAGE, "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
     Fault(

@@ -157,7 +157,7 @@ def test_t6_a_resumed_guard_goes_on(command, tiny, monkeypatch):
     assert "the loss jumped" not in out
 
 
-def test_t6_no_false_alarm_in_1000_clean_steps(figure):
+def test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses(figure):
     """Losses of the demo's kind: of images at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
     generator = torch.Generator().manual_seed(0)
     guard = Guard()
@@ -167,4 +167,7 @@ def test_t6_no_false_alarm_in_1000_clean_steps(figure):
         noise = torch.randn(8, generator=generator).mul(0.2).exp()
         guard.judge(float((scale * noise).mean()), Seen(torch.zeros(3), step, []))
     assert not guard.told
-    figure("clean steps", f"1000, 0 false alarms of the spike detector (above {FACTOR} × the 90th percentile)")
+    figure(
+        "losses along a made-up clean curve",
+        f"1000, 0 false alarms of the spike detector (above {FACTOR} × the 90th percentile)",
+    )

@@ -48,6 +48,18 @@ def test_states(tmp_path, info, silence, expected):
     assert status.state(folder, info) == expected
 
 
+@pytest.mark.parametrize(("value", "said"), [(12.5, "kid 12.5"), (0.0, "kid 0"), (None, "kid nan")])
+def test_the_last_score_is_of_samples_and_not_the_audits(tmp_path, value, said):
+    records = [
+        {"metric": "fd", "value": 3.0, "what": "samples"},
+        {"metric": "kid", "value": value, "what": "samples"},
+        {"metric": "kid", "value": 9.0, "what": "noise"},
+        {"metric": "copies", "value": 0.0, "what": "samples"},
+    ]
+    (tmp_path / "scores.json").write_text(json.dumps(records))
+    assert status.last_score(status.Run(tmp_path)) == said
+
+
 def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(status.console, "_width", 200)
     for name, more in {"a": ["samples.n=0"], "b": ["samples.n=0", "score.n=8", "features=lite0"]}.items():

@@ -186,7 +186,8 @@ SECRET = "canary-3f9a71"
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
 def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, monkeypatch, logger):
     monkeypatch.setenv("MY_PASSWORD", SECRET)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for told in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(told, raising=False)
     overrides = [f"logger={logger}", "samples.every_n_epochs=1", "samples.n=2", f"name={logger}"]
     for _ in range(2):
         status, out, err = command("train", [*tiny, *overrides, "trainer.max_steps=6", f"hydra.run.dir=run{_}"])
