@@ -423,13 +423,13 @@ FAULTS = [
     Fault(
         "T9 an error is not recorded",
         SWEEP,
-        'write_record(folder, record | {"state": "failed"',
-        'print(record | {"state": "failed"',
+        'write_record(folder, record | {"state": state',
+        'print(record | {"state": state',
         BEGAN,
     ),
     Fault(
         "T9 the environment is kept",
-        "training/callbacks.py",
+        "record.py",
         '"host": platform.node(),',
         '"host": str(dict(os.environ)),',
         DEATHS,
