@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
 
 EPS = 1e-6  # of every group norm, as in DDPM
@@ -47,7 +48,7 @@ class Block(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(features, c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, EPS)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, groups, head_dim) if head_dim else nn.Identity()

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from diffusion.data import Batch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
+from diffusion.model.dropout import examples
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
@@ -42,6 +43,7 @@ class Diffusion(pl.LightningModule):
 
     Times and noise of a training example are functions of (seed, epoch, its index in the split): an example is seen
     once an epoch, so its draw depends neither on the batch it is in, nor on the number of devices, nor on a restart.
+    Its dropout is a function of (seed, step, index), if the network drops out by `diffusion.model.dropout`.
 
     Args:
         network: (x, label) -> prediction.
@@ -84,9 +86,9 @@ class Diffusion(pl.LightningModule):
         return self.denoiser(x_t, t)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what no stream counts, such as dropout, by where the run stands."""
+        """Seed what no stream counts by the step: alike on all devices and in all its batches, see `model.dropout`."""
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.trainer.global_step  # see `optimizer_step`
-        seed = seed_for(self.seed, "dropout", self.current_epoch, batch_idx, self.global_rank)
+        seed = seed_for(self.seed, "dropout", self.trainer.global_step)
         # Not torch.manual_seed, which on a machine without a GPU formats the whole call stack for later, every time.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -95,7 +97,8 @@ class Diffusion(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         x0 = self.images(batch)
-        losses = self.objective(self.denoiser, x0, self.streams(batch, batch_idx))
+        with examples(batch.index.to(self.device, non_blocking=True)):
+            losses = self.objective(self.denoiser, x0, self.streams(batch, batch_idx))
         self.objective.update(self.everywhere(losses["t"]), self.everywhere(losses["term"]))
         loss = losses["loss"].mean()
         self.log("train/loss", self.everywhere(losses["loss"]).mean(), on_step=True, on_epoch=False, batch_size=len(x0))

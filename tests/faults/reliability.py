@@ -479,6 +479,27 @@ FAULTS = [
         "if False:",
         REFUSED,
     ),
+    Fault(
+        "T10 dropout by the place in the batch",
+        MODULE,
+        "with examples(batch.index.to(self.device, non_blocking=True)):",
+        "if True:",
+        AS_ONE,
+    ),
+    Fault(
+        "T10 dropout by the device",
+        MODULE,
+        'seed_for(self.seed, "dropout", self.trainer.global_step)',
+        'seed_for(self.seed, "dropout", self.trainer.global_step, self.global_rank)',
+        AS_ONE,
+    ),
+    Fault(
+        "T10 dropout by the batch of an accumulation",
+        MODULE,
+        'seed_for(self.seed, "dropout", self.trainer.global_step)',
+        'seed_for(self.seed, "dropout", self.trainer.global_step, batch_idx)',
+        AS_ONE,
+    ),
     Fault("T10 all devices see the same images", LOADER, "[self.first :, self.rank]", "[self.first :, 0]", AS_ONE),
     Fault(
         "T10 the global batch is cut otherwise",

@@ -30,6 +30,14 @@ LAYOUTS = {  # a global batch of 8, otherwise divided
     "two": ["data.batch_size=4", "trainer.devices=2"],
     "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
 }
+COMMON = (
+    "trainer.max_steps=10",
+    "trainer.max_epochs=4",
+    "trainer.precision=64-true",
+    "ema.decay=0.9",
+    "model.dropout=0.2",
+    "data.flip=true",
+)
 
 
 def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], Metrics]:
@@ -48,7 +56,7 @@ def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, T
 
 
 def test_two_processes_train_as_one(tiny, tmp_path, figure):
-    common = [*tiny, "trainer.max_steps=10", "trainer.max_epochs=4", "trainer.precision=64-true", "ema.decay=0.9"]
+    common = [*tiny, *COMMON]
     common += ["data.val=7"]  # which two can't share equally
     runs = {name: states(tmp_path, name, [*common, *layout]) for name, layout in LAYOUTS.items()}
     whole, log = runs.pop("one")
@@ -65,7 +73,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, figure):
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tiny, tmp_path, figure, capfd):
-    common = [*tiny, "trainer.max_steps=10", "trainer.max_epochs=4", "trainer.precision=64-true", "ema.decay=0.9"]
+    common = [*tiny, *COMMON]
     common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps an epoch: 4 is within the second
     worst = 0.0
     for first, then in (("one", "two"), ("two", "one")):

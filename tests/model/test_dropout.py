@@ -1,0 +1,100 @@
+"""Dropout of an example is its own: of the right share, independent of others', the same in any batch."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffusion.model.dropout import Dropout, examples
+from diffusion.model.unet import UNet
+
+
+def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50), seed: int = 0) -> Tensor:
+    """Which elements the examples lose."""
+    torch.manual_seed(seed)
+    with examples(index):
+        return Dropout(p)(torch.ones(len(index), *shape)) == 0
+
+
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
+def test_as_many_are_dropped_and_the_others_make_up_for_it(p):
+    torch.manual_seed(0)
+    x = torch.ones(50, 4, 40, 50)
+    with examples(torch.arange(50)):
+        y = Dropout(p)(x)
+    error = (p * (1 - p) / x.numel()) ** 0.5
+    assert float((y == 0).double().mean()) == pytest.approx(p, abs=4 * error)
+    assert y[y != 0].unique().tolist() == pytest.approx([1 / (1 - p)])
+
+
+@pytest.mark.parametrize("other", [1, 2, 3, 64, 1000, 4096])
+def test_any_two_examples_are_independent(other):
+    a, b = dropped(torch.tensor([7, 7 + other]), shape=(1_000_000,))
+    assert float((a & b).double().mean()) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
+
+
+def test_the_elements_of_one_example_are_independent():
+    mask = dropped(torch.tensor([123_456]), shape=(1_000_001,))[0]
+    for lag in (1, 2, 64, 4096):
+        both = (mask[lag:] & mask[:-lag]).double().mean()
+        assert float(both) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
+
+
+def test_a_mean_over_the_batch_varies_as_with_masks_independent_altogether():
+    counts = dropped(torch.arange(32), shape=(100_000,)).sum(dim=0).double()
+    assert float(counts.var()) == pytest.approx(32 * 0.2 * 0.8, rel=0.03)
+
+
+def test_it_is_the_same_in_any_batch_and_order():
+    index = torch.tensor([5, 900, 3, 8, 70_000, 1])
+    whole = dropped(index)
+    parts = [dropped(index[:4]), dropped(index[4:])]
+    assert torch.equal(whole, torch.cat(parts))
+    assert torch.equal(whole.flip(0), dropped(index.flip(0)))
+    assert len({mask.numpy().tobytes() for mask in whole}) == 6
+    assert not torch.equal(whole, dropped(index, seed=1))
+
+
+def test_alone_and_in_evaluation_it_is_torchs():
+    x, layer = torch.randn(6, 3, 4, 4), Dropout(0.3)
+    torch.manual_seed(1)
+    mine = layer(x)
+    torch.manual_seed(1)
+    assert torch.equal(mine, nn.Dropout(0.3)(x))
+    with examples(torch.arange(6)):
+        assert torch.equal(layer.eval()(x), x)
+        assert torch.equal(Dropout(1.0)(x), torch.zeros_like(x))
+        assert torch.equal(Dropout(0.0)(x), x)
+    assert not layer.state_dict()
+
+
+def test_layouts_and_types_keep_theirs():
+    x = torch.randn(3, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        with examples(torch.arange(3)):
+            y = Dropout(0.5)(x.to(dtype))
+        assert y.dtype == dtype
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiled_it_goes_through_in_one_graph_for_any_examples():
+    network = UNet(channels=(8,), attention=(False,), groups=4, dropout=0.5).train()
+    nn.init.normal_(network.out.weight)
+    for block in network.modules():
+        if hasattr(block, "conv2"):
+            nn.init.normal_(block.conv2.weight)
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(network, backend=backend, fullgraph=True)
+    x, label = torch.randn(4, 3, 8, 8), torch.ones(4)
+    for index in (torch.arange(4), torch.arange(4) + 9):
+        torch.manual_seed(0)
+        with examples(index):
+            mine = compiled(x, label)
+        torch.manual_seed(0)
+        with examples(index):
+            torch.testing.assert_close(mine, network(x, label))
+    assert len(graphs) == 1
