@@ -129,7 +129,7 @@ ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint witho
 
 
 def test_every_saved_item_is_needed(tiny, tmp_path, figure):
-    overrides = [*tiny, *RECIPE]
+    overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # whose times know the batch's number
     assert train(tmp_path / "whole", overrides)
     trace, state = outcome(tmp_path / "whole")
     for item, remove in ITEMS.items():
