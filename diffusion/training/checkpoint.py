@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,19 +33,19 @@ class Restored:
     sha256: str  # of the file, 16 digits
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     """The contents of a checkpoint of diffusion.train: tensors and primitives, never code.
 
-    Raises UserError for a file that is missing, damaged, or not ours.
+    Raises UserError for a file that is missing, damaged, or not ours; and if asked, for one without our checksum.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(
             f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
         )
     if path.suffix == exchange.SUFFIX:
         raise UserError(f"ckpt={path}: an exported model holds no state of the training; go on from a checkpoint")
     try:
-        contents = storage.load(path)
+        contents = storage.load(path, sealed)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
     if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
@@ -89,9 +90,9 @@ def find(ckpt: str, folder: Path) -> Path | None:
     """The file that `ckpt` names.
 
     A path is taken as it is, and so is `last`: last.ckpt of this run folder, else of the newest of its neighbours.
-    `auto` is the newest checkpoint that can be read, of this folder, else of the newest neighbour that is not complete;
-    it prints which it skipped, and why. A neighbour that is running is left alone. None, for a fresh start, only where
-    `auto` finds no checkpoint at all. The jobs of a sweep are no neighbours: their recipes differ.
+    `auto` is the newest checkpoint that is sure to be whole, of this folder, else of the newest neighbour that is not
+    complete; it prints which it skipped, and why. A neighbour that is running is left alone. None, for a fresh start,
+    only where `auto` finds no checkpoint at all. The jobs of a sweep are no neighbours: their recipes differ.
 
     Raises UserError when there is none, or with `auto` none that can be read: training never begins anew in silence.
     """
@@ -109,7 +110,7 @@ def find(ckpt: str, folder: Path) -> Path | None:
         return found / "checkpoints" / "last.ckpt"
     for path in storage.newest_first(found / "checkpoints"):
         try:
-            read(path)
+            read(path, sealed=True)
         except UserError as error:
             console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
         else:

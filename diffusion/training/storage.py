@@ -19,6 +19,8 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
+from diffusion.errors import UserError
+
 END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, of which the last two are the comment's length
 RECORD = 22
 LABEL = b"sha256:"
@@ -51,9 +53,9 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
         sealed.close()
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged."""
-    verify(path)
+def load(path: Path, sealed: bool = False) -> dict[str, Any]:
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged, as `verify` does."""
+    verify(path, sealed)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -64,8 +66,12 @@ def load(path: Path) -> dict[str, Any]:
     return contents
 
 
-def verify(path: Path) -> None:
-    """Raise Damaged unless the file is whole. One that torch wrote by itself, without a comment, has no checksum."""
+def verify(path: Path, sealed: bool = False) -> None:
+    """Raise Damaged unless the file is whole.
+
+    One that torch wrote by itself, or another program, has no checksum by which to tell: it passes, unless it must be
+    `sealed`. (Damage does not unseal one of ours: its last record says that a comment follows.)
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -75,6 +81,8 @@ def verify(path: Path) -> None:
             tail = file.read()
             record, comment = tail[-RECORD - COMMENT : -COMMENT], tail[-COMMENT:]
             if tail[-RECORD:].startswith(END) and tail.endswith(b"\0\0"):
+                if sealed:
+                    raise Damaged("it has no checksum, so it may be damaged")
                 return
             length = COMMENT.to_bytes(2, "little")
             if not (record.startswith(END) and record.endswith(length) and comment.startswith(LABEL)):
@@ -266,8 +274,11 @@ class Storage(CheckpointIO):
         save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """See `load`."""
-        return load(Path(path))
+        """See `load`. Raises UserError: the run looked at the file before."""
+        try:
+            return load(Path(path))
+        except Damaged as error:
+            raise UserError(f"ckpt={path}: {error}, since the run began; name another, or ckpt=auto") from error
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the file."""

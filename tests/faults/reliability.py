@@ -25,6 +25,8 @@ KILL = "reliability/test_storage.py::test_t1_kill_9"
 ORDER = "reliability/test_storage.py::test_t1_the_order_of_calls"
 DAMAGE = "reliability/test_storage.py::test_t2_damage"
 AGE = "reliability/test_storage.py::test_t2_age_is_counted_in_steps"
+UNSEALED = "reliability/test_storage.py::test_t2_one_without_a_checksum_is_read_by_name_alone"
+BEGUN = "reliability/test_storage.py::test_t2_damage_after_the_run_began"
 COMMAND_LINE = "reliability/test_storage.py::test_t2_from_the_command_line"
 FAILED_SAVE = "reliability/test_storage.py::test_t3_a_failed_save_raises_and_leaves_the_old_file"
 FULL_DISK = "reliability/test_storage.py::test_t3_a_full_disk_is_refused_before_the_first_batch"
@@ -115,6 +117,20 @@ FAULTS = [
     Fault("T3 a failed save is swallowed", STORAGE, FORGET, FORGET.replace("raise", "return"), FAILED_SAVE),
     Fault("T3 a failed save leaves its file", STORAGE, FORGET, "        raise\n", FAILED_SAVE),
     Fault("T3 torch covers the reason", STORAGE, "raise sealed.error or error from error", "raise", FAILED_SAVE),
+    Fault(
+        "T2 a file without a checksum counts as whole",
+        STORAGE,
+        "                if sealed:\n",
+        "                if False:\n",
+        UNSEALED,
+    ),
+    Fault(
+        "T2 damage after the run began",
+        STORAGE,
+        "        except Damaged as error:\n            raise UserError",
+        "        except EOFError as error:\n            raise UserError",
+        BEGUN,
+    ),
     Fault(
         "T2 age by the clock",
         STORAGE,

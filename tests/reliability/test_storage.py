@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from diffusion.errors import UserError
 from diffusion.paths import conf_dir
 from diffusion.training import checkpoint, storage
+from diffusion.training import run as run_of
 from diffusion.training.run import train
 from diffusion.training.saving import COPIES, Checkpoints
 
@@ -221,6 +222,15 @@ def test_t2_damage(tmp_path, capfd, figure):
         with pytest.raises(UserError, match=newest.name):
             checkpoint.read(newest)
         found += 1
+    put(newest, None)
+    newest.rmdir()
+    newest.symlink_to("nothing")
+    capfd.readouterr()
+    assert checkpoint.find("auto", tmp_path / "run") == storage.numbered(folder, 2)
+    assert (
+        f"skipped {newest}: not a readable checkpoint: it cannot be read (No such file"
+        in capfd.readouterr().out.replace("\n", "")
+    )
     put(newest, good)
     storage.link(newest, folder / "last.ckpt")
     put(folder / "last.ckpt", good[:-1])
@@ -231,6 +241,32 @@ def test_t2_damage(tmp_path, capfd, figure):
     with pytest.raises(UserError, match="ckpt=null starts afresh"):
         checkpoint.find("auto", tmp_path / "run")
     figure("damaged checkpoints", f"{found}, {found} found out and named, the one before used")
+
+
+def test_t2_one_without_a_checksum_is_read_by_name_alone(tmp_path, capfd):
+    """As torch, or somebody else's program, writes it: whether it is whole is not known."""
+    folder = tmp_path / "checkpoints"
+    storage.save(contents(1), storage.numbered(folder, 1))
+    torch.save(contents(2), storage.numbered(folder, 2))
+    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 1)
+    assert "it has no checksum" in capfd.readouterr().out.replace("\n", " ")
+    assert checkpoint.read(storage.numbered(folder, 2))["global_step"] == 2
+
+
+def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
+    """Between the first look at a checkpoint and Lightning's."""
+    assert command("train", [*tiny, "hydra.run.dir=run"])[0] == 0
+    found = run_of.find_resumed
+
+    def damaging(ckpt, folder):
+        resumed = found(ckpt, folder)
+        put(resumed[0], resumed[0].read_bytes()[:-1])
+        return resumed
+
+    monkeypatch.setattr(run_of, "find_resumed", damaging)
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run", "ckpt=last", "trainer.max_epochs=3"])
+    assert status == 2, out + err
+    assert "last.ckpt: its end is missing" in err.splitlines()[-1]
 
 
 def checkpoints_at(folder: Path, step: int, keep: int = 2) -> Checkpoints:
