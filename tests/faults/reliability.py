@@ -30,6 +30,7 @@ BEGUN = "reliability/test_storage.py::test_t2_damage_after_the_run_began"
 COMMAND_LINE = "reliability/test_storage.py::test_t2_from_the_command_line"
 FAILED_SAVE = "reliability/test_storage.py::test_t3_a_failed_save_raises_and_leaves_the_old_file"
 FULL_DISK = "reliability/test_storage.py::test_t3_a_full_disk_is_refused_before_the_first_batch"
+EFBIG = "reliability/test_storage.py::test_t3_the_operating_systems_own_refusal_is_what_is_raised"
 FULL = "reliability/test_storage.py::test_t3_a_run_on_a_full_disk_ends_with_an_error"
 ROOM = "reliability/test_storage.py::test_t3_what_is_there_makes_room"
 READ_ONLY = "reliability/test_storage.py::test_t3_a_read_only_folder_is_refused_before_the_first_batch"
@@ -116,6 +117,8 @@ FAULTS = [
     ),
     Fault("T3 a failed save is swallowed", STORAGE, FORGET, FORGET.replace("raise", "return"), FAILED_SAVE),
     Fault("T3 a failed save leaves its file", STORAGE, FORGET, "        raise\n", FAILED_SAVE),
+    Fault("T3 the reason is not kept", STORAGE, "            self.error = error\n", "", FAILED_SAVE),
+    Fault("T3 torch covers the system's reason", STORAGE, "            self.error = error\n", "", EFBIG),
     Fault("T3 torch covers the reason", STORAGE, "raise sealed.error or error from error", "raise", FAILED_SAVE),
     Fault(
         "T2 a file without a checksum counts as whole",

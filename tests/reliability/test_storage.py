@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import FORK
 from hydra import compose, initialize_config_dir
 
 from diffusion.errors import UserError
@@ -103,7 +105,7 @@ def child(folder: Path, pipe: int, point: str | None, tmpdir: Path | None, first
 
 @pytest.fixture
 def other_disk(tmp_path):
-    """A folder on another file system than tmp_path, where there is one."""
+    """A folder on another file system than tmp_path; where there is none, on the same one, which the figure says."""
     candidates = [Path("/dev/shm"), Path("/run"), Path("/var/tmp")]
     found = next((c for c in candidates if c.is_dir() and os.access(c, os.W_OK)
                   and c.stat().st_dev != tmp_path.stat().st_dev), None)  # fmt: skip
@@ -154,7 +156,9 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
         assert len(names) <= 3
     assert leftovers > 20  # else the kills did not fall within a save
     assert unreadable == 0
-    figure("kill −9 while saving", f"200 kills, {unreadable} unreadable checkpoints")
+    other = other_disk.stat().st_dev != tmp_path.stat().st_dev
+    where = "for half on another file system" if other else "on the same file system: THERE IS NO OTHER HERE"
+    figure("kill −9 while saving", f"200 kills, {unreadable} unreadable checkpoints ($TMPDIR {where})")
 
 
 def test_t1_the_order_of_calls(tmp_path, monkeypatch):
@@ -354,6 +358,26 @@ def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
     assert status == 0, out + err
 
 
+class Failing:
+    """A file of which the n-th write fails."""
+
+    def __init__(self, file, fail, left):
+        self.file, self.fail, self.left = file, fail, left
+
+    def write(self, block):
+        self.left -= 1
+        return self.fail() if self.left == 0 else self.file.write(block)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
 FAILURES = [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EXDEV]
 
 
@@ -367,22 +391,15 @@ def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, 
     def fail(*args, **kwargs):
         raise OSError(number, os.strerror(number))
 
-    if call == "open":
-        opened = Path.open
-        monkeypatch.setattr(
-            Path, "open", lambda self, mode="r", **k: fail() if "w" in mode else opened(self, mode, **k)
-        )
-    elif call.startswith("write"):
-        put, left = storage.Sealed.put, [8 if "late" in call else 1]
+    opened = Path.open
 
-        def failing(self, block):
-            left[0] -= 1
-            if left[0] < 0:
-                self.error = OSError(number, os.strerror(number))
-                raise self.error
-            put(self, block)
+    def failing(self, mode="r", **how):
+        if "w" not in mode:
+            return opened(self, mode, **how)
+        return fail() if call == "open" else Failing(opened(self, mode, **how), fail, 9 if "late" in call else 2)
 
-        monkeypatch.setattr(storage.Sealed, "put", failing)
+    if call == "open" or call.startswith("write"):
+        monkeypatch.setattr(Path, "open", failing)
     else:
         monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
@@ -392,6 +409,42 @@ def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, 
     assert path.read_bytes() == old
     assert whole(path) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def limited(path: Path) -> None:
+    """Exit with the number of the operating system's refusal to write a greater file."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    try:
+        storage.save(contents(2), path)
+    except OSError as error:
+        sys.exit(error.errno)
+
+
+def test_t3_the_operating_systems_own_refusal_is_what_is_raised(tmp_path):
+    """Not injected: torch, whose writer is C++, makes a RuntimeError of it."""
+    storage.save(contents(1), path := tmp_path / "a.ckpt")
+    process = FORK.Process(target=limited, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == errno.EFBIG
+    assert whole(path) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_t3_a_disk_that_is_full_at_the_best_checkpoint(command, tiny, tmp_path, monkeypatch):
+    """Where there are no hard links, best.ckpt is a copy."""
+    link = storage.link
+
+    def full(source, path):
+        if path.name == "best.ckpt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, path)
+
+    monkeypatch.setattr(storage, "link", full)
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
+    assert status == 2, out + err
+    assert "No space left on device; those before it are whole" in err.splitlines()[-1]
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
 
 
 def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkeypatch):
