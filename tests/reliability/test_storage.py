@@ -258,16 +258,16 @@ def test_t2_one_without_a_checksum_is_read_by_name_alone(tmp_path, capfd):
 
 
 def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
-    """Between the first look at a checkpoint and Lightning's."""
+    """Between our look at a checkpoint and Lightning's."""
     assert command("train", [*tiny, "hydra.run.dir=run"])[0] == 0
-    found = run_of.find_resumed
+    made = run_of.make_trainer
 
-    def damaging(ckpt, folder):
-        resumed = found(ckpt, folder)
-        put(resumed[0], resumed[0].read_bytes()[:-1])
-        return resumed
+    def damaging(*arguments):
+        last = tmp_path / "run/checkpoints/last.ckpt"
+        put(last, last.read_bytes()[:-1])
+        return made(*arguments)
 
-    monkeypatch.setattr(run_of, "find_resumed", damaging)
+    monkeypatch.setattr(run_of, "make_trainer", damaging)
     status, out, err = command("train", [*tiny, "hydra.run.dir=run", "ckpt=last", "trainer.max_epochs=3"])
     assert status == 2, out + err
     assert "last.ckpt: its end is missing" in err.splitlines()[-1]
