@@ -121,6 +121,13 @@ FAULTS = [
     Fault("T3 torch covers the system's reason", STORAGE, "            self.error = error\n", "", EFBIG),
     Fault("T3 torch covers the reason", STORAGE, "raise sealed.error or error from error", "raise", FAILED_SAVE),
     Fault(
+        "T6 settings are refused late",
+        "training/run.py",
+        "    check_settings(cfg, folder)\n",
+        "",
+        "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read",
+    ),
+    Fault(
         "T2 a file without a checksum counts as whole",
         STORAGE,
         "                if sealed:\n",
@@ -257,6 +264,13 @@ FAULTS = [
         '("gradient", gradient), ("weights", weights))',
         '("gradient", gradient))',
         FINITE % "ema-2-nan",
+    ),
+    Fault(
+        "T6 raw weights not looked at",
+        GUARD,
+        "self.weights = next(averages, [p.detach() for p in self.parameters])",
+        "self.weights = next(averages, [torch.zeros(1)])",
+        "reliability/test_guard.py::test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_average[none]",
     ),
     Fault("T6 files not named", GUARD, 'return ", ".join(names[:NAMED]) + more', "return more", FINITE % "loss-0-nan"),
     Fault("T6 exit status 2", "errors.py", "    status = 3", "    status = 2", FINITE % "loss-0-nan"),

@@ -10,7 +10,7 @@ import torch
 
 from diffusion.training import storage
 from diffusion.training.ema import EMA
-from diffusion.training.guard import FACTOR, Guard, Seen
+from diffusion.training.guard import FACTOR, WINDOW, Guard, Seen
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
@@ -97,6 +97,25 @@ def test_t6_a_number_that_is_not_finite_stops_the_run(
 stopped: set[tuple[str, int, float]] = set()
 
 
+@pytest.mark.parametrize("ema", ["none", "warm"])
+def test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_average(
+    command, tiny, tmp_path, monkeypatch, ema
+):
+    """After an optimizer's step, whose loss and gradient were finite."""
+    note = Diffusion.note_step
+
+    def noted(self, optimizer, *arguments):
+        note(self, optimizer, *arguments)
+        if self.global_step == BAD - 1:
+            list(self.parameters())[-1].data.view(-1)[-1] = math.nan
+
+    monkeypatch.setattr(Diffusion, "note_step", noted)
+    status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run", f"ema={ema}"])
+    assert status == 3, out + err
+    assert err.splitlines()[-1].startswith(f"error: step {BAD}: the weights became nan")
+    assert finite(tmp_path / "run/checkpoints")
+
+
 def test_t6_nothing_is_saved_before_it_is_looked_at(command, tiny, tmp_path, monkeypatch):
     """Also where numbers are read a step later, as on an accelerator."""
     end = Guard.on_train_batch_end
@@ -171,3 +190,18 @@ def test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses(figure):
         "losses along a made-up clean curve",
         f"1000, 0 false alarms of the spike detector (above {FACTOR} × the 90th percentile)",
     )
+
+
+def test_t6_no_false_alarm_in_a_training_of_1000_steps(command, tiny, tmp_path, figure):
+    """Of batches of four, whose losses scatter far, from a fresh network until it denoises."""
+    overrides = ["model.channels=[8]", "model.attention=[false]", "trainer.max_steps=1000", "trainer.max_epochs=200"]
+    seldom = ["trainer.check_val_every_n_epoch=200", "trainer.log_every_n_steps=50", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *overrides, *seldom, "optimizer.lr=0.003"])
+    assert status == 0, out + err
+    assert "jumped" not in out
+    state = storage.load(tmp_path / "run/checkpoints/last.ckpt")
+    assert state["global_step"] == 1000
+    guard = state["callbacks"]["Guard"]
+    assert (guard["told"], guard["high"], len(guard["usual"])) == (False, 0, WINDOW)
+    assert sorted(guard["usual"])[WINDOW // 2] < 0.5  # it learned: losses begin at 1
+    figure("clean steps of a real training", f"1000, 0 false alarms (last losses up to {max(guard['usual']):.2f})")
