@@ -10,7 +10,9 @@ from diffusion.errors import UserError
 from diffusion.randomness import Streams
 from diffusion.report.words import first_line
 from diffusion.training import checkpoint, storage
+from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
+from diffusion.training.saving import Checkpoints
 
 
 def check_device(trainer: DictConfig) -> None:
@@ -32,6 +34,12 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"cannot write in {folder}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
         ) from error
+
+
+def check_settings(cfg: DictConfig, folder: Path) -> None:
+    """Refuse what the guard and the checkpoints do not know; they are made for the run when its images are there."""
+    Guard(**cfg.guard)
+    Checkpoints(folder, **cfg.checkpoint)
 
 
 def check_size(resolution: int, network: torch.nn.Module) -> None:

@@ -22,7 +22,14 @@ from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
-from diffusion.training.checks import check_device, check_folder, check_recipe, check_resumed, check_size
+from diffusion.training.checks import (
+    check_device,
+    check_folder,
+    check_recipe,
+    check_resumed,
+    check_settings,
+    check_size,
+)
 from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
 from diffusion.training.gap import OverfittingNotice, say_gap
@@ -48,6 +55,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     config = OmegaConf.to_yaml(cfg, resolve=True)
     check_device(cfg.trainer)
     check_folder(folder)
+    check_settings(cfg, folder)
     pl.seed_everything(cfg.seed, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
 
@@ -58,6 +66,8 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     sampler.grid(schedule, sampler.steps)  # raises where the table cannot give as many steps
     check_size(data.resolution, network)
     audit.check(cfg.score.audit)
+    objective, optimizer = make(cfg.objective, "objective"), make(cfg.optimizer, "optimizer")
+    lr_scheduler = make(cfg.lr_scheduler, "lr_scheduler")
     resumed = find_resumed(cfg.ckpt, folder)
     extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
     data.prepare_data()
@@ -68,8 +78,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         audit.check(cfg.score.audit, data)
 
     module = Diffusion(
-        network, schedule, prediction, make(cfg.objective, "objective"),
-        make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
+        network, schedule, prediction, objective, optimizer, lr_scheduler,
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
     check_recipe(module, data)

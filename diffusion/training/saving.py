@@ -25,9 +25,9 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, keep: int = 2, every_n_steps: int | None = None, resumed: Path | None = None):
-        if keep < 2:
+        if not (isinstance(keep, int) and keep >= 2):
             raise UserError(f"checkpoint.keep={keep}: a damaged checkpoint needs one before it; keep at least 2")
-        if every_n_steps is not None and every_n_steps < 1:
+        if every_n_steps is not None and not (isinstance(every_n_steps, int) and every_n_steps >= 1):
             raise UserError(f"checkpoint.every_n_steps={every_n_steps}: expected at least 1, or null")
         self.folder = folder / "checkpoints"
         self.keep, self.every, self.resumed = keep, every_n_steps, resumed

@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from diffusion.data import ImageData
+
 CASES = {
     "unknown setting": (["optimiser.lr=1"], ["optimiser.lr", "optimizer.lr"]),
     "unknown choice": (["schedule=linaer"], ["schedule=linaer", "did you mean linear", "cosine"]),
@@ -55,6 +57,25 @@ def test_one_line_says_what_and_how_to_mend_it(command, tiny, tmp_path, monkeypa
         assert word in line
     assert not list(tmp_path.rglob("*.ckpt"))
     assert not list(tmp_path.rglob("metrics.csv"))
+
+
+SETTINGS = {
+    "guard.action=halt": "stop, skip",
+    "guard.spikes=0": "at least 1",
+    "guard.spikes=few": "at least 1",
+    "checkpoint.keep=1": "keep at least 2",
+    "checkpoint.keep=all": "keep at least 2",
+    "checkpoint.every_n_steps=0": "at least 1",
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_is_refused_before_any_image_is_read(command, tiny, monkeypatch, setting):
+    monkeypatch.setattr(ImageData, "prepare_data", lambda self: pytest.fail("images were read"))
+    status, out, err = command("train", [*tiny, setting, "name=bad"])
+    assert status == 2, out + err
+    assert setting.partition(".")[0] in error_line(err)
+    assert SETTINGS[setting] in err
 
 
 def test_an_empty_folder(command, tiny, tmp_path):
