@@ -16,7 +16,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffusion.console import console
 from diffusion.errors import UserError
 
 MARK = ".slurm"  # in a folder: whose it is
@@ -33,16 +32,15 @@ def queued_again() -> bool:
     return job() is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
-def requeue() -> None:
-    """Queue this job again; nothing outside of SLURM."""
+def requeue() -> str | None:
+    """Queue this job again; a line that says what came of it. Outside of SLURM nothing, and None."""
     name = job()
     if name is None:
-        return
+        return None
     if shutil.which("scontrol") is None:
-        console.print(f"SLURM job {name}: there is no scontrol here to queue it again")
-        return
+        return f"SLURM job {name}: there is no scontrol here to queue it again"
     done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
-    console.print(f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip()))
+    return f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip())
 
 
 def mark(folder: Path) -> None:

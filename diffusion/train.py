@@ -1,5 +1,10 @@
 """Train a diffusion model: `python -m diffusion.train [group=choice …] [key=value …]`; --help lists all of them."""
 
+from diffusion import early
+
+if __name__ == "__main__":
+    early.watch()  # before the imports that take long
+
 from pathlib import Path
 
 from omegaconf import DictConfig

@@ -7,6 +7,11 @@ of which could be started a second time from the command line. Under torchrun th
 its store. On several machines the run's folder must lie on a file system that all of them see.
 """
 
+from diffusion import early
+
+if __name__ == "__main__":
+    early.watch()  # before the imports that take long
+
 import json
 import os
 import sys
@@ -15,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
@@ -30,7 +34,7 @@ from diffusion.console import console
 from diffusion.errors import Interrupted, UserError
 
 SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD = (128 + SIGTERM, 128 + SIGINT)  # the status of a process that was told to end, as this one is then too
+TOLD = [128 + number for number in early.CAUGHT]  # of a process that was told to end, as this one is then too
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 
@@ -97,7 +101,9 @@ class Followers:
                     status = dead[0].returncode
                     print(f"error: process {dead[0].pid} of the run ended with {status}", file=sys.stderr)
                     self.kill()
-                    os._exit(status if status in TOLD else 1)
+                    if status in TOLD:
+                        early.leave(status - 128)
+                    os._exit(1)
                 return
 
     def kill(self) -> None:

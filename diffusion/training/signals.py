@@ -3,7 +3,8 @@
 SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
 (`#SBATCH --signal=USR1@120`, see `diffusion.slurm`). A handler only takes note; several processes agree after each
 step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off: the
-resumed run does it again. Where nothing is lost, before and after training, the run ends at once.
+resumed run does it again. Where nothing is lost, before and after training, the run ends at once; so does it before
+torch is imported (`diffusion.early`).
 """
 
 import contextlib
@@ -21,14 +22,14 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion import slurm
+from diffusion import early
 from diffusion.console import console
+from diffusion.early import CAUGHT
 from diffusion.errors import Interrupted
 from diffusion.training.ema import EMA
 from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
 
-CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 PATIENCE = 3  # the third Ctrl-C ends the process as it is; checkpoint files stay whole even then
 
 
@@ -51,9 +52,9 @@ def handle(number: int, frame: FrameType | None) -> None:
     if State.received is None:
         State.received, State.count = number, 1
         if not State.deferring:
+            early.say(number, "ending at once")
             raise Interrupted(number)
-        name = signal.Signals(number).name
-        os.write(2, f"\n{name}: saving at the next completed step\n".encode())
+        early.say(number, "saving at the next completed step")
     elif number == signal.SIGINT and State.count >= PATIENCE:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -65,14 +66,14 @@ def catching() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    State.received, State.deferring, State.count, State.process = None, False, 0, os.getpid()
+    State.received, State.deferring, State.count, State.process = early.State.received, False, 0, os.getpid()
     before = {number: signal.getsignal(number) for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN}
     install(before)
     try:
         yield
     except Interrupted as stop:  # the process ends, and further signals of the burst must not cut that short
-        if stop.number == signal.SIGUSR1 and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            slurm.requeue()
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            early.queue_again(stop.number)
         raise
     except BaseException:
         restore(before)
