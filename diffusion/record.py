@@ -1,10 +1,12 @@
 """run.json: what a run says of itself, and by that whose its folder is while its process lives."""
 
+import contextlib
 import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,28 @@ def living(folder: Path) -> str | None:
     if state(folder, record) != "running" or (slurm.queued_again() and record.get("slurm") == slurm.job()):
         return None
     return f"process {record.get('pid')} on {record.get('host')}, since {record.get('started')}"
+
+
+def claim(folder: Path, before: Callable[[], None] = lambda: None) -> None:
+    """Begin a run of this process in `folder`, unless one lives there, or `before` raises; of two at once one does."""
+    with locked(folder):
+        check_free(folder)
+        before()
+        write_record(folder, beginning())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within: no other process is within, for this folder, where the system has such locks."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_free(folder: Path) -> None:

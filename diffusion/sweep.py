@@ -5,6 +5,12 @@ on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or faile
 FOLDER` is such a process: it runs the configuration that FOLDER/config.yaml holds.
 """
 
+from diffusion import early
+
+if __name__ == "__main__":
+    early.watch()  # before the imports that take long
+
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +18,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,9 +34,7 @@ from diffusion import command, slurm
 from diffusion.console import console
 from diffusion.errors import Interrupted, Taken, UserError
 from diffusion.folders import OVERRIDES
-from diffusion.record import beginning, check_free, read_record, write_record
-
-FORWARDED = ("SIGTERM", "SIGUSR1")  # to the job that runs; Ctrl-C reaches it by itself
+from diffusion.record import beginning, claim, read_record, write_record
 
 
 class JobFailed(UserError):
@@ -50,14 +55,13 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         return record.get("result")
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         cfg.ckpt = "auto"
-    check_free(folder)
-    if not multirun:
-        check_kept(cfg, folder)
-    write_record(folder, beginning())
-    if not multirun:
-        return recorded(train, cfg, folder)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
-    return isolated(folder)
+    if multirun:
+        claim(folder)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        return isolated(folder)
+    claim(folder, before=partial(check_kept, cfg, folder))
+    with recording(folder):
+        return train(cfg, folder)
 
 
 def check_kept(cfg: DictConfig, folder: Path) -> None:
@@ -89,26 +93,15 @@ def same_job(cfg: DictConfig, folder: Path) -> bool:
 
 def isolated(folder: Path) -> Any:
     """Run `folder`/config.yaml in a process of its own; its result. JobFailed says how it ended otherwise."""
-    process = subprocess.Popen([sys.executable, "-m", "diffusion.sweep", str(folder)])
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    main = threading.current_thread() is threading.main_thread()
-    before = {
-        name: signal.signal(getattr(signal, name), forward) for name in FORWARDED if main and hasattr(signal, name)
-    }
-    try:
+    with waiting() as (received, processes):
+        process = subprocess.Popen([sys.executable, "-m", "diffusion.sweep", str(folder)])
+        processes.append(process)
+        for number in received:
+            process.send_signal(number)
         status = process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it was interrupted too, and saves
-        raise
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
     if received:
+        if status != 128 + received[0]:  # else the job, which heard it too, has done this
+            early.queue_again(received[0])
         raise Interrupted(received[0])
     record = read_record(folder)
     if status == 0 and record.get("state") == "complete":
@@ -120,6 +113,30 @@ def isolated(folder: Path) -> Any:
         f"{record.get('reason') or record['state']}; the same command with hydra.sweep.dir={folder.parent} runs again "
         "what did not complete"
     )
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[tuple[list[int], list[Any]]]:
+    """Within: signals are noted in the first list, and sent on to the processes in the second one."""
+    received: list[int] = []
+    processes: list[Any] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in processes:
+            if number != signal.SIGINT:  # Ctrl-C reaches it by itself
+                process.send_signal(number)
+
+    numbers = early.CAUGHT if threading.current_thread() is threading.main_thread() else []
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, forward)
+    try:
+        yield received, processes
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ending(status: int) -> str:
@@ -135,42 +152,44 @@ def job(folder: Path) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     write_record(folder, beginning())
     try:
-        setup_globals()
-        hydra = OmegaConf.load(folder / ".hydra/hydra.yaml").hydra
-        configure_log(hydra.job_logging, hydra.verbose)
-        from diffusion.training.run import train
+        with recording(folder):
+            setup_globals()
+            hydra = OmegaConf.load(folder / ".hydra/hydra.yaml").hydra
+            configure_log(hydra.job_logging, hydra.verbose)
+            from diffusion.training.run import train
 
-        sys.argv = ["diffusion.train", *OmegaConf.load(folder / OVERRIDES)]  # which runs this job by itself
-        cfg = OmegaConf.load(folder / "config.yaml")
-        assert isinstance(cfg, DictConfig)
-        result = train(cfg, folder)
-        write_record(folder, read_record(folder) | {"result": result})
+            sys.argv = ["diffusion.train", *OmegaConf.load(folder / OVERRIDES)]  # which runs this job by itself
+            cfg = OmegaConf.load(folder / "config.yaml")
+            assert isinstance(cfg, DictConfig)
+            result = train(cfg, folder)
+            write_record(folder, read_record(folder) | {"result": result})
     except Interrupted as stop:
         sys.exit(stop.status)
     except Exception as error:
         line = command.explain(error, "train")
         if line is None:
             traceback.print_exc()
-        note_end(error, folder)
         sys.exit(command.status(error) if line else 1)
 
 
-def recorded(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> Any:
-    """`train(cfg, folder)`, which, should it end otherwise, has its reason in the record."""
+@contextlib.contextmanager
+def recording(folder: Path) -> Iterator[None]:
+    """Within: a run. Should it end otherwise than well, its record says why, also where it came to no other words."""
+
+    def end(state: str, reason: str) -> None:
+        record = read_record(folder)
+        write_record(folder, record | {"state": state, "reason": record.get("reason") or reason})
+
+    early.State.last_words = partial(end, "interrupted")
     try:
-        return train(cfg, folder)
+        yield
     except (Exception, Interrupted) as error:
-        note_end(error, folder)
+        told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        reason = isinstance(error, Exception) and command.explain(error, "train")
+        end("interrupted" if isinstance(error, Interrupted) else "failed", reason or told)
         raise
-
-
-def note_end(error: Exception | Interrupted, folder: Path) -> None:
-    """Record why a run ended, also where it came to no record of its own."""
-    record = read_record(folder)
-    told = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    reason = (isinstance(error, Exception) and command.explain(error, "train")) or told
-    state = "interrupted" if isinstance(error, Interrupted) else "failed"
-    write_record(folder, record | {"state": state, "reason": record.get("reason") or reason})
+    finally:
+        early.State.last_words = None
 
 
 def _end_with(parent: int) -> None:

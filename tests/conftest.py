@@ -76,7 +76,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         """A job of a sweep in this process, which has imported torch already."""
         from diffusion.training.run import train
 
-        return sweep.recorded(train, OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
+        with sweep.recording(folder):
+            return train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sweep, "isolated", here)
 

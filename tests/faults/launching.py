@@ -9,6 +9,7 @@ from faults.fault import Fault
 RUN = "training/run.py"
 SIGNALS = "training/signals.py"
 SWEEP = "sweep.py"
+RECORD = "record.py"
 
 QUEUED = (
     "reliability/test_slurm.py::test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder"
@@ -23,6 +24,10 @@ NEVER = "reliability/test_folders.py::test_a_run_that_ends_before_it_begins_says
 FOLDERS = "reliability/test_folders.py::test_no_second_run_starts_beside_one_that_lives"
 FORGOTTEN = "reliability/test_storage.py::test_t2_a_forgotten_ckpt_overwrites_nothing"
 
+INSTANT = "reliability/test_folders.py::test_of_two_starts_in_one_instant_one_has_the_folder"
+EARLY = "reliability/test_early.py::test_a_run_that_has_not_begun"
+EARLY_JOB = "reliability/test_early.py::test_a_job_of_a_sweep_that_has_not_begun"
+
 TOGETHER = """    with contextlib.suppress(Interrupted):
         yield
     stop(trainer)
@@ -32,18 +37,29 @@ FAULTS = [
     Fault("SLURM: taken for many tasks", RUN, ", *distributed.environment()]", "]", QUEUED),
     Fault("SLURM: a folder each time", "folders.py", "if before := slurm.own(", "if before := print(", QUEUED),
     Fault("SLURM: from the start again", SWEEP, 'cfg.ckpt = "auto"', "pass", QUEUED),
-    Fault("SLURM: every process queues", SIGNALS, " and rank_zero_only.rank == 0:", ":", TASKS),
+    Fault("SLURM: every process queues", SIGNALS, "if rank_zero_only.rank == 0:", "if True:", TASKS),
     Fault("a validation within a step", RUN, "    validate_after_steps(trainer)\n", "", WHOLE_STEPS),
     Fault("one process alone breaks off sampling", SIGNALS, TOGETHER, TOGETHER.replace("stop(trainer)", ""), ALL_TOLD),
     Fault("ckpt=auto makes another job", SWEEP, 'in ("auto", "last")', "in ()", AGAIN),
     Fault(
         "a run that never began has no reason",
         SWEEP,
-        "        note_end(error, folder)\n        raise\n",
-        "        raise\n",
+        '        end("interrupted" if isinstance(error',
+        '        bool("interrupted" if isinstance(error',
         NEVER,
     ),
-    Fault("two runs in one folder", SWEEP, "    check_free(folder)\n", "", FOLDERS),
-    Fault("a forgotten ckpt overwrites", SWEEP, "        check_kept(cfg, folder)\n", "        pass\n", FORGOTTEN),
+    Fault("two runs in one folder", RECORD, "        check_free(folder)\n", "", FOLDERS),
+    Fault("a forgotten ckpt overwrites", RECORD, "        before()\n", "", FORGOTTEN),
+    Fault("two of one instant in one folder", RECORD, "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
+    Fault("early: a signal has its own way", "train.py", "    early.watch()", "    pass", f"{EARLY}[10-0]"),
+    Fault("early: a job's signal has its own way", SWEEP, "    early.watch()", "    pass", f"{EARLY_JOB}[10-True-0.5]"),
+    Fault("early: SLURM does not hear", "early.py", "        queue_again(number)\n", "", f"{EARLY}[10-1.5]"),
+    Fault(
+        "early: the record does not hear",
+        SWEEP,
+        'early.State.last_words = partial(end, "interrupted")',
+        "pass",
+        f"{EARLY}[15-0.5]",
+    ),
     Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
 ]

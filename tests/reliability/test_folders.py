@@ -45,6 +45,27 @@ def test_no_second_run_starts_beside_one_that_lives(command, tiny, tmp_path, oth
     assert status == 0, out + err
 
 
+def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
+    """Both look before either has written, if nothing keeps them from it."""
+    code = (
+        "import sys, time, pathlib; from diffusion import record; print('ready', flush=True); input();"
+        "record.claim(pathlib.Path(sys.argv[1]), before=lambda: time.sleep(0.5)); print('mine', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    for started in both:
+        assert started.stdout.readline() == "ready\n"
+    for started in both:
+        started.stdin.write("\n")
+        started.stdin.flush()
+    said = [started.stdout.readline() for started in both]
+    assert sorted(said) == ["", "mine\n"]
+    errors = [started.communicate()[1] for started in both]
+    assert "a run lives in this folder" in errors[said.index("")]
+    assert record.read_record(tmp_path)["pid"] == both[said.index("mine\n")].pid
+
+
 def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
     def isolated(folder: Path) -> None:
         claim(folder, other.pid)
@@ -80,7 +101,7 @@ def test_what_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatch):
     assert record.living(tmp_path) is None
 
 
-def test_a_process_that_has_ended_unnoticed_is_gone():
+def test_a_startedthat_has_ended_unnoticed_is_gone():
     child = os.fork()
     if child == 0:
         os._exit(0)

@@ -1,0 +1,116 @@
+"""A signal before training has begun, even before torch is imported, ends the run as it would later."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusion import early
+
+pytestmark = pytest.mark.reliability
+
+TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
+
+
+def catches(pid: int) -> bool:
+    """Whether the process has a handler for SIGUSR1."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    mask = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), "0")
+    return bool(int(mask, 16) >> USR1 - 1 & 1)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+class Started:
+    """`python -m diffusion.train` as a job of SLURM, in a process group of its own."""
+
+    def __init__(self, overrides: list[str], folder: Path):
+        self.calls, program = folder / "calls", folder / "bin/scontrol"
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "$@" >> "{self.calls}"\n')
+        program.chmod(0o755)
+        variables = {"PATH": f"{program.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "diffusion.train", *overrides, "name=x"], cwd=folder, env=os.environ | variables,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        while not catches(self.process.pid):
+            assert self.process.poll() is None
+            time.sleep(0.002)
+
+    def job(self, begun: bool) -> int:
+        """The process of a sweep's job, when it has `begun` to catch signals, or else at once."""
+        while not (found := children(self.process.pid)) or catches(found[0]) is not begun:
+            assert self.process.poll() is None
+            time.sleep(0.002)
+        return found[0]
+
+    def ended(self, number: int) -> str:
+        """What it said; its status and SLURM's are as they should be."""
+        said, _ = self.process.communicate(timeout=100)
+        assert self.process.returncode == 128 + number, said
+        requeued = self.calls.read_text() if self.calls.exists() else ""
+        assert requeued == ("requeue 7\n" if number == USR1 else ""), said
+        assert "Traceback" not in said
+        return said
+
+
+@pytest.mark.parametrize(("number", "after"), [(USR1, 0), (USR1, 1.5), (TERM, 0.5), (INT, 0), (INT, 1.5)])
+def test_a_run_that_has_not_begun(tiny, tmp_path, number, after, figure):
+    run = Started(tiny, tmp_path)
+    time.sleep(after)
+    os.kill(run.process.pid, number)
+    assert run.ended(number).count(number.name) == 1
+    for record in tmp_path.rglob("run.json"):
+        said = json.loads(record.read_text())
+        assert (said["state"], said["reason"]) == ("interrupted", number.name)
+    cases.append(after)
+    figure("told to end before training began", f"{len(cases)}, each ended and queued again as within training")
+
+
+cases: list[float] = []
+
+
+@pytest.mark.parametrize(("number", "begun", "after"), [(USR1, False, 0), (USR1, True, 0.5), (TERM, True, 0)])
+def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, after):
+    run = Started(["-m", *tiny, "seed=0,1"], tmp_path)
+    run.job(begun)
+    time.sleep(after)
+    os.kill(run.process.pid, number)
+    run.ended(number)
+    assert not list(tmp_path.glob("outputs/x/*/1"))  # no other began
+
+
+def test_a_sweep_before_its_first_job(tiny, tmp_path):
+    run = Started(["-m", *tiny, "seed=0,1"], tmp_path)
+    os.kill(run.process.pid, USR1)
+    assert "SIGUSR1: nothing was in training" in run.ended(USR1)
+
+
+@pytest.mark.parametrize(("rank", "handler"), [("0", early.end), ("1", early.note)])
+def test_another_process_of_a_run_takes_note_and_training_agrees(monkeypatch, rank, handler):
+    before = {number: signal.getsignal(number) for number in early.CAUGHT}
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(early.State, "received", None)
+    try:
+        early.watch()
+        assert signal.getsignal(USR1) is handler
+        if rank == "1":
+            from diffusion.training import signals
+
+            os.kill(os.getpid(), USR1)
+            with signals.catching():  # nothing is raised
+                assert signals.State.received == USR1
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
