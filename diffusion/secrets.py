@@ -10,7 +10,13 @@ from typing import Any
 
 from diffusion.errors import UserError
 
-NAME = re.compile(r"(?i)(^|[_.-])(api_?key|key|token|secret|passw(or)?d|credentials?)$")
+NAME = re.compile(
+    r"(?i)(^|[_.-])(api_?keys?|access_?keys?(_id)?|key|token|secret|pwd|passw(or)?d|passphrase|credentials?"
+    r"|auth(orization)?)$"
+)
+URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")  # user:password@, but for `${oc.env:…}`, which is kept as it stands
+INNER = re.compile(r"[{,]\s*[\"']?([\w.-]+)[\"']?\s*:\s*([^,{}]+)")  # of `{name: value, …}`
+NO_SECRET = ("PWD",)  # variables that are called like one
 SHORTEST = 8  # characters of a value that is taken for a key; shorter ones occur by chance
 
 
@@ -19,6 +25,8 @@ def refuse_words(words: Iterable[str]) -> None:
     for word in words:
         key, _, value = word.partition("=")
         _refuse(key.lstrip("+~"), value)
+        for inner, held in INNER.findall(value):
+            _refuse(f"{key.lstrip('+~')}.{inner}", held.strip())
 
 
 def refuse_values(config: Mapping[str, Any]) -> None:
@@ -30,8 +38,13 @@ def refuse_values(config: Mapping[str, Any]) -> None:
 def _refuse(key: str, value: str) -> None:
     if NAME.search(key) and value not in ("", "null", "None"):
         raise UserError(f"{key}: a key is not given here, as it would be kept with the run: set it in the environment")
+    if URL.search(value):
+        raise UserError(
+            f"{key} holds a URL with a password, which would be kept with the run: leave the password out, and have it "
+            "read where it is used, from the environment, ~/.pgpass, ~/.netrc or a keyring"
+        )
     for name, secret in os.environ.items():
-        if NAME.search(name) and len(secret) >= SHORTEST and secret in value:
+        if NAME.search(name) and name not in NO_SECRET and len(secret) >= SHORTEST and secret in value:
             raise UserError(f"{key} holds the value of ${name}, which would be kept with the run: leave it out")
 
 

@@ -158,7 +158,14 @@ def test_a_job_has_its_own_folder_again_and_never_another_jobs(tmp_path):
 @pytest.mark.parametrize("multirun", [[], ["-m"]])
 @pytest.mark.parametrize(
     "override",
-    ["+logger.api_key=of-no-variable", "name=${oc.env:MY_API_TOKEN}", f"name={SECRET}", f"+wandb_token={SECRET}"],
+    [
+        "+logger.api_key=of-no-variable",
+        "name=${oc.env:MY_API_TOKEN}",
+        f"name={SECRET}",
+        f"+wandb_token={SECRET}",
+        f"+db.url=https://me:{SECRET}@db/x",
+        f"+db={{pwd: {SECRET}}}",
+    ],
 )
 def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     command, tiny, tmp_path, monkeypatch, override, multirun
