@@ -77,6 +77,29 @@ def stranger(text: Any, where: Path | str) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
+def check_parts(config: Mapping[str, Any], where: Path | str) -> None:
+    """UserError unless every part of a file's configuration is a mapping that builds an object of our images' size."""
+    for part in PARTS:
+        node = config.get(part)
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or instructions(node):
+            raise UserError(
+                f"{where}: its configuration has no {part} that can be built; use a file of diffusion.train"
+            )
+    resolution = config["data"].get("resolution")
+    if type(resolution) is not int or resolution < 1:
+        raise UserError(
+            f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file of diffusion.train"
+        )
+
+
+def instructions(node: Any) -> bool:
+    """Whether Hydra is told, at any depth, to build something otherwise, such as a function by `_partial_`."""
+    if isinstance(node, Mapping):
+        told = any(str(key).startswith("_") and key != "_target_" for key in node)
+        return told or instructions(list(node.values()))
+    return isinstance(node, list | tuple) and any(instructions(value) for value in node)
+
+
 @cache
 def buildable(part: str) -> frozenset[str]:
     """Every `_target_` in the choices of conf/<part>: what a file may name for this part."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusion import build
 from diffusion.console import console
@@ -48,11 +49,25 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         contents = storage.load(path, sealed)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
+    check(contents, path)
+    return contents
+
+
+def check(contents: Mapping[str, Any], path: Path) -> None:
+    """UserError unless the contents of a file have a checkpoint's shape, on which what follows relies."""
     if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
         raise UserError(
             f"ckpt={path}: not a checkpoint of diffusion.train (it holds no configuration); use one of those"
         )
-    return contents
+    sound = {"config": isinstance(contents["config"], str)}
+    sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
+    for name in {"state_dict", "current_model_state"} & contents.keys():
+        weights = contents[name]
+        sound[name] = isinstance(weights, Mapping) and all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+        )
+    if bad := [name for name in sound if not sound[name]]:
+        raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({bad[0]} is malformed); use one of those")
 
 
 def restore(path: str | Path, weights: str = "ema") -> Restored:
@@ -64,19 +79,22 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     path = Path(path)
     contents = exchange.read(path, PREFIX) if path.suffix == exchange.SUFFIX and path.is_file() else read(path)
     config = build.stranger(contents["config"], path)
+    build.check_parts(config, path)
     states = {"ema": contents["state_dict"], "raw": contents.get("current_model_state", contents["state_dict"])}
     if weights not in states:
         raise UserError(f"weights={weights}: expected one of {', '.join(states)}")
-    if not isinstance(states[weights], Mapping) or not states[weights]:
+    if not states[weights]:
         raise UserError(
             f"ckpt={path}: it holds no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
         )
     if "current_model_state" not in contents:
         weights = "raw"
     network = {k.removeprefix(PREFIX): v for k, v in states[weights].items() if k.startswith(PREFIX)}
-    denoiser = build.denoiser(config)
     try:
+        denoiser = build.denoiser(config)
         denoiser.network.load_state_dict(network)
+    except UserError as error:
+        raise UserError(f"ckpt={path}: {error}") from error
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise UserError(f"ckpt={path}: its weights do not fit its own model ({lines[-1].strip()})") from error

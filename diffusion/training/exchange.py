@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from diffusion import build
 from diffusion.errors import UserError
+from diffusion.report.words import first_line
 from diffusion.training import storage
 
 if TYPE_CHECKING:
@@ -54,8 +56,10 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
             raise UserError(f"ckpt={file}: not written by diffusion.export; use a file of its, or a checkpoint")
         config = OmegaConf.to_yaml(OmegaConf.create(json.loads(metadata["config"])))
         step, epoch = int(metadata["step"]), int(metadata["epoch"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"ckpt={file}: not a readable safetensors file ({error}); export it again") from error
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        raise UserError(
+            f"ckpt={file}: not a readable safetensors file ({first_line(error)}); export it again"
+        ) from error
     contents: dict[str, Any] = {"config": config, "state_dict": tensors, "global_step": step, "epoch": epoch}
     if metadata.get("weights") == "ema":
         contents["current_model_state"] = {}  # an average, whose raw weights are not there

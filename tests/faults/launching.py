@@ -27,6 +27,7 @@ FORGOTTEN = "reliability/test_storage.py::test_t2_a_forgotten_ckpt_overwrites_no
 INSTANT = "reliability/test_folders.py::test_of_two_starts_in_one_instant_one_has_the_folder"
 EARLY = "reliability/test_early.py::test_a_run_that_has_not_begun"
 EARLY_JOB = "reliability/test_early.py::test_a_job_of_a_sweep_that_has_not_begun"
+NOTED = "reliability/test_early.py::test_another_process_of_a_run_takes_note_and_training_agrees[1-note]"
 
 TOGETHER = """    with contextlib.suppress(Interrupted):
         yield
@@ -53,6 +54,16 @@ FAULTS = [
     Fault("two of one instant in one folder", RECORD, "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
     Fault("early: a signal has its own way", "train.py", "    early.watch()", "    pass", f"{EARLY}[10-0]"),
     Fault("early: a job's signal has its own way", SWEEP, "    early.watch()", "    pass", f"{EARLY_JOB}[10-True-0.5]"),
+    Fault(
+        "early: a job's end is not SLURM's",
+        SWEEP,
+        "if status != 128 + received[0]:",
+        "if False:",
+        f"{EARLY_JOB}[10-False-0]",
+    ),
+    Fault("early: a sweep goes on", SWEEP, "    if received:\n", "    if False:\n", f"{EARLY_JOB}[15-True-0]"),
+    Fault("early: each process for itself", "early.py", "end if first else note", "end", NOTED),
+    Fault("early: noted in vain", SIGNALS, "early.State.received, False, 0", "None, False, 0", NOTED),
     Fault("early: SLURM does not hear", "early.py", "        queue_again(number)\n", "", f"{EARLY}[10-1.5]"),
     Fault(
         "early: the record does not hear",

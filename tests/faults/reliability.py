@@ -395,14 +395,14 @@ FAULTS = [
     Fault(
         "T8 archives are unpacked",
         STORAGE,
-        "    verify(path)\n    try:\n",
+        "    verify(path, sealed)\n    try:\n",
         "    import zipfile\n"
         "    if zipfile.is_zipfile(path):\n"
         "        archive = zipfile.ZipFile(path)\n"
         "        for member in archive.namelist():\n"
         "            (path.parent / member).parent.mkdir(parents=True, exist_ok=True)\n"
         "            (path.parent / member).write_bytes(archive.read(member))\n"
-        "    verify(path)\n    try:\n",
+        "    verify(path, sealed)\n    try:\n",
         f"{PAYLOAD}[traversal]",
     ),
     Fault(
@@ -446,7 +446,7 @@ FAULTS = [
     Fault(
         "T9 a death is not recorded",
         SWEEP,
-        "        write_record(folder, record)\n    raise JobFailed",
+        "        record.write(folder, found)\n    raise JobFailed",
         "    raise JobFailed",
         DEATHS,
     ),
@@ -457,7 +457,7 @@ FAULTS = [
         "T9 an error is not recorded",
         SWEEP,
         'write_record(folder, record | {"state": state',
-        'print(record | {"state": state',
+        'print(folder, record | {"state": state',
         BEGAN,
     ),
     Fault(

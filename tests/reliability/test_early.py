@@ -47,6 +47,7 @@ class Started:
         while not catches(self.process.pid):
             assert self.process.poll() is None
             time.sleep(0.002)
+        assert "libtorch" not in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def job(self, begun: bool) -> int:
         """The process of a sweep's job, when it has `begun` to catch signals, or else at once."""

@@ -141,7 +141,7 @@ def payloads(tiny, tmp_path_factory, sentinel) -> dict[str, Path]:
     for name in ("target", "secret"):
         config = json.dumps({part: (base | parts[name])[part] for part in build.PARTS})
         save_file(tensors, files[f"exported {name}"], metadata | {"config": config})
-    return files
+    return files | {"own": own}
 
 
 survived: set[str] = set()
@@ -179,6 +179,73 @@ def test_no_payload_runs_and_no_secret_leaves(
     survived.add(name)
     assert len(PAYLOADS) >= 30
     figure("payloads from strangers that ran", f"0 of {len(survived)}")
+
+
+def part(**changes: Any) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    """What changes parts of the configuration; None takes one away."""
+    return lambda contents, base: (
+        contents | {"config": OmegaConf.to_yaml({k: v for k, v in (base | changes).items() if v is not None})}
+    )
+
+
+def with_(**changes: Any) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    return lambda contents, _: contents | changes
+
+
+UNET = "diffusion.model.UNet"
+MALFORMED = {
+    "no model": part(model=None),
+    "no schedule": part(schedule=None),
+    "no data": part(data=None),
+    "null": lambda contents, base: contents | {"config": OmegaConf.to_yaml(base | {"model": None})},
+    "a list": part(model=[{"_target_": UNET}]),
+    "a function": part(model={"_target_": UNET, "_partial_": True}),
+    "a function deeper": part(schedule={"_target_": "diffusion.process.schedule.linear", "steps": {"_partial_": True}}),
+    "target 5": part(prediction={"_target_": 5}),
+    "no target": part(prediction={}),
+    "number as a key": part(model={"_target_": UNET, 5: 5}),
+    "no size": part(data={"_target_": "diffusion.data.Folder", "resolution": "x"}),
+    "text as channels": part(model={"_target_": UNET, "channels": "x", "in_channels": []}),
+    "config null": with_(config=None),
+    "config a list": with_(config="[]"),
+    "weights null": with_(state_dict=None),
+    "weights 5": with_(state_dict={5: torch.zeros(1)}),
+    "weights text": with_(state_dict={"denoiser.network.out.weight": "x"}),
+    "raw weights 5": with_(current_model_state={5: torch.zeros(1)}),
+    "step text": with_(global_step="x"),
+    "step null": with_(global_step=None),
+    "step below 0": with_(global_step=-1),
+    "epoch text": with_(epoch="x"),
+}
+RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds nothing of a configuration
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_has_not_a_checkpoints_shape_is_refused_in_one_line(command, tiny, tmp_path, capfd, payloads, name):
+    contents = torch.load(payloads["own"], weights_only=True)
+    base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
+    torch.save(MALFORMED[name](contents, base), tmp_path / "x.ckpt")
+    assert export.main([str(tmp_path / "x.ckpt"), str(tmp_path / "x.safetensors")]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "x.ckpt" in err
+    if name.startswith(RESUMED):
+        status, _, err = command("train", [*tiny, "ckpt=x.ckpt"])
+        assert status == 2
+        assert err.startswith("error: ckpt=x.ckpt")
+        assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '"${"', '{"model": "${"}', "null", "5", "[]", "{}", '{"model": null}'])
+def test_so_is_an_exported_one(tmp_path, capfd, payloads, text):
+    with safe_open(payloads["own"].parent.parent.parent / "own.safetensors", "pt") as sound:
+        metadata, tensors = sound.metadata(), {key: sound.get_tensor(key) for key in sound.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "x.safetensors", metadata | {"config": text})
+    assert export.main([str(tmp_path / "x.safetensors"), str(tmp_path / "y.safetensors")]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 CHOICES = [(part, file.stem) for part in build.PARTS for file in sorted((conf_dir() / part).glob("*.yaml"))]
