@@ -1,8 +1,10 @@
 """What is refused before the first step, each in one line that says how to mend it."""
 
+import json
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from diffusion.data import ImageData, to_unit
@@ -40,6 +42,22 @@ def check_settings(cfg: DictConfig, folder: Path) -> None:
     """Refuse what the guard and the checkpoints do not know; they are made for the run when its images are there."""
     Guard(**cfg.guard)
     Checkpoints(folder, **cfg.checkpoint)
+
+
+def set_up(data: ImageData, folder: Path) -> None:
+    """Read the images. What was left out, and why, is in the folder's data_report.json, also where it ends the run."""
+    try:
+        data.prepare_data()
+        data.setup()
+    finally:
+        if left_out := getattr(data, "report", None):
+            keep(folder / "data_report.json", left_out)
+
+
+@rank_zero_only
+def keep(file: Path, left_out: list[dict[str, str]]) -> None:
+    """[{"path", "reason", "action"}, …]"""
+    file.write_text(json.dumps(left_out, indent=1))
 
 
 def check_size(resolution: int, network: torch.nn.Module) -> None:

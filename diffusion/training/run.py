@@ -1,6 +1,5 @@
 """A training run from its configuration: check, fit, sample, score, report."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from diffusion.training.checks import (
     check_resumed,
     check_settings,
     check_size,
+    set_up,
 )
 from diffusion.training.cost import say_cost
 from diffusion.training.ema import EMA
@@ -70,8 +70,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     lr_scheduler = make(cfg.lr_scheduler, "lr_scheduler")
     resumed = find_resumed(cfg.ckpt, folder)
     extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
-    data.prepare_data()
-    data.setup()
+    set_up(data, folder)
     if cfg.score.n:
         scoring.check(cfg.score.split, cfg.score.n, set(cfg.score.yardsticks) - {"untrained"}, data)
         scoring.chosen(cfg.metrics)
@@ -96,8 +95,6 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         (folder / "config.yaml").write_text(config)
         if resumed is not None:
             LooksAtTest(folder).inherit(LooksAtTest.beside(resumed[0]))
-        if left_out := getattr(data, "report", None):
-            (folder / "data_report.json").write_text(json.dumps(left_out, indent=1))
         say_what_runs(folder, data, module)
     start = None if resumed is None else resumed[0]
     try:

@@ -446,7 +446,7 @@ FAULTS = [
     Fault(
         "T9 a death is not recorded",
         SWEEP,
-        "        record.write(folder, found)\n    raise JobFailed",
+        "        write_record(folder, record)\n    raise JobFailed",
         "    raise JobFailed",
         DEATHS,
     ),
