@@ -1,6 +1,7 @@
 """T7. Forty hostile files among eight good ones: each is used with the right pixels or named once, with the reason.
 
-Damage that a format can't notice (a bit of the pixels of a JPEG or a BMP) is not here: nothing tells it from a picture.
+Damage that a format can't notice is used: nothing tells it from a picture. Only PNG has checksums, of every byte. A bit
+of the pixels of a JPEG, WebP, GIF or BMP is noticed where the decoder stumbles over it, and else not at all.
 """
 
 import io
@@ -222,3 +223,29 @@ def test_forty_hostile_files_among_eight_good_ones(tmp_path, monkeypatch, figure
     assert list(again) == list(images)
     assert other.report == data.report
     figure("hostile files", f"{len(used)} used with the right pixels, {len(refused)} named once, 0 crashes, 0 unnamed")
+
+
+PLACES = 24
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_a_bit_anywhere_in_the_pixels(tmp_path, monkeypatch, figure, form):
+    """Each file is named once or used; of PNG every one is named."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "photos"
+    root.mkdir()
+    Image.fromarray(pixels(0)).save(root / "good.png")
+    content = encoded(Image.fromarray(pixels(1, 16, 16, 3)), form, lossless=True)
+    first = content.index(b"IDAT") + 4 if form == "PNG" else len(content) // 2
+    last = len(content) - (16 if form == "PNG" else 2)
+    for i, place in enumerate(np.linspace(first, last - 1, PLACES).astype(int)):
+        (root / f"{i}.{form.lower()}").write_bytes(flipped(content, place, i % 8))
+    images, data = load(root)
+    assert np.array_equal(images["good.png"], pixels(0))
+    named = [entry["path"] for entry in data.report]
+    assert len(set(named)) == len(named)
+    assert {*named, *images} == {path.name for path in root.iterdir()}
+    assert {*named}.isdisjoint(images)
+    if form == "PNG":
+        assert len(named) == PLACES
+    figure(f"bits of a {form}'s pixels flipped", f"{len(named)} of {PLACES} noticed")

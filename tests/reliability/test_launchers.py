@@ -1,6 +1,6 @@
 """T9, T10 under launchers with workers of their own: each job has its configuration, its folder, its processes.
 
-Needs the extra `sweep`.
+Of the extra `sweep`, which dev brings.
 """
 
 import json
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.reliability
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(tiny, tmp_path, launcher, figure):
-    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher", reason="needs the extra sweep")
     overrides = ["-m", *tiny, "samples.n=0", "trainer.max_steps=3", "data.batch_size=2", "trainer.devices=2"]
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]

@@ -153,11 +153,14 @@ def test_t4_told_at_twenty_random_times(tiny, whole, tmp_path, figure):
 def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
     """The first process alone is told; both save, end, and go on as one that was never stopped."""
     overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
-    whole, run, log = tmp_path / "a" / "whole", tmp_path / "b" / "run", tmp_path / "log"
+    whole, log = tmp_path / "whole" / "run", tmp_path / "log"
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
-    assert train([*overrides, f"hydra.run.dir={run}"], log, at("step", 9, (TERM,))) == 143, log.read_text()
-    assert storage.load(run / "checkpoints/last.ckpt")["global_step"] == 5
-    assert train([*overrides, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, log.read_text()
-    assert same(state(run), state(whole))
-    assert curves(run) == curves(whole)
-    figure("two processes, one of them told to end", "both ended at the same step, resumed bitwise")
+    for number, call, step in ((TERM, 9, 5), (INT, 4, 2)):
+        run = tmp_path / number.name / "run"
+        status = train([*overrides, f"hydra.run.dir={run}"], log, at("step", call, (number,)))
+        assert status == 128 + number, log.read_text()
+        assert storage.load(run / "checkpoints/last.ckpt")["global_step"] == step
+        assert train([*overrides, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, log.read_text()
+        assert same(state(run), state(whole))
+        assert curves(run) == curves(whole)
+    figure("two processes, one of them told to end", "by SIGTERM, by Ctrl-C: at the same step, resumed bitwise")

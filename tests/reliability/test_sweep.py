@@ -181,9 +181,9 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
 
 
 def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, figure):
-    """Needs the extra `sweep`. Of two trials one is complete: one more runs, with another draw."""
-    optuna = pytest.importorskip("optuna", reason="needs the extra sweep")
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra sweep")
+    """Of two trials one is complete: one more runs, with another draw."""
+    import optuna  # of the extra `sweep`, which dev brings
+
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
     overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
     overrides += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1"]
