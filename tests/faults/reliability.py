@@ -44,6 +44,9 @@ SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when
 HOSTILE = "reliability/test_hostile_images.py"
 PAYLOAD = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
+SHAPE = "reliability/test_strangers.py::test_what_has_not_a_checkpoints_shape_is_refused_in_one_line[%s]"
+EXPORT_SHAPE = "reliability/test_strangers.py::test_so_is_an_exported_one"
+WORDS = "test_secrets.py"
 DEATHS = "reliability/test_sweep.py::test_one_death_loses_no_other_job_and_only_those_run_again"
 BEGAN = "reliability/test_sweep.py::test_why_a_job_never_began_is_recorded"
 EIGHT = "reliability/test_sweep.py::test_eight_launches_at_once_have_eight_folders"
@@ -419,6 +422,20 @@ FAULTS = [
         "run.config[part]",
         f"{PAYLOAD}[schedule]",
     ),
+    Fault("T8 contents of any shape", CHECKPOINT, "    check(contents, path)\n", "", SHAPE % "step text"),
+    Fault("T8 weights of any shape", CHECKPOINT, "isinstance(key, str) and ", "", SHAPE % "weights 5"),
+    Fault("T8 parts of any shape", CHECKPOINT, "    build.check_parts(config, path)\n", "", SHAPE % "null"),
+    Fault("T8 functions are built", BUILD, " or instructions(node):", ":", SHAPE % "a function"),
+    Fault(
+        "T8 an export without end", "training/exchange.py", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE
+    ),
+    Fault(
+        "T7 what ended a run is not reported",
+        "training/checks.py",
+        "    finally:\n        if left_out",
+        "    except ZeroDivisionError:\n        if left_out",
+        "training/test_data_report.py",
+    ),
     Fault(
         "T8 a damaged export raises as it likes",
         "training/exchange.py",
@@ -508,7 +525,7 @@ FAULTS = [
     Fault(
         "T9 what is a key's value",
         SECRETS,
-        "if NAME.search(name) and len(secret) >= SHORTEST and secret in value:",
+        "if NAME.search(name) and name not in NO_SECRET and len(secret) >= SHORTEST and secret in value:",
         "if False:",
         REFUSED,
     ),
@@ -533,6 +550,11 @@ FAULTS = [
         'seed_for(self.seed, "dropout", self.trainer.global_step, batch_idx)',
         AS_ONE,
     ),
+    Fault("T9 passwords within a URL", SECRETS, "if URL.search(value):", "if False:", WORDS),
+    Fault(
+        "T9 names within a word", SECRETS, "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS
+    ),
+    Fault("T9 a folder is a secret", SECRETS, "name not in NO_SECRET and ", "", WORDS),
     Fault("T10 all devices see the same images", LOADER, "[self.first :, self.rank]", "[self.first :, 0]", AS_ONE),
     Fault(
         "T10 the global batch is cut otherwise",
