@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -16,6 +16,7 @@ from torch import nn
 from diffusion.errors import UserError
 from diffusion.paths import choices_with, conf_dir
 from diffusion.process.denoiser import Denoiser
+from diffusion.settings import check_arguments
 
 PARTS = ("model", "schedule", "prediction", "data")  # of a configuration that comes with a file, what is built
 UNUSUAL = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written here; aliases can grow without bound
@@ -24,6 +25,7 @@ EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project inst
 
 def make(node: Any, group: str, **kwargs: Any) -> Any:
     """`hydra.utils.instantiate(node, **kwargs)`; what goes wrong is a UserError of one line that names the group."""
+    check_kinds(node, group)
     try:
         return instantiate(node, _convert_="all", **kwargs)  # plain lists: what an optimizer keeps is saved
     except InstantiationException as error:
@@ -43,6 +45,23 @@ def make(node: Any, group: str, **kwargs: Any) -> Any:
             ) from error
         target = node.get("_target_") if isinstance(node, Mapping) else type(node).__name__
         raise UserError(f"{group}: {target} cannot be made: {' '.join(str(cause).split())}") from error
+
+
+def check_kinds(node: Any, where: str) -> None:
+    """UserError where a value of the node, or of a part of it, is not what the class that it names says it takes."""
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        check_kinds(value, f"{where}.{key}")
+    if isinstance(target := node.get("_target_"), str):
+        try:
+            named = get_object(target)
+        except Exception:
+            return  # `instantiate` says what is wrong with it
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        assert isinstance(plain, Mapping)
+        arguments = {str(key): value for key, value in plain.items() if not str(key).startswith("_")}
+        check_arguments(named, arguments, where)
 
 
 def denoiser(config: Mapping[str, Any]) -> Denoiser:

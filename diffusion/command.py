@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import folders, secrets, slurm
+from diffusion import folders, secrets, settings, slurm
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import choices_with, conf_dir
 
@@ -41,7 +41,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             try:
                 resolved = OmegaConf.to_container(cfg, resolve=True)
                 assert isinstance(resolved, dict)
-                secrets.refuse_values({str(key): value for key, value in resolved.items()})
+                config = {str(key): value for key, value in resolved.items()}
+                secrets.refuse_values(config)
+                settings.check(config_name, config)
                 return task(cfg)
             except Exception as error:
                 if HydraConfig.get().mode != RunMode.RUN or explain(error, config_name) is None:
@@ -61,6 +63,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
             try:
                 slurm.check_tasks()
+                if config_name == "train":
+                    sys.argv[1:] = folders.with_its_words(sys.argv[1:])
                 secrets.refuse_words(sys.argv[1:])
                 run()
                 if mendable:
@@ -97,6 +101,9 @@ def explain(error: BaseException, config_name: str) -> str | None:
             return _unknown_choice(cause)
     if any(isinstance(cause, ConfigCompositionException | OmegaConfBaseException) for cause in chain):
         return _bad_override(chain, config_name)
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, of GROUP=null
+        empty = [word for word in sys.argv[1:] if word.endswith("=null") and (conf_dir() / word[:-5]).is_dir()]
+        return settings.needed(empty[0][:-5]) if empty else None
     if isinstance(error, InstantiationException):
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):

@@ -6,13 +6,19 @@ ${job_folder:}                     the folder of a sweep's job: its number, unle
 """
 
 import itertools
+import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion import slurm
+from diffusion.console import console
 
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
 GOING_ON = ("ckpt=auto", "ckpt=last", "ckpt=null")  # from what this very run has saved
@@ -66,6 +72,46 @@ def _read(file: Path) -> list[str]:
         return _key(yaml.safe_load(file.read_text()) or [])
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return []
+
+
+def words_of(run: Path) -> list[str]:
+    """The words of the command that began a run, as its run.json has them; none where there is none."""
+    try:
+        _, _, _, *words = shlex.split(
+            json.loads((run / "run.json").read_text())["command"]
+        )  # python -m diffusion.train
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return []
+    return [word for word in words if not word.startswith("-")]
+
+
+def with_its_words(words: list[str]) -> list[str]:
+    """`words`; where they go on in a run's folder, with those of its own command before them that they leave open.
+
+    So `hydra.run.dir=RUN ckpt=auto` goes on with the recipe of RUN, whatever that is.
+    """
+    if any(word in ("-m", "--multirun") for word in words):
+        return words
+    parser = OverridesParser.create()
+    plain = [word for word in words if not word.startswith("-")]
+    try:
+        given = {override.key_or_group: override.value() for override in parser.parse_overrides(plain)}
+        if given.get("ckpt") not in ("auto", "last") or "hydra.run.dir" not in given:
+            return words
+        own = words_of(Path(str(given["hydra.run.dir"])))
+        parsed = zip(own, parser.parse_overrides(own), strict=True)
+    except HydraException:
+        return words  # Hydra will say what is wrong with them
+    kept = [word for word, override in parsed if override.key_or_group not in given]
+    if kept:
+        console.print(f"with the run's own settings: {' '.join(kept)}")
+    return [*kept, *words]
+
+
+def going_on(run: Path) -> str:
+    """The command that goes on with a run."""
+    quoted = str(run) if re.fullmatch(r"[\w/.+:-]+", str(run)) else f"'{run}'"
+    return shlex.join(["python", "-m", "diffusion.train", f"hydra.run.dir={quoted}", "ckpt=auto"])
 
 
 def _job_folder(*, _root_: DictConfig) -> str:

@@ -61,7 +61,7 @@ def tell(folder: Path) -> None:
     if others:
         console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
     if states["died"] + states["interrupted"]:
-        console.print("to go on with one: its command (in its run.json) and hydra.run.dir=RUN ckpt=auto")
+        console.print("to go on with one: python -m diffusion.train hydra.run.dir=RUN ckpt=auto")
 
 
 def show(rows: list[tuple[str, ...]]) -> None:

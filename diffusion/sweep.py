@@ -18,10 +18,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import yaml
@@ -44,13 +44,15 @@ class JobFailed(UserError):
 def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path) -> Any:
     """`train(cfg, folder)`; as a job of a multirun in a process of its own, unless it is complete already.
 
-    So is a run that SLURM has queued again, which otherwise goes on from its last checkpoint, if it has one.
+    What SLURM has queued again, or ckpt=auto goes on with, is not run again either if it is complete; otherwise SLURM's
+    goes on from its last checkpoint, if it has one.
     """
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     if multirun and "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N instead")
     record = read_record(folder)
-    if (multirun or slurm.queued_again()) and record.get("state") == "complete" and same_job(cfg, folder):
+    again = multirun or slurm.queued_again() or cfg.ckpt == "auto"
+    if again and record.get("state") == "complete" and same_job(cfg, folder):
         console.print(f"{folder} is complete already")
         return record.get("result")
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
@@ -60,7 +62,7 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
         return isolated(folder)
     claim(folder, before=partial(check_kept, cfg, folder))
-    with recording(folder):
+    with recording(folder, record):
         return train(cfg, folder)
 
 
@@ -173,12 +175,16 @@ def job(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def recording(folder: Path) -> Iterator[None]:
-    """Within: a run. Should it end otherwise than well, its record says why, also where it came to no other words."""
+def recording(folder: Path, before: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+    """Within: a run. Should it end otherwise than well, its record says why, also where it came to no other words.
+
+    Where it ends before its first step, and a run was there `before`, that one's record is put back.
+    """
 
     def end(state: str, reason: str) -> None:
         record = read_record(folder)
-        write_record(folder, record | {"state": state, "reason": record.get("reason") or reason})
+        own = record | {"state": state, "reason": record.get("reason") or reason}
+        write_record(folder, own if "steps" in record or not before else dict(before))
 
     early.State.last_words = partial(end, "interrupted")
     try:

@@ -169,6 +169,10 @@ class ImageData(LightningDataModule):
         for name, size in sizes.items():
             if not (isinstance(size, int) and size >= 1):
                 raise UserError(f"data.{name}={size!r}: expected a whole number of at least 1; set data.{name}=64")
+        if num_workers < 0:
+            raise UserError(
+                f"data.num_workers={num_workers}: expected a number of processes; data.num_workers=0 is best"
+            )
         self.resolution = resolution
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

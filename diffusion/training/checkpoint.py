@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +32,31 @@ class Restored:
     epoch: int
     weights: str  # "ema" or "raw"
     sha256: str  # of the file, 16 digits
+
+
+class Resumed(NamedTuple):
+    """The checkpoint that a run goes on from, and what must fit it."""
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]  # of the network's weights
+
+
+def resumed(ckpt: str | None, folder: Path) -> Resumed | None:
+    """The checkpoint that `ckpt` names, as `find` does; None for a fresh start."""
+    path = None if ckpt is None else find(ckpt, folder)
+    if path is None:
+        return None
+    contents = read(path)
+    step = int(contents["global_step"])
+    console.print(f"going on from {path}, step {step}")
+    return Resumed(path, step, build.stranger(contents["config"], path), shapes_of(contents["state_dict"]))
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each of the network's weights."""
+    return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(PREFIX)}
 
 
 def read(path: Path, sealed: bool = False) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
+from diffusion.errors import UserError
+
 
 class EMA(WeightAveraging):
     """w̄ ← w̄ + (1 − d_n)(w − w̄) after optimizer step n, with d_n = min(decay, (1 + n)/(10 + n)).
@@ -16,6 +18,8 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, decay: float = 0.9995):
+        if not 0 <= decay <= 1:
+            raise UserError(f"ema.decay={decay}: expected a number from 0 to 1, such as ema.decay=0.999")
         self.decay = decay
         self.swapped = False  # whether the module holds w̄, and `stored` the raw weights
         # Tensors of w̄ and w in one order, and of both modules' buffers, listed once: to walk the modules at every step

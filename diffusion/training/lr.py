@@ -8,6 +8,8 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from diffusion.errors import UserError
+
 
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """The optimizer's own rate throughout."""
@@ -16,11 +18,13 @@ def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
 
 def warmup(optimizer: Optimizer, total_steps: int, warmup: int) -> LambdaLR:
     """Linear from 0 to the optimizer's rate over `warmup` steps, then constant."""
+    check(warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
     """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1 at the last step (SGDR, eq. 5)."""
+    check(warmup)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -29,3 +33,9 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
         return final + (1 - final) * (1 + math.cos(math.pi * u)) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def check(warmup: int) -> None:
+    """Refuse steps that aren't a number of them."""
+    if warmup < 0:
+        raise UserError(f"lr_scheduler.warmup={warmup}: expected a number of steps, such as lr_scheduler.warmup=1000")

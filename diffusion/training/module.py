@@ -30,7 +30,11 @@ def total_steps(trainer: pl.Trainer) -> int:
     Lightning's `estimated_stepping_batches`, asked before a checkpoint is loaded, would set the data up too early: the
     loader's place in the epoch would not be restored.
     """
-    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    return steps_of(len(trainer.datamodule.train_dataloader()), trainer)  # type: ignore[attr-defined]
+
+
+def steps_of(batches: int, trainer: pl.Trainer) -> int:
+    """Optimizer steps of a whole run whose epochs have so many batches on each device."""
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs

@@ -11,7 +11,6 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
-from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
 from diffusion.metric.features import FeatureExtractor
@@ -24,6 +23,7 @@ from diffusion.training import callbacks as our
 from diffusion.training.checks import (
     check_device,
     check_folder,
+    check_length,
     check_recipe,
     check_resumed,
     check_settings,
@@ -68,7 +68,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     audit.check(cfg.score.audit)
     objective, optimizer = make(cfg.objective, "objective"), make(cfg.optimizer, "optimizer")
     lr_scheduler = make(cfg.lr_scheduler, "lr_scheduler")
-    resumed = find_resumed(cfg.ckpt, folder)
+    resumed = checkpoint.resumed(cfg.ckpt, folder)
     extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
     set_up(data, folder)
     if cfg.score.n:
@@ -80,9 +80,9 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
         network, schedule, prediction, objective, optimizer, lr_scheduler,
         seed=cfg.seed, draws=cfg.validation.draws, config=config,
     )  # fmt: skip
-    check_recipe(module, data)
+    check_recipe(module, data, sampler)
     if resumed is not None:
-        check_resumed(module, resumed[0])
+        check_resumed(module, config, resumed)
     if cfg.channels_last:
         module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if cfg.compile:
@@ -91,12 +91,13 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after, and round.
     trainer.precision_plugin.convert_module(module)
     distributed.check_processes(trainer.world_size)
+    check_length(trainer, data, resumed, folder)
     if trainer.is_global_zero:
         (folder / "config.yaml").write_text(config)
         if resumed is not None:
-            LooksAtTest(folder).inherit(LooksAtTest.beside(resumed[0]))
+            LooksAtTest(folder).inherit(LooksAtTest.beside(resumed.path))
         say_what_runs(folder, data, module)
-    start = None if resumed is None else resumed[0]
+    start = None if resumed is None else resumed.path
     try:
         with distributed.leading(folder, start):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
@@ -129,7 +130,7 @@ def make_trainer(
     data: ImageData,
     sampler: Sampler,
     extractor: FeatureExtractor | None,
-    resumed: tuple[Path, int] | None,
+    resumed: checkpoint.Resumed | None,
 ) -> tuple[pl.Trainer, our.RunRecord, list[Logger]]:
     """Lightning's Trainer with this run's callbacks and loggers."""
     shape = (data.channels, data.resolution, data.resolution)
@@ -145,7 +146,7 @@ def make_trainer(
     ]
     if cfg.get("ema"):
         used.append(make(cfg.ema, "ema"))
-    checkpoints = Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed[0])
+    checkpoints = Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed.path)
     used += [Guard(**cfg.guard), signals.Interruptible(checkpoints)]
     if cfg.samples.n and cfg.samples.every_n_epochs:
         used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
@@ -157,7 +158,7 @@ def make_trainer(
             protocol,
         )  # fmt: skip
         used.append(scores)
-    step = None if resumed is None else (resumed[0].parent.parent, resumed[1])
+    step = None if resumed is None else (resumed.path.parent.parent, resumed.step)
     used.append(checkpoints)  # behind the others, so that their state is what is saved
     plain = OmegaConf.to_container(OmegaConf.create(config))
     logs: list[Logger] = [loggers.csv(folder, step)]
@@ -170,18 +171,6 @@ def make_trainer(
     signals.ours_alone(trainer)
     validate_after_steps(trainer)
     return trainer, record, logs
-
-
-def find_resumed(ckpt: str | None, folder: Path) -> tuple[Path, int] | None:
-    """The checkpoint to go on from and its step; None for a fresh start."""
-    if ckpt is None:
-        return None
-    path = checkpoint.find(ckpt, folder)
-    if path is None:
-        return None
-    step = int(checkpoint.read(path)["global_step"])
-    console.print(f"going on from {path}, step {step}")
-    return path, step
 
 
 def protocol_of(cfg: DictConfig) -> dict[str, Any]:

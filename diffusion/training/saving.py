@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.folders import going_on
 from diffusion.training import storage
 from diffusion.training.module import total_steps
 
@@ -105,8 +106,8 @@ class Checkpoints(Checkpoint):
                 self.let_go(step)
         except OSError as error:
             raise UserError(
-                f"cannot write {path}: {error.strerror or error}; those before it are whole: mend that, and go on with "
-                f"hydra.run.dir={self.folder.parent} ckpt=auto"
+                f"cannot write {path}: {error.strerror or error}; those before it are whole: mend that, and go on by "
+                f"{going_on(self.folder.parent)}"
             ) from error
         self.saved_at = step
 

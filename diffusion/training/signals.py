@@ -26,6 +26,7 @@ from diffusion import early
 from diffusion.console import console
 from diffusion.early import CAUGHT
 from diffusion.errors import Interrupted
+from diffusion.folders import going_on
 from diffusion.training.ema import EMA
 from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
@@ -137,7 +138,7 @@ def ask(trainer: pl.Trainer) -> Reading:
 
 def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
     """Where the run stopped."""
-    console.print(f"stopped by {stop}; go on with hydra.run.dir={folder} ckpt=auto")
+    console.print(f"stopped by {stop}; to go on: {going_on(folder)}")
 
 
 class Interruptible(Callback):

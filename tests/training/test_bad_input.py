@@ -60,6 +60,50 @@ def test_one_line_says_what_and_how_to_mend_it(command, tiny, tmp_path, monkeypa
 
 
 SETTINGS = {
+    "name=../x": "no other folder",
+    "name=/x": "no other folder",
+    "seed=abc": "a whole number from 0 to 4294967295; seed=0 is the default",
+    "seed=-1": "a whole number from 0",
+    "seed=1.5": "a whole number",
+    "seed=true": "a whole number",
+    "ckpt=3": "a text or null",
+    "compile=maybe": "true or false",
+    "channels_last=perhaps": "true or false",
+    "matmul_precision=foo": "highest, high, medium; matmul_precision=high is the default",
+    "validation.draws=abc": "a whole number of at least 1",
+    "validation.draws=0": "at least 1",
+    "samples.n=-3": "at least 0",
+    "samples.every_n_epochs=abc": "a whole number of at least 1 or null",
+    "samples.every_n_epochs=-1": "at least 1 or null",
+    "score.batch_size=0": "at least 1",
+    "score.yardsticks=noise": "a list, each noise, real, floor, untrained",
+    "score.audit=pixels": "a list, each pixels, features; score.audit=[] is the default",
+    "score.split=tset": "train, val, test",
+    "trainer.accumulate_grad_batches=0": "at least 1",
+    "trainer.check_val_every_n_epoch=0": "at least 1 or null",
+    "trainer.max_steps=0": "a whole number of at least 1 or -1",
+    "trainer.max_steps=abc": "a whole number of at least 1 or -1; trainer.max_steps=-1 is the default",
+    "trainer.max_epochs=0": "at least 1",
+    "trainer.devices={}": "trainer.devices",
+    "schedule=null": "one is needed; schedule is one of cosine, ",
+    "model=null": "one is needed; model is one of unet_base",
+    "schedule.first=abc": "a number; conf/schedule has values that work",
+    "schedule.steps=1e3": "a whole number",
+    "sampler.steps=ten": "sampler.steps=ten: expected a whole number",
+    "sampler.grid=karras": "sampler.grid=karras: this is chosen with its place: grid@sampler.grid=karras",
+    "optimizer.lr=abc": "a number",
+    "optimizer.lr=nan": "a number",
+    "optimizer.betas=[0.9]": "a list of 2 values, each a number",
+    "ema.decay=abc": "a number",
+    "ema.decay=2": "from 0 to 1",
+    "ema.decay=-1": "from 0 to 1",
+    "lr_scheduler.warmup=abc": "a whole number",
+    "model.channels=32": "a list, each a whole number",
+    "model.attention=[0,1]": "a list, each true or false",
+    "data.limit=abc": "a whole number or null",
+    "data.seed=abc": "a whole number",
+    "data.flip=no": "true or false",
+    "data.num_workers=-1": "a number of processes",
     "guard.action=halt": "stop, skip",
     "guard.spikes=0": "at least 1",
     "guard.spikes=few": "at least 1",
@@ -72,7 +116,8 @@ SETTINGS = {
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_is_refused_before_any_image_is_read(command, tiny, monkeypatch, setting):
     monkeypatch.setattr(ImageData, "prepare_data", lambda self: pytest.fail("images were read"))
-    status, out, err = command("train", [*tiny, setting, "name=bad"])
+    words = ["lr_scheduler=warmup", setting] if setting.startswith("lr_") else [setting]
+    status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err
     assert setting.partition(".")[0] in error_line(err)
     assert SETTINGS[setting] in err
