@@ -77,9 +77,8 @@ def _read(file: Path) -> list[str]:
 def words_of(run: Path) -> list[str]:
     """The words of the command that began a run, as its run.json has them; none where there is none."""
     try:
-        _, _, _, *words = shlex.split(
-            json.loads((run / "run.json").read_text())["command"]
-        )  # python -m diffusion.train
+        command = json.loads((run / "run.json").read_text())["command"]
+        _, _, _, *words = shlex.split(command)  # python -m diffusion.train
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return []
     return [word for word in words if not word.startswith("-")]

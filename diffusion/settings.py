@@ -86,11 +86,13 @@ TEXT = Kind("a text", lambda value: isinstance(value, str))
 ANY = Kind("anything", lambda value: True)
 INSIDE = Kind(
     "a text that leads to no other folder than outputs",
-    lambda value: not {"..", ""} & {*Path(str(value)).parts} and not Path(str(value)).is_absolute() and value != "",
+    lambda value: (
+        isinstance(value, str | int) and value != "" and ".." not in Path(str(value)).parts and not str(value)[0] == "/"
+    ),
 )
 
-PART = Kind("a part of its own", lambda value: not isinstance(value, PLAIN))
 PLAIN = (int, float, bool, str, list, tuple, type(None))  # what yaml holds, beside mappings
+PART = Kind("a part of its own", lambda value: not isinstance(value, PLAIN))
 
 SEED = whole(0, 2**32 - 1)
 SPLIT = one_of("train", "val", "test")
@@ -172,12 +174,19 @@ GROUPS = {
 }  # fmt: skip
 """Of which a choice is needed."""
 
+SECTIONS = {"train": ("validation", "checkpoint", "guard", "samples", "score")}
+
 
 def check(command: str, config: Mapping[str, Any]) -> None:
     """UserError at the first setting of a command's configuration that is not of its kind."""
     for group in GROUPS.get(command, ()):
         if not config.get(group):
             raise UserError(needed(group))
+    for section in SECTIONS.get(command, ()):
+        if not isinstance(config.get(section), Mapping):
+            raise UserError(
+                f"{section}={shown(config.get(section))}: it has settings of its own; leave it out, or set one of them"
+            )
     for key, kind in SETTINGS[command].items():
         found = at(config, key)
         if found is not MISSING and not kind.holds(found):

@@ -247,7 +247,7 @@ class ImageData(LightningDataModule):
         if len(split) < world:
             raise UserError(
                 f"{len(split)} images of the {name} split are too few for {world} device{'s' * (world > 1)}: give the "
-                f"split at least as many, or use fewer devices"
+                f"split at least as many (data.{name}=…), or use fewer devices"
             )
         sampler = InOrder(torch.arange(len(split)), self.eval_batch_size, rank, world)
         return DataLoader(split, sampler=sampler, **self._options())

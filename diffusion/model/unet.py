@@ -122,6 +122,8 @@ class UNet(nn.Module):
         head_dim: int | None = None,
     ):
         super().__init__()
+        if blocks < 1 or groups < 1:
+            raise UserError(f"model.blocks={blocks} model.groups={groups}: at least one of each is needed")
         if len(attention) != len(channels):
             raise UserError(
                 f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "

@@ -411,8 +411,8 @@ FAULTS = [
     Fault(
         "T8 a file's configuration is trusted",
         CHECKPOINT,
-        'build.stranger(contents["config"], path)',
-        '__import__("yaml").safe_load(contents["config"])',
+        'config = build.stranger(contents["config"], path)',
+        'config = __import__("yaml").safe_load(contents["config"])',
         f"{PAYLOAD}[schedule]",
     ),
     Fault(
@@ -473,8 +473,8 @@ FAULTS = [
     Fault(
         "T9 an error is not recorded",
         SWEEP,
-        'write_record(folder, record | {"state": state',
-        'print(folder, record | {"state": state',
+        "        write_record(folder, own if",
+        "        print(folder, own if",
         BEGAN,
     ),
     Fault(
