@@ -511,7 +511,7 @@ FAULTS = [
     Fault(
         "T9 keys in the configuration",
         "command.py",
-        "                secrets.refuse_values({str(key): value for key, value in resolved.items()})\n",
+        "                secrets.refuse_values(config)\n",
         "",
         REFUSED,
     ),

@@ -11,8 +11,8 @@ SETTINGS = "settings.py"
 
 BAD = "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read"
 KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
-ON = "training/test_going_on.py::"
-OTHER = ON + "test_another_diffusion_or_state_is_refused_and_the_run_is_as_it_was"
+ON = "training/test_going_on.py"
+OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_is_as_it_was"
 
 FAULTS = [
     Fault("settings are not checked", "command.py", "                settings.check(config_name, config)\n", "", BAD),
@@ -33,9 +33,7 @@ FAULTS = [
     ),
     Fault("true is a whole number", SETTINGS, "type(value) is int and", "isinstance(value, int) and", BAD),
     Fault("NaN is a number", SETTINGS, "value == value and ", "", BAD),
-    Fault(
-        "a text is a list of letters", SETTINGS, "isinstance(value, list | tuple)\n            and", "True and", KINDS
-    ),
+    Fault("a text is a list of letters", SETTINGS, "isinstance(value, list | tuple) and length", "length", KINDS),
     Fault(
         "a parent's arguments are unknown", SETTINGS, "for parent in target.__mro__:", "for parent in [target]:", KINDS
     ),

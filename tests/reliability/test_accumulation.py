@@ -33,8 +33,10 @@ def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure
     expected = end(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")
     assert sorted(storage.load(file)["global_step"] for file in files) == steps
-    for step, file in zip(reversed(steps), files, strict=True):
+    for step, file in [*zip(reversed(steps), files, strict=True)][1:]:  # behind the last one nothing is left to train
         folder = tmp_path / f"from {step}"
         assert same(end(folder, [*overrides, f"ckpt={file}"]), expected), step
         assert lines(folder) == lines(tmp_path / "whole"), step
-    figure(f"accumulation of 4, a validation every {every} batches", f"resumed from {len(steps)} steps, 0 bits differ")
+    figure(
+        f"accumulation of 4, a validation every {every} batches", f"resumed from {len(steps) - 1} steps, 0 bits differ"
+    )

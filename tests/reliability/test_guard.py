@@ -170,7 +170,7 @@ def test_t6_a_resumed_guard_goes_on(command, tiny, monkeypatch):
     status, out, err = command("train", [*recipe, "trainer.max_steps=33"])
     assert status == 0, out + err
     assert out.count("the loss jumped") == 1
-    status, out, err = command("train", [*recipe, "ckpt=auto"])
+    status, out, err = command("train", [*recipe, "ckpt=auto", "trainer.max_steps=-1"])
     assert status == 4, out + err
     assert "step 36: the loss has been far above" in err
     assert "the loss jumped" not in out
