@@ -207,10 +207,11 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, as many fixed training images]: a gap between the two is over-fitting.
 
-        Both count their images from 0, so that what is drawn by index is the same for either: they are paired.
+        They are the same for every seed. Both count their images from 0, so that what is drawn by index is the same for
+        either: they are paired.
         """
         train, val = self.splits["train"], self.splits["val"]
-        fixed = torch.randperm(len(train), generator=generator_for(self.seed, "overfit"))[: len(val)]
+        fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
         return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:

@@ -52,6 +52,7 @@ class Diffusion(pl.LightningModule):
         lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
         seed: counts the randomness.
         draws: times and noises an image in validation.
+        grid_seed: of these, alike for runs of all seeds, so that their errors are paired.
         config: the run's configuration as yaml text, kept in every checkpoint so that it can be rebuilt.
     """
 
@@ -65,6 +66,7 @@ class Diffusion(pl.LightningModule):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler],
         seed: int = 0,
         draws: int = 1,
+        grid_seed: int = 0,
         config: str = "",
     ):
         super().__init__()
@@ -76,7 +78,7 @@ class Diffusion(pl.LightningModule):
         self.config = config
         self.draws = draws
         self.stepped = True  # whether the last optimizer step was one
-        self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
+        self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
         self.differences: dict[str, Tensor] = {}  # by weights: the last validation's, held-out less training images

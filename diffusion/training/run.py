@@ -78,7 +78,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
     module = Diffusion(
         network, schedule, prediction, objective, optimizer, lr_scheduler,
-        seed=cfg.seed, draws=cfg.validation.draws, config=config,
+        seed=cfg.seed, draws=cfg.validation.draws, grid_seed=cfg.validation.seed, config=config,
     )  # fmt: skip
     check_recipe(module, data)
     if resumed is not None:

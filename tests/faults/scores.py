@@ -189,6 +189,21 @@ FAULTS = [
         "small[first], (itself,))",
         "data/test_duplicates.py",
     ),
+    Fault(
+        "grid: each seed has its own",
+        "training/module.py",
+        "FrozenGrid(draws, grid_seed,",
+        "FrozenGrid(draws, seed,",
+        "training/test_reproducible.py::test_every_seed_is_validated_on_one_grid",
+    ),
+    Fault("grid: errors on two are ranked", COMPARE, '"schedule", "validation")', '"schedule")', RECIPES),
+    Fault(
+        "grid: each seed has its own training images",
+        "data/module.py",
+        'generator_for("overfit")',
+        'generator_for(self.seed, "overfit")',
+        "data/test_data_module.py",
+    ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
     Fault("study: beyond its budget", "training/study.py", "nfe > budget", "False", BUDGET),
 ]
