@@ -17,6 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from diffusion.data import duplicates
 from diffusion.data.cache import digest
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
@@ -149,6 +150,9 @@ class ImageData(LightningDataModule):
     seed: of the order, the flips, and whatever choice a subclass makes.
     num_workers: processes that gather batches; 0 is the fastest, as the images lie in memory.
 
+    `report` lists {"path", "reason", "action"} of what is worth a look; "used" are held-out near-duplicates of images
+    in an earlier split.
+
     Build the Trainer with `use_distributed_sampler=False`: the loaders share the images out among the devices.
     `UserError` when the training split is smaller than a global batch.
     """
@@ -176,6 +180,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
+        self.report: list[dict[str, str]] = []
 
     def load(self) -> dict[str, Split]:
         """The splits "train", "val" and "test"; the first call makes what is not cached yet."""
@@ -183,10 +188,14 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads, decodes and caches what is missing: in one process per machine, before the others `setup`."""
-        self.splits = self.splits or self.load()
+        if not self.splits:
+            self.report = []
+            splits = self.load()
+            self.report += duplicates.tell(splits)
+            self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
-        self.splits = self.splits or self.load()
+        self.prepare_data()
         images, devices = len(self.splits["train"]), self._share()[1]
         if images < self.batch_size * devices:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")

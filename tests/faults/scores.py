@@ -42,6 +42,7 @@ BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
+DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
 FAULTS = [
@@ -195,6 +196,27 @@ FAULTS = [
         "FrozenGrid(draws, grid_seed,",
         "FrozenGrid(draws, seed,",
         "training/test_reproducible.py::test_every_seed_is_validated_on_one_grid",
+    ),
+    Fault(
+        "duplicates: splits are compared at every start",
+        "data/duplicates.py",
+        "across(splits) if kept is None else",
+        "across(splits) if True else",
+        DUPLICATES,
+    ),
+    Fault(
+        "duplicates: other images are taken for those compared",
+        "data/duplicates.py",
+        "[(name, split.key, split.names)",
+        "[(name, split.names)",
+        DUPLICATES,
+    ),
+    Fault(
+        "duplicates: only a folder tells",
+        "data/module.py",
+        "            self.report += duplicates.tell(splits)\n",
+        "",
+        "data/test_cifar10.py",
     ),
     Fault("grid: errors on two are ranked", COMPARE, '"schedule", "validation")', '"schedule")', RECIPES),
     Fault(
