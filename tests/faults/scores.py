@@ -43,6 +43,9 @@ RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
+BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
+FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
+FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
 FAULTS = [
@@ -227,5 +230,17 @@ FAULTS = [
         "data/test_data_module.py",
     ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
-    Fault("study: beyond its budget", "training/study.py", "nfe > budget", "False", BUDGET),
+    Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
+    Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),
+    Fault("study: a sampler that does not fit is silent", "training/study.py", "if not every:", "if False:", BUDGETS),
+    Fault("study: an adaptive sampler has an NFE", "training/study.py", "if samplers[0].adaptive:", "if False:", FITS),
+    Fault("study: a word is a list", "training/study.py", " and not isinstance(value, str)", "", FLOOR),
+    Fault(
+        "study: two samplers look alike",
+        "report/study.py",
+        "markers[(i + i // 7) % 7]",
+        "markers[i % 7]",
+        "report/test_report_study.py",
+    ),
+    Fault("study: beyond its budget", "training/study.py", "if nfe <= budget else", "if True else", BUDGET),
 ]
