@@ -77,8 +77,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
         seconds = (time.perf_counter() - began) / cfg.n
         new = scoring.score_samples(
             images, extractor, against, metrics=metrics, sampler=scoring.describe_sampler(setting.node), seed=cfg.seed,
-            weights=restored.weights, step=restored.step, nfe=setting.nfe, seconds_per_image=seconds,
-            checkpoint={"path": str(restored.path), "sha256": restored.sha256},
+            nfe=setting.nfe, seconds_per_image=seconds, **restored.told,
         )  # fmt: skip
         scoring.append(folder, looks.add(new))
         points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, {r["metric"]: r for r in new}))

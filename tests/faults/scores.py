@@ -43,6 +43,7 @@ RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
+WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
 BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
 FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
 FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
@@ -228,6 +229,20 @@ FAULTS = [
         'generator_for("overfit")',
         'generator_for(self.seed, "overfit")',
         "data/test_data_module.py",
+    ),
+    Fault(
+        "scores: those while training are of the raw weights",
+        "training/callbacks.py",
+        "own = network_hash(pl_module.denoiser.network)",
+        "own = network_hash((pl_module.raw_denoiser() or pl_module.denoiser).network)",
+        f"{WHOSE}[warm]",
+    ),
+    Fault(
+        "scores: half precision is of other weights",
+        PROVENANCE,
+        "value.float() if value.is_floating_point() else value",
+        "value",
+        f"{WHOSE}[none]",
     ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
     Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
