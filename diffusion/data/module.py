@@ -7,6 +7,7 @@ Global batch k is the k-th run of `batch_size` x devices images of that order, a
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from diffusion.data import duplicates
 from diffusion.data.cache import digest
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
+
+TILE = re.compile(r" \d+px at \d+,\d+$")  # what a tile's name has behind the photograph's
 
 
 class Batch(NamedTuple):
@@ -59,6 +62,11 @@ class Split(Dataset[Batch]):
         """A whole batch at once, for (index (B,), flip (B,)): one gather instead of B."""
         index, flip = key
         return Batch(self.images[index], index, flip)
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """What each image is of: the photograph of a tile, as `tiles` names it, else the image itself."""
+        return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
         """The split of the images at `index` (M,), in that order."""

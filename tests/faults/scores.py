@@ -44,6 +44,9 @@ TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
 WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
+GAP, GAPS = "metric/gap.py", "metric/test_gap.py"
+PHOTOGRAPHS = "training/test_gap.py::test_a_run_knows_the_photographs_of_its_tiles"
+FEW_PHOTOGRAPHS = "training/test_gap.py::test_the_notice_takes_tiles_of_few_photographs_for_few"
 BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
 FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
 FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
@@ -243,6 +246,25 @@ FAULTS = [
         "value.float() if value.is_floating_point() else value",
         "value",
         f"{WHOSE}[none]",
+    ),
+    Fault("gap: tiles are independent", "training/module.py", ".sources = sources", ".sources = {}", PHOTOGRAPHS),
+    Fault("gap: a tile is its own photograph", "data/module.py", 'TILE.sub("", name)', "name", PHOTOGRAPHS),
+    Fault("gap: only held-out photographs count", GAP, "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0", GAPS),
+    Fault("gap: clusters of both are counted twice", GAP, " - (len(apart) - 1) * _variance(x, both)", "", GAPS),
+    Fault("gap: few clusters are many", GAP, "count / (count - 1) * sums", "sums", GAPS),
+    Fault(
+        "gap: an interval of few photographs is a normal's",
+        GAP,
+        "stdtrit(float(self.freedom), ndtr(sigmas))",
+        "sigmas",
+        GAPS,
+    ),
+    Fault(
+        "gap: the notice takes tiles for independent",
+        "training/gap.py",
+        "mean_and_error(x, pl_module.clusters)",
+        "mean_and_error(x)",
+        FEW_PHOTOGRAPHS,
     ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
     Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
