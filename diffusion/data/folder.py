@@ -21,7 +21,6 @@ from PIL import Image
 
 from diffusion.console import track
 from diffusion.data.cache import cached, digest, place, read_json, say, write
-from diffusion.data.duplicates import across
 from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, square
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError
@@ -46,9 +45,8 @@ class Folder(ImageData):
     strict: stop at an image that can't be used, instead of going on with the others.
 
     Byte-identical files are used once. Images with a side below `resolution` are refused, never enlarged.
-    `report` lists {"path", "reason", "action"} of every file that is not used: "refused" if it is or claims to be an
-    image, else "skipped"; and, as "used", of every held-out near-duplicate of an image in an earlier split. It is also
-    written beside the cache, and counted on the console.
+    `report` lists every file that is not used too: "refused" if it is or claims to be an image, else "skipped". These
+    are also written beside the cache, and counted on the console.
     `UserError`: no such folder, no usable image in it, too few for `limit`, `val` and `test`, or `strict`.
     """
 
@@ -70,13 +68,11 @@ class Folder(ImageData):
         self.test = test
         self.random_crop = random_crop
         self.strict = strict
-        self.report: list[dict[str, str]] = []
         for name, size in {"val": val, "test": test, "limit": 1 if limit is None else limit}.items():
             if size < 0 or (size >= 1 and size != int(size)) or (name == "limit" and size != int(size)):
                 raise UserError(f"data.{name}={size}: expected a number of images; set data.{name}=100")
 
     def load(self) -> dict[str, Split]:
-        self.report = []
         files = self._hashed(self._walk())
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
@@ -84,9 +80,7 @@ class Folder(ImageData):
         made = cached(place() / f"folder-{key}.pt", lambda: self._decode(files))
         self.report += made["left_out"]
         self._tell(place() / f"folder-{key}.report.json", used=len(made["names"]), given=len(files))
-        splits = self._split(Split(made["images"], made["names"]), made["contents"])
-        self._tell_repeated(splits, place() / f"folder-{key}.report.json")
-        return splits
+        return self._split(Split(made["images"], made["names"]), made["contents"])
 
     def _note(self, name: str, reason: str, action: str) -> None:
         self.report.append({"path": name, "reason": reason, "action": action})
@@ -197,20 +191,6 @@ class Folder(ImageData):
             raise UserError(
                 f"data.root={self.root}: none of {given} files is a usable image (the reasons are in {file}); set "
                 f"data.root to a folder of images of at least {self.resolution}x{self.resolution} pixels"
-            )
-
-    def _tell_repeated(self, splits: dict[str, Split], file: Path) -> None:
-        """Adds to the report what validation and test repeat of earlier splits: scores on it would be too good."""
-        repeated = across(splits)
-        for pair in repeated:
-            self._note(pair.name, f"in {pair.split}: a near-duplicate of {pair.of} in {pair.of_split}", "used")
-        if repeated:
-            write(file, json.dumps(self.report, indent=1).encode())
-            first = repeated[0]
-            say(
-                f"data: {len({pair.name for pair in repeated})} held-out images are near-duplicates of images in an "
-                f"earlier split, such as {first.name} ({first.split}) of {first.of} ({first.of_split}): they flatter "
-                f"scores; all are in {file}"
             )
 
     def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:

@@ -7,6 +7,7 @@ Global batch k is the k-th run of `batch_size` x devices images of that order, a
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from diffusion.data import duplicates
 from diffusion.data.cache import digest
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
+
+TILE = re.compile(r" \d+px at \d+,\d+$")  # what a tile's name has behind the photograph's
 
 
 class Batch(NamedTuple):
@@ -58,6 +62,11 @@ class Split(Dataset[Batch]):
         """A whole batch at once, for (index (B,), flip (B,)): one gather instead of B."""
         index, flip = key
         return Batch(self.images[index], index, flip)
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """What each image is of: the photograph of a tile, as `tiles` names it, else the image itself."""
+        return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
         """The split of the images at `index` (M,), in that order."""
@@ -149,6 +158,9 @@ class ImageData(LightningDataModule):
     seed: of the order, the flips, and whatever choice a subclass makes.
     num_workers: processes that gather batches; 0 is the fastest, as the images lie in memory.
 
+    `report` lists {"path", "reason", "action"} of what is worth a look; "used" are held-out near-duplicates of images
+    in an earlier split.
+
     Build the Trainer with `use_distributed_sampler=False`: the loaders share the images out among the devices.
     `UserError` when the training split is smaller than a global batch.
     """
@@ -180,6 +192,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
+        self.report: list[dict[str, str]] = []
 
     def load(self) -> dict[str, Split]:
         """The splits "train", "val" and "test"; the first call makes what is not cached yet."""
@@ -187,10 +200,14 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Downloads, decodes and caches what is missing: in one process per machine, before the others `setup`."""
-        self.splits = self.splits or self.load()
+        if not self.splits:
+            self.report = []
+            splits = self.load()
+            self.report += duplicates.tell(splits)
+            self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
-        self.splits = self.splits or self.load()
+        self.prepare_data()
         images, devices = len(self.splits["train"]), self._share()[1]
         if images < self.batch_size * devices:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
@@ -211,10 +228,11 @@ class ImageData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """[the validation split, as many fixed training images]: a gap between the two is over-fitting.
 
-        Both count their images from 0, so that what is drawn by index is the same for either: they are paired.
+        They are the same for every seed. Both count their images from 0, so that what is drawn by index is the same for
+        either: they are paired.
         """
         train, val = self.splits["train"], self.splits["val"]
-        fixed = torch.randperm(len(train), generator=generator_for(self.seed, "overfit"))[: len(val)]
+        fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
         return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:

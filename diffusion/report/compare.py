@@ -40,7 +40,7 @@ from diffusion.report.words import (
 
 LEVEL = 0.95
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
-MEASURED = ("data", "schedule", "validation.draws")  # what two denoising errors must share to be ranked
+MEASURED = ("data", "schedule", "validation")  # what two denoising errors must share to be ranked
 IDLE = ("seed", "name", "logger", "samples", "score", "again")  # settings that change no number but by its protocol
 
 

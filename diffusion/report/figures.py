@@ -241,9 +241,9 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     def curve(step: int, suffix: str, **look: Any) -> None:
         """One validation's gap; a bin that was not logged then is left out."""
         mean = np.array([_value(metrics, name + suffix, step) for name in names])
-        error = np.array([_value(metrics, name.replace("mse", "se") + suffix, step) for name in names])
+        half = np.array([_value(metrics, name.replace("mse", "half") + suffix, step) for name in names])
         there = np.isfinite(mean)
-        ax.errorbar(x[there], mean[there], yerr=1.96 * error[there], capsize=2, elinewidth=0.8, markersize=3, **look)
+        ax.errorbar(x[there], mean[there], yerr=half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
 
     for pick, colour in zip(picks, style.sequence(len(picks)), strict=True):
         curve(int(steps[pick]), "", color=colour, marker="o", linewidth=1.3, label=f"step {steps[pick]:,}")

@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich import box
 from rich.table import Table
 
 from diffusion.console import console
 from diffusion.report import style
 from diffusion.report.words import Record, higher_is_better, number, protocol_line, table
+
+FLOOR = (
+    "The floor is what real images score against real ones at this n: chance alone. A difference between samplers that "
+    "is smaller than its interval is no finding."
+)
 
 
 class Point(NamedTuple):
@@ -27,10 +32,18 @@ class Point(NamedTuple):
     scores: Mapping[str, Record]
 
 
-def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, reference: str, device: str) -> list[Path]:
+def write(
+    points: Sequence[Point],
+    budgets: Sequence[int],
+    folder: Path,
+    reference: str,
+    device: str,
+    yardsticks: Sequence[Record] = (),
+) -> list[Path]:
     """study.md, study.csv and pareto.png in `folder`; prints what to use.
 
-    The first metric of which one end is better decides.
+    The first metric of which one end is better decides. `yardsticks` are shown below the samplers, and the floor in
+    the plot.
     """
     metrics = list(points[0].scores)
     first = next((m for m in metrics if higher_is_better(points[0].scores[m]) is not None), metrics[0])
@@ -40,6 +53,10 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
         (p.sampler, str(p.steps), str(p.nfe), f"{p.seconds:.3g}", *(number(p.scores.get(m)) for m in metrics))
         for p in points
     ]
+    beside: dict[str, dict[str, Record]] = {}
+    for record in yardsticks:
+        beside.setdefault(str(record["what"]), {})[str(record["metric"])] = record
+    rows += [(what, "—", "—", "—", *(number(own.get(m)) for m in metrics)) for what, own in beside.items()]
     advice = [
         (f"{budget}", p.sampler, str(p.steps), f"{p.seconds:.3g}", number(p.scores[first]), ", ".join(alike) or "—")
         for budget, (p, alike) in chosen.items()
@@ -49,6 +66,7 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
         f"# Samplers against {reference}",
         "All from the same noise, so that differences are the samplers'. The best within each budget of network "
         f"evaluations by {first}; settings whose interval overlaps its interval are not told from it.",
+        *([FLOOR] if "floor" in beside else []),
         table(titles, advice, right=(0, 2, 3, 4)),
         table(head, rows, right=range(1, len(head))),
         f"Seconds on {device}, in batches. " + protocol_line(points[0].scores[first]) + ".",
@@ -61,13 +79,18 @@ def write(points: Sequence[Point], budgets: Sequence[int], folder: Path, referen
         for p in points:
             values = (p.scores[m]["value"] if m in p.scores else None for m in metrics)
             lines.writerow([p.sampler, p.steps, p.nfe, p.seconds, *values])
-    style.save(pareto(points, first), folder / "pareto.png")
+        for what, own in beside.items():
+            lines.writerow([what, None, None, None, *(own[m]["value"] if m in own else None for m in metrics)])
+    floor = beside.get("floor", {}).get(first)
+    style.save(pareto(points, first, floor), folder / "pareto.png")
     printed = Table(box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
     for title in titles:
         printed.add_column(title)
     for line in advice:
         printed.add_row(*line)
     console.print(printed)
+    if floor is not None:
+        console.print(f"floor (real images against real ones, at this n): {first} {number(floor)}", markup=False)
     return [folder / name for name in ("study.md", "study.csv", "pareto.png")]
 
 
@@ -114,11 +137,17 @@ def _overlap(a: Point, b: Point, metric: str) -> bool:
     return bool(x["low"] <= y["high"] and y["low"] <= x["high"])
 
 
+def _reach(record: Record, end: str) -> float:
+    """How far from the value its interval reaches; 0 where there is none."""
+    return 0.0 if record.get(end) is None else abs(float(record[end] - record["value"]))
+
+
 @style.styled
-def pareto(points: Sequence[Point], metric: str) -> Figure:
-    """The score against NFE and against seconds an image, a line per sampler; the Pareto front behind."""
-    figure = Figure(figsize=(style.TEXT_WIDTH + 1, 3.0), layout="constrained")
+def pareto(points: Sequence[Point], metric: str, floor: Record | None = None) -> Figure:
+    """The score against NFE and against seconds an image, a line per sampler; the Pareto front and the floor behind."""
     samplers = list(dict.fromkeys(p.sampler for p in points))
+    height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # the legend's
+    figure = Figure(figsize=(style.TEXT_WIDTH + 1, height), layout="constrained")
     colours = [style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK]
     markers = "os^DvPX"
     panels = figure.subplots(1, 2, sharey=True)
@@ -128,14 +157,16 @@ def pareto(points: Sequence[Point], metric: str) -> Figure:
             [getattr(p, cost) for p in best], [p.scores[metric]["value"] for p in best], where="post",
             color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1,
         )  # fmt: skip
+        if floor is not None:
+            ax.axhline(floor["value"], color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
+            if floor.get("low") is not None:
+                ax.axhspan(floor["low"], floor["high"], color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
         for i, name in enumerate(samplers):
             own = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
             y = [p.scores[metric]["value"] for p in own]
-            bars = [
-                [abs(p.scores[metric].get(end, v) - v) for p, v in zip(own, y, strict=True)] for end in ("low", "high")
-            ]
+            bars = [[_reach(p.scores[metric], end) for p in own] for end in ("low", "high")]
             ax.errorbar(
-                [getattr(p, cost) for p in own], y, yerr=bars, color=colours[i % 7], marker=markers[i % 7],
+                [getattr(p, cost) for p in own], y, yerr=bars, color=colours[i % 7], marker=markers[(i + i // 7) % 7],
                 markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,
             )  # fmt: skip
         ax.set_xscale("log")
@@ -156,8 +187,10 @@ def _apart(ticks: Iterable[int]) -> list[int]:
 
 
 def _plain(ax: Axes, ticks: Sequence[float] | None) -> None:
-    """Plain numbers on a logarithmic x axis."""
+    """Plain numbers on a logarithmic x axis: `ticks`, or 1, 2, 5, 10, …"""
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    if ticks is not None:
+    if ticks is None:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
         ax.set_xticks(ticks)

@@ -77,7 +77,7 @@ def bits_per_dimension(
             f"bits={n}: the bound is not finite on schedule {type(schedule).__name__}; leave bits out, or use a "
             "checkpoint of another schedule, such as schedule=linear or schedule=cosine"
         )
-    value, error = (float(x) for x in mean_and_error(bits))
+    value, error = (float(x) for x in mean_and_error(bits)[:2])
     record: Record = {
         "metric": "bits_per_dim",
         "value": value,

@@ -31,7 +31,7 @@ from diffusion.status import BEAT
 from diffusion.training.ema import EMA
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
-from diffusion.training.provenance import LooksAtTest
+from diffusion.training.provenance import LooksAtTest, network_hash
 from diffusion.training.scoring import append, score_samples
 from diffusion.training.signals import poll, together
 
@@ -245,14 +245,16 @@ class ScoreSamples(Callback):
             return
         share = trainer.global_rank, trainer.world_size
         with together(trainer), averaged_weights(trainer, pl_module):
+            own = network_hash(pl_module.denoiser.network)
             images = generate(
                 pl_module.denoiser, self.sampler, self.n, self.shape, self.seed, pl_module.device, watch=poll,
                 share=share,
             )  # fmt: skip
         # Each process scores its share, and gets the score of all.
         new = score_samples(
-            images, self.extractor, self.against, metrics=self.metrics, step=trainer.global_step, **self.protocol
-        )
+            images, self.extractor, self.against, metrics=self.metrics, step=trainer.global_step, network_hash=own,
+            **self.protocol,
+        )  # fmt: skip
         if not trainer.is_global_zero:
             return
         append(self.folder, LooksAtTest(self.folder).add(new))

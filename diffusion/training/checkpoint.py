@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.record import living
 from diffusion.training import exchange, storage
+from diffusion.training.provenance import network_hash
 
 PREFIX = "denoiser.network."
 
@@ -32,6 +34,16 @@ class Restored:
     epoch: int
     weights: str  # "ema" or "raw"
     sha256: str  # of the file, 16 digits
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What a record says of the weights."""
+        return {
+            "weights": self.weights,
+            "step": self.step,
+            "checkpoint": {"path": str(self.path), "sha256": self.sha256},
+            "network_hash": network_hash(self.denoiser.network),
+        }
 
 
 class Resumed(NamedTuple):

@@ -59,19 +59,19 @@ def check_settings(cfg: DictConfig, folder: Path) -> None:
 
 
 def set_up(data: ImageData, folder: Path) -> None:
-    """Read the images. What was left out, and why, is in the folder's data_report.json, also where it ends the run."""
+    """Read the images; their report is in the folder's data_report.json, also where what was left out ends the run."""
     try:
         data.prepare_data()
         data.setup()
     finally:
-        if left_out := getattr(data, "report", None):
-            keep(folder / "data_report.json", left_out)
+        if data.report:
+            keep(folder / "data_report.json", data.report)
 
 
 @rank_zero_only
-def keep(file: Path, left_out: list[dict[str, str]]) -> None:
+def keep(file: Path, report: list[dict[str, str]]) -> None:
     """[{"path", "reason", "action"}, …]"""
-    file.write_text(json.dumps(left_out, indent=1))
+    file.write_text(json.dumps(report, indent=1))
 
 
 def check_size(resolution: int, network: torch.nn.Module) -> None:

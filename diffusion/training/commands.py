@@ -108,9 +108,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             "what": "samples",
             "sampler": scoring.describe_sampler(cfg.sampler),
             "seed": cfg.seed,
-            "weights": restored.weights,
-            "step": restored.step,
-            "checkpoint": {"path": str(restored.path), "sha256": restored.sha256},
+            **restored.told,
         }
     else:
         data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})

@@ -14,13 +14,13 @@ from diffusion.training.module import Diffusion
 
 log = logging.getLogger(__name__)
 
-SURE = 3.0  # standard errors
+SURE = 3.0  # as many standard errors of a normal; more of them where there are few images or photographs
 
 
 class OverfittingNotice(Callback):
     """One line, once in a run, at the first validation where the gap has risen, and lies above zero.
 
-    Both by more than `SURE` standard errors: above zero, since where held-out images are the easier ones the gap
+    Both as surely as `SURE` has it: above zero, since where held-out images are the easier ones the gap
     shrinks with both errors; above the lowest gap of the validations so far, pair by pair, since where they are the
     harder ones it is never zero. (A fresh network that predicts v or x0 has such a gap: its eps follows x_t.) So the
     first validation says nothing, and where held-out images are easier the line comes late; the curve says the rest.
@@ -39,15 +39,15 @@ class OverfittingNotice(Callback):
             lowest = self.lowest.setdefault(weights, d)
             if len(lowest) != len(d) or d.mean() < lowest.mean():
                 lowest = self.lowest[weights] = d
-            (gap, error), (rise, error_of_rise) = mean_and_error(d), mean_and_error(d - lowest)
-            if gap > SURE * error and rise > SURE * error_of_rise:
+            gap, rise = (mean_and_error(x, pl_module.clusters) for x in (d, d - lowest))
+            if gap.mean > gap.half(SURE) and rise.mean > rise.half(SURE):
                 self.said = True
                 if trainer.is_global_zero:
                     log.warning(
                         "step %d: over-fitting has started: the error%s on held-out images is %.5f above that on "
                         "training images, %.1f times its standard error, and %.5f at its lowest",
                         trainer.global_step, " of the raw weights" if weights == "raw" else "",
-                        gap, gap / error, lowest.mean(),
+                        gap.mean, gap.mean / gap.error, lowest.mean(),
                     )  # fmt: skip
                 return
 
@@ -62,11 +62,11 @@ class OverfittingNotice(Callback):
 
 def say_gap(logged: Mapping[str, Any]) -> None:
     """One line at the end: the last errors on held-out and on training images, and their gap with its interval."""
-    if "gap/se" not in logged:
+    if "gap/half" not in logged:
         return
-    val, fit, gap, error = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/se"))
+    val, fit, gap, half = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/half"))
     console.print(
         f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · "
-        f"gap {gap:+.5f} [{gap - 1.96 * error:+.5f}, {gap + 1.96 * error:+.5f}]",
+        f"gap {gap:+.5f} [{gap - half:+.5f}, {gap + half:+.5f}]",
         markup=False,
     )

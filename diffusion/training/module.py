@@ -56,6 +56,7 @@ class Diffusion(pl.LightningModule):
         lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
         seed: counts the randomness.
         draws: times and noises an image in validation.
+        grid_seed: of these, alike for runs of all seeds, so that their errors are paired.
         config: the run's configuration as yaml text, kept in every checkpoint so that it can be rebuilt.
     """
 
@@ -69,6 +70,7 @@ class Diffusion(pl.LightningModule):
         lr_scheduler: Callable[[Optimizer, int], LRScheduler],
         seed: int = 0,
         draws: int = 1,
+        grid_seed: int = 0,
         config: str = "",
     ):
         super().__init__()
@@ -80,10 +82,11 @@ class Diffusion(pl.LightningModule):
         self.config = config
         self.draws = draws
         self.stepped = True  # whether the last optimizer step was one
-        self.frozen = FrozenGrid(draws, seed, getattr(schedule, "steps", None))
+        self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
         self.differences: dict[str, Tensor] = {}  # by weights: the last validation's, held-out less training images
+        self.clusters: Tensor | None = None  # of these, by the images' sources: see `diffusion.metric.gap`
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
@@ -149,6 +152,13 @@ class Diffusion(pl.LightningModule):
         assert isinstance(metric, PairedGap)
         return metric
 
+    def on_validation_epoch_start(self) -> None:
+        """The sources of the images, without which tiles of one photograph would pass for independent."""
+        loaders = zip(VALIDATED, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
+        sources = {part: loader.dataset.sources for part, loader in loaders}
+        for weights in ("ema", "raw"):
+            self.gap(weights).sources = sources
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """(eps_θ − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
         split = VALIDATED[dataloader_idx]
@@ -165,7 +175,10 @@ class Diffusion(pl.LightningModule):
                     self.gap(weights).update(split, error, t, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/mse, fit/mse, their gap with its error, and the bins of t; `_raw`: the raw weights', beside EMA's."""
+        """Log val/mse, fit/mse, their gap, and the bins of t; `_raw`: the raw weights', beside EMA's.
+
+        Of a gap `se` is the standard error, `half` half the width of its 95% interval.
+        """
         logged: dict[str, Tensor] = {}
         for weights, suffix in (("ema", ""), ("raw", "_raw")):
             if weights == "raw" and self.raw_denoiser() is None:
@@ -175,10 +188,10 @@ class Diffusion(pl.LightningModule):
                 logged[f"{split}/mse{suffix}"] = result["mse"]
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gap(weights).compute()
-            logged[f"gap/se{suffix}"] = gap["se"]
-            self.differences[weights] = gap["images"]
-            for i, (mean, error) in enumerate(zip(gap["bins"], gap["bins_se"], strict=True)):
-                logged |= {f"gap/mse_bin{i}{suffix}": mean, f"gap/se_bin{i}{suffix}": error}
+            logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
+            self.differences[weights], self.clusters = gap["images"], gap["clusters"]
+            for i, each in enumerate(gap["bins"]):
+                logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}
             if weights == "ema":
                 for split, result in results.items():
                     logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}

@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import diffusion
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.metric.features import digest
 from diffusion.paths import PACKAGE
 
 LOCK = "test.json"
@@ -36,6 +39,16 @@ def code_version() -> str:
 def checkpoint_of(path: Path) -> dict[str, str]:
     """The path of a checkpoint and the SHA-256 of its bytes, 16 digits."""
     return {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+
+
+def network_hash(network: nn.Module) -> str:
+    """16 digits of the SHA-256 of a network's weights, as float32: the same in training, and out of any file.
+
+    A checkpoint that was let go since, or never was, is known again by it. (Weights in half precision are exactly those
+    that a checkpoint gives back in float32.)
+    """
+    state = network.state_dict().items()
+    return digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]
 
 
 class LooksAtTest:
@@ -96,7 +109,10 @@ class LooksAtTest:
         look = {
             "when": f"{datetime.now():%Y-%m-%d %H:%M}",
             **number,
-            **{key: first.get(key) for key in ("step", "checkpoint", "weights", "sampler", "seed", "n", "code")},
+            **{
+                key: first.get(key)
+                for key in ("step", "checkpoint", "network_hash", "weights", "sampler", "seed", "n", "code")
+            },
             "scores": {r["metric"]: r["value"] for r in scored},
         }
         try:

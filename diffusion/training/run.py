@@ -36,7 +36,7 @@ from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.provenance import LooksAtTest, checkpoint_of
+from diffusion.training.provenance import LooksAtTest, checkpoint_of, network_hash
 from diffusion.training.saving import Checkpoints, validate_after_steps
 from diffusion.training.telling import quiet_libraries, say_scores, say_what_runs, say_where
 
@@ -78,7 +78,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
 
     module = Diffusion(
         network, schedule, prediction, objective, optimizer, lr_scheduler,
-        seed=cfg.seed, draws=cfg.validation.draws, config=config,
+        seed=cfg.seed, draws=cfg.validation.draws, grid_seed=cfg.validation.seed, config=config,
     )  # fmt: skip
     check_recipe(module, data, sampler)
     if resumed is not None:
@@ -218,7 +218,8 @@ def finish(
     against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor, metrics)
     plain = protocol_of(cfg)
     last = folder / "checkpoints" / "last.ckpt"
-    common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
+    common = plain | {"network_hash": network_hash(module.denoiser.network)}
+    common |= {"checkpoint": checkpoint_of(last)} if last.is_file() else {}
     new = scoring.score_samples(
         images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
     )
@@ -231,7 +232,7 @@ def finish(
             fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
             "sampling untrained",
         )  # fmt: skip
-        raw = plain | {"weights": "raw"}
+        raw = plain | {"weights": "raw", "network_hash": network_hash(fresh.network)}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
     scoring.append(folder, looks.add(new))
     for logger in trainer.loggers:

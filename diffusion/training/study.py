@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.build import make
 from diffusion.console import console, duration
 from diffusion.errors import UserError
+from diffusion.paths import conf_dir
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
@@ -24,6 +25,8 @@ from diffusion.training.cost import evaluations, seconds_per_evaluation
 from diffusion.training.generate import generate
 from diffusion.training.provenance import LooksAtTest
 from diffusion.training.telling import quiet_libraries
+
+ALL = "all"  # samplers=all
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,12 @@ def study(cfg: DictConfig, folder: Path) -> None:
     device = choose_device(cfg.device)
     restored = restore(cfg.ckpt, cfg.weights)
     keep_configuration(folder, cfg, restored)
-    found = settings(cfg.samplers, cfg.nfe, restored.denoiser.schedule)
+    budgets = listed("nfe", cfg.nfe, int, "[10,50]")
+    found = settings(cfg.samplers, budgets, restored.denoiser.schedule)
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])
     metrics = scoring.chosen(cfg.metrics)
-    scoring.check(cfg.split, cfg.n, (), data)
+    scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
     looks = LooksAtTest.beside(restored.path)
     if cfg.split == "test":
         looks.warn()
@@ -63,6 +67,8 @@ def study(cfg: DictConfig, folder: Path) -> None:
         f"{duration(each * total)} of sampling on {device_name(device)} (a batch of {batch} was timed), then scoring"
     )
     against = scoring.reference(data, cfg.split, extractor, metrics)
+    beside = scoring.yardsticks(cfg.yardsticks, data, cfg.n, extractor, against, metrics)
+    scoring.append(folder, beside)
     points = []
     for i, setting in enumerate(found, start=1):
         label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"
@@ -71,36 +77,69 @@ def study(cfg: DictConfig, folder: Path) -> None:
         seconds = (time.perf_counter() - began) / cfg.n
         new = scoring.score_samples(
             images, extractor, against, metrics=metrics, sampler=scoring.describe_sampler(setting.node), seed=cfg.seed,
-            weights=restored.weights, step=restored.step, nfe=setting.nfe, seconds_per_image=seconds,
-            checkpoint={"path": str(restored.path), "sha256": restored.sha256},
+            nfe=setting.nfe, seconds_per_image=seconds, **restored.told,
         )  # fmt: skip
         scoring.append(folder, looks.add(new))
         points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, {r["metric"]: r for r in new}))
-    for path in write(points, list(cfg.nfe), folder, against.name, device_name(device)):
+    for path in write(points, budgets, folder, against.name, device_name(device), beside):
         console.print(f"  {path}")
 
 
-def settings(samplers: list[str], budgets: list[int], schedule: Schedule) -> list[Setting]:
+def settings(samplers: Any, budgets: list[int], schedule: Schedule) -> list[Setting]:
     """Every sampler at every budget that it can use, with the most steps that it allows; each setting once.
 
-    A sampler is a choice of conf/sampler, and overrides of its own after it: `dpm_3m grid@sampler.grid=karras`.
+    A sampler is a choice of conf/sampler, and overrides of its own after it: `dpm_3m grid@sampler.grid=karras`. `all`
+    is every choice; what does not fit the schedule is then named with the reason, and left out.
     """
-    if not samplers or not budgets or min(budgets) < 1:
-        raise UserError(f"samplers={samplers} nfe={budgets}: give some of each, such as samplers=[ddim] nfe=[10,50]")
+    every = samplers == ALL
+    chosen = choices() if every else listed("samplers", samplers, str, "[ddim,dpm_2m], or samplers=all")
+    if min(budgets) < 1:
+        raise UserError(f"nfe={budgets}: at least one evaluation is needed; give such as nfe=[10,50]")
     found: dict[str, Setting] = {}
-    for words in samplers:
+    for words in chosen:
         base = node_of(words)
         for budget in sorted(budgets):
-            node = base | {"steps": most_steps(base, budget, schedule, words)}
-            sampler: Sampler | None = make(node, "sampler") if node["steps"] else None
-            nfe = budget + 1 if sampler is None else evaluations(sampler, schedule)
-            if sampler is None or nfe > budget:
+            try:
+                setting = within(budget, words, base, schedule)
+            except UserError as error:
+                if not every:
+                    raise
+                console.print(f"{words}: left out from {budget} evaluations on ({error})")
+                break  # more steps do not fit either
+            if setting is None:
                 console.print(f"{words}: not within {budget} evaluations, left out")
                 continue
-            found.setdefault(json.dumps([words, node["steps"]]), Setting(words, node, sampler, nfe))
+            found.setdefault(json.dumps([words, setting.sampler.steps]), setting)
     if not found:
         raise UserError(f"nfe={budgets}: no sampler runs within so few evaluations; raise nfe")
     return list(found.values())
+
+
+def listed(name: str, value: Any, kind: type, example: str) -> list[Any]:
+    """`value` as a list of `kind`, str or int; UserError where it is none, or empty."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not value or any(type(item) is not kind for item in value):
+        of = {str: "samplers", int: "whole numbers"}[kind]
+        raise UserError(f"{name}={value}: expected a list of {of}; give such as {name}={example}")
+    return list(value)
+
+
+def choices() -> list[str]:
+    """The choices of conf/sampler."""
+    return sorted(file.stem for file in (conf_dir() / "sampler").glob("*.yaml"))
+
+
+def within(budget: int, words: str, base: Mapping[str, Any], schedule: Schedule) -> Setting | None:
+    """The sampler with the most steps within `budget` evaluations; None where one step is too many.
+
+    UserError where it does not fit the schedule, or chooses its evaluations itself.
+    """
+    node = {**base, "steps": most_steps(base, budget, schedule, words)}
+    if not node["steps"]:
+        return None
+    sampler: Sampler = make(node, "sampler")
+    nfe = evaluations(sampler, schedule)
+    return Setting(words, node, sampler, nfe) if nfe <= budget else None
 
 
 def node_of(words: str) -> dict[str, Any]:
@@ -114,7 +153,8 @@ def node_of(words: str) -> dict[str, Any]:
 
 def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
     """The most steps N whose evaluations, which rise by the same number with each step, are within `budget`."""
-    two, three = (evaluations(make({**node, "steps": steps}, "sampler"), schedule) for steps in (2, 3))
-    if three <= two:
-        raise UserError(f"samplers: {words} chooses its own number of evaluations; leave it out of a study by NFE")
+    samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
+    if samplers[0].adaptive:
+        raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")
+    two, three = (evaluations(sampler, schedule) for sampler in samplers)
     return max(0, 2 + (budget - two) // (three - two))

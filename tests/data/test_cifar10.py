@@ -20,6 +20,7 @@ PER_BATCH = 6
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the archive: five training batches and one of test, rows of 1024 red, green, then blue bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6 * PER_BATCH, 3072), np.uint8)
+    pixels[-1] = pixels[2]  # the last test image repeats a training image
     members, sums = {}, {}
     for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
         rows = pixels[k * PER_BATCH : (k + 1) * PER_BATCH]
@@ -63,6 +64,14 @@ def test_splits_and_pixels(root: Path) -> None:
     assert load(root).key == data.key
     assert load(root, seed=1).splits["val"].names != data.splits["val"].names
     assert load(root, seed=1).splits["test"].key == data.splits["test"].key
+
+
+def test_what_repeats_across_splits_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = load(root)
+    split = next(name for name in ("train", "val") if "train 2" in data.splits[name].names)
+    reason = f"in test: a near-duplicate of train 2 in {split}"
+    assert data.report == [{"path": "test 5", "reason": reason, "action": "used"}]
+    assert "data: 1 held-out image is a near-duplicate" in capsys.readouterr().out
 
 
 def test_one_line_when_it_is_not_there_or_makes_no_sense(

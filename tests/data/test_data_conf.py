@@ -20,8 +20,8 @@ def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
         config.data.root = str(tmp_path)
     data = instantiate(config.data)
     assert isinstance(data, ImageData)
-    # A folder's splits are drawn with a seed of their own, so that runs of several seeds share them.
-    assert (data.seed, data.batch_size) == (0 if file.stem == "folder" else 3, 8)
+    # Splits that are drawn have a seed of their own, so that runs of several seeds share them.
+    assert (data.seed, data.batch_size) == (3 if file.stem == "landscapes" else 0, 8)
     kind = get_class(config.data._target_)
     options = {*inspect.signature(kind).parameters, *inspect.signature(ImageData).parameters} - {"options"}
     assert set(config.data) - {"_target_"} == options

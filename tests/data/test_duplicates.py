@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffusion.data import Folder
+from diffusion.data import Folder, duplicates
 from diffusion.data.duplicates import Pair, across, itself, mirror, repeats
-from diffusion.data.module import Split
+from diffusion.data.module import ImageData, Split
 
 
 def noise(n: int, seed: int) -> Tensor:
@@ -56,7 +56,46 @@ def test_a_folder_tells_and_reports_them(tmp_path: Path, capsys: pytest.CaptureF
     assert {entry["path"] for entry in used} == both != set()
     line = capsys.readouterr().out
     assert f"{len(both)} held-out images are near-duplicates" in line
-    assert json.loads(Path(line.split("all are in ")[1].strip()).read_text()) == data.report
+    pairs = json.loads(Path(line.split("all are in ")[1].strip()).read_text())["near-duplicates"]
+    assert {pair["name"] for pair in pairs} == both
+
+
+class Drawn(ImageData):
+    """A data set whose validation repeats an image of training, and whose test none."""
+
+    def load(self) -> dict[str, Split]:
+        train = noise(20, self.seed)
+        return splits(train, train[[3, 4]].flip(0), noise(5, 9))
+
+
+def report(seed: int = 0) -> list[dict[str, str]]:
+    data = Drawn(resolution=16, batch_size=4, seed=seed)
+    data.prepare_data()
+    data.setup()
+    return data.report
+
+
+def test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = report()
+    assert first == [
+        {"path": f"val{i}", "reason": f"in val: a near-duplicate of train{4 - i} in train", "action": "used"}
+        for i in range(2)
+    ]
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("data: 2 held-out images are near-duplicates")
+    with monkeypatch.context() as patched:
+        patched.setattr(duplicates, "across", lambda *_: pytest.fail("compared again"))
+        assert report() == first
+        assert capsys.readouterr().out.splitlines() == [told]
+    compared = []
+    monkeypatch.setattr(duplicates, "across", lambda splits: compared.append(splits) or across(splits))
+    report(seed=1)  # other images
+    (file,) = [file for file in cache.glob("duplicates-*.json") if str(file) in told]
+    file.write_text(file.read_text()[:40])
+    assert report() == first
+    assert len(compared) == 2
 
 
 def test_distinct_splits_say_nothing() -> None:

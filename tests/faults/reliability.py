@@ -432,8 +432,8 @@ FAULTS = [
     Fault(
         "T7 what ended a run is not reported",
         "training/checks.py",
-        "    finally:\n        if left_out",
-        "    except ZeroDivisionError:\n        if left_out",
+        "    finally:\n        if data.report",
+        "    except ZeroDivisionError:\n        if data.report",
         "training/test_data_report.py",
     ),
     Fault(

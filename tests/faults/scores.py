@@ -42,6 +42,14 @@ BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
+DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
+WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
+GAP, GAPS = "metric/gap.py", "metric/test_gap.py"
+PHOTOGRAPHS = "training/test_gap.py::test_a_run_knows_the_photographs_of_its_tiles"
+FEW_PHOTOGRAPHS = "training/test_gap.py::test_the_notice_takes_tiles_of_few_photographs_for_few"
+BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
+FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
+FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 
 FAULTS = [
@@ -189,6 +197,94 @@ FAULTS = [
         "small[first], (itself,))",
         "data/test_duplicates.py",
     ),
+    Fault(
+        "grid: each seed has its own",
+        "training/module.py",
+        "FrozenGrid(draws, grid_seed,",
+        "FrozenGrid(draws, seed,",
+        "training/test_reproducible.py::test_every_seed_is_validated_on_one_grid",
+    ),
+    Fault(
+        "duplicates: splits are compared at every start",
+        "data/duplicates.py",
+        "across(splits) if kept is None else",
+        "across(splits) if True else",
+        DUPLICATES,
+    ),
+    Fault(
+        "duplicates: other images are taken for those compared",
+        "data/duplicates.py",
+        "[(name, split.key, split.names)",
+        "[(name, split.names)",
+        DUPLICATES,
+    ),
+    Fault(
+        "duplicates: only a folder tells",
+        "data/module.py",
+        "            self.report += duplicates.tell(splits)\n",
+        "",
+        "data/test_cifar10.py",
+    ),
+    Fault("grid: errors on two are ranked", COMPARE, '"schedule", "validation")', '"schedule")', RECIPES),
+    Fault(
+        "grid: each seed has its own training images",
+        "data/module.py",
+        'generator_for("overfit")',
+        'generator_for(self.seed, "overfit")',
+        "data/test_data_module.py",
+    ),
+    Fault(
+        "scores: those while training are of the raw weights",
+        "training/callbacks.py",
+        "own = network_hash(pl_module.denoiser.network)",
+        "own = network_hash((pl_module.raw_denoiser() or pl_module.denoiser).network)",
+        f"{WHOSE}[warm]",
+    ),
+    Fault(
+        "scores: half precision is of other weights",
+        PROVENANCE,
+        "value.float() if value.is_floating_point() else value",
+        "value",
+        f"{WHOSE}[none]",
+    ),
+    Fault("gap: tiles are independent", "training/module.py", ".sources = sources", ".sources = {}", PHOTOGRAPHS),
+    Fault("gap: a tile is its own photograph", "data/module.py", 'TILE.sub("", name)', "name", PHOTOGRAPHS),
+    Fault("gap: only held-out photographs count", GAP, "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0", GAPS),
+    Fault("gap: clusters of both are counted twice", GAP, " - (len(apart) - 1) * _variance(x, both)", "", GAPS),
+    Fault("gap: few clusters are many", GAP, "count / (count - 1) * sums", "sums", GAPS),
+    Fault(
+        "gap: an interval of few photographs is a normal's",
+        GAP,
+        "stdtrit(float(self.freedom), ndtr(sigmas))",
+        "sigmas",
+        GAPS,
+    ),
+    Fault(
+        "gap: the notice takes tiles for independent",
+        "training/gap.py",
+        "mean_and_error(x, pl_module.clusters)",
+        "mean_and_error(x)",
+        FEW_PHOTOGRAPHS,
+    ),
+    Fault(
+        "intervals: what never varied never will",
+        "metric/estimate.py",
+        "self.share_of is None and self.error == 0:",
+        "False:",
+        "metric/test_intervals.py",
+    ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
-    Fault("study: beyond its budget", "training/study.py", "nfe > budget", "False", BUDGET),
+    Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
+    Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),
+    Fault("study: a sampler that does not fit is silent", "training/study.py", "if not every:", "if False:", BUDGETS),
+    Fault("study: an adaptive sampler has an NFE", "training/study.py", "if samplers[0].adaptive:", "if False:", FITS),
+    Fault("study: a word is a list", "training/study.py", " and not isinstance(value, str)", "", FLOOR),
+    Fault(
+        "study: two samplers look alike",
+        "report/study.py",
+        "markers[(i + i // 7) % 7]",
+        "markers[i % 7]",
+        "report/test_report_study.py",
+    ),
+    Fault("study: beyond its budget", "training/study.py", "if nfe <= budget else", "if True else", BUDGET),
 ]

@@ -1,10 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from diffusion.metric.denoising import DenoisingError
-from diffusion.metric.gap import PairedGap
+from diffusion.metric.gap import PairedGap, mean_and_error
 
 N = 40
 g = torch.Generator().manual_seed(0)
@@ -25,10 +26,11 @@ def test_the_gap_is_the_paired_mean_with_its_standard_error() -> None:
     d = (VAL - FIT).double()
     for metric in (filled(INDEX, 1), filled(torch.randperm(N, generator=g), 7)):
         found = metric.compute()
-        assert float(found["gap"]) == pytest.approx(float(d.mean()))
-        assert float(found["se"]) == pytest.approx(float(d.std()) / math.sqrt(N))
+        assert float(found["gap"].mean) == pytest.approx(float(d.mean()))
+        assert float(found["gap"].error) == pytest.approx(float(d.std()) / math.sqrt(N))
+        assert float(found["gap"].freedom) == N - 1
         # pairing takes the times' share of the spread away
-        assert float(found["se"]) < 0.2 * float(VAL.std()) / math.sqrt(N)
+        assert float(found["gap"].error) < 0.2 * float(VAL.std()) / math.sqrt(N)
 
 
 def test_the_bins_are_those_of_the_denoising_error() -> None:
@@ -36,11 +38,12 @@ def test_the_bins_are_those_of_the_denoising_error() -> None:
     val, fit = DenoisingError(), DenoisingError()
     val.update(VAL, T)
     fit.update(FIT, T)
-    torch.testing.assert_close(found["bins"], val.compute()["bins"] - fit.compute()["bins"], atol=1e-6, rtol=0)
+    means = torch.stack([each.mean for each in found["bins"]])
+    torch.testing.assert_close(means, val.compute()["bins"] - fit.compute()["bins"], atol=1e-6, rtol=0)
     k = 3
     inside = ((k / 10 < T) & ((k + 1) / 10 >= T)).nonzero().flatten()
     d = (VAL - FIT).double()[inside]
-    assert float(found["bins_se"][k]) == pytest.approx(float(d.std()) / math.sqrt(len(d)), rel=1e-5)
+    assert float(found["bins"][k].error) == pytest.approx(float(d.std()) / math.sqrt(len(d)), rel=1e-5)
 
 
 def test_draws_of_one_image_are_no_independent_images() -> None:
@@ -48,13 +51,68 @@ def test_draws_of_one_image_are_no_independent_images() -> None:
     for draw in range(4):  # four times the same: no new knowledge
         metric.update("val", VAL, T, INDEX, draw)
         metric.update("fit", FIT, T, INDEX, draw)
-    assert float(metric.compute()["se"]) == pytest.approx(float((VAL - FIT).double().std()) / math.sqrt(N))
+    assert float(metric.compute()["gap"].error) == pytest.approx(float((VAL - FIT).double().std()) / math.sqrt(N))
 
 
 def test_only_pairs_count_and_nothing_is_nan() -> None:
     metric = PairedGap()
     metric.update("val", VAL, T, INDEX)
     metric.update("fit", FIT[:9], T[:9], INDEX[:9])
-    assert float(metric.compute()["gap"]) == pytest.approx(float((VAL - FIT)[:9].mean()), rel=1e-5)
+    assert float(metric.compute()["gap"].mean) == pytest.approx(float((VAL - FIT)[:9].mean()), rel=1e-5)
     metric.reset()
-    assert metric.compute()["gap"].isnan()
+    assert all(value.isnan() for value in metric.compute()["gap"])
+
+
+def test_tiles_of_one_photograph_are_one_cluster_and_those_of_all_photographs_tell_nothing() -> None:
+    """The error is that of the photographs' means, where all have as many tiles; in a bin likewise."""
+    common = torch.arange(5.0).repeat(N // 5)
+
+    def computed(sources: list[str]) -> dict[str, Any]:
+        metric = PairedGap()
+        metric.sources = {"val": sources}
+        metric.update("val", VAL + common, T, INDEX)
+        metric.update("fit", FIT, T, INDEX)
+        return metric.compute()
+
+    found = computed([f"{i % 5}" for i in range(N)])
+    means = (VAL + common - FIT).double().view(-1, 5).mean(dim=0)
+    assert float(found["gap"].error) == pytest.approx(float(means.std()) / math.sqrt(5))
+    assert float(found["gap"].freedom) == 4
+    assert float(found["gap"].half()) == pytest.approx(2.776 * float(found["gap"].error), rel=1e-3)  # Student's t
+    assert all(each.freedom <= 4 or each.freedom.isnan() for each in found["bins"])
+    assert computed(["one"] * N)["gap"].error.isnan()
+
+
+def test_clusters_of_both_sets_count() -> None:
+    """V of the definition, pair by pair: every two pairs that share a source of either set covary."""
+    metric = PairedGap()
+    sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
+    metric.sources = {part: list(map(str, names)) for part, names in sources.items()}
+    val, fit = (error + torch.tensor(sources[part]) for part, error in (("val", VAL), ("fit", FIT)))
+    metric.update("val", val, T, INDEX)
+    metric.update("fit", fit, T, INDEX)
+    d = (val - fit).double() - (val - fit).double().mean()
+
+    def v(*parts: str) -> float:
+        names = [tuple(sources[part][i] for part in parts) for i in range(N)]
+        same = torch.tensor([[a == b for a in names] for b in names]).double()
+        return len(set(names)) / (len(set(names)) - 1) * float(d @ same @ d) / N**2
+
+    two_way = v("val") + v("fit") - v("val", "fit")
+    assert two_way > max(v("val"), v("fit"))
+    found = metric.compute()["gap"]
+    assert float(found.error) ** 2 == pytest.approx(two_way, rel=1e-5)
+    assert float(found.freedom) == min(len(set(sources["val"])), len(set(sources["fit"]))) - 1
+
+
+@pytest.mark.parametrize(("photographs", "tiles"), [(6, 40), (200, 1)])
+def test_intervals_cover_whatever_photographs_have_in_common(photographs: int, tiles: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    clusters = torch.arange(photographs).repeat_interleave(tiles)[None]
+    covered = 0
+    for _ in range(400):
+        common = torch.randn(photographs, generator=generator).double()
+        x = common.repeat_interleave(tiles) + torch.randn(photographs * tiles, generator=generator).double()
+        mean = mean_and_error(x, clusters)
+        covered += bool(mean.mean.abs() < mean.half())
+    assert 0.92 < covered / 400 < 0.98

@@ -85,7 +85,7 @@ def write_metrics(path: Path) -> None:
     """Sparse rows as Lightning's CSVLogger writes them: each logging call fills its own columns, steps count from 0."""
     bins = [f"val/mse_bin{i}" for i in range(10)]
     names = ["epoch", "step", "train/loss", "val/mse", "val/mse_raw", "fit/mse", "fit/mse_raw", "gap/mse", *bins]
-    gaps = [f"gap/{what}_bin{i}{weights}" for what in ("mse", "se") for i in range(10) for weights in ("", "_raw")]
+    gaps = [f"gap/{what}_bin{i}{weights}" for what in ("mse", "half") for i in range(10) for weights in ("", "_raw")]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*names, *gaps])
         writer.writeheader()
@@ -94,7 +94,7 @@ def write_metrics(path: Path) -> None:
         for step, val, fit in zip(STEPS, VAL, FIT, strict=True):
             row = {"val/mse": val, "val/mse_raw": 2 * val, "fit/mse": fit, "fit/mse_raw": 2 * fit}
             by_time = {name: val / (i + 1) for i, name in enumerate(bins)}
-            by_time |= {name: (val - fit) / (10 if "/se" in name else 1) for name in gaps}
+            by_time |= {name: (val - fit) / (10 if "/half" in name else 1) for name in gaps}
             writer.writerow({"epoch": step // 50 - 1, "step": step - 1, "gap/mse": val - fit} | row | by_time)
 
 

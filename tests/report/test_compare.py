@@ -272,6 +272,15 @@ def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
     assert "schedule.last differ" in column(apart, "val/mse").words
 
 
+def test_the_error_is_ranked_only_on_one_grid(seeds: Any) -> None:
+    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-3, [1.0])]
+    for i, folder in enumerate(folders):
+        with (folder / "config.yaml").open("a") as file:
+            file.write(f"validation: {{draws: 1, seed: {i}}}\n")
+    apart = column(compare(gather(folders)), "val/mse")
+    assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
+
+
 def test_whose_error_it_is_is_said(seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]) -> None:
     folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
 

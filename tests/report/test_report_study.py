@@ -49,4 +49,33 @@ def test_a_study_leaves_a_table_a_csv_and_a_plot(tmp_path: Path) -> None:
     assert all(path.is_file() for path in paths)
     assert "| 20 | unipc | 20 |" in (tmp_path / "study.md").read_text()
     assert (tmp_path / "study.csv").read_text().splitlines()[1] == "ddim,10,10,1.0,50.0"
+    assert "floor" not in (tmp_path / "study.md").read_text()
     assert [ax.get_xlabel() for ax in pareto(POINTS, "fd_lite0").axes] == ["network evaluations", "seconds an image"]
+
+
+def test_the_floor_stands_below_the_samplers_and_as_a_line_behind_them(tmp_path: Path) -> None:
+    floor = {"metric": "fd_lite0", "what": "floor", "value": 4.0, "low": 3.0, "high": 5.0, "n": 8}
+    write(POINTS, [10, 20], tmp_path, "val", "cpu", [floor, floor | {"what": "real", "value": 9.0}])
+    text = (tmp_path / "study.md").read_text()
+    assert text.index("| unipc | 20 |") < text.index("| floor | — | — | — | 4 [3, 5] |") < text.index("| real | — |")
+    assert (tmp_path / "study.csv").read_text().splitlines()[-2:] == ["floor,,,,4.0", "real,,,,9.0"]
+    for ax in pareto(POINTS, "fd_lite0", floor).axes:
+        (line,) = [line for line in ax.get_lines() if line.get_label() == "floor"]
+        assert set(line.get_ydata()) == {4.0}
+
+
+def test_every_sampler_is_told_from_the_others() -> None:
+    points = [point(f"sampler {i}", nfe, 1.0) for i in range(20) for nfe in (10, 20)]
+    (ax, _) = pareto(points, "fd_lite0").axes
+    drawn = {(line.get_color(), line.get_marker()) for line in ax.get_lines() if line.get_marker() in "os^DvPX"}
+    assert len(drawn) == 20
+
+
+def test_what_has_no_interval_has_no_bar() -> None:
+    bare = [
+        Point("ddim", nfe, nfe, 1.0, {"fd_lite0": POINTS[0].scores["fd_lite0"] | {"low": None, "high": None}})
+        for nfe in (10, 20)
+    ]
+    for ax in pareto(bare, "fd_lite0").axes:
+        (bars,) = ax.containers
+        assert {low == high for low, high in (segment[:, 1] for segment in bars.lines[2][0].get_segments())} == {True}

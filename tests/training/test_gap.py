@@ -1,5 +1,6 @@
 """The gap through training: nothing at the start, plain where a few images are learnt by heart, and said once."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,14 +29,14 @@ def test_the_gap_grows_where_16_images_are_learnt_by_heart(command, tiny, stripe
     overfit = [
         f"data.root={stripes}", "data.val=16", "data.test=0", "data.flip=false", "data.batch_size=16",
         "validation.draws=8", "optimizer.lr=3e-3", "ema.decay=0.9", "model.channels=[32,64]",
-        "trainer.max_epochs=100", "trainer.check_val_every_n_epoch=50", "trainer.log_every_n_steps=50",
+        "trainer.max_epochs=100", "trainer.check_val_every_n_epoch=20", "trainer.log_every_n_steps=50",
     ]  # fmt: skip
     status, out, err = command("train", [*tiny, *overfit, "hydra.run.dir=run"])
     assert status == 0, out + err
     metrics = read_metrics(tmp_path / "run/metrics.csv")
     gap, error = metrics["gap/mse"].value, metrics["gap/se"].value
     assert gap[-1] > 4 * error[-1]  # from nothing at the start, as the next test has it
-    assert {"gap/se_raw", "gap/mse_bin9", "gap/se_bin9_raw"} <= metrics.keys()
+    assert {"gap/se_raw", "gap/mse_bin9", "gap/half_bin9_raw"} <= metrics.keys()
     assert "denoising MSE: " in out
     assert f"gap {gap[-1]:+.5f}" in out
     said = [line for line in (out + err).splitlines() if "over-fitting has started" in line]
@@ -59,10 +60,12 @@ TRAINER = SimpleNamespace(sanity_checking=False, is_global_zero=True, global_ste
 
 
 def validated(**differences: list[float]) -> Diffusion:
-    """A module after a validation with these d_i."""
+    """A module after a validation with these d_i, eight times over where there are several."""
     module = Diffusion.__new__(Diffusion)
     nn.Module.__init__(module)
-    module.differences = {weights: torch.tensor(d, dtype=torch.float64) for weights, d in differences.items()}
+    several = {weights: d * 8 if len(d) > 1 else d for weights, d in differences.items()}
+    module.differences = {weights: torch.tensor(d, dtype=torch.float64) for weights, d in several.items()}
+    module.clusters = None
     return module
 
 
@@ -100,3 +103,30 @@ def test_the_notice_is_said_once_and_says_whose_weights(caplog):
     resumed.load_state_dict(notice.state_dict())
     resumed.on_validation_end(TRAINER, validated(raw=[2.0, 2.1, 1.9]))
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("photographs", [6, 24])
+def test_the_notice_takes_tiles_of_few_photographs_for_few(photographs):
+    """The rise of 6 photographs is beyond three standard errors of their own, which 6 may be by chance."""
+    gaps = torch.tensor([0.0, 0.0, 0.0, 0.1, 0.1, 0.1]).repeat(photographs // 6).double()
+    notice = OverfittingNotice()
+    for level in (0.0, 1.0):
+        module = validated(raw=[0.0])
+        module.differences = {"raw": (level * (gaps + 0.04)).repeat(10)}
+        module.clusters = torch.arange(photographs).repeat(10)[None]
+        notice.on_validation_end(TRAINER, module)
+    assert notice.said is (photographs == 24)
+
+
+def test_a_run_knows_the_photographs_of_its_tiles(command, tiny, photos, tmp_path, monkeypatch):
+    (tmp_path / "tiles").mkdir()
+    for i, photo in enumerate(sorted(photos.iterdir())):
+        shutil.copy(photo, tmp_path / f"tiles/{'abcde'[i % 5]}.jpg 24px at {i},0")  # as bundled tiles are named
+    seen = []
+    monkeypatch.setattr(Diffusion, "on_validation_end", lambda self: seen.append(self.clusters), raising=False)
+    overrides = ["data.root=tiles", "data.val=12", "trainer.max_steps=1", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *overrides])
+    assert status == 0, out + err
+    clusters = seen[-1]
+    assert clusters.shape == (2, 12)
+    assert [len(each.unique()) for each in clusters] == [5, 5]

@@ -12,6 +12,7 @@ from diffusion.build import make
 from diffusion.data import ImageData
 from diffusion.paths import conf_dir
 from diffusion.randomness import Streams, seed_for
+from diffusion.report.metrics import read_metrics
 from diffusion.training.run import train
 
 DROPOUT = "model.dropout=0.3"
@@ -64,6 +65,16 @@ def test_another_seed_is_another_run(tiny, tmp_path):
     a, b, c = (run(tmp_path, name, [*short, f"seed={seed}"]) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert equal(weights(a), weights(b))
     assert not equal(weights(a), weights(c))
+
+
+def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
+    """A fresh network's output is zero, and so its error that of the grid's noise alone."""
+    still = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
+    told = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
+    folders = [run(tmp_path, name, [*still, override]) for name, override in told.items()]
+    a, b, c = (read_metrics(folder / "metrics.csv")["val/mse"].value[-1] for folder in folders)
+    assert a == pytest.approx(b, abs=1e-7)
+    assert abs(a - c) > 1e-4
 
 
 def test_accumulated_batches_are_one_large_batch(tiny, tmp_path):

@@ -11,6 +11,7 @@ from hydra import initialize_config_dir
 from diffusion.errors import UserError
 from diffusion.paths import conf_dir
 from diffusion.process.schedule import linear
+from diffusion.report.words import number
 from diffusion.training.cost import evaluations
 from diffusion.training.study import settings
 
@@ -22,10 +23,26 @@ def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
         found = settings([*KNOWN, "heun sampler.churn=1"], [10], linear())
         with pytest.raises(UserError, match="raise nfe"):
             settings(["predictor_corrector"], [1], linear())
+        with pytest.raises(UserError, match=r"^samplers: probability_flow chooses its own number"):
+            settings(["probability_flow"], [10], linear())
     assert {s.name: s.nfe for s in found} == KNOWN | {"heun sampler.churn=1": 9}
     for setting in found:
         more = type(setting.sampler)(**{**vars_of(setting.sampler), "steps": setting.sampler.steps + 1})
         assert evaluations(more, linear()) > 10
+
+
+def test_all_are_those_that_fit_and_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """`probability_flow` chooses its evaluations; a table of 8 rows has no 12 uniform steps, though 12 on a grid."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        found = settings("all", [6, 12], linear(steps=8))
+    there = {file.stem for file in (conf_dir() / "sampler").glob("*.yaml")}
+    assert {s.name for s in found} == there - {"probability_flow"}
+    assert {s.nfe for s in found if s.name == "dpm_2m"} == {6, 12}
+    assert {s.nfe for s in found if s.name == "ddim"} == {6}
+    said = capsys.readouterr().out
+    assert "probability_flow: left out from 6 evaluations on (samplers: probability_flow chooses its own" in said
+    assert "\nddim: left out from 12 evaluations on (sampler: steps = 12, but the schedule's table has T = 8" in said
+    assert "dpm_2m" not in said
 
 
 def test_no_setting_is_beyond_its_budget_whatever_was_reckoned(
@@ -45,21 +62,35 @@ def vars_of(sampler: object) -> dict[str, object]:
 def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
-    common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=8", "split=val", "device=cpu", "nfe=[3,6]"]
+    common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "split=val", "device=cpu", "nfe=[3,6]"]
     status, out, err = command("study", ["sampler", *common, "samplers=[ddim,heun]", "hydra.run.dir=study"])
     assert status == 0, out + err
-    assert re.search(r"4 settings × 8 samples, 17 network evaluations an image: about .* of sampling on cpu", out)
+    assert re.search(r"4 settings × 4 samples, 17 network evaluations an image: about .* of sampling on cpu", out)
     rows = list(csv.DictReader((tmp_path / "study/study.csv").open()))
     assert [(row["sampler"], row["steps"], row["nfe"]) for row in rows] == [
-        ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"),
+        ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"), ("floor", "", ""),
     ]  # fmt: skip
     records = json.loads((tmp_path / "study/scores.json").read_text())
-    assert {record["seed"] for record in records} == {0}
-    assert {record["nfe"] for record in records} == {3, 5, 6}
+    samples = [record for record in records if record["what"] == "samples"]
+    assert {record["seed"] for record in samples} == {0}
+    assert {record["nfe"] for record in samples} == {3, 5, 6}
+    (floor,) = [record for record in records if (record["what"], record["metric"]) == ("floor", "fd_lite0")]
+    assert {record["n"] for record in records} == {4}
+    assert f"floor (real images against real ones, at this n): fd_lite0 {number(floor)}\n" in out
+    assert f"| floor | — | — | — | {number(floor)} |" in (tmp_path / "study/study.md").read_text()
     assert (tmp_path / "study/pareto.png").is_file()
     status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
     assert status == 2
     assert "sampler=dim: there is no such choice" in err
+    some = "give such as samplers=[ddim,dpm_2m], or samplers=all"
+    for override, said in {
+        "samplers=ddim": f"samplers=ddim: expected a list of samplers; {some}",
+        "samplers=[3]": f"samplers=[3]: expected a list of samplers; {some}",
+        "samplers=[]": f"samplers=[]: expected a list of samplers; {some}",
+        "nfe=10": "nfe=10: expected a list of whole numbers; give such as nfe=[10,50]",
+        "nfe=[0]": "nfe=[0]: at least one evaluation is needed; give such as nfe=[10,50]",
+    }.items():
+        assert command("study", ["sampler", *common, override])[::2] == (2, f"error: {said}\n")
     for word in ("samplr", "ckpt=x"):
         status, out, err = command("study", [word])
         assert (status, err.count("\n")) == (2, 1)
@@ -81,7 +112,7 @@ def test_a_study_by_test_is_warned_of_and_every_setting_is_a_look(command, tiny,
     looks = json.loads((tmp_path / "run/test.json").read_text())
     assert [(look["look"], look["sampler"]["steps"]) for look in looks] == [(1, 2), (2, 3)]
     records = json.loads((tmp_path / "test/scores.json").read_text())
-    assert [r["look"] for r in records if r["metric"] == "fd_lite0"] == [1, 2]
+    assert [r["look"] for r in records if (r["metric"], r["what"]) == ("fd_lite0", "samples")] == [1, 2]
     status, out, err = command("study", [*words, "nfe=[2]", "split=test", "hydra.run.dir=again"])
     assert (status, "2 times so far; of several test scores only the first is honest" in out) == (0, True)
 

@@ -81,6 +81,31 @@ def test_scores_while_training_are_set_as_those_at_the_end(command, tiny, tmp_pa
     assert row.values["kid_lite0"] == [records[-1]["value"]]
 
 
+@pytest.mark.parametrize("ema", ["warm", "none"])
+def test_a_score_says_of_which_weights_it_is_also_while_training(command, tiny, tmp_path, ema):
+    """The last, those at the end, and those of the checkpoint later are of the same weights; the first are not."""
+    score = ["score.n=4", "score.every_n_epochs=1", "score.yardsticks=[untrained]", "features=lite0", "samples.n=0"]
+    status, out, err = command(
+        "train", [*tiny, *score, f"ema={ema}", "trainer.precision=bf16-true", "hydra.run.dir=run"]
+    )
+    assert status == 0, out + err
+    overrides = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "yardsticks=[]", "device=cpu"]
+    status, out, err = command("evaluate", [*overrides, "hydra.run.dir=again"])
+    assert status == 0, out + err
+    hashes = {
+        folder: [
+            record["network_hash"]
+            for record in json.loads((tmp_path / folder / "scores.json").read_text())
+            if record["metric"] == "fd_lite0"
+        ]
+        for folder in ("run", "again")
+    }
+    first, last, end, untrained = hashes["run"]
+    assert len({first, last, untrained}) == 3
+    assert [last] == [end] == hashes["again"]
+    assert len(last) == 16
+
+
 def test_a_checkpoint_is_data_and_carries_its_configuration(trained):
     contents = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
     assert "_target_: diffusion.model.UNet" in contents["config"]

@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,12 +89,14 @@ class Sampler:
         threshold: applied to every estimate of x0 (such as `denoiser.clip`), or None.
     Attributes:
         evaluations: network evaluations of the last call (NFE).
+        adaptive: their number depends on the network and the images, not on `steps` alone.
     """
 
     steps: int
     grid: Grid = grids.uniform
     threshold: Callable[[Tensor], Tensor] | None = None
     evaluations: int = field(default=0, init=False)
+    adaptive: ClassVar[bool] = False
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams

@@ -8,6 +8,7 @@ which has no singular end. Euler's step is alpha_s x0 + sigma_s eps on every axi
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.integrate import RK45
@@ -105,6 +106,7 @@ class ProbabilityFlow(Sampler):
         rtol, atol: the error of one step at most, relative and absolute, root mean square over pixels.
     """
 
+    adaptive: ClassVar[bool] = True
     rtol: float = 1e-5
     atol: float = 1e-5
 
