@@ -69,15 +69,15 @@ def one_of(*choices: Any) -> Kind:
     )
 
 
-def each(kind: Kind, length: int | None = None) -> Kind:
-    """A list, each of its values of the kind."""
-    many = "a list" if length is None else f"a list of {length} values"
-    return Kind(
-        f"{many}, each {kind.words}",
-        lambda value: (
-            isinstance(value, list | tuple) and length in (None, len(value)) and all(kind.holds(v) for v in value)
-        ),
-    )
+def each(kind: Kind, length: int | None = None, least: int = 0) -> Kind:
+    """A list, of a length where it has one or of at least so many, each of its values of the kind."""
+    many = f" of {length} values" if length is not None else f" of at least {least}" if least else ""
+
+    def holds(value: Any) -> bool:
+        fits = isinstance(value, list | tuple) and length in (None, len(value)) and len(value) >= least
+        return fits and all(kind.holds(item) for item in value)
+
+    return Kind(f"a list{many}, each {kind.words}", holds)
 
 
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
@@ -108,6 +108,7 @@ SETTINGS: dict[str, dict[str, Kind]] = {
         "channels_last": FLAG,
         "matmul_precision": one_of("highest", "high", "medium"),
         "validation.draws": whole(1),
+        "validation.seed": SEED,
         "samples.n": whole(0),
         "samples.every_n_epochs": whole(1) | NULL,
         "score.n": whole(0),
@@ -153,8 +154,9 @@ SETTINGS: dict[str, dict[str, Kind]] = {
     "study": {
         "name": INSIDE,
         "ckpt": TEXT,
-        "samplers": each(TEXT),
-        "nfe": each(whole(1)),
+        "samplers": one_of("all") | each(TEXT, least=1),
+        "nfe": each(whole(1), least=1),
+        "yardsticks": each(one_of(*YARDSTICKS)),
         "n": whole(1),
         "weights": one_of("ema", "raw"),
         "split": SPLIT,

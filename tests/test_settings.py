@@ -54,9 +54,9 @@ WRONG = {
         "again=perhaps": "true or false",
     },
     "study": {
-        "nfe=4": "a list, each a whole number",
-        "nfe=[abc]": "a list, each a whole number",
-        "samplers=ddim": "a list",
+        "nfe=4": "a list of at least 1, each a whole number",
+        "nfe=[abc]": "a list of at least 1, each a whole number",
+        "samplers=ddim": "all or a list",
         "n=0": "at least 1",
     },
 }

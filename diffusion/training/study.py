@@ -45,7 +45,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
     device = choose_device(cfg.device)
     restored = restore(cfg.ckpt, cfg.weights)
     keep_configuration(folder, cfg, restored)
-    budgets = listed("nfe", cfg.nfe, int, "[10,50]")
+    budgets = list(cfg.nfe)
     found = settings(cfg.samplers, budgets, restored.denoiser.schedule)
     extractor = make(cfg.features, "features").to(device)
     data = reference_data(restored.config["data"])
@@ -85,18 +85,15 @@ def study(cfg: DictConfig, folder: Path) -> None:
         console.print(f"  {path}")
 
 
-def settings(samplers: Any, budgets: list[int], schedule: Schedule) -> list[Setting]:
+def settings(samplers: Sequence[str], budgets: list[int], schedule: Schedule) -> list[Setting]:
     """Every sampler at every budget that it can use, with the most steps that it allows; each setting once.
 
     A sampler is a choice of conf/sampler, and overrides of its own after it: `dpm_3m grid@sampler.grid=karras`. `all`
     is every choice; what does not fit the schedule is then named with the reason, and left out.
     """
     every = samplers == ALL
-    chosen = choices() if every else listed("samplers", samplers, str, "[ddim,dpm_2m], or samplers=all")
-    if min(budgets) < 1:
-        raise UserError(f"nfe={budgets}: at least one evaluation is needed; give such as nfe=[10,50]")
     found: dict[str, Setting] = {}
-    for words in chosen:
+    for words in choices() if every else samplers:
         base = node_of(words)
         for budget in sorted(budgets):
             try:
@@ -113,15 +110,6 @@ def settings(samplers: Any, budgets: list[int], schedule: Schedule) -> list[Sett
     if not found:
         raise UserError(f"nfe={budgets}: no sampler runs within so few evaluations; raise nfe")
     return list(found.values())
-
-
-def listed(name: str, value: Any, kind: type, example: str) -> list[Any]:
-    """`value` as a list of `kind`, str or int; UserError where it is none, or empty."""
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not value or any(type(item) is not kind for item in value):
-        of = {str: "samplers", int: "whole numbers"}[kind]
-        raise UserError(f"{name}={value}: expected a list of {of}; give such as {name}={example}")
-    return list(value)
 
 
 def choices() -> list[str]:

@@ -33,7 +33,7 @@ FAULTS = [
     ),
     Fault("true is a whole number", SETTINGS, "type(value) is int and", "isinstance(value, int) and", BAD),
     Fault("NaN is a number", SETTINGS, "value == value and ", "", BAD),
-    Fault("a text is a list of letters", SETTINGS, "isinstance(value, list | tuple) and length", "length", KINDS),
+    Fault("a text is a list of letters", SETTINGS, "fits = isinstance(value, list | tuple) and", "fits =", KINDS),
     Fault(
         "a parent's arguments are unknown", SETTINGS, "for parent in target.__mro__:", "for parent in [target]:", KINDS
     ),

@@ -82,15 +82,17 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
     assert status == 2
     assert "sampler=dim: there is no such choice" in err
-    some = "give such as samplers=[ddim,dpm_2m], or samplers=all"
+    names = "expected all or a list of at least 1, each a text; samplers=[ddim,dpm_2m,unipc,heun] is the default"
+    budgets = "expected a list of at least 1, each a whole number of at least 1; nfe=[10,20,50] is the default"
     for override, said in {
-        "samplers=ddim": f"samplers=ddim: expected a list of samplers; {some}",
-        "samplers=[3]": f"samplers=[3]: expected a list of samplers; {some}",
-        "samplers=[]": f"samplers=[]: expected a list of samplers; {some}",
-        "nfe=10": "nfe=10: expected a list of whole numbers; give such as nfe=[10,50]",
-        "nfe=[0]": "nfe=[0]: at least one evaluation is needed; give such as nfe=[10,50]",
+        "samplers=ddim": names,
+        "samplers=[3]": names,
+        "samplers=[]": names,
+        "nfe=10": budgets,
+        "nfe=[0]": budgets,
+        "nfe=[]": budgets,
     }.items():
-        assert command("study", ["sampler", *common, override])[::2] == (2, f"error: {said}\n")
+        assert command("study", ["sampler", *common, override])[::2] == (2, f"error: {override}: {said}\n")
     for word in ("samplr", "ckpt=x"):
         status, out, err = command("study", [word])
         assert (status, err.count("\n")) == (2, 1)
