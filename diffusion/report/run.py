@@ -295,13 +295,13 @@ def commands(run: Run) -> str:
     if checkpoints:
         ckpt = f"{place}/checkpoints/{checkpoints[0]}.ckpt"
         lines += [
-            "# more samples",
-            f"python -m diffusion.sample ckpt={ckpt} n=64 sampler=ddim sampler.steps=50 seed=0",
-            "# the scores again, on any split",
-            f"python -m diffusion.evaluate ckpt={ckpt} split=val",
+            "# more samples, by the run's own sampler unless another is chosen",
+            f"python -m diffusion.sample ckpt={ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:
         lines += [
+            "# the scores again, or on another split",
+            f"python -m diffusion.evaluate ckpt={place}/checkpoints/last.ckpt split=val",
             "# go on where it stopped; to go beyond its end, raise trainer.max_epochs or trainer.max_steps",
             f"python -m diffusion.train {shlex.join([*run.overrides, f'ckpt={place}/checkpoints/last.ckpt'])}",
         ]

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from diffusion import own
 from diffusion.build import make
 from diffusion.console import console
 from diffusion.data import Folder, ImageData, to_uint8
@@ -16,6 +17,7 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
+from diffusion.report.words import first_line
 from diffusion.training import scoring
 from diffusion.training.audit import audit_samples, check
 from diffusion.training.bits import bits_per_dimension
@@ -33,9 +35,9 @@ def sample(cfg: DictConfig, folder: Path) -> None:
     """n images as PNG files, a grid and an npz; with `trajectory` also the strip of denoising steps and a GIF."""
     quiet_libraries()
     device = choose_device(cfg.device)
-    restored, sampler = load(cfg, device)
     if cfg.n < 1:
         raise UserError(f"n={cfg.n}: at least one image is needed")
+    cfg, restored, sampler = load(cfg, device)
     shape = shape_of(restored)
     frames = Frames(sampler.steps) if cfg.trajectory else None
     images = generate(
@@ -88,13 +90,16 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     check(cfg.audit)
     if cfg.bits and cfg.ckpt is None:
         raise UserError("bits: images alone have no likelihood; give ckpt=CHECKPOINT, or leave bits out")
+    if cfg.ckpt is not None:
+        cfg, restored, sampler = load(cfg, device)
+    else:
+        cfg = own.completed(cfg, None)
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
-        restored, sampler = load(cfg, device)
         looks = LooksAtTest.beside(restored.path)
         if cfg.split == "test":
             looks.warn() if cfg.again else looks.refuse()
-        data = reference_data(cfg.get("data") or restored.config["data"])
+        data = reference_data(cfg.data)
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
         keep_configuration(folder, cfg, restored)
@@ -113,7 +118,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             "checkpoint": {"path": str(restored.path), "sha256": restored.sha256},
         }
     else:
-        data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
+        data = reference_data(cfg.data)
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
         against = scoring.reference(data, cfg.split, extractor, metrics)
@@ -138,8 +143,10 @@ def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> Non
     In the folder of a training run that run's own stays.
     """
     if not (folder / "run.json").is_file():
-        own = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-        kept = OmegaConf.merge(own, {"step": restored.step, "recipe": restored.config})
+        chosen = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        if "data" in chosen and chosen.data == restored.config["data"]:
+            chosen.data = None
+        kept = OmegaConf.merge(chosen, {"step": restored.step, "recipe": restored.config})
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
 
 
@@ -159,13 +166,21 @@ def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
     return images.splits["train"].images
 
 
-def load(cfg: DictConfig, device: torch.device) -> tuple[Restored, Sampler]:
-    """The checkpoint's denoiser on the device, and the sampler, fitting each other."""
+def load(cfg: DictConfig, device: torch.device) -> tuple[DictConfig, Restored, Sampler]:
+    """The configuration with the run's own, the checkpoint's denoiser on the device, and the sampler, which fits it."""
     restored = restore(cfg.ckpt, cfg.weights)
-    sampler: Sampler = make(cfg.sampler, "sampler")
-    sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
+    cfg = own.completed(cfg, restored.config, restored.path)
+    sampler = make(cfg.sampler, "sampler")
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"{restored.path}: its sampler is none; choose one, such as sampler=ddim")
+    if type(sampler.steps) is not int:
+        raise UserError(f"sampler.steps={sampler.steps}: expected a whole number")
+    try:
+        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"sampler.grid: not one that gives times ({first_line(error)}); choose another") from error
     restored.denoiser.to(device)
-    return restored, sampler
+    return cfg, restored, sampler
 
 
 def shape_of(restored: Restored) -> tuple[int, int, int]:

@@ -43,8 +43,21 @@ RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
+HAD_AGAIN = "training/test_own.py::test_the_scores_of_a_run_are_had_again"
+OWN = "training/test_own.py::test_single_settings_of_the_runs_own_change"
 
 FAULTS = [
+    Fault("evaluate: another seed", "own.py", 'NUMBERS = {"seed": ("seed",), ', "NUMBERS = {", f"{HAD_AGAIN}[ckpt]"),
+    Fault("evaluate: another sampler", "own.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
+    Fault(
+        "evaluate: exported without scores",
+        "training/exchange.py",
+        ', "seed", "score")',
+        ")",
+        f"{HAD_AGAIN}[safetensors]",
+    ),
+    Fault("evaluate: a setting changes nothing", "own.py", "**{key: merged(", "**{'': merged(", f"{OWN}[one setting]"),
+    Fault("evaluate: a part is mixed", "own.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
