@@ -58,7 +58,8 @@ CAPTIONS = {
     "its level also tells which of the two sets is harder.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
-    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2).",
+    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); log-SNR on a schedule that "
+    "does not preserve variance, which has no β_t.",
     "signal.png": "What x_t holds of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t) (memoir, Fig. 10).",
 }
 

@@ -45,8 +45,19 @@ STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_s
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
 HAD_AGAIN = "training/test_own.py::test_the_scores_of_a_run_are_had_again"
 OWN = "training/test_own.py::test_single_settings_of_the_runs_own_change"
+FIGURES = "report/figures.py"
+FILLED = "report/test_report_figures.py::test_every_shipped_schedule_fills_its_figures"
 
 FAULTS = [
+    Fault(
+        "figures: β_t where there is none",
+        FIGURES,
+        "    preserving = _preserving(",
+        "    preserving = True or _preserving(",
+        FILLED,
+    ),
+    Fault("figures: β_t a spike alone", FIGURES, "> PEAK * float(own.median())", "> 9", f"{FILLED}[cosine]"),
+    Fault("figures: noise alone", FIGURES, "> FAR * float(alpha.max())", "> 999", f"{FILLED}[ve]"),
     Fault("evaluate: another seed", "own.py", 'NUMBERS = {"seed": ("seed",), ', "NUMBERS = {", f"{HAD_AGAIN}[ckpt]"),
     Fault("evaluate: another sampler", "own.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
     Fault(
