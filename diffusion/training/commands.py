@@ -13,6 +13,8 @@ from diffusion import own
 from diffusion.build import make
 from diffusion.console import console
 from diffusion.data import Folder, ImageData, to_uint8
+from diffusion.data.folder import common_side
+from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
@@ -32,7 +34,7 @@ MOST_FRAMES = 100  # of a GIF
 
 
 def sample(cfg: DictConfig, folder: Path) -> None:
-    """n images as PNG files, a grid and an npz; with `trajectory` also the strip of denoising steps and a GIF."""
+    """n images as PNG files in images/, a grid and an npz; with `trajectory` also the strip of steps and a GIF."""
     quiet_libraries()
     device = choose_device(cfg.device)
     if cfg.n < 1:
@@ -45,12 +47,13 @@ def sample(cfg: DictConfig, folder: Path) -> None:
         None if frames is None else frames.watch,
     )  # fmt: skip
     width = len(str(cfg.n - 1))
+    (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:0{width}d}.png")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
     save_png(grid(images, scale=max(1, 64 // shape[-1])), folder / "grid.png")
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=cfg.seed)
     console.print(f"{cfg.n} images of step {restored.step} ({restored.weights} weights) in {folder}")
-    made = ["grid.png", "images.npz (uint8, N×H×W×3)"]
+    made = ["images/", "grid.png", "images.npz (uint8, N×H×W×3)"]
     if frames is not None:
         frames.save(folder, cfg.frames)
         made += ["trajectory.png", "trajectory.gif"]
@@ -93,7 +96,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     if cfg.ckpt is not None:
         cfg, restored, sampler = load(cfg, device)
     else:
-        cfg = own.completed(cfg, None)
+        cfg = own.completed(at_their_size(cfg), None)
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
         looks = LooksAtTest.beside(restored.path)
@@ -118,11 +121,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             "checkpoint": {"path": str(restored.path), "sha256": restored.sha256},
         }
     else:
+        images = folder_images(cfg.images, cfg.data.resolution, cfg.n)
         data = reference_data(cfg.data)
-        scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
+        scoring.check(cfg.split, len(images), cfg.yardsticks, data)
         check(cfg.audit, data)
         against = scoring.reference(data, cfg.split, extractor, metrics)
-        images = folder_images(cfg.images, data.resolution, cfg.n)
         what = {"what": "images", "folder": str(cfg.images)}
     new = scoring.score_samples(images, extractor, against, metrics=metrics, **what)
     new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against, metrics)
@@ -158,12 +161,29 @@ def reference_data(node: Any) -> ImageData:
     return data
 
 
+def at_their_size(cfg: DictConfig) -> DictConfig:
+    """`cfg` with the reference at the size of the images to score, where no other data or size is chosen."""
+    node = cfg.data
+    root = Path(cfg.images).expanduser()
+    if "_target_" in node or "resolution" in node or not root.is_dir() or (side := common_side(root)) is None:
+        return cfg  # what is wrong with the folder is said when it is read
+    return OmegaConf.merge(cfg, {"data": {"resolution": min(side, SMALLEST)}})  # type: ignore[return-value]
+
+
 def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
-    """At most `n` images of a folder, as the data module decodes them."""
-    images = Folder(root=root, resolution=resolution, limit=n, val=0, test=0, batch_size=1)
-    images.prepare_data()
-    images.setup()
-    return images.splits["train"].images
+    """`n` images of a folder, or all, as the data module decodes them."""
+    folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1)
+    try:
+        folder.prepare_data()
+        folder.setup()
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "images")) from error
+    images = folder.splits["train"].images
+    if n is not None and n > len(images):
+        raise UserError(
+            f"n={n}: {root} has {len(images)} usable images; ask for no more, or leave n out for all of them"
+        )
+    return images[:n]
 
 
 def load(cfg: DictConfig, device: torch.device) -> tuple[DictConfig, Restored, Sampler]:

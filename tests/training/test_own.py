@@ -3,11 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from diffusion import export
+from diffusion.data import Split
 from diffusion.paths import conf_dir
 from diffusion.training.run import train
 
@@ -80,3 +84,60 @@ def test_what_the_run_does_not_have_is_one_line(command, own, word, told):
     assert status == 2
     assert told in err
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def drawn(command, own, tmp_path) -> Path:
+    """What `sample` leaves, trajectory and all."""
+    words = [f"ckpt={own}/checkpoints/last.ckpt", "n=9", "trajectory=true", "device=cpu", "hydra.run.dir=drawn"]
+    status, out, err = command("sample", words)
+    assert status == 0, out + err
+    return tmp_path / "drawn"
+
+
+def look(command, folder: Path, *words: str) -> tuple[int, str, str]:
+    common = ["features=lite0", "metrics.kernel.subsets=7", "yardsticks=[]", "device=cpu", "hydra.run.dir=look"]
+    return command("evaluate", [f"images={folder}", *common, *words])
+
+
+def test_images_of_sample_are_scored_as_the_checkpoint_is(command, own, drawn, photos, tmp_path):
+    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
+    status, out, err = look(command, drawn / "images", *data)
+    assert status == 0, out + err
+    assert len(list((drawn / "images").iterdir())) == 9
+    (told,) = (r for r in scores(tmp_path / "look").values() if r["metric"] == "fd_lite0")
+    assert told["value"] == pytest.approx(scores(own)["fd_lite0"]["value"], rel=1e-6)
+
+
+def test_the_reference_has_the_images_own_size(command, drawn, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("diffusion.data.Landscapes.load", lambda self: asked.append(self.resolution) or small(self))
+    status, out, err = look(command, drawn / "images")
+    assert status == 0, out + err
+    assert asked == [8]
+    assert scores(tmp_path / "look")["fd_lite0"]["resolution"] == "8x8"
+
+
+def small(data) -> dict[str, Split]:
+    """Noise in the place of the landscapes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, data.resolution, data.resolution), dtype=np.uint8)
+    return {name: Split(torch.from_numpy(pixels), list("abcdefgh")) for name in ("train", "val", "test")}
+
+
+def test_what_cannot_be_scored_in_a_folder_is_one_line(command, drawn, tmp_path):
+    (tmp_path / "two").mkdir()
+    for side in (8, 9):
+        Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")
+    for folder, words, told in (
+        (tmp_path / "two", [], "(8.png of 8x8, 9.png of 9x9)"),
+        (drawn, [], "its images are not squares of one size (grid.png of "),
+        (drawn / "images", ["n=10"], "n=10: "),
+        (tmp_path / "nowhere", [], "images="),
+        (drawn / ".hydra", [], "set images to a folder"),
+    ):
+        status, _, err = look(command, folder, *words)
+        assert status == 2
+        (line,) = (line for line in err.splitlines() if "━" not in line)
+        assert line.startswith("error: ")
+        assert told in line
+        assert "data.root" not in line
