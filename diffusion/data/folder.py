@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.console import track
+from diffusion.console import count, track
 from diffusion.data.cache import cached, digest, place, read_json, say, write
 from diffusion.data.duplicates import across
 from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, size_of, square
@@ -185,7 +185,8 @@ class Folder(ImageData):
             write(file, json.dumps(self.report, indent=1).encode())
             skipped = len(self.report) - len(refused)
             say(
-                f"data: {used} images, {len(refused)} refused, {skipped} other files skipped; the reasons are in {file}"
+                f"data: {count(used, 'image')}, {len(refused)} refused, {count(skipped, 'other file')} skipped; "
+                f"the reasons are in {file}"
             )
         if self.strict and refused:
             worst = refused[0]

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.console import duration
+from diffusion.console import count, duration
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
 from diffusion.report.metrics import Metrics, Series, bin_names, validated
@@ -128,8 +128,8 @@ def summary(run: Run) -> str:
     reason = str(info.get("reason", "")).strip(" :")
     sentences = [f"{state} The reason: `{reason}`." if reason else state]
     if info.get("steps") is not None:
-        epochs = f" ({info['epochs']:,} epochs)" if info.get("epochs") is not None else ""
-        sentences.append(f"It made {info['steps']:,} training steps{epochs}.")
+        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
+        sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):

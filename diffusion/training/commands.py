@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion import own
 from diffusion.build import make
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
@@ -43,7 +43,7 @@ def sample(cfg: DictConfig, folder: Path) -> None:
     shape = shape_of(restored)
     frames = Frames(sampler.steps) if cfg.trajectory else None
     images = generate(
-        restored.denoiser, sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, f"sampling {cfg.n} images",
+        restored.denoiser, sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, f"sampling {count(cfg.n, 'image')}",
         None if frames is None else frames.watch,
     )  # fmt: skip
     width = len(str(cfg.n - 1))
@@ -52,7 +52,7 @@ def sample(cfg: DictConfig, folder: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
     save_png(grid(images, scale=max(1, 64 // shape[-1])), folder / "grid.png")
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=cfg.seed)
-    console.print(f"{cfg.n} images of step {restored.step} ({restored.weights} weights) in {folder}")
+    console.print(f"{count(cfg.n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     made = ["images/", "grid.png", "images.npz (uint8, N×H×W×3)"]
     if frames is not None:
         frames.save(folder, cfg.frames)
@@ -110,7 +110,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         against = scoring.reference(data, cfg.split, extractor, metrics)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
-            f"sampling {cfg.n} images",
+            f"sampling {count(cfg.n, 'image')}",
         )  # fmt: skip
         what: dict[str, Any] = {
             "what": "samples",
@@ -181,7 +181,7 @@ def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
     images = folder.splits["train"].images
     if n is not None and n > len(images):
         raise UserError(
-            f"n={n}: {root} has {len(images)} usable images; ask for no more, or leave n out for all of them"
+            f"n={n}: {root} has {count(len(images), 'usable image')}; ask for no more, or leave n out for all of them"
         )
     return images[:n]
 
@@ -211,16 +211,16 @@ def shape_of(restored: Restored) -> tuple[int, int, int]:
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the best there is; a device asked for by name must be there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
+        return torch.device(next(kind for kind, found in present.items() if found))
     kind, _, number = name.partition(":")
-    if not there.get(kind, False) or (number and not number.isdecimal()):
+    if not present.get(kind, False) or (number and not number.isdecimal()):
         raise UserError(
-            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in there if there[k])}"
+            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in present if present[k])}"
         )
-    if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
+    if kind == "cuda" and int(number or 0) >= (there := torch.cuda.device_count()):
         raise UserError(
-            f"device={name}: this machine has {count} GPUs, which count from 0; use device=cuda:{count - 1}"
+            f"device={name}: this machine has {count(there, 'GPU')}, which count from 0; use device=cuda:{there - 1}"
         )
     return torch.device(name)

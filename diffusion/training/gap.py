@@ -1,6 +1,7 @@
 """The signal that over-fitting has started."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,8 +66,8 @@ def say_gap(logged: Mapping[str, Any]) -> None:
     if "gap/se" not in logged:
         return
     val, fit, gap, error = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/se"))
+    interval = "" if math.isnan(error) else f" [{gap - 1.96 * error:+.5f}, {gap + 1.96 * error:+.5f}]"  # of one image
     console.print(
-        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · "
-        f"gap {gap:+.5f} [{gap - 1.96 * error:+.5f}, {gap + 1.96 * error:+.5f}]",
+        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · gap {gap:+.5f}{interval}",
         markup=False,
     )

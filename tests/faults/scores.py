@@ -43,6 +43,7 @@ RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
+ONE = "training/test_gap.py::test_of_one_image_no_interval_is_said"
 SIZE = "training/test_own.py::test_the_reference_has_the_images_own_size"
 FOLDER = "training/test_own.py::test_what_cannot_be_scored_in_a_folder_is_one_line"
 HAD_AGAIN = "training/test_own.py::test_the_scores_of_a_run_are_had_again"
@@ -75,6 +76,14 @@ FAULTS = [
     ),
     Fault("evaluate: images of any size", "data/folder.py", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", COMMANDS, "n is not None and n > len(images)", "False", FOLDER),
+    Fault(
+        "a split by any name",
+        "training/scoring.py",
+        "    if split not in data.splits:\n        near",
+        "    if 0:\n        near",
+        BAD,
+    ),
+    Fault("an interval of one image", "training/gap.py", "math.isnan(error)", "False", ONE),
     Fault("evaluate: a part is mixed", "own.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),

@@ -10,6 +10,10 @@ import yaml
 from diffusion.data import ImageData
 
 CASES = {
+    "unknown split": (
+        ["score.n=8", "score.split=tset", "features=lite0"],
+        ["split=tset", "did you mean test", "train, val, test"],
+    ),
     "unknown setting": (["optimiser.lr=1"], ["optimiser.lr", "optimizer.lr"]),
     "unknown choice": (["schedule=linaer"], ["schedule=linaer", "did you mean linear", "cosine"]),
     "misspelt key": (["data.bach_size=2"], ["data.bach_size", "data.batch_size"]),

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from diffusion.report.metrics import read_metrics
-from diffusion.training.gap import OverfittingNotice
+from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.module import Diffusion
 
 
@@ -100,3 +100,8 @@ def test_the_notice_is_said_once_and_says_whose_weights(caplog):
     resumed.load_state_dict(notice.state_dict())
     resumed.on_validation_end(TRAINER, validated(raw=[2.0, 2.1, 1.9]))
     assert len(caplog.records) == 1
+
+
+def test_of_one_image_no_interval_is_said(capsys) -> None:
+    say_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/se": float("nan")})
+    assert capsys.readouterr().out.strip().endswith("gap +0.25000")
