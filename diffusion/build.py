@@ -14,11 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from diffusion.errors import UserError
-from diffusion.paths import choices_with, conf_dir
+from diffusion.paths import choices_with, shipped
 from diffusion.process.denoiser import Denoiser
 from diffusion.settings import check_arguments
 
 PARTS = ("model", "schedule", "prediction", "data")  # of a configuration that comes with a file, what is built
+FURTHER = ("sampler", "features", "metrics")  # and what may be: an exported file need not hold it
+WITHIN = {"sampler": ("grid", "threshold", "variance")}  # groups that are chosen as parts of another
 UNUSUAL = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written here; aliases can grow without bound
 EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project installs
 
@@ -89,7 +91,7 @@ def stranger(text: Any, where: Path | str) -> dict[str, Any]:
     for value in _values(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(wanted % f"holds the interpolation {value}")
-    for part in PARTS:
+    for part in (*PARTS, *FURTHER):
         for target in _targets(config.get(part)):
             if target not in buildable(part):
                 raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
@@ -121,9 +123,9 @@ def instructions(node: Any) -> bool:
 
 @cache
 def buildable(part: str) -> frozenset[str]:
-    """Every `_target_` in the choices of conf/<part>: what a file may name for this part."""
-    nodes = (yaml.safe_load(file.read_text()) for file in (conf_dir() / part).rglob("*.yaml"))
-    return frozenset(target for node in nodes for target in _targets(node))
+    """Every `_target_` in the choices of conf/<part> and of groups within it: what a file may name for this part."""
+    groups = (part, *WITHIN.get(part, ()))
+    return frozenset(target for group in groups for node in shipped(group) for target in _targets(node))
 
 
 def _values(node: Any) -> Iterator[Any]:

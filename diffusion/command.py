@@ -8,6 +8,7 @@ Exit status: 0 done; 1 a fault of the program (with a traceback); with one line:
 import functools
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,7 +18,13 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -99,6 +106,10 @@ def explain(error: BaseException, config_name: str) -> str | None:
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return _unknown_choice(cause)
+        if isinstance(cause, OverrideParseException):
+            return _unreadable(cause.override)
+        if match := re.match(r"Ambiguous value for argument '(.+)'\n", str(cause)):
+            return _unquoted_commas(match[1])
     if any(isinstance(cause, ConfigCompositionException | OmegaConfBaseException) for cause in chain):
         return _bad_override(chain, config_name)
     if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, of GROUP=null
@@ -134,6 +145,26 @@ def _unknown_choice(error: MissingConfigException) -> str:
         f"{group}={choice}: there is no such choice{nearest(choice, options)}; {group} is one of "
         f"{', '.join(options)}{extra}"
     )
+
+
+def _unreadable(word: str) -> str:
+    """A word of the command line that Hydra's grammar does not read, such as `data.root=~/photos`."""
+    key, equals, _ = word.partition("=")
+    if not key or not equals:
+        return f"{word}: expected KEY=VALUE; --help lists the keys"
+    return f"{word}: a value with signs such as ~ ( ) {{ }} = or a quote is given in quotes: {_quoted(word)}"
+
+
+def _unquoted_commas(word: str) -> str:
+    key, _, value = word.partition("=")
+    return f"{word}: write {key}=[{value}] for a list, {_quoted(word)} for a text, or add -m to run them one by one"
+
+
+def _quoted(word: str) -> str:
+    """`KEY=VALUE` with VALUE as a text, as a shell wants it: `'KEY="VALUE"'`."""
+    key, _, value = word.partition("=")
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _bad_override(chain: list[BaseException], config_name: str) -> str:

@@ -35,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
 
     def run() -> None:
+        from diffusion.console import count
         from diffusion.report.compare import compare, gather, write  # scipy and rich, once there is something to do
 
         comparison = compare(gather(asked.folders), asked.mixed)
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
         out = asked.out or (asked.folders[0] if len(asked.folders) == 1 else Path("outputs/comparisons") / stamp)
         runs = sum(len(row.runs) for row in comparison.rows)
-        for path in write(comparison, out, f"{runs} runs, {len(comparison.rows)} recipes"):
+        for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
             print(path)
 
     return exit_status(run, "check the folder's rights, or use --out")

@@ -12,8 +12,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -33,6 +31,16 @@ class RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g} {unit}/s", style="progress.data.speed")
 
 
+class TimeColumn(ProgressColumn):
+    """`12 s, 3 min 5 s left` under way; `in 3 min 17 s` at the end."""
+
+    def render(self, task: Task) -> Text:
+        past, left = task.finished_time if task.finished else task.elapsed, task.time_remaining
+        if task.finished:
+            return Text(f"in {duration(past or 0)}")
+        return Text(duration(past or 0) + ("" if left is None else f", {duration(left)} left"))
+
+
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
     return Progress(
@@ -40,9 +48,7 @@ def progress_bar(enabled: bool = True) -> Progress:
         BarColumn(bar_width=10),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         RateColumn(table_column=Column(no_wrap=True)),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(compact=True),
+        TimeColumn(table_column=Column(no_wrap=True)),
         TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
@@ -57,6 +63,11 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "image") ->
         for item in items:
             yield item
             bar.advance(task)
+
+
+def count(n: int, word: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{n:,} {word}{'s' * (n != 1)}"
 
 
 def duration(seconds: float) -> str:

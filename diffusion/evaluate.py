@@ -2,7 +2,10 @@
 
 from omegaconf import DictConfig
 
+from diffusion import own
 from diffusion.command import command, output_folder
+
+own.register()
 
 
 @command("evaluate")

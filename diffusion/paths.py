@@ -2,7 +2,11 @@
 
 import os
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -17,6 +21,12 @@ def choices_with(group: str, key: str) -> list[str]:
     """The choices of a group that have a setting of this name, or choose it from a group of its own."""
     files = sorted((conf_dir() / group).glob("*.yaml"))
     return [file.stem for file in files if re.search(rf"^{key}:|@{key}:", file.read_text(), re.MULTILINE)]
+
+
+@cache
+def shipped(group: str) -> list[Any]:
+    """The choices of a group, as they are written in conf/."""
+    return [yaml.safe_load(file.read_text()) for file in sorted((conf_dir() / group).rglob("*.yaml"))]
 
 
 def cache_dir(*parts: str) -> Path:

@@ -87,7 +87,7 @@ ANY = Kind("anything", lambda value: True)
 INSIDE = Kind(
     "a text that leads to no other folder than outputs",
     lambda value: (
-        isinstance(value, str | int) and value != "" and ".." not in Path(str(value)).parts and not str(value)[0] == "/"
+        isinstance(value, str | int) and value != "" and ".." not in Path(str(value)).parts and str(value)[0] != "/"
     ),
 )
 
@@ -130,7 +130,7 @@ SETTINGS: dict[str, dict[str, Kind]] = {
         "ckpt": TEXT,
         "weights": one_of("ema", "raw"),
         "n": whole(1),
-        "seed": SEED,
+        "seed": SEED | NULL,
         "batch_size": whole(1),
         "trajectory": FLAG,
         "frames": whole(1),
@@ -144,8 +144,8 @@ SETTINGS: dict[str, dict[str, Kind]] = {
         "split": SPLIT,
         "again": FLAG,
         "n": whole(1) | NULL,
-        "seed": SEED,
-        "batch_size": whole(1),
+        "seed": SEED | NULL,
+        "batch_size": whole(1) | NULL,
         "audit": AUDIT,
         "bits": whole(0),
         "yardsticks": each(one_of(*YARDSTICKS)),
@@ -171,7 +171,6 @@ GROUPS = {
         "data", "model", "schedule", "prediction", "objective", "optimizer", "lr_scheduler", "trainer", "sampler",
         "features", "metrics",
     ),
-    "evaluate": ("features", "metrics"),
     "study": ("features", "metrics"),
 }  # fmt: skip
 """Of which a choice is needed."""

@@ -14,7 +14,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.errors import UserError, exit_status
 from diffusion.report.folder import PARTS, Run, command_of, is_run
 
@@ -57,7 +57,7 @@ def tell(folder: Path) -> None:
         show(rows)
     states, others = Counter(cells[1] for cells in rows), Counter(c for _, c in made if c != "train")
     counts = ", ".join(f"{states[state]} {state}" for state in STATES if state in states)
-    console.print(f"{len(rows)} run{'s' * (len(rows) != 1)} below {folder}" + (f": {counts}" if counts else ""))
+    console.print(f"{count(len(rows), 'run')} below {folder}" + (f": {counts}" if counts else ""))
     if others:
         console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
     if states["died"] + states["interrupted"]:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.console import track
+from diffusion.console import count, track
 from diffusion.data.cache import cached, digest, place, read_json, say, write
-from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, square
+from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, size_of, square
 from diffusion.data.module import ImageData, Split
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
@@ -179,7 +179,8 @@ class Folder(ImageData):
             write(file, json.dumps(self.report, indent=1).encode())
             skipped = len(self.report) - len(refused)
             say(
-                f"data: {used} images, {len(refused)} refused, {skipped} other files skipped; the reasons are in {file}"
+                f"data: {count(used, 'image')}, {len(refused)} refused, {count(skipped, 'other file')} skipped; "
+                f"the reasons are in {file}"
             )
         if self.strict and refused:
             worst = refused[0]
@@ -221,6 +222,24 @@ def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
             yield from _below(Path(entry.path), skip)
         else:
             yield Path(entry.path)
+
+
+def common_side(root: Path) -> int | None:
+    """The side in pixels of all images of a folder, by their headers; None where there are none.
+
+    `UserError` where they are not all square and of one size.
+    """
+    first: dict[tuple[int, int], str] = {}
+    for path in sorted(_below(root, lambda *_: None)):
+        if path.is_file() and (size := size_of(path)) is not None:
+            first.setdefault(size, path.relative_to(root).as_posix())
+    if any(width != height for width, height in first) or len(first) > 1:
+        found = ", ".join(f"{name} of {width}x{height}" for (width, height), name in [*first.items()][:2])
+        raise UserError(
+            f"{root}: its images are not squares of one size ({found}); name a folder of such, or choose the size that "
+            "they are brought to by data.resolution=64"
+        )
+    return next(iter(first))[0] if first else None
 
 
 def _hash(path: Path) -> str | OSError:

@@ -55,6 +55,17 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
+def size_of(file: Path) -> tuple[int, int] | None:
+    """(width, height) by the header of `file`; None for what is no image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with _open(file) as image:
+                return image.size
+        except Exception:  # decoders raise nearly anything on damaged bytes
+            return None
+
+
 def square(image: Image.Image, side: int, box: tuple[int, int, int, int]) -> np.ndarray:
     """The window `box` (left, top, right, bottom) of `image` and nothing beyond it, resized to `side` pixels.
 

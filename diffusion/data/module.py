@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from diffusion.console import count
 from diffusion.data import duplicates
 from diffusion.data.cache import digest
 from diffusion.errors import UserError
@@ -212,7 +213,8 @@ class ImageData(LightningDataModule):
         if images < self.batch_size * devices:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
             raise UserError(
-                f"the training split has {images} images, fewer than {wanted}: lower data.batch_size or add images"
+                f"the training split has {count(images, 'image')}, fewer than {wanted}: lower data.batch_size or "
+                "add images"
             )
 
     @property
@@ -264,7 +266,7 @@ class ImageData(LightningDataModule):
         rank, world = self._share()
         if len(split) < world:
             raise UserError(
-                f"{len(split)} images of the {name} split are too few for {world} device{'s' * (world > 1)}: give the "
+                f"{count(len(split), 'image')} of the {name} split: too few for {count(world, 'device')}; give the "
                 f"split at least as many (data.{name}=…), or use fewer devices"
             )
         sampler = InOrder(torch.arange(len(split)), self.eval_batch_size, rank, world)

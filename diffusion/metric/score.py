@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from diffusion.console import progress_bar
+from diffusion.console import count, progress_bar
 from diffusion.errors import UserError
 from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments
 from diffusion.metric.estimate import Reference, SampleMetric, TooFew, moments, pool
@@ -241,7 +241,7 @@ def score_features(
     """
     _check(extractor, reference)
     if len(features) < 4:
-        raise UserError(f"{len(features)} images to score; Fréchet and kernel distances need at least 4")
+        raise UserError(f"{count(len(features), 'image')} to score; Fréchet and kernel distances need at least 4")
     found = {}
     plain, maps = features.tensor_split([extractor.num_features], dim=1)
     for factory in metrics:

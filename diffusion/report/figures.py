@@ -1,7 +1,7 @@
 """The memoir's figures, each a function from data to a matplotlib `Figure`.
 
 noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, one ε throughout
-beta      Fig. 2    β_t
+beta      Fig. 2    β_t, or log-SNR where a schedule does not preserve variance and has no β_t
 samples   Fig. 8    samples from the same noise as training proceeds
 mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
@@ -28,6 +28,9 @@ from diffusion.report import style
 from diffusion.report.images import tiles
 from diffusion.report.metrics import Metrics, bin_names
 
+PEAK = 20  # times the median β_t, beyond which a linear axis would show a spike alone
+FAR = 5  # times as much noise as signal, beyond which a linear axis would hide the signal
+
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 """`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]; a table also has an int `steps`."""
 
@@ -37,6 +40,19 @@ def _log_labels(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _log_axis(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic y axis around low … high, with powers of ten as plain numbers."""
+    ax.set_yscale("log")
+    ax.set_ylim(low / 2, 2 * high)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _preserving(alpha: Tensor, sigma: Tensor) -> bool:
+    """Whether alpha² + sigma² = 1 at all times."""
+    return bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
 
 
 def _steps(schedule: Schedule) -> int:
@@ -69,24 +85,37 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
 
 @style.styled
 def beta(schedule: Schedule, others: Mapping[str, Schedule] | None = None) -> Figure:
-    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; `others` (name -> schedule) lightly behind."""
+    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; `others` (name -> schedule) lightly behind.
+
+    β_t is the variance of noise that a step adds where alpha² + sigma² = 1; its axis is logarithmic where it ends in a
+    spike. A schedule of which that does not hold is
+    drawn by its log-SNR λ_t = log(alpha_t² / sigma_t²), which every schedule has and which falls without end to where
+    alpha = 0.
+    """
     figure, ax = style.axes()
     steps = _steps(schedule)
+    preserving = _preserving(*_table(schedule, steps))
 
-    def betas(of: Schedule) -> Tensor:
-        alpha, _sigma = _table(of, steps)
-        return -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+    def values(of: Schedule) -> Tensor:
+        alpha, sigma = _table(of, steps)
+        if preserving:
+            return -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+        return 2 * (alpha[1:].log() - sigma[1:].log())
 
-    t, own = np.arange(1, steps + 1), betas(schedule)
+    t, own = np.arange(1, steps + 1), values(schedule)
     for (name, other), dashes in zip((others or {}).items(), ["--", ":", "-."] * 9, strict=False):
-        ax.plot(t, betas(other), color=style.GREY, linestyle=dashes, linewidth=1.0, label=name)
+        ax.plot(t, values(other), color=style.GREY, linestyle=dashes, linewidth=1.0, label=name)
     ax.plot(t, own, color=style.BLUE, label="this run")
     if others:
-        ax.legend(loc="upper left")
+        ax.legend(loc="upper left" if preserving else "upper right")
     ax.set_xlim(0, steps)
-    ax.set_ylim(0, 1.05 * float(own.max()))  # the others may leave the picture; the run's own curve is its subject
+    # The others may leave the picture; the run's own curve is its subject.
+    if preserving and float(own.max()) > PEAK * float(own.median()):
+        _log_axis(ax, float(own.min()), float(own.max()))
+    elif preserving:
+        ax.set_ylim(0, 1.05 * float(own.max()))
     ax.set_xlabel("time $t$")
-    ax.set_ylabel(r"noise added per step, $\beta_t$")
+    ax.set_ylabel(r"noise added per step, $\beta_t$" if preserving else r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
     style.count_axis(ax)
     return figure
 
@@ -95,25 +124,28 @@ def beta(schedule: Schedule, others: Mapping[str, Schedule] | None = None) -> Fi
 def signal(schedule: Schedule) -> Figure:
     """Fig. 10: the share of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
 
-    Where alpha² + sigma² is not 1 the two are labelled α_t and σ_t, because the memoir's symbols do not hold.
+    Where alpha² + sigma² is not 1 the two are labelled α_t and σ_t, because the memoir's symbols do not hold; where
+    sigma grows far beyond alpha the axis is logarithmic.
     """
     figure, ax = style.axes()
     steps = _steps(schedule)
     alpha, sigma = _table(schedule, steps)
-    preserving = bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
     names = (
         (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
-        if preserving
+        if _preserving(alpha, sigma)
         else (r"signal $\alpha_t$", r"noise $\sigma_t$")
     )
     t = np.arange(steps + 1)
     ax.plot(t, alpha, color=style.BLUE, label=names[0])
     ax.plot(t, sigma, color=style.VERMILION, linestyle="--", label=names[1])
     ax.set_xlim(0, steps)
-    ax.set_ylim(0, 1.05 * max(1.0, float(sigma.max())))
+    if float(sigma.max()) > FAR * float(alpha.max()):
+        _log_axis(ax, min(float(sigma[1]), float(alpha.min())), float(sigma.max()))
+    else:
+        ax.set_ylim(0, 1.05 * max(1.0, float(sigma.max())))
     ax.set_xlabel("time $t$")
     ax.set_ylabel("factor of $x_0$ and of $\\varepsilon$ in $x_t$")
-    ax.legend(loc="center right")
+    ax.legend(loc="center right" if ax.get_yscale() == "linear" else "lower right")
     style.count_axis(ax)
     return figure
 

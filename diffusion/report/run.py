@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.console import duration
+from diffusion.console import count, duration
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
 from diffusion.report.metrics import Metrics, Series, bin_names, validated
@@ -58,7 +58,8 @@ CAPTIONS = {
     "its level also tells which of the two sets is harder.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
-    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2).",
+    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); log-SNR on a schedule that "
+    "does not preserve variance, which has no β_t.",
     "signal.png": "What x_t holds of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t) (memoir, Fig. 10).",
 }
 
@@ -127,8 +128,8 @@ def summary(run: Run) -> str:
     reason = str(info.get("reason", "")).strip(" :")
     sentences = [f"{state} The reason: `{reason}`." if reason else state]
     if info.get("steps") is not None:
-        epochs = f" ({info['epochs']:,} epochs)" if info.get("epochs") is not None else ""
-        sentences.append(f"It made {info['steps']:,} training steps{epochs}.")
+        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
+        sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):
@@ -295,13 +296,13 @@ def commands(run: Run) -> str:
     if checkpoints:
         ckpt = f"{place}/checkpoints/{checkpoints[0]}.ckpt"
         lines += [
-            "# more samples",
-            f"python -m diffusion.sample ckpt={ckpt} n=64 sampler=ddim sampler.steps=50 seed=0",
-            "# the scores again, on any split",
-            f"python -m diffusion.evaluate ckpt={ckpt} split=val",
+            "# more samples, by the run's own sampler unless another is chosen",
+            f"python -m diffusion.sample ckpt={ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:
         lines += [
+            "# the scores again, or on another split",
+            f"python -m diffusion.evaluate ckpt={place}/checkpoints/last.ckpt split=val",
             "# go on where it stopped; to go beyond its end, raise trainer.max_epochs or trainer.max_steps",
             f"python -m diffusion.train {shlex.join([*run.overrides, f'ckpt={place}/checkpoints/last.ckpt'])}",
         ]

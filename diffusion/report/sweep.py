@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion.console import console as standard
-from diffusion.console import duration
+from diffusion.console import count, duration
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
 from diffusion.report.metrics import validated
@@ -82,7 +82,7 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
         encoding="utf-8",
     )
     if console:
-        console.print(f"\n{len(jobs)} jobs in {folder}", markup=False)
+        console.print(f"\n{count(len(jobs), 'job')} in {folder}", markup=False)
         done = ["" if row[1] == "complete" else f" ({row[1]})" for row in shown]
         brief = [label + state for label, state in zip(labels(settings, len(jobs)), done, strict=True)]
         lines = [[text, row[0], *row[numeric.start :]] for text, row in zip(brief, shown, strict=True)]

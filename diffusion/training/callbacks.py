@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import Progress, TaskID
 
 import diffusion
-from diffusion.console import console, duration, progress_bar
+from diffusion.console import console, count, duration, progress_bar
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import Factory, ReferenceStatistics, distances
 from diffusion.process.sampler import Sampler
@@ -148,7 +148,9 @@ class Forecast(Callback):
             return
         left = total_steps(trainer) - trainer.global_step
         seconds = (self._now(pl_module) - self.began) / steps * left
-        console.print(f"{left} steps to go: about {duration(seconds)} of training on {device_name(pl_module.device)}")
+        console.print(
+            f"{count(left, 'step')} to go: about {duration(seconds)} of training on {device_name(pl_module.device)}"
+        )
         if pl_module.device.type == "cpu" and seconds > 3600:
             console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
 
@@ -327,4 +329,4 @@ def device_name(device: torch.device) -> str:
     """`NVIDIA H100`, `cpu (2 threads)`."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+    return f"cpu ({count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type

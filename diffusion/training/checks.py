@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from diffusion.build import check_kinds, make
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.process.sampler import Sampler
@@ -30,12 +30,12 @@ from diffusion.training.saving import Checkpoints
 def check_device(trainer: DictConfig) -> None:
     """Refuse a GPU that is not there, in one line."""
     asked = str(trainer.get("accelerator", "auto"))
-    count = torch.cuda.device_count()
-    if asked in ("gpu", "cuda") and count == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
+    there = torch.cuda.device_count()
+    if asked in ("gpu", "cuda") and there == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
         raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
     devices = trainer.get("devices", 1)
-    if isinstance(devices, int) and devices > count > 0 and asked in ("gpu", "cuda", "auto"):
-        raise UserError(f"trainer.devices={devices}: this machine has {count} GPUs; ask for at most {count}")
+    if isinstance(devices, int) and devices > there > 0 and asked in ("gpu", "cuda", "auto"):
+        raise UserError(f"trainer.devices={devices}: this machine has {count(there, 'GPU')}; ask for at most {there}")
 
 
 def check_folder(folder: Path) -> None:

@@ -9,13 +9,17 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from diffusion import own
 from diffusion.build import make
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.data import Folder, ImageData, to_uint8
+from diffusion.data.folder import common_side
+from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
+from diffusion.report.words import first_line
 from diffusion.training import scoring
 from diffusion.training.audit import audit_samples, check
 from diffusion.training.bits import bits_per_dimension
@@ -30,25 +34,26 @@ MOST_FRAMES = 100  # of a GIF
 
 
 def sample(cfg: DictConfig, folder: Path) -> None:
-    """n images as PNG files, a grid and an npz; with `trajectory` also the strip of denoising steps and a GIF."""
+    """n images as PNG files in images/, a grid and an npz; with `trajectory` also the strip of steps and a GIF."""
     quiet_libraries()
     device = choose_device(cfg.device)
-    restored, sampler = load(cfg, device)
     if cfg.n < 1:
         raise UserError(f"n={cfg.n}: at least one image is needed")
+    cfg, restored, sampler = load(cfg, device)
     shape = shape_of(restored)
     frames = Frames(sampler.steps) if cfg.trajectory else None
     images = generate(
-        restored.denoiser, sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, f"sampling {cfg.n} images",
+        restored.denoiser, sampler, cfg.n, shape, cfg.seed, device, cfg.batch_size, f"sampling {count(cfg.n, 'image')}",
         None if frames is None else frames.watch,
     )  # fmt: skip
     width = len(str(cfg.n - 1))
+    (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:0{width}d}.png")
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
     save_png(grid(images, scale=max(1, 64 // shape[-1])), folder / "grid.png")
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=cfg.seed)
-    console.print(f"{cfg.n} images of step {restored.step} ({restored.weights} weights) in {folder}")
-    made = ["grid.png", "images.npz (uint8, N×H×W×3)"]
+    console.print(f"{count(cfg.n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
+    made = ["images/", "grid.png", "images.npz (uint8, N×H×W×3)"]
     if frames is not None:
         frames.save(folder, cfg.frames)
         made += ["trajectory.png", "trajectory.gif"]
@@ -88,13 +93,16 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
     check(cfg.audit)
     if cfg.bits and cfg.ckpt is None:
         raise UserError("bits: images alone have no likelihood; give ckpt=CHECKPOINT, or leave bits out")
+    if cfg.ckpt is not None:
+        cfg, restored, sampler = load(cfg, device)
+    else:
+        cfg = own.completed(at_their_size(cfg), None)
     extractor, metrics = make(cfg.features, "features").to(device), scoring.chosen(cfg.metrics)
     if cfg.ckpt is not None:
-        restored, sampler = load(cfg, device)
         looks = LooksAtTest.beside(restored.path)
         if cfg.split == "test":
             looks.warn() if cfg.again else looks.refuse()
-        data = reference_data(cfg.get("data") or restored.config["data"])
+        data = reference_data(cfg.data)
         scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
         check(cfg.audit, data)
         keep_configuration(folder, cfg, restored)
@@ -102,7 +110,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
         against = scoring.reference(data, cfg.split, extractor, metrics)
         images = generate(
             restored.denoiser, sampler, cfg.n, shape_of(restored), cfg.seed, device, cfg.batch_size,
-            f"sampling {cfg.n} images",
+            f"sampling {count(cfg.n, 'image')}",
         )  # fmt: skip
         what: dict[str, Any] = {
             "what": "samples",
@@ -111,11 +119,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> None:
             **restored.told,
         }
     else:
-        data = reference_data(cfg.get("data") or {"_target_": "diffusion.data.Landscapes", "resolution": 64})
-        scoring.check(cfg.split, cfg.n, cfg.yardsticks, data)
+        images = folder_images(cfg.images, cfg.data.resolution, cfg.n)
+        data = reference_data(cfg.data)
+        scoring.check(cfg.split, len(images), cfg.yardsticks, data)
         check(cfg.audit, data)
         against = scoring.reference(data, cfg.split, extractor, metrics)
-        images = folder_images(cfg.images, data.resolution, cfg.n)
         what = {"what": "images", "folder": str(cfg.images)}
     new = scoring.score_samples(images, extractor, against, metrics=metrics, **what)
     new += scoring.yardsticks(cfg.yardsticks, data, len(images), extractor, against, metrics)
@@ -136,8 +144,10 @@ def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> Non
     In the folder of a training run that run's own stays.
     """
     if not (folder / "run.json").is_file():
-        own = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-        kept = OmegaConf.merge(own, {"step": restored.step, "recipe": restored.config})
+        chosen = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+        if "data" in chosen and chosen.data == restored.config["data"]:
+            chosen.data = None
+        kept = OmegaConf.merge(chosen, {"step": restored.step, "recipe": restored.config})
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
 
 
@@ -149,21 +159,46 @@ def reference_data(node: Any) -> ImageData:
     return data
 
 
+def at_their_size(cfg: DictConfig) -> DictConfig:
+    """`cfg` with the reference at the size of the images to score, where no other data or size is chosen."""
+    node = cfg.data
+    root = Path(cfg.images).expanduser()
+    if "_target_" in node or "resolution" in node or not root.is_dir() or (side := common_side(root)) is None:
+        return cfg  # what is wrong with the folder is said when it is read
+    return OmegaConf.merge(cfg, {"data": {"resolution": min(side, SMALLEST)}})  # type: ignore[return-value]
+
+
 def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
-    """At most `n` images of a folder, as the data module decodes them."""
-    images = Folder(root=root, resolution=resolution, limit=n, val=0, test=0, batch_size=1)
-    images.prepare_data()
-    images.setup()
-    return images.splits["train"].images
+    """`n` images of a folder, or all, as the data module decodes them."""
+    folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1)
+    try:
+        folder.prepare_data()
+        folder.setup()
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "images")) from error
+    images = folder.splits["train"].images
+    if n is not None and n > len(images):
+        raise UserError(
+            f"n={n}: {root} has {count(len(images), 'usable image')}; ask for no more, or leave n out for all of them"
+        )
+    return images[:n]
 
 
-def load(cfg: DictConfig, device: torch.device) -> tuple[Restored, Sampler]:
-    """The checkpoint's denoiser on the device, and the sampler, fitting each other."""
+def load(cfg: DictConfig, device: torch.device) -> tuple[DictConfig, Restored, Sampler]:
+    """The configuration with the run's own, the checkpoint's denoiser on the device, and the sampler, which fits it."""
     restored = restore(cfg.ckpt, cfg.weights)
-    sampler: Sampler = make(cfg.sampler, "sampler")
-    sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
+    cfg = own.completed(cfg, restored.config, restored.path)
+    sampler = make(cfg.sampler, "sampler")
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"{restored.path}: its sampler is none; choose one, such as sampler=ddim")
+    if type(sampler.steps) is not int:
+        raise UserError(f"sampler.steps={sampler.steps}: expected a whole number")
+    try:
+        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"sampler.grid: not one that gives times ({first_line(error)}); choose another") from error
     restored.denoiser.to(device)
-    return restored, sampler
+    return cfg, restored, sampler
 
 
 def shape_of(restored: Restored) -> tuple[int, int, int]:
@@ -174,16 +209,16 @@ def shape_of(restored: Restored) -> tuple[int, int, int]:
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the best there is; a device asked for by name must be there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, present in there.items() if present))
+        return torch.device(next(kind for kind, found in present.items() if found))
     kind, _, number = name.partition(":")
-    if not there.get(kind, False) or (number and not number.isdecimal()):
+    if not present.get(kind, False) or (number and not number.isdecimal()):
         raise UserError(
-            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in there if there[k])}"
+            f"device={name}: not on this machine; use one of auto, {', '.join(k for k in present if present[k])}"
         )
-    if kind == "cuda" and int(number or 0) >= (count := torch.cuda.device_count()):
+    if kind == "cuda" and int(number or 0) >= (there := torch.cuda.device_count()):
         raise UserError(
-            f"device={name}: this machine has {count} GPUs, which count from 0; use device=cuda:{count - 1}"
+            f"device={name}: this machine has {count(there, 'GPU')}, which count from 0; use device=cuda:{there - 1}"
         )
     return torch.device(name)

@@ -6,7 +6,7 @@ import time
 import torch
 from torch import Tensor
 
-from diffusion.console import console, duration
+from diffusion.console import console, count, duration
 from diffusion.process.denoiser import Denoise, Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -65,7 +65,7 @@ def say_cost(
     seconds = seconds_per_evaluation(denoise, shape, batch, device) * nfe * n / batch
     blank = f" ({untrained} of them untrained)" if untrained else ""
     console.print(
-        f"{n} samples{blank} × {nfe} network evaluations: about {duration(seconds)} on {device_name(device)} "
-        f"(a batch of {batch} was timed)"
+        f"{count(n, 'sample')}{blank} × {count(nfe, 'network evaluation')}: about {duration(seconds)} "
+        f"on {device_name(device)} (a batch of {batch} was timed)"
     )
     return seconds

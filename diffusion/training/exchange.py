@@ -19,17 +19,19 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
+KEPT = (*build.PARTS, *build.FURTHER, "seed", "score")  # of the configuration
 
 
 def export(restored: "Restored", file: Path) -> Path:
     """Write the network's weights and what builds it; returns `file`.
 
     The tensors have the network's own names. The metadata hold "format", "config" (JSON of model, schedule, prediction,
-    data), "step", "epoch", "weights".
+    data; and for samples and scores as the run's own, of sampler, features, metrics, seed, score), "step", "epoch",
+    "weights".
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    config = {part: restored.config[part] for part in build.PARTS}
+    config = {key: restored.config[key] for key in KEPT if key in restored.config}
     tensors = {name: value.contiguous() for name, value in restored.denoiser.network.state_dict().items()}
     metadata = {
         "format": FORMAT,

@@ -1,6 +1,7 @@
 """The signal that over-fitting has started."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,8 +66,8 @@ def say_gap(logged: Mapping[str, Any]) -> None:
     if "gap/half" not in logged:
         return
     val, fit, gap, half = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/half"))
+    interval = "" if math.isnan(half) else f" [{gap - half:+.5f}, {gap + half:+.5f}]"  # of one image there is none
     console.print(
-        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · "
-        f"gap {gap:+.5f} [{gap - half:+.5f}, {gap + half:+.5f}]",
+        f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · gap {gap:+.5f}{interval}",
         markup=False,
     )

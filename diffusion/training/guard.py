@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.data import Batch
 from diffusion.errors import Diverged, NotFinite, UserError
 from diffusion.training.ema import EMA
@@ -178,7 +178,7 @@ class Guard(Callback):
         """Say how much was left out."""
         self.look(keep=0)
         if self.skipped:
-            console.print(f"{self.skipped} steps were skipped, whose gradients were not finite")
+            console.print(f"skipped {count(self.skipped, 'step')}, whose gradients were not finite")
 
     def names(self, trainer: pl.Trainer) -> list[str]:
         """The files of this step's images."""

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
+from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
 from diffusion.metric.features import FeatureExtractor
@@ -205,7 +206,7 @@ def finish(
     blanks = cfg.score.n if "untrained" in cfg.score.yardsticks else 0
     say_cost(module.denoiser, sampler, n + blanks, shape, cfg.score.batch_size, device, blanks)
     images = generate(
-        module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {n} images"
+        module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {count(n, 'image')}"
     )
     picture = grid(images[: cfg.samples.n or 16], scale=2)
     our.log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))

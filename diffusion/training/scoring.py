@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diffusion.build import make
+from diffusion.console import count
 from diffusion.data import ImageData
-from diffusion.errors import UserError
+from diffusion.errors import UserError, nearest
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import (
     DISTANCES,
@@ -50,11 +51,14 @@ def others(split: str) -> str:
 
 def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> None:
     """Refuse what can't be scored before anything is spent on it: `n` images against a split, beside yardsticks."""
-    having = len(data.splits[split]) if split in data.splits else 0
+    if split not in data.splits:
+        near = nearest(split, data.splits)
+        raise UserError(f"split={split}: there is no such split{near}; choose one of {', '.join(data.splits)}")
+    having = len(data.splits[split])
     if having < 4:
         raise UserError(
-            f"split={split}: the data has {having} images of it, and scores need at least 4; set data.{split} to a "
-            f"number such as 250, or choose another split of {', '.join(data.splits)}"
+            f"split={split}: the data has {count(having, 'image')} of it, and scores need at least 4; set "
+            f"data.{split} to a number such as 250, or choose another split of {', '.join(data.splits)}"
         )
     if n is not None and n < 4:
         raise UserError(f"n={n}: scores need at least 4 images; use as many as time allows, such as n=250")

@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.build import make
-from diffusion.console import console, duration
+from diffusion.console import console, count, duration
 from diffusion.errors import UserError
 from diffusion.paths import conf_dir
 from diffusion.process.sampler import Sampler
@@ -63,7 +63,7 @@ def study(cfg: DictConfig, folder: Path) -> None:
     each = seconds_per_evaluation(denoiser, shape, batch, device) * cfg.n / batch
     total = sum(setting.nfe for setting in found)
     console.print(
-        f"{len(found)} settings × {cfg.n} samples, {total} network evaluations an image: about "
+        f"{count(len(found), 'setting')} × {count(cfg.n, 'sample')}, {total} network evaluations an image: about "
         f"{duration(each * total)} of sampling on {device_name(device)} (a batch of {batch} was timed), then scoring"
     )
     against = scoring.reference(data, cfg.split, extractor, metrics)

@@ -18,6 +18,7 @@ WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_wh
 ALL_TOLD = "reliability/test_two_told.py::test_two_processes_told_to_end_wherever_they_are"
 AGAIN = "training/test_sweep_again.py"
 TASKS = "training/test_slurm_tasks.py::test_the_first_process_alone_queues_the_job_again_on_sigusr1"
+QUOTES = "training/test_bad_input.py::test_what_needs_quotes_is_said_with_quotes_that_work"
 STATES = "training/test_status.py::test_states"
 
 NEVER = "reliability/test_folders.py::test_a_run_that_ends_before_it_begins_says_why"
@@ -72,5 +73,7 @@ FAULTS = [
         "pass",
         f"{EARLY}[15-0.5]",
     ),
+    Fault("Hydra's grammar is told in its words", "command.py", "return _unreadable(cause.override)", "pass", QUOTES),
+    Fault("a quote within quotes", "command.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
     Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
 ]

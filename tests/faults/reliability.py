@@ -43,6 +43,8 @@ LATE = "reliability/test_guard.py::test_t6_nothing_is_saved_before_it_is_looked_
 SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when_asked"
 HOSTILE = "reliability/test_hostile_images.py"
 PAYLOAD = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
+MISLED = "reliability/test_strangers.py::test_what_a_file_says_of_samples_and_scores_is_refused_in_one_line"
+COMMANDS = "training/commands.py"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
 SHAPE = "reliability/test_strangers.py::test_what_has_not_a_checkpoints_shape_is_refused_in_one_line[%s]"
 EXPORT_SHAPE = "reliability/test_strangers.py::test_so_is_an_exported_one"
@@ -357,6 +359,12 @@ FAULTS = [
         HOSTILE,
     ),
     Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", f"{PAYLOAD}[schedule]"),
+    Fault("T8 any sampler is built", BUILD, "in (*PARTS, *FURTHER):", "in PARTS:", f"{PAYLOAD}[sampler's grid]"),
+    Fault(
+        "T8 any weights are read", "own.py", "own not in shipped(group)", "False", f"{MISLED}[weights of the features]"
+    ),
+    Fault("T8 a sampler that is none", COMMANDS, "not isinstance(sampler, Sampler)", "False", f"{MISLED}[no sampler]"),
+    Fault("T8 a seed that is none", "own.py", "type(value) is not int or", "", f"{MISLED}[seed text]"),
     Fault(
         "T8 targets are looked for at the top alone",
         BUILD,
@@ -413,7 +421,7 @@ FAULTS = [
         CHECKPOINT,
         'config = build.stranger(contents["config"], path)',
         'config = __import__("yaml").safe_load(contents["config"])',
-        f"{PAYLOAD}[schedule]",
+        f"{PAYLOAD}[secret]",
     ),
     Fault(
         "T8 the report builds what a run names",

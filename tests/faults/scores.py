@@ -51,8 +51,48 @@ BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_withi
 FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
 FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
 BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
+ONE = "training/test_gap.py::test_of_one_image_no_interval_is_said"
+SIZE = "training/test_own.py::test_the_reference_has_the_images_own_size"
+FOLDER = "training/test_own.py::test_what_cannot_be_scored_in_a_folder_is_one_line"
+HAD_AGAIN = "training/test_own.py::test_the_scores_of_a_run_are_had_again"
+OWN = "training/test_own.py::test_single_settings_of_the_runs_own_change"
+FIGURES = "report/figures.py"
+FILLED = "report/test_report_figures.py::test_every_shipped_schedule_fills_its_figures"
 
 FAULTS = [
+    Fault(
+        "figures: β_t where there is none",
+        FIGURES,
+        "    preserving = _preserving(",
+        "    preserving = True or _preserving(",
+        FILLED,
+    ),
+    Fault("figures: β_t a spike alone", FIGURES, "> PEAK * float(own.median())", "> 9", f"{FILLED}[cosine]"),
+    Fault("figures: noise alone", FIGURES, "> FAR * float(alpha.max())", "> 999", f"{FILLED}[ve]"),
+    Fault("evaluate: another seed", "own.py", 'NUMBERS = {"seed": ("seed",), ', "NUMBERS = {", f"{HAD_AGAIN}[ckpt]"),
+    Fault("evaluate: another sampler", "own.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
+    Fault(
+        "evaluate: exported without scores",
+        "training/exchange.py",
+        ', "seed", "score")',
+        ")",
+        f"{HAD_AGAIN}[safetensors]",
+    ),
+    Fault("evaluate: a setting changes nothing", "own.py", "**{key: merged(", "**{'': merged(", f"{OWN}[one setting]"),
+    Fault(
+        "evaluate: a folder's images at 64", COMMANDS, "own.completed(at_their_size(cfg)", "own.completed((cfg)", SIZE
+    ),
+    Fault("evaluate: images of any size", "data/folder.py", " or len(first) > 1:", ":", FOLDER),
+    Fault("evaluate: fewer images than asked for", COMMANDS, "n is not None and n > len(images)", "False", FOLDER),
+    Fault(
+        "a split by any name",
+        "training/scoring.py",
+        "    if split not in data.splits:\n        near",
+        "    if 0:\n        near",
+        BAD,
+    ),
+    Fault("an interval of one image", "training/gap.py", "math.isnan(half)", "False", ONE),
+    Fault("evaluate: a part is mixed", "own.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
@@ -278,7 +318,6 @@ FAULTS = [
     Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),
     Fault("study: a sampler that does not fit is silent", "training/study.py", "if not every:", "if False:", BUDGETS),
     Fault("study: an adaptive sampler has an NFE", "training/study.py", "if samplers[0].adaptive:", "if False:", FITS),
-    Fault("study: a word is a list", "training/study.py", " and not isinstance(value, str)", "", FLOOR),
     Fault(
         "study: two samplers look alike",
         "report/study.py",

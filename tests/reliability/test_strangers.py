@@ -79,6 +79,10 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
         "schedule": {"schedule": touch},
         "prediction": {"prediction": run},
         "data": {"data": {**touch, "resolution": 8}},
+        "sampler": {"sampler": touch},
+        "sampler's grid": {"sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 1, "grid": touch}},
+        "metrics": {"metrics": {"kernel": {**run, "_partial_": True}}},
+        "features": {"features": run},
         "nested": {"model": {"_target_": "diffusion.model.UNet", "channels": {"deep": {"er": touch}}}},
         "in a list": {"schedule": {"_target_": "diffusion.process.schedule.linear", "steps": [1, [touch]]}},
         "in arguments": {"prediction": {"_target_": "diffusion.process.prediction.Eps", "_args_": [touch]}},
@@ -219,6 +223,39 @@ MALFORMED = {
     "step below 0": with_(global_step=-1),
     "epoch text": with_(epoch="x"),
 }
+DDIM = "diffusion.process.sampler.DDIM"
+GRID = {"_target_": "diffusion.process.grid.uniform", "_partial_": True}
+MISLED = {  # what is built for samples and scores: by command
+    "no sampler": ("sample", part(sampler=GRID)),
+    "steps text": ("sample", part(sampler={"_target_": DDIM, "steps": "x"})),
+    "no grid": ("sample", part(sampler={"_target_": DDIM, "steps": 1, "grid": 5})),
+    "another's grid": (
+        "sample",
+        part(sampler={"_target_": DDIM, "steps": 1, "grid": GRID | {"_target_": "diffusion.process.denoiser.clip"}}),
+    ),
+    "seed text": ("sample", part(seed="x")),
+    "weights of the features": (
+        "evaluate",
+        part(features={"_target_": "diffusion.metric.features.Inception", "path": "/etc/hostname"}),
+    ),
+    "n text": ("evaluate", part(score={"n": "x"})),
+}
+WEIGHTS = "a file may not say which weights are read"
+
+
+@pytest.mark.parametrize("name", MISLED)
+def test_what_a_file_says_of_samples_and_scores_is_refused_in_one_line(command, payloads, name):
+    what, change = MISLED[name]
+    contents = torch.load(payloads["own"], weights_only=True)
+    base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
+    torch.save(change(contents, base), "x.ckpt")
+    status, _, err = command(what, ["ckpt=x.ckpt", "device=cpu"])
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert WEIGHTS in err or what == "sample" or name == "n text"
+
+
 RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds nothing of a configuration
 
 

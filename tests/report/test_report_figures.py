@@ -4,10 +4,13 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from PIL import Image
 
+from diffusion.build import make
 from diffusion.errors import UserError
+from diffusion.paths import conf_dir
 from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
 from diffusion.report.images import grid, save_png
@@ -31,6 +34,35 @@ def test_beta_is_the_table_it_came_from() -> None:
     u = np.arange(1001) / 1000
     bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(drawn["cosine"][:, 1], np.minimum(1 - bar[1:] / bar[:-1], 0.999), rtol=1e-6)
+
+
+CHOICES = sorted(file.stem for file in (conf_dir() / "schedule").glob("*.yaml"))
+WITHOUT_BETA = {"edm", "flow", "sub_vp", "ve"}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.filterwarnings("error")
+def test_every_shipped_schedule_fills_its_figures(tmp_path: Path, choice: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        schedule = make(compose("train", [f"schedule={choice}", "name=test"]).schedule, "schedule")
+    drawn = {name: getattr(figures, name)(schedule) for name in ("beta", "signal")}
+    for name, figure in drawn.items():
+        style.save(figure, tmp_path / f"{name}.png")
+        (ax,) = figure.axes
+        for line in ax.get_lines():
+            points = np.asarray(line.get_xydata())
+            shown = ax.transAxes.inverted().transform(ax.transData.transform(points[np.isfinite(points).all(1)]))[1:, 1]
+            assert np.all(np.abs(shown - 0.5) < 0.51)
+            middle = shown[len(shown) // 10 : -len(shown) // 10]
+            flat = np.ptp(points[:, 1]) == 0
+            assert (middle.min() > 0.1) if flat else (np.ptp(middle) > 0.05), f"{name}: a line along the edge"
+    (line,) = lines(drawn["beta"]).values()
+    alpha, sigma = schedule(torch.tensor([0.5], dtype=torch.float64))
+    if choice in WITHOUT_BETA:
+        assert line[499].tolist() == pytest.approx([500, float(2 * (alpha / sigma).log())])
+    else:
+        assert np.all((line[:, 1] > 0) & (line[:, 1] < 1))
+    assert ("log-SNR" in drawn["beta"].axes[0].get_ylabel()) == (choice in WITHOUT_BETA)
 
 
 def test_signal_and_noise_squared_sum_to_one() -> None:

@@ -1,13 +1,19 @@
 """What a user can get wrong: one line that names it and its mend, a non-zero exit, before any training."""
 
 import os
+import shlex
 
 import pytest
 import torch
+import yaml
 
 from diffusion.data import ImageData
 
 CASES = {
+    "unknown split": (
+        ["score.n=8", "score.split=tset", "features=lite0"],
+        ["split=tset", "did you mean test", "train, val, test"],
+    ),
     "unknown setting": (["optimiser.lr=1"], ["optimiser.lr", "optimizer.lr"]),
     "unknown choice": (["schedule=linaer"], ["schedule=linaer", "did you mean linear", "cosine"]),
     "misspelt key": (["data.bach_size=2"], ["data.bach_size", "data.batch_size"]),
@@ -199,3 +205,31 @@ def test_a_checkpoint_of_another_network_is_one_line(command, tiny):
     (line,) = err.splitlines()
     for word in ("ckpt=one/checkpoints/last.ckpt: it is of another network", "denoiser.network.", "in model"):
         assert word in line
+
+
+UNQUOTED = {
+    "data.root=~/photos": """'data.root="~/photos"'""",
+    "data.root=/a/run (1)": """'data.root="/a/run (1)"'""",
+    "data.root=it's": """'data.root="it'"'"'s"'""",
+    'data.root=a"b{': r"""'data.root="a\"b{"'""",
+    "data.root=a=b": """'data.root="a=b"'""",
+    "data.root=a,b": """'data.root="a,b"'""",
+}
+
+
+@pytest.mark.parametrize("word", UNQUOTED)
+def test_what_needs_quotes_is_said_with_quotes_that_work(command, word):
+    status, _, err = command("train", ["data=folder", word, "--cfg", "job"])
+    assert status == 2
+    assert error_line(err).startswith(f"error: {word}: ")
+    assert UNQUOTED[word] in err
+    (mended,) = shlex.split(UNQUOTED[word])  # as a shell hands it over
+    status, out, err = command("train", ["data=folder", mended, "--cfg", "job"])
+    assert status == 0, err
+    assert yaml.safe_load(out)["data"]["root"] == word.partition("=")[2]
+
+
+def test_a_word_that_sets_nothing(command):
+    status, _, err = command("train", ["data"])
+    assert status == 2
+    assert error_line(err) == "error: data: expected KEY=VALUE; --help lists the keys"

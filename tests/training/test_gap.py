@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from diffusion.report.metrics import read_metrics
-from diffusion.training.gap import OverfittingNotice
+from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.module import Diffusion
 
 
@@ -130,3 +130,8 @@ def test_a_run_knows_the_photographs_of_its_tiles(command, tiny, photos, tmp_pat
     clusters = seen[-1]
     assert clusters.shape == (2, 12)
     assert [len(each.unique()) for each in clusters] == [5, 5]
+
+
+def test_of_one_image_no_interval_is_said(capsys) -> None:
+    say_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/half": float("nan")})
+    assert capsys.readouterr().out.strip().endswith("gap +0.25000")

@@ -56,7 +56,7 @@ def test_checkpoints_of_two_seeds_are_evaluated_to_one_row(command, tiny, tmp_pa
         status, out, err = command("evaluate", [*look, "device=cpu", f"hydra.run.dir=look{seed}"])
         assert status == 0, out + err
     runs = gather([tmp_path / "look0", tmp_path / "look1"])
-    assert [run.seeds for run in runs] == [(0, 0), (1, 0)]
+    assert [run.seeds for run in runs] == [(0, 0), (1, 1)]
     assert runs[0].settings["optimizer"]["lr"] == 3e-4
     (row,) = compare(runs).rows
     assert (row.label, len(row.values["fd_lite0"])) == ("all", 2)

@@ -122,7 +122,7 @@ def test_sample_draws_the_same_images_whatever_the_batch(command, trained, tmp_p
     assert a.shape == (6, 8, 8, 3)
     # Batches of other sizes may round differently within the network, by far less than a grey level.
     assert np.abs(a[:5].astype(int) - b.astype(int)).max() <= 1
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a/3.png")), a[3])
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a/images/3.png")), a[3])
     assert Image.open(tmp_path / "a/trajectory.gif").n_frames == 3
     assert (tmp_path / "a/trajectory.png").is_file()
     assert (tmp_path / "a/grid.png").is_file()
