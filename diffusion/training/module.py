@@ -189,7 +189,8 @@ class Diffusion(pl.LightningModule):
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gap(weights).compute()
             logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
-            self.differences[weights], self.clusters = gap["images"], gap["clusters"]
+            # reshaped, as torchmetrics squeezes what is of one image
+            self.differences[weights], self.clusters = gap["images"].reshape(-1), gap["clusters"].reshape(2, -1)
             for i, each in enumerate(gap["bins"]):
                 logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}
             if weights == "ema":

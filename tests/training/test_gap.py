@@ -132,6 +132,12 @@ def test_a_run_knows_the_photographs_of_its_tiles(command, tiny, photos, tmp_pat
     assert [len(each.unique()) for each in clusters] == [5, 5]
 
 
+def test_one_validation_image_is_enough_to_train(command, tiny):
+    status, out, err = command("train", [*tiny, "data.val=1", "trainer.max_epochs=3"])
+    assert status == 0, out + err
+    assert "nan" not in out
+
+
 def test_of_one_image_no_interval_is_said(capsys) -> None:
     say_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/half": float("nan")})
     assert capsys.readouterr().out.strip().endswith("gap +0.25000")
