@@ -47,13 +47,19 @@ class Estimate(NamedTuple):
     share_of: int | None = None  # samples that a share was counted from; None where it is no share
     std: float | None = None  # over the kernel distance's subsets
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
         """Low and high: value ± z · error; for a share Wilson's interval (1927), which is sound at 0 and 1 too.
+
+        None where no sample moves the value, as none does a density of 0: those at hand tell nothing of how far others
+        would. (How often a sample lies in a ball is bounded, as precision's interval shows; not in how many it then
+        lies.)
 
         Wilson's is for m independent samples, of which a share p has error √(p(1−p)/m): with the error at hand, this
         gives the m to use.
         """
         z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
+        if self.share_of is None and self.error == 0:
+            return None
         if self.share_of is None:
             return max(self.minimum, self.value - z * self.error), self.value + z * self.error
         p = self.value

@@ -52,8 +52,8 @@ class Score:
     metric: str  # fid, kid, fd_lite0, kid_lite0, coverage_lite0, …
     value: float
     error: float  # standard error over draws of as many samples, the reference held fixed
-    low: float  # the interval that goes with it …
-    high: float
+    low: float | None  # the interval that goes with it, where there is one …
+    high: float | None
     level: float  # … and how often such intervals hold the expectation of the value at this n
     std: float | None  # over the kernel distance's subsets
     n: int  # images scored
@@ -259,7 +259,7 @@ def score_features(
             _warn_once(f"{type(metric).__name__}: left out ({error})")
             continue
         for short, estimate in estimates.items():
-            low, high = estimate.interval(level)
+            low, high = estimate.interval(level) or (None, None)
             name = extractor.named(short)
             found[name] = Score(
                 metric=name,

@@ -137,6 +137,11 @@ def _overlap(a: Point, b: Point, metric: str) -> bool:
     return bool(x["low"] <= y["high"] and y["low"] <= x["high"])
 
 
+def _reach(record: Record, end: str) -> float:
+    """How far from the value its interval reaches; 0 where there is none."""
+    return 0.0 if record.get(end) is None else abs(float(record[end] - record["value"]))
+
+
 @style.styled
 def pareto(points: Sequence[Point], metric: str, floor: Record | None = None) -> Figure:
     """The score against NFE and against seconds an image, a line per sampler; the Pareto front and the floor behind."""
@@ -159,9 +164,7 @@ def pareto(points: Sequence[Point], metric: str, floor: Record | None = None) ->
         for i, name in enumerate(samplers):
             own = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
             y = [p.scores[metric]["value"] for p in own]
-            bars = [
-                [abs(p.scores[metric].get(end, v) - v) for p, v in zip(own, y, strict=True)] for end in ("low", "high")
-            ]
+            bars = [[_reach(p.scores[metric], end) for p in own] for end in ("low", "high")]
             ax.errorbar(
                 [getattr(p, cost) for p in own], y, yerr=bars, color=colours[i % 7], marker=markers[(i + i // 7) % 7],
                 markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,

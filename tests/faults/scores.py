@@ -266,6 +266,13 @@ FAULTS = [
         "mean_and_error(x)",
         FEW_PHOTOGRAPHS,
     ),
+    Fault(
+        "intervals: what never varied never will",
+        "metric/estimate.py",
+        "self.share_of is None and self.error == 0:",
+        "False:",
+        "metric/test_intervals.py",
+    ),
     Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
     Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
     Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),

@@ -64,6 +64,9 @@ def test_known_cases() -> None:
     assert same == pytest.approx({"precision": 1, "recall": 1, "coverage": 1, "density": same["density"]})
     assert same["density"] > 1  # each sample sits in its own real's ball too
     assert apart == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    of_none = DensityCoverage(Reference.of(x)).measure(far)
+    assert of_none["density"].interval() is None  # and not [0, 0]
+    assert of_none["coverage"].interval() == pytest.approx((0, 3.84 / (60 + 3.84)), abs=1e-4)
     one_mode = values(normal(300, 6) * 0.2, torch.cat([normal(150, 7) * 0.2, normal(150, 8) * 0.2 + 9]), 5)
     assert one_mode["precision"] > 0.9  # what is made is good …
     assert one_mode["recall"] < 0.55  # … and half of what there is, is not made

@@ -69,3 +69,13 @@ def test_every_sampler_is_told_from_the_others() -> None:
     (ax, _) = pareto(points, "fd_lite0").axes
     drawn = {(line.get_color(), line.get_marker()) for line in ax.get_lines() if line.get_marker() in "os^DvPX"}
     assert len(drawn) == 20
+
+
+def test_what_has_no_interval_has_no_bar() -> None:
+    bare = [
+        Point("ddim", nfe, nfe, 1.0, {"fd_lite0": POINTS[0].scores["fd_lite0"] | {"low": None, "high": None}})
+        for nfe in (10, 20)
+    ]
+    for ax in pareto(bare, "fd_lite0").axes:
+        (bars,) = ax.containers
+        assert {low == high for low, high in (segment[:, 1] for segment in bars.lines[2][0].get_segments())} == {True}
