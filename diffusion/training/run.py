@@ -31,7 +31,7 @@ from diffusion.training.checks import (
     set_up,
 )
 from diffusion.training.cost import say_cost
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
@@ -206,9 +206,8 @@ def finish(
     say_gap(trainer.logged_metrics)
     device = trainer.strategy.root_device
     module.to(device).eval()
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA):
-            callback.settle(module)
+    if (average := average_of(trainer)) is not None:
+        average.settle(module)
     shape = (data.channels, data.resolution, data.resolution)
     n = max(cfg.score.n, cfg.samples.n)
     if n == 0:
