@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffusion.build import make
 from diffusion.console import console, count
@@ -219,9 +220,33 @@ def finish(
     )
     picture = grid(images[: cfg.samples.n or 16], scale=2)
     our.log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
-    if extractor is None:
-        return
-    extractor.to(device)
+    if extractor is not None:
+        blank = untrained(cfg, module, sampler, shape, device) if blanks else None
+        score(cfg, folder, trainer, data, images[: cfg.score.n], blank, extractor.to(device))
+
+
+def untrained(
+    cfg: DictConfig, module: Diffusion, sampler: Sampler, shape: tuple[int, int, int], device: torch.device
+) -> Tensor:
+    """Samples of the run's network as it was before training."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
+    return generate(
+        fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
+        "sampling untrained",
+    )  # fmt: skip
+
+
+def score(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: pl.Trainer,
+    data: ImageData,
+    images: Tensor,
+    blank: Tensor | None,
+    extractor: FeatureExtractor,
+) -> None:
+    """Scores of `images` and of the yardsticks, `blank` (those of the untrained network) among them; the audit."""
     metrics, looks = scoring.chosen(cfg.metrics), LooksAtTest(folder)
     if cfg.score.split == "test":
         looks.warn()
@@ -229,18 +254,10 @@ def finish(
     plain = protocol_of(cfg)
     last = folder / "checkpoints" / "last.ckpt"
     common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
-    new = scoring.score_samples(
-        images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
-    )
+    new = scoring.score_samples(images, extractor, against, metrics=metrics, step=trainer.global_step, **common)
     simple = [name for name in cfg.score.yardsticks if name != "untrained"]
     new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against, metrics)
-    if blanks:
-        pl.seed_everything(cfg.seed, verbose=False)
-        fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
-        blank = generate(
-            fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
-            "sampling untrained",
-        )  # fmt: skip
+    if blank is not None:
         raw = plain | {"weights": "raw"}
         new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
     scoring.append(folder, looks.add(new))
@@ -251,8 +268,7 @@ def finish(
         logger.save()
     say_scores(new)
     if cfg.score.audit:
-        scored = images[: cfg.score.n]
         copies = audit.audit_samples(
-            scored, data, cfg.score.audit, extractor, folder, step=trainer.global_step, **common
+            images, data, cfg.score.audit, extractor, folder, step=trainer.global_step, **common
         )
         scoring.append(folder, copies)
