@@ -28,7 +28,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.record import beginning
 from diffusion.report.images import grid, save_png
 from diffusion.status import BEAT
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
 from diffusion.training.provenance import LooksAtTest, network_hash
@@ -55,7 +55,7 @@ class averaged_weights:
 
     def __init__(self, trainer: pl.Trainer, module: Diffusion):
         self.module = module
-        self.ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
+        self.ema = average_of(trainer)
 
     def __enter__(self) -> None:
         self.module.eval()

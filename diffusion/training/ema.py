@@ -76,3 +76,8 @@ class EMA(WeightAveraging):
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
         super()._swap_models(pl_module)
         self.swapped = not self.swapped
+
+
+def average_of(trainer: pl.Trainer) -> EMA | None:
+    """The run's moving average; None where it keeps none."""
+    return next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]

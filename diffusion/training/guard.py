@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from diffusion.console import console, count
 from diffusion.data import Batch
 from diffusion.errors import Diverged, NotFinite, UserError
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
 from diffusion.training.saving import step_is_complete
 
@@ -101,8 +101,8 @@ class Guard(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """List what is looked at at every step: to walk the module takes as long as the norm."""
         self.parameters = list(pl_module.parameters())
-        averages = (c.averages for c in trainer.callbacks if isinstance(c, EMA))  # type: ignore[attr-defined]
-        self.weights = next(averages, [p.detach() for p in self.parameters])
+        average = average_of(trainer)
+        self.weights = [p.detach() for p in self.parameters] if average is None else average.averages
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
         """Which images the step sees."""

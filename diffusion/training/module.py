@@ -19,7 +19,7 @@ from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype, seed_for
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
 
@@ -135,10 +135,8 @@ class Diffusion(pl.LightningModule):
 
     def raw_denoiser(self) -> Denoiser | None:
         """The denoiser with the raw weights, while validation has the averaged ones in place; None without EMA."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EMA):
-                return callback.stored.denoiser  # type: ignore[return-value]
-        return None
+        average = average_of(self.trainer)
+        return None if average is None else average.stored.denoiser  # type: ignore[return-value]
 
     def error(self, split: str, weights: str) -> DenoisingError:
         """The running error of one kind of images with one kind of weights."""

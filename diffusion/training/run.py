@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffusion.build import make
 from diffusion.console import count
@@ -32,7 +33,7 @@ from diffusion.training.checks import (
     set_up,
 )
 from diffusion.training.cost import say_cost
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 from diffusion.training.gap import OverfittingNotice, say_gap
 from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
@@ -196,9 +197,8 @@ def finish(
     say_gap(trainer.logged_metrics)
     device = trainer.strategy.root_device
     module.to(device).eval()
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA):
-            callback.settle(module)
+    if (average := average_of(trainer)) is not None:
+        average.settle(module)
     shape = (data.channels, data.resolution, data.resolution)
     n = max(cfg.score.n, cfg.samples.n)
     if n == 0:
@@ -210,31 +210,53 @@ def finish(
     )
     picture = grid(images[: cfg.samples.n or 16], scale=2)
     our.log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
-    if extractor is None:
-        return
-    extractor.to(device)
+    if extractor is not None:
+        made = {"samples": (images[: cfg.score.n], network_hash(module.denoiser.network))}
+        if blanks:
+            made["untrained"] = untrained(cfg, module, sampler, shape, device)
+        score(cfg, folder, trainer, data, made, extractor.to(device))
+
+
+def untrained(
+    cfg: DictConfig, module: Diffusion, sampler: Sampler, shape: tuple[int, int, int], device: torch.device
+) -> tuple[Tensor, str]:
+    """Samples of the run's network as it was before training, and the hash of its weights."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
+    images = generate(
+        fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
+        "sampling untrained",
+    )  # fmt: skip
+    return images, network_hash(fresh.network)
+
+
+def score(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: pl.Trainer,
+    data: ImageData,
+    made: dict[str, tuple[Tensor, str]],
+    extractor: FeatureExtractor,
+) -> None:
+    """Scores of what was `made`, images and the hash of the weights that made them, and of the yardsticks; the audit.
+
+    Of `samples`, and where they were asked for of the `untrained` network's.
+    """
     metrics, looks = scoring.chosen(cfg.metrics), LooksAtTest(folder)
     if cfg.score.split == "test":
         looks.warn()
     against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor, metrics)
-    plain = protocol_of(cfg)
-    last = folder / "checkpoints" / "last.ckpt"
-    common = plain | {"network_hash": network_hash(module.denoiser.network)}
-    common |= {"checkpoint": checkpoint_of(last)} if last.is_file() else {}
-    new = scoring.score_samples(
-        images[: cfg.score.n], extractor, against, metrics=metrics, step=trainer.global_step, **common
-    )
+    plain, last = protocol_of(cfg), folder / "checkpoints" / "last.ckpt"
+    common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
+    told = {"samples": common | {"step": trainer.global_step}, "untrained": plain | {"weights": "raw", "step": 0}}
+    for what, (_, weights) in made.items():
+        told[what]["network_hash"] = weights
+    new = scoring.score_samples(made["samples"][0], extractor, against, metrics=metrics, **told["samples"])
     simple = [name for name in cfg.score.yardsticks if name != "untrained"]
     new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against, metrics)
-    if blanks:
-        pl.seed_everything(cfg.seed, verbose=False)
-        fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
-        blank = generate(
-            fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
-            "sampling untrained",
-        )  # fmt: skip
-        raw = plain | {"weights": "raw", "network_hash": network_hash(fresh.network)}
-        new += scoring.score_samples(blank, extractor, against, "untrained", metrics, step=0, **raw)
+    if "untrained" in made:
+        blank = made["untrained"][0]
+        new += scoring.score_samples(blank, extractor, against, "untrained", metrics, **told["untrained"])
     scoring.append(folder, looks.add(new))
     for logger in trainer.loggers:
         logger.log_metrics(
@@ -243,8 +265,5 @@ def finish(
         logger.save()
     say_scores(new)
     if cfg.score.audit:
-        scored = images[: cfg.score.n]
-        copies = audit.audit_samples(
-            scored, data, cfg.score.audit, extractor, folder, step=trainer.global_step, **common
-        )
+        copies = audit.audit_samples(made["samples"][0], data, cfg.score.audit, extractor, folder, **told["samples"])
         scoring.append(folder, copies)

@@ -27,7 +27,7 @@ from diffusion.console import console
 from diffusion.early import CAUGHT
 from diffusion.errors import Interrupted
 from diffusion.folders import going_on
-from diffusion.training.ema import EMA
+from diffusion.training.ema import average_of
 from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
 
@@ -209,9 +209,9 @@ class Interruptible(Callback):
         if not isinstance(exception, Interrupted) or not State.deferring:
             return
         self.stopped = True
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EMA) and callback.swapped:
-                callback.swap(pl_module)
+        average = average_of(trainer)
+        if average is not None and average.swapped:
+            average.swap(pl_module)
         if self.checkpoints.saved_at != trainer.global_step:
             self.checkpoints.save(trainer)
 
