@@ -8,7 +8,6 @@ Exit status: 0 done; 1 a fault of the program (with a traceback); with one line:
 import functools
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -152,19 +151,12 @@ def _unreadable(word: str) -> str:
     key, equals, _ = word.partition("=")
     if not key or not equals:
         return f"{word}: expected KEY=VALUE; --help lists the keys"
-    return f"{word}: a value with signs such as ~ ( ) {{ }} = or a quote is given in quotes: {_quoted(word)}"
+    return f"{word}: a value with signs such as ~ ( ) {{ }} = or a quote is given in quotes: {folders.quoted(word)}"
 
 
 def _unquoted_commas(word: str) -> str:
-    key, _, value = word.partition("=")
-    return f"{word}: write {key}=[{value}] for a list, {_quoted(word)} for a text, or add -m to run them one by one"
-
-
-def _quoted(word: str) -> str:
-    """`KEY=VALUE` with VALUE as a text, as a shell wants it: `'KEY="VALUE"'`."""
-    key, _, value = word.partition("=")
-    escaped = value.replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    (key, _, value), text = word.partition("="), folders.quoted(word)
+    return f"{word}: write {key}=[{value}] for a list, {text} for a text, or add -m to run them one by one"
 
 
 def _bad_override(chain: list[BaseException], config_name: str) -> str:

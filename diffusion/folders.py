@@ -109,8 +109,20 @@ def with_its_words(words: list[str]) -> list[str]:
 
 def going_on(run: Path) -> str:
     """The command that goes on with a run."""
-    quoted = str(run) if re.fullmatch(r"[\w/.+:-]+", str(run)) else f"'{run}'"
-    return shlex.join(["python", "-m", "diffusion.train", f"hydra.run.dir={quoted}", "ckpt=auto"])
+    return f"python -m diffusion.train {setting('hydra.run.dir', run)} ckpt=auto"
+
+
+def setting(key: str, value: object) -> str:
+    """`KEY=VALUE` as a shell wants it, with the quotes that Hydra needs."""
+    word = f"{key}={value}"
+    return word if re.fullmatch(r"[\w/.+:=-]+", word) else quoted(word)
+
+
+def quoted(word: str) -> str:
+    """`KEY=VALUE` with VALUE as a text, as a shell wants it: `'KEY="VALUE"'`."""
+    key, _, value = word.partition("=")
+    escaped = value.replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _job_folder(*, _root_: DictConfig) -> str:

@@ -43,8 +43,9 @@ class Folder(ImageData):
     val, test: how many images, or (below 1) which fraction of the usable ones. 0 for none.
     random_crop: the square lies anywhere along the longer side, by (seed, content), instead of at the centre.
     strict: stop at an image that can't be used, instead of going on with the others.
+    repeats: use byte-identical files as often as they are there, instead of once.
 
-    Byte-identical files are used once. Images with a side below `resolution` are refused, never enlarged.
+    Images with a side below `resolution` are refused, never enlarged.
     `report` lists every file that is not used too: "refused" if it is or claims to be an image, else "skipped". These
     are also written beside the cache, and counted on the console.
     `UserError`: no such folder, no usable image in it, too few for `limit`, `val` and `test`, or `strict`.
@@ -59,6 +60,7 @@ class Folder(ImageData):
         test: int | float = 0.1,
         random_crop: bool = False,
         strict: bool = False,
+        repeats: bool = False,
         **options: Any,
     ):
         super().__init__(resolution, **options)
@@ -68,6 +70,7 @@ class Folder(ImageData):
         self.test = test
         self.random_crop = random_crop
         self.strict = strict
+        self.repeats = repeats
         for name, size in {"val": val, "test": test, "limit": 1 if limit is None else limit}.items():
             if size < 0 or (size >= 1 and size != int(size)) or (name == "limit" and size != int(size)):
                 raise UserError(f"data.{name}={size}: expected a number of images; set data.{name}=100")
@@ -76,7 +79,7 @@ class Folder(ImageData):
         files = self._hashed(self._walk())
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
-        key = digest("folder 1", RESIZE, self.resolution, seed, names)
+        key = digest("folder 1", RESIZE, self.resolution, seed, names, *["repeats"] * self.repeats)
         made = cached(place() / f"folder-{key}.pt", lambda: self._decode(files))
         self.report += made["left_out"]
         self._tell(place() / f"folder-{key}.report.json", used=len(made["names"]), given=len(files))
@@ -137,10 +140,11 @@ class Folder(ImageData):
         return [Found(name, path, contents[name]) for name, path, _ in files if name in contents]
 
     def _decode(self, files: list[Found]) -> dict[str, Any]:
-        """The usable images, the first by name of each content, and why the others are not."""
+        """The usable images, of each content the first by name unless all are wanted, and why the others are not."""
         suffixes = Image.registered_extensions()
         images: list[np.ndarray] = []
-        used: dict[str, str] = {}  # content -> name
+        used: list[Found] = []
+        first: dict[str, str] = {}  # content -> name
         left_out = []
         with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside of the interpreter's lock
             results = track(pool.map(self._image, files), "decoding images", len(files))
@@ -148,18 +152,19 @@ class Folder(ImageData):
                 if isinstance(result, Unusable):
                     stray = file.path.suffix.lower() not in suffixes and "not an image" in str(result)
                     reason, action = str(result), "skipped" if stray else "refused"
-                elif file.content in used:
-                    reason, action = f"the same bytes as {used[file.content]}", "skipped"
+                elif file.content in first and not self.repeats:
+                    reason, action = f"the same bytes as {first[file.content]}", "skipped"
                 else:
                     images.append(result)
-                    used[file.content] = file.name
+                    used.append(file)
+                    first.setdefault(file.content, file.name)
                     continue
                 left_out.append({"path": file.name, "reason": reason, "action": action})
         pixels = np.stack(images) if images else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
         return {
             "images": torch.from_numpy(pixels),
-            "names": list(used.values()),
-            "contents": list(used),
+            "names": [file.name for file in used],
+            "contents": [file.content for file in used],
             "left_out": left_out,
         }
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion.console import count, duration
+from diffusion.folders import going_on, setting
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
 from diffusion.report.metrics import Metrics, Series, bin_names, validated
@@ -294,18 +295,18 @@ def commands(run: Run) -> str:
     checkpoints = [name for name in ("best", "last") if (run.folder / f"checkpoints/{name}.ckpt").is_file()]
     lines = []
     if checkpoints:
-        ckpt = f"{place}/checkpoints/{checkpoints[0]}.ckpt"
+        ckpt = setting("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
         lines += [
             "# more samples, by the run's own sampler unless another is chosen",
-            f"python -m diffusion.sample ckpt={ckpt} n=64 seed=1",
+            f"python -m diffusion.sample {ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:
         lines += [
             "# the scores again, or on another split",
-            f"python -m diffusion.evaluate ckpt={place}/checkpoints/last.ckpt split=val",
+            f"python -m diffusion.evaluate {setting('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
             "# go on where it stopped; to go beyond its end, raise trainer.max_epochs or trainer.max_steps",
-            f"python -m diffusion.train {shlex.join([*run.overrides, f'ckpt={place}/checkpoints/last.ckpt'])}",
+            going_on(place),
         ]
-    lines += ["# this page and its figures again", f"python -m diffusion.report {place}"]
+    lines += ["# this page and its figures again", f"python -m diffusion.report {shlex.quote(str(place))}"]
     note = "" if checkpoints else "There is no checkpoint: nothing to sample from, evaluate or resume.\n\n"
     return note + "```bash\n" + "\n".join(lines) + "\n```"

@@ -37,8 +37,6 @@ def sample(cfg: DictConfig, folder: Path) -> None:
     """n images as PNG files in images/, a grid and an npz; with `trajectory` also the strip of steps and a GIF."""
     quiet_libraries()
     device = choose_device(cfg.device)
-    if cfg.n < 1:
-        raise UserError(f"n={cfg.n}: at least one image is needed")
     cfg, restored, sampler = load(cfg, device)
     shape = shape_of(restored)
     frames = Frames(sampler.steps) if cfg.trajectory else None
@@ -169,8 +167,8 @@ def at_their_size(cfg: DictConfig) -> DictConfig:
 
 
 def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
-    """`n` images of a folder, or all, as the data module decodes them."""
-    folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1)
+    """`n` images of a folder, or all, as the data module decodes them; a generator's repeats count."""
+    folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1, repeats=True)
     try:
         folder.prepare_data()
         folder.setup()
@@ -191,8 +189,6 @@ def load(cfg: DictConfig, device: torch.device) -> tuple[DictConfig, Restored, S
     sampler = make(cfg.sampler, "sampler")
     if not isinstance(sampler, Sampler):
         raise UserError(f"{restored.path}: its sampler is none; choose one, such as sampler=ddim")
-    if type(sampler.steps) is not int:
-        raise UserError(f"sampler.steps={sampler.steps}: expected a whole number")
     try:
         sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the table cannot give as many steps
     except (TypeError, ValueError, AttributeError) as error:

@@ -10,6 +10,7 @@ RUN = "training/run.py"
 SIGNALS = "training/signals.py"
 SWEEP = "sweep.py"
 RECORD = "record.py"
+DISTRIBUTED = "training/distributed.py"
 
 QUEUED = (
     "reliability/test_slurm.py::test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder"
@@ -29,6 +30,11 @@ INSTANT = "reliability/test_folders.py::test_of_two_starts_in_one_instant_one_ha
 EARLY = "reliability/test_early.py::test_a_run_that_has_not_begun"
 EARLY_JOB = "reliability/test_early.py::test_a_job_of_a_sweep_that_has_not_begun"
 NOTED = "reliability/test_early.py::test_another_process_of_a_run_takes_note_and_training_agrees[1-note]"
+STUDY = "reliability/test_sweep.py::test_a_killed_optuna_study_goes_on_where_it_stopped"
+JOBLIB = (
+    "reliability/test_launchers.py::test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone[joblib]"
+)
+TORCHRUN = "reliability/test_two_processes.py::test_torchrun_makes_one_run"
 
 TOGETHER = """    with contextlib.suppress(Interrupted):
         yield
@@ -74,6 +80,16 @@ FAULTS = [
         f"{EARLY}[15-0.5]",
     ),
     Fault("Hydra's grammar is told in its words", "command.py", "return _unreadable(cause.override)", "pass", QUOTES),
-    Fault("a quote within quotes", "command.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
+    Fault("a quote within quotes", "folders.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
+    Fault("Optuna: all its trials again", "trials.py", "sweeper.n_trials - complete)", "sweeper.n_trials)", STUDY),
+    Fault("Optuna: its first draws again", "trials.py", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
+    Fault(
+        "launchers: the command line again",
+        DISTRIBUTED,
+        "lambda local_rank: (command, os.getcwd())",
+        "lambda local_rank: ([sys.executable, *sys.argv], os.getcwd())",
+        LAUNCHED,
+    ),
+    Fault("torchrun: each process a run", "command.py", "return follow()", "pass", TORCHRUN),
     Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
 ]

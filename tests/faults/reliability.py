@@ -349,7 +349,7 @@ FAULTS = [
         HOSTILE,
     ),
     Fault("T7 hidden files are used", FOLDER, 'if entry.name.startswith("."):', "if False:", HOSTILE),
-    Fault("T7 duplicates are used", FOLDER, "elif file.content in used:", "elif False:", HOSTILE),
+    Fault("T7 duplicates are used", FOLDER, "elif file.content in first and not self.repeats:", "elif False:", HOSTILE),
     Fault("T7 the file system's order", FOLDER, "return sorted(found)", "return found", HOSTILE),
     Fault(
         "T7 left out in silence",
