@@ -30,8 +30,8 @@ def register() -> None:
 def completed(cfg: DictConfig, recipe: Mapping[str, Any] | None, where: Path | str = "") -> DictConfig:
     """`cfg` with what it leaves to the run, whose `recipe` is that of the file `where`.
 
-    Without a recipe, and for what an exported file does not hold, groups are those of diffusion.train's defaults; the
-    numbers stay null without one. Raises UserError for what cannot be taken from a file.
+    Without a recipe, and for what an exported file does not hold, they are diffusion.train's defaults. Raises UserError
+    for what cannot be taken from a file.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     usual: Any = OmegaConf.to_container(compose("train"), resolve=False)
@@ -45,8 +45,8 @@ def completed(cfg: DictConfig, recipe: Mapping[str, Any] | None, where: Path | s
                 )
             plain[group] = merged(own, node, group)
     for key, path in NUMBERS.items():
-        if recipe is not None and key in plain and plain[key] is None:
-            plain[key] = number(recipe, path, where) or number(usual, path, where)
+        if plain.get(key, 0) is None and (recipe is not None or key != "n"):  # n of images: all of them
+            plain[key] = number(recipe or {}, path, where) or number(usual, path, where)
     return OmegaConf.create(plain)
 
 

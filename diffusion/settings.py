@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, nearest
 from diffusion.paths import conf_dir
 
 
@@ -25,6 +25,7 @@ class Kind:
 
     words: str
     holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()  # where there are few
 
     def __or__(self, other: "Kind") -> "Kind":
         return Kind(f"{self.words} or {other.words}", lambda value: self.holds(value) or other.holds(value))
@@ -64,9 +65,8 @@ def number(least: float | None = None, most: float | None = None) -> Kind:
 
 def one_of(*choices: Any) -> Kind:
     """One of these."""
-    return Kind(
-        ", ".join(map(shown, choices)), lambda value: any(value == c and type(value) is type(c) for c in choices)
-    )
+    names = tuple(map(shown, choices))
+    return Kind(", ".join(names), lambda value: any(value == c and type(value) is type(c) for c in choices), names)
 
 
 def each(kind: Kind, length: int | None = None, least: int = 0) -> Kind:
@@ -191,7 +191,8 @@ def check(command: str, config: Mapping[str, Any]) -> None:
     for key, kind in SETTINGS[command].items():
         found = at(config, key)
         if found is not MISSING and not kind.holds(found):
-            raise UserError(f"{key}={shown(found)}: expected {kind.words}{_default(command, key)}")
+            near = nearest(shown(found), kind.choices)
+            raise UserError(f"{key}={shown(found)}: expected {kind.words}{near}{_default(command, key)}")
 
 
 def needed(group: str) -> str:
@@ -208,7 +209,8 @@ def check_arguments(target: Any, values: Mapping[str, Any], where: str) -> None:
         if not kind.holds(value):
             found, group = f"{where}.{name}={shown(value)}", where.partition(".")[0]
             if kind == PART and (conf_dir() / name).is_dir():
-                raise UserError(f"{found}: this is chosen with its place: {name}@{where}.{name}={shown(value)}")
+                choice = "…" if value is None else shown(value)
+                raise UserError(f"{found}: one is needed, chosen with its place: {name}@{where}.{name}={choice}")
             raise UserError(f"{found}: expected {kind.words}; conf/{group} has values that work")
 
 

@@ -74,7 +74,7 @@ def add_bad_files(root: Path) -> dict[str, str]:
 
 def test_repeats_count_where_they_are_wanted(root: Path) -> None:
     (root / "copy of 0.png").write_bytes((root / "0.png").read_bytes())
-    once, often = (len(folder(root, repeats=repeats, val=0, test=0).splits["train"]) for repeats in (False, True))
+    once, often = (len(load(root, repeats=repeats, val=0, test=0).splits["train"]) for repeats in (False, True))
     assert often == once + 1
 
 

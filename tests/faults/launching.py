@@ -31,9 +31,7 @@ EARLY = "reliability/test_early.py::test_a_run_that_has_not_begun"
 EARLY_JOB = "reliability/test_early.py::test_a_job_of_a_sweep_that_has_not_begun"
 NOTED = "reliability/test_early.py::test_another_process_of_a_run_takes_note_and_training_agrees[1-note]"
 STUDY = "reliability/test_sweep.py::test_a_killed_optuna_study_goes_on_where_it_stopped"
-JOBLIB = (
-    "reliability/test_launchers.py::test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone[joblib]"
-)
+LAUNCHED = "reliability/test_launchers.py::test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone"
 TORCHRUN = "reliability/test_two_processes.py::test_torchrun_makes_one_run"
 
 TOGETHER = """    with contextlib.suppress(Interrupted):

@@ -162,11 +162,14 @@ def test_an_earlier_figure_stays_where_its_data_is_not_at_hand(run_folder: Path)
 
 def test_the_commands_name_the_checkpoints(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run_folder.parent)
-    (run_folder / ".hydra").mkdir()
-    (run_folder / ".hydra/overrides.yaml").write_text("- experiment=demo\n- ckpt=last\n- data.root=my photos\n")
     text = compose(Run(Path("demo")), {})
     assert "python -m diffusion.sample ckpt=demo/checkpoints/best.ckpt" in text
-    assert "python -m diffusion.train experiment=demo 'data.root=my photos' ckpt=demo/checkpoints/last.ckpt\n" in text
+    assert "python -m diffusion.train hydra.run.dir=demo ckpt=auto\n" in text
+    run_folder.rename(run_folder.with_name("demo (2)"))
+    text = compose(Run(Path("demo (2)")), {})
+    assert "python -m diffusion.sample 'ckpt=\"demo (2)/checkpoints/best.ckpt\"' n=64" in text
+    assert "python -m diffusion.train 'hydra.run.dir=\"demo (2)\"' ckpt=auto\n" in text
+    assert "python -m diffusion.report 'demo (2)'\n" in text
 
 
 def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp_path: Path) -> None:

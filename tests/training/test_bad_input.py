@@ -102,7 +102,7 @@ SETTINGS = {
     "schedule.first=abc": "a number; conf/schedule has values that work",
     "schedule.steps=1e3": "a whole number",
     "sampler.steps=ten": "sampler.steps=ten: expected a whole number",
-    "sampler.grid=karras": "sampler.grid=karras: this is chosen with its place: grid@sampler.grid=karras",
+    "sampler.grid=karras": "sampler.grid=karras: one is needed, chosen with its place: grid@sampler.grid=karras",
     "optimizer.lr=abc": "a number",
     "optimizer.lr=nan": "a number",
     "optimizer.betas=[0.9]": "a list of 2 values, each a number",

@@ -76,7 +76,7 @@ def test_single_settings_of_the_runs_own_change(command, own, tmp_path, name):
         "metrics.kernal=null": "did you mean kernel",
         "data.roots=x": "did you mean root",
         "sampler.steps=x": "sampler.steps=x: expected a whole number",
-        "sampler.grid=null": "sampler.grid: not one that gives times",
+        "sampler.grid=null": "sampler.grid=null: one is needed, chosen with its place: grid@sampler.grid=…",
     }.items(),
 )
 def test_what_the_run_does_not_have_is_one_line(command, own, word, told):
