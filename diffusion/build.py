@@ -73,11 +73,24 @@ def denoiser(config: Mapping[str, Any]) -> Denoiser:
 
 
 def stranger(text: Any, where: Path | str) -> dict[str, Any]:
-    """A configuration that came with a file, as plain data.
+    """A configuration that came with a file, as plain data to build from.
 
-    It may come from somebody else. So nothing in it is interpolated, which could read the environment: a configuration
-    that diffusion.train wrote into a file holds no `${…}` any more. And what builds a denoiser or its data may name
-    only what conf/ names for that part, at any depth. Raises UserError otherwise.
+    It may come from somebody else. So what builds a denoiser or its data may name only what conf/ names for that part,
+    at any depth. Raises UserError otherwise, and as `plain` does.
+    """
+    config = plain(text, where)
+    for part in (*PARTS, *FURTHER):
+        for target in _targets(config.get(part)):
+            if target not in buildable(part):
+                raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
+    return config
+
+
+def plain(text: Any, where: Path | str) -> dict[str, Any]:
+    """A configuration that came with a file, as plain data to read, of which nothing is built.
+
+    Nothing in it is interpolated, which could read the environment: one that diffusion.train wrote into a file holds no
+    `${…}` any more. Raises UserError where it does, or can't be read.
     """
     wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
     try:
@@ -91,10 +104,6 @@ def stranger(text: Any, where: Path | str) -> dict[str, Any]:
     for value in _values(config):
         if isinstance(value, str) and "${" in value:
             raise UserError(wanted % f"holds the interpolation {value}")
-    for part in (*PARTS, *FURTHER):
-        for target in _targets(config.get(part)):
-            if target not in buildable(part):
-                raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
     return {str(key): value for key, value in config.items()}
 
 

@@ -63,7 +63,7 @@ def resumed(ckpt: str | None, folder: Path) -> Resumed | None:
     contents = read(path)
     step = int(contents["global_step"])
     console.print(f"going on from {path}, step {step}")
-    return Resumed(path, step, build.stranger(contents["config"], path), shapes_of(contents["state_dict"]))
+    return Resumed(path, step, build.plain(contents["config"], path), shapes_of(contents["state_dict"]))
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
