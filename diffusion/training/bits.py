@@ -1,5 +1,6 @@
 """Bits per dimension of held-out images: the variational bound of a trained denoiser, as a record."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,14 +44,17 @@ def bits_per_dimension(
 
     It is DDPM's bound of −log₂ p(x)/d: each step of the table, x0 clipped to the data's range, and for each step and
     image a draw of x_t, a function of the image's place alone. The variance is the network's own where it learns one,
-    else the posterior's. Raises UserError where the bound is not finite, where the split has no such images, and for
-    n < 2.
+    else the posterior's. The interval is clustered by the images' sources, as the gap's (`diffusion.metric.gap`), and
+    there is none of one source. Raises UserError where the bound is not finite, where the split has no such images, and
+    for n < 2.
     """
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     if split not in data.splits or len(data.splits[split]) < 2:
         raise UserError(f"bits={n}: the split {split} has no images to measure; choose another by split=…")
-    images, schedule = draw(data.splits[split].images, n), denoiser.schedule
+    held_out, schedule = data.splits[split], denoiser.schedule
+    chosen = held_out.take(draw(torch.arange(len(held_out)), n))
+    images, numbers = chosen.images, {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
     steps = schedule.steps if isinstance(schedule, Discrete) else CONTINUOUS
     batch = min(batch_size, len(images))
     shape = (images.shape[1], images.shape[2], images.shape[3])
@@ -77,14 +81,16 @@ def bits_per_dimension(
             f"bits={n}: the bound is not finite on schedule {type(schedule).__name__}; leave bits out, or use a "
             "checkpoint of another schedule, such as schedule=linear or schedule=cosine"
         )
-    value, error = (float(x) for x in mean_and_error(bits)[:2])
+    mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))
+    value, error, half_width = float(mean.mean), float(mean.error), float(mean.half())
+    known = not math.isnan(error)
     record: Record = {
         "metric": "bits_per_dim",
         "value": value,
-        "error": error,
-        "low": value - 1.96 * error,
-        "high": value + 1.96 * error,
-        "level": 0.95,
+        "error": error if known else None,
+        "low": value - half_width if known else None,
+        "high": value + half_width if known else None,
+        "level": 0.95 if known else None,
         "std": None,
         "n": len(bits),
         "bound": f"{steps} steps, {variance.__name__}, x0 clipped",
@@ -94,6 +100,6 @@ def bits_per_dimension(
         **protocol,
         "what": "network",
     }
-    interval = f"[{record['low']:.3f}, {record['high']:.3f}]"
-    console.print(f"bits per dimension, at most: {value:.3f} {interval}, {len(bits)} images of {split}", markup=False)
+    interval = f" [{record['low']:.3f}, {record['high']:.3f}]" if known else ""
+    console.print(f"bits per dimension, at most: {value:.3f}{interval}, {len(bits)} images of {split}", markup=False)
     return [record]

@@ -317,6 +317,13 @@ FAULTS = [
     Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
     Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),
     Fault("study: a sampler that does not fit is silent", "training/study.py", "if not every:", "if False:", BUDGETS),
+    Fault(
+        "bits: tiles of a photograph are independent",
+        "training/bits.py",
+        "mean_and_error(bits, torch",
+        "mean_and_error(bits) if True else (bits, torch",
+        "training/test_bits.py::test_the_interval_is_of_the_photographs",
+    ),
     Fault("study: an adaptive sampler has an NFE", "training/study.py", "if samplers[0].adaptive:", "if False:", FITS),
     Fault(
         "study: two samplers look alike",

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import t
 
 from diffusion.data import Folder, to_unit
+from diffusion.data.module import Split
 from diffusion.errors import UserError
 from diffusion.metric.score import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
@@ -46,7 +48,7 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     streams = Streams([seed_for("bits", i) for i in range(7)])
     bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20).bits.double()
     assert record["value"] == pytest.approx(float(bits.mean()), rel=1e-5)
-    half = 1.96 * float(bits.std()) / 7**0.5
+    half = t.ppf(0.975, 6) * float(bits.std()) / 7**0.5
     assert (record["low"], record["high"]) == pytest.approx(
         (float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4
     )
@@ -83,3 +85,33 @@ def test_a_learned_variance_is_used(data: Folder) -> None:
         bits_per_dimension(denoiser, data, "train2", 6, 4, torch.device("cpu"))
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
         bits_per_dimension(denoiser, data, "val", 1, 4, torch.device("cpu"))
+
+
+def test_the_interval_is_of_the_photographs(data: Folder, capfd) -> None:
+    """Eight tiles of two are worth two; of one there is no interval."""
+    bits = bits_of(data)
+    variance = torch.stack([bits[k::2].mean() for k in range(2)]).var().item() / 2
+    for photographs, error in ((8, float(bits.std()) / 8**0.5), (2, variance**0.5), (1, None)):
+        names = [f"{i % photographs}.jpg 24px at {i},0" for i in range(8)]
+        order = draw(torch.arange(8), 8).tolist()
+        data.splits["val"] = Split(data.splits["val"].images, [names[order.index(i)] for i in range(8)])
+        (record,) = bits_per_dimension(network(), data, "val", 8, 8, torch.device("cpu"))
+        assert record["error"] == (error if error is None else pytest.approx(error, rel=1e-4))
+        assert (record["low"] is None) is (error is None)
+    assert "nan" not in capfd.readouterr().out
+
+
+class Same(torch.nn.Module):
+    def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def network() -> Denoiser:
+    return Denoiser(Same(), linear(steps=20), Eps())
+
+
+def bits_of(data: Folder) -> torch.Tensor:
+    """Of each image of the validation split, in the order in which they are drawn."""
+    x0 = to_unit(draw(data.splits["val"].images, 8))
+    streams = Streams([seed_for("bits", i) for i in range(8)])
+    return variational_bound(Thresholded(network(), clip), x0, streams, 20).bits.double()
