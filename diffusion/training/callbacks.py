@@ -23,7 +23,8 @@ from rich.progress import Progress, TaskID
 import diffusion
 from diffusion.console import console, count, duration, progress_bar
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import Factory, ReferenceStatistics, distances
+from diffusion.metric.reference import ReferenceStatistics
+from diffusion.metric.score import Factory, distances
 from diffusion.process.sampler import Sampler
 from diffusion.record import beginning
 from diffusion.report.images import grid, save_png

@@ -16,7 +16,7 @@ from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import ReferenceStatistics
+from diffusion.metric.reference import ReferenceStatistics
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report

@@ -13,21 +13,11 @@ from diffusion.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError, nearest
+from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import (
-    DISTANCES,
-    Factory,
-    ReferenceStatistics,
-    Score,
-    divide,
-    draw,
-    extract,
-    noise_images,
-    reference_statistics,
-    score,
-    score_features,
-    wants_spatial,
-)
+from diffusion.metric.reference import ReferenceStatistics, reference_statistics
+from diffusion.metric.score import DISTANCES, Factory, Score, score, score_features, wants_spatial
+from diffusion.metric.yardsticks import divide, draw, noise_images
 from diffusion.training.provenance import code_version
 
 Record = dict[str, Any]

@@ -8,7 +8,6 @@ from faults.fault import Fault
 
 DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
-SCORE = "metric/score.py"
 COPIES = "metric/copies.py"
 AUDIT = "training/audit.py"
 COMPARE = "report/compare.py"
@@ -100,12 +99,12 @@ FAULTS = [
     Fault("sFID: a hook stays", FEATURES, "        handle.remove()", "        pass", PUBLISHED),
     Fault(
         "sFID: of the pooled features",
-        SCORE,
+        "metric/score.py",
         "(maps, reference.spatial) if _spatial",
         "(plain, reference) if _spatial",
         SPATIAL,
     ),
-    Fault("sFID: its floor is not divided", SCORE, "replace(rest, spatial=spatial)", "rest", SPATIAL),
+    Fault("sFID: its floor is not divided", "metric/yardsticks.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
     Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
     Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
@@ -152,7 +151,7 @@ FAULTS = [
     Fault("audit: the mirrored are shown unmirrored", AUDIT, "images[j].flip(-1) if flip", "images[j] if flip", SHOWN),
     Fault(
         "cache: a damaged file is believed",
-        SCORE,
+        "metric/reference.py",
         'if fields.pop("checksum") != digest',
         'if fields.pop("checksum") == digest',
         KEPT,

@@ -8,7 +8,7 @@ import torch
 
 from diffusion.data import Folder, to_unit
 from diffusion.errors import UserError
-from diffusion.metric.score import draw
+from diffusion.metric.yardsticks import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.prediction import Eps
