@@ -153,8 +153,9 @@ class SweepTable(Callback):
 
 
 def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
-    """The jobs of a sweep as recipes with intervals over seeds (see `report.compare`); [] while none is complete."""
-    from diffusion.report.compare import compare, write
+    """The jobs of a sweep as recipes with intervals over seeds (see `report.recipes`); [] while none is complete."""
+    from diffusion.report.compare import compare
+    from diffusion.report.comparison import write
 
     comparison = compare(jobs_of(folder), mixed=True)
     return write(comparison, folder, f"Sweep {folder.resolve().name} by recipe", console) if comparison.rows else []

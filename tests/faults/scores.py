@@ -11,6 +11,7 @@ FEATURES = "metric/features.py"
 COPIES = "metric/copies.py"
 AUDIT = "training/audit.py"
 COMPARE = "report/compare.py"
+COMPARISON = "report/comparison.py"
 WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
 BITS = "training/bits.py"
@@ -191,18 +192,24 @@ FAULTS = [
         "having < 0",
         f"{BAD}[too few images to score against]",
     ),
-    Fault("compare: 1.96 for Student's quantile", COMPARE, "stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)", "1.96", RECIPES),
+    Fault(
+        "compare: 1.96 for Student's quantile",
+        "report/recipes.py",
+        "stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)",
+        "1.96",
+        RECIPES,
+    ),
     Fault("compare: choosing by test is not warned of", COMPARE, "if tests and len(rows) > 1:", "if False:", RECIPES),
     Fault(
         "compare: the warning is not printed",
-        COMPARE,
+        COMPARISON,
         'console.print(f"warning: {warning}", markup=False)',
         "pass",
         RECIPES,
     ),
     Fault(
         "compare: failed runs are dropped",
-        COMPARE,
+        COMPARISON,
         'console.print(f"left out: {run.folder}: {reason}", markup=False)',
         "pass",
         RECIPES,
