@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from operator import itemgetter
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.files import replacing
 from diffusion.metric.distances import Moments
 from diffusion.metric.estimate import Reference, pool
 from diffusion.metric.extract import in_batches, resolution_of
@@ -135,17 +135,12 @@ def _read(file: Path, make: Callable[[dict[str, Any]], Kept]) -> Kept | None:
 
 
 def _write(fields: dict[str, Any], file: Path) -> None:
-    """Beside its place, to the disk, then renamed: a reader finds all of it or nothing."""
+    """Keep the fields in a cache file, or log why they can't be kept."""
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
-            try:
-                torch.save({**fields, "checksum": digest(_tensors(fields))}, temporary)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                os.replace(temporary.name, file)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)
-                raise
+        with replacing(file) as temporary:
+            torch.save({**fields, "checksum": digest(_tensors(fields))}, temporary)
+            temporary.flush()
+            os.fsync(temporary.fileno())
     except OSError as error:
         what = KEPT[file.parent.name]
         log.warning("%s not kept in %s (%s): they are computed again next time", what, file, error)

@@ -1,6 +1,5 @@
 """A comparison's files, compare.md, compare.csv and compare.png, and its table on the console."""
 
-import csv
 import math
 import textwrap
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 from rich.console import Console
 
 from diffusion.console import console as standard
+from diffusion.files import replace
 from diffusion.report.recipes import Column, Comparison
 from diffusion.report.settings import MISSING
-from diffusion.report.words import table
+from diffusion.report.words import csv_of, table
 
 
 def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:
@@ -41,16 +41,15 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
 
     numeric = range(len(settings), len(head))
     parts = [f"# {title}", table(head, shown("**"), right=numeric), _notes(comparison, numeric=bool(rows))]
-    (folder / "compare.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
-        wide = [f"{c.name}{suffix}" for c in columns for suffix in ("", " ±", " n")]
-        lines = csv.writer(file)
-        lines.writerow([*settings, "seeds", *wide, "runs"])
-        for row in rows:
-            means = [row.mean(column.name) or (None, None, 0) for column in columns]
-            where = " ".join(str(run.folder) for run in row.runs)
-            numbers = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean]
-            lines.writerow([*row.settings.values(), len(row.runs), *numbers, where])
+    replace(folder / "compare.md", "\n\n".join(parts) + "\n")
+    wide = [f"{c.name}{suffix}" for c in columns for suffix in ("", " ±", " n")]
+    lines: list[list[Any]] = [[*settings, "seeds", *wide, "runs"]]
+    for row in rows:
+        means = [row.mean(column.name) or (None, None, 0) for column in columns]
+        where = " ".join(str(run.folder) for run in row.runs)
+        numbers = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean]
+        lines.append([*row.settings.values(), len(row.runs), *numbers, where])
+    replace(folder / "compare.csv", csv_of(lines))
     written = [folder / "compare.md", folder / "compare.csv"]
     if rows and columns:
         written.append(style.save(figure(comparison), folder / "compare.png"))

@@ -67,6 +67,8 @@ FORGET = """        with contextlib.suppress(OSError):
 """
 
 FAULTS = [
+    Fault("files: a failure leaves a part", "files.py", "temporary.unlink(missing_ok=True)", "pass", "test_files.py"),
+    Fault("files: written in place", "files.py", "path.with_name(", "path or path.with_name(", "test_files.py"),
     Fault(
         "T1 written in place",
         STORAGE,

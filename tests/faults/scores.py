@@ -173,7 +173,7 @@ FAULTS = [
     Fault(
         "test: a run that goes on forgets",
         PROVENANCE,
-        "self.path.write_bytes(other.path.read_bytes())",
+        "replace(self.path, other.path.read_bytes())",
         "pass",
         INHERITED,
     ),
