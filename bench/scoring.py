@@ -27,8 +27,10 @@ from torch import Tensor
 from diffusion.build import make
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import Factory, extract, reference_statistics, score, score_features, wants_spatial
+from diffusion.metric.reference import reference_statistics
+from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.paths import conf_dir
 from diffusion.training.scoring import chosen
 

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run() -> None:
         from diffusion.console import count
-        from diffusion.report.compare import compare, gather, write  # scipy and rich, once there is something to do
+        from diffusion.report.compare import compare, gather  # scipy and rich, once there is something to do
+        from diffusion.report.comparison import write
 
         comparison = compare(gather(asked.folders), asked.mixed)
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion import slurm
 from diffusion.console import console
+from diffusion.files import replace
 
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
 GOING_ON = ("ckpt=auto", "ckpt=last", "ckpt=null")  # from what this very run has saved
@@ -57,7 +58,7 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
                 file.parent.mkdir(parents=True, exist_ok=i == number)
             except FileExistsError:
                 continue
-            file.write_text(OmegaConf.to_yaml(OmegaConf.create(overrides)))
+            replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
             return str(i)
     raise AssertionError
 
@@ -69,7 +70,7 @@ def _key(overrides: list[Any]) -> list[str]:
 
 def _read(file: Path) -> list[str]:
     try:
-        return _key(yaml.safe_load(file.read_text()) or [])
+        return _key(yaml.safe_load(file.read_text("utf-8")) or [])
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return []
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusion import slurm
 from diffusion.errors import Taken
+from diffusion.files import replace
 from diffusion.status import process, state
 
 
@@ -26,10 +27,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replace run.json in one step."""
-    temporary = folder / "run.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    temporary.replace(folder / "run.json")
+    """Replace run.json."""
+    replace(folder / "run.json", json.dumps(record, indent=1))
 
 
 def beginning() -> dict[str, Any]:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from diffusion.errors import UserError
+from diffusion.files import replace
 
 MARK = ".slurm"  # in a folder: whose it is
 
@@ -46,13 +47,13 @@ def requeue() -> str | None:
 def mark(folder: Path) -> None:
     """Note that this launch made `folder`."""
     if job() is not None:
-        (folder / MARK).write_text(_launch())
+        replace(folder / MARK, _launch())
 
 
 def own(parent: Path) -> Path | None:
     """The folder in `parent` that this launch made when the job ran before."""
     marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
-    return next((file.parent for file in marks if file.read_text() == _launch()), None)
+    return next((file.parent for file in marks if file.read_text("utf-8") == _launch()), None)
 
 
 def check_tasks() -> None:

@@ -33,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion import command, slurm
 from diffusion.console import console
 from diffusion.errors import Interrupted, Taken, UserError
+from diffusion.files import replace
 from diffusion.folders import OVERRIDES
 from diffusion.record import beginning, claim, read_record, write_record
 
@@ -59,7 +60,7 @@ def run(train: Callable[[DictConfig, Path], Any], cfg: DictConfig, folder: Path)
         cfg.ckpt = "auto"
     if multirun:
         claim(folder)
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+        replace(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         return isolated(folder)
     claim(folder, before=partial(check_kept, cfg, folder))
     with recording(folder, record):

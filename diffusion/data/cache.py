@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.files import replace
 from diffusion.paths import cache_dir
 
 DIGEST = 32  # bytes of the BLAKE2b hash at the head of a cache file
@@ -52,16 +51,9 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(file: Path, *parts: bytes | memoryview) -> None:
-    """Replaces `file` in one step: a reader sees the old content or the new, never a half."""
+    """Replaces `file` in one step. `UserError` when it can't be written."""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.writelines(parts)
-            os.replace(temporary, file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        replace(file, *parts)
     except OSError as error:
         raise UserError(
             f"{file} can't be written ({error.strerror}); free some space or set DIFFUSION_CACHE to a writable folder"

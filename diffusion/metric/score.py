@@ -1,7 +1,7 @@
 """Scores of generated images against cached statistics of real ones. A score carries the protocol it was made with.
 
 Metrics are chosen as a tuple of factories (classes, or `functools.partial` of them); one pass of the extractor serves
-all. The yardsticks beside a score are calls of the same functions, at the same number of images:
+all. The yardsticks beside a score are calls of the same functions, at the same number of images (`metric.yardsticks`):
 
     score(samples, extractor, reference)
     score(noise_images(n, height, width), extractor, reference)   # what a sampler starts from
@@ -10,35 +10,24 @@ all. The yardsticks beside a score are calls of the same functions, at the same 
     score_features(*divide(real, reference), …)                   # two sets that differ by chance alone: the floor
 """
 
-import hashlib
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from operator import itemgetter
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-from torch import Tensor, distributed
-from torchmetrics.utilities.distributed import gather_all_tensors
+from torch import Tensor
 
-from diffusion.console import count, progress_bar
+from diffusion.console import count
 from diffusion.errors import UserError
-from diffusion.metric.distances import FrechetDistance, KernelDistance, Moments
-from diffusion.metric.estimate import Reference, SampleMetric, TooFew, moments, pool
-from diffusion.metric.features import FeatureExtractor, digest
-from diffusion.paths import cache_dir
-from diffusion.randomness import Streams, generator_for, seed_for
+from diffusion.metric.distances import FrechetDistance, KernelDistance
+from diffusion.metric.estimate import SampleMetric, TooFew
+from diffusion.metric.extract import extract
+from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.reference import ReferenceStatistics
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cached statistics; a change of what they hold or how they are made counts it up
-KEPT = {"reference": "reference statistics", "features": "features"}  # in folders of the cache
-
-Kept = TypeVar("Kept")
 Factory = Callable[..., SampleMetric]
 """(reference, seed=…, head=…) -> the metric."""
 
@@ -65,93 +54,6 @@ class Score:
     reference: str  # what the reference is called, e.g. "landscapes val"
     reference_key: str
     reference_n: int
-
-
-@dataclass(frozen=True)
-class ReferenceStatistics(Reference):
-    """A reference with its protocol."""
-
-    extractor: str
-    weights_hash: str
-    resize: str
-    resolution: str
-    key: str
-    name: str = ""
-    spatial: "ReferenceStatistics | None" = None  # of the spatial features, where they were asked for
-
-
-def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
-    """16 hexadecimal digits that change with any pixel, the resolution, the resize, the extractor and its weights."""
-    made_from = (FORMAT, digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
-    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
-
-
-def reference_statistics(
-    images: Tensor,
-    extractor: FeatureExtractor,
-    name: str = "",
-    batch_size: int | None = None,
-    progress: bool = True,
-    spatial: bool = False,
-) -> ReferenceStatistics:
-    """Statistics of the real `images`, uint8 (N, 3, H, W), N at least 4; computed once, then read from the cache.
-
-    `name` is what records call the reference; `spatial` asks for those of the spatial features too. A damaged cache
-    file is named in the log and made again. Raises UserError for fewer than 4 images, and for an extractor without
-    spatial features that is asked for them.
-    """
-    if len(images) < 4:
-        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least 4")
-    key = reference_key(images, extractor)
-    kinds = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
-    files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in kinds]
-    read = [_read(file, lambda fields: ReferenceStatistics(**fields)) for file in files]
-    found = [statistics for statistics in read if statistics is not None]
-    if len(found) < len(files):
-        found, widths = [], list(kinds.values())
-        seen, rows = [Moments(width) for width in widths], []
-        for batch in _extract(images, extractor, None, "Reference features", batch_size, progress, spatial=spatial):
-            parts = batch.split(widths, dim=1)
-            for each, part in zip(seen, parts, strict=True):
-                each.update(part)
-            rows.append([part.cpu() for part in parts])
-        for file, each, features in zip(files, seen, zip(*rows, strict=True), strict=True):
-            mean, cov = each.moments()
-            statistics = ReferenceStatistics(
-                mean=mean,
-                cov=cov,
-                features=pool(torch.cat(features)),
-                n=len(images),
-                extractor=extractor.name,
-                weights_hash=extractor.weights_hash,
-                resize=extractor.resize,
-                resolution=_resolution(images),
-                key=key,
-            )
-            _write(asdict(statistics), file)
-            found.append(statistics)
-    return replace(found[0], name=name, spatial=found[1] if spatial else None)
-
-
-def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
-    """Features (N, D) of `images`, uint8 (N, 3, H, W), in their order, float32 on the CPU, of this process alone.
-
-    With `keep`, for real images, they are extracted once, then read from the cache. A damaged cache file is named in
-    the log and made again.
-    """
-
-    def made() -> Tensor:
-        what = f"{extractor.name} features of {len(images)} images"
-        return torch.cat([batch.cpu() for batch in _extract(images, extractor, None, what, None, progress)])
-
-    if not keep:
-        return made()
-    file = cache_dir("features") / f"{reference_key(images, extractor)}.pt"
-    features = _read(file, itemgetter("features"))
-    if features is None:
-        features = made()
-        _write({"features": features}, file)
-    return features
 
 
 def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bool:
@@ -200,30 +102,6 @@ def score(
     spatial = reference.spatial is not None and wants_spatial(metrics, extractor)
     features = extract(images, extractor, n, batch_size, progress, reference.resolution, spatial)
     return score_features(features, extractor, reference, seed, metrics, level)
-
-
-def extract(
-    images: Tensor | Iterable[Tensor],
-    extractor: FeatureExtractor,
-    n: int | None = None,
-    batch_size: int | None = None,
-    progress: bool = True,
-    resolution: str | None = None,
-    spatial: bool = False,
-) -> Tensor:
-    """Features (N, D) of `images` as `score` takes them, of all processes, float32 on the CPU.
-
-    With `spatial` (N, D + S), the spatial features last.
-
-    Memory of the device does not grow with N; that of the CPU by 4 D bytes an image.
-    """
-    batches = _extract(images, extractor, n, "Scoring", batch_size, progress, resolution, spatial)
-    width = extractor.num_features + spatial * extractor.num_spatial
-    features = torch.cat([torch.empty(0, width), *(batch.cpu() for batch in batches)])
-    if distributed.is_available() and distributed.is_initialized():
-        parts = gather_all_tensors(features.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
-        features = torch.cat([part.cpu() for part in parts])
-    return features
 
 
 def score_features(
@@ -284,25 +162,6 @@ def score_features(
     return found
 
 
-def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
-    """Real `features` and the reference's, mixed and divided at random into N and a reference of as many as was.
-
-    The score of the one by the other is the floor at N: what two sets of real images have that differ by chance alone.
-    The reference keeps its name and key, which say what the score stands beside. Spatial features, which `features`
-    (N, D + S) and the reference may have, are divided likewise.
-    """
-    features, maps = features.tensor_split([len(reference.mean)], dim=1)
-    both = torch.cat([pool(features), reference.features])
-    both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
-    n = len(both) - len(reference.features)
-    mean, cov = moments(both[n:])
-    rest = replace(reference, mean=mean, cov=cov, features=both[n:], n=len(reference.features))
-    if reference.spatial is None or not maps.shape[1]:
-        return both[:n], rest
-    maps, spatial = divide(maps, reference.spatial, seed)
-    return torch.cat([both[:n], maps], dim=1), replace(rest, spatial=spatial)
-
-
 @cache
 def _warn_once(message: str) -> None:
     """Samples and their yardsticks are scored alike, and lack the same metric for the same reason."""
@@ -316,89 +175,3 @@ def _check(extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
         extractor.resize,
     ):
         raise ValueError(f"reference by {reference.extractor} {reference.weights_hash}, not by {extractor.name}")
-
-
-def noise_images(n: int, height: int, width: int, seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1] and quantised, in uint8 batches (b, 3, height, width)."""
-    for index in torch.arange(n).split(batch_size):
-        noise = Streams([seed_for(seed, "noise image", i) for i in index.tolist()]).normal(3, height, width)
-        yield ((noise.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def draw(images: Tensor, n: int, seed: int = 0) -> Tensor:
-    """`n` distinct ones of `images` (all when there are fewer), by counted randomness."""
-    return images[torch.randperm(len(images), generator=generator_for(seed, "draw"))[:n]]
-
-
-def _resolution(images: Tensor) -> str:
-    return "x".join(map(str, images.shape[-2:]))
-
-
-def _extract(
-    images: Tensor | Iterable[Tensor],
-    extractor: FeatureExtractor,
-    n: int | None,
-    description: str,
-    batch_size: int | None,
-    progress: bool,
-    resolution: str | None = None,
-    spatial: bool = False,
-) -> Iterator[Tensor]:
-    """Features (b, D), or (b, D + S), of the first `n` images, in batches, under a progress bar."""
-    if isinstance(images, Tensor):
-        n = len(images) if n is None else n
-        images = [images]
-    batch_size = batch_size or (128 if extractor.device.type == "cuda" else 8)
-    seen = 0
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    with progress_bar(enabled=progress and first) as bar:
-        task = bar.add_task(description, total=n, unit="image", note="")
-        for arrived in images:
-            arrived = arrived if n is None else arrived[: n - seen]
-            if len(arrived) and resolution not in (None, found := _resolution(arrived)):
-                raise UserError(f"images of {found} pixels to score; the reference has {resolution}: resize them alike")
-            for batch in arrived.split(batch_size):
-                if len(batch):
-                    yield extractor(batch, spatial)
-                seen += len(batch)
-                bar.update(task, completed=seen)
-            if seen == n:
-                break
-    if n is not None and seen < n:
-        raise ValueError(f"{description}: {seen} images came; expected {n}")
-
-
-def _tensors(fields: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
-
-
-def _read(file: Path, make: Callable[[dict[str, Any]], Kept]) -> Kept | None:
-    """What `make` gives of the fields in a cache file; None where there is none, or a damaged one, which is named."""
-    try:
-        fields = torch.load(file, map_location="cpu", weights_only=True)
-        if fields.pop("checksum") != digest(_tensors(fields)):
-            raise ValueError("its checksum does not fit")
-        return make(fields)
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # what a damaged file raises is anything from EOFError to UnpicklingError
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        log.warning("%s %s are damaged (%s) and are computed again", KEPT[file.parent.name], file, reason)
-        return None
-
-
-def _write(fields: dict[str, Any], file: Path) -> None:
-    """Beside its place, to the disk, then renamed: a reader finds all of it or nothing."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
-            try:
-                torch.save({**fields, "checksum": digest(_tensors(fields))}, temporary)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                os.replace(temporary.name, file)
-            except BaseException:
-                Path(temporary.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        what = KEPT[file.parent.name]
-        log.warning("%s not kept in %s (%s): they are computed again next time", what, file, error)

@@ -1,123 +1,23 @@
-"""Runs against runs: a row per recipe, mean ± interval over its seeds, the best marked where marking is fair.
+"""Runs against runs: a row per recipe, a column per quantity and protocol; unequal protocols are refused.
 
-Two runs that differ in nothing but their seed are one row, and of several runs of one seed the newest counts, once. The
-interval is Student's, of 95% for the mean of k seeds,
-
-    m ± t_{k−1, 0.975} s / √k,
-
-and says how far another draw of k seeds may move the mean; with one seed there is none. Numbers of one column share
-one protocol. The best mean of a column is marked, and so is every other (≈) that Welch's test of the two means can't
-tell from it at 5%, since a table's lowest number is often the luckiest one.
+Two runs that differ in nothing but their seed are one row, and of several runs of one seed the newest counts, once.
 """
 
-import csv
 import json
-import math
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from rich.console import Console
-from scipy import stats
-
-from diffusion.console import console as standard
 from diffusion.errors import UserError
 from diffusion.report.folder import Run, is_run
 from diffusion.report.metrics import validated
+from diffusion.report.recipes import Column, Comparison, Row
 from diffusion.report.settings import MISSING, differing, labels
-from diffusion.report.words import (
-    Record,
-    comparable,
-    higher_is_better,
-    protocol_line,
-    protocol_of,
-    sampler_name,
-    table,
-)
+from diffusion.report.words import Record, comparable, higher_is_better, protocol_line, protocol_of, sampler_name
 
-LEVEL = 0.95
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 MEASURED = ("data", "schedule", "validation")  # what two denoising errors must share to be ranked
 IDLE = ("seed", "name", "logger", "samples", "score", "again")  # settings that change no number but by its protocol
-
-
-class Mean(NamedTuple):
-    """Mean over `n` seeds, and half the width of its interval (NaN for one seed)."""
-
-    mean: float
-    half: float
-    n: int
-
-    def __str__(self) -> str:
-        if math.isnan(self.half) or not self.half:
-            return f"{self.mean:.4g}" + ("" if math.isnan(self.half) else " ± 0")
-        digits = 3 - math.floor(math.log10(abs(self.mean))) if self.mean else 4
-        return f"{self.mean:.{max(0, min(digits, 8))}f} ± {self.half:.2g}"
-
-
-def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """Mean of k numbers and the half width of its t-interval."""
-    x = np.asarray(values, dtype=float)
-    if len(x) < 2:
-        return Mean(float(x.mean()), math.nan, len(x))
-    half = stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return Mean(float(x.mean()), float(half), len(x))
-
-
-@dataclass
-class Row:
-    """The runs of one recipe: the settings that tell it from the others, and its numbers by column."""
-
-    settings: dict[str, str]
-    label: str = "all"
-    runs: list[Run] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-
-    def mean(self, column: str) -> Mean | None:
-        return mean_over_seeds(self.values[column]) if self.values.get(column) else None
-
-
-@dataclass(frozen=True)
-class Column:
-    """A quantity under one protocol; `lower` and `ranked` say whether and how its best is marked."""
-
-    name: str
-    lower: bool | None  # None: neither end is better
-    words: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Rows of recipes, columns of numbers, the runs that gave none, and what has to be said about the numbers."""
-
-    rows: list[Row]
-    columns: list[Column]
-    left_out: list[tuple[Run, str]]
-    warnings: list[str]
-
-    def best(self, column: Column) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and those of the means that can't be told from it; (None, {}) where unranked."""
-        there = [i for i, row in enumerate(self.rows) if row.values.get(column.name)]
-        if column.lower is None or len(there) < 2:
-            return None, set()
-        sign = 1 if column.lower else -1
-        means = {i: float(np.mean(self.rows[i].values[column.name])) for i in there}
-        if len(set(means.values())) == 1:
-            return None, set()
-        first = min(there, key=lambda i: sign * means[i])
-        return first, {i for i in there if i != first and self._alike(column.name, first, i)}
-
-    def _alike(self, column: str, a: int, b: int) -> bool:
-        """Welch's test can't tell the means; False where a row has one seed alone, for then there is no test."""
-        x, y = self.rows[a].values[column], self.rows[b].values[column]
-        if min(len(x), len(y)) < 2:
-            return False
-        if np.ptp(x) == np.ptp(y) == 0:
-            return x[0] == y[0]
-        return bool(stats.ttest_ind(x, y, equal_var=False).pvalue > 1 - LEVEL)
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
@@ -314,113 +214,3 @@ def _refuse(metric: str, scored: Sequence[tuple[Run, Record]]) -> None:
         f"{metric} was measured under different protocols and can't be ranked: {'; '.join(apart)}; score them alike "
         "with python -m diffusion.evaluate, or add --mixed for columns apart"
     )
-
-
-def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:
-    """Write compare.md, compare.csv and compare.png to `folder`, print the table on `console`; returns the paths."""
-    from diffusion.report import style
-    from diffusion.report.sweep import in_parts
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, columns = comparison.rows, comparison.columns
-    settings = list(rows[0].settings) if rows else []
-    head = [*settings, "seeds", *(column.name for column in columns)]
-    marks = {column.name: comparison.best(column) for column in columns}
-
-    def cell(i: int, column: Column, bold: str) -> str:
-        mean = rows[i].mean(column.name)
-        if mean is None:
-            return MISSING
-        first, alike = marks[column.name]
-        short = "" if mean.n == len(rows[i].runs) else f" (of {mean.n})"
-        return f"{bold}{mean}{bold}{short}" if i == first else f"{mean}{short}{' ≈' if i in alike else ''}"
-
-    def shown(bold: str) -> list[list[str]]:
-        return [
-            [*row.settings.values(), str(len(row.runs)), *(cell(i, column, bold) for column in columns)]
-            for i, row in enumerate(rows)
-        ]
-
-    numeric = range(len(settings), len(head))
-    parts = [f"# {title}", table(head, shown("**"), right=numeric), _notes(comparison, numeric=bool(rows))]
-    (folder / "compare.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    with (folder / "compare.csv").open("w", newline="", encoding="utf-8") as file:
-        wide = [f"{c.name}{suffix}" for c in columns for suffix in ("", " ±", " n")]
-        lines = csv.writer(file)
-        lines.writerow([*settings, "seeds", *wide, "runs"])
-        for row in rows:
-            means = [row.mean(column.name) or (None, None, 0) for column in columns]
-            where = " ".join(str(run.folder) for run in row.runs)
-            numbers = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean]
-            lines.writerow([*row.settings.values(), len(row.runs), *numbers, where])
-    written = [folder / "compare.md", folder / "compare.csv"]
-    if rows and columns:
-        written.append(style.save(figure(comparison), folder / "compare.png"))
-    if console:
-        console.print(f"\n{title}", markup=False)
-        brief = [[row.label, *line[len(settings) :]] for row, line in zip(rows, shown("*"), strict=True)]
-        for part in in_parts(["recipe", *head[len(settings) :]], brief, console.width):
-            console.print(part)
-        console.print(_legend(comparison), markup=False)
-        for run, reason in comparison.left_out:
-            console.print(f"left out: {run.folder}: {reason}", markup=False)
-        for warning in comparison.warnings:
-            console.print(f"warning: {warning}", markup=False)
-    return written
-
-
-def _legend(comparison: Comparison) -> str:
-    several = any(len(row.runs) > 1 for row in comparison.rows)
-    interval = "±: 95% t-interval over seeds" if several else "one seed each: no interval, no test"
-    return f"{interval}; *best*; ≈ can't be told from the best (Welch, 5%)" if several else f"{interval}; *best*"
-
-
-def _notes(comparison: Comparison, numeric: bool) -> str:
-    """What the columns mean, what was left out and why."""
-    legend = (
-        "A row per recipe: only settings that differ are shown, and runs that differ in their seed alone are one row. "
-        "Mean ± half of the 95% t-interval over seeds. **Bold**: the best mean of a column; ≈: a mean that Welch's "
-        "test can't tell from it at 5%."
-    )
-    lines = [f"- {column.words}." for column in comparison.columns] if numeric else []
-    lines += [f"- **warning**: {warning}." for warning in comparison.warnings]
-    lines += [f"- left out: `{run.folder}`: {reason}." for run, reason in comparison.left_out]
-    return "\n\n".join([legend, "\n".join(lines), "![comparison](compare.png)" if numeric else ""])
-
-
-def figure(comparison: Comparison) -> Any:
-    """A panel per column, a line per recipe: each seed as a dot, their mean with its interval."""
-    from diffusion.report import style
-
-    return style.styled(_figure)(comparison)
-
-
-def _figure(comparison: Comparison) -> Any:
-    from matplotlib.figure import Figure
-
-    from diffusion.report import style
-
-    rows = comparison.rows
-    columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
-    across = min(3, len(columns))
-    down = math.ceil(len(columns) / across)
-    names = [textwrap.fill(row.label, 26) for row in rows]
-    lines = sum(max(2, 1 + name.count("\n")) for name in names)
-    made = Figure(figsize=(1.8 + 1.9 * across, down * (0.6 + 0.2 * lines)), layout="constrained")
-    for i, column in enumerate(columns):
-        ax = made.add_subplot(down, across, i + 1)
-        first, _ = comparison.best(column)
-        for y, row in enumerate(rows):
-            values, mean = row.values.get(column.name) or [], row.mean(column.name)
-            if mean is None:
-                continue
-            colour = style.VERMILION if y == first else style.BLUE
-            ax.plot(values, [y] * len(values), "o", color=style.LIGHT, markersize=3, zorder=1)
-            half = None if math.isnan(mean.half) else mean.half
-            ax.errorbar(mean.mean, y, xerr=half, fmt="o", color=colour, markersize=4, capsize=2.5, linewidth=1.2)
-        ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows))
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        better = "" if column.lower is None else f" ({'lower' if column.lower else 'higher'} is better)"
-        ax.set_xlabel(column.name + better)
-        ax.locator_params(axis="x", nbins=4)
-    return made

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion.console import count, duration
+from diffusion.files import replace
 from diffusion.folders import going_on, setting
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
@@ -41,7 +42,7 @@ def write_report(folder: str | Path, schedule: figures.Schedule | None = None, i
     run = Run(Path(folder))
     missing = draw(run, schedule, images)
     readme = run.folder / "README.md"
-    readme.write_text(compose(run, missing), encoding="utf-8")
+    replace(readme, compose(run, missing))
     return readme
 
 

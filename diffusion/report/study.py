@@ -1,10 +1,9 @@
 """The report of a sampler study: scores against network evaluations and seconds, and what to use for a budget."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +12,9 @@ from rich import box
 from rich.table import Table
 
 from diffusion.console import console
+from diffusion.files import replace
 from diffusion.report import style
-from diffusion.report.words import Record, higher_is_better, number, protocol_line, table
+from diffusion.report.words import Record, csv_of, higher_is_better, number, protocol_line, table
 
 FLOOR = (
     "The floor is what real images score against real ones at this n: chance alone. A difference between samplers that "
@@ -72,15 +72,14 @@ def write(
         f"Seconds on {device}, in batches. " + protocol_line(points[0].scores[first]) + ".",
         "![score against evaluations and seconds](pareto.png)",
     ]
-    (folder / "study.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    with (folder / "study.csv").open("w", newline="", encoding="utf-8") as file:
-        lines = csv.writer(file)
-        lines.writerow(["sampler", "steps", "nfe", "seconds_per_image", *metrics])
-        for p in points:
-            values = (p.scores[m]["value"] if m in p.scores else None for m in metrics)
-            lines.writerow([p.sampler, p.steps, p.nfe, p.seconds, *values])
-        for what, own in beside.items():
-            lines.writerow([what, None, None, None, *(own[m]["value"] if m in own else None for m in metrics)])
+    replace(folder / "study.md", "\n\n".join(parts) + "\n")
+    lines: list[list[Any]] = [["sampler", "steps", "nfe", "seconds_per_image", *metrics]]
+    for p in points:
+        values = (p.scores[m]["value"] if m in p.scores else None for m in metrics)
+        lines.append([p.sampler, p.steps, p.nfe, p.seconds, *values])
+    for what, own in beside.items():
+        lines.append([what, None, None, None, *(own[m]["value"] if m in own else None for m in metrics)])
+    replace(folder / "study.csv", csv_of(lines))
     floor = beside.get("floor", {}).get(first)
     style.save(pareto(points, first, floor), folder / "pareto.png")
     printed = Table(box=box.SIMPLE_HEAD, title="what to use", title_justify="left")

@@ -1,6 +1,5 @@
 """The table of a sweep: a row per job, with only the settings in which the jobs differ, and what came out."""
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from rich.table import Table
 from diffusion.console import console as standard
 from diffusion.console import count, duration
 from diffusion.errors import UserError
+from diffusion.files import replace
 from diffusion.report.folder import Run, is_run
 from diffusion.report.metrics import validated
 from diffusion.report.settings import MISSING, differing, labels
-from diffusion.report.words import comparable, first_line, number, number_protocols, protocol_line, table
+from diffusion.report.words import comparable, csv_of, first_line, number, number_protocols, protocol_line, table
 
 RESULTS = ("val/mse", "fit/mse")
 
@@ -72,15 +72,9 @@ def sweep_table(folder: str | Path, console: Console | None = standard) -> list[
             ]
         )
     numeric = range(2 + len(settings), len(head))
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *exact])
-    (folder / "table.md").write_text(
-        "\n\n".join(
-            [f"# Sweep {folder.resolve().name}", table(head, shown, right=numeric), _notes(jobs, words, scores)]
-        )
-        + "\n",
-        encoding="utf-8",
-    )
+    replace(folder / "table.csv", csv_of([head, *exact]))
+    parts = [f"# Sweep {folder.resolve().name}", table(head, shown, right=numeric), _notes(jobs, words, scores)]
+    replace(folder / "table.md", "\n\n".join(parts) + "\n")
     if console:
         console.print(f"\n{count(len(jobs), 'job')} in {folder}", markup=False)
         done = ["" if row[1] == "complete" else f" ({row[1]})" for row in shown]
@@ -153,8 +147,9 @@ class SweepTable(Callback):
 
 
 def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
-    """The jobs of a sweep as recipes with intervals over seeds (see `report.compare`); [] while none is complete."""
-    from diffusion.report.compare import compare, write
+    """The jobs of a sweep as recipes with intervals over seeds (see `report.recipes`); [] while none is complete."""
+    from diffusion.report.compare import compare
+    from diffusion.report.comparison import write
 
     comparison = compare(jobs_of(folder), mixed=True)
     return write(comparison, folder, f"Sweep {folder.resolve().name} by recipe", console) if comparison.rows else []

@@ -1,5 +1,7 @@
 """How a report says things: config nodes, tables, and numbers with the protocol that they carry."""
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +30,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[in
     right = set(right)
     lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def csv_of(rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV file's text."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
 from diffusion.metric.copies import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import features_of
+from diffusion.metric.reference import features_of
 from diffusion.report import style
 from diffusion.report.copies import pairs
 from diffusion.training.provenance import code_version

@@ -11,7 +11,7 @@ from diffusion.console import console, duration, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.metric.gap import mean_and_error
-from diffusion.metric.score import draw
+from diffusion.metric.yardsticks import draw
 from diffusion.process.denoiser import Denoise, Estimate, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.schedule import Discrete

@@ -1,6 +1,5 @@
 """What a run does beside its steps: progress, a forecast, the last validation, pictures, scores, its own record."""
 
-import json
 import os
 import platform
 import threading
@@ -23,9 +22,10 @@ from rich.progress import Progress, TaskID
 import diffusion
 from diffusion.console import console, count, duration, progress_bar
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import Factory, ReferenceStatistics, distances
+from diffusion.metric.reference import ReferenceStatistics
+from diffusion.metric.score import Factory, distances
 from diffusion.process.sampler import Sampler
-from diffusion.record import beginning
+from diffusion.record import beginning, write_record
 from diffusion.report.images import grid, save_png
 from diffusion.status import BEAT
 from diffusion.training.ema import average_of
@@ -269,7 +269,7 @@ class RunRecord(Callback):
     """run.json: what the run is, how long it took, and whether it ended well."""
 
     def __init__(self, folder: Path, images: dict[str, int]):
-        self.path = folder / "run.json"
+        self.folder = folder
         self.began = time.time()
         self.info: dict[str, Any] = beginning() | {
             "host_cores": os.cpu_count(),
@@ -289,16 +289,14 @@ class RunRecord(Callback):
         """Touch the file, in whatever phase the run is, so that `diffusion.status` sees that it lives."""
         while not self.ended.wait(BEAT):
             with suppress(OSError):
-                os.utime(self.path)
+                os.utime(self.folder / "run.json")
 
     @rank_zero_only
     def write(self, **more: Any) -> None:
         """Update the record and the file."""
         self.written = time.monotonic()
         self.info |= more | {"seconds": round(time.time() - self.began, 1)}
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.info, indent=1))
-        temporary.replace(self.path)
+        write_record(self.folder, self.info)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The device and the size of the network are known now."""

@@ -16,6 +16,7 @@ from diffusion.build import check_kinds, make
 from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
+from diffusion.files import replace
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
 from diffusion.report.words import first_line
@@ -71,7 +72,7 @@ def set_up(data: ImageData, folder: Path) -> None:
 @rank_zero_only
 def keep(file: Path, report: list[dict[str, str]]) -> None:
     """[{"path", "reason", "action"}, …]"""
-    file.write_text(json.dumps(report, indent=1))
+    replace(file, json.dumps(report, indent=1))
 
 
 def check_size(resolution: int, network: torch.nn.Module) -> None:

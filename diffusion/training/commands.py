@@ -16,6 +16,7 @@ from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError
+from diffusion.files import replace
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
@@ -146,7 +147,7 @@ def keep_configuration(folder: Path, cfg: DictConfig, restored: Restored) -> Non
         if "data" in chosen and chosen.data == restored.config["data"]:
             chosen.data = None
         kept = OmegaConf.merge(chosen, {"step": restored.step, "recipe": restored.config})
-        (folder / "config.yaml").write_text(OmegaConf.to_yaml(kept))
+        replace(folder / "config.yaml", OmegaConf.to_yaml(kept))
 
 
 def reference_data(node: Any) -> ImageData:

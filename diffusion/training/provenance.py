@@ -14,6 +14,7 @@ from torch import nn
 import diffusion
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.files import replace
 from diffusion.metric.features import digest
 from diffusion.paths import PACKAGE
 
@@ -69,7 +70,7 @@ class LooksAtTest:
     def inherit(self, other: "LooksAtTest") -> None:
         """Take over the looks of the run that this one goes on from, unless it has its own."""
         if other.path.is_file() and not self.path.is_file():
-            self.path.write_bytes(other.path.read_bytes())
+            replace(self.path, other.path.read_bytes())
 
     def looks(self) -> list[dict[str, Any]]:
         """What was scored on test so far. Raises UserError where the record can't be read."""
@@ -116,7 +117,7 @@ class LooksAtTest:
             "scores": {r["metric"]: r["value"] for r in scored},
         }
         try:
-            self.path.write_text(json.dumps([*looks, look], indent=1))
+            replace(self.path, json.dumps([*looks, look], indent=1))
         except OSError as error:
             console.print(f"note: {self.path} can't be written ({error.strerror}): this look at test is not recorded")
         return [record | number if test else record for record, test in zip(records, on_test, strict=True)]

@@ -15,8 +15,9 @@ from diffusion.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
+from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import ReferenceStatistics
+from diffusion.metric.reference import ReferenceStatistics
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
@@ -95,7 +96,7 @@ def train(cfg: DictConfig, folder: Path) -> float | None:
     distributed.check_processes(trainer.world_size)
     check_length(trainer, data, resumed, folder)
     if trainer.is_global_zero:
-        (folder / "config.yaml").write_text(config)
+        replace(folder / "config.yaml", config)
         if resumed is not None:
             LooksAtTest(folder).inherit(LooksAtTest.beside(resumed.path))
         say_what_runs(folder, data, module)

@@ -13,21 +13,12 @@ from diffusion.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError, nearest
+from diffusion.files import replace
+from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import (
-    DISTANCES,
-    Factory,
-    ReferenceStatistics,
-    Score,
-    divide,
-    draw,
-    extract,
-    noise_images,
-    reference_statistics,
-    score,
-    score_features,
-    wants_spatial,
-)
+from diffusion.metric.reference import ReferenceStatistics, reference_statistics
+from diffusion.metric.score import DISTANCES, Factory, Score, score, score_features, wants_spatial
+from diffusion.metric.yardsticks import divide, draw, noise_images
 from diffusion.training.provenance import code_version
 
 Record = dict[str, Any]
@@ -148,7 +139,7 @@ def append(folder: Path, new: Sequence[Record]) -> Path:
     """Add records to scores.json in `folder`."""
     path = folder / "scores.json"
     old = json.loads(path.read_text()) if path.is_file() else []
-    path.write_text(json.dumps([*old, *new], indent=1))
+    replace(path, json.dumps([*old, *new], indent=1))
     return path
 
 

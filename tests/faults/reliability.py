@@ -67,6 +67,8 @@ FORGET = """        with contextlib.suppress(OSError):
 """
 
 FAULTS = [
+    Fault("files: a failure leaves a part", "files.py", "temporary.unlink(missing_ok=True)", "pass", "test_files.py"),
+    Fault("files: written in place", "files.py", "path.with_name(", "path or path.with_name(", "test_files.py"),
     Fault(
         "T1 written in place",
         STORAGE,
@@ -602,23 +604,23 @@ FAULTS = [
     ),
     Fault(
         "T10 each device scores for itself",
-        "metric/score.py",
+        "metric/extract.py",
         "    if distributed.is_available() and distributed.is_initialized():\n        parts",
         "    if False:\n        parts",
         ONCE,
     ),
     Fault("T10 pixels wrap", LOADER, ".clamp(0, 255)", "", PIXELS),
-    Fault("T10 one cache for all images", "metric/score.py", 'digest({"images": images}), ', "", KEYS),
+    Fault("T10 one cache for all images", "metric/reference.py", 'digest({"images": images}), ', "", KEYS),
     Fault(
         "T10 one cache for every resize",
-        "metric/score.py",
+        "metric/reference.py",
         "extractor.name, extractor.resize, extractor.weights_hash)",
         "extractor.name, extractor.weights_hash)",
         KEYS,
     ),
     Fault(
         "T10 one cache for all weights",
-        "metric/score.py",
+        "metric/reference.py",
         "extractor.resize, extractor.weights_hash)",
         "extractor.resize)",
         KEYS,

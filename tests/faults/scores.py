@@ -8,10 +8,10 @@ from faults.fault import Fault
 
 DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
-SCORE = "metric/score.py"
 COPIES = "metric/copies.py"
 AUDIT = "training/audit.py"
 COMPARE = "report/compare.py"
+COMPARISON = "report/comparison.py"
 WORDS = "report/words.py"
 SETTINGS = "report/settings.py"
 BITS = "training/bits.py"
@@ -100,12 +100,12 @@ FAULTS = [
     Fault("sFID: a hook stays", FEATURES, "        handle.remove()", "        pass", PUBLISHED),
     Fault(
         "sFID: of the pooled features",
-        SCORE,
+        "metric/score.py",
         "(maps, reference.spatial) if _spatial",
         "(plain, reference) if _spatial",
         SPATIAL,
     ),
-    Fault("sFID: its floor is not divided", SCORE, "replace(rest, spatial=spatial)", "rest", SPATIAL),
+    Fault("sFID: its floor is not divided", "metric/yardsticks.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
     Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
     Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
@@ -152,7 +152,7 @@ FAULTS = [
     Fault("audit: the mirrored are shown unmirrored", AUDIT, "images[j].flip(-1) if flip", "images[j] if flip", SHOWN),
     Fault(
         "cache: a damaged file is believed",
-        SCORE,
+        "metric/reference.py",
         'if fields.pop("checksum") != digest',
         'if fields.pop("checksum") == digest',
         KEPT,
@@ -173,7 +173,7 @@ FAULTS = [
     Fault(
         "test: a run that goes on forgets",
         PROVENANCE,
-        "self.path.write_bytes(other.path.read_bytes())",
+        "replace(self.path, other.path.read_bytes())",
         "pass",
         INHERITED,
     ),
@@ -192,18 +192,24 @@ FAULTS = [
         "having < 0",
         f"{BAD}[too few images to score against]",
     ),
-    Fault("compare: 1.96 for Student's quantile", COMPARE, "stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)", "1.96", RECIPES),
+    Fault(
+        "compare: 1.96 for Student's quantile",
+        "report/recipes.py",
+        "stats.t.ppf((1 + LEVEL) / 2, len(x) - 1)",
+        "1.96",
+        RECIPES,
+    ),
     Fault("compare: choosing by test is not warned of", COMPARE, "if tests and len(rows) > 1:", "if False:", RECIPES),
     Fault(
         "compare: the warning is not printed",
-        COMPARE,
+        COMPARISON,
         'console.print(f"warning: {warning}", markup=False)',
         "pass",
         RECIPES,
     ),
     Fault(
         "compare: failed runs are dropped",
-        COMPARE,
+        COMPARISON,
         'console.print(f"left out: {run.folder}: {reason}", markup=False)',
         "pass",
         RECIPES,

@@ -17,7 +17,8 @@ from torchvision.transforms.functional import pil_to_tensor
 from diffusion.errors import UserError
 from diffusion.metric import features
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto, digest
-from diffusion.metric.score import reference_statistics, score
+from diffusion.metric.reference import reference_statistics
+from diffusion.metric.score import score
 from diffusion.paths import PACKAGE, conf_dir
 
 WEIGHTS = fidelity.URL_INCEPTION_V3.rpartition("/")[2]

@@ -14,22 +14,17 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.metric import estimate
-from diffusion.metric import score as module
+from diffusion.metric import extract as extraction
+from diffusion.metric import reference as statistics
 from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
+from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
-from diffusion.metric.score import (
-    divide,
-    draw,
-    extract,
-    noise_images,
-    reference_key,
-    reference_statistics,
-    score,
-    score_features,
-)
+from diffusion.metric.reference import reference_key, reference_statistics
+from diffusion.metric.score import DISTANCES, distances, score, score_features, wants_spatial
+from diffusion.metric.yardsticks import divide, draw, noise_images
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
@@ -101,9 +96,9 @@ def test_a_score_tells_what_its_metric_was_set_to_and_what_it_left_out(
 
 def test_the_distances_of_a_choice_keep_its_settings() -> None:
     kernel = partial(KernelDistance, subset_size=50)
-    assert module.distances((PrecisionRecall, kernel, SpatialFrechetDistance)) == [kernel]
-    assert module.distances((FrechetDistance, kernel)) == [FrechetDistance, kernel]
-    assert module.distances((PrecisionRecall,)) == module.DISTANCES
+    assert distances((PrecisionRecall, kernel, SpatialFrechetDistance)) == [kernel]
+    assert distances((FrechetDistance, kernel)) == [FrechetDistance, kernel]
+    assert distances((PrecisionRecall,)) == DISTANCES
 
 
 EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
@@ -199,7 +194,7 @@ def test_an_extractor_without_spatial_features_says_so_in_one_line(
 ) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, progress=False)
-    assert not module.wants_spatial((SpatialFrechetDistance,), extractor)
+    assert not wants_spatial((SpatialFrechetDistance,), extractor)
     with pytest.raises(UserError, match=r"features=projection: no spatial features .* use features=inception or lite0"):
         reference_statistics(photographs[:100], extractor, progress=False, spatial=True)
     metrics = (SpatialFrechetDistance, FrechetDistance)
@@ -386,7 +381,7 @@ def test_a_failed_write_leaves_no_half_file_and_costs_no_score(
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(statistics.os, "fsync", full)
     found = reference_statistics(photographs[:50], projection(), progress=False)
     assert found.n == 50
     assert os.listdir(cache) == []
@@ -416,8 +411,8 @@ def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> No
 
 def test_the_bar_shows_count_and_rate(projection: Projection, photographs: Tensor, monkeypatch) -> None:
     bars = []
-    original = module.progress_bar
-    monkeypatch.setattr(module, "progress_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
+    original = extraction.progress_bar
+    monkeypatch.setattr(extraction, "progress_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor)
     score(photographs[100:137], extractor, reference)

@@ -17,7 +17,8 @@ from torch import Tensor
 from diffusion.data import Batch, to_uint8
 from diffusion.metric.distances import Moments
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.score import reference_key, reference_statistics, score
+from diffusion.metric.reference import reference_key, reference_statistics
+from diffusion.metric.score import score
 from diffusion.paths import conf_dir
 from diffusion.report.metrics import Metrics, read_metrics
 from diffusion.training.module import Diffusion

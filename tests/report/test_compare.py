@@ -17,7 +17,9 @@ from scipy import stats
 
 from diffusion.compare import main
 from diffusion.errors import UserError
-from diffusion.report.compare import Comparison, compare, gather, mean_over_seeds, write
+from diffusion.report.compare import compare, gather
+from diffusion.report.comparison import write
+from diffusion.report.recipes import Comparison, mean_over_seeds
 from diffusion.report.sweep import compare_jobs, sweep_table
 
 Make = Callable[..., Path]

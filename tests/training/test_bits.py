@@ -10,7 +10,7 @@ from scipy.stats import t
 from diffusion.data import Folder, to_unit
 from diffusion.data.module import Split
 from diffusion.errors import UserError
-from diffusion.metric.score import draw
+from diffusion.metric.yardsticks import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.prediction import Eps

@@ -1,0 +1,45 @@
+"""A file is replaced whole or not at all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from diffusion.files import replace, replacing
+
+
+def test_a_reader_finds_the_old_content_until_the_new_is_whole(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text("old")
+    with replacing(file) as new:
+        new.write(b"half")
+        new.flush()
+        assert file.read_text() == "old"
+    assert file.read_text() == "half"
+    replace(file, "α", b"\n", memoryview(b"b"))
+    assert file.read_text("utf-8") == "α\nb"
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert file.stat().st_mode == plain.stat().st_mode
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "plain"}
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_fails_leaves_the_old_content_alone(error: BaseException, tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "run.json"
+    replace(file, "old")
+
+    def fail(*_args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        replace(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    assert file.read_text() == "old"
+
+
+def test_an_error_names_the_file_not_the_temporary_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        replace(tmp_path / "gone" / "run.json", "{}")
+    assert caught.value.filename == str(tmp_path / "gone" / "run.json")
