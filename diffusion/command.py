@@ -28,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import folders, secrets, settings, slurm
+from diffusion import folders, secrets, settings, shell, slurm
 from diffusion.errors import Interrupted, UserError, nearest
 from diffusion.paths import choices_with, conf_dir
 
@@ -151,11 +151,11 @@ def _unreadable(word: str) -> str:
     key, equals, _ = word.partition("=")
     if not key or not equals:
         return f"{word}: expected KEY=VALUE; --help lists the keys"
-    return f"{word}: a value with signs such as ~ ( ) {{ }} = or a quote is given in quotes: {folders.quoted(word)}"
+    return f"{word}: a value with signs such as ~ ( ) {{ }} = or a quote is given in quotes: {shell.quoted(word)}"
 
 
 def _unquoted_commas(word: str) -> str:
-    (key, _, value), text = word.partition("="), folders.quoted(word)
+    (key, _, value), text = word.partition("="), shell.quoted(word)
     return f"{word}: write {key}=[{value}] for a list, {text} for a text, or add -m to run them one by one"
 
 

@@ -7,7 +7,6 @@ ${job_folder:}                     the folder of a sweep's job: its number, unle
 
 import itertools
 import json
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -102,28 +101,11 @@ def with_its_words(words: list[str]) -> list[str]:
         parsed = zip(own, parser.parse_overrides(own), strict=True)
     except HydraException:
         return words  # Hydra will say what is wrong with them
-    kept = [word for word, override in parsed if override.key_or_group not in given]
+    over = tuple(f"{key}." for key in given)  # with what lies within: of another choice the settings are others
+    kept = [word for word, override in parsed if not f"{override.key_or_group}.".startswith(over)]
     if kept:
         console.print(f"with the run's own settings: {' '.join(kept)}")
     return [*kept, *words]
-
-
-def going_on(run: Path) -> str:
-    """The command that goes on with a run."""
-    return f"python -m diffusion.train {setting('hydra.run.dir', run)} ckpt=auto"
-
-
-def setting(key: str, value: object) -> str:
-    """`KEY=VALUE` as a shell wants it, with the quotes that Hydra needs."""
-    word = f"{key}={value}"
-    return word if re.fullmatch(r"[\w/.+:=-]+", word) else quoted(word)
-
-
-def quoted(word: str) -> str:
-    """`KEY=VALUE` with VALUE as a text, as a shell wants it: `'KEY="VALUE"'`."""
-    key, _, value = word.partition("=")
-    escaped = value.replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
 
 
 def _job_folder(*, _root_: DictConfig) -> str:

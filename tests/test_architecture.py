@@ -13,7 +13,7 @@ from diffusion.build import make
 from diffusion.paths import conf_dir
 
 PACKAGE = Path(diffusion.__file__).parent
-LEAVES = {"errors", "randomness", "paths", "console", "files"}  # which every module may import
+LEAVES = {"errors", "randomness", "paths", "console", "files", "shell"}  # which every module may import
 ALLOWED = {
     "process": {"process"},
     "model": {"model"},

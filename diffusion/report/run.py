@@ -11,7 +11,6 @@ from torch import Tensor
 
 from diffusion.console import count, duration
 from diffusion.files import replace
-from diffusion.folders import going_on, setting
 from diffusion.report import figures, style
 from diffusion.report.folder import Run
 from diffusion.report.metrics import Metrics, Series, bin_names, validated
@@ -25,6 +24,7 @@ from diffusion.report.words import (
     sampler_name,
     table,
 )
+from diffusion.shell import going_on, setting
 
 YARDSTICKS = ("untrained", "noise", "real", "floor")
 

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.folders import going_on
+from diffusion.shell import going_on
 from diffusion.training import storage
 from diffusion.training.module import total_steps
 

@@ -26,7 +26,7 @@ from diffusion import early
 from diffusion.console import console
 from diffusion.early import CAUGHT
 from diffusion.errors import Interrupted
-from diffusion.folders import going_on
+from diffusion.shell import going_on
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows

@@ -57,7 +57,7 @@ FAULTS = [
     Fault("two runs in one folder", RECORD, "        check_free(folder)\n", "", FOLDERS),
     Fault("a forgotten ckpt overwrites", RECORD, "        before()\n", "", FORGOTTEN),
     Fault("two of one instant in one folder", RECORD, "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
-    Fault("early: a signal has its own way", "train.py", "    early.watch()", "    pass", f"{EARLY}[10-0]"),
+    Fault("early: a signal has its own way", "train.py", "    early.watch()", "    pass", f"{EARLY}[10-False]"),
     Fault("early: a job's signal has its own way", SWEEP, "    early.watch()", "    pass", f"{EARLY_JOB}[10-True-0.5]"),
     Fault(
         "early: a job's end is not SLURM's",
@@ -69,16 +69,16 @@ FAULTS = [
     Fault("early: a sweep goes on", SWEEP, "    if received:\n", "    if False:\n", f"{EARLY_JOB}[15-True-0]"),
     Fault("early: each process for itself", "early.py", "end if first else note", "end", NOTED),
     Fault("early: noted in vain", SIGNALS, "early.State.received, False, 0", "None, False, 0", NOTED),
-    Fault("early: SLURM does not hear", "early.py", "        queue_again(number)\n", "", f"{EARLY}[10-1.5]"),
+    Fault("early: SLURM does not hear", "early.py", "        queue_again(number)\n", "", f"{EARLY}[10-False]"),
     Fault(
         "early: the record does not hear",
         SWEEP,
         'early.State.last_words = partial(end, "interrupted")',
         "pass",
-        f"{EARLY}[15-0.5]",
+        f"{EARLY}[15-True]",
     ),
     Fault("Hydra's grammar is told in its words", "command.py", "return _unreadable(cause.override)", "pass", QUOTES),
-    Fault("a quote within quotes", "folders.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
+    Fault("a quote within quotes", "shell.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
     Fault("Optuna: all its trials again", "trials.py", "sweeper.n_trials - complete)", "sweeper.n_trials)", STUDY),
     Fault("Optuna: its first draws again", "trials.py", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
     Fault(

@@ -41,7 +41,7 @@ FAULTS = [
     Fault("a choice that is not there", SETTINGS, "if not config.get(group):", "if False:", BAD),
     Fault("no settings at all", SETTINGS, "if not isinstance(config.get(section), Mapping):", "if False:", BAD),
     Fault("a run goes on with the defaults", "folders.py", "return [*kept, *words]", "return words", ON),
-    Fault("its words drown the new ones", "folders.py", "if override.key_or_group not in given", "if override", ON),
+    Fault("its words drown the new ones", "folders.py", ".startswith(over)", ".startswith(())", ON),
     Fault("another diffusion goes on", CHECKS, "if key.startswith(SAME)", "if False", OTHER),
     Fault("another recipe in silence", CHECKS, "if key.startswith(TOLD)", "if False", ON),
     Fault("a refusal is the run's end", "sweep.py", ' if "steps" in record or not before else dict(before)', "", OTHER),

@@ -74,11 +74,15 @@ def test_another_diffusion_or_state_is_refused_and_the_run_is_as_it_was(command,
 
 
 def test_another_recipe_is_said(command, run):
-    words = ["optimizer.lr=0.01", "data.batch_size=8", "trainer.max_steps=4"]
+    words = ["optimizer.lr=0.01", "data.batch_size=8", "lr_scheduler=constant", "trainer.max_steps=4"]
     status, out, err = command("train", [*RUN, *words])
     assert status == 0, out + err
     said = out.replace("\n", " ")
-    assert "other settings than the checkpoint's: data.batch_size 4 → 8, optimizer.lr 0.001 → 0.01" in said
+    assert (
+        "other settings than the checkpoint's: data.batch_size 4 → 8, optimizer.lr 0.001 → 0.01, lr_scheduler._target_"
+        in said
+    )
+    assert config(run)["lr_scheduler"].keys() == {"_target_", "_partial_"}
 
 
 @pytest.mark.parametrize("steps", [1, 2])
