@@ -102,15 +102,18 @@ def isolated(folder: Path) -> Any:
         for number in received:
             process.send_signal(number)
         status = process.wait()
+    record = read_record(folder)
     if received:
         if status != 128 + received[0]:  # else the job, which heard it too, has done this
             early.queue_again(received[0])
+        if record.get("state") == "running":  # it was told before it could say so
+            write_record(folder, record | {"state": "interrupted", "reason": signal.Signals(received[0]).name})
         raise Interrupted(received[0])
-    record = read_record(folder)
     if status == 0 and record.get("state") == "complete":
         return record.get("result")
     if record.get("state") in (None, "running", "complete"):
-        record |= {"state": "failed", "reason": ending(status)}
+        told = status - 128 in early.CAUGHT
+        record |= {"state": "interrupted" if told else "failed", "reason": ending(status)}
         write_record(folder, record)
     raise JobFailed(
         f"{record.get('reason') or record['state']}; the same command with hydra.sweep.dir={folder.parent} runs again "
@@ -144,6 +147,8 @@ def waiting() -> Iterator[tuple[list[int], list[Any]]]:
 
 def ending(status: int) -> str:
     """How a process ended, in words."""
+    if status - 128 in early.CAUGHT:
+        return signal.Signals(status - 128).name
     if status >= 0:
         return f"ended with status {status}, before the run was complete"
     name = signal.Signals(-status).name

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
-from diffusion.errors import UserError, nearest
+from diffusion.errors import UserError
 from diffusion.files import replace
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
@@ -42,10 +42,7 @@ def others(split: str) -> str:
 
 def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> None:
     """Refuse what can't be scored before anything is spent on it: `n` images against a split, beside yardsticks."""
-    if split not in data.splits:
-        near = nearest(split, data.splits)
-        raise UserError(f"split={split}: there is no such split{near}; choose one of {', '.join(data.splits)}")
-    having = len(data.splits[split])
+    having = len(data.splits.get(split, ()))
     if having < 4:
         raise UserError(
             f"split={split}: the data has {count(having, 'image')} of it, and scores need at least 4; set "

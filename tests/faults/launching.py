@@ -29,6 +29,7 @@ FORGOTTEN = "reliability/test_storage.py::test_t2_a_forgotten_ckpt_overwrites_no
 INSTANT = "reliability/test_folders.py::test_of_two_starts_in_one_instant_one_has_the_folder"
 EARLY = "reliability/test_early.py::test_a_run_that_has_not_begun"
 EARLY_JOB = "reliability/test_early.py::test_a_job_of_a_sweep_that_has_not_begun"
+ALONE = "reliability/test_early.py::test_a_job_that_is_told_by_itself"
 NOTED = "reliability/test_early.py::test_another_process_of_a_run_takes_note_and_training_agrees[1-note]"
 STUDY = "reliability/test_sweep.py::test_a_killed_optuna_study_goes_on_where_it_stopped"
 LAUNCHED = "reliability/test_launchers.py::test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone"
@@ -58,11 +59,18 @@ FAULTS = [
     Fault("a forgotten ckpt overwrites", RECORD, "        before()\n", "", FORGOTTEN),
     Fault("two of one instant in one folder", RECORD, "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
     Fault("early: a signal has its own way", "train.py", "    early.watch()", "    pass", f"{EARLY}[10-False]"),
-    Fault("early: a job's signal has its own way", SWEEP, "    early.watch()", "    pass", f"{EARLY_JOB}[10-True-0.5]"),
+    Fault("early: a job's signal has its own way", SWEEP, "    early.watch()", "    pass", ALONE),
     Fault(
         "early: a job's end is not SLURM's",
         SWEEP,
         "if status != 128 + received[0]:",
+        "if False:",
+        f"{EARLY_JOB}[10-False-0]",
+    ),
+    Fault(
+        "early: a job's record does not hear",
+        SWEEP,
+        'if record.get("state") == "running":',
         "if False:",
         f"{EARLY_JOB}[10-False-0]",
     ),
@@ -84,8 +92,8 @@ FAULTS = [
     Fault(
         "launchers: the command line again",
         DISTRIBUTED,
-        "lambda local_rank: (command, os.getcwd())",
-        "lambda local_rank: ([sys.executable, *sys.argv], os.getcwd())",
+        "lambda: command,",
+        "lambda: [sys.executable, *sys.argv],",
         LAUNCHED,
     ),
     Fault("torchrun: each process a run", "command.py", "return follow()", "pass", TORCHRUN),

@@ -84,13 +84,6 @@ FAULTS = [
     ),
     Fault("evaluate: images of any size", "data/folder.py", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", COMMANDS, "n is not None and n > len(images)", "False", FOLDER),
-    Fault(
-        "a split by any name",
-        "training/scoring.py",
-        "    if split not in data.splits:\n        near",
-        "    if 0:\n        near",
-        BAD,
-    ),
     Fault("an interval of one image", "training/gap.py", "math.isnan(half)", "False", ONE),
     Fault("evaluate: a part is mixed", "own.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),

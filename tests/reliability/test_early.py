@@ -92,7 +92,20 @@ def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, afte
     time.sleep(after)
     os.kill(run.process.pid, number)
     run.ended(number)
-    assert not list(tmp_path.glob("outputs/x/*/1"))  # no other began
+    (file,) = tmp_path.glob("outputs/x/*/*/run.json")  # no other began
+    said = json.loads(file.read_text())
+    assert (said["state"], said["reason"].rpartition(" ")[2]) == ("interrupted", number.name)
+
+
+def test_a_job_that_is_told_by_itself(tiny, tmp_path):
+    """At once, while it still imports: the others run."""
+    run = Started(["-m", *tiny, "seed=0,1", "trainer.max_steps=1"], tmp_path)
+    job = run.job(True)
+    assert "libtorch" not in Path(f"/proc/{job}/maps").read_text()
+    os.kill(job, TERM)
+    run.process.communicate(timeout=200)
+    states = [json.loads(file.read_text())["state"] for file in sorted(tmp_path.glob("outputs/x/*/*/run.json"))]
+    assert states == ["interrupted", "complete"]
 
 
 def test_a_sweep_before_its_first_job(tiny, tmp_path):
