@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -57,8 +58,10 @@ def check_kinds(node: Any, where: str) -> None:
         check_kinds(value, f"{where}.{key}")
     if isinstance(target := node.get("_target_"), str):
         try:
-            named = get_object(target)
-        except Exception:
+            named = locate(target)
+        except ErrorDuringImport:
+            named = None
+        if named is None:
             return  # `instantiate` says what is wrong with it
         plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
         assert isinstance(plain, Mapping)

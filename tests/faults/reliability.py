@@ -372,7 +372,7 @@ FAULTS = [
         BUILD,
         'yield str(node["_target_"])\n        node = list(node.values())\n',
         'yield str(node["_target_"])\n        return\n',
-        f"{PAYLOAD}[nested]",
+        f"{PAYLOAD}[sampler's grid]",
     ),
     Fault("T8 interpolated", BUILD, 'if isinstance(value, str) and "${" in value:', "if False:", f"{PAYLOAD}[secret]"),
     Fault(
@@ -423,7 +423,7 @@ FAULTS = [
         CHECKPOINT,
         'config = build.stranger(contents["config"], path)',
         'config = __import__("yaml").safe_load(contents["config"])',
-        f"{PAYLOAD}[secret]",
+        f"{PAYLOAD}[secret target]",
     ),
     Fault(
         "T8 the report builds what a run names",

@@ -94,7 +94,9 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
         "eval": {"schedule": {"_target_": "builtins.eval", "_args_": [f"open({sentinel!r}, 'w')"]}},
         "get_method": {"model": {"_target_": "hydra.utils.get_method", "path": "os.system"}},
         "secret": {"model": {"_target_": "diffusion.model.UNet", "channels": "${oc.env:STRANGERS_SECRET}"}},
-        "secret path": {"data": {"_target_": "diffusion.data.Folder", "root": "/${oc.env:STRANGERS_SECRET}"}},
+        "secret path": {
+            "data": {"_target_": "diffusion.data.Folder", "resolution": 8, "root": "/${oc.env:STRANGERS_SECRET}"}
+        },
         "secret target": {"model": {"_target_": "${oc.env:STRANGERS_SECRET}"}},
         "decoded": {"schedule": {"_target_": "x", "a": "${oc.decode:${oc.env:STRANGERS_SECRET}}"}},
         "secret key": {"model": {"_target_": "diffusion.model.UNet", "a${oc.env:STRANGERS_SECRET}": 1}},
@@ -254,6 +256,7 @@ def test_what_a_file_says_of_samples_and_scores_is_refused_in_one_line(command, 
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert WEIGHTS in err or what == "sample" or name == "n text"
+    assert "its sampler is none" in err or name != "no sampler"
 
 
 RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds nothing of a configuration
