@@ -231,7 +231,18 @@ def total_norm(tensors: list[Tensor]) -> Tensor:
     """The norm of all of them together; biases and the like are joined first, as a kernel for each takes longer."""
     vectors = [tensor for tensor in tensors if tensor.ndim == 1]
     others = [tensor for tensor in tensors if tensor.ndim != 1]
-    return get_total_norm([torch.cat(vectors), *others] if vectors else others)
+    joined = [torch.cat(vectors), *others] if vectors else others
+    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in joined):
+        return get_total_norm(joined)
+    flat = [_flat(tensor) for tensor in joined]
+    return torch.stack([torch.dot(x, x) for x in flat]).sum().sqrt()  # in half the time, on a CPU
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor in one row, as they lie in memory where they lie close."""
+    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.as_strided((tensor.numel(),), (1,))
+    return tensor.flatten()
 
 
 def percentile_90(values: deque[float]) -> float:
