@@ -273,6 +273,11 @@ def at(config: Mapping[str, Any], key: str) -> Any:
     return node
 
 
+def has(config: Mapping[str, Any], key: str) -> bool:
+    """Whether there is a value at a dotted key."""
+    return at(config, key) is not MISSING
+
+
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)

@@ -19,7 +19,7 @@ ALLOWED = {
     "model": {"model"},
     "data": {"data"},
     "metric": {"metric"},
-    "report": {"report", "process", "data", "build"},
+    "report": {"report", "process", "data", "build", "settings"},
 }
 FORBIDDEN = {"process": {"lightning", "hydra", "omegaconf"}, "model": {"lightning", "hydra", "omegaconf"}}
 

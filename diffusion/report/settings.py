@@ -17,6 +17,7 @@ from typing import Any
 
 from diffusion.report.folder import Run
 from diffusion.report.words import describe
+from diffusion.settings import has
 
 MISSING = "—"
 
@@ -68,7 +69,7 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
-        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if _has(run.settings, key)]
+        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if has(run.settings, key)]
         if not having or any(key not in run.choices for run, _ in having):
             continue
         named.add(key)
@@ -78,15 +79,6 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[
             name = run.choices[key]
             settings[key] = name if names.count(name) == 1 else f"{name} ({settings.get(key)})"
     return named
-
-
-def _has(config: Mapping[str, Any], key: str) -> bool:
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return False
-        node = node[part]
-    return True
 
 
 def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, bool]]:
