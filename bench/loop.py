@@ -28,16 +28,16 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from diffusion.build import make
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.console import console
 from diffusion.data import ImageData
-from diffusion.paths import conf_dir
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.run import make_trainer
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import Interruptible
-from diffusion.training.telling import quiet_libraries
+from diffusion.training.summary import quiet_libraries
 
 SKIPPED = 3  # first steps, in which memory is allocated and kernels are chosen
 GUARDS = (Guard, Interruptible, Checkpoints)

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.paths import conf_dir
+from diffusion.config.choices import conf_dir
 
 BATCH, SIDE = 8, 64
 SMALL = OmegaConf.load(conf_dir() / "model" / "unet_small.yaml")

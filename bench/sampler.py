@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from torch import Tensor, nn
 
-from diffusion.build import make
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.console import console
-from diffusion.paths import conf_dir
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
 from diffusion.process.schedule import VP

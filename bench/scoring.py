@@ -24,15 +24,15 @@ from hydra import compose, initialize_config_dir
 from rich.table import Table
 from torch import Tensor
 
-from diffusion.build import make
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.evaluation.pipeline import chosen
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
-from diffusion.paths import conf_dir
-from diffusion.training.scoring import chosen
 
 AROUND = 8  # bare batches before and after the rest of a score
 

@@ -46,6 +46,11 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, without what follows its first line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def exit_status(task: Callable[[], object], mend: str) -> int:
     """Do `task`, and say in one line on stderr what the user can mend: the status with which a command ends.
 

@@ -2,15 +2,15 @@
 
 from omegaconf import DictConfig
 
-from diffusion import own
-from diffusion.command import command, output_folder
+from diffusion.config import inherit as own
+from diffusion.config.command import command, output_folder
 
 own.register()
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    from diffusion.training.commands import evaluate  # torch only when there is something to do
+    from diffusion.evaluation.commands import evaluate  # torch only when there is something to do
 
     evaluate(cfg, output_folder())
 

@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     file = chosen.file or chosen.checkpoint.with_suffix(".safetensors")
 
     def export() -> None:
-        from diffusion.training import checkpoint, exchange
+        from diffusion.checkpoint import exported as exchange
+        from diffusion.checkpoint import restore as checkpoint
 
         print(exchange.export(checkpoint.restore(chosen.checkpoint, chosen.weights), file))
 

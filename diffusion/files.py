@@ -1,33 +1,106 @@
-"""A file is replaced in one step: whoever reads it finds the old content or the new, never a half."""
+"""Files: where the package and its cache are, and how a file is replaced so that no reader ever sees half of it."""
 
 import contextlib
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+PACKAGE = Path(__file__).resolve().parent
+PART = ".part"  # the suffix of a file that is still being written
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that cannot flush a folder
+
+
+def cache_dir(*parts: str) -> Path:
+    """`$DIFFUSION_CACHE`, else `$XDG_CACHE_HOME/diffusion-experiments`, else `~/.cache/diffusion-experiments`.
+
+    The folder (with `parts` joined) is created. Everything in it can be deleted; it is made again when needed.
+    """
+    chosen = os.environ.get("DIFFUSION_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(chosen) if chosen else Path(home) / "diffusion-experiments"
+    folder = folder.joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Within: a new file beside `path`, which then takes its place; what fails leaves nothing of it, and `path` as was.
+def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """A new file beside `path`, which takes its place when the block ends. After an exception `path` is as before.
 
-    An OSError names `path`. Nothing is forced to the disk: a power cut may cost it.
+    With `durable`, the bytes and then the rename are flushed to the disk, so that they survive a power cut. An OSError
+    names `path`.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and str(error.filename) == str(temporary):
-            error.filename = str(path)
-        raise
+    with _beside(path, durable) as part, part.open("xb") as file:
+        yield file
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def replace(path: Path, *parts: str | bytes | memoryview) -> None:
-    """Make `parts`, texts in UTF-8, the content of `path`."""
+    """Make `parts` (texts are encoded as UTF-8) the content of `path`."""
     with replacing(path) as file:
         file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
+
+
+def link(source: Path, path: Path) -> None:
+    """Give `source` the second name `path`, durably; where the file system has no hard links, copy it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path, durable=True) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            _copy(source, part)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file, durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path, durable=True) as part:
+        _copy(source, part)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed have left in `folder`."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, durable: bool) -> Iterator[Path]:
+    """The name of a file beside `path`, which is renamed to `path` when the block ends."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(part):
+            error.filename = str(path)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("wb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: until then a power cut may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)

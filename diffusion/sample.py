@@ -2,15 +2,15 @@
 
 from omegaconf import DictConfig
 
-from diffusion import own
-from diffusion.command import command, output_folder
+from diffusion.config import inherit as own
+from diffusion.config.command import command, output_folder
 
 own.register()
 
 
 @command("sample")
 def main(cfg: DictConfig) -> None:
-    from diffusion.training.commands import sample  # torch only when there is something to do
+    from diffusion.evaluation.commands import sample  # torch only when there is something to do
 
     sample(cfg, output_folder())
 

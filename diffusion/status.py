@@ -16,7 +16,7 @@ from rich.table import Table
 
 from diffusion.console import console, count
 from diffusion.errors import UserError, exit_status
-from diffusion.report.folder import PARTS, Run, command_of, is_run
+from diffusion.runs.folder import PARTS, Run, command_of, is_run
 
 BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it lives
 SILENCE = 10 * BEAT  # after which a run on another machine is taken for dead

@@ -4,7 +4,7 @@ import sys
 
 from omegaconf import DictConfig
 
-from diffusion.command import command, output_folder
+from diffusion.config.command import command, output_folder
 from diffusion.errors import nearest
 
 STUDIES = ("sampler",)  # what can be studied, the first word
@@ -12,7 +12,7 @@ STUDIES = ("sampler",)  # what can be studied, the first word
 
 @command("study")
 def study(cfg: DictConfig) -> None:
-    from diffusion.training.study import study  # torch only when there is something to do
+    from diffusion.evaluation.study import study  # torch only when there is something to do
 
     study(cfg, output_folder())
 

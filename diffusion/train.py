@@ -1,6 +1,6 @@
 """Train a diffusion model: `python -m diffusion.train [group=choice …] [key=value …]`; --help lists all of them."""
 
-from diffusion import early
+from diffusion.runs import early_signals as early
 
 if __name__ == "__main__":
     early.watch()  # before the imports that take long
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from diffusion import sweep
-from diffusion.command import command, output_folder
+from diffusion.config.command import command, output_folder
+from diffusion.runs import jobs as sweep
 
 
 def train(cfg: DictConfig, folder: Path) -> float | None:

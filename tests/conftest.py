@@ -68,7 +68,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    from diffusion import sweep
+    from diffusion.runs import jobs as sweep
 
     monkeypatch.chdir(tmp_path)
 

@@ -9,17 +9,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import diffusion
-from diffusion.build import make
-from diffusion.paths import conf_dir
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 
 PACKAGE = Path(diffusion.__file__).parent
-LEAVES = {"errors", "randomness", "paths", "console", "files", "shell"}  # which every module may import
+LEAVES = {"errors", "randomness", "console", "files"}  # which every module may import
 ALLOWED = {
     "process": {"process"},
     "model": {"model"},
     "data": {"data"},
     "metric": {"metric"},
-    "report": {"report", "process", "data", "build", "settings"},
+    "report": {"report", "process", "data", "config", "runs"},
 }
 FORBIDDEN = {"process": {"lightning", "hydra", "omegaconf"}, "model": {"lightning", "hydra", "omegaconf"}}
 

@@ -3,7 +3,8 @@
 import csv
 import re
 
-from diffusion.paths import PACKAGE, conf_dir
+from diffusion.config.choices import conf_dir
+from diffusion.files import PACKAGE
 
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
 

@@ -4,9 +4,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diffusion import secrets
+from diffusion.config import secrets
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
 
 SECRETS = [
     "+db.pwd=hunter2", "auth=Bearer-x", "+http.authorization=x", "apikey=x", "apikeys=x", "+a.api_keys=[x]",

@@ -9,10 +9,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffusion import folders, settings
-from diffusion.build import check_kinds
+from diffusion.config import settings
+from diffusion.config.build import check_kinds
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
+from diffusion.runs import naming as folders
 
 CHOICES = [
     (group, file.stem)

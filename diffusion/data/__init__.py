@@ -1,8 +1,9 @@
 """Photographs in: safe decoding, an image folder, the bundled landscapes, CIFAR-10, as LightningDataModules."""
 
+from diffusion.data.batches import Batch, Split, to_uint8, to_unit
 from diffusion.data.cifar10 import Cifar10
 from diffusion.data.folder import Folder
-from diffusion.data.module import Batch, ImageData, Split, to_uint8, to_unit
+from diffusion.data.module import ImageData
 from diffusion.data.tiles import Landscapes
 
 __all__ = ["Batch", "Cifar10", "Folder", "ImageData", "Landscapes", "Split", "to_uint8", "to_unit"]

@@ -12,8 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.files import replace
-from diffusion.paths import cache_dir
+from diffusion.files import cache_dir, replace
 
 DIGEST = 32  # bytes of the BLAKE2b hash at the head of a cache file
 

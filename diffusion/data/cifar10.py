@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torchvision.datasets import CIFAR10
 
-from diffusion.data.module import ImageData, Split
+from diffusion.data.batches import Split
+from diffusion.data.module import ImageData
 from diffusion.errors import UserError
-from diffusion.paths import cache_dir
+from diffusion.files import cache_dir
 from diffusion.randomness import generator_for
 
 

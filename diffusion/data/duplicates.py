@@ -7,17 +7,15 @@ the rule by which the bundled tiles are chosen. Plain skies can be near-duplicat
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.console import track
+from diffusion.data.batches import Split
 from diffusion.data.cache import digest, place, read_json, say, write
-
-if TYPE_CHECKING:
-    from diffusion.data.module import Split
 
 SIDE = 16
 NEAR = 8  # grey levels, RMS
@@ -50,7 +48,7 @@ def miniature(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
 
-def across(splits: "Mapping[str, Split]") -> list[Pair]:
+def across(splits: Mapping[str, Split]) -> list[Pair]:
     """The near-duplicates between splits; for each held-out image the nearest one of each earlier split.
 
     The order of the splits (train, val, test) says which is earlier.
@@ -71,7 +69,7 @@ def across(splits: "Mapping[str, Split]") -> list[Pair]:
     return pairs
 
 
-def tell(splits: "Mapping[str, Split]") -> list[dict[str, str]]:
+def tell(splits: Mapping[str, Split]) -> list[dict[str, str]]:
     """What validation and test repeat of earlier splits, on which scores would be too good, as entries of a report.
 
     They are also counted on the console, and listed in the cache: what has been compared once is not again.

@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 
 from diffusion.console import count, track
+from diffusion.data.batches import Split
 from diffusion.data.cache import cached, digest, place, read_json, say, write
 from diffusion.data.image import RESIZE, Unusable, crop_box, planes, read, size_of, square
-from diffusion.data.module import ImageData, Split
+from diffusion.data.module import ImageData
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
 

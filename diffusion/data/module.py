@@ -1,149 +1,18 @@
-"""Images in memory as uint8, batches of them in a counted order, flipped and scaled on the device.
+"""The LightningDataModule that every data set is: splits of images in memory, and the loaders of their batches."""
 
-Definitions. A split is N square RGB images in one uint8 tensor (N, 3, H, W). In epoch e the training order is the
-permutation drawn from (seed, "order", e), and image i is mirrored if bit i of the draw from (seed, "flip", e) is set.
-Global batch k is the k-th run of `batch_size` x devices images of that order, and device r takes the r-th run of
-`batch_size` within it: the global batches are a function of (seed, epoch, k), never of what ran before.
-"""
-
-import hashlib
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from diffusion.console import count
 from diffusion.data import duplicates
+from diffusion.data.batches import Batch, Split, to_unit
 from diffusion.data.cache import digest
+from diffusion.data.order import InOrder, Shuffled, TrainLoader
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
-
-TILE = re.compile(r" \d+px at \d+,\d+$")  # what a tile's name has behind the photograph's
-
-
-class Batch(NamedTuple):
-    """B images of one split.
-
-    `image`: (B, 3, H, W), uint8 from the loader, float32 in [-1, 1] once on the device. `index`: (B,) int64, on
-    the CPU, the images' positions in the loader's split. `flip`: (B,) bool, which of them are mirrored left to right.
-    """
-
-    image: Tensor
-    index: Tensor  # type: ignore[assignment]  # a tuple's method of that name gives way
-    flip: Tensor
-
-
-def to_unit(image: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 [-1, 1]: x/127.5 - 1."""
-    return image.float().div_(127.5).sub_(1)
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 0..255, rounded to the nearest; what lies outside is clamped, never wrapped."""
-    return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-@dataclass(frozen=True)
-class Split(Dataset[Batch]):
-    """`images`: uint8 (N, 3, H, W). `names`: where each comes from."""
-
-    images: Tensor
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, key: tuple[Tensor, Tensor]) -> Batch:
-        """A whole batch at once, for (index (B,), flip (B,)): one gather instead of B."""
-        index, flip = key
-        return Batch(self.images[index], index, flip)
-
-    @cached_property
-    def sources(self) -> list[str]:
-        """What each image is of: the photograph of a tile, as `tiles` names it, else the image itself."""
-        return [TILE.sub("", name) for name in self.names]
-
-    def take(self, index: Tensor) -> "Split":
-        """The split of the images at `index` (M,), in that order."""
-        return Split(self.images[index], [self.names[i] for i in index.tolist()])
-
-    @cached_property
-    def key(self) -> str:
-        """A hash of the pixels, hence of the files' content and the transform: statistics are kept under it."""
-        pixels = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16).hexdigest()
-        return digest(tuple(self.images.shape), pixels)
-
-
-class Shuffled(Sampler[tuple[Tensor, Tensor]]):
-    """One device's training batches (index (B,), flip (B,)) in the order of `epoch`; the partial last is dropped."""
-
-    def __init__(self, size: int, batch_size: int, flip: bool, seed: int, rank: int, world: int):
-        self.size, self.batch_size, self.flip, self.seed = size, batch_size, flip, seed
-        self.rank, self.world = rank, world
-        self.epoch = 0
-        self.first = 0  # the batch to begin at, when a run is resumed within the epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(self.size, generator=generator_for(self.seed, "order", self.epoch))
-        heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", self.epoch)) < 0.5
-        flip = heads & self.flip
-        used = len(self) * self.world * self.batch_size
-        for index in order[:used].view(len(self), self.world, self.batch_size)[self.first :, self.rank]:
-            yield index, flip[index]
-
-
-class InOrder(Sampler[tuple[Tensor, Tensor]]):
-    """One device's share of `index` (M,), unflipped: every image once, and as many batches on each device.
-
-    The images are cut into equal runs (to within one image) rather than padded, so that a mean or an FID over
-    several devices counts each image once, and no device waits for a batch that another does not have.
-    """
-
-    def __init__(self, index: Tensor, batch_size: int, rank: int, world: int):
-        per_device = -(-len(index) // (batch_size * world))
-        self.batches = index.tensor_split(per_device * world)[rank::world]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in self.batches:
-            yield index, torch.zeros(len(index), dtype=torch.bool)
-
-
-class TrainLoader(DataLoader[Batch]):
-    """A loader that Lightning resumes at the next batch: its state is the epoch and how many batches it has given."""
-
-    sampler: Shuffled
-    given = 0
-    resume: tuple[int, int] | None = None  # (epoch, batches given) of the run that is resumed
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator: nothing is drawn before Lightning has set the epoch.
-        epoch, given = self.resume or (0, 0)
-        self.given = self.sampler.first = given if epoch == self.sampler.epoch else 0
-        self.resume = None
-        for batch in super().__iter__():
-            self.given += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.sampler.epoch, "given": self.given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.resume = state["epoch"], state["given"]
 
 
 class ImageData(LightningDataModule):

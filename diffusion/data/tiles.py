@@ -24,9 +24,10 @@ import torch
 from PIL import Image
 
 from diffusion.console import track
+from diffusion.data.batches import Split
 from diffusion.data.cache import cached, digest, place
 from diffusion.data.image import RESIZE, planes, read, square
-from diffusion.data.module import ImageData, Split
+from diffusion.data.module import ImageData
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.files import replacing
+from diffusion.files import cache_dir, replacing
 from diffusion.metric.distances import Moments
 from diffusion.metric.estimate import Reference, pool
 from diffusion.metric.extract import in_batches, resolution_of
 from diffusion.metric.features import FeatureExtractor, digest
-from diffusion.paths import cache_dir
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ def report(folder: Path) -> None:
     """The report of one folder, whichever kind it is."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
-    from diffusion.report.folder import is_run
     from diffusion.report.sweep import jobs_of, sweep_table
+    from diffusion.runs.folder import is_run
 
     if is_run(folder):
         from diffusion.report.run import write_report
@@ -59,8 +59,8 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
     """
     from omegaconf import OmegaConf
 
-    from diffusion.build import make, stranger
-    from diffusion.report.folder import Run
+    from diffusion.config.build import make, stranger
+    from diffusion.runs.folder import Run
 
     run = Run(folder)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import UserError
-from diffusion.report.folder import Run, is_run
-from diffusion.report.metrics import validated
+from diffusion.report.differences import MISSING, differing, labels
+from diffusion.report.formatting import Record, comparable, higher_is_better, protocol_line, protocol_of, sampler_name
 from diffusion.report.recipes import Column, Comparison, Row
-from diffusion.report.settings import MISSING, differing, labels
-from diffusion.report.words import Record, comparable, higher_is_better, protocol_line, protocol_of, sampler_name
+from diffusion.runs.folder import Run, is_run
+from diffusion.runs.metrics import validated
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 MEASURED = ("data", "schedule", "validation")  # what two denoising errors must share to be ranked

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from diffusion.console import console as standard
 from diffusion.files import replace
+from diffusion.report.differences import MISSING
+from diffusion.report.formatting import csv_of, table
 from diffusion.report.recipes import Column, Comparison
-from diffusion.report.settings import MISSING
-from diffusion.report.words import csv_of, table
 
 
 def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:

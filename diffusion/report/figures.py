@@ -26,7 +26,7 @@ from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.images import tiles
-from diffusion.report.metrics import Metrics, bin_names
+from diffusion.runs.metrics import Metrics, bin_names
 
 PEAK = 20  # times the median β_t, beyond which a linear axis would show a spike alone
 FAR = 5  # times as much noise as signal, beyond which a linear axis would hide the signal

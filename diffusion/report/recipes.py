@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from diffusion.report.folder import Run
+from diffusion.runs.folder import Run
 
 LEVEL = 0.95
 

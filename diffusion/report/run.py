@@ -9,12 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from diffusion.config.quoting import going_on, setting
 from diffusion.console import count, duration
 from diffusion.files import replace
 from diffusion.report import figures, style
-from diffusion.report.folder import Run
-from diffusion.report.metrics import Metrics, Series, bin_names, validated
-from diffusion.report.words import (
+from diffusion.report.formatting import (
     Record,
     comparable,
     describe,
@@ -24,7 +23,8 @@ from diffusion.report.words import (
     sampler_name,
     table,
 )
-from diffusion.shell import going_on, setting
+from diffusion.runs.folder import Run
+from diffusion.runs.metrics import Metrics, Series, bin_names, validated
 
 YARDSTICKS = ("untrained", "noise", "real", "floor")
 

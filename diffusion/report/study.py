@@ -14,7 +14,7 @@ from rich.table import Table
 from diffusion.console import console
 from diffusion.files import replace
 from diffusion.report import style
-from diffusion.report.words import Record, csv_of, higher_is_better, number, protocol_line, table
+from diffusion.report.formatting import Record, csv_of, higher_is_better, number, protocol_line, table
 
 FLOOR = (
     "The floor is what real images score against real ones at this n: chance alone. A difference between samplers that "

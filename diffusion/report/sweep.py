@@ -15,12 +15,12 @@ from rich.table import Table
 
 from diffusion.console import console as standard
 from diffusion.console import count, duration
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.files import replace
-from diffusion.report.folder import Run, is_run
-from diffusion.report.metrics import validated
-from diffusion.report.settings import MISSING, differing, labels
-from diffusion.report.words import comparable, csv_of, first_line, number, number_protocols, protocol_line, table
+from diffusion.report.differences import MISSING, differing, labels
+from diffusion.report.formatting import comparable, csv_of, number, number_protocols, protocol_line, table
+from diffusion.runs.folder import Run, is_run
+from diffusion.runs.metrics import validated
 
 RESULTS = ("val/mse", "fit/mse")
 

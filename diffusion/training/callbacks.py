@@ -21,18 +21,18 @@ from rich.progress import Progress, TaskID
 
 import diffusion
 from diffusion.console import console, count, duration, progress_bar
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.pipeline import append, score_samples
+from diffusion.evaluation.test_ledger import LooksAtTest, network_hash
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import ReferenceStatistics
 from diffusion.metric.score import Factory, distances
 from diffusion.process.sampler import Sampler
-from diffusion.record import beginning, write_record
 from diffusion.report.images import grid, save_png
+from diffusion.runs.record import beginning, write_record
 from diffusion.status import BEAT
 from diffusion.training.ema import average_of
-from diffusion.training.generate import generate
 from diffusion.training.module import Diffusion, total_steps
-from diffusion.training.provenance import LooksAtTest, network_hash
-from diffusion.training.scoring import append, score_samples
 from diffusion.training.signals import poll, together
 
 WARM_UP = 5  # steps before the forecast's clock starts

@@ -12,17 +12,16 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from diffusion.build import check_kinds, make
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import Resumed, shapes_of
+from diffusion.config.build import check_kinds, make
+from diffusion.config.settings import shown
 from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.files import replace
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
-from diffusion.report.words import first_line
-from diffusion.settings import shown
-from diffusion.training import storage
-from diffusion.training.checkpoint import Resumed, shapes_of
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion, steps_of
 from diffusion.training.saving import Checkpoints

@@ -11,18 +11,26 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffusion.build import make
+from diffusion.checkpoint import restore as checkpoint
+from diffusion.checkpoint import storage
+from diffusion.config.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
+from diffusion.evaluation import memorization as audit
+from diffusion.evaluation import pipeline as scoring
+from diffusion.evaluation.cost import say_cost
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.test_ledger import LooksAtTest, checkpoint_of, network_hash
 from diffusion.files import replace
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import ReferenceStatistics
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
-from diffusion.training import audit, checkpoint, distributed, loggers, scoring, signals, storage
 from diffusion.training import callbacks as our
+from diffusion.training import loggers, signals
+from diffusion.training import processes as distributed
 from diffusion.training.checks import (
     check_device,
     check_folder,
@@ -33,15 +41,12 @@ from diffusion.training.checks import (
     check_size,
     set_up,
 )
-from diffusion.training.cost import say_cost
 from diffusion.training.ema import average_of
-from diffusion.training.gap import OverfittingNotice, say_gap
-from diffusion.training.generate import generate
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.provenance import LooksAtTest, checkpoint_of, network_hash
+from diffusion.training.overfitting import OverfittingNotice, say_gap
 from diffusion.training.saving import Checkpoints, validate_after_steps
-from diffusion.training.telling import quiet_libraries, say_scores, say_what_runs, say_where
+from diffusion.training.summary import quiet_libraries, say_scores, say_what_runs, say_where
 
 FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
 

@@ -7,10 +7,11 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
+from diffusion.checkpoint import storage
+from diffusion.config.quoting import going_on
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.shell import going_on
-from diffusion.training import storage
+from diffusion.files import copy, link
 from diffusion.training.module import total_steps
 
 COPIES = 4  # of the weights in a checkpoint: raw, averaged, and Adam's two moments
@@ -49,7 +50,7 @@ class Checkpoints(Checkpoint):
         source = self.resumed.parent / "best.ckpt"
         try:
             storage.verify(source)
-            storage.copy(source, self.folder / "best.ckpt")
+            copy(source, self.folder / "best.ckpt")
         except (storage.Damaged, OSError):
             self.best = math.inf  # the next validation is the best of those that can be had
 
@@ -102,7 +103,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
                 for name in ("last", "best") if best else ("last",):
-                    storage.link(path, self.folder / f"{name}.ckpt")
+                    link(path, self.folder / f"{name}.ckpt")
                 self.let_go(step)
         except OSError as error:
             raise UserError(

@@ -1,10 +1,10 @@
 """Signals that end a run: saved at the next completed optimizer step, then exit with 128 + the signal's number.
 
 SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
-(`#SBATCH --signal=USR1@120`, see `diffusion.slurm`). A handler only takes note; several processes agree after each
+(`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). A handler only takes note; several processes agree after each
 step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off: the
 resumed run does it again. Where nothing is lost, before and after training, the run ends at once; so does it before
-torch is imported (`diffusion.early`).
+torch is imported (`diffusion.runs.early_signals`).
 """
 
 import contextlib
@@ -22,11 +22,11 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion import early
+from diffusion.config.quoting import going_on
 from diffusion.console import console
-from diffusion.early import CAUGHT
 from diffusion.errors import Interrupted
-from diffusion.shell import going_on
+from diffusion.runs import early_signals as early
+from diffusion.runs.early_signals import CAUGHT
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Reading
 from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows

@@ -7,8 +7,8 @@ import pytest
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from diffusion.config.choices import conf_dir
 from diffusion.data import ImageData
-from diffusion.paths import conf_dir
 
 FILES = sorted((conf_dir() / "data").glob("*.yaml"))
 

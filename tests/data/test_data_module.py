@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffusion.data import Batch, ImageData, Split, to_uint8, to_unit
-from diffusion.data.module import InOrder, Shuffled
+from diffusion.data.order import InOrder, Shuffled
 from diffusion.errors import UserError
 
 

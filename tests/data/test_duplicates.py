@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.data import Folder, duplicates
+from diffusion.data.batches import Split
 from diffusion.data.duplicates import Pair, across, itself, mirror, repeats
-from diffusion.data.module import ImageData, Split
+from diffusion.data.module import ImageData
 
 
 def noise(n: int, seed: int) -> Tensor:

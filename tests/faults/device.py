@@ -41,7 +41,7 @@ FAULTS = [
         "the reference is made on the CPU", CALLBACKS, "self.extractor.to(pl_module.device))", "self.extractor)", RUN
     ),
     fault(
-        "evaluations are counted there", "training/cost.py", "copy.deepcopy(schedule).cpu()", "schedule",
+        "evaluations are counted there", "evaluation/cost.py", "copy.deepcopy(schedule).cpu()", "schedule",
         f"{SAMPLES}[ddim]",
     ),
     fault("a sampler's clock is read", POSTERIOR, "full((1,), time", "full((), time", f"{SAMPLES}[ancestral]"),
@@ -90,7 +90,7 @@ FAULTS = [
         "test_several_gpus_agree_to_stop_without_waiting",
     ),
     fault(
-        "any GPU's number will do", "training/commands.py", 'if kind == "cuda" and int', "if False and int",
+        "any GPU's number will do", "evaluation/commands.py", 'if kind == "cuda" and int', "if False and int",
         "test_a_gpu_that_is_not_there_is_refused",
     ),
     fault(

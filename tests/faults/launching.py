@@ -8,9 +8,9 @@ from faults.fault import Fault
 
 RUN = "training/run.py"
 SIGNALS = "training/signals.py"
-SWEEP = "sweep.py"
-RECORD = "record.py"
-DISTRIBUTED = "training/distributed.py"
+SWEEP = "runs/jobs.py"
+RECORD = "runs/record.py"
+DISTRIBUTED = "training/processes.py"
 
 QUEUED = (
     "reliability/test_slurm.py::test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder"
@@ -42,7 +42,7 @@ TOGETHER = """    with contextlib.suppress(Interrupted):
 
 FAULTS = [
     Fault("SLURM: taken for many tasks", RUN, ", *distributed.environment()]", "]", QUEUED),
-    Fault("SLURM: a folder each time", "folders.py", "if before := slurm.own(", "if before := print(", QUEUED),
+    Fault("SLURM: a folder each time", "runs/naming.py", "if before := slurm.own(", "if before := print(", QUEUED),
     Fault("SLURM: from the start again", SWEEP, 'cfg.ckpt = "auto"', "pass", QUEUED),
     Fault("SLURM: every process queues", SIGNALS, "if rank_zero_only.rank == 0:", "if True:", TASKS),
     Fault("a validation within a step", RUN, "    validate_after_steps(trainer)\n", "", WHOLE_STEPS),
@@ -75,9 +75,11 @@ FAULTS = [
         f"{EARLY_JOB}[10-False-0]",
     ),
     Fault("early: a sweep goes on", SWEEP, "    if received:\n", "    if False:\n", f"{EARLY_JOB}[15-True-0]"),
-    Fault("early: each process for itself", "early.py", "end if first else note", "end", NOTED),
+    Fault("early: each process for itself", "runs/early_signals.py", "end if first else note", "end", NOTED),
     Fault("early: noted in vain", SIGNALS, "early.State.received, False, 0", "None, False, 0", NOTED),
-    Fault("early: SLURM does not hear", "early.py", "        queue_again(number)\n", "", f"{EARLY}[10-False]"),
+    Fault(
+        "early: SLURM does not hear", "runs/early_signals.py", "        queue_again(number)\n", "", f"{EARLY}[10-False]"
+    ),
     Fault(
         "early: the record does not hear",
         SWEEP,
@@ -85,10 +87,24 @@ FAULTS = [
         "pass",
         f"{EARLY}[15-True]",
     ),
-    Fault("Hydra's grammar is told in its words", "command.py", "return _unreadable(cause.override)", "pass", QUOTES),
-    Fault("a quote within quotes", "shell.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
-    Fault("Optuna: all its trials again", "trials.py", "sweeper.n_trials - complete)", "sweeper.n_trials)", STUDY),
-    Fault("Optuna: its first draws again", "trials.py", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
+    Fault(
+        "Hydra's grammar is told in its words",
+        "config/command.py",
+        "return _unreadable(cause.override)",
+        "pass",
+        QUOTES,
+    ),
+    Fault("a quote within quotes", "config/quoting.py", """value.replace('"', '\\\\"')""", "value", QUOTES),
+    Fault(
+        "Optuna: all its trials again",
+        "runs/optuna_resume.py",
+        "sweeper.n_trials - complete)",
+        "sweeper.n_trials)",
+        STUDY,
+    ),
+    Fault(
+        "Optuna: its first draws again", "runs/optuna_resume.py", "sweeper.sampler.seed += len(trials)", "pass", STUDY
+    ),
     Fault(
         "launchers: the command line again",
         DISTRIBUTED,
@@ -96,6 +112,6 @@ FAULTS = [
         "lambda: [sys.executable, *sys.argv],",
         LAUNCHED,
     ),
-    Fault("torchrun: each process a run", "command.py", "return follow()", "pass", TORCHRUN),
+    Fault("torchrun: each process a run", "config/command.py", "return follow()", "pass", TORCHRUN),
     Fault("no process, and it runs", "status.py", "alive is not None and ", "", STATES),
 ]

@@ -7,18 +7,18 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-STORAGE = "training/storage.py"
+STORAGE = "checkpoint/storage.py"
 SAVING = "training/saving.py"
-CHECKPOINT = "training/checkpoint.py"
+CHECKPOINT = "checkpoint/restore.py"
 SIGNALS = "training/signals.py"
 GUARD = "training/guard.py"
 MODULE = "training/module.py"
 LOADER = "data/module.py"
 FOLDER = "data/folder.py"
 IMAGE = "data/image.py"
-BUILD = "build.py"
-SWEEP = "sweep.py"
-SECRETS = "secrets.py"
+BUILD = "config/build.py"
+SWEEP = "runs/jobs.py"
+SECRETS = "config/secrets.py"
 
 GOES_ON = "reliability/test_guard.py::test_t6_a_resumed_guard_goes_on"
 KILL = "reliability/test_storage.py::test_t1_kill_9"
@@ -44,7 +44,7 @@ SKIPPED = "reliability/test_guard.py::test_t6_a_step_is_skipped_and_counted_when
 HOSTILE = "reliability/test_hostile_images.py"
 PAYLOAD = "reliability/test_strangers.py::test_no_payload_runs_and_no_secret_leaves"
 MISLED = "reliability/test_strangers.py::test_what_a_file_says_of_samples_and_scores_is_refused_in_one_line"
-COMMANDS = "training/commands.py"
+COMMANDS = "evaluation/commands.py"
 EXPORTED = "reliability/test_strangers.py::test_an_exported_model_is_the_model[ema]"
 SHAPE = "reliability/test_strangers.py::test_what_has_not_a_checkpoints_shape_is_refused_in_one_line[%s]"
 EXPORT_SHAPE = "reliability/test_strangers.py::test_so_is_an_exported_one"
@@ -217,7 +217,7 @@ FAULTS = [
         "else:",
         f"{TOLD}[step 13, SIGTERM SIGTERM]",
     ),
-    Fault("T4 exit status 0", "command.py", "sys.exit(stop.status)", "sys.exit(0)", f"{TOLD}[step 4, SIGTERM]"),
+    Fault("T4 exit status 0", "config/command.py", "sys.exit(stop.status)", "sys.exit(0)", f"{TOLD}[step 4, SIGTERM]"),
     Fault(
         "T4 dropout in the raw weights' validation",
         "training/ema.py",
@@ -363,10 +363,14 @@ FAULTS = [
     Fault("T8 any class is built", BUILD, "if target not in buildable(part):", "if False:", f"{PAYLOAD}[schedule]"),
     Fault("T8 any sampler is built", BUILD, "in (*PARTS, *FURTHER):", "in PARTS:", f"{PAYLOAD}[sampler's grid]"),
     Fault(
-        "T8 any weights are read", "own.py", "own not in shipped(group)", "False", f"{MISLED}[weights of the features]"
+        "T8 any weights are read",
+        "config/inherit.py",
+        "own not in shipped(group)",
+        "False",
+        f"{MISLED}[weights of the features]",
     ),
     Fault("T8 a sampler that is none", COMMANDS, "not isinstance(sampler, Sampler)", "False", f"{MISLED}[no sampler]"),
-    Fault("T8 a seed that is none", "own.py", "type(value) is not int or", "", f"{MISLED}[seed text]"),
+    Fault("T8 a seed that is none", "config/inherit.py", "type(value) is not int or", "", f"{MISLED}[seed text]"),
     Fault(
         "T8 targets are looked for at the top alone",
         BUILD,
@@ -437,7 +441,7 @@ FAULTS = [
     Fault("T8 parts of any shape", CHECKPOINT, "    build.check_parts(config, path)\n", "", SHAPE % "null"),
     Fault("T8 functions are built", BUILD, " or instructions(node):", ":", SHAPE % "a function"),
     Fault(
-        "T8 an export without end", "training/exchange.py", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE
+        "T8 an export without end", "checkpoint/exported.py", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE
     ),
     Fault(
         "T7 what ended a run is not reported",
@@ -448,7 +452,7 @@ FAULTS = [
     ),
     Fault(
         "T8 a damaged export raises as it likes",
-        "training/exchange.py",
+        "checkpoint/exported.py",
         "except (SafetensorError, OSError",
         "except (OSError",
         EXPORTED,
@@ -489,38 +493,42 @@ FAULTS = [
     ),
     Fault(
         "T9 the environment is kept",
-        "record.py",
+        "runs/record.py",
         '"host": platform.node(),',
         '"host": str(dict(os.environ)),',
         DEATHS,
     ),
     Fault(
         "T9 launches share a folder",
-        "folders.py",
+        "runs/naming.py",
         "            Path(path).mkdir()\n",
         "            Path(path).mkdir(exist_ok=True)\n",
         EIGHT,
     ),
     Fault(
         "T9 a job's folder is not its own",
-        "folders.py",
+        "runs/naming.py",
         "        if _read(file) == key:\n",
         "        if False:\n",
         OWN_FOLDER,
     ),
     Fault(
         "T9 a job takes another's folder",
-        "folders.py",
+        "runs/naming.py",
         "        if not file.exists():\n",
         "        if True:\n",
         OWN_FOLDER,
     ),
     Fault(
-        "T9 keys on the command line", "command.py", "                secrets.refuse_words(sys.argv[1:])\n", "", REFUSED
+        "T9 keys on the command line",
+        "config/command.py",
+        "                secrets.refuse_words(sys.argv[1:])\n",
+        "",
+        REFUSED,
     ),
     Fault(
         "T9 keys in the configuration",
-        "command.py",
+        "config/command.py",
         "                secrets.refuse_values(config)\n",
         "",
         REFUSED,
@@ -627,7 +635,7 @@ FAULTS = [
     ),
     Fault(
         "T10 torchrun's processes are runs of their own",
-        "training/distributed.py",
+        "training/processes.py",
         'if _under_torchrun() and world_size != int(os.environ["WORLD_SIZE"]):',
         "if False:",
         TORCHRUN,

@@ -8,15 +8,15 @@ from faults.fault import Fault
 
 DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
-COPIES = "metric/copies.py"
-AUDIT = "training/audit.py"
+COPIES = "metric/memorization.py"
+AUDIT = "evaluation/memorization.py"
 COMPARE = "report/compare.py"
 COMPARISON = "report/comparison.py"
-WORDS = "report/words.py"
-SETTINGS = "report/settings.py"
-BITS = "training/bits.py"
-COMMANDS = "training/commands.py"
-PROVENANCE = "training/provenance.py"
+WORDS = "report/formatting.py"
+SETTINGS = "report/differences.py"
+BITS = "evaluation/likelihood.py"
+COMMANDS = "evaluation/commands.py"
+PROVENANCE = "evaluation/test_ledger.py"
 
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
 ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_regressions"
@@ -69,23 +69,35 @@ FAULTS = [
     ),
     Fault("figures: β_t a spike alone", FIGURES, "> PEAK * float(own.median())", "> 9", f"{FILLED}[cosine]"),
     Fault("figures: noise alone", FIGURES, "> FAR * float(alpha.max())", "> 999", f"{FILLED}[ve]"),
-    Fault("evaluate: another seed", "own.py", 'NUMBERS = {"seed": ("seed",), ', "NUMBERS = {", f"{HAD_AGAIN}[ckpt]"),
-    Fault("evaluate: another sampler", "own.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
+    Fault(
+        "evaluate: another seed",
+        "config/inherit.py",
+        'NUMBERS = {"seed": ("seed",), ',
+        "NUMBERS = {",
+        f"{HAD_AGAIN}[ckpt]",
+    ),
+    Fault("evaluate: another sampler", "config/inherit.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
     Fault(
         "evaluate: exported without scores",
-        "training/exchange.py",
+        "checkpoint/exported.py",
         ', "seed", "score")',
         ")",
         f"{HAD_AGAIN}[safetensors]",
     ),
-    Fault("evaluate: a setting changes nothing", "own.py", "**{key: merged(", "**{'': merged(", f"{OWN}[one setting]"),
+    Fault(
+        "evaluate: a setting changes nothing",
+        "config/inherit.py",
+        "**{key: merged(",
+        "**{'': merged(",
+        f"{OWN}[one setting]",
+    ),
     Fault(
         "evaluate: a folder's images at 64", COMMANDS, "own.completed(at_their_size(cfg)", "own.completed((cfg)", SIZE
     ),
     Fault("evaluate: images of any size", "data/folder.py", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", COMMANDS, "n is not None and n > len(images)", "False", FOLDER),
-    Fault("an interval of one image", "training/gap.py", "math.isnan(half)", "False", ONE),
-    Fault("evaluate: a part is mixed", "own.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
+    Fault("an interval of one image", "training/overfitting.py", "math.isnan(half)", "False", ONE),
+    Fault("evaluate: a part is mixed", "config/inherit.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
@@ -98,7 +110,7 @@ FAULTS = [
         "(plain, reference) if _spatial",
         SPATIAL,
     ),
-    Fault("sFID: its floor is not divided", "metric/yardsticks.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
+    Fault("sFID: its floor is not divided", "metric/baselines.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
     Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
     Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
@@ -180,7 +192,7 @@ FAULTS = [
     ),
     Fault(
         "too few images to score are found after training",
-        "training/scoring.py",
+        "evaluation/pipeline.py",
         "having < 4",
         "having < 0",
         f"{BAD}[too few images to score against]",
@@ -212,13 +224,13 @@ FAULTS = [
     Fault("compare: a seed counts as often as it was run", COMPARE, "run.seeds or run.folder", "run.folder", RECIPES),
     Fault(
         "compare: a sampling seed is all",
-        "report/folder.py",
+        "runs/folder.py",
         "for config in (recipe, self",
         "for config in (self",
         RECIPES,
     ),
     Fault("compare: the most crowded is the best", WORDS, '("precision", ', '("precision", "density", ', RECIPES),
-    Fault("compare: raw weights are EMA's", "report/metrics.py", '"val/mse_raw" in each for', "True for", RECIPES),
+    Fault("compare: raw weights are EMA's", "runs/metrics.py", '"val/mse_raw" in each for', "True for", RECIPES),
     Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
     Fault(
         "settings: what a choice brings is told",
@@ -300,7 +312,7 @@ FAULTS = [
     ),
     Fault(
         "gap: the notice takes tiles for independent",
-        "training/gap.py",
+        "training/overfitting.py",
         "mean_and_error(x, pl_module.clusters)",
         "mean_and_error(x)",
         FEW_PHOTOGRAPHS,
@@ -312,18 +324,22 @@ FAULTS = [
         "False:",
         "metric/test_intervals.py",
     ),
-    Fault("study: its looks at test are not noted", "training/study.py", "looks.add(new)", "new", STUDIED),
-    Fault("study: no floor beside", "training/study.py", "device_name(device), beside)", "device_name(device))", FLOOR),
-    Fault("study: a sampler that does not fit ends all", "training/study.py", "if not every:", "if True:", FITS),
-    Fault("study: a sampler that does not fit is silent", "training/study.py", "if not every:", "if False:", BUDGETS),
+    Fault("study: its looks at test are not noted", "evaluation/study.py", "looks.add(new)", "new", STUDIED),
+    Fault(
+        "study: no floor beside", "evaluation/study.py", "device_name(device), beside)", "device_name(device))", FLOOR
+    ),
+    Fault("study: a sampler that does not fit ends all", "evaluation/study.py", "if not every:", "if True:", FITS),
+    Fault("study: a sampler that does not fit is silent", "evaluation/study.py", "if not every:", "if False:", BUDGETS),
     Fault(
         "bits: tiles of a photograph are independent",
-        "training/bits.py",
+        "evaluation/likelihood.py",
         "mean_and_error(bits, torch",
         "mean_and_error(bits) if True else (bits, torch",
         "training/test_bits.py::test_the_interval_is_of_the_photographs",
     ),
-    Fault("study: an adaptive sampler has an NFE", "training/study.py", "if samplers[0].adaptive:", "if False:", FITS),
+    Fault(
+        "study: an adaptive sampler has an NFE", "evaluation/study.py", "if samplers[0].adaptive:", "if False:", FITS
+    ),
     Fault(
         "study: two samplers look alike",
         "report/study.py",
@@ -331,5 +347,5 @@ FAULTS = [
         "markers[i % 7]",
         "report/test_report_study.py",
     ),
-    Fault("study: beyond its budget", "training/study.py", "if nfe <= budget else", "if True else", BUDGET),
+    Fault("study: beyond its budget", "evaluation/study.py", "if nfe <= budget else", "if True else", BUDGET),
 ]

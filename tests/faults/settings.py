@@ -7,7 +7,7 @@ import torchvision  # noqa: F401
 from faults.fault import Fault
 
 CHECKS = "training/checks.py"
-SETTINGS = "settings.py"
+SETTINGS = "config/settings.py"
 
 BAD = "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read"
 KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
@@ -15,11 +15,19 @@ ON = "training/test_going_on.py"
 OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_is_as_it_was"
 
 FAULTS = [
-    Fault("settings are not checked", "command.py", "                settings.check(config_name, config)\n", "", BAD),
-    Fault("arguments are not checked", "build.py", "        check_arguments(named, arguments, where)\n", "", BAD),
+    Fault(
+        "settings are not checked",
+        "config/command.py",
+        "                settings.check(config_name, config)\n",
+        "",
+        BAD,
+    ),
+    Fault(
+        "arguments are not checked", "config/build.py", "        check_arguments(named, arguments, where)\n", "", BAD
+    ),
     Fault(
         "parts' arguments are not checked",
-        "build.py",
+        "config/build.py",
         '        check_kinds(value, f"{where}.{key}")\n',
         "        pass\n",
         BAD,
@@ -40,12 +48,14 @@ FAULTS = [
     Fault("any parent's arguments are known", SETTINGS, "                break\n", "                pass\n", KINDS),
     Fault("a choice that is not there", SETTINGS, "if not config.get(group):", "if False:", BAD),
     Fault("no settings at all", SETTINGS, "if not isinstance(config.get(section), Mapping):", "if False:", BAD),
-    Fault("a run goes on with the defaults", "folders.py", "return [*kept, *words]", "return words", ON),
-    Fault("its words drown the new ones", "folders.py", ".startswith(over)", ".startswith(())", ON),
+    Fault("a run goes on with the defaults", "runs/naming.py", "return [*kept, *words]", "return words", ON),
+    Fault("its words drown the new ones", "runs/naming.py", ".startswith(over)", ".startswith(())", ON),
     Fault("another diffusion goes on", CHECKS, "if key.startswith(SAME)", "if False", OTHER),
     Fault("another recipe in silence", CHECKS, "if key.startswith(TOLD)", "if False", ON),
-    Fault("a refusal is the run's end", "sweep.py", ' if "steps" in record or not before else dict(before)', "", OTHER),
-    Fault("complete, and run again", "sweep.py", ' or cfg.ckpt == "auto"\n', "\n", ON),
+    Fault(
+        "a refusal is the run's end", "runs/jobs.py", ' if "steps" in record or not before else dict(before)', "", OTHER
+    ),
+    Fault("complete, and run again", "runs/jobs.py", ' or cfg.ckpt == "auto"\n', "\n", ON),
     Fault("nothing is left to train", CHECKS, "if resumed.step > total or", "if False and", ON),
     Fault("validations that never come", CHECKS, "if isinstance(every, int) and", "if False and", ON),
     Fault(

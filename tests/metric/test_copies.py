@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.data import tiles
 from diffusion.data.duplicates import repeats
 from diffusion.data.image import planes, read, square
-from diffusion.metric.copies import PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
+from diffusion.metric.memorization import PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:

@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
+from diffusion.files import PACKAGE
 from diffusion.metric import features
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto, digest
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
-from diffusion.paths import PACKAGE, conf_dir
 
 WEIGHTS = fidelity.URL_INCEPTION_V3.rpartition("/")[2]
 

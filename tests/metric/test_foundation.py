@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from diffusion.config.choices import conf_dir
 from diffusion.metric.distances import CMMD
 from diffusion.metric.features import FeaturesUnavailable
 from diffusion.metric.foundation import CLIP, DINOv2
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
-from diffusion.paths import conf_dir
 
 IMAGES = torch.randint(0, 256, (5, 3, 40, 40), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 

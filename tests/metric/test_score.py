@@ -16,6 +16,7 @@ from diffusion.errors import UserError
 from diffusion.metric import estimate
 from diffusion.metric import extract as extraction
 from diffusion.metric import reference as statistics
+from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
 from diffusion.metric.extract import extract
@@ -24,7 +25,6 @@ from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import DISTANCES, distances, score, score_features, wants_spatial
-from diffusion.metric.yardsticks import divide, draw, noise_images
 
 pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]

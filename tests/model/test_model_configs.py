@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.paths import conf_dir
+from diffusion.config.choices import conf_dir
 
 #                parameters  image  down-sampling  GFLOP per image forward (2 per multiply-add)
 SHIPPED = {

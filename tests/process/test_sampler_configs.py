@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from diffusion.paths import conf_dir
+from diffusion.config.choices import conf_dir
 from diffusion.process import schedule
 from diffusion.process.denoiser import dynamic
 from diffusion.process.oracle import PointsOracle

@@ -7,7 +7,7 @@ import pytest
 from forked import train
 from outcomes import lines, same, state
 
-from diffusion.training import storage
+from diffusion.checkpoint import storage
 
 pytestmark = pytest.mark.reliability
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import early
+from diffusion.runs import early_signals as early
 
 pytestmark = pytest.mark.reliability
 

@@ -11,9 +11,10 @@ from forked import FORK
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from diffusion.paths import conf_dir
+from diffusion.checkpoint import storage
+from diffusion.config.choices import conf_dir
 from diffusion.randomness import Streams
-from diffusion.training import run, storage
+from diffusion.training import run
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion import record, slurm, sweep
+from diffusion.runs import jobs as sweep
+from diffusion.runs import record, slurm
 from diffusion.status import process
 
 pytestmark = pytest.mark.reliability

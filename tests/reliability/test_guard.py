@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import get_total_norm
 
-from diffusion.training import storage
+from diffusion.checkpoint import storage
 from diffusion.training.ema import EMA
 from diffusion.training.guard import FACTOR, WINDOW, Guard, Seen, total_norm
 from diffusion.training.module import Diffusion

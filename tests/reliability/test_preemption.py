@@ -13,7 +13,7 @@ import pytest
 from forked import Train, counted, train
 from outcomes import same, state
 
-from diffusion.training import storage
+from diffusion.checkpoint import storage
 
 pytestmark = pytest.mark.reliability
 

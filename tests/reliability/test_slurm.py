@@ -8,8 +8,9 @@ import pytest
 from forked import train
 from omegaconf import OmegaConf
 
-from diffusion import sweep
-from diffusion.training import run, storage
+from diffusion.checkpoint import storage
+from diffusion.runs import jobs as sweep
+from diffusion.training import run
 
 pytestmark = pytest.mark.reliability
 

@@ -18,9 +18,10 @@ import torch
 from forked import FORK
 from hydra import compose, initialize_config_dir
 
+from diffusion.checkpoint import restore as checkpoint
+from diffusion.checkpoint import storage
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
-from diffusion.training import checkpoint, storage
 from diffusion.training import run as run_of
 from diffusion.training.run import train
 from diffusion.training.saving import COPIES, Checkpoints

@@ -18,12 +18,13 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from diffusion import build, export
-from diffusion.build import make
-from diffusion.paths import conf_dir
+from diffusion import export
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import restore
+from diffusion.config import build
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.report.__main__ import main as report
-from diffusion.training import storage
-from diffusion.training.checkpoint import restore
 from diffusion.training.module import Diffusion
 from diffusion.training.run import train
 
@@ -88,9 +89,9 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
         "in arguments": {"prediction": {"_target_": "diffusion.process.prediction.Eps", "_args_": [touch]}},
         "partial": {"model": {"_target_": "subprocess.call", "_partial_": True, "args": ["touch", sentinel]}},
         "not recursive": {"model": {"_target_": "hydra.utils.instantiate", "_recursive_": False, "config": run}},
-        "through ours": {"model": {"_target_": "diffusion.paths.os.system", "command": f"touch {sentinel}"}},
+        "through ours": {"model": {"_target_": "diffusion.config.choices.os.system", "command": f"touch {sentinel}"}},
         "our writer": {"model": {"_target_": "diffusion.data.cache.write", "file": path, "_args_": ["x"]}},
-        "our builder": {"model": {"_target_": "diffusion.build.make", "node": run, "group": "model"}},
+        "our builder": {"model": {"_target_": "diffusion.config.build.make", "node": run, "group": "model"}},
         "eval": {"schedule": {"_target_": "builtins.eval", "_args_": [f"open({sentinel!r}, 'w')"]}},
         "get_method": {"model": {"_target_": "hydra.utils.get_method", "path": "os.system"}},
         "secret": {"model": {"_target_": "diffusion.model.UNet", "channels": "${oc.env:STRANGERS_SECRET}"}},

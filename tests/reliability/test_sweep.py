@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 from forked import FORK, Train, train
 
-from diffusion import sweep
-from diffusion.folders import job_folder
+from diffusion.runs import jobs as sweep
+from diffusion.runs.naming import job_folder
 
 pytestmark = pytest.mark.reliability
 
@@ -31,10 +31,10 @@ SECRET = "canary-7c1e55d0"
 
 
 class Forked:
-    """`subprocess.Popen([python, "-m", "diffusion.sweep", FOLDER])`, without the seconds that its imports take."""
+    """`subprocess.Popen([python, "-m", "diffusion.runs.jobs", FOLDER])`, without the seconds that its imports take."""
 
     def __init__(self, command: list[str]):
-        assert command[:3] == [sys.executable, "-m", "diffusion.sweep"]
+        assert command[:3] == [sys.executable, "-m", "diffusion.runs.jobs"]
         self.process = FORK.Process(target=sweep.job, args=(Path(command[3]),))
         self.process.start()
 

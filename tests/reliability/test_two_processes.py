@@ -14,13 +14,13 @@ from forked import FORK
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
+from diffusion.config.choices import conf_dir
 from diffusion.data import Batch, to_uint8
 from diffusion.metric.distances import Moments
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import score
-from diffusion.paths import conf_dir
-from diffusion.report.metrics import Metrics, read_metrics
+from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.training.module import Diffusion
 from diffusion.training.run import train
 

@@ -25,7 +25,7 @@ optimizer:
   lr: {lr}
   betas: [0.9, 0.999]
 data:
-  _target_: diffusion.paths.StandIn
+  _target_: diffusion.data.StandIn
   size: 32
 trainer:
   max_steps: 400

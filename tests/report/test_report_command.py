@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion import build
+from diffusion.config import build
 from diffusion.errors import UserError
 from diffusion.report.__main__ import main
 
@@ -27,10 +27,10 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixture's configs name `diffusion.paths.StandIn`: data of this project, as far as the command can see."""
-    monkeypatch.setattr("diffusion.paths.StandIn", StandIn, raising=False)
+    """The fixture's configs name `diffusion.data.StandIn`: data of this project, as far as the command can see."""
+    monkeypatch.setattr("diffusion.data.StandIn", StandIn, raising=False)
     known = build.buildable
-    monkeypatch.setattr(build, "buildable", lambda part: known(part) | {"diffusion.paths.StandIn"})
+    monkeypatch.setattr(build, "buildable", lambda part: known(part) | {"diffusion.data.StandIn"})
 
 
 def test_a_run_gets_all_figures_of_its_own_schedule_and_data(
@@ -110,7 +110,7 @@ def test_help_and_report_import_no_more_than_they_need() -> None:
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "import diffusion.report.sweep\n"  # Hydra imports it at every start, for its callback
         "heavy = {'torch', 'matplotlib', 'lightning'} & sys.modules.keys()\n"
-        "import diffusion.report.run, diffusion.build\n"
+        "import diffusion.report.run, diffusion.config.build\n"
         "heavy |= {'lightning', 'diffusion.training', 'matplotlib.pyplot'} & sys.modules.keys()\n"
         "sys.exit(str(sorted(heavy)) if heavy else 0)\n"
     )

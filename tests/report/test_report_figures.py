@@ -8,13 +8,13 @@ from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffusion.build import make
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
 from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
 from diffusion.report.images import grid, save_png
-from diffusion.report.metrics import read_metrics
+from diffusion.runs.metrics import read_metrics
 
 
 def lines(figure: Figure) -> dict[str, np.ndarray]:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import linear
-from diffusion.report.folder import Run
 from diffusion.report.run import compose, write_report
+from diffusion.runs.folder import Run
 
 NAMES = {"noising.png", "beta.png", "samples.png", "mse.png", "signal.png", "bins.png", "gap.png"}
 

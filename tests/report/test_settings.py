@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion.report.compare import compare
-from diffusion.report.folder import Run
-from diffusion.report.settings import differing, labels
+from diffusion.report.differences import differing, labels
+from diffusion.runs.folder import Run
 
 Make = Callable[..., Run]
 LINEAR = {"_target_": "diffusion.process.schedule.linear", "steps": 100, "first": 1e-4, "last": 0.02}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from diffusion.training import storage
+from diffusion.checkpoint import storage
 
 KEPT = (
     "state_dict",

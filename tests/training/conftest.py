@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from diffusion import randomness
-from diffusion.training import commands, study
+from diffusion.evaluation import commands, study
 
 aten = torch.ops.aten
 NAME = "away"

@@ -10,10 +10,10 @@ from PIL import Image
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
+from diffusion.evaluation import memorization as audit
+from diffusion.evaluation.memorization import audit_samples, check, sentence
 from diffusion.metric.features import FeatureExtractor
-from diffusion.report.copies import pairs
-from diffusion.training import audit
-from diffusion.training.audit import audit_samples, check, sentence
+from diffusion.report.pairs import pairs
 
 
 class Corners(FeatureExtractor):

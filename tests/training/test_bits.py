@@ -7,18 +7,18 @@ import pytest
 import torch
 from scipy.stats import t
 
+from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, to_unit
-from diffusion.data.module import Split
+from diffusion.data.batches import Split
 from diffusion.errors import UserError
-from diffusion.metric.yardsticks import draw
+from diffusion.evaluation.likelihood import bits_per_dimension
+from diffusion.metric.baselines import draw
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams, seed_for
-from diffusion.report.words import comparable, higher_is_better, protocol_line
-from diffusion.training.bits import bits_per_dimension
-from diffusion.training.checkpoint import restore
+from diffusion.report.formatting import comparable, higher_is_better, protocol_line
 
 LOOK = ["features=lite0", "n=4", "sampler.steps=2", "yardsticks=[]", "device=cpu"]
 

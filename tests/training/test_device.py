@@ -18,11 +18,16 @@ from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from diffusion.build import make
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import restore
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.errors import Interrupted, UserError
+from diffusion.evaluation import commands
+from diffusion.evaluation.cost import say_cost
+from diffusion.evaluation.generate import generate
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
-from diffusion.paths import conf_dir
 from diffusion.process import grid
 from diffusion.process.denoiser import Denoiser, clip, dynamic
 from diffusion.process.likelihood import flow_likelihood, variational_bound
@@ -46,11 +51,8 @@ from diffusion.process.schedule import linear
 from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
-from diffusion.report.metrics import read_metrics
-from diffusion.training import callbacks, commands, guard, run, signals, storage
-from diffusion.training.checkpoint import restore
-from diffusion.training.cost import say_cost
-from diffusion.training.generate import generate
+from diffusion.runs.metrics import read_metrics
+from diffusion.training import callbacks, guard, run, signals
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")

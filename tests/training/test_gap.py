@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from diffusion.report.metrics import read_metrics
-from diffusion.training.gap import OverfittingNotice, say_gap
+from diffusion.runs.metrics import read_metrics
 from diffusion.training.module import Diffusion
+from diffusion.training.overfitting import OverfittingNotice, say_gap
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion import export
+from diffusion.config.choices import conf_dir
 from diffusion.data import Split
-from diffusion.paths import conf_dir
 from diffusion.training.run import train
 
 SCORED = ("score.n=9", "samples.n=5", "score.yardsticks=[]", "seed=3", "sampler=heun", "sampler.steps=3")

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
+from diffusion.evaluation.generate import generate
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
 from diffusion.training import lr
 from diffusion.training.ema import EMA
-from diffusion.training.generate import generate
 
 
 class Walk(pl.LightningModule):

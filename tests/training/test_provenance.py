@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import diffusion
 from diffusion.errors import UserError
+from diffusion.evaluation import test_ledger as provenance
+from diffusion.evaluation.pipeline import describe_sampler
+from diffusion.evaluation.test_ledger import LooksAtTest, code_version
 from diffusion.report.compare import compare, gather
-from diffusion.report.words import sampler_name
-from diffusion.training import provenance
-from diffusion.training.provenance import LooksAtTest, code_version
-from diffusion.training.scoring import describe_sampler
+from diffusion.report.formatting import sampler_name
 
 
 def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from diffusion.build import make
+from diffusion.checkpoint.restore import restore
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.data import ImageData, to_unit
-from diffusion.paths import conf_dir
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
-from diffusion.training.checkpoint import restore
 from diffusion.training.run import train
 
 RECIPES = ("improved_ddpm", "v_cosine", "min_snr", "edm", "flow", "score_sde_vp", "score_sde_ve", "zero_snr")

@@ -8,11 +8,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from diffusion.build import make
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.data import ImageData
-from diffusion.paths import conf_dir
 from diffusion.randomness import Streams, seed_for
-from diffusion.report.metrics import read_metrics
+from diffusion.runs.metrics import read_metrics
 from diffusion.training.run import train
 
 DROPOUT = "model.dropout=0.3"

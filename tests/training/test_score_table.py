@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from diffusion.report.words import short
-from diffusion.training import telling
-from diffusion.training.telling import say_scores
+from diffusion.report.formatting import short
+from diffusion.training import summary as telling
+from diffusion.training.summary import say_scores
 
 WHATS = ("samples", "floor", "real", "untrained", "noise")
 

@@ -7,9 +7,9 @@ import signal
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion import slurm
 from diffusion.errors import Interrupted
-from diffusion.folders import new_folder
+from diffusion.runs import slurm
+from diffusion.runs.naming import new_folder
 from diffusion.training import signals
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
+from diffusion.evaluation.cost import evaluations
+from diffusion.evaluation.study import settings
 from diffusion.process.schedule import linear
-from diffusion.report.words import number
-from diffusion.training.cost import evaluations
-from diffusion.training.study import settings
+from diffusion.report.formatting import number
 
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 
@@ -49,7 +49,7 @@ def test_no_setting_is_beyond_its_budget_whatever_was_reckoned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sampler whose evaluations do not rise evenly would be reckoned wrongly; it is counted, and left out."""
-    monkeypatch.setattr("diffusion.training.study.most_steps", lambda *_: 11)
+    monkeypatch.setattr("diffusion.evaluation.study.most_steps", lambda *_: 11)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         assert {s.nfe for s in settings(["ddim"], [10, 11, 20], linear())} == {11}
     assert capsys.readouterr().out == "ddim: not within 10 evaluations, left out\n"

@@ -2,9 +2,9 @@
 
 import pytest
 
-from diffusion import sweep
-from diffusion.folders import job_folder
-from diffusion.record import write_record
+from diffusion.runs import jobs as sweep
+from diffusion.runs.naming import job_folder
+from diffusion.runs.record import write_record
 
 
 @pytest.mark.filterwarnings("error::UserWarning")  # the table of runs that left no numbers is made too

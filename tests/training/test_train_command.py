@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion.checkpoint.restore import restore
 from diffusion.report.compare import compare, gather
-from diffusion.report.metrics import read_metrics
-from diffusion.report.words import comparable
-from diffusion.training.checkpoint import restore
+from diffusion.report.formatting import comparable
+from diffusion.runs.metrics import read_metrics
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
 
@@ -233,7 +233,7 @@ def test_help_names_every_group_and_needs_no_torch(tmp_path):
         "print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    from diffusion.paths import conf_dir
+    from diffusion.config.choices import conf_dir
 
     for group in (path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
         choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from diffusion.errors import UserError
-from diffusion.training import scoring
-from diffusion.training.telling import say_scores
+from diffusion.evaluation import pipeline as scoring
+from diffusion.training.summary import say_scores
 
 
 def splits(**images: torch.Tensor) -> Any:

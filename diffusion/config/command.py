@@ -28,9 +28,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion import folders, secrets, settings, shell, slurm
+from diffusion.config import quoting as shell
+from diffusion.config import secrets, settings
+from diffusion.config.choices import choices_with, conf_dir
 from diffusion.errors import Interrupted, UserError, nearest
-from diffusion.paths import choices_with, conf_dir
+from diffusion.runs import naming as folders
+from diffusion.runs import slurm
 
 PLUGGED = ("hydra/sweeper", "hydra/launcher")  # groups whose choices come with packages
 
@@ -62,7 +65,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @functools.wraps(task)
         def main() -> None:
             if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
-                from diffusion.training.distributed import follow
+                from diffusion.training.processes import follow
 
                 return follow()  # the first process alone goes through Hydra, and tells the others
             mendable.clear()

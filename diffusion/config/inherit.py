@@ -12,8 +12,8 @@ from hydra import compose
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.config.choices import shipped
 from diffusion.errors import UserError, nearest
-from diffusion.paths import shipped
 
 RUN = "run"
 PLACED = {"sampler": ("grid", "threshold", "variance"), "features": (), "metrics": (), "data": ()}  # groups within each

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.build import make
+from diffusion.config.build import make
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
+from diffusion.evaluation.test_ledger import code_version
 from diffusion.files import replace
+from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import ReferenceStatistics, reference_statistics
 from diffusion.metric.score import DISTANCES, Factory, Score, score, score_features, wants_spatial
-from diffusion.metric.yardsticks import divide, draw, noise_images
-from diffusion.training.provenance import code_version
 
 Record = dict[str, Any]
 

@@ -11,9 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.errors import UserError
-from diffusion.report.metrics import Metrics, read_metrics
-from diffusion.report.words import Record, first_line
+from diffusion.errors import UserError, first_line
+from diffusion.runs.metrics import Metrics, read_metrics
 
 CONFIGS = (
     "config.yaml",
@@ -98,7 +97,7 @@ class Run:
         return _json(self.folder / "run.json", {})
 
     @cached_property
-    def scores(self) -> list[Record]:
+    def scores(self) -> list[dict[str, Any]]:
         return _json(self.folder / "scores.json", [])
 
     @cached_property

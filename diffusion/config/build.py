@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from diffusion.config.choices import choices_with, shipped
+from diffusion.config.settings import check_arguments
 from diffusion.errors import UserError
-from diffusion.paths import choices_with, shipped
 from diffusion.process.denoiser import Denoiser
-from diffusion.settings import check_arguments
 
 PARTS = ("model", "schedule", "prediction", "data")  # of a configuration that comes with a file, what is built
 FURTHER = ("sampler", "features", "metrics")  # and what may be: an exported file need not hold it

@@ -1,11 +1,11 @@
 """Sweeps that survive: a job of a multirun is a process of its own, and what is complete is not run again.
 
 Whatever ends a job (an error, no memory left, `kill -9`), the sweep says so, records it in the job's run.json and goes
-on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or failed there. `python -m diffusion.sweep
+on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or failed there. `python -m diffusion.runs.jobs
 FOLDER` is such a process: it runs the configuration that FOLDER/config.yaml holds.
 """
 
-from diffusion import early
+from diffusion.runs import early_signals as early
 
 if __name__ == "__main__":
     early.watch()  # before the imports that take long
@@ -30,12 +30,13 @@ from hydra.core.utils import configure_log, setup_globals
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion import command, slurm
+from diffusion.config import command
 from diffusion.console import console
 from diffusion.errors import Interrupted, Taken, UserError
 from diffusion.files import replace
-from diffusion.folders import OVERRIDES
-from diffusion.record import beginning, claim, read_record, write_record
+from diffusion.runs import slurm
+from diffusion.runs.naming import OVERRIDES
+from diffusion.runs.record import beginning, claim, read_record, write_record
 
 
 class JobFailed(UserError):
@@ -97,7 +98,7 @@ def same_job(cfg: DictConfig, folder: Path) -> bool:
 def isolated(folder: Path) -> Any:
     """Run `folder`/config.yaml in a process of its own; its result. JobFailed says how it ended otherwise."""
     with waiting() as (received, processes):
-        process = subprocess.Popen([sys.executable, "-m", "diffusion.sweep", str(folder)])
+        process = subprocess.Popen([sys.executable, "-m", "diffusion.runs.jobs", str(folder)])
         processes.append(process)
         for number in received:
             process.send_signal(number)

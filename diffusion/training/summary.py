@@ -10,7 +10,7 @@ from rich.table import Table
 
 from diffusion.console import console, duration
 from diffusion.data import ImageData
-from diffusion.report.words import Record, interval, short
+from diffusion.report.formatting import Record, interval, short
 from diffusion.training.module import Diffusion
 
 

@@ -39,11 +39,6 @@ def csv_of(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, without what follows its first line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def sampler_name(node: Mapping[str, Any]) -> str:
     """`DDIM(steps=50, eta=0, grid=karras(rho=7))` of a record's sampler, without what is not set.
 

@@ -11,13 +11,13 @@ from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
-from diffusion.metric.copies import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
+from diffusion.evaluation.pipeline import Record
+from diffusion.evaluation.test_ledger import code_version
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.memorization import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
 from diffusion.metric.reference import features_of
 from diffusion.report import style
-from diffusion.report.copies import pairs
-from diffusion.training.provenance import code_version
-from diffusion.training.scoring import Record
+from diffusion.report.pairs import pairs
 
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
+from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError, nearest
-from diffusion.paths import conf_dir
 
 
 @dataclass(frozen=True)

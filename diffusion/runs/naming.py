@@ -16,9 +16,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion import slurm
 from diffusion.console import console
 from diffusion.files import replace
+from diffusion.runs import slurm
 
 OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
 GOING_ON = ("ckpt=auto", "ckpt=last", "ckpt=null")  # from what this very run has saved

@@ -9,13 +9,12 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from diffusion import build
-from diffusion.errors import UserError
-from diffusion.report.words import first_line
-from diffusion.training import storage
+from diffusion.config import build
+from diffusion.errors import UserError, first_line
+from diffusion.files import replacing
 
 if TYPE_CHECKING:
-    from diffusion.training.checkpoint import Restored
+    from diffusion.checkpoint.restore import Restored
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
@@ -40,7 +39,7 @@ def export(restored: "Restored", file: Path) -> Path:
         "epoch": str(restored.epoch),
         "weights": restored.weights,
     }
-    with storage.replacing(file) as target:
+    with replacing(file, durable=True) as target:
         target.write(save(tensors, metadata))
     return file
 

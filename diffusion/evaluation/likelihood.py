@@ -10,17 +10,17 @@ from torch import Tensor
 from diffusion.console import console, duration, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
+from diffusion.evaluation.cost import seconds_per_evaluation
+from diffusion.evaluation.pipeline import Record
+from diffusion.evaluation.test_ledger import code_version
+from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
-from diffusion.metric.yardsticks import draw
 from diffusion.process.denoiser import Denoise, Estimate, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.schedule import Discrete
 from diffusion.process.variance import fixed_small, learned_range
 from diffusion.randomness import Streams, seed_for
 from diffusion.training.callbacks import device_name
-from diffusion.training.cost import seconds_per_evaluation
-from diffusion.training.provenance import code_version
-from diffusion.training.scoring import Record
 
 CONTINUOUS = 1000  # steps on a schedule that has none of its own
 

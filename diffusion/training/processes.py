@@ -1,13 +1,13 @@
 """Several processes, one run: all use the first one's exact configuration, checkpoint and folder.
 
 Whoever starts the processes, only the first of them goes through Hydra. Lightning (`trainer.devices=2`) starts the
-others as `python -m diffusion.training.distributed FOLDER [CKPT]`, which reads the configuration that the first wrote
+others as `python -m diffusion.training.processes FOLDER [CKPT]`, which reads the configuration that the first wrote
 there; so it does not matter whether that one is a plain run, a job of a sweep, or in a joblib or submitit worker, none
 of which could be started a second time from the command line. Under torchrun the others wait for the same message in
 its store. On several machines the run's folder must lie on a file system that all of them see.
 """
 
-from diffusion import early
+from diffusion.runs import early_signals as early
 
 if __name__ == "__main__":
     early.watch()  # before the imports that take long
@@ -45,7 +45,7 @@ def leading(folder: Path, ckpt: Path | None) -> Iterator[None]:
     Afterwards they have ended, the process group is gone, and so are Lightning's variables: the next job of a sweep in
     this process starts its own. `ckpt` is the very file to go on from: `last` may be another one by now.
     """
-    command = [sys.executable, "-m", "diffusion.training.distributed", str(folder), *([str(ckpt)] if ckpt else [])]
+    command = [sys.executable, "-m", "diffusion.training.processes", str(folder), *([str(ckpt)] if ckpt else [])]
     followers = Followers()
     replaced = {
         (fabric, "_hydra_subprocess_cmd"): lambda local_rank: (command, os.getcwd()),

@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion import slurm
 from diffusion.errors import Taken
 from diffusion.files import replace
+from diffusion.runs import slurm
 from diffusion.status import process, state
 
 

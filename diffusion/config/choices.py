@@ -1,6 +1,5 @@
-"""Where things live: the configs, and the cache of decoded images and reference statistics."""
+"""The choices that conf/ offers: a folder for each group, a yaml file for each choice."""
 
-import os
 import re
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-PACKAGE = Path(__file__).resolve().parent
+from diffusion.files import PACKAGE
 
 
 def conf_dir() -> Path:
@@ -27,16 +26,3 @@ def choices_with(group: str, key: str) -> list[str]:
 def shipped(group: str) -> list[Any]:
     """The choices of a group, as they are written in conf/."""
     return [yaml.safe_load(file.read_text()) for file in sorted((conf_dir() / group).rglob("*.yaml"))]
-
-
-def cache_dir(*parts: str) -> Path:
-    """`$DIFFUSION_CACHE`, else `$XDG_CACHE_HOME/diffusion-experiments`, else `~/.cache/diffusion-experiments`.
-
-    The folder (with `parts` joined) is created. Whatever lies here can be deleted; it is made again when needed.
-    """
-    chosen = os.environ.get("DIFFUSION_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(chosen) if chosen else Path(home) / "diffusion-experiments"
-    folder = folder.joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

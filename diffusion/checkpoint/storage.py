@@ -5,13 +5,12 @@ is written to a temporary file beside its place, flushed to the disk and renamed
 So at every moment the name holds the old file or the new one, whole, wherever the process is killed.
 """
 
-import contextlib
 import hashlib
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +19,12 @@ from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.files import remove_parts, replacing
 
 END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, of which the last two are the comment's length
 RECORD = 22
 LABEL = b"sha256:"
 COMMENT = len(LABEL) + 64
-TEMPORARY = ".saving-"
 NUMBERED = re.compile(r"step-(\d+)\.ckpt")
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError)  # torch.load's
 PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
@@ -43,8 +42,8 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     """
     check_plain(contents)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent)
-    with replacing(path) as file:
+    remove_parts(path.parent)
+    with replacing(path, durable=True) as file:
         sealed = Sealed(file)
         try:
             torch.save(dict(contents), sealed)  # type: ignore[arg-type]  # it needs write alone
@@ -98,78 +97,11 @@ def verify(path: Path, sealed: bool = False) -> None:
         raise Damaged("its content is not what was written (SHA-256 differs)")
 
 
-def link(source: Path, path: Path) -> None:
-    """Give `source` a second name, as atomically as `save`; a copy where the file system has no hard links."""
-    with replacing(path, create=False) as temporary:
-        try:
-            os.link(source, temporary.name)
-        except OSError:
-            copy_contents(source, Path(temporary.name))
-
-
-def copy(source: Path, path: Path) -> None:
-    """Copy a file, as atomically as `save`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, create=False) as temporary:
-        copy_contents(source, Path(temporary.name))
-
-
-def copy_contents(source: Path, target: Path) -> None:
-    """Copy a file's bytes to the disk."""
-    with source.open("rb") as old, target.open("wb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
-
-
-class Named:
-    """A file that is not open."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-
-@contextlib.contextmanager
-def replacing(path: Path, create: bool = True) -> Iterator[Any]:
-    """Within: a temporary file beside `path` (with `create` False its name alone), which then takes `path`'s place."""
-    temporary = path.parent / f"{TEMPORARY}{path.name}-{os.getpid()}"
-    try:
-        if create:
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            temporary.unlink(missing_ok=True)
-            yield Named(str(temporary))
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: a rename is not kept through a power cut before."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left behind."""
-    for leftover in folder.glob(f"{TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
-
-
 def probe(folder: Path) -> None:
     """Write a file in `folder` as a checkpoint is written, and remove it. Raises OSError where that cannot be."""
     folder.mkdir(parents=True, exist_ok=True)
-    trial = folder / f"{TEMPORARY}trial"
-    with replacing(trial) as file:
+    trial = folder / ".trial"
+    with replacing(trial, durable=True) as file:
         file.write(b"x")
     trial.unlink()
 

@@ -9,26 +9,25 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from diffusion import own
-from diffusion.build import make
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config import inherit as own
+from diffusion.config.build import make
 from diffusion.console import console, count
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
+from diffusion.evaluation import pipeline as scoring
+from diffusion.evaluation.cost import say_cost
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.likelihood import bits_per_dimension
+from diffusion.evaluation.memorization import audit_samples, check
+from diffusion.evaluation.test_ledger import LooksAtTest
 from diffusion.files import replace
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
-from diffusion.report.words import first_line
-from diffusion.training import scoring
-from diffusion.training.audit import audit_samples, check
-from diffusion.training.bits import bits_per_dimension
-from diffusion.training.checkpoint import Restored, restore
-from diffusion.training.cost import say_cost
-from diffusion.training.generate import generate
-from diffusion.training.provenance import LooksAtTest
-from diffusion.training.telling import quiet_libraries, say_scores
+from diffusion.training.summary import quiet_libraries, say_scores
 
 SHOWN = 8  # images of a trajectory
 MOST_FRAMES = 100  # of a GIF

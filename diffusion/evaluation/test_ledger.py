@@ -14,9 +14,8 @@ from torch import nn
 import diffusion
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.files import replace
+from diffusion.files import PACKAGE, replace
 from diffusion.metric.features import digest
-from diffusion.paths import PACKAGE
 
 LOCK = "test.json"
 

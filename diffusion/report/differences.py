@@ -15,9 +15,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from diffusion.report.folder import Run
-from diffusion.report.words import describe
-from diffusion.settings import has
+from diffusion.config.settings import has
+from diffusion.report.formatting import describe
+from diffusion.runs.folder import Run
 
 MISSING = "—"
 

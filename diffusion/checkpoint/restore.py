@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion import build
+from diffusion.checkpoint import exported as exchange
+from diffusion.checkpoint import storage
+from diffusion.config import build
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.evaluation.test_ledger import network_hash
 from diffusion.process.denoiser import Denoiser
-from diffusion.record import living
-from diffusion.training import exchange, storage
-from diffusion.training.provenance import network_hash
+from diffusion.runs.record import living
 
 PREFIX = "denoiser.network."
 

@@ -10,21 +10,21 @@ from typing import Any
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.build import make
+from diffusion.checkpoint.restore import restore
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
 from diffusion.console import console, count, duration
 from diffusion.errors import UserError
-from diffusion.paths import conf_dir
+from diffusion.evaluation import pipeline as scoring
+from diffusion.evaluation.commands import choose_device, keep_configuration, reference_data, shape_of
+from diffusion.evaluation.cost import evaluations, seconds_per_evaluation
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.test_ledger import LooksAtTest
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
-from diffusion.training import scoring
 from diffusion.training.callbacks import device_name
-from diffusion.training.checkpoint import restore
-from diffusion.training.commands import choose_device, keep_configuration, reference_data, shape_of
-from diffusion.training.cost import evaluations, seconds_per_evaluation
-from diffusion.training.generate import generate
-from diffusion.training.provenance import LooksAtTest
-from diffusion.training.telling import quiet_libraries
+from diffusion.training.summary import quiet_libraries
 
 ALL = "all"  # samplers=all
 
