@@ -1,4 +1,4 @@
-"""The networks; torch only. (x (B, C, H, W), label (B,)) -> (B, out_channels, H, W), and `downsampling`."""
+"""The networks; torch only. (x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)."""
 
 from diffusion.model.unet import UNet
 from diffusion.model.unet_memoire import MemoirUNet

@@ -2,8 +2,8 @@
 
 The equal settings there: `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
 `attention_head_dim=head_dim`, `dropout=dropout`, "AttnDownBlock2D" / "AttnUpBlock2D" where `attention` is true (the
-up blocks are listed from the deepest), and what `google/ddpm-cifar10-32` sets: `norm_eps=1e-6`,
-`downsample_padding=0`, `freq_shift=1`, `flip_sin_to_cos=False`.
+up blocks are listed from the deepest), `num_class_embeds=classes + 1` where there are classes, and what
+`google/ddpm-cifar10-32` sets: `norm_eps=1e-6`, `downsample_padding=0`, `freq_shift=1`, `flip_sin_to_cos=False`.
 """
 
 import re
@@ -15,6 +15,7 @@ from torch import Tensor
 # (diffusers', ours); {} is a number, the same on both sides. The first entry that matches a name's start is taken.
 MODULES = [
     ("time_embedding.linear_{}.", "time.linear{}."),
+    ("class_embedding.", "time.classes."),
     ("conv_in.", "stem."),
     ("down_blocks.{}.attentions.{}.", "encoder.stage{}_block{}.attention."),
     ("down_blocks.{}.resnets.{}.", "encoder.stage{}_block{}."),

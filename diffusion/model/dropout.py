@@ -23,9 +23,12 @@ class Examples:
 
 
 @contextlib.contextmanager
-def examples(index: Tensor) -> Iterator[None]:
-    """Within: row i of what a network is given is the example of number `index[i]`, (B,) on any device."""
-    before, Examples.numbers = Examples.numbers, index.int()
+def examples(index: Tensor | None) -> Iterator[None]:
+    """Within: row i of what a network is given is the example of number `index[i]`, (B,) on any device.
+
+    None: which examples they are is not known.
+    """
+    before, Examples.numbers = Examples.numbers, None if index is None else index.int()
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How a network is told the time: sinusoids of the label, then a small MLP."""
+"""The embedding of the noise level and of the class: sinusoids of the label, a small MLP, a vector for each class."""
 
 import math
 
@@ -7,31 +7,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def sinusoidal(label: Tensor, width: int) -> Tensor:
-    """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), with ω_k = 10000^(−k/(width/2 − 1)), k = 0 … width/2 − 1.
+def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
+    """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), ω_k = 10000^(−k/(width/2 − shift)), k = 0 … width/2 − 1.
 
-    Vaswani et al. 2017, §3.5, in DDPM's arrangement (sines first). Always float32: in bfloat16 the labels 998 and
-    999 are one number.
+    Vaswani et al. 2017, §3.5, in DDPM's arrangement (sines first); shift 1 is DDPM's, 0 ADM's. Always float32: in
+    bfloat16 the labels 998 and 999 are one number.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float32, device=label.device)
-    omega = torch.exp(-math.log(10000) * k / (half - 1))
+    omega = torch.exp(-math.log(10000) * k / (half - shift))
     phase = label.float()[:, None] * omega
     return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 class TimeEmbedding(nn.Module):
-    """label (B,) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label))).
+    """label (B,), rows (B,) or None -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + the class's vector).
 
-    The last silu is DDPM's too, which applies it again in each residual block; once is enough.
+    The last silu is DDPM's too, which applies it again in each residual block; once is enough. The vector is added as
+    in ADM (Dhariwal, Nichol 2021) and DiT.
+
+    Args:
+        width: the number of sinusoids.
+        features: the length of the result.
+        classes: K; `rows` are from 0 to K, where K is "no class". 0: there are no rows.
+        shift: of the frequencies, see `sinusoidal`.
+        cosines_first: [cos, sin] instead of [sin, cos], as in ADM and DiT.
     """
 
-    def __init__(self, width: int, features: int):
+    def __init__(self, width: int, features: int, classes: int = 0, shift: int = 1, cosines_first: bool = False):
         super().__init__()
         self.width = width
+        self.shift = shift
+        self.cosines_first = cosines_first
         self.linear1 = nn.Linear(width, features)
         self.linear2 = nn.Linear(features, features)
+        if classes:
+            self.classes = nn.Embedding(classes + 1, features)
 
-    def forward(self, label: Tensor) -> Tensor:
-        waves = sinusoidal(label, self.width).to(self.linear1.weight.dtype)
-        return F.silu(self.linear2(F.silu(self.linear1(waves))))
+    def forward(self, label: Tensor, rows: Tensor | None = None) -> Tensor:
+        waves = sinusoidal(label, self.width, self.shift)
+        if self.cosines_first:
+            waves = waves.roll(self.width // 2, dims=1)
+        emb = self.linear2(F.silu(self.linear1(waves.to(self.linear1.weight.dtype))))
+        return F.silu(emb if rows is None else emb + self.classes(rows))

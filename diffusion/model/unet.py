@@ -5,15 +5,18 @@
              every output of the encoder is concatenated, last in first out, to the input of one decoder block
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
+from diffusion.model.network import Network
 
 EPS = 1e-6  # of every group norm, as in DDPM
 
@@ -21,10 +24,10 @@ EPS = 1e-6  # of every group norm, as in DDPM
 class Attention(nn.Module):
     """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; zero-initialised W_o."""
 
-    def __init__(self, channels: int, groups: int, head_dim: int):
+    def __init__(self, channels: int, groups: int, head_dim: int, eps: float = EPS):
         super().__init__()
         self.head_dim = head_dim
-        self.norm = nn.GroupNorm(groups, channels, EPS)
+        self.norm = nn.GroupNorm(groups, channels, eps)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
 
@@ -69,29 +72,42 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
-    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution w.
+def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
 
     Both are linear, so together they are one transposed convolution of stride 2 by the 4×4 kernel w ∗ 1₂ₓ₂: the same
     numbers with 2.25 times fewer products, and the enlarged image is never made.
     """
+    w = conv.weight.transpose(0, 1).flip(2, 3)
+    kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)  # the sum of each 2×2 window
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+class Upsample(nn.Module):
+    """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        w = self.conv.weight.transpose(0, 1).flip(2, 3)
-        kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)  # the sum of each 2×2 window
-        return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        return enlarged(x, self.conv)
 
 
-class UNet(nn.Module):
-    """x (B, in_channels, H, W), label (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+def joined(unit: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+    """A block of the decoder: of h and an output of the encoder, concatenated."""
+    return unit(torch.cat([h, skip], dim=1), emb)
+
+
+Units = tuple[Callable[[int, int, bool], nn.Module], Callable[[int], nn.Module], Callable[[int], nn.Module]]
+
+
+class UNet(Network):
+    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     H and W are multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images
     H/2^i × W/2^i.
@@ -105,10 +121,15 @@ class UNet(nn.Module):
         dropout: within residual blocks.
         groups: of each group norm.
         head_dim: channels per attention head; None is a single head, as in DDPM.
+        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        patch: p; the network works on images H/p × W/p whose channels are the pixels of each p×p square.
+        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
 
     Raises:
         UserError: where these do not fit one another.
     """
+
+    eps = EPS
 
     def __init__(
         self,
@@ -120,8 +141,13 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         groups: int = 32,
         head_dim: int | None = None,
+        classes: Annotated[int, Ge(0)] = 0,
+        patch: Annotated[int, Ge(1)] = 1,
+        checkpointing: bool = False,
     ):
-        super().__init__()
+        super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
+        if not channels:
+            raise UserError("model.channels is empty: give the width of at least one level, such as [64,128]")
         if blocks < 1 or groups < 1:
             raise UserError(f"model.blocks={blocks} model.groups={groups}: at least one of each is needed")
         if len(attention) != len(channels):
@@ -134,14 +160,12 @@ class UNet(nn.Module):
                 f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}"
                 f"{f' and model.head_dim={head_dim}' if head_dim else ''}: change one of them"
             )
-        self.downsampling = 2 ** (len(channels) - 1)
+        self.patch = patch
         features = 4 * channels[0]
+        block, down, up = self.units(features, groups, dropout, head_dim)
 
-        def block(c_in: int, c_out: int, attend: bool) -> Block:
-            return Block(c_in, c_out, features, groups, dropout, (head_dim or c_out) if attend else None)
-
-        self.time = TimeEmbedding(channels[0], features)
-        self.stem = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.time = TimeEmbedding(channels[0], features, classes)
+        self.stem = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
 
         self.encoder = nn.ModuleDict()
@@ -151,7 +175,7 @@ class UNet(nn.Module):
                 width = c
                 skips.append(c)
             if i < len(channels) - 1:
-                self.encoder[f"stage{i}_down"] = Downsample(c)
+                self.encoder[f"stage{i}_down"] = down(c)
                 skips.append(c)
 
         self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
@@ -162,11 +186,19 @@ class UNet(nn.Module):
                 self.decoder[f"stage{i}_block{j}"] = block(width + skips.pop(), c, attention[-1 - i])
                 width = c
             if i < len(channels) - 1:
-                self.decoder[f"stage{i}_up"] = Upsample(c)
+                self.decoder[f"stage{i}_up"] = up(c)
 
-        self.norm = nn.GroupNorm(groups, width, EPS)
-        self.out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.norm = nn.GroupNorm(groups, width, self.eps)
+        self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.initialise()
+
+    def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
+        """What the network is built from: block(c_in, c_out, with attention), down(channels) and up(channels)."""
+
+        def block(c_in: int, c_out: int, attend: bool) -> Block:
+            return Block(c_in, c_out, features, groups, dropout, (head_dim or c_out) if attend else None)
+
+        return block, Downsample, Upsample
 
     def initialise(self) -> None:
         """DDPM's: Glorot-uniform weights, zero biases; zero weights at the end of each residual branch and of all."""
@@ -182,15 +214,17 @@ class UNet(nn.Module):
                 nn.init.zeros_(module.out.weight)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        emb = self.time(label)
-        h = self.stem(x)
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        self.check_size(*x.shape[2:])
+        emb = self.time(label, self.rows(classes, label))
+        h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for unit in self.encoder.values():
-            h = unit(h, emb) if isinstance(unit, Block) else unit(h)
+            h = self.run(unit, h, emb)
             skips.append(h)
         for block in self.middle:
-            h = block(h, emb)
-        for unit in self.decoder.values():
-            h = unit(torch.cat([h, skips.pop()], dim=1), emb) if isinstance(unit, Block) else unit(h)
-        return self.out(F.silu(self.norm(h)))
+            h = self.run(block, h, emb)
+        for name, unit in self.decoder.items():
+            h = self.run(unit, h, emb) if name.endswith("_up") else self.run(joined, unit, h, skips.pop(), emb)
+        y = self.out(F.silu(self.norm(h)))
+        return F.pixel_shuffle(y, self.patch) if self.patch > 1 else y

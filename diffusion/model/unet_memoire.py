@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.model.embedding import TimeEmbedding
+from diffusion.model.network import Network
 
 
 class Stage(nn.Module):
@@ -25,8 +28,13 @@ class Stage(nn.Module):
         return F.relu(self.conv2(h))
 
 
-class MemoirUNet(nn.Module):
-    """x (B, in_channels, H, W), label (B,) -> (B, out_channels, H, W).
+def joined(stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+    """A stage of the decoder: x enlarged, and the encoder's features of that size."""
+    return stage(torch.cat([up(x), skip], dim=1), emb)
+
+
+class MemoirUNet(Network):
+    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W).
 
     Encoder: one `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
     Decoder: a transposed convolution of stride 2, the encoder's features of that size concatenated, and a `Stage`.
@@ -39,6 +47,8 @@ class MemoirUNet(nn.Module):
         channels: the width of each stage of the encoder, and of the decoder in reverse.
         bottleneck: the width at the smallest size.
         features: the length of the time embedding.
+        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
 
     Raises:
         UserError: where `channels` is empty.
@@ -51,12 +61,13 @@ class MemoirUNet(nn.Module):
         channels: Sequence[int] = (64, 128, 256),
         bottleneck: int = 512,
         features: int = 256,
+        classes: Annotated[int, Ge(0)] = 0,
+        checkpointing: bool = False,
     ):
-        super().__init__()
+        super().__init__(2 ** len(channels), classes, checkpointing)
         if not channels:
             raise UserError("model.channels is empty: give the width of at least one stage, such as [64,128,256]")
-        self.downsampling = 2 ** len(channels)
-        self.time = TimeEmbedding(channels[0], features)
+        self.time = TimeEmbedding(channels[0], features, classes)
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))
         self.bottleneck = Stage(channels[-1], bottleneck, features)
@@ -71,14 +82,15 @@ class MemoirUNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        emb = self.time(label)
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        self.check_size(*x.shape[2:])
+        emb = self.time(label, self.rows(classes, label))
         skips = []
         for stage in self.encoder:
-            x = stage(x, emb)
+            x = self.run(stage, x, emb)
             skips.append(x)
             x = F.max_pool2d(x, 2)
-        x = self.bottleneck(x, emb)
+        x = self.run(self.bottleneck, x, emb)
         for up, stage in zip(self.up, self.decoder, strict=True):
-            x = stage(torch.cat([up(x), skips.pop()], dim=1), emb)
+            x = self.run(joined, stage, up, x, skips.pop(), emb)
         return self.out(x)

@@ -13,11 +13,12 @@ SETTINGS = {
     "unet_small": {"channels": (16, 32, 64, 64), "attention": (False, False, True, False), "groups": 8},
     "unet_base": {"channels": (32, 64, 64, 64), "attention": (False, True, False, False), "groups": 32, "dropout": 0.1},
     "unet_tiny": {"channels": (16, 24, 32, 48), "attention": (False, False, True, True), "blocks": 1, "groups": 8},
+    "classes": {"channels": (16, 32), "attention": (False, True), "groups": 8, "classes": 5},
     "heads": {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8, "out_channels": 6},
 }
 
 
-def theirs(channels, attention, groups, blocks=2, dropout=0.0, head_dim=None, out_channels=3) -> nn.Module:  # type: ignore[no-untyped-def]
+def theirs(channels, attention, groups, blocks=2, dropout=0.0, head_dim=None, out_channels=3, classes=0) -> nn.Module:  # type: ignore[no-untyped-def]
     return diffusers.UNet2DModel(
         out_channels=out_channels,
         block_out_channels=channels,
@@ -31,6 +32,7 @@ def theirs(channels, attention, groups, blocks=2, dropout=0.0, head_dim=None, ou
         downsample_padding=0,
         freq_shift=1,
         flip_sin_to_cos=False,
+        num_class_embeds=classes + 1 if classes else None,
     )
 
 
@@ -47,8 +49,9 @@ def randomised(network: nn.Module) -> nn.Module:
 def agree(ours: nn.Module, other: nn.Module, height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
     label = torch.tensor([0, 731])
+    classes = torch.tensor([3, ours.classes]) if ours.classes else None
     with torch.no_grad():
-        y, expected = ours(x, label.float()), other(x, label).sample
+        y, expected = ours(x, label.float(), classes), other(x, label, class_labels=classes).sample
     assert expected.std() > 0.01
     assert relative(y, expected) < 1e-5
 
@@ -90,7 +93,7 @@ def test_the_published_structure_of_ddpm_cifar10() -> None:
 
 
 def test_another_architecture_s_weights_are_named() -> None:
-    with pytest.raises(KeyError, match=r"class_embedding\.weight"):
-        from_diffusers({"class_embedding.weight": torch.zeros(1)})
+    with pytest.raises(KeyError, match=r"add_embedding\.weight"):
+        from_diffusers({"add_embedding.weight": torch.zeros(1)})
     with pytest.raises(KeyError, match=r"bottleneck\.conv1\.weight"):
         to_diffusers({"bottleneck.conv1.weight": torch.zeros(1)})

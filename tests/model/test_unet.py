@@ -1,5 +1,6 @@
 """The DDPM U-Net by itself: what it is at initialisation, what reaches what, and its 2x upsampling."""
 
+import hashlib
 import math
 
 import pytest
@@ -39,6 +40,41 @@ def test_the_output_is_exactly_zero_at_initialisation(out_channels: int, height:
     y = small(out_channels=out_channels)(x, label)
     assert y.shape == (2, out_channels, height, width)
     assert torch.equal(y, torch.zeros_like(y))
+
+
+def test_seeds_give_the_weights_that_they_gave_before_there_were_classes_and_patches() -> None:
+    """The digest is of the network as it was without these arguments."""
+    torch.manual_seed(0)
+    weights = small().state_dict()
+    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest()
+    assert digest.startswith("7433efa3aa61d15e")
+    assert list(weights)[:2] == ["time.linear1.weight", "time.linear1.bias"]
+    torch.manual_seed(0)
+    explicit = small(classes=0, patch=1, checkpointing=False).state_dict()
+    assert all(torch.equal(explicit[name], weights[name]) for name in weights)
+
+
+def test_a_class_whose_vector_is_zero_changes_nothing_bit_for_bit() -> None:
+    plain, (x, label) = awake(small()), images()
+    conditional = small(classes=3).eval()
+    missing, unexpected = conditional.load_state_dict(plain.state_dict(), strict=False)
+    assert (missing, unexpected) == (["time.classes.weight"], [])
+    assert conditional.time.classes.weight.shape == (4, 64)
+    nn.init.zeros_(conditional.time.classes.weight)
+    assert torch.equal(conditional(x, label, torch.tensor([0, 2])), plain(x, label))
+    assert torch.equal(conditional(x, label), plain(x, label))
+
+
+def test_a_patch_is_the_network_of_unshuffled_pixels() -> None:
+    settings = {"in_channels": 2, "out_channels": 4}
+    network = awake(small(**settings, patch=2))
+    inner = small(in_channels=8, out_channels=16).eval()
+    inner.load_state_dict(network.state_dict())
+    x, label = torch.randn(2, 2, 8, 12), torch.tensor([3.0, 700.0])
+    assert network.downsampling == 2 * inner.downsampling == 4
+    expected = F.pixel_shuffle(inner(F.pixel_unshuffle(x, 2), label), 2)
+    assert expected.shape == (2, 4, 8, 12)
+    assert torch.equal(network(x, label), expected)
 
 
 def test_each_residual_block_is_its_shortcut_at_initialisation() -> None:
@@ -151,13 +187,14 @@ def test_downsampling_is_the_divisor() -> None:
     assert network.downsampling == 4
     y = network(*images(height=4, width=8))
     assert y.shape[2:] == (4, 8)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(UserError, match=r"images of 6×8 pixels, but UNet needs .* multiples of 4, such as 8×8"):
         network(*images(height=6, width=8))
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
+        ({"channels": (), "attention": ()}, "model.channels is empty"),
         ({"attention": (True,)}, "model.attention has 1 entries and model.channels 2"),
         ({"channels": (16, 20)}, "model.channels has 20, not a multiple of model.groups=8"),
         ({"head_dim": 12}, "model.head_dim=12"),
