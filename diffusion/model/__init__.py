@@ -1,6 +1,7 @@
 """The networks; torch only. (x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)."""
 
 from diffusion.model.unet import UNet
+from diffusion.model.unet_adm import ADMUNet
 from diffusion.model.unet_memoire import MemoirUNet
 
-__all__ = ["MemoirUNet", "UNet"]
+__all__ = ["ADMUNet", "MemoirUNet", "UNet"]

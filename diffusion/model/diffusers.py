@@ -1,9 +1,13 @@
-"""Weights to and from diffusers' `UNet2DModel`: the same network under other names. It does not import diffusers.
+"""Weights to and from diffusers' networks: the same networks under other names. It does not import diffusers.
 
-The equal settings there: `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
-`attention_head_dim=head_dim`, `dropout=dropout`, "AttnDownBlock2D" / "AttnUpBlock2D" where `attention` is true (the
-up blocks are listed from the deepest), `num_class_embeds=classes + 1` where there are classes, and what
+`UNet` is a `UNet2DModel` with `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
+`attention_head_dim=head_dim`, `dropout=dropout`, `num_class_embeds=classes + 1` where there are classes,
+"AttnDownBlock2D" / "AttnUpBlock2D" where `attention` is true (the up blocks are listed from the deepest), and what
 `google/ddpm-cifar10-32` sets: `norm_eps=1e-6`, `downsample_padding=0`, `freq_shift=1`, `flip_sin_to_cos=False`.
+
+`ADMUNet` is one with "ResnetDownsampleBlock2D" / "ResnetUpsampleBlock2D" where `attention` is false,
+`resnet_time_scale_shift="scale_shift"`, `downsample_type="resnet"`, `upsample_type="resnet"`,
+`attn_norm_num_groups=groups`, and else the defaults (`norm_eps=1e-5`, `freq_shift=0`, `flip_sin_to_cos=True`).
 """
 
 import re
@@ -48,14 +52,14 @@ def rename(key: str, modules: list[tuple[str, str]], layers: list[tuple[str, str
                     rest = new_layer + rest.removeprefix(old_layer)
                     break
             return new.format(*match.groups()) + rest
-    raise KeyError(f"{key!r} is no weight of the DDPM U-Net")
+    raise KeyError(f"{key!r} is no weight of a network that diffusers and this project share")
 
 
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet` from that of the `UNet2DModel` of the same settings.
+    """The `state_dict` of a `UNet` or `ADMUNet` from that of the `UNet2DModel` of the same settings.
 
     Raises:
-        KeyError: at a name that a DDPM U-Net does not have (another architecture).
+        KeyError: at a name that none of our networks has (another architecture).
     """
     fused: dict[str, Tensor] = {}
     for key, tensor in weights.items():
@@ -68,10 +72,10 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet2DModel` from that of the `UNet` of the same settings.
+    """The `state_dict` of a `UNet2DModel` from that of the `UNet` or `ADMUNet` of the same settings.
 
     Raises:
-        KeyError: at a name that a `UNet` does not have.
+        KeyError: at a name that these do not have.
     """
     modules, layers = ([(theirs, ours)[::-1] for theirs, ours in table] for table in (MODULES, LAYERS))
     split: dict[str, Tensor] = {}

@@ -155,16 +155,21 @@ class UNet(Network):
                 f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
                 "give one true or false per level"
             )
-        if unfit := [c for c in channels if c % groups or c % (head_dim or 1)]:
+        if unfit := [c for c in channels if c % groups]:
             raise UserError(
-                f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}"
-                f"{f' and model.head_dim={head_dim}' if head_dim else ''}: change one of them"
+                f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}: change one of them"
+            )
+        attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
+        if unfit := [c for c in attending if c % (head_dim or 1)]:
+            raise UserError(
+                f"model.channels has {unfit[0]}, with attention, not a multiple of model.head_dim={head_dim}: "
+                "change one of them"
             )
         self.patch = patch
         features = 4 * channels[0]
         block, down, up = self.units(features, groups, dropout, head_dim)
 
-        self.time = TimeEmbedding(channels[0], features, classes)
+        self.time = self.embedding(channels[0], features)
         self.stem = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
 
@@ -191,6 +196,10 @@ class UNet(Network):
         self.norm = nn.GroupNorm(groups, width, self.eps)
         self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.initialise()
+
+    def embedding(self, width: int, features: int) -> TimeEmbedding:
+        """The embedding of the label by so many sinusoids, and of the class."""
+        return TimeEmbedding(width, features, self.classes)
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
         """What the network is built from: block(c_in, c_out, with attention), down(channels) and up(channels)."""

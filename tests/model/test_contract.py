@@ -6,11 +6,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffusion.errors import UserError
-from diffusion.model import MemoirUNet, UNet
+from diffusion.model import ADMUNet, MemoirUNet, UNet
 from diffusion.model.dropout import examples
 from diffusion.model.network import Network
 
 SMALL: dict[type[Network], dict[str, object]] = {
+    ADMUNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4, "head_dim": 8, "dropout": 0.0},
     MemoirUNet: {"channels": (8, 16), "bottleneck": 24, "features": 32},
     UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4},
 }
@@ -20,7 +21,7 @@ EVERY = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 def build(kind: type[Network], **settings: object) -> Network:
     """A small network with every weight, the zero-initialised too, drawn at random."""
     torch.manual_seed(0)
-    network = kind(**SMALL[kind], **settings)  # type: ignore[arg-type]
+    network = kind(**SMALL[kind] | settings)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

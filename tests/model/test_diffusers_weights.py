@@ -1,38 +1,81 @@
-"""The U-Net and diffusers' `UNet2DModel` are one network: weights travel both ways and the outputs agree."""
+"""Our networks and diffusers' are the same: weights travel both ways and the outputs agree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.model import UNet
+from diffusion.model import ADMUNet, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 
-SETTINGS = {
-    "unet_small": {"channels": (16, 32, 64, 64), "attention": (False, False, True, False), "groups": 8},
-    "unet_base": {"channels": (32, 64, 64, 64), "attention": (False, True, False, False), "groups": 32, "dropout": 0.1},
-    "unet_tiny": {"channels": (16, 24, 32, 48), "attention": (False, False, True, True), "blocks": 1, "groups": 8},
-    "classes": {"channels": (16, 32), "attention": (False, True), "groups": 8, "classes": 5},
-    "heads": {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8, "out_channels": 6},
+UNETS: dict[str, tuple[type[UNet], dict[str, Any]]] = {
+    "unet_small": (UNet, {"channels": (16, 32, 64, 64), "attention": (False, False, True, False), "groups": 8}),
+    "unet_base": (
+        UNet,
+        {"channels": (32, 64, 64, 64), "attention": (False, True, False, False), "groups": 32, "dropout": 0.1},
+    ),
+    "unet_tiny": (
+        UNet,
+        {"channels": (16, 24, 32, 48), "attention": (False, False, True, True), "blocks": 1, "groups": 8},
+    ),
+    "classes": (UNet, {"channels": (16, 32), "attention": (False, True), "groups": 8, "classes": 5}),
+    "heads": (
+        UNet,
+        {"channels": (16, 32), "attention": (True, True), "groups": 4, "head_dim": 8, "out_channels": 6},
+    ),
+    "unet_adm": (
+        ADMUNet,
+        {"channels": (16, 32, 48), "attention": (False, True, True), "groups": 8, "head_dim": 8, "classes": 5},
+    ),
+    "unet_adm_one_head": (
+        ADMUNet,
+        {"channels": (16, 24, 32), "attention": (True, False, False), "blocks": 1, "groups": 8, "head_dim": None},
+    ),
 }
 
 
-def theirs(channels, attention, groups, blocks=2, dropout=0.0, head_dim=None, out_channels=3, classes=0) -> nn.Module:  # type: ignore[no-untyped-def]
+def theirs(
+    kind: type[UNet],
+    channels: Sequence[int],
+    attention: Sequence[bool],
+    groups: int,
+    blocks: int | None = None,
+    dropout: float = 0.0,
+    head_dim: int | None = None,
+    out_channels: int = 3,
+    classes: int = 0,
+) -> nn.Module:
+    """The network as diffusers has it."""
+    adm = kind is ADMUNet
+    down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if adm else ("DownBlock2D", "UpBlock2D")
+    style = (
+        {
+            "norm_eps": 1e-5,
+            "freq_shift": 0,
+            "flip_sin_to_cos": True,
+            "attn_norm_num_groups": groups,
+            "resnet_time_scale_shift": "scale_shift",
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+        }
+        if adm
+        else {"norm_eps": 1e-6, "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0}
+    )
     return diffusers.UNet2DModel(
         out_channels=out_channels,
         block_out_channels=channels,
-        layers_per_block=blocks,
-        down_block_types=[f"{'Attn' * attend}DownBlock2D" for attend in attention],
-        up_block_types=[f"{'Attn' * attend}UpBlock2D" for attend in reversed(attention)],
+        layers_per_block=blocks or (3 if adm else 2),
+        down_block_types=["AttnDownBlock2D" if attend else down for attend in attention],
+        up_block_types=["AttnUpBlock2D" if attend else up for attend in reversed(attention)],
         dropout=dropout,
         norm_num_groups=groups,
         attention_head_dim=head_dim,
-        norm_eps=1e-6,
-        downsample_padding=0,
-        freq_shift=1,
-        flip_sin_to_cos=False,
         num_class_embeds=classes + 1 if classes else None,
+        **style,
     )
 
 
@@ -56,28 +99,35 @@ def agree(ours: nn.Module, other: nn.Module, height: int, width: int) -> None:
     assert relative(y, expected) < 1e-5
 
 
+def shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
 def relative(y: Tensor, expected: Tensor) -> float:
     return ((y - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", UNETS)
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 48)])
 def test_weights_from_diffusers_give_its_outputs(name: str, height: int, width: int) -> None:
-    other, ours = randomised(theirs(**SETTINGS[name])), UNet(**SETTINGS[name]).eval()
+    kind, settings = UNETS[name]
+    other, ours = randomised(theirs(kind, **settings)), kind(**settings).eval()
     ours.load_state_dict(from_diffusers(other.state_dict()))
     agree(ours, other, height, width)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", UNETS)
 def test_weights_to_diffusers_give_our_outputs(name: str) -> None:
-    ours, other = randomised(UNet(**SETTINGS[name])), theirs(**SETTINGS[name]).eval()
+    kind, settings = UNETS[name]
+    ours, other = randomised(kind(**settings)), theirs(kind, **settings).eval()
     other.load_state_dict(to_diffusers(ours.state_dict()))
     agree(ours, other, 16, 32)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", UNETS)
 def test_there_and_back_is_the_identity(name: str) -> None:
-    weights = randomised(UNet(**SETTINGS[name])).state_dict()
+    kind, settings = UNETS[name]
+    weights = randomised(kind(**settings)).state_dict()
     back = from_diffusers(to_diffusers(weights))
     assert list(back) == list(weights)
     assert all(torch.equal(back[key], weights[key]) for key in weights)
@@ -85,11 +135,24 @@ def test_there_and_back_is_the_identity(name: str) -> None:
 
 def test_the_published_structure_of_ddpm_cifar10() -> None:
     with torch.device("meta"):
-        settings = {"channels": (128, 256, 256, 256), "attention": (False, True, False, False), "groups": 32}
-        ours, other = UNet(**settings), theirs(**settings)
-    expected = {key: tensor.shape for key, tensor in other.state_dict().items()}
-    assert {key: tensor.shape for key, tensor in to_diffusers(ours.state_dict()).items()} == expected
+        settings: dict[str, Any] = {
+            "channels": (128, 256, 256, 256), "attention": (False, True, False, False), "groups": 32,
+        }  # fmt: skip
+        ours, other = UNet(**settings), theirs(UNet, **settings)
+    assert shapes(to_diffusers(ours.state_dict())) == shapes(other.state_dict())
     assert sum(p.numel() for p in ours.parameters()) == 35_746_307
+
+
+def test_the_published_structure_of_adm_imagenet_64() -> None:
+    """Of guided-diffusion's 64x64_diffusion.pt, which learns the variance and has no row for "no class"."""
+    with torch.device("meta"):
+        settings: dict[str, Any] = {
+            "channels": (192, 384, 576, 768), "attention": (False, True, True, True), "groups": 32, "dropout": 0.1,
+            "head_dim": 64, "classes": 1000, "out_channels": 6,
+        }  # fmt: skip
+        ours, other = ADMUNet(**settings), theirs(ADMUNet, **settings)
+    assert shapes(to_diffusers(ours.state_dict())) == shapes(other.state_dict())
+    assert sum(p.numel() for p in ours.parameters()) - 4 * 192 == 295_904_454
 
 
 def test_another_architecture_s_weights_are_named() -> None:

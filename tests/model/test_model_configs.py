@@ -18,6 +18,9 @@ SHIPPED = {
     "unet_tiny": (2_103_011, 32, 8, 0.387),
     "unet_small": (6_338_499, 64, 8, 4.165),
     "unet_base": (35_746_307, 64, 8, 43.218),
+    "unet_adm_tiny": (2_520_595, 32, 8, 0.468),
+    "unet_adm_small": (25_117_699, 64, 8, 16.472),
+    "unet_adm": (295_131_267, 64, 8, 208.366),
 }
 
 
@@ -55,7 +58,7 @@ def test_the_comment_states_them(name: str) -> None:
     assert int(said[3]) == side
 
 
-@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small"])
+@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny"])
 def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])

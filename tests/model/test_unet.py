@@ -197,7 +197,7 @@ def test_downsampling_is_the_divisor() -> None:
         ({"channels": (), "attention": ()}, "model.channels is empty"),
         ({"attention": (True,)}, "model.attention has 1 entries and model.channels 2"),
         ({"channels": (16, 20)}, "model.channels has 20, not a multiple of model.groups=8"),
-        ({"head_dim": 12}, "model.head_dim=12"),
+        ({"head_dim": 12}, "model.channels has 32, with attention, not a multiple of model.head_dim=12"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
