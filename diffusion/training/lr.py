@@ -4,7 +4,9 @@
 """
 
 import math
+from typing import Annotated
 
+from annotated_types import Ge
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -33,6 +35,19 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
         return final + (1 - final) * (1 + math.cos(math.pi * u)) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def inverse_sqrt(
+    optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)] = 0, reference: Annotated[int, Ge(1)] = 1000
+) -> LambdaLR:
+    """After the warm-up, 1/√max(step/reference, 1) of the optimizer's rate (EDM2; Karras et al. 2024, eq. 67).
+
+    Args:
+        warmup: steps from 0 to the optimizer's rate.
+        reference: the step up to which the rate is constant.
+    """
+    check(warmup)
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) / math.sqrt(max(step / reference, 1)))
 
 
 def check(warmup: int) -> None:

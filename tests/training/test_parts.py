@@ -69,6 +69,8 @@ def test_learning_rates():
     assert rates(lr.warmup, warmup=3) == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 7])
     expected = [2 / 3, 4 / 3] + [0.2 + 1.8 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
     assert rates(lr.cosine, warmup=2, final=0.1) == pytest.approx(expected)
+    expected = [2 / 3, 4 / 3, 2.0, 2.0, 2.0, *[2 * (4 / step) ** 0.5 for step in range(5, 10)]]
+    assert rates(lr.inverse_sqrt, warmup=2, reference=4) == pytest.approx(expected)
 
 
 class Noise(nn.Module):
