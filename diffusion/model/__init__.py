@@ -1,7 +1,8 @@
 """The networks; torch only. (x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)."""
 
+from diffusion.model.edm2 import EDM2UNet
 from diffusion.model.unet import UNet
 from diffusion.model.unet_adm import ADMUNet
 from diffusion.model.unet_memoire import MemoirUNet
 
-__all__ = ["ADMUNet", "MemoirUNet", "UNet"]
+__all__ = ["ADMUNet", "EDM2UNet", "MemoirUNet", "UNet"]

@@ -14,6 +14,10 @@ from diffusion.config.choices import conf_dir
 
 #                parameters  image  down-sampling  GFLOP per image forward (2 per multiply-add)
 SHIPPED = {
+    "edm2_tiny": (2_329_589, 32, 8, 0.514),
+    "edm2_xxs": (24_129_501, 64, 8, 17.917),
+    "edm2_xs": (124_198_821, 64, 8, 89.883),
+    "edm2_s": (279_441_253, 64, 8, 201.608),
     "unet_memoire": (8_141_763, 64, 8, 4.597),
     "unet_tiny": (2_103_011, 32, 8, 0.387),
     "unet_small": (6_338_499, 64, 8, 4.165),
@@ -51,14 +55,15 @@ def test_size_and_cost(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_comment_states_them(name: str) -> None:
     parameters, side, _, gflop = SHIPPED[name]
-    said = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", yaml(name).read_text())
+    text = yaml(name).read_text().replace("\n# ", " ")
+    said = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
     assert said, f"{yaml(name)} states no size"
     assert float(said[1]) == round(parameters / 1e6, 2)
     assert float(said[2]) == round(gflop, 1)
     assert int(said[3]) == side
 
 
-@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny"])
+@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny"])
 def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])

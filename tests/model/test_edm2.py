@@ -1,0 +1,225 @@
+"""EDM2's network: each operation keeps magnitudes, and so do all blocks, before training and after steps of it."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model import EDM2UNet
+from diffusion.model.edm2 import Attention, Block, MPConv, MPFourier, magnitude, mp_cat, mp_silu, mp_sum, unit
+
+
+def small(**changes: object) -> EDM2UNet:
+    torch.manual_seed(0)
+    settings = {"channels": (32, 48, 64), "attention": (False, True, True), "blocks": 1, "head_dim": 16} | changes
+    return EDM2UNet(**settings)  # type: ignore[arg-type]
+
+
+def images(n: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 16, 16, generator=generator), torch.linspace(-1.5, 1, n)
+
+
+def rms(x: Tensor) -> float:
+    return float(x.detach().double().square().mean().sqrt())
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
+
+
+def test_mp_silu_keeps_the_magnitude_of_normal_numbers() -> None:
+    x = normal(1_000_000)
+    torch.testing.assert_close(mp_silu(x) / F.silu(x), torch.full_like(x, 1 / 0.596))
+    assert rms(mp_silu(x)) == pytest.approx(1, abs=0.003)
+    assert rms(F.silu(x)) == pytest.approx(0.596, abs=0.002)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
+def test_mp_sum_is_the_weighted_sum_of_magnitude_one(t: float) -> None:
+    a, b = normal(2, 500_000).unbind()
+    y = mp_sum(a, b, t)
+    torch.testing.assert_close(y, ((1 - t) * a + t * b) / math.sqrt((1 - t) ** 2 + t**2))
+    assert rms(y) == pytest.approx(1, abs=0.003)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.5])
+@pytest.mark.parametrize(("n_a", "n_b"), [(8, 8), (12, 4)])
+def test_mp_cat_keeps_the_magnitude_and_shares_it_as_t_says(n_a: int, n_b: int, t: float) -> None:
+    x = normal(1000, n_a + n_b, 16)
+    y = mp_cat(x[:, :n_a], x[:, n_a:], t)
+    assert y.shape == x.shape
+    assert rms(y) == pytest.approx(1, abs=0.005)
+    of_a, of_b = (float(part.square().sum()) for part in y.split([n_a, n_b], dim=1))
+    assert of_a / of_b == pytest.approx(((1 - t) / t) ** 2, rel=0.02)
+
+
+def test_pixel_norm_gives_every_pixel_magnitude_one() -> None:
+    x = 7 * normal(2, 8, 3, 5)
+    y = unit(x)
+    torch.testing.assert_close(magnitude(y, [1]), torch.ones(2, 1, 3, 5, dtype=torch.float64))
+    torch.testing.assert_close(y / x, (y / x)[:, :1].expand_as(x))
+    assert torch.equal(unit(torch.zeros(2, 8)), torch.zeros(2, 8))
+
+
+@pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3)])
+def test_a_convolution_keeps_the_magnitude_and_gain_scales_it(kernel: tuple[int, ...]) -> None:
+    conv = MPConv(64, 128, *kernel).double()
+    with torch.no_grad():
+        conv.weight.mul_(5)
+    x = normal(4096 if not kernel else 64, 64, *[10 for _ in kernel])
+    y = conv(x)
+    inner = y[..., 1:-1, 1:-1] if kernel else y  # the border sees zeros
+    assert rms(inner) == pytest.approx(1, abs=0.01)
+    torch.testing.assert_close(conv(x, 0.25), 0.25 * y)
+    with torch.no_grad():
+        conv.weight.mul_(torch.linspace(0.1, 9, 128, dtype=torch.float64).reshape(-1, *[1] * (1 + len(kernel))))
+    torch.testing.assert_close(conv(x), y)
+
+
+def test_fourier_features_have_magnitude_one_at_every_label_and_its_bandwidth() -> None:
+    torch.manual_seed(0)
+    fourier = MPFourier(200_000, 1.5)
+    waves = fourier(torch.tensor([-1.0, 0.0, 0.4, 1.0]))
+    torch.testing.assert_close(waves.square().mean(dim=1).sqrt(), torch.ones(4), rtol=0, atol=0.01)
+    assert float(fourier.frequencies.std()) == pytest.approx(2 * math.pi * 1.5, rel=0.01)
+    expected = math.exp(-((2 * math.pi * 1.5 * 0.1) ** 2) / 2)  # E[cos(0.1 f)] of a normal f
+    assert float((fourier(torch.tensor([0.3])) * fourier(torch.tensor([0.4]))).mean()) == pytest.approx(
+        expected, abs=0.01
+    )
+
+
+def test_attention_is_cosine_attention() -> None:
+    torch.manual_seed(0)
+    layer, x = Attention(8, 4), torch.randn(2, 8, 2, 3)
+    q, k, v = (part.unflatten(1, (2, 4)) for part in layer.qkv(x).flatten(2).chunk(3, dim=1))  # (B, heads, 4, HW)
+    q, k, v = (part / part.square().mean(dim=2, keepdim=True).sqrt() for part in (q, k, v))
+    weights = (torch.einsum("bhci,bhcj->bhij", q, k) / 2).softmax(dim=3)
+    mixed = torch.einsum("bhij,bhcj->bhci", weights, v)
+    torch.testing.assert_close(layer(x), layer.out(mixed.reshape(2, 8, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def convolutions(network: EDM2UNet) -> dict[str, MPConv]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, MPConv)}
+
+
+def magnitudes(network: EDM2UNet, x: Tensor, label: Tensor) -> dict[str, float]:
+    """Of the output of the stem and of each block."""
+    found: dict[str, float] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, inputs, y, name=name: found.update({name: rms(y)}))
+        for name, module in network.named_modules()
+        if isinstance(module, Block) or name == "stem"
+    ]
+    with torch.no_grad():
+        network(x, label)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def train(network: EDM2UNet, steps: int, rate: float) -> None:
+    """Steps of Adam towards a target that depends on all of the input."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
+    network.train()
+    for i in range(steps):
+        x, label = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(i)), torch.linspace(-1.5, 1, 8)
+        target = F.avg_pool2d(x, 3, stride=1, padding=1) * 3
+        optimizer.zero_grad()
+        (network(x, label) - target).square().mean().backward()
+        optimizer.step()
+    network.eval()
+
+
+def test_every_block_keeps_the_magnitude_at_initialisation_and_after_training() -> None:
+    network = small()
+    before = magnitudes(network, *images())
+    assert len(before) == 16
+    assert all(0.75 < size < 1.25 for size in before.values()), before
+    weights = {name: conv.weight.detach().clone() for name, conv in convolutions(network).items()}
+    train(network, 30, 0.02)
+    after = magnitudes(network, *images())
+    assert all(0.5 < size < 2 for size in after.values()), after
+    moved = [rms(conv.weight - weights[name]) for name, conv in convolutions(network).items()]
+    assert min(moved) > 0.05  # of a magnitude of 1: it has been trained
+
+
+def test_weights_keep_magnitude_one_in_training_and_are_left_alone_in_evaluation() -> None:
+    network, (x, label) = small(), images()
+    convs = list(convolutions(network).values())
+    with torch.no_grad():
+        for conv in convs:
+            conv.weight.mul_(3)
+    network.eval()(x, label)
+    assert min(rms(conv.weight) for conv in convs) > 2
+    train(network, 10, 0.1)
+    network.train()(x, label)
+    for conv in convs:
+        torch.testing.assert_close(
+            magnitude(conv.weight, conv.dims).flatten(), torch.ones(len(conv.weight)), rtol=0, atol=1e-5
+        )
+
+
+def test_normalising_twice_is_normalising_once_bit_for_bit() -> None:
+    conv = MPConv(48, 64, 3, 3)
+    conv.force()
+    once = conv.weight.detach().clone()
+    conv.force()
+    assert torch.equal(conv.weight, once)
+    with torch.no_grad():
+        conv.weight[0] *= 1.001
+    conv.force()
+    assert not torch.equal(conv.weight[0], once[0] * 1.001)
+    assert torch.equal(conv.weight[1:], once[1:])
+
+
+def test_two_forward_passes_before_a_backward_pass_give_both_gradients() -> None:
+    def gradients(joint: bool) -> list[Tensor]:
+        network, (x, label) = small().train(), images()
+        nn.init.ones_(network.gain)
+        losses = [lambda: network(x, label).square().mean(), lambda: network(x.flip(0), label).square().mean()]
+        if joint:
+            (losses[0]() + losses[1]()).backward()
+        else:
+            [loss().backward() for loss in losses]
+        return [p.grad for p in network.parameters()]  # type: ignore[misc]
+
+    for both, each in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(both, each)
+
+
+def test_the_output_is_zero_at_initialisation_and_its_gain_learns() -> None:
+    network, (x, label) = small().train(), images()
+    y = network(x, label)
+    assert torch.equal(y, torch.zeros_like(y))
+    (y - x).square().mean().backward()
+    assert network.gain.grad is not None
+    assert network.gain.grad.abs() > 0
+
+
+def test_the_published_sizes() -> None:
+    """124.7 and 280.2 million parameters of EDM2-XS and EDM2-S, for latents of four channels and 1000 classes."""
+    for width, expected in ((128, 124.7), (192, 280.2)):
+        with torch.device("meta"):
+            network = EDM2UNet(
+                in_channels=4, out_channels=4, channels=[width, 2 * width, 3 * width, 4 * width], classes=1000
+            )
+        assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"channels": (), "attention": ()}, "model.channels is empty"),
+        ({"attention": (True,)}, "model.attention has 1 entries and model.channels 3"),
+        ({"head_dim": 48}, "model.channels has 64, with attention, not a multiple of model.head_dim=48"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
+    with pytest.raises(UserError) as error:
+        small(**changes)
+    assert found in str(error.value)
+    assert "\n" not in str(error.value)
