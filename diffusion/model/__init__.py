@@ -1,8 +1,9 @@
 """The networks; torch only. (x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)."""
 
+from diffusion.model.dit import DiT
 from diffusion.model.edm2 import EDM2UNet
 from diffusion.model.unet import UNet
 from diffusion.model.unet_adm import ADMUNet
 from diffusion.model.unet_memoire import MemoirUNet
 
-__all__ = ["ADMUNet", "EDM2UNet", "MemoirUNet", "UNet"]
+__all__ = ["ADMUNet", "DiT", "EDM2UNet", "MemoirUNet", "UNet"]

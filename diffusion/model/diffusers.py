@@ -8,6 +8,10 @@
 `ADMUNet` is one with "ResnetDownsampleBlock2D" / "ResnetUpsampleBlock2D" where `attention` is false,
 `resnet_time_scale_shift="scale_shift"`, `downsample_type="resnet"`, `upsample_type="resnet"`,
 `attn_norm_num_groups=groups`, and else the defaults (`norm_eps=1e-5`, `freq_shift=0`, `flip_sin_to_cos=True`).
+
+`DiT` is a `DiTTransformer2DModel` with `num_attention_heads=heads`, `attention_head_dim=width/heads`,
+`num_layers=depth`, `patch_size=patch`, `num_embeds_ada_norm=classes` (1 where there are none), `sample_size` the side
+of the images, which are square, and `norm_eps=1e-6`.
 """
 
 import re
@@ -16,8 +20,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
+
+Names = list[tuple[str, str]]
+
 # (diffusers', ours); {} is a number, the same on both sides. The first entry that matches a name's start is taken.
-MODULES = [
+UNET_MODULES = [
     ("time_embedding.linear_{}.", "time.linear{}."),
     ("class_embedding.", "time.classes."),
     ("conv_in.", "stem."),
@@ -32,17 +40,35 @@ MODULES = [
     ("conv_norm_out.", "norm."),
     ("conv_out.", "out."),
 ]
+DIT_MODULES = [
+    ("transformer_blocks.0.norm1.emb.timestep_embedder.linear_{}.", "time.linear{}."),
+    ("transformer_blocks.0.norm1.emb.class_embedder.embedding_table.", "time.classes."),
+    ("transformer_blocks.{}.", "blocks.{}."),
+    ("pos_embed.proj.", "stem."),
+    ("proj_out_1.", "modulation."),
+    ("proj_out_2.", "out."),
+]
 # (diffusers', ours) within a block or an attention; the other layers have the same name.
-LAYERS = [
+UNET_LAYERS = [
     ("time_emb_proj.", "time."),
     ("conv_shortcut.", "shortcut."),
     ("group_norm.", "norm."),
     ("to_qkv.", "qkv."),
     ("to_out.0.", "out."),
 ]
+DIT_LAYERS = [
+    ("norm1.linear.", "modulation."),
+    ("attn1.to_qkv.", "qkv."),
+    ("attn1.to_out.0.", "out."),
+    ("ff.net.0.proj.", "mlp1."),
+    ("ff.net.2.", "mlp2."),
+]
+# Every block of a DiTTransformer2DModel has a copy of the embedding of time and class; ours has it once.
+COPY = re.compile(r"transformer_blocks\.\d+(\.norm1\.emb\..*)")
+FIRST = "transformer_blocks.0"
 
 
-def rename(key: str, modules: list[tuple[str, str]], layers: list[tuple[str, str]]) -> str:
+def rename(key: str, modules: Names, layers: Names) -> str:
     """`key` with its module's name and then its layer's name turned from the left column to the right."""
     for old, new in modules:
         if match := re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), key):
@@ -56,32 +82,45 @@ def rename(key: str, modules: list[tuple[str, str]], layers: list[tuple[str, str
 
 
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet` or `ADMUNet` from that of the `UNet2DModel` of the same settings.
+    """The `state_dict` of a `UNet`, `ADMUNet` or `DiT` from that of diffusers' network of the same settings.
 
     Raises:
         KeyError: at a name that none of our networks has (another architecture).
+        UserError: where the blocks of a DiT have different embeddings of time and class.
     """
+    names = (DIT_MODULES, DIT_LAYERS) if "pos_embed.proj.weight" in weights else (UNET_MODULES, UNET_LAYERS)
     fused: dict[str, Tensor] = {}
     for key, tensor in weights.items():
-        if ".to_q." in key:
+        if (copy := COPY.fullmatch(key)) and not key.startswith(f"{FIRST}."):
+            if not torch.equal(tensor, weights[FIRST + copy[1]]):
+                raise UserError(f"{key}: it differs from the first block's; a DiT has one embedding of time and class")
+        elif ".to_q." in key:
             parts = [weights[key.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
             fused[key.replace(".to_q.", ".to_qkv.")] = torch.cat(parts)
         elif ".to_k." not in key and ".to_v." not in key:
             fused[key] = tensor
-    return {rename(key, MODULES, LAYERS): tensor for key, tensor in fused.items()}
+    return {rename(key, *names): tensor for key, tensor in fused.items()}
 
 
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet2DModel` from that of the `UNet` or `ADMUNet` of the same settings.
+    """The `state_dict` of diffusers' network of the same settings from that of a `UNet`, `ADMUNet` or `DiT`.
+
+    A DiT without classes becomes one of a single class, whose vector is 0.
 
     Raises:
         KeyError: at a name that these do not have.
     """
-    modules, layers = ([(theirs, ours)[::-1] for theirs, ours in table] for table in (MODULES, LAYERS))
+    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})  # 0 but for a DiT
+    tables = (DIT_MODULES, DIT_LAYERS) if depth else (UNET_MODULES, UNET_LAYERS)
+    modules, layers = ([(theirs, ours)[::-1] for theirs, ours in table] for table in tables)
+    if depth and "time.classes.weight" not in weights:
+        weights = {**weights, "time.classes.weight": torch.zeros(2, len(weights["time.linear2.bias"]))}
     split: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         theirs = rename(key, modules, layers)
-        if ".to_qkv." in theirs:
+        if copy := COPY.fullmatch(theirs):
+            split |= {f"transformer_blocks.{i}{copy[1]}": tensor.clone() for i in range(depth)}
+        elif ".to_qkv." in theirs:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
                 split[theirs.replace(".to_qkv.", f".to_{part}.")] = rows.clone()
         else:

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from diffusion.errors import UserError
-from diffusion.model import ADMUNet, EDM2UNet, MemoirUNet, UNet
+from diffusion.model import ADMUNet, DiT, EDM2UNet, MemoirUNet, UNet
 from diffusion.model.dropout import examples
 from diffusion.model.network import Network
 
 SMALL: dict[type[Network], dict[str, object]] = {
     ADMUNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4, "head_dim": 8, "dropout": 0.0},
+    DiT: {"patch": 2, "width": 16, "depth": 2, "heads": 2},
     EDM2UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "head_dim": 8},
     MemoirUNet: {"channels": (8, 16), "bottleneck": 24, "features": 32},
     UNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4},

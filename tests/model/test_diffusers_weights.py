@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffusion.model import ADMUNet, UNet
+from diffusion.errors import UserError
+from diffusion.model import ADMUNet, DiT, UNet
 from diffusion.model.diffusers import from_diffusers, to_diffusers
 
 diffusers = pytest.importorskip("diffusers")
@@ -153,6 +154,74 @@ def test_the_published_structure_of_adm_imagenet_64() -> None:
         ours, other = ADMUNet(**settings), theirs(ADMUNet, **settings)
     assert shapes(to_diffusers(ours.state_dict())) == shapes(other.state_dict())
     assert sum(p.numel() for p in ours.parameters()) - 4 * 192 == 295_904_454
+
+
+DITS: dict[str, dict[str, Any]] = {
+    "one_channel": {"in_channels": 1, "out_channels": 2, "patch": 4, "width": 48, "depth": 3, "heads": 3},
+    "classes": {"patch": 2, "width": 32, "depth": 2, "heads": 4, "classes": 5, "dropout": 0.1},
+}
+
+
+def their_dit(
+    patch: int,
+    width: int,
+    depth: int,
+    heads: int,
+    in_channels: int = 3,
+    out_channels: int = 3,
+    classes: int = 0,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """The network as diffusers has it, for images of 16×16."""
+    return diffusers.DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        num_layers=depth,
+        dropout=dropout,
+        sample_size=16,
+        patch_size=patch,
+        num_embeds_ada_norm=classes or 1,
+        norm_eps=1e-6,
+    )
+
+
+def agree_of_dit(ours: DiT, other: nn.Module) -> None:
+    channels = ours.stem.in_channels
+    x = torch.randn(2, channels, 16, 16, generator=torch.Generator().manual_seed(1))
+    label = torch.tensor([0, 731])
+    classes = torch.tensor([3, ours.classes]) if ours.classes else None
+    with torch.no_grad():
+        y = ours(x, label.float(), classes)
+        expected = other(x, label, class_labels=torch.zeros(2, dtype=int) if classes is None else classes).sample
+    assert expected.std() > 0.01
+    assert relative(y, expected) < 1e-5
+
+
+def test_dit_weights_from_diffusers_give_its_outputs() -> None:
+    settings = DITS["classes"]
+    other, ours = randomised(their_dit(**settings)), DiT(**settings).eval()
+    with pytest.raises(UserError, match=r"transformer_blocks\.1\.norm1\.emb.*differs from the first block's"):
+        from_diffusers(other.state_dict())
+    for block in other.transformer_blocks:
+        block.norm1.emb.load_state_dict(other.transformer_blocks[0].norm1.emb.state_dict())
+    ours.load_state_dict(from_diffusers(other.state_dict()))
+    agree_of_dit(ours, other)
+
+
+@pytest.mark.parametrize("name", DITS)
+def test_dit_weights_to_diffusers_give_our_outputs(name: str) -> None:
+    ours, other = randomised(DiT(**DITS[name])), their_dit(**DITS[name]).eval()
+    other.load_state_dict(to_diffusers(ours.state_dict()))
+    agree_of_dit(ours, other)
+
+
+def test_a_dit_there_and_back_is_the_same() -> None:
+    weights = randomised(DiT(**DITS["classes"])).state_dict()
+    back = from_diffusers(to_diffusers(weights))
+    assert list(back) == list(weights)
+    assert all(torch.equal(back[key], weights[key]) for key in weights)
 
 
 def test_another_architecture_s_weights_are_named() -> None:

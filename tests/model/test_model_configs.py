@@ -14,6 +14,10 @@ from diffusion.config.choices import conf_dir
 
 #                parameters  image  down-sampling  GFLOP per image forward (2 per multiply-add)
 SHIPPED = {
+    "dit_tiny": (4_177_776, 32, 4, 0.364),
+    "dit_s_2": (32_471_436, 32, 2, 12.107),
+    "dit_b_2": (129_528_588, 32, 2, 46.001),
+    "dit_l_2": (456_791_052, 32, 2, 161.383),
     "edm2_tiny": (2_329_589, 32, 8, 0.514),
     "edm2_xxs": (24_129_501, 64, 8, 17.917),
     "edm2_xs": (124_198_821, 64, 8, 89.883),
@@ -63,7 +67,7 @@ def test_the_comment_states_them(name: str) -> None:
     assert int(said[3]) == side
 
 
-@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny"])
+@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny"])
 def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])

@@ -1,0 +1,161 @@
+"""The transformer of "Scalable Diffusion Models with Transformers" (DiT; Peebles, Xie 2023, section 3), equal to
+diffusers' `DiTTransformer2DModel` (see `diffusion.model.diffusers`).
+
+    patches ── linear ── + positions ── blocks ── norm, linear ── patches
+                   the noise level and the class shift, scale and gate each branch (adaLN-Zero)
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model.dropout import Dropout
+from diffusion.model.embedding import TimeEmbedding
+from diffusion.model.network import Network
+
+EPS = 1e-6  # of every norm
+WAVES = 256  # sinusoids of the label
+
+
+def positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """(height·width, channels): [sin, cos] of the column's number times ω, then of the row's; float32.
+
+    ω_k = 10000^(−k/(channels/4)), k = 0 … channels/4 − 1 (Vaswani et al. 2017, §3.5, for two axes).
+    """
+    k = torch.arange(channels // 4, dtype=torch.float32, device=device)
+    omega = torch.exp(-math.log(10000) * k / (channels // 4))
+    row, column = (torch.outer(torch.arange(n, dtype=torch.float32, device=device), omega) for n in (height, width))
+    row, column = row.repeat_interleave(width, 0), column.repeat(height, 1)
+    return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """(1 + scale)·x + shift."""
+    return (1 + scale) * x + shift
+
+
+def to_image(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """(B, h·w, p·p·C) -> (B, C, H, W): the pixels of a patch are row by row, each with its channels."""
+    pixels = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (height // patch, width // patch))
+    return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def check_heads(width: int, heads: int, part: int = 1) -> None:
+    """Raises UserError unless the width is a multiple of 4, for `positions`, and each head's a multiple of `part`."""
+    step = math.lcm(4, part * heads)
+    if width % step:
+        raise UserError(
+            f"model.width={width}: expected a multiple of {step} for model.heads={heads}, such as "
+            f"model.width={max(1, round(width / step)) * step}"
+        )
+
+
+class Block(nn.Module):
+    """tokens x (B, N, width), emb (B, width) -> (B, N, width): self-attention and an MLP, each gated (figure 3).
+
+    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm(x) + β₁), then the MLP likewise.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp1 = nn.Linear(width, hidden)
+        self.mlp2 = nn.Linear(hidden, width)
+        self.dropout = Dropout(dropout)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """softmax(q kᵀ/√(width/heads)) v."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.dropout(self.out(mixed))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """W₂ gelu(W₁ x), gelu by its tanh approximation."""
+        return self.mlp2(self.dropout(F.gelu(self.mlp1(x), approximate="tanh")))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        beta1, gamma1, alpha1, beta2, gamma2, alpha2 = self.modulation(emb)[:, None].chunk(6, dim=2)
+        x = x + alpha1 * self.attention(modulate(self.norm(x), beta1, gamma1))
+        return x + alpha2 * self.mlp(modulate(self.norm(x), beta2, gamma2))
+
+
+class DiT(Network):
+    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+
+    H and W are multiples of `patch`, and any of them will do: positions are functions, not weights. label is DDPM's
+    time index 1000·t − 1. The defaults are DiT-S/2 (table 1).
+
+    Args:
+        in_channels: of the image.
+        out_channels: of the prediction; twice `in_channels` when the variance is learned.
+        patch: the side of a patch in pixels; each patch is a token.
+        width: of a token.
+        depth: the number of blocks.
+        heads: attention heads per block.
+        mlp_ratio: the MLP's hidden width by that of a token.
+        dropout: of the attention's output and within the MLP.
+        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+
+    Raises:
+        UserError: where `heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        patch: Annotated[int, Ge(1)] = 2,
+        width: Annotated[int, Ge(4)] = 384,
+        depth: Annotated[int, Ge(1)] = 12,
+        heads: Annotated[int, Ge(1)] = 6,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        classes: Annotated[int, Ge(0)] = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__(patch, classes, checkpointing)
+        check_heads(width, heads)
+        self.patch = patch
+        self.time = TimeEmbedding(WAVES, width, classes, cosines_first=True)
+        self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
+        self.blocks = nn.ModuleList(Block(width, heads, int(mlp_ratio * width), dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch**2 * out_channels)
+        initialise(self)
+
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        height, width = x.shape[2:]
+        self.check_size(height, width)
+        emb = self.time(label, self.rows(classes, label))
+        h = self.stem(x)
+        where = positions(height // self.patch, width // self.patch, h.shape[1], h.device)
+        h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)
+        for block in self.blocks:
+            h = self.run(block, h, emb)
+        beta, gamma = self.modulation(emb)[:, None].chunk(2, dim=2)
+        return to_image(self.out(modulate(self.norm(h), beta, gamma)), self.patch, height, width)
+
+
+def initialise(network: nn.Module) -> None:
+    """DiT's: Glorot-uniform weights, zero biases; N(0, 0.02²) for time and class; zero modulations and output.
+
+    A convolution that embeds patches counts as a linear map.
+    """
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias") or "modulation" in name or name.startswith("out."):
+            nn.init.zeros_(parameter)
+        elif name.startswith("time."):
+            nn.init.normal_(parameter, std=0.02)
+        elif parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter.view(len(parameter), -1))
