@@ -2,8 +2,9 @@
 
 from diffusion.model.dit import DiT
 from diffusion.model.edm2 import EDM2UNet
+from diffusion.model.jit import JiT
 from diffusion.model.unet import UNet
 from diffusion.model.unet_adm import ADMUNet
 from diffusion.model.unet_memoire import MemoirUNet
 
-__all__ = ["ADMUNet", "DiT", "EDM2UNet", "MemoirUNet", "UNet"]
+__all__ = ["ADMUNet", "DiT", "EDM2UNet", "JiT", "MemoirUNet", "UNet"]

@@ -22,6 +22,10 @@ SHIPPED = {
     "edm2_xxs": (24_129_501, 64, 8, 17.917),
     "edm2_xs": (124_198_821, 64, 8, 89.883),
     "edm2_s": (279_441_253, 64, 8, 201.608),
+    "jit_tiny": (4_181_040, 32, 4, 0.364),
+    "jit_s_4": (32_525_616, 64, 4, 12.126),
+    "jit_b_4": (129_684_528, 64, 4, 46.064),
+    "jit_l_4": (456_989_712, 64, 4, 161.440),
     "unet_memoire": (8_141_763, 64, 8, 4.597),
     "unet_tiny": (2_103_011, 32, 8, 0.387),
     "unet_small": (6_338_499, 64, 8, 4.165),
@@ -67,7 +71,9 @@ def test_the_comment_states_them(name: str) -> None:
     assert int(said[3]) == side
 
 
-@pytest.mark.parametrize("name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny", "jit_tiny"]
+)
 def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])

@@ -1,0 +1,147 @@
+"""The plain transformer on large patches of "Back to Basics: Let Denoising Generative Models Denoise" (JiT; Li, He
+2025, arXiv:2511.13720, section 4), which predicts the image.
+
+A patch may have more numbers than a token: images lie near a manifold of few dimensions, which noise and velocities do
+not. So train it with `prediction=x0`, `schedule=flow` and `weighting=velocity`; the paper's times are logit-normal,
+with mean 0.8 and standard deviation 0.8 on our clock. Against DiT: RMSNorm, SwiGLU, a rotary embedding of positions in
+two dimensions, normalised queries and keys, and patches embedded through a bottleneck. The paper's tokens of the class
+within the sequence are left out: the class is in the modulation alone.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from diffusion.model.dit import EPS, WAVES, check_heads, initialise, modulate, positions, to_image
+from diffusion.model.dropout import Dropout
+from diffusion.model.embedding import TimeEmbedding
+from diffusion.model.network import Network
+
+
+def rotations(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos, sin (height·width, head_dim/2) of the angles by which `rotate` turns each pair of a head; float32.
+
+    The first half of the pairs turns by row·ω_k, the second by column·ω_k, ω_k = 10000^(−k/(head_dim/4)).
+    """
+    k = torch.arange(head_dim // 4, dtype=torch.float32, device=device)
+    omega = torch.exp(-math.log(10000) * k / (head_dim // 4))
+    row, column = (torch.outer(torch.arange(n, dtype=torch.float32, device=device), omega) for n in (height, width))
+    angle = torch.cat([row.repeat_interleave(width, 0), column.repeat(height, 1)], dim=1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (…, N, head_dim) with the pair (k, k + head_dim/2) turned by its angle, as RoFormer's (Su et al. 2021, eq. 34).
+
+    The product of two rotated vectors depends on the difference of their positions alone.
+    """
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+
+
+class Block(nn.Module):
+    """tokens x (B, N, width), emb (B, width), rotations -> (B, N, width): self-attention and a SwiGLU, each gated.
+
+    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm₁(x) + β₁), then the SwiGLU likewise
+    (adaLN-Zero, as in DiT).
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.norm1 = nn.RMSNorm(width, EPS)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = nn.RMSNorm(width // heads, EPS)
+        self.norm_k = nn.RMSNorm(width // heads, EPS)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.RMSNorm(width, EPS)
+        self.mlp1 = nn.Linear(width, 2 * hidden)
+        self.mlp2 = nn.Linear(hidden, width)
+        self.dropout = Dropout(dropout)
+
+    def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """softmax(q kᵀ/√head_dim) v, q and k normalised and rotated."""
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
+        q, k = rotate(self.norm_q(q), cos, sin), rotate(self.norm_k(k), cos, sin)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.dropout(self.out(mixed))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """W₃ (silu(W₁ x)·W₂ x): SwiGLU (Shazeer 2020, eq. 6)."""
+        gate, h = self.mlp1(x).chunk(2, dim=2)
+        return self.mlp2(self.dropout(F.silu(gate) * h))
+
+    def forward(self, x: Tensor, emb: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        beta1, gamma1, alpha1, beta2, gamma2, alpha2 = self.modulation(emb)[:, None].chunk(6, dim=2)
+        x = x + alpha1 * self.attention(modulate(self.norm1(x), beta1, gamma1), cos, sin)
+        return x + alpha2 * self.mlp(modulate(self.norm2(x), beta2, gamma2))
+
+
+class JiT(Network):
+    """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
+
+    H and W are multiples of `patch`, and any of them will do: positions are functions, not weights. label is
+    1000·t − 1. The defaults are JiT-B/4, for 64×64.
+
+    Args:
+        in_channels: of the image.
+        out_channels: of the prediction; twice `in_channels` when the variance is learned.
+        patch: the side of a patch in pixels; each patch is a token.
+        bottleneck: numbers to which a patch is reduced before it becomes a token.
+        width: of a token.
+        depth: the number of blocks.
+        heads: attention heads per block.
+        mlp_ratio: 3/2 of the SwiGLU's hidden width by that of a token, so that it has the weights of a plain MLP.
+        dropout: of the attention's output and within the SwiGLU.
+        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+
+    Raises:
+        UserError: where `width` is not a multiple of 4·`heads`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        patch: Annotated[int, Ge(1)] = 4,
+        bottleneck: Annotated[int, Ge(1)] = 128,
+        width: Annotated[int, Ge(4)] = 768,
+        depth: Annotated[int, Ge(1)] = 12,
+        heads: Annotated[int, Ge(1)] = 12,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        classes: Annotated[int, Ge(0)] = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__(patch, classes, checkpointing)
+        check_heads(width, heads, part=4)
+        self.patch = patch
+        self.head_dim = width // heads
+        hidden = int(mlp_ratio * width * 2 / 3)
+        self.time = TimeEmbedding(WAVES, width, classes, shift=0, cosines_first=True)
+        self.reduce = nn.Conv2d(in_channels, bottleneck, patch, stride=patch, bias=False)
+        self.stem = nn.Conv2d(bottleneck, width, 1)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, EPS)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, patch**2 * out_channels)
+        initialise(self)
+
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        height, width = x.shape[2:]
+        self.check_size(height, width)
+        emb = self.time(label, self.rows(classes, label))
+        h = self.stem(self.reduce(x)).flatten(2).transpose(1, 2)
+        rows, columns = height // self.patch, width // self.patch
+        h = h + positions(rows, columns, h.shape[2], h.device).to(h.dtype)
+        cos, sin = (part.to(h.dtype) for part in rotations(rows, columns, self.head_dim, h.device))
+        for block in self.blocks:
+            h = self.run(block, h, emb, cos, sin)
+        beta, gamma = self.modulation(emb)[:, None].chunk(2, dim=2)
+        return to_image(self.out(modulate(self.norm(h), beta, gamma)), self.patch, height, width)
