@@ -6,7 +6,10 @@ so each is written once, as a weight of the error of x0, and means the same for 
 on what is predicted, as the literature's "simple" losses do.
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.process.prediction import Prediction
@@ -53,6 +56,20 @@ def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0
 def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: float = 0.5) -> Tensor:
     """(σ² + σ_d²)/(σ σ_d)²·‖x0 − x0_θ‖², σ² = 1/SNR (Karras et al., table 1)."""
     return _of_x0(schedule.log_snr(t).exp() + sigma_data**-2, schedule, prediction, t)
+
+
+def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
+    """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the loss of the velocity (Li & He, JiT, table 1).
+
+    As sigma_t eps_θ = x_t − alpha_t x0_θ, the error of eps is that of x0 times −alpha_t/sigma_t. So on the flow
+    schedule, whatever its shift, v = eps − x0 has the error of x0 times −(alpha_t + sigma_t)/sigma_t = −1/sigma_t; on a
+    variance preserving one so does v = alpha_t eps − sigma_t x0, times −(alpha_t² + sigma_t²)/sigma_t = −1/sigma_t.
+
+    Args:
+        clip: the least sigma_t by which is divided; 0 for the loss of the velocity at every t.
+    """
+    _, sigma_t = schedule(t)
+    return _of_x0(sigma_t.clamp(min=clip) ** -2, schedule, prediction, t)
 
 
 def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float = 2.0) -> Tensor:

@@ -22,6 +22,7 @@ WEIGHTS = [
     weighting.soft_min_snr,
     weighting.p2,
     weighting.edm,
+    weighting.velocity,
     weighting.sigmoid,
     weighting.vlb,
 ]
@@ -68,6 +69,30 @@ def test_the_papers_forms() -> None:
 def test_edms_weight_is_one_for_its_own_prediction(schedule: Schedule) -> None:
     ours = weighting.edm(schedule, EDMPrediction(0.3), T, sigma_data=0.3)
     torch.testing.assert_close(ours, weighting.unit(schedule, EDMPrediction(0.3), T))
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05, 0.3])
+@pytest.mark.parametrize("schedule", [Flow(), Flow(shift=3.0)], ids=["flow", "shifted"])
+def test_velocity_is_the_error_of_the_velocity(schedule: Schedule, clip: float) -> None:
+    """JiT computes v and v_θ as (x_t − x0)/sigma, whose sigma it clips, from the true and the predicted image."""
+    generator = torch.Generator().manual_seed(0)
+    x0, eps, x0_theta = torch.randn(3, len(T), 50, generator=generator, dtype=torch.float64)
+    alpha_t, sigma_t = (c[:, None] for c in schedule(T))
+    x_t = alpha_t * x0 + sigma_t * eps
+    v, v_theta = ((x_t - image) / sigma_t.clamp(min=clip) for image in (x0, x0_theta))
+    loss = weighting.velocity(schedule, X0(), T, clip) * (x0_theta - x0).square().mean(dim=1)
+    torch.testing.assert_close(loss, (v_theta - v).square().mean(dim=1))
+    above = (sigma_t >= clip).squeeze()
+    torch.testing.assert_close(v[above], (eps - x0)[above])
+    assert above.all() == (clip == 0.0)
+
+
+@pytest.mark.parametrize(("schedule", "prediction"), [(Flow(), Velocity()), (VP(), V()), (linear(), V())])
+def test_velocity_weighs_predicted_velocities_alike_above_the_clip(schedule: Schedule, prediction: Prediction) -> None:
+    weight, (_, sigma_t) = weighting.velocity(schedule, prediction, T, clip=0.2), schedule(T)
+    expected = torch.where(sigma_t >= 0.2, 1.0, (sigma_t / 0.2) ** 2)
+    assert 0 < (sigma_t >= 0.2).sum() < len(T)
+    torch.testing.assert_close(weight, expected)
 
 
 def test_table_vlb_weight_is_the_memoirs() -> None:
