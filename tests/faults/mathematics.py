@@ -204,6 +204,8 @@ FAULTS = [
     ),
     fault("weights: q for q²", "weighting.py", "weight * q**2", "weight * q", WEIGHTING),
     fault("min-SNR: the largest for the least", "weighting.py", "clamp(max=gamma)", "clamp(min=gamma)", WEIGHTING),
+    fault("velocity: the least for the largest", "weighting.py", "clamp(min=clip)", "clamp(max=clip)", WEIGHTING),
+    fault("velocity: σ for σ²", "weighting.py", "clip) ** -2", "clip) ** -1", WEIGHTING),
     fault("sigmoid: sign of log-SNR", "weighting.py", "bias - log_snr", "bias + log_snr", WEIGHTING),
     fault("vlb: (1 − r²) for its square", "weighting.py", "(alpha_s * rest) ** 2", "alpha_s**2 * rest", WEIGHTING),
     fault("importance: 1/|dt/du|", "timesteps.py", "slope.abs()", "1 / slope.abs()", TIMESTEPS),
