@@ -9,7 +9,7 @@ group norms. It is made for `prediction=edm`, `objective=uncertainty`, Adam with
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -58,7 +58,10 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 
 
 class MPFourier(nn.Module):
-    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), f ~ N(0, bandwidth²) and φ ~ U(0, 1) fixed (eq. 75)."""
+    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), f ~ N(0, bandwidth²) and φ ~ U(0, 1) fixed (eq. 75).
+
+    Always float32: rounded to bfloat16, they would be other features than those that the network was trained on.
+    """
 
     def __init__(self, width: int, bandwidth: float):
         super().__init__()
@@ -68,7 +71,13 @@ class MPFourier(nn.Module):
         self.register_buffer("phases", 2 * torch.pi * torch.rand(width))
 
     def forward(self, label: Tensor) -> Tensor:
-        return 2**0.5 * torch.cos(torch.outer(label.float(), self.frequencies.float()) + self.phases.float())
+        return 2**0.5 * torch.cos(torch.outer(label.float(), self.frequencies) + self.phases)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MPFourier":
+        for name, table in self._buffers.items():
+            assert table is not None
+            self._buffers[name] = table.to(fn(torch.empty((), device=table.device)).device)
+        return self
 
 
 class MPConv(nn.Module):

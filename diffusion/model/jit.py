@@ -22,6 +22,17 @@ from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.network import Network
 
 
+class RMSNorm(nn.RMSNorm):
+    """x/√(mean(x²) + ε)·w over the last dimension (Zhang, Sennrich 2019), w in the precision of x.
+
+    (Torch's kernel for both in one wants one precision; under autocast they have two.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight is not None
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def rotations(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos, sin (height·width, head_dim/2) of the angles by which `rotate` turns each pair of a head; float32.
 
@@ -40,7 +51,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The product of two rotated vectors depends on the difference of their positions alone.
     """
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
 class Block(nn.Module):
@@ -54,12 +65,12 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.modulation = nn.Linear(width, 6 * width)
-        self.norm1 = nn.RMSNorm(width, EPS)
+        self.norm1 = RMSNorm(width, EPS)
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = nn.RMSNorm(width // heads, EPS)
-        self.norm_k = nn.RMSNorm(width // heads, EPS)
+        self.norm_q = RMSNorm(width // heads, EPS)
+        self.norm_k = RMSNorm(width // heads, EPS)
         self.out = nn.Linear(width, width)
-        self.norm2 = nn.RMSNorm(width, EPS)
+        self.norm2 = RMSNorm(width, EPS)
         self.mlp1 = nn.Linear(width, 2 * hidden)
         self.mlp2 = nn.Linear(hidden, width)
         self.dropout = Dropout(dropout)
@@ -128,7 +139,7 @@ class JiT(Network):
         self.reduce = nn.Conv2d(in_channels, bottleneck, patch, stride=patch, bias=False)
         self.stem = nn.Conv2d(bottleneck, width, 1)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
-        self.norm = nn.RMSNorm(width, EPS)
+        self.norm = RMSNorm(width, EPS)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, patch**2 * out_channels)
         initialise(self)
@@ -140,7 +151,7 @@ class JiT(Network):
         h = self.stem(self.reduce(x)).flatten(2).transpose(1, 2)
         rows, columns = height // self.patch, width // self.patch
         h = h + positions(rows, columns, h.shape[2], h.device).to(h.dtype)
-        cos, sin = (part.to(h.dtype) for part in rotations(rows, columns, self.head_dim, h.device))
+        cos, sin = rotations(rows, columns, self.head_dim, h.device)
         for block in self.blocks:
             h = self.run(block, h, emb, cos, sin)
         beta, gamma = self.modulation(emb)[:, None].chunk(2, dim=2)

@@ -75,13 +75,13 @@ def keep(file: Path, report: list[dict[str, str]]) -> None:
 
 
 def check_size(resolution: int, network: torch.nn.Module) -> None:
-    """Refuse images that the network's down-sampling does not divide."""
+    """Refuse images that the network's down-sampling, or its patches, do not divide."""
     factor = int(getattr(network, "downsampling", 1))
     if resolution % factor:
         near = max(factor, round(resolution / factor) * factor)
         raise UserError(
-            f"data.resolution={resolution}: the network halves it down by {factor} in all; use a multiple of {factor}, "
-            f"such as data.resolution={near}"
+            f"data.resolution={resolution}: the network needs a multiple of {factor}; use one, such as "
+            f"data.resolution={near}"
         )
 
 

@@ -93,6 +93,29 @@ def test_sizes_that_do_not_divide_are_named(kind: type[Network], height: int, wi
     assert "\n" not in str(error.value)
 
 
+@EVERY
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_gives_nearly_the_same(kind: type[Network], autocast: bool) -> None:
+    network, (x, label) = build(kind), images()
+    with torch.no_grad():
+        expected = network(x, label)
+        if autocast:
+            with torch.autocast("cpu", torch.bfloat16):
+                y = network(x, label)
+        else:
+            y = network.to(torch.bfloat16)(x.to(torch.bfloat16), label)
+            assert y.dtype == torch.bfloat16
+    assert (y.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@EVERY
+def test_channels_last_gives_nearly_the_same(kind: type[Network]) -> None:
+    network, (x, label) = build(kind), images()
+    expected = network(x, label)
+    y = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), label)
+    assert (y - expected).norm() < 1e-5 * expected.norm()
+
+
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor]]:
     """The output of a training step of some examples, and the gradients of its backward pass outside of them."""
     network, (x, label) = build(kind, classes=2, **settings).train(), images()

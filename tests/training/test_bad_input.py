@@ -98,7 +98,7 @@ SETTINGS = {
     "schedule=null": "one is needed; schedule is one of cosine, ",
     "~schedule": "schedule=null: one is needed; schedule is one of cosine, ",
     "grid@sampler.grid=karras sampler.grid.rho=abc": "sampler.grid.rho=abc: expected a number",
-    "model=null": "one is needed; model is one of unet_base",
+    "model=null": "one is needed; model is one of dit_b_2",
     "schedule.first=abc": "a number; conf/schedule has values that work",
     "schedule.steps=1e3": "a whole number",
     "sampler.steps=ten": "sampler.steps=ten: expected a whole number",
