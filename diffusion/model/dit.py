@@ -104,7 +104,7 @@ class DiT(Network):
         mlp_ratio: the MLP's hidden width by that of a token.
         dropout: of the attention's output and within the MLP.
         classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
         UserError: where `heads` does not divide `width`.

@@ -187,7 +187,7 @@ class EDM2UNet(Network):
         head_dim: channels per attention head.
         classes: K, how many classes condition the output; 0 for none. Class K is "no class".
         bandwidth: of the label's Fourier features; 1 for `prediction=edm`, 0.002 for others, whose label is 1000·t − 1.
-        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
         UserError: where these do not fit one another.

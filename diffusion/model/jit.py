@@ -110,7 +110,7 @@ class JiT(Network):
         mlp_ratio: 3/2 of the SwiGLU's hidden width by that of a token, so that it has the weights of a plain MLP.
         dropout: of the attention's output and within the SwiGLU.
         classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
         UserError: where `width` is not a multiple of 4·`heads`.

@@ -78,7 +78,7 @@ class ADMUNet(UNet):
         head_dim: channels per attention head; None is a single head.
         classes: K, how many classes condition the output; 0 for none. Class K is "no class".
         patch: p; the network works on images H/p × W/p whose channels are the pixels of each p×p square.
-        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
         UserError: where these do not fit one another.

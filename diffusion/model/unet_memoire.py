@@ -48,7 +48,7 @@ class MemoirUNet(Network):
         bottleneck: the width at the smallest size.
         features: the length of the time embedding.
         classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
+        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
         UserError: where `channels` is empty.
