@@ -69,7 +69,7 @@ def across(splits: Mapping[str, Split]) -> list[Pair]:
     return pairs
 
 
-def tell(splits: Mapping[str, Split]) -> list[dict[str, str]]:
+def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
     """What validation and test repeat of earlier splits, on which scores would be too good, as entries of a report.
 
     They are also counted on the console, and listed in the cache: what has been compared once is not again.

@@ -237,9 +237,9 @@ class KernelDistance(SampleMetric):
         """The size of a subset when `n` features are scored."""
         return min(self.subset_size, min(n, POOL) // 2, len(self.reference.features) // 2)
 
-    def told(self, n: int) -> dict[str, Any]:
+    def settings_for(self, n: int) -> dict[str, Any]:
         """Also the size that the subsets have."""
-        return super().told(n) | {"subset_size": self.size(n)}
+        return super().settings_for(n) | {"subset_size": self.size(n)}
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`kid`. TooFew for fewer than 4 features in a set."""

@@ -162,7 +162,7 @@ class SampleMetric(Metric):
         """Features (N, D) on the CPU -> estimates by short name: fd, kid, precision, …"""
         raise NotImplementedError
 
-    def told(self, n: int) -> dict[str, Any]:
+    def settings_for(self, n: int) -> dict[str, Any]:
         """What a score of `n` features must say of the metric: its settings, and `pool` where a set is larger."""
         sizes = {"samples": n, "reference": self.reference.n}
         cut = any(sizes[name] > POOL for name in self.pools)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from diffusion.errors import UserError
+from diffusion.metric.digest import digest
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,6 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
 class FeaturesUnavailable(UserError):
     """An extractor's weights are neither present nor reachable."""
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 (hexadecimal) of names, dtypes, shapes and bytes of `tensors`, whatever their order and device."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def kept(layer: nn.Module, channels: int, run: Callable[[], Tensor]) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, replacing
+from diffusion.metric.digest import digest
 from diffusion.metric.distances import Moments
 from diffusion.metric.estimate import Reference, pool
 from diffusion.metric.extract import in_batches, resolution_of
-from diffusion.metric.features import FeatureExtractor, digest
+from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
 

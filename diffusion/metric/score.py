@@ -1,20 +1,18 @@
-"""Scores of generated images against cached statistics of real ones. A score carries the protocol it was made with.
+"""Scores of generated images against statistics of real ones, each with its protocol.
 
-Metrics are chosen as a tuple of factories (classes, or `functools.partial` of them); one pass of the extractor serves
-all. The yardsticks beside a score are calls of the same functions, at the same number of images (`metric.yardsticks`):
+Metrics are chosen as a sequence of factories (classes, or `functools.partial` of them); one pass of the extractor serves
+all. The baselines beside a score are calls of the same functions with as many images (`metric.baselines`):
 
     score(samples, extractor, reference)
     score(noise_images(n, height, width), extractor, reference)   # what a sampler starts from
     real = extract(draw(training_images, n), extractor)
     score_features(real, extractor, reference)                    # other real images
-    score_features(*divide(real, reference), …)                   # two sets that differ by chance alone: the floor
+    score_features(*divide(real, reference), …)                   # two sets that differ by chance only: the floor
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +22,7 @@ from diffusion.metric.distances import FrechetDistance, KernelDistance
 from diffusion.metric.estimate import SampleMetric, TooFew
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import ReferenceStatistics
 
 log = logging.getLogger(__name__)
@@ -32,28 +31,6 @@ Factory = Callable[..., SampleMetric]
 """(reference, seed=…, head=…) -> the metric."""
 
 DISTANCES: tuple[Factory, ...] = (FrechetDistance, KernelDistance)
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number and its protocol. `dataclasses.asdict` gives primitives, fit for JSON."""
-
-    metric: str  # fid, kid, fd_lite0, kid_lite0, coverage_lite0, …
-    value: float
-    error: float  # standard error over draws of as many samples, the reference held fixed
-    low: float | None  # the interval that goes with it, where there is one …
-    high: float | None
-    level: float  # … and how often such intervals hold the expectation of the value at this n
-    std: float | None  # over the kernel distance's subsets
-    n: int  # images scored
-    settings: dict[str, Any]  # of the metric, those that change its number: {"k": 5}
-    extractor: str
-    weights_hash: str
-    resize: str
-    resolution: str  # of the images, before the extractor's resize
-    reference: str  # what the reference is called, e.g. "landscapes val"
-    reference_key: str
-    reference_n: int
 
 
 def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bool:
@@ -148,14 +125,12 @@ def score_features(
                 level=level,
                 std=estimate.std,
                 n=len(features),
-                settings=metric.told(len(x)),
-                extractor=extractor.name,
+                settings=metric.settings_for(len(x)),
+                features=extractor.name,
                 weights_hash=extractor.weights_hash,
                 resize=extractor.resize,
                 resolution=reference.resolution,
-                reference=reference.name,
-                reference_key=reference.key,
-                reference_n=reference.n,
+                reference=Reference(reference.name, reference.n, reference.key),
             )
     if metrics and not found:
         raise UserError(f"none of the metrics chosen can be had of {len(features)} images' {extractor.name} features")
