@@ -1,9 +1,9 @@
-"""Weights to and from diffusers' `UNet2DModel`: the same network under other names. It does not import diffusers.
+"""Convert weights to and from diffusers' `UNet2DModel`, the same network with other names. Does not import diffusers.
 
-The equal settings there: `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
-`attention_head_dim=head_dim`, `dropout=dropout`, "AttnDownBlock2D" / "AttnUpBlock2D" where `attention` is true (the
-up blocks are listed from the deepest), and what `google/ddpm-cifar10-32` sets: `norm_eps=1e-6`,
-`downsample_padding=0`, `freq_shift=1`, `flip_sin_to_cos=False`.
+The matching settings there are `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
+`attention_head_dim=head_dim` and `dropout=dropout`; "AttnDownBlock2D" and "AttnUpBlock2D" where `attention` is true (up
+blocks are listed from the deepest); and, as in `google/ddpm-cifar10-32`, `norm_eps=1e-6`, `downsample_padding=0`,
+`freq_shift=1` and `flip_sin_to_cos=False`.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# (diffusers', ours); {} is a number, the same on both sides. The first entry that matches a name's start is taken.
+# (diffusers' name, our name). {} is a number, the same on both sides. The first entry that matches a prefix applies.
 MODULES = [
     ("time_embedding.linear_{}.", "time.linear{}."),
     ("conv_in.", "stem."),
@@ -27,7 +27,7 @@ MODULES = [
     ("conv_norm_out.", "norm."),
     ("conv_out.", "out."),
 ]
-# (diffusers', ours) within a block or an attention; the other layers have the same name.
+# (diffusers' name, our name) of layers within a block or an attention. All other layers have the same name in both.
 LAYERS = [
     ("time_emb_proj.", "time."),
     ("conv_shortcut.", "shortcut."),
@@ -38,7 +38,7 @@ LAYERS = [
 
 
 def rename(key: str, modules: list[tuple[str, str]], layers: list[tuple[str, str]]) -> str:
-    """`key` with its module's name and then its layer's name turned from the left column to the right."""
+    """`key` with the names of its module and its layer translated from the left column of the tables to the right."""
     for old, new in modules:
         if match := re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), key):
             rest = key[match.end() :]
@@ -47,14 +47,14 @@ def rename(key: str, modules: list[tuple[str, str]], layers: list[tuple[str, str
                     rest = new_layer + rest.removeprefix(old_layer)
                     break
             return new.format(*match.groups()) + rest
-    raise KeyError(f"{key!r} is no weight of the DDPM U-Net")
+    raise KeyError(f"{key!r} is not a weight of the DDPM U-Net")
 
 
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet` from that of the `UNet2DModel` of the same settings.
+    """The `state_dict` of a `UNet` from that of a `UNet2DModel` with the matching settings.
 
     Raises:
-        KeyError: at a name that a DDPM U-Net does not have (another architecture).
+        KeyError: if a name does not occur in a DDPM U-Net, as in weights of another architecture.
     """
     fused: dict[str, Tensor] = {}
     for key, tensor in weights.items():
@@ -67,10 +67,10 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet2DModel` from that of the `UNet` of the same settings.
+    """The `state_dict` of a `UNet2DModel` from that of a `UNet` with the matching settings.
 
     Raises:
-        KeyError: at a name that a `UNet` does not have.
+        KeyError: if a name does not occur in a `UNet`.
     """
     modules, layers = ([(theirs, ours)[::-1] for theirs, ours in table] for table in (MODULES, LAYERS))
     split: dict[str, Tensor] = {}

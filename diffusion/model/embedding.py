@@ -1,4 +1,4 @@
-"""How a network is told the time: sinusoids of the label, then a small MLP."""
+"""The time embedding of a network: sinusoids of the label, then a small MLP."""
 
 import math
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def sinusoidal(label: Tensor, width: int) -> Tensor:
     """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), with ω_k = 10000^(−k/(width/2 − 1)), k = 0 … width/2 − 1.
 
-    Vaswani et al. 2017, §3.5, in DDPM's arrangement (sines first). Always float32: in bfloat16 the labels 998 and
-    999 are one number.
+    Vaswani et al. 2017, §3.5, in DDPM's order (sines first). Always in float32: in bfloat16 the labels 998 and 999
+    would be the same number.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float32, device=label.device)
@@ -23,7 +23,7 @@ def sinusoidal(label: Tensor, width: int) -> Tensor:
 class TimeEmbedding(nn.Module):
     """label (B,) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label))).
 
-    The last silu is DDPM's too, which applies it again in each residual block; once is enough.
+    DDPM has the outer silu in each residual block. Here it is applied once, which gives the same result.
     """
 
     def __init__(self, width: int, features: int):

@@ -1,14 +1,17 @@
-"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B), equal to diffusers'
-`UNet2DModel` under the settings of its `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
+"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B).
+
+It is equal to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
 
     stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
-             every output of the encoder is concatenated, last in first out, to the input of one decoder block
+          each output of the encoder is concatenated to the input of one decoder block, last in, first out
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
@@ -19,7 +22,7 @@ EPS = 1e-6  # of every group norm, as in DDPM
 
 
 class Attention(nn.Module):
-    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; zero-initialised W_o."""
+    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; W_o is zero-initialised."""
 
     def __init__(self, channels: int, groups: int, head_dim: int):
         super().__init__()
@@ -37,9 +40,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block that the time shifts, then attention.
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block with time embedding, then attention.
 
-    h = conv₁(silu(norm₁(x))) + W_t emb;  shortcut(x) + conv₂(dropout(silu(norm₂(h)))), conv₂ zero-initialised.
+    shortcut(x) + conv₂(dropout(silu(norm₂(h)))) with h = conv₁(silu(norm₁(x))) + W_t emb; conv₂ is zero-initialised.
     """
 
     def __init__(self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None):
@@ -60,9 +63,9 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded at the right and the bottom only.
+    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded only at the right and the bottom.
 
-    (TensorFlow's "SAME", with which DDPM's published weights were trained.)
+    This is TensorFlow's "SAME" padding, with which DDPM's published weights were trained.
     """
 
     def __init__(self, channels: int):
@@ -76,8 +79,8 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """(B, C, H, W) -> (B, C, 2H, 2W): each pixel repeated 2×2, then a 3×3 convolution w.
 
-    Both are linear, so together they are one transposed convolution of stride 2 by the 4×4 kernel w ∗ 1₂ₓ₂: the same
-    numbers with 2.25 times fewer products, and the enlarged image is never made.
+    Both operations are linear, so together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
+    It gives the same result with 2.25 times fewer multiplications and without the enlarged image in memory.
     """
 
     def __init__(self, channels: int):
@@ -93,45 +96,45 @@ class Upsample(nn.Module):
 class UNet(nn.Module):
     """x (B, in_channels, H, W), label (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images
-    H/2^i × W/2^i.
+    H and W must be multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images of
+    H/2^i × W/2^i pixels.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        channels: the width of each level; multiples of `groups`.
-        blocks: residual blocks per level in the encoder; the decoder has one more.
-        attention: for each level, whether attention follows its blocks. The middle always has it.
-        dropout: within residual blocks.
-        groups: of each group norm.
-        head_dim: channels per attention head; None is a single head, as in DDPM.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        channels: the width of each level, in channels; multiples of `groups` and of `head_dim`.
+        blocks: the residual blocks per level of the encoder; the decoder has one more per level.
+        attention: for each level, whether attention follows its blocks; the middle always has attention.
+        dropout: the dropout probability in the residual blocks.
+        groups: the number of groups of each group norm.
+        head_dim: the channels per attention head; None: a single head, as in DDPM.
 
     Raises:
-        UserError: where these do not fit one another.
+        UserError: if the arguments do not fit together.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: Sequence[int] = (128, 256, 256, 256),
-        blocks: int = 2,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
+        channels: Sequence[Annotated[int, Ge(1)]] = (128, 256, 256, 256),
+        blocks: Annotated[int, Ge(1)] = 2,
         attention: Sequence[bool] = (False, True, False, False),
-        dropout: float = 0.0,
-        groups: int = 32,
-        head_dim: int | None = None,
+        dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
+        groups: Annotated[int, Ge(1)] = 32,
+        head_dim: Annotated[int, Ge(1)] | None = None,
     ):
         super().__init__()
         if blocks < 1 or groups < 1:
-            raise UserError(f"model.blocks={blocks} model.groups={groups}: at least one of each is needed")
+            raise UserError(f"model.blocks={blocks} and model.groups={groups}: at least one of each is needed")
         if len(attention) != len(channels):
             raise UserError(
                 f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
-                "give one true or false per level"
+                "both need one entry per level"
             )
-        if unfit := [c for c in channels if c % groups or c % (head_dim or 1)]:
+        if invalid := [c for c in channels if c % groups or c % (head_dim or 1)]:
             raise UserError(
-                f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}"
+                f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}"
                 f"{f' and model.head_dim={head_dim}' if head_dim else ''}: change one of them"
             )
         self.downsampling = 2 ** (len(channels) - 1)
@@ -169,7 +172,7 @@ class UNet(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """DDPM's: Glorot-uniform weights, zero biases; zero weights at the end of each residual branch and of all."""
+        """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

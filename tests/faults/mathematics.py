@@ -1,13 +1,13 @@
-"""Faults of the formulas in diffusion/process; the tests in tests/process should notice each."""
+"""Faults in the formulas of diffusion/process. The tests in tests/process must detect each of them."""
 
-import diffusers  # here, and not in each copy's process, for speed; nothing of the project's
+import diffusers  # imported here once, not in the process of each fault, for speed; nothing of the project is
 import hydra.utils  # noqa: F401
 import scipy.integrate
 import scipy.special  # noqa: F401
 from faults.fault import Fault
 
 for name in ("DDPMScheduler", "DDIMScheduler", "UniPCMultistepScheduler"):
-    getattr(diffusers, name)  # which imports it
+    getattr(diffusers, name)  # diffusers imports lazily
 
 POSTERIOR = "sampler/posterior.py"
 MULTISTEP = "sampler/multistep.py"
@@ -28,21 +28,27 @@ LIKELIHOOD = "test_likelihood.py"
 
 
 def fault(what: str, file: str, sound: str, faulty: str, tests: str) -> Fault:
-    """With `file` below diffusion/process, and `tests` below tests/process."""
+    """A fault in diffusion/process/`file`, which tests/process/`tests` must detect."""
     return Fault(what, f"process/{file}", sound, faulty, f"process/{tests}")
 
 
 FAULTS = [
-    fault("DDIM: η for η²", POSTERIOR, "self.eta**2 *", "self.eta *", BASIC),
-    fault("DDIM: r for r²", POSTERIOR, "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1((", BASIC),
-    fault("ancestral: σ_t for σ_s", POSTERIOR, "s.sigma * r * now", "t.sigma * r * now", BASIC),
-    fault("ancestral: variance for deviation", POSTERIOR, "log_variance / 2", "log_variance", BASIC),
-    fault("reverse diffusion: α_s/α_t", POSTERIOR, "2 - t.alpha / s.alpha", "2 - s.alpha / t.alpha", PARITY),
-    fault("reverse diffusion: score's sign", POSTERIOR, "* x_t - G**2", "* x_t + G**2", PARITY),
-    fault("Langevin: √ε for √2ε", POSTERIOR, "(2 * size).sqrt()", "size.sqrt()", PARITY),
+    fault("DDIM: η instead of η²", POSTERIOR, "self.eta**2 *", "self.eta *", BASIC),
+    fault("DDIM: r instead of r²", POSTERIOR, "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1((", BASIC),
+    fault("ancestral: σ_t instead of σ_s", POSTERIOR, "s.sigma * r * now", "t.sigma * r * now", BASIC),
+    fault("ancestral: variance instead of standard deviation", POSTERIOR, "log_variance / 2", "log_variance", BASIC),
+    fault(
+        "reverse diffusion: α_s/α_t instead of α_t/α_s",
+        POSTERIOR,
+        "2 - t.alpha / s.alpha",
+        "2 - s.alpha / t.alpha",
+        PARITY,
+    ),
+    fault("reverse diffusion: sign of the score", POSTERIOR, "* x_t - G**2", "* x_t + G**2", PARITY),
+    fault("Langevin: √ε instead of √(2ε)", POSTERIOR, "(2 * size).sqrt()", "size.sqrt()", PARITY),
     fault("exponential: sign of the x0 term", MULTISTEP, "s.alpha * -math", "s.alpha * math", PARITY),
-    fault("exponential: σ_t for σ_s in the noise", MULTISTEP, "mean + s.sigma", "mean + t.sigma", PARITY),
-    fault("exponential: noise without its factor 2", MULTISTEP, "(-2 * eta * h)", "(-eta * h)", PARITY),
+    fault("exponential: σ_t instead of σ_s in the noise", MULTISTEP, "mean + s.sigma", "mean + t.sigma", PARITY),
+    fault("exponential: noise without the factor 2", MULTISTEP, "(-2 * eta * h)", "(-eta * h)", PARITY),
     fault("multistep: moments off by one", MULTISTEP, "powers + 2, -H", "powers + 1, -H", PARITY),
     fault(
         "2M: one estimate too many",
@@ -52,69 +58,73 @@ FAULTS = [
         PARITY,
     ),
     fault("2M: points on the wrong side", MULTISTEP, "(axis(p.t) - start)", "(start - axis(p.t))", PARITY),
-    fault("2S: D at the wrong end", MULTISTEP, "D, middle, s, self.eta", "D, t, s, self.eta", PARITY),
+    fault("2S: D used over the whole step", MULTISTEP, "D, middle, s, self.eta", "D, t, s, self.eta", PARITY),
     fault(
-        "UniPC: the uncorrected x is remembered",
+        "UniPC: the uncorrected x is kept",
         MULTISTEP,
         "estimate)\n        return self.solve(now,",
-        "estimate)\n        now = there if past else now\n        return self.solve(now,",
+        "estimate)\n        now = predicted if past else now\n        return self.solve(now,",
         PARITY,
     ),
     fault("UniPC: past off by one", MULTISTEP, "past[1 : self.order]", "past[2 : self.order]", PARITY),
-    fault("Adams–Bashforth: sign", MULTISTEP, "(s.sigma - s.alpha *", "(s.sigma + s.alpha *", PARITY),
-    fault("Heun: the second slope alone", RUNGE_KUTTA, "(now.estimate.eps + there.eps) / 2", "there.eps", PARITY),
-    fault("churn: less noise for more", RUNGE_KUTTA, "t.lam - math.log1p", "t.lam + math.log1p", PARITY),
-    fault("midpoint: u for 1 − u", RUNGE_KUTTA, "math.log((1 - u) / u)", "math.log(u / (1 - u))", PARITY),
+    fault("Adams–Bashforth: sign of the step", MULTISTEP, "(s.sigma - s.alpha *", "(s.sigma + s.alpha *", PARITY),
     fault(
-        "Dormand–Prince: stages at the step's end",
+        "Heun: only the second slope", RUNGE_KUTTA, "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps", PARITY
+    ),
+    fault("churn: less noise instead of more", RUNGE_KUTTA, "t.lam - math.log1p", "t.lam + math.log1p", PARITY),
+    fault("midpoint: u and 1 − u swapped", RUNGE_KUTTA, "math.log((1 - u) / u)", "math.log(u / (1 - u))", PARITY),
+    fault(
+        "Dormand–Prince: stages at the end of the step",
         RUNGE_KUTTA,
         "u + float(c) * h",
         "u + h",
-        f"{SAMPLERS}::test_probability_flow_reaches_a_gaussian",
+        f"{SAMPLERS}::test_probability_flow_samples_a_gaussian",
     ),
     fault(
         "Dormand–Prince: one step size for the batch",
         RUNGE_KUTTA,
         "h = h * (0.9 * ratio**-0.2)",
         "h = h * (0.9 * ratio.max() ** -0.2)",
-        f"{CALLS}::test_an_image_depends_on_its_own_seed_alone",
+        f"{CALLS}::test_an_image_depends_only_on_its_seed",
     ),
-    fault("loop: σ alone at the start", LOOP, "math.hypot(times[0].alpha, times[0].sigma)", "times[0].sigma", PARITY),
+    fault("loop: only σ at the start", LOOP, "math.hypot(times[0].alpha, times[0].sigma)", "times[0].sigma", PARITY),
     fault("loop: the oldest point is kept", LOOP, "[now, *past[: MEMORY - 1]]", "[*past, now][:MEMORY]", PARITY),
     fault("loop: half log-SNR without the half", LOOP, "log_snr(t) / 2]", "log_snr(t)]", BASIC),
     fault(
-        "variance: σ_s for σ_t",
+        "large variance: σ_s instead of σ_t",
         "variance.py",
         "torch.log(sigma_t**2 * rest)",
         "torch.log(schedule(s)[1] ** 2 * rest)",
         BASIC,
     ),
-    fault("threshold: eps doesn't follow", "denoiser.py", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)", BASIC),
-    fault("dynamic threshold: below 1", "denoiser.py", ".clamp(min=1)", "", "test_sampler_configs.py"),
-    fault("leading grid: row 0 evaluated", "grid.py", "rows = 1 + torch.arange", "rows = torch.arange", "test_grid.py"),
+    fault("threshold: eps is not recomputed", "denoiser.py", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)", BASIC),
+    fault("dynamic threshold: s below 1", "denoiser.py", ".clamp(min=1)", "", "test_sampler_configs.py"),
     fault(
-        "Karras grid: ρ for 1/ρ",
+        "leading grid: row 0 is evaluated", "grid.py", "rows = 1 + torch.arange", "rows = torch.arange", "test_grid.py"
+    ),
+    fault(
+        "Karras grid: ρ and 1/ρ swapped",
         "grid.py",
         "lambda v: v ** (1 / rho), lambda u: u**rho",
         "lambda v: v**rho, lambda u: u ** (1 / rho)",
         "test_grid.py",
     ),
     fault(
-        "mixture: α² for α",
+        "mixture: α² instead of α",
         "oracle.py",
         "alpha * self.variances / total",
         "alpha**2 * self.variances / total",
         "test_oracle.py",
     ),
     fault(
-        "v: the sign of x0",
+        "v: sign of x0",
         "prediction.py",
         "return -sigma_t, alpha_t",
         "return sigma_t, alpha_t",
         f"{CALLS}::test_a_compiled_network_gives_the_same_images",
     ),
     fault(
-        "table: ᾱ_i − 1",
+        "table: ᾱ shifted by one row",
         "schedule.py",
         "torch.log1p(-betas).cumsum(0)])",
         "torch.log1p(-betas.roll(1)).cumsum(0)])",
@@ -128,7 +138,7 @@ FAULTS = [
         SCHEDULE,
     ),
     fault(
-        "table: the row's slope is lost",
+        "table: slope of zero at a row",
         "schedule.py",
         "torch.where(near, gap, 0).detach()",
         "torch.where(near, gap, 0)",
@@ -160,80 +170,92 @@ FAULTS = [
     ),
     fault("shift: not doubled in log-SNR", "schedule.py", "- 2 * math.log(shift)", "- math.log(shift)", SCHEDULE),
     fault(
-        "VP: β_max for β_max − β_min",
+        "VP: β_max instead of β_max − β_min",
         "schedule.py",
         "(self.beta_max - self.beta_min) * t**2",
         "self.beta_max * t**2",
         SCHEDULE,
     ),
     fault(
-        "sub-VP: sigma as VP's",
+        "sub-VP: the sigma of VP",
         "schedule.py",
         "-torch.expm1(-integral)\n\n    def time(self, log_snr: Tensor) -> Tensor:\n        sigma",
         "torch.sqrt(-torch.expm1(-integral))\n\n    def time(self, log_snr: Tensor) -> Tensor:\n        sigma",
         SCHEDULE,
     ),
     fault("sde: g² without f", "schedule.py", "(d_sigma - f * sigma)", "d_sigma", SCHEDULE),
-    fault("cosine: shift of sigma²", "schedule.py", "self.shift * torch.sin", "self.shift**0.5 * torch.sin", SCHEDULE),
     fault(
-        "solve: the sign of the x0 row",
+        "cosine: shift applied to sigma²",
+        "schedule.py",
+        "self.shift * torch.sin",
+        "self.shift**0.5 * torch.sin",
+        SCHEDULE,
+    ),
+    fault(
+        "solve: sign of y in x0",
         "prediction.py",
         "(b / det, -sigma_t / det)",
         "(b / det, sigma_t / det)",
         PREDICTION,
     ),
-    fault("EDM: σ_d² for σ_d", "prediction.py", "sigma_t / (n * self.sigma_data)", "sigma_t / n", PREDICTION),
+    fault("EDM: target without σ_d", "prediction.py", "sigma_t / (n * self.sigma_data)", "sigma_t / n", PREDICTION),
     fault("EDM: c_noise of σ²", "prediction.py", "log_snr(t) / 8", "log_snr(t) / 4", PREDICTION),
-    fault("zero terminal SNR is not refused", "prediction.py", "< 1e-6", "< 0", PREDICTION),
+    fault("zero terminal SNR is not rejected", "prediction.py", "< 1e-6", "< 0", PREDICTION),
     fault("label off by one", "prediction.py", "1000 * t - 1", "1000 * t", MEMOIR),
     fault(
-        "small variance: σ_t for σ_s",
+        "small variance: σ_t instead of σ_s",
         "variance.py",
         "torch.log(sigma_s**2 * rest)",
         "torch.log(schedule(t)[1] ** 2 * rest)",
         MEMOIR,
     ),
     fault("small variance: −∞ at the last step", "variance.py", "t.clamp(max=0.5), s)", "s, s)", "test_variance.py"),
-    fault("learned range: v for (v + 1)/2", "variance.py", "(spread + 1) / 2", "spread", "test_variance.py"),
     fault(
-        "KL: the other way round",
+        "learned range: spread instead of (spread + 1)/2",
+        "variance.py",
+        "(spread + 1) / 2",
+        "spread",
+        "test_variance.py",
+    ),
+    fault(
+        "KL: variances swapped",
         "variance.py",
         "log_ratio = log_variance1 - log_variance2",
         "log_ratio = log_variance2 - log_variance1",
         "test_variance.py",
     ),
-    fault("weights: q for q²", "weighting.py", "weight * q**2", "weight * q", WEIGHTING),
-    fault("min-SNR: the largest for the least", "weighting.py", "clamp(max=gamma)", "clamp(min=gamma)", WEIGHTING),
+    fault("weights: q instead of q²", "weighting.py", "weight * q**2", "weight * q", WEIGHTING),
+    fault("min-SNR: maximum instead of minimum", "weighting.py", "clamp(max=gamma)", "clamp(min=gamma)", WEIGHTING),
     fault("sigmoid: sign of log-SNR", "weighting.py", "bias - log_snr", "bias + log_snr", WEIGHTING),
-    fault("vlb: (1 − r²) for its square", "weighting.py", "(alpha_s * rest) ** 2", "alpha_s**2 * rest", WEIGHTING),
-    fault("importance: 1/|dt/du|", "timesteps.py", "slope.abs()", "1 / slope.abs()", TIMESTEPS),
+    fault("vlb: 1 − r² instead of its square", "weighting.py", "(alpha_s * rest) ** 2", "alpha_s**2 * rest", WEIGHTING),
+    fault("importance: 1/|dt/du| instead of |dt/du|", "timesteps.py", "slope.abs()", "1 / slope.abs()", TIMESTEPS),
     fault(
-        "rows: from 0",
+        "uniform table: rows from 0",
         "timesteps.py",
         "(1 + torch.floor(u * steps)) / steps",
         "torch.floor(u * steps) / steps",
         TIMESTEPS,
     ),
     fault(
-        "log-normal: beyond the schedule's end",
+        "log-normal: beyond the end of the schedule",
         "timesteps.py",
-        "_inside(u) * torch.special.ndtr(largest)",
-        "_inside(u)",
+        "_above_zero(u) * torch.special.ndtr(largest)",
+        "_above_zero(u)",
         TIMESTEPS,
     ),
-    fault("loss-aware: importance p", "timesteps.py", "1 / (steps * p[i])", "steps * p[i]", TIMESTEPS),
+    fault("loss-aware: importance p instead of 1/p", "timesteps.py", "1 / (steps * p[i])", "steps * p[i]", TIMESTEPS),
     fault("loss-aware: rows off by one", "timesteps.py", ".round().long() - 1", ".round().long() - 2", TIMESTEPS),
     fault(
-        "loss-aware: first moment",
+        "loss-aware: square instead of root mean square",
         "timesteps.py",
         "losses.square().mean(dim=1).sqrt()",
         "losses.square().mean(dim=1)",
         TIMESTEPS,
     ),
-    fault("hybrid: the mean is not detached", "objective.py", "y=trial.y.detach()", "y=trial.y", OBJECTIVE),
-    fault("vlb: without T", "objective.py", "steps * bound_term(", "bound_term(", OBJECTIVE),
-    fault("uncertainty: −u", "objective.py", "u.exp() + u)", "u.exp() - u)", OBJECTIVE),
-    fault("objective: importance left out", "objective.py", '"loss": importance * term', '"loss": term', OBJECTIVE),
+    fault("hybrid: the mean is not detached", "objective.py", "y=batch.y.detach()", "y=batch.y", OBJECTIVE),
+    fault("vlb: without the factor T", "objective.py", "steps * bound_term(", "bound_term(", OBJECTIVE),
+    fault("uncertainty: −u instead of +u", "objective.py", "u.exp() + u)", "u.exp() - u)", OBJECTIVE),
+    fault("objective: without importance", "objective.py", '"loss": importance * term', '"loss": term', OBJECTIVE),
     fault("decoder: the memoir's misprint at δ₋", "likelihood.py", "-torch.inf, low)", "torch.inf, low)", LIKELIHOOD),
     fault(
         "decoder: the lowest level is bounded",
@@ -243,9 +265,13 @@ FAULTS = [
         LIKELIHOOD,
     ),
     fault("decoder: half the interval", "likelihood.py", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)", LIKELIHOOD),
-    fault("bound: α_t for α_s", "likelihood.py", "alpha_s, _ = schedule(s)", "alpha_s, _ = schedule(t)", LIKELIHOOD),
-    fault("flow: the divergence's sign", "likelihood.py", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
-    fault("flow: no dequantisation's volume", "likelihood.py", " - math.log2(2 / 255)", "", LIKELIHOOD),
+    fault(
+        "bound: α_t instead of α_s", "likelihood.py", "alpha_s, _ = schedule(s)", "alpha_s, _ = schedule(t)", LIKELIHOOD
+    ),
+    fault(
+        "flow: sign of the divergence", "likelihood.py", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD
+    ),
+    fault("flow: without the volume of the dequantisation", "likelihood.py", " - math.log2(2 / 255)", "", LIKELIHOOD),
     fault(
         "flow: half the change of variables", "likelihood.py", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD
     ),

@@ -1,4 +1,4 @@
-"""The U-Net and diffusers' `UNet2DModel` are one network: weights travel both ways and the outputs agree."""
+"""The U-Net and diffusers' `UNet2DModel` are the same network: weights convert both ways and the outputs agree."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def theirs(channels, attention, groups, blocks=2, dropout=0.0, head_dim=None, ou
 
 
 def randomised(network: nn.Module) -> nn.Module:
-    """Every weight random, none zero or one, so that no path is silent; in evaluation mode."""
+    """`network` with all weights drawn at random, so that every path has an effect; in evaluation mode."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -73,14 +73,14 @@ def test_weights_to_diffusers_give_our_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_there_and_back_is_the_identity(name: str) -> None:
+def test_the_round_trip_is_the_identity(name: str) -> None:
     weights = randomised(UNet(**SETTINGS[name])).state_dict()
     back = from_diffusers(to_diffusers(weights))
     assert list(back) == list(weights)
     assert all(torch.equal(back[key], weights[key]) for key in weights)
 
 
-def test_the_published_structure_of_ddpm_cifar10() -> None:
+def test_the_structure_matches_the_published_ddpm_cifar10() -> None:
     with torch.device("meta"):
         settings = {"channels": (128, 256, 256, 256), "attention": (False, True, False, False), "groups": 32}
         ours, other = UNet(**settings), theirs(**settings)
@@ -89,7 +89,7 @@ def test_the_published_structure_of_ddpm_cifar10() -> None:
     assert sum(p.numel() for p in ours.parameters()) == 35_746_307
 
 
-def test_another_architecture_s_weights_are_named() -> None:
+def test_weights_of_another_architecture_are_named_in_the_error() -> None:
     with pytest.raises(KeyError, match=r"class_embedding\.weight"):
         from_diffusers({"class_embedding.weight": torch.zeros(1)})
     with pytest.raises(KeyError, match=r"bottleneck\.conv1\.weight"):
