@@ -1,4 +1,4 @@
-"""Features of images: batch by batch under a progress bar, and those of all processes in one tensor."""
+"""Features of images: extracted in batches, with a progress bar, and gathered from all processes."""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,11 +20,9 @@ def extract(
     resolution: str | None = None,
     spatial: bool = False,
 ) -> Tensor:
-    """Features (N, D) of `images` as `score` takes them, of all processes, float32 on the CPU.
+    """Features (N, D) of the images of all processes, float32 on the CPU. For the arguments see `in_batches`.
 
-    With `spatial` (N, D + S), the spatial features last.
-
-    Memory of the device does not grow with N; that of the CPU by 4 D bytes an image.
+    With `spatial` they are (N, D + S), the spatial features last.
     """
     batches = in_batches(images, extractor, n, "Scoring", batch_size, progress, resolution, spatial)
     width = extractor.num_features + spatial * extractor.num_spatial
@@ -38,35 +36,42 @@ def extract(
 def in_batches(
     images: Tensor | Iterable[Tensor],
     extractor: FeatureExtractor,
-    n: int | None,
-    description: str,
-    batch_size: int | None,
-    progress: bool,
+    n: int | None = None,
+    description: str = "Scoring",
+    batch_size: int | None = None,
+    progress: bool = True,
     resolution: str | None = None,
     spatial: bool = False,
 ) -> Iterator[Tensor]:
-    """Features (b, D), or (b, D + S), of the first `n` images, in batches, under a progress bar."""
+    """Features (b, D), or (b, D + S) with `spatial`, of this process's images, in batches, with a progress bar.
+
+    Args:
+        images: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b.
+        n: how many images; further ones are not used, and fewer are a ValueError. None: all.
+        batch_size: of the extractor; None: 128 on a GPU, 8 on a CPU.
+        resolution: HEIGHTxWIDTH; UserError for images of another one. None: any.
+    """
     if isinstance(images, Tensor):
         n = len(images) if n is None else n
         images = [images]
     batch_size = batch_size or (128 if extractor.device.type == "cuda" else 8)
-    seen = 0
+    done = 0
     first = not distributed.is_initialized() or distributed.get_rank() == 0
     with progress_bar(enabled=progress and first) as bar:
         task = bar.add_task(description, total=n, unit="image", note="")
-        for arrived in images:
-            arrived = arrived if n is None else arrived[: n - seen]
-            if len(arrived) and resolution not in (None, found := resolution_of(arrived)):
+        for part in images:
+            part = part if n is None else part[: n - done]
+            if len(part) and resolution not in (None, found := resolution_of(part)):
                 raise UserError(f"images of {found} pixels to score; the reference has {resolution}: resize them alike")
-            for batch in arrived.split(batch_size):
+            for batch in part.split(batch_size):
                 if len(batch):
                     yield extractor(batch, spatial)
-                seen += len(batch)
-                bar.update(task, completed=seen)
-            if seen == n:
+                done += len(batch)
+                bar.update(task, completed=done)
+            if done == n:
                 break
-    if n is not None and seen < n:
-        raise ValueError(f"{description}: {seen} images came; expected {n}")
+    if n is not None and done < n:
+        raise ValueError(f"{description}: {done} images came; expected {n}")
 
 
 def resolution_of(images: Tensor) -> str:

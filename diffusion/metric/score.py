@@ -1,18 +1,19 @@
 """Scores of generated images against statistics of real ones, each with its protocol.
 
-Metrics are chosen as a sequence of factories (classes, or `functools.partial` of them); one pass of the extractor serves
-all. The baselines beside a score are calls of the same functions with as many images (`metric.baselines`):
+Metrics are a sequence of factories (classes, or `functools.partial` of them). One pass of the extractor serves all of
+them. The baselines of a score are calls of the same functions with as many images (`metric.baselines`):
 
     score(samples, extractor, reference)
     score(noise_images(n, height, width), extractor, reference)   # what a sampler starts from
     real = extract(draw(training_images, n), extractor)
     score_features(real, extractor, reference)                    # other real images
-    score_features(*divide(real, reference), …)                   # two sets that differ by chance only: the floor
+    score_features(*divide(real, reference), …)                   # the floor: two sets that differ by chance only
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 from torch import Tensor
 
@@ -34,23 +35,18 @@ DISTANCES: tuple[Factory, ...] = (FrechetDistance, KernelDistance)
 
 
 def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bool:
-    """True where one of the metrics takes spatial features, and the extractor has them."""
-    return extractor.num_spatial > 0 and any(map(_spatial, metrics))
+    """Whether one of the metrics takes spatial features, and the extractor has them."""
+    return extractor.num_spatial > 0 and any(_class(metric).needs_spatial for metric in metrics)
 
 
 def distances(metrics: Sequence[Factory]) -> Sequence[Factory]:
-    """Those of `metrics` that are `DISTANCES`, with the settings they have; `DISTANCES` where none is."""
+    """Those of `metrics` that are in `DISTANCES`, with their settings; `DISTANCES` if there are none."""
     return [metric for metric in metrics if _class(metric) in DISTANCES] or DISTANCES
 
 
-def _class(metric: Factory) -> Factory:
-    """The class that is, or of which is, a `functools.partial`."""
+def _class(metric: Factory) -> Any:
+    """The class of a factory, which may be a `functools.partial`."""
     return getattr(metric, "func", metric)
-
-
-def _spatial(metric: Factory) -> bool:
-    """True for a metric that takes spatial features."""
-    return getattr(_class(metric), "needs_spatial", False)
 
 
 def score(
@@ -64,16 +60,18 @@ def score(
     metrics: Sequence[Factory] = DISTANCES,
     level: float = 0.95,
 ) -> dict[str, Score]:
-    """`metrics` of generated `images` against `reference`, by name.
+    """`metrics` of generated images against `reference`, by name.
 
-    `images`: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b. Exactly `n` are counted: what
-    comes after is not looked at, and fewer are an error. In a distributed run each process passes its own part (and its
-    `n`), and every process gets the score of all. `seed` draws the kernel distance's subsets. `batch_size`: of the
-    extractor, 128 on a GPU and 8 on a CPU unless told. The extractor's device does the work of the extractor, the CPU
-    that of the metrics.
+    In a distributed run each process passes its part of the images (and its `n`), and every process gets the scores of
+    all images. The extractor runs on its device, the metrics on the CPU.
 
     Raises TypeError for images that are not uint8; UserError for fewer than 4 images, or another resolution than the
-    reference's; ValueError for a reference made by another extractor, and for fewer images than `n`.
+    reference's; ValueError for a reference of another extractor, and for fewer images than `n`.
+
+    Args:
+        images, n, batch_size: see `metric.extract.in_batches`.
+        seed: seed of the random subsets.
+        level: confidence level of the intervals.
     """
     _check(extractor, reference)
     spatial = reference.spatial is not None and wants_spatial(metrics, extractor)
@@ -89,10 +87,10 @@ def score_features(
     metrics: Sequence[Factory] = DISTANCES,
     level: float = 0.95,
 ) -> dict[str, Score]:
-    """`score` of features (N, D), or (N, D + S) with the spatial ones, that the extractor gave.
+    """`score` of the extractor's features (N, D), or (N, D + S) with spatial ones.
 
-    A metric that these features can't have (no logits, no spatial ones, or too few images for it) is left out, which
-    the log says. UserError where none is left.
+    A metric for which there are no logits, no spatial features or too few images is left out, which is logged. Raises
+    UserError if none is left.
     """
     _check(extractor, reference)
     if len(features) < 4:
@@ -100,13 +98,13 @@ def score_features(
     found = {}
     plain, maps = features.tensor_split([extractor.num_features], dim=1)
     for factory in metrics:
-        x, against = (maps, reference.spatial) if _spatial(factory) else (plain, reference)
+        x, against = (maps, reference.spatial) if _class(factory).needs_spatial else (plain, reference)
         if against is None or not x.shape[1]:
-            _warn_once(f"sFID: left out, {extractor.name} features have no spatial ones; features=inception has")
+            _warn_once(f"sFID: left out, {extractor.name} has no spatial features; features=inception has")
             continue
         metric = factory(against, seed=seed, head=extractor.logits)
         if metric.needs_logits and not extractor.has_logits:
-            log.info("%s: left out, %s features have no classes", type(metric).__name__, extractor.name)
+            log.info("%s: left out, %s has no classes", type(metric).__name__, extractor.name)
             continue
         try:
             estimates = metric.measure(x)
@@ -133,20 +131,16 @@ def score_features(
                 reference=Reference(reference.name, reference.n, reference.key),
             )
     if metrics and not found:
-        raise UserError(f"none of the metrics chosen can be had of {len(features)} images' {extractor.name} features")
+        raise UserError(f"none of the chosen metrics exists for {len(features)} images and {extractor.name} features")
     return found
 
 
 @cache
 def _warn_once(message: str) -> None:
-    """Samples and their yardsticks are scored alike, and lack the same metric for the same reason."""
+    """Log a message once: samples and their baselines lack the same metrics for the same reasons."""
     log.warning(message)
 
 
 def _check(extractor: FeatureExtractor, reference: ReferenceStatistics) -> None:
-    if (reference.extractor, reference.weights_hash, reference.resize) != (
-        extractor.name,
-        extractor.weights_hash,
-        extractor.resize,
-    ):
+    if any(getattr(reference, name) != getattr(extractor, name) for name in ("weights_hash", "resize")):
         raise ValueError(f"reference by {reference.extractor} {reference.weights_hash}, not by {extractor.name}")
