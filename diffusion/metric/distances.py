@@ -1,13 +1,12 @@
 """Distances between two sets of feature vectors: Fréchet and kernel (MMD²), in float64."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
-from torchmetrics import Metric
 
 from diffusion.metric.estimate import (
     PAIRS,
@@ -22,40 +21,6 @@ from diffusion.metric.estimate import (
     pool,
 )
 from diffusion.randomness import generator_for
-
-
-class Moments(Metric):
-    """Number, mean and unbiased covariance of feature vectors, in memory that does not grow with their number."""
-
-    full_state_update = False
-    total: Tensor
-    outer: Tensor
-    count: Tensor
-
-    def __init__(self, num_features: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("outer", torch.zeros(num_features, num_features, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, features: Tensor) -> None:
-        """Add features (B, D)."""
-        x = features.to(self.total.device).double()
-        self.total += x.sum(dim=0)
-        self.outer += x.T @ x
-        self.count += len(x)
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) of this device's features, float64 on the CPU. Raises TooFew."""
-        n = int(self.count)
-        if n < 2:
-            raise TooFew(f"moments of {n} feature vectors: a covariance needs at least 2")
-        mean = self.total.cpu() / n
-        return mean, (self.outer.cpu() - n * torch.outer(mean, mean)) / (n - 1)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The moments of all devices' features."""
-        return self.moments()
 
 
 def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
@@ -111,6 +76,7 @@ class SpatialFrechetDistance(FrechetDistance):
         return {"sfd": super().measure(x)["fd"]}
 
 
+@dataclass(kw_only=True)
 class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 
@@ -124,12 +90,10 @@ class FrechetInfinity(SampleMetric):
         points: Sizes of subsets. Each takes an eigenvalue problem of the features' size.
     """
 
+    points: Annotated[int, Ge(2)] = 15
+
     settings = ("points",)
     pools = ("samples",)
-
-    def __init__(self, reference: Reference, points: Annotated[int, Ge(2)] = 15, **kwargs: Any):
-        super().__init__(reference, **kwargs)
-        self.points = points
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`fd_infinity`, which may be negative by chance. Raises TooFew for fewer samples than features, or than 20."""
@@ -139,9 +103,8 @@ class FrechetInfinity(SampleMetric):
             raise TooFew(f"extrapolating the Fréchet distance of {n} samples; it needs at least {least}")
         sizes = torch.linspace(n / 2, n, self.points).round().long().tolist()
         u = 1 / torch.tensor(sizes, dtype=torch.float64)
-        weights = (
-            1 / len(u) - u.mean() * (u - u.mean()) / (u - u.mean()).square().sum()
-        )  # the intercept by least squares
+        # Least squares' weights of the intercept.
+        weights = 1 / len(u) - u.mean() * (u - u.mean()) / (u - u.mean()).square().sum()
         value, influence = 0.0, torch.zeros(n, dtype=torch.float64)
         for j, (size, weight) in enumerate(zip(sizes, weights.tolist(), strict=True)):
             chosen = torch.randperm(n, generator=generator_for(self.seed, "fd_infinity", j))[:size]
@@ -149,9 +112,6 @@ class FrechetInfinity(SampleMetric):
             value += weight * part
             influence[chosen] += weight * phi * n / size
         return {"fd_infinity": Estimate(value, infinitesimal_jackknife(influence))}
-
-
-Kernel = Callable[[Tensor, Tensor], Tensor]  # (N, D), (M, D) -> (N, M)
 
 
 def cubic(x: Tensor, y: Tensor) -> Tensor:
@@ -162,16 +122,6 @@ def cubic(x: Tensor, y: Tensor) -> Tensor:
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i − y_j|², (N, D) and (M, D) -> (N, M)."""
     return (x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * x @ y.T).clamp(min=0)
-
-
-def gaussian(sigma: float) -> Kernel:
-    """k(x, y) = exp(−|x − y|² / 2σ²)."""
-    return lambda x, y: torch.exp(-squared_distances(x, y) / (2 * sigma**2))
-
-
-def row_sums(k: Kernel, x: Tensor, y: Tensor) -> Tensor:
-    """Σ_j k(x_i, y_j), (N,)."""
-    return torch.cat([k(rows, y).sum(dim=1) for rows in x.split(ROWS)])
 
 
 def pair_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,6 +159,7 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
     return values, without
 
 
+@dataclass(kw_only=True)
 class KernelDistance(SampleMetric):
     """Kernel distance: unbiased MMD² with a cubic polynomial kernel (KID: Bińkowski et al. 2018, arXiv:1801.01401).
 
@@ -220,18 +171,11 @@ class KernelDistance(SampleMetric):
         subset_size: Features of each set in a subset; at most half of the smaller set, so that subsets differ.
     """
 
+    subsets: Annotated[int, Ge(1)] = 100
+    subset_size: Annotated[int, Ge(2)] = 1000
+
     settings = ("subsets",)
     pools = PAIRS
-
-    def __init__(
-        self,
-        reference: Reference,
-        subsets: Annotated[int, Ge(1)] = 100,
-        subset_size: Annotated[int, Ge(2)] = 1000,
-        **kwargs: Any,
-    ):
-        super().__init__(reference, **kwargs)
-        self.subsets, self.subset_size = subsets, subset_size
 
     def size(self, n: int) -> int:
         """The size of a subset of `n` features."""
@@ -257,6 +201,7 @@ class KernelDistance(SampleMetric):
         return torch.stack([torch.randperm(n, generator=draw)[:m] for draw in draws])
 
 
+@dataclass(kw_only=True)
 class CMMD(SampleMetric):
     """CMMD: the biased estimate of MMD² with a Gaussian kernel (Jayasumana et al. 2023, arXiv:2401.09603).
 
@@ -271,24 +216,22 @@ class CMMD(SampleMetric):
         scale: Factor of the value.
     """
 
+    sigma: Annotated[float, Gt(0)] = 10.0
+    scale: Annotated[float, Gt(0)] = 1000.0
+
     settings = ("sigma", "scale")
     pools = PAIRS
-
-    def __init__(
-        self,
-        reference: Reference,
-        sigma: Annotated[float, Gt(0)] = 10.0,
-        scale: Annotated[float, Gt(0)] = 1000.0,
-        **kwargs: Any,
-    ):
-        super().__init__(reference, **kwargs)
-        self.sigma, self.scale = sigma, scale
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`cmmd`, never negative."""
         x, y = pool(x).double(), self.reference.features.double()
-        n, m, k = len(x), len(y), gaussian(self.sigma)
-        xx, xy = row_sums(k, x, x), row_sums(k, x, y)
-        value = xx.mean() / n + row_sums(k, y, y).mean() / m - 2 * xy.mean() / m
+        n, m = len(x), len(y)
+        xx, xy = self._row_sums(x, x), self._row_sums(x, y)
+        value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m
         without = (xx.sum() - 2 * xx + 1) / (n - 1) ** 2 - 2 * (xy.sum() - xy) / ((n - 1) * m)
         return {"cmmd": Estimate(float(self.scale * value), jackknife(self.scale * without), minimum=0.0)}
+
+    def _row_sums(self, x: Tensor, y: Tensor) -> Tensor:
+        """Σ_j k(x_i, y_j), (N,)."""
+        blocks = (torch.exp(-squared_distances(rows, y) / (2 * self.sigma**2)) for rows in x.split(ROWS))
+        return torch.cat([block.sum(dim=1) for block in blocks])

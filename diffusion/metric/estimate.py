@@ -17,17 +17,16 @@ many. It does not include the bias at that number of samples.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
 
 from diffusion.randomness import generator_for
 
+LEVEL = 0.95  # of confidence intervals
 POOL = 10_000  # the most features of either set that metrics of pairs compare
 PAIRS = ("samples", "reference")  # the two sets
 ROWS = 1024  # rows of a matrix of pairs that are in memory at once
@@ -46,7 +45,7 @@ class Estimate(NamedTuple):
     share_of: int | None = None  # if the value is a share: of how many samples
     std: float | None = None  # over the kernel distance's subsets
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+    def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Low and high: value ± z · error; for a share Wilson's interval (1927), which also holds at 0 and 1.
 
         None where the error is 0, such as for a density of 0: then these samples say nothing about the spread over
@@ -93,12 +92,6 @@ def pool(features: Tensor) -> Tensor:
     return features[order[torch.randperm(len(features), generator=generator_for("pool"))[:POOL]]]
 
 
-def root(cov: Tensor) -> Tensor:
-    """A (D, D) with A Aᵀ = `cov`, for a symmetric positive semi-definite (D, D)."""
-    values, vectors = torch.linalg.eigh(cov)
-    return vectors * values.clamp(min=0).sqrt()
-
-
 @dataclass(frozen=True)
 class Reference:
     """The features of the real images, as metrics use them."""
@@ -118,11 +111,13 @@ class Reference:
         """B (D, r) with B Bᵀ = cov. With fewer images than features, the centred images are such a B."""
         if self.n == len(self.features) <= len(self.mean):
             return (self.features.double() - self.mean).T / math.sqrt(self.n - 1)
-        return root(self.cov)
+        values, vectors = torch.linalg.eigh(self.cov)
+        return vectors * values.clamp(min=0).sqrt()
 
 
-class SampleMetric(Metric):
-    """Base class. Subclasses define `measure`, a function of all features, which arrive in batches of any sizes.
+@dataclass
+class SampleMetric:
+    """Base class. Subclasses define `measure`, a function of the features of all samples.
 
     Args:
         reference: the real images' features.
@@ -130,32 +125,15 @@ class SampleMetric(Metric):
         head: features (B, D) -> logits (B, K), for metrics that need them.
     """
 
-    full_state_update = False
-    is_differentiable = False
+    reference: Reference
+    _: KW_ONLY
+    seed: int = 0
+    head: Any = None
+
     needs_logits: ClassVar[bool] = False
     needs_spatial: ClassVar[bool] = False  # it takes the spatial features of samples and reference
     settings: ClassVar[tuple[str, ...]] = ()  # the attributes that change its value
     pools: ClassVar[tuple[str, ...]] = ()  # of "samples" and "reference", the sets of which it uses at most `POOL`
-    features: list[Tensor]
-
-    def __init__(self, reference: Reference, seed: int = 0, head: Any = None, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.reference, self.seed, self.head = reference, seed, head
-        self.add_state("features", [], dist_reduce_fx="cat")
-
-    def update(self, features: Tensor) -> None:
-        """Add features (B, D)."""
-        self.features.append(features)
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the features of all devices, also where a device has none."""
-        if not len(self.features):
-            self.update(torch.empty(0, len(self.reference.mean), device=self.device))
-        super().sync(*args, **kwargs)
-
-    def compute(self) -> dict[str, Estimate]:
-        """`measure` of the features of all devices."""
-        return self.measure(dim_zero_cat(self.features).cpu())
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """Features (N, D) on the CPU -> estimates by short name: fd, kid, precision, … Raises TooFew."""

@@ -9,7 +9,7 @@ import hashlib
 import http.client
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,22 +27,12 @@ log = logging.getLogger(__name__)
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # of the file at URL_INCEPTION_V3
 INCEPTION_NAMES = {name: name.replace("fd", "fid") for name in ("fd", "kid", "fd_infinity", "sfd", "inception_score")}
+SPATIAL_CHANNELS = 7  # of a feature map, as in sFID (Nash et al. 2021, arXiv:2103.03841, section 5)
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
 
 
 class FeaturesUnavailable(UserError):
     """The weights of an extractor are missing, damaged, or cannot be downloaded."""
-
-
-def with_map(layer: nn.Module, channels: int, run: Callable[[], Tensor]) -> Tensor:
-    """The features (B, D) that `run` returns, followed by the first channels of the feature map of `layer`."""
-    maps: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _layer, _inputs, output: maps.append(output[:, :channels].flatten(1)))
-    try:
-        features = run()
-    finally:
-        handle.remove()
-    return torch.cat([features, *maps], dim=1)
 
 
 class FeatureExtractor(nn.Module):
@@ -72,8 +62,8 @@ class FeatureExtractor(nn.Module):
         """uint8 (B, 3, H, W) on `device` -> (B, num_features)."""
         raise NotImplementedError
 
-    def with_spatial(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> (B, num_features + num_spatial) of one forward pass, the spatial features last."""
+    def spatial_layer(self) -> nn.Module:
+        """The layer whose feature map has the spatial features, in its first channels."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
@@ -84,10 +74,10 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor, spatial: bool = False) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, num_features) on `device`; with `spatial`, what `with_spatial` returns.
+        """uint8 (B, 3, H, W) -> float32 (B, num_features) on `device`.
 
-        Raises TypeError for another dtype, ValueError for another shape, and UserError for spatial features that the
-        extractor does not have.
+        With `spatial`, (B, num_features + num_spatial) of the same pass, the spatial features last. Raises TypeError
+        for another dtype, ValueError for another shape, and UserError where there are no spatial features.
         """
         if spatial and not self.num_spatial:
             raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
@@ -97,7 +87,13 @@ class FeatureExtractor(nn.Module):
             raise ValueError(f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
         # Runs may use autocast, and features in bfloat16 would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return (self.with_spatial if spatial else self.features)(images.to(self.device)).float()
+            images = images.to(self.device)
+            if not spatial:
+                return self.features(images).float()
+            maps: list[Tensor] = []
+            with self.spatial_layer().register_forward_hook(lambda *call: maps.append(call[2])):
+                features = self.features(images)
+            return torch.cat([features, maps[0][:, :SPATIAL_CHANNELS].flatten(1)], dim=1).float()
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
         """Stay in evaluation mode, also as a part of another module."""
@@ -116,7 +112,7 @@ class Inception(FeatureExtractor):
 
     name = "inception"
     num_features = 2048
-    num_spatial = 17 * 17 * 7
+    num_spatial = 17 * 17 * SPATIAL_CHANNELS
     has_logits = True
     resize = "299x299 bilinear as TensorFlow 1, not antialiased"
 
@@ -165,13 +161,12 @@ class Inception(FeatureExtractor):
     def features(self, images: Tensor) -> Tensor:
         return self.net(images)[0]
 
-    def with_spatial(self, images: Tensor) -> Tensor:
-        """The first 7 channels of a 17×17 map, as in sFID (Nash et al. 2021, arXiv:2103.03841, section 5).
+    def spatial_layer(self) -> nn.Module:
+        """The layer of published numbers: `mixed_6/conv` of TensorFlow's graph (evaluator of Dhariwal & Nichol 2021).
 
-        Published numbers use the map `mixed_6/conv` of TensorFlow's graph (evaluator of Dhariwal & Nichol 2021). By
-        torch-fidelity's table, that is `Mixed_6d.branch1x1` after its ReLU.
+        By torch-fidelity's table, that is `Mixed_6d.branch1x1` after its ReLU.
         """
-        return with_map(self.net.Mixed_6d.branch1x1, 7, lambda: self.features(images))
+        return self.net.Mixed_6d.branch1x1
 
     def logits(self, features: Tensor) -> Tensor:
         """The 1008 outputs without bias, as in the definition of the Inception Score."""
@@ -189,7 +184,7 @@ class Lite0(FeatureExtractor):
 
     name = "lite0"
     num_features = 1280
-    num_spatial = 14 * 14 * 7
+    num_spatial = 14 * 14 * SPATIAL_CHANNELS
     has_logits = True
     resize = "224x224 bicubic, antialiased, clamped"
 
@@ -205,9 +200,9 @@ class Lite0(FeatureExtractor):
         x = F.interpolate(images.float(), size=(224, 224), mode="bicubic", antialias=True).clamp(0, 255)
         return self.net.extract_features((x - 127) / 128).mean(dim=(2, 3))
 
-    def with_spatial(self, images: Tensor) -> Tensor:
-        """7 channels of a map at a sixteenth of the input's resolution, as Inception's for sFID."""
-        return with_map(self.net._blocks[9], 7, lambda: self.features(images))
+    def spatial_layer(self) -> nn.Module:
+        """A layer at a sixteenth of the input's resolution, as in Inception."""
+        return self.net._blocks[9]
 
     def logits(self, features: Tensor) -> Tensor:
         """The logits of ImageNet's 1000 classes."""

@@ -6,7 +6,9 @@ local cache, or from the hub.
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -89,9 +91,20 @@ class Foundation(FeatureExtractor):
         source: A name on the hub, or a folder with a copy.
     """
 
+    kind: str  # a class of transformers
+    published: str  # the name on the hub for which `names` are published names of metrics
+    names: Mapping[str, str]
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __init__(self, source: str):
+        super().__init__()
+        self.name = Path(source).name
+        self.net = pretrained(self.kind, source)
+        if source == self.published and not Path(source).exists():
+            self.canonical = self.names
+        self.freeze()
 
     def resized(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> float32 (B, 3, side, side), with mean 0 and variance 1 over the training images."""
@@ -108,19 +121,16 @@ class DINOv2(Foundation):
     ViT-L/14 of the paper, `facebook/dinov2-large`; scores with another network have its name.
     """
 
+    kind, published = "Dinov2Model", "facebook/dinov2-large"
+    names = MappingProxyType({"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"})
     resize = "224x224 bicubic, antialiased, rounded"
     side = 224
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, source: str = "facebook/dinov2-large"):
-        super().__init__()
-        self.name = Path(source).name
-        self.net = pretrained("Dinov2Model", source)
+    def __init__(self, source: str = published):
+        super().__init__(source)
         self.num_features = self.net.config.hidden_size
-        if source == "facebook/dinov2-large" and not Path(source).exists():
-            self.canonical = {"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"}
-        self.freeze()  # so the hash is that of the published weights
-        self._fit_positions(self.net.embeddings)
+        self._fit_positions(self.net.embeddings)  # after the weights were hashed
 
     def _fit_positions(self, embeddings: Any) -> None:
         """Interpolate the position embeddings from 37×37 to 16×16 patches, as in DINOv2's code.
@@ -149,17 +159,14 @@ class CLIP(Foundation):
     network have its name.
     """
 
+    kind, published = "CLIPVisionModelWithProjection", "openai/clip-vit-large-patch14-336"
+    names = MappingProxyType({"cmmd": "cmmd"})
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, source: str = "openai/clip-vit-large-patch14-336"):
-        super().__init__()
-        self.name = Path(source).name
-        self.net = pretrained("CLIPVisionModelWithProjection", source)
+    def __init__(self, source: str = published):
+        super().__init__(source)
         self.num_features, self.side = self.net.config.projection_dim, self.net.config.image_size
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
-        if source == "openai/clip-vit-large-patch14-336" and not Path(source).exists():
-            self.canonical = {"cmmd": "cmmd"}
-        self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
         """The image's embedding, of norm 1."""

@@ -4,7 +4,8 @@ The support of a set is estimated by a union of balls around its points. The rad
 k-th nearest neighbour of its point in the same set.
 """
 
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
@@ -15,7 +16,6 @@ from diffusion.metric.estimate import (
     PAIRS,
     ROWS,
     Estimate,
-    Reference,
     SampleMetric,
     TooFew,
     infinitesimal_jackknife,
@@ -36,6 +36,7 @@ def nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
+@dataclass(kw_only=True)
 class PrecisionRecall(SampleMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-2).
 
@@ -46,12 +47,10 @@ class PrecisionRecall(SampleMetric):
         k: The neighbour that gives the radius of a ball.
     """
 
+    k: Annotated[int, Ge(1)] = 3
+
     settings = ("k",)
     pools = PAIRS
-
-    def __init__(self, reference: Reference, k: Annotated[int, Ge(1)] = 3, **kwargs: Any):
-        super().__init__(reference, **kwargs)
-        self.k = k
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
@@ -77,6 +76,7 @@ class PrecisionRecall(SampleMetric):
         }
 
 
+@dataclass(kw_only=True)
 class DensityCoverage(SampleMetric):
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
 
@@ -87,12 +87,10 @@ class DensityCoverage(SampleMetric):
         k: The neighbour that gives the radius of a ball.
     """
 
+    k: Annotated[int, Ge(1)] = 5
+
     settings = ("k",)
     pools = PAIRS
-
-    def __init__(self, reference: Reference, k: Annotated[int, Ge(1)] = 5, **kwargs: Any):
-        super().__init__(reference, **kwargs)
-        self.k = k
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""

@@ -12,9 +12,8 @@ from torch import Tensor
 from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing
 from diffusion.metric.digest import digest
-from diffusion.metric.distances import Moments
 from diffusion.metric.estimate import Reference, pool
-from diffusion.metric.extract import in_batches, resolution_of
+from diffusion.metric.extract import default_batch_size, extract, resolution_of
 from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
@@ -65,9 +64,12 @@ def reference_statistics(
     cached = [_read(file, "reference statistics") for file in files]
     found = [ReferenceStatistics(**fields) for fields in cached if fields is not None]
     if len(found) < len(files):
-        batches = in_batches(images, extractor, None, "Reference features", batch_size, progress, spatial=spatial)
-        parts = zip(*(batch.cpu().split([*widths.values()], dim=1) for batch in batches), strict=True)
-        found = [_statistics(part, images, extractor, key) for part in parts]
+        size = batch_size or default_batch_size(extractor)
+        features = extract(
+            images, extractor, None, size, progress, None, spatial, gather=False, description="Reference features"
+        )
+        parts = features.split([*widths.values()], dim=1)
+        found = [_statistics(part.split(size), images, extractor, key) for part in parts]
         for file, statistics in zip(files, found, strict=True):
             _write(asdict(statistics), file, "reference statistics")
     return replace(found[0], name=name, spatial=found[1] if spatial else None)
@@ -83,8 +85,7 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False,
     if file is not None and (cached := _read(file, "features")) is not None:
         return cached["features"]
     description = f"{extractor.name} features of {len(images)} images"
-    batches = in_batches(images, extractor, None, description, progress=progress)
-    features = torch.cat([batch.cpu() for batch in batches])
+    features = extract(images, extractor, progress=progress, gather=False, description=description)
     if file is not None:
         _write({"features": features}, file, "features")
     return features
@@ -94,15 +95,14 @@ def _statistics(
     batches: tuple[Tensor, ...], images: Tensor, extractor: FeatureExtractor, key: str
 ) -> ReferenceStatistics:
     """The statistics of features (b, D) that `extractor` has given for `images`."""
-    moments = Moments(batches[0].shape[1])
-    for batch in batches:
-        moments.update(batch)
-    mean, cov = moments.moments()
+    n, rows, zero = len(images), [batch.double() for batch in batches], torch.zeros((), dtype=torch.float64)
+    mean = sum((x.sum(dim=0) for x in rows), zero) / n
+    outer = sum((x.T @ x for x in rows), zero)
     return ReferenceStatistics(
         mean=mean,
-        cov=cov,
+        cov=(outer - n * torch.outer(mean, mean)) / (n - 1),
         features=pool(torch.cat(batches)),
-        n=len(images),
+        n=n,
         extractor=extractor.name,
         weights_hash=extractor.weights_hash,
         resize=extractor.resize,
