@@ -92,7 +92,7 @@ class PairedGap(Metric):
         d, t = val[of_val, 0] - fit[of_fit, 0], val[of_val, 1]
         indices = torch.tensor([val_keys[i][0] for i, _ in pairs], dtype=torch.long)
         index, image = indices.unique(return_inverse=True)
-        images, clusters = image.bincount(d) / image.bincount(), self._clusters(index)
+        images, clusters = image.bincount(d).double() / image.bincount(), self._clusters(index)
         k = bin_of(t, self.num_bins)
         return {
             "gap": mean_and_error(images, clusters),

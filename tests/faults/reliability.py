@@ -14,6 +14,7 @@ SIGNALS = "training/signals.py"
 GUARD = "training/guard.py"
 MODULE = "training/module.py"
 LOADER = "data/module.py"
+ORDER = "data/order.py"
 FOLDER = "data/folder.py"
 IMAGE = "data/image.py"
 BUILD = "config/build.py"
@@ -240,9 +241,13 @@ FAULTS = [
         TWO_TOLD,
     ),
     Fault(
-        "T5 the loader begins the epoch anew", LOADER, 'self.resume = state["epoch"], state["given"]', "pass", RESUMED
+        "T5 the loader begins the run again",
+        LOADER,
+        'self.seen, self.done = state_dict["seen"], state_dict["done"]',
+        "pass",
+        RESUMED,
     ),
-    Fault("T5 the order of epoch 0 again", LOADER, "        self.epoch = epoch\n", "        pass\n", RESUMED),
+    Fault("T5 the order of epoch 0 again", ORDER, '(self.seed, "order", epoch)', '(self.seed, "order", 0)', RESUMED),
     Fault("T5 dropout goes on by itself", MODULE, "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
         "T5 noise is not counted",
@@ -356,7 +361,7 @@ FAULTS = [
     Fault(
         "T7 left out in silence",
         FOLDER,
-        'left_out.append({"path": file.name, "reason": reason, "action": action})',
+        'left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))',
         "pass",
         HOSTILE,
     ),
@@ -573,19 +578,19 @@ FAULTS = [
         "T9 names within a word", SECRETS, "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS
     ),
     Fault("T9 a folder is a secret", SECRETS, "name not in NO_SECRET and ", "", WORDS),
-    Fault("T10 all devices see the same images", LOADER, "[self.first :, self.rank]", "[self.first :, 0]", AS_ONE),
+    Fault("T10 all devices see the same images", ORDER, "[:, self.rank]", "[:, 0]", AS_ONE),
     Fault(
         "T10 the global batch is cut otherwise",
-        LOADER,
-        "order[:used].view(len(self), self.world, self.batch_size)[self.first :, self.rank]",
-        "order[:used].view(self.world, len(self), self.batch_size)[self.rank, self.first :]",
+        ORDER,
+        "view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]",
+        "view(self.devices, self.per_epoch, self.batch_size)[self.rank]",
         AS_ONE,
     ),
     Fault(
         "T10 validation is padded",
-        LOADER,
+        ORDER,
         "self.batches = index.tensor_split(",
-        "index = torch.cat([index, index[: -len(index) % world]])\n        self.batches = index.tensor_split(",
+        "index = torch.cat([index, index[: -len(index) % devices]])\n        self.batches = index.tensor_split(",
         AS_ONE,
     ),
     Fault(
@@ -603,21 +608,8 @@ FAULTS = [
         DRAWS,
     ),
     Fault("T10 a device's batch is the batch", MODULE, "batch_size=n * self.trainer.world_size", "batch_size=n", DRAWS),
-    Fault(
-        "T10 devices' features are averaged",
-        "metric/distances.py",
-        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")',
-        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="mean")',
-        ONCE,
-    ),
-    Fault(
-        "T10 each device scores for itself",
-        "metric/extract.py",
-        "    if distributed.is_available() and distributed.is_initialized():\n        parts",
-        "    if False:\n        parts",
-        ONCE,
-    ),
-    Fault("T10 pixels wrap", LOADER, ".clamp(0, 255)", "", PIXELS),
+    Fault("T10 each device scores for itself", "metric/extract.py", "if together and gather:", "if False:", ONCE),
+    Fault("T10 pixels wrap", "data/batches.py", ".clamp(0, 255)", "", PIXELS),
     Fault("T10 one cache for all images", "metric/reference.py", 'digest({"images": images}), ', "", KEYS),
     Fault(
         "T10 one cache for every resize",

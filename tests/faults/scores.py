@@ -19,16 +19,18 @@ COMMANDS = "evaluation/commands.py"
 PROVENANCE = "evaluation/test_ledger.py"
 
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
-ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_regressions"
-PUBLISHED = "metric/test_features.py::test_inceptions_spatial_features_are_those_of_the_published_evaluator"
-SPATIAL = "metric/test_score.py::test_spatial_features_come_out_of_the_same_pass_and_equal_numpy"
-HUB = "metric/test_foundation.py::test_weights_from_the_hub_are_hashed"
-PLANTED = "metric/test_copies.py::test_planted_copies_of_photographs_are_flagged"
-CALIBRATES = "metric/test_copies.py::test_held_out_images_that_repeat_training_images_do_not_calibrate"
-FEW = "metric/test_copies.py::test_the_few_samples_that_repeat_training_images_are_told_apart"
-FIRST = "metric/test_copies.py::test_what_is_flagged_need_not_repeat_and_what_repeats_comes_first"
-NEAREST = "metric/test_copies.py::test_nearest_is_the_brute_force_one"
-MOVES = "metric/test_copies.py::test_a_view_moves_with_edges_replicated_then_mirrors"
+ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_that_of_the_regression"
+PUBLISHED = "metric/test_features.py::test_spatial_features_of_inception_are_those_of_the_published_evaluator"
+SPATIAL = "metric/test_score.py::test_spatial_features_need_no_second_pass_and_their_distance_equals_numpys"
+HUB = "metric/test_foundation.py::test_the_hash_of_weights_from_the_hub_is_verified"
+PLANTED = "metric/test_memorization.py::test_planted_copies_of_photographs_are_flagged"
+CALIBRATES = (
+    "metric/test_memorization.py::test_held_out_images_that_repeat_training_images_are_not_used_for_the_threshold"
+)
+FEW = "metric/test_memorization.py::test_a_few_samples_that_repeat_training_images_are_counted_apart"
+FIRST = "metric/test_memorization.py::test_flagged_samples_need_not_repeat_and_repeats_come_first"
+NEAREST = "metric/test_memorization.py::test_nearest_equals_brute_force"
+MOVES = "metric/test_memorization.py::test_a_view_shifts_with_replicated_edges_then_mirrors"
 SHOWN = "training/test_audit.py::test_the_figure_shows_training_images_mirrored_where_the_sample_is"
 SAID = "training/test_audit.py::test_held_out_repeats_are_counted_and_said"
 ACCUSES = "training/test_audit.py::test_the_sentence_accuses_beyond_chance_and_where_samples_repeat"
@@ -42,7 +44,7 @@ BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
 RECIPES = "report/test_compare.py"
 TOLD = "report/test_settings.py"
 STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
-DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
+DUPLICATES = "data/test_duplicates.py::test_any_data_set_prints_them_at_every_start_and_compares_its_splits_once"
 WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
 GAP, GAPS = "metric/gap.py", "metric/test_gap.py"
 PHOTOGRAPHS = "training/test_gap.py::test_a_run_knows_the_photographs_of_its_tiles"
@@ -101,17 +103,23 @@ FAULTS = [
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
-    Fault("sFID: the next block", FEATURES, "Mixed_6d.branch1x1, 7", "Mixed_6e.branch1x1, 7", PUBLISHED),
-    Fault("sFID: a hook stays", FEATURES, "        handle.remove()", "        pass", PUBLISHED),
+    Fault("sFID: the next block", FEATURES, "return self.net.Mixed_6d", "return self.net.Mixed_6e", PUBLISHED),
+    Fault(
+        "sFID: a hook is not removed",
+        FEATURES,
+        "with self.spatial_layer().register_forward_hook(lambda *call: maps.append(call[2])):",
+        "if self.spatial_layer().register_forward_hook(lambda *call: maps.append(call[2])):",
+        PUBLISHED,
+    ),
     Fault(
         "sFID: of the pooled features",
         "metric/score.py",
-        "(maps, reference.spatial) if _spatial",
-        "(plain, reference) if _spatial",
+        "(maps, reference.spatial) if _takes_spatial",
+        "(plain, reference) if _takes_spatial",
         SPATIAL,
     ),
     Fault("sFID: its floor is not divided", "metric/baselines.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
-    Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
+    Fault("hub: the hash is not verified", "metric/foundation.py", "!= path.name", '== ""', HUB),
     Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
     Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
     Fault(
@@ -136,7 +144,7 @@ FAULTS = [
         "audit: views are compared without |f(v(x))|²", COPIES, " + v.square().sum(dim=1, keepdim=True)", "", NEAREST
     ),
     Fault("audit: no sample repeats", COPIES, "repeats(samples[flagged])", "False", FEW),
-    Fault("audit: whatever is flagged repeats", COPIES, "repeats(samples[flagged])", "True", FIRST),
+    Fault("audit: every flagged sample repeats", COPIES, "repeats(samples[flagged])", "True", FIRST),
     Fault("audit: repeats are not shown first", COPIES, "(least - self.repeats.int())", "least", FIRST),
     Fault(
         "audit: repeats are not looked for in views",
@@ -156,10 +164,10 @@ FAULTS = [
     ),
     Fault("audit: the mirrored are shown unmirrored", AUDIT, "images[j].flip(-1) if flip", "images[j] if flip", SHOWN),
     Fault(
-        "cache: a damaged file is believed",
+        "cache: a damaged file is used",
         "metric/reference.py",
-        'if fields.pop("checksum") != digest',
-        'if fields.pop("checksum") == digest',
+        'if fields.pop("checksum") != _checksum',
+        'if fields.pop("checksum") == _checksum',
         KEPT,
     ),
     Fault(
@@ -242,10 +250,10 @@ FAULTS = [
     Fault("settings: what was given by hand is not", SETTINGS, "key in by_hand or ", "", TOLD),
     Fault("settings: one name for two classes", SETTINGS, "if names.count(name) == 1 else", "if True else", TOLD),
     Fault(
-        "duplicates: mirror images are not seen",
+        "duplicates: mirror images are not compared",
         "data/duplicates.py",
-        "small[first], (itself, mirror))",
-        "small[first], (itself,))",
+        "small[first], EITHER_WAY)",
+        "small[first], EITHER_WAY[:1])",
         "data/test_duplicates.py",
     ),
     Fault(
@@ -258,21 +266,21 @@ FAULTS = [
     Fault(
         "duplicates: splits are compared at every start",
         "data/duplicates.py",
-        "across(splits) if kept is None else",
-        "across(splits) if True else",
+        "    if stored is None:",
+        "    if True:",
         DUPLICATES,
     ),
     Fault(
-        "duplicates: other images are taken for those compared",
+        "duplicates: the result for other images is used",
         "data/duplicates.py",
         "[(name, split.key, split.names)",
         "[(name, split.names)",
         DUPLICATES,
     ),
     Fault(
-        "duplicates: only a folder tells",
+        "duplicates: only a folder reports them",
         "data/module.py",
-        "            self.report += duplicates.tell(splits)\n",
+        "            self.report += duplicates.report(splits)\n",
         "",
         "data/test_cifar10.py",
     ),
@@ -299,7 +307,7 @@ FAULTS = [
         f"{WHOSE}[none]",
     ),
     Fault("gap: tiles are independent", "training/module.py", ".sources = sources", ".sources = {}", PHOTOGRAPHS),
-    Fault("gap: a tile is its own photograph", "data/module.py", 'TILE.sub("", name)', "name", PHOTOGRAPHS),
+    Fault("gap: a tile is its own photograph", "data/batches.py", 'TILE.sub("", name)', "name", PHOTOGRAPHS),
     Fault("gap: only held-out photographs count", GAP, "sum(apart) - (len(apart) - 1) * _variance(x, both)", "0", GAPS),
     Fault("gap: clusters of both are counted twice", GAP, " - (len(apart) - 1) * _variance(x, both)", "", GAPS),
     Fault("gap: few clusters are many", GAP, "count / (count - 1) * sums", "sums", GAPS),
@@ -318,10 +326,10 @@ FAULTS = [
         FEW_PHOTOGRAPHS,
     ),
     Fault(
-        "intervals: what never varied never will",
+        "intervals: an error of 0 gives an interval",
         "metric/estimate.py",
-        "self.share_of is None and self.error == 0:",
-        "False:",
+        "return None if self.error == 0 else (low, high)",
+        "return low, high",
         "metric/test_intervals.py",
     ),
     Fault("study: its looks at test are not noted", "evaluation/study.py", "looks.add(new)", "new", STUDIED),
