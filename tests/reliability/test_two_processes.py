@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.config.choices import conf_dir
 from diffusion.data import Batch, to_uint8
-from diffusion.metric.estimate import moments
+from diffusion.metric import estimate
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_key, reference_statistics
@@ -113,7 +113,7 @@ def part(rank: int, split: int, address: str, out: str) -> None:
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
     features = extract(mine, extractor, progress=False)
-    mean, cov = moments(features)
+    mean, cov = estimate.moments(features)
     scores = score(mine, extractor, reference_statistics(pictures(20), extractor, progress=False), progress=False)
     if rank == 0:
         value = {name: s.value for name, s in scores.items()} | {"n": {s.n for s in scores.values()}}
@@ -138,7 +138,7 @@ def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
     assert [process.exitcode for process in started] == [0, 0]
     got = torch.load(out, weights_only=True)
     assert got["count"] == 37
-    mean, cov = moments(extractor(pictures(37)))
+    mean, cov = estimate.moments(extractor(pictures(37)))
     assert torch.allclose(got["mean"], mean, rtol=0, atol=1e-12)
     assert torch.allclose(got["cov"], cov, rtol=0, atol=1e-12)
     assert got["scores"].pop("n") == {37}
