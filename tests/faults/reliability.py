@@ -14,6 +14,7 @@ SIGNALS = "training/signals.py"
 GUARD = "training/guard.py"
 MODULE = "training/module.py"
 LOADER = "data/module.py"
+ORDER = "data/order.py"
 FOLDER = "data/folder.py"
 IMAGE = "data/image.py"
 BUILD = "config/build.py"
@@ -67,17 +68,12 @@ FORGET = """        with contextlib.suppress(OSError):
 """
 
 FAULTS = [
-    Fault(
-        "files: a failure leaves a part",
-        "            part.unlink(missing_ok=True)\n        if isinstance",
-        "            pass\n        if isinstance",
-        "test_files.py",
-    ),
+    Fault("files: a failure leaves a part", '            part.unlink(missing_ok=True)\n        if isinstance', '            pass\n        if isinstance', "test_files.py"),
     Fault("files: written in place", "path.with_name(", "path or path.with_name(", "test_files.py"),
     Fault(
         "T1 written in place",
         '    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")\n',
-        "    part = path\n    path.unlink(missing_ok=True)\n",
+        '    part = path\n    path.unlink(missing_ok=True)\n',
         KILL,
     ),
     Fault(
@@ -86,14 +82,9 @@ FAULTS = [
         'part = Path(__import__("tempfile").gettempdir(), f".',
         KILL,
     ),
-    Fault("T1 leftovers stay", "    remove_parts(path.parent)\n", "", KILL),
-    Fault(
-        "T1 the file is not flushed",
-        "            file.flush()\n            os.fsync(file.fileno())\n",
-        "            pass\n",
-        ORDER,
-    ),
-    Fault("T1 the folder is not flushed", "        _sync_folder(path.parent)\n", "        pass\n", ORDER),
+    Fault("T1 leftovers stay", '    remove_parts(path.parent)\n', '', KILL),
+    Fault("T1 the file is not flushed", '            file.flush()\n            os.fsync(file.fileno())\n', '            pass\n', ORDER),
+    Fault("T1 the folder is not flushed", '        _sync_folder(path.parent)\n', '        pass\n', ORDER),
     Fault("T2 no checksum", "if digest.hexdigest().encode() != comment", "if not comment", DAMAGE),
     Fault(
         "T2 the end is not looked at",
@@ -116,7 +107,7 @@ FAULTS = [
     Fault(
         "T2 last.ckpt falls back",
         '    if ckpt == "last":\n        return run / "checkpoints" / "last.ckpt"\n',
-        "",
+        '',
         DAMAGE,
     ),
     Fault(
@@ -125,22 +116,12 @@ FAULTS = [
         '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
         COMMAND_LINE,
     ),
-    Fault(
-        "T3 a failed save is swallowed",
-        "        raise\n    if durable:",
-        "        return\n    if durable:",
-        FAILED_SAVE,
-    ),
-    Fault(
-        "T3 a failed save leaves its file",
-        "            part.unlink(missing_ok=True)\n        if isinstance",
-        "            pass\n        if isinstance",
-        FAILED_SAVE,
-    ),
+    Fault("T3 a failed save is swallowed", '        raise\n    if durable:', '        return\n    if durable:', FAILED_SAVE),
+    Fault("T3 a failed save leaves its file", '            part.unlink(missing_ok=True)\n        if isinstance', '            pass\n        if isinstance', FAILED_SAVE),
     Fault("T3 the reason is not kept", "            self.error = error\n", "", FAILED_SAVE),
     Fault("T3 torch covers the system's reason", "            self.error = error\n", "", EFBIG),
     Fault("T3 torch covers the reason", "raise sealed.error or error from error", "raise", FAILED_SAVE),
-    Fault(
+        Fault(
         "T2 a file without a checksum counts as whole",
         "                if sealed:\n",
         "                if False:\n",
@@ -159,8 +140,8 @@ FAULTS = [
         AGE,
     ),
     Fault("T2 last.ckpt behind all", 'if file.name == "last.ckpt" else', "if False else", AGE),
-    Fault("T2 a course that was left stays", "for old in later + files[", "for old in files[", AGE),
-    Fault("T3 what is there counts twice", "(self.keep + 2) * one - present", "(self.keep + 2) * one", ROOM),
+    Fault("T2 a course that was left stays", 'for old in later + files[', 'for old in files[', AGE),
+    Fault("T3 what is there counts twice", '(self.keep + 2) * one - present', '(self.keep + 2) * one', ROOM),
     Fault("T3 no room for one", "max(one, (self.keep", "max(0, (self.keep", ROOM),
     Fault(
         "T3 the run goes on after a failed save",
@@ -178,32 +159,32 @@ FAULTS = [
     ),
     Fault(
         "T4 no way back into the validation",
-        "            loops.repeat_validation(checkpoint)\n",
-        "            pass\n",
+        '            loops.repeat_validation(checkpoint)\n',
+        '            pass\n',
         f"{TOLD}[validation 1, SIGTERM]",
     ),
     Fault(
         "T4 stops before the validation that is due",
-        "if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):",
-        "if not self.clock.completes_step(batch_idx):",
+        'if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):',
+        'if not self.clock.completes_step(batch_idx):',
         f"{TOLD}[step 6, SIGTERM]",
     ),
     Fault(
         "T4 stops within an accumulation",
-        "return (batch_idx + 1) % self.accumulate == 0",
-        "return True",
+        'return (batch_idx + 1) % self.accumulate == 0',
+        'return True',
         f"{TOLD}[step 11, SIGTERM]",
     ),
     Fault(
         "T4 Lightning's handlers stay",
-        "signals.DeferSignals(), RunProgress",
-        "RunProgress",
+        'signals.DeferSignals(), RunProgress',
+        'RunProgress',
         f"{TOLD}[step 11, SIGTERM]",
     ),
     Fault(
         "T4 the last loss is not logged",
-        "            self.stopping = stop\n",
-        "            raise\n",
+        '            self.stopping = stop\n',
+        '            raise\n',
         f"{TOLD}[step 4, SIGTERM]",
     ),
     Fault(
@@ -212,16 +193,11 @@ FAULTS = [
         "else:",
         f"{TOLD}[step 13, SIGTERM SIGTERM]",
     ),
-    Fault(
-        "T4 exit status 0",
-        "            sys.exit(stop.status)\n",
-        "            sys.exit(0)\n",
-        f"{TOLD}[step 4, SIGTERM]",
-    ),
+    Fault("T4 exit status 0", '            sys.exit(stop.status)\n', '            sys.exit(0)\n', f"{TOLD}[step 4, SIGTERM]"),
     Fault(
         "T4 dropout in the raw weights' validation",
-        ".requires_grad_(False).eval()\n\n    def on_train_start",
-        ".requires_grad_(False)\n\n    def on_train_start",
+        '.requires_grad_(False).eval()\n\n    def on_train_start',
+        '.requires_grad_(False)\n\n    def on_train_start',
         f"{TOLD}[validation 14, SIGINT]",
     ),
     Fault(
@@ -232,17 +208,22 @@ FAULTS = [
     ),
     Fault(
         "T4 each process stops by itself",
-        "return int(ask_all(trainer).read()[0]) if trainer.world_size > 1 else State.received or 0",
-        "return State.received or 0",
+        'return int(ask_all(trainer).read()[0]) if trainer.world_size > 1 else State.received or 0',
+        'return State.received or 0',
         TWO_TOLD,
     ),
-    Fault("T5 the loader begins the epoch anew", 'self.resume = state["epoch"], state["given"]', "pass", RESUMED),
-    Fault("T5 the order of epoch 0 again", "        self.epoch = epoch\n", "        pass\n", RESUMED),
+    Fault(
+        "T5 the loader begins the run again",
+        'self.seen, self.done = state_dict["seen"], state_dict["done"]',
+        "pass",
+        RESUMED,
+    ),
+    Fault("T5 the order of epoch 0 again", '(self.seed, "order", epoch)', '(self.seed, "order", 0)', RESUMED),
     Fault("T5 dropout goes on by itself", "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
         "T5 noise is not counted",
         '[seed_for(self.seed, "train", batch.epoch, index) for index in batch.index.tolist()]',
-        "[torch.Generator().seed() for _ in range(n)]",
+        '[torch.Generator().seed() for _ in range(n)]',
         RESUMED,
     ),
     Fault(
@@ -284,8 +265,10 @@ FAULTS = [
         LATE,
     ),
     Fault("T6 a resumed guard knows nothing", 'deque(state_dict.get("usual", [])', "deque([]", GOES_ON),
-    Fault("T6 a bad gradient is not left out", "            self.skip(trainer)\n", "            pass\n", SKIPPED),
-    Fault("T6 a jump is not told", "        if not self.warned:\n", "        if False:\n", SPIKES),
+    Fault(
+        "T6 a bad gradient is not left out", "            self.skip(trainer)\n", "            pass\n", SKIPPED
+    ),
+    Fault("T6 a jump is not told", '        if not self.warned:\n', '        if False:\n', SPIKES),
     Fault("T6 jumps never stop", "        if self.high >= self.spikes:", "        if False:", SPIKES),
     Fault(
         "T6 a jump is measured by the median",
@@ -294,7 +277,9 @@ FAULTS = [
         "reliability/test_guard.py::test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses",
     ),
     Fault("T7 a bomb is decoded", "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
-    Fault("T7 a greater bomb crashes", "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE),
+    Fault(
+        "T7 a greater bomb crashes", "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE
+    ),
     Fault("T7 small images are enlarged", "min(width, height) < at_least:", "False:", HOSTILE),
     Fault(
         "T7 a PNG's checksums are skipped",
@@ -302,7 +287,9 @@ FAULTS = [
         "                        pass\n",
         HOSTILE,
     ),
-    Fault("T7 a decoder's error stops the run", "except Exception as error:", "except EOFError as error:", HOSTILE),
+    Fault(
+        "T7 a decoder's error stops the run", "except Exception as error:  # decoders", "except EOFError as error:  # decoders", HOSTILE
+    ),
     Fault(
         "T7 every format that Pillow knows",
         "Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])",
@@ -332,26 +319,16 @@ FAULTS = [
     Fault("T7 the file system's order", "return sorted(found)", "return found", HOSTILE),
     Fault(
         "T7 left out in silence",
-        'left_out.append({"path": file.name, "reason": reason, "action": action})',
+        'left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))',
         "pass",
         HOSTILE,
     ),
-    Fault(
-        "T8 any class is built",
-        "if target not in allowed_targets(part) and target not in _targets(trusted):",
-        "if False:",
-        f"{PAYLOAD}[schedule]",
-    ),
-    Fault(
-        "T8 any sampler is built",
-        "for part in (*PARTS, *OPTIONAL_PARTS):",
-        "for part in PARTS:",
-        f"{PAYLOAD}[sampler's grid]",
-    ),
+    Fault("T8 any class is built", 'if target not in allowed_targets(part) and target not in _targets(trusted):', 'if False:', f"{PAYLOAD}[schedule]"),
+    Fault("T8 any sampler is built", 'for part in (*PARTS, *OPTIONAL_PARTS):', 'for part in PARTS:', f"{PAYLOAD}[sampler's grid]"),
     Fault(
         "T8 any weights are read",
-        "inherited not in shipped(group)",
-        "False",
+        'inherited not in shipped(group)',
+        'False',
         f"{MISLED}[weights of the features]",
     ),
     Fault("T8 a sampler that is none", "not isinstance(sampler, Sampler)", "False", f"{MISLED}[no sampler]"),
@@ -409,25 +386,17 @@ FAULTS = [
     ),
     Fault(
         "T8 the report builds what a run names",
-        'stranger(OmegaConf.to_yaml({part: run.config[part]}), folder / "config.yaml")[part]',
-        "run.config[part]",
+        "            check_targets(config[part], part, file)\n",
+        "",
         f"{PAYLOAD}[schedule]",
     ),
-    Fault("T8 contents of any shape", "    check_contents(contents, path)\n", "", SHAPE % "step text"),
+    Fault("T8 contents of any shape", '    check_contents(contents, path)\n', '', SHAPE % "step text"),
     Fault("T8 weights of any shape", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
+    Fault("T8 parts of any shape", 'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ', '', SHAPE % "null"),
+    Fault("T8 functions are built", ' or _has_directives(node):\n            raise', ':\n            raise', SHAPE % "a function"),
     Fault(
-        "T8 parts of any shape",
-        'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ',
-        "",
-        SHAPE % "null",
+        "T8 an export without end", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE
     ),
-    Fault(
-        "T8 functions are built",
-        " or _has_directives(node):\n            raise",
-        ":\n            raise",
-        SHAPE % "a function",
-    ),
-    Fault("T8 an export without end", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE),
     Fault(
         "T7 what ended a run is not reported",
         "    finally:\n        if data.report",
@@ -441,30 +410,29 @@ FAULTS = [
         EXPORTED,
     ),
     Fault(
-        "T9 jobs share the launcher's process",
-        "return wait_for_process(folder)",
-        'return __import__("diffusion.training.worker", fromlist=["run"]).run(settings, folder, RunRecord(folder))',
-        DEATHS,
+        "T9 jobs share the launcher's process", 'return wait_for_process(folder)', 'return __import__("diffusion.training.worker", fromlist=["run"]).run(settings, folder, RunRecord(folder))', DEATHS
     ),
     Fault(
         "T9 complete jobs run again",
         '    if record.content.get("state") != "complete":\n        return False',
-        "    if True:\n        return False",
+        '    if True:\n        return False',
         DEATHS,
     ),
     Fault(
         "T9 a job of other values counts as run",
-        "return before == comparable(yaml.safe_load(config_text(settings)))",
-        "return True",
+        'return before == comparable(yaml.safe_load(config_text(settings)))',
+        'return True',
         DEATHS,
     ),
     Fault(
         "T9 a death is not recorded",
-        "        record.write()\n    raise JobFailed",
-        "    raise JobFailed",
+        '        record.write()\n    raise JobFailed',
+        '    raise JobFailed',
         DEATHS,
     ),
-    Fault("T9 a failed job fails nothing", "    raise JobFailed(", "    return None\n    raise JobFailed(", DEATHS),
+    Fault(
+        "T9 a failed job fails nothing", "    raise JobFailed(", "    return None\n    raise JobFailed(", DEATHS
+    ),
     Fault(
         "T9 an error is not recorded",
         'self.fail("interrupted" if',
@@ -479,8 +447,8 @@ FAULTS = [
     ),
     Fault(
         "T9 launches share a folder",
-        "            path.mkdir()\n",
-        "            path.mkdir(exist_ok=True)\n",
+        '            path.mkdir()\n',
+        '            path.mkdir(exist_ok=True)\n',
         EIGHT,
     ),
     Fault(
@@ -497,14 +465,14 @@ FAULTS = [
     ),
     Fault(
         "T9 keys on the command line",
-        "            secrets.check_words(words)\n",
-        "",
+        '            secrets.check_words(words)\n',
+        '',
         REFUSED,
     ),
     Fault(
         "T9 keys in the configuration",
-        "                secrets.check_values(values)\n",
-        "",
+        '                secrets.check_values(values)\n',
+        '',
         REFUSED,
     ),
     Fault(
@@ -538,19 +506,21 @@ FAULTS = [
         AS_ONE,
     ),
     Fault("T9 passwords within a URL", "if URL.search(value):", "if False:", WORDS),
-    Fault("T9 names within a word", "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS),
+    Fault(
+        "T9 names within a word", "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS
+    ),
     Fault("T9 a folder is a secret", "name not in NO_SECRET and ", "", WORDS),
-    Fault("T10 all devices see the same images", "[self.first :, self.rank]", "[self.first :, 0]", AS_ONE),
+    Fault("T10 all devices see the same images", "[:, self.rank]", "[:, 0]", AS_ONE),
     Fault(
         "T10 the global batch is cut otherwise",
-        "order[:used].view(len(self), self.world, self.batch_size)[self.first :, self.rank]",
-        "order[:used].view(self.world, len(self), self.batch_size)[self.rank, self.first :]",
+        "view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]",
+        "view(self.devices, self.per_epoch, self.batch_size)[self.rank]",
         AS_ONE,
     ),
     Fault(
         "T10 validation is padded",
         "self.batches = index.tensor_split(",
-        "index = torch.cat([index, index[: -len(index) % world]])\n        self.batches = index.tensor_split(",
+        "index = torch.cat([index, index[: -len(index) % devices]])\n        self.batches = index.tensor_split(",
         AS_ONE,
     ),
     Fault(
@@ -566,19 +536,8 @@ FAULTS = [
         DRAWS,
     ),
     Fault("T10 a device's batch is the batch", "batch_size=n * self.trainer.world_size", "batch_size=n", DRAWS),
-    Fault(
-        "T10 devices' features are averaged",
-        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="sum")',
-        'self.add_state("total", torch.zeros(num_features, dtype=torch.float64), dist_reduce_fx="mean")',
-        ONCE,
-    ),
-    Fault(
-        "T10 each device scores for itself",
-        "    if distributed.is_available() and distributed.is_initialized():\n        parts",
-        "    if False:\n        parts",
-        ONCE,
-    ),
-    Fault("T10 pixels wrap", ".clamp(0, 255)", "", PIXELS),
+    Fault("T10 each device scores for itself", "if together and gather:", "if False:", ONCE),
+    Fault("T10 pixels wrap", "round().clamp(0, 255)", "round()", PIXELS),
     Fault("T10 one cache for all images", 'digest({"images": images}), ', "", KEYS),
     Fault(
         "T10 one cache for every resize",
@@ -595,7 +554,7 @@ FAULTS = [
     Fault(
         "T10 torchrun's processes are runs of their own",
         'if under_torchrun() and trainer.world_size != int(os.environ["WORLD_SIZE"]):',
-        "if False:",
+        'if False:',
         TORCHRUN,
     ),
 ]
