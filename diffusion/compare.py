@@ -16,7 +16,7 @@ Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
 Only settings that differ are shown; runs that differ in their seed alone are one row, and of several runs of one seed
 the newest counts. The best is marked only among scores of one protocol: where the protocols differ the comparison is
 refused, naming what differs, unless --mixed. Nothing is trained or sampled.
-Writes compare.md, compare.csv and compare.png.
+Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 """
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m diffusion.compare", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    parser.add_argument("--mixed", action="store_true", help="scores of different protocols, in columns apart")
+    parser.add_argument("--mixed", action="store_true", help="scores of different protocols, in separate columns")
     parser.add_argument(
         "--out",
         type=Path,

@@ -1,7 +1,11 @@
-"""The one console of the program, and its progress bars. On a terminal bars move; elsewhere only lines are printed."""
+"""The console, progress bars and log messages. On a terminal bars move; elsewhere only lines are printed."""
 
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -17,9 +21,9 @@ from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 if not console.is_terminal and "COLUMNS" not in os.environ:
-    console.width = 140  # a log has no edge at which to cut tables
+    console.width = 140  # a log file has no edge at which to cut tables
 
 
 class RateColumn(ProgressColumn):
@@ -44,12 +48,12 @@ class TimeColumn(ProgressColumn):
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         RateColumn(table_column=Column(no_wrap=True)),
         TimeColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
         disable=not enabled,
@@ -57,7 +61,7 @@ def progress_bar(enabled: bool = True) -> Progress:
 
 
 def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
-    """`items`, with a bar that shows how many of `total` are done."""
+    """`items`, with a bar for how many of `total` are done."""
     with progress_bar() as bar:
         task = bar.add_task(label, total=total, unit=unit, note="")
         for item in items:
@@ -79,3 +83,30 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {s} s" if minutes else f"{s} s"
+
+
+def quiet_libraries() -> None:
+    """Silence what says nothing about this run: tips, and warnings about choices that are made on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*Found .* module.* in eval mode.*",
+        ".*does not have many workers.*",  # the images are in memory
+        ".*Experiment logs directory.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has reduced it already
+        ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*your dataloader is not resumable.*",  # it begins where it has to
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def log_to(file: Path) -> None:
+    """Write log messages to the console as they are, and to `file` with time and origin."""
+    plain, full = logging.StreamHandler(sys.stdout), logging.FileHandler(file, delay=True)
+    plain.setFormatter(logging.Formatter("%(message)s"))
+    full.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[plain, full], force=True)

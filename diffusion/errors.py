@@ -27,8 +27,8 @@ class Diverged(UserError):
     status = 4
 
 
-class Taken(UserError):
-    """The folder holds a run already: nothing in it is changed."""
+class FolderTaken(UserError):
+    """The folder belongs to another run: nothing in it is changed."""
 
 
 class Interrupted(BaseException):

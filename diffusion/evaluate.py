@@ -1,19 +1,27 @@
-"""Score a checkpoint or a folder of images: `python -m diffusion.evaluate ckpt=… split=test`, or `images=FOLDER`."""
+"""Score a trained model, or a folder of images, against real images.
 
-from omegaconf import DictConfig
+python -m diffusion.evaluate ckpt=RUN/checkpoints/last.ckpt split=val     the scores of a run, again
+python -m diffusion.evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
+python -m diffusion.evaluate images=FOLDER split=test                     images from anywhere, such as SAMPLES/images
+"""
 
-from diffusion.config import inherit as own
-from diffusion.config.command import command, output_folder
+from pathlib import Path
 
-own.register()
+from diffusion.config import inherit
+from diffusion.config.schema import Evaluate
+from diffusion.runs.command import command
+
+inherit.register()
 
 
-@command("evaluate")
-def main(cfg: DictConfig) -> None:
-    from diffusion.evaluation.commands import evaluate  # torch only when there is something to do
+def evaluate(settings: Evaluate, folder: Path) -> None:
+    """Write scores.json into `folder`."""
+    from diffusion.evaluation import commands  # torch, only when there is something to do
 
-    evaluate(cfg, output_folder())
+    commands.evaluate(settings, folder)
 
+
+main = command("evaluate", Evaluate, __doc__, evaluate)
 
 if __name__ == "__main__":
     main()

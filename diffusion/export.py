@@ -1,7 +1,4 @@
-"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model for others, in a format that holds no code.
-
-torch is imported only once there is something to do.
-"""
+"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model for others, in a format that holds no code."""
 
 import argparse
 import sys
@@ -11,7 +8,7 @@ from diffusion.errors import exit_status
 
 ABOUT = """\
 Write the weights of a checkpoint, and the configuration that they belong to, as one safetensors file. `sample` and
-`evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training can't go on from it.
+`evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
 """
 
 
@@ -25,10 +22,11 @@ def main(arguments: list[str] | None = None) -> int:
     file = chosen.file or chosen.checkpoint.with_suffix(".safetensors")
 
     def export() -> None:
-        from diffusion.checkpoint import exported as exchange
-        from diffusion.checkpoint import restore as checkpoint
+        from diffusion.checkpoint import exported, restore  # torch, only when there is something to do
 
-        print(exchange.export(checkpoint.restore(chosen.checkpoint, chosen.weights), file))
+        model = restore.restore(chosen.checkpoint, chosen.weights)
+        weights = model.denoiser.network.state_dict()
+        print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights))
 
     return exit_status(export, "choose a file you can write")
 

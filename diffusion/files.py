@@ -70,6 +70,12 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def free_space(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
 @contextlib.contextmanager
 def _beside(path: Path, durable: bool) -> Iterator[Path]:
     """The name of a file beside `path`, which is renamed to `path` when the block ends."""

@@ -1,7 +1,7 @@
-"""Counted randomness: what is drawn is a function of (seed, purpose, counters), never of what was drawn before.
+"""Counter-based randomness: each draw is a function of (seed, purpose, counters), never of earlier draws.
 
-So a resumed run is the same run, two devices give the numbers of one, and two recipes compared under one seed see
-the same images, times and noise. Every module may import this one; it imports torch alone.
+So a resumed run equals an uninterrupted one, two devices give the same numbers as one, and two recipes with the same
+seed see the same images, times and noise. Every module may import this one. It depends only on torch.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def seed_for(*key: int | str) -> int:
-    """A 63-bit seed that is a hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. Stable across machines."""
+    """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. It is the same on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -22,23 +22,26 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
-SINGLE = {"mps"}  # kinds of devices without float64
+SINGLE = {"mps"}  # device types without float64
 
 
 def real_dtype(device: torch.device) -> torch.dtype:
-    """float64, in which times and coefficients are computed; float32 on Apple's MPS, which has no other."""
+    """The dtype of times and coefficients: float64, or float32 on Apple's MPS, which has no float64."""
     return torch.float32 if device.type in SINGLE else torch.float64
 
 
 class Streams:
-    """One random stream per example: what example i draws depends on `seeds[i]` alone, whatever else is in the batch.
+    """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
-    (The idea of EDM's StackedRandomGenerator.) CPU and CUDA generators differ, so the numbers are the same on any
-    number of devices of one kind, not across kinds.
+    The idea is that of EDM's StackedRandomGenerator. The numbers do not depend on how many devices share the batch, but
+    they do depend on the type of device, because CPU and CUDA generators differ.
 
     Args:
-        batch_seed, positions, batch_size: for `stratified` alone: a seed that the whole batch shares, and the places of
-            these examples in it. Left out, these examples are the batch.
+        seeds: one seed for each of the B examples.
+        device: where the numbers are drawn.
+        batch_seed: for `stratified`: a seed that all examples of the batch share; None: a hash of `seeds`.
+        positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
+        batch_size: for `stratified`: the size of the whole batch; None: the number of `seeds`.
     """
 
     def __init__(
@@ -75,9 +78,9 @@ class Streams:
         return torch.stack([torch.rand((), generator=g, device=self.device, dtype=dtype) for g in self.generators])
 
     def stratified(self) -> Tensor:
-        """U[0, 1) each, (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for the i-th of a batch of n."""
+        """U[0, 1) of shape (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for example i of n."""
         first = float(torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64))
-        # Made on the device: to copy them there would wait for all that it has yet to do.
+        # Created on the device: copying them there would wait for all of its queued work.
         p, dtype = self.positions, real_dtype(self.device)
         places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
         return (first + places / self.batch_size) % 1

@@ -1,19 +1,27 @@
-"""Draw images from a checkpoint: `python -m diffusion.sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0`."""
+"""Draw images from a trained model.
 
-from omegaconf import DictConfig
+python -m diffusion.sample ckpt=RUN/checkpoints/last.ckpt                       64 images by the run's own sampler
+python -m diffusion.sample ckpt=… n=64 sampler=ddim sampler.steps=50 seed=0     choose another
+python -m diffusion.sample ckpt=… n=8 trajectory=true                           with the denoising steps
+"""
 
-from diffusion.config import inherit as own
-from diffusion.config.command import command, output_folder
+from pathlib import Path
 
-own.register()
+from diffusion.config import inherit
+from diffusion.config.schema import Sample
+from diffusion.runs.command import command
+
+inherit.register()
 
 
-@command("sample")
-def main(cfg: DictConfig) -> None:
-    from diffusion.evaluation.commands import sample  # torch only when there is something to do
+def sample(settings: Sample, folder: Path) -> None:
+    """Draw samples into `folder`."""
+    from diffusion.evaluation.commands import draw_samples  # torch, only when there is something to do
 
-    sample(cfg, output_folder())
+    draw_samples(settings, folder)
 
+
+main = command("sample", Sample, __doc__, sample)
 
 if __name__ == "__main__":
     main()

@@ -1,28 +1,49 @@
-"""Train a diffusion model: `python -m diffusion.train [group=choice …] [key=value …]`; --help lists all of them."""
+"""Train a denoising diffusion model on images.
 
-from diffusion.runs import early_signals as early
+python -m diffusion.train                                     the default recipe on the bundled photographs
+python -m diffusion.train experiment=demo                     a few minutes on a laptop's CPU
+python -m diffusion.train model=unet_small trainer.devices=1  choose from a group; override a value
+python -m diffusion.train data=folder data.root=PHOTOS        your own images
+python -m diffusion.train -m schedule=linear,cosine           a sweep: one run per combination
+python -m diffusion.train -m … hydra.sweep.dir=SWEEP          run what did not complete in that sweep's folder
+python -m diffusion.train hydra.run.dir=RUN ckpt=auto         resume a run with its own settings
+python -m diffusion.train ckpt=last                           resume the newest run of this name in a new folder
+"""
+
+import os
+
+from diffusion.runs import early_signals
 
 if __name__ == "__main__":
-    early.watch()  # before the imports that take long
+    early_signals.watch()  # before the imports that take long
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from diffusion.config.command import command, output_folder
-from diffusion.runs import jobs as sweep
-
-
-def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Run the configuration, leaving everything in `folder`."""
-    from diffusion.training import run  # torch and Lightning only when a run starts
-
-    return run.train(cfg, folder)
+from diffusion.config.schema import Train
+from diffusion.runs import jobs
+from diffusion.runs.command import command
 
 
-@command("train")
-def main(cfg: DictConfig) -> float | None:
-    return sweep.run(train, cfg, output_folder())
+def train(settings: Train, folder: Path) -> None:
+    """Train in this process."""
+    if (begun := jobs.begin(settings, folder)) is not None:
+        from diffusion.training import worker
+
+        settings, record = begun
+        worker.run(settings, folder, record)
+
+
+compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
+
+
+def main() -> None:
+    """Of several processes under torchrun, only the first composes a configuration; the others join its run."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
+        from diffusion.training import processes, worker
+
+        worker.main(processes.words_from_torchrun())
+    else:
+        compose_and_train()
 
 
 if __name__ == "__main__":

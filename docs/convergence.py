@@ -2,9 +2,10 @@
 
     python docs/convergence.py
 
-The data are N(m, Σ) in three dimensions, whose optimal denoiser, probability flow and samplers' laws are known exactly
-(`diffusion.process.oracle`), on the VP schedule. Each sampler goes from t = 1 to sigma/alpha = 0.05 in N equal steps of
-log-SNR, in float64; N ends above 0 because every solver's last step, to sigma = 0, is of first order.
+The data are N(m, Σ) in three dimensions, on the VP schedule. The optimal denoiser, the probability flow and the moments
+of every sampler's output are known exactly (`diffusion.process.oracle`). Each sampler goes from t = 1 to
+sigma/alpha = 0.05 in N equal steps in log-SNR, in float64. The grid stops before 0 because the last step of every
+solver, to sigma = 0, is of first order.
 """
 
 import math
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffusion.process import grid
-from diffusion.process.oracle import GaussianOracle, law
+from diffusion.process.oracle import GaussianOracle, sampler_moments
 from diffusion.process.sampler import (
     DDIM,
     AdamsBashforth,
@@ -31,6 +32,7 @@ from diffusion.process.sampler import (
     Euler,
     Heun,
     Midpoint,
+    ProbabilityFlow,
     ReverseDiffusion,
     Sampler,
     UniPC,
@@ -41,11 +43,12 @@ from diffusion.process.variance import fixed_large
 HERE = Path(__file__).parent
 ROOT = torch.tensor([[0.6, 0.0, 0.0], [0.2, 0.4, 0.0], [-0.1, 0.3, 0.2]], dtype=torch.float64)
 MEAN, COVARIANCE = torch.tensor([0.3, -0.5, 0.1], dtype=torch.float64), ROOT @ ROOT.T
+STARTS = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double().reshape(4, 3, 1, 1)
 STEPS = (8, 16, 32, 64, 128, 256)
 
 
 class Row(NamedTuple):
-    """A line of the table: label, class, yaml, evaluations a step, order in theory, source."""
+    """A row of the table: label, class, yaml, evaluations per step, order in theory, source."""
 
     label: str
     kind: Callable[..., Sampler]
@@ -83,32 +86,41 @@ STOCHASTIC = [
 ]
 
 
-def inner(schedule: Schedule, steps: int) -> Tensor:
+def inner_grid(schedule: Schedule, steps: int) -> Tensor:
+    """N equal steps in log-SNR from t = 1 to sigma/alpha = 0.05."""
     return grid.log_snr(schedule, steps + 1, sigma_min=0.05)[:-1]
 
 
 def flow_error(oracle: GaussianOracle, sampler: Sampler) -> float:
-    """The largest error of x_s over starts at 0 and at unit vectors."""
-    times = inner(oracle.schedule, sampler.steps)
-    noise = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double().reshape(4, 3, 1, 1)
-    exact = oracle.flow(noise * torch.hypot(*oracle.schedule(times[0])), times[0], times[-1])
-    return float((sampler(oracle, noise, None) - exact).abs().max())
+    """The largest error of x_s over the starts, 0 and the unit vectors."""
+    times = inner_grid(oracle.schedule, sampler.steps)
+    exact = oracle.flow(STARTS * torch.hypot(*oracle.schedule(times[0])), times[0], times[-1])
+    return float((sampler(oracle, STARTS, None) - exact).abs().max())
 
 
-def law_error(oracle: GaussianOracle, sampler: Sampler) -> float:
+def covariance_error(oracle: GaussianOracle, sampler: Sampler) -> float:
     """The largest error of the covariance of x_s, which is alpha_s² Σ + sigma_s² I."""
-    alpha_s, sigma_s = oracle.schedule(inner(oracle.schedule, sampler.steps)[-1])
-    _, covariance = law(sampler, oracle)
+    alpha_s, sigma_s = oracle.schedule(inner_grid(oracle.schedule, sampler.steps)[-1])
+    _, covariance = sampler_moments(sampler, oracle)
     return float((covariance - alpha_s**2 * COVARIANCE - sigma_s**2 * torch.eye(3)).abs().max())
 
 
-def measure(rows: list[Row], error: Callable[[GaussianOracle, Sampler], float]) -> list[list[float]]:
-    oracle = GaussianOracle(VP(), MEAN, COVARIANCE)
-    return [[error(oracle, row.kind(steps, grid=inner)) for steps in STEPS] for row in rows]
+def adaptive_evaluations(oracle: GaussianOracle) -> int:
+    """The evaluations of the adaptive solver from t = 1 to sigma/alpha = 0.05, and of the denoising step after it."""
+    sampler = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=0.05))
+    sampler(oracle, STARTS, None)
+    return sampler.evaluations
+
+
+def measure(
+    oracle: GaussianOracle, rows: list[Row], error: Callable[[GaussianOracle, Sampler], float]
+) -> list[list[float]]:
+    """The error of each sampler for each number of steps."""
+    return [[error(oracle, row.kind(steps, grid=inner_grid)) for steps in STEPS] for row in rows]
 
 
 def draw(path: Path, panels: list[tuple[str, str, list[Row], list[list[float]]]]) -> None:
-    """Error against network evaluations, log-log, one panel for each kind of sampler."""
+    """Plot the error against the network evaluations, log-log, with one panel for each kind of sampler."""
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 5.6), sharey=True, layout="constrained")
     for axis, (title, ylabel, rows, errors) in zip(axes, panels, strict=True):
         for k, (row, error) in enumerate(zip(rows, errors, strict=True)):
@@ -129,7 +141,7 @@ def draw(path: Path, panels: list[tuple[str, str, list[Row], list[list[float]]]]
 
 
 def table(rows: list[Row], errors: list[list[float]]) -> str:
-    lines = ["| sampler | `sampler=` | evaluations a step | order | measured | error, 32 steps | source |"]
+    lines = ["| sampler | `sampler=` | evaluations per step | order | measured | error, 32 steps | source |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for row, error in zip(rows, errors, strict=True):
         measured = math.log2(error[-2] / error[-1])
@@ -144,55 +156,66 @@ def table(rows: list[Row], errors: list[list[float]]) -> str:
 
 PAGE = """# Samplers
 
-Written by `python docs/convergence.py`, from measurements. The data are a Gaussian in three dimensions whose optimal
-denoiser and probability flow are known exactly; VP schedule, equal steps of log-SNR from t = 1 to sigma/alpha = 0.05,
-float64. *Measured* is log₂ of the error's ratio between 128 and 256 steps.
+This page is generated by `python docs/convergence.py` from measurements. The data are a Gaussian in three dimensions,
+for which the optimal denoiser and the probability flow are known exactly. The schedule is VP, with equal steps in
+log-SNR from t = 1 to sigma/alpha = 0.05, in float64. *Measured* is log₂ of the ratio of the errors with 128 and 256
+steps.
 
 ![error against evaluations](convergence.png)
 
 ## Deterministic
 
-The error is the largest of x at the end, against the exact flow. A step that ends at sigma = 0 is of first order and
-takes one evaluation (the midpoint rule's takes two), so N steps of a two-evaluation solver cost 2N − 1.
+The error is the largest error of the final x, compared with the exact flow. A step that ends at sigma = 0 is of first
+order and takes one evaluation (two with the midpoint rule), so N steps of a solver with two evaluations per step take
+2N − 1 evaluations.
 
 {deterministic}
 
-UniPC-p has order p + 1, as its theorem says: the corrector adds one. The midpoint rule gains an order on a Gaussian;
-on a mixture the tests measure 2. DPM-Solver++(3M) uses the full weight of the second difference; diffusers uses half
-of it, with which the measured order is 2.
+UniPC-p has order p + 1, as its theorem says, because the corrector adds one order. The midpoint rule gains an order on
+a Gaussian; on a mixture, the tests measure order 2. DPM-Solver++(3M) uses the full weight of the second difference.
+diffusers uses half of it, which reduces the measured order to 2.
 
-`probability_flow` solves the same ODE with step sizes of its own (Dormand–Prince 5(4), each image its own) to
-`sampler.rtol` and `sampler.atol`, then denoises once: as many evaluations as the tolerance takes (68 here at 1e-5).
+`probability_flow` solves the same ODE with adaptive step sizes (Dormand–Prince 5(4), separately for each image) to the
+tolerances `sampler.rtol` and `sampler.atol`, and then denoises once. The number of evaluations depends on the tolerance
+({adaptive} here at 1e-5).
 
 ## Stochastic
 
-The error is the largest of the covariance of x at the end, computed exactly and not from samples.
+The error is the largest error of the covariance of the final x, which is computed exactly and not from samples.
 
 {stochastic}
 
-`predictor_corrector` adds `corrections` Langevin steps, one evaluation each, before each step of `sampler.predictor`.
-Its step size follows a signal-to-noise ratio, and repeated without end would raise the variance by `snr²`, relatively.
+`predictor_corrector` makes `corrections` Langevin steps, with one evaluation each, before each step of
+`sampler.predictor`. Their step size is set by a signal-to-noise ratio, `snr`. In the limit of many Langevin steps, the
+variance is too large by a share of about snr².
 
 ## Grids and thresholds
 
-`grid@sampler.grid=` takes `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`, `log_snr`,
-`cosine`; `threshold@sampler.threshold=` takes `clip`, `dynamic`; `sampler.threshold=null` takes it off. Any sampler
-goes with any grid and schedule. `ancestral` alone uses a learned variance
-(`variance@sampler.variance=learned_range`); the others leave the network's second half unused.
+The choices of `grid@sampler.grid=` are `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`,
+`log_snr` and `cosine`. Every sampler works with every grid and every schedule, except that the grids `leading` and
+`linspace` need a discrete schedule. The choices of `threshold@sampler.threshold=` are `clip` and `dynamic`;
+`sampler.threshold=null` turns thresholding off. Only `ancestral` uses a learned variance
+(`variance@sampler.variance=learned_range`). The other samplers ignore the second half of the network's outputs.
 """
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    flows, laws = measure(DETERMINISTIC, flow_error), measure(STOCHASTIC, law_error)
+    oracle = GaussianOracle(VP(), MEAN, COVARIANCE)
+    flow_errors = measure(oracle, DETERMINISTIC, flow_error)
+    covariance_errors = measure(oracle, STOCHASTIC, covariance_error)
     draw(
         HERE / "convergence.png",
         [
-            ("deterministic", "largest error", DETERMINISTIC, flows),
-            ("stochastic", "largest error of the covariance", STOCHASTIC, laws),
+            ("deterministic", "largest error", DETERMINISTIC, flow_errors),
+            ("stochastic", "largest error of the covariance", STOCHASTIC, covariance_errors),
         ],
     )
-    page = PAGE.format(deterministic=table(DETERMINISTIC, flows), stochastic=table(STOCHASTIC, laws))
+    page = PAGE.format(
+        deterministic=table(DETERMINISTIC, flow_errors),
+        stochastic=table(STOCHASTIC, covariance_errors),
+        adaptive=adaptive_evaluations(oracle),
+    )
     (HERE / "samplers.md").write_text(page, encoding="utf-8")
     print(f"wrote {HERE / 'convergence.png'} and {HERE / 'samplers.md'}")
 

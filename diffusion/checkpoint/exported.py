@@ -1,60 +1,61 @@
-"""Models for others, and from others: safetensors files hold tensors and text, and nothing that could run."""
+"""Exported models: safetensors files, which hold tensors and text and nothing that could run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from diffusion.config import build
+from diffusion.config.untrusted import OPTIONAL_PARTS, PARTS
 from diffusion.errors import UserError, first_line
 from diffusion.files import replacing
 
-if TYPE_CHECKING:
-    from diffusion.checkpoint.restore import Restored
-
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
-KEPT = (*build.PARTS, *build.FURTHER, "seed", "score")  # of the configuration
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score")  # of the configuration
 
 
-def export(restored: "Restored", file: Path) -> Path:
-    """Write the network's weights and what builds it; returns `file`.
+def write(
+    file: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], step: int, epoch: int, kind: str
+) -> Path:
+    """Write a network's weights, under their names in the network, and the configuration that builds it.
 
-    The tensors have the network's own names. The metadata hold "format", "config" (JSON of model, schedule, prediction,
-    data; and for samples and scores as the run's own, of sampler, features, metrics, seed, score), "step", "epoch",
-    "weights".
+    The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, features,
+    metrics, seed and score), "step", "epoch" and "weights".
+
+    Args:
+        kind: `ema` or `raw`.
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    config = {key: restored.config[key] for key in KEPT if key in restored.config}
-    tensors = {name: value.contiguous() for name, value in restored.denoiser.network.state_dict().items()}
     metadata = {
         "format": FORMAT,
-        "config": json.dumps(config),
-        "step": str(restored.step),
-        "epoch": str(restored.epoch),
-        "weights": restored.weights,
+        "config": json.dumps({key: config[key] for key in KEPT if key in config}),
+        "step": str(step),
+        "epoch": str(epoch),
+        "weights": kind,
     }
     with replacing(file, durable=True) as target:
-        target.write(save(tensors, metadata))
+        target.write(save({name: value.contiguous() for name, value in weights.items()}, metadata))
     return file
 
 
 def read(file: Path, prefix: str) -> dict[str, Any]:
-    """What `export` wrote, as a checkpoint has it; tensors are named `prefix` + their name in the network.
+    """What `write` has written, in the form of a checkpoint: `prefix` is put before each tensor's name.
 
-    Raises UserError for a file that is damaged or not by `export`.
+    Raises UserError for a file that is damaged or was not written by diffusion.export.
     """
     try:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
-            raise UserError(f"ckpt={file}: not written by diffusion.export; use a file of its, or a checkpoint")
+            raise UserError(f"ckpt={file}: not written by diffusion.export; use a file that it wrote, or a checkpoint")
         config = OmegaConf.to_yaml(OmegaConf.create(json.loads(metadata["config"])))
         step, epoch = int(metadata["step"]), int(metadata["epoch"])
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError, OmegaConfBaseException) as error:
@@ -63,5 +64,5 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
         ) from error
     contents: dict[str, Any] = {"config": config, "state_dict": tensors, "global_step": step, "epoch": epoch}
     if metadata.get("weights") == "ema":
-        contents["current_model_state"] = {}  # an average, whose raw weights are not there
+        contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
     return contents

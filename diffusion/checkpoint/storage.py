@@ -1,15 +1,14 @@
-"""Checkpoint files: written whole or not at all, and checked when they are read.
+"""Checkpoint files: written whole or not at all, checked when they are read.
 
-A file is torch's zip archive whose comment is the SHA-256 of every byte before it (`unzip -z last.ckpt` shows it). It
-is written to a temporary file beside its place, flushed to the disk and renamed over it; then the folder is flushed.
-So at every moment the name holds the old file or the new one, whole, wherever the process is killed.
+A file is torch's zip archive whose comment is the SHA-256 of all bytes before it (`unzip -z last.ckpt` shows it). It is
+written beside its place, flushed to the disk and renamed (see `diffusion.files`): wherever the process is killed, the
+name holds the whole old file or the whole new one.
 """
 
 import hashlib
 import os
 import pickle
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +20,7 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.files import remove_parts, replacing
 
-END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, of which the last two are the comment's length
+END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, the last two of which are the comment's length
 RECORD = 22
 LABEL = b"sha256:"
 COMMENT = len(LABEL) + 64
@@ -31,14 +30,14 @@ PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, tor
 
 
 class Damaged(Exception):
-    """A file that is not what was written; the message is one line saying what is wrong with it."""
+    """A file that is not what was written. The message says in one line what is wrong with it."""
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint, in the order: file to disk, rename, folder to disk. Leftovers of killed writers go first.
+    """Write a checkpoint durably, after removing what killed writers have left in its folder.
 
-    Raises OSError when it cannot be written (the old file is then as it was, and nothing is left behind), and TypeError
-    for what is neither tensor nor primitive, since that could not be read back.
+    Raises OSError when it cannot be written (the old file is then unchanged, and nothing is left behind), and TypeError
+    for a value that is neither a tensor nor a primitive, because it could not be read back.
     """
     check_plain(contents)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,14 +45,14 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     with replacing(path, durable=True) as file:
         sealed = Sealed(file)
         try:
-            torch.save(dict(contents), sealed)  # type: ignore[arg-type]  # it needs write alone
+            torch.save(dict(contents), sealed)  # type: ignore[arg-type]  # it only needs `write`
         except RuntimeError as error:
-            raise sealed.error or error from error  # torch may cover the operating system's reason with its own
+            raise sealed.error or error from error  # torch may hide the operating system's reason behind its own
         sealed.close()
 
 
 def load(path: Path, sealed: bool = False) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged, as `verify` does."""
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged as `verify` does."""
     verify(path, sealed)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,8 +67,8 @@ def load(path: Path, sealed: bool = False) -> dict[str, Any]:
 def verify(path: Path, sealed: bool = False) -> None:
     """Raise Damaged unless the file is whole.
 
-    One that torch wrote by itself, or another program, has no checksum by which to tell: it passes, unless it must be
-    `sealed`. (Damage does not unseal one of ours: its last record says that a comment follows.)
+    A file that another program wrote has no checksum, so damage cannot be detected: it passes, unless `sealed` requires
+    a checksum. (Damage cannot make one of our files look like that: its last record announces a comment.)
     """
     try:
         size = path.stat().st_size
@@ -97,8 +96,8 @@ def verify(path: Path, sealed: bool = False) -> None:
         raise Damaged("its content is not what was written (SHA-256 differs)")
 
 
-def probe(folder: Path) -> None:
-    """Write a file in `folder` as a checkpoint is written, and remove it. Raises OSError where that cannot be."""
+def check_writable(folder: Path) -> None:
+    """Write a file in `folder` the way a checkpoint is written, and remove it. Raises OSError where that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     trial = folder / ".trial"
     with replacing(trial, durable=True) as file:
@@ -111,14 +110,14 @@ def numbered(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.ckpt"
 
 
-def step_named(file: Path) -> int:
+def step_in_name(file: Path) -> int:
     """The step in the name of a numbered file; −1 for other files."""
     match = NUMBERED.fullmatch(file.name)
     return int(match[1]) if match else -1
 
 
-def step_within(path: Path) -> int:
-    """The step of a checkpoint, of whose tensors none is read; −1 where it cannot be read."""
+def step_in_file(path: Path) -> int:
+    """The step of a checkpoint, without reading its tensors; −1 where it cannot be read."""
     try:
         return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
     except (*UNREADABLE, TypeError):
@@ -126,31 +125,31 @@ def step_within(path: Path) -> int:
 
 
 def numbered_files(folder: Path) -> list[Path]:
-    """The step-….ckpt of a folder, newest first: the greatest step; of equal steps, the one written last.
+    """The step-….ckpt of a folder, the greatest step first; of equal steps, the one written last.
 
-    The time alone says nothing: clocks are set back, and copies are younger than what is written after them.
+    The modification time alone is not enough: clocks are set back, and copies look newer than what is written later.
     """
-    found = [(step, file.lstat().st_mtime_ns, file) for file in folder.glob("*") if (step := step_named(file)) >= 0]
+    found = [(step, file.lstat().st_mtime_ns, file) for file in folder.glob("*") if (step := step_in_name(file)) >= 0]
     return [file for *_, file in sorted(found, reverse=True)]
 
 
 def all_files(folder: Path) -> list[Path]:
-    """The numbered files; last.ckpt, another name of the newest; best.ckpt, another name of one that may be gone."""
+    """The numbered files, last.ckpt (a second name of the newest) and best.ckpt (of one that may be gone)."""
     named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
     return numbered_files(folder) + named
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder, by step. Behind them last.ckpt, if its step cannot be read; at the end best.ckpt."""
+    """All checkpoints of a folder by their step. A last.ckpt that cannot be read comes near the end, then best.ckpt."""
 
     def step(file: Path) -> int:
-        return step_within(file) if file.name == "last.ckpt" else step_named(file)
+        return step_in_file(file) if file.name == "last.ckpt" else step_in_name(file)
 
     return sorted(all_files(folder), key=step, reverse=True)
 
 
 def check_plain(value: Any, where: str = "checkpoint") -> None:
-    """Raise TypeError unless `value` is made of tensors and primitives, which `weights_only=True` reads back."""
+    """Raise TypeError unless `value` consists of tensors and primitives, which `weights_only=True` reads back."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             check_plain(key, where)
@@ -163,14 +162,14 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
 
 
 class Sealed:
-    """Passes on what torch writes, hashed; `close` announces the comment in the zip's last record and appends it."""
+    """Hashes and passes on what torch writes; `close` announces the comment in the last record and appends it."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.digest, self.held = file, hashlib.sha256(), b""
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """All but the last two bytes so far, which may be the comment's length."""
+        """Pass on all but the last two bytes so far, which may be the comment's length."""
         block = memoryview(data).cast("B")
         if len(block) >= 2:
             self.put(self.held)
@@ -199,14 +198,14 @@ class Sealed:
 
 
 class Storage(CheckpointIO):
-    """Lightning's saving and loading through this module."""
+    """Lightning's plugin for saving and loading, through this module."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See `save`."""
         save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """See `load`. Raises UserError: the run looked at the file before."""
+        """See `load`. Raises UserError: the file was whole when the run began."""
         try:
             return load(Path(path))
         except Damaged as error:
@@ -215,9 +214,3 @@ class Storage(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the file."""
         Path(path).unlink(missing_ok=True)
-
-
-def free(folder: Path) -> int:
-    """Free bytes on the folder's disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free

@@ -1,74 +1,82 @@
-"""The run's own: what `sample` and `evaluate` take from a checkpoint's recipe where nothing else is chosen.
+"""What `sample` and `evaluate` take from a checkpoint's recipe where nothing else is chosen.
 
-`sampler=run`, which is their default, stands for the run's sampler; settings given beside it change single ones of it:
-`sampler.steps=20`, `grid@sampler.grid=karras`. So with features, metrics and data; a number that is null is the run's.
+`sampler=run`, their default, means the run's sampler; single settings of it can be changed beside it:
+`sampler.steps=20`, `grid@sampler.grid=karras`. The same holds for features, metrics and data. A number that is null is
+the run's too.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hydra import compose
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from diffusion.config.choices import shipped
+from diffusion.config.choices import inner_groups, shipped
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import Settings
 from diffusion.errors import UserError, nearest
 
 RUN = "run"
-PLACED = {"sampler": ("grid", "threshold", "variance"), "features": (), "metrics": (), "data": ()}  # groups within each
+GROUPS = ("sampler", "features", "metrics", "data")  # that may be the run's
 NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
+S = TypeVar("S", bound=Settings)
 
 
 def register() -> None:
-    """Make the choice `run` known to Hydra; its node takes any settings, as the run's are not known yet."""
-    for group, within in PLACED.items():
-        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in within)], "from": RUN}
+    """Make the choice `run` known to Hydra. Its node takes any settings, because the run's are not known yet."""
+    for group in GROUPS:
+        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
         ConfigStore.instance().store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
 
 
-def completed(cfg: DictConfig, recipe: Mapping[str, Any] | None, where: Path | str = "") -> DictConfig:
-    """`cfg` with what it leaves to the run, whose `recipe` is that of the file `where`.
+def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str = "") -> S:
+    """`settings` with what they leave to the run, whose `recipe` comes from the file `where`.
 
-    Without a recipe, and for what an exported file does not hold, they are diffusion.train's defaults. Raises UserError
-    for what cannot be taken from a file.
+    Without a recipe, and for what an exported file does not hold, the defaults of diffusion.train are taken. Raises
+    UserError for what must not be taken from a file.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    usual: Any = OmegaConf.to_container(compose("train"), resolve=False)
-    for group in PLACED.keys() & plain.keys():
-        if isinstance(node := plain[group], dict) and node.pop("from", None) == RUN:
-            own = (recipe or {}).get(group) or usual[group]
-            if group == "features" and own not in shipped(group):
+    changes: dict[str, Any] = {}
+    defaults = composed("train", [])
+    for group in GROUPS:
+        node = getattr(settings, group, None)
+        if isinstance(node, dict) and node.get("from") == RUN:
+            inherited = (recipe or {}).get(group) or plain(defaults[group])
+            if group == "features" and inherited not in shipped(group):
                 raise UserError(
-                    f"{where}: its features are set otherwise than conf/features has them, and a file may not say "
-                    "which weights are read; choose them again, such as features=clip features.source=FOLDER"
+                    f"{where}: its features are set differently from conf/features, and a file may not say which "
+                    "weights are read; choose them again, such as features=clip features.source=FOLDER"
                 )
-            plain[group] = merged(own, node, group)
+            chosen = {key: value for key, value in node.items() if key != "from"}
+            changes[group] = _merged(inherited, chosen, group)
     for key, path in NUMBERS.items():
-        if plain.get(key, 0) is None and (recipe is not None or key != "n"):  # n of images: all of them
-            plain[key] = number(recipe or {}, path, where) or number(usual, path, where)
-    return OmegaConf.create(plain)
+        if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # n of images: all of them
+            changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
+    return settings.model_copy(update=changes)
 
 
-def merged(own: Any, changes: Any, place: str) -> Any:
-    """`own` with the changes, at any depth; what says itself what it is (`_target_`) comes in its place.
+def _merged(inherited: Any, changes: Any, place: str) -> Any:
+    """`inherited` with the changes, at any depth; a node with a `_target_` of its own replaces the inherited one.
 
-    Raises UserError for a setting that `own`, at `place` in the configuration, does not have.
+    Raises UserError for a setting that `inherited`, at `place` in the configuration, does not have.
     """
-    if not isinstance(own, Mapping) or not isinstance(changes, Mapping) or "_target_" in changes:
+    if not isinstance(inherited, Mapping) or not isinstance(changes, Mapping) or "_target_" in changes:
         return changes
     for key, value in changes.items():
-        if key not in own and not (isinstance(value, Mapping) and "_target_" in value):
-            having = [name for name in own if not name.startswith("_")]
+        if key not in inherited and not (isinstance(value, Mapping) and "_target_" in value):
+            having = [name for name in inherited if not name.startswith("_")]
             raise UserError(
                 f"{place}.{key}: the run's {place} has no such setting{nearest(key, having)}; it has "
                 f"{', '.join(having) or 'none'}; or choose another, {place}=…"
             )
-    return {**own, **{key: merged(own.get(key), value, f"{place}.{key}") for key, value in changes.items()}}
+    return {
+        **inherited,
+        **{key: _merged(inherited.get(key), value, f"{place}.{key}") for key, value in changes.items()},
+    }
 
 
-def number(recipe: Mapping[str, Any], path: tuple[str, ...], where: Path | str) -> int | None:
-    """The whole number at `path` of a recipe out of the file `where`; None where there is none."""
+def _number(recipe: Mapping[str, Any], path: tuple[str, ...], where: Path | str) -> int | None:
+    """The whole number at `path` of a recipe from the file `where`; None where there is none."""
     value: Any = recipe
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None

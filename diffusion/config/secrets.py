@@ -20,7 +20,7 @@ NO_SECRET = ("PWD",)  # variables that are called like one
 SHORTEST = 8  # characters of a value that is taken for a key; shorter ones occur by chance
 
 
-def refuse_words(words: Iterable[str]) -> None:
+def check_words(words: Iterable[str]) -> None:
     """UserError if one of a command's `words` sets or holds a secret. The line doesn't repeat it."""
     for word in words:
         key, _, value = word.partition("=")
@@ -29,7 +29,7 @@ def refuse_words(words: Iterable[str]) -> None:
             _refuse(f"{key.lstrip('+~')}.{inner}", held.strip())
 
 
-def refuse_values(config: Mapping[str, Any]) -> None:
+def check_values(config: Mapping[str, Any]) -> None:
     """UserError if a value of the resolved `config` is a secret, such as by `${oc.env:WANDB_API_KEY}`."""
     for key, value in _flat(config):
         _refuse(key, value)

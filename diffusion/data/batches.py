@@ -1,7 +1,4 @@
-"""Images in memory as uint8 tensors, and batches of them.
-
-A split is N square RGB images in one uint8 tensor (N, 3, H, W), with the name of each.
-"""
+"""Images in memory as uint8 tensors, and batches of them."""
 
 import hashlib
 import re
@@ -14,20 +11,23 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffusion.data.cache import digest
+from diffusion.data.order import Index
 
-TILE = re.compile(r" \d+px at \d+,\d+$")  # what a tile's name has behind the photograph's
+TILE = re.compile(r" \d+px at \d+,\d+$")  # the part of a tile's name that follows the name of its photograph
 
 
 class Batch(NamedTuple):
-    """B images of one split.
-
-    `image`: (B, 3, H, W), uint8 from the loader, float32 in [-1, 1] once on the device. `index`: (B,) int64, on
-    the CPU, the images' positions in the loader's split. `flip`: (B,) bool, which of them are mirrored left to right.
-    """
+    """B images of one split."""
 
     image: Tensor
-    index: Tensor  # type: ignore[assignment]  # a tuple's method of that name gives way
+    """(B, 3, H, W), uint8 from the loader, float32 in [-1, 1] on the device."""
+    index: Tensor  # type: ignore[assignment]  # this hides the tuple's method of that name
+    """(B,) int64, the positions of the images in the loader's split. It stays on the CPU."""
     flip: Tensor
+    """(B,) bool, which images are mirrored left to right."""
+    epoch: int = 0
+    number: int = 0
+    """The position of the batch in its epoch."""
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ def to_unit(image: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 0..255, rounded to the nearest; what lies outside is clamped, never wrapped."""
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Values outside the range are clamped."""
     return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """`images`: uint8 (N, 3, H, W). `names`: where each comes from."""
+    """Square RGB images, uint8 (N, 3, H, W), and the name of each one, which says where it comes from."""
 
     images: Tensor
     names: list[str]
@@ -50,22 +50,22 @@ class Split(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[Tensor, Tensor]) -> Batch:
-        """A whole batch at once, for (index (B,), flip (B,)): one gather instead of B."""
-        index, flip = key
-        return Batch(self.images[index], index, flip)
+    def __getitem__(self, key: Index) -> Batch:
+        """A whole batch at once, so that B images take one indexing operation."""
+        index, flip, epoch, number = key
+        return Batch(self.images[index], index, flip, epoch, number)
 
     @cached_property
     def sources(self) -> list[str]:
-        """What each image is of: the photograph of a tile, as `tiles` names it, else the image itself."""
+        """The source of each image: the photograph of a tile (see `tiles`), or else the name of the image."""
         return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
-        """The split of the images at `index` (M,), in that order."""
+        """The images at the positions `index` (M,), in that order."""
         return Split(self.images[index], [self.names[i] for i in index.tolist()])
 
     @cached_property
     def key(self) -> str:
-        """A hash of the pixels, hence of the files' content and the transform: statistics are kept under it."""
+        """A hash of the pixels, and so of the files and of how they were resized. Statistics are cached under it."""
         pixels = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16).hexdigest()
         return digest(tuple(self.images.shape), pixels)

@@ -1,60 +1,50 @@
-"""The LightningDataModule that every data set is: splits of images in memory, and the loaders of their batches."""
+"""The LightningDataModule of every data set: splits of images in memory, and the loaders of their batches."""
 
-from typing import Any
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
 from diffusion.data.batches import Batch, Split, to_unit
 from diffusion.data.cache import digest
-from diffusion.data.order import InOrder, Shuffled, TrainLoader
+from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 
 
 class ImageData(LightningDataModule):
-    """The base of all data sets; a subclass says in `load` how its splits "train", "val" and "test" are made.
+    """The base of all data sets; a subclass defines in `load` how its splits "train", "val" and "test" are made.
 
-    Works without a Trainer too: `data.prepare_data(); data.setup(); data.splits["val"].images`.
+    It works without a Trainer too: `data.prepare_data(); data.setup(); data.splits["val"].images`. `report` lists
+    {"path", "reason", "action"} of files that need attention; "used" ones are held-out images that nearly repeat an
+    image of an earlier split. Build the Trainer with `use_distributed_sampler=False`: the loaders share the images out
+    among the devices.
 
-    resolution: side of the square images, in pixels.
-    batch_size: training images per device and step; the global batch is this times the devices. A last partial
-        batch of an epoch is dropped, in training only.
-    eval_batch_size: the most images per device in a validation or test batch.
-    flip: mirror half of the training images, at random, anew in each epoch.
-    seed: of the order, the flips, and whatever choice a subclass makes.
-    num_workers: processes that gather batches; 0 is the fastest, as the images lie in memory.
-
-    `report` lists {"path", "reason", "action"} of what is worth a look; "used" are held-out near-duplicates of images
-    in an earlier split.
-
-    Build the Trainer with `use_distributed_sampler=False`: the loaders share the images out among the devices.
-    `UserError` when the training split is smaller than a global batch.
+    Args:
+        resolution: Side of the square images, in pixels.
+        batch_size: Training images per device in a batch.
+        eval_batch_size: The most images per device in a validation batch.
+        flip: Mirror half of the training images, chosen anew in each epoch.
+        seed: Seed of the order and of the mirroring, and of what a data set chooses at random.
+        num_workers: Processes that gather batches; 0 is the fastest, because the images are in memory.
     """
 
     channels = 3
 
     def __init__(
         self,
-        resolution: int,
-        batch_size: int = 8,
-        eval_batch_size: int = 32,
+        resolution: Annotated[int, Ge(1)],
+        batch_size: Annotated[int, Ge(1)] = 8,
+        eval_batch_size: Annotated[int, Ge(1)] = 32,
         flip: bool = True,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
-        sizes = {"resolution": resolution, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
-        for name, size in sizes.items():
-            if not (isinstance(size, int) and size >= 1):
-                raise UserError(f"data.{name}={size!r}: expected a whole number of at least 1; set data.{name}=64")
-        if num_workers < 0:
-            raise UserError(
-                f"data.num_workers={num_workers}: expected a number of processes; data.num_workers=0 is best"
-            )
         self.resolution = resolution
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -63,44 +53,64 @@ class ImageData(LightningDataModule):
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
         self.report: list[dict[str, str]] = []
+        self.batches_per_epoch: int | None = None  # None: as many as the images fill
+        self.batches: int | None = None  # in what Lightning takes for an epoch, the whole run; None: in an epoch
+        self.seen = 0  # training images that the resumed run has used, on all devices …
+        self.done = 0  # … and the batches that they count as in this run
 
     def load(self) -> dict[str, Split]:
-        """The splits "train", "val" and "test"; the first call makes what is not cached yet."""
+        """The splits "train", "val" and "test". Whatever is not in the cache yet is made."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        """Downloads, decodes and caches what is missing: in one process per machine, before the others `setup`."""
+        """Download, decode and cache what is missing. Lightning calls this in one process per machine, then `setup`."""
         if not self.splits:
             self.report = []
             splits = self.load()
-            self.report += duplicates.tell(splits)
+            self.report += duplicates.report(splits)
             self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
+        """Read the splits."""
         self.prepare_data()
-        images, devices = len(self.splits["train"]), self._share()[1]
-        if images < self.batch_size * devices:
-            wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
-            raise UserError(
-                f"the training split has {count(images, 'image')}, fewer than {wanted}: lower data.batch_size or "
-                "add images"
-            )
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the data, for a checkpoint that is saved after a batch."""
+        assert self.trainer is not None
+        size = self.batch_size * self.trainer.world_size
+        return {"seen": (self.seen // size + self._batches_done() - self.done) * size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue at that position, also with another batch size or another number of devices."""
+        self.seen = state_dict["seen"]
 
     @property
     def key(self) -> str:
         """A hash of all splits' pixels."""
         return digest(*((name, split.key) for name, split in sorted(self.splits.items())))
 
-    def train_dataloader(self) -> TrainLoader:
-        train = self.splits["train"]
-        sampler = Shuffled(len(train), self.batch_size, self.flip, self.seed, *self._share())
-        return TrainLoader(train, sampler=sampler, **self._options())
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches that are still to come. Raises UserError where the images do not fill one batch."""
+        train, (rank, devices) = self.splits["train"], self._share()
+        per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
+        if per_epoch < 1:
+            wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
+            raise UserError(
+                f"the training split has {count(len(train), 'image')}, fewer than {wanted}: lower data.batch_size or "
+                "add images"
+            )
+        length, first = self.batches or per_epoch, self.seen // (self.batch_size * devices)
+        self.done = self._batches_done()
+        batches = TrainingBatches(
+            len(train), self.batch_size, per_epoch, length, first, self.done, self.flip, self.seed, rank, devices
+        )
+        return self._loader(train, batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """[the validation split, as many fixed training images]: a gap between the two is over-fitting.
+        """[the validation split, as many training images]: their errors differ where the network over-fits.
 
-        They are the same for every seed. Both count their images from 0, so that what is drawn by index is the same for
-        either: they are paired.
+        The training images are the same for every seed. Both loaders count their images from 0, so what is drawn by
+        index is the same for both, and the errors are paired.
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
@@ -110,18 +120,22 @@ class ImageData(LightningDataModule):
         return self._eval_loader("test", self.splits["test"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Images and flips move; the indices, which seed the noise, are read on the CPU and stay there.
+        """Move images and flips. The indices, which seed the noise, are read on the CPU and stay there.
 
-        (Reading them back from a GPU would make every step wait for the one before.)
+        (Reading them back from a GPU would make every step wait for the previous one.)
         """
         return batch._replace(
             image=batch.image.to(device, non_blocking=True), flip=batch.flip.to(device, non_blocking=True)
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: mirrors the images that are to be, and scales them to float32 [-1, 1]."""
+        """On the device: mirror the images as `flip` says, and scale them to float32 [-1, 1]."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
         return batch._replace(image=to_unit(image))
+
+    def _batches_done(self) -> int:
+        """Batches of the optimizer steps so far."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def _share(self) -> tuple[int, int]:
         """(rank of this device, number of devices)."""
@@ -132,19 +146,20 @@ class ImageData(LightningDataModule):
         return 0, 1
 
     def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
-        rank, world = self._share()
-        if len(split) < world:
+        rank, devices = self._share()
+        if len(split) < devices:
             raise UserError(
-                f"{count(len(split), 'image')} of the {name} split: too few for {count(world, 'device')}; give the "
+                f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; give the "
                 f"split at least as many (data.{name}=…), or use fewer devices"
             )
-        sampler = InOrder(torch.arange(len(split)), self.eval_batch_size, rank, world)
-        return DataLoader(split, sampler=sampler, **self._options())
+        return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "batch_size": None,  # the samplers give whole batches
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
+    def _loader(self, split: Split, batches: Sampler[Index]) -> DataLoader[Batch]:
+        return DataLoader(
+            split,
+            batch_size=None,  # each index of the sampler is a whole batch
+            sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,82 +1,89 @@
-"""The order in which images are seen: a function of (seed, epoch, batch), never of what ran before.
+"""The order in which a run sees the images: a function of (seed, number of the batch), independent of earlier batches.
 
-In epoch e the training order is the permutation drawn from (seed, "order", e), and image i is mirrored if bit i of the
-draw from (seed, "flip", e) is set. Global batch k is the k-th run of `batch_size` × devices images of that order, and
-device r takes the r-th run of `batch_size` within it.
+Epoch e is a permutation of the images drawn from (seed, "order", e). In it, image i is mirrored if bit i of the draw
+from (seed, "flip", e) is set. A global batch has `batch_size` × devices images. An epoch has n global batches; the
+images that remain are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th
+part.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from diffusion.data.batches import Batch
 from diffusion.randomness import generator_for
 
-
-class Shuffled(Sampler[tuple[Tensor, Tensor]]):
-    """One device's training batches (index (B,), flip (B,)) in the order of `epoch`; the partial last is dropped."""
-
-    def __init__(self, size: int, batch_size: int, flip: bool, seed: int, rank: int, world: int):
-        self.size, self.batch_size, self.flip, self.seed = size, batch_size, flip, seed
-        self.rank, self.world = rank, world
-        self.epoch = 0
-        self.first = 0  # the batch to begin at, when a run is resumed within the epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(self.size, generator=generator_for(self.seed, "order", self.epoch))
-        heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", self.epoch)) < 0.5
-        flip = heads & self.flip
-        used = len(self) * self.world * self.batch_size
-        for index in order[:used].view(len(self), self.world, self.batch_size)[self.first :, self.rank]:
-            yield index, flip[index]
+Index = tuple[Tensor, Tensor, int, int]
+"""index (B,), flip (B,), the epoch, the position of the batch in the epoch"""
 
 
-class InOrder(Sampler[tuple[Tensor, Tensor]]):
-    """One device's share of `index` (M,), unflipped: every image once, and as many batches on each device.
+@dataclass(eq=False)
+class TrainingBatches(Sampler[Index]):
+    """One device's batches of a whole run, or of one part of it after another (`set_epoch`).
 
-    The images are cut into equal runs (to within one image) rather than padded, so that a mean or an FID over
-    several devices counts each image once, and no device waits for a batch that another does not have.
+    Args:
+        size: images in the split.
+        batch_size: images of one device in a batch.
+        per_epoch: batches in an epoch.
+        length: batches in a part; a run of diffusion.train is a single part.
+        first: the number of the first batch, which is not 0 when a run is resumed.
+        done: batches that the resumed run has done; not `first` if its global batches had another size.
+        flip: mirror half of the images.
+        seed: seed of the order and of the mirroring.
+        rank, devices: which device this is, and the number of devices.
     """
 
-    def __init__(self, index: Tensor, batch_size: int, rank: int, world: int):
-        per_device = -(-len(index) // (batch_size * world))
-        self.batches = index.tensor_split(per_device * world)[rank::world]
+    size: int
+    batch_size: int
+    per_epoch: int
+    length: int
+    first: int = 0
+    done: int = 0
+    flip: bool = True
+    seed: int = 0
+    rank: int = 0
+    devices: int = 1
+    part: int = field(default=0, init=False)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Continue with another part. Lightning calls this with the number of its epoch."""
+        self.part = epoch
+
+    def __len__(self) -> int:
+        """The batches of a part, including those that the resumed run has done, because Lightning counts them too."""
+        return self.length
+
+    def __iter__(self) -> Iterator[Index]:
+        part = max(self.part, self.done // self.length)  # Lightning may call `set_epoch` after the workers have started
+        shift = self.first - self.done
+        numbers = range(max(part * self.length, self.done) + shift, (part + 1) * self.length + shift)
+        for epoch, in_epoch in groupby(numbers, lambda k: k // self.per_epoch):
+            order = torch.randperm(self.size, generator=generator_for(self.seed, "order", epoch))
+            heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", epoch)) < 0.5
+            used = order[: self.per_epoch * self.devices * self.batch_size]
+            batches = used.view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
+            for k in in_epoch:
+                index = batches[k % self.per_epoch]
+                yield index, heads[index] & self.flip, epoch, k % self.per_epoch
+
+
+class InOrder(Sampler[Index]):
+    """One device's share of `index` (M,), without mirroring: each image once, and equally many batches on each device.
+
+    The batches differ in size by at most one image, and none is padded. So a mean or an FID over several devices counts
+    each image once, and no device waits for a batch that another device does not have.
+    """
+
+    def __init__(self, index: Tensor, batch_size: int, rank: int, devices: int):
+        per_device = -(-len(index) // (batch_size * devices))
+        self.batches = index.tensor_split(per_device * devices)[rank::devices]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in self.batches:
-            yield index, torch.zeros(len(index), dtype=torch.bool)
-
-
-class TrainLoader(DataLoader[Batch]):
-    """A loader that Lightning resumes at the next batch: its state is the epoch and how many batches it has given."""
-
-    sampler: Shuffled
-    given = 0
-    resume: tuple[int, int] | None = None  # (epoch, batches given) of the run that is resumed
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator: nothing is drawn before Lightning has set the epoch.
-        epoch, given = self.resume or (0, 0)
-        self.given = self.sampler.first = given if epoch == self.sampler.epoch else 0
-        self.resume = None
-        for batch in super().__iter__():
-            self.given += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.sampler.epoch, "given": self.given}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.resume = state["epoch"], state["given"]
+    def __iter__(self) -> Iterator[Index]:
+        for i, index in enumerate(self.batches):
+            yield index, torch.zeros(len(index), dtype=torch.bool), 0, i

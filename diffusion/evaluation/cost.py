@@ -1,4 +1,4 @@
-"""What sampling will cost, said before it starts: network evaluations counted, one batch timed."""
+"""What sampling will cost, said before it starts: network evaluations are counted, one batch is timed."""
 
 import copy
 import time
@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from diffusion.console import console, count, duration
+from diffusion.evaluation.devices import device_name
 from diffusion.process.denoiser import Denoise, Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
-from diffusion.training.callbacks import device_name
 
 
 class Blank:
-    """A denoiser that costs nothing: every image is grey. Samplers that choose their own steps choose few with it.
+    """A denoiser that costs nothing: each image is grey. Samplers that choose their own steps choose few with it.
 
-    It works on the CPU, wherever `schedule` lies.
+    It works on the CPU, wherever `schedule` is.
     """
 
     def __init__(self, schedule: Schedule):
@@ -29,7 +29,7 @@ class Blank:
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations an image (NFE), counted on a denoiser that costs nothing."""
+    """Network evaluations per image (NFE), counted on a denoiser that costs nothing."""
     sampler(Blank(schedule), torch.ones(1, 1, 1, 1), Streams([0]))
     return sampler.evaluations
 
@@ -38,7 +38,7 @@ def evaluations(sampler: Sampler, schedule: Schedule) -> int:
 def seconds_per_evaluation(
     denoise: Denoise, shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> float:
-    """Of a batch, timed once after one to warm up."""
+    """The time of one evaluation of a batch, measured once after a warm-up."""
     x = torch.zeros(batch_size, *shape, device=device)
     t = torch.full((batch_size,), 0.5, device=device, dtype=real_dtype(device))
     for _ in range(2):
@@ -47,7 +47,7 @@ def seconds_per_evaluation(
     return time.perf_counter() - began
 
 
-def say_cost(
+def print_cost(
     denoise: Denoise,
     sampler: Sampler,
     n: int,
@@ -56,9 +56,10 @@ def say_cost(
     device: torch.device,
     untrained: int = 0,
 ) -> float:
-    """One line: samples × evaluations, and the time they will take; returns it in seconds.
+    """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
 
-    `untrained`: how many of the `n` samples are a fresh network's, which costs as much.
+    Args:
+        untrained: How many of the samples are an untrained network's, which cost as much.
     """
     batch = min(n, batch_size)
     nfe = evaluations(sampler, denoise.schedule)

@@ -28,9 +28,9 @@ def generate(
 
     Args:
         shape: (C, H, W).
-        description: of the progress bar; None for no bar.
-        share: (rank, devices) makes the images rank, rank + devices, … of the n alone.
-        watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), after every step.
+        description: Of the progress bar; None for no bar.
+        watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), called after every step.
+        share: (rank, devices); only the images rank, rank + devices, … of the n are made.
     """
     images = []
     chosen = range(share[0], n, share[1])

@@ -1,8 +1,7 @@
-"""Are samples copies of training images? The audit of `metric.copies` on a run's data, as a record and a figure."""
+"""Are samples copies of training images? The audit of `metric.memorization` on a run's data, with its figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,48 +10,41 @@ from diffusion.console import console
 from diffusion.data import ImageData
 from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
-from diffusion.evaluation.pipeline import Record
-from diffusion.evaluation.test_ledger import code_version
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.memorization import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
+from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import features_of
 from diffusion.report import style
-from diffusion.report.pairs import pairs
 
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"
-KINDS = ("pixels", "features")
-ROWS = 32  # held-out images of which one that does not repeat a training image is looked for at once
+ROWS = 32  # held-out images that are searched at once for one that does not repeat a training image
 
 
-def check(kinds: Sequence[str], data: ImageData | None = None) -> None:
-    """Refuse a kind of distance that there isn't, and data without held-out images that are not training images."""
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown:
-        raise UserError(f"audit: {unknown[0]} is no distance; choose of {', '.join(KINDS)}, such as [{KINDS[0]}]")
-    if not kinds or data is None:
+def check_audit(kinds: Sequence[str], data: ImageData) -> None:
+    """Raise UserError for data without held-out images that differ from the training images."""
+    if not kinds:
         return
     train, held_out = data.splits["train"].images, data.splits["val"].images
     if len(held_out) == 0:
-        raise UserError("audit: no validation images to calibrate it by; set data.val to a number such as 250")
+        raise UserError("audit: no validation images to calibrate it; set data.val to a number such as 250")
     if all(repeats(some, train, SHIFTED).all() for some in held_out.split(ROWS)):
         raise UserError(
             f"audit: all {len(held_out)} validation images repeat training images (within {NEAR}/255), so none can "
-            f"calibrate it; leave score.audit or audit empty, or mend the splits"
+            f"calibrate it; leave out score.audit or audit, or correct the splits"
         )
 
 
-def audit_samples(
-    images: Tensor, data: ImageData, kinds: Sequence[str], extractor: FeatureExtractor, folder: Path, **protocol: Any
-) -> list[Record]:
-    """The record `copies` of `images`, uint8 (n, 3, H, W), said on the console, and figures/copies.png in `folder`.
+def audit_copies(
+    images: Tensor, data: ImageData, kinds: Sequence[str], extractor: FeatureExtractor, folder: Path
+) -> Score:
+    """The score `copies` of `images`, uint8 (n, 3, H, W), printed too, and figures/copies.png in `folder`.
 
     Args:
-        kinds: distances by which an image may be a copy: `pixels` (seconds), `features` (the extractor's time for all
-            training and held-out images, once; then they lie in the cache).
-        protocol: what else the record carries.
+        kinds: Distances by which an image may be a copy: `pixels` (takes seconds), `features` (takes the extractor's
+            time for all training and held-out images; then they are cached).
     """
-    check(kinds, data)
+    check_audit(kinds, data)
     train, held_out = data.splits["train"], data.splits["val"]
     embeddings: dict[str, Embedding] = {}
     if "pixels" in kinds:
@@ -69,54 +61,54 @@ def audit_samples(
     ratios = [round(float(n.ratio[i]), 4) for n, (i, _) in zip(near, closest, strict=True)]
     mirrored = [embeddings[name].views[int(found.nearest[name].view[i])].mirrored for i, name in closest]
     shown = [train.images[j].flip(-1) if flip else train.images[j] for j, flip in zip(index, mirrored, strict=True)]
-    figure = pairs(images[[i for i, _ in closest]], torch.stack(shown), [f"{ratio:.2f}" for ratio in ratios])
+    above, below = (x.permute(0, 2, 3, 1).numpy() for x in (images[[i for i, _ in closest]], torch.stack(shown)))
+    figure = style.image_pairs(above, below, [f"{ratio:.2f}" for ratio in ratios])
     style.save(figure, folder / FIGURE)
     low, high = found.interval()
-    record: Record = {
-        "metric": "copies",
-        "value": found.share,
-        "low": low,
-        "high": high,
-        "level": 0.95,
-        "std": None,
-        "what": "samples",
-        "n": found.n,
-        "flagged": int(found.flagged.sum()),
-        "repeats": int(found.repeats.sum()),
-        "rate": found.rate,
-        "features": "+".join(embeddings),
-        "weights_hash": extractor.weights_hash if "features" in kinds else None,
-        "resize": f"8x8 means in {len(SHIFTED)} views" if "pixels" in kinds else extractor.resize,
-        "resolution": "x".join(map(str, images.shape[-2:])),
-        "reference": {"split": "train", "n": len(train), "key": train.key},
-        "calibration": {
-            "split": "val",
-            "n": len(held_out) - found.left_out,
-            "left_out": found.left_out,
-            "key": held_out.key,
+    score = Score(
+        metric="copies",
+        value=found.share,
+        n=found.n,
+        reference=Reference("train", len(train), train.key),
+        low=low,
+        high=high,
+        level=0.95,
+        features="+".join(embeddings),
+        weights_hash=extractor.weights_hash if "features" in kinds else None,
+        resize=f"8x8 means in {len(SHIFTED)} views" if "pixels" in kinds else extractor.resize,
+        resolution="x".join(map(str, images.shape[-2:])),
+        details={
+            "flagged": int(found.flagged.sum()),
+            "repeats": int(found.repeats.sum()),
+            "rate": found.rate,
+            "calibration": {
+                "split": "val",
+                "n": len(held_out) - found.left_out,
+                "left_out": found.left_out,
+                "key": held_out.key,
+            },
+            "thresholds": found.thresholds,
+            "closest": [
+                {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
+                for (i, name), ratio, j in zip(closest, ratios, index, strict=True)
+            ],
         },
-        "thresholds": found.thresholds,
-        "closest": [
-            {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
-            for (i, name), ratio, j in zip(closest, ratios, index, strict=True)
-        ],
-        "code": code_version(),
-        **protocol,
-    }  # fmt: skip
-    console.print(sentence(record))
-    return [record]
+    )
+    console.print(sentence(score))
+    return score
 
 
-def sentence(record: Mapping[str, Any]) -> str:
-    """What an audit found, in one line; an absolute likeness accuses where the share, of a few copies, can't."""
-    few, held, honest = record["repeats"], record["calibration"], f"{record['rate']:.1%}"
-    signs = ["more than chance"] if record["low"] > record["rate"] else []
+def sentence(score: Score) -> str:
+    """What an audit found, in one line. The share says nothing of a few copies; near-duplicates do."""
+    details, share, low, high = score.details, score.value, score.low or 0.0, score.high or 0.0
+    few, calibration, honest = details["repeats"], details["calibration"], f"{details['rate']:.1%}"
+    signs = ["more than chance"] if low > details["rate"] else []
     if few:
         signs.append(f"{few} of them {'repeats' if few == 1 else 'repeat'} a training image (within {NEAR}/255)")
-    told = (
-        f"copies: {record['flagged']} of {record['n']} samples suspected ({record['value']:.1%}, 95% interval "
-        f"{record['low']:.1%} to {record['high']:.1%}; honest photographs: at most {honest}): "
+    text = (
+        f"copies: {details['flagged']} of {score.n} samples suspected ({share:.1%}, 95% interval "
+        f"{low:.1%} to {high:.1%}; honest photographs: at most {honest}): "
         f"{' and '.join(signs) + ': look at the figure' if signs else 'no sign of copying'}"
     )
-    out, m = held["left_out"], held["left_out"] + held["n"]
-    return told + (f"; {out} of {m} validation images repeat training images and do not calibrate" if out else "")
+    out, m = calibration["left_out"], calibration["left_out"] + calibration["n"]
+    return text + (f"; {out} of {m} validation images repeat training images and do not calibrate" if out else "")

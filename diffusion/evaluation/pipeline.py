@@ -1,153 +1,155 @@
-"""Scores of a denoiser's samples, with their protocol and yardsticks, as records for scores.json."""
+"""Scores of images, with their baselines and the audit for copies, in scores.json: one pipeline for all commands."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffusion.checkpoint.provenance import code_version
 from diffusion.config.build import make
-from diffusion.console import count
+from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.test_ledger import code_version
-from diffusion.files import replace
+from diffusion.evaluation import memorization
+from diffusion.evaluation.test_ledger import TestLedger
 from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.record import Score
 from diffusion.metric.reference import ReferenceStatistics, reference_statistics
-from diffusion.metric.score import DISTANCES, Factory, Score, score, score_features, wants_spatial
+from diffusion.metric.score import Factory, score, score_features, wants_spatial
+from diffusion.runs.folder import append_scores, read_scores
 
-Record = dict[str, Any]
-
-
-def reference(
-    data: ImageData, split: str, extractor: FeatureExtractor, metrics: Sequence[Factory] = DISTANCES
-) -> ReferenceStatistics:
-    """The statistics of one split of the data, as `metrics` need them."""
-    spatial = wants_spatial(metrics, extractor)
-    return reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
+LEAST = 4  # images, for any score
 
 
-YARDSTICKS = ("noise", "real", "floor")  # and, where there is a recipe to make it from, the untrained network
+class Scorer:
+    """Scores images against one split of the data.
+
+    Args:
+        data: Set up.
+        split: The reference.
+        folder: Where scores.json is, and figures/ for the audit.
+        ledger: Of evaluations on the test split.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        split: str,
+        extractor: FeatureExtractor,
+        metrics: Sequence[Factory],
+        folder: Path,
+        ledger: TestLedger,
+    ):
+        self.data, self.split, self.extractor, self.metrics = data, split, extractor, metrics
+        self.folder, self.ledger = folder, ledger
+
+    @cached_property
+    def reference(self) -> ReferenceStatistics:
+        """The statistics of the split that the metrics need."""
+        spatial = wants_spatial(self.metrics, self.extractor)
+        return reference_statistics(
+            self.data.splits[self.split].images, self.extractor, name=self.split, spatial=spatial
+        )
+
+    def make_reference(self) -> None:
+        """Make the statistics now, if they are not cached."""
+        _ = self.reference
+
+    def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
+        """Scores of uint8 images (n, 3, H, W). `source` says what made them: see `metric.record.SOURCE`."""
+        with torch.inference_mode():
+            return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
+
+    def baselines(self, names: Iterable[str], n: int) -> list[Score]:
+        """What a score of `n` images is read against.
+
+        `noise`: images of noise. `real`: training images, or validation images where the reference is the training
+        split (all of them where there are fewer than n). `floor`: those and the reference's images, mixed and divided
+        at random into two sets of the same sizes, so that they differ by chance alone.
+        """
+        reference = self.reference
+
+        @cache
+        def real() -> Tensor:
+            images = draw(self.data.splits[opposite(self.split)].images, n)
+            return extract(images, self.extractor, spatial=reference.spatial is not None)
+
+        def noise() -> dict[str, Score]:
+            pixels = noise_images(n, self.data.resolution, self.data.resolution)
+            return score(pixels, self.extractor, reference, n, metrics=self.metrics)
+
+        def floor() -> dict[str, Score]:
+            features, mixed = divide(real(), reference)
+            return score_features(features, self.extractor, mixed, metrics=self.metrics)
+
+        made: dict[str, Callable[[], dict[str, Score]]] = {
+            "noise": noise,
+            "real": lambda: score_features(real(), self.extractor, reference, metrics=self.metrics),
+            "floor": floor,
+        }
+        return [score for name in names for score in self._named(made[name](), name, {})]
+
+    def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> Score:
+        """The share of suspected copies among the images; see `evaluation.memorization`."""
+        found = memorization.audit_copies(images, self.data, kinds, self.extractor, self.folder)
+        return found.of(what, code_version(), source)
+
+    def write(self, scores: Sequence[Score]) -> list[Score]:
+        """Add scores to scores.json, and to the ledger those on the test split; the scores as written."""
+        numbered = self.ledger.record(scores)
+        append_scores(self.folder, numbered)
+        return numbered
+
+    def written(self) -> list[Score]:
+        """The scores in scores.json."""
+        return read_scores(self.folder)
+
+    def warn_of_repeated_tests(self) -> None:
+        """Say that scoring on test during training leaves no honest test score."""
+        console.print(
+            "warning: score.every_n_epochs with score.split=test evaluates on the test split again and again: of "
+            "several test scores only the first is honest; use score.split=val, and test once, when all choices are made"
+        )
+
+    def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
+        return [score.of(what, code_version(), source) for score in scores.values()]
 
 
-def others(split: str) -> str:
+def opposite(split: str) -> str:
     """The split that real images to compare with a split are drawn from."""
     return "val" if split == "train" else "train"
 
 
-def check(split: str, n: int | None, names: Iterable[str], data: ImageData) -> None:
-    """Refuse what can't be scored before anything is spent on it: `n` images against a split, beside yardsticks."""
-    having = len(data.splits.get(split, ()))
-    if having < 4:
+def check_scoring(split: str, n: int | None, baselines: Iterable[str], data: ImageData) -> None:
+    """Raise UserError for what cannot be scored, before anything is spent on it: `n` images against a split."""
+    available = len(data.splits.get(split, ()))
+    if available < LEAST:
         raise UserError(
-            f"split={split}: the data has {count(having, 'image')} of it, and scores need at least 4; set "
+            f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; set "
             f"data.{split} to a number such as 250, or choose another split of {', '.join(data.splits)}"
         )
-    if n is not None and n < 4:
-        raise UserError(f"n={n}: scores need at least 4 images; use as many as time allows, such as n=250")
-    names = list(names)
-    if {"real", "floor"} & set(names) and len(data.splits[others(split)]) < 4:
+    if n is not None and n < LEAST:
+        raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
+    other = opposite(split)
+    if {"real", "floor"} & set(baselines) and len(data.splits[other]) < LEAST:
         raise UserError(
-            f"yardsticks: real and floor want at least 4 images of {others(split)}; set data.{others(split)} to a "
-            f"number such as 250, or leave them out"
+            f"baselines: real and floor need at least {LEAST} images of {other}; set data.{other} to a number such as "
+            "250, or leave them out"
         )
-    unknown = [name for name in names if name not in YARDSTICKS]
-    if unknown:
-        raise UserError(f"yardsticks: {unknown[0]} is none of {', '.join(YARDSTICKS)}, and in a run untrained")
 
 
-def chosen(metrics: Mapping[str, Any]) -> list[Factory]:
+def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
     """The metrics that a configuration's group names."""
-    return [make(node, f"metrics.{name}") for name, node in metrics.items() if node]
-
-
-def records(scores: Mapping[str, Score], what: str, **protocol: Any) -> list[Record]:
-    """Plain records of `scores`; `what` was scored: samples, noise, untrained, real, floor or images."""
-    return [
-        {
-            "metric": s.metric,
-            "value": s.value,
-            "error": s.error,
-            "low": s.low,
-            "high": s.high,
-            "level": s.level,
-            "std": s.std,
-            "what": what,
-            "n": s.n,
-            "settings": s.settings,
-            "features": s.extractor,
-            "weights_hash": s.weights_hash,
-            "resize": s.resize,
-            "resolution": s.resolution,
-            "reference": {"split": s.reference, "n": s.reference_n, "key": s.reference_key},
-            "code": code_version(),
-            **protocol,
-        }
-        for s in scores.values()
-    ]
-
-
-def yardsticks(
-    names: Iterable[str],
-    data: ImageData,
-    n: int,
-    extractor: FeatureExtractor,
-    against: ReferenceStatistics,
-    metrics: Sequence[Factory] = DISTANCES,
-) -> list[Record]:
-    """What a score is read against, at the same n.
-
-    `noise`; `real`, training images, or validation images where the reference is the training split (all where there
-    are fewer); and `floor`, those and the reference's images mixed and divided at random into two sets of the same
-    sizes, so that chance alone is between them.
-    """
-
-    @cache
-    def real() -> Tensor:
-        images = draw(data.splits[others(against.name)].images, n)
-        return extract(images, extractor, spatial=against.spatial is not None)
-
-    def floor() -> dict[str, Score]:
-        features, mixed = divide(real(), against)
-        return score_features(features, extractor, mixed, metrics=metrics)
-
-    noise = noise_images(n, data.resolution, data.resolution)
-    made = {
-        "noise": lambda: score(noise, extractor, against, n, metrics=metrics),
-        "real": lambda: score_features(real(), extractor, against, metrics=metrics),
-        "floor": floor,
-    }
-    return [r for name in names for r in records(made[name](), name)]
+    return [make(inner, f"metrics.{name}") for name, inner in node.items() if inner]
 
 
 def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration as a record holds it: its name and its values, and so of its parts."""
+    """A sampler's configuration as a score's source holds it: names and values, also of its parts."""
     plain = {key: value for key, value in node.items() if not key.startswith("_")}
     values = {key: describe_sampler(v) if isinstance(v, Mapping) else v for key, v in plain.items()}
     return {"name": str(node["_target_"]).rpartition(".")[2], **values}
-
-
-def append(folder: Path, new: Sequence[Record]) -> Path:
-    """Add records to scores.json in `folder`."""
-    path = folder / "scores.json"
-    old = json.loads(path.read_text()) if path.is_file() else []
-    replace(path, json.dumps([*old, *new], indent=1))
-    return path
-
-
-def score_samples(
-    images: Tensor,
-    extractor: FeatureExtractor,
-    against: ReferenceStatistics,
-    what: str = "samples",
-    metrics: Sequence[Factory] = DISTANCES,
-    **protocol: Any,
-) -> list[Record]:
-    """Records of generated uint8 images."""
-    with torch.inference_mode():
-        return records(score(images, extractor, against, metrics=metrics), what, **protocol)

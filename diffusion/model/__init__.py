@@ -1,4 +1,7 @@
-"""The networks; torch only. (x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)."""
+"""The networks, which depend only on torch.
+
+A network maps (x (B, C, H, W), label (B,), classes (B,) or None) to (B, out_channels, H, W). See `network.Network`.
+"""
 
 from diffusion.model.dit import DiT
 from diffusion.model.edm2 import EDM2UNet

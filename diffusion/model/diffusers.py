@@ -1,17 +1,17 @@
-"""Weights to and from diffusers' networks: the same networks under other names. It does not import diffusers.
+"""Convert weights to and from diffusers' networks, which are the same with other names. Does not import diffusers.
 
-`UNet` is a `UNet2DModel` with `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
-`attention_head_dim=head_dim`, `dropout=dropout`, `num_class_embeds=classes + 1` where there are classes,
-"AttnDownBlock2D" / "AttnUpBlock2D" where `attention` is true (the up blocks are listed from the deepest), and what
-`google/ddpm-cifar10-32` sets: `norm_eps=1e-6`, `downsample_padding=0`, `freq_shift=1`, `flip_sin_to_cos=False`.
+`UNet` is `UNet2DModel`, with `block_out_channels=channels`, `layers_per_block=blocks`, `norm_num_groups=groups`,
+`attention_head_dim=head_dim` and `dropout=dropout`; `num_class_embeds=classes + 1` if there are classes;
+"AttnDownBlock2D" and "AttnUpBlock2D" where `attention` is true (up blocks are listed from the deepest); and, as in
+`google/ddpm-cifar10-32`, `norm_eps=1e-6`, `downsample_padding=0`, `freq_shift=1` and `flip_sin_to_cos=False`.
 
-`ADMUNet` is one with "ResnetDownsampleBlock2D" / "ResnetUpsampleBlock2D" where `attention` is false,
-`resnet_time_scale_shift="scale_shift"`, `downsample_type="resnet"`, `upsample_type="resnet"`,
-`attn_norm_num_groups=groups`, and else the defaults (`norm_eps=1e-5`, `freq_shift=0`, `flip_sin_to_cos=True`).
+`ADMUNet` is `UNet2DModel` too, with "ResnetDownsampleBlock2D" and "ResnetUpsampleBlock2D" where `attention` is false,
+`resnet_time_scale_shift="scale_shift"`, `downsample_type="resnet"`, `upsample_type="resnet"` and
+`attn_norm_num_groups=groups`; and the default `norm_eps=1e-5`, `freq_shift=0` and `flip_sin_to_cos=True`.
 
-`DiT` is a `DiTTransformer2DModel` with `num_attention_heads=heads`, `attention_head_dim=width/heads`,
-`num_layers=depth`, `patch_size=patch`, `num_embeds_ada_norm=classes` (1 where there are none), `sample_size` the side
-of the images, which are square, and `norm_eps=1e-6`.
+`DiT` is `DiTTransformer2DModel`, with `num_attention_heads=heads`, `attention_head_dim=width/heads`,
+`num_layers=depth`, `patch_size=patch`, `num_embeds_ada_norm=classes` (1 if there are none), `norm_eps=1e-6` and
+`sample_size` the side of the images, which are square.
 """
 
 import re
@@ -24,7 +24,7 @@ from diffusion.errors import UserError
 
 Names = list[tuple[str, str]]
 
-# (diffusers', ours); {} is a number, the same on both sides. The first entry that matches a name's start is taken.
+# (diffusers' name, our name). {} is a number, the same on both sides. The first entry that matches a prefix applies.
 UNET_MODULES = [
     ("time_embedding.linear_{}.", "time.linear{}."),
     ("class_embedding.", "time.classes."),
@@ -48,7 +48,7 @@ DIT_MODULES = [
     ("proj_out_1.", "modulation."),
     ("proj_out_2.", "out."),
 ]
-# (diffusers', ours) within a block or an attention; the other layers have the same name.
+# (diffusers' name, our name) of layers within a block or an attention. All other layers have the same name in both.
 UNET_LAYERS = [
     ("time_emb_proj.", "time."),
     ("conv_shortcut.", "shortcut."),
@@ -63,13 +63,13 @@ DIT_LAYERS = [
     ("ff.net.0.proj.", "mlp1."),
     ("ff.net.2.", "mlp2."),
 ]
-# Every block of a DiTTransformer2DModel has a copy of the embedding of time and class; ours has it once.
+# Each block of a DiTTransformer2DModel has its own copy of the embedding; a DiT has one for all blocks.
 COPY = re.compile(r"transformer_blocks\.\d+(\.norm1\.emb\..*)")
 FIRST = "transformer_blocks.0"
 
 
 def rename(key: str, modules: Names, layers: Names) -> str:
-    """`key` with its module's name and then its layer's name turned from the left column to the right."""
+    """`key` with the names of its module and its layer translated from the left column of the tables to the right."""
     for old, new in modules:
         if match := re.match(re.escape(old).replace(r"\{\}", r"(\d+)"), key):
             rest = key[match.end() :]
@@ -78,22 +78,22 @@ def rename(key: str, modules: Names, layers: Names) -> str:
                     rest = new_layer + rest.removeprefix(old_layer)
                     break
             return new.format(*match.groups()) + rest
-    raise KeyError(f"{key!r} is no weight of a network that diffusers and this project share")
+    raise KeyError(f"{key!r} is not a weight of a UNet, ADMUNet or DiT")
 
 
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of a `UNet`, `ADMUNet` or `DiT` from that of diffusers' network of the same settings.
+    """The `state_dict` of a `UNet`, `ADMUNet` or `DiT` from that of diffusers' network with the matching settings.
 
     Raises:
-        KeyError: at a name that none of our networks has (another architecture).
-        UserError: where the blocks of a DiT have different embeddings of time and class.
+        KeyError: if a name does not occur in these networks, as in weights of another architecture.
+        UserError: if the blocks of a DiT have different embeddings of label and class.
     """
     names = (DIT_MODULES, DIT_LAYERS) if "pos_embed.proj.weight" in weights else (UNET_MODULES, UNET_LAYERS)
     fused: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         if (copy := COPY.fullmatch(key)) and not key.startswith(f"{FIRST}."):
             if not torch.equal(tensor, weights[FIRST + copy[1]]):
-                raise UserError(f"{key}: it differs from the first block's; a DiT has one embedding of time and class")
+                raise UserError(f"{key} differs from the first block's: a DiT has one embedding for all its blocks")
         elif ".to_q." in key:
             parts = [weights[key.replace(".to_q.", f".to_{part}.")] for part in "qkv"]
             fused[key.replace(".to_q.", ".to_qkv.")] = torch.cat(parts)
@@ -103,14 +103,14 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `state_dict` of diffusers' network of the same settings from that of a `UNet`, `ADMUNet` or `DiT`.
+    """The `state_dict` of diffusers' network with the matching settings from that of a `UNet`, `ADMUNet` or `DiT`.
 
-    A DiT without classes becomes one of a single class, whose vector is 0.
+    A DiT without classes gets one class, whose vector is 0, because diffusers' network needs at least one.
 
     Raises:
-        KeyError: at a name that these do not have.
+        KeyError: if a name does not occur in these networks.
     """
-    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})  # 0 but for a DiT
+    depth = len({key.split(".")[1] for key in weights if key.startswith("blocks.")})  # 0 unless it is a DiT
     tables = (DIT_MODULES, DIT_LAYERS) if depth else (UNET_MODULES, UNET_LAYERS)
     modules, layers = ([(theirs, ours)[::-1] for theirs, ours in table] for table in tables)
     if depth and "time.classes.weight" not in weights:

@@ -1,8 +1,9 @@
-"""The transformer of "Scalable Diffusion Models with Transformers" (DiT; Peebles, Xie 2023, section 3), equal to
-diffusers' `DiTTransformer2DModel` (see `diffusion.model.diffusers`).
+"""The transformer of "Scalable Diffusion Models with Transformers" (DiT; Peebles, Xie 2023, section 3).
+
+It is equal to diffusers' `DiTTransformer2DModel` (see `diffusion.model.diffusers`).
 
     patches ── linear ── + positions ── blocks ── norm, linear ── patches
-                   the noise level and the class shift, scale and gate each branch (adaLN-Zero)
+           the embedding of label and class shifts, scales and gates each branch (adaLN-Zero)
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
@@ -22,15 +23,20 @@ EPS = 1e-6  # of every norm
 WAVES = 256  # sinusoids of the label
 
 
-def positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """(height·width, channels): [sin, cos] of the column's number times ω, then of the row's; float32.
+def phases(height: int, width: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """row·ω_k and column·ω_k of each token, each (height·width, n), with ω_k = 10000^(−k/n); float32."""
+    k = torch.arange(n, dtype=torch.float32, device=device)
+    omega = torch.exp(-math.log(10000) * k / n)
+    row, column = (torch.outer(torch.arange(m, dtype=torch.float32, device=device), omega) for m in (height, width))
+    return row.repeat_interleave(width, 0), column.repeat(height, 1)
 
-    ω_k = 10000^(−k/(channels/4)), k = 0 … channels/4 − 1 (Vaswani et al. 2017, §3.5, for two axes).
+
+def positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """(height·width, channels): the sines and cosines of a token's column, then of its row; float32.
+
+    The sinusoids of Vaswani et al. 2017, §3.5, for two axes.
     """
-    k = torch.arange(channels // 4, dtype=torch.float32, device=device)
-    omega = torch.exp(-math.log(10000) * k / (channels // 4))
-    row, column = (torch.outer(torch.arange(n, dtype=torch.float32, device=device), omega) for n in (height, width))
-    row, column = row.repeat_interleave(width, 0), column.repeat(height, 1)
+    row, column = phases(height, width, channels // 4, device)
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)
 
 
@@ -40,14 +46,14 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def to_image(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
-    """(B, h·w, p·p·C) -> (B, C, H, W): the pixels of a patch are row by row, each with its channels."""
+    """tokens (B, N, patch²·C) -> (B, C, height, width); a token holds its pixels row by row, each with its channels."""
     pixels = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (height // patch, width // patch))
     return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
-def check_heads(width: int, heads: int, part: int = 1) -> None:
-    """Raises UserError unless the width is a multiple of 4, for `positions`, and each head's a multiple of `part`."""
-    step = math.lcm(4, part * heads)
+def check_heads(width: int, heads: int, multiple: int = 1) -> None:
+    """Raise UserError unless 4 divides the width, for `positions`, and `multiple` divides the width of each head."""
+    step = math.lcm(4, multiple * heads)
     if width % step:
         raise UserError(
             f"model.width={width}: expected a multiple of {step} for model.heads={heads}, such as "
@@ -56,9 +62,10 @@ def check_heads(width: int, heads: int, part: int = 1) -> None:
 
 
 class Block(nn.Module):
-    """tokens x (B, N, width), emb (B, width) -> (B, N, width): self-attention and an MLP, each gated (figure 3).
+    """tokens x (B, N, width), emb (B, width) -> (B, N, width): self-attention, then an MLP (figure 3).
 
-    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm(x) + β₁), then the MLP likewise.
+    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm(x) + β₁), then x ← x + α₂·mlp(…) in the
+    same way.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
@@ -73,13 +80,13 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attention(self, x: Tensor) -> Tensor:
-        """softmax(q kᵀ/√(width/heads)) v."""
+        """W_o softmax(q kᵀ/√head_dim) v."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.dropout(self.out(mixed))
 
     def mlp(self, x: Tensor) -> Tensor:
-        """W₂ gelu(W₁ x), gelu by its tanh approximation."""
+        """W₂ gelu(W₁ x), with the tanh approximation of gelu."""
         return self.mlp2(self.dropout(F.gelu(self.mlp1(x), approximate="tanh")))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -91,35 +98,35 @@ class Block(nn.Module):
 class DiT(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `patch`, and any of them will do: positions are functions, not weights. label is DDPM's
-    time index 1000·t − 1. The defaults are DiT-S/2 (table 1).
+    H and W must be multiples of `patch`. One network works at all such sizes, because no weight depends on the
+    position. label is DDPM's time index 1000·t − 1. The defaults are DiT-S/2 (table 1).
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        patch: the side of a patch in pixels; each patch is a token.
-        width: of a token.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        patch: the side of a patch, in pixels; each patch becomes a token.
+        width: the length of a token; a multiple of 4 and of `heads`.
         depth: the number of blocks.
-        heads: attention heads per block.
-        mlp_ratio: the MLP's hidden width by that of a token.
-        dropout: of the attention's output and within the MLP.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        heads: the number of attention heads.
+        mlp_ratio: the hidden width of the MLP divided by `width`.
+        dropout: the dropout probability of the attention's output and in the MLP.
+        classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: where `heads` does not divide `width`.
+        UserError: if `width` and `heads` do not fit together.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
         patch: Annotated[int, Ge(1)] = 2,
         width: Annotated[int, Ge(4)] = 384,
         depth: Annotated[int, Ge(1)] = 12,
         heads: Annotated[int, Ge(1)] = 6,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
+        mlp_ratio: Annotated[float, Gt(0)] = 4.0,
+        dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
     ):
@@ -137,7 +144,7 @@ class DiT(Network):
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         self.check_size(height, width)
-        emb = self.time(label, self.rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label))
         h = self.stem(x)
         where = positions(height // self.patch, width // self.patch, h.shape[1], h.device)
         h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)
@@ -148,9 +155,9 @@ class DiT(Network):
 
 
 def initialise(network: nn.Module) -> None:
-    """DiT's: Glorot-uniform weights, zero biases; N(0, 0.02²) for time and class; zero modulations and output.
+    """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output.
 
-    A convolution that embeds patches counts as a linear map.
+    The convolution that embeds the patches is initialised as the linear map that it is.
     """
     for name, parameter in network.named_parameters():
         if name.endswith("bias") or "modulation" in name or name.startswith("out."):

@@ -1,10 +1,12 @@
-"""Dropout whose mask belongs to the example, wherever the example is: in which batch, and on which device.
+"""Dropout whose mask depends on the example, not on its position in a batch or on the device.
 
-For one element of the features, example k has u_k = a + k·b (mod 2³²), a and b drawn uniformly for all examples
-together; it is dropped where u_k < p·2³². So each u_k is uniform, all elements of an example are independent, and those
-of any two examples (but for the last bits, which decide nothing): the mean over a batch varies as with masks that are
-independent altogether. A batch is drawn at the price of two examples, by torch's own generator, which the trainer seeds
-alike on all devices and for all parts of a step. (Pairwise independent hashing: Carter, Wegman 1979.)
+For each element of the features, a and b are drawn uniformly, once for all examples. Example k gets u_k = a + k·b
+(mod 2³²), and drops the element if u_k < p·2³². Then each u_k is uniform, the elements of one example are independent,
+and so are the masks of any two examples (except for the lowest bits of u_k, which do not matter). So a mean over the
+batch has the same variance as with fully independent masks. (Pairwise independent hashing: Carter, Wegman 1979.)
+
+A batch costs the random numbers of two examples. They come from torch's own generator, which the trainer seeds equally
+on all devices and for all micro-batches of a step.
 """
 
 import contextlib
@@ -17,16 +19,16 @@ RANGE = 2**32
 
 
 class Examples:
-    """Which ones the networks see at present."""
+    """The examples that the networks currently process."""
 
-    numbers: Tensor | None = None  # (B,) int32
+    numbers: Tensor | None = None  # (B,) int32; None: unknown
 
 
 @contextlib.contextmanager
 def examples(index: Tensor | None) -> Iterator[None]:
-    """Within: row i of what a network is given is the example of number `index[i]`, (B,) on any device.
+    """Within this context, row i of a network's input is example number `index[i]`; (B,), on any device.
 
-    None: which examples they are is not known.
+    None: the numbers are unknown.
     """
     before, Examples.numbers = Examples.numbers, None if index is None else index.int()
     try:
@@ -36,9 +38,9 @@ def examples(index: Tensor | None) -> Iterator[None]:
 
 
 class Dropout(nn.Dropout):
-    """x (B, ...) -> x·m/(1 − p) in training, where m is 0 with probability p, else 1; x in evaluation.
+    """x (B, ...) -> x·m/(1 − p) in training, where the mask m is 0 with probability p and 1 otherwise; x in evaluation.
 
-    m is torch's own, of the place in the batch, unless it is said which `examples` these are.
+    Outside the context `examples`, this is torch's dropout, whose mask depends on the position in the batch.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
-"""The network of "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2; Karras et al. 2024,
-arXiv:2312.02696), configuration G: every layer keeps the expected magnitude of its input.
+"""The U-Net of "Analyzing and Improving the Training Dynamics of Diffusion Models" (EDM2; Karras et al. 2024).
 
-The magnitude of a tensor is its root mean square; equations are the paper's, mostly of its appendix B. Weights have
-magnitude 1 per output channel, at the start of each training step in memory (forced weight normalisation, eq. 66) and
-in each product (eq. 47), so that the size of an update depends on the learning rate alone. There are no biases and no
-group norms. It is made for `prediction=edm`, `objective=uncertainty`, Adam without weight decay at rates near 0.01 and
-`lr_scheduler=inverse_sqrt` (table 6).
+arXiv:2312.02696, configuration G. Every layer preserves the expected magnitude of its input, where the magnitude of a
+tensor is its root mean square. Equation numbers are the paper's. The weights of each output channel are normalised to
+magnitude 1: in memory at the start of each training step (forced weight normalisation, eq. 66), and in each forward
+pass (eq. 47). So the relative size of an update depends only on the learning rate. There are no biases and no group
+norms. Train it with `prediction=edm`, `objective=uncertainty`, `lr_scheduler=inverse_sqrt`, and Adam without weight
+decay at a learning rate near 0.01 (table 6).
 """
 
 import math
@@ -14,31 +14,30 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
-from diffusion.model.network import Network
+from diffusion.model.network import Network, check_levels
 
-BALANCE = 0.3  # of a residual or attention branch against the main path, t in `mp_sum` (section 2.4)
-LIMIT = 256.0  # of activations at the end of a block, for float16
+BALANCE = 0.3  # t in `mp_sum`: the share of a residual or attention branch (section 2.4)
+LIMIT = 256.0  # the largest absolute activation at the end of a block, for float16
 
 
 def magnitude(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """The root mean square of x over `dims`, which stay with length 1; float32 or finer."""
+    """The root mean square of x over `dims`, which are kept with length 1; in float32, or float64 for float64."""
     n = math.prod([x.shape[dim] for dim in dims])
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return norm / math.sqrt(n)
 
 
 def unit(x: Tensor, dims: Sequence[int] = (1,)) -> Tensor:
-    """x / magnitude(x) over `dims`; over the channels, dimension 1, it is pixel norm (eq. 30)."""
+    """x / magnitude(x) over `dims`; over the channels, dimension 1, this is pixel norm (eq. 30)."""
     return x / magnitude(x, dims).clamp(min=1e-4).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
-    """silu(x)/0.596, as √E[silu(z)²] = 0.596 for z ~ N(0, 1) (eq. 81)."""
+    """silu(x)/0.596; √E[silu(z)²] = 0.596 for z ~ N(0, 1) (eq. 81)."""
     return F.silu(x) / 0.596
 
 
@@ -48,9 +47,9 @@ def mp_sum(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 
 def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
-    """a and b, concatenated along the channels, with shares (1 − t)² and t² of the sum of squares (eq. 103).
+    """√((N_a + N_b)/((1 − t)² + t²))·[(1 − t)/√N_a·a, t/√N_b·b] along the channels, N_a of a and N_b of b (eq. 103).
 
-    √((N_a + N_b)/((1 − t)² + t²))·[(1 − t)/√N_a·a, t/√N_b·b] for N_a and N_b channels.
+    The sums of squares of a and b contribute in the ratio (1 − t)² : t².
     """
     n_a, n_b = a.shape[1], b.shape[1]
     c = math.sqrt((n_a + n_b) / ((1 - t) ** 2 + t**2))
@@ -58,9 +57,9 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 
 
 class MPFourier(nn.Module):
-    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), f ~ N(0, bandwidth²) and φ ~ U(0, 1) fixed (eq. 75).
+    """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75).
 
-    Always float32: rounded to bfloat16, they would be other features than those that the network was trained on.
+    Always in float32: in bfloat16 the rounded f and φ would give other features than those of the training.
     """
 
     def __init__(self, width: int, bandwidth: float):
@@ -81,9 +80,9 @@ class MPFourier(nn.Module):
 
 
 class MPConv(nn.Module):
-    """x (B, c_in, …) -> (B, c_out, …): a k×k convolution, or a linear map without `kernel`, by gain·w/‖w‖ (eq. 47).
+    """x (B, c_in, …) -> (B, c_out, …): a convolution with gain·w/‖w‖, or without `kernel` a linear map (eq. 47).
 
-    The norm is that of an output channel's weights, so that uncorrelated inputs of magnitude 1 give outputs of `gain`.
+    ‖w‖ is taken per output channel. So uncorrelated inputs of magnitude 1 give outputs of magnitude `gain`.
     """
 
     def __init__(self, c_in: int, c_out: int, *kernel: int):
@@ -93,9 +92,9 @@ class MPConv(nn.Module):
 
     @torch.no_grad()
     def force(self) -> None:
-        """w ← w/magnitude(w) in memory (eq. 66); weights that are normalised already keep their bits.
+        """w ← w/magnitude(w) in memory (eq. 66). Weights that are already normalised keep all their bits.
 
-        By `data`, as it is no change to a graph of an earlier forward pass: that pass found them normalised.
+        It writes to `data`, so that the backward pass of an earlier forward pass stays valid.
         """
         size = magnitude(self.weight, self.dims).to(self.weight.dtype)
         self.weight.data.copy_(torch.where((size - 1).abs() < 1e-5, self.weight, unit(self.weight, self.dims)))
@@ -106,7 +105,7 @@ class MPConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """x (B, C, H, W) -> W_o softmax(q·k/√head_dim) v over the pixels; q, k and v of magnitude 1 (cosine attention)."""
+    """x (B, C, H, W) -> W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; q, k and v have magnitude 1."""
 
     def __init__(self, channels: int, head_dim: int):
         super().__init__()
@@ -122,11 +121,12 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W), or half or twice H and W (figure 21).
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block, then attention (figure 21).
 
-    With c = 1 + gain·W_e emb:  h = conv₂(dropout(mp_silu(c·conv₁(mp_silu(x)))));  mp_sum(x, h), then the same with
-    attention. An encoder's block first maps x to C_out channels and pixel-normalises it; a decoder's maps x only beside
-    the branch.
+    h = conv₂(dropout(mp_silu(c·conv₁(mp_silu(x))))) with c = 1 + gain·W_e emb; then x ← mp_sum(x, h), and likewise
+    with attention. In the encoder, x is first mapped to C_out channels and pixel-normalised. In the decoder, x is
+    mapped to C_out channels only for the sum. `resample` "down" averages each 2×2 pixels, "up" repeats each pixel 2×2,
+    and None is the identity.
     """
 
     def __init__(
@@ -167,59 +167,47 @@ class Block(nn.Module):
 
 
 def joined(block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A block of the decoder: of h and an output of the encoder, concatenated."""
+    """A decoder block, whose input is h and an output of the encoder, concatenated."""
     return block(mp_cat(h, skip), emb)
 
 
 class EDM2UNet(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `downsampling`; level i works on images H/2^i × W/2^i. x is of magnitude 1 and label is
-    log(σ)/4, as `prediction=edm` gives them. The defaults are EDM2-S (table 6).
+    H and W must be multiples of `downsampling`. Level i works on images of H/2^i × W/2^i pixels. With `prediction=edm`,
+    x has magnitude 1 and label is log(σ)/4. The defaults are EDM2-S (table 6).
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        channels: the width of each level.
-        blocks: residual blocks per level in the encoder; the decoder has one more.
-        attention: for each level, whether attention follows its blocks. The middle always has it.
-        dropout: within residual blocks.
-        head_dim: channels per attention head.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        bandwidth: of the label's Fourier features; 1 for `prediction=edm`, 0.002 for others, whose label is 1000·t − 1.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        channels: the width of each level, in channels; with attention, multiples of `head_dim`.
+        blocks: the residual blocks per level of the encoder; the decoder has one more per level.
+        attention: for each level, whether attention follows its blocks; the middle always has attention.
+        dropout: the dropout probability in the residual blocks.
+        head_dim: the channels per attention head.
+        classes: K, the number of classes; 0: an unconditional network.
+        bandwidth: the standard deviation of the label's frequencies; 1 for prediction=edm, 0.002 for labels 1000·t − 1.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: where these do not fit one another.
+        UserError: if the arguments do not fit together.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: Sequence[int] = (192, 384, 576, 768),
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
+        channels: Sequence[Annotated[int, Ge(1)]] = (192, 384, 576, 768),
         blocks: Annotated[int, Ge(1)] = 3,
         attention: Sequence[bool] = (False, False, True, True),
-        dropout: float = 0.0,
+        dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
         head_dim: Annotated[int, Ge(1)] = 64,
         classes: Annotated[int, Ge(0)] = 0,
         bandwidth: Annotated[float, Gt(0)] = 1.0,
         checkpointing: bool = False,
     ):
         super().__init__(2 ** max(0, len(channels) - 1), classes, checkpointing)
-        if not channels:
-            raise UserError("model.channels is empty: give the width of at least one level, such as [64,128]")
-        if len(attention) != len(channels):
-            raise UserError(
-                f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
-                "give one true or false per level"
-            )
-        attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
-        if unfit := [c for c in attending if c % head_dim]:
-            raise UserError(
-                f"model.channels has {unfit[0]}, with attention, not a multiple of model.head_dim={head_dim}: "
-                "change one of them"
-            )
+        check_levels(channels, attention, head_dim)
         features = max(channels)
 
         def block(c_in: int, c_out: int, attend: bool, encoder: bool = False) -> Block:
@@ -256,7 +244,7 @@ class EDM2UNet(Network):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def embedding(self, label: Tensor, rows: Tensor | None) -> Tensor:
-        """(B, features), of the label and of the class, which is one-hot of magnitude 1 over K + 1 (figure 21)."""
+        """(B, features): the embedding of the label and of the class, a one-hot vector of magnitude 1 (figure 21)."""
         dtype = self.noise.weight.dtype
         emb = self.noise(self.fourier(label).to(dtype))
         if rows is not None:
@@ -270,8 +258,8 @@ class EDM2UNet(Network):
             for module in self.modules():
                 if isinstance(module, MPConv):
                     module.force()
-        emb = self.embedding(label, self.rows(classes, label))
-        h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the channel of ones is the bias of the stem
+        emb = self.embedding(label, self.class_rows(classes, label))
+        h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones are the bias
         skips = [h]
         for block in self.encoder.values():
             h = self.run(block, h, emb)

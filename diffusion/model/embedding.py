@@ -1,4 +1,4 @@
-"""The embedding of the noise level and of the class: sinusoids of the label, a small MLP, a vector for each class."""
+"""The embedding of the noise label and the class: sinusoids of the label, a small MLP, and a vector per class."""
 
 import math
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
     """[sin(label·ω), cos(label·ω)] (B, width) of label (B,), ω_k = 10000^(−k/(width/2 − shift)), k = 0 … width/2 − 1.
 
-    Vaswani et al. 2017, §3.5, in DDPM's arrangement (sines first); shift 1 is DDPM's, 0 ADM's. Always float32: in
-    bfloat16 the labels 998 and 999 are one number.
+    Vaswani et al. 2017, §3.5, in DDPM's order (sines first); `shift` is 1 in DDPM and 0 in ADM. Always in float32: in
+    bfloat16 the labels 998 and 999 would be the same number.
     """
     half = width // 2
     k = torch.arange(half, dtype=torch.float32, device=label.device)
@@ -21,16 +21,16 @@ def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """label (B,), rows (B,) or None -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + the class's vector).
+    """label (B,), rows (B,) or None -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
-    The last silu is DDPM's too, which applies it again in each residual block; once is enough. The vector is added as
-    in ADM (Dhariwal, Nichol 2021) and DiT.
+    DDPM has the outer silu in each residual block. Here it is applied once, which gives the same result. The class
+    vector is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT.
 
     Args:
         width: the number of sinusoids.
-        features: the length of the result.
-        classes: K; `rows` are from 0 to K, where K is "no class". 0: there are no rows.
-        shift: of the frequencies, see `sinusoidal`.
+        features: the length of the embedding.
+        classes: K; `rows` are from 0 to K, where K means "no class". 0: no classes, and `rows` is None.
+        shift: the shift of the frequencies, see `sinusoidal`.
         cosines_first: [cos, sin] instead of [sin, cos], as in ADM and DiT.
     """
 

@@ -1,31 +1,32 @@
-"""The plain transformer on large patches of "Back to Basics: Let Denoising Generative Models Denoise" (JiT; Li, He
-2025, arXiv:2511.13720, section 4), which predicts the image.
+"""The transformer of "Back to Basics: Let Denoising Generative Models Denoise" (JiT; Li, He 2025, arXiv:2511.13720).
 
-A patch may have more numbers than a token: images lie near a manifold of few dimensions, which noise and velocities do
-not. So train it with `prediction=x0`, `schedule=flow` and `weighting=velocity`; the paper's times are logit-normal,
-with mean 0.8 and standard deviation 0.8 on our clock. Against DiT: RMSNorm, SwiGLU, a rotary embedding of positions in
-two dimensions, normalised queries and keys, and patches embedded through a bottleneck. The paper's tokens of the class
-within the sequence are left out: the class is in the modulation alone.
+It works on large patches of pixels and predicts the image (section 4). A patch may hold more numbers than a token,
+because images lie near a low-dimensional manifold; noise and velocities do not. So train it with `prediction=x0`,
+`schedule=flow` and `weighting=velocity`. The paper's times are logit-normal, with mean 0.8 and standard deviation 0.8
+in this project's t, which grows with the noise.
+
+It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised queries and keys, and
+a bottleneck in the patch embedding. The paper's class tokens in the sequence are left out: here the class acts only
+through the modulation.
 """
 
-import math
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from diffusion.model.dit import EPS, WAVES, check_heads, initialise, modulate, positions, to_image
+from diffusion.model.dit import EPS, WAVES, check_heads, initialise, modulate, phases, positions, to_image
 from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.network import Network
 
 
 class RMSNorm(nn.RMSNorm):
-    """x/√(mean(x²) + ε)·w over the last dimension (Zhang, Sennrich 2019), w in the precision of x.
+    """x/√(mean(x²) + ε)·w over the last dimension (Zhang, Sennrich 2019), with w cast to the dtype of x.
 
-    (Torch's kernel for both in one wants one precision; under autocast they have two.)
+    Under autocast the two dtypes differ, and torch's fused kernel needs a single one.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,31 +35,28 @@ class RMSNorm(nn.RMSNorm):
 
 
 def rotations(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos, sin (height·width, head_dim/2) of the angles by which `rotate` turns each pair of a head; float32.
+    """cos and sin, each (height·width, head_dim/2), of the angles by which `rotate` turns the pairs of a head; float32.
 
-    The first half of the pairs turns by row·ω_k, the second by column·ω_k, ω_k = 10000^(−k/(head_dim/4)).
+    The first half of the pairs turns by row·ω_k, the second half by column·ω_k, with ω_k = 10000^(−k/(head_dim/4)).
     """
-    k = torch.arange(head_dim // 4, dtype=torch.float32, device=device)
-    omega = torch.exp(-math.log(10000) * k / (head_dim // 4))
-    row, column = (torch.outer(torch.arange(n, dtype=torch.float32, device=device), omega) for n in (height, width))
-    angle = torch.cat([row.repeat_interleave(width, 0), column.repeat(height, 1)], dim=1)
+    angle = torch.cat(phases(height, width, head_dim // 4, device), dim=1)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (…, N, head_dim) with the pair (k, k + head_dim/2) turned by its angle, as RoFormer's (Su et al. 2021, eq. 34).
+    """x (…, N, head_dim) with each pair (k, k + head_dim/2) turned by its angle (RoFormer; Su et al. 2021, eq. 34).
 
-    The product of two rotated vectors depends on the difference of their positions alone.
+    The inner product of two rotated vectors depends on their positions only through the difference.
     """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
 class Block(nn.Module):
-    """tokens x (B, N, width), emb (B, width), rotations -> (B, N, width): self-attention and a SwiGLU, each gated.
+    """tokens x (B, N, width), emb (B, width), cos, sin -> (B, N, width): self-attention, then a SwiGLU.
 
-    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm₁(x) + β₁), then the SwiGLU likewise
-    (adaLN-Zero, as in DiT).
+    With β₁, γ₁, α₁, β₂, γ₂, α₂ = W emb:  x ← x + α₁·attention((1 + γ₁)·norm₁(x) + β₁), then x ← x + α₂·mlp(…) in the
+    same way (adaLN-Zero, as in DiT).
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
@@ -76,7 +74,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """softmax(q kᵀ/√head_dim) v, q and k normalised and rotated."""
+        """W_o softmax(q kᵀ/√head_dim) v, where q and k are normalised, then rotated."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # each (B, heads, N, ·)
         q, k = rotate(self.norm_q(q), cos, sin), rotate(self.norm_k(k), cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -96,42 +94,42 @@ class Block(nn.Module):
 class JiT(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `patch`, and any of them will do: positions are functions, not weights. label is
-    1000·t − 1. The defaults are JiT-B/4, for 64×64.
+    H and W must be multiples of `patch`. One network works at all such sizes, because no weight depends on the
+    position. label is 1000·t − 1. The defaults are JiT-B/4, for images of 64×64.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        patch: the side of a patch in pixels; each patch is a token.
-        bottleneck: numbers to which a patch is reduced before it becomes a token.
-        width: of a token.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        patch: the side of a patch, in pixels; each patch becomes a token.
+        bottleneck: the length to which a patch is reduced before it becomes a token.
+        width: the length of a token; a multiple of 4 times `heads`.
         depth: the number of blocks.
-        heads: attention heads per block.
-        mlp_ratio: 3/2 of the SwiGLU's hidden width by that of a token, so that it has the weights of a plain MLP.
-        dropout: of the attention's output and within the SwiGLU.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        heads: the number of attention heads.
+        mlp_ratio: 3/2 of the SwiGLU's hidden width divided by `width`; an MLP of this ratio has as many weights.
+        dropout: the dropout probability of the attention's output and in the SwiGLU.
+        classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: where `width` is not a multiple of 4·`heads`.
+        UserError: if `width` is not a multiple of 4 times `heads`.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
         patch: Annotated[int, Ge(1)] = 4,
         bottleneck: Annotated[int, Ge(1)] = 128,
         width: Annotated[int, Ge(4)] = 768,
         depth: Annotated[int, Ge(1)] = 12,
         heads: Annotated[int, Ge(1)] = 12,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
+        mlp_ratio: Annotated[float, Gt(0)] = 4.0,
+        dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
     ):
         super().__init__(patch, classes, checkpointing)
-        check_heads(width, heads, part=4)
+        check_heads(width, heads, multiple=4)
         self.patch = patch
         self.head_dim = width // heads
         hidden = int(mlp_ratio * width * 2 / 3)
@@ -147,7 +145,7 @@ class JiT(Network):
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         self.check_size(height, width)
-        emb = self.time(label, self.rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label))
         h = self.stem(self.reduce(x)).flatten(2).transpose(1, 2)
         rows, columns = height // self.patch, width // self.patch
         h = h + positions(rows, columns, h.shape[2], h.device).to(h.dtype)

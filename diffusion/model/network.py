@@ -1,6 +1,6 @@
-"""What all networks share: the classes they know, the sizes they take, and activation checkpointing."""
+"""The base class of the networks: class labels, image sizes and activation checkpointing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,16 @@ from diffusion.model.dropout import Examples, examples
 
 
 class Network(nn.Module):
-    """The contract: `forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W)`.
+    """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
-    H and W are multiples of `downsampling`. `label` is the noise label, which the prediction gives. `classes` are int64
-    from 0 to K − 1, K the attribute `classes`; the value K is "no class", and None is K for all. A network with K = 0
-    takes no classes.
+    H and W must be multiples of `downsampling`. `label` is the noise label that the prediction computes from t.
+    `classes` are int64 from 0 to K, where K is the attribute `classes`. The value K means "no class"; None means "no
+    class" for all images. If K = 0, the network is unconditional and takes only None.
 
     Args:
-        downsampling: what H and W are multiples of.
-        classes: K.
-        checkpointing: whether the blocks that `run` calls keep only their inputs for the backward pass.
+        downsampling: H and W must be multiples of it.
+        classes: K, the number of classes; 0: an unconditional network.
+        checkpointing: whether the blocks called by `run` keep only their inputs for the backward pass.
     """
 
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
@@ -30,7 +30,7 @@ class Network(nn.Module):
         self.checkpointing = checkpointing
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises UserError where `downsampling` does not divide the height and the width of the images."""
+        """Raise UserError unless the height and the width of the images are multiples of `downsampling`."""
         d = self.downsampling
         if height % d or width % d:
             near = "×".join(str(max(d, round(side / d) * d)) for side in (height, width))
@@ -39,11 +39,11 @@ class Network(nn.Module):
                 f"are multiples of {d}, such as {near}; resize the images or change the model"
             )
 
-    def rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
-        """The rows (B,) of a table of K + 1 classes; None where K = 0.
+    def class_rows(self, classes: Tensor | None, label: Tensor) -> Tensor | None:
+        """(B,) rows of a table with K + 1 rows, the last for "no class"; None if K = 0.
 
         Raises:
-            UserError: where K = 0 and classes are given.
+            UserError: if K = 0 and `classes` is not None.
         """
         if self.classes == 0:
             if classes is not None:
@@ -52,16 +52,33 @@ class Network(nn.Module):
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
-        """block(*inputs); with `checkpointing`, what is within is computed again in the backward pass, not kept.
+        """block(*inputs). With `checkpointing`, the backward pass computes the block again (Chen et al. 2016).
 
-        (Chen et al. 2016.) Dropout draws the same masks the second time.
+        Dropout draws the same masks the second time.
         """
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(_of_examples, Examples.numbers, block, *inputs, use_reentrant=False)
+            return checkpoint(_with_examples, Examples.numbers, block, *inputs, use_reentrant=False)
         return block(*inputs)
 
 
-def _of_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs: object) -> Tensor:
-    """block(*inputs), where the rows are these examples: the backward pass is outside of the step's `examples`."""
+def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs: object) -> Tensor:
+    """block(*inputs) in the context `examples`, which the backward pass has already left."""
     with examples(numbers):
         return block(*inputs)
+
+
+def check_levels(channels: Sequence[int], attention: Sequence[bool], head_dim: int | None) -> None:
+    """Raise UserError unless each level of a U-Net has a width, an attention flag and whole attention heads."""
+    if not channels:
+        raise UserError("model.channels is empty: give the width of at least one level, such as [64,128]")
+    if len(attention) != len(channels):
+        raise UserError(
+            f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
+            "both need one entry per level"
+        )
+    attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
+    if invalid := [c for c in attending if c % (head_dim or 1)]:
+        raise UserError(
+            f"model.channels has {invalid[0]} for a level with attention, not a multiple of "
+            f"model.head_dim={head_dim}: change one of them"
+        )

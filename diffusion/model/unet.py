@@ -1,8 +1,9 @@
-"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B), equal to diffusers'
-`UNet2DModel` under the settings of its `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
+"""The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B).
+
+It is equal to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
 
     stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
-             every output of the encoder is concatenated, last in first out, to the input of one decoder block
+          each output of the encoder is concatenated to the input of one decoder block, last in, first out
 """
 
 from collections.abc import Callable, Sequence
@@ -10,19 +11,19 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
-from diffusion.model.network import Network
+from diffusion.model.network import Network, check_levels
 
 EPS = 1e-6  # of every group norm, as in DDPM
 
 
 class Attention(nn.Module):
-    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; zero-initialised W_o."""
+    """x (B, C, H, W) -> x + W_o softmax(q kᵀ/√head_dim) v, over the H·W pixels; W_o is zero-initialised."""
 
     def __init__(self, channels: int, groups: int, head_dim: int, eps: float = EPS):
         super().__init__()
@@ -40,9 +41,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block that the time shifts, then attention.
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W): a residual block with time embedding, then attention.
 
-    h = conv₁(silu(norm₁(x))) + W_t emb;  shortcut(x) + conv₂(dropout(silu(norm₂(h)))), conv₂ zero-initialised.
+    shortcut(x) + conv₂(dropout(silu(norm₂(h)))) with h = conv₁(silu(norm₁(x))) + W_t emb; conv₂ is zero-initialised.
     """
 
     def __init__(self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None):
@@ -63,9 +64,9 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded at the right and the bottom only.
+    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded only at the right and the bottom.
 
-    (TensorFlow's "SAME", with which DDPM's published weights were trained.)
+    This is TensorFlow's "SAME" padding, with which DDPM's published weights were trained.
     """
 
     def __init__(self, channels: int):
@@ -79,8 +80,8 @@ class Downsample(nn.Module):
 def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
 
-    Both are linear, so together they are one transposed convolution of stride 2 by the 4×4 kernel w ∗ 1₂ₓ₂: the same
-    numbers with 2.25 times fewer products, and the enlarged image is never made.
+    Both operations are linear, so together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
+    It gives the same result with 2.25 times fewer multiplications and without the enlarged image in memory.
     """
     w = conv.weight.transpose(0, 1).flip(2, 3)
     kernel = F.avg_pool2d(w, 2, stride=1, padding=1, divisor_override=1)  # the sum of each 2×2 window
@@ -99,71 +100,60 @@ class Upsample(nn.Module):
 
 
 def joined(unit: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A block of the decoder: of h and an output of the encoder, concatenated."""
+    """A decoder block, whose input is h and an output of the encoder, concatenated."""
     return unit(torch.cat([h, skip], dim=1), emb)
 
 
+# The constructors block(c_in, c_out, attend), down(channels) and up(channels).
 Units = tuple[Callable[[int, int, bool], nn.Module], Callable[[int], nn.Module], Callable[[int], nn.Module]]
 
 
 class UNet(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images
-    H/2^i × W/2^i.
+    H and W must be multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images of
+    H/(p·2^i) × W/(p·2^i) pixels, where p is `patch`.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        channels: the width of each level; multiples of `groups`.
-        blocks: residual blocks per level in the encoder; the decoder has one more.
-        attention: for each level, whether attention follows its blocks. The middle always has it.
-        dropout: within residual blocks.
-        groups: of each group norm.
-        head_dim: channels per attention head; None is a single head, as in DDPM.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        patch: p; the network works on images H/p × W/p whose channels are the pixels of each p×p square.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        channels: the width of each level, in channels; multiples of `groups` and, with attention, of `head_dim`.
+        blocks: the residual blocks per level of the encoder; the decoder has one more per level.
+        attention: for each level, whether attention follows its blocks; the middle always has attention.
+        dropout: the dropout probability in the residual blocks.
+        groups: the number of groups of each group norm.
+        head_dim: the channels per attention head; None: a single head, as in DDPM.
+        classes: K, the number of classes; 0: an unconditional network.
+        patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: where these do not fit one another.
+        UserError: if the arguments do not fit together.
     """
 
-    eps = EPS
+    eps = EPS  # of the last group norm
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: Sequence[int] = (128, 256, 256, 256),
-        blocks: int = 2,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
+        channels: Sequence[Annotated[int, Ge(1)]] = (128, 256, 256, 256),
+        blocks: Annotated[int, Ge(1)] = 2,
         attention: Sequence[bool] = (False, True, False, False),
-        dropout: float = 0.0,
-        groups: int = 32,
-        head_dim: int | None = None,
+        dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
+        groups: Annotated[int, Ge(1)] = 32,
+        head_dim: Annotated[int, Ge(1)] | None = None,
         classes: Annotated[int, Ge(0)] = 0,
         patch: Annotated[int, Ge(1)] = 1,
         checkpointing: bool = False,
     ):
         super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
-        if not channels:
-            raise UserError("model.channels is empty: give the width of at least one level, such as [64,128]")
+        check_levels(channels, attention, head_dim)
         if blocks < 1 or groups < 1:
-            raise UserError(f"model.blocks={blocks} model.groups={groups}: at least one of each is needed")
-        if len(attention) != len(channels):
+            raise UserError(f"model.blocks={blocks} and model.groups={groups}: at least one of each is needed")
+        if invalid := [c for c in channels if c % groups]:
             raise UserError(
-                f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "
-                "give one true or false per level"
-            )
-        if unfit := [c for c in channels if c % groups]:
-            raise UserError(
-                f"model.channels has {unfit[0]}, not a multiple of model.groups={groups}: change one of them"
-            )
-        attending = [c for c, attend in zip(channels, attention, strict=True) if attend] + [channels[-1]]
-        if unfit := [c for c in attending if c % (head_dim or 1)]:
-            raise UserError(
-                f"model.channels has {unfit[0]}, with attention, not a multiple of model.head_dim={head_dim}: "
-                "change one of them"
+                f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}: change one of them"
             )
         self.patch = patch
         features = 4 * channels[0]
@@ -198,11 +188,11 @@ class UNet(Network):
         self.initialise()
 
     def embedding(self, width: int, features: int) -> TimeEmbedding:
-        """The embedding of the label by so many sinusoids, and of the class."""
+        """The embedding of the label, by `width` sinusoids, and of the class."""
         return TimeEmbedding(width, features, self.classes)
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
-        """What the network is built from: block(c_in, c_out, with attention), down(channels) and up(channels)."""
+        """The constructors of the network's blocks and of its layers that halve and double the images."""
 
         def block(c_in: int, c_out: int, attend: bool) -> Block:
             return Block(c_in, c_out, features, groups, dropout, (head_dim or c_out) if attend else None)
@@ -210,7 +200,7 @@ class UNet(Network):
         return block, Downsample, Upsample
 
     def initialise(self) -> None:
-        """DDPM's: Glorot-uniform weights, zero biases; zero weights at the end of each residual branch and of all."""
+        """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -225,7 +215,7 @@ class UNet(Network):
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
-        emb = self.time(label, self.rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label))
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for unit in self.encoder.values():

@@ -1,16 +1,13 @@
-"""The U-Net of "Diffusion Models Beat GANs on Image Synthesis" (ADM; Dhariwal, Nichol 2021, section 3), equal to
-diffusers' `UNet2DModel` of residual blocks that resample (see `diffusion.model.diffusers`).
+"""The U-Net of "Diffusion Models Beat GANs on Image Synthesis" (ADM; Dhariwal, Nichol 2021, section 3).
 
-Against DDPM's U-Net: the time scales and shifts each second group norm (adaptive group norm, section 3.1), residual
-blocks halve and double the images (BigGAN's, section 3), attention has heads of 64 channels on several levels, and a
-class's vector is added to the time's.
+It is equal to diffusers' `UNet2DModel` with residual blocks that resample (see `diffusion.model.diffusers`). It differs
+from DDPM's U-Net in three ways: the embedding scales and shifts each second group norm (adaptive group norm), residual
+blocks halve and double the images (as in BigGAN), and attention has several heads, on several levels.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch.nn.functional as F
-from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.model.dropout import Dropout
@@ -18,13 +15,15 @@ from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.unet import Attention, UNet, Units, enlarged
 
 EPS = 1e-5  # of every group norm, as in ADM's code
+Resample = Literal["down", "up"] | None
 
 
 class AdaptiveBlock(nn.Module):
-    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H, W), or half or twice H and W: residual, then attention.
+    """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block with adaptive norm, then attention.
 
-    h = conv₁(resample(silu(norm₁(x)))), (s, b) = W_t emb;  h = conv₂(dropout(silu((1 + s)·norm₂(h) + b))), conv₂
-    zero-initialised;  shortcut(resample(x)) + h. `resample` averages 2×2 pixels, repeats each 2×2, or does nothing.
+    shortcut(resample(x)) + conv₂(dropout(silu((1 + s)·norm₂(h) + b))) with h = conv₁(resample(silu(norm₁(x)))) and
+    (s, b) = W_t emb; conv₂ is zero-initialised. `resample` "down" averages each 2×2 pixels, "up" repeats each pixel
+    2×2, and None is the identity.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class AdaptiveBlock(nn.Module):
         groups: int,
         dropout: float,
         head_dim: int | None,
-        resample: Literal["down", "up"] | None = None,
+        resample: Resample = None,
     ):
         super().__init__()
         self.resample = resample
@@ -64,64 +63,26 @@ class AdaptiveBlock(nn.Module):
 class ADMUNet(UNet):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    H and W are multiples of `downsampling`; label is DDPM's time index 1000·t − 1. Level i works on images
-    H/2^i × W/2^i. The defaults are ADM's for ImageNet at 64×64 (appendix I).
-
-    Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        channels: the width of each level; multiples of `groups`.
-        blocks: residual blocks per level in the encoder; the decoder has one more.
-        attention: for each level, whether attention follows its blocks. The middle always has it.
-        dropout: within residual blocks.
-        groups: of each group norm.
-        head_dim: channels per attention head; None is a single head.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
-        patch: p; the network works on images H/p × W/p whose channels are the pixels of each p×p square.
-        checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-
-    Raises:
-        UserError: where these do not fit one another.
+    The arguments are those of `UNet`. ADM's network for ImageNet at 64×64 (appendix I) is conf/model/unet_adm.yaml.
     """
 
     eps = EPS
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: Sequence[int] = (192, 384, 576, 768),
-        blocks: int = 3,
-        attention: Sequence[bool] = (False, True, True, True),
-        dropout: float = 0.1,
-        groups: int = 32,
-        head_dim: int | None = 64,
-        classes: Annotated[int, Ge(0)] = 0,
-        patch: Annotated[int, Ge(1)] = 1,
-        checkpointing: bool = False,
-    ):
-        super().__init__(
-            in_channels, out_channels, channels, blocks, attention, dropout, groups, head_dim, classes, patch,
-            checkpointing,
-        )  # fmt: skip
-
     def embedding(self, width: int, features: int) -> TimeEmbedding:
-        """Cosines before sines, and frequencies 10000^(−k/(width/2)): ADM's, unlike DDPM's."""
+        """As in ADM: cosines before sines, and frequencies 10000^(−k/(width/2))."""
         return TimeEmbedding(width, features, self.classes, shift=0, cosines_first=True)
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
         """See `UNet.units`."""
 
-        def block(
-            c_in: int, c_out: int, attend: bool = False, resample: Literal["down", "up"] | None = None
-        ) -> AdaptiveBlock:
+        def block(c_in: int, c_out: int, attend: bool = False, resample: Resample = None) -> AdaptiveBlock:
             heads = (head_dim or c_out) if attend else None
             return AdaptiveBlock(c_in, c_out, features, groups, dropout, heads, resample)
 
         return block, lambda c: block(c, c, resample="down"), lambda c: block(c, c, resample="up")
 
     def initialise(self) -> None:
-        """Torch's own, but zero at the end of each residual branch and of all (section 3)."""
+        """Torch's defaults, but each residual branch and the network end in a zero layer (section 3)."""
         ends: list[nn.Module] = [self.out]
         ends += [module.conv2 for module in self.modules() if isinstance(module, AdaptiveBlock)]
         ends += [module.out for module in self.modules() if isinstance(module, Attention)]

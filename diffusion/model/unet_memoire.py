@@ -1,4 +1,4 @@
-"""The memoir's network: a U-Net of convolutions, ReLU and max pooling (Ronneberger et al. 2015), told the time."""
+"""The memoir's network: a U-Net of convolutions, ReLU and max pooling (Ronneberger et al. 2015) with time input."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,38 +29,38 @@ class Stage(nn.Module):
 
 
 def joined(stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A stage of the decoder: x enlarged, and the encoder's features of that size."""
+    """A decoder stage, whose input is the enlarged x and the encoder's features of that size, concatenated."""
     return stage(torch.cat([up(x), skip], dim=1), emb)
 
 
 class MemoirUNet(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W).
 
-    Encoder: one `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
-    Decoder: a transposed convolution of stride 2, the encoder's features of that size concatenated, and a `Stage`.
-    Output: a 1×1 convolution. The time enters every stage. H and W are multiples of `downsampling`; label is DDPM's
-    time index 1000·t − 1.
+    Encoder: a `Stage` and a 2×2 max pooling per entry of `channels`. Bottleneck: a `Stage` without pooling.
+    Decoder, per entry: a transposed convolution of stride 2, concatenation with the encoder's features of that size,
+    and a `Stage`. Output: a 1×1 convolution. Every stage gets the time embedding. H and W must be multiples of
+    `downsampling`; label is DDPM's time index 1000·t − 1.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the prediction; twice `in_channels` when the variance is learned.
-        channels: the width of each stage of the encoder, and of the decoder in reverse.
-        bottleneck: the width at the smallest size.
+        in_channels: the channels of the image.
+        out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
+        channels: the width of each stage of the encoder, in channels; the decoder has them in reverse.
+        bottleneck: the width of the bottleneck, in channels.
         features: the length of the time embedding.
-        classes: K, how many classes condition the output; 0 for none. Class K is "no class".
+        classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: where `channels` is empty.
+        UserError: if `channels` is empty.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        channels: Sequence[int] = (64, 128, 256),
-        bottleneck: int = 512,
-        features: int = 256,
+        in_channels: Annotated[int, Ge(1)] = 3,
+        out_channels: Annotated[int, Ge(1)] = 3,
+        channels: Sequence[Annotated[int, Ge(1)]] = (64, 128, 256),
+        bottleneck: Annotated[int, Ge(1)] = 512,
+        features: Annotated[int, Ge(1)] = 256,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
     ):
@@ -75,8 +75,8 @@ class MemoirUNet(Network):
         self.up = nn.ModuleList(nn.ConvTranspose2d(c_in, c, 2, stride=2) for c_in, c in pairwise(upwards))
         self.decoder = nn.ModuleList(Stage(2 * c, c, features) for c in reversed(channels))
         self.out = nn.Conv2d(channels[0], out_channels, 1)
-        # Without normalisation, only an initialisation that keeps the variance through each ReLU (He et al. 2015)
-        # lets a signal through some fifteen layers.
+        # There is no normalisation, so the signal keeps its scale through some fifteen layers only with an
+        # initialisation that preserves the variance through each ReLU (He et al. 2015).
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -84,7 +84,7 @@ class MemoirUNet(Network):
 
     def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
-        emb = self.time(label, self.rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label))
         skips = []
         for stage in self.encoder:
             x = self.run(stage, x, emb)

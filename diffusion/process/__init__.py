@@ -1,2 +1,5 @@
-"""The mathematics of diffusion; torch only. See the modules: schedule, prediction, denoiser, variance, timesteps,
-objective, grid, sampler."""
+"""The mathematics of diffusion: torch, numpy and scipy, without Lightning and Hydra.
+
+Read the modules in this order: schedule, prediction, denoiser, variance, timesteps, weighting, objective, grid,
+sampler, likelihood, oracle.
+"""

@@ -1,12 +1,13 @@
 """From a network to an estimate of the image and the noise.
 
-`Denoise` is any callable (x_t (B, C, H, W), t (B,)) -> Estimate with a `.schedule`. A trained network, its EMA copy,
-a thresholded denoiser and a closed-form oracle all satisfy it: extend by wrapping.
+`Denoise` is any callable (x_t (B, C, H, W), t (B,)) -> Estimate that has a `schedule`. A trained network, its EMA copy,
+a thresholded denoiser and a closed-form oracle all implement it. To extend a denoiser, wrap it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
+from annotated_types import Gt, Le
 from torch import Tensor, nn
 
 from diffusion.process.prediction import Prediction
@@ -14,7 +15,10 @@ from diffusion.process.schedule import Schedule
 
 
 class Estimate(NamedTuple):
-    """x0 and eps, (B, C, H, W) each, with x_t = alpha_t x0 + sigma_t eps; `spread`: a learned variance's output."""
+    """Estimates of x0 and eps, each (B, C, H, W), that satisfy x_t = alpha_t x0 + sigma_t eps.
+
+    `spread` (B, C, H, W) is the network's output for a learned variance (`variance.learned_range`), or None.
+    """
 
     x0: Tensor
     eps: Tensor
@@ -30,22 +34,26 @@ class Denoise(Protocol):
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A coefficient (), (B,) or with the shape of x (B, ...), in the dtype of x and ready to multiply it.
+    """`coefficient`, of shape (), (B,) or that of x (B, ...), in the dtype of x and in a shape that broadcasts with it.
 
-    Coefficients are computed in float64 and rounded once, here.
+    Coefficients are computed in float64 and rounded only once, here.
     """
     shape = coefficient.shape if coefficient.dim() == x.dim() else (-1, *[1] * (x.dim() - 1))
     return coefficient.to(x.dtype).reshape(shape)
 
 
 def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """x_t = alpha_t x0 + sigma_t eps: a draw of q(x_t | x0) in one step (DDPM, eq. 4). (B, C, H, W)."""
+    """x_t = alpha_t x0 + sigma_t eps (B, C, H, W): a sample of q(x_t | x0) in one step (DDPM, eq. 4)."""
     alpha_t, sigma_t = schedule(t)
     return expand(alpha_t, x0) * x0 + expand(sigma_t, x0) * eps
 
 
 class Denoiser(nn.Module):
-    """network ∘ prediction: y = network(c_in·x_t, label), then x0 and eps by the 2×2 solve of `prediction`."""
+    """A network and what it predicts: y = network(c_in·x_t, label), then x0 and eps by `prediction.solve`.
+
+    Raises:
+        UserError: if the prediction does not determine x0 on this schedule.
+    """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         super().__init__()
@@ -55,18 +63,18 @@ class Denoiser(nn.Module):
         self.prediction = prediction
 
     def output(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's y (B, C, H, W) and, when it has 2C outputs, the spread; both in the dtype of x_t.
+        """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t.
 
-        The network is given its own precision; what is outside of it keeps that of x_t.
+        The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
         """
         c_in, label = self.prediction.inputs(self.schedule, t)
-        own = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
-        out = self.network((expand(c_in, x_t) * x_t).to(own), label.to(x_t.dtype)).to(x_t.dtype)
+        dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
+        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype)).to(x_t.dtype)
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:
-        """What the network's y says of the image and the noise."""
+        """The image and the noise that the network's output y implies."""
         (p, q), (u, w) = self.prediction.solve(self.schedule, t)
         x0 = expand(p, x_t) * x_t + expand(q, x_t) * y
         eps = expand(u, x_t) * x_t + expand(w, x_t) * y
@@ -77,7 +85,7 @@ class Denoiser(nn.Module):
 
 
 class Thresholded:
-    """A denoiser whose x0 is passed through `threshold`, eps following so that x_t = alpha_t x0 + sigma_t eps holds."""
+    """A denoiser whose x0 is passed through `threshold`, with eps recomputed so that x_t = alpha_t x0 + sigma_t eps."""
 
     def __init__(self, denoise: Denoise, threshold: Callable[[Tensor], Tensor]):
         self.denoise = denoise
@@ -92,12 +100,20 @@ class Thresholded:
         return estimate._replace(x0=x0, eps=eps)
 
 
-def clip(x0: Tensor, limit: float = 1.0) -> Tensor:
-    """x0 clamped to [−limit, limit], the range of the data (DDPM's reference code)."""
+def clip(x0: Tensor, limit: Annotated[float, Gt(0)] = 1.0) -> Tensor:
+    """x0 clamped to [−limit, limit] (DDPM's reference code).
+
+    Args:
+        limit: the largest absolute pixel value; the data lie in [−1, 1].
+    """
     return x0.clamp(-limit, limit)
 
 
-def dynamic(x0: Tensor, quantile: float = 0.995) -> Tensor:
-    """x0 clamped to [−s, s] and divided by s, s each image's quantile of |x0|, at least 1 (Imagen, section 2.3)."""
+def dynamic(x0: Tensor, quantile: Annotated[float, Gt(0), Le(1)] = 0.995) -> Tensor:
+    """x0 clamped to [−s, s] and divided by s, where s ≥ 1 is a quantile of each image's |x0| (Imagen, section 2.3).
+
+    Args:
+        quantile: the share of the pixels with |x0| ≤ s, before s is raised to at least 1.
+    """
     s = x0.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1).reshape(-1, *[1] * (x0.dim() - 1))
     return x0.clamp(-s, s) / s

@@ -1,28 +1,33 @@
-"""Time grids for samplers: functions (schedule, steps) -> (steps + 1,) times falling from the start to 0, float64.
+"""Time grids for samplers: functions (schedule, steps) -> (steps + 1,) times, decreasing from the start to 0, float64.
 
-`uniform`, `leading` and `linspace` give rows i/T of a table. (The integer timestep of other libraries is i − 1.) The
-others are equal steps of a function of the time or of the noise level sigma/alpha, from the start to the least noise,
-then 0; on a table their times lie between rows, where log-SNR is interpolated.
+On a table, `uniform`, `leading` and `linspace` use the times i/T of its rows. (The integer timestep of other libraries
+is i − 1.) The other grids take equal steps in a function of the time or of the noise level sigma/alpha, down to the
+lowest noise level, and then one step to 0. On a table their times lie between rows, where log-SNR is interpolated.
+`leading` and `linspace` need a table. A sampler calls its grid with the schedule and its number of steps.
 """
 
 import copy
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import Schedule
 
+Level = Annotated[float, Gt(0)]  # a noise level, sigma/alpha
 
-def _rows(schedule: Schedule, steps: int) -> int | None:
-    """T of a table, after checking that it has `steps` rows to offer; None for a continuous schedule."""
+
+def _table_steps(schedule: Schedule, steps: int) -> int | None:
+    """T of a table, which must be at least `steps`; None for a continuous schedule."""
     _at_least_one(steps)
     table = getattr(schedule, "steps", None)
     if table is not None and steps > table:
         raise UserError(
-            f"sampler: steps = {steps}, but the schedule's table has T = {table}; use at most {table} steps"
+            f"sampler: steps = {steps}, but the schedule has only T = {table} rows; use at most {table} steps"
         )
     return table
 
@@ -33,33 +38,33 @@ def _at_least_one(steps: int) -> None:
 
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
-    """t_k = 1 − k/N, from t = 1 to 0, rounded to rows on a table ("trailing" spacing)."""
-    table = _rows(schedule, steps)
+    """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing)."""
+    table = _table_steps(schedule, steps)
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return t if table is None else torch.round(t * table) / table
 
 
 def leading(schedule: Schedule, steps: int) -> Tensor:
-    """Rows 1 + k·⌊T/N⌋ of a table, then 0: DDIM's spacing in the reference code, which starts below t = 1."""
-    table = _rows(schedule, steps)
+    """Rows 1 + k·⌊T/N⌋ of a table, then 0: the spacing of DDIM's reference code. It starts below t = 1."""
+    table = _table_steps(schedule, steps)
     if table is None:
-        raise UserError("sampler: the grid `leading` needs a table schedule; use the grid `uniform`")
+        raise UserError("sampler: the grid `leading` needs a discrete schedule; use grid@sampler.grid=uniform")
     rows = 1 + torch.arange(steps, dtype=torch.float64).flip(0) * (table // steps)
     return torch.cat([rows / table, rows.new_zeros(1)])
 
 
 def linspace(schedule: Schedule, steps: int) -> Tensor:
-    """N rows from T to 1, both included, then 0 (Improved DDPM's respacing)."""
-    table = _rows(schedule, steps)
+    """N evenly spaced rows of a table from T to 1, both included, then 0 (Improved DDPM's respacing)."""
+    table = _table_steps(schedule, steps)
     if table is None:
-        raise UserError("sampler: the grid `linspace` needs a table schedule; use the grid `uniform`")
+        raise UserError("sampler: the grid `linspace` needs a discrete schedule; use grid@sampler.grid=uniform")
     rows = 1 + torch.linspace(0, table - 1, steps, dtype=torch.float64).round().flip(0)
     rows[0] = table
     return torch.cat([rows / table, rows.new_zeros(1)])
 
 
 def quadratic(schedule: Schedule, steps: int) -> Tensor:
-    """√t in equal steps from 1 to √(1/T), or to √0.001 on a continuous schedule, then 0 (DDIM, appendix D.2)."""
+    """Equal steps in √t from 1 to √(1/T), or to √0.001 on a continuous schedule, then 0 (DDIM, appendix D.2)."""
     _at_least_one(steps)
     least = 1 / getattr(schedule, "steps", 1000)
     t = torch.linspace(1, math.sqrt(least), steps, dtype=torch.float64) ** 2
@@ -67,19 +72,39 @@ def quadratic(schedule: Schedule, steps: int) -> Tensor:
 
 
 def karras(
-    schedule: Schedule, steps: int, rho: float = 7.0, sigma_min: float | None = None, sigma_max: float | None = None
+    schedule: Schedule,
+    steps: int,
+    rho: Annotated[float, Gt(0)] = 7.0,
+    sigma_min: Level | None = None,
+    sigma_max: Level | None = None,
 ) -> Tensor:
-    """(sigma/alpha)^{1/ρ} in equal steps from sigma_max to sigma_min, then 0 (EDM, eq. 5; its own ends: 80, 0.002)."""
+    """Equal steps in (sigma/alpha)^{1/ρ} from sigma_max to sigma_min, then 0 (EDM, eq. 5; the paper: 80 to 0.002).
+
+    Args:
+        rho: ρ; a larger value makes the steps shorter at low noise.
+        sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+    """
     return _noise_levels(schedule, steps, lambda v: v ** (1 / rho), lambda u: u**rho, sigma_min, sigma_max)
 
 
-def log_snr(schedule: Schedule, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Tensor:
-    """log(alpha/sigma) in equal steps, then 0 (DPM-Solver, section 3.4)."""
+def log_snr(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma_max: Level | None = None) -> Tensor:
+    """Equal steps in log(alpha/sigma), then 0 (DPM-Solver, section 3.4).
+
+    Args:
+        sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+    """
     return _noise_levels(schedule, steps, torch.log, torch.exp, sigma_min, sigma_max)
 
 
-def cosine(schedule: Schedule, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Tensor:
-    """The angle arctan(sigma/alpha) in equal steps, then 0: uniform steps of a cosine schedule, on any schedule."""
+def cosine(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma_max: Level | None = None) -> Tensor:
+    """Equal steps in the angle arctan(sigma/alpha), then 0: on any schedule, the noise levels of a cosine schedule.
+
+    Args:
+        sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+    """
     return _noise_levels(schedule, steps, torch.atan, torch.tan, sigma_min, sigma_max)
 
 
@@ -91,10 +116,9 @@ def _noise_levels(
     sigma_min: float | None,
     sigma_max: float | None,
 ) -> Tensor:
-    """Times at which axis(sigma/alpha) takes N equal steps from its largest to its smallest, then 0.
+    """N times that are equally spaced in axis(sigma/alpha) from the largest noise level to the smallest, then 0.
 
-    The ends are within the schedule's own. None: the largest is that at t = 1, or 160 where it is infinite (DDPM's
-    linear table ends at 157); the smallest is that of a table's first row, or 0.002.
+    The limit of 160 for schedules that end in pure noise is close to the end of DDPM's linear table, 157.
     """
     _at_least_one(steps)
     schedule = copy.deepcopy(schedule).cpu()
@@ -106,11 +130,11 @@ def _noise_levels(
     if smallest >= largest:
         raise UserError(
             f"sampler: the grid's sigma_min = {smallest:g} is not below its sigma_max = {largest:g}; "
-            f"the schedule's noise level sigma/alpha goes from {first:g} to {last:g}"
+            f"the schedule's noise level sigma/alpha ranges from {first:g} to {last:g}"
         )
     ends = axis(torch.tensor([largest, smallest], dtype=torch.float64))
     levels = inverse(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)))
     t = schedule.time(-2 * levels.log()).clamp(0, 1)
     if largest == last:
-        t[0] = 1.0  # not a rounding below
+        t[0] = 1.0  # exactly, in spite of rounding
     return torch.cat([t, t.new_zeros(1)])

@@ -1,6 +1,6 @@
-"""How probable a denoiser finds images, in bits per dimension: the variational bound, and the probability flow's value.
+"""The likelihood of images under a denoiser, in bits per dimension: the variational bound and the probability flow.
 
-Images are 8-bit, x0 = 2k/255 − 1 for the levels k = 0 … 255.
+Images are 8-bit: x0 = 2k/255 − 1 for the levels k = 0 … 255.
 """
 
 import math
@@ -19,24 +19,24 @@ from diffusion.randomness import Streams, real_dtype
 
 
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log of the mass of N(mean, variance) over the level's interval (δ₋, δ₊), elementwise (DDPM, eq. 13).
+    """log of the probability that N(mean, variance) falls into the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
 
-    δ± = x0 ± 1/255, but δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest, so that the levels' masses sum to 1.
-    (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest, which is a misprint.)
+    δ± = x0 ± 1/255, except that δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest. So the probabilities of all
+    levels sum to 1. (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest level, a misprint.)
     """
     low, high = ((x0 + edge - mean) * torch.exp(-log_variance / 2) for edge in (-1 / 255, 1 / 255))
     low = torch.where(x0 < -1 + 1 / 255, -torch.inf, low)
     high = torch.where(x0 > 1 - 1 / 255, torch.inf, high)
-    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # log_ndtr is exact below 0
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # log_ndtr is accurate below 0
     log_high = log_ndtr(high)
     return log_high + torch.log(-torch.expm1(log_ndtr(low) - log_high))
 
 
 def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """(B,) one term of the bound, in bits per dimension, for the step from t to s (DDPM, eq. 5).
+    """(B,) the term of the bound for the step from t to s, in bits per dimension (DDPM, eq. 5).
 
-    KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)), or −log p(x0 | x_t) by the decoder where s = 0. The means differ by
-    alpha_s (1 − r²) (x0 − x0_θ).
+    KL(q(x_s | x_t, x0) ‖ p(x_s | x_t)) where s > 0, and −log p(x0 | x_t) by the decoder where s = 0. The means of q and
+    p differ by alpha_s (1 − r²) (x0 − x0_θ).
     """
     alpha_s, _ = schedule(s)
     _, rest = ratio(schedule, t, s)
@@ -48,7 +48,7 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
 
 
 def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
-    """(B,) L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)) in bits per dimension."""
+    """(B,) L_T = KL(q(x_T | x0) ‖ N(0, (alpha_T² + sigma_T²) I)), in bits per dimension."""
     alpha, sigma = schedule(torch.ones(1, dtype=real_dtype(x0.device), device=x0.device))
     log_prior = torch.log(alpha**2 + sigma**2)
     nats = gaussian_kl(expand(alpha, x0) * x0, expand(2 * sigma.log(), x0), expand(log_prior, x0))
@@ -56,7 +56,10 @@ def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
 
 
 class Bound(NamedTuple):
-    """Per dimension: bits (B,) = prior (B,), which is L_T, + Σ terms (B, N): L_0, L_1 … of the steps from t (N,)."""
+    """The variational bound in bits per dimension: bits (B,) = prior (B,) + Σ terms (B, N).
+
+    `prior` is L_T. `terms` are L_0, L_1 …, each for the step that starts at the time in `t` (N,).
+    """
 
     bits: Tensor
     prior: Tensor
@@ -68,10 +71,14 @@ class Bound(NamedTuple):
 def variational_bound(
     denoise: Denoise, x0: Tensor, streams: Streams, steps: int, variance: Variance = fixed_small
 ) -> Bound:
-    """An upper bound of −log p(x0), with one draw of x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
+    """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
     Args:
-        x0: (B, C, H, W), 8-bit levels in [−1, 1]. steps: N, evenly spaced; a table's T, or a divisor of it.
+        denoise: the denoiser to evaluate.
+        x0: images (B, C, H, W), 8-bit levels in [−1, 1].
+        streams: one random stream per image.
+        steps: N, evenly spaced in t; on a table, T or a divisor of T.
+        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
     """
     schedule = denoise.schedule
     times = torch.linspace(0, 1, steps + 1, dtype=real_dtype(x0.device), device=x0.device)
@@ -85,7 +92,7 @@ def variational_bound(
 
 
 class FlowLikelihood(NamedTuple):
-    """bits per dimension (B,), the latent x_1 (B, C, H, W), and the number of network evaluations."""
+    """Bits per dimension (B,), the latent x_1 (B, C, H, W) and the number of network evaluations."""
 
     bits: Tensor
     latent: Tensor
@@ -95,12 +102,19 @@ class FlowLikelihood(NamedTuple):
 def flow_likelihood(
     denoise: Denoise, x0: Tensor, streams: Streams, first: float = 1e-5, tolerance: float = 1e-5
 ) -> FlowLikelihood:
-    """−log p(x0) by the probability flow, dequantised by uniform noise (Song et al., eq. 39 and appendix D.2).
+    """−log p(x0) by the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
-    with Hutchinson's estimate of the divergence, vᵀ ∂(dx/dλ)/∂x v, and one sign vector v for each image. Log-SNR λ is
-    the integration's variable because the flow is smooth in it, also on a table. SciPy's RK45 solves it, from t = first
-    to the end, or to λ = −20 where the end is pure noise.
+    where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. The
+    integration variable is the log-SNR λ, in which the flow is smooth even on a table. SciPy's RK45 integrates from
+    t = first to t = 1, or to λ = −20 if the schedule ends in pure noise.
+
+    Args:
+        denoise: the denoiser to evaluate.
+        x0: images (B, C, H, W), 8-bit levels in [−1, 1].
+        streams: one random stream per image.
+        first: the time at which the integration starts, above 0.
+        tolerance: the relative and the absolute tolerance of the solver.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     probe = torch.where(streams.normal_like(x0) < 0, -1.0, 1.0).to(x0.dtype)

@@ -1,16 +1,17 @@
-"""Training objectives: (denoiser, x0, streams) -> a dict of per-example tensors (B,), with "loss"."""
+"""Training objectives: (denoiser, x0, streams) -> a dict of per-example tensors (B,), among them "loss"."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from diffusion.process.denoiser import Denoise, Denoiser, diffuse, expand
 from diffusion.process.likelihood import bound_term
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
-from diffusion.process.timesteps import Timesteps, UniformTable, rows
+from diffusion.process.timesteps import Timesteps, UniformTable, table_steps
 from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.process.weighting import unit
 from diffusion.randomness import Streams
@@ -32,8 +33,8 @@ def squared(y: Tensor, target: Tensor) -> Tensor:
     return (y - target).square()
 
 
-class Trial(NamedTuple):
-    """What a training step knows: x0 and x_t at t, the network's y with its target, and the spread."""
+class TrainingBatch(NamedTuple):
+    """The values of one training step: x0, x_t at times t, the network's output y and its target, and the spread."""
 
     x0: Tensor
     x_t: Tensor
@@ -44,18 +45,21 @@ class Trial(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The step that all share: draw t and eps, diffuse, predict; `term` says what the loss at this t is.
+    """Base class: draws t and eps, diffuses x0 and runs the network. Subclasses define `term`, the loss at t.
 
-    Returns "loss" = importance·term, to be averaged; "term", "importance", "t", and "mse", the mean squared error of
-    the prediction. Norms are means over pixels, so that the loss of eps starts near 1.
+    Returns "loss" = importance·term, whose batch mean is minimised; "term"; "importance"; "t"; and "mse", the mean
+    squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1.
+
+    Args:
+        timesteps: the distribution of the training times; None: uniform on the rows of a table.
     """
 
     def __init__(self, timesteps: Timesteps | None = None):
         super().__init__()
         self.timesteps = UniformTable() if timesteps is None else timesteps
 
-    def term(self, denoiser: Denoiser, trial: Trial) -> Tensor:
-        """(B,) the loss at trial.t."""
+    def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
+        """(B,) the loss of each example at its time batch.t."""
         raise NotImplementedError
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams) -> dict[str, Tensor]:
@@ -66,22 +70,23 @@ class Objective(nn.Module):
         a, b = denoiser.prediction.weights(schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
         y, spread = denoiser.output(x_t, t)
-        term = self.term(denoiser, Trial(x0, x_t, t, y, target, spread))
+        term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
         importance = importance.to(term.dtype)
         mse = squared(y.detach(), target).flatten(1).mean(dim=1)
         return {"loss": importance * term, "term": term, "importance": importance, "mse": mse, "t": t}
 
     def update(self, t: Tensor, term: Tensor) -> None:
-        """Tell the draw of times the losses at t (B,), gathered from all devices: some learn from them."""
+        """Pass the losses `term` (B,) at t (B,), gathered from all devices, to `timesteps`, which may adapt to them."""
         self.timesteps.update(t, term)
 
 
 class Simple(Objective):
-    """L_simple = E w(t)‖y − y_θ(x_t, t)‖², the target y as the prediction has it (DDPM, eq. 14; memoir, section 5).
+    """L_simple = E w(t)‖y − y_θ(x_t, t)‖², where y is the target of the prediction (DDPM, eq. 14; memoir, section 5).
 
     Args:
-        weighting: (schedule, prediction, t) -> (B,), see `weighting`.
-        distance: elementwise, in place of the square: torch's huber_loss or l1_loss with reduction="none".
+        timesteps: the distribution of the training times; None: uniform on the rows of a table.
+        weighting: the weight w: (schedule, prediction, t) -> (B,); see the module `weighting`.
+        distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
     """
 
     def __init__(self, timesteps: Timesteps | None = None, weighting: Weighting = unit, distance: Distance = squared):
@@ -89,31 +94,43 @@ class Simple(Objective):
         self.weighting = weighting
         self.distance = distance
 
-    def term(self, denoiser: Denoiser, trial: Trial) -> Tensor:
-        weight = self.weighting(denoiser.schedule, denoiser.prediction, trial.t)
-        error = self.distance(trial.y, trial.target).flatten(1).mean(dim=1)
+    def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
+        weight = self.weighting(denoiser.schedule, denoiser.prediction, batch.t)
+        error = self.distance(batch.y, batch.target).flatten(1).mean(dim=1)
         return weight.to(error.dtype) * error
 
 
 class VariationalBound(Objective):
-    """L_vlb: T times the bound's term at a row of the table, in bits per dimension (DDPM, eq. 5).
+    """L_vlb: T times the term of the variational bound at one row of the table, in bits per dimension (DDPM, eq. 5).
 
-    Its expectation over uniform rows is the bound without L_T, which has nothing to learn.
+    Its expectation over uniform rows is the bound without L_T, which has no parameters.
+
+    Args:
+        timesteps: the distribution of the training times; None: uniform on the rows of a table.
+        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
     """
 
     def __init__(self, timesteps: Timesteps | None = None, variance: Variance = fixed_small):
         super().__init__(timesteps)
         self.variance = variance
 
-    def term(self, denoiser: Denoiser, trial: Trial) -> Tensor:
-        steps = rows(denoiser.schedule, "the variational bound")
-        estimate = denoiser.estimate(trial.x_t, trial.t, trial.y, trial.spread)
-        s = (trial.t - 1 / steps).clamp(min=0)
-        return steps * bound_term(denoiser.schedule, self.variance, estimate, trial.x0, trial.t, s)
+    def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
+        steps = table_steps(denoiser.schedule, "the variational bound")
+        estimate = denoiser.estimate(batch.x_t, batch.t, batch.y, batch.spread)
+        s = (batch.t - 1 / steps).clamp(min=0)
+        return steps * bound_term(denoiser.schedule, self.variance, estimate, batch.x0, batch.t, s)
 
 
 class Hybrid(Simple):
-    """L_hybrid = L_simple + λ L_vlb; the mean in L_vlb is detached: it teaches the variance (Improved DDPM, eq. 16)."""
+    """L_hybrid = L_simple + λ L_vlb (Improved DDPM, eq. 16). L_vlb has a detached mean, so it trains only the variance.
+
+    Args:
+        timesteps: the distribution of the training times; None: uniform on the rows of a table.
+        weighting: the weight w of L_simple: (schedule, prediction, t) -> (B,); see the module `weighting`.
+        distance: (y, target) -> the elementwise error of L_simple.
+        variance: the variance of the reverse step: (schedule, t, s, spread) -> log variance.
+        vlb_weight: λ.
+    """
 
     def __init__(
         self,
@@ -121,25 +138,31 @@ class Hybrid(Simple):
         weighting: Weighting = unit,
         distance: Distance = squared,
         variance: Variance = learned_range,
-        vlb_weight: float = 0.001,
+        vlb_weight: Annotated[float, Ge(0)] = 0.001,
     ):
         super().__init__(timesteps, weighting, distance)
         self.bound = VariationalBound(variance=variance)
         self.vlb_weight = vlb_weight
 
-    def term(self, denoiser: Denoiser, trial: Trial) -> Tensor:
-        bound = self.bound.term(denoiser, trial._replace(y=trial.y.detach()))
-        return super().term(denoiser, trial) + self.vlb_weight * bound
+    def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
+        bound = self.bound.term(denoiser, batch._replace(y=batch.y.detach()))
+        return super().term(denoiser, batch) + self.vlb_weight * bound
 
 
 class Uncertainty(nn.Module):
-    """Any objective with a learned weight of the noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
+    """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
-    u is linear in fixed random Fourier features of log(sigma/alpha)/4, and settles where exp(u) is the mean loss of the
-    level, so that all levels count alike. Its weights must be given to the optimizer; sampling does not need them.
+    u is linear in fixed random Fourier features of log(sigma/alpha)/4. Training drives exp(u) to the mean loss of the
+    noise level, so that all levels contribute equally. The optimizer must be given the parameters of u; sampling does
+    not need them.
+
+    Args:
+        objective: the objective to weight.
+        channels: the number of Fourier features.
+        seed: the seed of the random frequencies and phases.
     """
 
-    def __init__(self, objective: Objective, channels: int = 128, seed: int = 0):
+    def __init__(self, objective: Objective, channels: Annotated[int, Ge(1)] = 128, seed: int = 0):
         super().__init__()
         self.objective = objective
         generator = torch.Generator().manual_seed(seed)
@@ -154,7 +177,7 @@ class Uncertainty(nn.Module):
         result = self.objective(denoiser, x0, streams)
         noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        u = (features * self.linear.weight).sum(dim=1)  # not `linear` itself, which autocast would round to bfloat16
+        u = (features * self.linear.weight).sum(dim=1)  # not `self.linear(…)`: autocast would round it to bfloat16
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
     def update(self, t: Tensor, term: Tensor) -> None:

@@ -1,8 +1,9 @@
 """Optimal denoisers of known distributions, in closed form: ground truth without training.
 
-If x0 has density p, then x_t = alpha_t x0 + sigma_t eps has p_t = p(·/alpha_t) convolved with N(0, sigma_t² I), and the
-denoiser of least error is E[x0 | x_t], with eps = (x_t − alpha_t E[x0 | x_t])/sigma_t = −sigma_t ∇ log p_t(x_t).
-Images are flattened to D values; all is computed in float64, and an estimate comes back in the dtype of x_t.
+Let p_t be the density of x_t = alpha_t x0 + sigma_t eps: the density of alpha_t x0 convolved with N(0, sigma_t² I). The
+denoiser with the least mean squared error is E[x0 | x_t], and its eps is the score up to a factor:
+    eps = (x_t − alpha_t E[x0 | x_t])/sigma_t = −sigma_t ∇ log p_t(x_t).
+Images are flattened to D values. All arithmetic is in float64; estimates are returned in the dtype of x_t.
 """
 
 import math
@@ -17,7 +18,7 @@ from diffusion.process.schedule import Schedule
 
 
 class Oracle:
-    """The contract: `posterior`, from which the estimate follows; exact samples, moments and log p_t."""
+    """Base class of optimal denoisers. Subclasses define `posterior`, `sample` and the moments of x0."""
 
     schedule: Schedule
     mean: Tensor  # (D,)
@@ -47,12 +48,15 @@ class Oracle:
 
 
 class MixtureOracle(Oracle):
-    """x0 ~ Σ_k w_k N(m_k, Σ_k).
+    """The denoiser for a mixture of Gaussians, x0 ~ Σ_k w_k N(m_k, Σ_k).
 
     E[x0 | x_t] = Σ_k p(k | x_t) (m_k + alpha Σ_k (alpha² Σ_k + sigma² I)⁻¹ (x_t − alpha m_k)).
 
     Args:
-        weights: (K,), summing to 1; means: (K, D); covariances: (K, D, D).
+        schedule: the noise schedule.
+        weights: w_k, (K,), summing to 1.
+        means: m_k, (K, D).
+        covariances: Σ_k, (K, D, D).
     """
 
     def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor):
@@ -60,13 +64,13 @@ class MixtureOracle(Oracle):
         self.weights, self.means = weights.double(), means.double()
         self.variances, self.axes = torch.linalg.eigh(covariances.double())  # (K, D), (K, D, D)
         self.mean = self.weights @ self.means
-        apart = self.means - self.mean
+        deviations = self.means - self.mean
         self.covariance = torch.einsum("k,kij->ij", self.weights, covariances.double())
-        self.covariance = self.covariance + torch.einsum("k,ki,kj->ij", self.weights, apart, apart)
+        self.covariance = self.covariance + torch.einsum("k,ki,kj->ij", self.weights, deviations, deviations)
 
     def posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = alpha.unsqueeze(1), sigma.unsqueeze(1)  # (B, 1, 1)
-        centred = torch.einsum("bkd,kde->bke", x.unsqueeze(1) - alpha * self.means, self.axes)  # along the axes of Σ_k
+        centred = torch.einsum("bkd,kde->bke", x.unsqueeze(1) - alpha * self.means, self.axes)  # in Σ_k's eigenbasis
         total = alpha**2 * self.variances + sigma**2  # (B, K, D)
         each = self.means + torch.einsum("bke,kde->bkd", alpha * self.variances / total * centred, self.axes)
         log_joint = self.weights.log() - (centred**2 / total + total.log() + math.log(2 * math.pi)).sum(-1) / 2
@@ -79,19 +83,22 @@ class MixtureOracle(Oracle):
 
 
 class GaussianOracle(MixtureOracle):
-    """x0 ~ N(mean, covariance): the mixture of one. The probability flow is known too.
+    """The denoiser for x0 ~ N(mean, covariance), a mixture of one component. Its probability flow is known as well.
 
     Args:
-        mean: (D,); covariance: (D, D).
+        schedule: the noise schedule.
+        mean: (D,).
+        covariance: (D, D).
     """
 
     def __init__(self, schedule: Schedule, mean: Tensor, covariance: Tensor):
         super().__init__(schedule, torch.ones(1), mean[None], covariance[None])
 
     def flow(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Where the probability-flow ODE takes x_t (B, ...) from time t to s, both (); exact.
+        """The exact solution at time s () of the probability-flow ODE that passes through x_t (B, ...) at time t ().
 
-        Along an axis of variance v, x − alpha m is multiplied by √((alpha_s² v + sigma_s²)/(alpha_t² v + sigma_t²)).
+        Along a principal axis of variance v, x − alpha m is multiplied by
+        √((alpha_s² v + sigma_s²)/(alpha_t² v + sigma_t²)).
         """
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t.double()), self.schedule(s.double())
         v, axes = self.variances[0], self.axes[0]
@@ -101,12 +108,13 @@ class GaussianOracle(MixtureOracle):
 
 
 class PointsOracle(Oracle):
-    """x0 uniform on a finite set, such as a training set: the denoiser of a model that has memorised it.
+    """The denoiser for x0 uniform on a finite set. On a training set, it is a model that has memorised the set.
 
     E[x0 | x_t] = Σ_k softmax_k(−‖x_t − alpha p_k‖² / (2 sigma²)) p_k.
 
     Args:
-        points: (K, D).
+        schedule: the noise schedule.
+        points: p_k, (K, D).
     """
 
     def __init__(self, schedule: Schedule, points: Tensor):
@@ -127,31 +135,34 @@ class PointsOracle(Oracle):
         return self.points[torch.randint(len(self.points), (n,), generator=generator)]
 
 
-def law(sampler: Callable[[GaussianOracle, Tensor, Any], Tensor], oracle: GaussianOracle) -> tuple[Tensor, Tensor]:
-    """The exact mean (D,) and covariance (D, D) of what `sampler` draws with `oracle`, without Monte-Carlo error.
+def sampler_moments(
+    sampler: Callable[[GaussianOracle, Tensor, Any], Tensor], oracle: GaussianOracle
+) -> tuple[Tensor, Tensor]:
+    """The exact mean (D,) and covariance (D, D) of the output of `sampler` with `oracle`, without Monte-Carlo error.
 
-    With a Gaussian's denoiser the steps of most samplers are affine in x_t and in their noise, so the result is
-    affine in all the noise drawn: unit vectors, one for each value drawn, read off its matrix.
+    With the denoiser of a Gaussian, the steps of most samplers are affine in x_t and in their noise. So the output is
+    affine in all the noise that is drawn. Running the sampler on unit vectors, one for each value that it draws, gives
+    the matrix of this map.
     """
     D = len(oracle.mean)
-    counted = _Units(D)
-    sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counted)
-    noise = torch.zeros(1 + D * (1 + counted.draws), D, 1, 1, dtype=torch.float64)
+    counter = _UnitNoise(D)
+    sampler(oracle, torch.zeros(1, D, 1, 1, dtype=torch.float64), counter)
+    noise = torch.zeros(1 + D * (1 + counter.draws), D, 1, 1, dtype=torch.float64)
     noise[1 : 1 + D, :, 0, 0] = torch.eye(D)
-    rows = sampler(oracle, noise, _Units(D)).flatten(1)
+    rows = sampler(oracle, noise, _UnitNoise(D)).flatten(1)
     G = rows[1:] - rows[0]
     return rows[0], G.T @ G
 
 
-class _Units:
-    """Streams whose draw j is a unit vector in D rows of its own, and 0 in every other row of the batch."""
+class _UnitNoise:
+    """Streams whose draw j is the D×D identity in D rows of the batch and 0 in all other rows (`sampler_moments`)."""
 
     def __init__(self, D: int):
         self.D, self.draws = D, 0
 
     def normal_like(self, x: Tensor) -> Tensor:
         z = torch.zeros_like(x)
-        own = z[1 + self.D * (1 + self.draws) :][: self.D]
-        own[:, :, 0, 0] = torch.eye(self.D)[: len(own)]
+        rows = z[1 + self.D * (1 + self.draws) :][: self.D]
+        rows[:, :, 0, 0] = torch.eye(self.D)[: len(rows)]
         self.draws += 1
         return z

@@ -1,11 +1,14 @@
-"""What the network predicts: one linear map of (x0, eps).
+"""What the network predicts: a linear combination of x0 and eps.
 
-The target at time t is y = a·x0 + b·eps. Together with x_t = alpha_t x0 + sigma_t eps this is a 2×2 system, so with
-det = alpha_t·b − sigma_t·a every prediction is inverted by the same two lines (`denoiser.Denoiser`):
+The target at time t is y = a·x0 + b·eps. Together with x_t = alpha_t x0 + sigma_t eps this is a 2×2 system. With
+det = alpha_t·b − sigma_t·a, the same two formulas invert every prediction (`denoiser.Denoiser`):
     x0 = (b·x_t − sigma_t·y) / det,    eps = (alpha_t·y − a·x_t) / det.
 """
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -13,34 +16,34 @@ from diffusion.process.schedule import Schedule
 
 
 class Prediction:
-    """The contract: the weights (a, b) of the target, and what the network is given."""
+    """Base class. Subclasses define `weights`, the coefficients of the target, and may override `inputs`."""
 
     def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         """a, b (B,) of the target y = a·x0 + b·eps."""
         raise NotImplementedError
 
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        """c_in (B,), by which x_t is multiplied, and label (B,), the number that tells the network the time.
+        """c_in (B,), the factor of x_t, and label (B,), the network's time input.
 
-        The label is 1000·t − 1: DDPM's integer index 0 … 999 for T = 1000, so weights travel unchanged.
+        The label is 1000·t − 1. For T = 1000 it is DDPM's integer index 0 … 999, so DDPM's weights fit unchanged.
         """
         return torch.ones_like(t), 1000 * t - 1
 
     def solve(self, schedule: Schedule, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """(p, q), (u, w), each (B,), with x0 = p·x_t + q·y and eps = u·x_t + w·y."""
+        """(p, q) and (u, w), each (B,), such that x0 = p·x_t + q·y and eps = u·x_t + w·y."""
         alpha_t, sigma_t = schedule(t)
         a, b = self.weights(schedule, t)
         det = alpha_t * b - sigma_t * a
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a schedule at whose end x_t and y do not determine x0."""
+        """Raise UserError for a schedule on which x_t and y do not determine x0 at t = 1."""
         end = torch.ones(1, dtype=torch.float64)
         end = end.to(next(schedule.buffers(), end))
         (alpha, sigma), (a, b) = schedule(end), self.weights(schedule, end)
         if abs(float(alpha * b - sigma * a)) < 1e-6:
             raise UserError(
-                f"prediction: {type(self).__name__} cannot give x0 at t = 1, where this schedule has alpha = "
+                f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
                 f"{float(alpha):.2g} (zero terminal SNR); use prediction=v, x0 or velocity, or another schedule"
             )
 
@@ -75,20 +78,21 @@ class Velocity(Prediction):
 
 
 class EDM(Prediction):
-    """y = F of x0 = c_skip x + c_out F(c_in x, c_noise), for x = x_t/alpha_t with noise σ = sigma_t/alpha_t.
+    """y = F, where x0 = c_skip x + c_out F(c_in x, c_noise) for x = x_t/alpha_t with noise level σ = sigma_t/alpha_t.
 
     c_skip = σ_d²/(σ² + σ_d²), c_out = σ σ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), c_noise = log(σ)/4 (Karras et al.,
     table 1). With n = √(sigma_t² + alpha_t² σ_d²):  a = sigma_t/(n σ_d),  b = −alpha_t σ_d/n.
-    For σ_d = 1 on a variance preserving schedule y is −v.
+    On a variance preserving schedule, y is −v if σ_d = 1.
 
     Args:
-        sigma_data: σ_d, the standard deviation of the data's pixels, which lie in [−1, 1].
+        sigma_data: σ_d, the standard deviation of the pixels of the data, which lie in [−1, 1].
     """
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):
         self.sigma_data = sigma_data
 
     def _norm(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_t, sigma_t and n."""
         alpha_t, sigma_t = schedule(t)
         return alpha_t, sigma_t, torch.hypot(sigma_t, alpha_t * self.sigma_data)
 

@@ -1,16 +1,17 @@
-"""How training times are drawn. A draw is a callable (schedule, streams) -> t (B,), importance (B,).
+"""Distributions of the training times: callables (schedule, streams) -> t (B,), importance (B,).
 
-A distribution of times is its quantile function t(u) of a uniform u, which is independent for every example, or spread
+A distribution is given by its quantile function t(u) of a uniform u. The u of the examples are independent, or spread
 evenly over the batch (`stratified`: VDM's low-discrepancy sampler, Kingma et al., appendix I.1).
-`importance` is what the loss at t is multiplied by so that its expectation is the one under uniform times:
+The loss at t is multiplied by `importance`, which makes its expectation the one under uniform times:
     E_u[|dt/du| f(t(u))] = ∫ f(t) dt.
-With `reweight` off it is 1, and the distribution is itself a weighting of the loss, as EDM and SD3 mean it.
+With `reweight=False` the importance is 1: the distribution itself then weights the loss, as in EDM and SD3.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
@@ -19,7 +20,7 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Timesteps(Protocol):
-    """(schedule, streams) -> t (B,), importance (B,); `update(t, losses)` for a draw that learns from the losses."""
+    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses."""
 
     def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]: ...
 
@@ -28,13 +29,18 @@ class Timesteps(Protocol):
 
 @dataclass(kw_only=True)
 class Quantile:
-    """The contract: `quantile(schedule, u)`, one formula, smooth in u."""
+    """Base class. Subclasses define one formula, `quantile(schedule, u)`, differentiable in u.
+
+    Args:
+        stratified: spread the times evenly over the batch instead of drawing them independently.
+        reweight: correct the loss for the density of the times, so that its expectation is the one under uniform times.
+    """
 
     stratified: bool = False
     reweight: bool = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        """t(u), monotone, for u in [0, 1)."""
+        """t(u) for u in [0, 1), monotone."""
         raise NotImplementedError
 
     def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
@@ -45,25 +51,29 @@ class Quantile:
         return t, slope.abs()
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """A fixed distribution learns nothing from the losses."""
+        """Does nothing: a fixed distribution does not depend on the losses."""
 
 
 @dataclass
 class UniformTable(Quantile):
-    """t uniform on the rows {1/T, …, 1} of a table (DDPM, Algorithm 1); importance 1."""
+    """t uniform on the rows {1/T, …, 1} of a table, with importance 1 (DDPM, Algorithm 1)."""
 
     reweight: bool = field(default=False, init=False)
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        steps = rows(schedule, "timesteps=uniform_table")
+        steps = table_steps(schedule, "timesteps=uniform_table")
         return (1 + torch.floor(u * steps)) / steps
 
 
 @dataclass
 class Uniform(Quantile):
-    """t uniform on [first, 1] (Song et al., eq. 7, with their small first time)."""
+    """t uniform on [first, 1] (Song et al., eq. 7).
 
-    first: float = 1e-5
+    Args:
+        first: the smallest time; at t = 0 some targets and weights are singular.
+    """
+
+    first: Annotated[float, Ge(0), Lt(1)] = 1e-5
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         return self.first + (1 - self.first) * u
@@ -71,37 +81,47 @@ class Uniform(Quantile):
 
 @dataclass
 class LogNormal(Quantile):
-    """log(sigma/alpha) ~ N(mean, std²), up to the schedule's largest (Karras et al., table 1)."""
+    """log(sigma/alpha) ~ N(mean, std²), truncated at the schedule's largest (Karras et al., table 1).
+
+    Args:
+        mean: the mean of log(sigma/alpha).
+        std: the standard deviation of log(sigma/alpha).
+    """
 
     mean: float = -1.2
-    std: float = 1.2
+    std: Annotated[float, Gt(0)] = 1.2
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         largest = (-schedule.log_snr(torch.ones_like(u)) / 2 - self.mean) / self.std
-        normal = torch.special.ndtri(_inside(u) * torch.special.ndtr(largest))
+        normal = torch.special.ndtri(_above_zero(u) * torch.special.ndtr(largest))
         return schedule.time(-2 * (self.mean + self.std * normal))
 
 
 @dataclass
 class LogitNormal(Quantile):
-    """logit(t) ~ N(mean, std²) (SD3, eq. 19)."""
+    """logit(t) ~ N(mean, std²) (SD3, eq. 19).
+
+    Args:
+        mean: the mean of logit(t).
+        std: the standard deviation of logit(t).
+    """
 
     mean: float = 0.0
-    std: float = 1.0
+    std: Annotated[float, Gt(0)] = 1.0
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_inside(u)))
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(_above_zero(u)))
 
 
 @dataclass
 class Mode(Quantile):
-    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u): times near the middle for s > 0 (SD3, eq. 20).
+    """t(u) = 1 − u − s·(cos²(πu/2) − 1 + u) (SD3, eq. 20).
 
     Args:
-        scale: s, within [−1, 2/(π − 2)], where t(u) is monotone.
+        scale: s; above 0 it favours times near the middle. t(u) is monotone for s in [−1, 2/(π − 2)].
     """
 
-    scale: float = 1.29
+    scale: Annotated[float, Ge(-1), Le(2 / (torch.pi - 2))] = 1.29
 
     def __post_init__(self) -> None:
         largest = 2 / (torch.pi - 2)
@@ -109,21 +129,28 @@ class Mode(Quantile):
             raise UserError(f"timesteps: Mode has scale = {self.scale:g}; it must lie in [−1, {largest:.3f}]")
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
-        u = _inside(u)
+        u = _above_zero(u)
         return 1 - u - self.scale * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u)
 
 
 class LossSecondMoment(nn.Module):
-    """Rows of a table drawn with p_i ∝ √E[L_i²], from the last losses of each (Improved DDPM, section 3.3).
+    """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
-    Uniform until every row has its `history` of losses. The losses are a buffer, so that checkpoints carry them; they
-    come in through `update` alone, so that devices can gather theirs first and stay equal.
+    The distribution is uniform until every row has `history` losses. The losses are a buffer, so they are saved in
+    checkpoints. They change only in `update`: devices gather their losses first, and so keep equal buffers.
 
     Args:
-        steps: T. uniform: the probability with which the draw ignores the losses, so that no row is forgotten.
+        steps: T, as in the schedule.
+        history: how many losses to keep for each row.
+        uniform: the probability of a uniform draw, so that every row keeps being visited.
     """
 
-    def __init__(self, steps: int, history: int = 10, uniform: float = 0.001):
+    def __init__(
+        self,
+        steps: Annotated[int, Ge(2)],
+        history: Annotated[int, Ge(1)] = 10,
+        uniform: Annotated[float, Ge(0), Le(1)] = 0.001,
+    ):
         super().__init__()
         self.uniform = uniform
         self.losses: Tensor
@@ -137,7 +164,7 @@ class LossSecondMoment(nn.Module):
         return (1 - self.uniform) * p + self.uniform / len(p)
 
     def forward(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]:
-        steps = rows(schedule, "timesteps=loss_second_moment")
+        steps = table_steps(schedule, "timesteps=loss_second_moment")
         if steps != len(self.losses):
             raise UserError(
                 f"timesteps: loss_second_moment has steps = {len(self.losses)}, but the schedule has T = {steps}; "
@@ -148,30 +175,30 @@ class LossSecondMoment(nn.Module):
         return (i + 1).to(p) / steps, 1 / (steps * p[i])
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        """Record the losses (B,) at t (B,), before importance; the same on every device."""
+        """Record the losses (B,) at t (B,), without importance. They must be the same on every device."""
         steps, history = self.losses.shape
         i = (t * steps).round().long() - 1
-        new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # of each row
-        later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that follow
-        # Rows move to the left by as many as come in. What falls out of a row falls into an extra column. Nothing here
-        # waits for the device, as a loop over the rows would.
+        new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # per row
+        later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that come later in the batch
+        # Each row shifts left by its number of new losses. An extra first column takes the new losses that do not fit
+        # into a row's history. A loop over the rows would wait for the device; these operations do not.
         moved = self.losses.gather(1, (new[:, None] + torch.arange(history, device=i.device)).clamp(max=history - 1))
         moved = torch.cat([moved[:, :1], moved], dim=1)
         moved[i, (history - later).clamp(min=0)] = losses.detach().to(moved)
         self.losses.copy_(moved[:, 1:])
 
 
-def rows(schedule: Schedule, name: str) -> int:
-    """T of a table; a UserError for `name` where the schedule is continuous."""
+def table_steps(schedule: Schedule, name: str) -> int:
+    """T of a table. Raises UserError, on behalf of `name`, if the schedule is continuous."""
     steps: int | None = getattr(schedule, "steps", None)
     if steps is None:
         raise UserError(
-            f"{name} needs a table schedule (such as schedule=linear); "
-            "on a continuous one use timesteps@objective.timesteps=uniform (for the bound with weighting=vlb)"
+            f"{name} needs a discrete schedule, such as schedule=linear; for a continuous schedule use "
+            "timesteps@objective.timesteps=uniform (and for the bound weighting@objective.weighting=vlb)"
         )
     return steps
 
 
-def _inside(u: Tensor) -> Tensor:
-    """u away from 0, where quantiles are infinite (uniform draws have 2^-53 steps)."""
+def _above_zero(u: Tensor) -> Tensor:
+    """u clamped away from 0, where quantiles are infinite. Uniform draws are multiples of 2^-53, so 0 can occur."""
     return u.clamp(min=1e-16)

@@ -1,9 +1,9 @@
-"""The reverse step's posterior, for any pair of times s < t.
+"""The posterior of the reverse step and its variance, for any pair of times s < t.
 
     r = alpha_t sigma_s / (alpha_s sigma_t) = exp((lambda_t − lambda_s)/2)
     q(x_s | x_t, x0) = N(alpha_s x0 + sigma_s r eps, sigma_s² (1 − r²) I)
-(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). It holds for any pair, so fewer steps are a coarser
-grid and need no new betas. A variance is a function (schedule, t, s, spread) -> log variance.
+(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). Because it holds for any pair, sampling in fewer steps
+only takes a coarser grid, not new betas. A variance is a function (schedule, t, s, spread) -> log variance.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,16 @@ Variance = Callable[[Schedule, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """r and 1 − r², the latter as −expm1(lambda_t − lambda_s) so that close times lose no digits."""
+    """r and 1 − r². The latter is −expm1(lambda_t − lambda_s), which keeps its precision when t and s are close."""
     difference = schedule.log_snr(t) - schedule.log_snr(s)
     return torch.exp(difference / 2), -torch.expm1(difference)
 
 
 def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """log(sigma_s² (1 − r²)): the posterior's own variance, the memoir's β̃_t.
+    """log(sigma_s² (1 − r²)): the variance of the posterior, the memoir's β̃_t.
 
-    It is 0 at s = 0, where that of the step before, (2t, t), is taken: DDPM's β̃_2, which its decoder needs.
+    That variance is 0 at s = 0, where the variance of the step from 2t to t is used instead. For s = t − 1/T this is
+    β̃_2, which DDPM uses for its decoder.
     """
     last = s == 0
     s = torch.where(last, t.clamp(max=0.5), s)
@@ -38,18 +39,21 @@ def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
 
 
 def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """log(sigma_t² (1 − r²)): the memoir's β_t when s = t − 1/T."""
+    """log(sigma_t² (1 − r²)): the memoir's β_t if s = t − 1/T."""
     _, sigma_t = schedule(t)
     _, rest = ratio(schedule, t, s)
     return torch.log(sigma_t**2 * rest)
 
 
 def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2: the network's second half (Improved DDPM, eq. 15)."""
+    """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2 (Improved DDPM, eq. 15).
+
+    `spread` is the second half of the network's output channels.
+    """
     if spread is None:
         raise UserError(
-            "variance learned_range: the network predicts no spread; "
-            "give it twice as many output channels, or use variance=fixed_small"
+            "variance learned_range: the network has no output channels for the variance; "
+            "double model.out_channels, or choose the variance fixed_small"
         )
     small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, fixed_large))
     return torch.lerp(small, large, (spread + 1) / 2)
@@ -58,7 +62,7 @@ def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | Non
 def gaussian_kl(difference: Tensor, log_variance1: Tensor, log_variance2: Tensor) -> Tensor:
     """KL(N(m₁, v₁) ‖ N(m₂, v₂)) in nats, elementwise, for m₁ − m₂ = `difference`.
 
-    (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, without cancellation where the variances are close.
+    (v₁/v₂ − 1 − log(v₁/v₂) + (m₁ − m₂)²/v₂)/2, computed without cancellation when the variances are close.
     """
     log_ratio = log_variance1 - log_variance2
     return (torch.expm1(log_ratio) - log_ratio + difference**2 * torch.exp(-log_variance2)) / 2

@@ -1,29 +1,33 @@
-"""Loss weights: functions (schedule, prediction, t) -> the (B,) weight of the network's error ‖y − y_θ‖².
+"""Loss weights: functions (schedule, prediction, t) -> (B,), the weight of the network's error ‖y − y_θ‖².
 
-The papers state them for different predictions. With x0 = p·x_t + q·y (`Prediction.solve`) the errors are one:
-    ‖x0 − x0_θ‖² = q² ‖y − y_θ‖²   and   ‖eps − eps_θ‖² = SNR ‖x0 − x0_θ‖²,
-so each is written once, as a weight of the error of x0, and means the same for every prediction. `unit` alone depends
-on what is predicted, as the literature's "simple" losses do.
+The papers state their weights for different predictions. With x0 = p·x_t + q·y (`Prediction.solve`), the errors differ
+only by a factor:
+    ‖x0 − x0_θ‖² = q² ‖y − y_θ‖²   and   ‖eps − eps_θ‖² = SNR ‖x0 − x0_θ‖².
+So each weight is written once, for the error of x0, and means the same for every prediction. Only `unit` depends on
+what is predicted, as the "simple" losses of the literature do.
 """
 
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import fixed_small, ratio
 
+Positive = Annotated[float, Gt(0)]
+
 
 def _of_x0(weight: Tensor, schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
+    """The weight of ‖y − y_θ‖² that equals `weight` of ‖x0 − x0_θ‖²."""
     (_, q), _ = prediction.solve(schedule, t)
     return weight * q**2
 
 
 def unit(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """1: the prediction's own squared error; L_simple for eps (DDPM, eq. 14), and EDM's weight for its F."""
+    """1: the squared error of y. This is L_simple for eps (DDPM, eq. 14) and EDM's weight for its F."""
     return torch.ones_like(t)
 
 
@@ -37,54 +41,76 @@ def truncated_snr(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tens
     return _of_x0(schedule.log_snr(t).exp().clamp(min=1), schedule, prediction, t)
 
 
-def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 5.0) -> Tensor:
-    """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4)."""
+def min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 5.0) -> Tensor:
+    """min(SNR, γ)·‖x0 − x0_θ‖² (Hang et al., section 3.4).
+
+    Args:
+        gamma: γ, the SNR above which the weight of x0's error no longer grows.
+    """
     return _of_x0(schedule.log_snr(t).exp().clamp(max=gamma), schedule, prediction, t)
 
 
-def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 4.0) -> Tensor:
-    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: min-SNR without the corner (Crowson et al., HDiT)."""
+def soft_min_snr(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: Positive = 4.0) -> Tensor:
+    """1/(σ² + 1/γ)·‖x0 − x0_θ‖², σ² = 1/SNR: a smooth form of min-SNR (Crowson et al., HDiT).
+
+    Args:
+        gamma: γ, the limit of the weight of x0's error at high SNR.
+    """
     return _of_x0(1 / (torch.exp(-schedule.log_snr(t)) + 1 / gamma), schedule, prediction, t)
 
 
-def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
-    """‖eps − eps_θ‖²/(k + SNR)^γ (Choi et al., eq. 8)."""
+def p2(schedule: Schedule, prediction: Prediction, t: Tensor, gamma: float = 1.0, k: Positive = 1.0) -> Tensor:
+    """‖eps − eps_θ‖²/(k + SNR)^γ (Choi et al., eq. 8).
+
+    Args:
+        gamma: γ, the strength; 0 is the plain error of eps.
+        k: limits the weight at low SNR to k^−γ.
+    """
     ratio_t = schedule.log_snr(t).exp()
     return _of_x0(ratio_t / (k + ratio_t) ** gamma, schedule, prediction, t)
 
 
-def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: float = 0.5) -> Tensor:
-    """(σ² + σ_d²)/(σ σ_d)²·‖x0 − x0_θ‖², σ² = 1/SNR (Karras et al., table 1)."""
+def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: Positive = 0.5) -> Tensor:
+    """(σ² + σ_d²)/(σ σ_d)²·‖x0 − x0_θ‖², σ² = 1/SNR (Karras et al., table 1).
+
+    Args:
+        sigma_data: σ_d, the standard deviation of the pixels of the data; the same as in prediction=edm.
+    """
     return _of_x0(schedule.log_snr(t).exp() + sigma_data**-2, schedule, prediction, t)
 
 
 def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
-    """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the loss of the velocity (Li & He, JiT, table 1).
+    """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1).
 
-    As sigma_t eps_θ = x_t − alpha_t x0_θ, the error of eps is that of x0 times −alpha_t/sigma_t. So on the flow
-    schedule, whatever its shift, v = eps − x0 has the error of x0 times −(alpha_t + sigma_t)/sigma_t = −1/sigma_t; on a
-    variance preserving one so does v = alpha_t eps − sigma_t x0, times −(alpha_t² + sigma_t²)/sigma_t = −1/sigma_t.
+    As sigma_t eps = x_t − alpha_t x0, the error of eps is −alpha_t/sigma_t times that of x0. On the flow schedule, with
+    any shift, the error of v = eps − x0 is therefore −(alpha_t + sigma_t)/sigma_t = −1/sigma_t times that of x0. On a
+    variance-preserving schedule, that of v = alpha_t eps − sigma_t x0 is −(alpha_t² + sigma_t²)/sigma_t = −1/sigma_t
+    times that of x0.
 
     Args:
-        clip: the least sigma_t by which is divided; 0 for the loss of the velocity at every t.
+        clip: the smallest sigma_t to divide by; 0: the plain error of the velocity at every t.
     """
     _, sigma_t = schedule(t)
     return _of_x0(sigma_t.clamp(min=clip) ** -2, schedule, prediction, t)
 
 
 def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float = 2.0) -> Tensor:
-    """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias of Hoogeboom et al.)."""
+    """−lambda'/2·sigmoid(b − lambda)·‖eps − eps_θ‖² (Kingma & Gao, VDM++, section 4; the bias: Hoogeboom et al.).
+
+    Args:
+        bias: b, the log-SNR above which the weight falls; a larger value favours fine detail.
+    """
     log_snr = schedule.log_snr(t)
     weight = -schedule.log_snr_rate(t) / 2 * torch.sigmoid(bias - log_snr) * log_snr.exp()
     return _of_x0(weight, schedule, prediction, t)
 
 
 def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
-    """The variational bound's own weight: its expectation over t is the bound, but for L_T and L_0, in nats a pixel.
+    """The weight of the variational bound: the mean over t is the bound without L_T and L_0, in nats per dimension.
 
-    On a table T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖², v the small variance and s = t − 1/T, which is T·(SNR_s −
-    SNR_t)/2 but at the first row; the memoir's β_t²/(2 β̃_t α_t (1 − ᾱ_t))·‖eps − eps_θ‖². For continuous t its limit
-    −lambda'/2·‖eps − eps_θ‖² (Kingma et al., VDM, eq. 17).
+    On a table: T·(alpha_s (1 − r²))²/(2 v)·‖x0 − x0_θ‖² with s = t − 1/T and v the small variance. Except at the first
+    row this is T·(SNR_s − SNR_t)/2·‖x0 − x0_θ‖², or T·β_t²/(2 β̃_t α_t (1 − ᾱ_t))·‖eps − eps_θ‖² in the memoir's
+    notation. On a continuous schedule: the limit −lambda'/2·‖eps − eps_θ‖² (Kingma et al., VDM, eq. 17).
     """
     steps: int | None = getattr(schedule, "steps", None)
     if steps is None:

@@ -15,7 +15,7 @@ ABOUT = """\
 Draw the figures of a run and write its README.md, from what the run wrote; or write the table of a sweep.
 
   a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins) and README.md
-  a sweep's folder   table.md and table.csv (a row per job, only the settings that differ), and prints the table
+  a sweep's folder   compare.md, compare.csv, runs.csv and compare.png, and prints the comparison
 
 Nothing is trained or sampled, no checkpoint is read; it can be repeated at any time, also while a run goes on.
 """
@@ -35,15 +35,15 @@ def report(folder: Path) -> None:
     """The report of one folder, whichever kind it is."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
-    from diffusion.report.sweep import jobs_of, sweep_table
-    from diffusion.runs.folder import is_run
+    from diffusion.report.sweep import compare_jobs
+    from diffusion.runs.folder import is_run, jobs_of
 
     if is_run(folder):
         from diffusion.report.run import write_report
 
         print(write_report(folder, *rebuild(folder)))
     elif jobs_of(folder):
-        for path in sweep_table(folder):
+        for path in compare_jobs(folder):
             print(path)
     else:
         raise UserError(
@@ -53,28 +53,27 @@ def report(folder: Path) -> None:
 
 
 def rebuild(folder: Path) -> tuple[Any, Any]:
-    """The schedule of a run's config, and images of its data where the noising strip is still to be drawn.
+    """The schedule of a run's configuration, and images of its data where the noising strip is still to be drawn.
 
-    What can't be made again is None, and a line on stderr says why.
+    What cannot be made again is None, and a line on stderr says why.
     """
-    from omegaconf import OmegaConf
+    from diffusion.config.build import make
+    from diffusion.config.untrusted import check_targets, plain_config
 
-    from diffusion.config.build import make, stranger
-    from diffusion.runs.folder import Run
-
-    run = Run(folder)
-
-    def own(part: str) -> Any:
-        """What the config names, if it is this project's own: it may come with a run from elsewhere."""
-        node = stranger(OmegaConf.to_yaml({part: run.config[part]}), folder / "config.yaml")[part]
-        return make(node, part)
-
+    file = folder / "config.yaml"
     schedule = images = None
     try:
-        if "schedule" in run.config:
-            schedule = own("schedule")
-        if "data" in run.config and not (folder / "figures/noising.png").is_file():
-            data = own("data")  # imports Lightning, and decodes anew what the cache has lost
+        config = plain_config(file.read_text("utf-8"), file) if file.is_file() else {}
+
+        def build(part: str) -> Any:
+            """The folder may come from somebody else, so only what conf/ names is built."""
+            check_targets(config[part], part, file)
+            return make(config[part], part)
+
+        if "schedule" in config:
+            schedule = build("schedule")
+        if "data" in config and not (folder / "figures/noising.png").is_file():
+            data = build("data")  # imports Lightning, and decodes what the cache has lost
             data.setup()
             images = data.splits["val"].images  # as at the end of training
     except (UserError, OSError) as error:

@@ -1,12 +1,12 @@
-"""Recipes beside one another: mean ± interval over seeds, the best marked where marking is fair.
+"""Recipes beside one another: mean ± interval over seeds, with the best one marked where marking is fair.
 
-The interval is Student's, of 95% for the mean of k seeds,
+The interval is Student's 95% interval for the mean of k seeds,
 
     m ± t_{k−1, 0.975} s / √k,
 
-and says how far another draw of k seeds may move the mean; with one seed there is none. Numbers of one column share
-one protocol. The best mean of a column is marked, and so is every other (≈) that Welch's test of the two means can't
-tell from it at 5%, since a table's lowest number is often the luckiest one.
+which says how far another draw of k seeds may move the mean; with one seed there is none. The numbers of one column have
+one protocol. The best mean of a column is marked, and so is every other mean (≈) that Welch's test cannot distinguish
+from it at 5%, because a table's lowest number is often the luckiest one.
 """
 
 import math
@@ -37,7 +37,7 @@ class Mean(NamedTuple):
 
 
 def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """Mean of k numbers and the half width of its t-interval."""
+    """The mean of k numbers, and half the width of its t-interval."""
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return Mean(float(x.mean()), math.nan, len(x))
@@ -47,29 +47,34 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
 
 @dataclass
 class Row:
-    """The runs of one recipe: the settings that tell it from the others, and its numbers by column."""
+    """The runs of one recipe: the settings that distinguish it from the others, and its numbers by column."""
 
     settings: dict[str, str]
     label: str = "all"
     runs: list[Run] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, dict[Run, float]] = field(default_factory=dict)
+
+    def numbers(self, column: str) -> list[float]:
+        """The numbers of a column, a run each."""
+        return list(self.values.get(column, {}).values())
 
     def mean(self, column: str) -> Mean | None:
-        return mean_over_seeds(self.values[column]) if self.values.get(column) else None
+        """The mean over seeds; None where there is no number."""
+        return mean_over_seeds(numbers) if (numbers := self.numbers(column)) else None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity under one protocol; `lower` says whether and how its best is marked."""
+    """A quantity under one protocol; `lower` says whether its best is the lowest or the highest, None for neither."""
 
     name: str
-    lower: bool | None  # None: neither end is better
+    lower: bool | None
     words: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows of recipes, columns of numbers, the runs that gave none, and what has to be said about the numbers."""
+    """Rows of recipes, columns of numbers, the runs that gave none, and warnings about the numbers."""
 
     rows: list[Row]
     columns: list[Column]
@@ -77,20 +82,20 @@ class Comparison:
     warnings: list[str]
 
     def best(self, column: Column) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and those of the means that can't be told from it; (None, {}) where unranked."""
-        there = [i for i, row in enumerate(self.rows) if row.values.get(column.name)]
-        if column.lower is None or len(there) < 2:
+        """The row of the best mean, and the rows that cannot be distinguished from it; (None, {}) where unranked."""
+        present = [i for i, row in enumerate(self.rows) if row.numbers(column.name)]
+        if column.lower is None or len(present) < 2:
             return None, set()
         sign = 1 if column.lower else -1
-        means = {i: float(np.mean(self.rows[i].values[column.name])) for i in there}
+        means = {i: float(np.mean(self.rows[i].numbers(column.name))) for i in present}
         if len(set(means.values())) == 1:
             return None, set()
-        first = min(there, key=lambda i: sign * means[i])
-        return first, {i for i in there if i != first and self._alike(column.name, first, i)}
+        first = min(present, key=lambda i: sign * means[i])
+        return first, {i for i in present if i != first and self._alike(column.name, first, i)}
 
     def _alike(self, column: str, a: int, b: int) -> bool:
-        """Welch's test can't tell the means; False where a row has one seed alone, for then there is no test."""
-        x, y = self.rows[a].values[column], self.rows[b].values[column]
+        """Whether Welch's test cannot tell the means apart; False where a row has one seed, for which there is no test."""
+        x, y = self.rows[a].numbers(column), self.rows[b].numbers(column)
         if min(len(x), len(y)) < 2:
             return False
         if np.ptp(x) == np.ptp(y) == 0:

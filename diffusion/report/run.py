@@ -1,4 +1,4 @@
-"""The report of a run: its figures, and a README that tells what was run and what came out."""
+"""The report of a run: its figures, and a README that says what was run and with what result."""
 
 import os
 import shlex
@@ -9,24 +9,23 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from diffusion.config.quoting import going_on, setting
+from diffusion.config.quoting import override, resume_command
 from diffusion.console import count, duration
 from diffusion.files import replace
+from diffusion.metric.record import Score
 from diffusion.report import figures, style
 from diffusion.report.formatting import (
-    Record,
-    comparable,
     describe,
-    number,
+    markdown_table,
     number_protocols,
-    protocol_line,
-    sampler_name,
-    table,
+    protocol_text,
+    sampler_text,
+    value_text,
 )
 from diffusion.runs.folder import Run
-from diffusion.runs.metrics import Metrics, Series, bin_names, validated
+from diffusion.runs.metrics import Metrics, Series, bin_names, validated_weights
 
-YARDSTICKS = ("untrained", "noise", "real", "floor")
+BASELINES = ("untrained", "noise", "real", "floor")
 
 
 def write_report(folder: str | Path, schedule: figures.Schedule | None = None, images: Tensor | None = None) -> Path:
@@ -36,7 +35,7 @@ def write_report(folder: str | Path, schedule: figures.Schedule | None = None, i
         schedule: the run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn anew.
         images: uint8 (N, 3, H, W) of the run's data, of which the first three are shown in the noising strip.
 
-    A figure that can't be drawn, for want of its data, leaves an earlier file of its name in place; the README
+    A figure that can't be drawn, because data are missing, leaves an earlier file of its name in place; the README
     names the figures that are missing and why.
     """
     run = Run(Path(folder))
@@ -50,13 +49,13 @@ CAPTIONS = {
     "samples.png": "Samples as training proceeds (memoir, Fig. 8): a column per training step, each row from one and "
     "the same noise.",
     "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
-    "images; where the shaded gap widens, the network learns its images by heart. Lines: %s; grey: the objective of "
+    "images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
     "single batches (in its own units, where it is not the simple loss of ε).",
     "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
     "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
     "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
     "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images less that on training images, "
-    "at the same times and noises, with 95% intervals. Where it rises the network learns its training images by heart; "
+    "at the same times and noises, with 95% intervals. Where it rises the network memorizes its training images; "
     "its level also tells which of the two sets is harder.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
@@ -124,8 +123,8 @@ def summary(run: Run) -> str:
         return "run.json is missing: when this run was made, for how long and on what device is not known."
     state = {
         "complete": "This run is complete.",
-        "running": "**This run is not finished** (or was stopped without a word): its state is `running`.",
-        "failed": "**This run failed**; what follows is what it left.",
+        "running": "**This run is not finished** (or was killed): its state is `running`.",
+        "failed": "**This run failed**; what follows is what there is of it.",
     }.get(str(info.get("state")), f"The state of this run is `{info.get('state', 'not recorded')}`.")
     reason = str(info.get("reason", "")).strip(" :")
     sentences = [f"{state} The reason: `{reason}`." if reason else state]
@@ -166,64 +165,64 @@ def recipe(config: Mapping[str, Any]) -> str:
     if not config:
         return "config.yaml is missing: the recipe is not known."
     rows = [(f"`{key}`", describe(value)) for key, value in config.items() if value is not None]
-    return table(("part", "choice"), rows)
+    return markdown_table(("part", "choice"), rows)
 
 
-def scores_section(records: Sequence[Record]) -> str:
-    """A row per score with its yardsticks beside it, and the protocols in words.
+def scores_section(scores: Sequence[Score]) -> str:
+    """A row per score with its baselines beside it, and the protocols in words.
 
-    A yardstick stands beside a score only under the score's own protocol; `untrained` samples also by its sampler.
-    One that fits no score has a row of its own, so that every record is shown.
+    A baseline stands beside a score only under the score's own protocol, and `untrained` samples only under the same
+    sampler. A baseline that fits no score has a row of its own, so that every score is shown.
     """
-    if not records:
+    if not scores:
         return "No scores were computed."
-    protocols = number_protocols(records)
-    measured = [record for record in records if record.get("what") not in YARDSTICKS]
-    rows, beside = [], []
-    for record in measured:
-        near = {what: _yardstick(what, record, records) for what in YARDSTICKS}
-        beside += [id(yardstick) for yardstick in near.values()]
-        rows.append(_score_row(record, near, protocols))
-    for record in records:
-        if record.get("what") in YARDSTICKS and id(record) not in beside:
-            rows.append(_score_row(record, {str(record["what"]): record}, protocols))
+    protocols = number_protocols(scores)
+    rows: list[list[str]] = []
+    used: set[int] = set()
+    for score in scores:
+        if score.what not in BASELINES:
+            beside = {what: _baseline(what, score, scores) for what in BASELINES}
+            used |= {id(baseline) for baseline in beside.values()}
+            rows.append(_score_row(score, beside, protocols))
+    for score in scores:
+        if score.what in BASELINES and id(score) not in used:
+            rows.append(_score_row(score, {score.what: score}, protocols))
     head = ("score", "value", "untrained network", "pure noise", "real images", "floor", "protocol", "of what, how")
-    words = {comparable(record): f"{record.get('metric')}: {protocol_line(record)}" for record in reversed(records)}
+    words = {score.protocol_key: f"{score.metric}: {protocol_text(score)}" for score in reversed(scores)}
     listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
     return (
-        table(head, rows, right=range(1, 6))
-        + "\n\nLower is closer to the reference, but for precision, recall, coverage and the Inception Score, where "
+        markdown_table(head, rows, right=range(1, 6))
+        + "\n\nLower is closer to the reference, except for precision, recall, coverage and the Inception Score, where "
         "higher is better; density and the Vendi score have no better end. In brackets: 95% intervals over draws of as "
         "many samples. The floor is what two sets of real images have that differ by chance alone. Only numbers of one "
         "protocol may be compared:\n\n" + listed
     )
 
 
-def _yardstick(what: str, record: Record, records: Sequence[Record]) -> Record | None:
-    """The latest of `records` that may stand beside `record`."""
-    for other in reversed(records):
-        same_sampler = what != "untrained" or other.get("sampler") == record.get("sampler")
-        if other.get("what") == what and same_sampler and comparable(other) == comparable(record):
+def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
+    """The latest of `scores` that may stand beside `score`."""
+    for other in reversed(scores):
+        same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
+        if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
             return other
     return None
 
 
-def _score_row(record: Record, yardsticks: Mapping[str, Record | None], protocols: Mapping[str, int]) -> list[str]:
-    what = str(record.get("what"))
-    how = [what]
-    if record.get("step") is not None:
-        how.append(f"step {record['step']:,}")
-    if record.get("weights"):
-        how.append(f"{record['weights']} weights")
-    if record.get("sampler"):
-        how.append(sampler_name(record["sampler"]))
-    if record.get("seed") is not None:
-        how.append(f"seed {record['seed']}")
+def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, int]) -> list[str]:
+    source, how = score.source, [score.what]
+    if source.get("step") is not None:
+        how.append(f"step {source['step']:,}")
+    if source.get("weights"):
+        how.append(f"{source['weights']} weights")
+    if source.get("sampler"):
+        how.append(sampler_text(source["sampler"]))
+    if source.get("seed") is not None:
+        how.append(f"seed {source['seed']}")
     return [
-        str(record.get("metric")),
-        "—" if what in YARDSTICKS else f"**{number(record)}**",
-        *(number(yardsticks.get(name)) for name in YARDSTICKS),
-        f"[{protocols[comparable(record)]}]",
+        score.metric,
+        "—" if score.what in BASELINES else f"**{value_text(score)}**",
+        *(value_text(baselines.get(name)) for name in BASELINES),
+        f"[{protocols[score.protocol_key]}]",
         ", ".join(how),
     ]
 
@@ -252,7 +251,11 @@ def mse_section(metrics: Metrics) -> str:
         rows.append([label, f"{series.value[-1]:.5g}", *at_best])
     absent = [f"`{name}`" for _, name in quantities if name not in metrics]
     note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
-    return table(head, rows, right=(1, 2)) + f"\n\nOf the {validated([metrics])} where not said otherwise." + note
+    return (
+        markdown_table(head, rows, right=(1, 2))
+        + f"\n\nOf the {validated_weights([metrics])} unless stated otherwise."
+        + note
+    )
 
 
 def _at(series: Series, step: int) -> str:
@@ -260,7 +263,7 @@ def _at(series: Series, step: int) -> str:
 
 
 def figures_section(run: Run, missing: Mapping[str, str]) -> str:
-    lines = validated([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
+    lines = validated_weights([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
     shown = [
         f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption.replace('%s', lines)}*"
         for name, caption in CAPTIONS.items()
@@ -285,7 +288,7 @@ FILES = {
 def files_section(run: Run) -> str:
     there = {name: what for name, what in FILES.items() if (run.folder / name).exists()}
     absent = [f"`{name}`" for name in FILES if name not in there]
-    listed = table(("file", "what it is"), [(f"[{name}]({name})", what) for name, what in there.items()])
+    listed = markdown_table(("file", "what it is"), [(f"[{name}]({name})", what) for name, what in there.items()])
     return listed + (f"\n\nMissing: {', '.join(absent)}." if absent else "")
 
 
@@ -296,7 +299,7 @@ def commands(run: Run) -> str:
     checkpoints = [name for name in ("best", "last") if (run.folder / f"checkpoints/{name}.ckpt").is_file()]
     lines = []
     if checkpoints:
-        ckpt = setting("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
+        ckpt = override("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
         lines += [
             "# more samples, by the run's own sampler unless another is chosen",
             f"python -m diffusion.sample {ckpt} n=64 seed=1",
@@ -304,9 +307,9 @@ def commands(run: Run) -> str:
     if "last" in checkpoints:
         lines += [
             "# the scores again, or on another split",
-            f"python -m diffusion.evaluate {setting('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
-            "# go on where it stopped; to go beyond its end, raise trainer.max_epochs or trainer.max_steps",
-            going_on(place),
+            f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
+            "# resume it; to train beyond its end, raise trainer.max_epochs or trainer.max_steps",
+            resume_command(place),
         ]
     lines += ["# this page and its figures again", f"python -m diffusion.report {shlex.quote(str(place))}"]
     note = "" if checkpoints else "There is no checkpoint: nothing to sample from, evaluate or resume.\n\n"

@@ -108,6 +108,12 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     return figure
 
 
+@styled
+def image_pairs(above: np.ndarray, below: np.ndarray, labels: Sequence[str]) -> Figure:
+    """Images (k, H, W, 3) uint8 in a row, `below` each of them another: samples and their nearest training images."""
+    return picture_rows([list(above), list(below)], labels, "$r$ =")
+
+
 def save(figure: Figure, path: str | Path) -> Path:
     """Write `figure` as PNG at 200 dpi, making the folder where needed."""
     path = Path(path)

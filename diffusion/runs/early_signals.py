@@ -1,9 +1,8 @@
-"""Signals from a process's first instant until training takes them over: nothing can be lost yet, so it ends at once.
+"""Signals from a process's first instant until training takes over: nothing can be lost yet, so the process ends.
 
-With 128 + the signal's number, as later (`diffusion.training.signals`); on SIGUSR1 a job under SLURM is queued again
-too. Of several processes of one run only the first ends it: the others take note, and agree with it at the first step.
-
-Imported before all else, and so it imports what takes no time.
+It ends with 128 + the signal's number, as it would later (`diffusion.training.signals`); on SIGUSR1 a job of SLURM is
+also queued again. Of several processes of one run only the first ends the run: the others take note, and all agree at
+the first training step. This module is imported before all others, so it imports nothing that takes time.
 """
 
 import os
@@ -18,14 +17,14 @@ CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if 
 
 
 class State:
-    """What is known of the run so far."""
+    """What this process knows about signals."""
 
-    received: int | None = None  # of a process that is not the first
-    last_words: Callable[[str], None] | None = None  # told the signal's name before the process ends
+    received: int | None = None  # by a process that is not the run's first
+    before_exit: Callable[[str], None] | None = None  # called with the signal's name before the process ends
 
 
 def watch() -> None:
-    """Handle signals here from now on. One that the parent process had ignored, as nohup does, stays ignored."""
+    """Handle signals here from now on. A signal that the parent process ignores, as nohup does, stays ignored."""
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
     for number in CAUGHT:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -33,23 +32,23 @@ def watch() -> None:
 
 
 def note(number: int, frame: FrameType | None) -> None:
-    """For training, once it begins."""
+    """Remember the signal until training begins."""
     State.received = State.received or number
 
 
 def end(number: int, frame: FrameType | None) -> None:
     """End this process. Not by an exception, which a library that is being imported might swallow."""
-    for other in CAUGHT:  # the rest of a burst must not cut this short
+    for other in CAUGHT:  # further signals of a burst must not interrupt this
         signal.signal(other, lambda *_: None)
     say(number, "nothing was in training, ending at once")
     leave(number)
 
 
 def leave(number: int) -> NoReturn:
-    """End this process, told by a signal, on the spot."""
+    """End this process at once, because of a signal."""
     try:
-        if State.last_words is not None:
-            State.last_words(signal.Signals(number).name)
+        if State.before_exit is not None:
+            State.before_exit(signal.Signals(number).name)
         queue_again(number)
     finally:
         os._exit(128 + number)
@@ -62,5 +61,5 @@ def queue_again(number: int) -> None:
 
 
 def say(number: int, what: str) -> None:
-    """One line on stderr, which a handler may write at any moment."""
+    """One line on stderr, written in a way that is safe in a signal handler."""
     os.write(2, f"\n{signal.Signals(number).name}: {what}\n".encode())

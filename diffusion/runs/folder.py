@@ -1,7 +1,8 @@
-"""Reading a run's folder: what training wrote, as plain data. Light: neither torch nor matplotlib."""
+"""What lies in a run's folder, as plain data. Neither torch nor matplotlib is imported."""
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,20 +13,21 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import UserError, first_line
+from diffusion.files import replace
+from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
+from diffusion.runs.record import RunRecord
 
-CONFIGS = (
-    "config.yaml",
-    ".hydra/config.yaml",
-)  # resolved by training; as Hydra leaves it, also where a run never began
-PARTS = ("run.json", "metrics.csv", "scores.json", *CONFIGS)
+CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, by training; as Hydra writes it, even if no run began
+SCORES = "scores.json"
+PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What lies in a run's folder, read when asked for; a part that is missing reads as empty.
+    """A run's folder, read when asked for; a part that is missing reads as empty.
 
-    Raises UserError for a folder that holds none of a run's files, and for a file that can't be parsed.
+    Raises UserError for a folder that holds none of a run's files, and for a file that cannot be parsed.
     """
 
     folder: Path
@@ -45,47 +47,47 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`config`; of an evaluation the recipe that its checkpoint was trained by, below what was chosen to evaluate.
+        """`config`; for an evaluation, the checkpoint's recipe below what was chosen for the evaluation.
 
         Then `seed` is the training's, `ckpt` the name of the file (the recipe says whose it is), and `reference` the
-        data, where others than the recipe's were scored against. Evaluations that kept no recipe have their own alone.
+        data, where the scores are against other data than the recipe's.
         """
-        recipe, own = self.config.get("recipe"), dict(self.config)
+        recipe, config = self.config.get("recipe"), dict(self.config)
         if not isinstance(recipe, dict):
-            return own
+            return config
         trained = {key: value for key, value in recipe.items() if key != "sampler"}
-        chosen = {key: value for key, value in own.items() if key not in ("recipe", "seed", "data")}
-        other = {"reference": own["data"]} if own.get("data") else {}
-        return trained | chosen | other | {"ckpt": Path(str(own.get("ckpt"))).name}
+        chosen = {key: value for key, value in config.items() if key not in ("recipe", "seed", "data")}
+        reference = {"reference": config["data"]} if config.get("data") else {}
+        return trained | chosen | reference | {"ckpt": Path(str(config.get("ckpt"))).name}
 
     @property
     def resolved(self) -> bool:
-        """True where `config` is free of interpolations, or what was made by it is there."""
-        return any((self.folder / name).is_file() for name in (CONFIGS[0], "scores.json"))
+        """Whether `config` has no interpolations, or its results are there."""
+        return any((self.folder / name).is_file() for name in (CONFIGS[0], SCORES))
 
     @cached_property
     def overrides(self) -> list[str]:
-        """The choices and values that this run was given on the command line or by a sweep, but for `ckpt`."""
+        """The choices and values that the command line or a sweep gave to this run, without `ckpt`."""
         path = self.folder / ".hydra/overrides.yaml"
         words = _yaml(path) if path.is_file() else None
         return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """A group's place in the configuration -> the choice made there, as Hydra recorded it; {} without a record."""
+        """A group's place in the configuration -> the choice made there, as Hydra wrote it down; {} if it did not."""
         path = self.folder / ".hydra/hydra.yaml"
         node = _yaml(path) if path.is_file() else None
         for part in ("hydra", "runtime", "choices"):
             node = node.get(part) if isinstance(node, dict) else None
         made = node if isinstance(node, dict) else {}
-        own = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
-        return {key: name for key, name in own.items() if key != "data" or "recipe" not in self.config}
+        places = {key.rpartition("@")[2]: str(name) for key, name in made.items() if not key.startswith("hydra/")}
+        return {key: name for key, name in places.items() if key != "data" or "recipe" not in self.config}
 
     @property
     def seeds(self) -> tuple[Any, ...] | None:
-        """What tells this run from another draw of its recipe: its seed, an evaluation's the training's and its own.
+        """The run's seed (for an evaluation, the training's seed and its own), which tells draws of one recipe apart.
 
-        None where one isn't known.
+        None where one is not known.
         """
         recipe = self.config.get("recipe")
         seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
@@ -94,11 +96,12 @@ class Run:
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""
-        return _json(self.folder / "run.json", {})
+        return RunRecord(self.folder).checked()
 
     @cached_property
-    def scores(self) -> list[dict[str, Any]]:
-        return _json(self.folder / "scores.json", [])
+    def scores(self) -> list[Score]:
+        """scores.json."""
+        return read_scores(self.folder)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -125,8 +128,38 @@ def is_run(folder: Path) -> bool:
     return any((folder / part).is_file() for part in PARTS)
 
 
+def jobs_of(folder: Path) -> list[Run]:
+    """The runs in `folder`'s sub-folders, by number where the names hold one (2 before 10). [] where there are none."""
+    if not folder.is_dir():
+        return []
+    inside = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
+    order = [(tuple(int(digits) for digits in re.findall(r"\d+", path.name)), path.name, path) for path in inside]
+    return [Run(path) for _, _, path in sorted(order)]
+
+
+def read_scores(folder: Path) -> list[Score]:
+    """The scores in a folder, in the order in which they were made; none where there is no scores.json."""
+    path = folder / SCORES
+    if not path.is_file():
+        return []
+    try:
+        records = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); restore it") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: expected a list of scores; restore it")
+    return [Score.from_json(record) for record in records]
+
+
+def append_scores(folder: Path, new: Sequence[Score]) -> Path:
+    """Add scores to scores.json; its path."""
+    path = folder / SCORES
+    replace(path, json.dumps([score.to_json() for score in [*read_scores(folder), *new]], indent=1))
+    return path
+
+
 def command_of(folder: Path) -> str:
-    """The command that made the folder: train, or what Hydra noted, such as sample."""
+    """The command that made the folder: `train`, or what Hydra wrote down, such as `sample`."""
     noted = folder / ".hydra/hydra.yaml"
     if (folder / "run.json").is_file() or not noted.is_file():
         return "train"
@@ -139,15 +172,3 @@ def _yaml(path: Path) -> Any:
         return OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
-
-
-def _json(path: Path, empty: Any) -> Any:
-    if not path.is_file():
-        return empty
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({first_line(error)}); restore it") from error
-    if not isinstance(content, type(empty)):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a {type(empty).__name__}; restore it")
-    return content

@@ -52,7 +52,7 @@ def bin_names(metrics: Metrics) -> list[str]:
     )
 
 
-def validated(metrics: Iterable[Metrics]) -> str:
+def validated_weights(metrics: Iterable[Metrics]) -> str:
     """Whose error val/mse is: `EMA weights`, or `raw weights`; only beside an average's are raw ones logged by name."""
     averaged = {"val/mse_raw" in each for each in metrics if "val/mse" in each}
     words = {True: "EMA weights", False: "raw weights"}

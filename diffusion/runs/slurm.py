@@ -1,7 +1,7 @@
-"""A job of SLURM: what it is called, whether it was queued again, and queueing it again.
+"""A job of SLURM: its number, whether it was queued again, and queueing it again.
 
-A job that is queued again, by `scontrol requeue`, by preemption or after a node's failure, runs its script anew. Its
-launches then find the folders that they made the first time, and go on from the checkpoints there: the script needs no
+A job that is queued again (by `scontrol requeue`, by preemption, after a node's failure) runs its script anew. Its
+launches then find the folders that they made the first time and resume from the checkpoints there: the script needs no
 change, and neither hydra.run.dir nor ckpt on its command lines.
 
     #!/bin/bash
@@ -19,7 +19,7 @@ from pathlib import Path
 from diffusion.errors import UserError
 from diffusion.files import replace
 
-MARK = ".slurm"  # in a folder: whose it is
+MARK = ".slurm"  # a file in a folder that says which launch made it
 
 
 def job() -> str | None:
@@ -34,7 +34,7 @@ def queued_again() -> bool:
 
 
 def requeue() -> str | None:
-    """Queue this job again; a line that says what came of it. Outside of SLURM nothing, and None."""
+    """Queue this job again; a line that says what came of it. Outside of SLURM: nothing, and None."""
     name = job()
     if name is None:
         return None
@@ -50,18 +50,18 @@ def mark(folder: Path) -> None:
         replace(folder / MARK, _launch())
 
 
-def own(parent: Path) -> Path | None:
+def marked(parent: Path) -> Path | None:
     """The folder in `parent` that this launch made when the job ran before."""
     marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
     return next((file.parent for file in marks if file.read_text("utf-8") == _launch()), None)
 
 
 def check_tasks() -> None:
-    """Refuse to be several tasks of one `srun`: each would be a run of its own."""
+    """Raise UserError in one of several tasks of an `srun`: each would be a run by itself."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(
-            f"srun started {tasks} tasks, each of which would be a run of its own: start one (-n 1) and set "
+            f"srun started {tasks} tasks, each of which would be a run by itself: start one (-n 1) and set "
             "trainer.devices; for several machines start one torchrun on each (srun --ntasks-per-node=1 torchrun …)"
         )
 

@@ -1,81 +1,120 @@
-"""The exponential moving average of the weights, as Lightning's callback with a warm-up of the decay."""
+"""The exponential moving average of the weights, which validation and sampling use."""
 
-from typing import Any
+import copy
+from itertools import chain
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor, nn
+from annotated_types import Ge, Le
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
-from diffusion.errors import UserError
 
-
-class EMA(WeightAveraging):
+class EMA(Callback):
     """w̄ ← w̄ + (1 − d_n)(w − w̄) after optimizer step n, with d_n = min(decay, (1 + n)/(10 + n)).
 
-    Without the warm-up, a decay of 0.9995 would keep 60% of the initial weights after 1000 steps, and samples would
-    look untrained long after the raw weights work. Validation and, after the last step, the module hold w̄.
+    The recurrence starts from the initial weights. Without the warm-up of d_n, a decay of 0.9995 would keep 60% of the
+    initial weights after 1000 steps, and samples would look untrained long after the raw weights work. During
+    validation, and after the last step, the module holds w̄. Buffers (tables, histories) are copied, not averaged.
+
+    A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging.
+    (That callback walks the modules and reads a counter from the device at every step, which takes longer than the
+    average itself; it has no warm-up; and an exception during validation leaves its weights swapped.)
+
+    Args:
+        decay: The largest d_n, close to 1. The average forgets over about 1/(1 − decay) steps.
     """
 
-    def __init__(self, decay: float = 0.9995):
-        if not 0 <= decay <= 1:
-            raise UserError(f"ema.decay={decay}: expected a number from 0 to 1, such as ema.decay=0.999")
+    def __init__(self, decay: Annotated[float, Ge(0), Le(1)] = 0.9995):
         self.decay = decay
-        self.swapped = False  # whether the module holds w̄, and `stored` the raw weights
-        # Tensors of w̄ and w in one order, and of both modules' buffers, listed once: to walk the modules at every step
-        # would take longer than to average.
+        self.average: Any = None  # a copy of the module: w̄ while training, w while validating
+        self.swapped = False  # whether the module holds w̄, and `average` holds w
+        self.step = 0  # the last one
+        self.updates = 0  # n: the steps so far, without those that were left out
+        # The tensors of w̄ and w in one order, and the buffers of both: walking the modules takes longer than averaging.
         self.averages: list[Tensor] = []
         self.weights: list[Tensor] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
-        super().__init__(use_buffers=False)
 
     def decay_at(self, n: int) -> float:
-        """d_n, the decay used at optimizer step n = 1, 2, …"""
+        """d_n, the decay at optimizer step n = 1, 2, …"""
         return min(self.decay, (1 + n) / (10 + n))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make the copy, which is only ever evaluated: dropout must not disturb the raw weights' validation."""
-        super().setup(trainer, pl_module, stage)
-        if self._average_model is not None:
-            self._average_model.eval()
+        """Copy the module. The copy is only ever evaluated: dropout must not disturb the raw weights' validation."""
+        self.average = copy.deepcopy(pl_module).requires_grad_(False).eval()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Everything is on its device now."""
-        self.averages = [p.detach() for p in self.stored.parameters()]
+        self.average.to(pl_module.device)
+        self.averages = list(self.average.parameters())
         self.weights = [p.detach() for p in pl_module.parameters()]
-        self.buffers = list(zip(self.stored.buffers(), pl_module.buffers(), strict=True))
+        self.buffers = list(zip(self.average.buffers(), pl_module.buffers(), strict=True))
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Average after the optimizer's step (Lightning calls this after each batch).
-
-        The recurrence starts from the initial weights. Buffers (tables, histories) are copied, not averaged. torch's
-        `AveragedModel.update_parameters` does the same but walks the modules and reads a count from the device.
-        """
-        n = trainer.global_step
-        if n == self._latest_update_step:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Average, after a batch that has completed an optimizer step which was not left out."""
+        if trainer.global_step == self.step:
             return
-        self._latest_update_step = n
-        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(n))
+        self.step = trainer.global_step
+        if not getattr(pl_module, "stepped", True):
+            return
+        self.updates += 1
+        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
         for average, current in self.buffers:
             average.copy_(current)
 
-    @property
-    def stored(self) -> nn.Module:
-        """The module beside the trained one: w̄ while training, the raw weights while validating."""
-        assert self._average_model is not None
-        return self._average_model.module
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Validate w̄."""
+        self.swap(pl_module)
 
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Train on with w."""
+        self.swap(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave w̄ in the module."""
+        self.apply_average(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save both."""
+        checkpoint["current_model_state"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = self.average.state_dict()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore both. A run that kept no average starts one from its weights."""
+        self.average.load_state_dict(checkpoint["state_dict"])
+        pl_module.load_state_dict(checkpoint.get("current_model_state", checkpoint["state_dict"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"latest_update_step": self.step, "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.step = state_dict["latest_update_step"]
+        self.updates = state_dict.get("updates", self.step)
+
+    @torch.no_grad()
     def swap(self, module: pl.LightningModule) -> None:
-        """Exchange the weights of `module` with the stored ones; a second call undoes it."""
-        self._swap_models(module)
-
-    def settle(self, module: pl.LightningModule) -> None:
-        """Leave w̄ in `module`, as at the end of training; a run resumed at its last step has no such end."""
-        self._copy_average_to_current(module)
-
-    def _swap_models(self, pl_module: pl.LightningModule) -> None:
-        super()._swap_models(pl_module)
+        """Exchange the weights and buffers of the module with the copy's; a second call undoes it."""
+        for ours, theirs in zip(_tensors(self.average), _tensors(module), strict=True):
+            kept = ours.clone()
+            ours.copy_(theirs)
+            theirs.copy_(kept)
         self.swapped = not self.swapped
+
+    @torch.no_grad()
+    def apply_average(self, module: pl.LightningModule) -> None:
+        """Copy w̄ into the module."""
+        for ours, theirs in zip(_tensors(self.average), _tensors(module), strict=True):
+            theirs.copy_(ours)
+
+
+def _tensors(module: torch.nn.Module) -> chain[Tensor]:
+    return chain(module.parameters(), module.buffers())
 
 
 def average_of(trainer: pl.Trainer) -> EMA | None:

@@ -1,8 +1,8 @@
 """Stops a run whose numbers have gone wrong, before a bad checkpoint replaces a good one.
 
 After every optimizer step the loss, the gradient's norm and the norm of the averaged weights (of the raw ones where
-there is no average) must be finite. A NaN weight makes the average NaN at once, so one norm stands for both. On an
-accelerator the three numbers are read one step later, when they are there, so that no step waits for its own end.
+there is no average) must be finite. A NaN weight makes the average NaN at once, so one norm serves for both. On an
+accelerator the three numbers are read one step later, when they have arrived, so that no step waits for its own end.
 """
 
 import math
@@ -17,51 +17,30 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from diffusion.config import schema
 from diffusion.console import console, count
 from diffusion.data import Batch
-from diffusion.errors import Diverged, NotFinite, UserError
+from diffusion.errors import Diverged, NotFinite
+from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
-from diffusion.training.saving import step_is_complete
+from diffusion.training.reading import Reading
 
-ACTIONS = ("stop", "skip")
-NAMED = 8  # of a batch's files, in a message
+NAMED = 8  # files of a batch that a message names
 WINDOW = 100  # losses that a new one is compared with
 LEAST = 20  # of them, before the comparison means anything
-# A spike is above so many times their 90th percentile. Losses scatter by t, those of small batches most: of trained
-# networks' clean steps 1 in 10 000 is a spike at batch 4, and none was at 8; two in a row never (at four times, 5).
+# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches: in clean training
+# 1 step in 10,000 was a spike at batch 4 and none at batch 8; never two in a row. (At four times, 5 in 10,000.)
 FACTOR = 5
-MOST_SKIPPED = 10  # steps in a row: then something else is wrong than a batch
-MOST_OVERFLOWS = 50  # steps in a row that float16's scaler left out; each halves its scale, which begins at 2^16
+MOST_SKIPPED = 10  # steps in a row; after that, something other than a batch is wrong
+MOST_OVERFLOWS = 50  # steps in a row that float16's scaler skipped; each halves its scale, which begins at 2^16
 
 
-class Reading:
-    """Numbers on their way from a device to the CPU.
-
-    Read as they are, they would be waited for behind all that the device has been given since, such as the next step.
-    So they are sent off at once, and an event says when they have arrived. (MPS promises no copy that does not block.)
-    """
-
-    def __init__(self, numbers: Tensor):
-        kind, self.arrived = numbers.device.type, None
-        if kind not in ("cpu", "mps"):
-            numbers = numbers.to("cpu", non_blocking=True)  # to pinned memory, on CUDA
-            self.arrived = getattr(torch, kind).Event()
-            self.arrived.record()
-        self.numbers = numbers
-
-    def read(self) -> list[float]:
-        """The numbers; waits only for what the device was given before them."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.numbers.tolist()
+COUNTED = ("high", "warned", "skipped", "skipped_in_a_row")  # a resumed run continues these counts
 
 
-COUNTED = ("high", "told", "skipped", "skipped_in_a_row")  # which a resumed run goes on counting
-
-
-class Seen(NamedTuple):
-    """What was measured in one optimizer step; `numbers` are the loss, the gradient's norm and the weights' norm."""
+class Measured(NamedTuple):
+    """What was measured in one optimizer step: the loss, the gradient's norm and the weights' norm."""
 
     numbers: Reading
     step: int
@@ -69,50 +48,41 @@ class Seen(NamedTuple):
 
 
 class Guard(Callback):
-    """Stands behind the average and before what saves.
-
-    Args:
-        action: `stop` at a number that is not finite; or `skip`, which leaves out the optimizer's step where loss or
-            gradient are not finite (on an accelerator each step then waits for its own numbers) and counts it.
-        spikes: the losses in a row that are spikes, at which the run stops; the first one is told. null for never.
+    """Stands after the average and before what saves.
 
     Raises NotFinite (exit status 3) and Diverged (4), naming the step and the files of its batch. With float16 mixed
-    precision gradients overflow as a matter of course, and its scaler leaves those steps out: they are not told, unless
-    there are more in a row than a scale can be too large for.
+    precision gradients overflow now and then, and its scaler skips these steps: nothing is said about them unless there
+    are more in a row than a scale can be too large for.
     """
 
-    def __init__(self, action: str = "stop", spikes: int | None = 6):
-        if action not in ACTIONS:
-            raise UserError(f"guard.action={action}: expected one of {', '.join(ACTIONS)}")
-        if spikes is not None and not (isinstance(spikes, int) and spikes >= 1):
-            raise UserError(f"guard.spikes={spikes}: expected at least 1, or null")
-        self.action, self.spikes = action, spikes
+    def __init__(self, settings: schema.Guard, clock: Clock):
+        self.action, self.spikes, self.clock = settings.action, settings.spikes, clock
         self.skipped = 0
         self.skipped_in_a_row = 0
         self.losses: list[Tensor] = []  # of the batches of this step
         self.index: list[Tensor] = []
         self.gradient: Tensor | None = None
         self.weights: list[Tensor] = []  # the averaged ones, or the raw ones
-        self.waiting: deque[Seen] = deque()
+        self.waiting: deque[Measured] = deque()
         self.usual: deque[float] = deque(maxlen=WINDOW)
         self.high = 0  # spikes in a row
-        self.told = False
+        self.warned = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List what is looked at at every step: to walk the module takes as long as the norm."""
+        """List what is measured at every step: walking the module takes as long as the norm."""
         self.parameters = list(pl_module.parameters())
         average = average_of(trainer)
         self.weights = [p.detach() for p in self.parameters] if average is None else average.averages
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
-        """Which images the step sees."""
+        """Note which images the step uses."""
         assert isinstance(batch, Batch)
         self.index.append(batch.index)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure the gradient; with `skip`, take away one that is not finite, so that no weight or moment moves."""
+        """Measure the gradient; with `skip`, remove one that is not finite, so that no weight or moment changes."""
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -128,7 +98,7 @@ class Guard(Callback):
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise NotFinite(
                 f"step {trainer.global_step + 1}: {MOST_SKIPPED} steps in a row had to be skipped (the last with "
-                f"{listed(names)}); lower optimizer.lr, or go on from an older checkpoint"
+                f"{listed(names)}); lower optimizer.lr, or resume from an older checkpoint"
             )
         console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({listed(names)})")
         self.gradient = None
@@ -139,13 +109,13 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the step when it is complete."""
+        """Check the step when it is complete."""
         # The mean over all devices: the processes see the same spikes, and stop together.
         self.losses.append(trainer.callback_metrics["train/loss"].detach())
-        if not step_is_complete(trainer):
+        if not self.clock.completes_step(batch_idx):
             return
         stepped = cast(Diffusion, pl_module).stepped
-        step = trainer.global_step + (not stepped)
+        step = trainer.global_step
         if stepped:
             self.skipped_in_a_row = 0
         elif scales(trainer):
@@ -159,24 +129,24 @@ class Guard(Callback):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
             numbers = torch.stack([loss, gradient, total_norm(self.weights)])
-            self.waiting.append(Seen(Reading(numbers), step, self.names(trainer)))
+            self.waiting.append(Measured(Reading(numbers), step, self.names(trainer)))
         self.losses, self.index, self.gradient = [], [], None
-        self.look(keep=0 if pl_module.device.type == "cpu" else 1)
+        self.check(keep=0 if pl_module.device.type == "cpu" else 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing is saved that has not been looked at. A resumed run's guard knows what this one does."""
-        self.look(keep=0)
+        """Check everything before it is saved. A resumed run's guard knows what this one does."""
+        self.check(keep=0)
         return {"usual": list(self.usual), **{name: getattr(self, name) for name in COUNTED}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `state_dict`."""
+        """Continue the counts."""
         self.usual = deque(state_dict.get("usual", []), maxlen=WINDOW)
         for name in COUNTED:
             setattr(self, name, state_dict.get(name, getattr(self, name)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how much was left out."""
-        self.look(keep=0)
+        """Report how much was skipped."""
+        self.check(keep=0)
         if self.skipped:
             console.print(f"skipped {count(self.skipped, 'step')}, whose gradients were not finite")
 
@@ -185,21 +155,21 @@ class Guard(Callback):
         names = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
         return [names[i] for index in self.index for i in index.tolist()]
 
-    def look(self, keep: int) -> None:
-        """Judge all but the newest `keep` of what was measured."""
+    def check(self, keep: int) -> None:
+        """Check all but the newest `keep` of what was measured."""
         while len(self.waiting) > keep:
-            seen = self.waiting.popleft()
-            loss, gradient, weights = seen.numbers.read()
+            measured = self.waiting.popleft()
+            loss, gradient, weights = measured.numbers.read()
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
                     raise NotFinite(
-                        f"step {seen.step}: the {what} became {value} with {listed(seen.names)}; the checkpoints are "
-                        f"older; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.action=skip"
+                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the checkpoints "
+                        f"are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.action=skip"
                     )
-            self.judge(loss, seen)
+            self.compare(loss, measured)
 
-    def judge(self, loss: float, seen: Seen) -> None:
-        """Compare a loss with those before it."""
+    def compare(self, loss: float, measured: Measured) -> None:
+        """Compare a loss with the ones before it."""
         if self.spikes is None:
             return
         limit = FACTOR * percentile_90(self.usual) if len(self.usual) >= LEAST else math.inf
@@ -208,17 +178,17 @@ class Guard(Callback):
             self.high = 0
             return
         self.high += 1
-        if not self.told:
-            self.told = True
+        if not self.warned:
+            self.warned = True
             median = statistics.median(self.usual)
             console.print(
-                f"step {seen.step}: the loss jumped to {loss:.4g}, of usually {median:.4g} ({listed(seen.names)})",
+                f"step {measured.step}: the loss jumped to {loss:.4g}, of usually {median:.4g} ({listed(measured.names)})",
                 style="yellow",
             )
         if self.high >= self.spikes:
             raise Diverged(
-                f"step {seen.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} with "
-                f"{listed(seen.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
+                f"step {measured.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} "
+                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
             )
 
 

@@ -1,4 +1,4 @@
-"""Dashboards beside metrics.csv: functions (folder, recipe) -> Lightning logger. No prompts, no secrets."""
+"""Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger. No prompts, no secrets."""
 
 import csv as table
 from collections.abc import Mapping
@@ -14,9 +14,12 @@ from diffusion.errors import UserError
 
 
 def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any) -> Logger:
-    """Weights & Biases. Offline where there is no key: nothing is asked and nothing fails.
+    """Weights & Biases. Without a key it is offline: nothing is asked and nothing fails.
 
-    The command line, the machine and the program's text are not sent: they may hold secrets.
+    The command line, the machine and the source code are not sent: they may hold secrets.
+
+    Args:
+        project: The project in which the run appears.
     """
     import wandb as library
     from lightning.pytorch.loggers import WandbLogger
@@ -52,16 +55,29 @@ def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     return logger
 
 
-def csv(folder: Path, resumed: tuple[Path, int] | None) -> CSVLogger:
-    """metrics.csv in the run's folder.
+class MetricsFile(CSVLogger):
+    """metrics.csv in the run's folder, written at every logged step."""
+
+    def __init__(self, folder: Path):
+        super().__init__(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Epochs are whole numbers; Lightning passes them on as floats."""
+        if "epoch" in metrics:
+            metrics = {**metrics, "epoch": int(metrics["epoch"])}
+        super().log_metrics(metrics, step)
+
+
+def metrics_file(folder: Path, resumed: tuple[Path, int] | None) -> MetricsFile:
+    """The logger that every run has.
 
     Args:
-        resumed: the folder of the run that this one goes on from, and its step: what that run logged up to there is
-            carried over, so that curves are whole.
+        resumed: The folder of the run that this one is resumed from, and its step: what that run logged up to this step
+            is copied, so that curves are whole.
     """
     rows = [] if resumed is None else _rows(resumed[0] / "metrics.csv", resumed[1])
-    logger = CSVLogger(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
-    if rows and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # nothing is logged on the others
+    logger = MetricsFile(folder)
+    if rows and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the others log nothing
         logger.experiment.metrics.extend(rows)
         logger.save()
     return logger
@@ -73,11 +89,12 @@ def _rows(file: Path, steps: int) -> list[dict[str, float]]:
         return []
     with file.open(newline="") as lines:
         rows = [{name: float(cell) for name, cell in row.items() if cell} for row in table.DictReader(lines)]
-    return [row for row in rows if row["step"] < steps]
+    whole = ("epoch", "step")
+    return [{k: int(v) if k in whole else v for k, v in row.items()} for row in rows if row["step"] < steps]
 
 
 def finish(loggers: list[Logger]) -> None:
-    """End what would otherwise go on into the next run of a sweep."""
+    """Close what would otherwise continue into the next run of this process."""
     from lightning.pytorch.loggers import WandbLogger
 
     for logger in loggers:

@@ -43,8 +43,8 @@ def inverse_sqrt(
     """After the warm-up, 1/√max(step/reference, 1) of the optimizer's rate (EDM2; Karras et al. 2024, eq. 67).
 
     Args:
-        warmup: steps from 0 to the optimizer's rate.
-        reference: the step up to which the rate is constant.
+        warmup: the steps over which the rate rises from 0 to the optimizer's.
+        reference: the step up to which the rate is constant; afterwards it falls.
     """
     check(warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) / math.sqrt(max(step / reference, 1)))

@@ -61,7 +61,7 @@ class OverfittingNotice(Callback):
         self.said, self.lowest = bool(state_dict["said"]), dict(state_dict.get("lowest", {}))
 
 
-def say_gap(logged: Mapping[str, Any]) -> None:
+def print_gap(logged: Mapping[str, Any]) -> None:
     """One line at the end: the last errors on held-out and on training images, and their gap with its interval."""
     if "gap/half" not in logged:
         return

@@ -1,74 +1,87 @@
-"""Several processes, one run: all use the first one's exact configuration, checkpoint and folder.
+"""Several processes, one run: the first checks everything and starts the others, which read the run's folder.
 
-Whoever starts the processes, only the first of them goes through Hydra. Lightning (`trainer.devices=2`) starts the
-others as `python -m diffusion.training.processes FOLDER [CKPT]`, which reads the configuration that the first wrote
-there; so it does not matter whether that one is a plain run, a job of a sweep, or in a joblib or submitit worker, none
-of which could be started a second time from the command line. Under torchrun the others wait for the same message in
-its store. On several machines the run's folder must lie on a file system that all of them see.
+The first process of a machine is a plain run, a job of a sweep, or a job that SLURM or another launcher started. It
+starts the others as `python -m diffusion.training.worker FOLDER CKPT`, each for one device, and Lightning finds them
+started. Under torchrun all are there already; those after the first wait for the same two words in torchrun's store. On
+several machines the run's folder must be on a file system that all of them see.
 """
-
-from diffusion.runs import early_signals as early
-
-if __name__ == "__main__":
-    early.watch()  # before the imports that take long
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
 
+import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.strategies.launchers import subprocess_script as fabric
-from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import OmegaConf
 
-from diffusion.console import console
-from diffusion.errors import Interrupted, UserError
+from diffusion.errors import UserError
+from diffusion.runs import early_signals
+from diffusion.runs.jobs import WORKER
 
 SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TOLD = [128 + number for number in early.CAUGHT]  # of a process that was told to end, as this one is then too
+STOPPED = [
+    128 + number for number in early_signals.CAUGHT
+]  # of a process that was told to end, as this one is then too
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 
-@contextmanager
-def leading(folder: Path, ckpt: Path | None) -> Iterator[None]:
-    """Within: processes that Lightning starts join the run of `folder`, whose config.yaml is there.
+class StartedHere(LightningEnvironment):
+    """Processes that this module starts. (Left to itself, Lightning takes any run under SLURM for one of `srun`'s.)"""
 
-    Afterwards they have ended, the process group is gone, and so are Lightning's variables: the next job of a sweep in
-    this process starts its own. `ckpt` is the very file to go on from: `last` may be another one by now.
+    @property
+    def creates_processes_externally(self) -> bool:
+        """Lightning must not start processes."""
+        return True
+
+
+def environment() -> list[ClusterEnvironment]:
+    """Who starts the processes, for the Trainer's plugins: we do, unless torchrun has."""
+    return [] if under_torchrun() else [StartedHere()]
+
+
+def check_processes(trainer: pl.Trainer) -> None:
+    """Raise UserError for a Trainer of another size than what torchrun started: each process would be its own run."""
+    if under_torchrun() and trainer.world_size != int(os.environ["WORLD_SIZE"]):
+        started, local = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
+        nodes = int(started) // int(local)
+        raise UserError(
+            f"torchrun started {started} processes, but the trainer has {trainer.world_size}: "
+            f"set trainer.devices={local}" + (f" trainer.num_nodes={nodes}" if nodes > 1 else "")
+        )
+
+
+@contextmanager
+def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[None]:
+    """Within: the other processes take part in the run of `folder`, whose config.yaml is there.
+
+    Afterwards they have ended, and the process group and Lightning's variables are gone. `ckpt` is the very file to
+    resume from: `last` may be another one by now.
     """
-    command = [sys.executable, "-m", "diffusion.training.processes", str(folder), *([str(ckpt)] if ckpt else [])]
-    followers = Followers()
-    replaced = {
-        (fabric, "_hydra_subprocess_cmd"): lambda local_rank: (command, os.getcwd()),
-        (fabric, "_basic_subprocess_cmd"): lambda: command,
-        (fabric, "_launch_process_observer"): followers.watch,
-    }
-    replaced |= {(subprocess_script, name): new for (_, name), new in replaced.items()}
-    originals = {(module, name): getattr(module, name) for module, name in replaced}
+    words = [str(folder), *([str(ckpt)] if ckpt else [])]
     variables = {name: os.environ.get(name) for name in SET_BY_LIGHTNING}
-    if _under_torchrun() and os.environ["RANK"] == "0":
-        _store().set(_key(), json.dumps(command[3:]))
-    for (module, name), new in replaced.items():
-        setattr(module, name, new)
+    followers = Followers()
+    if under_torchrun():
+        if os.environ["RANK"] == "0":
+            _store().set(_key(), json.dumps(words))
+    elif trainer.num_devices > 1 and trainer.is_global_zero:
+        followers.start(words, trainer)
     try:
         yield
         if dist.is_initialized():
-            dist.barrier()  # no one leaves while another still waits for its last answer
+            dist.barrier()  # no process leaves while another still waits for its last answer
     except BaseException:
         followers.end(patience=0)
         raise
     finally:
-        for (module, name), old in originals.items():
-            setattr(module, name, old)
         if dist.is_initialized():
             dist.destroy_process_group()
         followers.end(patience=GRACE)
@@ -79,21 +92,26 @@ def leading(folder: Path, ckpt: Path | None) -> Iterator[None]:
 
 
 class Followers:
-    """The processes that Lightning started for this run."""
+    """The processes that this one started for its run."""
 
     def __init__(self) -> None:
         self.processes: list[Popen[Any]] = []
         self.ended = threading.Event()
 
-    def watch(self, processes: list[Popen[Any]]) -> None:
-        """Stop this process soon after one of `processes` has died: it may wait for it forever.
-
-        (Lightning's own observer kills at once, so that no one learns why, and a later job of a sweep dies too.)
-        """
-        self.processes = processes
+    def start(self, words: Sequence[str], trainer: pl.Trainer) -> None:
+        """Start one process for each further device of this machine, and watch them."""
+        cluster = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+        variables = {
+            "MASTER_ADDR": cluster.main_address, "MASTER_PORT": str(cluster.main_port),
+            "NODE_RANK": str(cluster.node_rank()), "WORLD_SIZE": str(trainer.world_size),
+        }  # fmt: skip
+        for rank in range(1, trainer.num_devices):
+            command = [sys.executable, "-m", WORKER, *words]
+            self.processes.append(subprocess.Popen(command, env={**os.environ, **variables, "LOCAL_RANK": str(rank)}))
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
+        """End this process soon after another has died: it may wait for it forever."""
         while not self.ended.wait(0.2):
             dead = [p for p in self.processes if p.poll()]
             if dead:
@@ -101,19 +119,19 @@ class Followers:
                     status = dead[0].returncode
                     print(f"error: process {dead[0].pid} of the run ended with {status}", file=sys.stderr)
                     self.kill()
-                    if status in TOLD:
-                        early.leave(status - 128)
+                    if status in STOPPED:
+                        early_signals.leave(status - 128)
                     os._exit(1)
                 return
 
     def kill(self) -> None:
-        """End those that are still there."""
+        """Kill those that are still there."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
 
     def end(self, patience: float) -> None:
-        """Wait for the processes, `patience` seconds in all, and end those that are still there."""
+        """Wait for the processes, `patience` seconds in all, and kill those that are still there."""
         self.ended.set()
         deadline = time.monotonic() + patience
         for process in self.processes:
@@ -124,41 +142,13 @@ class Followers:
                 process.wait()
 
 
-def environment() -> list[ClusterEnvironment]:
-    """Who starts the processes, for the Trainer's plugins: Lightning, unless torchrun has.
-
-    Left to itself, Lightning takes any program that runs under SLURM for one of several that `srun` has started.
-    """
-    return [] if _under_torchrun() else [LightningEnvironment()]
+def words_from_torchrun() -> list[str]:
+    """What torchrun's first process says to the others: the folder, and the checkpoint if there is one."""
+    words: list[str] = json.loads(_store().get(_key()))
+    return words
 
 
-def check_processes(world_size: int) -> None:
-    """Refuse a Trainer of another size than what torchrun started: each process would be a run of its own."""
-    if _under_torchrun() and world_size != int(os.environ["WORLD_SIZE"]):
-        started, local = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
-        nodes = int(started) // int(local)
-        raise UserError(
-            f"torchrun started {started} processes, but the trainer has {world_size}: "
-            f"set trainer.devices={local}" + (f" trainer.num_nodes={nodes}" if nodes > 1 else "")
-        )
-
-
-def follow() -> None:
-    """Join the run that the first process of torchrun leads."""
-    join(*json.loads(_store().get(_key())))
-
-
-def join(folder: str, ckpt: str | None = None) -> None:
-    """Take part in the run of `folder` as its configuration says, going on from `ckpt`."""
-    from diffusion.training.run import train
-
-    console.quiet = True
-    cfg = OmegaConf.load(Path(folder) / "config.yaml")
-    cfg.ckpt = ckpt
-    train(cfg, Path(folder))  # type: ignore[arg-type]
-
-
-def _under_torchrun() -> bool:
+def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -168,12 +158,3 @@ def _store() -> Any:
 
 def _key() -> str:
     return f"diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-
-
-if __name__ == "__main__":
-    try:
-        join(*sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except Interrupted as stop:
-        sys.exit(stop.status)

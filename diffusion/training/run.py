@@ -1,5 +1,6 @@
-"""A training run from its configuration: check, fit, sample, score, report."""
+"""A training run from its settings: build, check, fit, sample, score, report."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,268 +9,309 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusion.checkpoint import restore as checkpoint
 from diffusion.checkpoint import storage
-from diffusion.config.build import make
-from diffusion.console import count
+from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.restore import build_denoiser
+from diffusion.config.build import check_node, make
+from diffusion.config.quoting import resume_command
+from diffusion.config.schema import Train
+from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
-from diffusion.evaluation import memorization as audit
-from diffusion.evaluation import pipeline as scoring
-from diffusion.evaluation.cost import say_cost
+from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.generate import generate
-from diffusion.evaluation.test_ledger import LooksAtTest, checkpoint_of, network_hash
-from diffusion.files import replace
+from diffusion.evaluation.memorization import check_audit
+from diffusion.evaluation.pipeline import Scorer, check_scoring, describe_sampler, make_metrics
+from diffusion.evaluation.test_ledger import TestLedger
 from diffusion.metric.features import FeatureExtractor
-from diffusion.metric.reference import ReferenceStatistics
+from diffusion.metric.score import distances
+from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
 from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
-from diffusion.training import callbacks as our
-from diffusion.training import loggers, signals
-from diffusion.training import processes as distributed
-from diffusion.training.checks import (
-    check_device,
-    check_folder,
-    check_length,
-    check_recipe,
-    check_resumed,
-    check_settings,
-    check_size,
-    set_up,
-)
+from diffusion.report.scores import print_scores
+from diffusion.runs.jobs import config_text, write_config
+from diffusion.runs.record import RunRecord
+from diffusion.training import loggers, processes, signals
+from diffusion.training.checks import check_folder, check_recipe, check_size, check_trainer, set_up
+from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
-from diffusion.training.overfitting import OverfittingNotice, say_gap
-from diffusion.training.saving import Checkpoints, validate_after_steps
-from diffusion.training.summary import quiet_libraries, say_scores, say_what_runs, say_where
+from diffusion.training.overfitting import OverfittingNotice, print_gap
+from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
+from diffusion.training.progress import Forecast, RecordProgress, RunProgress
+from diffusion.training.resume import Resumed, check_resumed, check_steps_left, resumed_from
+from diffusion.training.saving import Checkpoints
 
-FIXED = {"use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False}
+FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
+    "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
+    "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
+}  # fmt: skip
+FILES = {
+    "samples": "samples/final.png",
+    "curves": "figures/mse.png",
+    "gap": "figures/gap.png",
+    "copies": "figures/copies.png",
+    "scores": "scores.json",
+    "checkpoint": "checkpoints/last.ckpt",
+    "report": "README.md",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run's settings describe, as objects."""
+
+    data: ImageData
+    network: nn.Module
+    schedule: Schedule
+    prediction: Prediction
+    objective: Any
+    optimizer: Any  # parameters -> Optimizer
+    lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
+    sampler: Sampler
+    ema: Callback | None
+
+    @classmethod
+    def build(cls, settings: Train) -> "Recipe":
+        """Raises UserError for what cannot be built or does not fit."""
+        for group in ("trainer", "logger", "features", "metrics"):  # built later, when the images are there
+            check_node(settings.model_dump().get(group), group)
+        recipe = cls(
+            data=make(settings.data, "data"),
+            network=make(settings.model, "model"),
+            schedule=make(settings.schedule, "schedule"),
+            prediction=make(settings.prediction, "prediction"),
+            objective=make(settings.objective, "objective"),
+            optimizer=make(settings.optimizer, "optimizer"),
+            lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
+            sampler=make(settings.sampler, "sampler"),
+            ema=make(settings.ema, "ema") if settings.ema else None,
+        )
+        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
+        check_size(recipe.data.resolution, recipe.network)
+        return recipe
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.data.channels, self.data.resolution, self.data.resolution
 
 
 @signals.catching()
-def train(cfg: DictConfig, folder: Path) -> float | None:
-    """Run the configuration, leaving everything in `folder`.
+def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
+    """Run the settings, leaving everything in `folder`; the last validation MSE, on the first process.
 
-    Returns the last validation MSE, which is what a sweeper minimises, on the first process; None on others.
+    Args:
+        record: Of the run, on its first process; None on the others.
 
-    Raises UserError, before any training, for what the user can mend.
+    Raises UserError, before any training, for what the user can fix.
     """
     quiet_libraries()
-    config = OmegaConf.to_yaml(cfg, resolve=True)
-    check_device(cfg.trainer)
+    config = config_text(settings)
+    check_trainer(settings.trainer)
     check_folder(folder)
-    check_settings(cfg, folder)
-    pl.seed_everything(cfg.seed, verbose=False)
-    torch.set_float32_matmul_precision(cfg.matmul_precision)
-
-    data: ImageData = make(cfg.data, "data")
-    network = make(cfg.model, "model")
-    schedule, prediction = make(cfg.schedule, "schedule"), make(cfg.prediction, "prediction")
-    sampler: Sampler = make(cfg.sampler, "sampler")
-    sampler.grid(schedule, sampler.steps)  # raises where the table cannot give as many steps
-    check_size(data.resolution, network)
-    audit.check(cfg.score.audit)
-    objective, optimizer = make(cfg.objective, "objective"), make(cfg.optimizer, "optimizer")
-    lr_scheduler = make(cfg.lr_scheduler, "lr_scheduler")
-    resumed = checkpoint.resumed(cfg.ckpt, folder)
-    extractor: FeatureExtractor | None = make(cfg.features, "features") if cfg.score.n else None
-    set_up(data, folder)
-    if cfg.score.n:
-        scoring.check(cfg.score.split, cfg.score.n, set(cfg.score.yardsticks) - {"untrained"}, data)
-        scoring.chosen(cfg.metrics)
-        audit.check(cfg.score.audit, data)
-
-    module = Diffusion(
-        network, schedule, prediction, objective, optimizer, lr_scheduler,
-        seed=cfg.seed, draws=cfg.validation.draws, grid_seed=cfg.validation.seed, config=config,
-    )  # fmt: skip
-    check_recipe(module, data, sampler)
+    pl.seed_everything(settings.seed, verbose=False)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    recipe = Recipe.build(settings)
+    resumed = resumed_from(settings.ckpt, folder)
+    scorer = prepare_data(settings, recipe, folder)
+    trainer = make_trainer(settings, folder, resumed)
+    clock = Clock.of(settings.trainer, len(recipe.data.splits["train"]), recipe.data.batch_size, trainer.world_size)
+    module = make_module(settings, recipe, clock, config)
+    check_recipe(module, recipe.data, recipe.sampler)
+    processes.check_processes(trainer)
     if resumed is not None:
-        check_resumed(module, config, resumed)
-    if cfg.channels_last:
-        module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if cfg.compile:
-        module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
-    trainer, record, logs = make_trainer(cfg, folder, config, data, sampler, extractor, resumed)
-    # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after, and round.
-    trainer.precision_plugin.convert_module(module)
-    distributed.check_processes(trainer.world_size)
-    check_length(trainer, data, resumed, folder)
+        check_resumed(module.state_dict(), config, resumed)
+        check_steps_left(clock.total, resumed, folder)
+    checkpoints = set_clock(trainer, settings, recipe, clock, folder, scorer, record, resumed)
+    prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
-        replace(folder / "config.yaml", config)
+        write_config(settings, folder)
         if resumed is not None:
-            LooksAtTest(folder).inherit(LooksAtTest.beside(resumed.path))
-        say_what_runs(folder, data, module)
+            TestLedger(folder).inherit(TestLedger.beside(resumed.path))
+        print_run(folder, recipe)
     start = None if resumed is None else resumed.path
     try:
-        with distributed.leading(folder, start):
-            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
-        if not trainer.is_global_zero:
+        with processes.together(trainer, folder, start):
+            trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
+        if record is None:
             return None
-        finish(cfg, folder, trainer, module, data, sampler, extractor)
-        record.finish("complete", steps=trainer.global_step, epochs=trainer.current_epoch)
-    except BaseException as error:
-        if trainer.is_global_zero:
-            interrupted = isinstance(error, Interrupted)
-            record.finish(
-                "interrupted" if interrupted else "failed", steps=trainer.global_step,
-                reason=f"{type(error).__name__}: {error}",
-            )  # fmt: skip
-            if interrupted:
-                signals.say_how_to_go_on(error, folder)
+        finish(settings, recipe, folder, trainer, module, scorer)
+        record.finish("complete")
+    except Interrupted as stop:
+        if record is not None:
+            console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
         raise
     finally:
-        loggers.finish(logs)
-    write_report(folder, schedule.cpu(), data.splits["val"].images)
-    say_where(folder, record.info["seconds"])
-    assert isinstance(trainer.checkpoint_callback, Checkpoints)
-    return trainer.checkpoint_callback.latest
+        loggers.finish(trainer.loggers)
+    write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images)
+    print_files(folder, record.content["seconds"])
+    return checkpoints.latest
 
 
-def make_trainer(
-    cfg: DictConfig,
-    folder: Path,
-    config: str,
-    data: ImageData,
-    sampler: Sampler,
-    extractor: FeatureExtractor | None,
-    resumed: checkpoint.Resumed | None,
-) -> tuple[pl.Trainer, our.RunRecord, list[Logger]]:
-    """Lightning's Trainer with this run's callbacks and loggers."""
-    shape = (data.channels, data.resolution, data.resolution)
-    images = {name: len(split.images) for name, split in data.splits.items()}
-    record = our.RunRecord(folder, images)
-    used: list[Callback] = [
-        our.RunProgress(),
-        our.Forecast(),
-        our.ValidateAtEnd(),
-        OverfittingNotice(),
-        record,
-        LearningRateMonitor("step"),
-    ]
-    if cfg.get("ema"):
-        used.append(make(cfg.ema, "ema"))
-    checkpoints = Checkpoints(folder, **cfg.checkpoint, resumed=None if resumed is None else resumed.path)
-    used += [Guard(**cfg.guard), signals.Interruptible(checkpoints)]
-    if cfg.samples.n and cfg.samples.every_n_epochs:
-        used.append(our.SampleGrid(sampler, cfg.samples.n, cfg.samples.every_n_epochs, shape, cfg.seed, folder))
-    if extractor is not None and cfg.score.every_n_epochs:
-        reference = partial(scoring.reference, data, cfg.score.split)
-        metrics, protocol = scoring.chosen(cfg.metrics), protocol_of(cfg)
-        scores = our.ScoreSamples(
-            sampler, cfg.score.n, cfg.score.every_n_epochs, shape, cfg.seed, folder, extractor, reference, metrics,
-            protocol,
-        )  # fmt: skip
-        used.append(scores)
-    step = None if resumed is None else (resumed.path.parent.parent, resumed.step)
-    used.append(checkpoints)  # behind the others, so that their state is what is saved
-    plain = OmegaConf.to_container(OmegaConf.create(config))
-    logs: list[Logger] = [loggers.csv(folder, step)]
-    if cfg.get("logger"):
-        logs.append(make(cfg.logger, "logger")(folder, plain))
-    trainer = make(
-        cfg.trainer, "trainer", callbacks=used, logger=logs, default_root_dir=str(folder),
-        plugins=[storage.Storage(), *distributed.environment()], **FIXED,
+def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
+    """Read the images, and check that they can be scored as the settings ask; the scorer, where they ask for scores."""
+    score = settings.score
+    extractor: FeatureExtractor | None = make(settings.features, "features") if score.n else None
+    set_up(recipe.data, folder)
+    if extractor is None:
+        return None
+    check_scoring(score.split, score.n, score.baselines, recipe.data)
+    check_audit(score.audit, recipe.data)
+    metrics = make_metrics(settings.metrics)
+    return Scorer(recipe.data, score.split, extractor, metrics, folder, TestLedger(folder))
+
+
+def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
+    """The LightningModule of a recipe."""
+    return Diffusion(
+        recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
+        clock, settings.seed, settings.validation.draws, settings.validation.seed, config,
     )  # fmt: skip
-    signals.ours_alone(trainer)
-    validate_after_steps(trainer)
-    return trainer, record, logs
 
 
-def protocol_of(cfg: DictConfig) -> dict[str, Any]:
-    """What a score of this run's samples carries besides the metric's own protocol."""
+def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
+    """The memory layout, compilation and precision of the network."""
+    if settings.channels_last:
+        module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
+    # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after that, and round.
+    trainer.precision_plugin.convert_module(module)
+
+
+def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
+    """Lightning's Trainer with the run's loggers, still without callbacks."""
+    logs: list[Logger] = [loggers.metrics_file(folder, None if resumed is None else (resumed.folder, resumed.step))]
+    if settings.logger:
+        logs.append(make(settings.logger, "logger")(folder, settings.model_dump(mode="json")))
+    trainer: pl.Trainer = make(
+        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
+        default_root_dir=str(folder), plugins=[storage.Storage(), *processes.environment()],
+        enable_checkpointing=False, enable_progress_bar=False,
+    )  # fmt: skip
+    return trainer
+
+
+def set_clock(
+    trainer: pl.Trainer,
+    settings: Train,
+    recipe: Recipe,
+    clock: Clock,
+    folder: Path,
+    scorer: Scorer | None,
+    record: RunRecord | None,
+    resumed: Resumed | None,
+) -> Checkpoints:
+    """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
+    data, sampler, shape, seed = recipe.data, recipe.sampler, recipe.shape, settings.seed
+    data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+    trainer.val_check_interval = clock.validate_every * clock.accumulate
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, None if resumed is None else resumed.path)
+    used: list[Callback] = [
+        signals.DeferSignals(), RunProgress(clock), Forecast(clock), ValidateLastStep(clock), OverfittingNotice(),
+        LearningRateMonitor("step"),
+    ]  # fmt: skip
+    if record is not None:
+        used.append(RecordProgress(record, data, clock))
+    if recipe.ema is not None:
+        used.append(recipe.ema)
+    used.append(Guard(settings.guard, clock))
+    samples, score = settings.samples, settings.score
+    if samples.n and samples.every_n_epochs:
+
+        def draw(module: Diffusion) -> Tensor:
+            return generate(module.denoiser, sampler, samples.n, shape, seed, module.device, watch=signals.poll)
+
+        used.append(SampleGrid(clock, samples.every_n_epochs, draw, folder))
+    if scorer is not None and score.every_n_epochs:
+        quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
+        used.append(
+            ScoreSamples(clock, score.every_n_epochs, sampler, score.n, shape, seed, quick, source_of(settings))
+        )
+    # Checkpoints come last, so that the state of the others is what is saved.
+    used += [signals.StopOnSignal(clock, checkpoints), checkpoints]
+    trainer.callbacks.extend(used)  # type: ignore[attr-defined]
+    return checkpoints
+
+
+def source_of(settings: Train) -> dict[str, Any]:
+    """What the scores of a run's samples say about how they were made."""
     return {
-        "sampler": scoring.describe_sampler(cfg.sampler),
-        "seed": cfg.seed,
-        "weights": "ema" if cfg.get("ema") else "raw",
+        "sampler": describe_sampler(settings.sampler),
+        "seed": settings.seed,
+        "weights": "ema" if settings.ema else "raw",
     }
 
 
 def finish(
-    cfg: DictConfig,
-    folder: Path,
-    trainer: pl.Trainer,
-    module: Diffusion,
-    data: ImageData,
-    sampler: Sampler,
-    extractor: FeatureExtractor | None,
+    settings: Train, recipe: Recipe, folder: Path, trainer: pl.Trainer, module: Diffusion, scorer: Scorer | None
 ) -> None:
-    """The last samples and their scores, beside the yardsticks; the module holds its averaged weights."""
-    say_gap(trainer.logged_metrics)
+    """The last samples and their scores, beside the baselines; the module holds its averaged weights."""
+    print_gap(trainer.logged_metrics)
     device = trainer.strategy.root_device
     module.to(device).eval()
     if (average := average_of(trainer)) is not None:
-        average.settle(module)
-    shape = (data.channels, data.resolution, data.resolution)
-    n = max(cfg.score.n, cfg.samples.n)
+        average.apply_average(module)
+    score, sampler, seed = settings.score, recipe.sampler, settings.seed
+    n = max(score.n, settings.samples.n)
     if n == 0:
         return
-    blanks = cfg.score.n if "untrained" in cfg.score.yardsticks else 0
-    say_cost(module.denoiser, sampler, n + blanks, shape, cfg.score.batch_size, device, blanks)
-    images = generate(
-        module.denoiser, sampler, n, shape, cfg.seed, device, cfg.score.batch_size, f"sampling {count(n, 'image')}"
+    sample = partial(
+        generate, sampler=sampler, shape=recipe.shape, seed=seed, device=device, batch_size=score.batch_size
     )
-    picture = grid(images[: cfg.samples.n or 16], scale=2)
-    our.log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
-    if extractor is not None:
-        made = {"samples": (images[: cfg.score.n], network_hash(module.denoiser.network))}
-        if blanks:
-            made["untrained"] = untrained(cfg, module, sampler, shape, device)
-        score(cfg, folder, trainer, data, made, extractor.to(device))
-
-
-def untrained(
-    cfg: DictConfig, module: Diffusion, sampler: Sampler, shape: tuple[int, int, int], device: torch.device
-) -> tuple[Tensor, str]:
-    """Samples of the run's network as it was before training, and the hash of its weights."""
-    pl.seed_everything(cfg.seed, verbose=False)
-    fresh = type(module.denoiser)(make(cfg.model, "model"), module.denoiser.schedule, module.denoiser.prediction)
-    images = generate(
-        fresh.to(device).eval(), sampler, cfg.score.n, shape, cfg.seed, device, cfg.score.batch_size,
-        "sampling untrained",
-    )  # fmt: skip
-    return images, network_hash(fresh.network)
-
-
-def score(
-    cfg: DictConfig,
-    folder: Path,
-    trainer: pl.Trainer,
-    data: ImageData,
-    made: dict[str, tuple[Tensor, str]],
-    extractor: FeatureExtractor,
-) -> None:
-    """Scores of what was `made`, images and the hash of the weights that made them, and of the yardsticks; the audit.
-
-    Of `samples`, and where they were asked for of the `untrained` network's.
-    """
-    metrics, looks = scoring.chosen(cfg.metrics), LooksAtTest(folder)
-    if cfg.score.split == "test":
-        looks.warn()
-    against: ReferenceStatistics = scoring.reference(data, cfg.score.split, extractor, metrics)
-    plain, last = protocol_of(cfg), folder / "checkpoints" / "last.ckpt"
-    common = plain | ({"checkpoint": checkpoint_of(last)} if last.is_file() else {})
-    told = {"samples": common | {"step": trainer.global_step}, "untrained": plain | {"weights": "raw", "step": 0}}
-    for what, (_, weights) in made.items():
-        told[what]["network_hash"] = weights
-    new = scoring.score_samples(made["samples"][0], extractor, against, metrics=metrics, **told["samples"])
-    simple = [name for name in cfg.score.yardsticks if name != "untrained"]
-    new += scoring.yardsticks(simple, data, cfg.score.n, extractor, against, metrics)
-    if "untrained" in made:
-        blank = made["untrained"][0]
-        new += scoring.score_samples(blank, extractor, against, "untrained", metrics, **told["untrained"])
-    scoring.append(folder, looks.add(new))
+    untrained = score.n if "untrained" in score.baselines else 0
+    print_cost(module.denoiser, sampler, n + untrained, recipe.shape, score.batch_size, device, untrained)
+    images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
+    picture = grid(images[: settings.samples.n or 16], scale=2)
+    log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
+    if scorer is None:
+        return
+    scorer.extractor.to(device)
+    source, last = source_of(settings), folder / "checkpoints" / "last.ckpt"
+    of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(module.denoiser.network)}
+    if last.is_file():
+        of_samples["checkpoint"] = {"path": str(last), "sha256": file_hash(last)}
+    if untrained:
+        pl.seed_everything(seed, verbose=False)
+        fresh = build_denoiser(settings.model_dump()).to(device).eval()
+        blank = sample(fresh, n=score.n, description="sampling untrained")
+        of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
+    if score.split == "test":
+        scorer.ledger.warn()
+    new = scorer.score(images[: score.n], **of_samples)
+    new += scorer.baselines([name for name in score.baselines if name != "untrained"], score.n)
+    if untrained:
+        new += scorer.score(blank, "untrained", **of_blank)
+    scorer.write(new)
     for logger in trainer.loggers:
         logger.log_metrics(
-            {f"{cfg.score.split}/{r['metric']}": r["value"] for r in new if r["what"] == "samples"}, trainer.global_step
+            {f"{score.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
         )
         logger.save()
-    say_scores(new)
-    if cfg.score.audit:
-        copies = audit.audit_samples(made["samples"][0], data, cfg.score.audit, extractor, folder, **told["samples"])
-        scoring.append(folder, copies)
+    print_scores(new)
+    if score.audit:
+        scorer.write([scorer.audit(images[: score.n], score.audit, **of_samples)])
+
+
+def print_run(folder: Path, recipe: Recipe) -> None:
+    """Two lines before the first step."""
+    data, parameters = recipe.data, sum(p.numel() for p in recipe.network.parameters())
+    counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
+    console.print(
+        f"images {data.resolution}×{data.resolution}: {counts} · network of {parameters / 1e6:.2f} M parameters"
+    )
+    console.print(f"run folder: {folder}")
+
+
+def print_files(folder: Path, seconds: float) -> None:
+    """Where everything is."""
+    console.print(f"done in {duration(seconds)}")
+    for what, name in FILES.items():
+        if (folder / name).exists():
+            console.print(f"  {what:<11}{folder / name}")

@@ -1,18 +1,18 @@
-"""Signals that end a run: saved at the next completed optimizer step, then exit with 128 + the signal's number.
+"""Signals that end a run: its state is saved at the next completed optimizer step, then it exits with 128 + the number.
 
-SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job under SLURM is queued again as well
+SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job of SLURM is also queued again
 (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). A handler only takes note; several processes agree after each
-step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off: the
-resumed run does it again. Where nothing is lost, before and after training, the run ends at once; so does it before
-torch is imported (`diffusion.runs.early_signals`).
+step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off, and the resumed
+run does it again. (The last validation is finished first: after it, nothing is left to resume.) Where nothing can be
+lost, before and after training, the run ends at once, as it does before torch is imported
+(`diffusion.runs.early_signals`).
 """
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,40 +22,39 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion.config.quoting import going_on
-from diffusion.console import console
 from diffusion.errors import Interrupted
-from diffusion.runs import early_signals as early
+from diffusion.runs import early_signals
 from diffusion.runs.early_signals import CAUGHT
+from diffusion.training import loops
+from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.guard import Reading
-from diffusion.training.saving import Checkpoints, step_is_complete, validation_follows
+from diffusion.training.reading import Reading
 
-PATIENCE = 3  # the third Ctrl-C ends the process as it is; checkpoint files stay whole even then
+PATIENCE = 3  # the third Ctrl-C ends the process at once; checkpoint files stay whole even then
 
 
 class State:
     """What the handlers of this process have noted."""
 
     received: int | None = None  # the first signal
-    deferring = False  # within training; otherwise a signal raises Interrupted on the spot
+    deferring = False  # during training; otherwise a signal raises Interrupted at once
     count = 0
-    process = 0  # whose signals are meant: workers of data loaders inherit the handlers
+    process = 0  # which process the signals are for: workers of data loaders inherit the handlers
 
 
 def handle(number: int, frame: FrameType | None) -> None:
-    """Note the first signal; the next ones of a burst change nothing."""
+    """Note the first signal; the following ones of a burst change nothing."""
     State.count += 1
-    if os.getpid() != State.process:  # a loader's worker serves until it is told to end a second time
+    if os.getpid() != State.process:  # a loader's worker serves until it is terminated a second time
         if number == signal.SIGTERM and State.count > 1:
             os._exit(128 + number)
         return
     if State.received is None:
         State.received, State.count = number, 1
         if not State.deferring:
-            early.say(number, "ending at once")
+            early_signals.say(number, "ending at once")
             raise Interrupted(number)
-        early.say(number, "saving at the next completed step")
+        early_signals.say(number, "saving at the next completed step")
     elif number == signal.SIGINT and State.count >= PATIENCE:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -63,18 +62,19 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def catching() -> Iterator[None]:
-    """Within: signals are noted. A signal that the parent process had ignored, as nohup does, stays ignored."""
+    """Within: signals are noted. A signal that the parent process ignores, as nohup does, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    State.received, State.deferring, State.count, State.process = early.State.received, False, 0, os.getpid()
+    State.received, State.deferring = early_signals.State.received, False
+    State.count, State.process = 0, os.getpid()
     before = {number: signal.getsignal(number) for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN}
     install(before)
     try:
         yield
     except Interrupted as stop:  # the process ends, and further signals of the burst must not cut that short
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            early.queue_again(stop.number)
+            early_signals.queue_again(stop.number)
         raise
     except BaseException:
         restore(before)
@@ -82,15 +82,10 @@ def catching() -> Iterator[None]:
     restore(before)
 
 
-def install(numbers: Any) -> None:
+def install(numbers: Iterable[int]) -> None:
     """Handle these signals here."""
     for number in numbers:
         signal.signal(number, handle)
-
-
-def ours_alone(trainer: pl.Trainer) -> None:
-    """Keep Lightning from putting its own handlers in, which stop within a step."""
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def restore(before: dict[int, Any]) -> None:
@@ -101,123 +96,116 @@ def restore(before: dict[int, Any]) -> None:
 
 
 def poll(*_: Any) -> None:
-    """Break off work within `together`, if this process was told to end."""
+    """Raise Interrupted if this process was told to end: called within work that can be repeated, such as sampling."""
     if State.received is not None:
         raise Interrupted(State.received)
 
 
-@contextlib.contextmanager
-def together(trainer: pl.Trainer) -> Iterator[None]:
-    """Within: work at an epoch's end that can be done again, such as drawing samples, which `poll` may break off.
-
-    Behind it all processes stop if any was told to, also those that had nothing to do.
-    """
-    with contextlib.suppress(Interrupted):
-        yield
-    stop(trainer)
+def agreed(trainer: pl.Trainer) -> int:
+    """The signal that any of the run's processes has received, or 0. All of them must call this."""
+    return int(ask_all(trainer).read()[0]) if trainer.world_size > 1 else State.received or 0
 
 
-def stop(trainer: pl.Trainer) -> None:
+def stop_all(trainer: pl.Trainer) -> None:
     """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
-    received = State.received or 0
-    if trainer.world_size > 1:
-        received = int(ask(trainer).read()[0])
-    if received:
+    if received := agreed(trainer):
         raise Interrupted(received)
 
 
-def ask(trainer: pl.Trainer) -> Reading:
-    """The signal, or 0, that any of several processes has received, on its way here.
+def ask_all(trainer: pl.Trainer) -> Reading:
+    """The signal, or 0, that any of several processes has received, on its way to the CPU.
 
-    (Lightning's own reduction begins with a barrier, for which a GPU would finish its step first.)
+    (Lightning's own reduction begins with a barrier, for which a GPU would have to finish its step.)
     """
-    signals = torch.full((1,), State.received or 0, device=trainer.strategy.root_device)
-    dist.all_reduce(signals, dist.ReduceOp.MAX)
-    return Reading(signals)
+    received = torch.full((1,), State.received or 0, device=trainer.strategy.root_device)
+    dist.all_reduce(received, dist.ReduceOp.MAX)
+    return Reading(received)
 
 
-def say_how_to_go_on(stop: BaseException, folder: Path) -> None:
-    """Where the run stopped."""
-    console.print(f"stopped by {stop}; to go on: {going_on(folder)}")
+def stop_in_validation(trainer: pl.Trainer, clock: Clock) -> None:
+    """Break off a validation, unless it is the last one.
 
-
-class Interruptible(Callback):
-    """Ends training where its state is whole, and saves it.
-
-    Stands behind what changes the state after a step (the average), and before what takes long at an epoch's end.
+    This is called within the validation step, because Lightning then knows that it must be repeated.
     """
+    if trainer.state.fn == "fit" and trainer.global_step < clock.total:
+        stop_all(trainer)
 
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-        self.point: dict[str, Any] | None = None  # Lightning's loops as they are resumed; None: as they are
-        self.stopped = False
-        self.asked: Reading | None = None
+
+class DeferSignals(Callback):
+    """The first of all callbacks: from its start on, signals wait for the end of a step."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on signals wait."""
-        State.deferring = State.process == os.getpid() and threading.current_thread() is threading.main_thread()
+        """Replace the handlers that Lightning has just installed, which would stop within a step."""
+        if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
+            State.deferring = True
+            install(number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop, unless a validation or the epoch's end follows: from here they would be left out of the resumed run."""
-        self.point = None
-        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if step_is_complete(trainer) and not last and not validation_follows(trainer):
-            try:
-                self.stop(trainer)
-            except Interrupted:
-                trainer._logger_connector.update_train_step_metrics()  # it would have been next
-                raise
+
+class StopOnSignal(Callback):
+    """Ends training where its state is whole, and saves it.
+
+    It stands after the callbacks that change the state after a step (the average), and after those whose work between
+    steps is broken off (samples): these leave it to this one to end the run.
+    """
+
+    def __init__(self, clock: Clock, checkpoints: Any):
+        self.clock, self.checkpoints = clock, checkpoints
+        self.stopping: Interrupted | None = None
+        self.asked: Reading | None = None
+        self.validating = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after a completed step. Where a validation follows, it stops and saves by itself."""
+        if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):
+            return
+        try:
+            self.stop(trainer)
+        except Interrupted as stop:
+            self.checkpoints.save(trainer)
+            self.stopping = stop
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Leave, now that the step is also logged; or while nothing has happened since the last checkpoint."""
+        if self.stopping is not None:
+            raise self.stopping
+        if self.checkpoints.saved_at == trainer.global_step:
+            stop_all(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
-        """As `stop`; several GPUs hear of a signal a step later, so that no step waits for its own end."""
+        """As `stop_all`; several GPUs learn of a signal one step later, so that no step waits for its own end."""
         if trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu":
-            stop(trainer)
+            stop_all(trainer)
             return
-        asked, self.asked = self.asked, ask(trainer)
+        asked, self.asked = self.asked, ask_all(trainer)
         if asked is not None and (received := int(asked.read()[0])):
             raise Interrupted(received)
 
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Stop; the resumed run validates from the first batch. A validation after the last step is ended first."""
-        if trainer.state.fn != "fit":
-            return
-        if batch_idx == dataloader_idx == 0:
-            self.point = trainer.fit_loop.state_dict()
-            for count in ("total", "current"):  # as Lightning marks an evaluation that was broken off
-                self.point["epoch_loop.val_loop.batch_progress"][count]["started"] += 1
-        if not 0 < trainer.max_steps <= trainer.global_step:
-            stop(trainer)
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A checkpoint that is saved from here on is one of a validation that was broken off."""
+        self.validating = True
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop; the resumed run does again what comes at the epoch's end."""
-        self.point = trainer.fit_loop.state_dict()
-        for count in ("total", "current"):
-            self.point["epoch_progress"][count]["processed"] -= 1
-        if validation_follows(trainer):  # then Lightning counts the last batch again
-            self.point["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-        stop(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The last state is saved; nothing is lost any more."""
-        State.deferring = False
-        stop(trainer)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save, with raw and averaged weights in their own places."""
-        if not isinstance(exception, Interrupted) or not State.deferring:
-            return
-        self.stopped = True
-        average = average_of(trainer)
-        if average is not None and average.swapped:
-            average.swap(pl_module)
-        if self.checkpoints.saved_at != trainer.global_step:
-            self.checkpoints.save(trainer)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The validation is complete."""
+        self.validating = False
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Where a run is broken off, its loops are those of the point to which it goes back."""
-        if self.stopped and self.point is not None:
-            checkpoint["loops"]["fit_loop"] = self.point
+        """A validation that was broken off is repeated."""
+        if self.validating:
+            loops.repeat_validation(checkpoint)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The last state is saved; nothing can be lost any more."""
+        State.deferring = False
+        stop_all(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what was broken off, with raw and averaged weights in their own places."""
+        average = average_of(trainer)
+        if average is not None and average.swapped:
+            average.swap(pl_module)
+        if isinstance(exception, Interrupted) and State.deferring and self.checkpoints.saved_at != trainer.global_step:
+            self.checkpoints.save(trainer)

@@ -1,4 +1,4 @@
-"""What holds for every network: images of any channels and sides, classes, the sizes it refuses, checkpointing."""
+"""What holds for every network: channels and sizes of images, classes, precision, checkpointing, compilation."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, EDM2UNet, JiT, MemoirUNet, UNet
 from diffusion.model.dropout import examples
 from diffusion.model.network import Network
+from tests.support.networks import randomised
 
 SMALL: dict[type[Network], dict[str, object]] = {
     ADMUNet: {"channels": (8, 16), "attention": (False, True), "blocks": 1, "groups": 4, "head_dim": 8, "dropout": 0.0},
@@ -22,13 +23,9 @@ EVERY = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 
 
 def build(kind: type[Network], **settings: object) -> Network:
-    """A small network with every weight, the zero-initialised too, drawn at random."""
+    """A small network with random weights, also where they are zero-initialised."""
     torch.manual_seed(0)
-    network = kind(**SMALL[kind] | settings)  # type: ignore[arg-type]
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network.eval()
+    return randomised(kind(**SMALL[kind] | settings))  # type: ignore[arg-type, return-value]
 
 
 def images(n: int = 3, channels: int = 3, height: int = 8, width: int = 16) -> tuple[Tensor, Tensor]:
@@ -39,7 +36,7 @@ def images(n: int = 3, channels: int = 3, height: int = 8, width: int = 16) -> t
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(8, 16), (16, 8)])
-def test_images_of_any_channels_and_sides(kind: type[Network], channels: int, height: int, width: int) -> None:
+def test_images_may_have_any_channels_and_sides(kind: type[Network], channels: int, height: int, width: int) -> None:
     x, label = images(channels=channels, height=height, width=width)
     for out_channels in (channels, 2 * channels):
         y = build(kind, in_channels=channels, out_channels=out_channels)(x, label)
@@ -48,7 +45,7 @@ def test_images_of_any_channels_and_sides(kind: type[Network], channels: int, he
 
 
 @EVERY
-def test_examples_do_not_see_each_other(kind: type[Network]) -> None:
+def test_examples_do_not_influence_each_other(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=4).double(), images()
     x, classes = x.double(), torch.tensor([0, 3, 4])
     expected = torch.cat([network(x[i : i + 1], label[i : i + 1], classes[i : i + 1]) for i in range(3)])
@@ -56,7 +53,7 @@ def test_examples_do_not_see_each_other(kind: type[Network]) -> None:
 
 
 @EVERY
-def test_each_class_changes_the_output_and_no_class_is_the_last(kind: type[Network]) -> None:
+def test_each_class_gives_another_output_and_none_is_the_last_class(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=4), images(1)
     assert network.classes == 4
     outputs = [network(x, label, torch.tensor([k])) for k in range(5)]
@@ -66,7 +63,7 @@ def test_each_class_changes_the_output_and_no_class_is_the_last(kind: type[Netwo
 
 
 @EVERY
-def test_without_classes_none_are_taken(kind: type[Network]) -> None:
+def test_an_unconditional_network_takes_no_classes(kind: type[Network]) -> None:
     network, (x, label) = build(kind), images()
     assert torch.equal(network(x, label), network(x, label, None))
     with pytest.raises(UserError, match=r"model\.classes=0"):
@@ -83,7 +80,9 @@ def test_the_gradient_reaches_every_parameter(kind: type[Network]) -> None:
 
 @EVERY
 @pytest.mark.parametrize(("height", "width"), [(8, 7), (9, 8)])
-def test_sizes_that_do_not_divide_are_named(kind: type[Network], height: int, width: int) -> None:
+def test_image_sizes_that_are_not_multiples_are_named_in_the_error(
+    kind: type[Network], height: int, width: int
+) -> None:
     network, (x, label) = build(kind), images(height=height, width=width)
     d = network.downsampling
     with pytest.raises(UserError) as error:
@@ -117,7 +116,7 @@ def test_channels_last_gives_nearly_the_same(kind: type[Network]) -> None:
 
 
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor]]:
-    """The output of a training step of some examples, and the gradients of its backward pass outside of them."""
+    """The output of a training step, and its gradients; the backward pass runs outside of the context `examples`."""
     network, (x, label) = build(kind, classes=2, **settings).train(), images()
     x.requires_grad_()
     torch.manual_seed(2)
@@ -139,7 +138,7 @@ def test_checkpointing_gives_the_same_gradients_bit_for_bit(kind: type[Network])
 
 
 def kept(network: nn.Module, x: Tensor, label: Tensor) -> int:
-    """Bytes that are kept for the backward pass, but for the weights."""
+    """The bytes that are kept for the backward pass, without the weights."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -154,7 +153,7 @@ def kept(network: nn.Module, x: Tensor, label: Tensor) -> int:
 
 
 @EVERY
-def test_checkpointing_keeps_less(kind: type[Network]) -> None:
+def test_checkpointing_keeps_less_memory(kind: type[Network]) -> None:
     x, label = images(8, height=16)
     whole, inputs = (kept(build(kind, checkpointing=on).train(), x, label) for on in (False, True))
     assert inputs < 0.6 * whole

@@ -1,25 +1,17 @@
-"""DiT by itself: what it is at initialisation, its patches and positions, its block against the formula."""
+"""DiT: its output at initialisation, its patches and positions, and its block compared with the formula."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.errors import UserError
 from diffusion.model import DiT
 from diffusion.model.dit import Block, positions, to_image
-
-
-def awake(network: nn.Module) -> nn.Module:
-    """`network` with every weight, the zero-initialised too, drawn at random, in evaluation mode."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network.eval()
+from tests.support.networks import randomised
 
 
 def small(**changes: object) -> DiT:
@@ -30,7 +22,7 @@ def images(height: int = 8, width: int = 8) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1)), torch.tensor([3.0, 700.0])
 
 
-def test_at_initialisation_blocks_change_nothing_and_the_output_is_zero() -> None:
+def test_at_initialisation_blocks_are_the_identity_and_the_output_is_zero() -> None:
     network, (x, label) = small(), images()
     y = network(x, label)
     assert torch.equal(y, torch.zeros_like(y))
@@ -39,8 +31,8 @@ def test_at_initialisation_blocks_change_nothing_and_the_output_is_zero() -> Non
     assert float(network.time.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
-def test_the_block_is_its_formula() -> None:
-    block = awake(Block(16, 2, 40, 0.0))
+def test_the_block_equals_its_formula() -> None:
+    block = randomised(Block(16, 2, 40, 0.0))
     x, emb = torch.randn(3, 5, 16), torch.randn(3, 16)
     b1, g1, a1, b2, g2, a2 = block.modulation(emb)[:, None].split(16, dim=2)
     h = F.layer_norm(x, (16,), eps=1e-6) * (1 + g1) + b1
@@ -53,7 +45,7 @@ def test_the_block_is_its_formula() -> None:
     torch.testing.assert_close(block(x, emb), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_positions_by_hand() -> None:
+def test_positions_match_a_hand_computed_example() -> None:
     where = positions(2, 3, 8, torch.device("cpu"))
     assert where.shape == (6, 8)
     row, column = 1, 2  # of the last token; frequencies 1 and 1/100
@@ -62,20 +54,20 @@ def test_positions_by_hand() -> None:
     assert torch.pdist(positions(16, 16, 16, torch.device("cpu"))).min() > 0.01
 
 
-def test_patches_of_the_output_are_where_those_of_the_input_were() -> None:
+def test_output_patches_have_the_places_of_the_input_patches() -> None:
     x = torch.randn(2, 3, 4, 6)
     tokens = F.unfold(x, 2, stride=2).unflatten(1, (3, 4)).permute(0, 3, 2, 1).flatten(2)  # pixels, then channels
     assert torch.equal(to_image(tokens, 2, 4, 6), x)
 
 
-def test_a_patch_moved_elsewhere_is_another_token() -> None:
-    network, (x, label) = awake(small()), images()
+def test_the_output_depends_on_the_position_of_a_patch() -> None:
+    network, (x, label) = randomised(small()), images()
     moved = network(x.roll(2, dims=3), label).roll(-2, dims=3)
     assert (moved - network(x, label)).abs().max() > 1e-3
 
 
-def test_every_pixel_sees_every_other() -> None:
-    network, (x, label) = awake(small(depth=1)), images()
+def test_attention_connects_every_pair_of_pixels() -> None:
+    network, (x, label) = randomised(small(depth=1)), images()
     x.requires_grad_()
     network(x, label)[0, :, 0, 0].sum().backward()
     assert (x.grad[0] != 0).all()  # type: ignore[index]
@@ -90,8 +82,10 @@ def test_every_pixel_sees_every_other() -> None:
         (28, 1152, 16, 674.8, 118.64),
     ],
 )
-def test_the_published_sizes(depth: int, width: int, heads: int, millions: float, gflop: float) -> None:
-    """Of DiT-S/2, B/2, L/2 and XL/2 (table 1), which count a multiply-add as one."""
+def test_sizes_and_costs_match_the_published_ones(
+    depth: int, width: int, heads: int, millions: float, gflop: float
+) -> None:
+    """Those of DiT-S/2, B/2, L/2 and XL/2 (table 1), where a multiply-add counts once."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = DiT(4, 8, depth=depth, width=width, heads=heads, classes=1000)
         network(torch.empty(1, 4, 32, 32), torch.empty(1))
@@ -106,7 +100,7 @@ def test_the_published_sizes(depth: int, width: int, heads: int, millions: float
         ({"heads": 3}, "model.width=16: expected a multiple of 12 for model.heads=3, such as model.width=12"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
+def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -1,4 +1,4 @@
-"""Dropout of an example is its own: of the right share, independent of others', the same in any batch."""
+"""Dropout per example: the right share, independent between examples, and the same in any batch."""
 
 import pytest
 import torch
@@ -9,14 +9,14 @@ from diffusion.model.unet import UNet
 
 
 def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50), seed: int = 0) -> Tensor:
-    """Which elements the examples lose."""
+    """The elements that are dropped for each example."""
     torch.manual_seed(seed)
     with examples(index):
         return Dropout(p)(torch.ones(len(index), *shape)) == 0
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
-def test_as_many_are_dropped_and_the_others_make_up_for_it(p):
+def test_the_share_p_is_dropped_and_the_rest_is_rescaled(p):
     torch.manual_seed(0)
     x = torch.ones(50, 4, 40, 50)
     with examples(torch.arange(50)):
@@ -39,12 +39,12 @@ def test_the_elements_of_one_example_are_independent():
         assert float(both) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
 
 
-def test_a_mean_over_the_batch_varies_as_with_masks_independent_altogether():
+def test_the_batch_mean_varies_as_with_fully_independent_masks():
     counts = dropped(torch.arange(32), shape=(100_000,)).sum(dim=0).double()
     assert float(counts.var()) == pytest.approx(32 * 0.2 * 0.8, rel=0.03)
 
 
-def test_it_is_the_same_in_any_batch_and_order():
+def test_the_mask_is_the_same_in_any_batch_and_order():
     index = torch.tensor([5, 900, 3, 8, 70_000, 1])
     whole = dropped(index)
     parts = [dropped(index[:4]), dropped(index[4:])]
@@ -54,7 +54,7 @@ def test_it_is_the_same_in_any_batch_and_order():
     assert not torch.equal(whole, dropped(index, seed=1))
 
 
-def test_alone_and_in_evaluation_it_is_torchs():
+def test_without_examples_and_in_evaluation_it_equals_torch_dropout():
     x, layer = torch.randn(6, 3, 4, 4), Dropout(0.3)
     torch.manual_seed(1)
     mine = layer(x)
@@ -67,7 +67,7 @@ def test_alone_and_in_evaluation_it_is_torchs():
     assert not layer.state_dict()
 
 
-def test_layouts_and_types_keep_theirs():
+def test_memory_format_and_dtype_are_preserved():
     x = torch.randn(3, 8, 4, 4).contiguous(memory_format=torch.channels_last)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         with examples(torch.arange(3)):
@@ -76,7 +76,7 @@ def test_layouts_and_types_keep_theirs():
         assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_compiled_it_goes_through_in_one_graph_for_any_examples():
+def test_it_compiles_to_one_graph_for_any_examples():
     network = UNet(channels=(8,), attention=(False,), groups=4, dropout=0.5).train()
     nn.init.normal_(network.out.weight)
     for block in network.modules():

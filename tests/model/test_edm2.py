@@ -1,4 +1,4 @@
-"""EDM2's network: each operation keeps magnitudes, and so do all blocks, before training and after steps of it."""
+"""EDM2's U-Net: each operation preserves magnitudes, and so do all blocks, before and after training."""
 
 import math
 
@@ -31,7 +31,7 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
 
 
-def test_mp_silu_keeps_the_magnitude_of_normal_numbers() -> None:
+def test_mp_silu_preserves_the_magnitude_of_normal_numbers() -> None:
     x = normal(1_000_000)
     torch.testing.assert_close(mp_silu(x) / F.silu(x), torch.full_like(x, 1 / 0.596))
     assert rms(mp_silu(x)) == pytest.approx(1, abs=0.003)
@@ -39,7 +39,7 @@ def test_mp_silu_keeps_the_magnitude_of_normal_numbers() -> None:
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.5, 1.0])
-def test_mp_sum_is_the_weighted_sum_of_magnitude_one(t: float) -> None:
+def test_mp_sum_is_the_weighted_sum_with_magnitude_one(t: float) -> None:
     a, b = normal(2, 500_000).unbind()
     y = mp_sum(a, b, t)
     torch.testing.assert_close(y, ((1 - t) * a + t * b) / math.sqrt((1 - t) ** 2 + t**2))
@@ -48,7 +48,7 @@ def test_mp_sum_is_the_weighted_sum_of_magnitude_one(t: float) -> None:
 
 @pytest.mark.parametrize("t", [0.3, 0.5])
 @pytest.mark.parametrize(("n_a", "n_b"), [(8, 8), (12, 4)])
-def test_mp_cat_keeps_the_magnitude_and_shares_it_as_t_says(n_a: int, n_b: int, t: float) -> None:
+def test_mp_cat_preserves_the_magnitude_with_the_shares_given_by_t(n_a: int, n_b: int, t: float) -> None:
     x = normal(1000, n_a + n_b, 16)
     y = mp_cat(x[:, :n_a], x[:, n_a:], t)
     assert y.shape == x.shape
@@ -66,7 +66,7 @@ def test_pixel_norm_gives_every_pixel_magnitude_one() -> None:
 
 
 @pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3)])
-def test_a_convolution_keeps_the_magnitude_and_gain_scales_it(kernel: tuple[int, ...]) -> None:
+def test_a_convolution_preserves_the_magnitude_and_gain_scales_it(kernel: tuple[int, ...]) -> None:
     conv = MPConv(64, 128, *kernel).double()
     with torch.no_grad():
         conv.weight.mul_(5)
@@ -80,7 +80,7 @@ def test_a_convolution_keeps_the_magnitude_and_gain_scales_it(kernel: tuple[int,
     torch.testing.assert_close(conv(x), y)
 
 
-def test_fourier_features_have_magnitude_one_at_every_label_and_its_bandwidth() -> None:
+def test_fourier_features_have_magnitude_one_and_the_given_bandwidth() -> None:
     torch.manual_seed(0)
     fourier = MPFourier(200_000, 1.5)
     waves = fourier(torch.tensor([-1.0, 0.0, 0.4, 1.0]))
@@ -92,7 +92,7 @@ def test_fourier_features_have_magnitude_one_at_every_label_and_its_bandwidth() 
     )
 
 
-def test_attention_is_cosine_attention() -> None:
+def test_attention_normalises_queries_keys_and_values() -> None:
     torch.manual_seed(0)
     layer, x = Attention(8, 4), torch.randn(2, 8, 2, 3)
     q, k, v = (part.unflatten(1, (2, 4)) for part in layer.qkv(x).flatten(2).chunk(3, dim=1))  # (B, heads, 4, HW)
@@ -107,7 +107,7 @@ def convolutions(network: EDM2UNet) -> dict[str, MPConv]:
 
 
 def magnitudes(network: EDM2UNet, x: Tensor, label: Tensor) -> dict[str, float]:
-    """Of the output of the stem and of each block."""
+    """The magnitudes of the outputs of the stem and of each block."""
     found: dict[str, float] = {}
     hooks = [
         module.register_forward_hook(lambda m, inputs, y, name=name: found.update({name: rms(y)}))
@@ -122,7 +122,7 @@ def magnitudes(network: EDM2UNet, x: Tensor, label: Tensor) -> dict[str, float]:
 
 
 def train(network: EDM2UNet, steps: int, rate: float) -> None:
-    """Steps of Adam towards a target that depends on all of the input."""
+    """Train with Adam towards a target that depends on the whole input."""
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
     network.train()
     for i in range(steps):
@@ -134,7 +134,7 @@ def train(network: EDM2UNet, steps: int, rate: float) -> None:
     network.eval()
 
 
-def test_every_block_keeps_the_magnitude_at_initialisation_and_after_training() -> None:
+def test_every_block_preserves_the_magnitude_at_initialisation_and_after_training() -> None:
     network = small()
     before = magnitudes(network, *images())
     assert len(before) == 16
@@ -144,10 +144,10 @@ def test_every_block_keeps_the_magnitude_at_initialisation_and_after_training() 
     after = magnitudes(network, *images())
     assert all(0.5 < size < 2 for size in after.values()), after
     moved = [rms(conv.weight - weights[name]) for name, conv in convolutions(network).items()]
-    assert min(moved) > 0.05  # of a magnitude of 1: it has been trained
+    assert min(moved) > 0.05  # where weights have magnitude 1: training has changed them
 
 
-def test_weights_keep_magnitude_one_in_training_and_are_left_alone_in_evaluation() -> None:
+def test_weights_keep_magnitude_one_in_training_and_do_not_change_in_evaluation() -> None:
     network, (x, label) = small(), images()
     convs = list(convolutions(network).values())
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_weights_keep_magnitude_one_in_training_and_are_left_alone_in_evaluation
         )
 
 
-def test_normalising_twice_is_normalising_once_bit_for_bit() -> None:
+def test_normalising_again_changes_no_bit() -> None:
     conv = MPConv(48, 64, 3, 3)
     conv.force()
     once = conv.weight.detach().clone()
@@ -176,7 +176,7 @@ def test_normalising_twice_is_normalising_once_bit_for_bit() -> None:
     assert torch.equal(conv.weight[1:], once[1:])
 
 
-def test_two_forward_passes_before_a_backward_pass_give_both_gradients() -> None:
+def test_two_forward_passes_before_the_backward_pass_give_the_sum_of_the_gradients() -> None:
     def gradients(joint: bool) -> list[Tensor]:
         network, (x, label) = small().train(), images()
         nn.init.ones_(network.gain)
@@ -200,7 +200,7 @@ def test_the_output_is_zero_at_initialisation_and_its_gain_learns() -> None:
     assert network.gain.grad.abs() > 0
 
 
-def test_the_published_sizes() -> None:
+def test_sizes_match_the_published_ones() -> None:
     """124.7 and 280.2 million parameters of EDM2-XS and EDM2-S, for latents of four channels and 1000 classes."""
     for width, expected in ((128, 124.7), (192, 280.2)):
         with torch.device("meta"):
@@ -215,10 +215,10 @@ def test_the_published_sizes() -> None:
     [
         ({"channels": (), "attention": ()}, "model.channels is empty"),
         ({"attention": (True,)}, "model.attention has 1 entries and model.channels 3"),
-        ({"head_dim": 48}, "model.channels has 64, with attention, not a multiple of model.head_dim=48"),
+        ({"head_dim": 48}, "model.channels has 64 for a level with attention, not a multiple of model.head_dim=48"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
+def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -1,24 +1,16 @@
-"""JiT by itself: its rotary embedding, its block against the formula, its bottleneck, what it is at initialisation."""
+"""JiT: its output at initialisation, its rotary embedding, its block compared with the formula, its bottleneck."""
 
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.model import JiT
 from diffusion.model.jit import Block, rotate, rotations
-
-
-def awake(network: nn.Module) -> nn.Module:
-    """`network` with every weight, the zero-initialised too, drawn at random, in evaluation mode."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network.eval()
+from tests.support.networks import randomised
 
 
 def small(**changes: object) -> JiT:
@@ -30,7 +22,7 @@ def images(height: int = 8, width: int = 8) -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1)), torch.tensor([3.0, 700.0])
 
 
-def test_at_initialisation_blocks_change_nothing_and_the_output_is_zero() -> None:
+def test_at_initialisation_blocks_are_the_identity_and_the_output_is_zero() -> None:
     network, (x, label) = small(), images()
     y = network(x, label)
     assert torch.equal(y, torch.zeros_like(y))
@@ -39,7 +31,7 @@ def test_at_initialisation_blocks_change_nothing_and_the_output_is_zero() -> Non
     assert all((p == 1).all() for name, p in network.named_parameters() if "norm" in name)
 
 
-def test_rotations_by_hand() -> None:
+def test_rotations_match_a_hand_computed_example() -> None:
     cos, sin = rotations(2, 3, 8, torch.device("cpu"))
     row, column = 1, 2  # of the last token; frequencies 1 and 1/100
     angles = [row, row / 100, column, column / 100]
@@ -47,7 +39,7 @@ def test_rotations_by_hand() -> None:
     torch.testing.assert_close(sin[5], torch.tensor([math.sin(a) for a in angles]))
 
 
-def test_products_of_rotated_vectors_depend_on_the_offset_alone() -> None:
+def test_products_of_rotated_vectors_depend_only_on_the_offset() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 16, dtype=torch.float64)
     turns = [part.double() for part in rotations(6, 5, 16, torch.device("cpu"))]
@@ -63,8 +55,8 @@ def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight
 
 
-def test_the_block_is_its_formula() -> None:
-    block = awake(Block(16, 2, 10, 0.0))
+def test_the_block_equals_its_formula() -> None:
+    block = randomised(Block(16, 2, 10, 0.0))
     x, emb, turns = torch.randn(3, 6, 16), torch.randn(3, 16), rotations(2, 3, 8, torch.device("cpu"))
     b1, g1, a1, b2, g2, a2 = block.modulation(emb)[:, None].split(16, dim=2)
     q, k, v = block.qkv(rms_norm(x, block.norm1.weight) * (1 + g1) + b1).chunk(3, dim=2)
@@ -79,21 +71,23 @@ def test_the_block_is_its_formula() -> None:
 
 
 def test_patches_pass_through_the_bottleneck() -> None:
-    network, (x, label) = awake(small(bottleneck=1)), images()
+    network, (x, label) = randomised(small(bottleneck=1)), images()
     with torch.no_grad():
         weight = network.reduce.weight[0]
         across = torch.randn_like(weight)
-        across -= weight * (across * weight).sum() / weight.square().sum()  # what the one number does not see
+        across -= (
+            weight * (across * weight).sum() / weight.square().sum()
+        )  # orthogonal to the only direction that passes
         changed = x + across.repeat(1, 4, 4)
         torch.testing.assert_close(network(changed, label), network(x, label), rtol=1e-3, atol=1e-4)
         assert (network(x + weight.repeat(1, 4, 4), label) - network(x, label)).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("without", ["positions", "rotations"])
-def test_both_embeddings_of_the_position_act(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_position_embeddings_affect_the_output(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import diffusion.model.jit as module
 
-    network, (x, label) = awake(small()), images()
+    network, (x, label) = randomised(small()), images()
     expected, own = network(x, label), getattr(module, without)
     blank = {
         "positions": lambda *a: torch.zeros_like(own(*a)),
@@ -103,7 +97,7 @@ def test_both_embeddings_of_the_position_act(without: str, monkeypatch: pytest.M
     assert (network(x, label) - expected).abs().max() > 1e-3
 
 
-def test_the_published_sizes() -> None:
+def test_sizes_match_the_published_ones() -> None:
     """131 and 459 million parameters of JiT-B/16 and JiT-L/16, with 1000 classes."""
     for settings, millions in (({}, 131), ({"width": 1024, "depth": 24, "heads": 16}, 459)):
         with torch.device("meta"):
@@ -118,7 +112,7 @@ def test_the_published_sizes() -> None:
         ({"heads": 3}, "model.width=16: expected a multiple of 12 for model.heads=3, such as model.width=12"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
+def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

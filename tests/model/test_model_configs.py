@@ -1,4 +1,4 @@
-"""Each shipped network: it instantiates from its yaml, at the size that the yaml's comment states."""
+"""Each shipped network can be built from its yaml and has the size and cost that the yaml's comment states."""
 
 import re
 from pathlib import Path
@@ -44,7 +44,7 @@ def build(name: str, **changes: object) -> nn.Module:
     return instantiate(OmegaConf.merge(OmegaConf.load(yaml(name)), changes))
 
 
-def test_the_table_is_complete() -> None:
+def test_every_network_is_listed() -> None:
     assert {path.stem for path in yaml("x").parent.glob("*.yaml")} == set(SHIPPED)
 
 
@@ -61,20 +61,20 @@ def test_size_and_cost(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_comment_states_them(name: str) -> None:
+def test_the_comment_states_size_and_cost(name: str) -> None:
     parameters, side, _, gflop = SHIPPED[name]
     text = yaml(name).read_text().replace("\n# ", " ")
-    said = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
-    assert said, f"{yaml(name)} states no size"
-    assert float(said[1]) == round(parameters / 1e6, 2)
-    assert float(said[2]) == round(gflop, 1)
-    assert int(said[3]) == side
+    stated = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
+    assert stated, f"{yaml(name)} states no size"
+    assert float(stated[1]) == round(parameters / 1e6, 2)
+    assert float(stated[2]) == round(gflop, 1)
+    assert int(stated[3]) == side
 
 
 @pytest.mark.parametrize(
     "name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny", "jit_tiny"]
 )
-def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> None:
+def test_a_state_dict_restores_the_network_also_at_half_the_image_size(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_state_dict_restores_the_network_at_half_the_size_too(name: str) -> No
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_output_s_channels_are_an_override(name: str) -> None:
+def test_the_channels_can_be_overridden(name: str) -> None:
     with torch.device("meta"):
         network = build(name, in_channels=1, out_channels=2)
         assert network(torch.empty(1, 1, 32, 32), torch.empty(1)).shape == (1, 2, 32, 32)

@@ -1,4 +1,4 @@
-"""The DDPM U-Net by itself: what it is at initialisation, what reaches what, and its 2x upsampling."""
+"""The DDPM U-Net: its output at initialisation, its connections, and its 2× upsampling."""
 
 import hashlib
 import math
@@ -12,15 +12,7 @@ from diffusion.errors import UserError
 from diffusion.model import UNet
 from diffusion.model.embedding import sinusoidal
 from diffusion.model.unet import Upsample
-
-
-def awake(network: nn.Module, seed: int = 0) -> nn.Module:
-    """`network` with every weight, the zero-initialised too, drawn at random, in evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return network.eval()
+from tests.support.networks import randomised
 
 
 def small(**changes: object) -> UNet:
@@ -42,8 +34,8 @@ def test_the_output_is_exactly_zero_at_initialisation(out_channels: int, height:
     assert torch.equal(y, torch.zeros_like(y))
 
 
-def test_seeds_give_the_weights_that_they_gave_before_there_were_classes_and_patches() -> None:
-    """The digest is of the network as it was without these arguments."""
+def test_a_seed_gives_the_same_weights_as_before_there_were_classes_and_patches() -> None:
+    """The digest is that of the network without these arguments."""
     torch.manual_seed(0)
     weights = small().state_dict()
     digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest()
@@ -54,8 +46,8 @@ def test_seeds_give_the_weights_that_they_gave_before_there_were_classes_and_pat
     assert all(torch.equal(explicit[name], weights[name]) for name in weights)
 
 
-def test_a_class_whose_vector_is_zero_changes_nothing_bit_for_bit() -> None:
-    plain, (x, label) = awake(small()), images()
+def test_a_class_whose_vector_is_zero_changes_no_bit_of_the_output() -> None:
+    plain, (x, label) = randomised(small()), images()
     conditional = small(classes=3).eval()
     missing, unexpected = conditional.load_state_dict(plain.state_dict(), strict=False)
     assert (missing, unexpected) == (["time.classes.weight"], [])
@@ -65,9 +57,9 @@ def test_a_class_whose_vector_is_zero_changes_nothing_bit_for_bit() -> None:
     assert torch.equal(conditional(x, label), plain(x, label))
 
 
-def test_a_patch_is_the_network_of_unshuffled_pixels() -> None:
+def test_a_patch_equals_the_network_on_unshuffled_pixels() -> None:
     settings = {"in_channels": 2, "out_channels": 4}
-    network = awake(small(**settings, patch=2))
+    network = randomised(small(**settings, patch=2))
     inner = small(in_channels=8, out_channels=16).eval()
     inner.load_state_dict(network.state_dict())
     x, label = torch.randn(2, 2, 8, 12), torch.tensor([3.0, 700.0])
@@ -77,44 +69,32 @@ def test_a_patch_is_the_network_of_unshuffled_pixels() -> None:
     assert torch.equal(network(x, label), expected)
 
 
-def test_each_residual_block_is_its_shortcut_at_initialisation() -> None:
+def test_each_residual_block_equals_its_shortcut_at_initialisation() -> None:
     network = small()
     block = network.encoder["stage1_block0"]
     x, emb = torch.randn(2, 16, 4, 4), network.time(torch.tensor([3.0, 7.0]))
     torch.testing.assert_close(block(x, emb), block.shortcut(x), rtol=0, atol=0)
 
 
-def test_examples_do_not_see_each_other() -> None:
-    network, (x, label) = awake(small()), images()
-    torch.testing.assert_close(network(x, label)[1:], network(x[1:], label[1:]))
-
-
 def test_the_label_changes_the_output_and_may_be_fractional() -> None:
-    network, (x, _) = awake(small()), images(1)
+    network, (x, _) = randomised(small()), images(1)
     at = [network(x, torch.tensor([label])) for label in (10.0, 10.5, 11.0)]
     assert (at[0] - at[1]).abs().max() > 1e-4
     assert (at[1] - at[2]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("block", ["encoder.stage0_block0", "middle.0", "decoder.stage1_block1"])
-def test_the_time_enters_each_block(block: str) -> None:
-    network, (x, label) = awake(small()), images()
+def test_the_time_affects_each_block(block: str) -> None:
+    network, (x, label) = randomised(small()), images()
     before = network(x, label)
     nn.init.zeros_(network.get_submodule(block).time.weight)
     assert (network(x, label) - before).abs().max() > 1e-4
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    network, (x, label) = awake(small()), images()
-    network.train()(x, label).square().sum().backward()
-    unreached = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert unreached == []
-
-
 def test_every_skip_connection_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, (x, label) = awake(small()), images()
+    network, (x, label) = randomised(small()), images()
     whole, cat = network(x, label), torch.cat
-    skips = 2 * 2  # (one block, and the stem or the down-sampling before it) on two levels
+    skips = 2 * 2  # on two levels: one block, and the stem or the downsampling before it
 
     def ablating(which: int) -> Tensor:
         seen = -1
@@ -134,55 +114,49 @@ def test_every_skip_connection_matters(monkeypatch: pytest.MonkeyPatch) -> None:
         return y
 
     for which in range(skips):
-        assert (ablating(which) - whole).abs().max() > 1e-4, f"skip {which} is without effect"
+        assert (ablating(which) - whole).abs().max() > 1e-4, f"skip {which} has no effect"
 
 
-def test_attention_makes_every_pixel_see_every_other() -> None:
-    network = awake(small(channels=(16,), attention=(False,)))
+def test_attention_connects_every_pair_of_pixels() -> None:
+    network = randomised(small(channels=(16,), attention=(False,)))
     x = torch.zeros(1, 3, 32, 32, requires_grad=True)
     network(x, torch.tensor([5.0]))[0, :, 0, 0].sum().backward()
-    assert (x.grad != 0).all()  # the middle's attention; a convolutional path of six layers ends far before
+    assert (x.grad != 0).all()  # by the middle attention: six convolutional layers do not reach this far
 
 
-def test_upsampling_is_repeat_then_convolve() -> None:
-    layer, x = awake(Upsample(8)), torch.randn(2, 8, 5, 3)
+def test_upsampling_equals_repeat_and_convolve() -> None:
+    layer, x = randomised(Upsample(8)), torch.randn(2, 8, 5, 3)
     expected = F.conv2d(
         x.repeat_interleave(2, 2).repeat_interleave(2, 3), layer.conv.weight, layer.conv.bias, padding=1
     )
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_acts_in_training_only() -> None:
-    network, (x, label) = awake(small(dropout=0.5)), images()
+def test_dropout_is_active_only_in_training() -> None:
+    network, (x, label) = randomised(small(dropout=0.5)), images()
     assert torch.equal(network(x, label), network(x, label))
     network.train()
     assert not torch.equal(network(x, label), network(x, label))
 
 
-def test_channels_last_gives_the_same_numbers() -> None:
-    network, (x, label) = awake(small()), images()
-    expected = network(x, label)
-    torch.testing.assert_close(network.to(memory_format=torch.channels_last)(x, label), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_bfloat16_tells_neighbouring_labels_apart() -> None:
+def test_bfloat16_distinguishes_neighbouring_labels() -> None:
     label = torch.tensor([997.0, 998.0, 999.0])
     waves = sinusoidal(label, 32)
     assert torch.pdist(waves).min() > 0.1
-    network, (x, _) = awake(small()).to(torch.bfloat16), images(3)
+    network, (x, _) = randomised(small()).to(torch.bfloat16), images(3)
     emb = network.time(label)
     assert emb.dtype == torch.bfloat16
     assert torch.pdist(emb.float()).min() > 1e-3
     assert network(x.to(torch.bfloat16), label).dtype == torch.bfloat16
 
 
-def test_sinusoids_by_hand() -> None:
+def test_sinusoids_match_a_hand_computed_example() -> None:
     waves = sinusoidal(torch.tensor([2.0]), 4)  # frequencies 1 and 1/10000
     expected = [[math.sin(2), math.sin(2e-4), math.cos(2), math.cos(2e-4)]]
     torch.testing.assert_close(waves, torch.tensor(expected))
 
 
-def test_downsampling_is_the_divisor() -> None:
+def test_image_sizes_must_be_multiples_of_downsampling() -> None:
     network = small(channels=(16, 16, 16), attention=(False,) * 3)
     assert network.downsampling == 4
     y = network(*images(height=4, width=8))
@@ -197,10 +171,10 @@ def test_downsampling_is_the_divisor() -> None:
         ({"channels": (), "attention": ()}, "model.channels is empty"),
         ({"attention": (True,)}, "model.attention has 1 entries and model.channels 2"),
         ({"channels": (16, 20)}, "model.channels has 20, not a multiple of model.groups=8"),
-        ({"head_dim": 12}, "model.channels has 32, with attention, not a multiple of model.head_dim=12"),
+        ({"head_dim": 12}, "model.channels has 32 for a level with attention, not a multiple of model.head_dim=12"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(changes: dict[str, object], found: str) -> None:
+def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -20,17 +20,17 @@ def test_shapes(height: int, width: int) -> None:
     assert network(torch.randn(2, 3, height, width), torch.tensor([0.0, 999.0])).shape == (2, 3, height, width)
 
 
-def test_its_parts_are_those_of_the_memoir() -> None:
+def test_the_layers_are_those_of_the_memoir() -> None:
     network = tiny()
     kinds = {type(module).__name__ for module in network.modules()} - {"MemoirUNet", "ModuleList", "Stage"}
     assert kinds == {"Conv2d", "ConvTranspose2d", "Linear", "TimeEmbedding"}
     sizes = []
     network.bottleneck.register_forward_hook(lambda module, x, y: sizes.append((x[0].shape[2:], y.shape[2:])))
     network(torch.randn(1, 3, 16, 8), torch.zeros(1))
-    assert sizes == [((4, 2), (4, 2))]  # pooled twice before it, never in it
+    assert sizes == [((4, 2), (4, 2))]  # two poolings before the bottleneck, none in it
 
 
-def test_between_stages_the_largest_of_each_2x2_window_remains() -> None:
+def test_max_pooling_lies_between_the_stages() -> None:
     network, (above, below) = tiny(), ([], [])
     network.encoder[0].register_forward_hook(lambda module, x, y: above.append(y))
     network.encoder[1].register_forward_hook(lambda module, x, y: below.append(x[0]))
@@ -38,21 +38,15 @@ def test_between_stages_the_largest_of_each_2x2_window_remains() -> None:
     assert torch.equal(below[0], above[0].unflatten(3, (4, 2)).unflatten(2, (4, 2)).amax(dim=(3, 5)))
 
 
-def test_the_gradient_reaches_every_parameter() -> None:
-    network = tiny()
-    network(torch.randn(4, 3, 16, 16), torch.linspace(0, 999, 4)).square().sum().backward()
-    assert [name for name, p in network.named_parameters() if not p.grad.abs().sum() > 0] == []
-
-
 @pytest.mark.parametrize("stage", ["encoder.0", "encoder.1", "bottleneck", "decoder.0", "decoder.1"])
-def test_the_time_enters_each_stage(stage: str) -> None:
+def test_the_time_affects_each_stage(stage: str) -> None:
     network, x, label = tiny(), torch.randn(2, 3, 8, 8), torch.tensor([1.0, 500.0])
     before = network(x, label)
     nn.init.zeros_(network.get_submodule(stage).time.weight)
     assert (network(x, label) - before).abs().max() > 1e-4
 
 
-def test_each_skip_carries_the_encoder_s_features() -> None:
+def test_each_skip_connection_matters() -> None:
     network, x, label = tiny(), torch.randn(2, 3, 8, 8), torch.tensor([1.0, 500.0])
     before = network(x, label)
     for stage in network.decoder:
@@ -70,6 +64,6 @@ def test_signals_keep_their_scale_at_initialisation() -> None:
     assert 0.1 < network(torch.randn(4, 3, 16, 16), torch.linspace(0, 999, 4)).std() < 10
 
 
-def test_no_channels_is_named() -> None:
+def test_empty_channels_are_rejected() -> None:
     with pytest.raises(UserError, match=r"model\.channels is empty"):
         MemoirUNet(channels=())

@@ -1,7 +1,7 @@
-"""One step of torch's AdamW against the algorithm (Loshchilov & Hutter, Algorithm 2; the memoir, section 11).
+"""Steps of torch's AdamW against the algorithm (Loshchilov & Hutter, Algorithm 2; the memoir, section 11).
 
 g ← ∇f(θ);  θ ← θ − γλθ;  m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²
-m̂ = m/(1−β₁ᵏ);  v̂ = v/(1−β₂ᵏ), with amsgrad its largest value so far (of v, before the correction)
+m̂ = m/(1−β₁ᵏ);  v̂ = v/(1−β₂ᵏ). With amsgrad, v is replaced by its largest value so far, before the correction.
 θ ← θ − γ m̂/(√v̂ + ϵ)
 """
 
@@ -10,14 +10,14 @@ import torch
 
 
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_adamw_is_the_memoirs_pseudo_code(amsgrad: bool) -> None:
+def test_adamw_matches_the_memoirs_pseudocode(amsgrad: bool) -> None:
     lr, (beta1, beta2), decay, tiny = 3e-4, (0.9, 0.999), 1e-2, 1e-8
     generator = torch.Generator().manual_seed(0)
     theta = torch.nn.Parameter(torch.randn(5, dtype=torch.float64, generator=generator))
     expected = theta.detach().clone()
     m, v, largest = torch.zeros(3, 5, dtype=torch.float64)
     optimizer = torch.optim.AdamW([theta], lr=lr, betas=(beta1, beta2), weight_decay=decay, eps=tiny, amsgrad=amsgrad)
-    for k, scale in enumerate([3.0, 0.1, 1.0], start=1):  # a falling gradient, so that amsgrad's maximum matters
+    for k, scale in enumerate([3.0, 0.1, 1.0], start=1):  # a decreasing gradient, so that amsgrad's maximum matters
         g = scale * torch.randn(5, dtype=torch.float64, generator=generator)
         theta.grad = g.clone()
         optimizer.step()
@@ -31,7 +31,7 @@ def test_adamw_is_the_memoirs_pseudo_code(amsgrad: bool) -> None:
         torch.testing.assert_close(theta.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_amsgrad_differs_once_the_gradient_falls() -> None:
+def test_amsgrad_differs_after_the_gradient_falls() -> None:
     ends = []
     for amsgrad in (False, True):
         theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))

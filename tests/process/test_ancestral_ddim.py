@@ -1,10 +1,10 @@
-"""Ancestral sampling and DDIM: another library's numbers, a Gaussian's exact law, grids, seeds."""
+"""Ancestral sampling and DDIM: parity with diffusers, the exact moments of a Gaussian, grids, seeds."""
 
 import diffusers
 import pytest
 import torch
 from sampler_cases import COVARIANCE, MEAN
-from stand_ins import Bulk, Pseudo, Replay
+from stand_ins import FixedNetwork, ReplayStreams, SharedStream
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -24,11 +24,11 @@ def draw(*key: int) -> Tensor:
 
 
 def denoiser(T: int = 1000) -> Denoiser:
-    return Denoiser(Pseudo(), schedule.linear(T), Eps())
+    return Denoiser(FixedNetwork(), schedule.linear(T), Eps())
 
 
 def reference(kind: type, **options: object) -> object:
-    """A scheduler of diffusers on the linear table, its ᾱ recomputed in float64: its own 1 − ᾱ has lost digits."""
+    """A scheduler of diffusers on the linear table, with ᾱ recomputed in float64: its own 1 − ᾱ is imprecise."""
     scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=False, **options)
     scheduler.alphas_cumprod = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     return scheduler
@@ -40,7 +40,7 @@ def pair(t: int, s: int) -> object:
 
 @pytest.fixture
 def ddpm_noise(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """A queue from which diffusers' DDPM takes its noise."""
+    """A queue of noise for diffusers' DDPM."""
     queue: list[Tensor] = []
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *a, **k: queue.pop(0))
     return queue
@@ -50,53 +50,55 @@ def ddpm_noise(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("choice", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
 )
-def test_one_ancestral_step_is_diffusers(row: int, choice: object, name: str, ddpm_noise: list[Tensor]) -> None:
+def test_one_ancestral_step_matches_diffusers(row: int, choice: object, name: str, ddpm_noise: list[Tensor]) -> None:
     x, z = draw(0), draw(1)
     ddpm_noise.append(z)
-    out = Pseudo()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
+    out = FixedNetwork()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
     theirs = reference(diffusers.DDPMScheduler, variance_type=name).step(out, row - 1, x).prev_sample
-    ours = Ancestral(1, grid=pair(row, row - 1), variance=choice)(denoiser(), x, Replay(z))
+    ours = Ancestral(1, grid=pair(row, row - 1), variance=choice)(denoiser(), x, ReplayStreams(z))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("row", [20, 500, 1000])
-def test_one_ddim_step_is_diffusers(row: int, eta: float) -> None:
+def test_one_ddim_step_matches_diffusers(row: int, eta: float) -> None:
     x, z = draw(0), draw(1)
     scheduler = reference(diffusers.DDIMScheduler)
     scheduler.set_timesteps(50)
-    out = Pseudo()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
+    out = FixedNetwork()(x, torch.full((2,), row - 1.0, dtype=x.dtype))
     theirs = scheduler.step(out, row - 1, x, eta=eta, variance_noise=z).prev_sample
-    ours = DDIM(1, grid=pair(row, row - 20), eta=eta)(denoiser(), x, Replay(z))
+    ours = DDIM(1, grid=pair(row, row - 20), eta=eta)(denoiser(), x, ReplayStreams(z))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_untouched_diffusers_agrees_to_float32() -> None:
-    """Their ᾱ is float32, so 1 − ᾱ at the first row is off by 1e-4 relative; elsewhere the outputs agree to 1e-5."""
+def test_unmodified_diffusers_agrees_to_float32() -> None:
+    """diffusers' ᾱ is float32: 1 − ᾱ of the first row has a relative error of 1e-4. Other rows agree to 1e-5."""
     x = draw(0).float()
     scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)
     scheduler.set_timesteps(50)
-    out = Pseudo()(x, torch.full((2,), 499.0))
+    out = FixedNetwork()(x, torch.full((2,), 499.0))
     theirs = scheduler.step(out, 499, x).prev_sample
-    torch.testing.assert_close(DDIM(1, grid=pair(500, 480))(denoiser(), x, Replay()), theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        DDIM(1, grid=pair(500, 480))(denoiser(), x, ReplayStreams()), theirs, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("spacing", "choice"), [("leading", grid.leading), ("trailing", grid.uniform)])
 @pytest.mark.parametrize("eta", [0.0, 0.5])
 @pytest.mark.parametrize("clipped", [False, True])
-def test_ddim_trajectory_is_diffusers(spacing: str, choice: object, eta: float, clipped: bool) -> None:
-    """Clipped: they keep the network's eps beside a clipped x0 unless told otherwise; here eps always follows x0."""
+def test_ddim_trajectory_matches_diffusers(spacing: str, choice: object, eta: float, clipped: bool) -> None:
+    """With clipping, diffusers keeps the network's eps by default. Here eps is recomputed from the clipped x0."""
     noise = [draw(k) for k in range(11)]
     scheduler = reference(diffusers.DDIMScheduler, timestep_spacing=spacing)
     scheduler.register_to_config(clip_sample=clipped)
     scheduler.set_timesteps(10)
     theirs, ours, x = [], [], noise[0]
     for t, z in zip(scheduler.timesteps, noise[1:], strict=True):
-        out = Pseudo()(x, t.double().expand(2))
+        out = FixedNetwork()(x, t.double().expand(2))
         x = scheduler.step(out, t, x, eta=eta, variance_noise=z, use_clipped_model_output=clipped).prev_sample
         theirs.append(x)
     sampler = DDIM(10, grid=choice, eta=eta, threshold=clip if clipped else None)
-    sampler(denoiser(), noise[0], Replay(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
+    sampler(denoiser(), noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
     torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-8, atol=1e-8)
 
 
@@ -104,22 +106,22 @@ def test_ddim_trajectory_is_diffusers(spacing: str, choice: object, eta: float, 
 @pytest.mark.parametrize(
     ("kind", "name"), [(variance.fixed_small, "fixed_small"), (variance.fixed_large, "fixed_large")]
 )
-def test_ancestral_trajectory_is_diffusers(
+def test_ancestral_trajectory_matches_diffusers(
     spacing: str, choice: object, kind: object, name: str, ddpm_noise: list[Tensor]
 ) -> None:
-    """Their last step adds noise wherever its timestep isn't 0, as with trailing spacing; the paper's never does."""
+    """diffusers' last step adds noise if its timestep is not 0, as with trailing spacing. The paper's never does."""
     noise = [draw(k) for k in range(11)]
     ddpm_noise.extend(noise[1:])
     scheduler = reference(diffusers.DDPMScheduler, timestep_spacing=spacing, variance_type=name)
     scheduler.set_timesteps(10)
     theirs, ours, x = [], [], noise[0]
     for t in scheduler.timesteps:
-        out = Pseudo()(x, t.double().expand(2))
+        out = FixedNetwork()(x, t.double().expand(2))
         step = scheduler.step(out, t, x)
         x = step.prev_sample
         theirs.append(x)
     sampler = Ancestral(10, grid=choice, variance=kind)
-    sampler(denoiser(), noise[0], Replay(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
+    sampler(denoiser(), noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: ours.append(x))
     torch.testing.assert_close(torch.stack(ours[:-1]), torch.stack(theirs[:-1]), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(ours[-1], step.pred_original_sample, rtol=1e-8, atol=1e-8)
 
@@ -129,12 +131,12 @@ def test_ancestral_trajectory_is_diffusers(
     [Ancestral(1000), Ancestral(1000, variance=variance.fixed_large), DDIM(100, eta=1.0), DDIM(100, eta=0.5)],
     ids=["small", "large", "eta=1", "eta=0.5"],
 )
-def test_stochastic_samplers_reach_a_gaussian(sampler: object) -> None:
-    """Mean and covariance of n samples within 4.5 standard errors, plus 4% of discretisation for 100 steps.
+def test_stochastic_samplers_sample_a_gaussian(sampler: object) -> None:
+    """Mean and covariance of n samples agree within 4.5 standard errors plus 4% of discretisation error.
 
-    The variance of a sample mean is Σ_ii/n, of a sample covariance (Σ_ii Σ_jj + Σ_ij²)/n.
+    The variance of a sample mean is Σ_ii/n, that of a sample covariance is (Σ_ii Σ_jj + Σ_ij²)/n.
     """
-    n, streams = 4000, Bulk(0)
+    n, streams = 4000, SharedStream(0)
     noise = streams.normal_like(torch.empty(n, 3, 1, 1))
     x = sampler(GaussianOracle(schedule.linear(1000), MEAN, COVARIANCE), noise, streams).flatten(1).double()
     variances = COVARIANCE.diagonal()
@@ -144,8 +146,8 @@ def test_stochastic_samplers_reach_a_gaussian(sampler: object) -> None:
     assert ((x.T.cov() - COVARIANCE).abs() < 4.5 * covariance_error + 0.04 * variances.max()).all()
 
 
-def test_ddim_pushes_a_gaussian_by_the_exact_linear_map() -> None:
-    """x_0 = A z + b: along an axis of variance v the flow from N(0, 1) multiplies by √(v/(α_T² v + σ_T²))."""
+def test_ddim_maps_a_gaussian_by_the_exact_linear_map() -> None:
+    """x_0 = A z + b. Along an axis of variance v, the flow from N(0, 1) multiplies by √(v/(α_T² v + σ_T²))."""
     table = schedule.linear(1000)
     oracle = GaussianOracle(table, MEAN, COVARIANCE)
     basis = torch.cat([torch.zeros(1, 3), torch.eye(3)]).double().reshape(4, 3, 1, 1)
@@ -161,7 +163,7 @@ def test_ddim_pushes_a_gaussian_by_the_exact_linear_map() -> None:
 @pytest.mark.parametrize("choice", [grid.uniform, grid.leading])
 @pytest.mark.parametrize("T", [10, 1000])
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_grids_fall_from_the_start_to_zero_on_rows(choice: object, T: int, steps: int) -> None:
+def test_grids_decrease_to_zero_on_rows(choice: object, T: int, steps: int) -> None:
     times = choice(schedule.linear(T), steps)
     assert len(times) == steps + 1
     assert (times.diff() < 0).all()
@@ -172,7 +174,7 @@ def test_grids_fall_from_the_start_to_zero_on_rows(choice: object, T: int, steps
 
 
 @pytest.mark.parametrize("choice", [grid.uniform, grid.leading])
-def test_more_steps_than_rows_are_refused(choice: object) -> None:
+def test_more_steps_than_rows_are_rejected(choice: object) -> None:
     with pytest.raises(UserError, match=r"steps = 11.*T = 10.*at most 10"):
         DDIM(11, grid=choice)(denoiser(10), draw(0), Streams([0, 1]))
     with pytest.raises(UserError, match="at least one"):
@@ -180,7 +182,7 @@ def test_more_steps_than_rows_are_refused(choice: object) -> None:
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(20), DDIM(20, eta=0.7)], ids=["ancestral", "ddim"])
-def test_an_image_depends_on_its_own_seed_alone(sampler: object) -> None:
+def test_an_image_depends_only_on_its_seed(sampler: object) -> None:
     def images(*seeds: int) -> Tensor:
         streams = Streams(seeds)
         return sampler(denoiser(), streams.normal(3, 4, 4), streams)
@@ -191,8 +193,8 @@ def test_an_image_depends_on_its_own_seed_alone(sampler: object) -> None:
     assert (images(5)[0] - together[1]).abs().max() > 0.1
 
 
-def test_watch_sees_every_step() -> None:
+def test_watch_is_called_after_every_step() -> None:
     seen = []
-    out = DDIM(7)(denoiser(), draw(0), Replay(), watch=lambda k, x, estimate: seen.append((k, x)))
+    out = DDIM(7)(denoiser(), draw(0), ReplayStreams(), watch=lambda k, x, estimate: seen.append((k, x)))
     assert [k for k, _ in seen] == [1, 2, 3, 4, 5, 6, 7]
     assert seen[-1][1] is out

@@ -1,4 +1,4 @@
-"""Grids of sampling times: their ends, their spacing, diffusers' own, refusals."""
+"""Grids of sampling times: ends, spacing, parity with diffusers, rejected arguments."""
 
 from functools import partial
 
@@ -19,10 +19,10 @@ ON_TABLES = [grid.leading, grid.linspace]
 @pytest.mark.parametrize("choice", [*EVERYWHERE, *ON_TABLES])
 @pytest.mark.parametrize("on", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 20])
-def test_times_fall_to_zero(choice: object, on: str, steps: int) -> None:
+def test_times_decrease_to_zero(choice: object, on: str, steps: int) -> None:
     table = getattr(SCHEDULES[on], "steps", None)
     if choice in ON_TABLES and table is None:
-        with pytest.raises(UserError, match="needs a table schedule"):
+        with pytest.raises(UserError, match="needs a discrete schedule"):
             choice(SCHEDULES[on], steps)
         return
     times = choice(SCHEDULES[on], steps)
@@ -38,13 +38,13 @@ def test_times_fall_to_zero(choice: object, on: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("choice", [grid.uniform, *ON_TABLES])
-def test_more_steps_than_rows_are_refused(choice: object) -> None:
+def test_more_steps_than_rows_are_rejected(choice: object) -> None:
     with pytest.raises(UserError, match=r"steps = 21.*T = 20.*at most 20"):
         choice(SCHEDULES["short"], 21)
 
 
 @pytest.mark.parametrize("choice", [*EVERYWHERE, *ON_TABLES])
-def test_no_steps_are_refused(choice: object) -> None:
+def test_zero_steps_are_rejected(choice: object) -> None:
     with pytest.raises(UserError, match="at least one"):
         choice(SCHEDULES["linear"], 0)
 
@@ -53,8 +53,8 @@ def test_no_steps_are_refused(choice: object) -> None:
     ("choice", "spacing"), [(grid.uniform, "trailing"), (grid.leading, "leading"), (grid.linspace, "linspace")]
 )
 @pytest.mark.parametrize("steps", [1, 7, 50, 999, 1000])
-def test_row_spacings_are_diffusers(choice: object, spacing: str, steps: int) -> None:
-    """Their linspace of one step starts at the last timestep, 0; a start from pure noise is wanted here."""
+def test_row_spacings_match_diffusers(choice: object, spacing: str, steps: int) -> None:
+    """With one step, diffusers' linspace starts at timestep 0. Here it starts from pure noise."""
     scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
     ours = (choice(SCHEDULES["linear"], steps)[:-1] * 1000 - 1).round().long()
@@ -83,20 +83,20 @@ def test_noise_levels_are_equally_spaced_on_their_axis(choice: partial, axis: ob
     torch.testing.assert_close(steps, steps.mean().expand(29), rtol=1e-7, atol=1e-9)
 
 
-def test_karras_is_the_edm_paper_grid() -> None:
+def test_karras_matches_the_grid_of_the_edm_paper() -> None:
     i = torch.arange(18, dtype=torch.float64)
     expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     values = level(SCHEDULES["edm"], grid.karras(SCHEDULES["edm"], 18, sigma_min=0.002, sigma_max=80.0))
     torch.testing.assert_close(values, expected, rtol=1e-10, atol=0)
 
 
-def test_quadratic_is_equally_spaced_in_root_t() -> None:
+def test_quadratic_is_equally_spaced_in_the_square_root_of_t() -> None:
     steps = grid.quadratic(SCHEDULES["vp"], 10)[:-1].sqrt().diff()
     torch.testing.assert_close(steps, steps.mean().expand(9))
     assert grid.quadratic(SCHEDULES["linear"], 10)[-2] == pytest.approx(1 / 1000)
 
 
-def test_default_ends_are_the_schedules_own() -> None:
+def test_default_ends_are_those_of_the_schedule() -> None:
     linear = level(SCHEDULES["linear"], grid.log_snr(SCHEDULES["linear"], 5))
     first, last = SCHEDULES["linear"].lambdas[[1, -1]].mul(-0.5).exp()
     assert linear[0] == pytest.approx(float(last))
@@ -106,6 +106,6 @@ def test_default_ends_are_the_schedules_own() -> None:
     assert flow[-1] == pytest.approx(0.002)
 
 
-def test_ends_that_cross_are_refused() -> None:
+def test_sigma_min_above_sigma_max_is_rejected() -> None:
     with pytest.raises(UserError, match=r"sigma_min = 90 .* sigma_max = 80"):
         grid.karras(SCHEDULES["edm"], 5, sigma_min=90.0)

@@ -1,4 +1,4 @@
-"""Bits per dimension against closed forms: Gaussian data, whose optimal denoiser and density are known."""
+"""Bits per dimension against closed forms, for Gaussian data, whose optimal denoiser and density are known."""
 
 import math
 
@@ -15,11 +15,11 @@ from diffusion.process.variance import fixed_large, fixed_small
 from diffusion.randomness import Streams
 
 LEVELS = 2 * torch.arange(256, dtype=torch.float64) / 255 - 1
-MEAN, STD = -0.2, 0.25  # of the data's pixels: within [−1, 1] but for 3 in 10,000
+MEAN, STD = -0.2, 0.25  # of the pixels: all but 3 in 10,000 lie within [−1, 1]
 
 
 def gaussian_images(n: int, size: int = 4, seed: int = 0) -> Tensor:
-    """(n, 1, size, size) 8-bit levels drawn from N(MEAN, STD²)."""
+    """(n, 1, size, size) samples of N(MEAN, STD²), rounded to 8-bit levels."""
     generator = torch.Generator().manual_seed(seed)
     x = MEAN + STD * torch.randn(n, 1, size, size, dtype=torch.float64, generator=generator)
     return LEVELS[((x.clamp(-1, 1) + 1) / 2 * 255).round().long()]
@@ -30,20 +30,20 @@ def oracle(schedule: Schedule, size: int = 16) -> GaussianOracle:
 
 
 def true_bits(x0: Tensor) -> Tensor:
-    """(B,) −log₂ of the mass of N(MEAN, STD²) on each level, a dimension."""
+    """(B,) −log₂ of the probability of each level under N(MEAN, STD²), per dimension."""
     low, high = ((x0 + edge - MEAN) / STD for edge in (-1 / 255, 1 / 255))
     return -(ndtr(high) - ndtr(low)).log2().flatten(1).mean(dim=1)
 
 
 @pytest.mark.parametrize("mean", [-1.3, -1.0, -0.21, 0.5, 1.0])
 @pytest.mark.parametrize("std", [0.004, 0.05, 2.0])
-def test_decoder_masses_sum_to_one(mean: float, std: float) -> None:
-    """Only with δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest."""
+def test_decoder_probabilities_sum_to_one(mean: float, std: float) -> None:
+    """They do only with δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest."""
     masses = log_decoder(LEVELS, torch.tensor(mean), torch.tensor(2 * math.log(std))).exp()
     assert abs(float(masses.sum()) - 1) < 1e-12
 
 
-def test_decoder_is_the_mass_of_the_interval_also_far_out_and_in_float32() -> None:
+def test_decoder_is_accurate_in_the_tails_and_in_float32() -> None:
     std = 0.05
     x = LEVELS[[0, 100, 255]]
     low, high = (x - 1 / 255).tolist(), (x + 1 / 255).tolist()
@@ -58,7 +58,7 @@ def test_decoder_is_the_mass_of_the_interval_also_far_out_and_in_float32() -> No
     far = log_decoder(LEVELS[:255].float(), torch.tensor(1.0), torch.tensor(2 * math.log(0.01)))
     assert far.isfinite().all()
     mirrored = log_decoder(-LEVELS[:255].float(), torch.tensor(-1.0), torch.tensor(2 * math.log(0.01)))
-    torch.testing.assert_close(far, mirrored)  # the upper tail is as exact as the lower
+    torch.testing.assert_close(far, mirrored)  # the upper tail is as accurate as the lower
     peak = -((LEVELS[0] + 1 / 255 - 1) ** 2) / (2 * 0.01**2)
     assert abs(float(far[0]) / float(peak) - 1) < 1e-3
 
@@ -73,8 +73,10 @@ def test_decoder_has_finite_gradients() -> None:
 
 @pytest.mark.parametrize("variance", [fixed_small, fixed_large])
 def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-untyped-def]
-    """E over x_t of every term, for x0_θ = m + g (x_t − alpha m) with g the optimal gain:
-    the mean's error is (1 − g alpha)² (x0 − m)² + g² sigma²."""
+    """The expectation of every term over x_t, for x0_θ = m + g (x_t − alpha m) with the optimal gain g.
+
+    The mean squared error of x0_θ is (1 − g alpha)² (x0 − m)² + g² sigma².
+    """
     table, n = linear(100, 1e-3, 0.2), 256
     x0 = gaussian_images(n)
     bound = variational_bound(oracle(table), x0, Streams(range(n)), steps=100, variance=variance)
@@ -91,7 +93,9 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     ratio = beta_tilde / p_variance
     nats = (ratio - 1 - ratio.log() + factor**2 * error / p_variance) / 2
     bits = bound.terms.mean(dim=0)
-    torch.testing.assert_close(bits[1:], nats[1:] / math.log(2), rtol=0.12, atol=0)  # 4 deviations of 4096 squares
+    torch.testing.assert_close(
+        bits[1:], nats[1:] / math.log(2), rtol=0.12, atol=0
+    )  # 4 deviations of a mean of 4096 squares
     torch.testing.assert_close(bits[1:].sum(), nats[1:].sum() / math.log(2), rtol=0.02, atol=0)
 
     prior = (bar[-1] * x0**2 + (1 - bar[-1]) - 1 - torch.log1p(-bar[-1])) / 2
@@ -107,8 +111,8 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     torch.testing.assert_close(bits[0], first, rtol=0.03, atol=0)
 
 
-def test_variational_bound_is_tight_with_the_optimal_variance_and_above_the_truth_otherwise() -> None:
-    """For Gaussian data q(x_s | x_t) is Gaussian; with its variance the reverse chain is exact, at any T."""
+def test_variational_bound_is_tight_only_with_the_optimal_variance() -> None:
+    """For Gaussian data, q(x_s | x_t) is Gaussian. With its variance, the reverse chain is exact for any T."""
 
     def optimal(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
@@ -128,7 +132,7 @@ def test_variational_bound_is_tight_with_the_optimal_variance_and_above_the_trut
         assert large > exact + 0.01
 
 
-def test_bound_of_fewer_steps_is_the_respaced_tables() -> None:
+def test_bound_can_use_fewer_steps_than_the_table() -> None:
     table, x0 = linear(), gaussian_images(4)
     short = variational_bound(oracle(table), x0, Streams(range(4)), steps=10)
     assert short.terms.shape == (4, 10)
@@ -158,12 +162,12 @@ def test_a_bound_term_is_the_weighted_noise_error() -> None:
     [VP(), SubVP(), linear(), ContinuousCosine(), Flow(), EDM()],
     ids=["vp", "sub_vp", "linear", "cosine_continuous", "flow", "edm"],
 )
-def test_flow_likelihood_is_the_gaussians(schedule: Schedule) -> None:
-    """With equal variances the divergence has no Hutchinson noise, so each image's own value must come out."""
+def test_flow_likelihood_matches_the_gaussian_density(schedule: Schedule) -> None:
+    """With equal variances, Hutchinson's estimator has no noise, so the value of each single image must be right."""
     n, size = 16, 8
     x0 = gaussian_images(n, size)
     result = flow_likelihood(oracle(schedule, size**2), x0, Streams(range(n)))
-    torch.testing.assert_close(result.bits, true_bits(x0), rtol=0, atol=0.01)  # dequantisation's noise: 0.01/√64·…
+    torch.testing.assert_close(result.bits, true_bits(x0), rtol=0, atol=0.01)  # the noise of dequantisation
     torch.testing.assert_close(result.bits.mean(), true_bits(x0).mean(), rtol=0, atol=1e-3)
     assert result.latent.shape == x0.shape
     alpha, sigma = schedule(torch.ones(()).double())
@@ -171,7 +175,7 @@ def test_flow_likelihood_is_the_gaussians(schedule: Schedule) -> None:
     assert result.evaluations < 400
 
 
-def test_hutchinsons_estimate_is_unbiased_for_correlated_pixels() -> None:
+def test_hutchinsons_estimator_is_unbiased_for_correlated_pixels() -> None:
     n, size = 200, 2
     generator = torch.Generator().manual_seed(1)
     root = torch.randn(4, 4, dtype=torch.float64, generator=generator) * 0.1 + 0.1 * torch.eye(4)

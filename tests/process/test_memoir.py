@@ -1,4 +1,4 @@
-"""The memoir's identities (sections 2–5 and its annexes), with numbers.
+"""The identities of the memoir (sections 2–5 and appendices), checked numerically.
 
 Notation: β_i, α_i = 1 − β_i, ᾱ_i = Π α_j, β̃_i = β_i (1 − ᾱ_{i−1}) / (1 − ᾱ_i).
 """
@@ -37,8 +37,8 @@ def test_alpha_bar_is_the_product_of_one_minus_beta(schedule: Discrete) -> None:
     torch.testing.assert_close(schedule.betas(), BETAS, rtol=1e-10, atol=0)
 
 
-def test_closed_form_by_induction_over_the_chain(schedule: Discrete) -> None:
-    """x_i = √α_i x_{i−1} + √β_i z: the mean's factor and the variance, followed over all T steps."""
+def test_closed_form_matches_the_chain_step_by_step(schedule: Discrete) -> None:
+    """x_i = √α_i x_{i−1} + √β_i z: the factor of the mean and the variance, computed over all T steps."""
     factor, variance = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
     alpha, sigma = schedule(torch.arange(T + 1, dtype=torch.float64) / T)
     for i in range(1, T + 1):
@@ -47,7 +47,7 @@ def test_closed_form_by_induction_over_the_chain(schedule: Discrete) -> None:
         assert abs(variance / sigma[i] ** 2 - 1) < 1e-11
 
 
-def test_closed_form_by_monte_carlo(schedule: Discrete) -> None:
+def test_closed_form_matches_a_monte_carlo_simulation(schedule: Discrete) -> None:
     generator = torch.Generator().manual_seed(0)
     n, x0 = 10_000, 0.7
     x = torch.full((n,), x0, dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_closed_form_by_monte_carlo(schedule: Discrete) -> None:
 
 
 @pytest.mark.parametrize("i", ROWS.tolist())
-def test_posterior_is_bayes_by_brute_force(schedule: Discrete, i: int) -> None:
+def test_posterior_matches_bayes_rule_on_a_grid(schedule: Discrete, i: int) -> None:
     """q(x_{i−1} | x_i, x0) ∝ q(x_i | x_{i−1}) q(x_{i−1} | x0), normalised on a grid of x_{i−1}."""
     t, s = torch.tensor(i / T), torch.tensor((i - 1) / T)
     x0, eps = 0.6, -1.3
@@ -81,7 +81,7 @@ def test_posterior_is_bayes_by_brute_force(schedule: Discrete, i: int) -> None:
 
 
 def test_posterior_of_any_pair_is_that_of_the_respaced_chain(schedule: Discrete) -> None:
-    """Jumping from row i to row j is a step of the chain with β = 1 − ᾱ_i/ᾱ_j: respacing equals recomputed betas."""
+    """The step from row i to row j equals that of a chain with β = 1 − ᾱ_i/ᾱ_j, so fewer steps need no new betas."""
     rows = torch.arange(0, T + 1, 50)
     short = Discrete(1 - ALPHA_BAR[rows[1:]] / ALPHA_BAR[rows[:-1]])
     k = torch.arange(len(rows), dtype=torch.float64) / (len(rows) - 1)
@@ -92,14 +92,14 @@ def test_posterior_of_any_pair_is_that_of_the_respaced_chain(schedule: Discrete)
         )
 
 
-def test_posterior_variances_are_the_memoirs(schedule: Discrete) -> None:
+def test_posterior_variances_match_the_memoir(schedule: Discrete) -> None:
     i = torch.arange(2, T + 1)
     beta_tilde = BETAS[i - 1] * (1 - ALPHA_BAR[i - 1]) / (1 - ALPHA_BAR[i])
     torch.testing.assert_close(fixed_small(schedule, i / T, (i - 1) / T).exp(), beta_tilde, rtol=1e-9, atol=0)
     torch.testing.assert_close(fixed_large(schedule, i / T, (i - 1) / T).exp(), BETAS[i - 1], rtol=1e-9, atol=0)
 
 
-def test_posterior_mean_in_the_memoirs_two_forms(schedule: Discrete) -> None:
+def test_posterior_mean_matches_the_memoirs_two_forms(schedule: Discrete) -> None:
     """μ̃ = √ᾱ_{i−1} β_i/(1−ᾱ_i) x0 + √α_i (1−ᾱ_{i−1})/(1−ᾱ_i) x_i = (x_i − β_i/√(1−ᾱ_i) ε)/√α_i."""
     generator = torch.Generator().manual_seed(1)
     x0, eps = torch.randn(2, T, dtype=torch.float64, generator=generator)
@@ -117,8 +117,8 @@ def test_posterior_mean_in_the_memoirs_two_forms(schedule: Discrete) -> None:
     torch.testing.assert_close(mean, by_eps, rtol=1e-9, atol=1e-9)
 
 
-def test_sum_of_gaussians_is_the_marginal() -> None:
-    """∫ N(y; a x + b, v) N(x; m, w) dx = N(y; a m + b, a² w + v): the step of the induction, by quadrature."""
+def test_marginal_of_a_linear_gaussian_is_gaussian() -> None:
+    """∫ N(y; a x + b, v) N(x; m, w) dx = N(y; a m + b, a² w + v), the induction step, by quadrature."""
     a, b, v, m, w = 0.8, 0.3, 0.5, -0.4, 1.7
     x = torch.linspace(-30, 30, 40001, dtype=torch.float64)
     for y in (-2.0, 0.0, 1.5):
@@ -127,7 +127,7 @@ def test_sum_of_gaussians_is_the_marginal() -> None:
 
 
 def test_denoiser_solves_for_the_image_and_the_noise(schedule: Discrete) -> None:
-    """x0 = (x_t − √(1−ᾱ_t) ε_θ)/√ᾱ_t, with the network standing for ε_θ; its label is DDPM's integer i − 1."""
+    """x0 = (x_t − √(1−ᾱ_t) ε_θ)/√ᾱ_t, where the network is ε_θ. Its label is DDPM's integer i − 1."""
     generator = torch.Generator().manual_seed(2)
     x_t, out = torch.randn(2, len(ROWS), 3, 4, 4, dtype=torch.float64, generator=generator)
     labels = []

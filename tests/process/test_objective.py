@@ -22,7 +22,7 @@ from diffusion.randomness import Streams
 
 
 class Constant(torch.nn.Module):
-    """A network that answers a fixed number, and another as its spread when it has one."""
+    """A network with constant output and, optionally, a constant spread."""
 
     def __init__(self, value: float = 0.0, spread: float | None = None):
         super().__init__()
@@ -34,7 +34,7 @@ class Constant(torch.nn.Module):
         return torch.cat(halves, dim=1)
 
 
-def test_simple_of_a_zero_network_is_the_noise_power() -> None:
+def test_simple_loss_of_a_zero_network_is_the_noise_power() -> None:
     denoiser = Denoiser(Constant(), linear(), Eps())
     result = Simple()(denoiser, torch.rand(64, 3, 8, 8), Streams(range(64)))
     eps_power = result["mse"].detach()
@@ -43,7 +43,7 @@ def test_simple_of_a_zero_network_is_the_noise_power() -> None:
     torch.testing.assert_close(result["loss"], result["mse"])
 
 
-def test_simple_depends_on_the_example_seed_alone() -> None:
+def test_simple_loss_depends_only_on_the_example_seed() -> None:
     denoiser, x0 = Denoiser(Constant(0.3), linear(), Eps()), torch.rand(4, 3, 8, 8)
     together = Simple()(denoiser, x0, Streams([5, 6, 7, 8]))
     alone = Simple()(denoiser, x0[2:3], Streams([7]))
@@ -52,8 +52,8 @@ def test_simple_depends_on_the_example_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("prediction", [Eps(), X0(), V()])
-def test_simple_regresses_on_the_predictions_target(prediction) -> None:  # type: ignore[no-untyped-def]
-    """A network that answers c has E(c − y)² = c² − 2c·E y + E y²; checked against the target made by hand."""
+def test_simple_loss_uses_the_target_of_the_prediction(prediction) -> None:  # type: ignore[no-untyped-def]
+    """The error of a network with constant output c is (c − y)², with the target y computed here by hand."""
     x0, c = torch.rand(6, 1, 4, 4), 0.3
     denoiser = Denoiser(Constant(c), VP(), prediction)
     result = Simple(Uniform())(denoiser, x0, Streams(range(6)))
@@ -73,7 +73,7 @@ def test_simple_regresses_on_the_predictions_target(prediction) -> None:  # type
     ],
 )
 def test_other_distances(distance, expected) -> None:  # type: ignore[no-untyped-def]
-    """The network is off by more than delta everywhere: x0 = 0.2, answer 5."""
+    """The error exceeds delta everywhere: x0 = 0.2 and the output is 5."""
     denoiser, x0 = Denoiser(Constant(5.0), VP(), X0()), torch.full((3, 1, 2, 2), 0.2)
     result = Simple(Uniform(reweight=False), distance=distance)(denoiser, x0, Streams(range(3)))
     torch.testing.assert_close(result["loss"].detach(), expected(torch.full((3,), 4.8)))
@@ -89,18 +89,18 @@ def test_loss_is_importance_times_weight_times_error() -> None:
     torch.testing.assert_close(result["loss"], (importance * weight).float() * result["mse"])
 
 
-def test_loss_aware_times_learn_from_update() -> None:
+def test_update_reaches_the_loss_aware_timesteps() -> None:
     objective = Simple(LossSecondMoment(10, history=1))
     objective.update(torch.arange(1, 11) / 10, torch.tensor([3.0] + 9 * [1.0]))
     assert isinstance(objective.timesteps, LossSecondMoment)
     p = objective.timesteps.probabilities()
     assert abs(float(p[0] / p[1]) - 3) < 0.02
     assert "timesteps.losses" in objective.state_dict()
-    Simple().update(torch.ones(2), torch.ones(2))  # of no account to others
+    Simple().update(torch.ones(2), torch.ones(2))  # does nothing for other timesteps
 
 
 class Optimal(torch.nn.Module):
-    """The best eps for x0 ~ N(0, v), from x_t and the label."""
+    """A network that predicts the optimal eps for x0 ~ N(0, v) from x_t and the label."""
 
     def __init__(self, variance: float):
         super().__init__()
@@ -112,8 +112,8 @@ class Optimal(torch.nn.Module):
         return sigma * x / (alpha**2 * self.variance + sigma**2)
 
 
-def test_vlb_is_the_variational_bound_on_average() -> None:
-    """The mean of T·L_t over the rows is Σ L_t: what `likelihood.variational_bound` says, but for L_T."""
+def test_mean_vlb_loss_is_the_variational_bound() -> None:
+    """The mean of T·L_t over the rows is Σ L_t: the value of `likelihood.variational_bound` without L_T."""
     n, steps, v = 50, 20, 0.1
 
     class EveryRow(Streams):
@@ -130,7 +130,7 @@ def test_vlb_is_the_variational_bound_on_average() -> None:
     torch.testing.assert_close(terms.mean(), (bound.bits - bound.prior).mean(), rtol=0.02, atol=0)
 
 
-def test_hybrid_teaches_the_spread_by_the_bound_and_the_mean_by_the_simple_loss() -> None:
+def test_hybrid_trains_the_spread_by_the_bound_and_the_mean_by_the_simple_loss() -> None:
     x0 = (2 * torch.randint(0, 256, (16, 1, 4, 4)) / 255 - 1).float()
 
     def gradients(objective: Simple | VariationalBound) -> tuple[Tensor, Tensor]:
@@ -150,8 +150,8 @@ def test_hybrid_teaches_the_spread_by_the_bound_and_the_mean_by_the_simple_loss(
     assert hybrid[1].abs() > 0
 
 
-def test_the_spreads_gradient_points_to_the_better_variance() -> None:
-    """Where the mean is exact the posterior's own variance (spread −1) is right, so the spread must fall."""
+def test_gradient_of_the_spread_points_to_the_better_variance() -> None:
+    """If the mean is exact, the variance of the posterior (spread −1) is right, so the spread must decrease."""
     x0 = torch.full((32, 1, 4, 4), 2 * 140 / 255 - 1)
 
     class Exact(Constant):
@@ -167,16 +167,16 @@ def test_the_spreads_gradient_points_to_the_better_variance() -> None:
     assert network.spread.grad > 0
 
 
-def test_bound_objectives_refuse_what_they_cannot_use() -> None:
+def test_bound_objectives_reject_missing_spread_and_continuous_schedules() -> None:
     x0 = torch.zeros(2, 1, 2, 2)
-    with pytest.raises(UserError, match="predicts no spread"):
+    with pytest.raises(UserError, match="no output channels for the variance"):
         Hybrid()(Denoiser(Constant(), linear(), Eps()), x0, Streams(range(2)))
-    with pytest.raises(UserError, match="needs a table schedule"):
+    with pytest.raises(UserError, match="needs a discrete schedule"):
         VariationalBound(Uniform())(Denoiser(Constant(), VP(), Eps()), x0, Streams(range(2)))
 
 
-def test_learned_uncertainty_settles_at_the_mean_loss() -> None:
-    """loss/exp(u) + u is least at u = log(loss): for a constant loss L at every level."""
+def test_learned_uncertainty_converges_to_the_log_of_the_loss() -> None:
+    """loss/exp(u) + u is smallest at u = log(loss). Here the loss is the same at every noise level."""
     denoiser, x0 = Denoiser(Constant(2.0), VP(), X0()), torch.zeros(16, 1, 2, 2)
     objective = Uncertainty(Simple(Uniform(reweight=False)))
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)
@@ -191,8 +191,8 @@ def test_learned_uncertainty_settles_at_the_mean_loss() -> None:
     objective.update(torch.ones(1), torch.ones(1))
 
 
-def test_eps_error_of_the_oracle_is_the_known_least() -> None:
-    """For x0 ~ N(0, v): the least E(eps − eps_θ)² is 1 − sigma²/(alpha² v + sigma²) = alpha² v/(alpha² v + sigma²)."""
+def test_eps_error_of_the_oracle_is_the_known_minimum() -> None:
+    """For x0 ~ N(0, v), the minimum of E(eps − eps_θ)² is alpha² v/(alpha² v + sigma²)."""
     schedule, v, n = linear(), 0.3, 20_000
     generator = torch.Generator().manual_seed(0)
     x0 = v**0.5 * torch.randn(n, 1, dtype=torch.float64, generator=generator)

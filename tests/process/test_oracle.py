@@ -1,4 +1,4 @@
-"""The closed-form denoisers against their definitions, by other means."""
+"""The closed-form denoisers against their definitions, computed independently."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ ORACLES: dict[str, Oracle] = {
 @pytest.mark.parametrize("name", ORACLES)
 @pytest.mark.parametrize("time", [0.02, 0.3, 1.0])
 def test_eps_is_the_score(name: str, time: float) -> None:
-    """eps = −sigma ∇ log p_t (Tweedie), the gradient by automatic differentiation."""
+    """eps = −sigma ∇ log p_t (Tweedie's formula), with the gradient by automatic differentiation."""
     oracle, t = ORACLES[name], torch.full((4,), time, dtype=torch.float64)
     x = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1).requires_grad_()
     (score,) = torch.autograd.grad(oracle.log_density(x, t).sum(), x)
@@ -40,8 +40,8 @@ def test_density_integrates_to_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_x0_is_the_posterior_mean_of_exact_draws(name: str) -> None:
-    """E[x0 | x_t] by importance weights of a million exact draws of x0: within 5 standard errors."""
+def test_x0_matches_the_posterior_mean_of_exact_samples(name: str) -> None:
+    """E[x0 | x_t] by importance weighting of 200,000 exact samples of x0, within 5 standard errors."""
     oracle, time = ORACLES[name], torch.tensor([0.3], dtype=torch.float64)
     alpha, sigma = VP(time)
     draws = oracle.sample(200_000, torch.Generator().manual_seed(0))
@@ -53,7 +53,7 @@ def test_x0_is_the_posterior_mean_of_exact_draws(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_moments_are_those_of_exact_draws(name: str) -> None:
+def test_moments_match_exact_samples(name: str) -> None:
     oracle, n = ORACLES[name], 100_000
     draws = oracle.sample(n, torch.Generator().manual_seed(1))
     v = oracle.covariance.diagonal()
@@ -63,7 +63,7 @@ def test_moments_are_those_of_exact_draws(name: str) -> None:
 
 
 def test_special_cases_agree() -> None:
-    """One component is a Gaussian; components without spread are points."""
+    """A mixture of one component is a Gaussian. A mixture of components with zero covariance is a set of points."""
     x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()
     even = torch.full((3,), 1 / 3).double()
     narrow = MixtureOracle(VP, even, MEANS, torch.zeros(3, 2, 2))
@@ -77,8 +77,8 @@ def test_special_cases_agree() -> None:
         torch.testing.assert_close(oracle.covariance, same.covariance)
 
 
-def test_flow_follows_the_ode() -> None:
-    """d/ds flow(x, t, s) at s = t is alpha' x0 + sigma' eps, and the flow takes N(αm, α²Σ + σ²) to its own kind."""
+def test_flow_solves_the_ode() -> None:
+    """d/ds flow(x, t, s) at s = t is alpha' x0 + sigma' eps, and the flow maps the distribution at t to that at s."""
     oracle = ORACLES["gaussian"]
     assert isinstance(oracle, GaussianOracle)
     t, s = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.2, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_flow_follows_the_ode() -> None:
     torch.testing.assert_close(A @ before @ A.T, after)
 
 
-def test_estimates_come_back_in_the_precision_of_x() -> None:
+def test_estimates_have_the_dtype_of_x() -> None:
     x = torch.linspace(-1, 1, 8).reshape(4, 2, 1, 1)
     estimate = ORACLES["mixture"](x, torch.full((4,), 0.5))
     assert estimate.x0.dtype == estimate.eps.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Predictions: every one gives back the image and the noise it was made of, on every schedule that allows it."""
+"""Predictions: each recovers the image and the noise from its target, on every schedule that allows it."""
 
 import pytest
 import torch
@@ -48,15 +48,15 @@ VALID = [(s, p) for s in SCHEDULES for p in PREDICTIONS if not (p == "eps" and s
 
 
 class Echo(torch.nn.Module):
-    """A network that answers what it is told to, and keeps what it was given."""
+    """A network with a fixed output, which records its inputs."""
 
-    def __init__(self, answer: Tensor):
+    def __init__(self, output: Tensor):
         super().__init__()
-        self.answer = answer
+        self.output = output
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        self.given = (x, label)
-        return self.answer
+        self.inputs = (x, label)
+        return self.output
 
 
 @pytest.mark.parametrize(("schedule_name", "prediction_name"), VALID)
@@ -71,13 +71,13 @@ def test_round_trip(schedule_name: str, prediction_name: str, t: float, x0: floa
     denoiser = Denoiser(Echo(expand(a, image) * image + expand(b, image) * noise), schedule, prediction)
     estimate = denoiser(x_t, times)
     alpha, sigma = schedule(times)
-    # one of the two is divided by a small coefficient; what the error amounts to in x_t is what counts
+    # Near an end, one of the two is divided by a small coefficient, so the errors are measured by their effect on x_t.
     assert float(alpha) * float((estimate.x0 - image).abs().max()) < 1e-8 * (1 + float(sigma))
     assert float(sigma) * float((estimate.eps - noise).abs().max()) < 1e-8 * (1 + float(sigma))
 
 
 @pytest.mark.parametrize("schedule", [VP(), EDM(), Flow(), linear()], ids=["vp", "edm", "flow", "linear"])
-def test_edm_is_karras_table_1(schedule: Schedule) -> None:
+def test_edm_matches_table_1_of_karras(schedule: Schedule) -> None:
     """D(x; σ) = c_skip x + c_out F(c_in x; log(σ)/4) on x = x_t/alpha_t with σ = sigma_t/alpha_t."""
     sigma_data, t = 0.5, torch.tensor([0.03, 0.4, 0.9], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def test_edm_is_karras_table_1(schedule: Schedule) -> None:
     x = x_t / expand(alpha_t, x_t)
     c_skip, c_out, c_in = sigma_data**2 / norm**2, sigma * sigma_data / norm, 1 / norm
     torch.testing.assert_close(denoised, expand(c_skip, x) * x + expand(c_out, x) * f)
-    torch.testing.assert_close(network.given, (expand(c_in, x) * x, sigma.log() / 4))
+    torch.testing.assert_close(network.inputs, (expand(c_in, x) * x, sigma.log() / 4))
 
 
 def test_edm_scales_input_and_target_to_unit_variance() -> None:
@@ -103,13 +103,13 @@ def test_edm_scales_input_and_target_to_unit_variance() -> None:
         torch.testing.assert_close(a**2 * sigma_data**2 + b**2, torch.ones_like(t))
 
 
-def test_v_and_edm_at_unit_data_are_one_up_to_sign() -> None:
+def test_edm_with_unit_sigma_data_is_minus_v() -> None:
     t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
     a, b = V().weights(VP(), t)
     torch.testing.assert_close(EDMPrediction(1.0).weights(VP(), t), (-a, -b))
 
 
-def test_velocity_is_the_slope_of_the_path() -> None:
+def test_velocity_is_the_time_derivative_of_the_path() -> None:
     t = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     torch.testing.assert_close(Velocity().weights(Flow(), t), (-torch.ones_like(t), torch.ones_like(t)))
     x0, eps, h = torch.tensor(0.7), torch.tensor(-1.1), 1e-6
@@ -122,7 +122,7 @@ def test_velocity_is_the_slope_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("name", ENDS_IN_NOISE)
-def test_eps_at_zero_terminal_snr_is_refused_in_one_line(name: str) -> None:
+def test_eps_at_zero_terminal_snr_is_rejected_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"Eps .* use prediction=v") as refusal:
         Denoiser(torch.nn.Identity(), SCHEDULES[name], Eps())
     assert "\n" not in str(refusal.value)

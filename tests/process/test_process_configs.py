@@ -1,4 +1,4 @@
-"""Every yaml of the core can be made, says where it comes from, and trains: one finite loss with finite gradients."""
+"""Every yaml of the core can be instantiated, names its source, and trains: a finite loss with finite gradients."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def configuration(*overrides: str) -> DictConfig:
 
 
 class Linear(torch.nn.Module):
-    """A network of three parameters, with a spread."""
+    """A network with three parameters and a spread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,20 +84,20 @@ def test_variances(name: str) -> None:
     train_once("objective=vlb", f"variance@objective.variance={name}")
 
 
-def test_recipes_of_the_papers() -> None:
+def test_combinations_used_in_papers() -> None:
     train_once("schedule=cosine", "objective=hybrid", "timesteps@objective.timesteps=loss_second_moment")
     train_once("schedule=edm", "prediction=edm", "timesteps@objective.timesteps=log_normal")
     train_once("schedule=flow", "prediction=velocity", "timesteps@objective.timesteps=logit_normal")
     train_once("schedule=zero_snr", "prediction=v", "weighting@objective.weighting=min_snr")
 
 
-def test_loss_second_moment_follows_the_table() -> None:
+def test_loss_second_moment_has_the_steps_of_the_schedule() -> None:
     cfg = configuration("schedule.steps=100", "objective=vlb")
     assert len(instantiate(cfg.objective).timesteps.losses) == 100
 
 
 @pytest.mark.parametrize("group", ["schedule", "prediction", "timesteps", "weighting", "objective", "variance"])
-def test_every_choice_says_what_it_is(group: str) -> None:
+def test_every_choice_is_described_in_its_first_line(group: str) -> None:
     for name in names(group):
         first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]
         assert first.startswith("# "), name

@@ -1,11 +1,11 @@
-"""What holds for every sampler whatever it draws: seeds, counts, precision, compiled networks, thresholds, refusals."""
+"""Properties of all samplers: seeds, evaluation counts, precision, compilation, thresholds, rejected arguments."""
 
 from functools import partial
 
 import pytest
 import torch
 from sampler_cases import AFFINE, ALL, COVARIANCE, FINE, MEAN, SCHEDULES, D
-from stand_ins import Bulk
+from stand_ins import SharedStream
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
@@ -17,7 +17,7 @@ from diffusion.randomness import Streams
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_image_depends_on_its_own_seed_alone(name: str) -> None:
+def test_an_image_depends_only_on_its_seed(name: str) -> None:
     kind, _, _ = ALL[name]
     means = torch.randn(5, D, generator=torch.Generator().manual_seed(0)) / 2
     oracle = MixtureOracle(SCHEDULES["vp"], torch.full((5,), 0.2), means, COVARIANCE.expand(5, D, D) / 4)
@@ -39,14 +39,19 @@ EVALUATIONS = {"heun": 19, "heun_flow": 19, "heun_churn": 19, "midpoint": 20, "d
 def test_evaluations_are_counted(name: str) -> None:
     sampler, calls = AFFINE[name][0](10, grid=FINE), []
     oracle = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
-    sampler(oracle, torch.zeros(2, D, 1, 1), Bulk(0), watch=lambda k, x, estimate: calls.append((k, estimate.x0.shape)))
+    sampler(
+        oracle,
+        torch.zeros(2, D, 1, 1),
+        SharedStream(0),
+        watch=lambda k, x, estimate: calls.append((k, estimate.x0.shape)),
+    )
     assert sampler.evaluations == EVALUATIONS.get(name, 10)
     assert calls == [(k, (2, D, 1, 1)) for k in range(1, 11)]
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_arithmetic_is_float32_around_a_half_precision_network(name: str) -> None:
-    """A bfloat16 network of constant output: the result is that of float64 arithmetic to float32's precision."""
+def test_samplers_compute_in_float32_around_a_bfloat16_network(name: str) -> None:
+    """With a bfloat16 network of constant output, the result agrees with float64 arithmetic to float32 precision."""
 
     class Half(nn.Module):
         def forward(self, x: Tensor, label: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ def test_arithmetic_is_float32_around_a_half_precision_network(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_network_under_autocast_gives_float32_images(name: str) -> None:
+def test_autocast_gives_float32_images(name: str) -> None:
     torch.manual_seed(0)
     convolution, seen = nn.Conv2d(1, 1, 3, padding=1), set()
 
@@ -76,10 +81,10 @@ def test_a_network_under_autocast_gives_float32_images(name: str) -> None:
 
     denoiser, kind = Denoiser(Network(), SCHEDULES["vp"], prediction.V()), ALL[name][0]
     noise = torch.randn(2, 1, 4, 4)
-    exact = kind(4, grid=FINE)(denoiser, noise, Bulk(2))
+    exact = kind(4, grid=FINE)(denoiser, noise, SharedStream(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = kind(4, grid=FINE, **({"rtol": 0.1, "atol": 0.1} if kind is ProbabilityFlow else {}))(
-            denoiser, noise, Bulk(2)
+            denoiser, noise, SharedStream(2)
         )
     assert half.dtype == torch.float32
     assert seen == {torch.float32, torch.bfloat16}
@@ -94,7 +99,7 @@ def test_a_compiled_network_gives_the_same_images(name: str) -> None:
     kind, _, _ = ALL[name]
     noise = torch.linspace(-1, 1, 6).reshape(2, D, 1, 1)
     plain, fast = (
-        kind(4, grid=FINE)(Denoiser(net, SCHEDULES["vp"], prediction.V()), noise, Bulk(2))
+        kind(4, grid=FINE)(Denoiser(net, SCHEDULES["vp"], prediction.V()), noise, SharedStream(2))
         for net in (network, compiled)
     )
     torch.testing.assert_close(fast, plain)
@@ -104,28 +109,30 @@ def test_a_compiled_network_gives_the_same_images(name: str) -> None:
 def test_a_threshold_bounds_every_estimate(name: str) -> None:
     sampler, seen = ALL[name][0](5, grid=FINE, threshold=partial(clip, limit=0.2)), []
     oracle = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
-    out = sampler(oracle, 2 * torch.ones(2, D, 1, 1), Bulk(0), watch=lambda k, x, e: seen.append(e.x0.abs().max()))
+    out = sampler(
+        oracle, 2 * torch.ones(2, D, 1, 1), SharedStream(0), watch=lambda k, x, e: seen.append(e.x0.abs().max())
+    )
     assert max(seen) <= 0.2
     assert out.abs().max() < 0.25
 
 
-def test_bad_orders_and_grids_are_refused() -> None:
-    with pytest.raises(UserError, match=r"eta = 2 .* from 0 .* to 1"):
+def test_invalid_orders_and_grids_are_rejected() -> None:
+    with pytest.raises(UserError, match=r"eta = 2; .* from 0 .* to 1"):
         DDIM(10, eta=2.0)
     for kind in (DPMSolver, UniPC, AdamsBashforth):
-        with pytest.raises(UserError, match=r"order = 4 .* from 1 to 3"):
+        with pytest.raises(UserError, match=r"order = 4; .* from 1 to 3"):
             kind(10, order=4)
     stuck = DDIM(2, grid=lambda schedule, steps: torch.tensor([1.0, 0.5, 0.5]))
     with pytest.raises(UserError, match=r"times 1 and 2 .* 0.5 and 0.5"):
-        stuck(GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), torch.zeros(1, D, 1, 1), Bulk(0))
+        stuck(GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), torch.zeros(1, D, 1, 1), SharedStream(0))
 
 
-def test_the_adaptive_solver_stops_at_a_broken_network() -> None:
+def test_the_adaptive_solver_rejects_a_network_with_infinite_output() -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor, label: Tensor) -> Tensor:
             return x / 0
 
     with pytest.raises(UserError, match="rtol"):
         ProbabilityFlow(2, grid=grid.log_snr)(
-            Denoiser(Broken(), SCHEDULES["vp"], prediction.V()), torch.zeros(1, D, 1, 1), Bulk(0)
+            Denoiser(Broken(), SCHEDULES["vp"], prediction.V()), torch.zeros(1, D, 1, 1), SharedStream(0)
         )

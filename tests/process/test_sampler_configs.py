@@ -1,4 +1,4 @@
-"""Every yaml of conf/sampler, conf/grid and conf/threshold makes what it says."""
+"""Every yaml of conf/sampler, conf/grid and conf/threshold builds what it describes."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def composed(*overrides: str) -> Sampler:
 
 @pytest.mark.parametrize("name", choices("sampler"))
 @pytest.mark.parametrize("table", [True, False])
-def test_every_sampler_lands_on_the_data_with_its_own_settings(name: str, table: bool) -> None:
-    """At most 100 steps of it: a finite set of points within the reach of the clipping is found."""
+def test_every_sampler_recovers_points_with_its_default_settings(name: str, table: bool) -> None:
+    """In at most 100 steps, samples land on a finite set of points that lies within the range of clipping."""
     sampler = composed(f"sampler={name}")
     sampler.steps = min(sampler.steps, 100)
     points = torch.tensor([[-0.8, -0.2, 0.4], [0.5, 0.5, -0.9], [0.6, -0.7, 0.0]])
@@ -40,14 +40,14 @@ def test_every_sampler_lands_on_the_data_with_its_own_settings(name: str, table:
 
 @pytest.mark.parametrize("grid", choices("grid"))
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "predictor_corrector"])
-def test_any_grid_goes_with_any_sampler(sampler: str, grid: str) -> None:
+def test_any_grid_works_with_any_sampler(sampler: str, grid: str) -> None:
     made = composed(f"sampler={sampler}", f"grid@sampler.grid={grid}", "sampler.steps=7")
     assert len(made.grid(schedule.linear(), made.steps)) == 8
 
 
 @pytest.mark.parametrize("threshold", [None, *choices("threshold")])
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
-def test_any_threshold_goes_with_any_sampler(sampler: str, threshold: str | None) -> None:
+def test_any_threshold_works_with_any_sampler(sampler: str, threshold: str | None) -> None:
     choice = f"threshold@sampler.threshold={threshold}" if threshold else "sampler.threshold=null"
     made = composed(f"sampler={sampler}", choice)
     assert (made.threshold is None) == (threshold is None)
@@ -56,14 +56,14 @@ def test_any_threshold_goes_with_any_sampler(sampler: str, threshold: str | None
 
 
 @pytest.mark.parametrize("variance", choices("variance"))
-def test_any_variance_goes_with_ancestral_sampling(variance: str) -> None:
+def test_any_variance_works_with_ancestral_sampling(variance: str) -> None:
     made = composed("sampler=ancestral", f"variance@sampler.variance={variance}")
     assert (
         made.variance(schedule.linear(), torch.tensor(0.5), torch.tensor(0.4), torch.zeros(2, 3, 4, 4)).isfinite().all()
     )
 
 
-def test_dynamic_thresholding_is_diffusers() -> None:
+def test_dynamic_thresholding_matches_diffusers() -> None:
     x0 = 2 * torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     x0[0] /= 10
     theirs = diffusers.DDIMScheduler(thresholding=True, sample_max_value=1e9)._threshold_sample(x0)

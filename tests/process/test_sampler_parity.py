@@ -1,7 +1,7 @@
-"""Every solver, step by step, against diffusers or the paper's own algorithm written out, for a fixed pseudo-network.
+"""Every solver, step by step, against diffusers or the algorithm of the paper, for a fixed network.
 
-diffusers keeps its noise levels in float32; they are replaced by the schedule's own, so that what is compared is the
-solver. Where the two differ on purpose, the test says why.
+diffusers keeps its noise levels in float32. They are replaced by those of our schedule, so that only the solvers are
+compared. Where the two differ on purpose, the test says why.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from functools import partial
 import diffusers
 import pytest
 import torch
-from stand_ins import Pseudo, Replay
+from stand_ins import FixedNetwork, ReplayStreams
 from torch import Tensor, nn
 
 from diffusion.process import grid, prediction, schedule
@@ -40,8 +40,8 @@ def draws(n: int) -> list[Tensor]:
     return [torch.randn(*SHAPE, generator=generator, dtype=torch.float64) for _ in range(n)]
 
 
-TABLE = Denoiser(Pseudo(), schedule.linear(), prediction.Eps())
-EDM = Denoiser(Pseudo(), schedule.EDM(), prediction.EDM())
+TABLE = Denoiser(FixedNetwork(), schedule.linear(), prediction.Eps())
+EDM = Denoiser(FixedNetwork(), schedule.EDM(), prediction.EDM())
 EDM_GRID = partial(grid.karras, sigma_min=0.002, sigma_max=80.0)
 
 
@@ -54,12 +54,12 @@ def ours(sampler: Sampler, denoiser: Denoiser, noise: list[Tensor]) -> list[Tens
     """x_t before each step and at the end."""
     alpha, sigma = denoiser.schedule(sampler.grid(denoiser.schedule, sampler.steps)[0])
     states = [noise[0] * torch.hypot(alpha, sigma)]
-    sampler(denoiser, noise[0], Replay(*noise[1:]), watch=lambda k, x, estimate: states.append(x))
+    sampler(denoiser, noise[0], ReplayStreams(*noise[1:]), watch=lambda k, x, estimate: states.append(x))
     return states
 
 
 def vp_solver(kind: type, noise: list[Tensor], choice: Callable = grid.uniform, **options: object) -> list[Tensor]:
-    """The same of a scheduler of diffusers that works on x_t itself."""
+    """The same for a scheduler of diffusers that works on x_t itself."""
     scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
     scheduler.set_timesteps(N)
     times = choice(TABLE.schedule, N)
@@ -74,12 +74,12 @@ def vp_solver(kind: type, noise: list[Tensor], choice: Callable = grid.uniform, 
 
 
 def k_solver(kind: type, noise: list[Tensor], **options: object) -> list[Tensor]:
-    """The same of one that works on x_t/alpha_t, as k-diffusion does."""
+    """The same for a scheduler of diffusers that works on x_t/alpha_t, as k-diffusion does."""
     scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
     scheduler.set_timesteps(N)
     times = grid.uniform(TABLE.schedule, N)
     alpha, sigma = levels(TABLE, times)
-    repeated = scheduler.order == 2  # Heun's list has each inner level twice
+    repeated = scheduler.order == 2  # Heun's list contains each inner level twice
     scheduler.sigmas = torch.cat([sigma[:1], sigma[1:-1].repeat_interleave(2), sigma[-1:]]) if repeated else sigma
     scheduler.is_scale_input_called = True
     each = [0, *[k for k in range(1, N) for _ in range(2)]] if repeated else range(N)
@@ -98,18 +98,18 @@ def same(a: list[Tensor], b: list[Tensor], tolerance: float = 1e-9) -> None:
         assert (x - y).abs().max() <= tolerance * y.abs().max(), f"state {k}"
 
 
-FLOAT32 = 1e-5  # the tolerance where their step rounds x to float32
+FLOAT32 = 1e-5  # the tolerance where diffusers rounds x to float32
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver_multistep(order: int) -> None:
+def test_dpm_solver_multistep_matches_diffusers(order: int) -> None:
     noise = draws(1)
     theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=order)
     same(ours(DPMSolver(N, order=order), TABLE, noise), theirs, FLOAT32)
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_sde_dpm_solver_multistep(order: int) -> None:
+def test_sde_dpm_solver_multistep_matches_diffusers(order: int) -> None:
     noise = draws(N + 1)
     theirs = vp_solver(
         diffusers.DPMSolverMultistepScheduler, noise, solver_order=order, algorithm_type="sde-dpmsolver++"
@@ -117,42 +117,42 @@ def test_sde_dpm_solver_multistep(order: int) -> None:
     same(ours(DPMSolver(N, order=order, eta=1.0), TABLE, noise), theirs, FLOAT32)
 
 
-def test_dpm_solver_3m_is_unip_3_and_not_diffusers_3m() -> None:
-    """diffusers' 3M (as the reference code) halves the term of the second difference, and so has order 2.
+def test_dpm_solver_3m_matches_unip_3_and_not_diffusers_3m() -> None:
+    """diffusers' 3M, like the reference code, halves the term of the second difference, and so has order 2.
 
-    The polynomial through three estimates is m0 + (D1_0 + r0 D2) v + D2 v², and its v² has weight
-    1 − 2/h (1 − (1 − e^{−h})/h), twice theirs. UniP-3 solves for the same weights, and it agrees.
+    The polynomial through three estimates is m0 + (D1_0 + r0 D2) v + D2 v². The weight of its v² is
+    1 − 2/h (1 − (1 − e^{−h})/h), twice that of diffusers. UniP-3 solves for the same weights as here, and agrees.
     """
     noise = draws(1)
     states = ours(DPMSolver(N, order=3), TABLE, noise)
     unip = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=3, disable_corrector=list(range(N)))
-    same(states[: N - 1], unip[: N - 1])  # theirs lowers the order of the last two steps, ours of the last
+    same(states[: N - 1], unip[: N - 1])  # diffusers lowers the order in the last two steps, we in the last
     theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=3)
-    same(states[:3], theirs[:3], FLOAT32)  # the warm-up is the same
+    same(states[:3], theirs[:3], FLOAT32)  # the first, lower-order steps are the same
     assert (states[4] - theirs[4]).abs().max() > 100 * FLOAT32 * states[4].abs().max()
 
 
 @pytest.mark.parametrize(("order", "until"), [(1, N + 1), (2, N + 1), (3, N - 1)])
-def test_unipc(order: int, until: int) -> None:
-    """At order 3 they lower the order of the step before the last too; here only that of the step to sigma = 0."""
+def test_unipc_matches_diffusers(order: int, until: int) -> None:
+    """At order 3, diffusers lowers the order of the last two steps. Here only the step to sigma = 0 has lower order."""
     noise = draws(1)
     theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=order)
     same(ours(UniPC(N, order=order), TABLE, noise)[:until], theirs[:until])
 
 
 @pytest.mark.parametrize("sampler", [DDIM(N), Euler(N)], ids=["ddim", "euler"])
-def test_euler(sampler: Sampler) -> None:
+def test_euler_matches_diffusers(sampler: Sampler) -> None:
     noise = draws(1)
     same(ours(sampler, TABLE, noise), k_solver(diffusers.EulerDiscreteScheduler, noise), FLOAT32)
 
 
-def test_heun() -> None:
+def test_heun_matches_diffusers() -> None:
     noise = draws(1)
     same(ours(Heun(N), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_adams_bashforth_is_lms(order: int) -> None:
+def test_adams_bashforth_matches_lms_of_diffusers(order: int) -> None:
     noise = draws(1)
     kind = diffusers.LMSDiscreteScheduler
     original = kind.step
@@ -164,7 +164,7 @@ def test_adams_bashforth_is_lms(order: int) -> None:
     same(ours(AdamsBashforth(N, order=order), TABLE, noise), theirs)
 
 
-def test_euler_ancestral_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_euler_ancestral_of_diffusers_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = draws(N + 1)
     queue = noise[1:]
     monkeypatch.setattr(
@@ -174,8 +174,8 @@ def test_euler_ancestral_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_edm_schedulers(order: int) -> None:
-    """Order 0 is diffusers' EDM Euler; 1 and 2 its DPM-Solver++ on the same preconditioned network."""
+def test_edm_schedulers_match_diffusers(order: int) -> None:
+    """Order 0 is diffusers' EDM Euler. Orders 1 and 2 are its DPM-Solver++, with the same preconditioned network."""
     kind = diffusers.EDMDPMSolverMultistepScheduler if order else diffusers.EDMEulerScheduler
     scheduler = kind(**({"solver_order": order} if order else {}))
     scheduler.set_timesteps(N)
@@ -191,7 +191,7 @@ def test_edm_schedulers(order: int) -> None:
         x0 = scheduler.precondition_outputs(states[-1], F, sigma[k])
         if order:
             states.append(scheduler.step(F, t, states[-1]).prev_sample)
-        else:  # their Euler rounds x to float32 inside, so its formula is applied in float64
+        else:  # diffusers' Euler rounds x to float32, so its formula is applied here in float64
             states.append(states[-1] + (states[-1] - x0) / sigma[k] * (sigma[k + 1] - sigma[k]))
             assert (scheduler.step(F, t, states[-2]).prev_sample - states[-1]).abs().max() < 1e-4
     sampler = DPMSolver(N, grid=EDM_GRID, order=order) if order else Euler(N, grid=EDM_GRID)
@@ -200,10 +200,10 @@ def test_edm_schedulers(order: int) -> None:
 
 @pytest.mark.parametrize("churn", [0.0, 5.0, 100.0])
 @pytest.mark.parametrize("second_order", [False, True])
-def test_edm_algorithm_2(churn: float, second_order: bool) -> None:
-    """The paper's pseudo-code on a schedule that goes on above the grid's start, where t̂ > sigma_max is possible."""
+def test_euler_and_heun_match_edm_algorithm_2(churn: float, second_order: bool) -> None:
+    """The pseudocode of the paper, on a schedule that extends above the start of the grid, so that t̂ can exceed it."""
     S_tmin, S_tmax, S_noise = 0.05, 50.0, 1.007
-    denoiser = Denoiser(Pseudo(), schedule.EDM(sigma_max=200.0), prediction.EDM())
+    denoiser = Denoiser(FixedNetwork(), schedule.EDM(sigma_max=200.0), prediction.EDM())
     sigma = levels(denoiser, EDM_GRID(denoiser.schedule, N))[1].tolist()
     noise = draws(N + 1)
     queue = noise[1:]
@@ -230,9 +230,9 @@ def test_edm_algorithm_2(churn: float, second_order: bool) -> None:
 @pytest.mark.parametrize(
     "sampler", [DDIM(N), Euler(N), Midpoint(N), Heun(N, c=1.0)], ids=["ddim", "euler", "mid", "heun"]
 )
-def test_flow_euler_midpoint_heun(sampler: Sampler) -> None:
-    """On rectified flow, with the velocity v(x, t): x ← x + (s − t) v, and the textbook second-order rules."""
-    denoiser = Denoiser(Pseudo(), schedule.Flow(), prediction.Velocity())
+def test_flow_solvers_match_the_textbook_rules(sampler: Sampler) -> None:
+    """Rectified flow with the velocity v(x, t): Euler's x ← x + (s − t) v and the textbook second-order rules."""
+    denoiser = Denoiser(FixedNetwork(), schedule.Flow(), prediction.Velocity())
     noise = draws(1)
     times = grid.uniform(denoiser.schedule, N).tolist()
 
@@ -252,9 +252,9 @@ def test_flow_euler_midpoint_heun(sampler: Sampler) -> None:
     same(ours(sampler, denoiser, noise), theirs)
 
 
-def test_dpm_solver_2s_is_algorithm_1() -> None:
-    """DPM-Solver++, Algorithm 1 with r = 1/2, its λ being half the log-SNR."""
-    denoiser = Denoiser(Pseudo(), schedule.VP(), prediction.Eps())
+def test_dpm_solver_2s_matches_algorithm_1() -> None:
+    """DPM-Solver++, Algorithm 1 with r = 1/2. Its λ is half the log-SNR."""
+    denoiser = Denoiser(FixedNetwork(), schedule.VP(), prediction.Eps())
     choice = partial(grid.log_snr, sigma_min=0.01)
     noise = draws(1)
     times = choice(denoiser.schedule, N)
@@ -272,8 +272,8 @@ def test_dpm_solver_2s_is_algorithm_1() -> None:
     same(ours(DPMSolver2S(N, grid=choice), denoiser, noise)[:-1], theirs)
 
 
-def test_dpm_solver_2s_sde_noise_composes() -> None:
-    """Where x0 does not depend on x, the two halves are exact: mean and noise are those of one whole step."""
+def test_dpm_solver_2s_sde_noise_of_the_halves_adds_up() -> None:
+    """If x0 does not depend on x, the two halves are exact: their mean and noise are those of one whole step."""
 
     class Constant(nn.Module):
         def forward(self, x: Tensor, label: Tensor) -> Tensor:
@@ -282,14 +282,14 @@ def test_dpm_solver_2s_sde_noise_composes() -> None:
     denoiser = Denoiser(Constant(), schedule.VP(), prediction.X0())
     step = lambda schedule, steps: torch.tensor([0.7, 0.5], dtype=torch.float64)  # noqa: E731
     x, zero, one = draws(1)[0], torch.zeros(SHAPE).double(), torch.ones(SHAPE).double()
-    run = lambda sampler, *z: sampler(denoiser, x, Replay(*z))  # noqa: E731
+    run = lambda sampler, *z: sampler(denoiser, x, ReplayStreams(*z))  # noqa: E731
     mean, whole = (run(DPMSolver(1, grid=step, order=1, eta=1.0), z) for z in (zero, one))
     halves = [run(DPMSolver2S(1, grid=step, eta=1.0), *z) - mean for z in ((one, zero), (zero, one), (zero, zero))]
     torch.testing.assert_close(halves[0] ** 2 + halves[1] ** 2, (whole - mean) ** 2)
     assert halves[2].abs().max() < 1e-12
 
 
-def test_reverse_diffusion_is_equation_46() -> None:
+def test_reverse_diffusion_matches_equation_46() -> None:
     """VP: x_{i−1} = (2 − √(1 − β)) x + β score + √β z. VE: x_{i−1} = x + (σ_i² − σ_{i−1}²) score + √(…) z."""
     x, z = draws(2)
     step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
@@ -297,16 +297,16 @@ def test_reverse_diffusion_is_equation_46() -> None:
     beta, sigma = TABLE.schedule.betas()[499], TABLE.schedule(t[0])[1]
     score = -TABLE(x, t).eps / sigma
     expected = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * z
-    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(TABLE, x, Replay(z)), expected)
-    ve = Denoiser(Pseudo(), schedule.VE(), prediction.Eps())
+    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(TABLE, x, ReplayStreams(z)), expected)
+    ve = Denoiser(FixedNetwork(), schedule.VE(), prediction.Eps())
     sigma_t, sigma_s = (ve.schedule(u)[1] for u in step(None, 1))
     start = x * torch.hypot(torch.ones(()), sigma_t)
     score, rise = -ve(start, t).eps / sigma_t, sigma_t**2 - sigma_s**2
     expected = start + rise * score + rise.sqrt() * z
-    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(ve, x, Replay(z)), expected)
+    torch.testing.assert_close(ReverseDiffusion(1, grid=step)(ve, x, ReplayStreams(z)), expected)
 
 
-def test_predictor_corrector_corrects_then_predicts() -> None:
+def test_predictor_corrector_corrects_and_then_predicts() -> None:
     x, z1, z2, z3 = draws(4)
     step = lambda schedule, steps: torch.tensor([500, 499], dtype=torch.float64) / 1000  # noqa: E731
     t = torch.full((2,), 0.5, dtype=torch.float64)
@@ -318,7 +318,7 @@ def test_predictor_corrector_corrects_then_predicts() -> None:
             corrected = corrected.index_put(
                 (torch.tensor(i),), corrected[i] + epsilon * g[i] + (2 * epsilon).sqrt() * z[i]
             )
-    expected = DDIM(1, grid=step, eta=1.0)(TABLE, corrected, Replay(z3))
+    expected = DDIM(1, grid=step, eta=1.0)(TABLE, corrected, ReplayStreams(z3))
     sampler = PredictorCorrector(1, grid=step, predictor=partial(DDIM, eta=1.0), corrections=2, snr=0.2)
-    torch.testing.assert_close(sampler(TABLE, x, Replay(z1, z2, z3)), expected)
+    torch.testing.assert_close(sampler(TABLE, x, ReplayStreams(z1, z2, z3)), expected)
     assert sampler.evaluations == 3

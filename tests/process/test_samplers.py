@@ -1,7 +1,7 @@
-"""Every sampler on every schedule against distributions whose answer is known.
+"""Every sampler on every schedule, against distributions for which the result is known.
 
-With a Gaussian's optimal denoiser a step is affine in x_t and in its noise, so `oracle.law` reads off the exact mean
-and covariance of what a sampler draws, with no Monte-Carlo error; a test below compares it with real samples.
+With the optimal denoiser of a Gaussian, a step is affine in x_t and in its noise. So `oracle.sampler_moments` computes
+the exact mean and covariance of a sampler's output, without Monte-Carlo error. A test compares them with samples.
 """
 
 import math
@@ -22,13 +22,13 @@ from sampler_cases import (
     D,
     as_images,
 )
-from stand_ins import Bulk
+from stand_ins import SharedStream
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process import grid, prediction, variance
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate
-from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle, law
+from diffusion.process.oracle import GaussianOracle, MixtureOracle, PointsOracle, sampler_moments
 from diffusion.process.sampler import (
     DDIM,
     Ancestral,
@@ -42,7 +42,7 @@ from diffusion.process.sampler import (
 
 
 def sampled(sampler: Sampler, oracle: Denoise, n: int, width: int = D) -> Tensor:
-    streams = Bulk(0)
+    streams = SharedStream(0)
     return sampler(oracle, streams.normal_like(torch.empty(n, width, 1, 1, dtype=torch.float64)), streams).flatten(1)
 
 
@@ -52,29 +52,29 @@ def error(mean: Tensor, covariance: Tensor) -> float:
 
 @pytest.mark.parametrize("name", AFFINE)
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_every_sampler_reaches_a_gaussian_on_every_schedule(name: str, on: str) -> None:
+def test_every_sampler_samples_a_gaussian_on_every_schedule(name: str, on: str) -> None:
     kind, steps, stated = AFFINE[name]
     oracle = GaussianOracle(SCHEDULES[on], MEAN, COVARIANCE)
-    assert error(*law(kind(steps, grid=FINE), oracle)) < stated
+    assert error(*sampler_moments(kind(steps, grid=FINE), oracle)) < stated
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_probability_flow_reaches_a_gaussian(on: str) -> None:
+def test_probability_flow_samples_a_gaussian(on: str) -> None:
     oracle = GaussianOracle(SCHEDULES[on], MEAN, COVARIANCE)
     sampler = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=1e-3), rtol=1e-7, atol=1e-7)
     basis = as_images(torch.cat([torch.zeros(1, D), torch.eye(D)]).double())
-    rows = sampler(oracle, basis, Bulk(0)).flatten(1)
+    rows = sampler(oracle, basis, SharedStream(0)).flatten(1)
     G = rows[1:] - rows[0]
-    prior = 0.01 if on in ("ve", "edm") else 0.0  # their N(0, ·) at t = 1 leaves out the mean, 0.5 beside sigma = 50
+    prior = 0.01 if on in ("ve", "edm") else 0.0  # their start N(0, ·) ignores the mean, 0.5 compared with sigma = 50
     assert error(rows[0], G.T @ G) < 1e-3 + prior
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_samples_have_the_law_within_monte_carlo_error(name: str) -> None:
-    """The variance of a mean of n is Σ_ii/n, of a covariance (Σ_ii Σ_jj + Σ_ij²)/n: 4.5 standard errors."""
+def test_samples_have_the_exact_moments_within_monte_carlo_error(name: str) -> None:
+    """Within 4.5 standard errors: the variance of a mean is Σ_ii/n, that of a covariance (Σ_ii Σ_jj + Σ_ij²)/n."""
     kind, _, _ = STOCHASTIC[name]
     n, sampler, oracle = 8000, kind(12, grid=FINE), GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
-    mean, covariance = law(sampler, oracle)
+    mean, covariance = sampler_moments(sampler, oracle)
     x = sampled(sampler, oracle, n)
     v = covariance.diagonal()
     assert ((x.mean(0) - mean).abs() < 4.5 * (v / n).sqrt()).all()
@@ -83,10 +83,10 @@ def test_samples_have_the_law_within_monte_carlo_error(name: str) -> None:
 
 @pytest.mark.parametrize("on", ["linear", "ve", "flow"])
 @pytest.mark.parametrize("predictor", [partial(DDIM, eta=1.0), ReverseDiffusion], ids=["ancestral", "reverse"])
-def test_predictor_corrector_reaches_a_gaussian(on: str, predictor: Callable[..., Sampler]) -> None:
-    """Its step size depends on the norms of x's noise and score, so it is not affine: 5.5 standard errors, and 0.02.
+def test_predictor_corrector_samples_a_gaussian(on: str, predictor: Callable[..., Sampler]) -> None:
+    """Within 5.5 standard errors plus 0.02 of samples: the steps depend on norms and so are not affine.
 
-    In few dimensions those norms vary so much that the rule is biased; 48 are enough.
+    In few dimensions these norms vary so much that the step size is biased. 48 dimensions are enough.
     """
     n, width = 1500, 48
     root = torch.randn(width, width, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 14
@@ -102,7 +102,7 @@ def test_predictor_corrector_reaches_a_gaussian(on: str, predictor: Callable[...
     ("name", "on"), zip(AFFINE | {"probability_flow": NONLINEAR["probability_flow"]}, list(SCHEDULES) * 3, strict=False)
 )
 def test_every_sampler_recovers_a_mixture(name: str, on: str) -> None:
-    """Per axis, the Kolmogorov–Smirnov distance of n samples to the exact distribution: below 2.2/√n, and 0.02."""
+    """The Kolmogorov–Smirnov distance of n samples to the exact distribution, per axis, is below 2.2/√n + 0.02."""
     kind, steps, _ = ALL[name]
     means = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7]]).double()
     spread = torch.tensor([[[0.04, 0.02], [0.02, 0.04]], [[0.02, 0.0], [0.0, 0.06]], [[0.01, 0.0], [0.0, 0.01]]])
@@ -116,7 +116,7 @@ def test_every_sampler_recovers_a_mixture(name: str, on: str) -> None:
 
 @pytest.mark.parametrize(("name", "on"), zip(ALL, list(SCHEDULES)[3:] * 3, strict=False))
 def test_every_sampler_recovers_points(name: str, on: str) -> None:
-    """Each sample lands on a point, each point as often as the others: 4.5 standard errors of a share, and 0.03."""
+    """Samples land on the points, equally often on each: within 4.5 standard errors of a share plus 0.03."""
     kind, steps, _ = ALL[name]
     points = torch.tensor([[-0.8, -0.2], [0.5, 0.5], [0.6, -0.7], [-0.5, 0.9]]).double()
     n = 2000
@@ -127,8 +127,8 @@ def test_every_sampler_recovers_points(name: str, on: str) -> None:
     assert ((share - 0.25).abs() < 4.5 * math.sqrt(0.25 * 0.75 / n) + 0.03).all()
 
 
-class Routed(Denoiser):
-    """A denoiser whose network answers y = a x0 + b eps with the oracle's x0 and eps."""
+class OracleDenoiser(Denoiser):
+    """A denoiser whose network predicts y = a x0 + b eps with the oracle's x0 and eps."""
 
     def __init__(self, oracle: GaussianOracle, kind: prediction.Prediction):
         super().__init__(nn.Identity(), oracle.schedule, kind)
@@ -142,21 +142,21 @@ class Routed(Denoiser):
 
 @pytest.mark.parametrize("on", SCHEDULES)
 @pytest.mark.parametrize("kind", [prediction.Eps, prediction.X0, prediction.V, prediction.Velocity, prediction.EDM])
-def test_samplers_see_through_every_prediction(kind: type, on: str) -> None:
+def test_samples_do_not_depend_on_the_prediction(kind: type, on: str) -> None:
     oracle = GaussianOracle(SCHEDULES[on], MEAN, COVARIANCE)
     if kind is prediction.Eps and on in ("zero_snr", "flow", "flow_shifted"):
         with pytest.raises(UserError, match=r"zero terminal SNR.*use prediction=v"):
-            Routed(oracle, kind())
+            OracleDenoiser(oracle, kind())
         return
-    routed = Routed(oracle, kind())
+    denoiser = OracleDenoiser(oracle, kind())
     noise = as_images(torch.linspace(-1, 1, 6).double().reshape(2, D))
     for sampler in (DPMSolver(20, grid=FINE), Heun(20, grid=FINE), DDIM(20, grid=FINE, eta=1.0)):
-        through, direct = (sampler(each, noise, Bulk(1)) for each in (routed, oracle))
-        torch.testing.assert_close(through, direct, rtol=0, atol=1e-6)
+        predicted, direct = (sampler(each, noise, SharedStream(1)) for each in (denoiser, oracle))
+        torch.testing.assert_close(predicted, direct, rtol=0, atol=1e-6)
 
 
 def test_a_learned_variance_lies_between_the_fixed_ones() -> None:
-    """spread −1 is the small variance and +1 the large one, per pixel; a network without a spread is refused."""
+    """Per pixel, spread −1 is the small variance and +1 the large one. A network without a spread is rejected."""
     oracle = GaussianOracle(SCHEDULES["linear"], MEAN, COVARIANCE)
 
     class Spread(nn.Module):
@@ -168,10 +168,10 @@ def test_a_learned_variance_lies_between_the_fixed_ones() -> None:
     noise = as_images(torch.linspace(-1, 1, 6).double())
     small, large, learned = (
         Ancestral(1, grid=lambda schedule, n: torch.tensor([0.5, 0.4]), variance=choice)(
-            Spread(), noise, Bulk(3)
+            Spread(), noise, SharedStream(3)
         ).flatten(1)
         for choice in (variance.fixed_small, variance.fixed_large, variance.learned_range)
     )
     torch.testing.assert_close(learned, torch.stack([small[:, 0], large[:, 1], small[:, 2]], dim=1))
-    with pytest.raises(UserError, match="no spread"):
-        Ancestral(10, variance=variance.learned_range)(oracle, noise, Bulk(3))
+    with pytest.raises(UserError, match="no output channels for the variance"):
+        Ancestral(10, variance=variance.learned_range)(oracle, noise, SharedStream(3))

@@ -1,4 +1,4 @@
-"""Schedules: values against diffusers, precision, the inverse, derivatives, limits, bad input."""
+"""Schedules: parity with diffusers, precision, the inverse, derivatives, limits, rejected arguments."""
 
 import math
 from collections.abc import Callable
@@ -54,17 +54,17 @@ TIMES = torch.linspace(0, 1, 3001, dtype=torch.float64)
 
 
 @each_schedule
-def test_every_schedule_starts_clean_and_loses_signal_steadily(schedule: Schedule) -> None:
+def test_every_schedule_starts_clean_and_decreases_in_snr(schedule: Schedule) -> None:
     alpha, sigma = schedule(TIMES)
     assert (alpha[0], sigma[0]) == (1, 0)
     assert (alpha.diff() <= 1e-16).all()
-    assert (schedule.log_snr(TIMES).diff() < 0).all()  # of a table, also between the rows
+    assert (schedule.log_snr(TIMES).diff() < 0).all()  # also between the rows of a table
     inner = TIMES[1:-1]
     torch.testing.assert_close(schedule.log_snr(inner), 2 * (alpha / sigma).log()[1:-1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*TABLES, "vp", "cosine_continuous", "cosine_shifted"])
-def test_variance_preserving_schedules_preserve_it(name: str) -> None:
+def test_variance_preserving_schedules_preserve_variance(name: str) -> None:
     alpha, sigma = SCHEDULES[name](TIMES)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-14)
 
@@ -78,7 +78,7 @@ def test_time_inverts_log_snr(schedule: Schedule, t: float) -> None:
 
 
 @each_schedule
-def test_derivatives_are_finite_differences(schedule: Schedule) -> None:
+def test_derivatives_match_finite_differences(schedule: Schedule) -> None:
     steps = getattr(schedule, "steps", 1000)
     t = (torch.arange(1, steps, dtype=torch.float64) + 0.37) / steps  # inside the intervals of a table
     h = 1e-6 / steps
@@ -90,7 +90,7 @@ def test_derivatives_are_finite_differences(schedule: Schedule) -> None:
 
 
 @each_schedule
-def test_sde_moves_mean_and_variance_as_the_schedule_does(schedule: Schedule) -> None:
+def test_sde_has_the_mean_and_variance_of_the_schedule(schedule: Schedule) -> None:
     """m' = f m and (sigma²)' = 2 f sigma² + g², with g² = −sigma² lambda' ≥ 0 (Song et al., appendix B)."""
     t = torch.linspace(0.013, 0.987, 101, dtype=torch.float64)
     f, g2 = schedule.sde(t)
@@ -101,7 +101,7 @@ def test_sde_moves_mean_and_variance_as_the_schedule_does(schedule: Schedule) ->
     assert (g2 > 0).all()
 
 
-def test_sdes_are_songs() -> None:
+def test_sdes_match_song() -> None:
     """VP: f = −β/2, g² = β. Sub-VP: g² = β(1 − e^(−2∫β)). VE: g² = σ_min² (σ_max/σ_min)^(2t) 2 log(σ_max/σ_min)."""
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
     beta, integral = 0.1 + 19.9 * t, 0.1 * t + 19.9 * t**2 / 2
@@ -113,7 +113,7 @@ def test_sdes_are_songs() -> None:
     torch.testing.assert_close((f, g2), (0 * t, 1e-4 * 5000 ** (2 * t) * 2 * math.log(5000)))
 
 
-def test_derivatives_hold_under_inference_mode_and_at_the_ends() -> None:
+def test_derivatives_work_in_inference_mode_and_at_the_ends() -> None:
     with torch.inference_mode():
         d_alpha, d_sigma = Flow().derivatives(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
         assert all(x.isfinite().all() for x in linear().derivatives(torch.ones(1, dtype=torch.float64)))
@@ -121,7 +121,7 @@ def test_derivatives_hold_under_inference_mode_and_at_the_ends() -> None:
     assert (d_sigma == 1).all()
 
 
-def test_derivative_at_a_row_of_a_table_is_not_lost() -> None:
+def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
     table, row = linear(), torch.tensor([0.3], dtype=torch.float64)
     slope, beside = table.log_snr_rate(row), table.log_snr_rate(row + 1e-5)
     torch.testing.assert_close(slope, beside, rtol=1e-6, atol=0)
@@ -135,7 +135,7 @@ def test_derivative_at_a_row_of_a_table_is_not_lost() -> None:
         (scaled_linear, "scaled_linear", {"beta_start": 0.00085, "beta_end": 0.012}),
     ],
 )
-def test_tables_equal_diffusers(ours: Callable[[], Discrete], theirs: str, ends: dict[str, float]) -> None:
+def test_tables_match_diffusers(ours: Callable[[], Discrete], theirs: str, ends: dict[str, float]) -> None:
     reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule=theirs, **ends)
     schedule = ours()
     alpha, _ = schedule(torch.arange(1, 1001) / 1000)
@@ -143,7 +143,7 @@ def test_tables_equal_diffusers(ours: Callable[[], Discrete], theirs: str, ends:
     torch.testing.assert_close((alpha**2).float(), reference.alphas_cumprod, rtol=2e-4, atol=1e-8)
 
 
-def test_zero_terminal_snr_equals_diffusers() -> None:
+def test_zero_terminal_snr_matches_diffusers() -> None:
     table = zero_terminal_snr(scaled_linear())
     reference = rescale_zero_terminal_snr(scaled_linear().betas())
     torch.testing.assert_close(table.betas(), reference, rtol=1e-6, atol=1e-9)
@@ -152,8 +152,8 @@ def test_zero_terminal_snr_equals_diffusers() -> None:
     assert float(sigma) == 1
 
 
-def test_the_first_step_keeps_its_digits() -> None:
-    """1 − ᾱ_1 = β_1 = 1e-4, which float32's 1 − ᾱ misses by 1e-4 relative."""
+def test_the_first_step_keeps_full_precision() -> None:
+    """1 − ᾱ_1 = β_1 = 1e-4. In float32, 1 − ᾱ would have a relative error of 1e-4."""
     _, sigma = linear()(torch.tensor([1 / 1000], dtype=torch.float64))
     assert abs(float(sigma**2) / 1e-4 - 1) < 1e-12
     for schedule, expected in [(VP(), 0.1e-9), (ContinuousCosine(lowest=-80), (math.pi / 2) ** 2 * 1e-18)]:
@@ -169,8 +169,8 @@ def test_float32_times_find_their_rows(schedule: Discrete) -> None:
     )
 
 
-def test_linear_table_tends_to_vp() -> None:
-    """With β_i = β(i/T)/T, T → ∞: DDPM's linear table is a discretisation of VP with β from 0.1 to 20."""
+def test_linear_table_converges_to_vp() -> None:
+    """For β_i = β(i/T)/T and T → ∞: DDPM's linear table is a discretisation of VP with β from 0.1 to 20."""
     gaps = []
     for steps in (1000, 4000):
         table = linear(steps, 0.1 / steps, 20 / steps)
@@ -189,7 +189,7 @@ def test_shift_multiplies_sigma_over_alpha(shift: float) -> None:
     torch.testing.assert_close(other.log_snr(t), one.log_snr(t) - fall)
 
 
-def test_half_precision_and_moves_leave_the_tables_in_float64() -> None:
+def test_tables_stay_in_float64_when_the_module_is_cast_or_moved() -> None:
     holder = torch.nn.ModuleDict({"schedule": linear()})
     before = holder["schedule"](TIMES)
     for change in (lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.to("cpu"), lambda m: m.float()):
@@ -199,12 +199,12 @@ def test_half_precision_and_moves_leave_the_tables_in_float64() -> None:
         torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
-def test_tables_are_not_written_to_checkpoints() -> None:
+def test_tables_are_not_saved_in_checkpoints() -> None:
     assert not linear().state_dict()
 
 
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_betas_outside_zero_one_are_refused_in_one_line(bad: float) -> None:
+def test_betas_outside_zero_one_are_rejected_in_one_line(bad: float) -> None:
     with pytest.raises(UserError, match=r"β_2 = .* of 3 lies outside \(0, 1\)") as refusal:
         Discrete(torch.tensor([0.1, bad, 0.1]))
     assert "\n" not in str(refusal.value)
@@ -222,7 +222,7 @@ def test_betas_outside_zero_one_are_refused_in_one_line(bad: float) -> None:
         lambda: shifted(linear(), 0),
     ],
 )
-def test_impossible_numbers_are_refused_in_one_line(build: Callable[[], Schedule]) -> None:
+def test_invalid_arguments_are_rejected_in_one_line(build: Callable[[], Schedule]) -> None:
     with pytest.raises(UserError, match="must be") as refusal:
         build()
     assert "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Draws of training times: the distribution is the paper's, and importance makes any of them unbiased."""
+"""Distributions of the training times: each matches its paper, and importance makes any of them unbiased."""
 
 import math
 from collections.abc import Callable
@@ -32,8 +32,8 @@ DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
 }
 
 
-class Even(Streams):
-    """u in place of random draws: a quadrature instead of a Monte-Carlo mean."""
+class EvenStreams(Streams):
+    """Fixed u instead of random ones, which turns a Monte-Carlo mean into a quadrature."""
 
     def __init__(self, u: Tensor):
         self.u = u
@@ -44,9 +44,9 @@ class Even(Streams):
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_importance_makes_every_distribution_unbiased(name: str) -> None:
-    """E[importance·f(t)] = ∫ f dt, for bumps f where the draws are (far out in the tails an even u is coarse)."""
+    """E[importance·f(t)] = ∫ f dt, for bumps f in the bulk of the distribution (even u are too coarse in the tails)."""
     build, schedule = DRAWS[name]
-    t, importance = build()(schedule, Even(EVEN))
+    t, importance = build()(schedule, EvenStreams(EVEN))
     assert ((t >= 0) & (t <= 1)).all()
     fine = torch.linspace(0, 1, 1_000_001, dtype=torch.float64)
     for centre in (float(t.quantile(0.3)), float(t.quantile(0.6))):
@@ -55,7 +55,7 @@ def test_importance_makes_every_distribution_unbiased(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_importance_is_unbiased_by_random_draws(name: str) -> None:
+def test_importance_is_unbiased_for_random_draws(name: str) -> None:
     build, schedule = DRAWS[name]
     t, importance = build()(schedule, Streams(range(N)))
     terms = importance * torch.exp(-(((t - 0.3) / 0.15) ** 2))
@@ -73,8 +73,8 @@ def test_without_reweighting_importance_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=["edm", "vp"])
-def test_log_normal_is_edms(schedule: Schedule) -> None:
-    t, _ = LogNormal(-1.2, 1.2)(schedule, Even(EVEN))
+def test_log_normal_matches_edm(schedule: Schedule) -> None:
+    t, _ = LogNormal(-1.2, 1.2)(schedule, EvenStreams(EVEN))
     log_sigma = -schedule.log_snr(t) / 2
     assert abs(float(log_sigma.mean()) + 1.2) < 1e-3
     assert abs(float(log_sigma.std()) - 1.2) < 1e-3
@@ -82,38 +82,38 @@ def test_log_normal_is_edms(schedule: Schedule) -> None:
 
 def test_log_normal_stays_within_the_schedule() -> None:
     short = EDM(sigma_max=0.5)  # half of the mass of log σ lies above log 0.5
-    t, importance = LogNormal(math.log(0.5), 1.0)(short, Even(EVEN))
+    t, importance = LogNormal(math.log(0.5), 1.0)(short, EvenStreams(EVEN))
     assert t.max() <= 1 + 1e-12
     assert abs(float((importance * t).mean()) - 0.5) < 1e-3
 
 
-def test_logit_normal_and_mode_are_sd3s() -> None:
-    t, _ = LogitNormal(0.5, 0.8)(Flow(), Even(EVEN))
+def test_logit_normal_and_mode_match_sd3() -> None:
+    t, _ = LogitNormal(0.5, 0.8)(Flow(), EvenStreams(EVEN))
     logit = torch.logit(t)
     assert abs(float(logit.mean()) - 0.5) < 1e-3
     assert abs(float(logit.std()) - 0.8) < 1e-3
     s, u = 1.29, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
-    t, slope = Mode(s)(Flow(), Even(u))
+    t, slope = Mode(s)(Flow(), EvenStreams(u))
     torch.testing.assert_close(t, 1 - u - s * (torch.cos(torch.pi * u / 2) ** 2 - 1 + u))
     torch.testing.assert_close(slope, 1 + s - s * torch.pi / 2 * torch.sin(torch.pi * u))
-    torch.testing.assert_close(Mode(0.0)(Flow(), Even(u))[0], 1 - u)
+    torch.testing.assert_close(Mode(0.0)(Flow(), EvenStreams(u))[0], 1 - u)
 
 
 @pytest.mark.parametrize("scale", [-1.1, 1.8])
-def test_mode_beyond_monotone_is_refused(scale: float) -> None:
+def test_mode_with_a_non_monotone_scale_is_rejected(scale: float) -> None:
     with pytest.raises(UserError, match=r"scale = .* must lie in"):
         Mode(scale)
 
 
-def test_uniform_table_draws_every_row_alike() -> None:
-    t, importance = UniformTable()(linear(10), Even(EVEN))
+def test_uniform_table_draws_every_row_equally_often() -> None:
+    t, importance = UniformTable()(linear(10), EvenStreams(EVEN))
     assert (importance == 1).all()
     rows, counts = torch.unique((t * 10).round(), return_counts=True)
     assert rows.tolist() == list(range(1, 11))
     assert (counts == len(EVEN) // 10).all()
 
 
-def test_stratified_draws_are_even_over_the_batch_and_each_uniform() -> None:
+def test_stratified_draws_are_evenly_spaced_and_each_uniform() -> None:
     t, _ = Uniform(first=0.0, stratified=True)(VP(), Streams(range(100, 116)))
     gaps = torch.cat([t.sort().values, t.sort().values[:1] + 1]).diff()
     torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 16))
@@ -122,14 +122,14 @@ def test_stratified_draws_are_even_over_the_batch_and_each_uniform() -> None:
     assert abs(float((third < 0.25).double().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / N)
 
 
-def test_stratified_draws_do_not_depend_on_the_devices() -> None:
+def test_stratified_draws_do_not_depend_on_the_number_of_devices() -> None:
     whole = Streams(range(8), batch_seed=3).stratified()
     parts = [Streams(range(k, 8, 2), batch_seed=3, positions=range(k, 8, 2), batch_size=8).stratified() for k in (0, 1)]
     torch.testing.assert_close(torch.stack(parts, dim=1).flatten(), whole, rtol=0, atol=0)
     assert not torch.equal(whole, Streams(range(8), batch_seed=4).stratified())
 
 
-def test_stratifying_lowers_the_variance_of_a_batchs_loss() -> None:
+def test_stratified_draws_reduce_the_variance_of_the_batch_mean() -> None:
     def spread(stratified: bool) -> float:
         draw = Uniform(stratified=stratified)
         return float(torch.stack([draw(VP(), Streams(range(16 * k, 16 * k + 16)))[0].mean() for k in range(50)]).std())
@@ -144,7 +144,7 @@ def learned(steps: int = 20, history: int = 3) -> LossSecondMoment:
     return draw
 
 
-def test_loss_second_moment_is_uniform_until_every_row_is_known() -> None:
+def test_loss_second_moment_is_uniform_until_every_row_has_losses() -> None:
     draw, table = LossSecondMoment(20, 3), linear(20)
     t, importance = draw(table, Streams(range(8)))
     torch.testing.assert_close(importance, torch.ones_like(importance))
@@ -152,11 +152,11 @@ def test_loss_second_moment_is_uniform_until_every_row_is_known() -> None:
     torch.testing.assert_close(draw.probabilities(), torch.full((20,), 1 / 20).double())
 
 
-def test_loss_second_moment_draws_as_the_losses_say_and_is_unbiased() -> None:
+def test_loss_second_moment_follows_the_losses_and_is_unbiased() -> None:
     draw, table, steps = learned(), linear(20), 20
     p = 1 / torch.arange(1, 21, dtype=torch.float64)
     torch.testing.assert_close(draw.probabilities(), 0.99 * p / p.sum() + 0.01 / 20, rtol=1e-6, atol=0)
-    t, importance = draw(table, Even(EVEN))
+    t, importance = draw(table, EvenStreams(EVEN))
     counts = torch.bincount((t * steps).round().long() - 1, minlength=steps) / len(EVEN)
     torch.testing.assert_close(counts.double(), draw.probabilities(), rtol=1e-3, atol=1e-4)
     for f in (lambda t: t, lambda t: torch.exp(-5 * t)):
@@ -164,7 +164,7 @@ def test_loss_second_moment_draws_as_the_losses_say_and_is_unbiased() -> None:
         torch.testing.assert_close((importance * f(t)).mean(), expected, rtol=1e-3, atol=0)
 
 
-def test_loss_second_moment_keeps_the_last_losses_and_travels_in_checkpoints() -> None:
+def test_loss_second_moment_keeps_the_last_losses_and_is_saved_in_checkpoints() -> None:
     draw = learned()
     draw.update(torch.full((3,), 1 / 20), torch.full((3,), 7.0))  # the same row three times: its whole history
     assert (draw.losses[0] == 7).all()
@@ -177,12 +177,12 @@ def test_loss_second_moment_keeps_the_last_losses_and_travels_in_checkpoints() -
 @pytest.mark.parametrize(
     ("draw", "schedule", "words"),
     [
-        (UniformTable(), VP(), "uniform_table needs a table.*timesteps=uniform"),
-        (LossSecondMoment(10), VP(), "loss_second_moment needs a table"),
+        (UniformTable(), VP(), "uniform_table needs a discrete schedule.*timesteps=uniform"),
+        (LossSecondMoment(10), VP(), "loss_second_moment needs a discrete schedule"),
         (LossSecondMoment(10), linear(20), r"steps = 10, but .* T = 20; use objective.timesteps.steps=20"),
     ],
 )
-def test_draws_that_do_not_fit_the_schedule_are_refused(
+def test_timesteps_that_do_not_fit_the_schedule_are_rejected(
     draw: Callable[..., object], schedule: Schedule, words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as refusal:

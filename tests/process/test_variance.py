@@ -1,4 +1,4 @@
-"""Posterior variances, learned range, and the divergence of Gaussians. (The memoir's values: test_memoir.)"""
+"""Posterior variances, the learned range and the KL divergence of Gaussians. (The memoir's values: test_memoir.)"""
 
 import math
 
@@ -14,7 +14,7 @@ TABLE = linear()
 
 
 @pytest.mark.parametrize(("m1", "v1", "m2", "v2"), [(0.3, 0.5, -0.4, 0.8), (0, 1e-2, 0.05, 2e-2), (1, 2, 1, 2)])
-def test_kl_is_its_integral(m1: float, v1: float, m2: float, v2: float) -> None:
+def test_kl_matches_its_integral(m1: float, v1: float, m2: float, v2: float) -> None:
     x = m1 + math.sqrt(v1) * torch.linspace(-14, 14, 200_001, dtype=torch.float64)
     log1 = -((x - m1) ** 2) / (2 * v1) - math.log(2 * math.pi * v1) / 2
     log2 = -((x - m2) ** 2) / (2 * v2) - math.log(2 * math.pi * v2) / 2
@@ -23,14 +23,14 @@ def test_kl_is_its_integral(m1: float, v1: float, m2: float, v2: float) -> None:
     torch.testing.assert_close(ours, integral, rtol=1e-8, atol=1e-12)
 
 
-def test_kl_keeps_its_digits_for_close_variances() -> None:
-    """d²/4 for log variances d apart; in float32 v₁/v₂ − 1 − log(v₁/v₂) would be lost for d = 1e-4."""
+def test_kl_is_accurate_for_close_variances() -> None:
+    """d²/4 for log variances that differ by d. In float32, v₁/v₂ − 1 − log(v₁/v₂) would lose all precision."""
     zero, d = torch.zeros(()), torch.tensor(1e-3)
     assert abs(float(gaussian_kl(zero, d, zero)) / (1e-6 / 4) - 1) < 0.01
 
 
-def test_r_identity() -> None:
-    """r = alpha_t sigma_s/(alpha_s sigma_t), and 1 − r² keeps the digits that the difference loses."""
+def test_ratio_matches_its_definition_and_keeps_precision() -> None:
+    """r = alpha_t sigma_s/(alpha_s sigma_t), and 1 − r² stays accurate where the subtraction would not."""
     t, s = torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.499, 0.05]).double()
     for schedule in (TABLE, VP(), Flow()):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
@@ -44,8 +44,8 @@ def test_r_identity() -> None:
     assert abs(float(rest) / (-rate * h) - 1) < 1e-2
 
 
-def test_small_and_large_are_the_posteriors_of_a_point_and_of_white_data() -> None:
-    """For x0 ~ N(0, v), variance preserving, q(x_s | x_t) has the small variance at v = 0 and the large at v = 1."""
+def test_small_and_large_variances_are_exact_for_a_point_and_for_white_data() -> None:
+    """For x0 ~ N(0, v) on a VP schedule, q(x_s | x_t) has the small variance if v = 0 and the large one if v = 1."""
     t, s = torch.tensor(0.4).double(), torch.tensor(0.37).double()
     alpha_t, sigma_t = TABLE(t)
     alpha_s, sigma_s = TABLE(s)
@@ -55,8 +55,8 @@ def test_small_and_large_are_the_posteriors_of_a_point_and_of_white_data() -> No
         torch.testing.assert_close(fixed(TABLE, t, s).exp(), posterior)
 
 
-def test_the_last_steps_small_variance_is_the_one_before() -> None:
-    """β̃_1 = 0, and DDPM's code takes β̃_2 in its place."""
+def test_small_variance_of_the_last_step_is_that_of_the_step_before() -> None:
+    """β̃_1 = 0, and DDPM's code uses β̃_2 instead."""
     rows = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64) / 1000
     torch.testing.assert_close(fixed_small(TABLE, rows[1], rows[0]), fixed_small(TABLE, rows[2], rows[1]))
     both = fixed_small(TABLE, rows[1:], rows[:-1])
@@ -77,7 +77,7 @@ def test_learned_range_interpolates_the_logarithms() -> None:
         torch.testing.assert_close(learned(value), expected.float().reshape(2, 1, 1, 1).expand(shape))
 
 
-def test_learned_range_without_a_spread_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no spread.*use variance=fixed_small") as refusal:
+def test_learned_range_without_a_spread_is_rejected() -> None:
+    with pytest.raises(UserError, match=r"no output channels.*choose the variance fixed_small") as refusal:
         learned_range(TABLE, torch.ones(1), torch.zeros(1))
     assert "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Weights: each in the form its paper gives, for whatever is predicted."""
+"""Loss weights: each matches the form in its paper, for every prediction."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ WEIGHTS = [
 @pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: w.__name__)
 @pytest.mark.parametrize("schedule", [linear(), VP(), EDM(), Flow()], ids=["linear", "vp", "edm", "flow"])
 def test_a_weight_means_the_same_for_every_prediction(weight: Callable[..., Tensor], schedule: Schedule) -> None:
-    """The same wrong x0, told through each prediction's y, costs the same."""
+    """The same wrong x0, expressed in the y of each prediction, has the same loss."""
     x0, wrong, eps = 0.4, 0.1, -0.7
     alpha, sigma = schedule(T)
     wrong_eps = (alpha * x0 + sigma * eps - alpha * wrong) / sigma
@@ -46,7 +46,7 @@ def test_a_weight_means_the_same_for_every_prediction(weight: Callable[..., Tens
         torch.testing.assert_close(cost(prediction), expected, rtol=1e-7, atol=0)
 
 
-def test_the_papers_forms() -> None:
+def test_weights_match_the_forms_of_the_papers() -> None:
     schedule = VP()
     snr = schedule.log_snr(T).exp()
     forms = [
@@ -66,15 +66,15 @@ def test_the_papers_forms() -> None:
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP(), Flow(), VE()], ids=["edm", "vp", "flow", "ve"])
-def test_edms_weight_is_one_for_its_own_prediction(schedule: Schedule) -> None:
+def test_edm_weight_is_one_for_the_edm_prediction(schedule: Schedule) -> None:
     ours = weighting.edm(schedule, EDMPrediction(0.3), T, sigma_data=0.3)
     torch.testing.assert_close(ours, weighting.unit(schedule, EDMPrediction(0.3), T))
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05, 0.3])
 @pytest.mark.parametrize("schedule", [Flow(), Flow(shift=3.0)], ids=["flow", "shifted"])
-def test_velocity_is_the_error_of_the_velocity(schedule: Schedule, clip: float) -> None:
-    """JiT computes v and v_θ as (x_t − x0)/sigma, whose sigma it clips, from the true and the predicted image."""
+def test_velocity_weight_gives_the_error_of_the_velocity(schedule: Schedule, clip: float) -> None:
+    """JiT computes v and v_θ as (x_t − x0)/max(sigma, clip) from the true and from the predicted image."""
     generator = torch.Generator().manual_seed(0)
     x0, eps, x0_theta = torch.randn(3, len(T), 50, generator=generator, dtype=torch.float64)
     alpha_t, sigma_t = (c[:, None] for c in schedule(T))
@@ -88,14 +88,16 @@ def test_velocity_is_the_error_of_the_velocity(schedule: Schedule, clip: float) 
 
 
 @pytest.mark.parametrize(("schedule", "prediction"), [(Flow(), Velocity()), (VP(), V()), (linear(), V())])
-def test_velocity_weighs_predicted_velocities_alike_above_the_clip(schedule: Schedule, prediction: Prediction) -> None:
+def test_velocity_weight_is_one_for_velocity_predictions_above_the_clip(
+    schedule: Schedule, prediction: Prediction
+) -> None:
     weight, (_, sigma_t) = weighting.velocity(schedule, prediction, T, clip=0.2), schedule(T)
     expected = torch.where(sigma_t >= 0.2, 1.0, (sigma_t / 0.2) ** 2)
     assert 0 < (sigma_t >= 0.2).sum() < len(T)
     torch.testing.assert_close(weight, expected)
 
 
-def test_table_vlb_weight_is_the_memoirs() -> None:
+def test_table_vlb_weight_matches_the_memoir() -> None:
     """β_t²/(2 β̃_t α_t (1 − ᾱ_t)), times T (DDPM, eq. 12), which is also T·(SNR_s − SNR_t)/2 on x0 (VDM, eq. 13)."""
     table = linear()
     beta, bar = table.betas(), table(ROWS)[0] ** 2
@@ -109,7 +111,7 @@ def test_table_vlb_weight_is_the_memoirs() -> None:
     assert weighting.vlb(table, Eps(), ROWS[:1] - 1 / 1000).isfinite().all()
 
 
-def test_continuous_vlb_weight_is_the_tables_limit() -> None:
+def test_continuous_vlb_weight_is_the_limit_of_the_tables() -> None:
     gaps = []
     for steps in (1000, 4000):
         table = linear(steps, 0.1 / steps, 20 / steps)

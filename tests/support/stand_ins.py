@@ -1,18 +1,18 @@
-"""In place of a network and of the random streams, for the mathematics alone."""
+"""Test doubles for a network and for the random streams."""
 
 import torch
 from torch import Tensor, nn
 
 
-class Pseudo(nn.Module):
-    """A fixed function of (x, label) in place of a network."""
+class FixedNetwork(nn.Module):
+    """A fixed function of (x, label) instead of a network."""
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         return torch.tanh(1.3 * x + 0.002 * label.reshape(-1, 1, 1, 1)) + 0.1 * x.roll(1, dims=-1)
 
 
-class Replay:
-    """Streams that hand out prepared noise, the same that the other library is given."""
+class ReplayStreams:
+    """Streams that return prepared noise, so that another library can be given the same noise."""
 
     def __init__(self, *noise: Tensor):
         self.noise = list(noise)
@@ -21,8 +21,8 @@ class Replay:
         return self.noise.pop(0).to(x.dtype)
 
 
-class Bulk:
-    """Streams of one generator, for thousands of small examples."""
+class SharedStream:
+    """Streams with a single generator for all examples, which is fast for thousands of small ones."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Samplers that follow the reverse process itself: DDPM's, DDIM's, and the score SDE's discretisations.
+"""Samplers that discretise the reverse process directly: DDPM, DDIM, and those of the score SDE.
 
 r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`.
 """
@@ -6,34 +6,33 @@ r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process import variance as variances
 from diffusion.process.denoiser import Estimate
-from diffusion.process.sampler.loop import Evaluator, Point, Sampler, Time
-from diffusion.process.schedule import Schedule
+from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Threshold, Time
+from diffusion.process.variance import Variance, fixed_small
 from diffusion.randomness import Streams
 
-Variance = Callable[[Schedule, Tensor, Tensor, Tensor | None], Tensor]
 
-
-def straight(estimate: Estimate, s: Time) -> Tensor:
-    """alpha_s x0 + sigma_s eps: the first-order step of every ODE solver here, also where alpha_t or sigma_s is 0."""
+def first_order_step(estimate: Estimate, s: Time) -> Tensor:
+    """alpha_s x0 + sigma_s eps: the first-order step of the ODE solvers, also valid at alpha_t = 0 or sigma_s = 0."""
     return s.alpha * estimate.x0 + s.sigma * estimate.eps
 
 
 @dataclass(eq=False)
 class Ancestral(Sampler):
-    """x_s ~ N(alpha_s x0 + sigma_s r eps, variance), without noise in the last step (DDPM, Algorithm 2; the memoir's).
+    """x_s ~ N(alpha_s x0 + sigma_s r eps, variance), without noise in the last step (DDPM and the memoir, Algorithm 2).
 
     Args:
-        variance: (schedule, t, s, spread) -> log variance, () or (B, C, H, W).
+        variance: (schedule, t, s, spread) -> log variance, (1,) or (B, C, H, W).
     """
 
-    variance: Variance = variances.fixed_small
+    variance: Variance = fixed_small
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
@@ -52,16 +51,19 @@ class Ancestral(Sampler):
 class DDIM(Sampler):
     """x_s = alpha_s x0 + √(sigma_s² − ς²) eps + ς z with ς² = η² sigma_s² (1 − r²) (DDIM, eqs. 12 and 16).
 
-    η = 0 is deterministic: Euler's step on the probability-flow ODE on EDM's σ axis and on a flow's straight line
-    alike, and DPM-Solver-1. η = 1 is ancestral sampling with the small variance: k-diffusion's Euler-ancestral, and
-    SDE-DPM-Solver++1.
+    η = 0 is deterministic. It is DPM-Solver-1, and Euler's method for the probability-flow ODE both on EDM's axis and
+    on the straight line of a flow. η = 1 is ancestral sampling with the small variance. It is SDE-DPM-Solver++(1) and
+    the Euler-ancestral sampler of k-diffusion.
+
+    Args:
+        eta: η, the amount of noise: from 0, none, to 1, as in DDPM.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Ge(0), Le(1)] = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise UserError(f"sampler: eta = {self.eta:g} of DDIM; choose it from 0 (no noise) to 1 (DDPM's)")
+            raise UserError(f"sampler: DDIM has eta = {self.eta:g}; choose a value from 0 (no noise) to 1 (as in DDPM)")
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
@@ -78,8 +80,8 @@ class DDIM(Sampler):
 class ReverseDiffusion(Sampler):
     """x_s = x_t − f + G² score + G z, without noise in the last step (Score SDE, eq. 46), for any schedule.
 
-    The forward step x_t = (alpha_t/alpha_s) x_s + G z has f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²);
-    score = −eps/sigma_t. First order, and needs about a thousand steps.
+    The forward step is x_t = (alpha_t/alpha_s) x_s + G z, with f = (alpha_t/alpha_s − 1) x and G² = sigma_t² (1 − r²).
+    The score is −eps/sigma_t. The method is of first order and needs about a thousand steps.
     """
 
     def step(
@@ -93,19 +95,21 @@ class ReverseDiffusion(Sampler):
 
 @dataclass(eq=False)
 class PredictorCorrector(Sampler):
-    """At each t, `corrections` Langevin steps, then the predictor's step to s (Score SDE, Algorithms 2–5).
+    """`corrections` Langevin steps at each t, then the predictor's step to s (Score SDE, Algorithms 2–5).
 
-    x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². The norms are each image's own, where the reference
-    takes the batch's mean: an image does not depend on its neighbours. Its factor 1 − β_t ≈ 1 of ε is left out.
+    A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². There are two differences from the
+    reference code. It averages the norms over the batch, but here each image has its own norms and so does not depend
+    on the rest of the batch. And its factor 1 − β_t ≈ 1 of ε is omitted.
 
     Args:
-        predictor: (steps, grid, threshold) -> the sampler whose step predicts.
-        snr: the signal-to-noise ratio of a Langevin step; its stationary variance is too large by snr², relatively.
+        predictor: (steps, grid, threshold) -> the sampler that makes the steps from t to s.
+        corrections: the number of Langevin steps at each t.
+        snr: the signal-to-noise ratio of a Langevin step; many steps overestimate the variance by a share of snr².
     """
 
-    predictor: Callable[..., Sampler] = ReverseDiffusion
-    corrections: int = 1
-    snr: float = 0.16
+    predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
+    corrections: Annotated[int, Ge(0)] = 1
+    snr: Annotated[float, Gt(0)] = 0.16
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams

@@ -1,4 +1,4 @@
-"""An Optuna study that is taken up again runs what it lacks, not all of its trials once more.
+"""A resumed Optuna study runs the trials that it lacks, not all of them once more.
 
     python -m diffusion.train -m hydra/sweeper=optuna 'optimizer.lr=tag(log, interval(1e-5, 1e-2))' \\
         hydra.sweeper.study_name=lr hydra.sweeper.storage=sqlite:///lr.db hydra.sweep.dir=outputs/lr
@@ -14,11 +14,11 @@ from omegaconf import DictConfig, read_write
 from diffusion.console import console
 
 
-class Continue(Callback):
-    """`hydra.sweeper.n_trials` counts those that the study has completed already, in whatever process.
+class ResumeStudy(Callback):
+    """`hydra.sweeper.n_trials` includes the trials that the study has completed already, in whatever process.
 
-    The plugin would run that many again; and a sampler with a seed would draw the first ones again. For a study with a
-    `study_name` in a `storage`; one that was killed leaves a trial that runs forever there, which counts for nothing.
+    Hydra's plugin would run that many again, and a sampler with a seed would draw the first ones again. This is for a
+    study with a `study_name` in a `storage`. A killed process leaves a trial that stays "running" there; it is ignored.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

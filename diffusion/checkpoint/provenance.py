@@ -1,0 +1,44 @@
+"""Where numbers come from: the version of the code, the bytes of a checkpoint, the weights of a network."""
+
+import hashlib
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+import diffusion
+from diffusion.files import PACKAGE
+from diffusion.metric.digest import digest
+
+
+@cache
+def code_version() -> str:
+    """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e`, the commit, with `+` where tracked files have changed since."""
+    if not (PACKAGE.parent / ".git").exists():
+        return diffusion.__version__
+    git = ["git", "-C", str(PACKAGE.parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return diffusion.__version__
+    return f"{diffusion.__version__} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
+
+
+def file_hash(path: Path) -> str:
+    """The first 16 digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def network_hash(network: nn.Module) -> str:
+    """The first 16 digits of the SHA-256 of a network's weights as float32.
+
+    It is the same during training and after reading from any file, so a network is recognised although its checkpoint
+    is gone. (A checkpoint of half-precision weights gives back exactly these weights in float32.)
+    """
+    state = network.state_dict().items()
+    return digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]

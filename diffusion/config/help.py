@@ -1,0 +1,151 @@
+"""`--help` and `--help GROUP` of the commands: every choice and every setting with its documentation.
+
+The documentation is read from the settings' schema and from the docstrings of the classes that the choices name. Nothing
+is imported for it, so the answer comes in well under a second.
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from rich.table import Table
+from rich.text import Text
+
+from diffusion.config.choices import choices, conf_dir, inner_groups, is_group
+from diffusion.config.schema import Settings
+from diffusion.config.validation import shown
+from diffusion.console import console
+from diffusion.errors import UserError, nearest
+from diffusion.files import PACKAGE
+
+FLAGS = ("--help", "-h", "help")
+FOOT = """\
+GROUP=CHOICE takes a choice, KEY=VALUE sets a value, -m before them runs a sweep over values with commas between them,
+--cfg job prints the whole configuration and runs nothing. Parts of another group are chosen with their place, such as
+grid@sampler.grid=karras. --help GROUP explains the choices of a group."""
+
+
+def print_help(command: str, schema: type[Settings], about: str, words: list[str]) -> bool:
+    """Print the help that `words` ask for; whether they ask for any."""
+    asked = [i for i, word in enumerate(words) if word in FLAGS]
+    if not asked:
+        return False
+    group = next(iter(words[asked[0] + 1 :]), None)
+    if group is None:
+        _command_help(command, schema, about)
+    elif is_group(group):
+        _group_help(group)
+    else:
+        groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+        raise UserError(
+            f"--help {group}: there is no such group{nearest(group, groups)}; groups are {', '.join(groups)}"
+        )
+    return True
+
+
+def _command_help(command: str, schema: type[Settings], about: str) -> None:
+    console.print(about.strip())
+    chosen = _default_choices(command)
+    groups = dict.fromkeys([*chosen, *(inner for group in chosen for inner in inner_groups(group))])
+    marked = {group: [c + " (default)" * (c == chosen.get(group)) for c in choices(group)] for group in groups}
+    _print("Groups", [(f"{group}=", ", ".join(names)) for group, names in marked.items()])
+    settings = [*_settings(schema)]
+    for group, choice in chosen.items():
+        if (file := conf_dir() / group / f"{choice}.yaml").is_file():
+            settings += _choice_settings(group, yaml.safe_load(file.read_text()) or {})
+    _print("Settings", [(f"{key}={value}", text) for key, value, text in settings])
+    console.print(f"\n{FOOT}")
+
+
+def _group_help(group: str) -> None:
+    for choice in choices(group):
+        text = (conf_dir() / group / f"{choice}.yaml").read_text()
+        about = " ".join(line.lstrip("# ") for line in _header(text))
+        settings = _choice_settings(group, yaml.safe_load(text) or {})
+        _print(f"{group}={choice}", [(f"{key}={value}", doc) for key, value, doc in settings], about)
+
+
+def _print(title: str, rows: list[tuple[str, str]], about: str = "") -> None:
+    console.print()
+    console.print(title, style="bold")
+    if about:
+        console.print(f"  {about}")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(overflow="fold", max_width=44)
+    table.add_column(overflow="fold")
+    for left, right in rows:
+        table.add_row(Text(left), Text(right))
+    if rows:
+        console.print(table, soft_wrap=False)
+
+
+def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """(key, default, documentation) of the settings outside of groups."""
+    for key, field in schema.model_fields.items():
+        if inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
+            yield from _settings(field.annotation, f"{prefix}{key}.")
+        elif not is_group(key):
+            default = "" if field.is_required() else shown(field.default)
+            yield f"{prefix}{key}", "" if "${" in default else default, " ".join((field.description or "").split())
+
+
+def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, value, documentation) of what a choice sets."""
+    documented = documentation(str(node.get("_target_", "")))
+    return [
+        (f"{group}.{key}", "…" if isinstance(value, Mapping) else shown(value), documented.get(key, ""))
+        for key, value in node.items()
+        if key != "defaults" and not key.startswith("_")
+    ]
+
+
+def _default_choices(command: str) -> dict[str, str]:
+    """Group -> the choice that a command makes by default."""
+    listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
+    found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
+    return {group: str(choice) for group, choice in found.items() if group != "hydra"}
+
+
+def _header(text: str) -> Iterator[str]:
+    """The comment at the top of a yaml file, up to its launch commands or another blank comment line."""
+    for line in text.splitlines():
+        if not line.startswith("# ") or line.startswith("#   "):
+            return
+        if not line.startswith("# @package"):
+            yield line
+
+
+@cache
+def _definitions(room: str) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    """Every class and function that is defined at the top of a file in diffusion/ROOM."""
+    trees = [ast.parse(file.read_text("utf-8")) for file in sorted((PACKAGE / room).rglob("*.py"))]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def documentation(target: str) -> dict[str, str]:
+    """What the docstring of a class or function of this project says of each argument, its base classes included."""
+    parts = target.split(".")
+    if parts[0] != "diffusion" or len(parts) < 3:
+        return {}
+    room, name = parts[1], parts[-1]
+    node = _definitions(room).get(name)
+    if node is None:
+        return {}
+    found: dict[str, str] = {}
+    for base in getattr(node, "bases", []):
+        found |= documentation(f"diffusion.{room}.{ast.unparse(base).rpartition('.')[2]}")
+    docstrings = [ast.get_docstring(node) or ""]
+    docstrings += [
+        ast.get_docstring(f) or "" for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"
+    ]
+    for docstring in docstrings:
+        section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", docstring, re.MULTILINE)
+        for names, text in re.findall(
+            r"^ {4}([\w, ]+): ((?:.*)(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
+        ):
+            found |= {argument.strip(): " ".join(text.split()) for argument in names.split(",")}
+    return found

@@ -1,0 +1,129 @@
+"""Errors of a command line and of its configuration, explained in one line."""
+
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.config import quoting
+from diffusion.config.choices import choices, choices_with, is_group
+from diffusion.config.composition import composed
+from diffusion.errors import UserError, first_line, nearest
+
+PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # more choices come with packages
+
+
+def exit_status(error: BaseException) -> int:
+    """The exit status of an error that `explain` explains."""
+    return next((cause.status for cause in _chain(error) if isinstance(cause, UserError)), 2)
+
+
+def explain(error: BaseException, command: str) -> str | None:
+    """What the user can fix, in one line; None for a fault of the program."""
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, UserError):
+            return str(cause)
+    for cause in chain:
+        if isinstance(cause, MissingConfigException):
+            return _unknown_choice(cause)
+        if isinstance(cause, OverrideParseException):
+            return _unreadable(cause.override)
+        if match := re.match(r"Ambiguous value for argument '(.+)'\n", str(cause)):
+            return _unquoted_commas(match[1])
+    if any(isinstance(cause, ConfigCompositionException | OmegaConfBaseException) for cause in chain):
+        return _bad_override(chain, command)
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for GROUP=null
+        empty = [word[:-5] for word in sys.argv[1:] if word.endswith("=null") and is_group(word[:-5])]
+        return f"{empty[0]}=null: one is needed; {empty[0]} is one of {', '.join(choices(empty[0]))}" if empty else None
+    if isinstance(error, InstantiationException):
+        return " ".join(str(chain[0]).split())
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir"):
+        return f"cannot write {error.filename}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+    return None
+
+
+def summary(error: BaseException, command: str) -> str:
+    """An error in one line, whoever has to fix it."""
+    reason = explain(error, command) if isinstance(error, Exception) else None
+    return reason or f"{type(error).__name__}: {first_line(error)}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    """`data=landscpes`: the choices that there are, the nearest first."""
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    options = [option for option in (error.options or []) if not option.startswith("_") and "_settings" not in option]
+    if not group or not options:
+        return " ".join(str(error).split())
+    extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGIN_GROUPS else ""
+    near = nearest(choice, options)
+    return f"{group}={choice}: there is no such choice{near}; {group} is one of {', '.join(options)}{extra}"
+
+
+def _unreadable(word: str) -> str:
+    """A word that Hydra's grammar does not accept, such as `data.root=~/photos`."""
+    key, equals, _ = word.partition("=")
+    if not key or not equals:
+        return f"{word}: expected KEY=VALUE; --help lists the keys"
+    return f"{word}: a value with characters such as ~ ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
+
+
+def _unquoted_commas(word: str) -> str:
+    (key, _, value), text = word.partition("="), quoting.quoted(word)
+    return f"{word}: write {key}=[{value}] for a list, {text} for a text, or add -m to run them one by one"
+
+
+def _bad_override(chain: list[BaseException], command: str) -> str:
+    """An override of a key that the configuration does not have, or a value of a wrong type."""
+    text = " ".join(str(chain[0]).split())
+    if match := re.search(r"Could not override '([^']+)'", text):
+        key = match[1]
+        part = re.fullmatch(r"\w+@(\w+)\.(\w+)", key)
+        if part and (having := choices_with(*part.groups())):
+            use = " or ".join(f"{part[1]}={choice}" for choice in having)
+            return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
+        return f"{key}: there is no such setting{nearest(key, _known_keys(command))}; --help lists all of them"
+    for cause in chain:
+        if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
+            return f"{missing[1]} is not set; give it on the command line: {missing[1]}=…"
+    return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
+
+
+def _known_keys(command: str) -> list[str]:
+    """All dotted keys of the configuration that the command line's choices compose, for spelling suggestions."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    for kept in ([o.input_line for o in parsed if "." not in o.key_or_group and not o.is_sweep_override()], []):
+        try:
+            config = composed(command, [line for line in kept if line])
+        except Exception:
+            continue  # the overrides are what is wrong; the keys of the defaults are near enough
+        return [*_dotted(OmegaConf.to_container(config, resolve=False))]
+    return []
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in (node or {}).items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")

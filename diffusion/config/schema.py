@@ -1,0 +1,250 @@
+"""The settings of each command: type, default, range and documentation in one place.
+
+`python -m diffusion.train --help` prints them. What the choice of a group takes, such as `model.channels`, is documented
+where the class or function is defined that the choice names.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from diffusion.config.validation import Group, Words
+
+
+def _inside(name: str) -> str:
+    if not name or name.startswith("/") or ".." in Path(name).parts:
+        raise ValueError("leads to another folder")
+    return name
+
+
+Name = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    AfterValidator(_inside),
+    Words("text that leads to no other folder than outputs"),
+]
+Count = Annotated[int, Ge(1)]
+CountOrZero = Annotated[int, Ge(0)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+Split = Literal["train", "val", "test"]
+Audit = list[Literal["pixels", "features"]]
+Baselines = list[Literal["noise", "real", "floor"]]
+Weights = Literal["ema", "raw"]
+
+
+class Settings(BaseModel):
+    """A set of settings that can be given on the command line."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Validation(Settings):
+    """Denoising MSE on a frozen grid of (t, eps), over held-out images and as many training images."""
+
+    draws: Count = 1
+    """Times and noises for each image."""
+    seed: Seed = 0
+    """Seed of the grid. It is not the run's, so runs of different seeds are measured alike."""
+
+
+class Checkpoint(Settings):
+    """Checkpoints: one after each validation, as last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
+
+    keep: Annotated[int, Ge(2)] = 2
+    """How many of the newest step-….ckpt are kept; a damaged checkpoint needs one before it."""
+    every_n_steps: Count | None = None
+    """Also save every so many optimizer steps, for long epochs."""
+
+
+class Guard(Settings):
+    """Stops a run whose loss, gradient or weights are no longer finite, or whose loss diverges."""
+
+    action: Literal["stop", "skip"] = "stop"
+    """At a gradient that is not finite: stop, or skip the step and count it."""
+    spikes: Count | None = 6
+    """Stop after so many losses in a row far above the usual; null for never."""
+
+
+class Samples(Settings):
+    """Pictures of samples from the same noise, as training goes on."""
+
+    n: CountOrZero = 16
+    """Images in a picture; 0 for none."""
+    every_n_epochs: Count | None = 10
+    """Epochs between pictures; null for one picture at the end only."""
+
+
+class Score(Settings):
+    """Scores of samples at the end of a run, by the group `metrics` on the group `features`."""
+
+    n: CountOrZero = 512
+    """Samples to score; 0 for none."""
+    every_n_epochs: Count | None = None
+    """Also score during training, by the Fréchet and the kernel distance."""
+    split: Split = "val"
+    """The reference images. Use `test` only when all choices have been made."""
+    audit: Audit = []
+    """Look for copies of training images among the samples, by [pixels, features]."""
+    baselines: list[Literal["noise", "real", "floor", "untrained"]] = ["noise", "real", "floor"]
+    """What is scored beside the samples, at the same n: noise, real, floor, untrained."""
+    batch_size: Count = 64
+    """Samples drawn at once."""
+
+
+class Trainer(Settings):
+    """Lightning's Trainer. All its arguments can be given; these set the length of a run and what happens when."""
+
+    model_config = ConfigDict(extra="allow")
+
+    max_epochs: Count | Literal[-1] | None = 250
+    """Epochs of the run; -1 for no limit."""
+    max_steps: Count | Literal[-1] = -1
+    """Optimizer steps of the run; -1 for no limit. Of both limits the first one counts."""
+    accumulate_grad_batches: Count = 1
+    """Batches whose gradients make one optimizer step."""
+    limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
+    """Batches of an epoch, as a number or a fraction, to try something out."""
+    check_val_every_n_epoch: Count | None = 1
+    """Epochs between validations; null where val_check_interval counts across epochs."""
+    val_check_interval: Count | Annotated[float, Ge(0), Le(1)] | None = None
+    """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
+    gradient_clip_val: Annotated[float, Ge(0)] | None = None
+    """Norm to which gradients are clipped."""
+    log_every_n_steps: CountOrZero = 50
+    """Optimizer steps between rows of metrics.csv."""
+
+
+class Train(Settings):
+    """Train a denoising diffusion model on images."""
+
+    name: Name = "${hydra:runtime.choices.model}"
+    """Runs go to outputs/NAME/TIME."""
+    seed: Seed = 0
+    """Seed of all randomness: initial weights, order, flips, times, noise, samples."""
+    ckpt: str | None = None
+    """Resume: `auto` from the newest whole checkpoint of this folder, or else of the newest run of this name; `last`
+    from its last.ckpt; or a path. `null` on the command line gives up what the folder holds."""
+
+    data: Group
+    model: Group
+    schedule: Group
+    prediction: Group
+    objective: Group
+    optimizer: Group
+    lr_scheduler: Group
+    ema: dict[str, Any] | None = None
+    trainer: Trainer
+    sampler: Group
+    features: Group
+    metrics: Group
+    logger: dict[str, Any] | None = None
+
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    channels_last: bool = True
+    """Use the memory layout in which convolutions are fastest."""
+    matmul_precision: Literal["highest", "high", "medium"] = "high"
+    """Float32 matrix products on a GPU; `high` is TF32."""
+
+    validation: Validation = Validation()
+    checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
+    samples: Samples = Samples()
+    score: Score = Score()
+
+
+class Sample(Settings):
+    """Draw images from a trained model."""
+
+    ckpt: str
+    """A checkpoint or an exported file, such as outputs/demo/…/checkpoints/last.ckpt."""
+    weights: Weights = "ema"
+    """Averaged or raw weights."""
+    n: Count = 64
+    """Images."""
+    seed: Seed | None = None
+    """Image i depends on (seed, i) alone, whatever n and batch_size are; null for the run's seed."""
+    batch_size: Count = 64
+    """Images drawn at once."""
+    trajectory: bool = False
+    """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
+    frames: Count = 12
+    """Pictures in the strip. (The GIF has every one of up to 100 steps.)"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    sampler: Group
+    name: Name = "${hydra:job.name}"
+    """Of the output."""
+
+
+class Evaluate(Settings):
+    """Score a trained model, or a folder of images, against real images."""
+
+    ckpt: str | None = None
+    """Score samples of this checkpoint or exported file …"""
+    images: str | None = None
+    """… or the images of this folder, such as the `images` of diffusion.sample."""
+    weights: Weights = "ema"
+    """Averaged or raw weights."""
+    split: Split = "val"
+    """The reference images. `test` is for when all choices have been made, and once for a run …"""
+    again: bool = False
+    """… unless this is true: then it is one more evaluation on test, and counted."""
+    n: Count | None = None
+    """Samples; null for the run's number. With images=FOLDER, so many of them; null for all."""
+    seed: Seed | None = None
+    """Seed of the samples; null for the run's."""
+    batch_size: Count | None = None
+    """Samples drawn at once; null for the run's number."""
+    audit: Audit = []
+    """Look for copies of training images, by [pixels, features]."""
+    bits: CountOrZero = 0
+    """Held-out images whose bits per dimension are bounded; a table costs as many evaluations as it has steps."""
+    baselines: Baselines = ["noise", "real", "floor"]
+    """What is scored beside the samples, at the same n."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    sampler: Group
+    features: Group
+    metrics: Group
+    data: Group
+    name: Name = "${hydra:job.name}"
+    """Of the output."""
+
+
+class Study(Settings):
+    """Compare samplers on one trained model: scores against network evaluations and seconds."""
+
+    ckpt: str
+    """A checkpoint or an exported file, such as outputs/demo/…/checkpoints/last.ckpt."""
+    samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
+    nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
+    """Budgets of network evaluations per image."""
+    n: Count = 250
+    """Samples of each setting, all from the same noise."""
+    baselines: Baselines = ["floor"]
+    """What is scored beside the samples, at the same n."""
+    weights: Weights = "ema"
+    """Averaged or raw weights."""
+    split: Split = "val"
+    """The reference images. On test each setting is an evaluation, and the best one's score is too good."""
+    seed: Seed = 0
+    """Seed of the samples."""
+    batch_size: Count = 64
+    """Samples drawn at once."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    features: Group
+    metrics: Group
+    name: Name = "${hydra:job.name}"
+    """Of the output."""
+
+
+COMMANDS: dict[str, type[Settings]] = {"train": Train, "sample": Sample, "evaluate": Evaluate, "study": Study}
+
+RENAMED = {"score.yardsticks": "score.baselines", "yardsticks": "baselines"}  # keys that work for one more version

@@ -1,0 +1,111 @@
+"""Configurations that come with a file: read as plain data, and built only from classes that conf/ names.
+
+A checkpoint or a run's folder may come from somebody else. Its configuration must neither run code nor read the
+environment: no interpolation is resolved, and each part may only name what the choices of its group in conf/ name.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.config.choices import inner_groups, shipped
+from diffusion.errors import UserError
+
+PARTS = ("model", "schedule", "prediction", "data")  # what is built to sample and score
+OPTIONAL_PARTS = ("sampler", "features", "metrics")  # what may be built; an exported file need not hold it
+REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # we never write them; aliases can grow without end
+
+
+def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
+    """A file's configuration as plain data.
+
+    Raises UserError where it cannot be read or holds an interpolation `${…}`, which diffusion.train resolves before it
+    writes a configuration.
+    """
+    wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
+    try:
+        if not isinstance(text, str) or any(
+            isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text, Loader=yaml.SafeLoader)
+        ):
+            raise UserError(wanted % "is not plain yaml")
+        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise UserError(wanted % f"can't be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(config, dict):
+        raise UserError(wanted % "is not a mapping")
+    for value in _values(config):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(wanted % f"holds the interpolation {value}")
+    return {str(key): value for key, value in config.items()}
+
+
+def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
+    """`plain_config`, checked: its model, schedule, prediction and data can be built, and name allowed classes only."""
+    config = plain_config(text, where)
+    for part in (*PARTS, *OPTIONAL_PARTS):
+        check_targets(config.get(part), part, where)
+    for part in PARTS:
+        node = config.get(part)
+        if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or _has_directives(node):
+            raise UserError(
+                f"{where}: its configuration has no {part} that can be built; use a file of diffusion.train"
+            )
+    resolution = config["data"].get("resolution")
+    if type(resolution) is not int or resolution < 1:
+        raise UserError(
+            f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file of diffusion.train"
+        )
+    return config
+
+
+def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
+    """Raise UserError where a part of a file's configuration names a class that its group in conf/ does not name.
+
+    Args:
+        trusted: a node whose classes are allowed too, because the user has named them.
+    """
+    for target in _targets(node):
+        if target not in allowed_targets(part) and target not in _targets(trusted):
+            raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
+
+
+@cache
+def allowed_targets(part: str) -> frozenset[str]:
+    """Every `_target_` in the choices of conf/<part>, and of the groups within it."""
+    groups = (part, *inner_groups(part))
+    return frozenset(target for group in groups for node in shipped(group) for target in _targets(node))
+
+
+def _has_directives(node: Any) -> bool:
+    """Whether the node tells Hydra, at any depth, to build it in another way, such as `_partial_`."""
+    if isinstance(node, Mapping):
+        special = any(str(key).startswith("_") and key != "_target_" for key in node)
+        return special or _has_directives(list(node.values()))
+    return isinstance(node, list | tuple) and any(_has_directives(value) for value in node)
+
+
+def _values(node: Any) -> Iterator[Any]:
+    """Every value, at any depth. (Keys are never interpolated.)"""
+    if isinstance(node, Mapping):
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _values(value)
+    else:
+        yield node
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_`, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for value in node:
+            yield from _targets(value)

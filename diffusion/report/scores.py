@@ -1,0 +1,37 @@
+"""The table of scores on the console."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from diffusion.console import console
+from diffusion.metric.record import Score
+from diffusion.report.formatting import interval_text, short
+
+COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
+
+
+def print_scores(scores: Sequence[Score]) -> None:
+    """The scores with their intervals, and the baselines beside them, with their n where it is another."""
+    first = scores[0]
+    assert first.reference is not None
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{first.n} images against {first.reference.n} of {first.reference.split}",
+        title_justify="left",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    sizes = {score.what: score.n for score in scores}
+    columns = [what for what in COLUMNS if what in sizes]
+    table.add_column("score", overflow="fold")  # gives way where the numbers need the room
+    others = [what if sizes[what] == first.n else f"{what} (n={sizes[what]})" for what in columns[1:]]
+    for name in (columns[0], "interval", *others):
+        table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
+    for metric in dict.fromkeys(score.metric for score in scores):
+        row = {score.what: score for score in scores if score.metric == metric}
+        values = [short(row[what].value) if what in row else "—" for what in columns]
+        table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
+    console.print(table, soft_wrap=False)

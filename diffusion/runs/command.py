@@ -1,0 +1,93 @@
+"""The way into every command: Hydra composes the configuration, which is checked once and becomes a typed object.
+
+Exit status: 0 done; 1 a fault of the program (with a traceback); with one line on stderr: 2 something that the user can
+fix, 3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first:
+130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.config import messages, secrets
+from diffusion.config.choices import conf_dir
+from diffusion.config.composition import register_settings
+from diffusion.config.help import print_help
+from diffusion.config.schema import RENAMED, Settings
+from diffusion.config.validation import validated
+from diffusion.console import console
+from diffusion.errors import Interrupted
+from diffusion.runs import naming, resume
+
+S = TypeVar("S", bound=Settings)
+Task = Callable[[S, Path], Any]
+
+
+def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[[], None]:
+    """The main function of a command whose choices are in conf/NAME.yaml and whose settings are in `schema`.
+
+    Args:
+        about: what the command does, with examples, for `--help`.
+        task: what the command does with its settings and its output folder, after Hydra has finished.
+        job: the same for one job of a sweep (`-m`), within Hydra; its result is what a sweeper minimises.
+    """
+    register_settings(name, schema)
+    naming.register()
+
+    def main() -> None:
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
+        composed: list[tuple[Any, Path]] = []
+        try:
+            if print_help(name, schema, about, sys.argv[1:]):
+                return
+            words = [_renamed(word) for word in sys.argv[1:]]
+            secrets.check_words(words)
+            resumed = resume.resumed_run(words) if name == "train" else None
+            sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
+
+            def settings_of(values: Any) -> S:
+                if resumed is not None:
+                    values = resumed.with_overrides(values)
+                secrets.check_values(values)
+                return validated(schema, values)
+
+            def compose(cfg: DictConfig) -> Any:
+                """Hydra calls this, once, or for each job of a sweep."""
+                values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
+                folder = Path(context.runtime.output_dir)
+                if context.mode == RunMode.MULTIRUN:
+                    return (job or task)(settings_of(values), folder)
+                composed.append((values, folder))
+                return None
+
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(compose)()
+            for values, folder in composed:
+                task(settings_of(values), folder)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Interrupted as stop:
+            sys.exit(stop.status)
+        except Exception as error:
+            line = messages.explain(error, name)
+            if line is None:
+                raise
+            print(f"error: {line}", file=sys.stderr)
+            sys.exit(messages.exit_status(error))
+
+    return main
+
+
+def _renamed(word: str) -> str:
+    """A word of the command line, with the key's new name where it has one."""
+    key, equals, value = word.partition("=")
+    if key not in RENAMED:
+        return word
+    console.print(f"note: {key} is now called {RENAMED[key]}; the old name will stop working")
+    return f"{RENAMED[key]}{equals}{value}"

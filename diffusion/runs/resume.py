@@ -1,0 +1,127 @@
+"""Resuming a run in its own folder: its saved configuration, with what the command line overrides.
+
+`hydra.run.dir=RUN ckpt=auto` continues with the recipe of RUN. The saved configuration is data, never a command line: no
+interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again.
+"""
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from diffusion.config import untrusted
+from diffusion.config.choices import conf_dir, is_group
+from diffusion.console import console
+
+IGNORED = ("experiment",)  # a choice that stands for others, which are saved by themselves
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class ResumedRun:
+    """The configuration that a run has saved in its folder."""
+
+    folder: Path
+    config: dict[str, Any]
+    overrides: list[Override]  # of the command line
+
+    @property
+    def choices(self) -> list[str]:
+        """GROUP=CHOICE for each choice that the run was composed of, where conf/ has it.
+
+        Hydra composes the command line over them, so that the settings of these choices can be overridden.
+        """
+        noted = self.folder / ".hydra/hydra.yaml"
+        try:
+            made = yaml.safe_load(noted.read_text("utf-8"))["hydra"]["runtime"]["choices"].items()
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
+            return []
+        given = tuple(f"{place}." for override in self.overrides for place in _places(override))
+        return [
+            f"{key}={choice}"
+            for key, choice in made
+            if is_group(group := str(key).partition("@")[0])
+            and group not in IGNORED
+            and not f"{str(key).rpartition('@')[2]}.".startswith(given)
+            and re.fullmatch(r"\w+", str(choice))
+            and (conf_dir() / group / f"{choice}.yaml").is_file()
+        ]
+
+    def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved configuration, with what the command line overrides taken from the `composed` one.
+
+        Raises UserError where the saved configuration names a class that conf/ does not name.
+        """
+        result = copy.deepcopy(self.config)
+        for override in self.overrides:
+            for place in _places(override):
+                _set(result, place, _get(composed, place))
+        for part, node in result.items():
+            if is_group(part):
+                untrusted.check_targets(node, part, self.folder, composed.get(part))
+        return result
+
+
+def resumed_run(words: list[str]) -> ResumedRun | None:
+    """The run that the command line resumes in its own folder; None where it does something else."""
+    if any(word in ("-m", "--multirun") for word in words):
+        return None
+    plain = [word for word in words if not word.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(plain)
+    except HydraException:
+        return None  # Hydra will say what is wrong with them
+    given = {override.key_or_group: override.value() for override in overrides}
+    if given.get("ckpt") not in ("auto", "last") or "hydra.run.dir" not in given:
+        return None
+    file = Path(str(given["hydra.run.dir"])) / "config.yaml"
+    if not file.is_file():
+        return None
+    console.print(f"resuming with the settings in {file}")
+    return ResumedRun(file.parent, untrusted.plain_config(file.read_text("utf-8"), file), overrides)
+
+
+def _places(override: Override) -> Iterator[str]:
+    """The keys of the configuration that an override sets; a choice sets all that is below its place."""
+    key = str(override.key_or_group)
+    if key == "experiment":
+        node = yaml.safe_load((conf_dir() / key / f"{override.value()}.yaml").read_text()) or {}
+        for entry in node.pop("defaults", []):
+            yield from (re.sub(r"^override /(?:\w+@)?", "", str(group)) for group in entry)
+        yield from _leaves(node)
+    elif not key.startswith("hydra"):
+        yield str(override.package or key)
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _get(config: Any, place: str) -> Any:
+    for key in place.split("."):
+        if not isinstance(config, Mapping) or key not in config:
+            return MISSING
+        config = config[key]
+    return config
+
+
+def _set(config: dict[str, Any], place: str, value: Any) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        inner = config.get(key)
+        config[key] = config = inner if isinstance(inner, dict) else {}
+    if value is MISSING:
+        config.pop(last, None)
+    else:
+        config[last] = copy.deepcopy(value)

@@ -1,0 +1,72 @@
+"""One clock: the optimizer step. Epochs, batches and intervals become steps here, once, and nowhere else.
+
+A step takes G = batch_size × devices × accumulate images. An epoch of N images is ⌊N/G⌋ steps; the images left over
+differ from epoch to epoch. To Lightning a whole run is one epoch, whose loader ends with the run. So Lightning's own
+progress is all that a checkpoint has to save, and nothing needs to be converted or corrected when a run is resumed,
+validated, interrupted or ended. A step whose update is left out (by the guard, or by float16's scaler) is a step of the
+clock, but weights, moments, average and learning rate do not move.
+"""
+
+import math
+from dataclasses import dataclass
+
+from diffusion.config.schema import Trainer
+from diffusion.console import count
+from diffusion.errors import UserError
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How the steps of a run are divided.
+
+    Args:
+        epoch: steps in an epoch.
+        total: steps in the run.
+        accumulate: batches in a step.
+        validate_every: steps between validations; the last step is validated in any case.
+    """
+
+    epoch: int
+    total: int
+    accumulate: int = 1
+    validate_every: int = 1
+
+    @classmethod
+    def of(cls, settings: Trainer, images: int, batch_size: int, devices: int) -> "Clock":
+        """The clock of a run on so many training images. Raises UserError where they do not fill one step."""
+        accumulate = settings.accumulate_grad_batches
+        batches = images // (batch_size * devices)
+        limit = settings.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epoch = batches // accumulate
+        if epoch < 1:
+            raise UserError(
+                f"the training split has {count(images, 'image')}, fewer than the {batch_size * devices * accumulate} of "
+                f"an optimizer step (data.batch_size={batch_size} × {count(devices, 'device')} × "
+                f"trainer.accumulate_grad_batches={accumulate}): lower one of them, or add images"
+            )
+        epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
+        total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)
+        interval, between = settings.val_check_interval, settings.check_val_every_n_epoch or 1
+        if isinstance(interval, int):
+            validate_every = math.ceil(interval / accumulate)
+        else:
+            validate_every = max(1, int(epoch * between * (1 if interval is None else interval)))
+        return cls(epoch, int(total), accumulate, validate_every)
+
+    def epoch_after(self, step: int) -> int:
+        """The epochs that are complete after so many steps."""
+        return step // self.epoch
+
+    def completes_step(self, batch_idx: int) -> bool:
+        """Whether a batch, counted from 0 over the whole run, is the last one of its step."""
+        return (batch_idx + 1) % self.accumulate == 0
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows after so many steps."""
+        return step % self.validate_every == 0 or step >= self.total
+
+    def every(self, epochs: int | None, step: int) -> bool:
+        """Whether a multiple of so many epochs is complete after so many steps; never where `epochs` is None."""
+        return epochs is not None and step > 0 and step % (epochs * self.epoch) == 0

@@ -1,0 +1,179 @@
+"""What happens every few epochs: a validation at the very end too, pictures, scores."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from torch import Tensor
+
+from diffusion.checkpoint.provenance import network_hash
+from diffusion.errors import Interrupted
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.pipeline import Scorer
+from diffusion.process.sampler import Sampler
+from diffusion.report.images import grid, save_png
+from diffusion.training.clock import Clock
+from diffusion.training.ema import average_of
+from diffusion.training.module import Diffusion
+from diffusion.training.signals import agreed, poll
+
+
+class ValidateLastStep(Callback):
+    """Validates after the last step, however rarely the others are validated."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Ask Lightning to stop at the last step: it validates before it does."""
+        if trainer.global_step >= self.clock.total:
+            trainer.should_stop = True
+
+
+class averaged_weights:
+    """Within: the module holds its averaged weights, where there are any, and is in evaluation mode."""
+
+    def __init__(self, trainer: pl.Trainer, module: Diffusion):
+        self.module, self.ema = module, average_of(trainer)
+
+    def __enter__(self) -> None:
+        self.module.eval()
+        if self.ema is not None:
+            self.ema.swap(self.module)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.ema is not None:
+            self.ema.swap(self.module)
+        self.module.train()
+
+
+class Periodic(Callback):
+    """Work after every so many epochs, by the averaged weights; a subclass says what in `work`.
+
+    A signal breaks the work off, and the resumed run does it again: before its first step it does what `is_done` says
+    is missing at the step where it begins.
+    """
+
+    def __init__(self, clock: Clock, every_n_epochs: int):
+        self.clock, self.every_n_epochs = clock, every_n_epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do what the run that is resumed did not finish."""
+        step = trainer.global_step
+        if self.clock.every(self.every_n_epochs, step) and not self.is_done(step):
+            self.run(trainer, pl_module, step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Do it when it is due."""
+        step = trainer.global_step
+        if self.clock.completes_step(batch_idx) and self.clock.every(self.every_n_epochs, step):
+            self.run(trainer, pl_module, step)
+
+    def run(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+        assert isinstance(pl_module, Diffusion)
+        with contextlib.suppress(Interrupted):  # the run is stopped by `signals.StopOnSignal`
+            self.work(trainer, pl_module, step)
+
+    def is_done(self, step: int) -> bool:
+        raise NotImplementedError
+
+    def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
+        """Do the work after `step` steps. Raises Interrupted where it is broken off."""
+        raise NotImplementedError
+
+
+class SampleGrid(Periodic):
+    """A grid of samples from the same noise: samples/step-00001000.png, and in the dashboards.
+
+    Args:
+        draw: module -> uint8 (n, C, H, W).
+    """
+
+    def __init__(self, clock: Clock, every_n_epochs: int, draw: Callable[[Diffusion], Tensor], folder: Path):
+        super().__init__(clock, every_n_epochs)
+        self.draw, self.folder = draw, folder / "samples"
+
+    def path(self, step: int) -> Path:
+        """Of the picture after so many steps."""
+        return self.folder / f"step-{step:08d}.png"
+
+    def is_done(self, step: int) -> bool:
+        return self.path(step).is_file()
+
+    def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
+        """Draw on the first process."""
+        if not trainer.is_global_zero:
+            return
+        with averaged_weights(trainer, module):
+            picture = grid(self.draw(module))
+        log_image(trainer, "samples", picture, save_png(picture, self.path(step)))
+
+
+class ScoreSamples(Periodic):
+    """The distances of `n` samples to the reference; logged, and in scores.json.
+
+    On the test split each of them is an evaluation, which is said at the start and recorded in test.json.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        every_n_epochs: int,
+        sampler: Sampler,
+        n: int,
+        shape: tuple[int, int, int],
+        seed: int,
+        scorer: Scorer,
+        source: dict[str, Any],
+    ):
+        super().__init__(clock, every_n_epochs)
+        self.sampler, self.n, self.shape, self.seed = sampler, n, shape, seed
+        self.scorer, self.source = scorer, source
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the reference, on the run's device; warn of repeated evaluations on test."""
+        self.scorer.extractor.to(pl_module.device)
+        self.scorer.make_reference()
+        if self.scorer.split == "test" and trainer.is_global_zero:
+            self.scorer.warn_of_repeated_tests()
+        super().on_train_start(trainer, pl_module)
+
+    def is_done(self, step: int) -> bool:
+        return any(score.source.get("step") == step for score in self.scorer.written())
+
+    def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
+        """Each process draws and scores its share, and gets the score of all."""
+        images: Tensor | None = None
+        with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
+            weights = network_hash(module.denoiser.network)
+            images = generate(
+                module.denoiser, self.sampler, self.n, self.shape, self.seed, module.device, watch=poll,
+                share=(trainer.global_rank, trainer.world_size),
+            )  # fmt: skip
+        if agreed(trainer) or images is None:
+            return
+        new = self.scorer.score(images, step=step, network_hash=weights, **self.source)
+        if not trainer.is_global_zero:
+            return
+        new = self.scorer.write(new)
+        for logger in trainer.loggers:  # they count from 0: beside the loss and the validation of the last step
+            logger.log_metrics({f"{self.scorer.split}/{s.metric}": s.value for s in new}, step - 1)
+
+
+def log_image(trainer: pl.Trainer, name: str, picture: Image.Image, path: Path) -> None:
+    """Show a picture in the dashboards that a run has; `path` is the file that it was saved to."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path)], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+            shaped = pixels.reshape(picture.height, picture.width, 3)
+            logger.experiment.add_image(name, shaped, trainer.global_step, dataformats="HWC")

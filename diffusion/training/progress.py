@@ -1,0 +1,166 @@
+"""What a run tells while it trains: a progress bar, a forecast, its record."""
+
+import os
+import platform
+import time
+from typing import Any
+
+import lightning
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from rich.progress import Progress, TaskID
+
+import diffusion
+from diffusion.console import console, count, duration, progress_bar
+from diffusion.data import ImageData
+from diffusion.evaluation.devices import device_name
+from diffusion.runs.record import BEAT, RunRecord
+from diffusion.training.clock import Clock
+
+WARM_UP = 5  # batches before the forecast's clock starts
+TIMED = 20  # batches that it times
+
+
+class RunProgress(ProgressBar):
+    """One bar for the whole run (steps, loss, rate, time left), and a line for every validation."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.disabled = False
+
+    def disable(self) -> None:
+        """Lightning calls this on every process but the first."""
+        self.disabled = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar from the step where training starts."""
+        if self.disabled:
+            return
+        self.start = trainer.global_step
+        self.began = time.monotonic()
+        self.progress = progress_bar()
+        self.progress.start()
+        self.task = self.progress.add_task(
+            "training", total=self.clock.total, completed=self.start, unit="step", note=""
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Move the bar. The loss is read when it is logged, so that a GPU is not waited for at every step."""
+        if self.progress is None or self.task is None:
+            return
+        step = trainer.global_step
+        self.progress.update(self.task, completed=step)
+        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = trainer.logged_metrics.get("train/loss")
+            if loss is not None:
+                epoch = 1 + self.clock.epoch_after(max(0, step - 1))
+                self.progress.update(self.task, note=f"loss {float(loss):.4f} · epoch {epoch}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the validation's numbers."""
+        if self.disabled or trainer.sanity_checking:
+            return
+        logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
+        if "val/mse" not in logged:
+            return
+        step = trainer.global_step
+        rate = (step - self.start) / max(1e-9, time.monotonic() - self.began)
+        raw = f" (raw weights {logged['val/mse_raw']:.5f})" if "val/mse_raw" in logged else ""
+        console.print(
+            f"epoch {1 + self.clock.epoch_after(step - 1):4d} · step {step:6d} · val mse {logged['val/mse']:.5f}{raw} · "
+            f"train mse {logged['fit/mse']:.5f} · gap {logged['gap/mse']:+.5f} · {rate:.2f} steps/s"
+        )
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the bar as it ended."""
+        self.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self.stop()
+
+
+class Forecast(Callback):
+    """After the first steps, how long the training will take in all."""
+
+    def __init__(self, clock: Clock):
+        self.clock = clock
+        self.seen = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Time `TIMED` batches after `WARM_UP` and print what all steps will take."""
+        self.seen += 1
+        if self.seen == WARM_UP:
+            self.began, self.first = self._now(pl_module), trainer.global_step
+        if self.seen != WARM_UP + TIMED or not trainer.is_global_zero:
+            return
+        steps = trainer.global_step - self.first
+        if steps == 0:
+            return
+        left = self.clock.total - trainer.global_step
+        seconds = (self._now(pl_module) - self.began) / steps * left
+        console.print(
+            f"{count(left, 'step')} to go: about {duration(seconds)} of training on {device_name(pl_module.device)}"
+        )
+        if pl_module.device.type == "cpu" and seconds > 3600:
+            console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
+
+    @staticmethod
+    def _now(module: pl.LightningModule) -> float:
+        if module.device.type != "cpu":
+            getattr(torch, module.device.type).synchronize()
+        return time.monotonic()
+
+
+class RecordProgress(Callback):
+    """Keeps run.json up to date: the device, and how far the run is."""
+
+    def __init__(self, record: RunRecord, data: ImageData, clock: Clock):
+        self.record, self.clock = record, clock
+        record.update(
+            host_cores=os.cpu_count(),
+            images={name: len(split.images) for name, split in data.splits.items()},
+            versions={
+                "diffusion": diffusion.__version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "lightning": lightning.__version__,
+            },
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The device and the size of the network are known now."""
+        self.record.update(
+            device=device_name(pl_module.device), devices=trainer.world_size,
+            parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
+            total_steps=self.clock.total,
+        )  # fmt: skip
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Write how far the run is, now and then and after each epoch."""
+        step = trainer.global_step
+        if time.monotonic() - self.record.written > BEAT or self.clock.every(1, step):
+            self.note(step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All steps are done."""
+        self.note(trainer.global_step)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write where the run stopped."""
+        self.note(trainer.global_step)
+
+    def note(self, step: int) -> None:
+        """Write the steps and the epochs that are complete."""
+        if step or "steps" in self.record.content:
+            self.record.update(steps=step, epochs=self.clock.epoch_after(step))

@@ -1,0 +1,111 @@
+"""Which checkpoint a run resumes from, and what must not have changed since."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from torch import Tensor
+
+from diffusion.checkpoint.find import find
+from diffusion.checkpoint.restore import PREFIX, read
+from diffusion.config.untrusted import plain_config
+from diffusion.config.validation import shown
+from diffusion.console import console
+from diffusion.errors import UserError
+
+FIXED = (
+    "schedule.",
+    "prediction.",
+    "optimizer._target_",
+    "ema._target_",
+)  # what was learned and saved depends on these
+REPORTED = (
+    "seed", "data.", "model.", "objective.", "optimizer.", "lr_scheduler.", "ema.",
+    "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip",
+)  # fmt: skip
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Resumed(NamedTuple):
+    """The checkpoint that a run resumes from, and what must fit it."""
+
+    path: Path
+    step: int
+    config: dict[str, Any]
+    shapes: Shapes  # of the network's weights
+
+    @property
+    def folder(self) -> Path:
+        """Of the run that saved it."""
+        return self.path.parent.parent
+
+
+def resumed_from(ckpt: str | None, folder: Path) -> Resumed | None:
+    """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a fresh start."""
+    path = None if ckpt is None else find(ckpt, folder)
+    if path is None:
+        return None
+    contents = read(path)
+    step = int(contents["global_step"])
+    console.print(f"resuming from {path}, step {step}")
+    return Resumed(path, step, plain_config(contents["config"], path), shapes_of(contents["state_dict"]))
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
+    """The shape of each of the network's weights."""
+    return {name: tuple(value.shape) for name, value in weights.items() if name.startswith(PREFIX)}
+
+
+def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) -> None:
+    """Refuse to resume with another network, diffusion or kind of state than the checkpoint's; say what else differs.
+
+    Args:
+        state: The module's weights.
+        config: The run's configuration, as yaml.
+    """
+    where = f"ckpt={resumed.path}"
+    saved, present = resumed.shapes, shapes_of(state)
+    if differing := [name for name in saved | present if saved.get(name) != present.get(name)]:
+        name = differing[0]
+        raise UserError(
+            f"{where}: it is of another network, in {len(differing)} of its weights; {name} is "
+            f"{saved.get(name, 'not there')}, and {present.get(name, 'not there')} in model; give the model it was "
+            "trained with, or leave ckpt out to train another"
+        )
+    before, now = flat(resumed.config), flat(yaml.safe_load(config))
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    other = tuple(key.removesuffix("_target_") for key in changed if key.endswith("._target_"))  # their settings too
+    words = {
+        key: f"{key} {shown(before.get(key))} → {shown(now.get(key))}"
+        for key in changed
+        if key.endswith("._target_") or not key.startswith(other)
+    }
+    if refused := [words[key] for key in words if key.startswith(FIXED)]:
+        raise UserError(
+            f"{where}: it was trained with other settings: {', '.join(refused)}; give the settings it was trained "
+            "with, or leave ckpt out to train with others from the start"
+        )
+    if reported := [words[key] for key in words if key.startswith(REPORTED)]:
+        console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")
+
+
+def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:
+    """Refuse a run in which no step is left.
+
+    (A run that saved its last step, and ended before its scores, is resumed in its own folder to make them.)
+    """
+    inside = resumed.folder.resolve() == folder.resolve()
+    if resumed.step > total or (resumed.step == total and not inside):
+        raise UserError(
+            f"ckpt={resumed.path}: it is of step {resumed.step}, and the run ends at step {total}: nothing is left to "
+            "train; raise trainer.max_epochs or trainer.max_steps, or leave ckpt out"
+        )
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

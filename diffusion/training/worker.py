@@ -1,0 +1,99 @@
+"""The process that trains. It reads its folder's config.yaml, whoever started it, and knows nothing of Hydra.
+
+    python -m diffusion.training.worker FOLDER [CKPT]
+
+A plain `diffusion.train` becomes this process when its configuration is written; a job of a sweep is started as one; so
+are the further processes of a run on several devices, which resume from the very CKPT that the first one found.
+"""
+
+from diffusion.runs import early_signals
+
+if __name__ == "__main__":
+    early_signals.watch()  # before the imports that take long
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from diffusion.config import messages
+from diffusion.config.schema import Train
+from diffusion.config.validation import validated
+from diffusion.console import console, log_to
+from diffusion.errors import Interrupted
+from diffusion.runs.jobs import CONFIG
+from diffusion.runs.naming import OVERRIDES
+from diffusion.runs.record import RunRecord
+
+
+def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
+    """Train in `folder`, which `record` has claimed, as its first process; the result, the last val/mse."""
+    log_to(folder / "train.log")
+    with record.running(partial(messages.summary, command="train")):
+        from diffusion.training.run import train  # torch and Lightning
+
+        return train(settings, folder, record)
+
+
+def job(folder: Path) -> None:
+    """Train as the process of a sweep's job."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    record = RunRecord.begin(folder)
+    log_to(folder / "train.log")
+    with record.running(partial(messages.summary, command="train")):
+        words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
+        sys.argv = ["diffusion.train", *map(str, words)]  # which runs this job by itself
+        settings = read_config(folder)
+        from diffusion.training.run import train
+
+        record.update(result=train(settings, folder, record))
+
+
+def follow(folder: Path, ckpt: str | None = None) -> None:
+    """Take part in the run of `folder` as one of its further processes, resuming from `ckpt`."""
+    from diffusion.training.run import train
+
+    console.quiet = True
+    settings = read_config(folder).model_copy(update={"ckpt": ckpt})
+    train(settings, folder, None)
+
+
+def read_config(folder: Path) -> Train:
+    """The settings in a folder's config.yaml."""
+    return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
+
+
+def _end_with(parent: int) -> None:
+    """Stop, as by SIGTERM, when the sweep's own process is gone: no job continues that nobody waits for."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(words: list[str]) -> None:
+    """As one process of several, or as a job of a sweep."""
+    folder, *ckpt = words
+    try:
+        if "LOCAL_RANK" in os.environ:
+            follow(Path(folder), *ckpt)
+        else:
+            job(Path(folder))
+    except Interrupted as stop:
+        sys.exit(stop.status)
+    except Exception as error:
+        line = messages.explain(error, "train")
+        if line is None:
+            traceback.print_exc()
+        elif "LOCAL_RANK" in os.environ:
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(messages.exit_status(error) if line else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
