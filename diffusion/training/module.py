@@ -18,7 +18,7 @@ from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype, seed_for
-from diffusion.training import signals
+from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 
@@ -93,7 +93,8 @@ class Diffusion(pl.LightningModule):
             losses = self.objective(self.denoiser, x0, self.streams(batch))
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
         loss = self.all_gather_flat(losses["loss"]).mean()
-        self.log_dict({"train/loss": loss, "epoch": float(batch.epoch)}, on_step=True, on_epoch=False, batch_size=1)
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
+        self.log_dict({"train/loss": loss, "epoch": epoch}, on_step=True, on_epoch=False, batch_size=1)
         return losses["loss"].mean()
 
     def all_gather_flat(self, values: Tensor) -> Tensor:
@@ -209,6 +210,10 @@ class Diffusion(pl.LightningModule):
         """The rate moves with the weights."""
         if self.stepped:
             super().lr_scheduler_step(scheduler, metric)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The run may be longer than it was, and its batches may be others."""
+        loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its configuration as text, and the real epoch. (To Lightning the whole run is one.)"""
