@@ -56,7 +56,7 @@ class ImageData(LightningDataModule):
         self.batches_per_epoch: int | None = None  # None: as many as the images fill
         self.batches: int | None = None  # in what Lightning takes for an epoch, the whole run; None: in an epoch
         self.seen = 0  # training images that the resumed run has used, on all devices …
-        self.done = 0  # … and the batches that they were in
+        self.done = 0  # … and the batches that they count as in this run
 
     def load(self) -> dict[str, Split]:
         """The splits "train", "val" and "test". Whatever is not in the cache yet is made."""
@@ -77,13 +77,12 @@ class ImageData(LightningDataModule):
     def state_dict(self) -> dict[str, int]:
         """The position in the data, for a checkpoint that is saved after a batch."""
         assert self.trainer is not None
-        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
         size = self.batch_size * self.trainer.world_size
-        return {"seen": (self.seen // size + done - self.done) * size, "done": done}
+        return {"seen": (self.seen // size + self._batches_done() - self.done) * size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at that position, also with another batch size or another number of devices."""
-        self.seen, self.done = state_dict["seen"], state_dict["done"]
+        self.seen = state_dict["seen"]
 
     @property
     def key(self) -> str:
@@ -101,6 +100,7 @@ class ImageData(LightningDataModule):
                 "add images"
             )
         length, first = self.batches or per_epoch, self.seen // (self.batch_size * devices)
+        self.done = self._batches_done()
         batches = TrainingBatches(
             len(train), self.batch_size, per_epoch, length, first, self.done, self.flip, self.seed, rank, devices
         )
@@ -132,6 +132,10 @@ class ImageData(LightningDataModule):
         """On the device: mirror the images as `flip` says, and scale them to float32 [-1, 1]."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
         return batch._replace(image=to_unit(image))
+
+    def _batches_done(self) -> int:
+        """Batches of the optimizer steps so far."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def _share(self) -> tuple[int, int]:
         """(rank of this device, number of devices)."""

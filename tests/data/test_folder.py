@@ -249,7 +249,7 @@ def test_one_line_for_a_wrong_root_or_too_few_images(root: Path, tmp_path: Path)
         load(root, val=18)
     with pytest.raises(UserError, match="fewer than a batch of 16"):
         load(root, batch_size=16).train_dataloader()
-    share = "a whole number of at least 0 or a number of at least 0 below 1"
+    share = "a whole number of at least 0 or a number of at least 0 and below 1"
     for wrong, value, expected in (
         ("val", -1, share),
         ("test", 1.5, share),

@@ -239,7 +239,7 @@ FAULTS = [
     ),
     Fault(
         "T5 the loader begins the run again",
-        'self.seen, self.done = state_dict["seen"], state_dict["done"]',
+        'self.seen = state_dict["seen"]',
         "pass",
         RESUMED,
     ),
