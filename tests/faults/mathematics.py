@@ -36,7 +36,9 @@ FAULTS = [
     fault("DDIM: η instead of η²", "self.eta**2 *", "self.eta *", BASIC),
     fault("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1((", BASIC),
     fault("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now", BASIC),
-    fault("ancestral: variance instead of standard deviation", "exp(log_variance / 2).to(", "exp(log_variance).to(", BASIC),
+    fault(
+        "ancestral: variance instead of standard deviation", "exp(log_variance / 2).to(", "exp(log_variance).to(", BASIC
+    ),
     fault(
         "reverse diffusion: α_s/α_t instead of α_t/α_s",
         "2 - t.alpha / s.alpha",
@@ -65,9 +67,7 @@ FAULTS = [
     ),
     fault("UniPC: past off by one", "past[1 : self.order]", "past[2 : self.order]", PARITY),
     fault("Adams–Bashforth: sign of the step", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *", PARITY),
-    fault(
-        "Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps", PARITY
-    ),
+    fault("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps", PARITY),
     fault("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p", PARITY),
     fault("midpoint: u and 1 − u swapped", "math.log((1 - u) / u)", "math.log(u / (1 - u))", PARITY),
     fault(
@@ -93,9 +93,7 @@ FAULTS = [
     ),
     fault("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)", BASIC),
     fault("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *", "test_sampler_configs.py"),
-    fault(
-        "leading grid: row 0 is evaluated", "rows = 1 + torch.arange", "rows = torch.arange", "test_grid.py"
-    ),
+    fault("leading grid: row 0 is evaluated", "rows = 1 + torch.arange", "rows = torch.arange", "test_grid.py"),
     fault(
         "Karras grid: ρ and 1/ρ swapped",
         "lambda v: v ** (1 / rho), lambda u: u**rho",
@@ -138,9 +136,7 @@ FAULTS = [
         "torch.where(log_snr > rows[0], between,",
         SCHEDULE,
     ),
-    fault(
-        "table: time without its last interval", "< rows[-2], above,", "< rows[-2], between,", SCHEDULE
-    ),
+    fault("table: time without its last interval", "< rows[-2], above,", "< rows[-2], between,", SCHEDULE),
     fault(
         "half precision rounds the tables",
         "self._buffers[name] = table.to(device=device, dtype=real_dtype(device))",
@@ -240,13 +236,12 @@ FAULTS = [
     ),
     fault("decoder: half the interval", "(-1 / 255, 1 / 255)", "(-1 / 510, 1 / 510)", LIKELIHOOD),
     fault(
-        "bound: α_t instead of α_s", "alpha_s, _ = schedule(s)\n    _, rest = ratio(schedule, t, s)\n    log_variance", "alpha_s, _ = schedule(t)\n    _, rest = ratio(schedule, t, s)\n    log_variance", LIKELIHOOD
+        "bound: α_t instead of α_s",
+        "alpha_s, _ = schedule(s)\n    _, rest = ratio(schedule, t, s)\n    log_variance",
+        "alpha_s, _ = schedule(t)\n    _, rest = ratio(schedule, t, s)\n    log_variance",
+        LIKELIHOOD,
     ),
-    fault(
-        "flow: sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD
-    ),
+    fault("flow: sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
     fault("flow: without the volume of the dequantisation", " - math.log2(2 / 255)", "", LIKELIHOOD),
-    fault(
-        "flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD
-    ),
+    fault("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD),
 ]
