@@ -73,13 +73,12 @@ class Turns:
 
 def fill_cache(images: Tensor, extractor: FeatureExtractor, spatial: bool) -> None:
     """The statistics of random features, kept as those of `images`."""
-    plain, width = extractor.num_features, extractor.num_features + extractor.num_spatial
-    extractor.features = lambda batch: torch.randn(len(batch), plain).abs()  # type: ignore[method-assign]
-    extractor.with_spatial = lambda batch: torch.randn(len(batch), width).abs()  # type: ignore[method-assign]
+    width = extractor.num_features + spatial * extractor.num_spatial
+    extractor.forward = lambda batch, spatial: torch.randn(len(batch), width).abs()  # type: ignore[method-assign]
     try:
         reference_statistics(images, extractor, spatial=spatial, progress=False)
     finally:
-        del extractor.features, extractor.with_spatial
+        del extractor.forward
 
 
 def interval(scored: list[float], bare: list[float], rest: float) -> str:

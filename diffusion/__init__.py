@@ -1,19 +1,34 @@
 """A Lightning + Hydra laboratory for denoising diffusion models on images.
 
-process/   the mathematics: schedules, predictions, posteriors, objectives, samplers (torch only)
-model/     the networks (torch only)
-data/      photographs in: decoding, folders, the bundled landscapes, the LightningDataModule
-metric/    feature extractors and scores with intervals; denoising error; the audit for copies
-training/  the LightningModule, callbacks, checkpoint files, signals, guard
-report/    figures, sample grids, the README of a run, tables of sweeps
-train.py sample.py evaluate.py study.py compare.py status.py export.py, and report/: the commands,
-`python -m diffusion.<command>`, each with --help
+    import diffusion
+
+    model = diffusion.load("outputs/demo/…")          # a run, a checkpoint or an exported file
+    images = model.sample(64, sampler="heun", steps=18, seed=0)
+    scores = diffusion.score(images, reference="landscapes", split="val")
+
+The commands are `python -m diffusion.COMMAND` for train, sample, evaluate, study, compare, report, status and export,
+each with --help. docs/architecture.md says what is where.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
+
+from diffusion.files import VERSION as __version__
+
+if TYPE_CHECKING:
+    from diffusion.evaluation.library import Model, load, score
+
+__all__ = ["Model", "__version__", "load", "score"]
 
 # What Apple's MPS lacks, such as the normal distribution's quantile, is computed on the CPU. Torch reads this when it
 # is imported.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> Any:
+    """Import torch and what follows only for those who need it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
+    from diffusion.evaluation import library
+
+    return getattr(library, name)

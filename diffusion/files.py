@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PACKAGE = Path(__file__).resolve().parent
+VERSION = "0.1.0"
 PART = ".part"  # the suffix of a file that is still being written
 UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that cannot flush a folder
 

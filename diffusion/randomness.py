@@ -58,6 +58,11 @@ class Streams:
         self.positions = range(len(seeds)) if positions is None else positions
         self.batch_size = len(seeds) if batch_size is None else batch_size
 
+    @classmethod
+    def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
+        """n streams, whose seeds are functions of `key` and their place: `Streams.of(8, "step", 100)` are the same again."""
+        return cls([seed_for(*key, i) for i in range(n)], device)
+
     def __len__(self) -> int:
         return len(self.generators)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-import diffusion
-from diffusion.files import PACKAGE
+from diffusion.files import PACKAGE, VERSION
 from diffusion.metric.digest import digest
 
 
@@ -16,7 +15,7 @@ from diffusion.metric.digest import digest
 def code_version() -> str:
     """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e`, the commit, with `+` where tracked files have changed since."""
     if not (PACKAGE.parent / ".git").exists():
-        return diffusion.__version__
+        return VERSION
     git = ["git", "-C", str(PACKAGE.parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
@@ -24,8 +23,8 @@ def code_version() -> str:
             [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
-        return diffusion.__version__
-    return f"{diffusion.__version__} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
+        return VERSION
+    return f"{VERSION} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
 
 
 def file_hash(path: Path) -> str:

@@ -1,5 +1,7 @@
 """Hydra's composition of conf/ and of the settings' defaults, for those who need it outside of a command's beginning."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -7,8 +9,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config.choices import conf_dir, is_group
+from diffusion.config.choices import choices, conf_dir, is_group
 from diffusion.config.schema import COMMANDS, Settings
+from diffusion.errors import UserError, nearest
 
 
 def register_settings(name: str, schema: type[Settings]) -> None:
@@ -27,13 +30,40 @@ def defaults(schema: type[Settings]) -> dict[str, Any]:
     return found
 
 
-def composed(command: str, overrides: list[str]) -> DictConfig:
+def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a command with overrides."""
     for name, schema in COMMANDS.items():
         register_settings(name, schema)
+    with _conf():
+        return compose(command, list(overrides))
+
+
+def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
+    """The node of a choice with single settings: `choice("sampler", "heun", steps=18, grid="karras")`.
+
+    Raises UserError for a choice that there is not.
+    """
+    if name not in choices(group):
+        raise UserError(
+            f"{group}={name}: there is no such choice{nearest(name, choices(group))}; {group} is one of "
+            f"{', '.join(choices(group))}"
+        )
+    with _conf():
+        node: dict[str, Any] = plain(compose(f"{group}/{name}", list(overrides)))[group]
+    parts = {key: choice(key, value) for key, value in settings.items() if is_group(key) and isinstance(value, str)}
+    return {**node, **settings, **parts}
+
+
+@contextmanager
+def _conf() -> Iterator[None]:
+    """Within: Hydra composes conf/. Whoever uses Hydra around this finds it as it was."""
+    before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(command, overrides)
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def plain(node: Any) -> Any:

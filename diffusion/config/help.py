@@ -94,13 +94,17 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, value, documentation) of what a choice sets."""
+    """(key, value, documentation) of what a choice sets, and of what its parts set."""
     documented = documentation(str(node.get("_target_", "")))
-    return [
-        (f"{group}.{key}", "…" if isinstance(value, Mapping) else shown(value), documented.get(key, ""))
-        for key, value in node.items()
-        if key != "defaults" and not key.startswith("_")
-    ]
+    rows = []
+    for key, value in node.items():
+        if key == "defaults" or key.startswith("_"):
+            continue
+        part = value if isinstance(value, Mapping) else {}
+        text = documented.get(key) or summary(str(part.get("_target_", "")))
+        rows.append((f"{group}.{key}", shown(value) if value is not part else "…", text))
+        rows += _choice_settings(f"{group}.{key}", part)
+    return rows
 
 
 def _default_choices(command: str) -> dict[str, str]:
@@ -126,15 +130,24 @@ def _definitions(room: str) -> dict[str, ast.ClassDef | ast.FunctionDef]:
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
+def _definition(target: str) -> ast.ClassDef | ast.FunctionDef | None:
+    """The definition of a class or function of this project."""
+    parts = target.split(".")
+    return _definitions(parts[1]).get(parts[-1]) if parts[0] == "diffusion" and len(parts) > 2 else None
+
+
+def summary(target: str) -> str:
+    """The first line of the docstring of a class or function of this project."""
+    node = _definition(target)
+    return (ast.get_docstring(node) or "").partition("\n")[0] if node else ""
+
+
 def documentation(target: str) -> dict[str, str]:
     """What the docstring of a class or function of this project says of each argument, its base classes included."""
-    parts = target.split(".")
-    if parts[0] != "diffusion" or len(parts) < 3:
-        return {}
-    room, name = parts[1], parts[-1]
-    node = _definitions(room).get(name)
+    node = _definition(target)
     if node is None:
         return {}
+    room = target.split(".")[1]
     found: dict[str, str] = {}
     for base in getattr(node, "bases", []):
         found |= documentation(f"diffusion.{room}.{ast.unparse(base).rpartition('.')[2]}")

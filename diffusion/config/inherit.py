@@ -37,7 +37,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     UserError for what must not be taken from a file.
     """
     changes: dict[str, Any] = {}
-    defaults = composed("train", [])
+    defaults = composed("train")
     for group in GROUPS:
         node = getattr(settings, group, None)
         if isinstance(node, dict) and node.get("from") == RUN:

@@ -29,6 +29,7 @@ from PIL import Image
 from diffusion.console import track
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest
+from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, planes, read, square
 from diffusion.data.module import ImageData
 from diffusion.randomness import generator_for
@@ -38,7 +39,6 @@ TILES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
 SMALLEST = 128
 MOST_OVERLAP = 0.5
 LEAST_CONTRAST = 10
-LEAST_DIFFERENCE = 8
 TRIES = 2500  # candidates of a photograph; more would only add to the smallest windows
 
 
@@ -124,7 +124,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
 
 
 def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
-    """Which pairs of miniatures, uint8 (N, ...), differ by less than LEAST_DIFFERENCE RMS: bool (N, N).
+    """Which pairs of miniatures, uint8 (N, ...), differ by less than NEAR RMS: bool (N, N).
 
     |a - b|^2 = |a|^2 + |b|^2 - 2ab. When centred, each of the three is an integer below 2^24, which float32 holds
     exactly whatever the order of summation. So the answer is the same on every machine.
@@ -132,7 +132,7 @@ def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
     flat = miniatures.reshape(len(miniatures), -1).astype(np.float32) - 128
     product = (flat @ flat.T).astype(np.float64)
     norm = product.diagonal()
-    return norm[:, None] + norm - 2 * product < LEAST_DIFFERENCE**2 * flat.shape[1]
+    return norm[:, None] + norm - 2 * product < NEAR**2 * flat.shape[1]
 
 
 def _candidates(name: str, photo: Image.Image) -> list[tuple[Window, np.ndarray]]:

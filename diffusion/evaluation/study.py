@@ -10,7 +10,7 @@ from typing import Any
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import choice
 from diffusion.config.schema import Study
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.errors import UserError
@@ -122,9 +122,8 @@ def within_budget(budget: int, words: str, base: Mapping[str, Any], schedule: Sc
 
 def node_of(words: str) -> dict[str, Any]:
     """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
-    choice, *overrides = words.split()
-    node: dict[str, Any] = plain(composed("sample", [f"sampler={choice}", "ckpt=none", *overrides]).sampler)
-    return node
+    name, *overrides = words.split()
+    return choice("sampler", name, overrides)
 
 
 def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:

@@ -77,9 +77,8 @@ def miniature(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) for x in images.split(ROWS)])
 
 
-PIXELS = Embedding(
-    miniature, SHIFTED
-)  # at 32×32 a pixel is a quarter of a block: shifted copies are found by shifts only
+# At 32×32 a pixel is a quarter of a block, so shifted copies are found by shifted views only.
+PIXELS = Embedding(miniature, SHIFTED)
 
 
 @dataclass(frozen=True)

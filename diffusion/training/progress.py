@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.progress import Progress, TaskID
 
-import diffusion
 from diffusion.console import console, count, duration, progress_bar
 from diffusion.data import ImageData
 from diffusion.evaluation.devices import device_name
+from diffusion.files import VERSION
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
 
@@ -131,7 +131,7 @@ class RecordProgress(Callback):
             host_cores=os.cpu_count(),
             images={name: len(split.images) for name, split in data.splits.items()},
             versions={
-                "diffusion": diffusion.__version__,
+                "diffusion": VERSION,
                 "python": platform.python_version(),
                 "torch": torch.__version__,
                 "lightning": lightning.__version__,

@@ -12,9 +12,7 @@ SWEEP = "runs/jobs.py"
 RECORD = "runs/record.py"
 DISTRIBUTED = "training/processes.py"
 
-QUEUED = (
-    "reliability/test_slurm.py::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
-)
+QUEUED = "reliability/test_slurm.py::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
 WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[3-steps0]"
 ALL_TOLD = "reliability/test_two_signalled.py::test_two_processes_signalled_wherever_they_are"
 AGAIN = "training/test_sweep_again.py"
@@ -41,12 +39,29 @@ TOGETHER = """    with contextlib.suppress(Interrupted):
 """
 
 FAULTS = [
-    Fault("SLURM: taken for many tasks", 'plugins=[storage.Storage(), *processes.environment()]', 'plugins=[storage.Storage()]', QUEUED),
-    Fault("SLURM: a folder each time", 'if before := slurm.marked(', 'if before := print(', QUEUED),
-    Fault("SLURM: from the start again", '        settings = settings.model_copy(update={"ckpt": "auto"})\n    return settings, claim', '        pass\n    return settings, claim', QUEUED),
+    Fault(
+        "SLURM: taken for many tasks",
+        "plugins=[storage.Storage(), *processes.environment()]",
+        "plugins=[storage.Storage()]",
+        QUEUED,
+    ),
+    Fault("SLURM: a folder each time", "if before := slurm.marked(", "if before := print(", QUEUED),
+    Fault(
+        "SLURM: from the start again",
+        '        settings = settings.model_copy(update={"ckpt": "auto"})\n    return settings, claim',
+        "        pass\n    return settings, claim",
+        QUEUED,
+    ),
     Fault("SLURM: every process queues", "if rank_zero_only.rank == 0:", "if True:", TASKS),
-    Fault("a validation within a step", 'clock.validate_every * clock.accumulate\n', 'clock.validate_every * clock.accumulate - 1\n', WHOLE_STEPS),
-    Fault("one process alone breaks off sampling", 'if agreed(trainer) or images is None:', 'if images is None:', ALL_TOLD),
+    Fault(
+        "a validation within a step",
+        "clock.validate_every * clock.accumulate\n",
+        "clock.validate_every * clock.accumulate - 1\n",
+        WHOLE_STEPS,
+    ),
+    Fault(
+        "one process alone breaks off sampling", "if agreed(trainer) or images is None:", "if images is None:", ALL_TOLD
+    ),
     Fault("ckpt=auto makes another job", 'in ("auto", "last")', "in ()", AGAIN),
     Fault(
         "a run that never began has no reason",
@@ -54,11 +69,26 @@ FAULTS = [
         'print("interrupted" if',
         NEVER,
     ),
-    Fault("two runs in one folder", '        if record.alive:\n            raise FolderTaken', '        if False:\n            raise FolderTaken', FOLDERS),
-    Fault("a forgotten ckpt overwrites", '        check()\n        new =', '        new =', FORGOTTEN),
+    Fault(
+        "two runs in one folder",
+        "        if record.alive:\n            raise FolderTaken",
+        "        if False:\n            raise FolderTaken",
+        FOLDERS,
+    ),
+    Fault("a forgotten ckpt overwrites", "        check()\n        new =", "        new =", FORGOTTEN),
     Fault("two of one instant in one folder", "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
-    Fault("early: a signal has its own way", '    early_signals.watch()  # before the imports that take long\n\nfrom pathlib', '    pass\n\nfrom pathlib', f"{EARLY}[10-False]"),
-    Fault("early: a job's signal has its own way", '    early_signals.watch()  # before the imports that take long\n\nimport os', '    pass\n\nimport os', ALONE),
+    Fault(
+        "early: a signal has its own way",
+        "    early_signals.watch()  # before the imports that take long\n\nfrom pathlib",
+        "    pass\n\nfrom pathlib",
+        f"{EARLY}[10-False]",
+    ),
+    Fault(
+        "early: a job's signal has its own way",
+        "    early_signals.watch()  # before the imports that take long\n\nimport os",
+        "    pass\n\nimport os",
+        ALONE,
+    ),
     Fault(
         "early: a job's end is not SLURM's",
         "if status != 128 + received[0]:",
@@ -68,19 +98,17 @@ FAULTS = [
     Fault(
         "early: a job's record does not hear",
         'if record.content.get("state") == "running":  # it ended',
-        'if False:  # it ended',
+        "if False:  # it ended",
         f"{EARLY_JOB}[10-False-0]",
     ),
     Fault("early: a sweep goes on", "    if received:\n", "    if False:\n", f"{EARLY_JOB}[15-True-0]"),
     Fault("early: each process for itself", "end if first else note", "end", NOTED),
-    Fault("early: noted in vain", '= early_signals.State.received, False', '= None, False', NOTED),
-    Fault(
-        "early: SLURM does not hear", "        queue_again(number)\n", "", f"{EARLY}[10-False]"
-    ),
+    Fault("early: noted in vain", "= early_signals.State.received, False", "= None, False", NOTED),
+    Fault("early: SLURM does not hear", "        queue_again(number)\n", "", f"{EARLY}[10-False]"),
     Fault(
         "early: the record does not hear",
         '        early_signals.State.before_exit = partial(record.fail, "interrupted")\n',
-        '',
+        "",
         f"{EARLY}[15-True]",
     ),
     Fault(
@@ -96,15 +124,23 @@ FAULTS = [
         "sweeper.n_trials)",
         STUDY,
     ),
-    Fault(
-        "Optuna: its first draws again", "sweeper.sampler.seed += len(trials)", "pass", STUDY
-    ),
+    Fault("Optuna: its first draws again", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
     Fault(
         "launchers: the command line again",
         'command = [sys.executable, "-m", WORKER, *words]',
-        'command = [sys.executable, *sys.argv]',
+        "command = [sys.executable, *sys.argv]",
         LAUNCHED,
     ),
-    Fault("torchrun: each process a run", 'if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":', 'if False:', TORCHRUN),
-    Fault("no process, and it runs", 'if started is not None and self.content.get("process") == started else "died"', 'if self.content.get("process") == started else "died"', STATES),
+    Fault(
+        "torchrun: each process a run",
+        'if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":',
+        "if False:",
+        TORCHRUN,
+    ),
+    Fault(
+        "no process, and it runs",
+        'if started is not None and self.content.get("process") == started else "died"',
+        'if self.content.get("process") == started else "died"',
+        STATES,
+    ),
 ]

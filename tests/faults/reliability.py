@@ -68,12 +68,17 @@ FORGET = """        with contextlib.suppress(OSError):
 """
 
 FAULTS = [
-    Fault("files: a failure leaves a part", '            part.unlink(missing_ok=True)\n        if isinstance', '            pass\n        if isinstance', "test_files.py"),
+    Fault(
+        "files: a failure leaves a part",
+        "            part.unlink(missing_ok=True)\n        if isinstance",
+        "            pass\n        if isinstance",
+        "test_files.py",
+    ),
     Fault("files: written in place", "path.with_name(", "path or path.with_name(", "test_files.py"),
     Fault(
         "T1 written in place",
         '    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")\n',
-        '    part = path\n    path.unlink(missing_ok=True)\n',
+        "    part = path\n    path.unlink(missing_ok=True)\n",
         KILL,
     ),
     Fault(
@@ -82,9 +87,14 @@ FAULTS = [
         'part = Path(__import__("tempfile").gettempdir(), f".',
         KILL,
     ),
-    Fault("T1 leftovers stay", '    remove_parts(path.parent)\n', '', KILL),
-    Fault("T1 the file is not flushed", '            file.flush()\n            os.fsync(file.fileno())\n', '            pass\n', ORDER),
-    Fault("T1 the folder is not flushed", '        _sync_folder(path.parent)\n', '        pass\n', ORDER),
+    Fault("T1 leftovers stay", "    remove_parts(path.parent)\n", "", KILL),
+    Fault(
+        "T1 the file is not flushed",
+        "            file.flush()\n            os.fsync(file.fileno())\n",
+        "            pass\n",
+        ORDER,
+    ),
+    Fault("T1 the folder is not flushed", "        _sync_folder(path.parent)\n", "        pass\n", ORDER),
     Fault("T2 no checksum", "if digest.hexdigest().encode() != comment", "if not comment", DAMAGE),
     Fault(
         "T2 the end is not looked at",
@@ -107,7 +117,7 @@ FAULTS = [
     Fault(
         "T2 last.ckpt falls back",
         '    if ckpt == "last":\n        return run / "checkpoints" / "last.ckpt"\n',
-        '',
+        "",
         DAMAGE,
     ),
     Fault(
@@ -116,12 +126,22 @@ FAULTS = [
         '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
         COMMAND_LINE,
     ),
-    Fault("T3 a failed save is swallowed", '        raise\n    if durable:', '        return\n    if durable:', FAILED_SAVE),
-    Fault("T3 a failed save leaves its file", '            part.unlink(missing_ok=True)\n        if isinstance', '            pass\n        if isinstance', FAILED_SAVE),
+    Fault(
+        "T3 a failed save is swallowed",
+        "        raise\n    if durable:",
+        "        return\n    if durable:",
+        FAILED_SAVE,
+    ),
+    Fault(
+        "T3 a failed save leaves its file",
+        "            part.unlink(missing_ok=True)\n        if isinstance",
+        "            pass\n        if isinstance",
+        FAILED_SAVE,
+    ),
     Fault("T3 the reason is not kept", "            self.error = error\n", "", FAILED_SAVE),
     Fault("T3 torch covers the system's reason", "            self.error = error\n", "", EFBIG),
     Fault("T3 torch covers the reason", "raise sealed.error or error from error", "raise", FAILED_SAVE),
-        Fault(
+    Fault(
         "T2 a file without a checksum counts as whole",
         "                if sealed:\n",
         "                if False:\n",
@@ -140,8 +160,8 @@ FAULTS = [
         AGE,
     ),
     Fault("T2 last.ckpt behind all", 'if file.name == "last.ckpt" else', "if False else", AGE),
-    Fault("T2 a course that was left stays", 'for old in later + files[', 'for old in files[', AGE),
-    Fault("T3 what is there counts twice", '(self.keep + 2) * one - present', '(self.keep + 2) * one', ROOM),
+    Fault("T2 a course that was left stays", "for old in later + files[", "for old in files[", AGE),
+    Fault("T3 what is there counts twice", "(self.keep + 2) * one - present", "(self.keep + 2) * one", ROOM),
     Fault("T3 no room for one", "max(one, (self.keep", "max(0, (self.keep", ROOM),
     Fault(
         "T3 the run goes on after a failed save",
@@ -159,32 +179,32 @@ FAULTS = [
     ),
     Fault(
         "T4 no way back into the validation",
-        '            loops.repeat_validation(checkpoint)\n',
-        '            pass\n',
+        "            loops.repeat_validation(checkpoint)\n",
+        "            pass\n",
         f"{TOLD}[validation 1, SIGTERM]",
     ),
     Fault(
         "T4 stops before the validation that is due",
-        'if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):',
-        'if not self.clock.completes_step(batch_idx):',
+        "if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):",
+        "if not self.clock.completes_step(batch_idx):",
         f"{TOLD}[step 6, SIGTERM]",
     ),
     Fault(
         "T4 stops within an accumulation",
-        'return (batch_idx + 1) % self.accumulate == 0',
-        'return True',
+        "return (batch_idx + 1) % self.accumulate == 0",
+        "return True",
         f"{TOLD}[step 11, SIGTERM]",
     ),
     Fault(
         "T4 Lightning's handlers stay",
-        'signals.DeferSignals(), RunProgress',
-        'RunProgress',
+        "signals.DeferSignals(), RunProgress",
+        "RunProgress",
         f"{TOLD}[step 11, SIGTERM]",
     ),
     Fault(
         "T4 the last loss is not logged",
-        '            self.stopping = stop\n',
-        '            raise\n',
+        "            self.stopping = stop\n",
+        "            raise\n",
         f"{TOLD}[step 4, SIGTERM]",
     ),
     Fault(
@@ -193,11 +213,16 @@ FAULTS = [
         "else:",
         f"{TOLD}[step 13, SIGTERM SIGTERM]",
     ),
-    Fault("T4 exit status 0", '            sys.exit(stop.status)\n', '            sys.exit(0)\n', f"{TOLD}[step 4, SIGTERM]"),
+    Fault(
+        "T4 exit status 0",
+        "            sys.exit(stop.status)\n",
+        "            sys.exit(0)\n",
+        f"{TOLD}[step 4, SIGTERM]",
+    ),
     Fault(
         "T4 dropout in the raw weights' validation",
-        '.requires_grad_(False).eval()\n\n    def on_train_start',
-        '.requires_grad_(False)\n\n    def on_train_start',
+        ".requires_grad_(False).eval()\n\n    def on_train_start",
+        ".requires_grad_(False)\n\n    def on_train_start",
         f"{TOLD}[validation 14, SIGINT]",
     ),
     Fault(
@@ -208,8 +233,8 @@ FAULTS = [
     ),
     Fault(
         "T4 each process stops by itself",
-        'return int(ask_all(trainer).read()[0]) if trainer.world_size > 1 else State.received or 0',
-        'return State.received or 0',
+        "return int(ask_all(trainer).read()[0]) if trainer.world_size > 1 else State.received or 0",
+        "return State.received or 0",
         TWO_TOLD,
     ),
     Fault(
@@ -218,12 +243,24 @@ FAULTS = [
         "pass",
         RESUMED,
     ),
+    Fault(
+        "T5 workers begin in the first part",
+        "max(self.part, self.done // self.length)",
+        "self.part",
+        "data/test_data_module.py::test_a_resumed_run_continues_exactly",
+    ),
+    Fault(
+        "T5 with another batch size the position is lost",
+        "shift = self.first - self.done",
+        "shift = 0",
+        "data/test_data_module.py::test_a_run_resumed_with_another_batch_size_continues_at_the_same_image",
+    ),
     Fault("T5 the order of epoch 0 again", '(self.seed, "order", epoch)', '(self.seed, "order", 0)', RESUMED),
     Fault("T5 dropout goes on by itself", "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
         "T5 noise is not counted",
         '[seed_for(self.seed, "train", batch.epoch, index) for index in batch.index.tolist()]',
-        '[torch.Generator().seed() for _ in range(n)]',
+        "[torch.Generator().seed() for _ in range(n)]",
         RESUMED,
     ),
     Fault(
@@ -265,10 +302,8 @@ FAULTS = [
         LATE,
     ),
     Fault("T6 a resumed guard knows nothing", 'deque(state_dict.get("usual", [])', "deque([]", GOES_ON),
-    Fault(
-        "T6 a bad gradient is not left out", "            self.skip(trainer)\n", "            pass\n", SKIPPED
-    ),
-    Fault("T6 a jump is not told", '        if not self.warned:\n', '        if False:\n', SPIKES),
+    Fault("T6 a bad gradient is not left out", "            self.skip(trainer)\n", "            pass\n", SKIPPED),
+    Fault("T6 a jump is not told", "        if not self.warned:\n", "        if False:\n", SPIKES),
     Fault("T6 jumps never stop", "        if self.high >= self.spikes:", "        if False:", SPIKES),
     Fault(
         "T6 a jump is measured by the median",
@@ -277,9 +312,7 @@ FAULTS = [
         "reliability/test_guard.py::test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses",
     ),
     Fault("T7 a bomb is decoded", "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
-    Fault(
-        "T7 a greater bomb crashes", "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE
-    ),
+    Fault("T7 a greater bomb crashes", "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE),
     Fault("T7 small images are enlarged", "min(width, height) < at_least:", "False:", HOSTILE),
     Fault(
         "T7 a PNG's checksums are skipped",
@@ -288,7 +321,10 @@ FAULTS = [
         HOSTILE,
     ),
     Fault(
-        "T7 a decoder's error stops the run", "except Exception as error:  # decoders", "except EOFError as error:  # decoders", HOSTILE
+        "T7 a decoder's error stops the run",
+        "except Exception as error:  # decoders",
+        "except EOFError as error:  # decoders",
+        HOSTILE,
     ),
     Fault(
         "T7 every format that Pillow knows",
@@ -323,12 +359,22 @@ FAULTS = [
         "pass",
         HOSTILE,
     ),
-    Fault("T8 any class is built", 'if target not in allowed_targets(part) and target not in _targets(trusted):', 'if False:', f"{PAYLOAD}[schedule]"),
-    Fault("T8 any sampler is built", 'for part in (*PARTS, *OPTIONAL_PARTS):', 'for part in PARTS:', f"{PAYLOAD}[sampler's grid]"),
+    Fault(
+        "T8 any class is built",
+        "if target not in allowed_targets(part) and target not in _targets(trusted):",
+        "if False:",
+        f"{PAYLOAD}[schedule]",
+    ),
+    Fault(
+        "T8 any sampler is built",
+        "for part in (*PARTS, *OPTIONAL_PARTS):",
+        "for part in PARTS:",
+        f"{PAYLOAD}[sampler's grid]",
+    ),
     Fault(
         "T8 any weights are read",
-        'inherited not in shipped(group)',
-        'False',
+        "inherited not in shipped(group)",
+        "False",
         f"{MISLED}[weights of the features]",
     ),
     Fault("T8 a sampler that is none", "not isinstance(sampler, Sampler)", "False", f"{MISLED}[no sampler]"),
@@ -390,13 +436,21 @@ FAULTS = [
         "",
         f"{PAYLOAD}[schedule]",
     ),
-    Fault("T8 contents of any shape", '    check_contents(contents, path)\n', '', SHAPE % "step text"),
+    Fault("T8 contents of any shape", "    check_contents(contents, path)\n", "", SHAPE % "step text"),
     Fault("T8 weights of any shape", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
-    Fault("T8 parts of any shape", 'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ', '', SHAPE % "null"),
-    Fault("T8 functions are built", ' or _has_directives(node):\n            raise', ':\n            raise', SHAPE % "a function"),
     Fault(
-        "T8 an export without end", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE
+        "T8 parts of any shape",
+        'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ',
+        "",
+        SHAPE % "null",
     ),
+    Fault(
+        "T8 functions are built",
+        " or _has_directives(node):\n            raise",
+        ":\n            raise",
+        SHAPE % "a function",
+    ),
+    Fault("T8 an export without end", "ValueError, RecursionError,", "ValueError,", EXPORT_SHAPE),
     Fault(
         "T7 what ended a run is not reported",
         "    finally:\n        if data.report",
@@ -410,29 +464,30 @@ FAULTS = [
         EXPORTED,
     ),
     Fault(
-        "T9 jobs share the launcher's process", 'return wait_for_process(folder)', 'return __import__("diffusion.training.worker", fromlist=["run"]).run(settings, folder, RunRecord(folder))', DEATHS
+        "T9 jobs share the launcher's process",
+        "return wait_for_process(folder)",
+        'return __import__("diffusion.training.worker", fromlist=["run"]).run(settings, folder, RunRecord(folder))',
+        DEATHS,
     ),
     Fault(
         "T9 complete jobs run again",
         '    if record.content.get("state") != "complete":\n        return False',
-        '    if True:\n        return False',
+        "    if True:\n        return False",
         DEATHS,
     ),
     Fault(
         "T9 a job of other values counts as run",
-        'return before == comparable(yaml.safe_load(config_text(settings)))',
-        'return True',
+        "return before == comparable(yaml.safe_load(config_text(settings)))",
+        "return True",
         DEATHS,
     ),
     Fault(
         "T9 a death is not recorded",
-        '        record.write()\n    raise JobFailed',
-        '    raise JobFailed',
+        "        record.write()\n    raise JobFailed",
+        "    raise JobFailed",
         DEATHS,
     ),
-    Fault(
-        "T9 a failed job fails nothing", "    raise JobFailed(", "    return None\n    raise JobFailed(", DEATHS
-    ),
+    Fault("T9 a failed job fails nothing", "    raise JobFailed(", "    return None\n    raise JobFailed(", DEATHS),
     Fault(
         "T9 an error is not recorded",
         'self.fail("interrupted" if',
@@ -447,8 +502,8 @@ FAULTS = [
     ),
     Fault(
         "T9 launches share a folder",
-        '            path.mkdir()\n',
-        '            path.mkdir(exist_ok=True)\n',
+        "            path.mkdir()\n",
+        "            path.mkdir(exist_ok=True)\n",
         EIGHT,
     ),
     Fault(
@@ -465,14 +520,14 @@ FAULTS = [
     ),
     Fault(
         "T9 keys on the command line",
-        '            secrets.check_words(words)\n',
-        '',
+        "            secrets.check_words(words)\n",
+        "",
         REFUSED,
     ),
     Fault(
         "T9 keys in the configuration",
-        '                secrets.check_values(values)\n',
-        '',
+        "                secrets.check_values(values)\n",
+        "",
         REFUSED,
     ),
     Fault(
@@ -506,9 +561,7 @@ FAULTS = [
         AS_ONE,
     ),
     Fault("T9 passwords within a URL", "if URL.search(value):", "if False:", WORDS),
-    Fault(
-        "T9 names within a word", "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS
-    ),
+    Fault("T9 names within a word", "for inner, held in INNER.findall(value):", "for inner, held in ():", WORDS),
     Fault("T9 a folder is a secret", "name not in NO_SECRET and ", "", WORDS),
     Fault("T10 all devices see the same images", "[:, self.rank]", "[:, 0]", AS_ONE),
     Fault(
@@ -554,7 +607,7 @@ FAULTS = [
     Fault(
         "T10 torchrun's processes are runs of their own",
         'if under_torchrun() and trainer.world_size != int(os.environ["WORLD_SIZE"]):',
-        'if False:',
+        "if False:",
         TORCHRUN,
     ),
 ]

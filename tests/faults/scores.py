@@ -101,9 +101,7 @@ FAULTS = [
         "**{'': _merged(",
         f"{CHANGED}[one setting]",
     ),
-    Fault(
-        "evaluate: a folder's images at 64", "completed(at_their_size(settings)", "completed((settings)", SIZE
-    ),
+    Fault("evaluate: a folder's images at 64", "completed(at_their_size(settings)", "completed((settings)", SIZE),
     Fault("evaluate: images of any size", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", "n is not None and n > len(images)", "False", FOLDER),
     Fault("an interval of one image", "math.isnan(half)", "False", ONE),
@@ -128,9 +126,7 @@ FAULTS = [
     Fault("hub: the hash is not verified", "!= path.name", '== ""', HUB),
     Fault("audit: nothing is cached", "keep=any(torch.equal(x, y) for y in real)", "keep=False", CACHED),
     Fault("audit: repeats calibrate", "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
-    Fault(
-        "audit: no view is shifted", "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"
-    ),
+    Fault("audit: no view is shifted", "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"),
     Fault(
         "audit: views are shifted along one side",
         "(0, -1, 1), (0, -1, 1))",
@@ -144,9 +140,7 @@ FAULTS = [
         f"{PLANTED}[flipped and rolled diagonally]",
     ),
     Fault("audit: a shift wraps around", "self.right).clamp(0, width - 1)", "self.right) % width", MOVES),
-    Fault(
-        "audit: views are compared without |f(v(x))|²", " + v.square().sum(dim=1, keepdim=True)", "", NEAREST
-    ),
+    Fault("audit: views are compared without |f(v(x))|²", " + v.square().sum(dim=1, keepdim=True)", "", NEAREST),
     Fault("audit: no sample repeats", "repeats(samples[flagged])", "False", FEW),
     Fault("audit: every flagged sample repeats", "repeats(samples[flagged])", "True", FIRST),
     Fault("audit: repeats are not shown first", "(least - self.repeats.int())", "least", FIRST),
@@ -210,9 +204,7 @@ FAULTS = [
         "self.data.splits\n        if (available := len(splits.get(split, ()))) < 0:",
         CHECKED,
     ),
-    Fault(
-        "score: real images are the reference's", "splits[opposite(self.split)]", "splits[self.split]", OTHERS
-    ),
+    Fault("score: real images are the reference's", "splits[opposite(self.split)]", "splits[self.split]", OTHERS),
     Fault(
         "score: an earlier version's number of the evaluation is lost",
         'rest["test_evaluation"] = number',
@@ -225,9 +217,7 @@ FAULTS = [
         'values["settings"] = {"": size',
         SCORES,
     ),
-    Fault(
-        "score: the source is read as details", "for key in SOURCE if key in rest}", "for key in ()}", SCORES
-    ),
+    Fault("score: the source is read as details", "for key in SOURCE if key in rest}", "for key in ()}", SCORES),
     Fault("score: a missing value is not NaN", 'values["value"] = math.nan', 'values["value"] = 0.0', SCORES),
     Fault("evaluate: warnings are not printed", "level=logging.INFO", "level=logging.ERROR", MESSAGES),
     Fault(
@@ -275,9 +265,7 @@ FAULTS = [
         SETTINGS,
     ),
     Fault("settings: an override is not shown", "key in overridden or ", "", SETTINGS),
-    Fault(
-        "settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS
-    ),
+    Fault("settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
         "small[first], EITHER_WAY)",

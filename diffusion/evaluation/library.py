@@ -1,0 +1,131 @@
+"""Trained models and scores for notebooks and programs, without a command line: `diffusion.load`, `diffusion.score`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
+from diffusion.config.inherit import RUN, completed
+from diffusion.config.schema import Sample
+from diffusion.console import count
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import make_sampler
+from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.pipeline import make_metrics
+from diffusion.metric import score as metrics_of
+from diffusion.metric.record import Score
+from diffusion.metric.reference import reference_statistics
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on a device.
+
+    `restored` holds its recipe (`config`), its `step`, the `shape` (C, H, W) of its images, and which `weights` it has.
+    """
+
+    restored: Restored
+    device: torch.device
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """(x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
+        return self.restored.denoiser
+
+    def sample(
+        self,
+        n: int,
+        sampler: str | Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        progress: bool = True,
+        **settings: Any,
+    ) -> Tensor:
+        """`n` images, uint8 (n, C, H, W) on the CPU. Image i depends on the weights, the sampler, the seed and i alone.
+
+        Raises UserError for a sampler or a setting that there is not, and for a sampler that does not fit the model.
+
+        Args:
+            sampler: a choice of conf/sampler, such as "heun", or a sampler; None: the sampler of the model's recipe.
+            settings: of the sampler, such as steps=18 or grid="karras".
+        """
+        if isinstance(sampler, Sampler):
+            if settings:
+                raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
+        else:
+            sampler = make_sampler(self._sampler_node(sampler, settings), self.restored)
+        label = f"sampling {count(n, 'image')}" if progress else None
+        return generate(self.denoiser, sampler, n, self.restored.shape, seed, self.device, batch_size, label)
+
+    def _sampler_node(self, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+        if name is not None:
+            return choice("sampler", name, **settings)
+        path = self.restored.path
+        own = Sample(ckpt=str(path), sampler={"from": RUN, **settings})
+        return completed(own, self.restored.config, path).sampler
+
+
+def load(path: str | Path, weights: str = "ema", device: str = "auto") -> Model:
+    """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
+
+    Raises UserError where there is none, or where the file is damaged.
+
+    Args:
+        path: a run's folder, which stands for its checkpoints/last.ckpt, or a file.
+        weights: `ema` for the averaged weights, `raw` for the trained ones.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    path = Path(path)
+    restored = restore(path / "checkpoints" / "last.ckpt" if path.is_dir() else path, weights)
+    chosen = choose_device(device)
+    restored.denoiser.to(chosen)
+    return Model(restored, chosen)
+
+
+def score(
+    images: Tensor,
+    reference: str | Path | ImageData = "landscapes",
+    split: str = "val",
+    features: str = "auto",
+    metrics: str = "standard",
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Score]:
+    """Scores of images against real ones, by name: `score(images)["fd_lite0"].value`.
+
+    Each holds its interval (`low`, `high`) and its protocol. Raises UserError for fewer than 4 images, and for a
+    reference that is not there.
+
+    Args:
+        images: uint8 (n, 3, H, W).
+        reference: a choice of conf/data, a folder of images, or an `ImageData`. It is read at the size of the images.
+        split: of the reference: train, val or test.
+        features: a choice of conf/features.
+        metrics: a choice of conf/metrics.
+        device: auto, cpu, cuda, cuda:1, mps; of the feature extractor.
+    """
+    extractor = make(choice("features", features), "features").to(choose_device(device))
+    data = reference if isinstance(reference, ImageData) else _data(reference, images.shape[-1])
+    data.prepare_data()
+    if split not in data.splits:
+        raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
+    factories = make_metrics(choice("metrics", metrics))
+    spatial = metrics_of.wants_spatial(factories, extractor)
+    real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
+    return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
+
+
+def _data(reference: str | Path, resolution: int) -> ImageData:
+    name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": str(reference)})
+    data: ImageData = make(choice("data", str(name), ["+seed=0"], resolution=resolution, **root), "data")
+    return data
