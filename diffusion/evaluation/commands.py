@@ -13,7 +13,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import Evaluate, Sample, Settings, Study
-from diffusion.console import console, count, quiet_libraries
+from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
@@ -39,6 +39,7 @@ MOST_FRAMES = 100  # of a GIF
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Draw n images: images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and trajectory.gif."""
     quiet_libraries()
+    log_to(folder / "sample.log")
     device = choose_device(settings.device)
     restored = restore(settings.ckpt, settings.weights)
     settings = completed(settings, restored.config, restored.path)
@@ -87,6 +88,7 @@ class Frames:
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Scores of a checkpoint's samples, or of a folder's images, in scores.json."""
     quiet_libraries()
+    log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:

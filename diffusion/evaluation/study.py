@@ -12,7 +12,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import Study
-from diffusion.console import console, count, quiet_libraries
+from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_scorer, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
@@ -38,6 +38,7 @@ class Setting:
 def study_samplers(settings: Study, folder: Path) -> None:
     """Score every sampler at every budget: scores.json, study.md, study.csv and pareto.png in `folder`."""
     quiet_libraries()
+    log_to(folder / "study.log")
     device = choose_device(settings.device)
     restored = restore(settings.ckpt, settings.weights)
     write_configuration(folder, settings, restored)
