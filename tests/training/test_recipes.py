@@ -1,23 +1,23 @@
-"""Every recipe learns: a few hundred steps on tiny images beat the best constant prediction of its own objective."""
+"""Every recipe learns: a few hundred steps on tiny images beat the best constant prediction by its objective."""
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import settings
 from torch import Tensor, nn
 
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
 from diffusion.data import ImageData, to_unit
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
+from diffusion.runs.record import RunRecord
 from diffusion.training.run import train
 
 RECIPES = ("improved_ddpm", "v_cosine", "min_snr", "edm", "flow", "score_sde_vp", "score_sde_ve", "zero_snr")
 
 
 class Constant(nn.Module):
-    """Answers with the same picture whatever it is shown."""
+    """A network whose output is the same for every input."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
@@ -28,7 +28,7 @@ class Constant(nn.Module):
 
 
 def mean_loss(objective: nn.Module, denoiser: Denoiser, x0: Tensor) -> Tensor:
-    """The objective on the same draws, whatever the denoiser."""
+    """The objective, with the same draws for every denoiser."""
     return objective(denoiser, x0, Streams(range(len(x0))))["loss"].mean()
 
 
@@ -36,20 +36,21 @@ def mean_loss(objective: nn.Module, denoiser: Denoiser, x0: Tensor) -> Tensor:
 def test_a_recipe_beats_the_best_constant(recipe, tiny, tmp_path):
     steps = 300
     overrides = [f"experiment={recipe}", *tiny, "optimizer.lr=2e-3", f"trainer.max_steps={steps}"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", [*overrides, "trainer.max_epochs=-1", "trainer.check_val_every_n_epoch=1000"])
-    train(cfg, tmp_path)
+    chosen = settings([*overrides, "trainer.max_epochs=-1", "trainer.check_val_every_n_epoch=1000"])
+    train(chosen, tmp_path, RunRecord.begin(tmp_path))
 
     restored = restore(tmp_path / "checkpoints/last.ckpt")
-    data: ImageData = make(cfg.data, "data")
+    data: ImageData = make(chosen.data, "data")
     data.prepare_data()
     data.setup()
     x0 = to_unit(data.splits["train"].images).repeat(20, 1, 1, 1)
-    objective = make(cfg.objective, "objective")
+    objective = make(chosen.objective, "objective")
     with torch.no_grad():
         learned = float(mean_loss(objective, restored.denoiser, x0))
 
-    constant = Denoiser(Constant(cfg.model.out_channels, 8), restored.denoiser.schedule, restored.denoiser.prediction)
+    constant = Denoiser(
+        Constant(chosen.model["out_channels"], 8), restored.denoiser.schedule, restored.denoiser.prediction
+    )
     optimizer = torch.optim.LBFGS(constant.network.parameters(), max_iter=30)
 
     def loss() -> Tensor:
