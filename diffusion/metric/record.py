@@ -79,7 +79,7 @@ class Score:
             values["value"] = math.nan
         reference = record.get("reference")
         if isinstance(reference, Mapping):
-            values["reference"] = Reference(str(reference.get("split")), reference.get("n"), reference.get("key"))
+            values["reference"] = Reference(str(reference.get("split", "?")), reference.get("n"), reference.get("key"))
         elif reference is not None:  # the split alone, in an earlier version
             values["reference"] = Reference(str(reference))
         source = {key: rest.pop(key) for key in SOURCE if key in rest}

@@ -212,6 +212,16 @@ def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tm
     assert values == [[[4.0], []], [[1.0], [3.0]]]
 
 
+def test_a_folder_with_scores_of_unknown_and_of_several_checkpoints_has_separate_columns(
+    tmp_path: Path, make_run: Make
+) -> None:
+    scores = [of(value=1.0)] + [of(value=v, checkpoint={"path": name}) for v, name in ((2.0, "a"), (3.0, "b"))]
+    comparison = compare(gather([make_run(tmp_path / "x", scores=scores)]), mixed=True)
+    columns = [c for c in comparison.columns if c.name.startswith("fd")]
+    assert [comparison.rows[0].numbers(c.name) for c in columns] == [[1.0], [2.0], [3.0]]
+    assert [c.words.rpartition("; ")[2] for c in columns][1:] == ["checkpoint a", "checkpoint b"]
+
+
 @pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
 def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
     part: dict[str, Any], tmp_path: Path, make_run: Make
