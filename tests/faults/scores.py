@@ -1,4 +1,4 @@
-"""Numbers and what is said of them: one thing that makes them trusted taken away at a time."""
+"""Numbers and how they are reported: one safeguard at a time is removed."""
 
 # Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
 import matplotlib.pyplot  # noqa: F401
@@ -10,13 +10,17 @@ DISTANCES = "metric/distances.py"
 FEATURES = "metric/features.py"
 COPIES = "metric/memorization.py"
 AUDIT = "evaluation/memorization.py"
-COMPARE = "report/compare.py"
-COMPARISON = "report/comparison.py"
-WORDS = "report/formatting.py"
-SETTINGS = "report/differences.py"
 BITS = "evaluation/likelihood.py"
 COMMANDS = "evaluation/commands.py"
-PROVENANCE = "evaluation/test_ledger.py"
+LEDGER = "evaluation/ledger.py"
+PIPELINE = "evaluation/pipeline.py"
+STUDY = "evaluation/study.py"
+RECORD = "metric/record.py"
+COMPARE = "report/compare.py"
+COMPARISON = "report/comparison.py"
+DIFFERENCES = "report/differences.py"
+FIGURES = "report/figures.py"
+GAP = "metric/gap.py"
 
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
 ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_the_regressions"
@@ -29,75 +33,82 @@ FEW = "metric/test_copies.py::test_the_few_samples_that_repeat_training_images_a
 FIRST = "metric/test_copies.py::test_what_is_flagged_need_not_repeat_and_what_repeats_comes_first"
 NEAREST = "metric/test_copies.py::test_nearest_is_the_brute_force_one"
 MOVES = "metric/test_copies.py::test_a_view_moves_with_edges_replicated_then_mirrors"
-SHOWN = "training/test_audit.py::test_the_figure_shows_training_images_mirrored_where_the_sample_is"
-SAID = "training/test_audit.py::test_held_out_repeats_are_counted_and_said"
-ACCUSES = "training/test_audit.py::test_the_sentence_accuses_beyond_chance_and_where_samples_repeat"
-NONE_LEFT = "training/test_audit.py::test_an_unknown_distance_and_missing_held_out_images_are_one_line"
-KEPT = "training/test_audit.py::test_real_images_are_embedded_once_and_again_when_one_changes"
-LOOKS = "training/test_provenance.py::test_scoring_test_while_training_is_warned_of_and_every_look_recorded"
-INHERITED = "training/test_provenance.py::test_a_second_look_at_test_is_refused_unless_asked_for_and_both_are_recorded"
-SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
-BITS_OF = "training/test_bits.py::test_evaluate_bounds_the_bits_of_held_out_images"
-BAD = "training/test_bad_input.py::test_one_line_says_what_and_how_to_mend_it"
-RECIPES = "report/test_compare.py"
-TOLD = "report/test_settings.py"
-STUDIED = "training/test_study.py::test_a_study_by_test_is_warned_of_and_every_setting_is_a_look"
+GAPS = "metric/test_gap.py"
 DUPLICATES = "data/test_duplicates.py::test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once"
-WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
-GAP, GAPS = "metric/gap.py", "metric/test_gap.py"
-PHOTOGRAPHS = "training/test_gap.py::test_a_run_knows_the_photographs_of_its_tiles"
-FEW_PHOTOGRAPHS = "training/test_gap.py::test_the_notice_takes_tiles_of_few_photographs_for_few"
-BUDGETS = "training/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
-FITS = "training/test_study.py::test_all_are_those_that_fit_and_the_others_are_named"
-FLOOR = "training/test_study.py::test_a_study_from_the_command_line"
-BUDGET = "training/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_reckoned"
-ONE = "training/test_gap.py::test_of_one_image_no_interval_is_said"
-SIZE = "training/test_own.py::test_the_reference_has_the_images_own_size"
-FOLDER = "training/test_own.py::test_what_cannot_be_scored_in_a_folder_is_one_line"
-HAD_AGAIN = "training/test_own.py::test_the_scores_of_a_run_are_had_again"
-OWN = "training/test_own.py::test_single_settings_of_the_runs_own_change"
-FIGURES = "report/figures.py"
+
+SHOWN = "evaluation/test_memorization.py::test_the_figure_shows_training_images_mirrored_where_the_sample_is"
+REPEATS = "evaluation/test_memorization.py::test_held_out_repeats_are_counted_and_reported"
+SENTENCE = "evaluation/test_memorization.py::test_the_sentence_reports_copies_beyond_chance_and_samples_that_repeat"
+NONE_LEFT = "evaluation/test_memorization.py::test_missing_held_out_images_are_one_line"
+CACHED = "evaluation/test_memorization.py::test_real_images_are_embedded_once_and_again_when_one_changes"
+BOUNDED = "evaluation/test_likelihood.py::test_evaluate_bounds_the_bits_of_held_out_images"
+CLUSTERED = "evaluation/test_likelihood.py::test_the_interval_is_clustered_by_photographs"
+REFUSED = "evaluation/test_ledger.py::test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recorded"
+DURING = "evaluation/test_ledger.py::test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_recorded"
+CHECKED = "evaluation/test_pipeline.py::test_what_cannot_be_scored_is_one_line"
+OTHERS = "evaluation/test_pipeline.py::test_real_images_are_never_those_of_the_reference"
+REPRODUCED = "evaluation/test_inherited_settings.py::test_the_scores_of_a_run_are_reproduced"
+CHANGED = "evaluation/test_inherited_settings.py::test_single_settings_of_the_run_can_be_changed"
+SIZE = "evaluation/test_inherited_settings.py::test_the_reference_has_the_size_of_the_images"
+FOLDER = "evaluation/test_inherited_settings.py::test_a_folder_that_cannot_be_scored_is_one_line"
+MESSAGES = "evaluation/test_messages.py"
+BUDGETS = "evaluation/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
+BUDGET = "evaluation/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_estimated"
+FITS = "evaluation/test_study.py::test_all_takes_the_samplers_that_fit_and_names_the_others"
+FLOOR = "evaluation/test_study.py::test_a_study_from_the_command_line"
+STUDIED = "evaluation/test_study.py::test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation"
+
+SCORES = "metric/test_record.py"
+RECIPES = "report/test_compare.py"
+SETTINGS = "report/test_differences.py"
 FILLED = "report/test_report_figures.py::test_every_shipped_schedule_fills_its_figures"
+JOBS = "report/test_report_sweep.py"
+
+SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
+WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
+PHOTOGRAPHS = "training/test_overfitting.py::test_tiles_of_one_photograph_are_one_cluster"
+FEW_PHOTOGRAPHS = "training/test_overfitting.py::test_the_notice_counts_photographs_and_not_tiles"
+ONE = "training/test_overfitting.py::test_one_image_has_no_interval"
 
 FAULTS = [
     Fault(
-        "figures: β_t where there is none",
+        "figures: β_t of a schedule that has none",
         FIGURES,
         "    preserving = _preserving(",
         "    preserving = True or _preserving(",
         FILLED,
     ),
-    Fault("figures: β_t a spike alone", FIGURES, "> PEAK * float(own.median())", "> 9", f"{FILLED}[cosine]"),
-    Fault("figures: noise alone", FIGURES, "> FAR * float(alpha.max())", "> 999", f"{FILLED}[ve]"),
+    Fault("figures: β_t is only a spike", FIGURES, "> PEAK * float(values.median())", "> 9", f"{FILLED}[cosine]"),
+    Fault("figures: the signal is not visible", FIGURES, "> FAR * float(alpha.max())", "> 999", f"{FILLED}[ve]"),
     Fault(
         "evaluate: another seed",
         "config/inherit.py",
         'NUMBERS = {"seed": ("seed",), ',
         "NUMBERS = {",
-        f"{HAD_AGAIN}[ckpt]",
+        f"{REPRODUCED}[ckpt]",
     ),
-    Fault("evaluate: another sampler", "config/inherit.py", "(recipe or {}).get(group) or ", "", f"{HAD_AGAIN}[ckpt]"),
+    Fault("evaluate: another sampler", "config/inherit.py", "(recipe or {}).get(group) or ", "", f"{REPRODUCED}[ckpt]"),
     Fault(
         "evaluate: exported without scores",
         "checkpoint/exported.py",
         ', "seed", "score")',
         ")",
-        f"{HAD_AGAIN}[safetensors]",
+        f"{REPRODUCED}[safetensors]",
     ),
     Fault(
         "evaluate: a setting changes nothing",
         "config/inherit.py",
-        "**{key: merged(",
-        "**{'': merged(",
-        f"{OWN}[one setting]",
+        "**{key: _merged(",
+        "**{'': _merged(",
+        f"{CHANGED}[one setting]",
     ),
     Fault(
-        "evaluate: a folder's images at 64", COMMANDS, "own.completed(at_their_size(cfg)", "own.completed((cfg)", SIZE
+        "evaluate: a folder's images at 64", COMMANDS, "completed(at_their_size(settings)", "completed((settings)", SIZE
     ),
     Fault("evaluate: images of any size", "data/folder.py", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", COMMANDS, "n is not None and n > len(images)", "False", FOLDER),
     Fault("an interval of one image", "training/overfitting.py", "math.isnan(half)", "False", ONE),
-    Fault("evaluate: a part is mixed", "config/inherit.py", ' or "_target_" in changes:', ":", f"{OWN}[a part]"),
+    Fault("evaluate: a part is mixed", "config/inherit.py", ' or "_target_" in changes:', ":", f"{CHANGED}[a part]"),
     Fault("FID∞: influence of a subset's images", DISTANCES, " * n / size", "", ERROR),
     Fault("FID∞: sizes from n/4", DISTANCES, "linspace(n / 2, n,", "linspace(n / 4, n,", ERROR),
     Fault("FID∞: the mean for the intercept", DISTANCES, " - u.mean() * (u - u.mean())", " - 0 * (u - u.mean())", BIAS),
@@ -112,7 +123,7 @@ FAULTS = [
     ),
     Fault("sFID: its floor is not divided", "metric/baselines.py", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not looked at", "metric/foundation.py", "!= kept.name", '== ""', HUB),
-    Fault("audit: nothing is kept", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", KEPT),
+    Fault("audit: nothing is cached", AUDIT, "keep=any(torch.equal(x, y) for y in real)", "keep=False", CACHED),
     Fault("audit: repeats calibrate", COPIES, "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
     Fault(
         "audit: no view is shifted", COPIES, "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"
@@ -143,10 +154,10 @@ FAULTS = [
         AUDIT,
         "train.images, SHIFTED))",
         "train.images, SHIFTED[:1]))",
-        SAID,
+        REPEATS,
     ),
-    Fault("audit: what does not calibrate is not said", AUDIT, 'if out else ""', 'if False else ""', SAID),
-    Fault("audit: a few repeats are no sign", AUDIT, "    if few:", "    if False:", ACCUSES),
+    Fault("audit: images that do not calibrate are not reported", AUDIT, 'if out else ""', 'if False else ""', REPEATS),
+    Fault("audit: a few repeats are no sign", AUDIT, "    if repeated:", "    if False:", SENTENCE),
     Fault(
         "audit: nothing left to calibrate by is found late",
         AUDIT,
@@ -154,49 +165,81 @@ FAULTS = [
         "if False and all(repeats(",
         NONE_LEFT,
     ),
-    Fault("audit: the mirrored are shown unmirrored", AUDIT, "images[j].flip(-1) if flip", "images[j] if flip", SHOWN),
+    Fault("audit: mirrored images are shown as they are", AUDIT, "[j].flip(-1) if view", "[j] if view", SHOWN),
     Fault(
         "cache: a damaged file is believed",
         "metric/reference.py",
         'if fields.pop("checksum") != digest',
         'if fields.pop("checksum") == digest',
-        KEPT,
+        CACHED,
     ),
     Fault(
-        "test: a look while training is not noted",
-        "training/callbacks.py",
-        "LooksAtTest(self.folder).add(new)",
-        "new",
-        LOOKS,
+        "test: an evaluation is not recorded",
+        PIPELINE,
+        "self.ledger.record(scores)",
+        "list(scores)",
+        DURING,
     ),
-    Fault("test: a second look is not refused", COMMANDS, "else looks.refuse()", "else None", INHERITED),
-    Fault("test: a look has no number", PROVENANCE, "record | number if test else", "record if test else", INHERITED),
+    Fault("test: a second evaluation is not refused", COMMANDS, "else ledger.refuse()", "else None", REFUSED),
+    Fault("test: an evaluation has no number", LEDGER, "{**s.source, **number}", "s.source", REFUSED),
     Fault(
-        "training: scored by the default settings", "training/callbacks.py", "distances(metrics)", "distances(())", SET
+        "training: scored by the default settings",
+        "training/run.py",
+        "distances(scorer.metrics)",
+        "distances(())",
+        SET,
     ),
-    Fault("test: no warning before the last look", "training/run.py", "        looks.warn()", "        pass", LOOKS),
     Fault(
-        "test: a run that goes on forgets",
-        PROVENANCE,
+        "test: no warning before the last evaluation",
+        "training/run.py",
+        "        scorer.ledger.warn()",
+        "        pass",
+        DURING,
+    ),
+    Fault(
+        "test: a resumed run forgets its evaluations",
+        LEDGER,
         "replace(self.path, other.path.read_bytes())",
         "pass",
-        INHERITED,
+        REFUSED,
     ),
-    Fault("bits: one noise for all images", BITS, 'seed_for("bits", i)', 'seed_for("bits", 0)', BITS_OF),
+    Fault("bits: one noise for all images", BITS, 'seed_for("bits", i)', 'seed_for("bits", 0)', BOUNDED),
     Fault(
         "bits: x0 is not clipped",
         BITS,
         "super().__init__(denoise, clip)",
         "super().__init__(denoise, lambda x0: x0)",
-        BITS_OF,
+        BOUNDED,
     ),
     Fault(
-        "too few images to score are found after training",
-        "evaluation/pipeline.py",
-        "having < 4",
-        "having < 0",
-        f"{BAD}[too few images to score against]",
+        "score: too few images of a split are not refused",
+        PIPELINE,
+        "self.data.splits\n        if (available := len(splits.get(split, ()))) < LEAST:",
+        "self.data.splits\n        if (available := len(splits.get(split, ()))) < 0:",
+        CHECKED,
     ),
+    Fault(
+        "score: real images are the reference's", PIPELINE, "splits[opposite(self.split)]", "splits[self.split]", OTHERS
+    ),
+    Fault(
+        "score: an earlier version's number of the evaluation is lost",
+        RECORD,
+        'rest["test_evaluation"] = number',
+        "pass",
+        SCORES,
+    ),
+    Fault(
+        "score: an earlier version's subset size is lost",
+        RECORD,
+        'values["settings"] = {"subset_size": size',
+        'values["settings"] = {"": size',
+        SCORES,
+    ),
+    Fault(
+        "score: the source is read as details", RECORD, "for key in SOURCE if key in rest}", "for key in ()}", SCORES
+    ),
+    Fault("score: a missing value is not NaN", RECORD, 'values["value"] = math.nan', 'values["value"] = 0.0', SCORES),
+    Fault("evaluate: warnings are not printed", "console.py", "level=logging.INFO", "level=logging.ERROR", MESSAGES),
     Fault(
         "compare: 1.96 for Student's quantile",
         "report/recipes.py",
@@ -204,21 +247,29 @@ FAULTS = [
         "1.96",
         RECIPES,
     ),
-    Fault("compare: choosing by test is not warned of", COMPARE, "if tests and len(rows) > 1:", "if False:", RECIPES),
+    Fault("compare: choosing by test is not warned of", COMPARE, "if tests and recipes > 1:", "if False:", RECIPES),
     Fault(
         "compare: the warning is not printed",
         COMPARISON,
-        'console.print(f"warning: {warning}", markup=False)',
+        'console.print(f"warning: {warning}")',
         "pass",
         RECIPES,
     ),
     Fault(
         "compare: failed runs are dropped",
         COMPARISON,
-        'console.print(f"left out: {run.folder}: {reason}", markup=False)',
+        'console.print(f"left out: {run.folder}: {reason}")',
         "pass",
         RECIPES,
     ),
+    Fault(
+        "compare: runs that are left out are not in runs.csv",
+        COMPARISON,
+        "in enumerate(comparison.runs):",
+        "in enumerate(run for row in comparison.rows for run in row.runs):",
+        JOBS,
+    ),
+    Fault("compare: scores of unknown makers fail", COMPARE, " if part in made)", ")", RECIPES),
     Fault("compare: evaluations are one recipe", COMPARE, "else name for run", "else MISSING for run", RECIPES),
     Fault("compare: of several samplers the last", COMPARE, "if several and not mixed:", "if False:", RECIPES),
     Fault("compare: a seed counts as often as it was run", COMPARE, "run.seeds or run.folder", "run.folder", RECIPES),
@@ -229,18 +280,20 @@ FAULTS = [
         "for config in (self",
         RECIPES,
     ),
-    Fault("compare: the most crowded is the best", WORDS, '("precision", ', '("precision", "density", ', RECIPES),
+    Fault("compare: the highest density is the best", RECORD, '("precision", ', '("precision", "density", ', RECIPES),
     Fault("compare: raw weights are EMA's", "runs/metrics.py", '"val/mse_raw" in each for', "True for", RECIPES),
-    Fault("compare: a metric's settings are no protocol", WORDS, " | settings_of(record)\n", "\n", RECIPES),
+    Fault("compare: a metric's settings are no protocol", RECORD, " | dict(self.settings or {})\n", "\n", RECIPES),
     Fault(
-        "settings: what a choice brings is told",
-        SETTINGS,
+        "settings: the settings of different choices are shown",
+        DIFFERENCES,
         "all(column[i] == column[j] for column in above)",
         "True",
-        TOLD,
+        SETTINGS,
     ),
-    Fault("settings: what was given by hand is not", SETTINGS, "key in by_hand or ", "", TOLD),
-    Fault("settings: one name for two classes", SETTINGS, "if names.count(name) == 1 else", "if True else", TOLD),
+    Fault("settings: an override is not shown", DIFFERENCES, "key in overridden or ", "", SETTINGS),
+    Fault(
+        "settings: one name for two classes", DIFFERENCES, "if names.count(name) == 1 else", "if True else", SETTINGS
+    ),
     Fault(
         "duplicates: mirror images are not seen",
         "data/duplicates.py",
@@ -285,15 +338,15 @@ FAULTS = [
         "data/test_data_module.py",
     ),
     Fault(
-        "scores: those while training are of the raw weights",
-        "training/callbacks.py",
-        "own = network_hash(pl_module.denoiser.network)",
-        "own = network_hash((pl_module.raw_denoiser() or pl_module.denoiser).network)",
+        "scores: those during training are of the raw weights",
+        "training/periodic.py",
+        "contextlib.suppress(Interrupted), averaged_weights(trainer, module):",
+        "contextlib.suppress(Interrupted):",
         f"{WHOSE}[warm]",
     ),
     Fault(
         "scores: half precision is of other weights",
-        PROVENANCE,
+        "checkpoint/provenance.py",
         "value.float() if value.is_floating_point() else value",
         "value",
         f"{WHOSE}[none]",
@@ -324,28 +377,24 @@ FAULTS = [
         "False:",
         "metric/test_intervals.py",
     ),
-    Fault("study: its looks at test are not noted", "evaluation/study.py", "looks.add(new)", "new", STUDIED),
-    Fault(
-        "study: no floor beside", "evaluation/study.py", "device_name(device), beside)", "device_name(device))", FLOOR
-    ),
-    Fault("study: a sampler that does not fit ends all", "evaluation/study.py", "if not every:", "if True:", FITS),
-    Fault("study: a sampler that does not fit is silent", "evaluation/study.py", "if not every:", "if False:", BUDGETS),
+    Fault("study: its test evaluations are not warned of", STUDY, 'if settings.split == "test":', "if False:", STUDIED),
+    Fault("study: no floor in its table", STUDY, "device_name(device), baselines)", "device_name(device))", FLOOR),
+    Fault("study: a sampler that does not fit ends all", STUDY, "if not every:", "if True:", FITS),
+    Fault("study: a named sampler that does not fit is left out", STUDY, "if not every:", "if False:", BUDGETS),
     Fault(
         "bits: tiles of a photograph are independent",
-        "evaluation/likelihood.py",
+        BITS,
         "mean_and_error(bits, torch",
         "mean_and_error(bits) if True else (bits, torch",
-        "training/test_bits.py::test_the_interval_is_of_the_photographs",
+        CLUSTERED,
     ),
-    Fault(
-        "study: an adaptive sampler has an NFE", "evaluation/study.py", "if samplers[0].adaptive:", "if False:", FITS
-    ),
+    Fault("study: an adaptive sampler has an NFE", STUDY, "if samplers[0].adaptive:", "if False:", FITS),
     Fault(
         "study: two samplers look alike",
         "report/study.py",
-        "markers[(i + i // 7) % 7]",
-        "markers[i % 7]",
+        "MARKERS[(i + i // 7) % 7]",
+        "MARKERS[i % 7]",
         "report/test_report_study.py",
     ),
-    Fault("study: beyond its budget", "evaluation/study.py", "if nfe <= budget else", "if True else", BUDGET),
+    Fault("study: beyond its budget", STUDY, "if nfe <= budget else", "if True else", BUDGET),
 ]
