@@ -99,6 +99,7 @@ def quiet_libraries() -> None:
         ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has reduced it already
         ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*your dataloader is not resumable.*",  # it begins where it has to
     ):
         warnings.filterwarnings("ignore", message)
 

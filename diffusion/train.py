@@ -29,8 +29,8 @@ def train(settings: Train, folder: Path) -> None:
     if (begun := jobs.begin(settings, folder)) is not None:
         from diffusion.training import worker
 
-        settings, record, previous = begun
-        worker.run(settings, folder, record, previous.content)
+        settings, record = begun
+        worker.run(settings, folder, record)
 
 
 compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)

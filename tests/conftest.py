@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, a cache of their own, and commands run in this process."""
+"""Shared by all tests: no network, a cache of their own, and commands that run in this process."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny operations: threads only wait for each other, and forks can't inherit them
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny operations: more threads only wait for each other, and forks cannot inherit them
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -65,21 +65,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     """`command("train", overrides)` -> (exit status, stdout, stderr), run in this process, in an empty folder."""
     from importlib import import_module
 
+    from composing import job_in_this_process
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
-    from diffusion.runs import jobs as sweep
+    from diffusion.runs import jobs
 
     monkeypatch.chdir(tmp_path)
-
-    def here(folder: Path) -> object:
-        """A job of a sweep in this process, which has imported torch already."""
-        from diffusion.training.run import train
-
-        with sweep.recording(folder):
-            return train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(sweep, "isolated", here)
+    monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
         main = import_module(f"diffusion.{name}").main
@@ -97,9 +89,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What the proofs of reliability noted, in numbers."""
-    noted = {what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties}
-    if noted:
+    """The figures that the proofs of reliability have noted."""
+    figures = {what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties}
+    if figures:
         terminalreporter.section("reliability")
-        for what, value in noted.items():
+        for what, value in figures.items():
             terminalreporter.write_line(f"{what}: {value}")

@@ -47,6 +47,8 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
 def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
     """`plain_config`, checked: its model, schedule, prediction and data can be built, and name allowed classes only."""
     config = plain_config(text, where)
+    for part in (*PARTS, *OPTIONAL_PARTS):
+        check_targets(config.get(part), part, where)
     for part in PARTS:
         node = config.get(part)
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or _has_directives(node):
@@ -58,8 +60,6 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
         raise UserError(
             f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file of diffusion.train"
         )
-    for part in (*PARTS, *OPTIONAL_PARTS):
-        check_targets(config.get(part), part, where)
     return config
 
 

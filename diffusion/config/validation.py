@@ -125,10 +125,8 @@ def _bounds(constraints: Iterable[Any]) -> str:
     least = next((c.min_length for c in constraints if isinstance(c, at.MinLen)), None)
     if low is not None and high is not None:
         return f" from {low} to {high}"
-    words = {"of at least": low, "above": above, "of at most": high, "below": below}
-    if least is not None:
-        return f" of at least {least}"
-    return "".join(f" {word} {bound}" for word, bound in words.items() if bound is not None)
+    words = {"of at least": low if least is None else least, "above": above, "of at most": high, "below": below}
+    return " and".join(f" {word} {bound}" for word, bound in words.items() if bound is not None)
 
 
 def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int | str, ...], kind: str) -> str:
@@ -152,8 +150,8 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int
         return f"{key}={shown(value)}: it has settings of its own; leave it out, or set one of them"
     default = field.get_default(call_default_factory=True)
     usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
-    literals = [shown(a) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal
-                for a in typing.get_args(part)]  # fmt: skip
+    parts = () if typing.get_origin(hint) is list else (hint, *typing.get_args(hint))
+    literals = [shown(a) for part in parts if typing.get_origin(part) is Literal for a in typing.get_args(part)]
     return f"{key}={shown(value)}: expected {describe(hint)}{nearest(shown(value), literals)}{usual}"
 
 

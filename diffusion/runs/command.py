@@ -43,7 +43,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
 
     def main() -> None:
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
-        composed: list[tuple[S, Path]] = []
+        composed: list[tuple[Any, Path]] = []
         try:
             if print_help(name, schema, about, sys.argv[1:]):
                 return
@@ -52,22 +52,24 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
 
-            def compose(cfg: DictConfig) -> Any:
-                """Hydra calls this, once, or for each job of a sweep."""
-                values: Any = OmegaConf.to_container(cfg, resolve=True)
-                context = HydraConfig.get()
+            def settings_of(values: Any) -> S:
                 if resumed is not None:
                     values = resumed.with_overrides(values)
                 secrets.check_values(values)
-                settings, folder = validated(schema, values), Path(context.runtime.output_dir)
+                return validated(schema, values)
+
+            def compose(cfg: DictConfig) -> Any:
+                """Hydra calls this, once, or for each job of a sweep."""
+                values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
+                folder = Path(context.runtime.output_dir)
                 if context.mode == RunMode.MULTIRUN:
-                    return (job or task)(settings, folder)
-                composed.append((settings, folder))
+                    return (job or task)(settings_of(values), folder)
+                composed.append((values, folder))
                 return None
 
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(compose)()
-            for settings, folder in composed:
-                task(settings, folder)
+            for values, folder in composed:
+                task(settings_of(values), folder)
         except KeyboardInterrupt:
             sys.exit(130)
         except Interrupted as stop:

@@ -35,21 +35,20 @@ class JobFailed(UserError):
     """A job of a sweep did not complete; the others go on."""
 
 
-def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord, RunRecord] | None:
-    """Claim `folder` for a run of this process: its settings, its record, and the record that was there before.
+def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
+    """Claim `folder` for a run of this process: its settings and its record.
 
     None where the run is complete already, and is asked to resume or has been queued again by SLURM. Otherwise SLURM's
     job resumes from its last checkpoint, if it has one.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         slurm.check_tasks()
-    previous = RunRecord(folder)
-    if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(previous, settings):
+    if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(RunRecord(folder), settings):
         console.print(f"{folder} is complete already")
         return None
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         settings = settings.model_copy(update={"ckpt": "auto"})
-    return settings, claim(folder, check=partial(check_overwrites, settings, folder)), previous
+    return settings, claim(folder, check=partial(check_overwrites, settings, folder))
 
 
 def run_job(settings: Train, folder: Path) -> Any:

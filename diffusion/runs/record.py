@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import FolderTaken, UserError, first_line
+from diffusion.errors import FolderTaken, Interrupted, UserError, first_line
 from diffusion.files import replace
-from diffusion.runs import slurm
+from diffusion.runs import early_signals, slurm
 
 BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it is alive
 SILENCE = 10 * BEAT  # after which a run on another machine counts as dead
@@ -34,6 +35,7 @@ class RunRecord:
         self.folder, self.path = folder, folder / FILE
         self.damage: str | None = None  # why the file cannot be read
         self.content = self._read() if content is None else content
+        self.previous: dict[str, Any] = {}  # of the run that was in the folder before
         self.began = time.time()
         self.written = 0.0  # when, on the monotonic clock
         self.ended = threading.Event()
@@ -59,7 +61,7 @@ class RunRecord:
 
     @classmethod
     def begin(cls, folder: Path) -> "RunRecord":
-        """Write that this process runs in `folder`."""
+        """Write that this process runs in `folder`. From here on a signal is written down before the process ends."""
         record = cls(
             folder,
             {
@@ -72,6 +74,7 @@ class RunRecord:
                 "slurm": slurm.job(),
             },
         )
+        early_signals.State.before_exit = partial(record.fail, "interrupted")
         record.update()
         return record
 
@@ -90,15 +93,37 @@ class RunRecord:
         self.ended.set()
         self.update(state=state, finished=now(), **more)
 
-    def keep_alive(self) -> None:
-        """Touch the file from now on, whatever the run is doing, until it is finished."""
+    def fail(self, state: str, reason: str) -> None:
+        """Write that the run has failed or was interrupted.
 
-        def beat() -> None:
-            while not self.ended.wait(BEAT):
-                with contextlib.suppress(OSError):
-                    os.utime(self.path)
+        Where it ends before its first step, and another one was in the folder before, that one's record is put back.
+        """
+        if "steps" in self.content or not self.previous:
+            self.finish(state, reason=reason)
+        else:
+            self.ended.set()
+            self.content = self.previous
+            self.write()
 
-        threading.Thread(target=beat, daemon=True).start()
+    @contextlib.contextmanager
+    def running(self, describe: Callable[[BaseException], str]) -> Iterator[None]:
+        """Within: the run. On failure, write the state and the reason; `describe` makes one line of an error."""
+        threading.Thread(target=self._beat, daemon=True).start()
+        try:
+            yield
+        except BaseException as error:
+            interrupted = isinstance(error, Interrupted)
+            self.fail("interrupted" if interrupted else "failed", str(error) if interrupted else describe(error))
+            raise
+        finally:
+            self.ended.set()
+            early_signals.State.before_exit = None
+
+    def _beat(self) -> None:
+        """Touch the file now and then, whatever the run is doing."""
+        while not self.ended.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self.path)
 
     @property
     def state(self) -> str:
@@ -142,7 +167,9 @@ def claim(folder: Path, check: Callable[[], None] = lambda: None) -> RunRecord:
                 "another folder (hydra.run.dir=…, for a sweep hydra.sweep.dir=…)"
             )
         check()
-        return RunRecord.begin(folder)
+        new = RunRecord.begin(folder)
+        new.previous = record.content
+        return new
 
 
 @contextlib.contextmanager

@@ -43,12 +43,13 @@ class ResumedRun:
             made = yaml.safe_load(noted.read_text("utf-8"))["hydra"]["runtime"]["choices"].items()
         except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
             return []
-        given = {override.key_or_group for override in self.overrides}
+        given = tuple(f"{place}." for override in self.overrides for place in _places(override))
         return [
             f"{key}={choice}"
             for key, choice in made
             if is_group(group := str(key).partition("@")[0])
-            and group not in (*IGNORED, *given)
+            and group not in IGNORED
+            and not f"{str(key).rpartition('@')[2]}.".startswith(given)
             and re.fullmatch(r"\w+", str(choice))
             and (conf_dir() / group / f"{choice}.yaml").is_file()
         ]

@@ -20,8 +20,13 @@ from diffusion.training.module import Diffusion
 LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strategies that start processes themselves
 
 
-def check_device(settings: Trainer) -> None:
-    """Refuse a GPU that is not there, and strategies that start processes themselves."""
+def check_trainer(settings: Trainer) -> None:
+    """Refuse a run without an end, a GPU that is not there, and strategies that start processes themselves."""
+    if settings.max_epochs in (None, -1) and settings.max_steps == -1:
+        raise UserError(
+            "trainer.max_epochs and trainer.max_steps are both without limit: set one of them, such as "
+            "trainer.max_epochs=250"
+        )
     extra = settings.model_extra or {}
     asked, devices, strategy = str(extra.get("accelerator", "auto")), extra.get("devices", 1), extra.get("strategy", "")
     present = torch.cuda.device_count()

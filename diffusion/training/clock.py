@@ -3,13 +3,15 @@
 A step takes G = batch_size × devices × accumulate images. An epoch of N images is ⌊N/G⌋ steps; the images left over
 differ from epoch to epoch. To Lightning a whole run is one epoch, whose loader ends with the run. So Lightning's own
 progress is all that a checkpoint has to save, and nothing needs to be converted or corrected when a run is resumed,
-validated, interrupted or ended.
+validated, interrupted or ended. A step whose update is left out (by the guard, or by float16's scaler) is a step of the
+clock, but weights, moments, average and learning rate do not move.
 """
 
 import math
 from dataclasses import dataclass
 
 from diffusion.config.schema import Trainer
+from diffusion.console import count
 from diffusion.errors import UserError
 
 
@@ -40,17 +42,12 @@ class Clock:
         epoch = batches // accumulate
         if epoch < 1:
             raise UserError(
-                f"{batch_size * devices * accumulate} images make an optimizer step (data.batch_size={batch_size} × "
-                f"{devices} devices × trainer.accumulate_grad_batches={accumulate}), and an epoch has {images}: lower "
-                "one of them, or add images"
+                f"the training split has {count(images, 'image')}, fewer than the {batch_size * devices * accumulate} of "
+                f"an optimizer step (data.batch_size={batch_size} × {count(devices, 'device')} × "
+                f"trainer.accumulate_grad_batches={accumulate}): lower one of them, or add images"
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
         total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)
-        if total == math.inf:
-            raise UserError(
-                "trainer.max_epochs and trainer.max_steps are both without limit: set one of them, such as "
-                "trainer.max_epochs=250"
-            )
         interval, between = settings.val_check_interval, settings.check_val_every_n_epoch or 1
         if isinstance(interval, int):
             validate_every = math.ceil(interval / accumulate)

@@ -30,7 +30,8 @@ class EMA(Callback):
         self.decay = decay
         self.average: Any = None  # a copy of the module: w̄ while training, w while validating
         self.swapped = False  # whether the module holds w̄, and `average` holds w
-        self.step = 0  # of the last update
+        self.step = 0  # the last one
+        self.updates = 0  # n: the steps so far, without those that were left out
         # The tensors of w̄ and w in one order, and the buffers of both: walking the modules takes longer than averaging.
         self.averages: list[Tensor] = []
         self.weights: list[Tensor] = []
@@ -53,13 +54,13 @@ class EMA(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Average, after a batch that has completed an optimizer step which was not left out."""
-        n = trainer.global_step
-        if n == self.step:
+        if trainer.global_step == self.step:
             return
-        self.step = n
+        self.step = trainer.global_step
         if not getattr(pl_module, "stepped", True):
             return
-        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(n))
+        self.updates += 1
+        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
         for average, current in self.buffers:
             average.copy_(current)
 
@@ -90,10 +91,11 @@ class EMA(Callback):
         pl_module.load_state_dict(checkpoint.get("current_model_state", checkpoint["state_dict"]))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest_update_step": self.step}
+        return {"latest_update_step": self.step, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["latest_update_step"]
+        self.updates = state_dict.get("updates", self.step)
 
     @torch.no_grad()
     def swap(self, module: pl.LightningModule) -> None:

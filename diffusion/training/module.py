@@ -18,7 +18,7 @@ from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype, seed_for
-from diffusion.training import signals
+from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 
@@ -209,6 +209,10 @@ class Diffusion(pl.LightningModule):
         """The rate moves with the weights."""
         if self.stepped:
             super().lr_scheduler_step(scheduler, metric)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The run may be longer than it was, and its batches may be others."""
+        loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint holds its configuration as text, and the real epoch. (To Lightning the whole run is one.)"""

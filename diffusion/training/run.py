@@ -35,7 +35,7 @@ from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
 from diffusion.runs.record import RunRecord
 from diffusion.training import loggers, processes, signals
-from diffusion.training.checks import check_device, check_folder, check_recipe, check_size, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_size, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Guard
@@ -112,7 +112,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     """
     quiet_libraries()
     config = config_text(settings)
-    check_device(settings.trainer)
+    check_trainer(settings.trainer)
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diffusion.errors import Interrupted
 from diffusion.runs import early_signals
 from diffusion.runs.early_signals import CAUGHT
+from diffusion.training import loops
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.reading import Reading
@@ -124,7 +125,7 @@ def ask_all(trainer: pl.Trainer) -> Reading:
 def stop_in_validation(trainer: pl.Trainer, clock: Clock) -> None:
     """Break off a validation, unless it is the last one.
 
-    This is called within the validation step, because Lightning repeats a validation that was broken off there.
+    This is called within the validation step, because Lightning then knows that it must be repeated.
     """
     if trainer.state.fn == "fit" and trainer.global_step < clock.total:
         stop_all(trainer)
@@ -151,6 +152,7 @@ class StopOnSignal(Callback):
         self.clock, self.checkpoints = clock, checkpoints
         self.stopping: Interrupted | None = None
         self.asked: Reading | None = None
+        self.validating = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -165,9 +167,11 @@ class StopOnSignal(Callback):
             self.stopping = stop
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leave, now that the step is also logged."""
+        """Leave, now that the step is also logged; or while nothing has happened since the last checkpoint."""
         if self.stopping is not None:
             raise self.stopping
+        if self.checkpoints.saved_at == trainer.global_step:
+            stop_all(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
         """As `stop_all`; several GPUs learn of a signal one step later, so that no step waits for its own end."""
@@ -177,6 +181,21 @@ class StopOnSignal(Callback):
         asked, self.asked = self.asked, ask_all(trainer)
         if asked is not None and (received := int(asked.read()[0])):
             raise Interrupted(received)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A checkpoint that is saved from here on is one of a validation that was broken off."""
+        self.validating = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The validation is complete."""
+        self.validating = False
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A validation that was broken off is repeated."""
+        if self.validating:
+            loops.repeat_validation(checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last state is saved; nothing can be lost any more."""

@@ -11,17 +11,14 @@ from diffusion.runs import early_signals
 if __name__ == "__main__":
     early_signals.watch()  # before the imports that take long
 
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -35,15 +32,10 @@ from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
 
-def run(settings: Train, folder: Path, record: RunRecord, previous: Mapping[str, Any]) -> float | None:
-    """Train in `folder`, as its first process; its result, the last val/mse.
-
-    Args:
-        record: Of this run, which has claimed the folder.
-        previous: The content of the record that was there before.
-    """
+def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
+    """Train in `folder`, which `record` has claimed, as its first process; the result, the last val/mse."""
     log_to(folder / "train.log")
-    with recorded(record, previous):
+    with record.running(partial(messages.summary, command="train")):
         from diffusion.training.run import train  # torch and Lightning
 
         return train(settings, folder, record)
@@ -54,7 +46,7 @@ def job(folder: Path) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     record = RunRecord.begin(folder)
     log_to(folder / "train.log")
-    with recorded(record, {}):
+    with record.running(partial(messages.summary, command="train")):
         words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
         sys.argv = ["diffusion.train", *map(str, words)]  # which runs this job by itself
         settings = read_config(folder)
@@ -75,36 +67,6 @@ def follow(folder: Path, ckpt: str | None = None) -> None:
 def read_config(folder: Path) -> Train:
     """The settings in a folder's config.yaml."""
     return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
-
-
-@contextlib.contextmanager
-def recorded(record: RunRecord, previous: Mapping[str, Any]) -> Iterator[None]:
-    """Within: a run. On failure, write the state and the reason to run.json.
-
-    Where the run ends before its first step, and there was another one before it, that one's record is put back.
-    """
-
-    def end(state: str, reason: str) -> None:
-        if "steps" in record.content or not previous:
-            record.finish(state, reason=reason)
-        else:
-            record.ended.set()
-            record.content = dict(previous)
-            record.write()
-
-    early_signals.State.before_exit = partial(end, "interrupted")
-    record.keep_alive()
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, Interrupted):
-            end("interrupted", str(error))
-        else:
-            end("failed", messages.summary(error, "train"))
-        raise
-    finally:
-        record.ended.set()
-        early_signals.State.before_exit = None
 
 
 def _end_with(parent: int) -> None:

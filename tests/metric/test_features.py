@@ -18,8 +18,8 @@ from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE
 from diffusion.metric import features
-from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
 from diffusion.metric.digest import digest
+from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
 

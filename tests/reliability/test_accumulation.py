@@ -1,9 +1,10 @@
-"""T5 with validations, and so checkpoints, that fall due within the accumulation of a step's gradients."""
+"""T5, T10 with accumulated gradients: checkpoints are of whole steps, and accumulation equals a larger batch."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import train as train_here
 from forked import train
 from outcomes import lines, same, state
 
@@ -11,13 +12,13 @@ from diffusion.checkpoint import storage
 
 pytestmark = pytest.mark.reliability
 
-RECIPE = [  # 6 batches of 4 an epoch, in steps of 4 and of 2
-    "name=test", "model.dropout=0.3", "optimizer=adam", "samples.n=0", "trainer.max_epochs=3", "checkpoint.keep=20",
-    "trainer.accumulate_grad_batches=4", "trainer.check_val_every_n_epoch=null",
+RECIPE = [  # 12 batches of 2 in an epoch: 3 steps of 4 batches
+    "data.batch_size=2", "model.dropout=0.3", "optimizer=adam", "samples.n=0", "trainer.max_epochs=3",
+    "checkpoint.keep=20", "trainer.accumulate_grad_batches=4",
 ]  # fmt: skip
 
 
-def end(folder: Path, overrides: list[str]) -> dict[str, Any]:
+def final_state(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """The last state of a run in a process of its own."""
     log = folder.with_suffix(".log")
     assert train([*overrides, f"hydra.run.dir={folder}"], log) == 0, log.read_text()
@@ -26,17 +27,50 @@ def end(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("every", "steps"),
-    [(3, [1, 2, 3, 4, 5, 6]), (5, [2, 3, 5, 6])],  # of batches 3, 6, 9, …; 5, 10, 15 and the last
+    [(6, [2, 4, 6, 8, 9]), (9, [3, 6, 9])],  # batches between validations, which fall within steps
 )
 def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure):
     overrides = [*tiny, *RECIPE, f"trainer.val_check_interval={every}"]
-    expected = end(tmp_path / "whole", overrides)
+    expected = final_state(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")
     assert sorted(storage.load(file)["global_step"] for file in files) == steps
-    for step, file in [*zip(reversed(steps), files, strict=True)][1:]:  # behind the last one nothing is left to train
+    for step, file in [*zip(reversed(steps), files, strict=True)][1:]:  # after the last one nothing is left to train
         folder = tmp_path / f"from {step}"
-        assert same(end(folder, [*overrides, f"ckpt={file}"]), expected), step
+        assert same(final_state(folder, [*overrides, f"ckpt={file}"]), expected), step
         assert lines(folder) == lines(tmp_path / "whole"), step
     figure(
         f"accumulation of 4, a validation every {every} batches", f"resumed from {len(steps) - 1} steps, 0 bits differ"
     )
+
+
+def test_a_run_resumes_with_another_accumulation(tiny, tmp_path):
+    """Global batches of 8, of which the first half of the run makes 2 batches of 4 and the second one batch."""
+    common = [*tiny, "model.dropout=0.2", "trainer.precision=64-true", "trainer.max_epochs=4", "checkpoint.keep=20"]
+    halves, whole = ["data.batch_size=4", "trainer.accumulate_grad_batches=2"], ["data.batch_size=8"]
+    train_here([*common, *whole], tmp_path / "whole")
+    for first, then in ((halves, whole), (whole, halves)):
+        folder = tmp_path / f"{first[0]} first"
+        train_here([*common, *first], folder)
+        ckpt = storage.numbered(folder / "checkpoints", 6)
+        train_here([*common, *then, f"ckpt='{ckpt}'"], folder / "resumed")
+        assert steps_of(folder / "resumed") == steps_of(tmp_path / "whole")
+        for name, value in state(tmp_path / "whole")["state_dict"].items():
+            assert float((value - state(folder / "resumed")["state_dict"][name]).abs().max()) <= 1e-12, name
+
+
+def steps_of(folder: Path) -> set[tuple[float, bool]]:
+    """For each line of metrics.csv its step, and whether it is of a validation."""
+    return {(float(line["step"]), "val/mse" in line) for line in lines(folder)}
+
+
+def test_accumulation_equals_a_larger_batch_also_where_it_does_not_divide_the_epoch(tiny, tmp_path):
+    """24 images are 2 steps of 10, whether these are 10 images at once or 5 batches of 2."""
+    common = [*tiny, "model.dropout=0.2", "data.flip=true", "trainer.precision=64-true", "trainer.max_epochs=3"]
+    layouts = {"one": ["data.batch_size=10"], "five": ["data.batch_size=2", "trainer.accumulate_grad_batches=5"]}
+    states = {}
+    for name, layout in layouts.items():
+        train_here([*common, *layout], tmp_path / name)
+        states[name] = state(tmp_path / name)
+        assert states[name]["global_step"] == 6
+    for name, value in states["one"]["state_dict"].items():
+        assert float((value - states["five"]["state_dict"][name]).abs().max()) <= 1e-12, name

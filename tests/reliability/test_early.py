@@ -1,4 +1,4 @@
-"""A signal before training has begun, even before torch is imported, ends the run as it would later."""
+"""A signal before training begins, even before torch is imported, ends the run as it would later."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion.runs import early_signals as early
+from diffusion.runs import early_signals
 
 pytestmark = pytest.mark.reliability
 
@@ -50,14 +50,14 @@ class Started:
         assert "libtorch" not in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def job(self, begun: bool) -> int:
-        """The process of a sweep's job, when it has `begun` to catch signals, or else at once."""
+        """The process of a sweep's job: when it has `begun` to catch signals, or at once."""
         while not (found := children(self.process.pid)) or catches(found[0]) is not begun:
             assert self.process.poll() is None
             time.sleep(0.002)
         return found[0]
 
     def ended(self, number: int) -> str:
-        """What it said; its status and SLURM's are as they should be."""
+        """Its output. Its exit status, and the calls of scontrol, must be as expected."""
         said, _ = self.process.communicate(timeout=100)
         assert self.process.returncode == 128 + number, said
         requeued = self.calls.read_text() if self.calls.exists() else ""
@@ -70,7 +70,7 @@ class Started:
     ("number", "recorded"), [(USR1, False), (USR1, True), (TERM, False), (TERM, True), (INT, False), (INT, True)]
 )
 def test_a_run_that_has_not_begun(tiny, tmp_path, number, recorded, figure):
-    """At the first instant at which it hears, or at the first at which its record says that it runs."""
+    """At the first instant at which it catches signals, or at which its record says that it is running."""
     run = Started(tiny, tmp_path)
     while recorded and not list(tmp_path.rglob("run.json")):
         time.sleep(0.001)
@@ -79,7 +79,7 @@ def test_a_run_that_has_not_begun(tiny, tmp_path, number, recorded, figure):
     records = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json")]
     assert [(said["state"], said["reason"]) for said in records] == [("interrupted", number.name)] * recorded
     cases.append(number)
-    figure("told to end before training began", f"{len(cases)}, each ended and queued again as within training")
+    figure("signalled before training began", f"{len(cases)}, each ended and queued again as during training")
 
 
 cases: list[int] = []
@@ -92,13 +92,13 @@ def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, afte
     time.sleep(after)
     os.kill(run.process.pid, number)
     run.ended(number)
-    (file,) = tmp_path.glob("outputs/x/*/*/run.json")  # no other began
+    (file,) = tmp_path.glob("outputs/x/*/*/run.json")  # no other job began
     said = json.loads(file.read_text())
     assert (said["state"], said["reason"].rpartition(" ")[2]) == ("interrupted", number.name)
 
 
-def test_a_job_that_is_told_by_itself(tiny, tmp_path):
-    """At once, while it still imports: the others run."""
+def test_a_job_that_is_signalled_by_itself(tiny, tmp_path):
+    """It ends at once, while it is still importing; the others run."""
     run = Started(["-m", *tiny, "seed=0,1", "trainer.max_steps=1"], tmp_path)
     job = run.job(True)
     assert "libtorch" not in Path(f"/proc/{job}/maps").read_text()
@@ -114,13 +114,13 @@ def test_a_sweep_before_its_first_job(tiny, tmp_path):
     assert "SIGUSR1: nothing was in training" in run.ended(USR1)
 
 
-@pytest.mark.parametrize(("rank", "handler"), [("0", early.end), ("1", early.note)])
-def test_another_process_of_a_run_takes_note_and_training_agrees(monkeypatch, rank, handler):
-    before = {number: signal.getsignal(number) for number in early.CAUGHT}
+@pytest.mark.parametrize(("rank", "handler"), [("0", early_signals.end), ("1", early_signals.note)])
+def test_another_process_of_a_run_takes_note_until_training(monkeypatch, rank, handler):
+    before = {number: signal.getsignal(number) for number in early_signals.CAUGHT}
     monkeypatch.setenv("LOCAL_RANK", rank)
-    monkeypatch.setattr(early.State, "received", None)
+    monkeypatch.setattr(early_signals.State, "received", None)
     try:
-        early.watch()
+        early_signals.watch()
         assert signal.getsignal(USR1) is handler
         if rank == "1":
             from diffusion.training import signals

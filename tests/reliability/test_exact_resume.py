@@ -1,4 +1,4 @@
-"""T5. A run that goes on from any step in a fresh process is the same run, bit for bit; every saved item is needed."""
+"""T5. A run resumed from any step in a fresh process is the same run, bit for bit; every saved item is needed."""
 
 import hashlib
 from collections.abc import Callable
@@ -7,25 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from composing import train as train_here
 from forked import FORK
-from hydra import compose, initialize_config_dir
+from outcomes import lines
 from torch import Tensor
 
 from diffusion.checkpoint import storage
-from diffusion.config.choices import conf_dir
 from diffusion.randomness import Streams
-from diffusion.training import run
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
 
 RECIPE = [  # 24 images: 6 batches of 4, 3 optimizer steps an epoch, 9 in all
-    "name=test", "model.dropout=0.3", "data.flip=true", "optimizer=adam", "lr_scheduler=cosine", "ema=warm",
+    "model.dropout=0.3", "data.flip=true", "optimizer=adam", "lr_scheduler=cosine", "ema=warm",
     "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20",
     "samples.n=0",
 ]  # fmt: skip
 POINTS = (1, 2, 3, 5, 7, 8)  # within epochs and at the end of one
-STATES = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "averaging_state")
+STATES = ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers")
 
 
 def digest(value: Tensor) -> str:
@@ -33,7 +32,7 @@ def digest(value: Tensor) -> str:
 
 
 def traced(folder: Path, overrides: list[str]) -> None:
-    """Train in this process; trace.pt has the bits of everything that each batch was made of and gave."""
+    """Train in this process; trace.pt holds the bits of everything that each batch used and gave."""
     trace: list[dict[str, Any]] = []
     step, normal, uniform = Diffusion.training_step, Streams.normal, Streams.uniform
     inside = False
@@ -45,7 +44,7 @@ def traced(folder: Path, overrides: list[str]) -> None:
         loss = step(self, batch, batch_idx)
         inside = False
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        trace[-1] |= {"loss": digest(loss), "epoch": self.current_epoch, "step": self.global_step, "rate": rate}
+        trace[-1] |= {"loss": digest(loss), "epoch": batch.epoch, "step": self.global_step, "rate": rate}
         return loss
 
     def drawn(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -59,13 +58,12 @@ def traced(folder: Path, overrides: list[str]) -> None:
 
     Diffusion.training_step = training_step  # type: ignore[method-assign]
     Streams.normal, Streams.uniform = drawn(normal), drawn(uniform)  # type: ignore[method-assign]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        run.train(compose("train", overrides), folder)
+    train_here(overrides, folder)
     torch.save(trace, folder / "trace.pt")
 
 
 def train(folder: Path, overrides: list[str]) -> bool:
-    """Train in a process of its own; whether it ended well."""
+    """Train in a process of its own; whether it succeeded."""
     folder.mkdir()
     process = FORK.Process(target=traced, args=(folder, overrides))
     process.start()
@@ -120,9 +118,8 @@ ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint witho
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
     "moments of Adam": lambda c: c["optimizer_states"][0].update(state={}),
     "place in the schedule of the learning rate": lambda c: c["lr_schedulers"][0].update(last_epoch=0, _step_count=1),
-    "place in the epoch": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
-    "place of the loader": lambda c: c["loops"]["fit_loop"]["state_dict"].clear(),
-    "epoch": lambda c: _reset(c["loops"]["fit_loop"]["epoch_progress"]),
+    "place in the run": lambda c: _reset(c["loops"]["fit_loop"]["epoch_loop.batch_progress"]),
+    "place in the data": lambda c: c["Folder"].update(seen=0),
     "optimizer steps": lambda c: _reset(
         c["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     ),
@@ -133,6 +130,7 @@ def test_every_saved_item_is_needed(tiny, tmp_path, figure):
     overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # whose times know the batch's number
     assert train(tmp_path / "whole", overrides)
     trace, state = outcome(tmp_path / "whole")
+    log = lines(tmp_path / "whole")
     for item, remove in ITEMS.items():
         contents = storage.load(step_of(tmp_path / "whole", 5))
         remove(contents)
@@ -143,5 +141,6 @@ def test_every_saved_item_is_needed(tiny, tmp_path, figure):
         contents = storage.load(folder / "checkpoints/last.ckpt")
         resumed = torch.load(folder / "trace.pt", weights_only=True)
         end = flat({key: contents[key] for key in STATES})
-        assert (resumed, end) != (trace[10:], state), f"nothing changes without: {item}"
+        found = resumed, end, lines(folder)
+        assert found != (trace[10:], state, log), f"nothing changes without: {item}"
     figure("saved items left out, and noticed", f"{len(ITEMS)} of {len(ITEMS)}")

@@ -1,4 +1,4 @@
-"""A run that lives has its folder to itself: no second run starts there, and none goes on from what it saves."""
+"""A run that is alive has its folder to itself: no second run starts there, and none resumes from what it saves."""
 
 import os
 import platform
@@ -9,35 +9,34 @@ from pathlib import Path
 
 import pytest
 
-from diffusion.runs import jobs as sweep
-from diffusion.runs import record, slurm
-from diffusion.status import process
+from diffusion.runs import jobs, slurm
+from diffusion.runs.record import RunRecord, start_of_process
 
 pytestmark = pytest.mark.reliability
 
 
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that lives beside this one."""
+    """Another process that is alive."""
     started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield started
     started.communicate()
 
 
 def claim(folder: Path, pid: int) -> None:
-    """What a run of the process `pid` says first."""
+    """Write the record of a run of the process `pid`."""
     folder.mkdir(parents=True, exist_ok=True)
-    record.write_record(folder, record.beginning() | {"pid": pid, "process": process(pid)})
+    RunRecord.begin(folder).update(pid=pid, process=start_of_process(pid))
 
 
 @pytest.mark.parametrize("ckpt", [[], ["ckpt=auto"], ["ckpt=null"]])
-def test_no_second_run_starts_beside_one_that_lives(command, tiny, tmp_path, other, ckpt):
+def test_no_second_run_starts_beside_one_that_is_alive(command, tiny, tmp_path, other, ckpt):
     claim(tmp_path / "run", other.pid)
     before = (tmp_path / "run/run.json").read_bytes()
     status, out, err = command("train", [*tiny, *ckpt, "hydra.run.dir=run"])
     assert status == 2, out + err
     (line,) = err.splitlines()
-    for word in (f"process {other.pid} on {platform.node()}, since 20", "wait for its end", "hydra.run.dir"):
+    for word in (f"process {other.pid} on {platform.node()}, since 20", "wait until it ends", "hydra.run.dir"):
         assert word in line
     assert (tmp_path / "run/run.json").read_bytes() == before
     assert not (tmp_path / "run/checkpoints").exists()
@@ -47,10 +46,10 @@ def test_no_second_run_starts_beside_one_that_lives(command, tiny, tmp_path, oth
 
 
 def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
-    """Both look before either has written, if nothing keeps them from it."""
+    """Without a lock, both would look before either has written."""
     code = (
-        "import sys, time, pathlib; from diffusion import record; print('ready', flush=True); input();"
-        "record.claim(pathlib.Path(sys.argv[1]), before=lambda: time.sleep(0.5)); print('mine', flush=True); input()"
+        "import sys, time, pathlib; from diffusion.runs import record; print('ready', flush=True); input();"
+        "record.claim(pathlib.Path(sys.argv[1]), lambda: time.sleep(0.5)); print('mine', flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -63,58 +62,58 @@ def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
     said = [started.stdout.readline() for started in both]
     assert sorted(said) == ["", "mine\n"]
     errors = [started.communicate()[1] for started in both]
-    assert "a run lives in this folder" in errors[said.index("")]
-    assert record.read_record(tmp_path)["pid"] == both[said.index("mine\n")].pid
+    assert "a run is alive in this folder" in errors[said.index("")]
+    assert RunRecord(tmp_path).content["pid"] == both[said.index("mine\n")].pid
 
 
 def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
-    def isolated(folder: Path) -> None:
+    def start(folder: Path) -> None:
         claim(folder, other.pid)
 
-    monkeypatch.setattr(sweep, "isolated", isolated)
+    monkeypatch.setattr(jobs, "wait_for_process", start)
     overrides = ["-m", *tiny, "hydra.sweep.dir=sweep"]
     command("train", overrides)
-    monkeypatch.setattr(sweep, "isolated", lambda folder: pytest.fail("started again"))
+    monkeypatch.setattr(jobs, "wait_for_process", lambda folder: pytest.fail("started again"))
     status, out, err = command("train", overrides)
     assert status == 2, out + err
     assert f"process {other.pid} on" in err
-    assert record.read_record(tmp_path / "sweep/0")["pid"] == other.pid
+    assert RunRecord(tmp_path / "sweep/0").content["pid"] == other.pid
 
 
 @pytest.mark.parametrize("ckpt", ["auto", "last"])
-def test_none_goes_on_from_a_neighbour_that_lives(command, tiny, tmp_path, other, ckpt):
+def test_no_run_resumes_from_another_one_that_is_alive(command, tiny, tmp_path, other, ckpt):
     short = [*tiny, "samples.n=0", "trainer.max_steps=1"]
     command("train", [*short, "hydra.run.dir=x/a"])
     claim(tmp_path / "x/a", other.pid)
     status, out, err = command("train", [*short, "hydra.run.dir=x/b", f"ckpt={ckpt}"])
     out = out.replace("\n", "")
     assert "x/a: it is running" in out
-    assert "going on from" not in out
+    assert "resuming from" not in out
     assert status == (0 if ckpt == "auto" else 2), err
 
 
-def test_what_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatch):
+def test_a_job_that_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    record.write_record(tmp_path, record.beginning() | {"host": "the node that failed"})
-    assert record.living(tmp_path)
+    RunRecord.begin(tmp_path).update(host="the node that failed")
+    assert RunRecord(tmp_path).alive
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert slurm.queued_again()
-    assert record.living(tmp_path) is None
+    assert not RunRecord(tmp_path).alive
 
 
-def test_a_startedthat_has_ended_unnoticed_is_gone():
+def test_a_process_that_has_ended_unnoticed_is_gone():
     child = os.fork()
     if child == 0:
         os._exit(0)
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert process(child) is None
+    assert start_of_process(child) is None
     os.waitpid(child, 0)
 
 
-@pytest.mark.parametrize("wrong", ["guard.action=foo", "data.batch_size=400"])
+@pytest.mark.parametrize("wrong", ["model.channels=[7,9]", "data.batch_size=400"])
 def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wrong):
     status, out, err = command("train", [*tiny, wrong, "hydra.run.dir=run"])
     assert status == 2, out + err
-    said = record.read_record(tmp_path / "run")
-    assert said["state"] == "failed"
-    assert f"error: {said['reason']}" in err
+    record = RunRecord(tmp_path / "run").content
+    assert record["state"] == "failed"
+    assert f"error: {record['reason']}" in err

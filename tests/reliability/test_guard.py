@@ -1,4 +1,4 @@
-"""T6: a run whose numbers go wrong stops within a step, says with which images, and keeps no bad checkpoint."""
+"""T6: a run whose numbers go wrong stops within a step, names the images, and keeps no bad checkpoint."""
 
 import json
 import math
@@ -10,18 +10,20 @@ import torch
 from torch.nn.utils import get_total_norm
 
 from diffusion.checkpoint import storage
+from diffusion.config import schema
+from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
-from diffusion.training.guard import FACTOR, WINDOW, Guard, Seen, total_norm
+from diffusion.training.guard import FACTOR, WINDOW, Guard, Measured, total_norm
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
 
 RECIPE = ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=4", "checkpoint.every_n_steps=2")  # 2 steps an epoch
-BAD = 3  # the step that goes wrong; nothing is saved or validated after it, which alone would have it looked at
+BAD = 3  # the step that goes wrong; nothing is saved or validated after it, which would be a check by itself
 
 
 def finite(folder: Path) -> bool:
-    """Whether every tensor in every checkpoint is."""
+    """Whether every tensor in every checkpoint is finite."""
 
     def tensors(node):
         if isinstance(node, torch.Tensor):
@@ -40,32 +42,31 @@ def finite(folder: Path) -> bool:
 
 
 def plant(monkeypatch, fault: str, accumulation: int, value: float) -> list[str]:
-    """At step BAD, in one batch of its accumulation, put `value` where the fault says. Returns its files' names."""
+    """In one batch of step BAD, put `value` where `fault` says. Returns the names of the step's files."""
     step = Diffusion.training_step
     average = EMA.on_train_batch_end
     named: list[str] = []
 
-    def here(module, batch_idx):
-        epoch, place = divmod(BAD - 1, 2)  # a step that is left out is followed by another of its number
-        return module.current_epoch == epoch and batch_idx == 3 * place + accumulation
+    def here(batch_idx):
+        return batch_idx == 3 * (BAD - 1) + accumulation
 
     def planted(self, batch, batch_idx):
         if self.global_step == BAD - 1:
             named.extend(self.trainer.datamodule.splits["train"].names[i] for i in batch.index.tolist())
-        if here(self, batch_idx) and fault == "weight":
+        if here(batch_idx) and fault == "weight":
             next(self.parameters()).data.view(-1)[0] = value
         loss = step(self, batch, batch_idx)
-        if here(self, batch_idx) and fault == "loss":
+        if here(batch_idx) and fault == "loss":
             self.log("train/loss", value * loss.detach(), on_step=True, on_epoch=False, batch_size=4)
             return loss * value
-        if here(self, batch_idx) and fault == "gradient":
+        if here(batch_idx) and fault == "gradient":
             loss.register_hook(lambda g: g * value)
         return loss
 
     def averaged(self, trainer, module, outputs, batch, batch_idx):
         average(self, trainer, module, outputs, batch, batch_idx)
         if fault == "ema" and trainer.global_step == BAD:
-            next(self.stored.parameters()).data.view(-1)[0] = value
+            next(self.average.parameters()).data.view(-1)[0] = value
 
     monkeypatch.setattr(Diffusion, "training_step", planted)
     monkeypatch.setattr(EMA, "on_train_batch_end", averaged)
@@ -117,7 +118,7 @@ def test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_averag
     assert finite(tmp_path / "run/checkpoints")
 
 
-def test_t6_nothing_is_saved_before_it_is_looked_at(command, tiny, tmp_path, monkeypatch):
+def test_t6_nothing_is_saved_before_it_is_checked(command, tiny, tmp_path, monkeypatch):
     """Also where numbers are read a step later, as on an accelerator."""
     end = Guard.on_train_batch_end
 
@@ -142,7 +143,7 @@ def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, mo
 
 
 def spike(monkeypatch, spikes):
-    """Losses of steps 31, 32, … are told as ten times what they are."""
+    """Losses of steps 31, 32, … are reported as ten times what they are."""
     step = Diffusion.training_step
 
     def spiked(self, batch, batch_idx):
@@ -165,7 +166,7 @@ def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spik
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_norm_of_all_is_torchs_whatever_the_layout(dtype):
+def test_the_total_norm_equals_torchs_whatever_the_layout(dtype):
     x = torch.randn(2, 3, 4, 5, dtype=dtype)
     tensors = [
         x,
@@ -184,8 +185,8 @@ def test_the_norm_of_all_is_torchs_whatever_the_layout(dtype):
             assert not total_norm(damaged).isfinite()
 
 
-def test_t6_a_resumed_guard_goes_on(command, tiny, monkeypatch):
-    """Stopped at step 33, among the spikes, and resumed: it stops where the uninterrupted run does, and tells once."""
+def test_t6_a_resumed_guard_continues_its_counts(command, tiny, monkeypatch):
+    """Stopped at step 33, among the spikes, and resumed: it stops where the uninterrupted run does, and warns once."""
     spike(monkeypatch, 6)
     recipe = [*tiny, "trainer.max_epochs=7", "lr_scheduler=constant", "hydra.run.dir=run"]
     status, out, err = command("train", [*recipe, "trainer.max_steps=33"])
@@ -198,31 +199,31 @@ def test_t6_a_resumed_guard_goes_on(command, tiny, monkeypatch):
 
 
 def test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses(figure):
-    """Losses of the demo's kind: of images at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
+    """Losses like the demo's: at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
     generator = torch.Generator().manual_seed(0)
-    guard = Guard()
+    guard = Guard(schema.Guard(), Clock(epoch=1, total=1000))
     for step in range(1000):
         t = torch.rand(8, generator=generator)
         scale = 0.02 + 0.98 * torch.exp(-40 * t) + 0.5 * math.exp(-step / 50)
         noise = torch.randn(8, generator=generator).mul(0.2).exp()
-        guard.judge(float((scale * noise).mean()), Seen(torch.zeros(3), step, []))
-    assert not guard.told
+        guard.compare(float((scale * noise).mean()), Measured(torch.zeros(3), step, []))
+    assert not guard.warned
     figure(
-        "losses along a made-up clean curve",
+        "losses along a synthetic clean curve",
         f"1000, 0 false alarms of the spike detector (above {FACTOR} × the 90th percentile)",
     )
 
 
 def test_t6_no_false_alarm_in_a_training_of_1000_steps(command, tiny, tmp_path, figure):
-    """Of batches of four, whose losses scatter far, from a fresh network until it denoises."""
+    """With batches of four, whose losses scatter widely, from a fresh network until it denoises."""
     overrides = ["model.channels=[8]", "model.attention=[false]", "trainer.max_steps=1000", "trainer.max_epochs=200"]
-    seldom = ["trainer.check_val_every_n_epoch=200", "trainer.log_every_n_steps=50", "hydra.run.dir=run"]
-    status, out, err = command("train", [*tiny, *overrides, *seldom, "optimizer.lr=0.003"])
+    rarely = ["trainer.check_val_every_n_epoch=200", "trainer.log_every_n_steps=50", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *overrides, *rarely, "optimizer.lr=0.003"])
     assert status == 0, out + err
     assert "jumped" not in out
     state = storage.load(tmp_path / "run/checkpoints/last.ckpt")
     assert state["global_step"] == 1000
     guard = state["callbacks"]["Guard"]
-    assert (guard["told"], guard["high"], len(guard["usual"])) == (False, 0, WINDOW)
+    assert (guard["warned"], guard["high"], len(guard["usual"])) == (False, 0, WINDOW)
     assert sorted(guard["usual"])[WINDOW // 2] < 0.5  # it learned: losses begin at 1
     figure("clean steps of a real training", f"1000, 0 false alarms (last losses up to {max(guard['usual']):.2f})")

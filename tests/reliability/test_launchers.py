@@ -1,6 +1,6 @@
-"""T9, T10 under launchers with workers of their own: each job has its configuration, its folder, its processes.
+"""T9, T10 under launchers that have workers of their own: each job has its configuration, folder and processes.
 
-Of the extra `sweep`, which dev brings.
+They come with the extra `sweep`, which dev includes.
 """
 
 import json

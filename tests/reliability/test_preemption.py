@@ -1,4 +1,4 @@
-"""T4: a run that is told to end saves its state, and the resumed run is the same run bit for bit."""
+"""T4: a run that is signalled saves its state, and the resumed run is the same run bit for bit."""
 
 import csv
 import os
@@ -31,20 +31,20 @@ RECIPE = (
 
 
 def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
-    """Have the process send itself the signals at the n-th call of a function."""
+    """The process sends itself the signals at the n-th call of a function."""
 
     def prepare() -> None:
-        import diffusion.training.callbacks as callbacks
+        from diffusion.training import signals
         from diffusion.training.ema import EMA
         from diffusion.training.module import Diffusion
 
         owner, name = {
             "step": (Diffusion, "training_step"),
             "validation": (Diffusion, "validation_step"),
-            "swap": (EMA, "_swap_models"),
+            "swap": (EMA, "swap"),
             "saving": (storage.Sealed, "put"),
             "linking": (os, "link"),
-            "sampling": (callbacks, "poll"),
+            "sampling": (signals, "poll"),
         }[place]
         counted(owner, name, call, lambda: [os.kill(os.getpid(), number) for number in numbers])
 
@@ -73,7 +73,7 @@ PLACES = {
 
 
 class Whole(NamedTuple):
-    """What a run that nobody stops leaves."""
+    """What an uninterrupted run leaves."""
 
     duration: float
     state: dict
@@ -94,8 +94,8 @@ def whole(tiny, tmp_path_factory) -> Whole:
     return Whole.of(folder / "run", time.monotonic() - began)
 
 
-def goes_on(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -> int:
-    """The run goes on as one that was never stopped; the step at which it did."""
+def resume(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -> int:
+    """Resume a run, which must end as one that was never stopped; the step at which it began."""
     files = storage.newest_first(run / "checkpoints")
     step = storage.load(files[0])["global_step"] if files else 0
     assert train([*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, (story, log.read_text())
@@ -107,14 +107,14 @@ def goes_on(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) 
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_t4_told_at_a_place(tiny, whole, tmp_path, figure, where):
+def test_t4_signalled_at_a_place(tiny, whole, tmp_path, figure, where):
     place, call, numbers, step = PLACES[where]
     run, log = tmp_path / "run", tmp_path / "log"
     status = train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log, at(place, call, numbers))
     assert status == 128 + numbers[0], log.read_text()
     if place == "sampling":
         assert not (run / f"samples/step-{step:08d}.png").exists()  # it was broken off
-    assert goes_on(tiny, run, log, whole, where) == step
+    assert resume(tiny, run, log, whole, where) == step
     places.append(step)
     figure("preemptions at a given place", f"{len(places)}, {len(places)} resumed bitwise (at steps {places})")
 
@@ -126,7 +126,7 @@ def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def test_t4_told_at_twenty_random_times(tiny, whole, tmp_path, figure):
+def test_t4_signalled_at_twenty_random_times(tiny, whole, tmp_path, figure):
     """From outside: in the first quarter before training begins, else after any of its steps, and a moment more."""
     random.seed(4)
     steps, late = [], 0
@@ -134,24 +134,24 @@ def test_t4_told_at_twenty_random_times(tiny, whole, tmp_path, figure):
         after = 0 if k < 5 else random.randrange(1, 26)  # lines of metrics.csv, of 29
         pause = random.uniform(0, 0.5 if k < 5 else 0.05) * whole.duration
         numbers = random.choice([(TERM,), (INT,), (TERM, TERM), (INT, TERM)])
-        run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no run beside it, on which it might go on
-        told = Train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log)
-        while lines(run / "metrics.csv") < after and told.alive:
+        run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no run beside it, which it might resume
+        started = Train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log)
+        while lines(run / "metrics.csv") < after and started.alive:
             time.sleep(0.002)
         time.sleep(pause)
-        if told.alive:
+        if started.alive:
             for number in numbers:
-                os.kill(told.pid, number)
-        status, story = told.ended(), f"{k}: {numbers} after line {after} and {pause:.3f} s"
+                os.kill(started.pid, number)
+        status, story = started.ended(), f"{k}: {numbers} after line {after} and {pause:.3f} s"
         assert status in (128 + numbers[0], 0), (story, log.read_text())
         late += status == 0  # it was done
-        steps.append(goes_on(tiny, run, log, whole, story))
+        steps.append(resume(tiny, run, log, whole, story))
     figure("preemptions at random times", f"20, of which {late} too late; 20 resumed bitwise (at steps {steps})")
 
 
 @pytest.mark.timeout(120)  # processes that don't agree wait for each other
 def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
-    """The first process alone is told; both save, end, and go on as one that was never stopped."""
+    """Only the first process is signalled; both save, end, and resume as if never stopped."""
     overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
     whole, log = tmp_path / "whole" / "run", tmp_path / "log"
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
@@ -163,4 +163,4 @@ def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
         assert train([*overrides, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, log.read_text()
         assert same(state(run), state(whole))
         assert curves(run) == curves(whole)
-    figure("two processes, one of them told to end", "by SIGTERM, by Ctrl-C: at the same step, resumed bitwise")
+    figure("two processes, one of them signalled", "by SIGTERM, by Ctrl-C: at the same step, resumed bitwise")

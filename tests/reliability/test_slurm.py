@@ -1,16 +1,15 @@
-"""SIGUSR1 under SLURM: saved, queued again once, and the same command line goes on in its own folder."""
+"""SIGUSR1 under SLURM: the run is saved and queued again once; the same command line resumes in its own folder."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
+from composing import job_in_this_process
 from forked import train
-from omegaconf import OmegaConf
 
 from diffusion.checkpoint import storage
-from diffusion.runs import jobs as sweep
-from diffusion.training import run
+from diffusion.runs import jobs
 
 pytestmark = pytest.mark.reliability
 
@@ -22,7 +21,7 @@ STEP = {  # as in a task of an array job that `srun` has started
 
 
 class Cluster:
-    """A folder with a `scontrol` on its PATH that notes how it is called."""
+    """A folder with a `scontrol` on its PATH that records its calls."""
 
     def __init__(self, folder: Path):
         self.folder, self.notes, self.log = folder, folder / "notes", folder / "log"
@@ -32,7 +31,7 @@ class Cluster:
         program.chmod(0o755)
 
     def run(self, overrides: list[str], **more: str) -> tuple[int, str]:
-        """`python -m diffusion.train OVERRIDES`, without the seconds that its imports take: status and output."""
+        """`python -m diffusion.train OVERRIDES`, without the seconds for imports: status and output."""
         self.log.unlink(missing_ok=True)
         status = train(overrides, self.log, lambda: self.enter(STEP | more))
         return status, self.log.read_text()
@@ -40,7 +39,7 @@ class Cluster:
     def enter(self, variables: dict[str, str]) -> None:
         os.chdir(self.folder)
         os.environ |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
-        sweep.isolated = lambda folder: run.train(OmegaConf.load(folder / "config.yaml"), folder)  # type: ignore
+        jobs.wait_for_process = job_in_this_process  # type: ignore[assignment]
 
     def calls(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
@@ -52,9 +51,9 @@ def steps(folder: Path) -> list[int]:
     return [int(float(line[header.index("step")])) for line in lines if line[header.index("train/loss")]]
 
 
-def test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their_folder(tiny, tmp_path, figure):
+def test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder(tiny, tmp_path, figure):
     cluster = Cluster(tmp_path)
-    overrides = [*tiny, "samples.n=0", "optimizer._target_=told.told_late", "name=x"]
+    overrides = [*tiny, "samples.n=0", "optimizer._target_=doubles.second_signalling", "name=x"]
     overrides += ["data.batch_size=2", "trainer.devices=2"]
     status, output = cluster.run(overrides)
     assert status == 138, output
@@ -62,7 +61,7 @@ def test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their
     (folder,) = (tmp_path / "outputs/x").iterdir()
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     assert storage.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
-    (tmp_path / "outputs/x/newer").mkdir()  # of another job
+    (tmp_path / "outputs/x/newer").mkdir()  # another job's
 
     status, output = cluster.run(overrides, SLURM_RESTART_COUNT="1")
     assert status == 0, output
@@ -73,12 +72,12 @@ def test_two_processes_one_of_them_told_are_queued_again_once_and_go_on_in_their
     assert cluster.calls() == ["requeue 70_3"]
 
     assert "complete already" in cluster.run(overrides, SLURM_RESTART_COUNT="2")[1]
-    figure("SIGUSR1 under SLURM", "saved, queued again once, went on in its folder")
+    figure("SIGUSR1 under SLURM", "saved, queued again once, resumed in its folder")
 
 
-def test_a_sweep_goes_on_in_its_folder(tiny, tmp_path):
+def test_a_sweep_resumes_in_its_folder(tiny, tmp_path):
     cluster = Cluster(tmp_path)
-    overrides = ["-m", *tiny, "samples.n=0", "optimizer._target_=torch.optim.Adam,told.told", "name=x"]
+    overrides = ["-m", *tiny, "samples.n=0", "optimizer._target_=torch.optim.Adam,doubles.signalling", "name=x"]
     status, output = cluster.run(overrides)
     assert status == 138, output
     assert cluster.calls() == ["requeue 70_3"]

@@ -1,4 +1,4 @@
-"""T1–T3: checkpoint files under kill −9, under damage, and on disks that refuse them."""
+"""T1–T3: checkpoint files survive kill −9, damage, and disks that refuse them."""
 
 import contextlib
 import errno
@@ -15,36 +15,39 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from composing import settings, train
 from forked import FORK
-from hydra import compose, initialize_config_dir
 
-from diffusion.checkpoint import restore as checkpoint
+from diffusion import files
 from diffusion.checkpoint import storage
-from diffusion.config.choices import conf_dir
+from diffusion.checkpoint.find import find
+from diffusion.checkpoint.restore import read
+from diffusion.config import schema
 from diffusion.errors import UserError
 from diffusion.training import run as run_of
-from diffusion.training.run import train
+from diffusion.training import saving
+from diffusion.training.clock import Clock
 from diffusion.training.saving import COPIES, Checkpoints
 
 pytestmark = pytest.mark.reliability
 
 
 def contents(step: int) -> dict:
-    """A checkpoint whose content tells its step, of several writes."""
+    """A checkpoint whose content says its step; it takes several writes."""
     weights = {f"w{i}": torch.full((20_000,), float(step)) for i in range(4)}
     return {"config": "name: test", "state_dict": weights, "global_step": step, "epoch": 0}
 
 
 def save(folder: Path, step: int) -> None:
-    """What saving.Checkpoints does on the first process."""
+    """Save as saving.Checkpoints does on the first process."""
     storage.save(contents(step), path := storage.numbered(folder, step))
-    storage.link(path, folder / "last.ckpt")
+    files.link(path, folder / "last.ckpt")
     for old in storage.numbered_files(folder)[2:]:
         old.unlink()
 
 
 def whole(path: Path) -> int:
-    """The step of a checkpoint, all of whose content is that step's."""
+    """The step of a checkpoint; all of its content must be that step's."""
     found = storage.load(path)
     step = found["global_step"]
     assert all(torch.equal(value, torch.full((20_000,), float(step))) for value in found["state_dict"].values())
@@ -56,7 +59,7 @@ def die(*_) -> None:
 
 
 def before(function):
-    """Die instead of the function's call."""
+    """Die instead of calling the function."""
     return lambda *args: die()
 
 
@@ -93,7 +96,7 @@ POINTS = ["mid-write", "before fsync", "after fsync", "before replace", "after r
 
 
 def child(folder: Path, pipe: int, point: str | None, tmpdir: Path | None, first: int) -> None:
-    """Save in a loop, telling the parent each step that is saved."""
+    """Save in a loop; report each saved step to the parent."""
     if tmpdir is not None:
         os.environ["TMPDIR"], tempfile.tempdir = str(tmpdir), None
     random.seed(os.getpid())
@@ -106,7 +109,7 @@ def child(folder: Path, pipe: int, point: str | None, tmpdir: Path | None, first
 
 @pytest.fixture
 def other_disk(tmp_path):
-    """A folder on another file system than tmp_path; where there is none, on the same one, which the figure says."""
+    """A folder on another file system than tmp_path, or where there is none, on the same one (the figure says so)."""
     candidates = [Path("/dev/shm"), Path("/run"), Path("/var/tmp")]
     found = next((c for c in candidates if c.is_dir() and os.access(c, os.W_OK)
                   and c.stat().st_dev != tmp_path.stat().st_dev), None)  # fmt: skip
@@ -119,7 +122,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
     random.seed(1)
     leftovers = unreadable = 0
     for k in range(200):
-        run = tmp_path / f"run{k % 20}"  # some go on in a folder that a killed one left
+        run = tmp_path / f"run{k % 20}"  # some continue in a folder that a killed one left
         folder = run / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         point = POINTS[(k // 2) % len(POINTS)] if k % 2 else None
@@ -145,14 +148,14 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
         last = int.from_bytes(acknowledged[-4:], "little")
         assert last >= first
         try:
-            assert whole(checkpoint.find("auto", run)) >= last
+            assert whole(find("auto", run)) >= last
             assert whole(folder / "last.ckpt") >= last
         except (storage.Damaged, UserError):
             unreadable += 1
-        leftovers += any(folder.glob(f"{storage.TEMPORARY}*"))
+        leftovers += any(folder.glob(f".*{files.PART}"))
         save(folder, last + 2)
         names = {f.name for f in folder.iterdir()}
-        assert not any(name.startswith(storage.TEMPORARY) for name in names)
+        assert not any(name.endswith(files.PART) for name in names)
         assert not list(other_disk.iterdir())
         assert len(names) <= 3
     assert leftovers > 20  # else the kills did not fall within a save
@@ -180,7 +183,8 @@ def test_t1_the_order_of_calls(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", watched_replace)
     storage.save(contents(1), tmp_path / "a.ckpt")
     file, rename, folder = calls
-    assert file.startswith(f"fsync {storage.TEMPORARY}")
+    assert file.startswith("fsync .a.ckpt")
+    assert file.endswith(files.PART)
     assert (rename, folder) == ("rename a.ckpt", f"fsync {tmp_path.name}")
 
 
@@ -207,7 +211,7 @@ def put(path: Path, data: bytes | None) -> None:
 
 
 def test_t2_damage(tmp_path, capfd, figure):
-    """The one before a damaged newest is taken, and it is said why; nothing is deleted; a name never falls back."""
+    """With the newest damaged, the one before it is used and the reason printed; a named file never falls back."""
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2, 3):
         storage.save(contents(step), storage.numbered(folder, step))
@@ -219,47 +223,47 @@ def test_t2_damage(tmp_path, capfd, figure):
         put(newest, data)
         before = sorted((p.name, p.stat().st_size) for p in folder.iterdir())
         capfd.readouterr()
-        assert checkpoint.find("auto", tmp_path / "run") == storage.numbered(folder, 2), what
+        assert find("auto", tmp_path / "run") == storage.numbered(folder, 2), what
         out = capfd.readouterr().out
         assert "skipped" in out
         assert newest.name in out
         assert sorted((p.name, p.stat().st_size) for p in folder.iterdir()) == before
         with pytest.raises(UserError, match=newest.name):
-            checkpoint.read(newest)
+            read(newest)
         found += 1
     put(newest, None)
     newest.rmdir()
     newest.symlink_to("nothing")
     capfd.readouterr()
-    assert checkpoint.find("auto", tmp_path / "run") == storage.numbered(folder, 2)
+    assert find("auto", tmp_path / "run") == storage.numbered(folder, 2)
     assert (
         f"skipped {newest}: not a readable checkpoint: it cannot be read (No such file"
         in capfd.readouterr().out.replace("\n", "")
     )
     put(newest, good)
-    storage.link(newest, folder / "last.ckpt")
+    files.link(newest, folder / "last.ckpt")
     put(folder / "last.ckpt", good[:-1])
     with pytest.raises(UserError, match=r"last\.ckpt"):
-        checkpoint.read(checkpoint.find("last", tmp_path / "run"))
+        read(find("last", tmp_path / "run"))
     for path in folder.iterdir():
         put(path, path.read_bytes()[:100])
     with pytest.raises(UserError, match="ckpt=null starts afresh"):
-        checkpoint.find("auto", tmp_path / "run")
-    figure("damaged checkpoints", f"{found}, {found} found out and named, the one before used")
+        find("auto", tmp_path / "run")
+    figure("damaged checkpoints", f"{found}, {found} detected and named, the one before used")
 
 
-def test_t2_one_without_a_checksum_is_read_by_name_alone(tmp_path, capfd):
-    """As torch, or somebody else's program, writes it: whether it is whole is not known."""
+def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
+    """As torch or another program writes it: whether it is whole cannot be known."""
     folder = tmp_path / "checkpoints"
     storage.save(contents(1), storage.numbered(folder, 1))
     torch.save(contents(2), storage.numbered(folder, 2))
-    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 1)
+    assert find("auto", tmp_path) == storage.numbered(folder, 1)
     assert "it has no checksum" in capfd.readouterr().out.replace("\n", " ")
-    assert checkpoint.read(storage.numbered(folder, 2))["global_step"] == 2
+    assert read(storage.numbered(folder, 2))["global_step"] == 2
 
 
 def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
-    """Between our look at a checkpoint and Lightning's."""
+    """Between our check of a checkpoint and Lightning's reading of it."""
     assert command("train", [*tiny, "hydra.run.dir=run"])[0] == 0
     made = run_of.make_trainer
 
@@ -275,26 +279,26 @@ def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
 
 
 def checkpoints_at(folder: Path, step: int, keep: int = 2) -> Checkpoints:
-    """Those of a run, which has just saved at `step`."""
+    """The callback of a run that has just saved at `step`."""
 
     def write(path: Path) -> None:
         storage.save(contents(step), path)
 
-    checkpoints = Checkpoints(folder, keep)
+    checkpoints = Checkpoints(folder, schema.Checkpoint(keep=keep), Clock(epoch=1, total=100))
     checkpoints.save(SimpleNamespace(global_step=step, is_global_zero=True, save_checkpoint=write))  # type: ignore[arg-type]
     return checkpoints
 
 
 def steps(folder: Path) -> list[int]:
-    return [storage.step_named(file) for file in storage.numbered_files(folder / "checkpoints")]
+    return [storage.step_in_name(file) for file in storage.numbered_files(folder / "checkpoints")]
 
 
-def test_t2_age_is_counted_in_steps(tmp_path, capfd):
-    """The clock was set back, or the files were copied: what is saved now looks older than what there was."""
+def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
+    """The clock was set back, or the files were copied: what is saved now looks older than what was there."""
     folder = tmp_path / "checkpoints"
     for step in (10, 20, 30, 40):
         checkpoints_at(tmp_path, step)
-        assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, step)
+        assert find("auto", tmp_path) == storage.numbered(folder, step)
         for file in folder.iterdir():
             os.utime(file, (2**32 - step,) * 2)
     assert steps(tmp_path) == [40, 30]
@@ -302,18 +306,18 @@ def test_t2_age_is_counted_in_steps(tmp_path, capfd):
     os.replace(tmp_path / "copy", folder / "last.ckpt")
     storage.numbered(folder, 40).unlink()
     os.utime(folder / "last.ckpt", (1, 1))
-    assert checkpoint.find("auto", tmp_path) == folder / "last.ckpt"  # of step 40
+    assert find("auto", tmp_path) == folder / "last.ckpt"  # of step 40
     put(folder / "last.ckpt", b"damaged")
-    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 30)
+    assert find("auto", tmp_path) == storage.numbered(folder, 30)
     capfd.readouterr()
     checkpoints_at(tmp_path, 25, keep=3)  # from an older one, named
     assert steps(tmp_path) == [25]
-    assert checkpoint.find("auto", tmp_path) == storage.numbered(folder, 25)
+    assert find("auto", tmp_path) == storage.numbered(folder, 25)
     assert "removed step-00000030.ckpt" in capfd.readouterr().out
 
 
 def test_t2_from_the_command_line(command, tiny, tmp_path):
-    """auto goes on from the whole one; where all are damaged it exits; afresh only when there is none, or if asked."""
+    """auto resumes from a whole one; if all are damaged it exits; it starts afresh only if there is none, or if asked."""
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err
@@ -360,7 +364,7 @@ def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
 
 
 class Failing:
-    """A file of which the n-th write fails."""
+    """A file whose n-th write fails."""
 
     def __init__(self, file, fail, left):
         self.file, self.fail, self.left = file, fail, left
@@ -395,7 +399,7 @@ def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, 
     opened = Path.open
 
     def failing(self, mode="r", **how):
-        if "w" not in mode:
+        if "x" not in mode:
             return opened(self, mode, **how)
         return fail() if call == "open" else Failing(opened(self, mode, **how), fail, 9 if "late" in call else 2)
 
@@ -413,7 +417,7 @@ def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, 
 
 
 def limited(path: Path) -> None:
-    """Exit with the number of the operating system's refusal to write a greater file."""
+    """Exit with the number of the error by which the operating system refuses to write a larger file."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     try:
         storage.save(contents(2), path)
@@ -421,8 +425,8 @@ def limited(path: Path) -> None:
         sys.exit(error.errno)
 
 
-def test_t3_the_operating_systems_own_refusal_is_what_is_raised(tmp_path):
-    """Not injected: torch, whose writer is C++, makes a RuntimeError of it."""
+def test_t3_an_error_of_the_operating_system_is_raised_as_it_is(tmp_path):
+    """This one is not injected: torch, whose writer is C++, makes a RuntimeError of it."""
     storage.save(contents(1), path := tmp_path / "a.ckpt")
     process = FORK.Process(target=limited, args=(path,))
     process.start()
@@ -432,24 +436,24 @@ def test_t3_the_operating_systems_own_refusal_is_what_is_raised(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_t3_a_disk_that_is_full_at_the_best_checkpoint(command, tiny, tmp_path, monkeypatch):
+def test_t3_a_disk_that_is_full_when_the_best_checkpoint_is_copied(command, tiny, tmp_path, monkeypatch):
     """Where there are no hard links, best.ckpt is a copy."""
-    link = storage.link
+    link = files.link
 
     def full(source, path):
         if path.name == "best.ckpt":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         link(source, path)
 
-    monkeypatch.setattr(storage, "link", full)
+    monkeypatch.setattr(saving, "link", full)
     status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
     assert status == 2, out + err
-    assert "No space left on device; those before it are whole" in err.splitlines()[-1]
+    assert "No space left on device; the checkpoints before it are whole" in err.splitlines()[-1]
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
 
 
 def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkeypatch):
-    """Not in silence, and with the checkpoint before whole."""
+    """Not in silence, and the checkpoint before it is whole."""
     real, calls = storage.save, []
 
     def full_the_second_time(what, path):
@@ -465,29 +469,23 @@ def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, mon
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
 
 
-def configuration(overrides):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", [*overrides, "name=test"])
-
-
 def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
     opened = Path.open
 
     def read_only(self, mode="r", *args, **kwargs):
-        if "w" in mode and self.is_relative_to(tmp_path / "run"):
+        if "x" in mode and self.is_relative_to(tmp_path / "run"):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
         return opened(self, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", read_only)
     monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
-    (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match=r"Read-only.*hydra\.run\.dir"):
-        train(configuration(tiny), tmp_path / "run")
+        run_of.train(settings(tiny), tmp_path / "run", None)
 
 
-def test_t3_what_is_there_makes_room(tmp_path, monkeypatch):
-    """Files that give way to new ones are not asked for again; but one is written before one goes."""
-    network = torch.nn.Linear(1000, 25)  # 100 kB, of which a checkpoint has four
+def test_t3_files_that_will_be_replaced_count_as_room(tmp_path, monkeypatch):
+    """Files that new ones replace need no more room; but a new one is written before an old one is removed."""
+    network = torch.nn.Linear(1000, 25)  # 100 kB, and a checkpoint has four of these
     one = COPIES * sum(4 * p.numel() for p in network.parameters())
     trainer = SimpleNamespace(is_global_zero=True)
     for step in (1, 2, 3):
@@ -495,18 +493,17 @@ def test_t3_what_is_there_makes_room(tmp_path, monkeypatch):
         for file in (tmp_path / "checkpoints").iterdir():
             os.truncate(file, one)
         for room in range(1, 6):
-            monkeypatch.setattr(storage, "free", lambda folder, room=room: room * one)
+            monkeypatch.setattr(saving, "free_space", lambda folder, room=room: room * one)
             with pytest.raises(UserError, match="make room") if room < 5 - step else contextlib.nullcontext():
                 checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
     put(tmp_path / "checkpoints/best.ckpt", bytes(9 * one))
-    monkeypatch.setattr(storage, "free", lambda folder: one - 1)
+    monkeypatch.setattr(saving, "free_space", lambda folder: one - 1)
     with pytest.raises(UserError, match="make room"):
         checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
 
 
 def test_t3_a_full_disk_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "free", lambda folder: 1000)
+    monkeypatch.setattr(saving, "free_space", lambda folder: 1000)
     monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
-    (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="make room"):
-        train(configuration(tiny), tmp_path / "run")
+        train(tiny, tmp_path / "run")

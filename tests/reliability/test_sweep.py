@@ -1,4 +1,4 @@
-"""T9. A job of a sweep takes no other with it, what is missing runs again alone, and no secret is kept."""
+"""T9. The death of a sweep's job harms no other; only what is missing runs again; no secret is kept."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from forked import FORK, Train, train
 
-from diffusion.runs import jobs as sweep
+from diffusion.runs import jobs
 from diffusion.runs.naming import job_folder
+from diffusion.training import worker
 
 pytestmark = pytest.mark.reliability
 
@@ -31,11 +32,11 @@ SECRET = "canary-7c1e55d0"
 
 
 class Forked:
-    """`subprocess.Popen([python, "-m", "diffusion.runs.jobs", FOLDER])`, without the seconds that its imports take."""
+    """`subprocess.Popen([python, "-m", "diffusion.training.worker", FOLDER])`, without the seconds for imports."""
 
     def __init__(self, command: list[str]):
-        assert command[:3] == [sys.executable, "-m", "diffusion.runs.jobs"]
-        self.process = FORK.Process(target=sweep.job, args=(Path(command[3]),))
+        assert command[:3] == [sys.executable, "-m", worker.__name__]
+        self.process = FORK.Process(target=worker.main, args=(command[3:],))
         self.process.start()
 
     def wait(self) -> int | None:
@@ -43,14 +44,14 @@ class Forked:
         return self.process.exitcode
 
 
-ISOLATED = sweep.isolated  # which the fixture `command` replaces
+WAIT_FOR_PROCESS = jobs.wait_for_process  # which the fixture `command` replaces
 
 
 @pytest.fixture
 def launch(command, monkeypatch):
     """`launch(overrides)` -> (exit status, stdout, stderr) of `python -m diffusion.train`, its jobs forked."""
-    monkeypatch.setattr(sweep, "isolated", ISOLATED)
-    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(Popen=Forked))
+    monkeypatch.setattr(jobs, "wait_for_process", WAIT_FOR_PROCESS)
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=Forked))
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
     return lambda overrides: command("train", overrides)
 
@@ -67,7 +68,7 @@ def leaks(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
 
 
-def test_one_death_loses_no_other_job_and_only_those_run_again(launch, tiny, tmp_path, monkeypatch, figure):
+def test_jobs_that_die_harm_no_other_and_only_they_run_again(launch, tiny, tmp_path, monkeypatch, figure):
     choice = "optimizer._target_=" + ",".join(f"deaths.{name}" for name in DEATHS)
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]
     status, out, err = launch(overrides)
@@ -95,19 +96,19 @@ def test_one_death_loses_no_other_job_and_only_those_run_again(launch, tiny, tmp
     assert [name for name in last if last[name] != after[name]] == ["7"]
     assert not leaks(tmp_path)
     figure("sweep of 8 jobs, 6 of them dying: siblings lost", 0)
-    figure("run again alone", "6 of 6 that died")
+    figure("jobs run again", "the 6 that died, and no other")
 
 
-def test_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
+def test_the_reason_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
     status, _, _ = launch(["-m", *tiny, "data.batch_size=400", "hydra.sweep.dir=sweep"])
     assert status == 2
     record = records(tmp_path / "sweep")["0"]
     assert record["state"] == "failed"
-    assert "fewer than a batch of 400" in str(record["reason"])
+    assert "fewer than the 400 of an optimizer step" in str(record["reason"])
 
 
 def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
-    """As the command line starts it: killed, it takes its launcher with it no more than the others."""
+    """Started from the command line and killed, it kills neither its launcher nor the other jobs."""
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
     done = subprocess.run(
         [sys.executable, "-m", "diffusion.train", *overrides, "hydra.sweep.dir=sweep"], cwd=tmp_path, text=True,
@@ -119,15 +120,15 @@ def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
 
 
 def one_launch(folder: str, barrier: object) -> None:
-    """`python -m diffusion.train`, whose training only says that it was here."""
+    """`python -m diffusion.train`, whose training only writes a file."""
     from diffusion import train
 
-    def train_(cfg: object, run: Path) -> None:
+    def write(settings: object, run: Path, record: object) -> None:
         with (run / "here").open("x"):
             pass
 
     os.chdir(folder)
-    train.train = train_  # type: ignore[assignment]
+    worker.run = write  # type: ignore[assignment]
     sys.argv = ["diffusion.train", "name=burst"]
     barrier.wait()  # type: ignore[attr-defined]
     train.main()
@@ -147,7 +148,7 @@ def test_eight_launches_at_once_have_eight_folders(tmp_path, figure):
     figure("eight launches at once", f"{len(folders)} folders")
 
 
-def test_a_job_has_its_own_folder_again_and_never_another_jobs(tmp_path):
+def test_a_job_gets_its_own_folder_again_and_never_another_jobs(tmp_path):
     grid = [["schedule=linear"], ["schedule=cosine"]]
     assert [job_folder(tmp_path, i, words) for i, words in enumerate(grid)] == ["0", "1"]
     assert job_folder(tmp_path, 5, ["schedule=cosine", "ckpt=auto"]) == "1"
@@ -171,7 +172,7 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     command, tiny, tmp_path, monkeypatch, override, multirun
 ):
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
-    monkeypatch.setattr(sweep, "isolated", lambda folder: pytest.fail("the job ran"))
+    monkeypatch.setattr(jobs, "wait_for_process", lambda folder: pytest.fail("the job ran"))
     status, out, err = command("train", [*multirun, *tiny, override, "hydra.run.dir=run", "hydra.sweep.dir=run"])
     assert status != 0
     assert "environment" in err or "leave it out" in err
@@ -180,8 +181,8 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     assert not leaks(tmp_path)
 
 
-def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, figure):
-    """Of two trials one is complete: one more runs, with another draw."""
+def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
+    """One of two trials is complete: one more runs, with other values."""
     import optuna  # of the extra `sweep`, which dev brings
 
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
@@ -191,7 +192,7 @@ def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, figure):
 
     def enter() -> None:
         os.chdir(tmp_path)
-        sweep.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined]
+        jobs.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined,assignment]
 
     killed = Train(overrides, tmp_path / "log", enter)
     while not (tmp_path / "study/1/config.yaml").is_file():
@@ -207,5 +208,5 @@ def test_a_killed_optuna_study_goes_on_where_it_stopped(tiny, tmp_path, figure):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
     assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
     complete = [i for i, record in records(tmp_path / "study").items() if record["state"] == "complete"]
-    assert {"0", "2"} <= {*complete}  # 1 may have ended before it noticed that nobody waits
+    assert {"0", "2"} <= {*complete}  # job 1 may have ended before it noticed that nobody was waiting
     figure("an Optuna study killed in the middle", "2 trials of 2 complete, none twice")

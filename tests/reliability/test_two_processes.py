@@ -1,4 +1,4 @@
-"""T10. Two processes are one device: the same global batch gives the same numbers, and each image is scored once."""
+"""T10. Two processes equal one: the same global batch gives the same numbers, and each image is scored once."""
 
 import json
 import os
@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from composing import train
 from forked import FORK
-from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from diffusion.config.choices import conf_dir
 from diffusion.data import Batch, to_uint8
 from diffusion.metric.distances import Moments
 from diffusion.metric.features import FeatureExtractor
@@ -22,7 +21,6 @@ from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.training.module import Diffusion
-from diffusion.training.run import train
 
 pytestmark = pytest.mark.reliability
 
@@ -44,9 +42,7 @@ COMMON = (
 def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], Metrics]:
     """Raw and averaged weights and Adam's moments of a run, and its metrics.csv."""
     folder = tmp_path / name
-    folder.mkdir()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        train(compose("train", [*overrides, "name=test"]), folder)
+    train(overrides, folder)
     assert json.loads((folder / "run.json").read_text())["state"] == "complete"
     contents = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
     assert contents["global_step"] == 10
@@ -58,7 +54,7 @@ def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, T
 
 def test_two_processes_train_as_one(tiny, tmp_path, figure):
     common = [*tiny, *COMMON]
-    common += ["data.val=7"]  # which two can't share equally
+    common += ["data.val=7"]  # which two processes cannot share equally
     runs = {name: states(tmp_path, name, [*common, *layout]) for name, layout in LAYOUTS.items()}
     whole, log = runs.pop("one")
     worst = max(float((state[key] - whole[key]).abs().max()) for state, _ in runs.values() for key in whole)
@@ -73,7 +69,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, figure):
     assert not {"LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"} & os.environ.keys()
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tiny, tmp_path, figure, capfd):
+def test_a_run_resumes_with_another_number_of_devices(tiny, tmp_path, figure, capfd):
     common = [*tiny, *COMMON]
     common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps an epoch: 4 is within the second
     worst = 0.0
@@ -81,7 +77,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny, tmp_path, figure, ca
         whole, _ = states(tmp_path, first, [*common, *LAYOUTS[first]])
         ckpt = tmp_path / first / "checkpoints/step-00000004.ckpt"
         resumed, _ = states(tmp_path, f"{first}, then {then}", [*common, *LAYOUTS[then], f"ckpt={ckpt}"])
-        assert f"going on from {ckpt}, step 4" in capfd.readouterr().out.replace("\n", "")
+        assert f"resuming from {ckpt}, step 4" in capfd.readouterr().out.replace("\n", "")
         worst = max(worst, *(float((resumed[key] - whole[key]).abs().max()) for key in whole))
     assert worst <= 1e-12
     figure("resumed with another number of processes, largest difference", f"{worst:.1e}")
@@ -107,7 +103,7 @@ def pictures(n: int) -> Tensor:
 
 
 def part(rank: int, split: int, address: str, out: str) -> None:
-    """One of two processes: its share of 37 images, scored together with the other's."""
+    """One of two processes: its share of 37 images, scored together with the other process's."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
@@ -179,7 +175,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 
 def test_torchrun_makes_one_run(tiny, tmp_path):
-    """All its processes use the folder and the configuration that the first one has."""
+    """All its processes use the folder and the configuration of the first one."""
     command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
     done = subprocess.run([*command, "trainer.devices=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -189,7 +185,7 @@ def test_torchrun_makes_one_run(tiny, tmp_path):
 
 
 def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monkeypatch):
-    """Each of the two processes would be a run of its own."""
+    """Each of the two processes would be a run by itself."""
     there = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     for name, value in there.items():
         monkeypatch.setenv(name, value)
@@ -202,12 +198,11 @@ def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
     def drawn(index: Tensor, rank: int, world: int) -> list[Tensor]:
         module = SimpleNamespace(
             seed=0,
-            current_epoch=1,
             device=torch.device("cpu"),
             global_rank=rank,
             trainer=SimpleNamespace(world_size=world),
         )
-        streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0), batch_idx=3)  # type: ignore[arg-type]
+        streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0, epoch=1, number=3))  # type: ignore[arg-type]
         return [streams.uniform(), streams.normal(2), streams.stratified()]
 
     index = torch.tensor([5, 3, 8, 1, 0, 9, 2, 7])

@@ -1,4 +1,4 @@
-"""Commands in processes forked from this one, without the seconds that their imports take."""
+"""Commands in processes that are forked from this one, without the seconds for imports."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
-    """From now on, the n-th call of `owner.name` acts before it does what it does."""
+    """From now on, the n-th call of `owner.name` calls `act` first."""
     function, left = getattr(owner, name), call
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -26,7 +26,7 @@ def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
 
 
 class Train:
-    """`python -m diffusion.train OVERRIDES` in a process group of its own; what it says is appended to `log`.
+    """`python -m diffusion.train OVERRIDES` in a process group of its own; its output is appended to `log`.
 
     `prepare` is called there first.
     """
@@ -62,7 +62,7 @@ class Train:
         return self.process.is_alive()
 
     def ended(self) -> int:
-        """The exit status, as a shell gives it, when the process has ended."""
+        """Wait for the process; its exit status, as a shell gives it."""
         try:
             self.process.join()
         except BaseException:

@@ -1,4 +1,4 @@
-"""What a run leaves, to be compared bit for bit."""
+"""The outcome of a run, to be compared bit for bit."""
 
 import csv
 from pathlib import Path
@@ -11,7 +11,6 @@ from diffusion.checkpoint import storage
 KEPT = (
     "state_dict",
     "current_model_state",
-    "averaging_state",
     "optimizer_states",
     "lr_schedulers",
     "global_step",
@@ -26,9 +25,10 @@ def state(run: Path) -> dict[str, Any]:
 
 
 def lines(run: Path) -> list[dict[str, str]]:
-    """Those of metrics.csv, without empty cells; NaN equals NaN."""
+    """The lines of metrics.csv, without empty cells, by step; NaN equals NaN."""
     with (run / "metrics.csv").open(newline="") as file:
-        return [{name: str(float(cell)) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        found = [{name: str(float(cell)) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    return sorted(found, key=lambda row: (float(row["step"]), sorted(row)))
 
 
 def same(a: Any, b: Any) -> bool:

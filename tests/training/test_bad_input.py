@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names it and its mend, a non-zero exit, before any training."""
+"""What a user can get wrong is one line that names it and how to fix it, and a non-zero exit, before any training."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ CASES = {
     "missing folder": (["data.root=/nowhere/photos"], ["/nowhere/photos"]),
     "too few for a batch": (["data.batch_size=100"], ["24", "100", "data.batch_size"]),
     "indivisible size": (["data.resolution=9"], ["data.resolution=9", "multiple of 2", "data.resolution=8"]),
-    "beta above one": (["schedule.last=1.5"], ["β_", "outside (0, 1)"]),
+    "beta above one": (["schedule=sigmoid", "schedule.largest=0.999999", "schedule.tau=0.001"], ["β_", "outside (0, 1)"]),
     "more steps than the table": (["sampler.steps=1001"], ["1001", "1000"]),
     "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
     "nothing to resume": (["ckpt=last"], ["ckpt=last", "no run"]),
@@ -35,8 +35,8 @@ CASES = {
         ["split=test", "3 images", "at least 4", "data.test"],
     ),
     "too few samples to score": (["score.n=3", "features=lite0"], ["n=3", "at least 4"]),
-    "an unknown yardstick": (["score.n=8", "score.yardsticks=[nose]", "features=lite0"], ["nose", "noise, real"]),
-    "a metric that there isn't": (
+    "an unknown baseline": (["score.n=8", "score.baselines=[nose]", "features=lite0"], ["nose", "noise, real"]),
+    "a metric that does not exist": (
         ["score.n=8", "+metrics.own={_target_: diffusion.metric.distances.Nothing}", "features=lite0"],
         ["metrics.own", "Nothing"],
     ),
@@ -45,7 +45,7 @@ CASES = {
 
 
 def error_line(err: str) -> str:
-    """The one line that reports the error; above it only progress bars may stand."""
+    """The one line that reports the error; only progress bars may be above it."""
     *before, line = err.strip().splitlines()
     assert line.startswith("error: "), err
     assert all("━" in other for other in before), err
@@ -53,7 +53,7 @@ def error_line(err: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_says_what_and_how_to_mend_it(command, tiny, tmp_path, monkeypatch, case):
+def test_one_line_says_what_is_wrong_and_how_to_fix_it(command, tiny, tmp_path, monkeypatch, case):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no weights here"))
     overrides, words = CASES[case]
     status, out, err = command("train", [*tiny, *overrides, "name=bad"])
@@ -72,7 +72,7 @@ SETTINGS = {
     "seed=-1": "a whole number from 0",
     "seed=1.5": "a whole number",
     "seed=true": "a whole number",
-    "ckpt=3": "a text or null",
+    "ckpt=3": "text or null",
     "compile=maybe": "true or false",
     "channels_last=perhaps": "true or false",
     "matmul_precision=foo": "highest, high, medium; matmul_precision=high is the default",
@@ -82,7 +82,7 @@ SETTINGS = {
     "samples.every_n_epochs=abc": "a whole number of at least 1 or null",
     "samples.every_n_epochs=-1": "at least 1 or null",
     "score.batch_size=0": "at least 1",
-    "score.yardsticks=noise": "a list, each noise, real, floor, untrained",
+    "score.baselines=noise": "a list, each noise, real, floor, untrained",
     "score.audit=pixels": "a list, each pixels, features; score.audit=[] is the default",
     "score.split=tset": "train, val, test",
     "trainer.accumulate_grad_batches=0": "at least 1",
@@ -94,12 +94,13 @@ SETTINGS = {
     "name=null": "no other folder",
     "validation=null": "validation=null: it has settings of its own",
     "guard=3": "guard=3: it has settings of its own",
-    "model.blocks=0": "at least one of each",
+    "model.blocks=0": "a whole number of at least 1",
     "schedule=null": "one is needed; schedule is one of cosine, ",
     "~schedule": "schedule=null: one is needed; schedule is one of cosine, ",
     "grid@sampler.grid=karras sampler.grid.rho=abc": "sampler.grid.rho=abc: expected a number",
     "model=null": "one is needed; model is one of unet_base",
-    "schedule.first=abc": "a number; conf/schedule has values that work",
+    "schedule.first=abc": "a number above 0 and below 1; conf/schedule has values that work",
+    "schedule.last=1.5": "a number above 0 and below 1",
     "schedule.steps=1e3": "a whole number",
     "sampler.steps=ten": "sampler.steps=ten: expected a whole number",
     "sampler.grid=karras": "sampler.grid=karras: one is needed, chosen with its place: grid@sampler.grid=karras",
@@ -115,12 +116,13 @@ SETTINGS = {
     "data.limit=abc": "a whole number or null",
     "data.seed=abc": "a whole number",
     "data.flip=no": "true or false",
-    "data.num_workers=-1": "a number of processes",
+    "data.num_workers=-1": "a whole number of at least 0",
     "guard.action=halt": "stop, skip",
     "guard.spikes=0": "at least 1",
     "guard.spikes=few": "at least 1",
-    "checkpoint.keep=1": "keep at least 2",
-    "checkpoint.keep=all": "keep at least 2",
+    "checkpoint.keep=1": "a whole number of at least 2",
+    "checkpoint.keep=all": "a whole number of at least 2",
+    "trainer.max_epochs=-1": "without limit: set one of them",
     "checkpoint.every_n_steps=0": "at least 1",
 }
 
@@ -189,7 +191,7 @@ def test_sample_without_a_checkpoint(command):
     assert "ckpt" in error_line(err)
 
 
-def test_evaluate_wants_one_thing_to_score(command):
+def test_evaluate_needs_one_thing_to_score(command):
     status, _, err = command("evaluate", [])
     assert status == 2
     assert "images=FOLDER" in error_line(err)
@@ -218,13 +220,13 @@ UNQUOTED = {
 
 
 @pytest.mark.parametrize("word", UNQUOTED)
-def test_what_needs_quotes_is_said_with_quotes_that_work(command, word):
+def test_values_that_need_quotes_are_shown_with_quotes_that_work(command, word):
     status, _, err = command("train", ["data=folder", word, "--cfg", "job"])
     assert status == 2
     assert error_line(err).startswith(f"error: {word}: ")
     assert UNQUOTED[word] in err
-    (mended,) = shlex.split(UNQUOTED[word])  # as a shell hands it over
-    status, out, err = command("train", ["data=folder", mended, "--cfg", "job"])
+    (quoted,) = shlex.split(UNQUOTED[word])  # as a shell passes it on
+    status, out, err = command("train", ["data=folder", quoted, "--cfg", "job"])
     assert status == 0, err
     assert yaml.safe_load(out)["data"]["root"] == word.partition("=")[2]
 

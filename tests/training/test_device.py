@@ -1,4 +1,4 @@
-"""On a device that is not the CPU everything works, with the CPU's numbers, and a training step waits for nothing."""
+"""On another device than the CPU everything works, with the CPU's numbers, and a training step never waits."""
 
 import copy
 import itertools
@@ -23,8 +23,8 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
 from diffusion.errors import Interrupted, UserError
-from diffusion.evaluation import commands
-from diffusion.evaluation.cost import say_cost
+from diffusion.evaluation.cost import print_cost
+from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.generate import generate
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
@@ -52,7 +52,8 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import callbacks, guard, run, signals
+from diffusion.training import guard, processes, progress, run, signals
+from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
@@ -83,7 +84,7 @@ def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny,
     monkeypatch.setattr(run, "write_report", lambda _, schedule, images: schedule(images.double() / 255))  # on the CPU
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
-        "samples.n=4", "score.yardsticks=[noise,real,floor,untrained]", "score.audit=[pixels,features]",
+        "samples.n=4", "score.baselines=[noise,real,floor,untrained]", "score.audit=[pixels,features]",
     )  # fmt: skip
     for folder, device in (("there", AWAY), ("here", ())):
         status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
@@ -114,7 +115,7 @@ def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, a
         return begin(self, batch, batch_idx)
 
     monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
-    monkeypatch.setattr(callbacks, "WARM_UP", 100)  # the forecast waits twice in a run
+    monkeypatch.setattr(progress, "WARM_UP", 100)  # the forecast waits twice in a run
     monkeypatch.setattr(run, "write_report", lambda *_: None)
     long = ("trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0")
     status, out, err = command("train", [*tiny, *AWAY, *long])
@@ -137,7 +138,7 @@ class Small(nn.Module):
 
 def choices(group: str) -> dict[str, Callable[[], Any]]:
     files = sorted((Path(conf_dir()) / group).glob("*.yaml"))
-    return {f"{group}={file.stem}": partial(make, OmegaConf.load(file), group) for file in files}
+    return {f"{group}={file.stem}": partial(make, OmegaConf.to_container(OmegaConf.load(file)), group) for file in files}
 
 
 OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
@@ -149,7 +150,7 @@ OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
 
 
 def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
-    """Losses of two steps and the gradient, (9,), on the CPU again; nothing waits within."""
+    """Losses of two steps and the gradient, (9,), back on the CPU; nothing waits in between."""
     denoiser = Denoiser(Small(), linear(), Eps()).to(device)
     objective.to(device)
     x0 = torch.linspace(-1, 1, 4 * 12).reshape(4, 3, 2, 2).to(device)
@@ -187,18 +188,18 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_are_those_of_the_cpu_and_no_step_waits(name, away):
+def test_samples_equal_those_of_the_cpu_and_no_step_waits(name, away):
     here, sampler = Denoiser(Small(), linear(), Eps()), SAMPLERS[name]
     there = copy.deepcopy(here).to(away.name)
     waits: list[int] = []
     images = generate(there, sampler, 5, (3, 4, 4), 1, away.name, watch=lambda *_: waits.append(len(away.waits)))
     assert torch.equal(images, generate(here, sampler, 5, (3, 4, 4), 1))
-    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # whose steps' sizes depend on what it finds
-    say_cost(there, sampler, 5, (3, 4, 4), 5, away.name)
+    assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # its step sizes depend on its results
+    print_cost(there, sampler, 5, (3, 4, 4), 5, away.name)
 
 
 @pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
-def test_a_device_without_float64_will_do(name, single):
+def test_a_device_without_float64_works(name, single):
     if name in OBJECTIVES:
         assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
     else:
@@ -240,58 +241,58 @@ def test_a_learned_weight_of_the_loss_is_not_rounded_to_bfloat16():
     assert torch.equal(exact[0], rounded[0])
 
 
-NO_STEPS = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run", "samples.n=0")
+SKIPPING = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run", "samples.n=0")
 
 
-def made(run_folder: Path) -> set[int]:
-    """How many optimizer steps a run has made, as everything that counts them has it."""
-    kept = storage.load(run_folder / "checkpoints/last.ckpt")
-    moments = {int(state["step"]) for state in kept["optimizer_states"][0]["state"].values()}
+def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
+    """The steps of a run's clock, and the updates of its weights, as everything that counts them has it."""
+    contents = storage.load(run_folder / "checkpoints/last.ckpt")
     validated = read_metrics(run_folder / "metrics.csv")["val/mse"].step[-1]
-    told = json.loads((run_folder / "run.json").read_text())["steps"]
-    averaged, rate = kept["callbacks"]["EMA"]["latest_update_step"], kept["lr_schedulers"][0]["last_epoch"]
-    return {kept["global_step"], *moments, averaged, rate, int(validated), told}
+    recorded = json.loads((run_folder / "run.json").read_text())["steps"]
+    moments = {int(state["step"]) for state in contents["optimizer_states"][0]["state"].values()}
+    averaged, rate = contents["callbacks"]["EMA"]["updates"], contents["lr_schedulers"][0]["last_epoch"]
+    return {contents["global_step"], int(validated), recorded}, {*moments, averaged, rate}
 
 
 @pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=["", "fused"])
-def test_what_the_scaler_of_float16_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path, optimizer):
+def test_a_step_that_the_scaler_of_float16_skips_updates_nothing(command, tiny, monkeypatch, tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
-    monkeypatch.setattr(run.distributed, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(run, "write_report", lambda *_: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
-    status, out, err = command("train", [*tiny, *NO_STEPS, *optimizer, "trainer.precision=null"])
+    status, out, err = command("train", [*tiny, *SKIPPING, *optimizer, "trainer.precision=null"])
     assert status == 0, out + err
     overflows = [after < before for before, _, after in scales]
     assert len(overflows) == 12
     assert overflows[0]
-    assert made(tmp_path / "run") == {12 - sum(overflows)}
+    assert steps_and_updates(tmp_path / "run") == ({12}, {12 - sum(overflows)})
 
 
-def test_what_the_guard_leaves_out_is_no_step(command, tiny, monkeypatch, tmp_path):
-    step, swept, averages = Diffusion.training_step, [(0, 0), (1, 2), (1, 5)], []
+def test_a_step_that_the_guard_skips_updates_nothing(command, tiny, monkeypatch, tmp_path):
+    step, skipped, averages = Diffusion.training_step, [0, 8, 11], []
 
     def planted(self, batch, batch_idx):
         loss = step(self, batch, batch_idx)
         averages.append(next(self.raw_denoiser().parameters()).detach().clone())  # before this step
-        if (self.current_epoch, batch_idx) in swept:
+        if batch_idx in skipped:
             loss.register_hook(lambda gradient: gradient * math.inf)
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", planted)
     monkeypatch.setattr(run, "write_report", lambda *_: None)
-    seldom = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
-    status, out, err = command("train", [*tiny, *NO_STEPS, *seldom])
+    rarely = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
+    status, out, err = command("train", [*tiny, *SKIPPING, *rarely])
     assert status == 0, out + err
     assert "skipped 3 steps" in out
-    assert made(tmp_path / "run") == {9}  # validated at its end, too
+    assert steps_and_updates(tmp_path / "run") == ({12}, {9})  # validated at its end, too
     still = [k for k, (a, b) in enumerate(itertools.pairwise(averages)) if torch.equal(a, b)]
     assert still == [0, 8]
 
 
 def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatch):
     scaler = torch.amp.GradScaler("cpu")
-    monkeypatch.setattr(run.distributed, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(guard, "MOST_OVERFLOWS", 5)
     step = Diffusion.training_step
 
@@ -301,17 +302,17 @@ def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatc
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", planted)
-    status, out, err = command("train", [*tiny, *NO_STEPS, "trainer.precision=null"])
+    status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null"])
     assert status == 3, out + err
     assert "error: step 1: the gradient has overflowed 5 times in a row (the last with " in err
 
 
 def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
-    """A signal of another process, at the second step, stops this one at the third."""
-    told = iter([0, 15, 15])
-    monkeypatch.setattr(signals.dist, "all_reduce", lambda tensor, op: tensor.fill_(next(told)))
+    """A signal to another process, at the second step, stops this one at the third."""
+    received = iter([0, 15, 15])
+    monkeypatch.setattr(signals.dist, "all_reduce", lambda tensor, op: tensor.fill_(next(received)))
     trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(root_device=away.name))
-    callback = signals.Interruptible(None)
+    callback = signals.StopOnSignal(Clock(1, 9), None)
     callback.stop(trainer)
     callback.stop(trainer)
     with pytest.raises(Interrupted) as stopped:
@@ -322,14 +323,14 @@ def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "words"),
-    [("cuda:2", "this machine has 2 GPUs, which count from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
+    [("cuda:2", "this machine has 2 GPUs, counted from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
 )
 def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=words):
-        commands.choose_device(asked)
-    assert commands.choose_device("cuda:1") == torch.device("cuda:1")
+        choose_device(asked)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
 def test_what_mps_lacks_is_computed_on_the_cpu():
@@ -337,7 +338,7 @@ def test_what_mps_lacks_is_computed_on_the_cpu():
 
 
 @pytest.mark.parametrize("bits", [partial(variational_bound, steps=4), partial(flow_likelihood, tolerance=0.1)])
-def test_the_likelihood_is_that_of_the_cpu(bits, away):
+def test_the_likelihood_equals_that_of_the_cpu(bits, away):
     x0 = torch.linspace(-1, 1, 2 * 12).mul(127.5).round().div(127.5).reshape(2, 3, 2, 2)
     found = [
         bits(Denoiser(Small(), linear(), Eps()).to(device), x0.to(device), Streams([1, 2], device)).bits.cpu()

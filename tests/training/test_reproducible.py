@@ -1,26 +1,19 @@
-"""Counted randomness: what a run draws depends on (seed, epoch, image) and on nothing that happened before."""
+"""Counted randomness: what a run draws depends on (seed, epoch, image), and on nothing that happened before."""
 
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import settings, train
 from torch import Tensor
 
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
 from diffusion.data import ImageData
 from diffusion.randomness import Streams, seed_for
 from diffusion.runs.metrics import read_metrics
-from diffusion.training.run import train
 
 DROPOUT = "model.dropout=0.3"
-
-
-def configuration(overrides: list[str]):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", [*overrides, "name=test"])
 
 
 def weights(folder: Path, key: str = "current_model_state") -> dict[str, Tensor]:
@@ -28,10 +21,8 @@ def weights(folder: Path, key: str = "current_model_state") -> dict[str, Tensor]
 
 
 def run(tmp_path: Path, name: str, overrides: list[str]) -> Path:
-    folder = tmp_path / name
-    folder.mkdir()
-    train(configuration(overrides), folder)
-    return folder
+    train(overrides, tmp_path / name)
+    return tmp_path / name
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -47,12 +38,12 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tiny, tmp_path, stop):
     for key in ("current_model_state", "state_dict"):  # raw and averaged
         assert equal(weights(whole, key), weights(rest, key))
         assert not equal(weights(first, key), weights(rest, key))
-    # Curves are whole: what the first part logged was carried over.
+    # Curves are whole: what the first part logged was copied.
     assert (rest / "metrics.csv").read_text().count("\n") >= (whole / "metrics.csv").read_text().count("\n")
     assert (rest / "checkpoints/best.ckpt").is_file()
 
 
-def test_last_finds_the_newest_run_of_the_name(tiny, tmp_path, capfd):
+def test_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     run(tmp_path, "a", [*tiny, "trainer.max_steps=2"])
     run(tmp_path, "b", [*tiny, "trainer.max_steps=4"])
     folder = run(tmp_path, "c", [*tiny, "trainer.max_steps=5", "ckpt=last"])
@@ -68,16 +59,16 @@ def test_another_seed_is_another_run(tiny, tmp_path):
 
 
 def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
-    """A fresh network's output is zero, and so its error that of the grid's noise alone."""
-    still = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
-    told = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
-    folders = [run(tmp_path, name, [*still, override]) for name, override in told.items()]
+    """A fresh network's output is zero, so its error is that of the grid's noise alone."""
+    fixed = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
+    overrides = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
+    folders = [run(tmp_path, name, [*fixed, override]) for name, override in overrides.items()]
     a, b, c = (read_metrics(folder / "metrics.csv")["val/mse"].value[-1] for folder in folders)
     assert a == pytest.approx(b, abs=1e-7)
     assert abs(a - c) > 1e-4
 
 
-def test_accumulated_batches_are_one_large_batch(tiny, tmp_path):
+def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path):
     """In float64 two batches of 4 give the step of one of 8: the same images, times and noise."""
     common = [*tiny, "optimizer=sgd", "trainer.max_steps=3", "trainer.precision=64-true"]
     large = run(tmp_path, "large", [*common, "data.batch_size=8"])
@@ -90,13 +81,14 @@ def test_two_recipes_see_the_same_images_times_and_noise(tiny):
     """Under one seed the draws of a training image do not depend on the batch that it is in."""
     seen: list[dict[int, tuple[Tensor, Tensor]]] = []
     for size in (4, 8):
-        data: ImageData = make(configuration([*tiny, f"data.batch_size={size}"]).data, "data")
+        data: ImageData = make(settings([*tiny, f"data.batch_size={size}"]).data, "data")
         data.prepare_data()
         data.setup()
         loader = data.train_dataloader()
         loader.sampler.set_epoch(3)
         drawn = {}
         for batch in loader:
+            assert batch.epoch == 3
             indices = batch.index.tolist()
             noise = Streams([seed_for(0, "train", 3, i) for i in indices]).normal(3, 8, 8)
             drawn |= {i: (n, f) for i, n, f in zip(indices, noise, batch.flip, strict=True)}
@@ -106,15 +98,15 @@ def test_two_recipes_see_the_same_images_times_and_noise(tiny):
     assert all(torch.equal(a[i][0], b[i][0]) and a[i][1] == b[i][1] for i in a)
 
 
-def test_compiling_leaves_the_names_of_the_weights(tiny):
-    network = make(configuration(tiny).model, "model")
+def test_compiling_keeps_the_names_of_the_weights(tiny):
+    network = make(settings(tiny).model, "model")
     names = set(network.state_dict())
     network.compile()
     assert set(network.state_dict()) == names
 
 
-def test_nothing_of_a_run_is_left_in_the_global_seed(tiny, tmp_path):
-    """Two runs of one process in either order are the runs of processes of their own."""
+def test_a_run_does_not_depend_on_the_global_seed_before_it(tiny, tmp_path):
+    """Two runs in one process are equal to runs in processes of their own."""
     short = [*tiny, DROPOUT, "trainer.max_steps=2"]
     first = run(tmp_path, "first", short)
     pl.seed_everything(123, verbose=False)

@@ -1,4 +1,4 @@
-"""SLURM's variables alone make no other run: only processes that we or torchrun started belong together."""
+"""SLURM's variables alone change nothing: only processes that we or torchrun started belong together."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from diffusion.runs.naming import new_folder
 from diffusion.training import signals
 
 
-def test_a_shell_within_an_allocation_trains_as_any_other(command, tiny, tmp_path, monkeypatch):
+def test_a_shell_within_an_allocation_trains_like_any_other(command, tiny, tmp_path, monkeypatch):
     variables = {"JOB_ID": "7", "NTASKS": "2", "JOB_NAME": "zsh", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -27,13 +27,13 @@ def test_several_tasks_of_srun_are_refused(command, tiny, tmp_path, monkeypatch)
     status, _, err = command("train", tiny)
     assert status == 2
     assert "srun started 2 tasks" in err
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("run.json"))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     slurm.check_tasks()
 
 
 @pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
-def test_only_a_job_that_is_queued_again_has_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
+def test_only_a_job_that_is_queued_again_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
     monkeypatch.setattr("sys.argv", ["train", "seed=1"])
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     first = new_folder(str(tmp_path / "a"))
@@ -50,7 +50,7 @@ def test_only_a_job_that_is_queued_again_has_its_earlier_folder(tmp_path, monkey
 @pytest.mark.parametrize(
     ("number", "rank", "calls"), [(signal.SIGUSR1, 0, 1), (signal.SIGUSR1, 1, 0), (signal.SIGTERM, 0, 0)]
 )
-def test_the_first_process_alone_queues_the_job_again_on_sigusr1(monkeypatch, number, rank, calls):
+def test_only_the_first_process_queues_the_job_again_on_sigusr1(monkeypatch, number, rank, calls):
     called = []
     monkeypatch.setattr(slurm, "requeue", lambda: called.append(number))
     monkeypatch.setattr(rank_zero_only, "rank", rank)

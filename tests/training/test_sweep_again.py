@@ -1,21 +1,21 @@
-"""The same sweep again: what is complete is not run, however it goes on; another starting point is another job."""
+"""The same sweep again: complete jobs are not run, however they were resumed; another checkpoint is another job."""
 
 import pytest
 
-from diffusion.runs import jobs as sweep
+from diffusion.runs import jobs
 from diffusion.runs.naming import job_folder
-from diffusion.runs.record import write_record
+from diffusion.runs.record import RunRecord
 
 
-@pytest.mark.filterwarnings("error::UserWarning")  # the table of runs that left no numbers is made too
+@pytest.mark.filterwarnings("error::UserWarning")  # the comparison of runs without numbers is made too
 def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     ran = []
 
-    def isolated(folder):
+    def start(folder):
         ran.append(folder.name)
-        write_record(folder, {"state": "complete", "result": 1.0})
+        RunRecord(folder).finish("complete", result=1.0)
 
-    monkeypatch.setattr(sweep, "isolated", isolated)
+    monkeypatch.setattr(jobs, "wait_for_process", start)
     overrides = ["-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep"]
     assert command("train", overrides)[0] == 0
     (tmp_path / "sweep/1/run.json").unlink()
@@ -24,12 +24,12 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     assert ran == ["0", "1", "1"]
 
 
-def test_jobs_that_start_from_other_files_are_other_jobs(tmp_path):
+def test_jobs_that_resume_from_other_files_are_other_jobs(tmp_path):
     words = [["ckpt=a.ckpt"], ["ckpt=b.ckpt"], ["ckpt=auto"], []]
     assert [job_folder(tmp_path, i, overrides) for i, overrides in enumerate(words)] == ["0", "1", "2", "2"]
 
 
-def test_a_sweeper_that_is_not_there_names_the_extra(command):
+def test_a_sweeper_that_is_not_installed_names_the_extra(command):
     status, _, err = command("train", ["-m", "hydra/sweeper=optunna"])
     assert status == 2
     assert "pip install 'diffusion-experiments[sweep]'" in err

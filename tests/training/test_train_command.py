@@ -1,4 +1,4 @@
-"""The command as a user meets it: a run from start to end, what comes after it, sweeps, dashboards."""
+"""The commands as a user meets them: a run from start to end, what comes after it, sweeps, dashboards."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffusion.checkpoint.restore import restore
 from diffusion.report.compare import compare, gather
-from diffusion.report.formatting import comparable
+from diffusion.runs.folder import read_scores
 from diffusion.runs.metrics import read_metrics
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
@@ -33,10 +33,10 @@ def trained(command, tiny, tmp_path) -> Path:
     return run_of(tmp_path / "outputs/trained")
 
 
-def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
+def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
-    yardsticks = "score.yardsticks=[noise,real,floor,untrained]"
-    status, out, err = command("train", [*tiny, *overrides, yardsticks, "name=whole"])
+    baselines = "score.baselines=[noise,real,floor,untrained]"
+    status, out, err = command("train", [*tiny, *overrides, baselines, "name=whole"])
     assert status == 0, out + err
     run = run_of(tmp_path / "outputs/whole")
     info = json.loads((run / "run.json").read_text())
@@ -55,8 +55,8 @@ def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
     assert {(r["metric"], r["what"]) for r in records} == {
         (metric, what) for metric in STANDARD for what in ("samples", "noise", "real", "floor", "untrained")
     }
-    bare = [r for r in records if r["low"] is None]
-    assert all((r["metric"], r["value"], r["high"]) == ("density_lite0", 0.0, None) for r in bare)
+    bare = [r for r in records if "low" not in r]
+    assert all((r["metric"], r["value"]) == ("density_lite0", 0.0) and "high" not in r for r in bare)
     assert all(r["low"] <= r["value"] <= r["high"] for r in records if r not in bare)
     assert all(r["n"] == 8 and r["reference"]["split"] == "val" and r["weights_hash"] for r in records)
     assert [p.name for p in sorted((run / "samples").iterdir())] == [
@@ -71,27 +71,27 @@ def test_a_run_leaves_what_it_promises(command, tiny, tmp_path):
         assert what in out
 
 
-def test_scores_while_training_are_set_as_those_at_the_end(command, tiny, tmp_path):
-    """So a run is one column with itself, whose last score counts."""
-    score = ["score.n=8", "score.every_n_epochs=1", "score.yardsticks=[]", "features=lite0", "hydra.run.dir=run"]
+def test_scores_during_training_have_the_settings_of_those_at_the_end(command, tiny, tmp_path):
+    """So they are one column of a comparison, in which the last score counts."""
+    score = ["score.n=8", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *score, "metrics.kernel.subset_size=3"])
     assert status == 0, out + err
-    records = [r for r in json.loads((tmp_path / "run/scores.json").read_text()) if r["metric"] == "kid_lite0"]
-    assert [r["settings"] for r in records] == [{"subsets": 100, "subset_size": 3}] * 3
-    assert len({comparable(record) for record in records}) == 1
+    scores = [score for score in read_scores(tmp_path / "run") if score.metric == "kid_lite0"]
+    assert [score.settings for score in scores] == [{"subsets": 100, "subset_size": 3}] * 3
+    assert len({score.protocol_key for score in scores}) == 1
     (row,) = compare(gather([tmp_path / "run"])).rows
-    assert row.values["kid_lite0"] == [records[-1]["value"]]
+    assert row.numbers("kid_lite0") == [scores[-1].value]
 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])
-def test_a_score_says_of_which_weights_it_is_also_while_training(command, tiny, tmp_path, ema):
-    """The last, those at the end, and those of the checkpoint later are of the same weights; the first are not."""
-    score = ["score.n=4", "score.every_n_epochs=1", "score.yardsticks=[untrained]", "features=lite0", "samples.n=0"]
+def test_a_score_says_which_weights_it_is_of_also_during_training(command, tiny, tmp_path, ema):
+    """The last score, that at the end, and that of the checkpoint later are of the same weights; the first is not."""
+    score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[untrained]", "features=lite0", "samples.n=0"]
     status, out, err = command(
         "train", [*tiny, *score, f"ema={ema}", "trainer.precision=bf16-true", "hydra.run.dir=run"]
     )
     assert status == 0, out + err
-    overrides = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "yardsticks=[]", "device=cpu"]
+    overrides = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "baselines=[]", "device=cpu"]
     status, out, err = command("evaluate", [*overrides, "hydra.run.dir=again"])
     assert status == 0, out + err
     hashes = {
@@ -108,7 +108,7 @@ def test_a_score_says_of_which_weights_it_is_also_while_training(command, tiny, 
     assert len(last) == 16
 
 
-def test_a_checkpoint_is_data_and_carries_its_configuration(trained):
+def test_a_checkpoint_is_data_and_holds_its_configuration(trained):
     contents = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
     assert "_target_: diffusion.model.UNet" in contents["config"]
     assert not any("_orig_mod" in key or "lambdas" in key for key in contents["state_dict"])
@@ -122,7 +122,7 @@ def test_sample_draws_the_same_images_whatever_the_batch(command, trained, tmp_p
         assert status == 0, out + err
     a, b = (np.load(tmp_path / name / "images.npz")["images"] for name in "ab")
     assert a.shape == (6, 8, 8, 3)
-    # Batches of other sizes may round differently within the network, by far less than a grey level.
+    # Other batch sizes may round differently within the network, by far less than a grey level.
     assert np.abs(a[:5].astype(int) - b.astype(int)).max() <= 1
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a/images/3.png")), a[3])
     assert Image.open(tmp_path / "a/trajectory.gif").n_frames == 3
@@ -160,26 +160,26 @@ def test_evaluate_scores_a_checkpoint_and_a_folder(command, trained, photos, tmp
     assert images < noise / 2
 
 
-def test_a_sweep_gives_each_job_its_folder_and_one_table(command, tiny, tmp_path):
+def test_a_sweep_gives_each_job_a_folder_and_makes_one_comparison(command, tiny, tmp_path):
     grid = ["schedule=linear,cosine", "optimizer=adamw,adam"]
     status, out, err = command("train", ["-m", *tiny, *grid, "trainer.max_steps=2", "name=sweep"])
     assert status == 0, out + err
     (sweep,) = (tmp_path / "outputs/sweep").glob("sweep-*")
     assert sorted(p.parent.name for p in sweep.glob("*/run.json")) == ["0", "1", "2", "3"]
-    rows = list(csv.DictReader((sweep / "table.csv").open()))
+    rows = list(csv.DictReader((sweep / "runs.csv").open()))
     assert {(row["schedule"], row["optimizer"]) for row in rows} == {
         (schedule, optimizer) for schedule in ("linear", "cosine") for optimizer in ("adamw", "adam")
     }
     assert all(float(row["val/mse"]) > 0 and row["state"] == "complete" for row in rows)
 
 
-def test_a_failing_job_loses_no_other(command, tiny, tmp_path):
+def test_a_failing_job_harms_no_other(command, tiny, tmp_path):
     status, _, _ = command("train", ["-m", *tiny, "data.batch_size=4,400", "trainer.max_steps=1", "name=bad"])
     assert status != 0
     (sweep,) = (tmp_path / "outputs/bad").glob("sweep-*")
-    table = (sweep / "table.csv").read_text()
-    assert "0,complete" in table
-    assert "1,failed" in table
+    table = (sweep / "runs.csv").read_text()
+    assert "/0,complete" in table
+    assert "/1,failed" in table
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion"])
@@ -213,19 +213,19 @@ SECRET = "canary-3f9a71"
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
 def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, monkeypatch, logger):
     monkeypatch.setenv("MY_PASSWORD", SECRET)
-    for told in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(told, raising=False)
+    for variable in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(variable, raising=False)
     overrides = [f"logger={logger}", "samples.every_n_epochs=1", "samples.n=2", f"name={logger}"]
     for _ in range(2):
         status, out, err = command("train", [*tiny, *overrides, "trainer.max_steps=6", f"hydra.run.dir=run{_}"])
         assert status == 0, out + err
-    for i in range(2):  # each run its own
+    for i in range(2):  # each run has its own
         files = [p for p in (tmp_path / f"run{i}").rglob("*") if p.is_file()]
         assert any(("offline-run" in str(p) and p.suffix == ".wandb") or "tfevents" in p.name for p in files)
         assert not any(SECRET.encode() in p.read_bytes() for p in files)
 
 
-def test_help_names_every_group_and_needs_no_torch(tmp_path):
+def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['train', '--help']\n"
         "from diffusion.train import main\n"
@@ -233,9 +233,17 @@ def test_help_names_every_group_and_needs_no_torch(tmp_path):
         "print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    from diffusion.config.choices import conf_dir
+    from diffusion.config.choices import choices, conf_dir
+    from diffusion.config.schema import Train
 
-    for group in (path for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
-        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-        assert f"{group.name}: {choices}\n" in out
+    words = " ".join(out.split())
+    for group in (path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"):
+        assert f" {group}= " in words
+        for choice in choices(group):
+            assert choice in words
+    for key, field in Train.model_fields.items():
+        if field.description:
+            assert f" {key}=" in words
+            assert " ".join(field.description.split())[:30] in words
+    assert "optimizer.lr=0.0003" in words
     assert out.endswith("[]\n")

@@ -1,4 +1,4 @@
-"""Named by configurations of tests: optimizers that tell their process to end, and an extractor of a few features."""
+"""Named by configurations of tests: optimizers that signal their own process, and an extractor of a few features."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ import torch
 from diffusion.metric.features import FeatureExtractor
 
 
-class Told(torch.optim.SGD):
-    """Its third step sends SIGUSR1, the first time that a job of SLURM runs."""
+class Signalling(torch.optim.SGD):
+    """Its third step sends SIGUSR1 to its process, the first time that a job of SLURM runs."""
 
     steps = 0
 
@@ -23,13 +23,13 @@ class Told(torch.optim.SGD):
         return loss
 
 
-def told(parameters: Any, **_: Any) -> torch.optim.Optimizer:
-    return Told(parameters, lr=0.01)
+def signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
+    return Signalling(parameters, lr=0.01)
 
 
-def told_late(parameters: Any, **_: Any) -> torch.optim.Optimizer:
-    """Only the second of two processes."""
-    return (Told if os.environ.get("LOCAL_RANK") == "1" else torch.optim.SGD)(parameters, lr=0.01)
+def second_signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
+    """Only the second of two processes is signalled."""
+    return (Signalling if os.environ.get("LOCAL_RANK") == "1" else torch.optim.SGD)(parameters, lr=0.01)
 
 
 class Rows(FeatureExtractor):

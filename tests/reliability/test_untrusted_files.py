@@ -1,4 +1,4 @@
-"""T8. What comes from strangers is data: nothing in it runs, and it reads nothing of this machine."""
+"""T8. Untrusted files are data: nothing in them runs, and they read nothing of this machine."""
 
 import io
 import json
@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import settings as settings_of
+from composing import train
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,12 +22,12 @@ from safetensors.torch import save_file
 from diffusion import export
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
-from diffusion.config import build
-from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
+from diffusion.config import untrusted
+from diffusion.config.choices import choices
 from diffusion.report.__main__ import main as report
-from diffusion.training.module import Diffusion
-from diffusion.training.run import train
+from diffusion.runs.jobs import config_text
+from diffusion.training.clock import Clock
+from diffusion.training.run import Recipe, make_module
 
 pytestmark = pytest.mark.reliability
 
@@ -34,7 +35,7 @@ SECRET = "canary-b81d"
 
 
 class Runs:
-    """Unpickling it makes the sentinel."""
+    """Unpickling it calls the function."""
 
     def __init__(self, function: Callable[..., Any], *args: Any):
         self.call = function, args
@@ -73,7 +74,7 @@ def pickles(sentinel: str) -> dict[str, bytes]:
 def configs(sentinel: str) -> dict[str, dict[str, Any]]:
     """Parts of a configuration that would run something, or read the environment, when they are built."""
     path = {"_target_": "pathlib.Path", "_args_": [sentinel]}
-    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}  # which Hydra's own list of what is not built lets by
+    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}  # which Hydra's own block list lets through
     run = {"_target_": "subprocess.call", "args": ["touch", sentinel]}
     return {
         "target": {"model": {"_target_": "os.system", "command": f"touch {sentinel}"}},
@@ -94,18 +95,18 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
         "our builder": {"model": {"_target_": "diffusion.config.build.make", "node": run, "group": "model"}},
         "eval": {"schedule": {"_target_": "builtins.eval", "_args_": [f"open({sentinel!r}, 'w')"]}},
         "get_method": {"model": {"_target_": "hydra.utils.get_method", "path": "os.system"}},
-        "secret": {"model": {"_target_": "diffusion.model.UNet", "channels": "${oc.env:STRANGERS_SECRET}"}},
+        "secret": {"model": {"_target_": "diffusion.model.UNet", "channels": "${oc.env:FOREIGN_SECRET}"}},
         "secret path": {
-            "data": {"_target_": "diffusion.data.Folder", "resolution": 8, "root": "/${oc.env:STRANGERS_SECRET}"}
+            "data": {"_target_": "diffusion.data.Folder", "resolution": 8, "root": "/${oc.env:FOREIGN_SECRET}"}
         },
-        "secret target": {"model": {"_target_": "${oc.env:STRANGERS_SECRET}"}},
-        "decoded": {"schedule": {"_target_": "x", "a": "${oc.decode:${oc.env:STRANGERS_SECRET}}"}},
-        "secret key": {"model": {"_target_": "diffusion.model.UNet", "a${oc.env:STRANGERS_SECRET}": 1}},
+        "secret target": {"model": {"_target_": "${oc.env:FOREIGN_SECRET}"}},
+        "decoded": {"schedule": {"_target_": "x", "a": "${oc.decode:${oc.env:FOREIGN_SECRET}}"}},
+        "secret key": {"model": {"_target_": "diffusion.model.UNet", "a${oc.env:FOREIGN_SECRET}": 1}},
     }
 
 
 def texts(sentinel: str, base: str) -> dict[str, str]:
-    """Configurations that are more than plain yaml; all but the first and the last are otherwise sound."""
+    """Configurations that are more than plain yaml; all but the first and the last are valid otherwise."""
     lists = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     return {
         "yaml tag": f"model: !!python/object/apply:os.system ['touch {sentinel}']\n",
@@ -128,11 +129,10 @@ def sentinel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def payloads(tiny, tmp_path_factory, sentinel) -> dict[str, Path]:
-    """Files from strangers; those whose configuration is the payload have a run's folder beside them."""
-    folder = tmp_path_factory.mktemp("from strangers")
+    """Untrusted files; those whose configuration is the payload have a run's folder beside them."""
+    folder = tmp_path_factory.mktemp("untrusted")
     files = {name: folder / f"{name}.{'safetensors' if 'exported' in name else 'ckpt'}" for name in PAYLOADS}
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        train(compose("train", [*tiny, "trainer.max_steps=1", "samples.n=0", "name=own"]), folder / "own")
+    train([*tiny, "trainer.max_steps=1", "samples.n=0"], folder / "own")
     own = folder / "own/checkpoints/last.ckpt"
     contents = torch.load(own, weights_only=True)
     base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
@@ -149,7 +149,7 @@ def payloads(tiny, tmp_path_factory, sentinel) -> dict[str, Path]:
     with safe_open(folder / "own.safetensors", "pt") as sound:
         metadata, tensors = sound.metadata(), {key: sound.get_tensor(key) for key in sound.keys()}  # noqa: SIM118
     for name in ("target", "secret"):
-        config = json.dumps({part: (base | parts[name])[part] for part in build.PARTS})
+        config = json.dumps({part: (base | parts[name])[part] for part in untrusted.PARTS})
         save_file(tensors, files[f"exported {name}"], metadata | {"config": config})
     return files | {"own": own}
 
@@ -161,11 +161,11 @@ survived: set[str] = set()
 def test_no_payload_runs_and_no_secret_leaves(
     command, tiny, tmp_path, monkeypatch, capfd, payloads, sentinel, figure, name
 ):
-    monkeypatch.setenv("STRANGERS_SECRET", SECRET)
+    monkeypatch.setenv("FOREIGN_SECRET", SECRET)
     monkeypatch.setattr("diffusion.metric.features.Lite0", torch.nn.Identity)  # nothing gets as far as scoring
     monkeypatch.setattr("diffusion.report.style.save", lambda *_: None)
     path = payloads[name]
-    said = ""
+    output = ""
     for what, overrides in {
         "sample": ["n=1", "sampler.steps=1", "device=cpu"],
         "evaluate": ["n=4", "sampler.steps=1", "device=cpu", "features=lite0"],
@@ -174,24 +174,24 @@ def test_no_payload_runs_and_no_secret_leaves(
     }.items():
         status, out, err = command(what, [*overrides, f"ckpt='{path}'", f"hydra.run.dir='out/{what}'"])
         assert status == 2 or (what == "train" and name in UNBUILT), what  # resuming builds nothing of a configuration
-        said += out + err
+        output += out + err
     capfd.readouterr()
     assert export.main([str(path), str(tmp_path / "x.safetensors")]) == 2
     if name in UNBUILT:
         report([str(path.with_suffix(""))])
-    said += "".join(capfd.readouterr())
+    output += "".join(capfd.readouterr())
     assert not sentinel.exists()
-    assert SECRET not in said
-    assert REASONS.get(name, "") in said
+    assert SECRET not in output
+    assert REASONS.get(name, "") in output
     for folder in (tmp_path, path.parent):
         assert not [file for file in folder.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
     survived.add(name)
     assert len(PAYLOADS) >= 30
-    figure("payloads from strangers that ran", f"0 of {len(survived)}")
+    figure("payloads in untrusted files that ran", f"0 of {len(survived)}")
 
 
 def part(**changes: Any) -> Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]:
-    """What changes parts of the configuration; None takes one away."""
+    """Change parts of the configuration; None removes one."""
     return lambda contents, base: (
         contents | {"config": OmegaConf.to_yaml({k: v for k, v in (base | changes).items() if v is not None})}
     )
@@ -228,7 +228,7 @@ MALFORMED = {
 }
 DDIM = "diffusion.process.sampler.DDIM"
 GRID = {"_target_": "diffusion.process.grid.uniform", "_partial_": True}
-MISLED = {  # what is built for samples and scores: by command
+MISLEADING = {  # by command: what is built for samples and scores
     "no sampler": ("sample", part(sampler=GRID)),
     "steps text": ("sample", part(sampler={"_target_": DDIM, "steps": "x"})),
     "no grid": ("sample", part(sampler={"_target_": DDIM, "steps": 1, "grid": 5})),
@@ -246,9 +246,9 @@ MISLED = {  # what is built for samples and scores: by command
 WEIGHTS = "a file may not say which weights are read"
 
 
-@pytest.mark.parametrize("name", MISLED)
-def test_what_a_file_says_of_samples_and_scores_is_refused_in_one_line(command, payloads, name):
-    what, change = MISLED[name]
+@pytest.mark.parametrize("name", MISLEADING)
+def test_misleading_samplers_and_scores_in_a_file_are_refused_in_one_line(command, payloads, name):
+    what, change = MISLEADING[name]
     contents = torch.load(payloads["own"], weights_only=True)
     base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
     torch.save(change(contents, base), "x.ckpt")
@@ -264,7 +264,7 @@ RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds 
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_has_not_a_checkpoints_shape_is_refused_in_one_line(command, tiny, tmp_path, capfd, payloads, name):
+def test_a_malformed_checkpoint_is_refused_in_one_line(command, tiny, tmp_path, capfd, payloads, name):
     contents = torch.load(payloads["own"], weights_only=True)
     base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
     torch.save(MALFORMED[name](contents, base), tmp_path / "x.ckpt")
@@ -281,7 +281,7 @@ def test_what_has_not_a_checkpoints_shape_is_refused_in_one_line(command, tiny, 
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '"${"', '{"model": "${"}', "null", "5", "[]", "{}", '{"model": null}'])
-def test_so_is_an_exported_one(tmp_path, capfd, payloads, text):
+def test_a_malformed_exported_file_is_refused_in_one_line(tmp_path, capfd, payloads, text):
     with safe_open(payloads["own"].parent.parent.parent / "own.safetensors", "pt") as sound:
         metadata, tensors = sound.metadata(), {key: sound.get_tensor(key) for key in sound.keys()}  # noqa: SIM118
     save_file(tensors, tmp_path / "x.safetensors", metadata | {"config": text})
@@ -295,27 +295,26 @@ SMALL = ("model=unet_tiny", "model.channels=[8,16]", "model.attention=[false,tru
 INNER = {"timesteps": "objective.timesteps", "weighting": "objective.weighting"}  # groups with a place
 TWICE = ("hybrid", "vlb")  # objectives that want a network with twice the outputs
 CHOICES = [
-    (group, file.stem)
-    for group in (*build.PARTS, "objective", "experiment", *INNER)
-    for file in sorted((conf_dir() / group).glob("*.yaml"))
+    (group, choice)
+    for group in (*untrusted.PARTS, "objective", "experiment", *INNER)
+    for choice in choices(group)
 ]
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_the_checkpoint_of_every_shipped_choice_loads(tmp_path, group, choice):
     overrides = [] if group in ("model", "experiment") else [*SMALL]
-    overrides += [f"{group}@{INNER[group]}={choice}" if group in INNER else f"{group}={choice}", "name=test"]
+    overrides += [f"{group}@{INNER[group]}={choice}" if group in INNER else f"{group}={choice}"]
     overrides += ["data.root=photos"] if choice == "folder" else []
     overrides += ["model.out_channels=6"] if choice in TWICE and group == "objective" else []
     overrides += ["prediction=v"] if group == "schedule" else []  # eps has no meaning where alpha = 0
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides)
-    network, *parts = (make(cfg[part], part) for part in ("model", "schedule", "prediction", "objective"))
-    module = Diffusion(network, *parts, optimizer=torch.optim.SGD, lr_scheduler=lambda *_: None)  # type: ignore[arg-type]
-    kept = {"config": OmegaConf.to_yaml(cfg, resolve=True), "global_step": 1, "epoch": 0}
+    settings = settings_of(overrides)
+    recipe = Recipe.build(settings)
+    module, network = make_module(settings, recipe, Clock(1, 1), ""), recipe.network
+    kept = {"config": config_text(settings), "global_step": 1, "epoch": 0}
     storage.save(kept | {"state_dict": module.state_dict()}, tmp_path / "x.ckpt")
     restored = restore(tmp_path / "x.ckpt")
-    assert restored.config["model"] == OmegaConf.to_container(cfg.model)
+    assert restored.config["model"] == settings.model
     assert isinstance(restored.denoiser.schedule, type(module.denoiser.schedule))
     expected = network.state_dict()
     assert restored.denoiser.network.state_dict().keys() == expected.keys()
@@ -338,7 +337,7 @@ def test_an_exported_model_is_the_model(command, tiny, tmp_path, weights):
     assert status == 0, out + err
     status, _, err = command("train", [*tiny, f"ckpt={file}"])
     assert status == 2
-    assert "go on from a checkpoint" in err
+    assert "resume from a checkpoint" in err
     file.write_bytes(file.read_bytes()[:1000])
     status, _, err = command("sample", [f"ckpt={file}"])
     assert status == 2

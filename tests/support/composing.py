@@ -1,0 +1,31 @@
+"""Settings and runs without a command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import Train
+from diffusion.config.validation import validated
+from diffusion.runs.record import RunRecord
+
+
+def settings(overrides: Sequence[str]) -> Train:
+    """The settings of `diffusion.train` with overrides."""
+    return validated(Train, plain(composed("train", ["name=test", *overrides])))
+
+
+def train(overrides: Sequence[str], folder: Path) -> float | None:
+    """Train in `folder`, in this process, as its first process."""
+    from diffusion.training import run
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return run.train(settings(overrides), folder, RunRecord.begin(folder))
+
+
+def job_in_this_process(folder: Path) -> object:
+    """A job of a sweep in a process that has imported torch already, in place of `jobs.wait_for_process`."""
+    from diffusion.training import run, worker
+
+    record = RunRecord.begin(folder)
+    with record.running(str):
+        return run.train(worker.read_config(folder), folder, record)

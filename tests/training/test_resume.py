@@ -1,0 +1,151 @@
+"""Resuming: with the run's recipe, never with another one in silence, and never where nothing is left to train."""
+
+import json
+
+import pytest
+import yaml
+
+from diffusion.config.composition import composed, plain
+from diffusion.runs.metrics import read_metrics
+from diffusion.training.resume import flat
+
+RUN = ["hydra.run.dir=run", "ckpt=auto"]
+
+
+@pytest.fixture
+def run(command, tiny, tmp_path):
+    """A run of two steps with a recipe of its own; its folder."""
+    words = [*tiny, "optimizer.lr=0.001", "lr_scheduler=warmup", "lr_scheduler.warmup=3", "samples.n=0"]
+    status, out, err = command("train", [*words, "trainer.max_steps=2", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    return tmp_path / "run"
+
+
+def config(folder):
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def test_a_run_is_resumed_with_its_own_settings(command, run):
+    before = config(run)
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 0, out + err
+    assert "resuming with the settings in run/config.yaml" in out
+    assert "other settings" not in out
+    after = config(run)
+    assert (before["trainer"].pop("max_steps"), after["trainer"].pop("max_steps")) == (2, 4)
+    assert (before.pop("ckpt"), after.pop("ckpt")) == (None, "auto")
+    assert before == after
+    assert json.loads((run / "run.json").read_text())["steps"] == 4
+    status, out, err = command("train", [*RUN, "trainer.max_steps=6"])  # and again, with both changes
+    assert status == 0, out + err
+    assert config(run)["optimizer"]["lr"] == 0.001
+
+
+def test_a_complete_run_is_not_run_again(command, run):
+    status, out, err = command("train", RUN)
+    assert status == 0, out + err
+    assert "run is complete already" in out
+    assert "resuming from" not in out
+
+
+@pytest.mark.parametrize(
+    ("word", "change"),
+    [
+        ("schedule.last=0.03", "schedule.last 0.02 → 0.03"),
+        ("schedule=cosine", "schedule._target_ "),
+        ("prediction=v", "prediction._target_ "),
+        ("optimizer=sgd", "optimizer._target_ torch.optim.AdamW → torch.optim.SGD"),
+        ("ema=none", "ema._target_ diffusion.training.ema.EMA → null"),
+    ],
+)
+@pytest.mark.parametrize("folder", ["same", "new"])
+def test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was(command, tiny, run, word, change, folder):
+    kept, record = (run / "config.yaml").read_text(), (run / "run.json").read_text()
+    words = [word, "trainer.max_steps=4"]
+    words += RUN if folder == "same" else [*tiny, "ckpt=run/checkpoints/last.ckpt"]
+    status, out, err = command("train", words)
+    assert status == 2, out + err
+    line = err.splitlines()[-1]
+    assert line.startswith("error: ckpt=")
+    assert f"it was trained with other settings: {change}" in line
+    assert line.count("→") == 1
+    assert ((run / "config.yaml").read_text(), (run / "run.json").read_text()) == (kept, record)
+    status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
+    assert status == 0, out + err
+    assert config(run)["schedule"]["_target_"] == yaml.safe_load(kept)["schedule"]["_target_"]
+
+
+def test_other_settings_are_reported(command, run):
+    words = ["optimizer.lr=0.01", "data.batch_size=8", "lr_scheduler=constant", "trainer.max_steps=4"]
+    status, out, err = command("train", [*RUN, *words])
+    assert status == 0, out + err
+    line = next(line for line in out.splitlines() if line.startswith("other settings than the checkpoint's: "))
+    for change in ("data.batch_size 4 → 8", "optimizer.lr 0.001 → 0.01", "lr_scheduler._target_ "):
+        assert change in line
+    assert config(run)["lr_scheduler"].keys() == {"_target_", "_partial_"}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_nothing_left_to_train_is_refused(command, tiny, run, steps):
+    words = ["ckpt=run/checkpoints/last.ckpt", f"trainer.max_steps={steps}", "hydra.run.dir=other"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 2, out + err
+    assert f"it is of step 2, and the run ends at step {steps}" in err
+    assert "trainer.max_epochs" in err
+
+
+def test_validations_are_counted_across_epochs(command, tiny, tmp_path):
+    """An epoch has 6 batches."""
+    words = ["trainer.val_check_interval=7", "trainer.max_epochs=3", "samples.n=0", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    assert list(read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step) == [7, 14, 18]
+
+
+CHOSEN = {  # what is given to resume, and what then differs from the run's own settings
+    "schedule.steps=500 schedule=linear": {"schedule.steps": 500},
+    "experiment=min_snr": {"objective.weighting.gamma": 5.0},
+    "grid@sampler.grid=karras": {"sampler.grid.rho": 7.0},
+    "~logger": {"logger": None},
+}
+
+
+@pytest.mark.parametrize("words", CHOSEN)
+def test_overrides_replace_single_settings_of_the_saved_ones(run, words):
+    from diffusion.runs.resume import resumed_run
+
+    resumed = resumed_run(["hydra.run.dir=run", "ckpt=auto", *words.split()])
+    changed = resumed.with_overrides(plain(composed("train", ["name=x", *resumed.choices, *words.split()])))
+    before, after = flat(config(run)), flat(changed)
+    assert after["optimizer.lr"] == 0.001
+    for key, value in CHOSEN[words].items():
+        assert after.get(key) == value
+    groups = {key.partition(".")[0] for key in before | after if before.get(key) != after.get(key)}
+    assert groups <= {key.partition(".")[0] for key in CHOSEN[words]} | {"ckpt", "name", "sampler"}
+
+
+def test_a_class_in_a_saved_configuration_is_only_built_where_the_user_names_it(command, run):
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("torch.optim.AdamW", "doubles.signalling"))
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 2, out + err
+    assert "its optimizer names doubles.signalling" in err
+
+
+def test_a_saved_configuration_is_never_interpolated(command, run, monkeypatch):
+    monkeypatch.setenv("FOREIGN", "canary")
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("name: unet_tiny", "name: ${oc.env:FOREIGN}"))
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 2, out + err
+    assert "holds the interpolation" in err
+    assert "canary" not in out + err
+
+
+def test_a_sampler_that_the_network_does_not_fit_is_refused_before_training(command, tiny):
+    words = ["sampler=ancestral", "sampler.steps=4", "variance@sampler.variance=learned_range"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 2, out + err
+    assert "learned" in err
+    assert "Traceback" not in err
+    assert "step" not in out
