@@ -1,6 +1,7 @@
 """Scores of images, with their baselines and the audit for copies, in scores.json: the same for all commands."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,27 +27,16 @@ from diffusion.runs.folder import append_scores, read_scores
 LEAST = 4  # images, for any score
 
 
+@dataclass
 class Scorer:
-    """Scores images against one split of the data.
+    """Scores images against one split of the data."""
 
-    Args:
-        data: Set up.
-        split: The reference.
-        folder: Where scores.json is, and figures/ for the audit.
-        ledger: Of evaluations on the test split.
-    """
-
-    def __init__(
-        self,
-        data: ImageData,
-        split: str,
-        extractor: FeatureExtractor,
-        metrics: Sequence[Factory],
-        folder: Path,
-        ledger: Ledger,
-    ):
-        self.data, self.split, self.extractor, self.metrics = data, split, extractor, metrics
-        self.folder, self.ledger = folder, ledger
+    data: ImageData  # set up
+    split: str  # the reference
+    extractor: FeatureExtractor
+    metrics: Sequence[Factory]
+    folder: Path  # where scores.json is, and figures/ for the audit
+    ledger: Ledger  # of evaluations on the test split
 
     def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
         """Raise UserError, before anything is spent, where `n` images cannot be scored, or a baseline or audit made."""

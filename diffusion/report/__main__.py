@@ -36,20 +36,15 @@ def report(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.report.sweep import compare_jobs
-    from diffusion.runs.folder import is_run, jobs_of
+    from diffusion.runs.folder import is_run
 
     if is_run(folder):
         from diffusion.report.run import write_report
 
         print(write_report(folder, *rebuild(folder)))
-    elif jobs_of(folder):
+    else:
         for path in compare_jobs(folder):
             print(path)
-    else:
-        raise UserError(
-            f"{folder}: neither a run (no config.yaml, run.json, metrics.csv or scores.json in it) nor a sweep "
-            "(no run in its sub-folders); name a folder that python -m diffusion.train wrote"
-        )
 
 
 def rebuild(folder: Path) -> tuple[Any, Any]:

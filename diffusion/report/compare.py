@@ -14,7 +14,7 @@ from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
 from diffusion.report.formatting import MISSING, protocol_text, sampler_text
 from diffusion.report.recipes import Column, Comparison, Row
-from diffusion.runs.folder import Run, is_run, jobs_of
+from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
 from diffusion.runs.metrics import validated_weights
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
@@ -31,7 +31,8 @@ def gather(folders: Iterable[Path]) -> list[Run]:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
         if not found:
             raise UserError(
-                f"{folder}: neither a run nor a sweep of runs; name folders that python -m diffusion.train wrote"
+                f"{folder}: neither a run (it has none of {', '.join(PARTS)}) nor a sweep (no run in its sub-folders); "
+                "name a folder that python -m diffusion.train wrote"
             )
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
@@ -46,21 +47,23 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     left_out = [(run, reason) for run in runs if (reason := unusable(run))]
     used = [run for run in runs if not unusable(run)]
     settings = _distinguishing(used)
+    values: dict[Run, dict[str, float]] = {}
     rows: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(settings, len(used)), strict=True)):
-        values = {key: column[i] for key, column in settings.items()}
-        rows.setdefault(tuple(values.values()), Row(values, label)).runs.append(run)
+        chosen = {key: column[i] for key, column in settings.items()}
+        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values)).runs.append(run)
     for row in rows.values():
         row.runs, older = _newest_of_each_seed(row.runs)
         left_out += older
-    recipes = list(rows.values())
+        values |= {run: {} for run in row.runs}
     warnings: list[str] = []
-    columns = _errors(recipes, settings) + _scores(recipes, mixed, warnings)
+    columns = _errors(values, settings) + _scores(values, mixed, len(rows), warnings)
+    for run, numbers in values.items():
+        if run.info.get("seconds") is not None:
+            numbers["seconds"] = float(run.info["seconds"])
     columns.append(Column("seconds", None, "seconds: duration of a run, training to report"))
-    for row in recipes:
-        row.values["seconds"] = {r: float(r.info["seconds"]) for r in row.runs if r.info.get("seconds") is not None}
-    columns = [column for column in columns if any(row.numbers(column.name) for row in recipes)]
-    return Comparison(list(runs), recipes, columns, left_out, warnings)
+    columns = [column for column in columns if any(column.name in numbers for numbers in values.values())]
+    return Comparison(list(runs), list(rows.values()), columns, left_out, warnings)
 
 
 def unusable(run: Run) -> str | None:
@@ -99,17 +102,16 @@ def _newest_of_each_seed(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run
     return list(newest.values()), [(run, f"same recipe and seed as {newest[run.seeds].folder}") for run in older]
 
 
-def _errors(rows: Sequence[Row], settings: Mapping[str, Sequence[str]]) -> list[Column]:
+def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
     """Fill in the last denoising errors. They are ranked only where data, schedule and validation are equal."""
-    for row in rows:
-        for name in ERRORS:
-            row.values[name] = {run: float(run.metrics[name].value[-1]) for run in row.runs if name in run.metrics}
+    for run, numbers in values.items():
+        numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
     different = [key for key in settings if key.split(".")[0] in MEASURED and key not in UNMEASURED]
     why = ""
     if different:
         verb = "differ" if len(different) > 1 else "differs"
         why = f"; not ranked, because {', '.join(different)} {verb}, and with it what is measured"
-    weights = validated_weights(run.metrics for row in rows for run in row.runs)
+    weights = validated_weights(run.metrics for run in values)
     words = {
         "val/mse": f"val/mse: denoising MSE on validation images, {weights}, at the end{why}",
         "fit/mse": "fit/mse: the same on as many training images; not ranked, since over-fitting lowers it too",
@@ -118,39 +120,32 @@ def _errors(rows: Sequence[Row], settings: Mapping[str, Sequence[str]]) -> list[
     return [Column(name, True if name == "val/mse" and not different else None, words[name]) for name in ERRORS]
 
 
-def _scores(rows: Sequence[Row], mixed: bool, warnings: list[str]) -> list[Column]:
+def _scores(values: dict[Run, dict[str, float]], mixed: bool, recipes: int, warnings: list[str]) -> list[Column]:
     """Fill in the last scores of samples, a column for each metric and protocol, and add warnings about them."""
-    measured = [(row, run, _measured(run)) for row in rows for run in row.runs]
-    several = _several_makers([(run, scores) for _, run, scores in measured], mixed)
-
-    def key_of(score: Score) -> str:
-        """The key of the score's column."""
+    measured = ("samples", "images", "network")
+    scored = [(run, s) for run in values for s in run.scores if s.what in measured and not math.isnan(s.value)]
+    several = _several_makers(scored, mixed)
+    found: dict[str, dict[Run, Score]] = {}  # by column
+    for run, score in scored:
         made = maker(score)
-        return json.dumps([score.protocol_key, {part: made.get(part) for part in several.get(score.protocol_key, ())}])
-
-    last = [(row, run, {key_of(score): score for score in scores}) for row, run, scores in measured]
-    scored = [(run, score) for _, run, scores in last for score in scores.values()]
-    examples = {key: score for _, _, scores in reversed(last) for key, score in scores.items()}
-    keys = list(dict.fromkeys(key for _, _, scores in last for key in scores))
-    metrics = [examples[key].metric for key in keys]
+        column = json.dumps([score.protocol_key, {part: made.get(part) for part in several[score.protocol_key]}])
+        found.setdefault(column, {})[run] = score
+    last = [(run, score) for by_run in found.values() for run, score in by_run.items()]
+    examples = [next(iter(by_run.values())) for by_run in found.values()]
+    metrics = [score.metric for score in examples]
     for metric in dict.fromkeys(metrics):
         if metrics.count(metric) > 1 and not mixed:
-            _refuse(metric, [(run, score) for run, score in scored if score.metric == metric])
+            _refuse(metric, [(run, score) for run, score in last if score.metric == metric])
     columns = []
-    for i, (key, metric) in enumerate(zip(keys, metrics, strict=True), start=1):
-        name, score = metric if metrics.count(metric) == 1 else f"{metric} [{i}]", examples[key]
-        for row in rows:
-            row.values[name] = {run: scores[key].value for owner, run, scores in last if owner is row and key in scores}
+    for i, (score, by_run) in enumerate(zip(examples, found.values(), strict=True), start=1):
+        name = score.metric if metrics.count(score.metric) == 1 else f"{score.metric} [{i}]"
+        for run, other in by_run.items():
+            values[run][name] = other.value
         higher, made = score.higher_is_better, maker(score)
-        by = "".join(f"; {part} {made[part]}" for part in several.get(score.protocol_key, ()) if part in made)
+        by = "".join(f"; {part} {made[part]}" for part in several[score.protocol_key] if part in made)
         columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_text(score)}{by}"))
-    warnings += _warnings(len(rows), scored)
+    warnings += _warnings(recipes, last)
     return columns
-
-
-def _measured(run: Run) -> list[Score]:
-    """The scores of what the run made, in order."""
-    return [s for s in run.scores if s.what in ("samples", "images", "network") and not math.isnan(s.value)]
 
 
 def maker(score: Score) -> dict[str, str]:
@@ -160,26 +155,27 @@ def maker(score: Score) -> dict[str, str]:
     return {p: sampler_text(v) if isinstance(v, Mapping) else str(v) for p, v in parts.items() if v is not None}
 
 
-def _several_makers(scored: Sequence[tuple[Run, Sequence[Score]]], mixed: bool) -> dict[str, list[str]]:
-    """The key of a protocol -> the parts of `maker` in which scores of one folder differ; {} where none does.
+def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[str, list[str]]:
+    """The key of each protocol -> the parts of `maker` in which scores of one folder differ.
 
     (Scores of one run at several steps have one maker, and the last counts.) Of several makers it is not known which
     one is meant: UserError, unless `mixed`.
     """
-    found: dict[str, list[str]] = {}
-    for run, scores in scored:
-        for protocol in dict.fromkeys(score.protocol_key for score in scores):
-            same = [score for score in scores if score.protocol_key == protocol]
-            made = [maker(score) for score in same]
-            values = {part: list(dict.fromkeys(m[part] for m in made if part in m)) for part in MAKERS}
-            several = {part: names for part, names in values.items() if len(names) > 1}
-            if several and not mixed:
-                listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
-                raise UserError(
-                    f"{run.folder}: {same[0].metric} was measured several times there, and {listed}: add --mixed for "
-                    "separate columns, or score into a folder each (a study is reported in its own study.md)"
-                )
-            found[protocol] = list(dict.fromkeys([*found.get(protocol, []), *several]))
+    found: dict[str, list[str]] = {score.protocol_key: [] for _, score in scored}
+    groups: dict[tuple[Run, str], list[Score]] = {}
+    for run, score in scored:
+        groups.setdefault((run, score.protocol_key), []).append(score)
+    for (run, protocol), scores in groups.items():
+        made = [maker(score) for score in scores]
+        values = {part: list(dict.fromkeys(parts[part] for parts in made if part in parts)) for part in MAKERS}
+        several = {part: names for part, names in values.items() if len(names) > 1}
+        if several and not mixed:
+            listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
+            raise UserError(
+                f"{run.folder}: {scores[0].metric} was measured several times there, and {listed}: add --mixed for "
+                "separate columns, or score into a folder each (a study is reported in its own study.md)"
+            )
+        found[protocol] += [part for part in several if part not in found[protocol]]
     return found
 
 

@@ -99,8 +99,8 @@ def by_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     names = [column.name for column in comparison.columns]
     rows = []
     for i, run in enumerate(comparison.runs):
-        values = next((row.values for row in comparison.rows if run in row.runs), {})
-        numbers = [values.get(name, {}).get(run) for name in names]
+        values: dict[str, float] = next((row.values[run] for row in comparison.rows if run in row.runs), {})
+        numbers = [values.get(name) for name in names]
         rows.append([str(run.folder), run.state, *(column[i] for column in settings.values()), *numbers])
     return ["run", "state", *settings, *names], rows
 

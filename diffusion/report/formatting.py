@@ -95,9 +95,3 @@ def short(value: float) -> str:
     """3 significant digits; whole numbers of up to 6 digits without an exponent: `0.0123`, `29600`."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:.0f}" if 1000 <= abs(rounded) < 1e6 else f"{rounded:.3g}"
-
-
-def number_protocols(scores: Iterable[Score]) -> dict[str, int]:
-    """The key of each protocol -> 1, 2, … in order of appearance."""
-    keys = dict.fromkeys(score.protocol_key for score in scores)
-    return {key: i for i, key in enumerate(keys, start=1)}

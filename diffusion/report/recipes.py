@@ -49,16 +49,16 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
 
 @dataclass
 class Row:
-    """The runs of one recipe: the settings that distinguish it from the others, and its numbers by column."""
+    """The runs of one recipe, and the settings that distinguish it from the others."""
 
     settings: dict[str, str]
-    label: str = "all"
+    label: str
+    values: dict[Run, dict[str, float]]  # of all runs, by column
     runs: list[Run] = field(default_factory=list)
-    values: dict[str, dict[Run, float]] = field(default_factory=dict)
 
     def numbers(self, column: str) -> list[float]:
-        """The numbers of a column, one per run."""
-        return list(self.values.get(column, {}).values())
+        """The numbers of a column, one per run that has one."""
+        return [self.values[run][column] for run in self.runs if column in self.values[run]]
 
     def mean(self, column: str) -> Mean | None:
         """The mean over seeds; None where there is no number."""

@@ -14,15 +14,7 @@ from diffusion.console import count, duration
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import figures, style
-from diffusion.report.formatting import (
-    MISSING,
-    describe,
-    markdown_table,
-    number_protocols,
-    protocol_text,
-    sampler_text,
-    value_text,
-)
+from diffusion.report.formatting import MISSING, describe, markdown_table, protocol_text, sampler_text, value_text
 from diffusion.runs.folder import Run
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
@@ -176,7 +168,8 @@ def scores_section(scores: Sequence[Score]) -> str:
     """
     if not scores:
         return "No scores were computed."
-    protocols = number_protocols(scores)
+    keys = dict.fromkeys(score.protocol_key for score in scores)
+    protocols = {key: f"[{i}]" for i, key in enumerate(keys, start=1)}
     rows: list[list[str]] = []
     used: set[int] = set()
     for score in scores:
@@ -188,7 +181,7 @@ def scores_section(scores: Sequence[Score]) -> str:
         if score.what in BASELINES and id(score) not in used:
             rows.append(_score_row(score, {score.what: score}, protocols))
     words = {score.protocol_key: f"{score.metric}: {protocol_text(score)}" for score in reversed(scores)}
-    listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
+    listed = "\n".join(f"- {number} {words[key]}." for key, number in protocols.items())
     return (
         markdown_table(("score", "value", *BASELINES.values(), "protocol", "of what, how"), rows, right=range(1, 6))
         + "\n\nLower is closer to the reference, except for precision, recall, coverage and the Inception Score, where "
@@ -207,7 +200,7 @@ def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
     return None
 
 
-def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, int]) -> list[str]:
+def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, str]) -> list[str]:
     source, how = score.source, [score.what]
     if source.get("step") is not None:
         how.append(f"step {source['step']:,}")
@@ -221,7 +214,7 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
         score.metric,
         MISSING if score.what in BASELINES else f"**{value_text(score)}**",
         *(value_text(baselines.get(name)) for name in BASELINES),
-        f"[{protocols[score.protocol_key]}]",
+        protocols[score.protocol_key],
         ", ".join(how),
     ]
 

@@ -11,19 +11,14 @@ from rich.console import Console
 
 from diffusion.config import messages
 from diffusion.console import console as standard
-from diffusion.errors import UserError
 
 
 def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
-    """Write the comparison of the sweep in `folder`; its files. Raises UserError where it holds no job."""
-    from diffusion.report.compare import compare  # scipy and matplotlib: not at the start of every command
+    """Write the comparison of the sweep in `folder`; its files. Raises UserError where it has no jobs."""
+    from diffusion.report.compare import compare, gather  # scipy and matplotlib: not at the start of every command
     from diffusion.report.comparison import write
-    from diffusion.runs.folder import jobs_of
 
-    jobs = jobs_of(folder)
-    if not jobs:
-        raise UserError(f"{folder}: no run in its sub-folders; expected the folder of a sweep, with jobs 0, 1, …")
-    return write(compare(jobs, mixed=True), folder, f"Sweep {folder.resolve().name}", console)
+    return write(compare(gather([folder]), mixed=True), folder, f"Sweep {folder.resolve().name}", console)
 
 
 class SweepTable(Callback):
