@@ -19,7 +19,7 @@ ALLOWED = {
     "model": {"model"},
     "data": {"data"},
     "metric": {"metric"},
-    "report": {"report", "process", "data", "config", "runs"},
+    "report": {"report", "process", "data", "config", "runs", "metric"},
 }
 FORBIDDEN = {"process": {"lightning", "hydra", "omegaconf"}, "model": {"lightning", "hydra", "omegaconf"}}
 
