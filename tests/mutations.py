@@ -34,13 +34,13 @@ def copy(target: Path, fault: Fault | None) -> None:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
     if fault is not None:
-        path = target / "diffusion" / fault.file
-        path.write_text(path.read_text("utf-8").replace(fault.sound, fault.faulty), encoding="utf-8")
+        for path in (target / "diffusion").rglob("*.py"):
+            path.write_text(path.read_text("utf-8").replace(fault.sound, fault.faulty), encoding="utf-8")
 
 
 def places(fault: Fault) -> int:
     """How often the sound text occurs."""
-    return (ROOT / "diffusion" / fault.file).read_text("utf-8").count(fault.sound)
+    return sum(path.read_text("utf-8").count(fault.sound) for path in (ROOT / "diffusion").rglob("*.py"))
 
 
 def judge(folder: Path, tests: str) -> None:
@@ -89,7 +89,7 @@ def plant(faults: list[Fault]) -> int:
     """Print what came of each; how many were not as they should be."""
     if astray := [fault for fault in faults if places(fault) != 1]:
         for fault in astray:
-            print(f"{fault.what}: {fault.sound!r} occurs {places(fault)} times in {fault.file}")
+            print(f"{fault.what}: {fault.sound!r} occurs {places(fault)} times")
         return len(astray)
     plan: list[tuple[Fault | None, str]] = [(None, tests) for tests in sorted({fault.tests for fault in faults})]
     plan += [(fault, fault.tests) for fault in faults]

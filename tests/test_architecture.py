@@ -1,67 +1,76 @@
-"""Dependencies run one way, every configuration can be made, and the wheel carries what a run needs."""
+"""Imports lead one way, docs/architecture.md shows how, and the wheel carries what a run needs."""
 
-import ast
+import importlib.util
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from types import ModuleType
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-import diffusion
-from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
+from diffusion.files import PACKAGE
 
-PACKAGE = Path(diffusion.__file__).parent
-LEAVES = {"errors", "randomness", "console", "files"}  # which every module may import
-ALLOWED = {
-    "process": {"process"},
-    "model": {"model"},
-    "data": {"data"},
-    "metric": {"metric"},
-    "report": {"report", "process", "data", "config", "runs", "metric"},
+CORE = ("process", "model", "data", "metric")  # rooms that import no other room
+WITHOUT = {
+    "process": {"lightning", "hydra", "omegaconf", "pydantic", "wandb"},
+    "model": {"lightning", "hydra", "omegaconf", "pydantic", "wandb"},
 }
-FORBIDDEN = {"process": {"lightning", "hydra", "omegaconf"}, "model": {"lightning", "hydra", "omegaconf"}}
 
 
-def imports(file: Path) -> set[str]:
-    """The dotted modules that a file imports, within functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+@pytest.fixture(scope="module")
+def rooms() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("rooms", PACKAGE.parent / "docs/rooms.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_dependencies_run_one_way(room):
-    for file in (PACKAGE / room).rglob("*.py"):
-        for name in imports(file):
-            top, _, rest = name.partition(".")
-            if top == "diffusion":
-                assert rest.partition(".")[0] in ALLOWED[room] | LEAVES, f"{file.name} imports {name}"
-            assert top not in FORBIDDEN.get(room, ()), f"{file.name} imports {name}"
+def test_no_module_imports_itself_by_way_of_others(rooms):
+    TopologicalSorter(rooms.imports()).prepare()  # raises CycleError, which names the circle
 
 
-GROUPS = ("schedule", "prediction", "objective", "optimizer", "lr_scheduler", "ema", "trainer", "sampler", "experiment")
-CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+def test_rooms_are_in_an_order(rooms):
+    TopologicalSorter(rooms.arrows()).prepare()
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_and_can_be_made(group, choice):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", [f"{group}={choice}", "name=test"])
-    OmegaConf.to_yaml(cfg, resolve=True)
-    for made in GROUPS:
-        if made != "experiment" and cfg.get(made):
-            assert make(cfg[made], made) is not None
+@pytest.mark.parametrize("room", CORE)
+def test_the_core_imports_no_other_room(rooms, room):
+    assert rooms.arrows()[room] <= set(rooms.BASE)
 
 
-@pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_yaml_says_what_it_is(path):
-    assert path.read_text().startswith("#")
+def test_what_every_room_may_import_imports_no_room(rooms):
+    for module in rooms.BASE:
+        assert rooms.arrows()[module] <= set(rooms.BASE), module
+
+
+@pytest.mark.parametrize("room", WITHOUT)
+def test_the_mathematics_needs_no_framework(rooms, room):
+    for module, file in rooms.modules().items():
+        if rooms.room(module) == room:
+            used = {name.partition(".")[0] for name in rooms.imported_names(file)}
+            assert not used & WITHOUT[room], f"{module} imports {used & WITHOUT[room]}"
+
+
+def test_the_picture_is_current(rooms):
+    (drawn,) = rooms.PICTURE.findall((rooms.DOCS / "architecture.md").read_text("utf-8"))
+    assert drawn == rooms.picture(), "python docs/rooms.py draws it anew"
+
+
+def test_a_circle_would_be_found(rooms, monkeypatch, tmp_path):
+    def planted() -> Iterator[tuple[str, str]]:
+        yield "a", "def f():\n    from diffusion.b import x\n"
+        yield "b", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import diffusion.c.d\n"
+        yield "c/d", "import diffusion.a\n"
+
+    package = tmp_path / "diffusion"
+    for name, text in planted():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.setattr(rooms, "PACKAGE", package)
+    with pytest.raises(ValueError, match="cycle"):
+        TopologicalSorter(rooms.imports()).prepare()
 
 
 def test_the_wheel_carries_configs_and_photographs(tmp_path):

@@ -13,9 +13,9 @@ PARTS = sorted(file.stem for file in (TESTS / "faults").glob("*.py") if file.ste
 @pytest.mark.parametrize("part", PARTS)
 def test_faults_have_their_places_and_tests(part, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
+    texts = [file.read_text("utf-8") for file in (TESTS.parent / "diffusion").rglob("*.py")]
     for fault in import_module(f"faults.{part}").FAULTS:
-        program = (TESTS.parent / "diffusion" / fault.file).read_text("utf-8")
-        assert program.count(fault.sound) == 1, fault.what
+        assert sum(text.count(fault.sound) for text in texts) == 1, fault.what
         file, _, name = fault.tests.partition("::")
         where = TESTS / file
         assert where.exists(), fault.what

@@ -1,37 +1,56 @@
 """Settings of a wrong kind are one line; every value that is shipped is of its kind."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import annotated_types as at
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from pydantic import BaseModel
 from torch import Tensor
 
-from diffusion.config import settings
-from diffusion.config.build import check_kinds
-from diffusion.config.choices import conf_dir
+from diffusion.config import schema
+from diffusion.config.build import check_node, make
+from diffusion.config.choices import choices, conf_dir, is_group
+from diffusion.config.validation import check_arguments, describe
 from diffusion.errors import UserError
-from diffusion.runs import naming as folders
+from tests.support.composing import settings
 
-CHOICES = [
-    (group, file.stem)
-    for group in (*settings.GROUPS["train"], "ema", "logger", "experiment")
-    for file in sorted((conf_dir() / group).glob("*.yaml"))
-]
+GROUPS = (*(key for key in schema.Train.model_fields if is_group(key)), "experiment", "trainer")
+CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_is_of_its_kind(group, choice):
-    folders.register()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", overrides=[f"{group}={choice}", "name=x", *["data.root=x"] * (choice == "folder")])
-    settings.check("train", OmegaConf.to_container(config, resolve=True))
-    for part in config:
-        if OmegaConf.is_dict(config[part]):
-            check_kinds(config[part], part)
+def test_every_choice_composes_and_is_of_its_kind(group, choice):
+    chosen = settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")])
+    for key, value in chosen:
+        if is_group(key):
+            check_node(value, key)
+
+
+MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "model", "data", "logger")
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in MADE and c not in ("none", "wandb")])
+def test_every_choice_can_be_made(group, choice):
+    chosen = getattr(settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")]), group)
+    assert make({**chosen, "_partial_": True}, group) is not None
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_yaml_says_what_it_is(path):
+    assert path.read_text().startswith("#")
+
+
+@pytest.mark.parametrize("command", schema.COMMANDS)
+def test_every_setting_is_described(command):
+    def check(model: type[BaseModel]) -> None:
+        for key, field in model.model_fields.items():
+            assert is_group(key) or field.description, f"{model.__name__}.{key}"
+            assert describe(field.annotation) != "anything", f"{model.__name__}.{key}"
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                check(field.annotation)
+
+    check(schema.COMMANDS[command])
 
 
 WRONG = {
@@ -51,7 +70,7 @@ WRONG = {
         "bits=-3": "at least 0; bits=0 is the default",
         "split=tset": "train, val, test",
         "audit=pixels": "a list",
-        "yardsticks=[untrained]": "noise, real, floor",
+        "baselines=[untrained]": "noise, real, floor",
         "again=perhaps": "true or false",
     },
     "study": {
@@ -78,7 +97,14 @@ class Parent:
 
 
 class Child(Parent):
-    def __init__(self, rate: float | None, sizes: Sequence[int] = (), pair: tuple[float, float] = (0, 1), **more: Any):
+    def __init__(
+        self,
+        rate: float | None,
+        sizes: Sequence[int] = (),
+        pair: tuple[float, float] = (0, 1),
+        ratio: Annotated[float, at.Gt(0), at.Le(1)] = 1,
+        **more: Any,
+    ):
         pass
 
 
@@ -95,6 +121,7 @@ class Alone(Parent):
         (Child, "pair", [[0, 0.5]], [[0], [0, 1, 2], 0]),
         (Child, "side", [1], [1.0, None, "a"]),
         (Child, "named", ["a"], ["c", None, 1]),
+        (Child, "ratio", [0.5, 1], [0, 1.5, float("nan"), "0.5"]),
         (Child, "unknown", ["anything"], []),
         (Alone, "side", ["is not its own"], []),
         (Alone, "part", [None, {"_target_": "x"}], ["karras", 3]),
@@ -102,7 +129,7 @@ class Alone(Parent):
 )
 def test_arguments_are_what_their_annotations_say(target, argument, good, bad):
     for value in good:
-        settings.check_arguments(target, {argument: value}, "model")
+        check_arguments(target, {argument: value}, "model")
     for value in bad:
         with pytest.raises(UserError, match=f"^model.{argument}="):
-            settings.check_arguments(target, {argument: value}, "model")
+            check_arguments(target, {argument: value}, "model")

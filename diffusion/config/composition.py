@@ -11,10 +11,9 @@ from diffusion.config.choices import conf_dir, is_group
 from diffusion.config.schema import COMMANDS, Settings
 
 
-def register_settings() -> None:
-    """Make the defaults of all commands' settings known to Hydra: conf/NAME.yaml includes NAME_settings."""
-    for name, schema in COMMANDS.items():
-        ConfigStore.instance().store(f"{name}_settings", defaults(schema))
+def register_settings(name: str, schema: type[Settings]) -> None:
+    """Make the defaults of a command's settings known to Hydra: conf/NAME.yaml includes NAME_settings."""
+    ConfigStore.instance().store(f"{name}_settings", defaults(schema))
 
 
 def defaults(schema: type[Settings]) -> dict[str, Any]:
@@ -30,7 +29,8 @@ def defaults(schema: type[Settings]) -> dict[str, Any]:
 
 def composed(command: str, overrides: list[str]) -> DictConfig:
     """The configuration of a command with overrides."""
-    register_settings()
+    for name, schema in COMMANDS.items():
+        register_settings(name, schema)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(command, overrides)

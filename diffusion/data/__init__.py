@@ -1,4 +1,4 @@
-"""Photographs in: safe decoding, an image folder, the bundled landscapes, CIFAR-10, as LightningDataModules."""
+"""Data sets of images, as LightningDataModules: an image folder, the bundled landscapes, CIFAR-10."""
 
 from diffusion.data.batches import Batch, Split, to_uint8, to_unit
 from diffusion.data.cifar10 import Cifar10

@@ -13,22 +13,21 @@ from torch.utils.data import Dataset
 from diffusion.data.cache import digest
 from diffusion.data.order import Index
 
-TILE = re.compile(r" \d+px at \d+,\d+$")  # how a tile's name continues after its photograph's name
+TILE = re.compile(r" \d+px at \d+,\d+$")  # the part of a tile's name that follows the name of its photograph
 
 
 class Batch(NamedTuple):
-    """B images of one split.
-
-    `image`: (B, 3, H, W), uint8 from the loader, float32 in [-1, 1] on the device. `index`: (B,) int64, on the CPU, the
-    images' places in the loader's split. `flip`: (B,) bool, which of them are mirrored left to right. `epoch`, and
-    `number`, the batch's place in it.
-    """
+    """B images of one split."""
 
     image: Tensor
+    """(B, 3, H, W), uint8 from the loader, float32 in [-1, 1] on the device."""
     index: Tensor  # type: ignore[assignment]  # this hides the tuple's method of that name
+    """(B,) int64, the positions of the images in the loader's split. It stays on the CPU."""
     flip: Tensor
+    """(B,) bool, which images are mirrored left to right."""
     epoch: int = 0
     number: int = 0
+    """The position of the batch in its epoch."""
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -37,13 +36,13 @@ def to_unit(image: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """float [-1, 1] -> uint8 0..255, rounded to the nearest; values outside are clamped, never wrapped."""
+    """float [-1, 1] -> uint8 0..255, rounded to the nearest. Values outside the range are clamped."""
     return image.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Square RGB images, uint8 (N, 3, H, W), and the name of each, which says where it comes from."""
+    """Square RGB images, uint8 (N, 3, H, W), and the name of each one, which says where it comes from."""
 
     images: Tensor
     names: list[str]
@@ -52,21 +51,21 @@ class Split(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, key: Index) -> Batch:
-        """A whole batch at once: one gather instead of B."""
+        """A whole batch at once, so that B images take one indexing operation."""
         index, flip, epoch, number = key
         return Batch(self.images[index], index, flip, epoch, number)
 
     @cached_property
     def sources(self) -> list[str]:
-        """What each image is a part of: a tile's photograph (`tiles` names it), else the image itself."""
+        """The source of each image: the photograph of a tile (see `tiles`), or else the name of the image."""
         return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
-        """The split of the images at `index` (M,), in that order."""
+        """The images at the positions `index` (M,), in that order."""
         return Split(self.images[index], [self.names[i] for i in index.tolist()])
 
     @cached_property
     def key(self) -> str:
-        """A hash of the pixels, and so of the files and how they were resized: statistics are cached under it."""
+        """A hash of the pixels, and so of the files and of how they were resized. Statistics are cached under it."""
         pixels = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16).hexdigest()
         return digest(tuple(self.images.shape), pixels)

@@ -1,4 +1,4 @@
-"""What was decoded once is kept as a file of tensors and plain values, checked by a hash, replaced in one step."""
+"""The cache of decoded images: files of tensors and plain values, checked by a hash and replaced in one step."""
 
 import hashlib
 import io
@@ -14,43 +14,48 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, replace
 
-DIGEST = 32  # bytes of the BLAKE2b hash at the head of a cache file
+DIGEST = 32  # bytes of the BLAKE2b hash at the start of a cache file
 
 
-def place() -> Path:
-    """The folder of decoded images. `UserError` when it can't be made."""
+def cache_folder() -> Path:
+    """The folder of decoded images. Raises UserError where it cannot be created."""
     try:
         return cache_dir("data")
     except OSError as error:
-        raise UserError(f"the image cache can't be made ({error}); set DIFFUSION_CACHE to a writable folder") from error
+        raise UserError(
+            f"the image cache can't be created ({error}); set DIFFUSION_CACHE to a writable folder"
+        ) from error
 
 
 def digest(*parts: object) -> str:
-    """A hash (32 hex digits) of the representations of `parts`: the name of what was made from them."""
+    """A hash (32 hexadecimal digits) of the representations of `parts`, for the name of what is made from them."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns (tensors and plain values), from `file` when it is whole, else made now and kept there."""
+    """The result of `make` (tensors and plain values), read from `file` if that is intact, else made and written."""
+
+    def checksum(content: memoryview) -> bytes:
+        return hashlib.blake2b(content, digest_size=DIGEST).digest()
+
     try:
-        blob = memoryview(file.read_bytes())
-        if hashlib.blake2b(blob[DIGEST:], digest_size=DIGEST).digest() == blob[:DIGEST]:
-            return torch.load(io.BytesIO(blob[DIGEST:]), weights_only=True)
-        say(f"the cached images in {file} are damaged: making them again")
+        stored = memoryview(file.read_bytes())
+        if checksum(stored[DIGEST:]) == stored[:DIGEST]:
+            return torch.load(io.BytesIO(stored[DIGEST:]), weights_only=True)
+        print_once(f"the cached images in {file} are damaged: making them again")
     except FileNotFoundError:
         pass
     except OSError as error:
-        say(f"the cached images in {file} can't be read ({error.strerror}): making them again")
+        print_once(f"the cached images in {file} can't be read ({error.strerror}): making them again")
     value = make()
     buffer = io.BytesIO()
     torch.save(value, buffer)
-    content = buffer.getbuffer()
-    write(file, hashlib.blake2b(content, digest_size=DIGEST).digest(), content)
+    write(file, checksum(buffer.getbuffer()), buffer.getbuffer())
     return value
 
 
 def write(file: Path, *parts: bytes | memoryview) -> None:
-    """Replaces `file` in one step. `UserError` when it can't be written."""
+    """Replace `file` in one step. Raises UserError where it cannot be written."""
     try:
         replace(file, *parts)
     except OSError as error:
@@ -60,7 +65,7 @@ def write(file: Path, *parts: bytes | memoryview) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when the file is missing or damaged, since it can be made again."""
+    """The object in a JSON file of the cache; empty where the file is missing or damaged."""
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -69,6 +74,6 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @rank_zero_only
-def say(line: str) -> None:
-    """One line on the console, from the first process only."""
+def print_once(line: str) -> None:
+    """Print a line on the first process only."""
     console.print(line)

@@ -1,9 +1,10 @@
-"""CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32x32 pixels, through torchvision."""
+"""CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32x32 pixels, read by torchvision."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torchvision.datasets import CIFAR10
 
 from diffusion.data.batches import Split
@@ -14,30 +15,31 @@ from diffusion.randomness import generator_for
 
 
 class Cifar10(ImageData):
-    """The official test split; `val` images drawn by the seed from the official training split, the rest for training.
+    """The official test split. Training and validation images are the official training split, divided by the seed.
 
-    root: the folder of `cifar-10-batches-py` or its archive; null is the project's cache.
-    download: fetch it (170 MB) when it is not there.
+    Args:
+        root: Folder of cifar-10-batches-py or of its archive; null for the project's cache.
+        resolution: Side of the images, which is 32 pixels.
+        download: Download the archive (170 MB) if it is not there.
+        val: Validation images, out of the 50,000 images for training.
     """
 
     def __init__(
         self,
         root: str | Path | None = None,
-        resolution: int = 32,
+        resolution: Literal[32] = 32,
         download: bool = True,
-        val: int = 5000,
+        val: Annotated[int, Ge(0)] = 5000,
         **options: Any,
     ):
         super().__init__(resolution, **options)
-        if resolution != 32:
-            raise UserError(f"data.resolution={resolution}: the images of CIFAR-10 are 32x32; set data.resolution=32")
         self.root = Path(root).expanduser() if root else cache_dir("cifar10")
         self.download = download
         self.val = val
 
     def load(self) -> dict[str, Split]:
         official = self._official(train=True)
-        if not 0 <= self.val < len(official):
+        if self.val >= len(official):
             raise UserError(
                 f"data.val={self.val}: expected fewer than the {len(official)} training images of CIFAR-10; set "
                 f"data.val=5000"
@@ -49,10 +51,10 @@ class Cifar10(ImageData):
     def _official(self, train: bool) -> Split:
         try:
             data = CIFAR10(self.root, train=train, download=self.download)
-        except (RuntimeError, OSError) as error:  # missing or damaged; no network, or no place for it
+        except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
             raise UserError(
-                f"CIFAR-10 is not in {self.root} and can't be fetched ({' '.join(str(error).split())}): put its "
-                f"{CIFAR10.filename} there or set data.root to where it is, and leave data.download=true to unpack it"
+                f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put its "
+                f"{CIFAR10.filename} there or set data.root to its folder, and leave data.download=true to unpack it"
             ) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return Split(images, [f"{'train' if train else 'test'} {i}" for i in range(len(images))])

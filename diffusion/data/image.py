@@ -1,8 +1,9 @@
-"""One image file -> one square of RGB bytes with the right pixels, or a reason why not.
+"""One image file -> one square of RGB bytes, or a reason why the file cannot be used.
 
-Accepted: every mode and orientation below; of an animation the first frame. Refused, each with its reason: what can't
-be read whole, a size beyond MAX_PIXELS (known from the header, before any pixel is decoded), a side shorter than the
-resolution (never enlarged: the network would learn the blur), values without a known white.
+Every colour mode and EXIF orientation is accepted; of an animation the first frame. These are refused: files that can't
+be decoded completely, images of more than MAX_PIXELS (known from the header, before any pixel is decoded), images with
+a side shorter than the resolution (if they were enlarged, the network would learn the blur), and pixel values of which
+white is not known.
 """
 
 import warnings
@@ -12,10 +13,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
-MAX_PIXELS = 1 << 27  # 134 million: the largest phone pictures (108) pass, and 400 MB of RGB are the most a file takes
-# No EPS: reading one runs a program.
+MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures; as RGB 400 MB of memory
+# EPS is left out, because reading it runs a program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
-RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
+RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key, because another Pillow may round differently
 WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
@@ -23,14 +24,19 @@ class Unusable(Exception):
     """Why an image can't be used, in a few words."""
 
 
-def read(file: Path, at_least: int | None = None) -> Image.Image:
-    """The upright RGB image in `file`, whatever its mode.
+class NotAnImage(Unusable):
+    """The file is not in a known image format."""
 
-    With `at_least`, a JPEG is decoded at a half, quarter or eighth where its sides stay twice as many pixels, which is
-    several times faster. `Unusable` when the image can't be read whole or has a side below `at_least`.
+
+def read(file: Path, at_least: int | None = None) -> Image.Image:
+    """The upright image in `file`, as RGB. Raises Unusable.
+
+    Args:
+        at_least: the shortest side that is accepted, in pixels. With it, a JPEG is decoded at a half, a quarter or an
+            eighth of its size if its sides are still twice as long, which is several times faster.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of the sizes and metadata that are judged here
+        warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata, which are checked here
         try:
             with _open(file) as image:
                 width, height = image.size
@@ -38,7 +44,7 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
                 if at_least and min(width, height) < at_least:
                     raise Unusable(f"{width}x{height} pixels, smaller than the resolution {at_least}")
-                if image.format == "PNG":  # decoding skips the checksums of the pixels
+                if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
                         twin.verify()
                 if at_least:
@@ -50,39 +56,40 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise Unusable(f"too many pixels: {error}") from error
         except UnidentifiedImageError as error:
-            raise Unusable("not an image in a known format") from error
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
+            raise NotAnImage("not an image in a known format") from error
+        except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def size_of(file: Path) -> tuple[int, int] | None:
-    """(width, height) by the header of `file`; None for what is no image."""
+    """(width, height) from the header of `file`; None if it is not an image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with _open(file) as image:
                 return image.size
-        except Exception:  # decoders raise nearly anything on damaged bytes
+        except Exception:  # decoders raise almost any exception on damaged bytes
             return None
 
 
 def square(image: Image.Image, side: int, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The window `box` (left, top, right, bottom) of `image` and nothing beyond it, resized to `side` pixels.
+    """The window `box` (left, top, right, bottom) of `image`, resized without using any pixel outside of it.
 
-    Lanczos with antialiasing: uint8 (side, side, 3), or (side, side) for a single channel.
+    Lanczos with antialiasing. uint8 (side, side, 3), or (side, side) for a single channel.
     """
     return np.asarray(image.crop(box).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def planes(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (3, H, W), laid out so."""
+    """(H, W, 3) -> (3, H, W), contiguous."""
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def crop_box(size: tuple[int, int], position: float) -> tuple[int, int, int, int]:
-    """The largest square window of an image of `size` (width, height).
+    """The largest square window of an image of `size` (width, height), as (left, top, right, bottom).
 
-    `position` in [0, 1] places it along the longer side; 0.5 is the centre.
+    Args:
+        position: where the window is along the longer side, in [0, 1]; 0.5 is the centre.
     """
     width, height = size
     side = min(width, height)
@@ -96,12 +103,12 @@ def _open(file: Path) -> Image.Image:
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
-    """`rgb` turned as the EXIF orientation of `image` says."""
+    """`rgb`, turned according to the EXIF orientation of `image`."""
     try:
         rgb.info = {}
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         rgb.getexif()[ExifTags.Base.Orientation] = orientation
-    except Exception:  # unreadable metadata: the pixels are right as they lie
+    except Exception:  # unreadable metadata: the pixels are not turned
         return rgb
     return ImageOps.exif_transpose(rgb)
 
@@ -110,13 +117,13 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in WIDE:
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        clear = image.convert("RGBA")  # what lies under full transparency is arbitrary: show it on white
+        clear = image.convert("RGBA")  # transparent pixels have arbitrary colours: show them on white
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
     return image.convert("RGB")
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Integers 0..65535 -> 0..255; floats in [0, 1] or [0, 255] -> 0..255. (Pillow's own conversion saturates.)"""
+    """Integers 0..65535 -> 0..255; floats in [0, 1] or [0, 255] -> 0..255. (Pillow's conversion saturates.)"""
     low, high = values.min(), values.max()
     white = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
     if not (low >= 0 and high <= white):

@@ -1,17 +1,17 @@
-"""The LightningDataModule that every data set is: splits of images in memory, and the loaders of their batches."""
+"""The LightningDataModule of every data set: splits of images in memory, and the loaders of their batches."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
 from diffusion.data.batches import Batch, Split, to_unit
 from diffusion.data.cache import digest
-from diffusion.data.order import InOrder, TrainingBatches
+from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 
@@ -54,15 +54,16 @@ class ImageData(LightningDataModule):
         self.splits: dict[str, Split] = {}
         self.report: list[dict[str, str]] = []
         self.batches_per_epoch: int | None = None  # None: as many as the images fill
-        self.batches: int | None = None  # of the whole run, as one epoch of Lightning's; None: of an epoch
-        self.seen = 0  # training images on all devices, by the run that is resumed
+        self.batches: int | None = None  # in what Lightning takes for an epoch, the whole run; None: in an epoch
+        self.seen = 0  # training images that the resumed run has used, on all devices …
+        self.done = 0  # … and the batches that they were in
 
     def load(self) -> dict[str, Split]:
-        """The splits "train", "val" and "test"; the first call makes what is not in the cache yet."""
+        """The splits "train", "val" and "test". Whatever is not in the cache yet is made."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
-        """Download, decode and cache what is missing: in one process per machine, before the others `setup`."""
+        """Download, decode and cache what is missing. Lightning calls this in one process per machine, then `setup`."""
         if not self.splits:
             self.report = []
             splits = self.load()
@@ -74,14 +75,15 @@ class ImageData(LightningDataModule):
         self.prepare_data()
 
     def state_dict(self) -> dict[str, int]:
-        """The place in the data, for a checkpoint that is saved after a batch."""
+        """The position in the data, for a checkpoint that is saved after a batch."""
         assert self.trainer is not None
-        batches = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        return {"seen": batches * self.batch_size * self.trainer.world_size}
+        done = self.trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        size = self.batch_size * self.trainer.world_size
+        return {"seen": (self.seen // size + done - self.done) * size, "done": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue at that place, also with another number of devices or another size of their batches."""
-        self.seen = state_dict["seen"]
+        """Continue at that position, also with another batch size or another number of devices."""
+        self.seen, self.done = state_dict["seen"], state_dict["done"]
 
     @property
     def key(self) -> str:
@@ -98,25 +100,17 @@ class ImageData(LightningDataModule):
                 f"the training split has {count(len(train), 'image')}, fewer than {wanted}: lower data.batch_size or "
                 "add images"
             )
-        first = self.seen // (self.batch_size * devices)
-        sampler = TrainingBatches(
-            len(train),
-            self.batch_size,
-            per_epoch,
-            self.batches or per_epoch,
-            first,
-            self.flip,
-            self.seed,
-            rank,
-            devices,
+        length, first = self.batches or per_epoch, self.seen // (self.batch_size * devices)
+        batches = TrainingBatches(
+            len(train), self.batch_size, per_epoch, length, first, self.done, self.flip, self.seed, rank, devices
         )
-        return DataLoader(train, sampler=sampler, **self._options())
+        return self._loader(train, batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """[the validation split, as many fixed training images]: a gap between the two is over-fitting.
+        """[the validation split, as many training images]: their errors differ where the network over-fits.
 
-        They are the same for every seed. Both count their images from 0, so that what is drawn by index is the same
-        for both: the errors are paired.
+        The training images are the same for every seed. Both loaders count their images from 0, so what is drawn by
+        index is the same for both, and the errors are paired.
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
@@ -126,7 +120,7 @@ class ImageData(LightningDataModule):
         return self._eval_loader("test", self.splits["test"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Images and flips move; the indices, which seed the noise, are read on the CPU and stay there.
+        """Move images and flips. The indices, which seed the noise, are read on the CPU and stay there.
 
         (Reading them back from a GPU would make every step wait for the previous one.)
         """
@@ -135,7 +129,7 @@ class ImageData(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: mirror the images that are to be, and scale them to float32 [-1, 1]."""
+        """On the device: mirror the images as `flip` says, and scale them to float32 [-1, 1]."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
         return batch._replace(image=to_unit(image))
 
@@ -154,13 +148,14 @@ class ImageData(LightningDataModule):
                 f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; give the "
                 f"split at least as many (data.{name}=…), or use fewer devices"
             )
-        sampler = InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices)
-        return DataLoader(split, sampler=sampler, **self._options())
+        return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "batch_size": None,  # the samplers give whole batches
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-        }
+    def _loader(self, split: Split, batches: Sampler[Index]) -> DataLoader[Batch]:
+        return DataLoader(
+            split,
+            batch_size=None,  # each index of the sampler is a whole batch
+            sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

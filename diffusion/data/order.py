@@ -1,11 +1,14 @@
-"""The order in which images are seen: a function of (seed, number of the batch), never of what ran before.
+"""The order in which a run sees the images: a function of (seed, number of the batch), independent of earlier batches.
 
-Epoch e is a permutation of the images drawn from (seed, "order", e), and image i is mirrored in it if bit i of the draw
-from (seed, "flip", e) is set. A global batch is `batch_size` × devices images; an epoch has n of them, and its remaining
-images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets the r-th part of it.
+Epoch e is a permutation of the images drawn from (seed, "order", e). In it, image i is mirrored if bit i of the draw
+from (seed, "flip", e) is set. A global batch has `batch_size` × devices images. An epoch has n global batches; the
+images that remain are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th
+part.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -14,67 +17,64 @@ from torch.utils.data import Sampler
 from diffusion.randomness import generator_for
 
 Index = tuple[Tensor, Tensor, int, int]
-"""index (B,), flip (B,), the epoch, the batch's number in the epoch"""
+"""index (B,), flip (B,), the epoch, the position of the batch in the epoch"""
 
 
+@dataclass(eq=False)
 class TrainingBatches(Sampler[Index]):
-    """One device's batches of a whole run, or of a part of it after another (`set_epoch`).
+    """One device's batches of a whole run, or of one part of it after another (`set_epoch`).
 
     Args:
         size: images in the split.
         batch_size: images of one device in a batch.
         per_epoch: batches in an epoch.
-        length: batches in a part; a run of diffusion.train is one part.
-        first: the batch to begin with, when a run is resumed.
+        length: batches in a part; a run of diffusion.train is a single part.
+        first: the number of the first batch, which is not 0 when a run is resumed.
+        done: batches that the resumed run has done; not `first` if its global batches had another size.
         flip: mirror half of the images.
-        rank, devices: which device this is, of how many.
+        seed: seed of the order and of the mirroring.
+        rank, devices: which device this is, and the number of devices.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        per_epoch: int,
-        length: int,
-        first: int = 0,
-        flip: bool = True,
-        seed: int = 0,
-        rank: int = 0,
-        devices: int = 1,
-    ):
-        self.size, self.batch_size, self.per_epoch, self.length, self.first = size, batch_size, per_epoch, length, first
-        self.flip, self.seed, self.rank, self.devices = flip, seed, rank, devices
-        self.part = 0
+    size: int
+    batch_size: int
+    per_epoch: int
+    length: int
+    first: int = 0
+    done: int = 0
+    flip: bool = True
+    seed: int = 0
+    rank: int = 0
+    devices: int = 1
+    part: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Continue with another part. Lightning calls this with the number of its epoch."""
         self.part = epoch
 
     def __len__(self) -> int:
-        """The batches of a part, including those before `first`: Lightning counts from the beginning too."""
+        """The batches of a part, including those that the resumed run has done, because Lightning counts them too."""
         return self.length
 
     def __iter__(self) -> Iterator[Index]:
-        start, stop = self.part * self.length, (self.part + 1) * self.length
-        k = max(start, self.first)
-        while k < stop:
-            epoch, begin = divmod(k, self.per_epoch)
-            end = min(self.per_epoch, begin + stop - k)
+        part = max(self.part, self.done // self.length)  # Lightning may call `set_epoch` after the workers have started
+        shift = self.first - self.done
+        numbers = range(max(part * self.length, self.done) + shift, (part + 1) * self.length + shift)
+        for epoch, in_epoch in groupby(numbers, lambda k: k // self.per_epoch):
             order = torch.randperm(self.size, generator=generator_for(self.seed, "order", epoch))
             heads = torch.rand(self.size, generator=generator_for(self.seed, "flip", epoch)) < 0.5
-            flip = heads & self.flip
-            used = self.per_epoch * self.devices * self.batch_size
-            batches = order[:used].view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
-            for i in range(begin, end):
-                yield batches[i], flip[batches[i]], epoch, i
-            k += end - begin
+            used = order[: self.per_epoch * self.devices * self.batch_size]
+            batches = used.view(self.per_epoch, self.devices, self.batch_size)[:, self.rank]
+            for k in in_epoch:
+                index = batches[k % self.per_epoch]
+                yield index, heads[index] & self.flip, epoch, k % self.per_epoch
 
 
 class InOrder(Sampler[Index]):
-    """One device's share of `index` (M,), not mirrored: each image once, and equally many batches on each device.
+    """One device's share of `index` (M,), without mirroring: each image once, and equally many batches on each device.
 
-    The images are divided into equal runs (to within one image) instead of being padded: a mean or an FID over several
-    devices counts each image once, and no device waits for a batch that another one does not have.
+    The batches differ in size by at most one image, and none is padded. So a mean or an FID over several devices counts
+    each image once, and no device waits for a batch that another device does not have.
     """
 
     def __init__(self, index: Tensor, batch_size: int, rank: int, devices: int):

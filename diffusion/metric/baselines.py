@@ -1,4 +1,4 @@
-"""What samples are scored beside: noise, images drawn from real ones, and real ones divided in two by chance."""
+"""Baselines that a score is read against: noise, other real images, and real images divided at random."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,23 +12,23 @@ from diffusion.randomness import Streams, generator_for, seed_for
 
 
 def noise_images(n: int, height: int, width: int, seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1] and quantised, in uint8 batches (b, 3, height, width)."""
+    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 batches (b, 3, height, width)."""
     for index in torch.arange(n).split(batch_size):
         noise = Streams([seed_for(seed, "noise image", i) for i in index.tolist()]).normal(3, height, width)
         yield ((noise.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def draw(images: Tensor, n: int, seed: int = 0) -> Tensor:
-    """`n` distinct ones of `images` (all when there are fewer), by counted randomness."""
+    """`n` of `images`, drawn by the seed without replacement; all of them if there are fewer."""
     return images[torch.randperm(len(images), generator=generator_for(seed, "draw"))[:n]]
 
 
 def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
-    """Real `features` and the reference's, mixed and divided at random into N and a reference of as many as was.
+    """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
-    The score of the one by the other is the floor at N: what two sets of real images have that differ by chance alone.
-    The reference keeps its name and key, which say what the score stands beside. Spatial features, which `features`
-    (N, D + S) and the reference may have, are divided likewise.
+    The score of these two sets is the floor: the value for sets of real images that differ by chance only. The new
+    reference has the name and key of the old one, because it belongs to the same scores. Spatial features, if there are
+    any (`features` (N, D + S)), are divided in the same way.
     """
     features, maps = features.tensor_split([len(reference.mean)], dim=1)
     both = torch.cat([pool(features), reference.features])

@@ -1,4 +1,4 @@
-"""A hash of tensors, by which weights and images are recognised."""
+"""A hash of tensors, which identifies weights and images."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 (hexadecimal) of the names, dtypes, shapes and bytes of `tensors`, in any order and on any device."""
+    """The SHA-256 (hexadecimal) of the names, dtypes, shapes and bytes of `tensors`, in any order, on any device."""
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -1,6 +1,6 @@
-"""Features of images: batch by batch under a progress bar, and those of all processes in one tensor."""
+"""Features of images: extracted in batches, with a progress bar, and gathered from all processes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, distributed
@@ -11,6 +11,11 @@ from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 
 
+def default_batch_size(extractor: FeatureExtractor) -> int:
+    """Images in a batch of the extractor, on its device."""
+    return 128 if extractor.device.type == "cuda" else 8
+
+
 def extract(
     images: Tensor | Iterable[Tensor],
     extractor: FeatureExtractor,
@@ -19,54 +24,43 @@ def extract(
     progress: bool = True,
     resolution: str | None = None,
     spatial: bool = False,
+    gather: bool = True,
+    description: str = "Scoring",
 ) -> Tensor:
-    """Features (N, D) of `images` as `score` takes them, of all processes, float32 on the CPU.
+    """Features (N, D), or (N, D + S) with `spatial`, of the images of all processes, float32 on the CPU.
 
-    With `spatial` (N, D + S), the spatial features last.
-
-    Memory of the device does not grow with N; that of the CPU by 4 D bytes an image.
+    Args:
+        images: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b.
+        n: how many images of this process; further ones are not used, and fewer are a ValueError. None: all.
+        batch_size: of the extractor; None: `default_batch_size`.
+        resolution: HEIGHTxWIDTH; UserError for images of another one. None: any.
+        gather: of all processes; False: of this process only.
     """
-    batches = in_batches(images, extractor, n, "Scoring", batch_size, progress, resolution, spatial)
-    width = extractor.num_features + spatial * extractor.num_spatial
-    features = torch.cat([torch.empty(0, width), *(batch.cpu() for batch in batches)])
-    if distributed.is_available() and distributed.is_initialized():
-        parts = gather_all_tensors(features.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
-        features = torch.cat([part.cpu() for part in parts])
-    return features
-
-
-def in_batches(
-    images: Tensor | Iterable[Tensor],
-    extractor: FeatureExtractor,
-    n: int | None,
-    description: str,
-    batch_size: int | None,
-    progress: bool,
-    resolution: str | None = None,
-    spatial: bool = False,
-) -> Iterator[Tensor]:
-    """Features (b, D), or (b, D + S), of the first `n` images, in batches, under a progress bar."""
     if isinstance(images, Tensor):
         n = len(images) if n is None else n
         images = [images]
-    batch_size = batch_size or (128 if extractor.device.type == "cuda" else 8)
-    seen = 0
-    first = not distributed.is_initialized() or distributed.get_rank() == 0
-    with progress_bar(enabled=progress and first) as bar:
+    features = [torch.empty(0, extractor.num_features + spatial * extractor.num_spatial)]
+    done, together = 0, distributed.is_available() and distributed.is_initialized()
+    with progress_bar(enabled=progress and not (together and distributed.get_rank())) as bar:
         task = bar.add_task(description, total=n, unit="image", note="")
-        for arrived in images:
-            arrived = arrived if n is None else arrived[: n - seen]
-            if len(arrived) and resolution not in (None, found := resolution_of(arrived)):
+        for part in images:
+            part = part if n is None else part[: n - done]
+            if len(part) and resolution not in (None, found := resolution_of(part)):
                 raise UserError(f"images of {found} pixels to score; the reference has {resolution}: resize them alike")
-            for batch in arrived.split(batch_size):
+            for batch in part.split(batch_size or default_batch_size(extractor)):
                 if len(batch):
-                    yield extractor(batch, spatial)
-                seen += len(batch)
-                bar.update(task, completed=seen)
-            if seen == n:
+                    features.append(extractor(batch, spatial).cpu())
+                done += len(batch)
+                bar.update(task, completed=done)
+            if done == n:
                 break
-    if n is not None and seen < n:
-        raise ValueError(f"{description}: {seen} images came; expected {n}")
+    if n is not None and done < n:
+        raise ValueError(f"{description}: {done} images came; expected {n}")
+    mine = torch.cat(features)
+    if together and gather:
+        parts = gather_all_tensors(mine.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))
+        return torch.cat([part.cpu() for part in parts])
+    return mine
 
 
 def resolution_of(images: Tensor) -> str:

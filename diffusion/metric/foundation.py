@@ -1,11 +1,12 @@
-"""Feature extractors whose weights the user fetches: DINOv2 and CLIP, out of a folder or by name on the hub.
+"""Feature extractors with published weights of Hugging Face's hub: DINOv2 and CLIP.
 
-They are read by the package transformers (the extra `features`), from a folder in the format of `save_pretrained`, else
-from its local cache, else from the hub.
+The package transformers (the extra `features`) reads them from a folder in the format of `save_pretrained`, from its
+local cache, or from the hub.
 """
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,16 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.errors import first_line
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable
 
 log = logging.getLogger(__name__)
 
 
 def pretrained(kind: str, source: str) -> Any:
-    """The model of class `kind` of transformers that is at `source`: a folder, or a name on the hub.
+    """A model of transformers.
 
-    Raises FeaturesUnavailable where the package or the weights aren't there, where the weights are another model's
-    (which transformers would fill up with random ones), and where those from the hub are not what was published.
+    Raises FeaturesUnavailable where the package or the weights are missing, where the weights are another model's
+    (transformers would initialise the missing ones at random), and where a file from the hub is damaged.
+
+    Args:
+        kind: the name of its class.
+        source: a folder, or a name on the hub.
     """
     try:
         import transformers
@@ -33,39 +39,37 @@ def pretrained(kind: str, source: str) -> Any:
             "pip install 'diffusion-experiments[features]', or use features=lite0"
         ) from error
     transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
-    transformers.utils.logging.disable_progress_bar()  # of reading, not of fetching
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports each of its attempts
+    transformers.utils.logging.disable_progress_bar()  # of reading, not of downloading
     load = getattr(transformers, kind).from_pretrained
-    mend = "name a folder with a copy by features.source=FOLDER, or use features=lite0"
+    fix = "give a folder with a copy by features.source=FOLDER, or use features=lite0"
     try:
         try:
-            net, told = load(source, local_files_only=True, output_loading_info=True)
+            net, loaded = load(source, local_files_only=True, output_loading_info=True)
         except OSError:
             if Path(source).exists():
                 raise
             log.warning("%s is neither a folder nor in the local cache: asking the hub for it", source)
             transformers.utils.logging.enable_progress_bar()
-            net, told = load(source, output_loading_info=True)
-    except Exception as error:  # absent, damaged and foreign files fail in many ways, in messages of many lines
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FeaturesUnavailable(f"features of {source}: not a usable {kind} ({reason}); {mend}") from error
-    lacking = [*told["missing_keys"], *(str(key) for key in told["mismatched_keys"])]
-    if lacking:
+            net, loaded = load(source, output_loading_info=True)
+    except Exception as error:  # missing and damaged files raise many exceptions, with messages of many lines
+        raise FeaturesUnavailable(f"features of {source}: not a usable {kind} ({first_line(error)}); {fix}") from error
+    if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):
         raise FeaturesUnavailable(
-            f"features of {source}: not a usable {kind} ({len(lacking)} of its weights are missing); {mend}"
+            f"features of {source}: not a usable {kind} ({missing} of its weights are missing); {fix}"
         )
     if not Path(source).exists() and (damaged := damaged_in_cache(source)) is not None:
         raise FeaturesUnavailable(
-            f"features of {source}: {damaged} does not have the SHA-256 that the hub gave for it, which is its name; "
-            f"remove it, so that it is fetched again; or {mend}"
+            f"features of {source}: the SHA-256 of {damaged} is not the published one, which is its name; remove it, "
+            f"so that it is downloaded again, or {fix}"
         )
     return net
 
 
 def damaged_in_cache(source: str) -> Path | None:
-    """A file of weights of `source` in the hub's local cache whose SHA-256 is not what the hub gave; None if all are.
+    """A file of weights in the hub's local cache whose SHA-256 is not the published one; None where there is none.
 
-    The cache keeps what is large under its SHA-256 as a name, and does not look at it again.
+    In the cache, large files are named by their published SHA-256. The hub's library does not verify it again.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -73,22 +77,37 @@ def damaged_in_cache(source: str) -> Path | None:
         found = try_to_load_from_cache(source, name)
         if not isinstance(found, str):
             continue
-        kept = Path(found).resolve()
-        with kept.open("rb") as file:
-            if len(kept.name) == 64 and hashlib.file_digest(file, "sha256").hexdigest() != kept.name:
-                return kept
+        path = Path(found).resolve()
+        with path.open("rb") as file:
+            if len(path.name) == 64 and hashlib.file_digest(file, "sha256").hexdigest() != path.name:
+                return path
     return None
 
 
 class Foundation(FeatureExtractor):
-    """Base class: images are resized as Pillow does (bicubic, antialiased, rounded to uint8) and standardised."""
+    """Base class: images are resized as by Pillow (bicubic, antialiased, rounded to uint8) and standardised.
 
+    Args:
+        source: A name on the hub, or a folder with a copy.
+    """
+
+    kind: str  # a class of transformers
+    published: str  # the name on the hub for which `names` are published names of metrics
+    names: Mapping[str, str]
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __init__(self, source: str):
+        super().__init__()
+        self.name = Path(source).name
+        self.net = pretrained(self.kind, source)
+        if source == self.published and not Path(source).exists():
+            self.canonical = self.names
+        self.freeze()
+
     def resized(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, 3, side, side), of mean 0 and variance 1 on the training images."""
+        """uint8 (B, 3, H, W) -> float32 (B, 3, side, side), with mean 0 and variance 1 over the training images."""
         size = (self.side, self.side)
         x = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True).clamp(0, 255).round() / 255
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (self.mean, self.std))
@@ -96,31 +115,27 @@ class Foundation(FeatureExtractor):
 
 
 class DINOv2(Foundation):
-    """DINOv2 (Oquab et al. 2023, arXiv:2304.07193), whose Fréchet distance is FD-DINOv2 (Stein et al. 2023).
+    """DINOv2 (Oquab et al. 2023, arXiv:2304.07193), for FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675).
 
-    (arXiv:2306.04675.) The features are the class token after the last normalisation, of images at 224×224. The name
-    `fd_dinov2` belongs to the paper's ViT-L/14, `facebook/dinov2-large`; others' numbers are named after them.
+    The features are the class token after the last normalisation, of images at 224×224. The name `fd_dinov2` is for the
+    ViT-L/14 of the paper, `facebook/dinov2-large`; scores with another network have its name.
     """
 
+    kind, published = "Dinov2Model", "facebook/dinov2-large"
+    names = MappingProxyType({"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"})
     resize = "224x224 bicubic, antialiased, rounded"
     side = 224
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-    def __init__(self, source: str = "facebook/dinov2-large"):
-        """`source`: a name on the hub, or a folder."""
-        super().__init__()
-        self.name = Path(source).name
-        self.net = pretrained("Dinov2Model", source)
+    def __init__(self, source: str = published):
+        super().__init__(source)
         self.num_features = self.net.config.hidden_size
-        if source == "facebook/dinov2-large" and not Path(source).exists():
-            self.canonical = MappingProxyType({"fd": "fd_dinov2", "fd_infinity": "fd_dinov2_infinity"})
-        self.freeze()  # hashed as published
-        self._fit_positions(self.net.embeddings)
+        self._fit_positions(self.net.embeddings)  # after the weights were hashed
 
     def _fit_positions(self, embeddings: Any) -> None:
-        """The positions for 16×16 patches, out of those for 37×37, as DINOv2's own code has them.
+        """Interpolate the position embeddings from 37×37 to 16×16 patches, as in DINOv2's code.
 
-        It scales by (16 + 0.1)/37, not by 16/37: made against a rounding error, and published features depend on it.
+        It scales by (16 + 0.1)/37, not by 16/37, to avoid a rounding error. Published features depend on that.
         """
         place = embeddings.position_embeddings.data
         rows, patches = round((place.shape[1] - 1) ** 0.5), self.side // embeddings.patch_size
@@ -137,25 +152,21 @@ class DINOv2(Foundation):
 
 
 class CLIP(Foundation):
-    """CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020), with which CMMD is defined.
+    """CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020), for CMMD (Jayasumana et al. 2023).
 
-    The features are unit vectors in the space that images and texts share, of the middle square of an image at the
-    network's size. The name `cmmd` belongs to ViT-L/14 at 336×336, `openai/clip-vit-large-patch14-336` (Jayasumana et
-    al. 2023, arXiv:2401.09603); others' numbers are named after them.
+    The features are the unit vectors of CLIP's joint space of images and texts, of the middle square of an image at the
+    network's size. The name `cmmd` is for ViT-L/14 at 336×336, `openai/clip-vit-large-patch14-336`; scores with another
+    network have its name.
     """
 
+    kind, published = "CLIPVisionModelWithProjection", "openai/clip-vit-large-patch14-336"
+    names = MappingProxyType({"cmmd": "cmmd"})
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, source: str = "openai/clip-vit-large-patch14-336"):
-        """`source`: a name on the hub, or a folder."""
-        super().__init__()
-        self.name = Path(source).name
-        self.net = pretrained("CLIPVisionModelWithProjection", source)
+    def __init__(self, source: str = published):
+        super().__init__(source)
         self.num_features, self.side = self.net.config.projection_dim, self.net.config.image_size
         self.resize = f"middle square to {self.side}x{self.side} bicubic, antialiased, rounded"
-        if source == "openai/clip-vit-large-patch14-336" and not Path(source).exists():
-            self.canonical = MappingProxyType({"cmmd": "cmmd"})
-        self.freeze()
 
     def features(self, images: Tensor) -> Tensor:
         """The image's embedding, of norm 1."""

@@ -1,24 +1,24 @@
-"""Is it learning or copying? Each sample's nearest training image, judged by how near held-out photographs come.
+"""Memorization: samples that are suspiciously close to a training image, compared with held-out photographs.
 
-Definitions. An image is embedded by some f: its miniature of 8×8 pixels, or an extractor's features. A sample x is seen
-in views v: as it is and mirrored; for the miniature also each of these shifted by −1, 0 or +1 pixel down and right,
-edges replicated. With y_1, y_2, … the training images by distance from x,
+An image is embedded by a function f: as its miniature of 8×8 pixels, or as an extractor's features. A sample x is
+compared in several views v: as it is and mirrored; for the miniature also shifted by −1, 0 or +1 pixel down and right,
+with replicated edges. With y_1, y_2, … the training images by their distance from x, the ratio
 
-    d(x, y) = min_v |f(v(x)) − f(y)|,    r(x) = d(x, y_1) / mean_{k ≤ 50} d(x, y_k)
+    r(x) = d(x, y_1) / mean_{k ≤ 50} d(x, y_k),    d(x, y) = min_v |f(v(x)) − f(y)|
 
-is near 0 for a copy and near 1 for an image like many others; dividing keeps a plain sky, which is near everything,
-from looking like a copy (Carlini et al. 2023, arXiv:2301.13188, §4.2). Held-out photographs are no copies, so the
-threshold is set by them: with m of them in order r_(1) ≤ … ≤ r_(m), a sample is flagged where
+is near 0 for a copy and near 1 for an image that is like many others. Without the division, a plain sky, which is close
+to many images, would look like a copy (Carlini et al. 2023, arXiv:2301.13188, section 4.2). Held-out photographs are
+not copies, so they calibrate the threshold. With the ratios r_(1) ≤ … ≤ r_(m) of m of them, a sample is flagged if
 
     r(x) < r_(k),   k = ⌊rate · (m + 1)⌋.
 
-A photograph drawn as those m were is flagged with probability at most k/(m + 1) ≤ rate, whatever the
-distribution and the embedding (conformal prediction: Vovk et al. 2005). Tiles of other photographs than the held-out
-ones' are not drawn as these were: of bundled tiles, held out by photograph, 1.1% are flagged on average where k/(m + 1)
-is 0.8%. Several embeddings share the rate equally, and a sample that any of them flags is a suspected copy.
+A photograph from the distribution of the held-out ones is flagged with probability at most k/(m + 1) ≤ rate, whatever
+the distribution and the embedding (conformal prediction: Vovk et al. 2005). Tiles of other photographs do not have
+exactly that distribution: of the bundled tiles, 1.1% are flagged on average where k/(m + 1) is 0.8%. Several embeddings
+share the rate equally, and a sample that any of them flags is a suspected copy.
 
-Held-out photographs that repeat training images, by a criterion that is given, would lower the threshold: they are left
-out of the m. Flagged samples that meet the same criterion are told apart, for a share says nothing of a few copies.
+Held-out photographs that repeat training images, by a given criterion, would lower the threshold, so they are left out
+of the m. Flagged samples that meet the same criterion are counted apart, because a few copies hardly change the share.
 """
 
 import math
@@ -34,7 +34,7 @@ from torch import Tensor
 
 NEIGHBOURS = 50
 ROWS = 256  # samples whose distances are in memory at once
-SIDE = 8  # of a miniature: JPEG and noise hardly change it
+SIDE = 8  # pixels of a miniature, which JPEG compression and noise hardly change
 
 Embed = Callable[[Tensor], Tensor]
 """uint8 (B, 3, H, W) -> (B, D)."""
@@ -42,7 +42,7 @@ Embed = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class View:
-    """Images (B, 3, H, W) moved by `down` and `right` pixels, edges replicated, then mirrored or not."""
+    """Images (B, 3, H, W), shifted by `down` and `right` pixels with replicated edges, then mirrored or not."""
 
     mirrored: bool = False
     down: int = 0
@@ -56,33 +56,35 @@ class View:
 
 
 EITHER_WAY = (View(), View(mirrored=True))
-SHIFTED = tuple(View(*v) for v in product((False, True), (0, -1, 1), (0, -1, 1)))  # unmoved first: it wins ties
+SHIFTED = tuple(View(*v) for v in product((False, True), (0, -1, 1), (0, -1, 1)))  # no shift is first: it wins ties
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """An `embed`, and the `views` of a sample of which the nearest to a training image counts."""
+    """The embedding f, and the views in which a sample is compared."""
 
     embed: Embed
     views: tuple[View, ...] = EITHER_WAY
 
-    def seen(self, images: Tensor) -> Tensor:
-        """Each view embedded, (V, B, D)."""
+    def of_views(self, images: Tensor) -> Tensor:
+        """The embeddings of all views, (V, B, D)."""
         return torch.stack([self.embed(view(images)) for view in self.views])
 
 
 def miniature(images: Tensor) -> Tensor:
-    """Pixels: the means of 8×8 blocks (fewer where the image has fewer), (B, 3·8·8) float32 in 0 … 255."""
+    """The means of 8×8 blocks (fewer for a smaller image), (B, 3·8·8) float32 in 0 … 255."""
     side = min(SIDE, *images.shape[-2:])
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) for x in images.split(ROWS)])
 
 
-PIXELS = Embedding(miniature, SHIFTED)  # a pixel is a quarter of a block at 32×32: without shifts copies go unseen
+PIXELS = Embedding(
+    miniature, SHIFTED
+)  # at 32×32 a pixel is a quarter of a block: shifted copies are found by shifts only
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of n images: `ratio` r(x) (n,), `index` of y_1 (n,), and the index of the `view` nearest to it (n,)."""
+    """For each of n images: the ratio r(x), the index of y_1, and the index of the view nearest to it; each (n,)."""
 
     ratio: Tensor
     index: Tensor
@@ -94,11 +96,11 @@ class Audit:
     """Which of n samples are suspected copies."""
 
     flagged: Tensor  # (n,) bool
-    repeats: Tensor  # (n,) bool: those of them that are near-duplicates of a training image
+    repeats: Tensor  # (n,) bool: the flagged samples that are near-duplicates of a training image
     nearest: dict[str, Nearest]  # by embedding
     thresholds: dict[str, float]
-    rate: float  # at which held-out photographs would be flagged, at most
-    left_out: int  # held-out photographs that repeat a training image, and do not calibrate
+    rate: float  # the highest rate at which held-out photographs would be flagged
+    left_out: int  # held-out photographs that repeat a training image, and are not used for the threshold
 
     @property
     def n(self) -> int:
@@ -106,18 +108,18 @@ class Audit:
 
     @property
     def share(self) -> float:
-        """Share of the samples that are flagged."""
+        """The share of flagged samples."""
         return float(self.flagged.double().mean())
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Clopper & Pearson's exact interval of the share."""
-        found = binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
-        return float(found.low), float(found.high)
+        low, high = binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
+        return float(low), float(high)
 
     def closest(self, count: int) -> list[tuple[int, str]]:
-        """The samples nearest to copies, most suspect first, each with the embedding that says so.
+        """The most suspicious samples, repeats first, each with the embedding by which it is suspicious.
 
-        Repeats come first. Ratios are compared in units of their embedding's threshold, below which is 1.
+        Ratios are compared in units of their embedding's threshold.
         """
         names = list(self.nearest)
         units = torch.stack([self.nearest[name].ratio / max(self.thresholds[name], 1e-12) for name in names])
@@ -125,14 +127,19 @@ class Audit:
         return [(i, names[int(by[i])]) for i in (least - self.repeats.int()).argsort()[:count].tolist()]
 
 
-def nearest(seen: Tensor, train: Tensor) -> Nearest:
-    """r(x) of each image from embeddings: of the images in each view (V, n, D), of the training images (N, D)."""
+def nearest(images: Tensor, train: Tensor) -> Nearest:
+    """r(x) of each image.
+
+    Args:
+        images: their embeddings in each view (V, n, D).
+        train: the embeddings of the training images (N, D).
+    """
     centre = train.mean(dim=0)
-    train = train - centre  # small numbers, so that |a|² + |b|² − 2ab keeps its digits
+    train = train - centre  # small values, because |a|² + |b|² − 2ab loses digits of large ones
     norms, k = train.square().sum(dim=1), min(NEIGHBOURS, len(train))
     ratios, indices, views = [], [], []
-    for rows in torch.arange(seen.shape[1]).split(ROWS):
-        x = seen[:, rows] - centre  # (V, b, D)
+    for rows in torch.arange(images.shape[1]).split(ROWS):
+        x = images[:, rows] - centre  # (V, b, D)
         squared = (norms - 2 * v @ train.T + v.square().sum(dim=1, keepdim=True) for v in x)
         found = reduce(torch.minimum, squared).topk(k, largest=False).indices  # (b, k)
         near = train[found]  # (b, k, D)
@@ -154,26 +161,27 @@ def audit(
 ) -> Audit:
     """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, 3, H, W).
 
+    Raises ValueError for fewer than 2 training images, and where no held-out image differs from them.
+
     Args:
         embeddings: at least one, by name.
-        repeats: images (B, 3, H, W) -> (B,) bool, which are near-duplicates of a training image.
-        rate: at which an honest sample may be flagged. With few held-out photographs the smallest there is,
-            len(embeddings)/(m + 1), is used and told in the result.
-    Raises ValueError for fewer than 2 training images, none held out, or none held out that isn't a repeat.
+        repeats: images (B, 3, H, W) -> (B,) bool, which of them are near-duplicates of a training image.
+        rate: the highest rate at which samples that are not copies may be flagged. If there are too few held-out
+            photographs for it, the lowest possible rate, len(embeddings)/(m + 1), is used, and is in the result.
     """
     if len(train) < 2 or len(held_out) < 1 or not embeddings:
         raise ValueError(f"audit: {len(train)} training and {len(held_out)} held-out images; expected 2 and 1 at least")
-    honest = ~repeats(held_out)
-    if not honest.any():
+    distinct = ~repeats(held_out)
+    if not distinct.any():
         raise ValueError(f"audit: all {len(held_out)} held-out images repeat training images; expected 1 that doesn't")
-    m = int(honest.sum())
+    m = int(distinct.sum())
     k = max(1, math.floor(rate / len(embeddings) * (m + 1) + 1e-9))
     flagged, found, thresholds = torch.zeros(len(samples), dtype=torch.bool), {}, {}
     for name, embedding in embeddings.items():
         known = embedding.embed(train)
-        held = nearest(embedding.seen(held_out), known).ratio[honest]
-        found[name] = nearest(embedding.seen(samples), known)
-        thresholds[name] = float(held.sort().values[k - 1])
+        ratios = nearest(embedding.of_views(held_out), known).ratio[distinct]
+        found[name] = nearest(embedding.of_views(samples), known)
+        thresholds[name] = float(ratios.sort().values[k - 1])
         flagged |= found[name].ratio < thresholds[name]
     repeated = flagged.clone()
     repeated[flagged] = repeats(samples[flagged])

@@ -1,12 +1,14 @@
-"""Fidelity and diversity apart: which samples lie among the real images, and which real images among the samples.
+"""Fidelity and diversity, measured apart: which samples are among the real images, and the other way around.
 
-Both pairs of numbers take a set's support to be the union of balls around its points, each reaching to its point's k-th
-nearest neighbour in the same set.
+The support of a set is estimated by a union of balls around its points. The radius of a ball is the distance to the
+k-th nearest neighbour of its point in the same set.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.metric.distances import squared_distances
@@ -14,7 +16,6 @@ from diffusion.metric.estimate import (
     PAIRS,
     ROWS,
     Estimate,
-    Reference,
     SampleMetric,
     TooFew,
     infinitesimal_jackknife,
@@ -24,34 +25,35 @@ from diffusion.metric.estimate import (
 
 
 def nearest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Squared distances (N, k) of each row of `x` to its k nearest others, ascending, and their indices (N, k)."""
+    """Squared distances (N, k) of each row of `x` to its k nearest other rows, ascending, and their indices (N, k)."""
     if len(x) <= k:
         raise TooFew(f"{k} nearest neighbours among {len(x)} features; expected more features than {k}")
     found = []
     for rows in torch.arange(len(x)).split(ROWS):
         distances = squared_distances(x[rows], x)
-        distances[torch.arange(len(rows)), rows] = torch.inf  # itself is no neighbour; its copy is
+        distances[torch.arange(len(rows)), rows] = torch.inf  # a row is not its own neighbour
         found.append(distances.topk(k, largest=False))
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
+@dataclass(kw_only=True)
 class PrecisionRecall(SampleMetric):
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1-2).
 
-    Precision: the share of samples that lie in some real image's ball. Recall: the share of real images that lie in
-    some sample's ball. Without sample j, the balls that have j among their k nearest grow to their next neighbour.
+    Precision is the share of samples in the ball of a real image, recall the share of real images in the ball of a
+    sample. Without sample j, the balls that have j among their k nearest neighbours grow to the next neighbour.
+
+    Args:
+        k: The neighbour that gives the radius of a ball.
     """
 
-    higher_is_better = True
+    k: Annotated[int, Ge(1)] = 3
+
     settings = ("k",)
     pools = PAIRS
 
-    def __init__(self, reference: Reference, k: int = 3, **kwargs: Any):
-        super().__init__(reference, **kwargs)
-        self.k = k
-
     def measure(self, x: Tensor) -> dict[str, Estimate]:
-        """`precision` and `recall`. TooFew for fewer than k + 2 samples, or k + 1 real images."""
+        """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
         x, y, k = pool(x).double(), self.reference.features.double(), self.k
         real = nearest(y, k)[0][:, -1]
         to, neighbour = nearest(x, k + 1)
@@ -62,9 +64,9 @@ class PrecisionRecall(SampleMetric):
             d = squared_distances(y[rows], x)
             inside |= (d <= real[rows, None]).any(dim=0)
             covers, would = d <= radius, (d > radius) & (d <= grown)
-            left = covers.sum(dim=1, keepdim=True) - covers.float()  # balls but sample j's that hold the image …
+            left = covers.sum(dim=1, keepdim=True) - covers.float()  # balls with the image, without sample j's …
             for f in neighbour.T:
-                left.index_add_(1, f, would.float())  # … and those that grow over it without j
+                left.index_add_(1, f, would.float())  # … and those that reach it when j is left out
             reached += int(covers.any(dim=1).sum())
             without += (left > 0.5).sum(dim=0)
         precision, recall = inside.double(), reached / len(y)
@@ -74,23 +76,24 @@ class PrecisionRecall(SampleMetric):
         }
 
 
+@dataclass(kw_only=True)
 class DensityCoverage(SampleMetric):
     """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 3-4).
 
-    Density: how many real balls a sample lies in, over k; its expectation is about 1 where the distributions are the
-    same. Coverage: the share of real balls that hold a sample.
+    Density is the mean number of real images' balls that contain a sample, divided by k; about 1 for equal
+    distributions. Coverage is the share of real images' balls that contain a sample.
+
+    Args:
+        k: The neighbour that gives the radius of a ball.
     """
 
-    higher_is_better = None  # coverage alone: above 1, density is crowding
+    k: Annotated[int, Ge(1)] = 5
+
     settings = ("k",)
     pools = PAIRS
 
-    def __init__(self, reference: Reference, k: int = 5, **kwargs: Any):
-        super().__init__(reference, **kwargs)
-        self.k = k
-
     def measure(self, x: Tensor) -> dict[str, Estimate]:
-        """`density` and `coverage`. TooFew for fewer than k + 1 real images."""
+        """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""
         x, y = pool(x).double(), self.reference.features.double()
         real = nearest(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
@@ -100,7 +103,7 @@ class DensityCoverage(SampleMetric):
             count = held.sum(dim=1)
             holding += held.sum(dim=0)
             covered += int((count > 0).sum())
-            alone += held[count == 1].sum(dim=0)  # what is no longer covered without sample j
+            alone += held[count == 1].sum(dim=0)  # balls that are not covered without sample j
         density, coverage = holding / self.k, covered / len(y)
         return {
             "density": Estimate(float(density.mean()), infinitesimal_jackknife(density), minimum=0.0),

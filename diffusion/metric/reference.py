@@ -1,31 +1,24 @@
-"""Statistics and features of real images: made once, then read from the cache."""
+"""Statistics and features of real images, computed once and then read from the cache."""
 
 import hashlib
 import logging
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing
 from diffusion.metric.digest import digest
-from diffusion.metric.distances import Moments
 from diffusion.metric.estimate import Reference, pool
-from diffusion.metric.extract import in_batches, resolution_of
+from diffusion.metric.extract import default_batch_size, extract, resolution_of
 from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cached statistics; a change of what they hold or how they are made counts it up
-KEPT = {"reference": "reference statistics", "features": "features"}  # in folders of the cache
-
-Kept = TypeVar("Kept")
+FORMAT = 1  # of the cached statistics; to be raised when their content changes
 
 
 @dataclass(frozen=True)
@@ -38,11 +31,11 @@ class ReferenceStatistics(Reference):
     resolution: str
     key: str
     name: str = ""
-    spatial: "ReferenceStatistics | None" = None  # of the spatial features, where they were asked for
+    spatial: "ReferenceStatistics | None" = None  # of the spatial features, if they were asked for
 
 
 def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
-    """16 hexadecimal digits that change with any pixel, the resolution, the resize, the extractor and its weights."""
+    """16 hexadecimal digits that change with every pixel, the resolution, the resize, the extractor and its weights."""
     made_from = (FORMAT, digest({"images": images}), extractor.name, extractor.resize, extractor.weights_hash)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
@@ -55,92 +48,91 @@ def reference_statistics(
     progress: bool = True,
     spatial: bool = False,
 ) -> ReferenceStatistics:
-    """Statistics of the real `images`, uint8 (N, 3, H, W), N at least 4; computed once, then read from the cache.
+    """Statistics of real `images`, uint8 (N, 3, H, W) with N at least 4. A damaged cache file is logged and replaced.
 
-    `name` is what records call the reference; `spatial` asks for those of the spatial features too. A damaged cache
-    file is named in the log and made again. Raises UserError for fewer than 4 images, and for an extractor without
-    spatial features that is asked for them.
+    Raises UserError for fewer images, and for spatial features that the extractor does not have.
+
+    Args:
+        name: the reference's name in scores.
+        spatial: also compute the statistics of the spatial features.
     """
     if len(images) < 4:
         raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least 4")
     key = reference_key(images, extractor)
-    kinds = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
-    files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in kinds]
-    read = [_read(file, lambda fields: ReferenceStatistics(**fields)) for file in files]
-    found = [statistics for statistics in read if statistics is not None]
+    widths = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
+    files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in widths]
+    cached = [_read(file, "reference statistics") for file in files]
+    found = [ReferenceStatistics(**fields) for fields in cached if fields is not None]
     if len(found) < len(files):
-        found, widths = [], list(kinds.values())
-        seen, rows = [Moments(width) for width in widths], []
-        for batch in in_batches(images, extractor, None, "Reference features", batch_size, progress, spatial=spatial):
-            parts = batch.split(widths, dim=1)
-            for each, part in zip(seen, parts, strict=True):
-                each.update(part)
-            rows.append([part.cpu() for part in parts])
-        for file, each, features in zip(files, seen, zip(*rows, strict=True), strict=True):
-            mean, cov = each.moments()
-            statistics = ReferenceStatistics(
-                mean=mean,
-                cov=cov,
-                features=pool(torch.cat(features)),
-                n=len(images),
-                extractor=extractor.name,
-                weights_hash=extractor.weights_hash,
-                resize=extractor.resize,
-                resolution=resolution_of(images),
-                key=key,
-            )
-            _write(asdict(statistics), file)
-            found.append(statistics)
+        size = batch_size or default_batch_size(extractor)
+        features = extract(
+            images, extractor, None, size, progress, None, spatial, gather=False, description="Reference features"
+        )
+        parts = features.split([*widths.values()], dim=1)
+        found = [_statistics(part.split(size), images, extractor, key) for part in parts]
+        for file, statistics in zip(files, found, strict=True):
+            _write(asdict(statistics), file, "reference statistics")
     return replace(found[0], name=name, spatial=found[1] if spatial else None)
 
 
 def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
-    """Features (N, D) of `images`, uint8 (N, 3, H, W), in their order, float32 on the CPU, of this process alone.
+    """Features (N, D) of `images`, uint8 (N, 3, H, W), float32 on the CPU, of this process only.
 
-    With `keep`, for real images, they are extracted once, then read from the cache. A damaged cache file is named in
-    the log and made again.
+    Args:
+        keep: for real images: extract them once, then read them from the cache. A damaged file is logged and replaced.
     """
-
-    def made() -> Tensor:
-        what = f"{extractor.name} features of {len(images)} images"
-        return torch.cat([batch.cpu() for batch in in_batches(images, extractor, None, what, None, progress)])
-
-    if not keep:
-        return made()
-    file = cache_dir("features") / f"{reference_key(images, extractor)}.pt"
-    features = _read(file, itemgetter("features"))
-    if features is None:
-        features = made()
-        _write({"features": features}, file)
+    file = cache_dir("features") / f"{reference_key(images, extractor)}.pt" if keep else None
+    if file is not None and (cached := _read(file, "features")) is not None:
+        return cached["features"]
+    description = f"{extractor.name} features of {len(images)} images"
+    features = extract(images, extractor, progress=progress, gather=False, description=description)
+    if file is not None:
+        _write({"features": features}, file, "features")
     return features
 
 
-def _tensors(fields: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in fields.items() if isinstance(value, Tensor)}
+def _statistics(
+    batches: tuple[Tensor, ...], images: Tensor, extractor: FeatureExtractor, key: str
+) -> ReferenceStatistics:
+    """The statistics of features (b, D) that `extractor` has given for `images`."""
+    n, rows, zero = len(images), [batch.double() for batch in batches], torch.zeros((), dtype=torch.float64)
+    mean = sum((x.sum(dim=0) for x in rows), zero) / n
+    outer = sum((x.T @ x for x in rows), zero)
+    return ReferenceStatistics(
+        mean=mean,
+        cov=(outer - n * torch.outer(mean, mean)) / (n - 1),
+        features=pool(torch.cat(batches)),
+        n=n,
+        extractor=extractor.name,
+        weights_hash=extractor.weights_hash,
+        resize=extractor.resize,
+        resolution=resolution_of(images),
+        key=key,
+    )
 
 
-def _read(file: Path, make: Callable[[dict[str, Any]], Kept]) -> Kept | None:
-    """What `make` gives of the fields in a cache file; None where there is none, or a damaged one, which is named."""
+def _checksum(fields: dict[str, Any]) -> str:
+    return digest({name: value for name, value in fields.items() if isinstance(value, Tensor)})
+
+
+def _read(file: Path, what: str) -> dict[str, Any] | None:
+    """The fields in a cache file; None if it is missing, or damaged, which is logged."""
     try:
         fields = torch.load(file, map_location="cpu", weights_only=True)
-        if fields.pop("checksum") != digest(_tensors(fields)):
-            raise ValueError("its checksum does not fit")
-        return make(fields)
+        if fields.pop("checksum") != _checksum(fields):
+            raise ValueError("wrong checksum")
+        return fields
     except FileNotFoundError:
         return None
-    except Exception as error:  # what a damaged file raises is anything from EOFError to UnpicklingError
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        log.warning("%s %s are damaged (%s) and are computed again", KEPT[file.parent.name], file, reason)
+    except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
+        log.warning("%s %s are damaged (%s) and are computed again", what, file, first_line(error))
         return None
 
 
-def _write(fields: dict[str, Any], file: Path) -> None:
-    """Keep the fields in a cache file, or log why they can't be kept."""
+def _write(fields: dict[str, Any], file: Path, what: str) -> None:
+    """Write the fields to a cache file, or log why that is impossible."""
     try:
-        with replacing(file) as temporary:
-            torch.save({**fields, "checksum": digest(_tensors(fields))}, temporary)
-            temporary.flush()
-            os.fsync(temporary.fileno())
+        with replacing(file, durable=True) as temporary:
+            torch.save({**fields, "checksum": _checksum(fields)}, temporary)
     except OSError as error:
-        what = KEPT[file.parent.name]
-        log.warning("%s not kept in %s (%s): they are computed again next time", what, file, error)
+        log.warning("%s not written to %s (%s): they are computed again next time", what, file, error)

@@ -38,7 +38,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         task: what the command does with its settings and its output folder, after Hydra has finished.
         job: the same for one job of a sweep (`-m`), within Hydra; its result is what a sweeper minimises.
     """
-    register_settings()
+    register_settings(name, schema)
     naming.register()
 
     def main() -> None:

@@ -93,7 +93,8 @@ class Diffusion(pl.LightningModule):
             losses = self.objective(self.denoiser, x0, self.streams(batch))
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
         loss = self.all_gather_flat(losses["loss"]).mean()
-        self.log_dict({"train/loss": loss, "epoch": float(batch.epoch)}, on_step=True, on_epoch=False, batch_size=1)
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
+        self.log_dict({"train/loss": loss, "epoch": epoch}, on_step=True, on_epoch=False, batch_size=1)
         return losses["loss"].mean()
 
     def all_gather_flat(self, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""CIFAR-10 is read from its real archive format; here a tiny archive made on the spot."""
+"""CIFAR-10 is read from an archive in its real format. Here it is a tiny one that the test makes."""
 
 import hashlib
 import io
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
+from diffusion.config.build import make
 from diffusion.data import Cifar10
 from diffusion.errors import UserError
 
@@ -18,9 +19,9 @@ PER_BATCH = 6
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the archive: five training batches and one of test, rows of 1024 red, green, then blue bytes."""
+    """A folder with the archive: five training batches and a test batch, rows of 1024 red, green and blue bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6 * PER_BATCH, 3072), np.uint8)
-    pixels[-1] = pixels[2]  # the last test image repeats a training image
+    pixels[-1] = pixels[2]  # the last test image is a training image too
     members, sums = {}, {}
     for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
         rows = pixels[k * PER_BATCH : (k + 1) * PER_BATCH]
@@ -66,7 +67,7 @@ def test_splits_and_pixels(root: Path) -> None:
     assert load(root, seed=1).splits["test"].key == data.splits["test"].key
 
 
-def test_what_repeats_across_splits_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_are_in_two_splits_are_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = load(root)
     split = next(name for name in ("train", "val") if "train 2" in data.splits[name].names)
     reason = f"in test: a near-duplicate of train 2 in {split}"
@@ -74,19 +75,21 @@ def test_what_repeats_across_splits_is_told(root: Path, capsys: pytest.CaptureFi
     assert "data: 1 held-out image is a near-duplicate" in capsys.readouterr().out
 
 
-def test_one_line_when_it_is_not_there_or_makes_no_sense(
+def test_missing_files_and_impossible_settings_are_one_line(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"data\.val=30: expected fewer than the 30"):
         load(root, val=30)
-    with pytest.raises(UserError, match=r"is not in .*nowhere.*set data.root to where it is"):
+    with pytest.raises(UserError, match=r"is not in .*nowhere.*set data.root to its folder"):
         Cifar10(tmp_path / "nowhere", download=False).prepare_data()
 
     def offline(*args: object, **options: object) -> None:
         raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
-    with pytest.raises(UserError, match=r"can't be fetched .*name resolution"):
+    with pytest.raises(UserError, match=r"can't be downloaded .*name resolution"):
         Cifar10(tmp_path / "offline").prepare_data()
-    with pytest.raises(UserError, match=r"data\.resolution=64: the images of CIFAR-10 are 32x32"):
-        Cifar10(root, resolution=64)
+    for wrong, expected in {"resolution=64": "expected 32", "val=-1": "expected a whole number of at least 0"}.items():
+        name, value = wrong.split("=")
+        with pytest.raises(UserError, match=rf"data\.{wrong}: {expected}"):
+            make({"_target_": "diffusion.data.Cifar10", "root": str(root), name: int(value)}, "data")

@@ -1,4 +1,4 @@
-"""Every conf/data/*.yaml builds its class, and states each option of it."""
+"""Every conf/data/*.yaml builds its class and sets each of its options, and --help documents them."""
 
 import inspect
 from pathlib import Path
@@ -8,6 +8,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from diffusion.config.choices import conf_dir
+from diffusion.config.help import documentation
 from diffusion.data import ImageData
 
 FILES = sorted((conf_dir() / "data").glob("*.yaml"))
@@ -20,11 +21,12 @@ def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
         config.data.root = str(tmp_path)
     data = instantiate(config.data)
     assert isinstance(data, ImageData)
-    # Splits that are drawn have a seed of their own, so that runs of several seeds share them.
+    # Splits that are drawn at random have another seed than the run, so that runs of several seeds share them.
     assert (data.seed, data.batch_size) == (3 if file.stem == "landscapes" else 0, 8)
     kind = get_class(config.data._target_)
     options = {*inspect.signature(kind).parameters, *inspect.signature(ImageData).parameters} - {"options"}
     assert set(config.data) - {"_target_"} == options
+    assert documentation(config.data._target_).keys() >= options
 
 
 def test_there_is_a_yaml_for_each_data_set() -> None:

@@ -1,4 +1,4 @@
-"""Near-duplicates across splits are found, and what only looks alike from afar is not."""
+"""Near-duplicates across splits are found, and images that only look similar are not."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.data import Folder, duplicates
 from diffusion.data.batches import Split
-from diffusion.data.duplicates import Pair, across, itself, mirror, repeats
+from diffusion.data.duplicates import EITHER_WAY, Pair, across, repeats
 from diffusion.data.module import ImageData
 
 
@@ -23,7 +23,7 @@ def splits(train: Tensor, val: Tensor, test: Tensor) -> dict[str, Split]:
     return {name: Split(images, [f"{name}{i}" for i in range(len(images))]) for name, images in parts.items()}
 
 
-def test_near_duplicates_are_found_mirrored_too_and_named() -> None:
+def test_near_duplicates_are_found_also_mirrored_and_named() -> None:
     train, val, test = noise(1100, 0), noise(600, 1), noise(5, 2)
     val[580] = train[1050]
     val[3] = train[4].flip(-1)
@@ -36,15 +36,15 @@ def test_near_duplicates_are_found_mirrored_too_and_named() -> None:
     ]
 
 
-def test_what_repeats_in_any_of_the_views_does() -> None:
+def test_a_near_duplicate_in_any_view_repeats() -> None:
     known = noise(1100, 0)
     images = torch.cat([noise(600, 1), known[[1050]], known[[4]].flip(-1), (known[[7]] // 2)])
-    assert repeats(images, known, (itself, mirror)).nonzero().flatten().tolist() == [600, 601]
-    assert repeats(images, known, (mirror,)).nonzero().flatten().tolist() == [601]
-    assert repeats(images[:0], known, (itself, mirror)).tolist() == []
+    assert repeats(images, known, EITHER_WAY).nonzero().flatten().tolist() == [600, 601]
+    assert repeats(images, known, EITHER_WAY[1:]).nonzero().flatten().tolist() == [601]
+    assert repeats(images[:0], known, EITHER_WAY).tolist() == []
 
 
-def test_a_folder_tells_and_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_prints_and_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = noise(40, 0).permute(0, 2, 3, 1).numpy()
     for i in range(40):
         Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
@@ -62,7 +62,7 @@ def test_a_folder_tells_and_reports_them(tmp_path: Path, capsys: pytest.CaptureF
 
 
 class Drawn(ImageData):
-    """A data set whose validation repeats an image of training, and whose test none."""
+    """A data set with two training images in the validation split, and none in the test split."""
 
     def load(self) -> dict[str, Split]:
         train = noise(20, self.seed)
@@ -76,7 +76,7 @@ def report(seed: int = 0) -> list[dict[str, str]]:
     return data.report
 
 
-def test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once(
+def test_any_data_set_prints_them_at_every_start_and_compares_its_splits_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = report()
@@ -84,20 +84,20 @@ def test_any_data_set_tells_them_at_every_start_and_compares_its_splits_once(
         {"path": f"val{i}", "reason": f"in val: a near-duplicate of train{4 - i} in train", "action": "used"}
         for i in range(2)
     ]
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith("data: 2 held-out images are near-duplicates")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("data: 2 held-out images are near-duplicates")
     with monkeypatch.context() as patched:
         patched.setattr(duplicates, "across", lambda *_: pytest.fail("compared again"))
         assert report() == first
-        assert capsys.readouterr().out.splitlines() == [told]
+        assert capsys.readouterr().out.splitlines() == [line]
     compared = []
     monkeypatch.setattr(duplicates, "across", lambda splits: compared.append(splits) or across(splits))
     report(seed=1)  # other images
-    (file,) = [file for file in cache.glob("duplicates-*.json") if str(file) in told]
+    (file,) = [file for file in cache.glob("duplicates-*.json") if str(file) in line]
     file.write_text(file.read_text()[:40])
     assert report() == first
     assert len(compared) == 2
 
 
-def test_distinct_splits_say_nothing() -> None:
+def test_distinct_splits_have_no_near_duplicates() -> None:
     assert across(splits(noise(50, 0), noise(9, 1), noise(0, 2))) == []

@@ -1,4 +1,4 @@
-"""A folder gives the same splits wherever it lies and whatever bad files are in it, and says what it left out."""
+"""A folder gives the same splits wherever it is and whatever bad files are in it, and reports what it left out."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion.config.build import make
 from diffusion.data import Folder, folder
 from diffusion.errors import UserError
 
@@ -46,7 +47,7 @@ def reasons(data: Folder) -> dict[str, tuple[str, str]]:
 
 
 def add_bad_files(root: Path) -> dict[str, str]:
-    """What else lies in a folder, and a word of the reason expected for it."""
+    """Other files of many kinds, and the action and reason expected for each."""
     good = (root / "0.png").read_bytes()
     files = {
         "cut.png": (good[:200], "refused", "can't be decoded"),
@@ -72,7 +73,7 @@ def add_bad_files(root: Path) -> dict[str, str]:
     }
 
 
-def test_repeats_count_where_they_are_wanted(root: Path) -> None:
+def test_files_with_the_same_bytes_are_used_again_if_repeats_is_set(root: Path) -> None:
     (root / "copy of 0.png").write_bytes((root / "0.png").read_bytes())
     once, often = (len(load(root, repeats=repeats, val=0, test=0).splits["train"]) for repeats in (False, True))
     assert often == once + 1
@@ -86,7 +87,7 @@ def test_pixels_are_those_of_the_centre_square(root: Path) -> None:
             assert np.array_equal(image.permute(1, 2, 0).numpy(), centre)
 
 
-def test_splits_share_nothing_and_limit_changes_neither_validation_nor_test(root: Path) -> None:
+def test_splits_are_disjoint_and_limit_changes_neither_validation_nor_test(root: Path) -> None:
     whole, half = names(load(root)), names(load(root, limit=6))
     assert {name: len(split) for name, split in whole.items()} == {"train": 15, "val": 3, "test": 2}
     assert len({name for split in whole.values() for name in split}) == 20
@@ -94,7 +95,7 @@ def test_splits_share_nothing_and_limit_changes_neither_validation_nor_test(root
     assert names(load(root, seed=1)) != whole
 
 
-def test_bad_files_are_named_once_and_change_nothing(
+def test_bad_files_are_reported_once_and_change_nothing(
     root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = load(root)
@@ -142,7 +143,7 @@ def test_neither_names_nor_the_order_of_the_file_system_matter(
     assert load(root).key == first.key
 
 
-def test_names_that_are_not_text_are_shown_escaped(root: Path) -> None:
+def test_names_that_are_not_text_are_escaped(root: Path) -> None:
     odd = os.fsencode(root) + b"/\xff.png"
     picture(99).save(os.fsdecode(odd), "PNG")
     assert "\\xff.png" in {name for split in load(root).splits.values() for name in split.names}
@@ -155,7 +156,7 @@ def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytes
     again = load(root)
     assert again.key == first.key
     assert names(again) == names(first)
-    load(root, limit=4, seed=3, val=1)  # a choice among the decoded images
+    load(root, limit=4, seed=3, val=1)  # another choice of the decoded images
 
 
 def test_a_changed_file_is_read_and_decoded_again(root: Path) -> None:
@@ -176,7 +177,7 @@ def test_another_transform_is_decoded_again(root: Path) -> None:
     assert pixels[0] != pixels[1]
 
 
-def test_a_random_square_depends_on_the_image_not_on_its_neighbours(root: Path) -> None:
+def test_a_random_square_depends_only_on_its_image(root: Path) -> None:
     first = load(root, random_crop=True, val=0, test=0).splits["train"]
     (root / "0.png").unlink()
     second = load(root, random_crop=True, val=0, test=0).splits["train"]
@@ -184,7 +185,9 @@ def test_a_random_square_depends_on_the_image_not_on_its_neighbours(root: Path) 
     assert all(torch.equal(image, before[name]) for image, name in zip(second.images, second.names, strict=True))
 
 
-def test_a_damaged_cache_is_noticed_and_made_again(root: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_cache_is_reported_and_made_again(
+    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = load(root)
     (file,) = cache.glob("*.pt")
     whole = file.read_bytes()
@@ -219,9 +222,9 @@ def test_an_unwritable_cache_is_one_line(root: Path, cache: Path, monkeypatch: p
 
 
 def test_an_unreadable_file_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = folder._hash
+    original = folder._hash
     denied = PermissionError(13, "Permission denied")
-    monkeypatch.setattr(folder, "_hash", lambda path: denied if path.name == "0.png" else kept(path))
+    monkeypatch.setattr(folder, "_hash", lambda path: denied if path.name == "0.png" else original(path))
     assert reasons(load(root)) == {"0.png": ("refused", "can't be read: Permission denied")}
 
 
@@ -245,7 +248,13 @@ def test_one_line_for_a_wrong_root_or_too_few_images(root: Path, tmp_path: Path)
     with pytest.raises(UserError, match="20 usable images, fewer than 1 for training"):
         load(root, val=18)
     with pytest.raises(UserError, match="fewer than a batch of 16"):
-        load(root, batch_size=16)
-    for wrong in ({"val": -1}, {"limit": -1}, {"test": 1.5}, {"limit": 0.5}):
-        with pytest.raises(UserError, match="expected a number of images"):
-            load(root, **wrong)
+        load(root, batch_size=16).train_dataloader()
+    share = "a whole number of at least 0 or a number of at least 0 below 1"
+    for wrong, value, expected in (
+        ("val", -1, share),
+        ("test", 1.5, share),
+        ("limit", -1, "a whole number of at least 1 or null"),
+        ("limit", 0.5, "a whole number of at least 1 or null"),
+    ):
+        with pytest.raises(UserError, match=rf"data\.{wrong}={value}: expected {expected}"):
+            make({"_target_": "diffusion.data.Folder", "root": str(root), "resolution": 8, wrong: value}, "data")

@@ -1,4 +1,4 @@
-"""Every mode, depth and orientation gives the right pixels, or the reason why not."""
+"""Every mode, depth and orientation gives the right pixels, or a reason why the file cannot be used."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.data.image import MAX_PIXELS, Unusable, crop_box, read, square
+from diffusion.data.image import MAX_PIXELS, NotAnImage, Unusable, crop_box, read, square
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -45,7 +45,7 @@ def test_cmyk_jpeg_keeps_its_colours(file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
-def test_what_is_transparent_is_white_whatever_colour_lies_under_it(file: Path, mode: str) -> None:
+def test_transparent_pixels_are_white_whatever_their_colour(file: Path, mode: str) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 4, 8))
     options = {}
@@ -73,7 +73,7 @@ def test_half_transparent_is_half_white(file: Path) -> None:
         (np.array([[0, 1, 128, 254.6]], np.float32), [0, 1, 128, 255]),
     ],
 )
-def test_deep_pixels_are_scaled_not_saturated(file: Path, values: np.ndarray, bits: list[int]) -> None:
+def test_pixels_of_more_than_8_bits_are_scaled_not_saturated(file: Path, values: np.ndarray, bits: list[int]) -> None:
     Image.fromarray(values).save(file, "TIFF")
     assert pixels(file)[0].tolist() == [[v] * 3 for v in bits]
 
@@ -97,13 +97,13 @@ def test_exif_orientation_is_applied(file: Path, orientation: int, kind: str) ->
     exif = Image.Exif()
     exif[0x0112] = orientation
     turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90"}
-    turn |= {7: "TRANSVERSE", 8: "ROTATE_270"}  # what undoes the orientation
+    turn |= {7: "TRANSVERSE", 8: "ROTATE_270"}  # the inverse of the orientation
     stored = upright.transpose(Image.Transpose[turn[orientation]]) if orientation > 1 else upright
     stored.save(file, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
     assert np.abs(pixels(file).astype(int) - np.asarray(upright)).max() <= (8 if kind == "JPEG" else 0)
 
 
-def test_damaged_exif_leaves_the_pixels_as_they_lie(file: Path) -> None:
+def test_with_damaged_exif_the_pixels_are_not_turned(file: Path) -> None:
     picture().save(file, "PNG", exif=b"Exif\0\0II*\0")
     assert np.array_equal(pixels(file), np.asarray(picture()))
 
@@ -125,7 +125,7 @@ def test_truncated_files_are_refused(file: Path, kind: str, part: float) -> None
         read(file)
 
 
-def test_a_png_with_a_flipped_bit_is_refused_unless_its_pixels_are_unchanged(file: Path) -> None:
+def test_a_png_with_a_flipped_bit_is_refused_unless_its_pixels_are_the_same(file: Path) -> None:
     picture().save(file, "PNG")
     content, whole = file.read_bytes(), pixels(file)
     refused = 0
@@ -156,9 +156,9 @@ def test_a_bomb_is_refused_from_its_header(file: Path, side: int, monkeypatch: p
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xff\xd8\xff"]
 )
-def test_what_is_no_image_is_refused(file: Path, content: bytes) -> None:
+def test_other_files_are_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(Unusable, match="not an image"):
+    with pytest.raises(NotAnImage, match="not an image"):
         read(file)
 
 
@@ -185,13 +185,13 @@ def test_the_square_window() -> None:
     assert crop_box((10, 30), 1) == (0, 20, 10, 30)
 
 
-def test_a_window_shows_nothing_beyond_it() -> None:
+def test_resizing_a_window_uses_no_pixel_outside_of_it() -> None:
     half = Image.new("RGB", (64, 64), RED)
     half.paste(BLUE, (32, 0, 64, 64))
     assert (square(half, 4, (0, 0, 32, 32)) == RED).all()
 
 
-def test_resizing_averages_what_it_skips() -> None:
+def test_resizing_averages_the_pixels() -> None:
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
     tile = square(stripes, 8, (0, 0, 64, 64))
     assert tile.shape == (8, 8, 3)

@@ -1,4 +1,4 @@
-"""The landscape tiles keep their rules, and are the same windows everywhere."""
+"""The landscape tiles follow their rules, and are the same windows at every resolution."""
 
 import csv
 import hashlib
@@ -46,14 +46,16 @@ def test_no_photograph_is_in_two_splits_and_each_split_has_many_categories(windo
     assert len(spread["val"]) == 6
 
 
-def test_tiles_are_dealt_evenly(windows: Windows) -> None:
+def test_photographs_have_equally_many_tiles(windows: Windows) -> None:
     for split, least in {"train": 36, "val": 41, "test": 41}.items():
         counts = sorted(Counter(window.photo for window in windows[split]).values())
         assert counts[0] >= least
-        assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs that have no more give less
+        assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs without further windows have fewer
 
 
-def test_windows_lie_within_and_come_in_all_sizes(windows: Windows, photos: dict[str, Image.Image]) -> None:
+def test_windows_are_inside_their_photographs_and_of_all_sizes(
+    windows: Windows, photos: dict[str, Image.Image]
+) -> None:
     everything = [window for chosen in windows.values() for window in chosen]
     for window in everything:
         left, top, right, bottom = window.box
@@ -82,7 +84,7 @@ def test_no_window_is_uniform_or_repeats_another(windows: Windows, photos: dict[
             assert common <= 0.5 * (a.side**2 + b.side**2 - common)
 
 
-def test_near_duplicates_are_within_eight_levels() -> None:
+def test_near_duplicates_differ_by_less_than_eight_levels() -> None:
     base = np.full((16, 16, 3), 100, np.uint8)
     near = near_duplicates(np.stack([base, base + np.uint8(7), base + np.uint8(8), 255 - base]))
     assert near.tolist() == [

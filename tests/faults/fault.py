@@ -1,16 +1,15 @@
-"""What a fault is."""
+"""What a planted fault is."""
 
 from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """In `file` (below diffusion/) the only `sound` becomes `faulty`; `tests` should notice.
+    """The only place of `sound` in diffusion/ becomes `faulty`; `tests` should notice.
 
     `tests`: a file below tests/, a test in it, or one of its cases (file::test[case]).
     """
 
     what: str
-    file: str
     sound: str
     faulty: str
     tests: str

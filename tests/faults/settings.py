@@ -11,58 +11,54 @@ SETTINGS = "config/settings.py"
 
 BAD = "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read"
 KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
-ON = "training/test_going_on.py"
-OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_is_as_it_was"
+ON = "training/test_resume.py"
+OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was"
 
 FAULTS = [
     Fault(
         "settings are not checked",
-        "config/command.py",
-        "                settings.check(config_name, config)\n",
-        "",
+        'return validated(schema, values)',
+        'return schema.model_construct(**values)',
         BAD,
     ),
     Fault(
-        "arguments are not checked", "config/build.py", "        check_arguments(named, arguments, where)\n", "", BAD
+        "arguments are not checked", '        if callable(named):  # else', '        if False:  # else', BAD
     ),
     Fault(
         "parts' arguments are not checked",
-        "config/build.py",
-        '        check_kinds(value, f"{where}.{key}")\n',
-        "        pass\n",
+        '        check_node(value, f"{where}.{key}")\n',
+        '        pass\n',
         BAD,
     ),
     Fault(
         "what is made late is checked late",
-        CHECKS,
-        "        check_kinds(cfg.get(group), group)\n",
-        "        pass\n",
+        '            check_node(settings.model_dump().get(group), group)\n',
+        '            pass\n',
         BAD,
     ),
-    Fault("true is a whole number", SETTINGS, "type(value) is int and", "isinstance(value, int) and", BAD),
-    Fault("NaN is a number", SETTINGS, "value == value and ", "", BAD),
-    Fault("a text is a list of letters", SETTINGS, "fits = isinstance(value, list | tuple) and", "fits =", KINDS),
+    Fault("true is a whole number", 'ConfigDict(strict=True, protected', 'ConfigDict(strict=False, protected', BAD),
+    Fault("NaN is a number", 'if math.isnan(value):', 'if False:', BAD),
+    Fault("a text is a list of letters", '    if isinstance(value, PLAIN):\n', '    if False:\n', KINDS),
     Fault(
-        "a parent's arguments are unknown", SETTINGS, "for parent in target.__mro__:", "for parent in [target]:", KINDS
+        "a parent's arguments are unknown", 'for parent in target.__mro__ if', 'for parent in [target] if', KINDS
     ),
-    Fault("any parent's arguments are known", SETTINGS, "                break\n", "                pass\n", KINDS),
-    Fault("a choice that is not there", SETTINGS, "if not config.get(group):", "if False:", BAD),
-    Fault("no settings at all", SETTINGS, "if not isinstance(config.get(section), Mapping):", "if False:", BAD),
-    Fault("a run goes on with the defaults", "runs/naming.py", "return [*kept, *words]", "return words", ON),
-    Fault("its words drown the new ones", "runs/naming.py", ".startswith(over)", ".startswith(())", ON),
-    Fault("another diffusion goes on", CHECKS, "if key.startswith(SAME)", "if False", OTHER),
-    Fault("another recipe in silence", CHECKS, "if key.startswith(TOLD)", "if False", ON),
+    Fault("any parent's arguments are known", '        if inspect.Parameter.VAR_KEYWORD not in kinds:\n            break', '        if False:\n            break', KINDS),
+    Fault("a choice that is not there", 'at.MinLen(1), Words("a choice', 'Words("a choice', BAD),
+    Fault("no settings at all", '    if field.annotation is model:\n', '    if False:\n', BAD),
+    Fault("a run goes on with the defaults", 'resumed = resume.resumed_run(words) if name == "train" else None', 'resumed = None', ON),
+    Fault("its words drown the new ones", '        for override in self.overrides:\n            for place', '        for override in self.overrides[:0]:\n            for place', ON),
+    Fault("another diffusion goes on", 'if key.startswith(FIXED)', 'if False', OTHER),
+    Fault("another recipe in silence", 'if key.startswith(REPORTED)', 'if False', ON),
     Fault(
-        "a refusal is the run's end", "runs/jobs.py", ' if "steps" in record or not before else dict(before)', "", OTHER
+        "a refusal is the run's end", 'if "steps" in self.content or not self.previous:', 'if True:', OTHER
     ),
-    Fault("complete, and run again", "runs/jobs.py", ' or cfg.ckpt == "auto"\n', "\n", ON),
-    Fault("nothing is left to train", CHECKS, "if resumed.step > total or", "if False and", ON),
-    Fault("validations that never come", CHECKS, "if isinstance(every, int) and", "if False and", ON),
+    Fault("complete, and run again", ' or settings.ckpt == "auto") and is_complete', ') and is_complete', ON),
+    Fault("nothing is left to train", "if resumed.step > total or", "if False and", ON),
+    Fault("validations that never come", 'math.ceil(interval / accumulate)', 'math.ceil(min(interval, batches) / accumulate)', ON),
     Fault(
         "no image goes through the sampler",
-        CHECKS,
-        "few(module.denoiser, torch.zeros_like(image), Streams([0]))",
-        "pass",
+        '        short(module.denoiser, torch.zeros_like(image), Streams([0]))\n',
+        '        pass\n',
         ON,
     ),
 ]

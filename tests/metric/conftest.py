@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from diffusion.metric.features import FeatureExtractor
 
 
 class Projection(FeatureExtractor):
-    """A frozen random projection of an 8×8 thumbnail: features in a millisecond."""
+    """A frozen random projection of an 8×8 thumbnail, which takes a millisecond."""
 
     def __init__(self, name: str = "projection", num_features: int = 24, resize: str = "8x8 mean", seed: int = 0):
         super().__init__()
@@ -26,14 +28,14 @@ def projection() -> type[Projection]:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The folder of cached reference statistics, empty."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of cached reference statistics, which is empty."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "reference"
 
 
 @pytest.fixture
 def photographs() -> Tensor:
-    """600 uint8 crops of 32×32 pixels, out of smooth random fields: quick, and no two alike."""
+    """600 different uint8 images of 32×32 pixels, which are smooth random fields."""
     coarse = torch.rand(600, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     return (F.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1) * 255).round().to(torch.uint8)

@@ -18,8 +18,8 @@ def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_row_of_a_table_falls_into_its_bin(dtype: torch.dtype) -> None:
-    """Row i of T = 1000 lies in bin ⌈i/100⌉ − 1, the edges 100, 200, … included, whatever the rounding of i/T."""
+def test_every_row_of_a_table_is_in_its_bin(dtype: torch.dtype) -> None:
+    """Row i of T = 1000 is in bin ⌈i/100⌉ − 1, also at the edges 100, 200, …, whatever the rounding of i/T."""
     i = torch.arange(1, 1001)
     metric = DenoisingError()
     metric.update(i.double(), (i.to(dtype) / 1000))
@@ -44,12 +44,12 @@ def test_sums_are_exact_and_reduce_over_devices() -> None:
 
 
 @pytest.mark.parametrize("t", [0.0, -0.1, 1.1, math.nan])
-def test_a_time_outside_of_the_clock_is_refused(t: float) -> None:
+def test_a_time_outside_of_0_to_1_is_refused(t: float) -> None:
     with pytest.raises(ValueError, match="0 < t <= 1"):
         DenoisingError().update(torch.ones(2), torch.tensor([0.5, t]))
 
 
-def test_the_sums_stay_behind_on_a_device_without_float64() -> None:
+def test_the_sums_stay_on_the_cpu_for_a_device_without_float64() -> None:
     def to_mps(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
@@ -61,7 +61,7 @@ def test_the_sums_stay_behind_on_a_device_without_float64() -> None:
     assert float(metric.compute()["mse"]) == 1.0
 
 
-def test_the_grid_depends_on_seed_index_and_draw_alone() -> None:
+def test_the_grid_depends_on_seed_index_and_draw_only() -> None:
     grid, like = FrozenGrid(draws=2, seed=3), torch.zeros(6, 3, 4, 4)
     index = torch.tensor([5, 0, 7, 2090, 1, 40])
     t, eps = grid.t(index, 1), grid.noise(index, 1, like)
@@ -86,7 +86,7 @@ def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) 
     t = torch.cat([grid.t(torch.arange(n), k) for k in range(draws)])
     assert ((t > 0) & (t <= 1)).all()
     counts = torch.histc(t.float() - 1e-6, bins=10, min=0, max=1)
-    assert (counts - n * draws / 10).abs().max() <= 2 * draws  # random times would be off by √(n·draws/10)·3
+    assert (counts - n * draws / 10).abs().max() <= 2 * draws  # for random times it would be about 3 √(n·draws/10)
     if rows:
         assert torch.equal((t * rows).round() / rows, t)
 

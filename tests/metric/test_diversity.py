@@ -27,15 +27,15 @@ def test_inception_score_equals_torch_fidelity_and_its_limits() -> None:
     logits = 3 * normal(500, 10)
     theirs = isc_features_to_metric(logits, splits=1, shuffle=False)["inception_score_mean"]
     assert score(logits) == pytest.approx(theirs, rel=1e-6)
-    assert score(torch.zeros(50, 10)) == pytest.approx(1, abs=1e-12)  # unsure of every image
-    assert score(1000 * torch.eye(10)) == pytest.approx(10)  # sure, and of all classes alike
+    assert score(torch.zeros(50, 10)) == pytest.approx(1, abs=1e-12)  # nothing is known of any image
+    assert score(1000 * torch.eye(10)) == pytest.approx(10)  # all classes, with certainty
     assert score(1000 * torch.eye(10)[:4]) == pytest.approx(4)
 
 
-def test_vendi_is_the_entropy_of_the_similarities() -> None:
+def test_vendi_is_the_exponential_of_the_entropy() -> None:
     x = normal(30, 40).double()
     u = x / x.norm(dim=1, keepdim=True)
-    eigenvalues = torch.linalg.eigvalsh(u @ u.T / 30)  # n × n, as it is defined
+    eigenvalues = torch.linalg.eigvalsh(u @ u.T / 30)  # n × n, as in the definition
     assert vendi(x) == pytest.approx(math.exp(-sum(v * math.log(v) for v in eigenvalues.tolist())), rel=1e-9)
     assert vendi(torch.eye(7)) == pytest.approx(7)
     assert vendi(5 * torch.ones(9, 7)) == pytest.approx(1)

@@ -28,7 +28,7 @@ WEIGHTS = fidelity.URL_INCEPTION_V3.rpartition("/")[2]
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch) -> Path:
-    """No weights, and no network: the file's place in torch.hub's folder."""
+    """Where the file of the weights belongs in torch.hub's folder; there are no weights and no network."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise URLError("no network here")
@@ -41,7 +41,7 @@ def offline(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory) -> Path:
-    """A weights file of the right format with other weights in it."""
+    """A file of the right format with other weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: None)
         patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
@@ -66,7 +66,7 @@ def photograph(name: str, side: int) -> Tensor:
     return pil_to_tensor(image.crop((left, top, left + short, top + short)).resize((side, side)))[None]
 
 
-def test_inception_absent_is_one_line_with_the_mend(offline: Path) -> None:
+def test_missing_inception_weights_are_one_line_that_says_how_to_fix_it(offline: Path) -> None:
     with pytest.raises(FeaturesUnavailable) as caught:
         Inception()
     line = str(caught.value)
@@ -77,7 +77,7 @@ def test_inception_absent_is_one_line_with_the_mend(offline: Path) -> None:
     assert os.listdir(offline.parent) == []
 
 
-def test_the_download_gives_up_after_a_short_silence(offline: Path, monkeypatch) -> None:
+def test_the_download_has_a_timeout(offline: Path, monkeypatch) -> None:
     seen = []
 
     def silent(*_args: object, **_kwargs: object) -> None:
@@ -95,10 +95,10 @@ def test_the_download_gives_up_after_a_short_silence(offline: Path, monkeypatch)
         socket.setdefaulttimeout(None)
 
 
-def test_auto_falls_back_and_says_so_in_one_line(offline: Path, caplog) -> None:
+def test_auto_falls_back_with_a_warning_of_one_line(offline: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "auto.yaml"))
-    assert (extractor.name, extractor.frechet, extractor.kernel) == ("lite0", "fd_lite0", "kid_lite0")
+    assert (extractor.name, extractor.named("fd"), extractor.named("kid")) == ("lite0", "fd_lite0", "kid_lite0")
     assert len(caplog.records) == 1
     assert "\n" not in caplog.text.strip()
     assert "not FID" in caplog.text
@@ -107,12 +107,15 @@ def test_auto_falls_back_and_says_so_in_one_line(offline: Path, caplog) -> None:
 def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, monkeypatch, caplog) -> None:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     other = Inception(inception_file)
-    assert (other.frechet, other.kernel) == ("fd_inception", "kid_inception")  # fid is the standard weights' name
+    assert (other.named("fd"), other.named("kid")) == (
+        "fd_inception",
+        "kid_inception",
+    )  # fid is for the standard weights
     assert "not the standard" in caplog.text
     sha256 = hashlib.sha256(inception_file.read_bytes()).hexdigest()
     monkeypatch.setattr(features, "INCEPTION_SHA256", sha256)
     extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "inception.yaml"), path=str(inception_file))
-    assert (extractor.name, extractor.frechet, extractor.kernel) == ("inception", "fid", "kid")
+    assert (extractor.name, extractor.named("fd"), extractor.named("kid")) == ("inception", "fid", "kid")
     found = extractor(images)
     assert (found.shape, found.dtype) == ((2, extractor.num_features), torch.float32)
     theirs = fidelity.FeatureExtractorInceptionV3("theirs", ["2048"], feature_extractor_weights_path=inception_file)
@@ -129,8 +132,8 @@ def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, 
     )
 
 
-def test_inceptions_spatial_features_are_those_of_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
-    """`mixed_6/conv` of TensorFlow's graph, which is Mixed_6d's first branch after its ReLU, out of the same pass."""
+def test_spatial_features_of_inception_are_those_of_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
+    """`mixed_6/conv` of TensorFlow's graph is the first branch of Mixed_6d after its ReLU; all in a single pass."""
     monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
     extractor, passes = Inception(inception_file), []
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -148,10 +151,10 @@ def test_inceptions_spatial_features_are_those_of_the_published_evaluator(incept
     assert (expected == 0).any()
     assert extractor.named("sfd") == "sfid"
     assert torch.equal(extractor(images), plain)
-    assert not branch._forward_hooks  # none stays
+    assert not branch._forward_hooks  # the hook is removed
 
 
-def test_lite0_has_spatial_features_of_its_own(lite0: Lite0) -> None:
+def test_lite0_has_spatial_features(lite0: Lite0) -> None:
     images = torch.cat([photograph("beam", 64), photograph("mont-saint-michel", 64)])
     both = lite0(images, spatial=True)
     assert both.shape == (2, 1280 + 14 * 14 * 7)
@@ -159,10 +162,10 @@ def test_lite0_has_spatial_features_of_its_own(lite0: Lite0) -> None:
     assert lite0.named("sfd") == "sfd_lite0"
     mirrored = lite0(images.flip(-1), spatial=True)[:, 1280:].reshape(2, 7, 14, 14)
     maps = both[:, 1280:].reshape(2, 7, 14, 14)
-    assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # they see where things are
+    assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # they show where things are
 
 
-def test_inception_is_found_where_torch_fidelity_keeps_it(offline: Path, inception_file: Path) -> None:
+def test_inception_is_found_where_torch_fidelity_stores_it(offline: Path, inception_file: Path) -> None:
     offline.parent.mkdir(parents=True)
     offline.symlink_to(inception_file)
     assert auto().name == "inception"
@@ -191,9 +194,8 @@ def test_unusable_inception_weights_are_one_line(
     assert not (tmp_path / "exploded").exists()
 
 
-def test_lite0_sees_what_is_in_a_photograph(lite0: Lite0) -> None:
-    """The network's own ImageNet head on the features that the distances use: the weights are real, and the input is
-    scaled and resized as they expect."""
+def test_lite0_recognises_what_is_in_a_photograph(lite0: Lite0) -> None:
+    """By its ImageNet classes: the weights are the real ones, and the input is scaled and resized as they expect."""
     found = torch.cat([lite0(photograph("mont-saint-michel", side)) for side in (320, 224, 96)])
     assert found.shape == (3, 1280)
     assert found.dtype == torch.float32
@@ -217,7 +219,7 @@ def test_lite0_distance_grows_with_noise(lite0: Lite0, cache: Path) -> None:
         assert values[-1] > 3 * values[0]
 
 
-def test_lite0_is_quiet_frozen_and_stays_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
+def test_lite0_prints_nothing_is_frozen_and_stays_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     extractor = torch.nn.ModuleList([instantiate(OmegaConf.load(conf_dir() / "features" / "lite0.yaml"))]).train()[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -243,7 +245,7 @@ def test_other_shapes_are_refused(projection: type[FeatureExtractor], shape: tup
         projection()(torch.ones(shape, dtype=torch.uint8))
 
 
-def test_a_digest_sees_names_shapes_dtypes_and_bytes() -> None:
+def test_a_digest_depends_on_names_shapes_dtypes_and_bytes() -> None:
     x = torch.arange(6)
     same = digest({"a": x, "b": x[:2]}) == digest({"b": x[:2].clone(), "a": x})
     assert same

@@ -28,7 +28,7 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def saved(transformers, tmp_path_factory) -> Callable[..., Path]:
-    """A folder with a tiny random model, in the format in which the real ones come."""
+    """A folder with a tiny random model, in the format of the real ones."""
 
     def save(kind: str, name: str, **kwargs) -> Path:
         torch.manual_seed(0)
@@ -60,8 +60,8 @@ def standardised(images: Tensor, mean: tuple, std: tuple) -> Tensor:
 
 
 @pytest.mark.parametrize("side", [40, 600])
-def test_images_are_resized_as_pillow_does(side: int) -> None:
-    coarse = IMAGES[:, :, :9, :9].float() * 0.6 + 50  # Pillow also clamps twice, which noise would show
+def test_images_are_resized_as_by_pillow(side: int) -> None:
+    coarse = IMAGES[:, :, :9, :9].float() * 0.6 + 50  # smooth, because Pillow also clamps twice
     images = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 255).round().to(torch.uint8)
     network = DINOv2.__new__(DINOv2)
     levels = network.resized(images) * torch.tensor(DINOv2.std)[:, None, None]
@@ -79,7 +79,7 @@ def test_dinov2_is_the_class_token_of_the_papers_input(transformers, saved) -> N
     found = extractor(images)
     assert (found.shape, found.dtype, extractor.num_features) == ((5, 16), torch.float32, 16)
     net = transformers.Dinov2Model.from_pretrained(folder)
-    # As facebookresearch/dinov2 has it: the grid of positions scaled with an offset of a tenth of a patch.
+    # As in facebookresearch/dinov2: the grid of positions is scaled with an offset of a tenth of a patch.
     place = net.embeddings.position_embeddings.data
     grid = place[0, 1:].reshape(37, 37, 16).permute(2, 0, 1)[None]
     grid = F.interpolate(grid, mode="bicubic", scale_factor=(16.1 / 37, 16.1 / 37))
@@ -89,7 +89,7 @@ def test_dinov2_is_the_class_token_of_the_papers_input(transformers, saved) -> N
     with torch.no_grad():
         expected = net(pixel_values=x).last_hidden_state[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert (extractor.frechet, extractor.named("cmmd")) == ("fd_dinov2-tiny", "cmmd_dinov2-tiny")
+    assert (extractor.named("fd"), extractor.named("cmmd")) == ("fd_dinov2-tiny", "cmmd_dinov2-tiny")
     assert not any(p.requires_grad for p in extractor.parameters())
 
 
@@ -104,14 +104,14 @@ def test_clip_is_a_unit_vector_of_the_middle_square(transformers, saved) -> None
     with torch.no_grad():
         expected = F.normalize(net(pixel_values=x).image_embeds, dim=1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert extractor.named("cmmd") == "cmmd_clip-tiny"  # the name cmmd is that of the paper's network
+    assert extractor.named("cmmd") == "cmmd_clip-tiny"  # the name cmmd is for the paper's network only
 
 
-def test_scores_carry_which_weights(saved, cache) -> None:
+def test_scores_record_the_weights(saved, cache) -> None:
     first, second = (CLIP(str(saved("CLIPVisionModelWithProjection", f"clip-{n}", hidden_size=n))) for n in (16, 32))
     reference = reference_statistics(IMAGES, first, progress=False)
     (found,) = score(IMAGES, first, reference, progress=False, metrics=(CMMD,)).values()
-    assert (found.metric, found.weights_hash, found.extractor) == ("cmmd_clip-16", first.weights_hash, "clip-16")
+    assert (found.metric, found.weights_hash, found.features) == ("cmmd_clip-16", first.weights_hash, "clip-16")
     assert found.resize == "middle square to 48x48 bicubic, antialiased, rounded"
     assert first.weights_hash != second.weights_hash
     assert first.weights_hash == CLIP(str(saved("CLIPVisionModelWithProjection", "other", hidden_size=16))).weights_hash
@@ -126,10 +126,12 @@ def unavailable(make: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("extractor", [DINOv2, CLIP])
-def test_what_is_not_there_is_one_line_with_the_mend(extractor, transformers, saved, tmp_path, monkeypatch) -> None:
+def test_missing_weights_are_one_line_that_says_how_to_fix_it(
+    extractor, transformers, saved, tmp_path, monkeypatch
+) -> None:
     other = "CLIPVisionModelWithProjection" if extractor is DINOv2 else "Dinov2Model"
     folder = saved(other, "another")
-    assert str(folder) in unavailable(lambda: extractor(str(folder)))  # never filled up with random weights
+    assert str(folder) in unavailable(lambda: extractor(str(folder)))  # never completed with random weights
     (tmp_path / "empty").mkdir()
     assert "features.source=FOLDER" in unavailable(lambda: extractor(str(tmp_path / "empty")))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -137,16 +139,18 @@ def test_what_is_not_there_is_one_line_with_the_mend(extractor, transformers, sa
     assert "nobody/nothing" in unavailable(lambda: extractor("nobody/nothing"))
 
 
-def test_a_folder_of_the_published_name_is_not_what_was_published(saved, tmp_path: Path, monkeypatch) -> None:
+def test_a_folder_with_the_published_name_does_not_have_the_published_weights(
+    saved, tmp_path: Path, monkeypatch
+) -> None:
     folder = tmp_path / "facebook/dinov2-large"
     folder.parent.mkdir()
     saved("Dinov2Model", "another").rename(folder)
     monkeypatch.chdir(tmp_path)
-    assert DINOv2("facebook/dinov2-large").frechet == "fd_dinov2-large"
+    assert DINOv2("facebook/dinov2-large").named("fd") == "fd_dinov2-large"
 
 
-def test_weights_from_the_hub_are_hashed(saved, tmp_path: Path, monkeypatch) -> None:
-    """As the hub's cache lies on a disk: what is large under its SHA-256, which is looked at again."""
+def test_the_hash_of_weights_from_the_hub_is_verified(saved, tmp_path: Path, monkeypatch) -> None:
+    """In the hub's cache on disk large files are named by their SHA-256, which is verified."""
     folder, cache = saved("Dinov2Model", "dinov2-tiny"), tmp_path / "models--facebook--dinov2-large"
     blobs, snapshot = cache / "blobs", cache / "snapshots" / "abc"
     for made in (blobs, snapshot, cache / "refs"):
@@ -161,11 +165,11 @@ def test_weights_from_the_hub_are_hashed(saved, tmp_path: Path, monkeypatch) -> 
         monkeypatch.setattr(where, str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert DINOv2().frechet == "fd_dinov2"
-    blob.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))  # of one weight, one bit
+    assert DINOv2().named("fd") == "fd_dinov2"
+    blob.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))  # one bit of one weight
     assert str(blob) in unavailable(DINOv2)
 
 
-def test_a_missing_package_is_one_line_with_the_mend(monkeypatch) -> None:
+def test_a_missing_package_is_one_line_that_says_how_to_fix_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'diffusion-experiments[features]'" in unavailable(DINOv2)

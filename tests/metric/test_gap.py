@@ -29,7 +29,7 @@ def test_the_gap_is_the_paired_mean_with_its_standard_error() -> None:
         assert float(found["gap"].mean) == pytest.approx(float(d.mean()))
         assert float(found["gap"].error) == pytest.approx(float(d.std()) / math.sqrt(N))
         assert float(found["gap"].freedom) == N - 1
-        # pairing takes the times' share of the spread away
+        # pairing removes the variance that is due to the times
         assert float(found["gap"].error) < 0.2 * float(VAL.std()) / math.sqrt(N)
 
 
@@ -46,15 +46,15 @@ def test_the_bins_are_those_of_the_denoising_error() -> None:
     assert float(found["bins"][k].error) == pytest.approx(float(d.std()) / math.sqrt(len(d)), rel=1e-5)
 
 
-def test_draws_of_one_image_are_no_independent_images() -> None:
+def test_draws_of_one_image_are_not_independent() -> None:
     metric = PairedGap()
-    for draw in range(4):  # four times the same: no new knowledge
+    for draw in range(4):  # four times the same errors: no new information
         metric.update("val", VAL, T, INDEX, draw)
         metric.update("fit", FIT, T, INDEX, draw)
     assert float(metric.compute()["gap"].error) == pytest.approx(float((VAL - FIT).double().std()) / math.sqrt(N))
 
 
-def test_only_pairs_count_and_nothing_is_nan() -> None:
+def test_only_pairs_count_and_the_mean_of_none_is_nan() -> None:
     metric = PairedGap()
     metric.update("val", VAL, T, INDEX)
     metric.update("fit", FIT[:9], T[:9], INDEX[:9])
@@ -63,8 +63,8 @@ def test_only_pairs_count_and_nothing_is_nan() -> None:
     assert all(value.isnan() for value in metric.compute()["gap"])
 
 
-def test_tiles_of_one_photograph_are_one_cluster_and_those_of_all_photographs_tell_nothing() -> None:
-    """The error is that of the photographs' means, where all have as many tiles; in a bin likewise."""
+def test_tiles_of_one_photograph_are_one_cluster_and_of_a_single_cluster_there_is_no_error() -> None:
+    """With equally many tiles of each photograph, the error is that of the photographs' means."""
     common = torch.arange(5.0).repeat(N // 5)
 
     def computed(sources: list[str]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_tiles_of_one_photograph_are_one_cluster_and_those_of_all_photographs_te
 
 
 def test_clusters_of_both_sets_count() -> None:
-    """V of the definition, pair by pair: every two pairs that share a source of either set covary."""
+    """V by its definition: two pairs covary if they share a source of either set."""
     metric = PairedGap()
     sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
     metric.sources = {part: list(map(str, names)) for part, names in sources.items()}
@@ -106,7 +106,7 @@ def test_clusters_of_both_sets_count() -> None:
 
 
 @pytest.mark.parametrize(("photographs", "tiles"), [(6, 40), (200, 1)])
-def test_intervals_cover_whatever_photographs_have_in_common(photographs: int, tiles: int) -> None:
+def test_intervals_cover_also_when_tiles_of_a_photograph_are_alike(photographs: int, tiles: int) -> None:
     generator = torch.Generator().manual_seed(1)
     clusters = torch.arange(photographs).repeat_interleave(tiles)[None]
     covered = 0

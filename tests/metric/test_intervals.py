@@ -1,4 +1,4 @@
-"""Intervals hold what they say they hold, as often as they say: seen on Gaussians, over many draws."""
+"""Confidence intervals cover the expectation at their stated rate, for many draws from Gaussians."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ DRAWS = 120
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 0.7)])
 def test_intervals_cover_at_the_stated_rate(shift: float, scale: float) -> None:
-    """95% of them, or more where the jackknife errs to the safe side; and none are twice as wide as they should be."""
+    """95%, or more where the jackknife is conservative; and none is twice as wide as it should be."""
     generator = torch.Generator().manual_seed(1)
     reference = Reference.of(torch.randn(100, 6, generator=generator))
     classes = torch.randn(6, 10, generator=generator)
@@ -38,16 +38,16 @@ def test_intervals_cover_at_the_stated_rate(shift: float, scale: float) -> None:
         value = torch.tensor([e.value for e in estimates], dtype=torch.float64)
         low, high = torch.tensor([e.interval(0.95) or (e.value,) * 2 for e in estimates], dtype=torch.float64).T
         covered = ((low <= value.mean()) & (value.mean() <= high)).double().mean()
-        assert covered >= 0.89, name  # 95% less three standard deviations of 120 draws
+        assert covered >= 0.89, name  # 95% minus three standard deviations of 120 draws
         ratio = sum(e.error for e in estimates) / DRAWS / float(value.std())
         assert 0.85 < ratio < 2, name
 
 
-def test_an_interval_stays_within_what_the_number_can_be() -> None:
+def test_an_interval_stays_in_the_range_of_the_metric() -> None:
     assert Estimate(0.1, 0.2, minimum=0.0).interval(0.95) == pytest.approx((0, 0.1 + 1.95996 * 0.2), abs=1e-5)
     assert Estimate(1.0, 0.5).interval(0.6826894921) == pytest.approx((0.5, 1.5))  # one standard error
-    assert Estimate(0.0, 0.0, minimum=0.0).interval() is None  # nothing seen to vary: not surely invariable
-    low, high = Estimate(0.0, 0.0, share_of=100).interval() or (None, None)  # none of 100: not surely none of all
+    assert Estimate(0.0, 0.0, minimum=0.0).interval() is None  # an error of 0 says nothing about other samples
+    low, high = Estimate(0.0, 0.0, share_of=100).interval() or (None, None)  # 0 of 100 does not mean 0 of all
     assert low == pytest.approx(0, abs=1e-12)
     assert high == pytest.approx(3.84 / 103.84, rel=1e-3)
     n, p = 50, 0.3  # Wilson's interval in its usual form

@@ -14,7 +14,7 @@ def normal(n: int, seed: int, shift: float = 0.0, d: int = 5) -> Tensor:
 
 
 def brute_force(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
-    """The four numbers by their definitions, point by point."""
+    """The four values by their definitions, point by point."""
 
     def radius(z: Tensor, i: int) -> float:
         return sorted(math.dist(z[i], z[j]) for j in range(len(z)) if j != i)[k - 1]
@@ -44,7 +44,7 @@ def test_all_four_equal_their_definitions(k: int, shift: float, monkeypatch: pyt
 
 
 def test_errors_are_the_jackknife_of_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole computed anew without each sample in turn."""
+    """The values are computed again without each sample in turn."""
     monkeypatch.setattr(neighbours, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
     reference = Reference.of(y)
@@ -62,21 +62,21 @@ def test_known_cases() -> None:
     far = x + 100
     same, apart = values(x, x, 3), values(far, x, 3)
     assert same == pytest.approx({"precision": 1, "recall": 1, "coverage": 1, "density": same["density"]})
-    assert same["density"] > 1  # each sample sits in its own real's ball too
+    assert same["density"] > 1  # each sample is also in the ball of its equal
     assert apart == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
     of_none = DensityCoverage(Reference.of(x)).measure(far)
-    assert of_none["density"].interval() is None  # and not [0, 0]
+    assert of_none["density"].interval() is None  # not [0, 0]
     assert of_none["coverage"].interval() == pytest.approx((0, 3.84 / (60 + 3.84)), abs=1e-4)
     one_mode = values(normal(300, 6) * 0.2, torch.cat([normal(150, 7) * 0.2, normal(150, 8) * 0.2 + 9]), 5)
-    assert one_mode["precision"] > 0.9  # what is made is good …
-    assert one_mode["recall"] < 0.55  # … and half of what there is, is not made
+    assert one_mode["precision"] > 0.9  # the samples are good …
+    assert one_mode["recall"] < 0.55  # … and half of the real images are missing
     assert one_mode["coverage"] < 0.55
     drawn = DensityCoverage(Reference.of(normal(2000, 9))).measure(normal(2000, 10))
     assert drawn["density"].value == pytest.approx(1, abs=4 * drawn["density"].error)
-    # Of sets of one size and law, the 5 nearest of all others are real with a chance of 2^−5 (Naeem et al., eq. 6).
+    # For equal sizes and distributions, all 5 nearest points are real with probability 2^−5 (Naeem et al., eq. 6).
     assert drawn["coverage"].value == pytest.approx(1 - 2**-5, abs=0.015)
 
 
-def test_too_few_are_named() -> None:
+def test_too_few_features_are_refused() -> None:
     with pytest.raises(ValueError, match="3 nearest neighbours among 3 features"):
         PrecisionRecall(Reference.of(normal(3, 1))).measure(normal(9, 2))

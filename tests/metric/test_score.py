@@ -2,7 +2,6 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.metric import estimate
 from diffusion.metric import extract as extraction
-from diffusion.metric import reference as statistics
 from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.distances import CMMD, FrechetDistance, FrechetInfinity, KernelDistance, SpatialFrechetDistance
 from diffusion.metric.diversity import InceptionScore
@@ -23,6 +21,7 @@ from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.gap import PairedGap
 from diffusion.metric.neighbours import DensityCoverage, PrecisionRecall
+from diffusion.metric.record import Reference
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import DISTANCES, distances, score, score_features, wants_spatial
 
@@ -35,38 +34,31 @@ def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, refer
     return {name: s.value for name, s in score(images, extractor, reference, progress=False, **kwargs).items()}
 
 
-def test_a_score_carries_its_protocol(projection: Projection, photographs: Tensor) -> None:
+def test_a_score_records_its_protocol(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
     found = score(photographs[100:160], extractor, reference, progress=False)
     assert list(found) == ["fd_projection", "kid_projection"]
-    fd, kid = (json.loads(json.dumps(asdict(s))) for s in found.values())
+    fd, kid = (json.loads(json.dumps(s.to_json())) for s in found.values())
     expected = {
         "n": 60,
-        "extractor": "projection",
+        "what": "samples",
+        "features": "projection",
         "weights_hash": extractor.weights_hash,
         "resize": "8x8 mean",
         "resolution": "32x32",
-        "reference": "val",
-        "reference_key": reference_key(photographs[:100], extractor),
-        "reference_n": 100,
+        "reference": {"split": "val", "n": 100, "key": reference_key(photographs[:100], extractor)},
+        "level": 0.95,
     }
-    own = ("value", "error", "low", "high", "std")
-    settings = {"subsets": 100, "subset_size": 30}
-    for record, metric, told in ((fd, "fd_projection", {}), (kid, "kid_projection", settings)):
-        assert record == {
-            **expected,
-            "metric": metric,
-            "settings": told,
-            "level": 0.95,
-            **{k: record[k] for k in own},
-        }
-        assert record["low"] < record["value"] < record["high"]
-    assert fd["std"] is None
-    assert kid["std"] > 0
+    kernel = {"subsets": 100, "subset_size": 30}
+    for record, metric, settings in ((fd, "fd_projection", {}), (kid, "kid_projection", kernel)):
+        values = {key: record.pop(key) for key in ("value", "error", "low", "high", "std") if key in record}
+        assert record == {**expected, "metric": metric, "settings": settings}
+        assert values["low"] < values["value"] < values["high"]
+        assert ("std" in values) == (metric == "kid_projection")
 
 
-def test_a_score_tells_what_its_metric_was_set_to_and_what_it_left_out(
+def test_a_score_records_the_settings_of_its_metric_and_the_pool(
     projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = projection()
@@ -80,18 +72,18 @@ def test_a_score_tells_what_its_metric_was_set_to_and_what_it_left_out(
         partial(FrechetInfinity, points=5),
     )
 
-    def told(images: Tensor) -> dict[str, dict[str, object]]:
+    def settings(images: Tensor) -> dict[str, dict[str, object]]:
         found = score(images, extractor, reference, progress=False, metrics=metrics)
         return {name.removesuffix("_projection"): s.settings for name, s in found.items()}
 
     near, full = {"k": 4}, {"k": 6}
     kernels = {"kid": {"subsets": 7, "subset_size": 20}, "cmmd": {"sigma": 3.0, "scale": 1000.0}}
     shares = {"precision": near, "recall": near, "density": full, "coverage": full}
-    assert told(photographs[100:160]) == {"fd": {}, **kernels, **shares, "fd_infinity": {"points": 5}}
-    monkeypatch.setattr(estimate, "POOL", 80)  # fewer than the reference has
-    pooled = {name: settings | {"pool": 80} for name, settings in (kernels | shares).items()}
-    assert told(photographs[100:160]) == {"fd": {}, **pooled, "fd_infinity": {"points": 5}}
-    assert told(photographs[100:190])["fd_infinity"] == {"points": 5, "pool": 80}
+    assert settings(photographs[100:160]) == {"fd": {}, **kernels, **shares, "fd_infinity": {"points": 5}}
+    monkeypatch.setattr(estimate, "POOL", 80)  # fewer than the images of the reference
+    pooled = {name: values | {"pool": 80} for name, values in (kernels | shares).items()}
+    assert settings(photographs[100:160]) == {"fd": {}, **pooled, "fd_infinity": {"points": 5}}
+    assert settings(photographs[100:190])["fd_infinity"] == {"points": 5, "pool": 80}
 
 
 def test_the_distances_of_a_choice_keep_its_settings() -> None:
@@ -110,7 +102,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     found = score(photographs[100:160], extractor, reference, progress=False, metrics=(*EVERY, InceptionScore))
     assert sum(seen) == 60
-    short = ["fd", "cmmd", "precision", "recall", "density", "coverage"]  # and no classes, so no Inception Score
+    short = ["fd", "cmmd", "precision", "recall", "density", "coverage"]  # there are no classes, so no Inception Score
     assert list(found) == [f"{name}_projection" for name in short]
     for name, s in found.items():
         assert s.metric == name
@@ -124,8 +116,8 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
     assert "PrecisionRecall: left out (4 nearest neighbours among 4 features" in caplog.text
 
 
-def test_the_floor_is_what_chance_makes(projection: Projection, photographs: Tensor) -> None:
-    """Real images of another kind are off; mixed and divided at random, as many of each, nothing but chance is left."""
+def test_the_floor_is_the_value_by_chance(projection: Projection, photographs: Tensor) -> None:
+    """Darker images have a distance. Mixed with the reference's and divided at random, they differ by chance only."""
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
     other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor, progress=False)
@@ -133,7 +125,7 @@ def test_the_floor_is_what_chance_makes(projection: Projection, photographs: Ten
     features, mixed = divide(other, reference, seed=1)
     floor = score_features(features, extractor, mixed)["fd_projection"]
     assert len(features) == 80
-    assert (floor.reference_n, floor.reference, floor.reference_key) == (100, "val", reference.key)
+    assert floor.reference == Reference("val", 100, reference.key)
     assert floor.high < apart.low
     both, again = torch.cat([features, mixed.features]), torch.cat([other, reference.features])
     assert torch.equal(both.sum(dim=1).sort().values, again.sum(dim=1).sort().values)  # each image once
@@ -148,14 +140,21 @@ def mapped(projection: Projection) -> FeatureExtractor:
     class Mapped(projection):  # type: ignore[misc, valid-type]
         num_spatial = 12
 
-        def with_spatial(self, images: Tensor) -> Tensor:
-            thumbnail = torch.nn.functional.adaptive_avg_pool2d(images / 255, 2).flatten(1)
-            return torch.cat([self.features(images), thumbnail], dim=1)
+        def __init__(self) -> None:
+            super().__init__()
+            self.thumbnail = torch.nn.AdaptiveAvgPool2d(2)
+
+        def features(self, images: Tensor) -> Tensor:
+            self.thumbnail(images / 255)
+            return super().features(images)
+
+        def spatial_layer(self) -> torch.nn.Module:
+            return self.thumbnail
 
     return Mapped()
 
 
-def test_spatial_features_come_out_of_the_same_pass_and_equal_numpy(
+def test_spatial_features_need_no_second_pass_and_their_distance_equals_numpys(
     mapped: FeatureExtractor, photographs: Tensor, cache: Path
 ) -> None:
     extractor, seen = mapped, []
@@ -168,8 +167,8 @@ def test_spatial_features_come_out_of_the_same_pass_and_equal_numpy(
     found = score(images, extractor, reference, progress=False, metrics=metrics)
     assert sum(seen) == 160
     assert list(found) == ["fd_projection", "sfd_projection"]
-    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is the same, too
-    x, y = (extractor.with_spatial(z)[:, 24:].double().numpy() for z in (images, real))
+    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is the same too
+    x, y = (extractor.thumbnail(z / 255).flatten(1).double().numpy() for z in (images, real))
     (m1, c1), (m2, c2) = ((z.mean(axis=0), np.cov(z.T)) for z in (x, y))
     expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
     assert found["sfd_projection"].value == pytest.approx(expected, rel=1e-4)  # features are float32
@@ -179,19 +178,17 @@ def test_spatial_features_come_out_of_the_same_pass_and_equal_numpy(
     assert not seen
     assert sorted(os.listdir(cache)) == sorted([f"{reference.key}.pt", f"{reference.key}-spatial.pt"])
     features = extract(images, extractor, progress=False, spatial=True)
-    mine, mixed = divide(features, reference, seed=1)
-    assert torch.equal(mine[:, :24], divide(features[:, :24], reference, seed=1)[0])
+    floor, mixed = divide(features, reference, seed=1)
+    assert torch.equal(floor[:, :24], divide(features[:, :24], reference, seed=1)[0])
     assert reference.spatial is not None
     assert mixed.spatial is not None
-    both = torch.cat([mine[:, 24:], mixed.spatial.features])
-    own = torch.cat([features[:, 24:], reference.spatial.features])
-    assert torch.equal(both.sum(dim=1).sort().values, own.sum(dim=1).sort().values)
-    assert score_features(mine, extractor, mixed, metrics=metrics)["sfd_projection"].n == 60
+    after = torch.cat([floor[:, 24:], mixed.spatial.features])
+    before = torch.cat([features[:, 24:], reference.spatial.features])
+    assert torch.equal(after.sum(dim=1).sort().values, before.sum(dim=1).sort().values)
+    assert score_features(floor, extractor, mixed, metrics=metrics)["sfd_projection"].n == 60
 
 
-def test_an_extractor_without_spatial_features_says_so_in_one_line(
-    projection: Projection, photographs: Tensor, caplog
-) -> None:
+def test_an_extractor_without_spatial_features_is_one_line(projection: Projection, photographs: Tensor, caplog) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, progress=False)
     assert not wants_spatial((SpatialFrechetDistance,), extractor)
@@ -200,8 +197,8 @@ def test_an_extractor_without_spatial_features_says_so_in_one_line(
     metrics = (SpatialFrechetDistance, FrechetDistance)
     with caplog.at_level(logging.WARNING):
         assert list(score(photographs[:50], extractor, reference, progress=False, metrics=metrics)) == ["fd_projection"]
-    assert "sFID: left out, projection features have no spatial ones; features=inception has" in caplog.text
-    with pytest.raises(UserError, match="none of the metrics chosen can be had"):
+    assert "sFID: left out, projection has no spatial features; features=inception has" in caplog.text
+    with pytest.raises(UserError, match="none of the chosen metrics exists"):
         score(photographs[:50], extractor, reference, progress=False, metrics=metrics[:1])
 
 
@@ -210,21 +207,20 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor, progress=False)
     found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
-    plain, gap = FrechetDistance(reference), PairedGap()
-    if len(part):  # a metric used alone, which a process may have nothing to tell
-        plain.update(extractor(part))
+    gap = PairedGap()
+    if len(part):  # a process may have no images
         index = torch.arange(len(part))
         for split, error in (("val", 0.75), ("fit", 0.5)):
             gap.update(split, torch.full((len(part),), error), torch.full((len(part),), 0.5), index + 100 * rank)
     values = {name: (s.n, s.value, s.error) for name, s in found.items()}
-    values |= {"alone": (37, *plain.compute()["fd"][:2]), "gap": (37, *map(float, gap.compute()["images"][[0, -1]]))}
+    values |= {"gap": (37, *map(float, gap.compute()["images"][[0, -1]]))}
     torch.save(values, f"{out}{rank}")
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("first", [37, 12, 0])
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
-    """Two processes with unequal shares, or with none: both know the score of all."""
+    """Two processes with unequal shares, or one without images: both get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
     reference = reference_statistics(whole, extractor, progress=False)
     alone = score(images, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
@@ -243,12 +239,11 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
         together = torch.load(f"{out}{rank}")
         for name, s in alone.items():
             assert together[name] == pytest.approx((37, s.value, s.error), rel=1e-5, abs=1e-9)
-        assert together["alone"] == pytest.approx(together["fd_projection"], rel=1e-5)
         assert together["gap"] == (37, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
-def test_any_division_of_the_images_gives_the_same_score(
+def test_any_division_into_batches_gives_the_same_score(
     projection: Projection, photographs: Tensor, sizes: list[int]
 ) -> None:
     extractor, images = projection(), photographs[100:137]
@@ -269,15 +264,15 @@ def test_exactly_n_images_are_counted(projection: Projection, photographs: Tenso
 
     found = score(sampler(), extractor, reference, n=37, progress=False)
     assert {s.n for s in found.values()} == {37}
-    assert sum(seen) == 48  # nothing is generated in vain
+    assert sum(seen) == 48  # no further batch is generated
     exact = values(photographs[100:137], extractor, photographs[:100])
     assert {k: s.value for k, s in found.items()} == pytest.approx(exact, rel=1e-9)
     with pytest.raises(ValueError, match="5 images came; expected 6"):
         score(iter([photographs[:5]]), extractor, reference, n=6, progress=False)
 
 
-def test_scores_are_ordered_as_they_should_be(projection: Projection, photographs: Tensor) -> None:
-    """Identical: 0. Another draw of the same: small. Noise: large. And a blend of the two in between."""
+def test_scores_are_in_the_expected_order(projection: Projection, photographs: Tensor) -> None:
+    """Identical images: 0; other images: small; noise: large; a blend of images and noise: between the two."""
     extractor, reference = projection(), photographs[:200]
     same = values(reference, extractor, reference)
     real = values(draw(photographs[200:], 150), extractor, reference)
@@ -289,15 +284,15 @@ def test_scores_are_ordered_as_they_should_be(projection: Projection, photograph
     assert real["kid_projection"] < blended["kid_projection"] < far["kid_projection"]
 
 
-def test_noise_images_are_counted_uint8_noise() -> None:
+def test_noise_images_are_uint8_noise_that_depends_on_the_seed_only() -> None:
     images = torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=4)))
     assert (images.shape, images.dtype) == ((10, 3, 8, 6), torch.uint8)
     assert torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=10))))
     assert not torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=2))))
-    assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal lie under −1, and are clamped there
+    assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal distribution are below −1, and clamped
 
 
-def test_draw_takes_distinct_images_by_seed(photographs: Tensor) -> None:
+def test_draw_gives_distinct_images_by_the_seed(photographs: Tensor) -> None:
     drawn = draw(photographs, 50, seed=1)
     assert len(drawn.flatten(1).unique(dim=0)) == 50
     assert torch.equal(drawn, draw(photographs, 50, seed=1))
@@ -319,7 +314,27 @@ def test_statistics_are_computed_once_per_key(
     torch.testing.assert_close(first.cov, projection()(photographs[:50]).double().T.cov(), rtol=1e-5, atol=1e-8)
 
 
-def test_the_key_changes_with_what_the_statistics_depend_on(projection: Projection, photographs: Tensor) -> None:
+@pytest.mark.parametrize("batch_size", [37, 1, 16, 30])
+def test_statistics_are_float64_and_do_not_depend_on_batches(
+    projection: Projection, photographs: Tensor, batch_size: int
+) -> None:
+    class Shifted(projection):  # type: ignore[misc, valid-type]
+        """In float32 the covariance of these features would be lost by cancellation."""
+
+        def features(self, images: Tensor) -> Tensor:
+            return super().features(images) + 1000
+
+    extractor = Shifted()
+    found = reference_statistics(photographs[:37], extractor, batch_size=batch_size, progress=False)
+    expected = torch.cat([extractor(batch) for batch in photographs[:37].split(batch_size)]).double()
+    assert found.mean.dtype == found.cov.dtype == torch.float64
+    torch.testing.assert_close(found.mean, expected.mean(dim=0), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found.cov, expected.T.cov(), rtol=1e-6, atol=1e-8)
+
+
+def test_the_key_changes_with_everything_that_changes_the_statistics(
+    projection: Projection, photographs: Tensor
+) -> None:
     images = photographs[:20]
     one_pixel = images.clone()
     one_pixel[7, 1, 3, 3] ^= 1
@@ -336,8 +351,8 @@ def test_the_key_changes_with_what_the_statistics_depend_on(projection: Projecti
     assert reference_key(images.clone(), projection()) == keys[0]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "empty", "foreign"])
-def test_a_damaged_file_is_named_and_made_again(
+@pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "empty", "other content"])
+def test_a_damaged_file_is_logged_and_replaced(
     damage: str, projection: Projection, photographs: Tensor, cache: Path, caplog
 ) -> None:
     extractor = projection()
@@ -350,7 +365,7 @@ def test_a_damaged_file_is_named_and_made_again(
             "truncated": good[: len(good) // 2],
             "a flipped bit": good[: at + 6] + bytes([good[at + 6] ^ 1]) + good[at + 7 :],
             "empty": b"",
-            "foreign": b"not a file of tensors",
+            "other content": b"not a file of tensors",
         }[damage]
     )
     with caplog.at_level(logging.WARNING):
@@ -361,11 +376,11 @@ def test_a_damaged_file_is_named_and_made_again(
     assert torch.equal(again.cov, first.cov)
     caplog.clear()
     reference_statistics(photographs[:50], extractor, progress=False)
-    assert not caplog.records  # whole again
+    assert not caplog.records  # it was replaced
 
 
-def test_the_checksum_guards_what_a_zip_file_does_not(projection: Projection, photographs: Tensor, cache: Path) -> None:
-    """A file that loads, with other numbers in it, is not believed."""
+def test_the_checksum_detects_changed_values(projection: Projection, photographs: Tensor, cache: Path) -> None:
+    """A file that can be loaded but has other values is not used."""
     extractor = projection()
     first = reference_statistics(photographs[:50], extractor, progress=False)
     file = cache / f"{first.key}.pt"
@@ -375,13 +390,13 @@ def test_the_checksum_guards_what_a_zip_file_does_not(projection: Projection, ph
     assert torch.equal(reference_statistics(photographs[:50], extractor, progress=False).mean, first.mean)
 
 
-def test_a_failed_write_leaves_no_half_file_and_costs_no_score(
+def test_after_a_failed_write_there_is_no_file_but_a_score(
     projection: Projection, photographs: Tensor, cache: Path, monkeypatch, caplog
 ) -> None:
     def full(*_args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(statistics.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     found = reference_statistics(photographs[:50], projection(), progress=False)
     assert found.n == 50
     assert os.listdir(cache) == []

@@ -15,7 +15,8 @@ from forked import FORK
 from torch import Tensor
 
 from diffusion.data import Batch, to_uint8
-from diffusion.metric.distances import Moments
+from diffusion.metric import estimate
+from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import score
@@ -107,16 +108,12 @@ def part(rank: int, split: int, address: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
-    moments = Moments(4)
-    moments.update(extractor(mine))
-    with moments.sync_context():
-        mean, cov = moments.moments()
-        count = int(moments.count)
-    dist.barrier()
+    features = extract(mine, extractor, progress=False)
+    mean, cov = estimate.moments(features)
     scores = score(mine, extractor, reference_statistics(pictures(20), extractor, progress=False), progress=False)
     if rank == 0:
         value = {name: s.value for name, s in scores.items()} | {"n": {s.n for s in scores.values()}}
-        torch.save({"count": count, "mean": mean, "cov": cov, "scores": value}, out)
+        torch.save({"count": len(features), "mean": mean, "cov": cov, "scores": value}, out)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -126,8 +123,6 @@ def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
     extractor = Tiny()
     reference = reference_statistics(pictures(20), extractor, progress=False)
     alone = score(pictures(37), extractor, reference, progress=False)
-    moments = Moments(4)
-    moments.update(extractor(pictures(37)))
     out = tmp_path / "out.pt"
     started = [
         FORK.Process(target=part, args=(rank, split, f"file://{tmp_path}/rendezvous", str(out))) for rank in (0, 1)
@@ -139,7 +134,7 @@ def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
     assert [process.exitcode for process in started] == [0, 0]
     got = torch.load(out, weights_only=True)
     assert got["count"] == 37
-    mean, cov = moments.moments()
+    mean, cov = estimate.moments(extractor(pictures(37)))
     assert torch.allclose(got["mean"], mean, rtol=0, atol=1e-12)
     assert torch.allclose(got["cov"], cov, rtol=0, atol=1e-12)
     assert got["scores"].pop("n") == {37}

@@ -138,7 +138,8 @@ class Small(nn.Module):
 
 def choices(group: str) -> dict[str, Callable[[], Any]]:
     files = sorted((Path(conf_dir()) / group).glob("*.yaml"))
-    return {f"{group}={file.stem}": partial(make, OmegaConf.to_container(OmegaConf.load(file)), group) for file in files}
+    nodes = {file.stem: OmegaConf.to_container(OmegaConf.load(file), resolve=True) for file in files}
+    return {f"{group}={name}": partial(make, node, group) for name, node in nodes.items()}
 
 
 OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
@@ -304,7 +305,7 @@ def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatc
     monkeypatch.setattr(Diffusion, "training_step", planted)
     status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null"])
     assert status == 3, out + err
-    assert "error: step 1: the gradient has overflowed 5 times in a row (the last with " in err
+    assert "error: step 5: the gradient has overflowed 5 times in a row (the last with " in err
 
 
 def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):

@@ -1,4 +1,4 @@
-"""The audit for copies: the planted are found, honest photographs are flagged at no more than the stated rate."""
+"""Memorization: planted copies are found, and other photographs are flagged at most at the stated rate."""
 
 import io
 
@@ -17,7 +17,7 @@ from diffusion.metric.memorization import PIXELS, SHIFTED, Audit, Embedding, Vie
 
 
 def scenes(n: int, seed: int) -> Tensor:
-    """Pictures of 32×32: smooth colours under texture, no two alike."""
+    """Different images of 32×32 pixels: smooth colours with texture."""
     g = torch.Generator().manual_seed(seed)
     smooth = F.interpolate(torch.rand(n, 3, 5, 5, generator=g), size=(32, 32), mode="bicubic")
     fine = F.interpolate(torch.rand(n, 3, 16, 16, generator=g) - 0.5, size=(32, 32), mode="bilinear")
@@ -27,16 +27,16 @@ def scenes(n: int, seed: int) -> Tensor:
 TRAIN, HELD = scenes(400, seed=1), scenes(199, seed=2)
 
 
-def judged(
+def audited(
     samples: Tensor, train: Tensor = TRAIN, held_out: Tensor = HELD, rate: float = 0.01, **more: Embedding
 ) -> Audit:
-    """The audit by pixels and `more`; repeats are the near-duplicates in any view of the pixels."""
+    """The audit by pixels and `more`, where images repeat if they are near-duplicates in any view."""
     return audit(samples, train, held_out, {"pixels": PIXELS} | more, lambda x: repeats(x, train, SHIFTED), rate)
 
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Tensor]:
-    """Tiles of 32×32 of a few of the bundled photographs: 300 for training, of others 150 held out and 150 besides."""
+    """Tiles of 32×32 of a few bundled photographs: 300 for training, and 150 + 150 of other photographs held out."""
     few = {split: files[:6] for split, files in tiles.split_photos().items()}
     photos = {file: read(tiles.HERE / "photos" / file) for files in few.values() for file in files}
     with pytest.MonkeyPatch.context() as patch:
@@ -63,8 +63,8 @@ def noisy(images: Tensor, std: float = 15) -> Tensor:
     return (images + noise).clamp(0, 255).round().to(torch.uint8)
 
 
-def faint(images: Tensor) -> Tensor:
-    """Lighter by 7 grey levels."""
+def brighter(images: Tensor) -> Tensor:
+    """Brighter by 7 grey levels."""
     return (images.int() + 7).clamp(max=255).to(torch.uint8)
 
 
@@ -83,9 +83,9 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("how", ALTERED)
-def test_planted_copies_are_flagged_and_named(how: str) -> None:
+def test_planted_copies_are_flagged_with_their_training_images(how: str) -> None:
     copied = torch.arange(0, 400, 10)
-    found = judged(ALTERED[how](TRAIN[copied]))
+    found = audited(ALTERED[how](TRAIN[copied]))
     assert found.share == 1.0
     assert torch.equal(found.nearest["pixels"].index, copied)
     mirrored = [PIXELS.views[i].mirrored for i in found.nearest["pixels"].view.tolist()]
@@ -94,15 +94,15 @@ def test_planted_copies_are_flagged_and_named(how: str) -> None:
 
 @pytest.mark.parametrize("how", ALTERED)
 def test_planted_copies_of_photographs_are_flagged(real: dict[str, Tensor], how: str) -> None:
-    found = judged(ALTERED[how](real["train"]), real["train"], real["val"])
+    found = audited(ALTERED[how](real["train"]), real["train"], real["val"])
     assert found.share >= 0.99
     assert (found.nearest["pixels"].index == torch.arange(300)).double().mean() >= 0.99
 
 
-def test_held_out_tiles_of_photographs_are_flagged_at_no_more_than_the_rate(real: dict[str, Tensor]) -> None:
+def test_held_out_tiles_are_flagged_at_most_at_the_rate(real: dict[str, Tensor]) -> None:
     held = torch.cat([real["val"], real["test"]])[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
     for rate in (0.02, 0.1):
-        found = judged(held[:150], real["train"], held[150:], rate)
+        found = audited(held[:150], real["train"], held[150:], rate)
         m = 150 - found.left_out
         k = round(found.rate * (m + 1))
         assert 0 < found.rate <= rate
@@ -111,7 +111,7 @@ def test_held_out_tiles_of_photographs_are_flagged_at_no_more_than_the_rate(real
     assert found.share > 0.02
 
 
-def test_a_view_moves_with_edges_replicated_then_mirrors() -> None:
+def test_a_view_shifts_with_replicated_edges_then_mirrors() -> None:
     x = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
     assert View()(x).tolist() == x.tolist()
     assert View(down=1)(x)[0, 0].tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
@@ -120,65 +120,65 @@ def test_a_view_moves_with_edges_replicated_then_mirrors() -> None:
     assert len(set(SHIFTED)) == 18
 
 
-def test_held_out_images_that_repeat_training_images_do_not_calibrate() -> None:
-    sound = judged(TRAIN[:100])
+def test_held_out_images_that_repeat_training_images_are_not_used_for_the_threshold() -> None:
+    sound = audited(TRAIN[:100])
     for repeat in (lambda x: x, ALTERED["flipped"], ALTERED["rolled diagonally"]):
-        found = judged(TRAIN[:100], held_out=torch.cat([HELD, repeat(TRAIN[200:202])]))
+        found = audited(TRAIN[:100], held_out=torch.cat([HELD, repeat(TRAIN[200:202])]))
         assert found.left_out == 2
         assert found.share == 1.0
         assert (found.thresholds, found.rate) == (sound.thresholds, sound.rate)
     with pytest.raises(ValueError, match="all 3 held-out images repeat training images"):
-        judged(HELD, held_out=TRAIN[:3])
+        audited(HELD, held_out=TRAIN[:3])
 
 
-def test_the_few_samples_that_repeat_training_images_are_told_apart() -> None:
+def test_a_few_samples_that_repeat_training_images_are_counted_apart() -> None:
     copied = torch.cat(
-        [TRAIN[[3]], *(ALTERED[how](TRAIN[[3]]) for how in ("flipped", "shifted up")), faint(TRAIN[[3]])]
+        [TRAIN[[3]], *(ALTERED[how](TRAIN[[3]]) for how in ("flipped", "shifted up")), brighter(TRAIN[[3]])]
     )
-    found = judged(torch.cat([scenes(246, seed=4), copied]))
-    assert found.interval()[0] < 0.01  # the share says nothing
+    found = audited(torch.cat([scenes(246, seed=4), copied]))
+    assert found.interval()[0] < 0.01  # the share alone would not show them
     assert found.repeats.nonzero().flatten().tolist() == [246, 247, 248, 249]
     assert {i for i, _ in found.closest(4)} == {246, 247, 248, 249}
-    assert not judged(scenes(50, seed=5)).repeats.any()
+    assert not audited(scenes(50, seed=5)).repeats.any()
 
 
-def test_what_is_flagged_need_not_repeat_and_what_repeats_comes_first() -> None:
-    coarse = noisy(TRAIN[:20], std=22)  # by 11 grey levels in miniatures of 16×16, by 6 in those of 8×8
-    found = judged(torch.cat([coarse, faint(TRAIN[50:53])]))
+def test_flagged_samples_need_not_repeat_and_repeats_come_first() -> None:
+    coarse = noisy(TRAIN[:20], std=22)  # RMS of 11 grey levels in miniatures of 16×16, 6 in those of 8×8
+    found = audited(torch.cat([coarse, brighter(TRAIN[50:53])]))
     assert found.flagged.all()
     assert found.repeats.nonzero().flatten().tolist() == [20, 21, 22]
     assert {i for i, _ in found.closest(3)} == {20, 21, 22}
 
 
-def test_held_out_photographs_are_flagged_at_no_more_than_the_rate() -> None:
+def test_held_out_images_are_flagged_at_most_at_the_rate() -> None:
     for rate in (0.01, 0.1):
-        found = judged(scenes(2000, seed=3), rate=rate)
+        found = audited(scenes(2000, seed=3), rate=rate)
         assert found.rate == pytest.approx(rate)
-        # Of 2000 honest ones k are flagged: beta-binomial, since the threshold itself is drawn.
+        # The number of flagged images is beta-binomial, because the threshold is random too.
         k = round(rate * 200)
         p = beta.ppf(1 - 1e-3, k, 200 - k)
         assert int(found.flagged.sum()) <= binom.ppf(1 - 1e-3, 2000, p)
-    assert found.share > 0.02  # at a rate of 10% some are: the threshold is not idle
+    assert found.share > 0.02  # at a rate of 10% some are flagged
 
 
-def test_the_rate_is_shared_by_embeddings_and_told_where_it_can_not_be_kept() -> None:
-    two = judged(HELD[:3], rate=0.02, again=PIXELS)
+def test_embeddings_share_the_rate_and_the_result_has_the_actual_rate() -> None:
+    two = audited(HELD[:3], rate=0.02, again=PIXELS)
     assert two.rate == pytest.approx(0.02)
-    assert two.thresholds["pixels"] == judged(HELD[:3]).thresholds["pixels"]
-    assert judged(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)
+    assert two.thresholds["pixels"] == audited(HELD[:3]).thresholds["pixels"]
+    assert audited(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)
 
 
 def test_either_embedding_flags() -> None:
     blind = Embedding(lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x))))
-    found = judged(TRAIN[:5], blind=blind)
+    found = audited(TRAIN[:5], blind=blind)
     assert found.flagged.all()
     assert found.closest(2)[0][1] == "pixels"
 
 
-def test_nearest_is_the_brute_force_one() -> None:
-    seen, y = PIXELS.seen(HELD[:20]).double(), miniature(TRAIN).double()
-    found = nearest(seen, y)
-    d, view = torch.stack([torch.cdist(x, y) for x in seen]).min(dim=0)  # (20, 400)
+def test_nearest_equals_brute_force() -> None:
+    views, y = PIXELS.of_views(HELD[:20]).double(), miniature(TRAIN).double()
+    found = nearest(views, y)
+    d, view = torch.stack([torch.cdist(x, y) for x in views]).min(dim=0)  # (20, 400)
     sorted_, order = d.sort(dim=1)
     assert torch.equal(found.index, order[:, 0])
     torch.testing.assert_close(found.ratio, sorted_[:, 0] / sorted_[:, :50].mean(dim=1))
@@ -186,7 +186,7 @@ def test_nearest_is_the_brute_force_one() -> None:
     assert len(found.view.unique()) > 5
 
 
-def test_the_interval_is_clopper_and_pearsons() -> None:
+def test_the_interval_is_that_of_clopper_and_pearson() -> None:
     def of(k: int, n: int) -> tuple[float, float]:
         return Audit(torch.arange(n) < k, torch.zeros(n), {}, {}, 0.01, 0).interval()
 
@@ -196,4 +196,4 @@ def test_the_interval_is_clopper_and_pearsons() -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 2 and 1 at least"):
-        judged(HELD, TRAIN[:1])
+        audited(HELD, TRAIN[:1])

@@ -1,0 +1,86 @@
+"""The rooms of `diffusion/` and what they import, as the picture in architecture.md.
+
+python docs/rooms.py     # writes the picture anew
+
+Read from the source: every import counts, those inside functions and under TYPE_CHECKING too.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+PACKAGE = DOCS.parent / "diffusion"
+BASE = ("errors", "randomness", "console", "files")  # modules that every room may import; not drawn
+PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package and its file."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+def imports() -> dict[str, set[str]]:
+    """Which modules of the package each module imports."""
+    known = modules()
+    found: dict[str, set[str]] = {}
+    for module, file in known.items():
+        found[module] = set()
+        for name in imported_names(file):
+            while name and name not in known:
+                name = name.rpartition(".")[0]
+            found[module] |= {name} - {"", module}
+    return found
+
+
+def imported_names(file: Path) -> set[str]:
+    """The dotted names that a file imports from anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(module: str) -> str:
+    """The folder that a module is in: `process`; for a module of the top floor, `errors` for one, its own name."""
+    return (module.split(".") + [""])[1]
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which rooms the files of each room import."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module, others in imports().items():
+        found[room(module)] |= {room(other) for other in others} - {room(module)}
+    return found
+
+
+def picture() -> str:
+    """The rooms as a Mermaid flowchart: an arrow leads from a room to one that it imports.
+
+    Where a room is reached through another one too, the direct arrow is left out.
+    """
+    commands = {name for name in arrows() if (PACKAGE / f"{name}.py").exists()} - set(BASE)
+    graph: dict[str, set[str]] = defaultdict(set)
+    for start, ends in arrows().items():
+        if start not in BASE and start:
+            graph["commands" if start in commands else start] |= ends - set(BASE) - {""}
+
+    def reachable(start: str) -> set[str]:
+        return graph[start].union(*map(reachable, graph[start]))
+
+    lines = ["flowchart TD"]
+    for start in sorted(graph):
+        through = set().union(*map(reachable, graph[start])) if graph[start] else set()
+        lines += [f"    {start} --> {end}" for end in sorted(graph[start] - through)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    page = DOCS / "architecture.md"
+    page.write_text(PICTURE.sub(lambda _: picture(), page.read_text("utf-8")), encoding="utf-8")
