@@ -6,22 +6,6 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-DISTANCES = "metric/distances.py"
-FEATURES = "metric/features.py"
-COPIES = "metric/memorization.py"
-AUDIT = "evaluation/memorization.py"
-BITS = "evaluation/likelihood.py"
-COMMANDS = "evaluation/commands.py"
-LEDGER = "evaluation/ledger.py"
-PIPELINE = "evaluation/pipeline.py"
-STUDY = "evaluation/study.py"
-RECORD = "metric/record.py"
-COMPARE = "report/compare.py"
-COMPARISON = "report/comparison.py"
-DIFFERENCES = "report/differences.py"
-FIGURES = "report/figures.py"
-GAP = "metric/gap.py"
-
 BIAS = "metric/test_distances.py::test_the_extrapolation_is_exact_where_the_bias_is_b_over_n"
 ERROR = "metric/test_distances.py::test_the_error_of_the_extrapolation_is_that_of_the_regression"
 PUBLISHED = "metric/test_features.py::test_spatial_features_of_inception_are_those_of_the_published_evaluator"
@@ -33,7 +17,6 @@ FIRST = "metric/test_memorization.py::test_flagged_samples_need_not_repeat_and_r
 NEAREST = "metric/test_memorization.py::test_nearest_equals_brute_force"
 MOVES = "metric/test_memorization.py::test_a_view_shifts_with_replicated_edges_then_mirrors"
 DUPLICATES = "data/test_duplicates.py::test_any_data_set_prints_them_at_every_start_and_compares_its_splits_once"
-WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
 CALIBRATES = (
     "metric/test_memorization.py::test_held_out_images_that_repeat_training_images_are_not_used_for_the_threshold"
 )
@@ -67,8 +50,8 @@ SETTINGS = "report/test_differences.py"
 FILLED = "report/test_report_figures.py::test_every_shipped_schedule_fills_its_figures"
 JOBS = "report/test_report_sweep.py"
 
-SET = "training/test_train_command.py::test_scores_while_training_are_set_as_those_at_the_end"
-WHOSE = "training/test_train_command.py::test_a_score_says_of_which_weights_it_is_also_while_training"
+SET = "training/test_train_command.py::test_scores_during_training_have_the_settings_of_those_at_the_end"
+WHOSE = "training/test_train_command.py::test_a_score_says_which_weights_it_is_of_also_during_training"
 PHOTOGRAPHS = "training/test_overfitting.py::test_tiles_of_one_photograph_are_one_cluster"
 FEW_PHOTOGRAPHS = "training/test_overfitting.py::test_the_notice_counts_photographs_and_not_tiles"
 ONE = "training/test_overfitting.py::test_one_image_has_no_interval"
@@ -101,9 +84,7 @@ FAULTS = [
         "**{'': _merged(",
         f"{CHANGED}[one setting]",
     ),
-    Fault(
-        "evaluate: a folder's images at 64", "completed(at_their_size(settings)", "completed((settings)", SIZE
-    ),
+    Fault("evaluate: a folder's images at 64", "completed(at_their_size(settings)", "completed((settings)", SIZE),
     Fault("evaluate: images of any size", " or len(first) > 1:", ":", FOLDER),
     Fault("evaluate: fewer images than asked for", "n is not None and n > len(images)", "False", FOLDER),
     Fault("an interval of one image", "math.isnan(half)", "False", ONE),
@@ -128,9 +109,7 @@ FAULTS = [
     Fault("hub: the hash is not verified", "!= path.name", '== ""', HUB),
     Fault("audit: nothing is cached", "keep=any(torch.equal(x, y) for y in real)", "keep=False", CACHED),
     Fault("audit: repeats calibrate", "~repeats(held_out)", "repeats(held_out) | True", CALIBRATES),
-    Fault(
-        "audit: no view is shifted", "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"
-    ),
+    Fault("audit: no view is shifted", "(0, -1, 1), (0, -1, 1))", "(0,), (0,))", f"{PLANTED}[rolled diagonally]"),
     Fault(
         "audit: views are shifted along one side",
         "(0, -1, 1), (0, -1, 1))",
@@ -144,9 +123,7 @@ FAULTS = [
         f"{PLANTED}[flipped and rolled diagonally]",
     ),
     Fault("audit: a shift wraps around", "self.right).clamp(0, width - 1)", "self.right) % width", MOVES),
-    Fault(
-        "audit: views are compared without |f(v(x))|²", " + v.square().sum(dim=1, keepdim=True)", "", NEAREST
-    ),
+    Fault("audit: views are compared without |f(v(x))|²", " + v.square().sum(dim=1, keepdim=True)", "", NEAREST),
     Fault("audit: no sample repeats", "repeats(samples[flagged])", "False", FEW),
     Fault("audit: every flagged sample repeats", "repeats(samples[flagged])", "True", FIRST),
     Fault("audit: repeats are not shown first", "(least - self.repeats.int())", "least", FIRST),
@@ -187,8 +164,8 @@ FAULTS = [
     ),
     Fault(
         "test: no warning before the last evaluation",
-        "        scorer.ledger.warn()",
-        "        pass",
+        'if score.split == "test":',
+        "if False:",
         DURING,
     ),
     Fault(
@@ -210,9 +187,7 @@ FAULTS = [
         "self.data.splits\n        if (available := len(splits.get(split, ()))) < 0:",
         CHECKED,
     ),
-    Fault(
-        "score: real images are the reference's", "splits[opposite(self.split)]", "splits[self.split]", OTHERS
-    ),
+    Fault("score: real images are the reference's", "splits[opposite(self.split)]", "splits[self.split]", OTHERS),
     Fault(
         "score: an earlier version's number of the evaluation is lost",
         'rest["test_evaluation"] = number',
@@ -225,9 +200,7 @@ FAULTS = [
         'values["settings"] = {"": size',
         SCORES,
     ),
-    Fault(
-        "score: the source is read as details", "for key in SOURCE if key in rest}", "for key in ()}", SCORES
-    ),
+    Fault("score: the source is read as details", "for key in SOURCE if key in rest}", "for key in ()}", SCORES),
     Fault("score: a missing value is not NaN", 'values["value"] = math.nan', 'values["value"] = 0.0', SCORES),
     Fault("evaluate: warnings are not printed", "level=logging.INFO", "level=logging.ERROR", MESSAGES),
     Fault(
@@ -275,9 +248,7 @@ FAULTS = [
         SETTINGS,
     ),
     Fault("settings: an override is not shown", "key in overridden or ", "", SETTINGS),
-    Fault(
-        "settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS
-    ),
+    Fault("settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
         "small[first], EITHER_WAY)",
@@ -350,7 +321,12 @@ FAULTS = [
         "return low, high",
         "metric/test_intervals.py",
     ),
-    Fault("study: its test evaluations are not warned of", 'if settings.split == "test":', "if False:", STUDIED),
+    Fault(
+        "study: its test evaluations are not warned of",
+        'if settings.split == "test":\n        scorer',
+        "if False:\n        scorer",
+        STUDIED,
+    ),
     Fault("study: no floor in its table", "device_name(device), baselines)", "device_name(device))", FLOOR),
     Fault("study: a sampler that does not fit ends all", "if not every:", "if True:", FITS),
     Fault("study: a named sampler that does not fit is left out", "if not every:", "if False:", BUDGETS),

@@ -100,7 +100,7 @@ def test_scores_of_different_protocols_are_not_one_column(tmp_path: Path, make_r
 
 
 def test_a_folder_without_jobs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither a run .* nor a sweep"):
+    with pytest.raises(UserError, match=r"neither a run .* nor a sweep"):
         compare_jobs(tmp_path, quiet())
 
 
