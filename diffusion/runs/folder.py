@@ -110,7 +110,7 @@ class Run:
         path = self.folder / "metrics.csv"
         try:
             return read_metrics(path)
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, TypeError) as error:  # TypeError for a line with more cells than the head
             raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
 
     @cached_property

@@ -174,12 +174,13 @@ def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no run here"):
         Run(tmp_path / "empty")
-    for name, content in {
-        "run.json": "{",
-        "scores.json": "{}",
-        "config.yaml": "a: [",
-        "metrics.csv": "step,a\n1,x",
-    }.items():
+    for name, content in (
+        ("run.json", "{"),
+        ("scores.json", "{}"),
+        ("config.yaml", "a: ["),
+        ("metrics.csv", "step,a\n1,x"),
+        ("metrics.csv", "step,a\n1,2,3"),
+    ):
         good = (run_folder / name).read_text()
         (run_folder / name).write_text(content)
         with pytest.raises(UserError, match=re.escape(name)) as caught:
