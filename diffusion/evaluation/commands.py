@@ -65,7 +65,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 
 
 class Frames:
-    """x and the estimate of x0 of the first images, at up to 100 denoising steps."""
+    """x and the estimate of x0 of the first images along the denoising steps."""
 
     def __init__(self, steps: int):
         self.steps, self.every = steps, max(1, steps // MOST_FRAMES)
