@@ -38,8 +38,9 @@ class Settings(BaseModel):
     """A set of settings that can be given on the command line."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=(),
+        ser_json_inf_nan="constants",
+    )  # fmt: skip
 
 
 class Validation(Settings):

@@ -18,7 +18,7 @@ ALL_TOLD = "reliability/test_two_signalled.py::test_two_processes_signalled_wher
 AGAIN = "training/test_sweep_again.py"
 TASKS = "training/test_slurm_tasks.py::test_only_the_first_process_queues_the_job_again_on_sigusr1"
 QUOTES = "training/test_bad_input.py::test_values_that_need_quotes_are_shown_with_quotes_that_work"
-STATES = "training/test_status.py::test_states"
+STATES = "report/test_status.py::test_states"
 
 NEVER = "reliability/test_folders.py::test_a_run_that_ends_before_it_begins_says_why"
 FOLDERS = "reliability/test_folders.py::test_no_second_run_starts_beside_one_that_is_alive"
