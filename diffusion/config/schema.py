@@ -1,7 +1,7 @@
 """The settings of each command: type, default, range and documentation in one place.
 
-`python -m diffusion.train --help` prints them. What the choice of a group takes, such as `model.channels`, is documented
-where the class or function is defined that the choice names.
+`python -m diffusion.train --help` prints them. What a choice of a group takes, such as `model.channels`, is documented
+where the class or function that it names is defined.
 """
 
 from pathlib import Path

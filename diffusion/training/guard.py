@@ -29,8 +29,8 @@ from diffusion.training.reading import Reading
 NAMED = 8  # files of a batch that a message names
 WINDOW = 100  # losses that a new one is compared with
 LEAST = 20  # of them, before the comparison means anything
-# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches: in clean training
-# 1 step in 10,000 was a spike at batch 4 and none at batch 8; never two in a row. (At four times, 5 in 10,000.)
+# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches. In clean
+# training 1 step in 10,000 was a spike at batch 4, and none at batch 8; never two in a row. (At four times, 5 in 10,000.)
 FACTOR = 5
 MOST_SKIPPED = 10  # steps in a row; after that, something other than a batch is wrong
 MOST_OVERFLOWS = 50  # steps in a row that float16's scaler skipped; each halves its scale, which begins at 2^16
@@ -163,8 +163,9 @@ class Guard(Callback):
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
                     raise NotFinite(
-                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the checkpoints "
-                        f"are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.action=skip"
+                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the "
+                        "checkpoints are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                        "guard.action=skip"
                     )
             self.compare(loss, measured)
 
@@ -182,13 +183,15 @@ class Guard(Callback):
             self.warned = True
             median = statistics.median(self.usual)
             console.print(
-                f"step {measured.step}: the loss jumped to {loss:.4g}, of usually {median:.4g} ({listed(measured.names)})",
+                f"step {measured.step}: the loss jumped to {loss:.4g} from a usual {median:.4g} "
+                f"({listed(measured.names)})",
                 style="yellow",
             )
         if self.high >= self.spikes:
             raise Diverged(
                 f"step {measured.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} "
-                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
+                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                "guard.spikes=null"
             )
 
 

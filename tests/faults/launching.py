@@ -6,13 +6,8 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-RUN = "training/run.py"
-SIGNALS = "training/signals.py"
-SWEEP = "runs/jobs.py"
-RECORD = "runs/record.py"
-DISTRIBUTED = "training/processes.py"
-
-QUEUED = "reliability/test_slurm.py::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
+SLURM = "reliability/test_slurm.py"
+QUEUED = f"{SLURM}::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
 WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[3-steps0]"
 ALL_TOLD = "reliability/test_two_signalled.py::test_two_processes_signalled_wherever_they_are"
 AGAIN = "training/test_sweep_again.py"

@@ -317,7 +317,7 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
 
 
 def test_t2_from_the_command_line(command, tiny, tmp_path):
-    """auto resumes from a whole one; if all are damaged it exits; it starts afresh only if there is none, or if asked."""
+    """auto resumes from a whole one, and exits if all are damaged; it starts afresh if there is none, or if asked."""
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err

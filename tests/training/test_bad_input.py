@@ -20,7 +20,10 @@ CASES = {
     "missing folder": (["data.root=/nowhere/photos"], ["/nowhere/photos"]),
     "too few for a batch": (["data.batch_size=100"], ["24", "100", "data.batch_size"]),
     "indivisible size": (["data.resolution=9"], ["data.resolution=9", "multiple of 2", "data.resolution=8"]),
-    "beta above one": (["schedule=sigmoid", "schedule.largest=0.999999", "schedule.tau=0.001"], ["β_", "outside (0, 1)"]),
+    "beta above one": (
+        ["schedule=sigmoid", "schedule.largest=0.999999", "schedule.tau=0.001"],
+        ["β_", "outside (0, 1)"],
+    ),
     "more steps than the table": (["sampler.steps=1001"], ["1001", "1000"]),
     "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
     "nothing to resume": (["ckpt=last"], ["ckpt=last", "no run"]),
