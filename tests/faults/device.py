@@ -69,8 +69,7 @@ FAULTS = [
         "self.linear(features).squeeze(1)", "test_a_learned_weight_of_the_loss_is_not_rounded_to_bfloat16",
     ),
     fault(
-        "a step left out moves the average", '        if not getattr(pl_module, "stepped", True):\n            return\n', "",
-        SCALER,
+        "a step left out moves the average", 'if not getattr(pl_module, "stepped", True):', "if False:", SCALER,
     ),
     fault("… moves the rate", "        if self.stepped:\n", "        if True:\n", SKIP),
     fault("… where there is no gradient", "given = any(", "given = True or any(", SKIP),

@@ -125,9 +125,8 @@ FAULTS = [
         "            pass\n        if isinstance",
         FAILED_SAVE,
     ),
-    Fault("T3 the reason is not kept", "            self.error = error\n", "", FAILED_SAVE),
-    Fault("T3 torch covers the system's reason", "            self.error = error\n", "", EFBIG),
-    Fault("T3 torch covers the reason", "raise sealed.error or error from error", "raise", FAILED_SAVE),
+    Fault("T3 torch hides the system's reason", "raise (error.__context__ if isinst", "raise (error if isinst", EFBIG),
+    Fault("T3 torch hides the reason", "raise (error.__context__ if isinst", "raise (error if isinst", FAILED_SAVE),
     Fault(
         "T2 a file without a checksum counts as whole",
         "                if sealed:\n",
