@@ -45,8 +45,10 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     with replacing(path, durable=True) as file:
         try:
             torch.save(dict(contents), file)
-        except RuntimeError as error:  # torch hides the operating system's reason behind its own
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from error
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides the operating system's reason behind its own
+                raise error.__context__ from None
+            raise
         _seal(file)
 
 

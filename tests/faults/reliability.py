@@ -125,8 +125,18 @@ FAULTS = [
         "            pass\n        if isinstance",
         FAILED_SAVE,
     ),
-    Fault("T3 torch hides the system's reason", "raise (error.__context__ if isinst", "raise (error if isinst", EFBIG),
-    Fault("T3 torch hides the reason", "raise (error.__context__ if isinst", "raise (error if isinst", FAILED_SAVE),
+    Fault(
+        "T3 torch hides the system's reason",
+        "                raise error.__context__ from None\n",
+        "                raise\n",
+        EFBIG,
+    ),
+    Fault(
+        "T3 torch hides the reason",
+        "                raise error.__context__ from None\n",
+        "                raise\n",
+        FAILED_SAVE,
+    ),
     Fault(
         "T2 a file without a checksum counts as whole",
         "                if sealed:\n",
