@@ -11,6 +11,7 @@ Memory, over that of the imports, is the peak of a process of its own for each (
 """
 
 import argparse
+import dataclasses
 import statistics
 import subprocess
 import sys
@@ -23,24 +24,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from rich.table import Table
 
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
-from diffusion.console import console
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import Train
+from diffusion.config.validation import validated
+from diffusion.console import console, quiet_libraries
 from diffusion.data import ImageData
+from diffusion.runs import naming
+from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
-from diffusion.training.module import Diffusion
-from diffusion.training.run import make_trainer
+from diffusion.training.run import Recipe, make_module, make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
-from diffusion.training.signals import Interruptible
-from diffusion.training.summary import quiet_libraries
+from diffusion.training.signals import StopOnSignal
 
 SKIPPED = 3  # first steps, in which memory is allocated and kernels are chosen
-GUARDS = (Guard, Interruptible, Checkpoints)
+GUARDS = (Guard, StopOnSignal, Checkpoints)
 
 Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
 
@@ -89,7 +90,7 @@ class Stopwatch:
         def wrapped(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
             start = now(self.device)
             hook(trainer, *args, **kwargs)
-            self.seconds[trainer.fit_loop.total_batch_idx] += between(start, now(self.device))[0]
+            self.seconds[trainer.global_step] += between(start, now(self.device))[0]
 
         return wrapped
 
@@ -100,17 +101,17 @@ def resident(which: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def bare_loop(cfg: DictConfig, data: ImageData, device: torch.device) -> Callable[[], None]:
+def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callable[[], None]:
     """A step of the loop that one would write by hand."""
-    network = make(cfg.model, "model").to(device)
-    if cfg.channels_last:
+    network = make(settings.model, "model").to(device)
+    if settings.channels_last:
         network.to(memory_format=torch.channels_last)
-    optimizer = make(cfg.optimizer, "optimizer")(network.parameters())
+    optimizer = make(settings.optimizer, "optimizer")(network.parameters())
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
 
     def step() -> None:
-        x0 = images[torch.randint(len(images), (cfg.data.batch_size,))].to(device).float() / 127.5 - 1
+        x0 = images[torch.randint(len(images), (data.batch_size,))].to(device).float() / 127.5 - 1
         index = torch.randint(1000, (len(x0),), device=device)
         eps = torch.randn_like(x0)
         a = alpha_bar[index].view(-1, 1, 1, 1)
@@ -122,18 +123,17 @@ def bare_loop(cfg: DictConfig, data: ImageData, device: torch.device) -> Callabl
     return step
 
 
-def run(cfg: DictConfig, data: ImageData, steps: int, turns: Turns | None = None, watch: bool = False) -> float:
+def run(settings: Train, data: ImageData, steps: int, turns: Turns | None = None, watch: bool = False) -> float:
     """Some steps of a run as `diffusion.train` makes it. With `watch`: the median seconds of the guards in a step."""
-    cfg = cfg.copy()
-    cfg.trainer.max_steps = steps
+    limited = settings.trainer.model_copy(update={"max_steps": steps})
+    settings = settings.model_copy(update={"trainer": limited})
     with tempfile.TemporaryDirectory() as folder:
-        module = Diffusion(
-            make(cfg.model, "model"), make(cfg.schedule, "schedule"), make(cfg.prediction, "prediction"),
-            make(cfg.objective, "objective"), make(cfg.optimizer, "optimizer"), make(cfg.lr_scheduler, "lr_scheduler"),
-        )  # fmt: skip
-        if cfg.channels_last:
-            module.denoiser.network.to(memory_format=torch.channels_last)
-        trainer, _, _ = make_trainer(cfg, Path(folder), "{}", data, make(cfg.sampler, "sampler"), None, None)
+        recipe = dataclasses.replace(Recipe.build(settings), data=data)
+        trainer = make_trainer(settings, Path(folder), None)
+        clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
+        module = make_module(settings, recipe, clock, "{}")
+        set_clock(trainer, settings, recipe, clock, Path(folder), None, None, None)
+        prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]
         assert len(guards) == len(GUARDS)
@@ -164,8 +164,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     overrides = [f"model={options.model}", f"data.batch_size={options.batch}", "score.n=0", "name=bench"]
     overrides += ["samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        configs = {"run": compose("train", [*overrides, "ema=none"]), "average": compose("train", overrides)}
+    naming.register()
+    words = {"run": [*overrides, "ema=none"], "average": overrides}
+    configs = {name: validated(Train, plain(composed("train", each))) for name, each in words.items()}
     data: ImageData = make(configs["run"].data, "data")
     data.prepare_data()
     data.setup()
@@ -190,9 +191,9 @@ def main() -> None:
     table = Table(title=f"a step of {options.model}, batch {options.batch}, {device}; ratios to the bare loop")
     for column in ("loop", "ms", "wall time", "CPU time", "MB", "memory"):
         table.add_column(column, justify="left" if column == "loop" else "right", no_wrap=True)
-    for name, cfg in configs.items():
-        turns = Turns(bare_loop(cfg, data, device))
-        run(cfg, data, options.steps + SKIPPED + 1, turns)
+    for name, settings in configs.items():
+        turns = Turns(bare_loop(settings, data, device))
+        run(settings, data, options.steps + SKIPPED + 1, turns)
         bare_wall, bare_cpu = (list(column) for column in zip(*turns.bare[SKIPPED:-1], strict=True))
         wall, cpu = (list(column) for column in zip(*turns.run[SKIPPED:], strict=True))
         if name == "run":

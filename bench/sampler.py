@@ -11,13 +11,12 @@ import statistics
 import time
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.table import Table
 from torch import Tensor, nn
 
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V
@@ -51,7 +50,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     noise = torch.randn(options.batch, 3, options.resolution, options.resolution, device=device)
     schedule = VP(beta_min=0.1, beta_max=20.0).to(device)
-    network = make(OmegaConf.load(conf_dir() / "model" / f"{options.model}.yaml"), "model").to(device).eval()
+    network = make(choice("model", options.model), "model").to(device).eval()
     network.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         passes = []
@@ -64,11 +63,8 @@ def main() -> None:
     table = Table(title=f"{options.model}: {forward * 1e3:.1f} ms a forward pass of {options.batch}, on {device}")
     for column in ("sampler", "evaluations", "ms outside, each", "share of the network"):
         table.add_column(column, justify="left" if column == "sampler" else "right")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        choices = sorted(path.stem for path in (conf_dir() / "sampler").glob("*.yaml"))
-        samplers = {name: compose("sample", [f"sampler={name}", "name=bench", "ckpt=none"]).sampler for name in choices}
-    for name, config in samplers.items():
-        sampler = make(config, "sampler")
+    for name in choices("sampler"):
+        sampler = make(choice("sampler", name), "sampler")
         sampler.steps = min(sampler.steps, 20)
         denoise = Denoiser(Instant(noise, 3), schedule, V())
         times = []

@@ -20,15 +20,14 @@ from contextlib import suppress
 from functools import partial
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.table import Table
 from torch import Tensor
 
 from diffusion.config.build import make
-from diffusion.config.choices import conf_dir
+from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.evaluation.pipeline import chosen
+from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_statistics
@@ -96,10 +95,9 @@ def main() -> None:
     parser.add_argument("--metrics", default="standard")
     parser.add_argument("--resolution", type=int, default=64)
     asked = parser.parse_args()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("evaluate", [f"features={asked.features}", f"metrics={asked.metrics}", "name=bench"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    extractor, metrics = make(cfg.features, "features").to(device), chosen(cfg.metrics)
+    extractor = make(choice("features", asked.features), "features").to(device)
+    metrics = make_metrics(choice("metrics", asked.metrics))
     spatial = wants_spatial(metrics, extractor)
     generator = torch.Generator().manual_seed(0)
     shape = (2, asked.n, 3, asked.resolution, asked.resolution)

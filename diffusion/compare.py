@@ -1,4 +1,4 @@
-"""`python -m diffusion.compare RUN RUN …`: one table out of runs and sweeps, a row per recipe, intervals over seeds."""
+"""`python -m diffusion.compare RUN RUN …`: one table of runs and sweeps, a row per recipe, intervals over seeds."""
 
 import argparse
 import sys
@@ -13,15 +13,15 @@ Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
   python -m diffusion.compare outputs/demo/sweep-…            a sweep
   python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together
 
-Only settings that differ are shown; runs that differ in their seed alone are one row, and of several runs of one seed
-the newest counts. The best is marked only among scores of one protocol: where the protocols differ the comparison is
-refused, naming what differs, unless --mixed. Nothing is trained or sampled.
+Only settings that differ are shown. Runs that differ in their seed alone are one row; of several runs of one seed the
+newest counts. The best is marked only among scores of one protocol: where protocols differ the comparison is refused,
+naming what differs, unless --mixed is given. Nothing is trained or sampled.
 Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare the folders named; 0, or 2 with one line on stderr."""
+    """Compare folders; 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.compare", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,13 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="where to write (default: the folder, if only one is named; else outputs/comparisons/…)",
+        help="where to write (default: the folder, if there is only one; else outputs/comparisons/…)",
     )
     asked = parser.parse_args(arguments)
 
     def run() -> None:
         from diffusion.console import count
-        from diffusion.report.compare import compare, gather  # scipy and rich, once there is something to do
+        from diffusion.report.compare import compare, gather  # scipy and matplotlib, only when there is something to do
         from diffusion.report.comparison import write
 
         comparison = compare(gather(asked.folders), asked.mixed)

@@ -1,4 +1,4 @@
-"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model for others, in a format that holds no code."""
+"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model to share, in a format that cannot hold code."""
 
 import argparse
 import sys
@@ -7,13 +7,13 @@ from pathlib import Path
 from diffusion.errors import exit_status
 
 ABOUT = """\
-Write the weights of a checkpoint, and the configuration that they belong to, as one safetensors file. `sample` and
-`evaluate` read it like a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
+Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
+a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 2 with one line on stderr."""
+    """Write the file; 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m diffusion.export", description=ABOUT)
     parser.add_argument("checkpoint", type=Path, help="such as outputs/…/checkpoints/best.ckpt")
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")

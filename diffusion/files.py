@@ -35,7 +35,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     With `durable`, the bytes and then the rename are flushed to the disk, so that they survive a power cut. An OSError
     names `path`.
     """
-    with _beside(path, durable) as part, part.open("xb") as file:
+    with _beside(path, durable) as part, part.open("x+b") as file:
         yield file
         if durable:
             file.flush()

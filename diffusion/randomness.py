@@ -60,7 +60,7 @@ class Streams:
 
     @classmethod
     def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
-        """n streams, whose seeds are functions of `key` and their place: `Streams.of(8, "step", 100)` are the same again."""
+        """n streams whose seeds are functions of `key` and of their place, such as `Streams.of(8, "train", step)`."""
         return cls([seed_for(*key, i) for i in range(n)], device)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""`python -m diffusion.status [FOLDER]`: the runs below a folder: state, step, last score, when each last wrote."""
+"""`python -m diffusion.status [FOLDER]`: the runs in a folder: state, step, last score, time of the last write."""
 
 import argparse
 import sys
@@ -21,20 +21,21 @@ STYLES = {
     "unreadable": "red", "not started": "dim",
 }  # fmt: skip
 ABOUT = """\
-List the runs below a folder: state, step, last score, when each last wrote.
+List the runs in a folder and its sub-folders: state, step, last score, time of the last write.
 
-  complete, failed, interrupted   what the run wrote at its end, with the reason
+  complete, failed, interrupted   as the run recorded at its end, with the reason
   running                         its process is alive
   died                            its process is gone, or is on another machine and
                                   has not written for 5 minutes
   not started                     there is only a configuration
+  unreadable                      its run.json is damaged
 
 Exit status: 0 whatever the states of the runs; 2 where there is no such folder.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """List the runs below the folder named; 0, or 2 with one line on stderr."""
+    """List the runs in a folder; 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.status", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def print_status(folder: Path) -> None:
-    """Print the table. Raises UserError where there is no such folder."""
+    """Print the table of the runs, and how many are in each state. Raises UserError where there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
     made = [(path, command_of(path)) for path in runs(folder)]
@@ -61,7 +62,7 @@ def print_status(folder: Path) -> None:
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print the table, and below it the reasons, which are long."""
+    """Print the table, and the reasons below it, because they are long."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("run", "state", "step", "last score", "last wrote"):
         table.add_column(name, overflow="fold", no_wrap=name != "run")
@@ -74,7 +75,7 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def runs(folder: Path) -> Iterator[Path]:
-    """The folders that commands made in `folder`, itself included, in order of their names (job 2 before 10)."""
+    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
     if is_run(folder):
         yield folder
     else:
@@ -84,18 +85,18 @@ def runs(folder: Path) -> Iterator[Path]:
 
 
 def row(folder: Path, root: Path) -> tuple[str, ...]:
-    """The cells of a run: its name, state, steps, last score, when it last wrote, and the reason of its end."""
+    """The cells of a run: its name, state, steps, last score, time of the last write, and the reason of its end."""
     record = RunRecord(folder)
     content = record.content
-    steps = "" if content.get("steps") is None else f"{content['steps']}"
+    steps = "" if content.get("steps") is None else str(content["steps"])
     steps += f" of {content['total_steps']}" if content.get("total_steps") else ""
     try:
         score = last_score(Run(folder))
     except UserError as error:
         score = str(error).removeprefix(f"{folder}/")
-    wrote = ago(time.time() - last_write(folder))
+    written = next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists())
     reason = record.damage or str(content.get("reason", ""))
-    return str(folder.relative_to(root)), record.state, steps, score, wrote, reason
+    return str(folder.relative_to(root)), record.state, steps, score, ago(time.time() - written), reason
 
 
 def ago(seconds: float) -> str:
@@ -106,13 +107,8 @@ def ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def last_write(folder: Path) -> float:
-    """When the run last wrote."""
-    return next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists())
-
-
 def last_score(run: Run) -> str:
-    """`fd_lite0 123.4` of the last samples that were scored (the audit's `copies` is no score), else `val/mse 0.0412`."""
+    """The last score of samples but `copies`, `fd_lite0 123.4`; without one the last error, `val/mse 0.0412`."""
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
         return f"{scored[-1].metric} {scored[-1].value:.4g}"

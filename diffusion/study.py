@@ -29,7 +29,7 @@ compose_and_study = command("study", Study, __doc__, study)
 
 
 def main() -> None:
-    """Take the study's name off the command line: Hydra would take it for an override without a value."""
+    """Take the study's name off the command line, because Hydra would read it as an override without a value."""
     word = next(iter(sys.argv[1:]), "-")
     if word in STUDIES:
         del sys.argv[1]

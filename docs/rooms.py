@@ -19,7 +19,10 @@ PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 def modules() -> dict[str, Path]:
     """Every module of the package and its file."""
     files = sorted(PACKAGE.rglob("*.py"))
-    return {".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    return {
+        ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
 
 
 def imports() -> dict[str, set[str]]:
@@ -49,7 +52,7 @@ def imported_names(file: Path) -> set[str]:
 
 def room(module: str) -> str:
     """The folder that a module is in: `process`; for a module of the top floor, `errors` for one, its own name."""
-    return (module.split(".") + [""])[1]
+    return ([*module.split("."), ""])[1]
 
 
 def arrows() -> dict[str, set[str]]:

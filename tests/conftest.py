@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny operations: more threads only wait for each other, and forks cannot inherit them
+os.environ["OMP_NUM_THREADS"] = (
+    "1"  # tiny operations: more threads only wait for each other, and forks cannot inherit them
+)
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -90,7 +92,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The figures that the proofs of reliability have noted."""
-    figures = {what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties}
+    figures = {
+        what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties
+    }
     if figures:
         terminalreporter.section("reliability")
         for what, value in figures.items():

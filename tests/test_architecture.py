@@ -21,7 +21,8 @@ WITHOUT = {
 @pytest.fixture(scope="module")
 def rooms() -> ModuleType:
     spec = importlib.util.spec_from_file_location("rooms", PACKAGE.parent / "docs/rooms.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

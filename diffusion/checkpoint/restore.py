@@ -89,7 +89,7 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     """The denoiser of a checkpoint or of an exported file, on the CPU.
 
     Args:
-        weights: `ema` for the averaged weights (the raw ones where the run kept no average), `raw` for the trained ones.
+        weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average.
     """
     path = Path(path)
     contents = exported.read(path, PREFIX) if path.suffix == exported.SUFFIX and path.is_file() else read(path)

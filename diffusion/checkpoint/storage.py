@@ -11,7 +11,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
@@ -43,12 +43,13 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_parts(path.parent)
     with replacing(path, durable=True) as file:
-        sealed = Sealed(file)
         try:
-            torch.save(dict(contents), sealed)  # type: ignore[arg-type]  # it only needs `write`
+            torch.save(dict(contents), file)
         except RuntimeError as error:
-            raise sealed.error or error from error  # torch may hide the operating system's reason behind its own
-        sealed.close()
+            if isinstance(error.__context__, OSError):  # torch hides the operating system's reason behind its own
+                raise error.__context__ from None
+            raise
+        _seal(file)
 
 
 def load(path: Path, sealed: bool = False) -> dict[str, Any]:
@@ -161,40 +162,14 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
         raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors and primitives only")
 
 
-class Sealed:
-    """Hashes and passes on what torch writes; `close` announces the comment in the last record and appends it."""
-
-    def __init__(self, file: IO[bytes]):
-        self.file, self.digest, self.held = file, hashlib.sha256(), b""
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Pass on all but the last two bytes so far, which may be the comment's length."""
-        block = memoryview(data).cast("B")
-        if len(block) >= 2:
-            self.put(self.held)
-            self.put(block[:-2])
-            self.held = bytes(block[-2:])
-        else:
-            whole = self.held + bytes(block)
-            self.put(whole[:-2])
-            self.held = whole[-2:]
-        return len(block)
-
-    def put(self, block: bytes | memoryview) -> None:
-        self.digest.update(block)
-        try:
-            self.file.write(block)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def close(self) -> None:
-        self.put(COMMENT.to_bytes(2, "little"))
-        self.file.write(LABEL + self.digest.hexdigest().encode())
+def _seal(file: BinaryIO) -> None:
+    """Announce a comment in the zip's last record, whose last two bytes are its length, and append it."""
+    file.seek(-2, os.SEEK_END)
+    file.write(COMMENT.to_bytes(2, "little"))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    file.seek(0, os.SEEK_END)
+    file.write(LABEL + digest.hexdigest().encode())
 
 
 class Storage(CheckpointIO):

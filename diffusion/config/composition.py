@@ -1,4 +1,4 @@
-"""Hydra's composition of conf/ and of the settings' defaults, for those who need it outside of a command's beginning."""
+"""Composing conf/ and the defaults of the settings by Hydra, outside of a command's beginning."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """`--help` and `--help GROUP` of the commands: every choice and every setting with its documentation.
 
-The documentation is read from the settings' schema and from the docstrings of the classes that the choices name. Nothing
-is imported for it, so the answer comes in well under a second.
+The documentation is read from the settings' schema, and from the docstrings of the classes that the choices name. The
+classes are not imported for it, so the answer comes in well under a second.
 """
 
 import ast

@@ -1,7 +1,7 @@
 """The settings of each command: type, default, range and documentation in one place.
 
-`python -m diffusion.train --help` prints them. What the choice of a group takes, such as `model.channels`, is documented
-where the class or function is defined that the choice names.
+`python -m diffusion.train --help` prints them. What a choice of a group takes, such as `model.channels`, is documented
+where the class or function that it names is defined.
 """
 
 from pathlib import Path
@@ -38,8 +38,9 @@ class Settings(BaseModel):
     """A set of settings that can be given on the command line."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, protected_namespaces=(),
+        ser_json_inf_nan="constants",
+    )  # fmt: skip
 
 
 class Validation(Settings):

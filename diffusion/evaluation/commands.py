@@ -12,8 +12,8 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
-from diffusion.config.schema import Evaluate, Sample, Settings
-from diffusion.console import console, count, quiet_libraries
+from diffusion.config.schema import Evaluate, Sample, Settings, Study
+from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
@@ -21,33 +21,34 @@ from diffusion.errors import UserError, first_line
 from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.generate import generate
+from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import bits_per_dimension
-from diffusion.evaluation.memorization import check_audit
-from diffusion.evaluation.pipeline import Scorer, check_scoring, describe_sampler, make_metrics
-from diffusion.evaluation.test_ledger import TestLedger
+from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
 from diffusion.files import replace
+from diffusion.metric.record import Score
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.report.images import gif, grid, save_png, strip
 from diffusion.report.scores import print_scores
+from diffusion.runs.folder import SCORES
 
 SHOWN = 8  # images of a trajectory
 MOST_FRAMES = 100  # of a GIF
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
-    """n images as PNG files in images/, a grid and an npz; with `trajectory` also the strip of steps and a GIF."""
+    """Draw n images: images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and trajectory.gif."""
     quiet_libraries()
+    log_to(folder / "sample.log")
     device = choose_device(settings.device)
     restored = restore(settings.ckpt, settings.weights)
     settings = completed(settings, restored.config, restored.path)
     sampler = make_sampler(settings.sampler, restored)
-    restored.denoiser.to(device)
-    n, seed = settings.n, int(settings.seed or 0)
-    frames = Frames(sampler.steps) if settings.trajectory else None
+    denoiser, n, seed = restored.denoiser.to(device), settings.n, int(settings.seed or 0)
+    frames = Frames(sampler.steps)
     images = generate(
-        restored.denoiser, sampler, n, restored.shape, seed, device, settings.batch_size,
-        f"sampling {count(n, 'image')}", None if frames is None else frames.watch,
+        denoiser, sampler, n, restored.shape, seed, device, settings.batch_size, f"sampling {count(n, 'image')}",
+        frames.watch if settings.trajectory else None,
     )  # fmt: skip
     width = len(str(n - 1))
     (folder / "images").mkdir(exist_ok=True)
@@ -55,41 +56,39 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
     save_png(grid(images, scale=max(1, 64 // restored.shape[-1])), folder / "grid.png")
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed)
-    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
-    made = ["images/", "grid.png", "images.npz (uint8, N×H×W×3)"]
-    if frames is not None:
+    written = "images/, grid.png, images.npz (uint8, N×H×W×3)"
+    if settings.trajectory:
         frames.save(folder, settings.frames)
-        made += ["trajectory.png", "trajectory.gif"]
-    console.print("  " + ", ".join(made))
+        written += ", trajectory.png, trajectory.gif"
+    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
+    console.print(f"  {written}")
 
 
 class Frames:
-    """Keeps x and the estimate of x0 of the first images along the denoising steps."""
+    """x and the estimate of x0 of the first images along the denoising steps."""
 
     def __init__(self, steps: int):
-        self.every = max(1, steps // MOST_FRAMES)
-        self.steps = steps
-        self.noisy: list[Tensor] = []
-        self.clean: list[Tensor] = []
+        self.steps, self.every = steps, max(1, steps // MOST_FRAMES)
+        self.pairs: list[tuple[Tensor, Tensor]] = []
 
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
         if first == 0 and (k % self.every == 0 or k in (1, self.steps)):
-            self.noisy.append(to_uint8(x[:SHOWN]).cpu())
-            self.clean.append(to_uint8(estimate.x0[:SHOWN]).cpu())
+            self.pairs.append((to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()))
 
     def save(self, folder: Path, frames: int) -> None:
         """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
-        chosen = torch.linspace(0, len(self.noisy) - 1, min(frames, len(self.noisy))).round().long()
-        scale = max(1, 64 // self.noisy[0].shape[-1])
-        save_png(strip(torch.stack([self.noisy[i] for i in chosen]), scale), folder / "trajectory.png")
-        pairs = zip(self.noisy, self.clean, strict=True)
-        gif([grid(torch.cat([x, x0]), columns=len(x), scale=scale) for x, x0 in pairs], folder / "trajectory.gif")
+        chosen = torch.linspace(0, len(self.pairs) - 1, min(frames, len(self.pairs))).round().long()
+        noisy = torch.stack([self.pairs[i][0] for i in chosen])
+        scale = max(1, 64 // noisy.shape[-1])
+        save_png(strip(noisy, scale), folder / "trajectory.png")
+        gif([grid(torch.cat(pair), len(pair[0]), scale) for pair in self.pairs], folder / "trajectory.gif")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Scores of a checkpoint's samples, or of a folder's images, in scores.json."""
     quiet_libraries()
+    log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
@@ -98,38 +97,31 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
         raise UserError("bits: images alone have no likelihood; give ckpt=CHECKPOINT, or leave bits out")
     else:
         evaluate_images(settings, folder)
+    console.print(f"  {folder / SCORES}")
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
-    """Sample and score; the ledger of the checkpoint's run records what is scored on test."""
+    """Sample and score. The ledger of the checkpoint's run records scores on test."""
     device = choose_device(settings.device)
     restored = restore(str(settings.ckpt), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     n, seed, batch_size = int(settings.n or 0), int(settings.seed or 0), int(settings.batch_size or 1)
     sampler = make_sampler(settings.sampler, restored)
     denoiser = restored.denoiser.to(device)
-    ledger = TestLedger.beside(restored.path)
+    ledger = Ledger.of(restored.path)
     if settings.split == "test":
         ledger.warn() if settings.again else ledger.refuse()
-    scorer = make_scorer(settings, folder, ledger, device, n)
+    scorer = make_scorer(settings, settings.data, n, folder, ledger, device)
     write_configuration(folder, settings, restored)
     print_cost(denoiser, sampler, n, restored.shape, batch_size, device)
     scorer.make_reference()
     images = generate(denoiser, sampler, n, restored.shape, seed, device, batch_size, f"sampling {count(n, 'image')}")
-    weights = restored.source
-    source = {"sampler": describe_sampler(settings.sampler), "seed": seed, **weights}
-    new = scorer.score(images, **source) + scorer.baselines(settings.baselines, n)
-    print_scores(new)
-    if settings.audit:
-        new.append(scorer.audit(images, settings.audit, **source))
+    source = {"seed": seed, **restored.source}
+    new = score_images(scorer, settings, images, "samples", sampler=describe_sampler(settings.sampler), **source)
     if settings.bits:
-        new.append(
-            bits_per_dimension(
-                denoiser, scorer.data, settings.split, settings.bits, batch_size, device, seed=seed, **weights
-            )
-        )
+        data, split, bits = scorer.data, settings.split, settings.bits
+        new.append(bits_per_dimension(denoiser, data, split, bits, batch_size, device, **source))
     scorer.write(new)
-    console.print(f"  {folder / 'scores.json'}")
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
@@ -137,42 +129,49 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     device = choose_device(settings.device)
     settings = completed(at_their_size(settings), None)
     images = folder_images(str(settings.images), settings.data["resolution"], settings.n)
-    scorer = make_scorer(settings, folder, TestLedger(folder), device, len(images))
+    scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
     scorer.make_reference()
-    source = {"folder": str(settings.images)}
-    new = scorer.score(images, "images", **source) + scorer.baselines(settings.baselines, len(images))
+    scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
+
+
+def make_scorer(
+    settings: Evaluate | Study, data: dict[str, Any], n: int, folder: Path, ledger: Ledger, device: torch.device
+) -> Scorer:
+    """The scorer of a command against the configuration `data`. Raises UserError where it cannot score `n` images."""
+    extractor = make(settings.features, "features").to(device)
+    module: ImageData = make(data, "data")
+    module.prepare_data()
+    module.setup()
+    scorer = Scorer(module, settings.split, extractor, make_metrics(settings.metrics), folder, ledger)
+    scorer.check(n, settings.baselines, settings.audit if isinstance(settings, Evaluate) else [])
+    return scorer
+
+
+def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[Score]:
+    """The scores of images, with the baselines and the audit that the settings ask for; printed too."""
+    new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
     print_scores(new)
     if settings.audit:
-        new.append(scorer.audit(images, settings.audit, "images", **source))
-    scorer.write(new)
-    console.print(f"  {folder / 'scores.json'}")
-
-
-def make_scorer(settings: Evaluate, folder: Path, ledger: TestLedger, device: torch.device, n: int) -> Scorer:
-    """The scorer of an evaluation of `n` images, checked before anything is spent on it."""
-    extractor = make(settings.features, "features").to(device)
-    data = reference_data(settings.data)
-    check_scoring(settings.split, n, settings.baselines, data)
-    check_audit(settings.audit, data)
-    return Scorer(data, settings.split, extractor, make_metrics(settings.metrics), folder, ledger)
+        new.append(scorer.audit(images, settings.audit, what, **source))
+    return new
 
 
 def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
-    """The sampler that `node` describes, which must fit the model's schedule."""
+    """The sampler of a configuration. Raises UserError where it does not fit the model's schedule."""
     sampler = make(node, "sampler")
     if not isinstance(sampler, Sampler):
-        raise UserError(f"{restored.path}: its sampler is none; choose one, such as sampler=ddim")
+        raise UserError(f"{restored.path}: its sampler is not a sampler; choose one, such as sampler=ddim")
     try:
-        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where a table cannot give as many steps
+        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the schedule has fewer steps
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"sampler.grid: not one that gives times ({first_line(error)}); choose another") from error
+        raise UserError(f"sampler.grid: it gives no times ({first_line(error)}); choose another") from error
     return sampler
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored) -> None:
-    """config.yaml of what is made with a checkpoint, with its step and its training recipe, for comparisons.
+    """Write config.yaml: the settings, and the checkpoint's step and training recipe, for comparisons.
 
-    In the folder of a training run that run's own stays.
+    In the folder of a training run the run's config.yaml is kept.
     """
     if not (folder / "run.json").is_file():
         chosen = settings.model_dump(mode="json")
@@ -182,25 +181,17 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
         replace(folder / "config.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
-def reference_data(node: dict[str, Any]) -> ImageData:
-    """The data module of a configuration, set up."""
-    data: ImageData = make(node, "data")
-    data.prepare_data()
-    data.setup()
-    return data
-
-
 def at_their_size(settings: Evaluate) -> Evaluate:
-    """`settings` with the reference at the size of the images to score, unless other data or a size is chosen."""
+    """`settings` with the reference at the size of the images to score, unless data or a resolution is chosen."""
     node = settings.data
     root = Path(str(settings.images)).expanduser()
     if "_target_" in node or "resolution" in node or not root.is_dir() or (side := common_side(root)) is None:
-        return settings  # what is wrong with the folder is said when it is read
+        return settings  # an error in the folder is reported when it is read
     return settings.model_copy(update={"data": {**node, "resolution": min(side, SMALLEST)}})
 
 
 def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
-    """`n` images of a folder, or all, decoded as the data module does; equal images count each time."""
+    """`n` images of a folder, or all, decoded as the data module does, repeated images included."""
     folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1, repeats=True)
     try:
         folder.prepare_data()

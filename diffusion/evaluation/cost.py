@@ -1,4 +1,4 @@
-"""What sampling will cost, said before it starts: network evaluations are counted, one batch is timed."""
+"""The cost of sampling, printed before it starts: network evaluations are counted, and one batch is timed."""
 
 import copy
 import time
@@ -15,10 +15,7 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Blank:
-    """A denoiser that costs nothing: each image is grey. Samplers that choose their own steps choose few with it.
-
-    It works on the CPU, wherever `schedule` is.
-    """
+    """A denoiser without a network, on the CPU: its images are grey. (Adaptive samplers take few steps with it.)"""
 
     def __init__(self, schedule: Schedule):
         self.schedule = copy.deepcopy(schedule).cpu()
@@ -29,7 +26,7 @@ class Blank:
 
 
 def evaluations(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations per image (NFE), counted on a denoiser that costs nothing."""
+    """Network evaluations per image (NFE), counted without a network."""
     sampler(Blank(schedule), torch.ones(1, 1, 1, 1), Streams([0]))
     return sampler.evaluations
 
@@ -43,8 +40,18 @@ def seconds_per_evaluation(
     t = torch.full((batch_size,), 0.5, device=device, dtype=real_dtype(device))
     for _ in range(2):
         began = time.perf_counter()
-        denoise(x, t).x0.flatten()[0].item()  # which waits for the device
+        denoise(x, t).x0.flatten()[0].item()  # waits for the device
     return time.perf_counter() - began
+
+
+def print_estimate(
+    work: str, denoise: Denoise, shape: tuple[int, int, int], n: int, nfe: int, batch_size: int, device: torch.device
+) -> float:
+    """Print how long the `work` on `n` images with `nfe` evaluations each will take; returns the seconds."""
+    batch = min(n, batch_size)
+    seconds = seconds_per_evaluation(denoise, shape, batch, device) * nfe * n / batch
+    console.print(f"{work}: about {duration(seconds)} on {device_name(device)} (a batch of {batch} was timed)")
+    return seconds
 
 
 def print_cost(
@@ -59,14 +66,9 @@ def print_cost(
     """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
 
     Args:
-        untrained: How many of the samples are an untrained network's, which cost as much.
+        untrained: How many of the samples are those of an untrained network.
     """
-    batch = min(n, batch_size)
     nfe = evaluations(sampler, denoise.schedule)
-    seconds = seconds_per_evaluation(denoise, shape, batch, device) * nfe * n / batch
     blank = f" ({untrained} of them untrained)" if untrained else ""
-    console.print(
-        f"{count(n, 'sample')}{blank} × {count(nfe, 'network evaluation')}: about {duration(seconds)} "
-        f"on {device_name(device)} (a batch of {batch} was timed)"
-    )
-    return seconds
+    work = f"{count(n, 'sample')}{blank} × {count(nfe, 'network evaluation')}"
+    return print_estimate(work, denoise, shape, n, nfe, batch_size, device)

@@ -1,4 +1,4 @@
-"""Devices: which one a command uses, and what it is called."""
+"""The device that a command uses, and its name."""
 
 import torch
 
@@ -7,7 +7,7 @@ from diffusion.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the best that there is; a device that is named must be present."""
+    """`auto` is the best device of this machine. Raises UserError for a device that it does not have."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, found in present.items() if found))

@@ -1,4 +1,4 @@
-"""Images out of a denoiser."""
+"""Drawing images from a denoiser."""
 
 from collections.abc import Callable
 
@@ -28,9 +28,10 @@ def generate(
 
     Args:
         shape: (C, H, W).
-        description: Of the progress bar; None for no bar.
-        watch: (index of the batch's first image, step k from 1, x (B, C, H, W), estimate), called after every step.
-        share: (rank, devices); only the images rank, rank + devices, … of the n are made.
+        description: Of the progress bar; without one there is no bar.
+        watch: Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W) and
+            the estimate.
+        share: (rank, devices): only the images rank, rank + devices, … of the n are drawn.
     """
     images = []
     chosen = range(share[0], n, share[1])

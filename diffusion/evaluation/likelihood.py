@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint.provenance import code_version
-from diffusion.console import console, duration, progress_bar
+from diffusion.console import console, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
-from diffusion.evaluation.cost import seconds_per_evaluation
-from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.cost import print_estimate
 from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
 from diffusion.metric.record import Reference, Score
@@ -22,7 +21,7 @@ from diffusion.process.schedule import Discrete
 from diffusion.process.variance import fixed_small, learned_range
 from diffusion.randomness import Streams, seed_for
 
-CONTINUOUS = 1000  # steps on a schedule that has none of its own
+CONTINUOUS = 1000  # steps on a continuous schedule
 
 
 class Counted(Thresholded):
@@ -40,13 +39,14 @@ class Counted(Thresholded):
 def bits_per_dimension(
     denoiser: Denoise, data: ImageData, split: str, n: int, batch_size: int, device: torch.device, **source: Any
 ) -> Score:
-    """The score `bits_per_dim` of `n` images of a split. What it will cost is printed first.
+    """The score `bits_per_dim` of `n` images of a split. The cost is printed first.
 
-    It is DDPM's bound of −log₂ p(x)/d: all steps of the table, x0 clipped to the range of the data, one draw of x_t for
-    each step and image, as a function of the image's place alone. The variance is the network's where it learns one,
+    It is DDPM's bound of −log₂ p(x)/d: all steps of the schedule, x0 clipped to the range of the data, one draw of x_t
+    for each step and image, as a function of the image's place alone. The variance is the network's if it learns one,
     else the posterior's. The interval is clustered by the images' sources, like the gap's (`diffusion.metric.gap`);
-    with one source there is none. Raises UserError where the bound is not finite, where the split has too few images,
-    and for n < 2.
+    with one source there is none.
+
+    Raises UserError for n < 2, for a split with fewer than 2 images, and for a bound that is not finite.
     """
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
@@ -54,23 +54,19 @@ def bits_per_dimension(
         raise UserError(f"bits={n}: the split {split} has no images to measure; choose another by split=…")
     held_out, schedule = data.splits[split], denoiser.schedule
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
-    images, numbers = chosen.images, {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
+    images, total = chosen.images, len(chosen)
     steps = schedule.steps if isinstance(schedule, Discrete) else CONTINUOUS
-    batch = min(batch_size, len(images))
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    seconds = seconds_per_evaluation(denoiser, shape, batch, device) * steps * len(images) / batch
-    console.print(
-        f"bits per dimension: {len(images)} images of {split} × {steps} network evaluations: about {duration(seconds)} "
-        f"on {device_name(device)}"
-    )
+    work = f"bits per dimension: {total} images of {split} × {steps} network evaluations"
+    print_estimate(work, denoiser, shape, total, steps, batch_size, device)
     half = torch.full((1,), 0.5, device=device)
     with torch.no_grad(), progress_bar() as bar:
         spread = denoiser(torch.zeros(1, *shape, device=device), half).spread
         variance = fixed_small if spread is None else learned_range
-        task = bar.add_task("bits/dim", total=len(images) * steps, unit="im·step", note="")
+        task = bar.add_task("bits/dim", total=total * steps, unit="im·step", note="")
         counted = Counted(denoiser, lambda count: bar.advance(task, count))
         parts = []
-        for index in torch.arange(len(images)).split(batch):
+        for index in torch.arange(total).split(batch_size):
             streams = Streams([seed_for("bits", i) for i in index.tolist()], device)
             bound = variational_bound(counted, to_unit(images[index]).to(device), streams, steps, variance)
             parts.append(bound.bits.cpu())
@@ -80,21 +76,23 @@ def bits_per_dimension(
             f"bits={n}: the bound is not finite on schedule {type(schedule).__name__}; leave bits out, or use a "
             "checkpoint of another schedule, such as schedule=linear or schedule=cosine"
         )
+    numbers = {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
     mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))
     value, error, half_width = float(mean.mean), float(mean.error), float(mean.half())
-    known = not math.isnan(error)
-    interval = f" [{value - half_width:.3f}, {value + half_width:.3f}]" if known else ""
-    console.print(f"bits per dimension, at most: {value:.3f}{interval}, {len(bits)} images of {split}")
+    interval = None if math.isnan(error) else (value - half_width, value + half_width)
+    low, high = interval or (None, None)
     score = Score(
         metric="bits_per_dim",
         value=value,
-        n=len(bits),
-        reference=Reference(split, len(bits), data.splits[split].key),
-        error=error if known else None,
-        low=value - half_width if known else None,
-        high=value + half_width if known else None,
-        level=0.95 if known else None,
+        n=total,
+        reference=Reference(split, total, held_out.key),
+        error=error if interval else None,
+        low=low,
+        high=high,
+        level=0.95 if interval else None,
         resolution=f"{shape[1]}x{shape[2]}",
         details={"bound": f"{steps} steps, {variance.__name__}, x0 clipped"},
     )
+    shown = f" [{low:.3f}, {high:.3f}]" if interval else ""
+    console.print(f"bits per dimension, at most: {value:.3f}{shown}, {total} images of {split}")
     return score.of("network", code_version(), source)

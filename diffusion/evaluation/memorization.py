@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,11 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.memorization import EITHER_WAY, PIXELS, SHIFTED, Embedding, audit
 from diffusion.metric.record import Reference, Score
 from diffusion.metric.reference import features_of
-from diffusion.report import style
+from diffusion.report import figures, style
 
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"
-ROWS = 32  # held-out images that are searched at once for one that does not repeat a training image
+ROWS = 32  # held-out images that are compared at once when one is looked for that does not repeat a training image
 
 
 def check_audit(kinds: Sequence[str], data: ImageData) -> None:
@@ -42,7 +43,7 @@ def audit_copies(
 
     Args:
         kinds: Distances by which an image may be a copy: `pixels` (takes seconds), `features` (takes the extractor's
-            time for all training and held-out images; then they are cached).
+            time for all training and held-out images, whose features are then cached).
     """
     check_audit(kinds, data)
     train, held_out = data.splits["train"], data.splits["val"]
@@ -55,16 +56,18 @@ def audit_copies(
             lambda x: features_of(x, extractor, keep=any(torch.equal(x, y) for y in real)), EITHER_WAY
         )
     found = audit(images, train.images, held_out.images, embeddings, lambda x: repeats(x, train.images, SHIFTED))
-    closest = found.closest(SHOWN)
-    near = [found.nearest[name] for _, name in closest]
-    index = [int(n.index[i]) for n, (i, _) in zip(near, closest, strict=True)]
-    ratios = [round(float(n.ratio[i]), 4) for n, (i, _) in zip(near, closest, strict=True)]
-    mirrored = [embeddings[name].views[int(found.nearest[name].view[i])].mirrored for i, name in closest]
-    shown = [train.images[j].flip(-1) if flip else train.images[j] for j, flip in zip(index, mirrored, strict=True)]
-    above, below = (x.permute(0, 2, 3, 1).numpy() for x in (images[[i for i, _ in closest]], torch.stack(shown)))
-    figure = style.image_pairs(above, below, [f"{ratio:.2f}" for ratio in ratios])
-    style.save(figure, folder / FIGURE)
+    closest: list[dict[str, Any]] = []
+    nearest = []
+    for i, name in found.closest(SHOWN):
+        near = found.nearest[name]
+        j, ratio, view = int(near.index[i]), round(float(near.ratio[i]), 4), embeddings[name].views[int(near.view[i])]
+        nearest.append(train.images[j].flip(-1) if view.mirrored else train.images[j])
+        flagged = bool(found.flagged[i])
+        closest.append({"sample": i, "flagged": flagged, "train": train.names[j], "by": name, "ratio": ratio})
+    samples = images[[pair["sample"] for pair in closest]]
+    style.save(figures.copies(samples, torch.stack(nearest), [pair["ratio"] for pair in closest]), folder / FIGURE)
     low, high = found.interval()
+    calibration = {"split": "val", "n": len(held_out) - found.left_out, "left_out": found.left_out, "key": held_out.key}
     score = Score(
         metric="copies",
         value=found.share,
@@ -81,17 +84,9 @@ def audit_copies(
             "flagged": int(found.flagged.sum()),
             "repeats": int(found.repeats.sum()),
             "rate": found.rate,
-            "calibration": {
-                "split": "val",
-                "n": len(held_out) - found.left_out,
-                "left_out": found.left_out,
-                "key": held_out.key,
-            },
+            "calibration": calibration,
             "thresholds": found.thresholds,
-            "closest": [
-                {"sample": i, "flagged": bool(found.flagged[i]), "train": train.names[j], "by": name, "ratio": ratio}
-                for (i, name), ratio, j in zip(closest, ratios, index, strict=True)
-            ],
+            "closest": closest,
         },
     )
     console.print(sentence(score))
@@ -99,16 +94,17 @@ def audit_copies(
 
 
 def sentence(score: Score) -> str:
-    """What an audit found, in one line. The share says nothing of a few copies; near-duplicates do."""
+    """The result of an audit in one line. A few copies do not change the share, but near-duplicates are counted."""
     details, share, low, high = score.details, score.value, score.low or 0.0, score.high or 0.0
-    few, calibration, honest = details["repeats"], details["calibration"], f"{details['rate']:.1%}"
-    signs = ["more than chance"] if low > details["rate"] else []
-    if few:
-        signs.append(f"{few} of them {'repeats' if few == 1 else 'repeat'} a training image (within {NEAR}/255)")
-    text = (
-        f"copies: {details['flagged']} of {score.n} samples suspected ({share:.1%}, 95% interval "
-        f"{low:.1%} to {high:.1%}; honest photographs: at most {honest}): "
-        f"{' and '.join(signs) + ': look at the figure' if signs else 'no sign of copying'}"
+    repeated, rate, calibration = details["repeats"], details["rate"], details["calibration"]
+    signs = ["more than chance"] if low > rate else []
+    if repeated:
+        verb = "repeats" if repeated == 1 else "repeat"
+        signs.append(f"{repeated} of them {verb} a training image (within {NEAR}/255)")
+    result = f"{' and '.join(signs)}: see the figure" if signs else "no sign of copying"
+    n, out = calibration["n"], calibration["left_out"]
+    left_out = f"; {out} of {n + out} validation images repeat training images and do not calibrate" if out else ""
+    return (
+        f"copies: {details['flagged']} of {score.n} samples suspected ({share:.1%}, 95% interval {low:.1%} to "
+        f"{high:.1%}; of held-out photographs at most {rate:.1%}): {result}{left_out}"
     )
-    out, m = calibration["left_out"], calibration["left_out"] + calibration["n"]
-    return text + (f"; {out} of {m} validation images repeat training images and do not calibrate" if out else "")

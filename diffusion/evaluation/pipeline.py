@@ -1,6 +1,7 @@
-"""Scores of images, with their baselines and the audit for copies, in scores.json: one pipeline for all commands."""
+"""Scores of images, with their baselines and the audit for copies, in scores.json: the same for all commands."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation import memorization
-from diffusion.evaluation.test_ledger import TestLedger
+from diffusion.evaluation.ledger import Ledger
 from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
@@ -26,73 +27,71 @@ from diffusion.runs.folder import append_scores, read_scores
 LEAST = 4  # images, for any score
 
 
+@dataclass
 class Scorer:
-    """Scores images against one split of the data.
+    """Scores images against one split of the data."""
 
-    Args:
-        data: Set up.
-        split: The reference.
-        folder: Where scores.json is, and figures/ for the audit.
-        ledger: Of evaluations on the test split.
-    """
+    data: ImageData  # set up
+    split: str  # the reference
+    extractor: FeatureExtractor
+    metrics: Sequence[Factory]
+    folder: Path  # where scores.json is, and figures/ for the audit
+    ledger: Ledger  # of evaluations on the test split
 
-    def __init__(
-        self,
-        data: ImageData,
-        split: str,
-        extractor: FeatureExtractor,
-        metrics: Sequence[Factory],
-        folder: Path,
-        ledger: TestLedger,
-    ):
-        self.data, self.split, self.extractor, self.metrics = data, split, extractor, metrics
-        self.folder, self.ledger = folder, ledger
+    def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
+        """Raise UserError, before anything is spent, where `n` images cannot be scored, or a baseline or audit made."""
+        split, other, splits = self.split, opposite(self.split), self.data.splits
+        if (available := len(splits.get(split, ()))) < LEAST:
+            raise UserError(
+                f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; set "
+                f"data.{split} to a number such as 250, or choose another split of {', '.join(splits)}"
+            )
+        if n is not None and n < LEAST:
+            raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
+        if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
+            raise UserError(
+                f"baselines: real and floor need at least {LEAST} images of {other}; set data.{other} to a number such "
+                "as 250, or leave them out"
+            )
+        memorization.check_audit(audit, self.data)
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
         """The statistics of the split that the metrics need."""
         spatial = wants_spatial(self.metrics, self.extractor)
-        return reference_statistics(
-            self.data.splits[self.split].images, self.extractor, name=self.split, spatial=spatial
-        )
+        images = self.data.splits[self.split].images
+        return reference_statistics(images, self.extractor, name=self.split, spatial=spatial)
 
     def make_reference(self) -> None:
         """Make the statistics now, if they are not cached."""
         _ = self.reference
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """Scores of uint8 images (n, 3, H, W). `source` says what made them: see `metric.record.SOURCE`."""
+        """Scores of uint8 images (n, 3, H, W). `source` says where they come from: see `metric.record.SOURCE`."""
         with torch.inference_mode():
             return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
-        """What a score of `n` images is read against.
+        """What a score of `n` images is compared with.
 
         `noise`: images of noise. `real`: training images, or validation images where the reference is the training
-        split (all of them where there are fewer than n). `floor`: those and the reference's images, mixed and divided
-        at random into two sets of the same sizes, so that they differ by chance alone.
+        split (all of them where there are fewer than n). `floor`: these images and those of the reference, mixed and
+        divided at random into two sets of the same sizes, which differ by chance alone.
         """
-        reference = self.reference
 
         @cache
         def real() -> Tensor:
             images = draw(self.data.splits[opposite(self.split)].images, n)
-            return extract(images, self.extractor, spatial=reference.spatial is not None)
+            return extract(images, self.extractor, spatial=self.reference.spatial is not None)
 
-        def noise() -> dict[str, Score]:
-            pixels = noise_images(n, self.data.resolution, self.data.resolution)
-            return score(pixels, self.extractor, reference, n, metrics=self.metrics)
+        def scores(name: str) -> dict[str, Score]:
+            if name == "noise":
+                pixels = noise_images(n, self.data.resolution, self.data.resolution)
+                return score(pixels, self.extractor, self.reference, n, metrics=self.metrics)
+            features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
+            return score_features(features, self.extractor, reference, metrics=self.metrics)
 
-        def floor() -> dict[str, Score]:
-            features, mixed = divide(real(), reference)
-            return score_features(features, self.extractor, mixed, metrics=self.metrics)
-
-        made: dict[str, Callable[[], dict[str, Score]]] = {
-            "noise": noise,
-            "real": lambda: score_features(real(), self.extractor, reference, metrics=self.metrics),
-            "floor": floor,
-        }
-        return [score for name in names for score in self._named(made[name](), name, {})]
+        return [baseline for name in names for baseline in self._named(scores(name), name, {})]
 
     def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> Score:
         """The share of suspected copies among the images; see `evaluation.memorization`."""
@@ -100,7 +99,7 @@ class Scorer:
         return found.of(what, code_version(), source)
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
-        """Add scores to scores.json, and to the ledger those on the test split; the scores as written."""
+        """Append scores to scores.json, and record those on the test split in the ledger; the scores as written."""
         numbered = self.ledger.record(scores)
         append_scores(self.folder, numbered)
         return numbered
@@ -110,10 +109,10 @@ class Scorer:
         return read_scores(self.folder)
 
     def warn_of_repeated_tests(self) -> None:
-        """Say that scoring on test during training leaves no honest test score."""
+        """Warn that scoring on test during training leaves no unbiased test score."""
         console.print(
-            "warning: score.every_n_epochs with score.split=test evaluates on the test split again and again: of "
-            "several test scores only the first is honest; use score.split=val, and test once, when all choices are made"
+            "warning: score.every_n_epochs with score.split=test evaluates on the test split again and again, and only "
+            "the first score is unbiased; use score.split=val, and test once, when all choices are made"
         )
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
@@ -121,30 +120,12 @@ class Scorer:
 
 
 def opposite(split: str) -> str:
-    """The split that real images to compare with a split are drawn from."""
+    """The split of the real images that are compared with a split."""
     return "val" if split == "train" else "train"
 
 
-def check_scoring(split: str, n: int | None, baselines: Iterable[str], data: ImageData) -> None:
-    """Raise UserError for what cannot be scored, before anything is spent on it: `n` images against a split."""
-    available = len(data.splits.get(split, ()))
-    if available < LEAST:
-        raise UserError(
-            f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; set "
-            f"data.{split} to a number such as 250, or choose another split of {', '.join(data.splits)}"
-        )
-    if n is not None and n < LEAST:
-        raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
-    other = opposite(split)
-    if {"real", "floor"} & set(baselines) and len(data.splits[other]) < LEAST:
-        raise UserError(
-            f"baselines: real and floor need at least {LEAST} images of {other}; set data.{other} to a number such as "
-            "250, or leave them out"
-        )
-
-
 def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
-    """The metrics that a configuration's group names."""
+    """The metrics of a configuration's group."""
     return [make(inner, f"metrics.{name}") for name, inner in node.items() if inner]
 
 

@@ -1,4 +1,4 @@
-"""Which sampler, with how many network evaluations? Each of them from the same noise, scored and timed."""
+"""A study of samplers by network evaluations: each draws from the same noise, and is scored and timed."""
 
 import json
 import time
@@ -12,14 +12,14 @@ from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
 from diffusion.config.schema import Study
-from diffusion.console import console, count, duration, quiet_libraries
+from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import reference_data, write_configuration
-from diffusion.evaluation.cost import evaluations, seconds_per_evaluation
+from diffusion.evaluation.commands import make_scorer, write_configuration
+from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_device, device_name
 from diffusion.evaluation.generate import generate
-from diffusion.evaluation.pipeline import Scorer, check_scoring, describe_sampler, make_metrics
-from diffusion.evaluation.test_ledger import TestLedger
+from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.pipeline import describe_sampler
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
@@ -36,55 +36,47 @@ class Setting:
 
 
 def study_samplers(settings: Study, folder: Path) -> None:
-    """Score every sampler at every NFE: scores.json, study.md, study.csv and pareto.png in `folder`."""
+    """Score every sampler at every budget: scores.json, study.md, study.csv and pareto.png in `folder`."""
     quiet_libraries()
+    log_to(folder / "study.log")
     device = choose_device(settings.device)
     restored = restore(settings.ckpt, settings.weights)
     write_configuration(folder, settings, restored)
-    n, batch_size = settings.n, settings.batch_size
+    n, seed, batch_size = settings.n, settings.seed, settings.batch_size
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule)
-    extractor = make(settings.features, "features").to(device)
-    data = reference_data(restored.config["data"])
-    check_scoring(settings.split, n, settings.baselines, data)
-    ledger = TestLedger.beside(restored.path)
-    scorer = Scorer(data, settings.split, extractor, make_metrics(settings.metrics), folder, ledger)
+    scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
     if settings.split == "test":
-        ledger.warn()
+        scorer.ledger.warn()
         console.print(
             f"warning: choosing among {len(found)} settings by the test split makes the chosen one's score too good; "
             "use split=val, and score the chosen one on test, once"
         )
     denoiser, shape = restored.denoiser.to(device), restored.shape
-    batch = min(n, batch_size)
-    each = seconds_per_evaluation(denoiser, shape, batch, device) * n / batch
     total = sum(setting.nfe for setting in found)
-    console.print(
-        f"{count(len(found), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image: about "
-        f"{duration(each * total)} of sampling on {device_name(device)} (a batch of {batch} was timed), then scoring"
-    )
+    work = f"{count(len(found), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
+    print_estimate(work, denoiser, shape, n, total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
     points = []
     for i, setting in enumerate(found, start=1):
         label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"
         began = time.perf_counter()
-        images = generate(denoiser, setting.sampler, n, shape, settings.seed, device, batch_size, label)
+        images = generate(denoiser, setting.sampler, n, shape, seed, device, batch_size, label)
         seconds = (time.perf_counter() - began) / n
-        new = scorer.score(
-            images, sampler=describe_sampler(setting.node), seed=settings.seed, nfe=setting.nfe,
-            seconds_per_image=seconds, **restored.source,
-        )  # fmt: skip
-        scores = {score.metric: score for score in scorer.write(new)}
+        source = {"sampler": describe_sampler(setting.node), "seed": seed, **restored.source}
+        new = scorer.write(scorer.score(images, nfe=setting.nfe, seconds_per_image=seconds, **source))
+        scores = {score.metric: score for score in new}
         points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores))
     for path in write(points, settings.nfe, folder, settings.split, device_name(device), baselines):
         console.print(f"  {path}")
 
 
 def settings_of(samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule) -> list[Setting]:
-    """Every sampler at every budget that it can use, with the most steps that the budget allows; each setting once.
+    """Every sampler at every budget, with the most steps that the budget allows; each setting once.
 
-    A sampler is a choice of conf/sampler, followed by overrides of its own: `dpm_3m grid@sampler.grid=karras`. `all` is
-    every choice; one that does not fit the schedule is printed with the reason, and left out.
+    Args:
+        samplers: Choices of conf/sampler, each followed by overrides: `dpm_3m grid@sampler.grid=karras`. `all` is every
+            choice; those that do not fit the schedule are left out, and printed with the reason.
     """
     every = samplers == "all"
     found: dict[str, Setting] = {}
@@ -100,11 +92,17 @@ def settings_of(samplers: str | Sequence[str], budgets: Sequence[int], schedule:
                 break  # more steps do not fit either
             if setting is None:
                 console.print(f"{words}: not within {budget} evaluations, left out")
-                continue
-            found.setdefault(json.dumps([words, setting.sampler.steps]), setting)
+            else:
+                found.setdefault(json.dumps([words, setting.sampler.steps]), setting)
     if not found:
         raise UserError(f"nfe={list(budgets)}: no sampler runs within so few evaluations; raise nfe")
     return list(found.values())
+
+
+def node_of(words: str) -> dict[str, Any]:
+    """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
+    name, *overrides = words.split()
+    return choice("sampler", name, overrides)
 
 
 def within_budget(budget: int, words: str, base: Mapping[str, Any], schedule: Schedule) -> Setting | None:
@@ -120,14 +118,8 @@ def within_budget(budget: int, words: str, base: Mapping[str, Any], schedule: Sc
     return Setting(words, node, sampler, nfe) if nfe <= budget else None
 
 
-def node_of(words: str) -> dict[str, Any]:
-    """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
-    name, *overrides = words.split()
-    return choice("sampler", name, overrides)
-
-
 def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
-    """The most steps N whose evaluations, which rise by the same number with each step, are within `budget`."""
+    """The most steps whose evaluations, which rise by the same number with each step, are within `budget`."""
     samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
     if samplers[0].adaptive:
         raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")

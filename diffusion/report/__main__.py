@@ -1,6 +1,6 @@
-"""`python -m diffusion.report FOLDER …`: draw a run's figures and write its README, or write a sweep's table.
+"""`python -m diffusion.report FOLDER …`: draw a run's figures and write its README, or compare a sweep's runs.
 
-torch and matplotlib are imported only once there is something to draw.
+torch and matplotlib are imported only when there is something to draw.
 """
 
 import argparse
@@ -12,17 +12,17 @@ from typing import Any
 from diffusion.errors import UserError, exit_status
 
 ABOUT = """\
-Draw the figures of a run and write its README.md, from what the run wrote; or write the table of a sweep.
+Draw the figures of a run and write its README.md, from the files that the run wrote; or compare the runs of a sweep.
 
-  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins) and README.md
-  a sweep's folder   compare.md, compare.csv, runs.csv and compare.png, and prints the comparison
+  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins, gap) and README.md
+  a sweep's folder   compare.md, compare.csv, runs.csv and compare.png; the comparison is printed too
 
-Nothing is trained or sampled, no checkpoint is read; it can be repeated at any time, also while a run goes on.
+Nothing is trained or sampled, and no checkpoint is read. It can be repeated at any time, also while a run goes on.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report on each folder named; 0, or 2 with one line on stderr for each folder that can't be reported on."""
+    """Report on each folder; 0, or 2 with one line on stderr for each folder of which there is no report."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion.report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,30 +32,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(folder: Path) -> None:
-    """The report of one folder, whichever kind it is."""
+    """Write the report of a run's or a sweep's folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.report.sweep import compare_jobs
-    from diffusion.runs.folder import is_run, jobs_of
+    from diffusion.runs.folder import is_run
 
     if is_run(folder):
         from diffusion.report.run import write_report
 
         print(write_report(folder, *rebuild(folder)))
-    elif jobs_of(folder):
+    else:
         for path in compare_jobs(folder):
             print(path)
-    else:
-        raise UserError(
-            f"{folder}: neither a run (no config.yaml, run.json, metrics.csv or scores.json in it) nor a sweep "
-            "(no run in its sub-folders); name a folder that python -m diffusion.train wrote"
-        )
 
 
 def rebuild(folder: Path) -> tuple[Any, Any]:
-    """The schedule of a run's configuration, and images of its data where the noising strip is still to be drawn.
+    """The schedule of a run's configuration, and images of its data if the noising strip is still to be drawn.
 
-    What cannot be made again is None, and a line on stderr says why.
+    What cannot be built is None, and a line on stderr says why.
     """
     from diffusion.config.build import make
     from diffusion.config.untrusted import check_targets, plain_config
@@ -66,7 +61,7 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
         config = plain_config(file.read_text("utf-8"), file) if file.is_file() else {}
 
         def build(part: str) -> Any:
-            """The folder may come from somebody else, so only what conf/ names is built."""
+            """Only what conf/ names is built: the folder may come from somebody else."""
             check_targets(config[part], part, file)
             return make(config[part], part)
 
@@ -77,7 +72,7 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
             data.setup()
             images = data.splits["val"].images  # as at the end of training
     except (UserError, OSError) as error:
-        print(f"note: not every figure is drawn anew: {error}", file=sys.stderr)
+        print(f"note: not every figure is drawn: {error}", file=sys.stderr)
     return schedule, images
 
 

@@ -1,12 +1,12 @@
 """The settings in which runs differ, without those that only follow from another choice.
 
 A choice (`schedule: cosine`) is a value at the place of its group in the configuration; below it are its settings
-(`schedule.offset`). Two schedules have different settings because they are different schedules, and one column says so.
+(`schedule.offset`). Two schedules have different settings because they are different schedules: one column is enough.
 A setting is shown where
 
-    two runs differ in it that have the same choices above it, or it was given by hand in one of them and they differ.
+    two runs differ in it that have the same choices above it, or it was an override of one of them and they differ.
 
-Everything hidden follows from what is shown: runs that agree in the latter agree in the former.
+Runs that agree in the settings that are shown agree in all others, too.
 """
 
 import re
@@ -15,32 +15,30 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from diffusion.report.formatting import describe
+from diffusion.report.formatting import MISSING, describe
 from diffusion.runs.folder import Run
-
-MISSING = "—"
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Config key -> its value in each run, for the settings that distinguish the runs that began.
 
-    Keys are dotted. A choice has the name that Hydra wrote down for each run (`optimizer: adamw`), or where one run has
-    none, its class (`optimizer: AdamW`). A run's own folder is written `.`, so that paths into it are no difference.
-    What takes its value from a top-level setting that is shown, as data.seed from seed, is left out.
+    Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`), or where a run
+    has no record, by its class (`optimizer: AdamW`). The run's folder is written `.`, so that paths into it do not
+    differ. Values that are those of a top-level setting that is shown, such as data.seed of seed, are left out.
     """
     flat = [_flatten(run.settings, run.folder) for run in runs]
-    groups = {key for settings in flat for key, (_, chosen) in settings.items() if chosen}
+    groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
     values = [{key: value for key, (value, _) in settings.items()} for settings in flat]
     groups |= _name_choices(values, runs)
     begun = [i for i, run in enumerate(runs) if run.resolved] or range(len(runs))
-    by_hand = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
+    overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
     keys = dict.fromkeys(key for settings in values for key in settings)
     columns = {key: [settings.get(key, MISSING) for settings in values] for key in keys}
 
     def distinguishes(key: str) -> bool:
         above = [columns[group] for group in groups if key.startswith(f"{group}.")]
         pairs = [(i, j) for i, j in combinations(begun, 2) if columns[key][i] != columns[key][j]]
-        return any(key in by_hand or all(column[i] == column[j] for column in above) for i, j in pairs)
+        return any(key in overridden or all(column[i] == column[j] for column in above) for i, j in pairs)
 
     def follows(key: str) -> bool:
         top = key.rpartition(".")[2]
@@ -51,24 +49,24 @@ def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """`lr=0.001, schedule=cosine` for each of `count` entries of the columns: what it has, by the names' last parts.
+    """`lr=0.001, schedule=cosine` for each of `count` entries of the columns; `all` for an entry without any value.
 
-    `all` where there is nothing.
+    A setting is called by the last part of its key, unless two of them have the same.
     """
     last = [key.rpartition(".")[2] for key in settings]
     names = {key: key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)}
-    own = [[f"{names[k]}={column[i]}" for k, column in settings.items() if column[i] != MISSING] for i in range(count)]
-    return [", ".join(words) or "all" for words in own]
+    parts = [[f"{names[k]}={col[i]}" for k, col in settings.items() if col[i] != MISSING] for i in range(count)]
+    return [", ".join(words) or "all" for words in parts]
 
 
 def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[str]:
-    """Put the names of choices in the place of classes, where every run that has the group has one; those groups.
+    """Replace classes by the names of choices, in the groups whose choice is recorded for all runs; these groups.
 
-    Where one name stands for several classes, by an override or in another version of the program, it is not enough.
+    Where one name stands for several classes, by an override or in another version of the program, both are shown.
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
-        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if _has(run.settings, key)]
+        having = [(run, settings) for run, settings in zip(runs, values, strict=True) if _has(settings, key)]
         if not having or any(key not in run.choices for run, _ in having):
             continue
         named.add(key)
@@ -80,18 +78,13 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[
     return named
 
 
-def _has(config: Mapping[str, Any], key: str) -> bool:
-    """Whether there is a value at a dotted key."""
-    node: Any = config
-    for part in key.split("."):
-        if not isinstance(node, Mapping) or part not in node:
-            return False
-        node = node[part]
-    return True
+def _has(settings: Mapping[str, str], key: str) -> bool:
+    """Whether there is a setting at a dotted key or below it."""
+    return any(other == key or other.startswith(f"{key}.") for other in settings)
 
 
 def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, bool]]:
-    """Dotted key -> its value in words, and whether it is a class, of which other keys are settings."""
+    """Dotted key -> its value as text, and whether it is a class, which other keys are settings of."""
     if isinstance(node, Mapping) and node:
         flat = {}
         for key, value in node.items():
@@ -100,5 +93,5 @@ def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, 
             else:
                 flat |= _flatten(value, folder, f"{prefix}.{key}" if prefix else str(key))
         return flat
-    own = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
-    return {prefix: (own.sub(".", describe(node)), False)} if prefix else {}
+    inside = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
+    return {prefix: (inside.sub(".", describe(node)), False)} if prefix else {}

@@ -1,16 +1,16 @@
-"""The memoir's figures, each a function from data to a matplotlib `Figure`.
+"""The figures of a run, each a function from data to a matplotlib `Figure`. Numbers are those of the memoir.
 
-noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, one ε throughout
-beta      Fig. 2    β_t, or log-SNR where a schedule does not preserve variance and has no β_t
+noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, with one ε
+beta      Fig. 2    β_t, or log-SNR for a schedule that does not preserve variance and so has no β_t
 samples   Fig. 8    samples from the same noise as training proceeds
 mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
-bins                the MSE by time, at several epochs
-gap                 the MSE on held-out images less that on training images, by log-SNR, at several epochs
+bins                the MSE by time, at several steps of training
+gap                 the MSE on held-out images minus that on training images, by log-SNR, at several steps
+copies              samples above the training images that are nearest to them
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 from PIL import Image
 from torch import Tensor
 
@@ -26,52 +26,22 @@ from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.images import tiles
-from diffusion.runs.metrics import Metrics, bin_names
+from diffusion.runs.metrics import Metrics, bins_of
 
-PEAK = 20  # times the median β_t, beyond which a linear axis would show a spike alone
-FAR = 5  # times as much noise as signal, beyond which a linear axis would hide the signal
+PEAK = 20  # times the median β_t: with a higher peak a linear axis would show nothing else
+FAR = 5  # times as much noise as signal: with more noise a linear axis would hide the signal
+RAW = (0, (3, 1.5))  # the dashes of raw weights
+BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend to the right of the axes
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]; a table also has an int `steps`."""
-
-
-def _log_labels(ax: Axes) -> None:
-    """Plain numbers (0.02, 0.05, 0.1) on a logarithmic y axis."""
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _log_axis(ax: Axes, low: float, high: float) -> None:
-    """A logarithmic y axis around low … high, with powers of ten as plain numbers."""
-    ax.set_yscale("log")
-    ax.set_ylim(low / 2, 2 * high)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _preserving(alpha: Tensor, sigma: Tensor) -> bool:
-    """Whether alpha² + sigma² = 1 at all times."""
-    return bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
-
-
-def _steps(schedule: Schedule) -> int:
-    """The T of a table; a continuous schedule is drawn as its T = 1000 table."""
-    return int(getattr(schedule, "steps", 1000))
-
-
-def _table(schedule: Schedule, steps: int) -> tuple[Tensor, Tensor]:
-    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two (T + 1,) float64."""
-    with torch.no_grad():
-        alpha, sigma = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
-    return alpha.detach().cpu().double(), sigma.detach().cpu().double()
+"""`alpha, sigma = schedule(t)` for t (B,) float64 in [0, 1]. A discrete schedule also has an int `steps`."""
 
 
 @style.styled
 def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
     """Fig. 1: a row per image of `images` (N, 3, H, W) uint8, a column per time of `times` in 0 … T (else 11).
 
-    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image for all times, clamped to [−1, 1] to be shown.
+    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image; x_t is clamped to [−1, 1] to be shown.
     """
     steps = _steps(schedule)
     times = np.linspace(0, steps, 11).round().astype(int).tolist() if times is None else list(times)
@@ -84,36 +54,25 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
 
 
 @style.styled
-def beta(schedule: Schedule, others: Mapping[str, Schedule] | None = None) -> Figure:
-    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; `others` (name -> schedule) lightly behind.
+def beta(schedule: Schedule) -> Figure:
+    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; on a logarithmic axis where it has a high peak.
 
-    β_t is the variance of noise that a step adds where alpha² + sigma² = 1; its axis is logarithmic where it ends in a
-    spike. A schedule of which that does not hold is
-    drawn by its log-SNR λ_t = log(alpha_t² / sigma_t²), which every schedule has and which falls without end to where
-    alpha = 0.
+    β_t is the variance of the noise that a step adds where alpha² + sigma² = 1. Of any other schedule the log-SNR
+    λ_t = log(alpha_t² / sigma_t²) is drawn; it is −∞ where alpha = 0.
     """
     figure, ax = style.axes()
-    steps = _steps(schedule)
-    preserving = _preserving(*_table(schedule, steps))
-
-    def values(of: Schedule) -> Tensor:
-        alpha, sigma = _table(of, steps)
-        if preserving:
-            return -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
-        return 2 * (alpha[1:].log() - sigma[1:].log())
-
-    t, own = np.arange(1, steps + 1), values(schedule)
-    for (name, other), dashes in zip((others or {}).items(), ["--", ":", "-."] * 9, strict=False):
-        ax.plot(t, values(other), color=style.GREY, linestyle=dashes, linewidth=1.0, label=name)
-    ax.plot(t, own, color=style.BLUE, label="this run")
-    if others:
-        ax.legend(loc="upper left" if preserving else "upper right")
-    ax.set_xlim(0, steps)
-    # The others may leave the picture; the run's own curve is its subject.
-    if preserving and float(own.max()) > PEAK * float(own.median()):
-        _log_axis(ax, float(own.min()), float(own.max()))
+    alpha, sigma = _table(schedule)
+    preserving = _preserving(alpha, sigma)
+    if preserving:
+        values = -torch.expm1(2 * (alpha[1:].log() - alpha[:-1].log()))
+    else:
+        values = 2 * (alpha[1:].log() - sigma[1:].log())
+    ax.plot(np.arange(1, len(alpha)), values, color=style.BLUE)
+    ax.set_xlim(0, len(values))
+    if preserving and float(values.max()) > PEAK * float(values.median()):
+        _log_axis(ax, float(values.min()), float(values.max()))
     elif preserving:
-        ax.set_ylim(0, 1.05 * float(own.max()))
+        ax.set_ylim(0, 1.05 * float(values.max()))
     ax.set_xlabel("time $t$")
     ax.set_ylabel(r"noise added per step, $\beta_t$" if preserving else r"log-SNR, $\log(\alpha_t^2/\sigma_t^2)$")
     style.count_axis(ax)
@@ -122,23 +81,20 @@ def beta(schedule: Schedule, others: Mapping[str, Schedule] | None = None) -> Fi
 
 @style.styled
 def signal(schedule: Schedule) -> Figure:
-    """Fig. 10: the share of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
+    """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
 
-    Where alpha² + sigma² is not 1 the two are labelled α_t and σ_t, because the memoir's symbols do not hold; where
-    sigma grows far beyond alpha the axis is logarithmic.
+    Where alpha² + sigma² is not 1 the memoir's symbols are not true, and the two are labelled α_t and σ_t. Where sigma
+    grows far beyond alpha the axis is logarithmic.
     """
     figure, ax = style.axes()
-    steps = _steps(schedule)
-    alpha, sigma = _table(schedule, steps)
-    names = (
-        (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
-        if _preserving(alpha, sigma)
-        else (r"signal $\alpha_t$", r"noise $\sigma_t$")
-    )
-    t = np.arange(steps + 1)
+    alpha, sigma = _table(schedule)
+    names = (r"signal $\alpha_t$", r"noise $\sigma_t$")
+    if _preserving(alpha, sigma):
+        names = (r"signal $\sqrt{\bar\alpha_t}$", r"noise $\sqrt{1-\bar\alpha_t}$")
+    t = np.arange(len(alpha))
     ax.plot(t, alpha, color=style.BLUE, label=names[0])
     ax.plot(t, sigma, color=style.VERMILION, linestyle="--", label=names[1])
-    ax.set_xlim(0, steps)
+    ax.set_xlim(0, t[-1])
     if float(sigma.max()) > FAR * float(alpha.max()):
         _log_axis(ax, min(float(sigma[1]), float(alpha.min())), float(sigma.max()))
     else:
@@ -154,8 +110,8 @@ def signal(schedule: Schedule) -> Figure:
 def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, columns: int = 8) -> Figure:
     """Fig. 8: the first `rows` images of each grid, a column per training step, all from the same noise.
 
-    `grids` are (step, PNG file written by `images.save_png(images.grid(…))`) in order; of more than `columns` the
-    first, the last and evenly spread ones between them are shown. A PNG of unknown layout is shown whole.
+    `grids` are (step, PNG file with a picture of `images.grid`) in order. Of more than `columns` the first, the last
+    and evenly spread ones between them are shown. A PNG of unknown layout is shown as one image.
     """
     chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, columns).round().astype(int))]
     pictures = []
@@ -165,50 +121,47 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
                 pictures.append(tiles(picture)[:rows])
         except OSError as error:
             raise UserError(f"{path}: not a readable picture; delete it, or write it again by sampling") from error
-    depth = min(len(column) for column in pictures)
-    by_row = [[column[i] for column in pictures] for i in range(depth)]
+    by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
     return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
+
+
+@style.styled
+def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
+    """Samples (k, 3, H, W) uint8 above their nearest training images, with the audit's ratio r of each."""
+    rows = [list(images.permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
+    return style.picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
 
 
 @style.styled
 def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
 
-    Lines for the weights that are validated, dashes for the raw ones where those are an average, the objective of each
-    training batch (the MSE where it is the simple loss of ε, else in its own units) lightly behind. With
+    Lines for the weights that are validated, dashes for the raw ones where those are an average. The objective of each
+    training batch is light grey (it is the MSE where it is the simple loss of ε, else in its own units). With
     `steps_per_epoch` a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
-        loss = metrics["train/loss"]
-        ax.plot(loss.step, loss.value, color=style.LIGHT, linewidth=0.6, label="the objective, per batch", zorder=1)
+        step, value = metrics["train/loss"]
+        ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="the objective, per batch", zorder=1)
     curves = [
-        ("val/mse", style.BLUE, "-", "validation images"),
-        ("fit/mse", style.VERMILION, "-", "training images"),
-        ("val/mse_raw", style.BLUE, (0, (3, 1.5)), "validation, raw weights"),
-        ("fit/mse_raw", style.VERMILION, (0, (3, 1.5)), "training, raw weights"),
+        ("val/mse", style.BLUE, "validation images"),
+        ("fit/mse", style.VERMILION, "training images"),
+        ("val/mse_raw", style.BLUE, "validation, raw weights"),
+        ("fit/mse_raw", style.VERMILION, "training, raw weights"),
     ]
-    for name, colour, dashes, label in curves:
+    thick: Any = {"linestyle": "-", "linewidth": 1.7, "markersize": 3, "zorder": 3}
+    thin: Any = {"linestyle": RAW, "linewidth": 0.9, "markersize": 2, "zorder": 2}
+    for name, colour, label in curves:
         if name in metrics:
-            _, step, value = metrics[name]
-            raw = name.endswith("_raw")
-            ax.plot(
-                step,
-                value,
-                color=colour,
-                linestyle=dashes,
-                linewidth=0.9 if raw else 1.7,
-                marker="o" if len(step) <= 12 else "",
-                markersize=2 if raw else 3,
-                label=label,
-                zorder=2 if raw else 3,
-            )
+            step, value = metrics[name]
+            marker = "o" if len(step) <= 12 else ""
+            ax.plot(step, value, color=colour, label=label, marker=marker, **(thin if "raw" in name else thick))
     if "val/mse" in metrics and "fit/mse" in metrics:
         step, of_val, of_fit = np.intersect1d(metrics["val/mse"].step, metrics["fit/mse"].step, return_indices=True)
         val, fit = metrics["val/mse"].value[of_val], metrics["fit/mse"].value[of_fit]
         ax.fill_between(step, fit, val, color=style.BLUE, alpha=0.15, linewidth=0, label="gap", zorder=1)
-    ax.set_yscale("log")
-    _log_labels(ax)
+    _log_mse(ax)
     ax.set_xlim(left=0)
     ax.set_xlabel("training step")
     ax.set_ylabel(r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
@@ -218,29 +171,25 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
         top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per), lambda x: np.multiply(x, per)))
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
-        top.xaxis.set_major_formatter(FuncFormatter(style.thousands))
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the curves, wherever they run
+        top.xaxis.set_major_formatter(style.THOUSANDS)
+    ax.legend(**BESIDE)
     return figure
 
 
 @style.styled
 def bins(metrics: Metrics, curves: int = 5) -> Figure:
-    """The validation MSE by time: one point per bin of t (deciles of [0, 1]), one curve per epoch, early to late.
+    """The validation MSE by time: a point per bin of t (tenths of [0, 1]), a curve per validation, early to late.
 
     Of more than `curves` validations the first, the last and ones evenly spread in log(step) are shown.
     """
     figure, ax = style.axes()
-    names = bin_names(metrics)
-    steps = metrics[names[0]].step
-    shared = [i for i, step in enumerate(steps) if all(step in metrics[name].step for name in names)]
-    picks = np.unique(np.geomspace(1, len(shared), min(curves, len(shared))).round().astype(int)) - 1
-    centres = (np.arange(len(names)) + 0.5) / len(names)
-    for pick, colour in zip(picks, style.sequence(len(picks)), strict=True):
-        step = steps[shared[pick]]
-        at = [metrics[name].value[np.flatnonzero(metrics[name].step == step)[-1]] for name in names]
-        ax.plot(centres, at, color=colour, marker="o", markersize=3, linewidth=1.3, label=f"step {step:,}")
-    ax.set_yscale("log")
-    _log_labels(ax)
+    series = [metrics[name] for name in bins_of(metrics, "val/mse")]
+    steps = [int(step) for step in series[0].step if all(step in each.step for each in series)]
+    centres = (np.arange(len(series)) + 0.5) / len(series)
+    for step, colour in _over_training(steps, curves):
+        values = [each.at(step) for each in series]
+        ax.plot(centres, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=f"step {step:,}")
+    _log_mse(ax)
     ax.set_xlim(0, 1)
     ax.set_xlabel("time $t/T$")
     ax.set_ylabel("denoising MSE")
@@ -250,49 +199,74 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
 
 @style.styled
 def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> Figure:
-    """The generalisation gap by log-SNR with 95% intervals: held-out less training MSE, paired; early to late.
+    """The generalisation gap by log-SNR with 95% intervals: held-out minus training MSE, paired, early to late.
 
-    A point per decile of t, at its middle; of the weights that are validated, and, where those are an average, the raw
-    ones of the last step dashed. Without a schedule the axis is t. Of more than `curves` validations the first, the
-    last and ones evenly spread in log(step) are shown.
+    A point per tenth of t, at its middle. It is that of the validated weights; if those are an average, the last one of
+    the raw weights is dashed. Without a schedule the axis is t. Of more than `curves` validations the first, the last
+    and ones evenly spread in log(step) are shown.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
-    names = sorted(
-        (n for n in metrics if re.fullmatch(r"gap/mse_bin\d+", n)), key=lambda n: int(n[len("gap/mse_bin") :])
-    )
-    t = (np.array([int(name[len("gap/mse_bin") :]) for name in names]) + 0.5) / 10
-    x = t
+    names = bins_of(metrics, "gap/mse")
+    x = (np.array([int(name.removeprefix("gap/mse_bin")) for name in names]) + 0.5) / 10
     if schedule is not None:
         with torch.no_grad():
-            alpha, sigma = schedule(torch.as_tensor(t, dtype=torch.float64))
+            alpha, sigma = schedule(torch.as_tensor(x, dtype=torch.float64))
         x = 2 * (alpha.log() - sigma.log()).cpu().numpy()
-    steps = metrics[names[0]].step
-    picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
     def curve(step: int, suffix: str, **look: Any) -> None:
-        """One validation's gap; a bin that was not logged then is left out."""
-        mean = np.array([_value(metrics, name + suffix, step) for name in names])
-        half = np.array([_value(metrics, name.replace("mse", "half") + suffix, step) for name in names])
+        """The gap at a step. Bins that were not logged then are left out."""
+        columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
+        mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
         there = np.isfinite(mean)
         ax.errorbar(x[there], mean[there], yerr=half[there], capsize=2, elinewidth=0.8, markersize=3, **look)
 
-    for pick, colour in zip(picks, style.sequence(len(picks)), strict=True):
-        curve(int(steps[pick]), "", color=colour, marker="o", linewidth=1.3, label=f"step {steps[pick]:,}")
+    steps = [int(step) for step in metrics[names[0]].step]
+    for step, colour in _over_training(steps, curves):
+        curve(step, "", color=colour, marker="o", linewidth=1.3, label=f"step {step:,}")
     if f"{names[0]}_raw" in metrics:
-        look = {"color": style.VERMILION, "marker": "", "linestyle": (0, (3, 1.5)), "linewidth": 0.9}
-        curve(int(steps[-1]), "_raw", label="the last, raw weights", **look)
+        curve(steps[-1], "_raw", color=style.VERMILION, linestyle=RAW, linewidth=0.9, label="the last, raw weights")
     ax.set_xlabel(
         "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$: noise left, image right"
     )
     ax.set_ylabel("held-out MSE − training MSE")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(**BESIDE)
     return figure
 
 
-def _value(metrics: Metrics, name: str, step: int) -> float:
-    """What was logged at a step, NaN for nothing."""
-    if name not in metrics:
-        return float("nan")
-    at = metrics[name].value[metrics[name].step == step]
-    return float(at[-1]) if at.size else float("nan")
+def _steps(schedule: Schedule) -> int:
+    """The T of a discrete schedule; a continuous one is drawn with T = 1000."""
+    return int(getattr(schedule, "steps", 1000))
+
+
+def _table(schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two (T + 1,) float64."""
+    steps = _steps(schedule)
+    with torch.no_grad():
+        alpha, sigma = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    return alpha.detach().cpu().double(), sigma.detach().cpu().double()
+
+
+def _preserving(alpha: Tensor, sigma: Tensor) -> bool:
+    """Whether alpha² + sigma² = 1 at all times."""
+    return bool(torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha), atol=1e-6))
+
+
+def _log_axis(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic y axis around low … high, labelled at powers of ten."""
+    ax.set_yscale("log")
+    ax.set_ylim(low / 2, 2 * high)
+    style.plain_numbers(ax.yaxis)
+
+
+def _log_mse(ax: Axes) -> None:
+    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …"""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    style.plain_numbers(ax.yaxis)
+
+
+def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:
+    """Up to `curves` of `steps`, evenly spread in the logarithm, each with its colour."""
+    picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
+    return list(zip([steps[i] for i in picks], style.sequence(len(picks)), strict=True))

@@ -1,6 +1,6 @@
-"""Images out: grids, strips of denoising steps and GIFs. Every array is uint8, (N, 3, H, W), sRGB.
+"""Pictures of images: grids, strips of denoising steps and GIFs. Images are uint8, (N, 3, H, W), sRGB.
 
-A grid remembers its layout in the PNG file (`tEXt` chunk "grid"), so that `tiles` can take it apart again.
+A grid's layout is kept in the PNG file (`tEXt` chunk "grid"), so that `tiles` can separate the images again.
 """
 
 import json
@@ -15,14 +15,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 GAP = 2  # white pixels between the images of a grid
-LAYOUT = "grid"  # the PNG text chunk that holds a grid's layout
+LAYOUT = "grid"  # the PNG text chunk with a grid's layout
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
-    """`images` (N, 3, H, W) uint8, row by row, `columns` wide (⌈√N⌉ unless told), each pixel `scale` pixels wide.
+    """`images` (N, 3, H, W) uint8 row by row, ⌈√N⌉ `columns` unless given, each pixel `scale` pixels wide.
 
-    Images lie `GAP` white pixels apart; what the last row lacks is white. No value is changed.
-    Raises ValueError for another dtype or shape, or no images.
+    `GAP` white pixels lie between images; empty places in the last row are white. No value is changed.
+    Raises ValueError for another dtype or shape, and for no images.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, 3, H, W) with N > 0")
@@ -41,7 +41,7 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Im
 
 
 def tiles(picture: Image.Image) -> list[np.ndarray]:
-    """The images (H, W, 3) uint8 of a picture made by `grid`, also after `save_png`; any other picture is one tile."""
+    """The images (H, W, 3) uint8 of a picture from `grid`, also after `save_png`; any other picture is one tile."""
     pixels = np.asarray(picture.convert("RGB"))
     if LAYOUT not in picture.info:
         return [pixels]
@@ -52,12 +52,12 @@ def tiles(picture: Image.Image) -> list[np.ndarray]:
 
 
 def strip(steps: Tensor, scale: int = 1) -> Image.Image:
-    """Denoising steps `steps` (S, N, 3, H, W) uint8 as one picture: a row per image, a column per step."""
+    """Denoising steps (S, N, 3, H, W) uint8 as one picture: a row per image, a column per step."""
     return grid(steps.transpose(0, 1).flatten(0, 1), columns=len(steps), scale=scale)
 
 
 def save_png(picture: Image.Image, path: str | Path) -> Path:
-    """Write `picture` as PNG with a grid's layout in it, making the folder where needed."""
+    """Write `picture` as PNG with its grid's layout; the folder is created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngInfo()
@@ -68,12 +68,11 @@ def save_png(picture: Image.Image, path: str | Path) -> Path:
 
 
 def gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
-    """An endless GIF of `frames`: `seconds` for all but the last, which stays for `hold` seconds.
+    """An endless GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
 
-    Each frame has its own 256 colours by median cut, those of the last refined by k-means, and no dithering:
-    dithering would add noise to pictures whose subject is noise, and one palette for all would spend its colours on
-    the noisy frames.
-    Frames last a whole number of hundredths of a second, at least 2, which is what browsers keep.
+    Each frame has a palette of 256 colours by median cut (k-means refines that of the last), because a common palette
+    would spend its colours on the noisy frames. There is no dithering, which would add noise to pictures of noise.
+    A frame lasts a whole number of hundredths of a second, at least 2: browsers do not show shorter ones.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

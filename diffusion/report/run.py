@@ -1,12 +1,12 @@
-"""The report of a run: its figures, and a README that says what was run and with what result."""
+"""The report of a run: its figures, and a README with what was run and the results."""
 
+import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from diffusion.config.quoting import override, resume_command
@@ -14,29 +14,59 @@ from diffusion.console import count, duration
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import figures, style
-from diffusion.report.formatting import (
-    describe,
-    markdown_table,
-    number_protocols,
-    protocol_text,
-    sampler_text,
-    value_text,
-)
+from diffusion.report.formatting import MISSING, describe, markdown_table, protocol_text, sampler_text, value_text
 from diffusion.runs.folder import Run
-from diffusion.runs.metrics import Metrics, Series, bin_names, validated_weights
+from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
-BASELINES = ("untrained", "noise", "real", "floor")
+BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
+CAPTIONS = {
+    "samples.png": "Samples as training proceeds (memoir, Fig. 8): a column per training step; each row starts from "
+    "the same noise.",
+    "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
+    "images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
+    "single batches (in its own units, where it is not the simple loss of ε).",
+    "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
+    "r is the distance to it, divided by the mean distance to the 50 nearest: near 0 for a copy.",
+    "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
+    "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, "
+    "at the same times and noises, with 95% intervals. Where it rises the network memorizes its training images; "
+    "its level also depends on which of the two sets is harder.",
+    "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
+    "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
+    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); log-SNR for a schedule that "
+    "does not preserve variance, which has no β_t.",
+    "signal.png": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
+}
+NEEDS = {
+    "samples.png": "no samples/step-*.png was written",
+    "mse.png": "metrics.csv holds no losses",
+    "bins.png": "metrics.csv holds no MSE by time (val/mse_bin0, …)",
+    "gap.png": "metrics.csv holds no gap by time (gap/mse_bin0, …)",
+    "noising.png": "no images of the data, or no noise schedule, were at hand",
+    "beta.png": "no noise schedule was at hand",
+    "signal.png": "no noise schedule was at hand",
+}
+FILES = {
+    "config.yaml": "every setting of the run, resolved",
+    "run.json": "state, duration, device, sizes, versions, command",
+    "metrics.csv": "everything logged, by step (counted from 0)",
+    "scores.json": "the scores, each with its protocol",
+    "samples": "grids of samples from the same noise at different steps",
+    "checkpoints/last.ckpt": "the last state of training, to resume from",
+    "checkpoints/best.ckpt": "the state with the lowest validation MSE",
+    "figures": "the figures above",
+}
 
 
 def write_report(folder: str | Path, schedule: figures.Schedule | None = None, images: Tensor | None = None) -> Path:
     """Draw the figures of the run in `folder` and write its README.md; returns the README's path.
 
-    Args:
-        schedule: the run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn anew.
-        images: uint8 (N, 3, H, W) of the run's data, of which the first three are shown in the noising strip.
-
-    A figure that can't be drawn, because data are missing, leaves an earlier file of its name in place; the README
+    A figure that cannot be drawn, because data are missing, leaves an earlier file of its name in place. The README
     names the figures that are missing and why.
+
+    Args:
+        schedule: The run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn.
+        images: uint8 (N, 3, H, W) of the run's data; the noising strip shows the first three.
     """
     run = Run(Path(folder))
     missing = draw(run, schedule, images)
@@ -45,62 +75,27 @@ def write_report(folder: str | Path, schedule: figures.Schedule | None = None, i
     return readme
 
 
-CAPTIONS = {
-    "samples.png": "Samples as training proceeds (memoir, Fig. 8): a column per training step, each row from one and "
-    "the same noise.",
-    "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
-    "images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
-    "single batches (in its own units, where it is not the simple loss of ε).",
-    "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
-    "r is the distance to it in units of the mean distance to the 50 nearest: near 0 for a copy.",
-    "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
-    "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images less that on training images, "
-    "at the same times and noises, with 95% intervals. Where it rises the network memorizes its training images; "
-    "its level also tells which of the two sets is harder.",
-    "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
-    "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
-    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); log-SNR on a schedule that "
-    "does not preserve variance, which has no β_t.",
-    "signal.png": "What x_t holds of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t) (memoir, Fig. 10).",
-}
-
-
 def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> dict[str, str]:
-    """Write to figures/ what can be drawn; returns name -> reason for each figure neither drawn nor there."""
-    metrics, no_schedule = run.metrics, "no noise schedule was at hand"
-    drawn: dict[str, Callable[[], Figure] | str] = {
-        "samples.png": (lambda: figures.samples_over_training(run.grids))
-        if run.grids
-        else "no samples/step-*.png was written",
-        "mse.png": (lambda: figures.mse(metrics, run.steps_per_epoch))
-        if {"val/mse", "fit/mse", "train/loss"} & metrics.keys()
-        else "metrics.csv holds no losses",
-        "bins.png": (lambda: figures.bins(metrics))
-        if bin_names(metrics)
-        else "metrics.csv holds no MSE by time (val/mse_bin0, …)",
-        "gap.png": (lambda: figures.gap(metrics, schedule))
-        if "gap/mse_bin0" in metrics
-        else "metrics.csv holds no gap by time (gap/mse_bin0, …)",
-        "noising.png": no_schedule
-        if schedule is None
-        else "no images of the data were at hand"
-        if images is None
-        else lambda: figures.noising(images[:3], schedule),
-        "beta.png": no_schedule if schedule is None else lambda: figures.beta(schedule),
-        "signal.png": no_schedule if schedule is None else lambda: figures.signal(schedule),
-    }
-    missing = {}
-    for name, job in drawn.items():
-        path = run.folder / "figures" / name
-        if not isinstance(job, str):
-            style.save(job(), path)
-        elif not path.is_file():
-            missing[name] = job
-    return missing
+    """Draw what can be drawn into figures/; name -> reason for each figure that is missing there."""
+    metrics, folder = run.metrics, run.folder / "figures"
+    if run.grids:
+        style.save(figures.samples_over_training(run.grids), folder / "samples.png")
+    if {"val/mse", "fit/mse", "train/loss"} & metrics.keys():
+        style.save(figures.mse(metrics, run.steps_per_epoch), folder / "mse.png")
+    if bins_of(metrics, "val/mse"):
+        style.save(figures.bins(metrics), folder / "bins.png")
+    if bins_of(metrics, "gap/mse"):
+        style.save(figures.gap(metrics, schedule), folder / "gap.png")
+    if schedule is not None:
+        style.save(figures.beta(schedule), folder / "beta.png")
+        style.save(figures.signal(schedule), folder / "signal.png")
+        if images is not None:
+            style.save(figures.noising(images[:3], schedule), folder / "noising.png")
+    return {name: reason for name, reason in NEEDS.items() if not (folder / name).is_file()}
 
 
 def compose(run: Run, missing: Mapping[str, str]) -> str:
-    """The README of a run as Markdown; `missing` names the figures that are not there, with the reason."""
+    """The README of a run as Markdown. `missing` are the figures that are not there, with the reasons."""
     name = run.config.get("name") or run.info.get("name") or run.folder.resolve().name
     sections = [
         f"# Run {name}",
@@ -117,14 +112,14 @@ def compose(run: Run, missing: Mapping[str, str]) -> str:
 
 
 def summary(run: Run) -> str:
-    """One paragraph: state, how much, how long, on what, and the command."""
+    """One paragraph: the state, how many steps, on which images, how long, and the command."""
     info = run.info
     if not info:
         return "run.json is missing: when this run was made, for how long and on what device is not known."
     state = {
         "complete": "This run is complete.",
         "running": "**This run is not finished** (or was killed): its state is `running`.",
-        "failed": "**This run failed**; what follows is what there is of it.",
+        "failed": "**This run failed**; below is what it left.",
     }.get(str(info.get("state")), f"The state of this run is `{info.get('state', 'not recorded')}`.")
     reason = str(info.get("reason", "")).strip(" :")
     sentences = [f"{state} The reason: `{reason}`." if reason else state]
@@ -134,13 +129,11 @@ def summary(run: Run) -> str:
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):
-        counts = ", ".join(f"{count:,} {split}" for split, count in info["images"].items())
-        sentences.append(f"Images: {counts}.")
-    took = (
-        f"It took {duration(info['seconds'])}" if info.get("seconds") is not None else "How long it took is not known"
-    )
+        sentences.append("Images: " + ", ".join(f"{n:,} {split}" for split, n in info["images"].items()) + ".")
+    seconds = info.get("seconds")
+    took = "How long it took is not known" if seconds is None else f"It took {duration(seconds)}"
     device = f"on {info['device']}" if info.get("device") else "on a device that was not recorded"
-    cores = f", in a machine of {info['host_cores']} CPU cores" if info.get("host_cores") else ""
+    cores = f", in a machine with {info['host_cores']} CPU cores" if info.get("host_cores") else ""
     dates = " to ".join(str(info[key]).replace("T", " ") for key in ("started", "finished") if info.get(key))
     sentences.append(f"{took} {device}{cores}{f' ({dates})' if dates else ''}.")
     if isinstance(info.get("versions"), Mapping) and info["versions"]:
@@ -151,8 +144,7 @@ def summary(run: Run) -> str:
 
 def picture(run: Run) -> str:
     """The last samples, embedded."""
-    last = run.folder / "samples" / "final.png"
-    if last.is_file():
+    if (run.folder / "samples/final.png").is_file():
         return "![Samples at the end of the run](samples/final.png)\n\n*Samples at the end of the run.*"
     if run.grids:
         step, path = run.grids[-1]
@@ -161,7 +153,7 @@ def picture(run: Run) -> str:
 
 
 def recipe(config: Mapping[str, Any]) -> str:
-    """A row per group of the config, in its own order."""
+    """A row per top-level key of the configuration, in its order."""
     if not config:
         return "config.yaml is missing: the recipe is not known."
     rows = [(f"`{key}`", describe(value)) for key, value in config.items() if value is not None]
@@ -169,38 +161,38 @@ def recipe(config: Mapping[str, Any]) -> str:
 
 
 def scores_section(scores: Sequence[Score]) -> str:
-    """A row per score with its baselines beside it, and the protocols in words.
+    """A row per score together with its baselines, and the protocols in words.
 
-    A baseline stands beside a score only under the score's own protocol, and `untrained` samples only under the same
-    sampler. A baseline that fits no score has a row of its own, so that every score is shown.
+    A baseline is shown with a score only if their protocols are equal; `untrained` samples also need the same sampler.
+    A baseline that belongs to no score has a row of its own, so that every score is shown.
     """
     if not scores:
         return "No scores were computed."
-    protocols = number_protocols(scores)
+    keys = dict.fromkeys(score.protocol_key for score in scores)
+    protocols = {key: f"[{i}]" for i, key in enumerate(keys, start=1)}
     rows: list[list[str]] = []
     used: set[int] = set()
     for score in scores:
         if score.what not in BASELINES:
-            beside = {what: _baseline(what, score, scores) for what in BASELINES}
-            used |= {id(baseline) for baseline in beside.values()}
-            rows.append(_score_row(score, beside, protocols))
+            found = {what: _baseline(what, score, scores) for what in BASELINES}
+            used |= {id(baseline) for baseline in found.values()}
+            rows.append(_score_row(score, found, protocols))
     for score in scores:
         if score.what in BASELINES and id(score) not in used:
             rows.append(_score_row(score, {score.what: score}, protocols))
-    head = ("score", "value", "untrained network", "pure noise", "real images", "floor", "protocol", "of what, how")
     words = {score.protocol_key: f"{score.metric}: {protocol_text(score)}" for score in reversed(scores)}
-    listed = "\n".join(f"- [{i}] {words[key]}." for key, i in protocols.items())
+    listed = "\n".join(f"- {number} {words[key]}." for key, number in protocols.items())
     return (
-        markdown_table(head, rows, right=range(1, 6))
+        markdown_table(("score", "value", *BASELINES.values(), "protocol", "of what, how"), rows, right=range(1, 6))
         + "\n\nLower is closer to the reference, except for precision, recall, coverage and the Inception Score, where "
         "higher is better; density and the Vendi score have no better end. In brackets: 95% intervals over draws of as "
-        "many samples. The floor is what two sets of real images have that differ by chance alone. Only numbers of one "
-        "protocol may be compared:\n\n" + listed
+        "many samples. The floor is the score of two sets of real images that differ by chance alone. Only numbers of "
+        "one protocol may be compared:\n\n" + listed
     )
 
 
 def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
-    """The latest of `scores` that may stand beside `score`."""
+    """The latest of `scores` that is this baseline of `score`."""
     for other in reversed(scores):
         same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
         if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
@@ -208,7 +200,7 @@ def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
     return None
 
 
-def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, int]) -> list[str]:
+def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: Mapping[str, str]) -> list[str]:
     source, how = score.source, [score.what]
     if source.get("step") is not None:
         how.append(f"step {source['step']:,}")
@@ -220,49 +212,42 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
         how.append(f"seed {source['seed']}")
     return [
         score.metric,
-        "—" if score.what in BASELINES else f"**{value_text(score)}**",
+        MISSING if score.what in BASELINES else f"**{value_text(score)}**",
         *(value_text(baselines.get(name)) for name in BASELINES),
-        f"[{protocols[score.protocol_key]}]",
+        protocols[score.protocol_key],
         ", ".join(how),
     ]
 
 
 def mse_section(metrics: Metrics) -> str:
-    """val, fit and their gap, of the average and of the raw weights, at the end and at the validation optimum."""
-    quantities = [
-        ("validation images", "val/mse"),
-        ("validation images, raw weights", "val/mse_raw"),
-        ("as many training images", "fit/mse"),
-        ("as many training images, raw weights", "fit/mse_raw"),
-        ("gap (validation − training)", "gap/mse"),
-    ]
-    present = [(label, metrics[name]) for label, name in quantities if name in metrics]
-    if not present:
+    """val, fit and their gap, of the average and of the raw weights, at the end and at the best validation."""
+    quantities = {
+        "val/mse": "validation images",
+        "val/mse_raw": "validation images, raw weights",
+        "fit/mse": "as many training images",
+        "fit/mse_raw": "as many training images, raw weights",
+        "gap/mse": "gap (validation − training)",
+    }
+    if not quantities.keys() & metrics.keys():
         return "No validation was logged."
-    rows = []
-    head = ["mean ‖ε − ε_θ(x_t, t)‖²/d", "last"]
-    best = None
+    head, best = ["mean ‖ε − ε_θ(x_t, t)‖²/d", "last"], None
     if "val/mse" in metrics:
         val = metrics["val/mse"]
         best = int(val.step[val.value.argmin()])
         head = [head[0], f"last (step {val.step[-1]:,})", f"at the best validation (step {best:,})"]
-    for label, series in present:
-        at_best = [_at(series, best)] if best is not None else []
-        rows.append([label, f"{series.value[-1]:.5g}", *at_best])
-    absent = [f"`{name}`" for _, name in quantities if name not in metrics]
+    rows = []
+    for name, label in quantities.items():
+        if name in metrics:
+            values = [metrics[name].value[-1], *([] if best is None else [metrics[name].at(best)])]
+            rows.append([label, *(MISSING if math.isnan(value) else f"{value:.5g}" for value in values)])
+    absent = [f"`{name}`" for name in quantities if name not in metrics]
     note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
-    return (
-        markdown_table(head, rows, right=(1, 2))
-        + f"\n\nOf the {validated_weights([metrics])} unless stated otherwise."
-        + note
-    )
-
-
-def _at(series: Series, step: int) -> str:
-    return "—" if step not in series.step else f"{series.value[series.step == step][-1]:.5g}"
+    weights = validated_weights([metrics])
+    return f"{markdown_table(head, rows, right=(1, 2))}\n\nOf the {weights} unless stated otherwise.{note}"
 
 
 def figures_section(run: Run, missing: Mapping[str, str]) -> str:
+    """The figures with their captions, and the reasons why others are missing."""
     lines = validated_weights([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
     shown = [
         f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption.replace('%s', lines)}*"
@@ -273,19 +258,8 @@ def figures_section(run: Run, missing: Mapping[str, str]) -> str:
     return "\n\n".join([*shown, "\n".join(absent)] if absent else shown)
 
 
-FILES = {
-    "config.yaml": "every setting of the run, resolved",
-    "run.json": "state, duration, device, sizes, versions, command",
-    "metrics.csv": "everything logged, by step (counted from 0)",
-    "scores.json": "the scores, each with its protocol",
-    "samples": "grids of samples from the same fixed noise, one per logged time",
-    "checkpoints/last.ckpt": "the last state of training, to resume from",
-    "checkpoints/best.ckpt": "the state with the lowest validation MSE",
-    "figures": "the figures above",
-}
-
-
 def files_section(run: Run) -> str:
+    """A table of the files that are there, and the names of the others."""
     there = {name: what for name, what in FILES.items() if (run.folder / name).exists()}
     absent = [f"`{name}`" for name in FILES if name not in there]
     listed = markdown_table(("file", "what it is"), [(f"[{name}]({name})", what) for name, what in there.items()])
@@ -293,7 +267,7 @@ def files_section(run: Run) -> str:
 
 
 def commands(run: Run) -> str:
-    """How to sample, score, resume and report, for the checkpoints that are there."""
+    """The commands that sample, score, resume and report, for the checkpoints that are there."""
     near = os.path.relpath(run.folder)
     place = run.folder.resolve() if near.startswith("..") else Path(near)
     checkpoints = [name for name in ("best", "last") if (run.folder / f"checkpoints/{name}.ckpt").is_file()]
@@ -301,7 +275,7 @@ def commands(run: Run) -> str:
     if checkpoints:
         ckpt = override("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
         lines += [
-            "# more samples, by the run's own sampler unless another is chosen",
+            "# more samples, by the run's sampler unless another is chosen",
             f"python -m diffusion.sample {ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:

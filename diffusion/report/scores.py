@@ -7,13 +7,13 @@ from rich.table import Table
 
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.report.formatting import interval_text, short
+from diffusion.report.formatting import MISSING, interval_text, short
 
 COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
 
 
 def print_scores(scores: Sequence[Score]) -> None:
-    """The scores with their intervals, and the baselines beside them, with their n where it is another."""
+    """Print the scores with their intervals and baselines. (A baseline of another n is marked with it.)"""
     first = scores[0]
     assert first.reference is not None
     table = Table(
@@ -26,12 +26,12 @@ def print_scores(scores: Sequence[Score]) -> None:
     )
     sizes = {score.what: score.n for score in scores}
     columns = [what for what in COLUMNS if what in sizes]
-    table.add_column("score", overflow="fold")  # gives way where the numbers need the room
+    table.add_column("score", overflow="fold")  # is wrapped where the numbers need the space
     others = [what if sizes[what] == first.n else f"{what} (n={sizes[what]})" for what in columns[1:]]
     for name in (columns[0], "interval", *others):
         table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
     for metric in dict.fromkeys(score.metric for score in scores):
         row = {score.what: score for score in scores if score.metric == metric}
-        values = [short(row[what].value) if what in row else "—" for what in columns]
+        values = [short(row[what].value) if what in row else MISSING for what in columns]
         table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
     console.print(table, soft_wrap=False)

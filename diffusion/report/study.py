@@ -1,13 +1,12 @@
-"""The report of a sampler study: scores against network evaluations and seconds, and what to use for a budget."""
+"""The report of a sampler study: scores by network evaluations and by seconds, and what to use within a budget."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 from rich import box
 from rich.table import Table
 
@@ -15,16 +14,19 @@ from diffusion.console import console
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
-from diffusion.report.formatting import csv_text, markdown_table, protocol_text, value_text
+from diffusion.report.formatting import MISSING, csv_text, markdown_table, protocol_text, value_text
 
 FLOOR = (
-    "The floor is what real images score against real ones at this n: chance alone. A difference between samplers that "
-    "is smaller than its interval is no finding."
+    "The floor is the score of real images against real ones at this n: chance alone. A difference between samplers "
+    "that is smaller than its interval is no finding."
 )
+FILES = ("study.md", "study.csv", "pareto.png")
+COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
+MARKERS = "os^DvPX"
 
 
 class Point(NamedTuple):
-    """One setting: a sampler, its steps, network evaluations and seconds an image, and its scores by metric."""
+    """One setting: a sampler, its steps, network evaluations and seconds per image, and its scores by metric."""
 
     sampler: str
     steps: int
@@ -41,162 +43,144 @@ def write(
     device: str,
     baselines: Sequence[Score] = (),
 ) -> list[Path]:
-    """study.md, study.csv and pareto.png in `folder`; prints what to use.
+    """Write study.md, study.csv and pareto.png in `folder`, and print what to use.
 
-    The first metric of which one end is better decides. `baselines` are shown below the samplers, and the floor in
-    the plot.
+    The first metric that has a better end decides. `baselines` are listed below the samplers, and the floor is drawn.
     """
     metrics = list(points[0].scores)
     first = next((m for m in metrics if points[0].scores[m].higher_is_better is not None), metrics[0])
-    chosen = recommended(points, budgets, first)
-    head = ("sampler", "steps", "NFE", "s/image", *metrics)
-    rows = [
-        (p.sampler, str(p.steps), str(p.nfe), f"{p.seconds:.3g}", *(value_text(p.scores.get(m)) for m in metrics))
-        for p in points
-    ]
-    beside: dict[str, dict[str, Score]] = {}
+    by_kind: dict[str, dict[str, Score]] = {}
     for score in baselines:
-        beside.setdefault(score.what, {})[score.metric] = score
-    rows += [(what, "—", "—", "—", *(value_text(own.get(m)) for m in metrics)) for what, own in beside.items()]
-    advice = [
-        (f"{budget}", p.sampler, str(p.steps), f"{p.seconds:.3g}", value_text(p.scores[first]), ", ".join(alike) or "—")
-        for budget, (p, alike) in chosen.items()
-    ]  # fmt: skip
+        by_kind.setdefault(score.what, {})[score.metric] = score
+    floor = by_kind.get("floor", {}).get(first)
+    rows: list[tuple[Any, ...]] = [*points, *((what, None, None, None, scores) for what, scores in by_kind.items())]
+
+    def cell(value: object) -> str:
+        return MISSING if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    table = [[*map(cell, cells), *(value_text(scores.get(m)) for m in metrics)] for *cells, scores in rows]
+    values = [[*cells, *(scores[m].value if m in scores else None for m in metrics)] for *cells, scores in rows]
     titles = ("NFE up to", "use", "steps", "s/image", first, "as good, within the interval")
+    advice = [
+        (*map(cell, (budget, p.sampler, p.steps, p.seconds)), value_text(p.scores[first]), ", ".join(alike) or MISSING)
+        for budget, (p, alike) in recommended(points, budgets, first).items()
+    ]
     parts = [
         f"# Samplers against {reference}",
-        "All from the same noise, so that differences are the samplers'. The best within each budget of network "
-        f"evaluations by {first}; settings whose interval overlaps its interval can't be distinguished from it.",
-        *([FLOOR] if "floor" in beside else []),
+        "All samples are from the same noise, so that differences are due to the samplers. The best within each budget "
+        f"of network evaluations by {first}; settings whose interval overlaps its interval can't be distinguished "
+        "from it.",
+        *([FLOOR] if "floor" in by_kind else []),
         markdown_table(titles, advice, right=(0, 2, 3, 4)),
-        markdown_table(head, rows, right=range(1, len(head))),
-        f"Seconds on {device}, in batches. " + protocol_text(points[0].scores[first]) + ".",
-        "![score against evaluations and seconds](pareto.png)",
+        markdown_table(("sampler", "steps", "NFE", "s/image", *metrics), table, right=range(1, 4 + len(metrics))),
+        f"Seconds on {device}, in batches. {protocol_text(points[0].scores[first])}.",
+        "![score by evaluations and by seconds](pareto.png)",
     ]
     replace(folder / "study.md", "\n\n".join(parts) + "\n")
-    lines: list[list[Any]] = [["sampler", "steps", "nfe", "seconds_per_image", *metrics]]
-    for p in points:
-        values = (p.scores[m].value if m in p.scores else None for m in metrics)
-        lines.append([p.sampler, p.steps, p.nfe, p.seconds, *values])
-    for what, own in beside.items():
-        lines.append([what, None, None, None, *(own[m].value if m in own else None for m in metrics)])
-    replace(folder / "study.csv", csv_text(lines))
-    floor = beside.get("floor", {}).get(first)
+    replace(folder / "study.csv", csv_text([("sampler", "steps", "nfe", "seconds_per_image", *metrics), *values]))
     style.save(pareto(points, first, floor), folder / "pareto.png")
-    printed = Table(box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
-    for title in titles:
-        printed.add_column(title)
+    printed = Table(*titles, box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
     for line in advice:
         printed.add_row(*line)
     console.print(printed)
     if floor is not None:
         console.print(f"floor (real images against real ones, at this n): {first} {value_text(floor)}")
-    return [folder / name for name in ("study.md", "study.csv", "pareto.png")]
+    return [folder / name for name in FILES]
 
 
 def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
-    """NFE budget -> the best setting within it, and those within it whose interval overlaps that one's.
+    """NFE budget -> the best setting within it, and the others whose interval overlaps that one's.
 
-    {} for a metric of which neither end is better.
+    {} for a metric without a better end.
     """
-    sign, found = _sign(points, metric), {}
-    if not sign:
-        return {}
+    found: dict[int, tuple[Point, list[str]]] = {}
+    if not ranks(points, metric):
+        return found
     for budget in sorted(budgets):
         within = [p for p in points if p.nfe <= budget and metric in p.scores]
-        if not within:
-            continue
-        best = min(within, key=lambda p: (sign * _value(p, metric), p.nfe))
-        alike = [f"{p.sampler} ({p.nfe})" for p in within if p is not best and _overlap(p, best, metric)]
-        found[budget] = (best, alike)
+        if within:
+            best = min(within, key=lambda p: (badness(p, metric), p.nfe))
+            alike = [f"{p.sampler} ({p.nfe})" for p in within if p is not best and overlap(p, best, metric)]
+            found[budget] = (best, alike)
     return found
 
 
 def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
-    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost; [] as above."""
-    sign, best, kept = _sign(points, metric), math.inf, []
-    if not sign:
-        return []
-    for p in sorted(points, key=lambda p: (getattr(p, cost), sign * _value(p, metric))):
-        if sign * _value(p, metric) < best:
-            best = sign * _value(p, metric)
+    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost.
+
+    [] for a metric without a better end.
+    """
+    best = math.inf
+    kept: list[Point] = []
+    if not ranks(points, metric):
+        return kept
+    for p in sorted(points, key=lambda p: (getattr(p, cost), badness(p, metric))):
+        if badness(p, metric) < best:
+            best = badness(p, metric)
             kept.append(p)
     return kept
 
 
-def _sign(points: Sequence[Point], metric: str) -> int:
-    """1 where lower is better, −1 where higher is, 0 where neither."""
-    higher = points[0].scores[metric].higher_is_better
-    return 0 if higher is None else -1 if higher else 1
+def ranks(points: Sequence[Point], metric: str) -> bool:
+    """Whether the metric has a better end."""
+    return points[0].scores[metric].higher_is_better is not None
 
 
-def _overlap(a: Point, b: Point, metric: str) -> bool:
-    x, y = a.scores[metric], b.scores[metric]
-    if x.low is None or y.low is None or x.high is None or y.high is None:
-        return False
-    return x.low <= y.high and y.low <= x.high
+def badness(point: Point, metric: str) -> float:
+    """The value, negated where higher is better."""
+    score = point.scores[metric]
+    return -score.value if score.higher_is_better else score.value
 
 
-def _value(point: Point, metric: str) -> float:
-    return point.scores[metric].value
-
-
-def _reach(point: Point, metric: str, end: str) -> float:
-    """How far from the value its interval reaches; 0 where there is none."""
-    bound = getattr(point.scores[metric], end)
-    return 0.0 if bound is None else abs(bound - _value(point, metric))
+def overlap(a: Point, b: Point, metric: str) -> bool:
+    """Whether both have intervals, and these overlap."""
+    x, y = a.scores[metric].interval, b.scores[metric].interval
+    return x is not None and y is not None and x[0] <= y[1] and y[0] <= x[1]
 
 
 @style.styled
 def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> Figure:
-    """The score against NFE and against seconds an image, a line per sampler; the Pareto front and the floor behind."""
+    """The score by NFE and by seconds per image, a line per sampler, before the Pareto front and the floor."""
     samplers = list(dict.fromkeys(p.sampler for p in points))
     height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # the legend's
     figure = Figure(figsize=(style.TEXT_WIDTH + 1, height), layout="constrained")
-    colours = [style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK]
-    markers = "os^DvPX"
     panels = figure.subplots(1, 2, sharey=True)
-    for ax, cost, label in zip(panels, ("nfe", "seconds"), ("network evaluations", "seconds an image"), strict=True):
+    for ax, cost, label in zip(panels, ("nfe", "seconds"), ("network evaluations", "seconds per image"), strict=True):
         best = front(points, metric, cost)
         ax.step(
-            [getattr(p, cost) for p in best], [_value(p, metric) for p in best], where="post",
+            [getattr(p, cost) for p in best], [p.scores[metric].value for p in best], where="post",
             color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1,
         )  # fmt: skip
         if floor is not None:
             ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
-            if floor.low is not None and floor.high is not None:
-                ax.axhspan(floor.low, floor.high, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+            if floor.interval:
+                ax.axhspan(*floor.interval, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
         for i, name in enumerate(samplers):
-            own = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
-            y = [_value(p, metric) for p in own]
-            bars = [[_reach(p, metric, end) for p in own] for end in ("low", "high")]
+            line = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
+            scores = [p.scores[metric] for p in line]
+            intervals = [score.interval or (score.value, score.value) for score in scores]
+            bars = [[abs(ends[side] - s.value) for s, ends in zip(scores, intervals, strict=True)] for side in (0, 1)]
             ax.errorbar(
-                [getattr(p, cost) for p in own], y, yerr=bars, color=colours[i % 7], marker=markers[(i + i // 7) % 7],
-                markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,
+                [getattr(p, cost) for p in line], [s.value for s in scores], yerr=bars, color=COLOURS[i % 7],
+                marker=MARKERS[(i + i // 7) % 7], markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,
             )  # fmt: skip
         ax.set_xscale("log")
-        _plain(ax, _apart({p.nfe for p in points}) if cost == "nfe" else None)
+        style.plain_numbers(ax.xaxis)
+        low, high = ax.get_xlim()
+        if cost == "nfe":
+            ax.set_xticks(apart({p.nfe for p in points}))
+        else:
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4))
         ax.set_xlabel(label)
     panels[0].set_ylabel(metric)
     panels[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
-def _apart(ticks: Iterable[int]) -> list[int]:
-    """The largest of `ticks` that stand apart on a logarithmic axis, so that their numbers don't overlap."""
+def apart(ticks: Iterable[int]) -> list[int]:
+    """The largest of `ticks` that are far enough apart on a logarithmic axis for their labels."""
     kept: list[int] = []
     for tick in sorted(ticks, reverse=True):
         if not kept or tick < 0.8 * kept[-1]:
             kept.append(tick)
     return kept
-
-
-def _plain(ax: Axes, ticks: Sequence[float] | None) -> None:
-    """Plain numbers on a logarithmic x axis: `ticks`, or 1, 2, 5, 10, …"""
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    if ticks is None:
-        low, high = ax.get_xlim()
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(4))
-    else:
-        ax.set_xticks(ticks)

@@ -1,7 +1,7 @@
-"""How every figure looks, in one place: paper sizes, a colour-blind-safe palette, few lines.
+"""The style of all figures: paper sizes, a palette that is safe for colour blindness, few lines.
 
-Figures are built with matplotlib's object API (never pyplot), so drawing one inside a training process leaves no
-global state, opens no window and needs no display.
+Figures are built with matplotlib's object API (never pyplot), so drawing one in a training process leaves no global
+state, opens no window and needs no display.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,19 +11,21 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Okabe & Ito (2008), "Color Universal Design": told apart with any common colour blindness, and in grey.
+# Okabe & Ito (2008), "Color Universal Design": distinct with any common colour blindness, and in grey.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
 INK, GREY, LIGHT = "#222222", "#7F7F7F", "#C8C8C8"
 
 COLUMN = (4.6, 2.9)  # inches: one figure in a text column
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
+THOUSANDS = StrMethodFormatter("{x:,.10g}")  # 12,000; 0.5
 
 STYLE: Any = {
     "font.family": "STIXGeneral",  # ships with matplotlib, so figures look the same everywhere
@@ -56,7 +58,7 @@ STYLE: Any = {
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorator: run a drawing function under `STYLE`; matplotlib's own settings are as before afterwards."""
+    """Decorator: call a drawing function under `STYLE`, and restore matplotlib's settings afterwards."""
     return rc_context(STYLE)(draw)
 
 
@@ -67,26 +69,27 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
 
 
 def sequence(n: int) -> list[Any]:
-    """`n` colours from early (light) to late (dark), ordered in lightness, so they also read in grey."""
+    """`n` colours from early (light) to late (dark), ordered by lightness, so that they can be read in grey."""
     return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 1.0, n)] if n > 1 else [BLUE]
 
 
-def thousands(x: float, _position: int = 0) -> str:
-    """1000.0 -> `1,000`; 0.5 -> `0.5`."""
-    return f"{x:,.0f}" if float(x).is_integer() else f"{x:g}"
-
-
 def count_axis(ax: Axes) -> None:
-    """Whole numbers on the x axis, such as `12,000`."""
+    """Label the x axis with whole numbers, such as `12,000`."""
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(thousands))
+    ax.xaxis.set_major_formatter(THOUSANDS)
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers (0.02, 0.5, 10)."""
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:
-    """Rows of equally large pictures, uint8 (H, W, 3), a text under each column, and `label` to the left of the texts.
+    """Rows of pictures of one size, uint8 (H, W, 3), with a text under each column, and `label` left of the texts.
 
-    A pixel is a square of a whole number of dots at 200 dpi, so what the figure shows is what the file holds; the
-    figure is as wide as the page's text, or the nearest width at which that is so.
+    A pixel is a square of a whole number of dots at 200 dpi, so that the saved figure holds the pictures' exact values.
+    The figure is about as wide as the page's text.
     """
     height, width = pictures[0][0].shape[:2]
     margin, gap, foot = 70, 6, 50  # dots
@@ -108,14 +111,8 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     return figure
 
 
-@styled
-def image_pairs(above: np.ndarray, below: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Images (k, H, W, 3) uint8 in a row, `below` each of them another: samples and their nearest training images."""
-    return picture_rows([list(above), list(below)], labels, "$r$ =")
-
-
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write `figure` as PNG at 200 dpi, making the folder where needed."""
+    """Write `figure` as PNG at 200 dpi; the folder is created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)

@@ -11,28 +11,24 @@ from rich.console import Console
 
 from diffusion.config import messages
 from diffusion.console import console as standard
-from diffusion.errors import UserError
-from diffusion.report.compare import compare
-from diffusion.report.comparison import write
-from diffusion.runs.folder import jobs_of
 
 
 def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
-    """Write the comparison of the sweep in `folder`; raises UserError where it holds no job."""
-    jobs = jobs_of(folder)
-    if not jobs:
-        raise UserError(f"{folder}: no run in its sub-folders; expected the folder of a sweep, with jobs 0, 1, …")
-    return write(compare(jobs, mixed=True), folder, f"Sweep {folder.resolve().name}", console)
+    """Write the comparison of the sweep in `folder`; its files. Raises UserError where it has no jobs."""
+    from diffusion.report.compare import compare, gather  # scipy and matplotlib: not at the start of every command
+    from diffusion.report.comparison import write
+
+    return write(compare(gather([folder]), mixed=True), folder, f"Sweep {folder.resolve().name}", console)
 
 
 class SweepTable(Callback):
-    """Hydra's callback: the comparison in the sweep's folder after each job, and on the console at the end.
+    """Hydra's callback: write the comparison in the sweep's folder after each job, and print it at the end.
 
-    After each job, because Hydra's own sweeper ends a sweep in which a job failed without calling `on_multirun_end`.
+    After each job, because Hydra's basic sweeper ends a sweep in which a job failed without calling `on_multirun_end`.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the comparison so far; a job that failed is named at once, with the reason."""
+        """Write the comparison so far; say at once which job failed, and why."""
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         path, *_ = compare_jobs(Path(config.hydra.sweep.dir), console=None)
@@ -41,6 +37,6 @@ class SweepTable(Callback):
             standard.print(f"job {config.hydra.job.num} failed: {reason}; the jobs so far: {path}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the comparison and say where it is."""
+        """Print the comparison and where it is."""
         for path in compare_jobs(Path(config.hydra.sweep.dir)):
             standard.print(str(path))

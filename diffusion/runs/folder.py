@@ -1,4 +1,4 @@
-"""What lies in a run's folder, as plain data. Neither torch nor matplotlib is imported."""
+"""The content of a run's folder as plain data. This module imports neither torch nor matplotlib."""
 
 import json
 import re
@@ -18,16 +18,16 @@ from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
 
-CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, by training; as Hydra writes it, even if no run began
+CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, written by a run; as composed by Hydra, before a run begins
 SCORES = "scores.json"
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, read when asked for; a part that is missing reads as empty.
+    """A run's folder. Each file is read when it is first used; a file that is missing reads as empty.
 
-    Raises UserError for a folder that holds none of a run's files, and for a file that cannot be parsed.
+    Raises UserError for a folder without any file of a run, and for a file that cannot be parsed.
     """
 
     folder: Path
@@ -47,10 +47,10 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`config`; for an evaluation, the checkpoint's recipe below what was chosen for the evaluation.
+        """`config`; for an evaluation, the checkpoint's recipe, updated by what was chosen for the evaluation.
 
-        Then `seed` is the training's, `ckpt` the name of the file (the recipe says whose it is), and `reference` the
-        data, where the scores are against other data than the recipe's.
+        Then `seed` is the training's, `ckpt` is the name of the file (the recipe says from which run), and `reference`
+        is the data of the scores where it is not the recipe's.
         """
         recipe, config = self.config.get("recipe"), dict(self.config)
         if not isinstance(recipe, dict):
@@ -62,19 +62,19 @@ class Run:
 
     @property
     def resolved(self) -> bool:
-        """Whether `config` has no interpolations, or its results are there."""
+        """Whether `config` is without interpolations, or there are scores."""
         return any((self.folder / name).is_file() for name in (CONFIGS[0], SCORES))
 
     @cached_property
     def overrides(self) -> list[str]:
-        """The choices and values that the command line or a sweep gave to this run, without `ckpt`."""
+        """The overrides that the command line or a sweep gave to this run, without `ckpt`."""
         path = self.folder / ".hydra/overrides.yaml"
         words = _yaml(path) if path.is_file() else None
         return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """A group's place in the configuration -> the choice made there, as Hydra wrote it down; {} if it did not."""
+        """A group's place in the configuration -> the choice made there, as Hydra recorded it; {} without a record."""
         path = self.folder / ".hydra/hydra.yaml"
         node = _yaml(path) if path.is_file() else None
         for part in ("hydra", "runtime", "choices"):
@@ -85,10 +85,7 @@ class Run:
 
     @property
     def seeds(self) -> tuple[Any, ...] | None:
-        """The run's seed (for an evaluation, the training's seed and its own), which tells draws of one recipe apart.
-
-        None where one is not known.
-        """
+        """The run's seed; for an evaluation, the seed of the training and that of the samples. None where unknown."""
         recipe = self.config.get("recipe")
         seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
         return None if None in seeds else seeds
@@ -97,6 +94,11 @@ class Run:
     def info(self) -> dict[str, Any]:
         """run.json."""
         return RunRecord(self.folder).checked()
+
+    @property
+    def state(self) -> str:
+        """The state in run.json; a folder with scores and without run.json is an evaluation, and complete."""
+        return str(self.info.get("state", "complete" if self.scores else "not started"))
 
     @cached_property
     def scores(self) -> list[Score]:
@@ -108,7 +110,7 @@ class Run:
         path = self.folder / "metrics.csv"
         try:
             return read_metrics(path)
-        except (ValueError, UnicodeDecodeError) as error:
+        except (ValueError, TypeError) as error:  # TypeError for a line with more cells than the head
             raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
 
     @cached_property
@@ -124,21 +126,22 @@ class Run:
 
 
 def is_run(folder: Path) -> bool:
-    """True where `folder` holds at least one of a run's files."""
+    """Whether `folder` holds a file of a run."""
     return any((folder / part).is_file() for part in PARTS)
 
 
 def jobs_of(folder: Path) -> list[Run]:
-    """The runs in `folder`'s sub-folders, by number where the names hold one (2 before 10). [] where there are none."""
-    if not folder.is_dir():
-        return []
-    inside = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
-    order = [(tuple(int(digits) for digits in re.findall(r"\d+", path.name)), path.name, path) for path in inside]
-    return [Run(path) for _, _, path in sorted(order)]
+    """The runs in `folder`'s sub-folders, in order of the numbers in their names (2 before 10)."""
+
+    def order(path: Path) -> tuple[list[int], str]:
+        return [int(digits) for digits in re.findall(r"\d+", path.name)], path.name
+
+    inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
+    return [Run(path) for path in sorted(inside, key=order)]
 
 
 def read_scores(folder: Path) -> list[Score]:
-    """The scores in a folder, in the order in which they were made; none where there is no scores.json."""
+    """The scores in a folder's scores.json, in the order in which they were made; [] where there is no such file."""
     path = folder / SCORES
     if not path.is_file():
         return []
@@ -152,18 +155,18 @@ def read_scores(folder: Path) -> list[Score]:
 
 
 def append_scores(folder: Path, new: Sequence[Score]) -> Path:
-    """Add scores to scores.json; its path."""
+    """Append scores to scores.json; its path."""
     path = folder / SCORES
     replace(path, json.dumps([score.to_json() for score in [*read_scores(folder), *new]], indent=1))
     return path
 
 
 def command_of(folder: Path) -> str:
-    """The command that made the folder: `train`, or what Hydra wrote down, such as `sample`."""
-    noted = folder / ".hydra/hydra.yaml"
-    if (folder / "run.json").is_file() or not noted.is_file():
+    """The command that made the folder: `train`, or the one that Hydra recorded, such as `sample`."""
+    record = folder / ".hydra/hydra.yaml"
+    if (folder / "run.json").is_file() or not record.is_file():
         return "train"
-    match = re.search(r"^  job:\n    name: (\w+)", noted.read_text(errors="replace"), re.MULTILINE)
+    match = re.search(r"^  job:\n    name: (\w+)", record.read_text(errors="replace"), re.MULTILINE)
     return match[1] if match else "train"
 
 

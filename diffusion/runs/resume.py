@@ -1,7 +1,7 @@
 """Resuming a run in its own folder: its saved configuration, with what the command line overrides.
 
-`hydra.run.dir=RUN ckpt=auto` continues with the recipe of RUN. The saved configuration is data, never a command line: no
-interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again.
+`hydra.run.dir=RUN ckpt=auto` continues with the recipe of RUN. The saved configuration is data, never a command line:
+no interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again.
 """
 
 import copy

@@ -42,8 +42,8 @@ class Clock:
         epoch = batches // accumulate
         if epoch < 1:
             raise UserError(
-                f"the training split has {count(images, 'image')}, fewer than the {batch_size * devices * accumulate} of "
-                f"an optimizer step (data.batch_size={batch_size} × {count(devices, 'device')} × "
+                f"the training split has {count(images, 'image')}, and an optimizer step takes "
+                f"{batch_size * devices * accumulate} (data.batch_size={batch_size} × {count(devices, 'device')} × "
                 f"trainer.accumulate_grad_batches={accumulate}): lower one of them, or add images"
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs

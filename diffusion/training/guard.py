@@ -29,13 +29,11 @@ from diffusion.training.reading import Reading
 NAMED = 8  # files of a batch that a message names
 WINDOW = 100  # losses that a new one is compared with
 LEAST = 20  # of them, before the comparison means anything
-# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches: in clean training
-# 1 step in 10,000 was a spike at batch 4 and none at batch 8; never two in a row. (At four times, 5 in 10,000.)
+# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches. In clean
+# training 1 step in 10,000 was a spike at batch 4, and none at batch 8; never two in a row. (At 4 times, 5 in 10,000.)
 FACTOR = 5
 MOST_SKIPPED = 10  # steps in a row; after that, something other than a batch is wrong
 MOST_OVERFLOWS = 50  # steps in a row that float16's scaler skipped; each halves its scale, which begins at 2^16
-
-
 COUNTED = ("high", "warned", "skipped", "skipped_in_a_row")  # a resumed run continues these counts
 
 
@@ -86,7 +84,7 @@ class Guard(Callback):
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = total_norm(gradients) if gradients else None
+        self.gradient = get_total_norm(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
             self.skip(trainer)
 
@@ -128,7 +126,7 @@ class Guard(Callback):
         if stepped or scales(trainer):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, total_norm(self.weights)])
+            numbers = torch.stack([loss, gradient, get_total_norm(self.weights)])
             self.waiting.append(Measured(Reading(numbers), step, self.names(trainer)))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
@@ -163,8 +161,9 @@ class Guard(Callback):
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
                     raise NotFinite(
-                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the checkpoints "
-                        f"are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.action=skip"
+                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the "
+                        "checkpoints are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                        "guard.action=skip"
                     )
             self.compare(loss, measured)
 
@@ -182,37 +181,21 @@ class Guard(Callback):
             self.warned = True
             median = statistics.median(self.usual)
             console.print(
-                f"step {measured.step}: the loss jumped to {loss:.4g}, of usually {median:.4g} ({listed(measured.names)})",
+                f"step {measured.step}: the loss jumped to {loss:.4g} from a usual {median:.4g} "
+                f"({listed(measured.names)})",
                 style="yellow",
             )
         if self.high >= self.spikes:
             raise Diverged(
                 f"step {measured.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} "
-                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or guard.spikes=null"
+                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                "guard.spikes=null"
             )
 
 
 def scales(trainer: pl.Trainer) -> bool:
     """Whether the gradients are float16's, scaled, whose overflows are no fault."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
-def total_norm(tensors: list[Tensor]) -> Tensor:
-    """The norm of all of them together; biases and the like are joined first, as a kernel for each takes longer."""
-    vectors = [tensor for tensor in tensors if tensor.ndim == 1]
-    others = [tensor for tensor in tensors if tensor.ndim != 1]
-    joined = [torch.cat(vectors), *others] if vectors else others
-    if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in joined):
-        return get_total_norm(joined)
-    flat = [_flat(tensor) for tensor in joined]
-    return torch.stack([torch.dot(x, x) for x in flat]).sum().sqrt()  # in half the time, on a CPU
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor in one row, as they lie in memory where they lie close."""
-    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
-        return tensor.as_strided((tensor.numel(),), (1,))
-    return tensor.flatten()
 
 
 def percentile_90(values: deque[float]) -> float:

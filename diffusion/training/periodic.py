@@ -1,7 +1,7 @@
 """What happens every few epochs: a validation at the very end too, pictures, scores."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +36,19 @@ class ValidateLastStep(Callback):
             trainer.should_stop = True
 
 
-class averaged_weights:
+@contextlib.contextmanager
+def averaged_weights(trainer: pl.Trainer, module: Diffusion) -> Iterator[None]:
     """Within: the module holds its averaged weights, where there are any, and is in evaluation mode."""
-
-    def __init__(self, trainer: pl.Trainer, module: Diffusion):
-        self.module, self.ema = module, average_of(trainer)
-
-    def __enter__(self) -> None:
-        self.module.eval()
-        if self.ema is not None:
-            self.ema.swap(self.module)
-
-    def __exit__(self, *_: Any) -> None:
-        if self.ema is not None:
-            self.ema.swap(self.module)
-        self.module.train()
+    average = average_of(trainer)
+    module.eval()
+    if average is not None:
+        average.swap(module)
+    try:
+        yield
+    finally:
+        if average is not None:
+            average.swap(module)
+        module.train()
 
 
 class Periodic(Callback):

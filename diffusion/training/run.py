@@ -22,9 +22,8 @@ from diffusion.data import ImageData
 from diffusion.errors import Interrupted
 from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.generate import generate
-from diffusion.evaluation.memorization import check_audit
-from diffusion.evaluation.pipeline import Scorer, check_scoring, describe_sampler, make_metrics
-from diffusion.evaluation.test_ledger import TestLedger
+from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
 from diffusion.process.prediction import Prediction
@@ -133,7 +132,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     if trainer.is_global_zero:
         write_config(settings, folder)
         if resumed is not None:
-            TestLedger(folder).inherit(TestLedger.beside(resumed.path))
+            Ledger(folder).inherit(Ledger.of(resumed.path))
         print_run(folder, recipe)
     start = None if resumed is None else resumed.path
     try:
@@ -161,10 +160,10 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     set_up(recipe.data, folder)
     if extractor is None:
         return None
-    check_scoring(score.split, score.n, score.baselines, recipe.data)
-    check_audit(score.audit, recipe.data)
     metrics = make_metrics(settings.metrics)
-    return Scorer(recipe.data, score.split, extractor, metrics, folder, TestLedger(folder))
+    scorer = Scorer(recipe.data, score.split, extractor, metrics, folder, Ledger(folder))
+    scorer.check(score.n, score.baselines, score.audit)
+    return scorer
 
 
 def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:

@@ -6,19 +6,14 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-RUN = "training/run.py"
-SIGNALS = "training/signals.py"
-SWEEP = "runs/jobs.py"
-RECORD = "runs/record.py"
-DISTRIBUTED = "training/processes.py"
-
-QUEUED = "reliability/test_slurm.py::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
+SLURM = "reliability/test_slurm.py"
+QUEUED = f"{SLURM}::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
 WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[3-steps0]"
 ALL_TOLD = "reliability/test_two_signalled.py::test_two_processes_signalled_wherever_they_are"
 AGAIN = "training/test_sweep_again.py"
 TASKS = "training/test_slurm_tasks.py::test_only_the_first_process_queues_the_job_again_on_sigusr1"
 QUOTES = "training/test_bad_input.py::test_values_that_need_quotes_are_shown_with_quotes_that_work"
-STATES = "training/test_status.py::test_states"
+STATES = "report/test_status.py::test_states"
 
 NEVER = "reliability/test_folders.py::test_a_run_that_ends_before_it_begins_says_why"
 FOLDERS = "reliability/test_folders.py::test_no_second_run_starts_beside_one_that_is_alive"

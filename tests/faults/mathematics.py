@@ -9,10 +9,6 @@ from faults.fault import Fault
 for name in ("DDPMScheduler", "DDIMScheduler", "UniPCMultistepScheduler"):
     getattr(diffusers, name)  # diffusers imports lazily
 
-POSTERIOR = "sampler/posterior.py"
-MULTISTEP = "sampler/multistep.py"
-RUNGE_KUTTA = "sampler/runge_kutta.py"
-LOOP = "sampler/loop.py"
 
 PARITY = "test_sampler_parity.py"
 BASIC = "test_ancestral_ddim.py"

@@ -6,9 +6,6 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-CHECKS = "training/checks.py"
-SETTINGS = "config/settings.py"
-
 BAD = "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read"
 KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
 ON = "training/test_resume.py"

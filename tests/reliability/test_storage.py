@@ -76,17 +76,16 @@ def after(function):
 def arm(point: str) -> None:
     """From now on, die at this point of saving."""
     if point == "mid-write":
-        put, left = storage.Sealed.put, [random.randrange(1, 12)]
+        opened, left = Path.open, random.randrange(1, 12)
 
-        def dying(self, block):
-            left[0] -= 1
-            if left[0] == 0:
-                self.file.write(block[: len(block) // 2])
-                self.file.flush()
-                die()
-            put(self, block)
+        def half(file, block):
+            file.write(memoryview(block).cast("B")[: len(block) // 2])
+            file.flush()
+            die()
 
-        storage.Sealed.put = dying
+        Path.open = lambda self, mode="r", **how: (
+            Failing(opened(self, mode, **how), half, left) if "x" in mode else opened(self, mode, **how)
+        )
     else:
         when, name = point.split()
         setattr(os, name, {"before": before, "after": after}[when](getattr(os, name)))
@@ -317,7 +316,7 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
 
 
 def test_t2_from_the_command_line(command, tiny, tmp_path):
-    """auto resumes from a whole one; if all are damaged it exits; it starts afresh only if there is none, or if asked."""
+    """auto resumes from a whole one, and exits if all are damaged; it starts afresh if there is none, or if asked."""
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err
@@ -371,7 +370,7 @@ class Failing:
 
     def write(self, block):
         self.left -= 1
-        return self.fail() if self.left == 0 else self.file.write(block)
+        return self.fail(self.file, block) if self.left == 0 else self.file.write(block)
 
     def __getattr__(self, name):
         return getattr(self.file, name)

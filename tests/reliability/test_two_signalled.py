@@ -48,7 +48,9 @@ def test_two_processes_signalled_wherever_they_are(tiny, tmp_path, figure):
     overrides = [*tiny, *RECIPE]
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
     for where, place in PLACES.items():
-        assert train([*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], log, signalled(place)) == 143, log.read_text()
+        assert train([*overrides, f"hydra.run.dir={folder}", "ckpt=auto"], log, signalled(place)) == 143, (
+            log.read_text()
+        )
         assert json.loads((folder / "run.json").read_text())["state"] == "interrupted", where
         if "pictures" in where:
             assert not list(folder.glob("samples/*")), "they were finished"

@@ -295,9 +295,7 @@ SMALL = ("model=unet_tiny", "model.channels=[8,16]", "model.attention=[false,tru
 INNER = {"timesteps": "objective.timesteps", "weighting": "objective.weighting"}  # groups with a place
 TWICE = ("hybrid", "vlb")  # objectives that want a network with twice the outputs
 CHOICES = [
-    (group, choice)
-    for group in (*untrusted.PARTS, "objective", "experiment", *INNER)
-    for choice in choices(group)
+    (group, choice) for group in (*untrusted.PARTS, "objective", "experiment", *INNER) for choice in choices(group)
 ]
 
 

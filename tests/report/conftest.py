@@ -1,4 +1,4 @@
-"""A small run folder such as training writes, with known numbers in it."""
+"""A small run folder as training writes it, with known numbers."""
 
 import csv
 import json
@@ -70,7 +70,7 @@ def score(what: str, value: float, **changed: Any) -> dict[str, Any]:
     return record | changed
 
 
-PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step": None}  # not out of a network
+PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step": None}  # of images that no network made
 SCORES = [
     score("samples", 123.4),
     score("noise", 301.5, **PLAIN),
@@ -82,7 +82,7 @@ SCORES = [
 
 
 def write_metrics(path: Path) -> None:
-    """Sparse rows as Lightning's CSVLogger writes them: each logging call fills its own columns, steps count from 0."""
+    """Sparse rows as Lightning's CSVLogger writes them: a row per logging call; steps are counted from 0."""
     bins = [f"val/mse_bin{i}" for i in range(10)]
     names = ["epoch", "step", "train/loss", "val/mse", "val/mse_raw", "fit/mse", "fit/mse_raw", "gap/mse", *bins]
     gaps = [f"gap/{what}_bin{i}{weights}" for what in ("mse", "half") for i in range(10) for weights in ("", "_raw")]

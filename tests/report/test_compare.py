@@ -1,4 +1,4 @@
-"""Comparing runs: what is one row, what an interval says, what may be ranked, what is refused."""
+"""The comparison of runs: rows of recipes, intervals over seeds, ranking, and what is refused."""
 
 import csv
 import io
@@ -20,9 +20,10 @@ from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import write
 from diffusion.report.recipes import Comparison, mean_over_seeds
-from diffusion.report.sweep import compare_jobs, sweep_table
+from diffusion.report.sweep import compare_jobs
 
 Make = Callable[..., Path]
+FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png"}
 
 
 @pytest.fixture
@@ -61,9 +62,7 @@ def test_seeds_are_one_row_with_students_interval(seeds: Any, tmp_path: Path) ->
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
 
 
-def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_none_of_its_own(
-    seeds: Any, tmp_path: Path
-) -> None:
+def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_not_a_row(seeds: Any, tmp_path: Path) -> None:
     folders = seeds("a", 1e-3, [10.0, 12.0])
     for folder, ckpt in zip(folders, ("null", "auto"), strict=True):
         config = folder / "config.yaml"
@@ -76,14 +75,14 @@ def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_none_o
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Callable[..., Path]:
-    """`evaluation(recipe, value, …)`: what evaluating a checkpoint of that recipe leaves, in a folder of its own."""
+    """`evaluation(recipe, value, …)`: the folder of an evaluation of a checkpoint of that recipe."""
 
-    def make(recipe: dict[str, Any] | None, value: float, **own: Any) -> Path:
+    def make(recipe: dict[str, Any] | None, value: float, **chosen: Any) -> Path:
         folder = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
         folder.mkdir()
-        config = {"ckpt": "run/checkpoints/best.ckpt", "seed": 0, "sampler": {"steps": 9}, "data": None, "n": 64} | own
+        config = {"ckpt": "run/checkpoints/best.ckpt", "seed": 0, "sampler": {"steps": 9}, "data": None, "n": 64}
         kept = {} if recipe is None else {"recipe": {"sampler": {"steps": 50}, "trainer": {}} | recipe}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config | kept))
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | chosen | kept))
         (folder / "scores.json").write_text(json.dumps([of(value=value)]))
         return folder
 
@@ -97,7 +96,7 @@ def trained(seed: int, lr: float = 1e-3) -> dict[str, Any]:
 def test_evaluations_of_one_recipe_are_one_row_by_training_and_sampling_seed(evaluation: Any) -> None:
     one = [evaluation(trained(s), 10.0 + s, ckpt=f"{s}/checkpoints/best.ckpt", step=90 + s) for s in range(3)]
     (row,) = compare(gather(one)).rows
-    assert row.values["fd_lite0"] == [10.0, 11.0, 12.0]
+    assert row.numbers("fd_lite0") == [10.0, 11.0, 12.0]
     one.append(evaluation(trained(2), 13.0, ckpt="2/checkpoints/best.ckpt", step=92, seed=1))
     other = [evaluation(trained(s, lr=1e-2), 20.0 + s) for s in range(2)]
     comparison = compare(gather([*one, *other, evaluation(trained(0), 9.0, ckpt="0/checkpoints/best.ckpt", step=90)]))
@@ -116,11 +115,11 @@ def test_two_checkpoints_of_one_run_are_two_rows(evaluation: Any) -> None:
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
 
 
-def test_an_evaluation_tells_its_own_sampler_and_another_reference_and_an_earlier_one_its_checkpoint(
+def test_evaluations_differ_by_sampler_and_reference_and_those_of_an_earlier_version_by_checkpoint(
     evaluation: Any,
 ) -> None:
     elsewhere = {"data": {"root": "photos"}}
-    folders = [evaluation(trained(0), 1.0, **own) for own in ({}, {"sampler": {"steps": 20}}, elsewhere)]
+    folders = [evaluation(trained(0), 1.0, **chosen) for chosen in ({}, {"sampler": {"steps": 20}}, elsewhere)]
     labels = [row.label for row in compare(gather(folders)).rows]
     assert labels == ["steps=9", "steps=20", "steps=9, root=photos"]
     earlier = [evaluation(None, 1.0, ckpt=f"{name}/last.ckpt") for name in "ab"]
@@ -128,7 +127,7 @@ def test_an_evaluation_tells_its_own_sampler_and_another_reference_and_an_earlie
     assert len(compare(gather([folders[0], *earlier])).rows) == 3
 
 
-def test_what_an_earlier_version_evaluated_is_not_in_a_row_with_what_was_trained(seeds: Any, tmp_path: Path) -> None:
+def test_an_evaluation_of_an_earlier_version_is_not_in_a_row_with_a_trained_run(seeds: Any, tmp_path: Path) -> None:
     (run,) = seeds("a", 1e-3, [10.0])
     folder = tmp_path / "evaluated"
     (folder / ".hydra").mkdir(parents=True)
@@ -143,7 +142,7 @@ def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
 
 
-def test_means_that_can_not_be_told_apart_are_said_to_be_alike(seeds: Any) -> None:
+def test_means_that_cannot_be_distinguished_from_the_best_are_marked(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0, 20.0, 15.0]), *seeds("b", 1e-2, [11.0, 21.0, 15.5])]))
     assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
 
@@ -155,7 +154,7 @@ def test_higher_is_better_for_coverage(seeds: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", ["density_lite0", "vendi_lite0"])
-def test_of_what_has_no_better_end_none_is_best(metric: str, seeds: Any) -> None:
+def test_a_metric_without_a_better_end_has_no_best(metric: str, seeds: Any) -> None:
     comparison = compare(
         gather([*seeds("a", 1e-3, [0.9, 1.0], metric=metric), *seeds("b", 1e-2, [8.0, 9.0], metric=metric)])
     )
@@ -185,7 +184,7 @@ def test_one_metric_of_two_settings_is_not_one_column(seeds: Any) -> None:
         compare(gather([folders[0], *pooled]))
 
 
-def test_what_earlier_records_say_of_a_subset_is_read(seeds: Any) -> None:
+def test_the_subset_size_of_an_earlier_record_is_a_setting(seeds: Any) -> None:
     (old,) = seeds("a", 1e-3, [0.1], metric="kid", subset_size=32)
     (new,) = seeds("b", 1e-2, [0.2], metric="kid", settings={"subset_size": 32})
     assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
@@ -209,8 +208,18 @@ def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tm
     columns = [c for c in comparison.columns if c.name.startswith("fd")]
     assert [c.name for c in columns] == ["fd_lite0 [1]", "fd_lite0 [2]"]
     assert [c.words.rpartition("; ")[2] for c in columns] == ["sampler DDIM(steps=9)", "sampler Heun(steps=5)"]
-    values = [[row.values[c.name] for c in columns] for row in comparison.rows]
+    values = [[row.numbers(c.name) for c in columns] for row in comparison.rows]
     assert values == [[[4.0], []], [[1.0], [3.0]]]
+
+
+def test_a_folder_with_scores_of_unknown_and_of_several_checkpoints_has_separate_columns(
+    tmp_path: Path, make_run: Make
+) -> None:
+    scores = [of(value=1.0)] + [of(value=v, checkpoint={"path": name}) for v, name in ((2.0, "a"), (3.0, "b"))]
+    comparison = compare(gather([make_run(tmp_path / "x", scores=scores)]), mixed=True)
+    columns = [c for c in comparison.columns if c.name.startswith("fd")]
+    assert [comparison.rows[0].numbers(c.name) for c in columns] == [[1.0], [2.0], [3.0]]
+    assert [c.words.rpartition("; ")[2] for c in columns][1:] == ["checkpoint a", "checkpoint b"]
 
 
 @pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
@@ -227,7 +236,8 @@ def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Pat
     last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
     scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
-    assert compare(gather([make_run(tmp_path / "a", scores=scores)])).rows[0].values["fd_lite0"] == [4.0]
+    (row,) = compare(gather([make_run(tmp_path / "a", scores=scores)])).rows
+    assert row.numbers("fd_lite0") == [4.0]
 
 
 def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> None:
@@ -237,7 +247,7 @@ def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> N
         (folder / "run.json").write_text(json.dumps(info))
     comparison = compare(gather(folders))
     (row,) = comparison.rows
-    assert sorted(row.values["fd_lite0"]) == [11.0, 12.0]
+    assert sorted(row.numbers("fd_lite0")) == [11.0, 12.0]
     assert [run.folder for run in row.runs] == [folders[2], folders[1]]
     reason = f"same recipe and seed as {folders[2]}"
     assert [(run.folder, why) for run, why in comparison.left_out] == [(folders[0], reason), (folders[3], reason)]
@@ -246,7 +256,7 @@ def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> N
     assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
 
 
-def test_runs_of_unknown_seeds_are_draws_of_their_own(seeds: Any) -> None:
+def test_runs_of_unknown_seeds_are_separate_draws(seeds: Any) -> None:
     folders = seeds("a", 1e-3, [10.0, 12.0])
     for folder in folders:
         (folder / "config.yaml").write_text("name: a\n")
@@ -283,19 +293,21 @@ def test_the_error_is_ranked_only_on_one_grid(seeds: Any) -> None:
     assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
 
 
-def test_whose_error_it_is_is_said(seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]) -> None:
+def test_the_weights_of_the_error_are_named(
+    seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]
+) -> None:
     folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
 
-    def told() -> str:
+    def words() -> str:
         return column(compare(gather(folders)), "val/mse").words
 
-    assert "on validation images, EMA weights, at the end" in told()
+    assert "on validation images, EMA weights, at the end" in words()
     without_average(folders[0])
-    assert "on validation images, EMA weights or, without EMA, raw weights, at the end" in told()
+    assert "on validation images, EMA weights or, without EMA, raw weights, at the end" in words()
     without_average(folders[1])
-    assert "on validation images, raw weights, at the end" in told()
-    sweep_table(tmp_path / "a", console=None)
-    assert "training images (fit), of the raw weights." in (tmp_path / "a/table.md").read_text()
+    assert "on validation images, raw weights, at the end" in words()
+    compare_jobs(tmp_path / "a", console=None)
+    assert "on validation images, raw weights, at the end" in (tmp_path / "a/compare.md").read_text()
 
 
 def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
@@ -311,25 +323,24 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     assert compare(gather(val)).warnings == []
 
 
-def test_a_further_look_at_test_is_warned_of_by_name(seeds: Any) -> None:
+@pytest.mark.parametrize("key", ["test_evaluation", "look"])  # its name now and in an earlier version
+def test_a_repeated_test_evaluation_is_warned_of_by_name(seeds: Any, key: str) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
-    first, second = (seeds(name, 1e-3, [1.0], reference=reference, look=k) for k, name in enumerate("ab", start=1))
+    first, second = (seeds(name, 1e-3, [1.0], reference=reference, **{key: k}) for k, name in ((1, "a"), (2, "b")))
     (warning,) = compare(gather(second)).warnings
-    assert (
-        warning == f"{second[0]} (look 2): its test split had been scored before; of several only the first is honest"
-    )
+    assert warning.startswith(f"{second[0]} (test evaluation 2): not the first evaluation on test of its run")
     assert compare(gather(first)).warnings == []
 
 
 def test_versions_of_the_code_that_differ_are_warned_of_in_one_line(seeds: Any, tmp_path: Path) -> None:
     old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
-    unsaid = seeds("c", 1e-1, [3.0])
+    unknown = seeds("c", 1e-1, [3.0])
     console = Console(file=io.StringIO(), width=400)
-    write(compare(gather([*old, *new, *unsaid])), tmp_path / "out", "t", console)
+    write(compare(gather([*old, *new, *unknown])), tmp_path / "out", "t", console)
     line = rf"warning: .* different versions of the code: 0.1.0 aaa in {old[0]} and 0.1.0 bbb in {new[0]}\n"
     assert len(re.findall(line, console.file.getvalue())) == 1  # type: ignore[attr-defined]
     assert "different versions of the code" in (tmp_path / "out/compare.md").read_text()
-    assert compare(gather([*old, *unsaid])).warnings == []
+    assert compare(gather([*old, *unknown])).warnings == []
 
 
 def test_the_command_writes_markdown_csv_and_a_plot(
@@ -339,27 +350,20 @@ def test_the_command_writes_markdown_csv_and_a_plot(
     seeds("b", 1e-2, [40.0, 41.0])
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]) == 0
     assert "2 recipes" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"compare.md", "compare.csv", "compare.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     assert "| **11.00 ± 13** |" in (tmp_path / "out/compare.md").read_text()
     with (tmp_path / "out/compare.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
-    assert (first["optimizer.lr"], first["seeds"], first["fd_lite0"], first["fd_lite0 n"]) == (
-        "0.001",
-        "2",
-        "11.0",
-        "2",
-    )
+    assert [first[name] for name in ("optimizer.lr", "seeds", "fd_lite0", "fd_lite0 n")] == ["0.001", "2", "11.0", "2"]
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere: neither a run nor a sweep" in capsys.readouterr().err
+    assert "nowhere: neither a run" in capsys.readouterr().err
 
 
 def test_a_sweep_gets_its_comparison(seeds: Any, tmp_path: Path) -> None:
     seeds("sweep", 1e-3, [10.0, 12.0])
     console = Console(file=io.StringIO(), width=200)
-    assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == {
-        "compare.md", "compare.csv", "compare.png",
-    }  # fmt: skip
-    assert "by recipe" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
+    assert "11.00 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_mean_is_shown_to_the_digits_that_its_size_allows() -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffusion.config import build
+from diffusion.config import untrusted
 from diffusion.errors import UserError
 from diffusion.report.__main__ import main
 
@@ -27,15 +27,13 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixture's configs name `diffusion.data.StandIn`: data of this project, as far as the command can see."""
+    """The fixture's configurations name `diffusion.data.StandIn`, as if conf/data named it."""
     monkeypatch.setattr("diffusion.data.StandIn", StandIn, raising=False)
-    known = build.buildable
-    monkeypatch.setattr(build, "buildable", lambda part: known(part) | {"diffusion.data.StandIn"})
+    known = untrusted.allowed_targets
+    monkeypatch.setattr(untrusted, "allowed_targets", lambda part: known(part) | {"diffusion.data.StandIn"})
 
 
-def test_a_run_gets_all_figures_of_its_own_schedule_and_data(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_gets_all_figures_of_its_schedule_and_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run_folder)]) == 0
     assert capsys.readouterr() == (f"{run_folder / 'README.md'}\n", "")
     assert len(list((run_folder / "figures").iterdir())) == 7
@@ -62,15 +60,17 @@ def test_data_that_is_gone_leaves_a_note_and_the_other_figures(
     assert "`figures/noising.png` is missing: no images of the data" in (run_folder / "README.md").read_text()
 
 
-def test_a_sweep_gets_its_table(
+def test_a_sweep_gets_its_comparison(
     tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "sweep/0")
     make_run(tmp_path / "sweep/1", lr=1.0)
     assert main([str(tmp_path / "sweep")]) == 0
-    assert "2 jobs in" in capsys.readouterr().out
-    assert (tmp_path / "sweep/table.md").is_file()
-    assert (tmp_path / "sweep/table.csv").is_file()
+    out = capsys.readouterr().out
+    assert "Sweep sweep" in out
+    for name in ("compare.md", "compare.csv", "runs.csv", "compare.png"):
+        assert f"{tmp_path / 'sweep' / name}\n" in out
+        assert (tmp_path / "sweep" / name).is_file()
 
 
 def test_a_wrong_path_is_one_line_and_status_2(
@@ -85,7 +85,7 @@ def test_a_wrong_path_is_one_line_and_status_2(
     assert (run_folder / "README.md").is_file()  # the others are still reported on
 
 
-def test_a_config_from_elsewhere_runs_nothing_of_its_choice(
+def test_an_untrusted_configuration_cannot_choose_what_runs(
     run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config, trace = run_folder / "config.yaml", tmp_path / "trace"
@@ -95,7 +95,7 @@ def test_a_config_from_elsewhere_runs_nothing_of_its_choice(
     assert not trace.exists()
 
 
-def test_a_schedule_that_can_not_be_made_leaves_a_note(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_schedule_that_cannot_be_built_leaves_a_note(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run_folder / "config.yaml"
     config.write_text(config.read_text().replace("first: 0.0001", "frist: 0.0001"))
     assert main([str(run_folder)]) == 0
@@ -103,7 +103,7 @@ def test_a_schedule_that_can_not_be_made_leaves_a_note(run_folder: Path, capsys:
     assert "`figures/beta.png` is missing" in (run_folder / "README.md").read_text()
 
 
-def test_help_and_report_import_no_more_than_they_need() -> None:
+def test_help_and_report_import_only_what_they_need() -> None:
     probe = (
         "import sys\n"
         "from diffusion.report.__main__ import main\n"

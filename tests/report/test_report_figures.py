@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composing import settings
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -27,13 +27,13 @@ def random_images(n: int, size: int = 8) -> torch.Tensor:
 
 
 def test_beta_is_the_table_it_came_from() -> None:
-    figure = figures.beta(linear(steps=1000, first=1e-4, last=0.02), {"cosine": cosine(1000)})
-    drawn = lines(figure)
-    assert np.array_equal(drawn["this run"][:, 0], np.arange(1, 1001))
-    np.testing.assert_allclose(drawn["this run"][:, 1], np.linspace(1e-4, 0.02, 1000), rtol=1e-6)
+    (drawn,) = lines(figures.beta(linear(steps=1000, first=1e-4, last=0.02))).values()
+    assert np.array_equal(drawn[:, 0], np.arange(1, 1001))
+    np.testing.assert_allclose(drawn[:, 1], np.linspace(1e-4, 0.02, 1000), rtol=1e-6)
     u = np.arange(1001) / 1000
     bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    np.testing.assert_allclose(drawn["cosine"][:, 1], np.minimum(1 - bar[1:] / bar[:-1], 0.999), rtol=1e-6)
+    (drawn,) = lines(figures.beta(cosine(1000))).values()
+    np.testing.assert_allclose(drawn[:, 1], np.minimum(1 - bar[1:] / bar[:-1], 0.999), rtol=1e-6)
 
 
 CHOICES = sorted(file.stem for file in (conf_dir() / "schedule").glob("*.yaml"))
@@ -43,8 +43,7 @@ WITHOUT_BETA = {"edm", "flow", "sub_vp", "ve"}
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.filterwarnings("error")
 def test_every_shipped_schedule_fills_its_figures(tmp_path: Path, choice: str) -> None:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        schedule = make(compose("train", [f"schedule={choice}", "name=test"]).schedule, "schedule")
+    schedule = make(settings([f"schedule={choice}"]).schedule, "schedule")
     drawn = {name: getattr(figures, name)(schedule) for name in ("beta", "signal")}
     for name, figure in drawn.items():
         style.save(figure, tmp_path / f"{name}.png")
@@ -73,7 +72,7 @@ def test_signal_and_noise_squared_sum_to_one() -> None:
     np.testing.assert_allclose(signal[:, 1] ** 2, np.cumprod([1, *1 - np.linspace(1e-4, 0.02, 100)]), rtol=1e-9)
 
 
-def test_a_schedule_that_preserves_no_variance_is_not_given_the_memoirs_symbols() -> None:
+def test_a_schedule_that_does_not_preserve_variance_has_other_symbols() -> None:
     drawn = lines(figures.signal(lambda t: (torch.ones_like(t), 80 * t)))
     assert drawn.keys() == {r"signal $\alpha_t$", r"noise $\sigma_t$"}
     assert drawn[r"noise $\sigma_t$"][-1].tolist() == [1000, 80]
@@ -166,7 +165,8 @@ def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
     metrics = read_metrics(tmp_path / "metrics.csv")
     assert metrics["a"].step.tolist() == [6, 10]
     assert metrics["a"].value.tolist() == [1.5, 2.75]
-    assert metrics["a"].epoch.tolist() == [0, 1]
+    assert metrics["a"].at(10) == 2.75
+    assert np.isnan(metrics["a"].at(9))
     assert metrics["b"].step.tolist() == [8]
     assert read_metrics(tmp_path / "none.csv") == {}
 

@@ -30,7 +30,7 @@ def test_grid_is_pixel_exact_and_comes_apart_again(tmp_path: Path) -> None:
         assert (tile[::3, ::3] == image.permute(1, 2, 0).numpy()).all()
 
 
-def test_grid_is_square_unless_told() -> None:
+def test_grid_is_square_unless_columns_are_given() -> None:
     assert grid(random_images(9)).size == (3 * (6 + GAP) - GAP, 3 * (4 + GAP) - GAP)
     assert grid(random_images(1)).size == (6, 4)
 

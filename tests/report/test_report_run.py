@@ -30,7 +30,7 @@ def cells(text: str, first: str) -> list[list[str]]:
     return [row for row in rows if row[0] == first]
 
 
-def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
+def test_the_report_of_a_whole_run(run_folder: Path) -> None:
     readme = write_report(run_folder, linear(100), images())
     assert readme == run_folder / "README.md"
     text = readme.read_text()
@@ -50,11 +50,11 @@ def test_a_whole_run_is_drawn_and_told(run_folder: Path) -> None:
     assert "missing" not in text.lower()
 
 
-def test_scores_stand_with_their_protocol_and_yardsticks(run_folder: Path) -> None:
+def test_scores_have_their_protocol_and_baselines(run_folder: Path) -> None:
     text = compose(Run(run_folder), {})
     how = "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
     assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "—", "[1]", how]]
-    # the noise's KID has n = 128: another protocol, so it must not stand beside the samples'
+    # the noise's KID has n = 128, which is another protocol, so it must not be in the row of the samples
     assert cells(text, "kid_lite0") == [
         ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "—", "[2]", how],
         ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "—", "[3]", "noise"],
@@ -66,9 +66,7 @@ def test_scores_stand_with_their_protocol_and_yardsticks(run_folder: Path) -> No
     assert "kid_lite0: 128 images" in text
 
 
-def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
-    tmp_path: Path, make_run: Callable[..., Path]
-) -> None:
+def test_scores_of_a_folders_images_and_of_a_named_sampler(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     record = {
         "metric": "kid",
         "what": "images",
@@ -94,7 +92,7 @@ def test_images_of_a_folder_are_a_score_and_a_named_sampler_is_told(
     assert "resize not recorded, subset_size=8" in text
 
 
-def test_an_untrained_network_sampled_otherwise_does_not_stand_beside(
+def test_an_untrained_network_sampled_otherwise_is_not_a_baseline(
     tmp_path: Path, make_run: Callable[..., Path], run_folder: Path
 ) -> None:
     records = json.loads((run_folder / "scores.json").read_text())
@@ -116,16 +114,16 @@ def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
 
 def test_the_weights_that_were_validated_are_named(run_folder: Path, without_average: Callable[[Path], None]) -> None:
     text = write_report(run_folder).read_text()
-    assert "Of the EMA weights where not said otherwise." in text
+    assert "Of the EMA weights unless stated otherwise." in text
     assert "Lines: EMA weights; dashed: raw weights; grey" in text
     without_average(run_folder)
     text = write_report(run_folder).read_text()
-    assert "Of the raw weights where not said otherwise." in text
+    assert "Of the raw weights unless stated otherwise." in text
     assert "Lines: raw weights; grey" in text
     assert "EMA" not in text
 
 
-def test_what_is_missing_is_said(run_folder: Path) -> None:
+def test_what_is_missing_is_named(run_folder: Path) -> None:
     (run_folder / "run.json").unlink()
     (run_folder / "scores.json").unlink()
     (run_folder / "metrics.csv").unlink()
@@ -148,7 +146,7 @@ def test_what_is_missing_is_said(run_folder: Path) -> None:
 
 def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed", "reason": "NaN"})), {})
-    assert "**This run failed**; what follows is what it left. The reason: `NaN`." in text
+    assert "**This run failed**; below is what it left. The reason: `NaN`." in text
     assert "How long it took is not known on a device that was not recorded" in text
 
 
@@ -176,12 +174,13 @@ def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no run here"):
         Run(tmp_path / "empty")
-    for name, content in {
-        "run.json": "{",
-        "scores.json": "{}",
-        "config.yaml": "a: [",
-        "metrics.csv": "step,a\n1,x",
-    }.items():
+    for name, content in (
+        ("run.json", "{"),
+        ("scores.json", "{}"),
+        ("config.yaml", "a: ["),
+        ("metrics.csv", "step,a\n1,x"),
+        ("metrics.csv", "step,a\n1,2,3"),
+    ):
         good = (run_folder / name).read_text()
         (run_folder / name).write_text(content)
         with pytest.raises(UserError, match=re.escape(name)) as caught:

@@ -1,4 +1,4 @@
-"""What a run left out of its images is in its folder, with the reason, also where that ended the run."""
+"""The images that a run left out are listed in its folder with the reasons, even if that ended the run."""
 
 import json
 import shutil

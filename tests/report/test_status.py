@@ -1,4 +1,4 @@
-"""The list of runs says what became of each, also of those that can't say it themselves."""
+"""The list of runs: each with its state, also where the run could not write it."""
 
 import json
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from diffusion import status
-from diffusion.status import SILENCE, process
+from diffusion.runs.folder import Run
+from diffusion.runs.record import SILENCE, RunRecord, start_of_process
 
-GONE = 2**22 - 1  # above the largest process number that is given out here
+GONE = 2**22 - 1  # no process has this number
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -22,7 +23,7 @@ def record(folder: Path, **info: object) -> Path:
     return folder
 
 
-HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "process": process(os.getpid())}
+HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "process": start_of_process(os.getpid())}
 
 
 @pytest.mark.parametrize(
@@ -45,11 +46,11 @@ def test_states(tmp_path, info, silence, expected):
     folder = record(tmp_path / "run", **info)
     then = max(0, time.time() - silence)
     os.utime(folder / "run.json", (then, then))
-    assert status.state(folder, info) == expected
+    assert RunRecord(folder).state == expected
 
 
-@pytest.mark.parametrize(("value", "said"), [(12.5, "kid 12.5"), (0.0, "kid 0"), (None, "kid nan")])
-def test_the_last_score_is_of_samples_and_not_the_audits(tmp_path, value, said):
+@pytest.mark.parametrize(("value", "text"), [(12.5, "kid 12.5"), (0.0, "kid 0"), (None, "kid nan")])
+def test_the_last_score_is_of_samples_and_not_of_the_audit(tmp_path, value, text):
     records = [
         {"metric": "fd", "value": 3.0, "what": "samples"},
         {"metric": "kid", "value": value, "what": "samples"},
@@ -57,10 +58,10 @@ def test_the_last_score_is_of_samples_and_not_the_audits(tmp_path, value, said):
         {"metric": "copies", "value": 0.0, "what": "samples"},
     ]
     (tmp_path / "scores.json").write_text(json.dumps(records))
-    assert status.last_score(status.Run(tmp_path)) == said
+    assert status.last_score(Run(tmp_path)) == text
 
 
-def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp_path, capfd, monkeypatch):
+def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(status.console, "_width", 200)
     for name, more in {"a": ["samples.n=0"], "b": ["samples.n=0", "score.n=8", "features=lite0"]}.items():
         command("train", [*tiny, *more, "trainer.max_steps=2", f"hydra.run.dir=outputs/x/{name}"])
@@ -77,7 +78,7 @@ def test_a_run_and_its_last_score_are_listed_wherever_it_lies(command, tiny, tmp
     assert "not listed: 1 × diffusion.sample" in out
     assert "samples/" not in out
     assert "complete" in lines["x/a"]
-    assert "2/2" in lines["x/a"]
+    assert "2 of 2" in lines["x/a"]
     assert "val/mse 1." in lines["x/a"]
     assert "lite0" in lines["x/b"]
     assert "died" in lines["sweep/0"]
@@ -99,6 +100,6 @@ def test_no_such_folder(tmp_path, capsys):
     assert "none" in capsys.readouterr().err
 
 
-def test_it_is_light():
+def test_status_imports_no_large_library():
     code = "import sys, diffusion.status; print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

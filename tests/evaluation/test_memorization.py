@@ -1,4 +1,4 @@
-"""The audit for copies as a run uses it: its record, its figure, its line."""
+"""The audit for copies as a run uses it: its score, its figure, its line on the console."""
 
 import json
 from dataclasses import replace
@@ -10,10 +10,10 @@ from PIL import Image
 
 from diffusion.data import Folder
 from diffusion.errors import UserError
-from diffusion.evaluation import memorization as audit
-from diffusion.evaluation.memorization import audit_samples, check, sentence
+from diffusion.evaluation.memorization import audit_copies, check_audit, sentence
 from diffusion.metric.features import FeatureExtractor
-from diffusion.report.pairs import pairs
+from diffusion.metric.record import Reference, Score
+from diffusion.report import figures
 
 
 class Corners(FeatureExtractor):
@@ -45,42 +45,46 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 @pytest.mark.parametrize(("kinds", "features"), [(["pixels"], "pixels"), (["pixels", "features"], "pixels+corners")])
-def test_copies_are_recorded_with_their_protocol_and_shown(
+def test_copies_are_scored_with_their_protocol_and_shown(
     data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kinds: list[str], features: str
 ) -> None:
     train, val = data.splits["train"], data.splits["val"]
     samples = torch.cat([train.images[:6].flip(-1), 255 - val.images[:14]])
-    (record,) = audit_samples(samples, data, kinds, Corners(), tmp_path, seed=3)
-    json.dumps(record)
-    assert (record["n"], record["seed"], record["features"]) == (20, 3, features)
-    assert record["flagged"] >= 6
-    assert record["low"] < record["value"] < record["high"]
-    assert record["rate"] == pytest.approx(len(kinds) / 21)
-    assert record["reference"] == {"split": "train", "n": 40, "key": train.key}
-    assert {c["sample"]: c["train"] for c in record["closest"][:6]} == {i: train.names[i] for i in range(6)}
+    score = audit_copies(samples, data, kinds, Corners(), tmp_path)
+    assert Score.from_json(json.loads(json.dumps(score.to_json()))) == score
+    assert (score.metric, score.n, score.features) == ("copies", 20, features)
+    details = score.details
+    assert details["flagged"] >= 6
+    assert score.low is not None
+    assert score.high is not None
+    assert score.low < score.value < score.high
+    assert details["rate"] == pytest.approx(len(kinds) / 21)
+    assert score.reference == Reference("train", 40, train.key)
+    assert {c["sample"]: c["train"] for c in details["closest"][:6]} == {i: train.names[i] for i in range(6)}
     with Image.open(tmp_path / "figures/copies.png") as picture:
         assert picture.width > 500
-    assert record["repeats"] == 6
-    assert record["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
-    said = " ".join(capsys.readouterr().out.split())
-    assert "6 of them repeat a training image (within 8/255): look at the figure" in said
-    assert "validation images repeat" not in said
+    assert details["repeats"] == 6
+    assert details["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
+    line = " ".join(capsys.readouterr().out.split())
+    assert "6 of them repeat a training image (within 8/255): see the figure" in line
+    assert "validation images repeat" not in line
 
 
 def test_the_figure_shows_training_images_mirrored_where_the_sample_is(
     data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[torch.Tensor, torch.Tensor]] = []
-    monkeypatch.setattr(audit, "pairs", lambda x, y, labels: shown.append((x, y)) or pairs(x, y, labels))
+    draw = figures.copies
+    monkeypatch.setattr(figures, "copies", lambda x, y, ratios: shown.append((x, y)) or draw(x, y, ratios))
     train = data.splits["train"].images
     samples = torch.cat([train[:5], train[5:10].flip(-1)])
-    audit_samples(samples, data, ["pixels"], Corners(), tmp_path)
+    audit_copies(samples, data, ["pixels"], Corners(), tmp_path)
     ((above, below),) = shown
     assert len(above) == 10
     assert torch.equal(above, below)
 
 
-def test_held_out_repeats_are_counted_and_said(
+def test_held_out_repeats_are_counted_and_reported(
     data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, val = data.splits["train"], data.splits["val"]
@@ -89,12 +93,12 @@ def test_held_out_repeats_are_counted_and_said(
     )
     monkeypatch.setitem(data.splits, "val", repeating)
     samples = train.images[10:20].roll((-1, 1), dims=(-2, -1))
-    (record,) = audit_samples(samples, data, ["pixels", "features"], Corners(), tmp_path)
-    assert (record["flagged"], record["repeats"]) == (10, 10)
-    assert record["rate"] == pytest.approx(2 / 19)
-    assert record["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
-    said = " ".join(capsys.readouterr().out.split())
-    assert said.endswith("; 2 of 20 validation images repeat training images and do not calibrate")
+    details = audit_copies(samples, data, ["pixels", "features"], Corners(), tmp_path).details
+    assert (details["flagged"], details["repeats"]) == (10, 10)
+    assert details["rate"] == pytest.approx(2 / 19)
+    assert details["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
+    line = " ".join(capsys.readouterr().out.split())
+    assert line.endswith("; 2 of 20 validation images repeat training images and do not calibrate")
 
 
 def test_real_images_are_embedded_once_and_again_when_one_changes(
@@ -106,8 +110,8 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
 
     def audited(samples: torch.Tensor) -> int:
         seen.clear()
-        (record,) = audit_samples(samples, data, ["features"], extractor, tmp_path)
-        found.append((record["value"], record["thresholds"]))
+        score = audit_copies(samples, data, ["features"], extractor, tmp_path)
+        found.append((score.value, score.details["thresholds"]))
         return sum(seen)
 
     found: list[tuple[float, dict[str, float]]] = []
@@ -127,25 +131,25 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
     assert found[-1] == found[0]
 
 
-def test_the_sentence_accuses_beyond_chance_and_where_samples_repeat() -> None:
-    record = {"flagged": 4, "n": 400, "value": 0.01, "low": 0.003, "high": 0.026, "rate": 0.01, "repeats": 0}
-    record |= {"calibration": {"n": 250, "left_out": 0}}
-    assert sentence(record).endswith(": no sign of copying")
-    assert sentence(record | {"low": 0.02}).endswith(": more than chance: look at the figure")
-    few, many = record | {"repeats": 1}, record | {"repeats": 4, "low": 0.02}
-    assert sentence(few).endswith(": 1 of them repeats a training image (within 8/255): look at the figure")
-    both = ": more than chance and 4 of them repeat a training image (within 8/255): look at the figure"
-    assert sentence(many).endswith(both)
+def test_the_sentence_reports_copies_beyond_chance_and_samples_that_repeat() -> None:
+    def line(repeats: int = 0, low: float = 0.003) -> str:
+        details = {"flagged": 4, "rate": 0.01, "repeats": repeats, "calibration": {"n": 250, "left_out": 0}}
+        return sentence(Score("copies", 0.01, 400, low=low, high=0.026, details=details))
+
+    assert line().endswith(": no sign of copying")
+    assert line(low=0.02).endswith(": more than chance: see the figure")
+    assert line(repeats=1).endswith(": 1 of them repeats a training image (within 8/255): see the figure")
+    both = ": more than chance and 4 of them repeat a training image (within 8/255): see the figure"
+    assert line(repeats=4, low=0.02).endswith(both)
 
 
-def test_an_unknown_distance_and_missing_held_out_images_are_one_line(data: Folder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="audit: smell is no distance; choose of pixels, features"):
-        check(["smell"])
-    data.splits["val"], kept = data.splits["val"].take(torch.arange(0)), data.splits["val"]
+def test_missing_held_out_images_are_one_line(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_audit(["pixels"], data)
+    held_out = data.splits["val"]
+    monkeypatch.setitem(data.splits, "val", held_out.take(torch.arange(0)))
     with pytest.raises(UserError, match="no validation images"):
-        audit_samples(kept.images, data, ["pixels"], Corners(), tmp_path)
-    data.splits["val"] = data.splits["train"].take(torch.arange(5))
+        audit_copies(held_out.images, data, ["pixels"], Corners(), tmp_path)
+    monkeypatch.setitem(data.splits, "val", data.splits["train"].take(torch.arange(5)))
     with pytest.raises(UserError, match="all 5 validation images repeat training images"):
-        check(["pixels"], data)
-    data.splits["val"] = kept
-    check(["pixels"], data)
+        check_audit(["pixels"], data)
+    check_audit([], data)

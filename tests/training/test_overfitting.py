@@ -1,4 +1,4 @@
-"""The gap through training: nothing at the start, plain where a few images are learnt by heart, and said once."""
+"""The gap during training: zero at the start, large where a few images are memorized, and reported once."""
 
 import shutil
 from pathlib import Path
@@ -11,12 +11,12 @@ from torch import nn
 
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.module import Diffusion
-from diffusion.training.overfitting import OverfittingNotice, say_gap
+from diffusion.training.overfitting import OverfittingNotice, print_gap
 
 
 @pytest.fixture
 def stripes(tmp_path: Path) -> Path:
-    """32 pictures of random rows: nothing that one has in common with another helps to denoise it."""
+    """32 pictures of random rows: one picture does not help to denoise another."""
     folder = tmp_path / "stripes"
     folder.mkdir()
     for i in range(32):
@@ -25,7 +25,7 @@ def stripes(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_gap_grows_where_16_images_are_learnt_by_heart(command, tiny, stripes, tmp_path):
+def test_the_gap_grows_where_16_images_are_memorized(command, tiny, stripes, tmp_path):
     overfit = [
         f"data.root={stripes}", "data.val=16", "data.test=0", "data.flip=false", "data.batch_size=16",
         "validation.draws=8", "optimizer.lr=3e-3", "ema.decay=0.9", "model.channels=[32,64]",
@@ -35,12 +35,11 @@ def test_the_gap_grows_where_16_images_are_learnt_by_heart(command, tiny, stripe
     assert status == 0, out + err
     metrics = read_metrics(tmp_path / "run/metrics.csv")
     gap, error = metrics["gap/mse"].value, metrics["gap/se"].value
-    assert gap[-1] > 4 * error[-1]  # from nothing at the start, as the next test has it
+    assert gap[-1] > 4 * error[-1]  # it is zero at the start: see the next test
     assert {"gap/se_raw", "gap/mse_bin9", "gap/half_bin9_raw"} <= metrics.keys()
     assert "denoising MSE: " in out
     assert f"gap {gap[-1]:+.5f}" in out
-    said = [line for line in (out + err).splitlines() if "over-fitting has started" in line]
-    assert len(said) == 1
+    assert (out + err).count("over-fitting has started") == 1
     assert "over-fitting has started" in (tmp_path / "run/train.log").read_text()
     assert (tmp_path / "run/figures/gap.png").is_file()
 
@@ -50,7 +49,7 @@ def test_a_fresh_network_has_no_gap(command, tiny, tmp_path):
     status, out, err = command("train", [*tiny, *still, "hydra.run.dir=run"])
     assert status == 0, out + err
     metrics = read_metrics(tmp_path / "run/metrics.csv")
-    # Its output is zero, so its error is that of the noise alone, which the two sets share.
+    # Its output is zero, so its error is that of the noise alone, which is the same for both sets.
     assert metrics["gap/mse"].value[-1] == pytest.approx(0.0, abs=1e-7)
     assert metrics["gap/se"].value[-1] == pytest.approx(0.0, abs=1e-7)
     assert "over-fitting" not in out + err
@@ -60,7 +59,7 @@ TRAINER = SimpleNamespace(sanity_checking=False, is_global_zero=True, global_ste
 
 
 def validated(**differences: list[float]) -> Diffusion:
-    """A module after a validation with these d_i, eight times over where there are several."""
+    """A module after a validation with these d_i, each eight times where there are several."""
     module = Diffusion.__new__(Diffusion)
     nn.Module.__init__(module)
     several = {weights: d * 8 if len(d) > 1 else d for weights, d in differences.items()}
@@ -70,11 +69,11 @@ def validated(**differences: list[float]) -> Diffusion:
 
 
 @pytest.mark.parametrize(
-    ("gaps", "said"),
+    ("gaps", "noticed"),
     [
-        ([[0.9, 1.0, 1.1]], False),  # harder images: a gap from the first
-        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7]], False),  # which falls, as both errors do
-        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7], [0.61, 0.71, 0.82]], True),  # and rises
+        ([[0.9, 1.0, 1.1]], False),  # harder images: there is a gap from the start
+        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7]], False),  # it falls, as both errors do
+        ([[0.9, 1.0, 1.1], [0.5, 0.6, 0.7], [0.61, 0.71, 0.82]], True),  # it rises
         ([[-0.9, -1.0, -1.1], [-0.5, -0.6, -0.7]], False),  # easier images: it rises to zero, as both errors fall
         ([[-0.1, 0.0, 0.1], [-0.6, 0.5, 1.7]], False),  # by chance
         ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2]], True),
@@ -83,17 +82,17 @@ def validated(**differences: list[float]) -> Diffusion:
     ],
 )
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_the_notice_wants_a_gap_that_rises(gaps, said, weights):
+def test_the_notice_needs_a_gap_that_rises(gaps, noticed, weights):
     notice = OverfittingNotice()
     for gap in gaps:
         resumed = OverfittingNotice()
         resumed.load_state_dict(notice.state_dict())
         for each in (notice, resumed):
             each.on_validation_end(TRAINER, validated(**{weights: gap}))
-    assert notice.said == resumed.said is said
+    assert notice.said == resumed.said is noticed
 
 
-def test_the_notice_is_said_once_and_says_whose_weights(caplog):
+def test_the_notice_is_printed_once_with_its_weights(caplog):
     notice = OverfittingNotice()
     for gap in ([0.0, 0.1, -0.1], [0.3, 0.4, 0.2], [0.9, 0.9, 0.8]):
         notice.on_validation_end(TRAINER, validated(ema=[0.0, 0.1, -0.1], raw=gap))
@@ -106,8 +105,8 @@ def test_the_notice_is_said_once_and_says_whose_weights(caplog):
 
 
 @pytest.mark.parametrize("photographs", [6, 24])
-def test_the_notice_takes_tiles_of_few_photographs_for_few(photographs):
-    """The rise of 6 photographs is beyond three standard errors of their own, which 6 may be by chance."""
+def test_the_notice_counts_photographs_and_not_tiles(photographs):
+    """The rise is more than three standard errors, which may be chance with 6 photographs, but not with 24."""
     gaps = torch.tensor([0.0, 0.0, 0.0, 0.1, 0.1, 0.1]).repeat(photographs // 6).double()
     notice = OverfittingNotice()
     for level in (0.0, 1.0):
@@ -118,10 +117,10 @@ def test_the_notice_takes_tiles_of_few_photographs_for_few(photographs):
     assert notice.said is (photographs == 24)
 
 
-def test_a_run_knows_the_photographs_of_its_tiles(command, tiny, photos, tmp_path, monkeypatch):
+def test_tiles_of_one_photograph_are_one_cluster(command, tiny, photos, tmp_path, monkeypatch):
     (tmp_path / "tiles").mkdir()
     for i, photo in enumerate(sorted(photos.iterdir())):
-        shutil.copy(photo, tmp_path / f"tiles/{'abcde'[i % 5]}.jpg 24px at {i},0")  # as bundled tiles are named
+        shutil.copy(photo, tmp_path / f"tiles/{'abcde'[i % 5]}.jpg 24px at {i},0")  # the names of bundled tiles
     seen = []
     monkeypatch.setattr(Diffusion, "on_validation_end", lambda self: seen.append(self.clusters), raising=False)
     overrides = ["data.root=tiles", "data.val=12", "trainer.max_steps=1", "hydra.run.dir=run"]
@@ -138,6 +137,6 @@ def test_one_validation_image_is_enough_to_train(command, tiny):
     assert "nan" not in out
 
 
-def test_of_one_image_no_interval_is_said(capsys) -> None:
-    say_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/half": float("nan")})
+def test_one_image_has_no_interval(capsys) -> None:
+    print_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/half": float("nan")})
     assert capsys.readouterr().out.strip().endswith("gap +0.25000")

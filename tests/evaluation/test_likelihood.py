@@ -1,6 +1,7 @@
 """Bits per dimension of a checkpoint: DDPM's bound, whatever the batches, with its protocol."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,16 @@ from diffusion.data.batches import Split
 from diffusion.errors import UserError
 from diffusion.evaluation.likelihood import bits_per_dimension
 from diffusion.metric.baselines import draw
+from diffusion.metric.record import Reference
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
 from diffusion.process.likelihood import variational_bound
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams, seed_for
-from diffusion.report.formatting import comparable, higher_is_better, protocol_line
+from diffusion.report.formatting import protocol_text
+from diffusion.runs.folder import read_scores
 
-LOOK = ["features=lite0", "n=4", "sampler.steps=2", "yardsticks=[]", "device=cpu"]
+QUICK = ["features=lite0", "n=4", "sampler.steps=2", "baselines=[]", "device=cpu"]
 
 
 @pytest.fixture
@@ -36,42 +39,41 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
     ckpt = "ckpt=run/checkpoints/last.ckpt"
-    words = [ckpt, *LOOK, "bits=7", "batch_size=3", "split=test", "hydra.run.dir=look"]
+    words = [ckpt, *QUICK, "bits=7", "batch_size=3", "split=test", "hydra.run.dir=evaluation"]
     status, out, err = command("evaluate", words)
     assert status == 0, out + err
     assert "bits per dimension: 7 images of test × 20 network evaluations: about" in out
-    scores = json.loads((tmp_path / "look/scores.json").read_text())
-    record = next(r for r in scores if r["metric"] == "bits_per_dim")
+    score = next(s for s in read_scores(tmp_path / "evaluation") if s.metric == "bits_per_dim")
     restored = restore("run/checkpoints/last.ckpt")
-    # In one batch, where the command took three.
+    # In one batch; the command has taken three.
     x0 = to_unit(draw(data.splits["test"].images, 7))
     streams = Streams([seed_for("bits", i) for i in range(7)])
     bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20).bits.double()
-    assert record["value"] == pytest.approx(float(bits.mean()), rel=1e-5)
+    assert score.value == pytest.approx(float(bits.mean()), rel=1e-5)
     half = t.ppf(0.975, 6) * float(bits.std()) / 7**0.5
-    assert (record["low"], record["high"]) == pytest.approx(
-        (float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4
-    )
-    assert 0 < record["value"] < 30
-    assert record["reference"] == {"split": "test", "n": 7, "key": data.splits["test"].key}
-    assert (record["bound"], record["n"], record["what"]) == ("20 steps, fixed_small, x0 clipped", 7, "network")
-    assert record["checkpoint"]["sha256"] == restored.sha256
-    assert higher_is_better(record) is False
-    assert comparable(record) != comparable(record | {"bound": "1000 steps, fixed_small, x0 clipped"})
-    assert "variational bound: 20 steps" in protocol_line(record)
-    looks = json.loads((tmp_path / "run/test.json").read_text())
-    assert [look["scores"]["bits_per_dim"] for look in looks] == [record["value"]]
+    assert score.interval == pytest.approx((float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4)
+    assert 0 < score.value < 30
+    assert score.reference == Reference("test", 7, data.splits["test"].key)
+    assert (score.details["bound"], score.n, score.what) == ("20 steps, fixed_small, x0 clipped", 7, "network")
+    assert score.source["checkpoint"] == restored.source["checkpoint"]
+    assert score.source["network_hash"] == restored.source["network_hash"]
+    assert score.higher_is_better is False
+    other = replace(score, details={"bound": "1000 steps, fixed_small, x0 clipped"})
+    assert score.protocol_key != other.protocol_key
+    assert "variational bound: 20 steps" in protocol_text(score)
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    assert [entry["scores"]["bits_per_dim"] for entry in entries] == [score.value]
 
 
-def test_what_has_no_bits_is_one_line(command, photos: Path) -> None:
-    status, _, err = command("evaluate", [f"images={photos}", "bits=5", *LOOK])
+def test_images_alone_have_no_bits(command, photos: Path) -> None:
+    status, _, err = command("evaluate", [f"images={photos}", "bits=5", *QUICK])
     assert status == 2
     assert "bits: images alone have no likelihood" in err
     assert err.count("\n") == 1
 
 
 class Doubled(torch.nn.Module):
-    """A network that also says how large the variance is."""
+    """A network that also estimates the variance."""
 
     def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, 0 * x], dim=1)
@@ -79,25 +81,25 @@ class Doubled(torch.nn.Module):
 
 def test_a_learned_variance_is_used(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
-    (record,) = bits_per_dimension(denoiser, data, "val", 6, 4, torch.device("cpu"))
-    assert record["bound"] == "10 steps, learned_range, x0 clipped"
+    score = bits_per_dimension(denoiser, data, "val", 6, 4, torch.device("cpu"))
+    assert score.details["bound"] == "10 steps, learned_range, x0 clipped"
     with pytest.raises(UserError, match="bits=6: the split train2 has no images"):
         bits_per_dimension(denoiser, data, "train2", 6, 4, torch.device("cpu"))
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
         bits_per_dimension(denoiser, data, "val", 1, 4, torch.device("cpu"))
 
 
-def test_the_interval_is_of_the_photographs(data: Folder, capfd) -> None:
-    """Eight tiles of two are worth two; of one there is no interval."""
+def test_the_interval_is_clustered_by_photographs(data: Folder, capfd) -> None:
+    """Eight tiles of two photographs count as two; tiles of one photograph have no interval."""
     bits = bits_of(data)
     variance = torch.stack([bits[k::2].mean() for k in range(2)]).var().item() / 2
     for photographs, error in ((8, float(bits.std()) / 8**0.5), (2, variance**0.5), (1, None)):
         names = [f"{i % photographs}.jpg 24px at {i},0" for i in range(8)]
         order = draw(torch.arange(8), 8).tolist()
         data.splits["val"] = Split(data.splits["val"].images, [names[order.index(i)] for i in range(8)])
-        (record,) = bits_per_dimension(network(), data, "val", 8, 8, torch.device("cpu"))
-        assert record["error"] == (error if error is None else pytest.approx(error, rel=1e-4))
-        assert (record["low"] is None) is (error is None)
+        score = bits_per_dimension(network(), data, "val", 8, 8, torch.device("cpu"))
+        assert score.error == (error if error is None else pytest.approx(error, rel=1e-4))
+        assert (score.interval is None) is (error is None)
     assert "nan" not in capfd.readouterr().out
 
 
@@ -111,7 +113,7 @@ def network() -> Denoiser:
 
 
 def bits_of(data: Folder) -> torch.Tensor:
-    """Of each image of the validation split, in the order in which they are drawn."""
+    """The bits of each image of the validation split, in the order in which they are drawn."""
     x0 = to_unit(draw(data.splits["val"].images, 8))
     streams = Streams([seed_for("bits", i) for i in range(8)])
     return variational_bound(Thresholded(network(), clip), x0, streams, 20).bits.double()

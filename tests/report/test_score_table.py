@@ -1,31 +1,28 @@
-"""The scores at the end of a run: every number in full on a console of 80 columns."""
+"""The table of scores on the console: every number in full on 80 columns."""
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from diffusion.metric.record import Reference, Score
+from diffusion.report import scores
 from diffusion.report.formatting import short
-from diffusion.training import summary as telling
-from diffusion.training.summary import say_scores
+from diffusion.report.scores import print_scores
 
 WHATS = ("samples", "floor", "real", "untrained", "noise")
 
 
-def record(metric: str, what: str, value: float) -> dict[str, Any]:
+def score(metric: str, what: str, value: float, n: int = 250) -> Score:
     low, high = sorted((0.9 * value, 1.1 * value))
-    return {
-        "metric": metric, "what": what, "value": value, "low": low, "high": high, "n": 250,
-        "reference": {"n": 250, "split": "val"},
-    }  # fmt: skip
+    return Score(metric, value, n, what, Reference("val", 250), low=low, high=high)
 
 
 def test_no_number_is_cut_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(file=io.StringIO(), width=80)
-    monkeypatch.setattr(telling, "console", console)
+    monkeypatch.setattr(scores, "console", console)
     values = {"sfd_lite0": 29612.3, "kid_lite0": -0.00958, "inception_score_lite0": 1.0612, "fd_lite0": 283.41}
-    say_scores([record(metric, what, value) for metric, value in values.items() for what in WHATS])
+    print_scores([score(metric, what, value) for metric, value in values.items() for what in WHATS])
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in printed
     assert max(map(len, printed.splitlines())) <= 80
@@ -33,6 +30,13 @@ def test_no_number_is_cut_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None
         assert printed.count(f" {text} ") + printed.count(f" {text}\n") == len(WHATS)
     assert "[26700, 32600]" in printed
     assert "[-0.0105, -0.00862]" in printed
+
+
+def test_a_baseline_of_fewer_images_is_marked_with_their_number(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores([score("fd", "samples", 1.0, 50), score("fd", "real", 1.0, 20), score("fd", "noise", 1.0, 50)])
+    out = capsys.readouterr().out
+    assert "real (n=20)" in out
+    assert "noise (" not in out
 
 
 def test_numbers_have_three_digits_and_no_exponent_up_to_a_million() -> None:

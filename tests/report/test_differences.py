@@ -1,4 +1,4 @@
-"""What tells runs apart: a column for a choice, its settings only where runs of that choice differ."""
+"""Settings in which runs differ: a column for a choice, and its settings only where runs of that choice differ."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Make:
     return make
 
 
-def test_a_choice_is_one_column_and_its_settings_none(run: Make) -> None:
+def test_a_choice_is_one_column_without_its_settings(run: Make) -> None:
     runs = [
         run({"seed": 0, "schedule": node}, {"schedule": name}) for node, name in ((LINEAR, "ddpm"), (COSINE, "adm"))
     ]
@@ -59,17 +59,17 @@ def test_a_setting_in_which_runs_of_one_choice_differ_is_shown(run: Make) -> Non
     assert differing(same) == {"schedule.s": ["0.008", "0.02"]}
 
 
-def test_choices_of_one_class_are_told_apart_by_name(run: Make) -> None:
-    runs = [run({"schedule": COSINE | {"s": s}}, {"schedule": name}) for s, name in ((0.008, "adm"), (0.02, "own"))]
-    assert differing(runs) == {"schedule": ["adm", "own"]}
+def test_choices_of_one_class_differ_by_name(run: Make) -> None:
+    runs = [run({"schedule": COSINE | {"s": s}}, {"schedule": name}) for s, name in ((0.008, "adm"), (0.02, "mine"))]
+    assert differing(runs) == {"schedule": ["adm", "mine"]}
 
 
-def test_one_name_for_two_classes_is_not_believed(run: Make) -> None:
+def test_one_name_for_two_classes_is_shown_with_the_class(run: Make) -> None:
     runs = [run({"schedule": node}, {"schedule": "mine"}) for node in (LINEAR, COSINE)]
     assert differing(runs) == {"schedule": ["mine (linear)", "mine (cosine)"]}
 
 
-def test_what_was_given_by_hand_is_shown_beside_a_choice(run: Make) -> None:
+def test_an_override_is_shown_in_addition_to_a_choice(run: Make) -> None:
     sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
     adam = {"_target_": "torch.optim.Adam", "lr": 0.001, "amsgrad": False}
     choices = [{"optimizer": "sgd"}, {"optimizer": "adam"}]
@@ -104,16 +104,16 @@ def test_groups_without_a_class_and_empty_ones_have_their_choice(run: Make) -> N
     assert differing(runs) == {"metrics": ["standard", "full"], "ema": ["warm", "none"]}
 
 
-def test_what_follows_the_seed_is_no_setting_of_its_own(run: Make) -> None:
+def test_a_value_that_follows_the_seed_is_not_shown(run: Make) -> None:
     runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
     assert differing(runs) == {"seed": ["0", "1"]}
-    fixed = [run({"seed": seed, "data": {"seed": own}}) for seed, own in ((0, 5), (1, 6))]
+    fixed = [run({"seed": seed, "data": {"seed": other}}) for seed, other in ((0, 5), (1, 6))]
     assert differing(fixed) == {"seed": ["0", "1"], "data.seed": ["5", "6"]}
     assert len(compare(runs).rows) == 1
     assert len(compare(fixed).rows) == 2
 
 
-def test_labels_say_what_tells_the_jobs_apart_and_no_more() -> None:
+def test_labels_have_the_shortest_unique_names() -> None:
     settings = {"seed": ["0", "1"], "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"], "schedule.s": ["—", "5"]}
     assert labels(settings, 2) == [
         "seed=0, optimizer.eps=1, sampler.eps=3", "seed=1, optimizer.eps=2, sampler.eps=4, s=5",

@@ -1,4 +1,4 @@
-"""A study of samplers: each within its budget, all from one noise, and its cost said first."""
+"""A study of samplers: each within its budget, all from the same noise, and the cost is printed first."""
 
 import csv
 import json
@@ -6,52 +6,49 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
 
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.evaluation.cost import evaluations
-from diffusion.evaluation.study import settings
+from diffusion.evaluation.study import settings_of
 from diffusion.process.schedule import linear
-from diffusion.report.formatting import number
+from diffusion.report.formatting import value_text
+from diffusion.runs.folder import read_scores
 
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 
 
 def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = settings([*KNOWN, "heun sampler.churn=1"], [10], linear())
-        with pytest.raises(UserError, match="raise nfe"):
-            settings(["predictor_corrector"], [1], linear())
-        with pytest.raises(UserError, match=r"^samplers: probability_flow chooses its own number"):
-            settings(["probability_flow"], [10], linear())
+    found = settings_of([*KNOWN, "heun sampler.churn=1"], [10], linear())
+    with pytest.raises(UserError, match="raise nfe"):
+        settings_of(["predictor_corrector"], [1], linear())
+    with pytest.raises(UserError, match=r"^samplers: probability_flow chooses its own number"):
+        settings_of(["probability_flow"], [10], linear())
     assert {s.name: s.nfe for s in found} == KNOWN | {"heun sampler.churn=1": 9}
     for setting in found:
         more = type(setting.sampler)(**{**vars_of(setting.sampler), "steps": setting.sampler.steps + 1})
         assert evaluations(more, linear()) > 10
 
 
-def test_all_are_those_that_fit_and_the_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """`probability_flow` chooses its evaluations; a table of 8 rows has no 12 uniform steps, though 12 on a grid."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = settings("all", [6, 12], linear(steps=8))
+def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid."""
+    found = settings_of("all", [6, 12], linear(steps=8))
     there = {file.stem for file in (conf_dir() / "sampler").glob("*.yaml")}
     assert {s.name for s in found} == there - {"probability_flow"}
     assert {s.nfe for s in found if s.name == "dpm_2m"} == {6, 12}
     assert {s.nfe for s in found if s.name == "ddim"} == {6}
-    said = capsys.readouterr().out
-    assert "probability_flow: left out from 6 evaluations on (samplers: probability_flow chooses its own" in said
-    assert "\nddim: left out from 12 evaluations on (sampler: steps = 12, but the schedule's table has T = 8" in said
-    assert "dpm_2m" not in said
+    out = capsys.readouterr().out
+    assert "probability_flow: left out from 6 evaluations on (samplers: probability_flow chooses its own" in out
+    assert "\nddim: left out from 12 evaluations on (sampler: steps = 12, but the schedule has only T = 8 rows" in out
+    assert "dpm_2m" not in out
 
 
-def test_no_setting_is_beyond_its_budget_whatever_was_reckoned(
+def test_no_setting_is_beyond_its_budget_whatever_was_estimated(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A sampler whose evaluations do not rise evenly would be reckoned wrongly; it is counted, and left out."""
+    """Where evaluations do not rise evenly with the steps the estimate is wrong; then the count decides."""
     monkeypatch.setattr("diffusion.evaluation.study.most_steps", lambda *_: 11)
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        assert {s.nfe for s in settings(["ddim"], [10, 11, 20], linear())} == {11}
+    assert {s.nfe for s in settings_of(["ddim"], [10, 11, 20], linear())} == {11}
     assert capsys.readouterr().out == "ddim: not within 10 evaluations, left out\n"
 
 
@@ -65,26 +62,26 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "split=val", "device=cpu", "nfe=[3,6]"]
     status, out, err = command("study", ["sampler", *common, "samplers=[ddim,heun]", "hydra.run.dir=study"])
     assert status == 0, out + err
-    assert re.search(r"4 settings × 4 samples, 17 network evaluations an image: about .* of sampling on cpu", out)
+    assert re.search(r"4 settings × 4 samples, 17 network evaluations per image: about .* on cpu", out)
     rows = list(csv.DictReader((tmp_path / "study/study.csv").open()))
     assert [(row["sampler"], row["steps"], row["nfe"]) for row in rows] == [
         ("ddim", "3", "3"), ("ddim", "6", "6"), ("heun", "2", "3"), ("heun", "3", "5"), ("floor", "", ""),
     ]  # fmt: skip
-    records = json.loads((tmp_path / "study/scores.json").read_text())
-    samples = [record for record in records if record["what"] == "samples"]
-    assert {record["seed"] for record in samples} == {0}
-    assert {record["nfe"] for record in samples} == {3, 5, 6}
-    (floor,) = [record for record in records if (record["what"], record["metric"]) == ("floor", "fd_lite0")]
-    assert {record["n"] for record in records} == {4}
-    assert f"floor (real images against real ones, at this n): fd_lite0 {number(floor)}\n" in out
-    assert f"| floor | — | — | — | {number(floor)} |" in (tmp_path / "study/study.md").read_text()
+    scores = read_scores(tmp_path / "study")
+    samples = [score for score in scores if score.what == "samples"]
+    assert {score.source["seed"] for score in samples} == {0}
+    assert {score.source["nfe"] for score in samples} == {3, 5, 6}
+    assert {score.n for score in scores} == {4}
+    (floor,) = [score for score in scores if (score.what, score.metric) == ("floor", "fd_lite0")]
+    assert f"floor (real images against real ones, at this n): fd_lite0 {value_text(floor)}\n" in out
+    assert f"| floor | — | — | — | {value_text(floor)} |" in (tmp_path / "study/study.md").read_text()
     assert (tmp_path / "study/pareto.png").is_file()
     status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
     assert status == 2
     assert "sampler=dim: there is no such choice" in err
-    names = "expected all or a list of at least 1, each a text; samplers=[ddim,dpm_2m,unipc,heun] is the default"
+    names = "expected all or a list of at least 1, each text; samplers=[ddim,dpm_2m,unipc,heun] is the default"
     budgets = "expected a list of at least 1, each a whole number of at least 1; nfe=[10,20,50] is the default"
-    for override, said in {
+    for override, expected in {
         "samplers=ddim": names,
         "samplers=[3]": names,
         "samplers=[]": names,
@@ -92,14 +89,14 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
         "nfe=[0]": budgets,
         "nfe=[]": budgets,
     }.items():
-        assert command("study", ["sampler", *common, override])[::2] == (2, f"error: {override}: {said}\n")
+        assert command("study", ["sampler", *common, override])[::2] == (2, f"error: {override}: {expected}\n")
     for word in ("samplr", "ckpt=x"):
         status, out, err = command("study", [word])
         assert (status, err.count("\n")) == (2, 1)
         assert f"error: {word}" in err
 
 
-def test_a_study_by_test_is_warned_of_and_every_setting_is_a_look(command, tiny, tmp_path: Path) -> None:
+def test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
     assert status == 0, out + err
     words = ["sampler", "ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "device=cpu", "samplers=[ddim]"]
@@ -110,31 +107,22 @@ def test_a_study_by_test_is_warned_of_and_every_setting_is_a_look(command, tiny,
     status, out, err = command("study", [*words, "nfe=[2,3]", "split=test", "hydra.run.dir=test"])
     assert status == 0, out + err
     assert "warning: choosing among 2 settings by the test split makes the chosen one's score too good" in out
-    assert "honest" not in out
-    looks = json.loads((tmp_path / "run/test.json").read_text())
-    assert [(look["look"], look["sampler"]["steps"]) for look in looks] == [(1, 2), (2, 3)]
-    records = json.loads((tmp_path / "test/scores.json").read_text())
-    assert [r["look"] for r in records if (r["metric"], r["what"]) == ("fd_lite0", "samples")] == [1, 2]
+    assert "unbiased" not in out
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    assert [(entry["test_evaluation"], entry["sampler"]["steps"]) for entry in entries] == [(1, 2), (2, 3)]
+    scores = [s for s in read_scores(tmp_path / "test") if (s.metric, s.what) == ("fd_lite0", "samples")]
+    assert [score.source["test_evaluation"] for score in scores] == [1, 2]
     status, out, err = command("study", [*words, "nfe=[2]", "split=test", "hydra.run.dir=again"])
-    assert (status, "2 times so far; of several test scores only the first is honest" in out) == (0, True)
+    assert (status, "2 times so far; of several test scores only the first is unbiased" in out) == (0, True)
 
 
-def test_what_an_evaluation_will_cost_is_said_first(command, tiny, tmp_path: Path) -> None:
-    status, out, err = command(
-        "train",
-        [
-            *tiny,
-            "trainer.max_steps=1",
-            "score.n=8",
-            "score.yardsticks=[untrained]",
-            "features=lite0",
-            "hydra.run.dir=r",
-        ],
-    )
+def test_the_cost_of_an_evaluation_is_printed_first(command, tiny, tmp_path: Path) -> None:
+    run = ["trainer.max_steps=1", "score.n=8", "score.baselines=[untrained]", "features=lite0", "hydra.run.dir=r"]
+    status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
     assert re.search(r"24 samples \(8 of them untrained\) × 4 network evaluations: about .* on cpu", out)
     overrides = ["ckpt=r/checkpoints/last.ckpt", "features=lite0", "n=6", "sampler=heun", "sampler.steps=3"]
-    status, out, err = command("evaluate", [*overrides, "yardsticks=[]", "device=cpu", "split=train"])
+    status, out, err = command("evaluate", [*overrides, "baselines=[]", "device=cpu", "split=train"])
     assert status == 0, out + err
     cost = re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
     assert cost is not None

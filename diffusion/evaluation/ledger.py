@@ -1,0 +1,90 @@
+"""The ledger of a run's evaluations on the test split, of which only the first is unbiased.
+
+Whoever evaluates again has seen the first score and chooses, knowingly or not, by the test images. So every evaluation
+is recorded in the run's test.json, and its scores in scores.json have its number, `test_evaluation`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace as changed
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from diffusion.console import console, count
+from diffusion.errors import UserError
+from diffusion.files import replace
+from diffusion.metric.record import Score
+
+FILE = "test.json"
+KEPT = ("step", "checkpoint", "network_hash", "weights", "sampler", "seed")  # of a score's source
+
+
+class Ledger:
+    """test.json in a run's folder: when its checkpoints were evaluated on the test split, and with what result."""
+
+    def __init__(self, run: Path):
+        self.path = run / FILE
+
+    @classmethod
+    def of(cls, ckpt: Path) -> "Ledger":
+        """The ledger of the run that a checkpoint belongs to."""
+        return cls(ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent)
+
+    def inherit(self, other: "Ledger") -> None:
+        """Copy the ledger of the run that this one is resumed from, unless this one has one already."""
+        if other.path.is_file() and not self.path.is_file():
+            replace(self.path, other.path.read_bytes())
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far. Raises UserError where the ledger cannot be read."""
+        if not self.path.is_file():
+            return []
+        try:
+            evaluations = json.loads(self.path.read_text())
+            assert isinstance(evaluations, list)
+        except (ValueError, AssertionError) as error:
+            raise UserError(f"{self.path}: not readable as a list of test scores; restore or remove it") from error
+        return evaluations
+
+    def warn(self) -> None:
+        """Print a warning if there are evaluations already."""
+        if history := self._history():
+            console.print(f"warning: {history}; of several test scores only the first is unbiased")
+
+    def refuse(self) -> None:
+        """Raise UserError if there are evaluations already."""
+        if history := self._history():
+            raise UserError(
+                f"split=test: {history}, as {self.path} says; use split=val to choose; again=true evaluates on the "
+                "test split once more, and counts it"
+            )
+
+    def record(self, scores: Sequence[Score]) -> list[Score]:
+        """Record an evaluation, if some of `scores` are of samples or of the network on test; the scores, numbered."""
+        on_test = [score for score in scores if score.on_test and score.what in ("samples", "network")]
+        if not on_test:
+            return list(scores)
+        first, before = on_test[0], self.evaluations()
+        number = {"test_evaluation": 1 + len(before)}
+        entry = {
+            "when": f"{datetime.now():%Y-%m-%d %H:%M}",
+            **number,
+            **{key: first.source.get(key) for key in KEPT},
+            "n": first.n,
+            "code": first.code,
+            "scores": {score.metric: score.value for score in on_test},
+        }
+        try:
+            replace(self.path, json.dumps([*before, entry], indent=1))
+        except OSError as error:
+            console.print(f"note: {self.path} can't be written ({error.strerror}): this evaluation is not recorded")
+        return [changed(s, source={**s.source, **number}) if s.on_test else s for s in scores]
+
+    def _history(self) -> str:
+        """When the first evaluation was, and how many there have been; empty where there are none."""
+        evaluations = self.evaluations()
+        if not evaluations:
+            return ""
+        first, times = evaluations[0], count(len(evaluations), "time")
+        return f"the test split was evaluated for this run on {first['when']} (step {first['step']}), {times} so far"

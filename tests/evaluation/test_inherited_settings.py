@@ -1,0 +1,142 @@
+"""`sample` and `evaluate` inherit the run's settings: its scores are reproduced, and single settings can be changed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from composing import train
+from omegaconf import OmegaConf
+from PIL import Image
+
+from diffusion import export
+from diffusion.data import Split
+
+SCORED = ("score.n=9", "samples.n=5", "score.baselines=[]", "seed=3", "sampler=heun", "sampler.steps=3")
+CUSTOM = (*SCORED, "grid@sampler.grid=linspace", "metrics.kernel.subsets=7", "features=lite0")
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory) -> Path:
+    """A run whose sampler, seed, n, features and metrics are not the defaults."""
+    folder = tmp_path_factory.mktemp("custom") / "run"
+    train([*tiny, *CUSTOM, "trainer.max_steps=2"], folder)
+    return folder
+
+
+def scores(folder: Path) -> dict[str, dict]:
+    return {r["metric"]: r for r in json.loads((folder / "scores.json").read_text())}
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_the_scores_of_a_run_are_reproduced(command, run, tmp_path, suffix):
+    file = run / "checkpoints/last.ckpt"
+    if suffix == "safetensors":
+        assert export.main([str(file), str(tmp_path / "last.safetensors")]) == 0
+        file = tmp_path / "last.safetensors"
+    status, out, err = command("evaluate", [f"ckpt={file}", "baselines=[]", "device=cpu", "hydra.run.dir=again"])
+    assert status == 0, out + err
+    again = scores(tmp_path / "again")
+    assert again.keys() == scores(run).keys()
+    for metric, record in scores(run).items():
+        assert again[metric] | {"checkpoint": None} == record | {"checkpoint": None}
+
+
+CHANGED = {
+    "one setting": (["sampler.steps=2"], {"name": "Heun", "steps": 2}, "linspace"),
+    "a part": (["grid@sampler.grid=karras", "sampler.grid.rho=3"], {"name": "Heun", "steps": 3}, "karras"),
+    "another": (["sampler=ddim", "sampler.steps=2"], {"name": "DDIM", "steps": 2}, "uniform"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_single_settings_of_the_run_can_be_changed(command, run, tmp_path, name):
+    words, expected, grid = CHANGED[name]
+    common = [f"ckpt={run}/checkpoints/last.ckpt", "baselines=[]", "device=cpu", "metrics.kernel=null", "n=5"]
+    status, out, err = command("evaluate", [*common, *words, "hydra.run.dir=evaluation"])
+    assert status == 0, out + err
+    found = scores(tmp_path / "evaluation")
+    assert "kid_lite0" not in found
+    assert expected.items() <= found["fd_lite0"]["sampler"].items()
+    assert found["fd_lite0"]["sampler"]["grid"]["name"] == grid
+    assert (found["fd_lite0"]["n"], found["fd_lite0"]["seed"]) == (5, 3)
+    kept = OmegaConf.load(tmp_path / "evaluation/config.yaml")
+    assert kept.sampler.steps == expected["steps"]  # what was used, not that it is the run's
+    assert kept.data is None
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    {
+        "sampler.stepz=2": "sampler.stepz: the run's sampler has no such setting (did you mean steps?)",
+        "metrics.kernal=null": "did you mean kernel",
+        "data.roots=x": "did you mean root",
+        "sampler.steps=x": "sampler.steps=x: expected a whole number",
+        "sampler.grid=null": "sampler.grid=null: one is needed, chosen with its place: grid@sampler.grid=…",
+    }.items(),
+)
+def test_a_setting_that_the_run_does_not_have_is_one_line(command, run, word, expected):
+    status, _, err = command("evaluate", [f"ckpt={run}/checkpoints/last.ckpt", "device=cpu", word])
+    assert status == 2
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+@pytest.fixture
+def drawn(command, run, tmp_path) -> Path:
+    """The output of `sample` with a trajectory."""
+    words = [f"ckpt={run}/checkpoints/last.ckpt", "n=9", "trajectory=true", "device=cpu", "hydra.run.dir=drawn"]
+    status, out, err = command("sample", words)
+    assert status == 0, out + err
+    return tmp_path / "drawn"
+
+
+def evaluate(command, folder: Path, *words: str) -> tuple[int, str, str]:
+    common = ["features=lite0", "metrics.kernel.subsets=7", "baselines=[]", "device=cpu", "hydra.run.dir=evaluation"]
+    return command("evaluate", [f"images={folder}", *common, *words])
+
+
+def test_the_images_of_sample_have_the_scores_of_the_checkpoint(command, run, drawn, photos, tmp_path):
+    data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
+    status, out, err = evaluate(command, drawn / "images", *data)
+    assert status == 0, out + err
+    assert len(list((drawn / "images").iterdir())) == 9
+    found = scores(tmp_path / "evaluation")["fd_lite0"]["value"]
+    assert found == pytest.approx(scores(run)["fd_lite0"]["value"], rel=1e-6)
+
+
+def test_the_reference_has_the_size_of_the_images(command, drawn, tmp_path, monkeypatch):
+    resolutions = []
+    monkeypatch.setattr(
+        "diffusion.data.Landscapes.load", lambda self: resolutions.append(self.resolution) or small(self)
+    )
+    status, out, err = evaluate(command, drawn / "images")
+    assert status == 0, out + err
+    assert resolutions == [8]
+    assert scores(tmp_path / "evaluation")["fd_lite0"]["resolution"] == "8x8"
+
+
+def small(data) -> dict[str, Split]:
+    """Noise instead of the landscapes."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 3, data.resolution, data.resolution), dtype=np.uint8)
+    return {name: Split(torch.from_numpy(pixels), list("abcdefgh")) for name in ("train", "val", "test")}
+
+
+def test_a_folder_that_cannot_be_scored_is_one_line(command, drawn, tmp_path):
+    (tmp_path / "two").mkdir()
+    for side in (8, 9):
+        Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")
+    for folder, words, expected in (
+        (tmp_path / "two", [], "(8.png of 8x8, 9.png of 9x9)"),
+        (drawn, [], "its images are not squares of one size (grid.png of "),
+        (drawn / "images", ["n=10"], "n=10: "),
+        (tmp_path / "nowhere", [], "images="),
+        (drawn / ".hydra", [], "set images to a folder"),
+    ):
+        status, _, err = evaluate(command, folder, *words)
+        assert status == 2
+        (line,) = (line for line in err.splitlines() if "━" not in line)
+        assert line.startswith("error: ")
+        assert expected in line
+        assert "data.root" not in line

@@ -1,0 +1,68 @@
+"""The ledger of test evaluations: a second one is refused, or counted."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.evaluation.ledger import Ledger
+from diffusion.runs.folder import read_scores
+
+
+def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recorded(
+    command, tiny, tmp_path: Path
+) -> None:
+    status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    common = ["ckpt=run/checkpoints/best.ckpt", "features=lite0", "n=6", "sampler.steps=2", "device=cpu"]
+
+    def numbers(name: str, *words: str) -> set[int | None]:
+        status, out, err = command("evaluate", [*common, *words, "baselines=[noise]", f"hydra.run.dir={name}"])
+        assert status == 0, out + err
+        assert ("of several test scores only the first is unbiased" in out) == ("again=true" in words)
+        return {score.source.get("test_evaluation") for score in read_scores(tmp_path / name)}
+
+    assert numbers("first", "split=test") == {1}
+    assert numbers("val", "split=val") == {None}
+    status, _, err = command("evaluate", [*common, "split=test", "hydra.run.dir=second"])
+    when = json.loads((tmp_path / "run/test.json").read_text())[0]["when"]
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"split=test: the test split was evaluated for this run on {when} (step 1), 1 time so far" in err
+    assert "as run/test.json says; use split=val to choose; again=true evaluates on the test split once more" in err
+    assert not (tmp_path / "second/scores.json").exists()
+    assert numbers("third", "split=test", "again=true") == {2}
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    assert [entry["test_evaluation"] for entry in entries] == [1, 2]
+    assert entries[0]["scores"].keys() >= {"fd_lite0", "kid_lite0"}
+    assert len(entries[0]["checkpoint"]["sha256"]) == 16
+    assert entries[0]["code"].startswith(diffusion.__version__)
+    resume = ["ckpt=run/checkpoints/last.ckpt", "trainer.max_steps=2", "hydra.run.dir=resumed"]
+    status, out, err = command("train", [*tiny, *resume])
+    assert status == 0, out + err
+    assert (
+        json.loads((tmp_path / "resumed/test.json").read_text()) == entries
+    )  # the resumed run has been evaluated, too
+
+
+def test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_recorded(
+    command, tiny, tmp_path: Path
+) -> None:
+    score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "sampler.steps=2"]
+    status, out, err = command("train", [*tiny, *score, "score.split=test", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    assert "warning: score.every_n_epochs with score.split=test" in out
+    assert "2 times so far; of several test scores only the first is unbiased" in out
+    entries = json.loads((tmp_path / "run/test.json").read_text())
+    expected = [(1, 6), (2, 12), (3, 12)]
+    assert [(entry["test_evaluation"], entry["step"]) for entry in entries] == expected
+    assert all(entry["scores"]["fd_lite0"] > 0 for entry in entries)
+    sources = [score.source for score in read_scores(tmp_path / "run") if score.metric == "fd_lite0"]
+    assert [(source["test_evaluation"], source["step"]) for source in sources] == expected
+
+
+def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "test.json").write_text("{")
+    with pytest.raises(UserError, match=r"test.json: not readable"):
+        Ledger.of(tmp_path / "checkpoints/last.ckpt").warn()

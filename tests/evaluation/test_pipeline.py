@@ -1,0 +1,44 @@
+"""The baselines of a score: noise and other real images, as many as were scored."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion.errors import UserError
+from diffusion.evaluation import pipeline
+from diffusion.evaluation.pipeline import Scorer
+
+
+def scorer(split: str, splits: dict[str, Any]) -> Scorer:
+    """Without an extractor, metrics and a ledger."""
+    data: Any = SimpleNamespace(splits=splits, resolution=4)
+    return Scorer(data, split, None, [], Path(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("reference", "others"), [("val", 1), ("test", 1), ("train", 2)])
+def test_real_images_are_never_those_of_the_reference(monkeypatch, reference: str, others: int) -> None:
+    numbered = ((1, "train"), (2, "val"), (3, "test"))
+    splits = {name: SimpleNamespace(images=torch.full((9, 3, 4, 4), i)) for i, name in numbered}
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(pipeline, "extract", lambda images, *_, **__: seen.append(images))
+    monkeypatch.setattr(pipeline, "score_features", lambda *_, **__: {})
+    monkeypatch.setattr(Scorer, "reference", SimpleNamespace(name=reference, spatial=None))
+    assert scorer(reference, splits).baselines(["real"], 5) == []
+    assert seen[0].unique().tolist() == [others]
+    assert len(seen[0]) == 5
+
+
+def test_what_cannot_be_scored_is_one_line() -> None:
+    splits = {"train": range(9), "val": range(2)}
+    with pytest.raises(UserError, match=r"real and floor need at least 4 images of val; set data\.val"):
+        scorer("train", splits).check(5, ["floor"])
+    with pytest.raises(
+        UserError, match=r"split=val: the data has 2 images of it, and scores need at least 4; set data"
+    ):
+        scorer("val", splits).check(5, [])
+    with pytest.raises(UserError, match=r"n=3: scores need at least 4 images"):
+        scorer("train", splits).check(3, [])
+    scorer("train", splits).check(5, ["noise"])

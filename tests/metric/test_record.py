@@ -1,0 +1,118 @@
+"""A score as scores.json holds it, also as earlier versions wrote it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from diffusion.metric.record import SOURCE, Reference, Score
+from diffusion.runs.folder import append_scores, read_scores
+
+FULL = Score(
+    metric="kid_lite0",
+    value=0.0123,
+    n=256,
+    what="samples",
+    reference=Reference("val", 250, "k3y"),
+    error=0.001,
+    low=0.01,
+    high=0.015,
+    level=0.95,
+    std=0.002,
+    settings={"subset_size": 64, "degree": 3},
+    features="lite0",
+    weights_hash="a1b2c3",
+    resize="bicubic",
+    resolution="32x32",
+    details={"rate": 0.01, "closest": [{"sample": 3, "flagged": True}]},
+    source={
+        "sampler": {"name": "DDIM", "steps": 50, "grid": {"name": "uniform"}}, "seed": 7, "weights": "ema", "step": 400,
+        "checkpoint": {"path": "a/last.ckpt", "sha256": "0123"}, "network_hash": "4567", "folder": "photos", "nfe": 50,
+        "seconds_per_image": 0.5, "test_evaluation": 2,
+    },
+    code="0.1.0 abc",
+)  # fmt: skip
+BARE = Score("coverage", 0.5, 64)
+
+
+def through_json(score: Score) -> Score:
+    return Score.from_json(json.loads(json.dumps(score.to_json())))
+
+
+@pytest.mark.parametrize("score", [FULL, BARE, Score("fid", 1.0, None, "noise", Reference("train"))])
+def test_a_score_is_the_same_after_json(score: Score) -> None:
+    assert through_json(score) == score
+
+
+def test_the_full_score_has_every_field_and_every_part_of_a_source() -> None:
+    assert FULL.source.keys() == set(SOURCE)
+    assert None not in vars(FULL).values()
+
+
+def test_json_has_plain_values_and_no_empty_fields() -> None:
+    assert BARE.to_json() == {"metric": "coverage", "value": 0.5, "n": 64, "what": "samples"}
+    record = FULL.to_json()
+    assert record["reference"] == {"split": "val", "n": 250, "key": "k3y"}
+    assert (record["rate"], record["seed"], record["test_evaluation"]) == (0.01, 7, 2)
+    assert Score("fid", 1.0, 9, reference=Reference("val")).to_json()["reference"] == {"split": "val"}
+
+
+def test_a_value_that_is_missing_or_null_is_nan() -> None:
+    for record in ({"metric": "fid", "n": 9}, {"metric": "fid", "n": 9, "value": None}, {}):
+        assert math.isnan(Score.from_json(record).value)
+    assert math.isnan(through_json(Score("fid", math.nan, 9)).value)
+    assert Score.from_json({"value": 0.0}).value == 0.0
+
+
+def test_records_of_earlier_versions() -> None:
+    record = {"metric": "kid", "value": 0.5, "n": 9, "what": "samples", "std": None, "subset_size": 8, "look": 2}
+    score = Score.from_json(record | {"reference": "val", "sampler": None, "surprise": [1]})
+    assert score.settings == {"subset_size": 8}
+    assert score.source == {"test_evaluation": 2, "sampler": None}
+    assert score.details == {"surprise": [1]}
+    assert score.reference == Reference("val", None, None)
+    assert (score.std, score.features, score.low, score.interval) == (None, None, None, None)
+    newer = Score.from_json({"metric": "kid", "value": 0.5, "n": 9, "settings": {"subset_size": 8}, "reference": "val"})
+    assert score.protocol_key == newer.protocol_key
+    both = Score.from_json({"metric": "kid", "subset_size": 8, "settings": {"degree": 3}})
+    assert both.settings == {"subset_size": 8, "degree": 3}
+    assert Score.from_json({}).metric == "unknown"
+    assert Score.from_json({"reference": {"n": 9}}).reference == Reference("?", 9)
+
+
+def test_scores_that_are_appended_are_read_back_in_order(tmp_path: Path) -> None:
+    assert read_scores(tmp_path) == []
+    path = append_scores(tmp_path, [FULL, BARE])
+    assert path == tmp_path / "scores.json"
+    assert read_scores(tmp_path) == [FULL, BARE]
+    append_scores(tmp_path, [BARE, FULL])
+    assert read_scores(tmp_path) == [FULL, BARE, BARE, FULL]
+
+
+def test_of_adds_what_was_scored_the_code_and_the_source() -> None:
+    score = BARE.of("images", "0.2.0", {"folder": "photos"})
+    assert (score.what, score.code, score.source) == ("images", "0.2.0", {"folder": "photos"})
+    assert BARE.source == {}
+
+
+def test_the_source_does_not_belong_to_the_protocol_and_the_settings_do() -> None:
+    assert BARE.protocol_key == BARE.of("noise", "x", {"seed": 1}).protocol_key
+    for other in (
+        {"n": 65}, {"features": "lite0"}, {"weights_hash": "0"}, {"resize": "x"}, {"resolution": "8x8"},
+        {"settings": {"k": 5}}, {"rate": 0.01}, {"bound": "20 steps"}, {"reference": {"split": "val"}},
+        {"metric": "recall"},
+    ):  # fmt: skip
+        assert Score.from_json(BARE.to_json() | other).protocol_key != BARE.protocol_key, other
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("coverage_lite0", True), ("inception_score", True), ("precision", True), ("recall", True), ("fid", False),
+        ("fd_lite0", False), ("sfid", False), ("sfd_lite0", False), ("kid", False), ("cmmd", False), ("copies", False),
+        ("bits_per_dim", False), ("density", None), ("vendi", None), ("unknown", None),
+    ],
+)  # fmt: skip
+def test_the_better_end_of_each_metric(metric: str, expected: bool | None) -> None:
+    assert Score(metric, 1.0, 9).higher_is_better is expected
