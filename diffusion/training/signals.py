@@ -96,7 +96,7 @@ def restore(before: dict[int, Any]) -> None:
 
 
 def poll(*_: Any) -> None:
-    """Raise Interrupted if this process was told to end: called within work that can be repeated, such as sampling."""
+    """Raise Interrupted if this process has received a signal; for work that can be repeated, such as sampling."""
     if State.received is not None:
         raise Interrupted(State.received)
 
@@ -107,7 +107,7 @@ def agreed(trainer: pl.Trainer) -> int:
 
 
 def stop_all(trainer: pl.Trainer) -> None:
-    """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
+    """Raise Interrupted, on all processes with the same signal, if any of them has received one."""
     if received := agreed(trainer):
         raise Interrupted(received)
 
