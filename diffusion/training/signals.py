@@ -166,11 +166,13 @@ class StopOnSignal(Callback):
             self.checkpoints.save(trainer)
             self.stopping = stop
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Leave, now that the step is also logged; or while nothing has happened since the last checkpoint."""
         if self.stopping is not None:
             raise self.stopping
-        if self.checkpoints.saved_at == trainer.global_step:
+        if self.checkpoints.saved_at == trainer.global_step and self.clock.completes_step(batch_idx - 1):
             stop_all(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
