@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend; every module may import this one, and it imports nothing."""
+"""Errors that a user can cause and fix. Every module may import this one, and it imports nothing."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from signal import Signals
 
 
 class UserError(Exception):
-    """Something the user can mend: one line saying what was found, where, what was expected and how to mend it.
+    """Something the user can fix: one line that says what was found, where, what was expected, and how to fix it.
 
     Commands print it as `error: <line>` and exit with its status, without a traceback.
     """
@@ -51,10 +51,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def exit_status(task: Callable[[], object], mend: str) -> int:
-    """Do `task`, and say in one line on stderr what the user can mend: the status with which a command ends.
+def exit_status(task: Callable[[], object], fix: str) -> int:
+    """Do `task`; the status with which a command ends. What the user can fix is one line on stderr.
 
-    `mend` is what to do about a file or folder that the operating system refuses.
+    Args:
+        fix: what to do about a file or folder that the operating system refuses.
     """
     try:
         task()
@@ -63,6 +64,6 @@ def exit_status(task: Callable[[], object], mend: str) -> int:
         return error.status
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}; {mend}", file=sys.stderr)
+        print(f"error: {where}{error.strerror or error}; {fix}", file=sys.stderr)
         return 2
     return 0

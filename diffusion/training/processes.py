@@ -28,9 +28,7 @@ from diffusion.runs import early_signals
 from diffusion.runs.jobs import WORKER
 
 SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-STOPPED = [
-    128 + number for number in early_signals.CAUGHT
-]  # of a process that was told to end, as this one is then too
+STOPPED = [128 + number for number in early_signals.CAUGHT]  # the statuses of processes that a signal has stopped
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 

@@ -96,7 +96,7 @@ def restore(before: dict[int, Any]) -> None:
 
 
 def poll(*_: Any) -> None:
-    """Raise Interrupted if this process was told to end: called within work that can be repeated, such as sampling."""
+    """Raise Interrupted if this process has received a signal; for work that can be repeated, such as sampling."""
     if State.received is not None:
         raise Interrupted(State.received)
 
@@ -107,7 +107,7 @@ def agreed(trainer: pl.Trainer) -> int:
 
 
 def stop_all(trainer: pl.Trainer) -> None:
-    """Raise Interrupted, on all processes with the same signal, if any of them was told to end."""
+    """Raise Interrupted, on all processes with the same signal, if any of them has received one."""
     if received := agreed(trainer):
         raise Interrupted(received)
 
@@ -166,11 +166,13 @@ class StopOnSignal(Callback):
             self.checkpoints.save(trainer)
             self.stopping = stop
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Leave, now that the step is also logged; or while nothing has happened since the last checkpoint."""
         if self.stopping is not None:
             raise self.stopping
-        if self.checkpoints.saved_at == trainer.global_step:
+        if self.checkpoints.saved_at == trainer.global_step and self.clock.completes_step(batch_idx - 1):
             stop_all(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:

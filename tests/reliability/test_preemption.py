@@ -65,8 +65,8 @@ PLACES = {
         ("step", 4, (TERM,), 2), ("step", 6, (TERM,), 3), ("step", 9, (INT,), 5), ("step", 11, (TERM,), 6),
         ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it at once
         ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("validation", 14, (INT,), 12),
-        ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 1, (TERM,), 3),
-        ("saving", 2, (TERM, INT), 6), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3),
+        ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 1, (TERM,), 2),
+        ("saving", 2, (TERM, INT), 3), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3),
         ("sampling", 7, (INT, TERM), 6),
     ]
 }  # fmt: skip
