@@ -122,7 +122,7 @@ def wait_for_process(folder: Path) -> Any:
     if status == 0 and record.content.get("state") == "complete":
         return record.content.get("result")
     if record.content.get("state") in (None, "running", "complete"):
-        stopped = status - 128 in early_signals.CAUGHT
+        stopped = status - 128 in early_signals.CAUGHT or -status in early_signals.CAUGHT  # it had no handler yet
         record.content |= {"state": "interrupted" if stopped else "failed", "reason": describe_exit(status)}
         record.write()
     raise JobFailed(

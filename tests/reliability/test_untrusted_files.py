@@ -257,7 +257,7 @@ def test_misleading_samplers_and_scores_in_a_file_are_refused_in_one_line(comman
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert WEIGHTS in err or what == "sample" or name == "n text"
-    assert "its sampler is none" in err or name != "no sampler"
+    assert "its sampler is not a sampler" in err or name != "no sampler"
 
 
 RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds nothing of a configuration
