@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from diffusion.config import composition
 from diffusion.process.denoiser import Denoiser
 from diffusion.randomness import Streams
 
@@ -20,8 +20,7 @@ def names(group: str) -> list[str]:
 
 
 def configuration(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(overrides))
+    return composition.composed("train", overrides)
 
 
 class Linear(torch.nn.Module):
