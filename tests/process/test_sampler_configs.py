@@ -5,9 +5,9 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from diffusion.config import composition
 from diffusion.config.choices import conf_dir
 from diffusion.process import schedule
 from diffusion.process.denoiser import dynamic
@@ -21,8 +21,7 @@ def choices(group: str) -> list[str]:
 
 
 def composed(*overrides: str) -> Sampler:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return instantiate(compose("sample", overrides=list(overrides)).sampler)
+    return instantiate(composition.composed("sample", overrides).sampler)
 
 
 @pytest.mark.parametrize("name", choices("sampler"))
