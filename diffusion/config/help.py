@@ -111,7 +111,7 @@ def _default_choices(command: str) -> dict[str, str]:
     """Group -> the choice that a command makes by default."""
     listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
-    return {group: str(choice) for group, choice in found.items() if group != "hydra"}
+    return {group: str(choice) for group, choice in found.items() if is_group(group) and group != "hydra"}
 
 
 def _header(text: str) -> Iterator[str]:
