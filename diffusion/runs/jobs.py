@@ -67,14 +67,23 @@ def run_job(settings: Train, folder: Path) -> Any:
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:
-    """Refuse to train from the start where checkpoints would be overwritten, unless `ckpt=null` asks for it.
+    """Refuse a run that would replace the checkpoints of another one in `folder`.
 
-    (A job of a sweep that runs again does start from the start: it has failed, and the folder is its own.)
+    To train from the start there, `ckpt=null` must say so. (A job of a sweep that runs again does start from the start:
+    it has failed, and the folder is its own.)
     """
-    if settings.ckpt is None and "ckpt=null" not in sys.argv and any(folder.glob("checkpoints/*.ckpt")):
+    ckpt = settings.ckpt
+    if not any(folder.glob("checkpoints/*.ckpt")) or ckpt in RESUMING or "ckpt=null" in sys.argv:
+        return
+    if ckpt is None:
         raise FolderTaken(
             f"{folder} holds checkpoints, which training from the start would overwrite: ckpt=auto resumes from them, "
             "another hydra.run.dir keeps them, ckpt=null gives them up"
+        )
+    if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
+        raise FolderTaken(
+            f"{folder} holds the checkpoints of another run, which resuming from {ckpt} would replace: give a new "
+            "hydra.run.dir, or ckpt=auto to resume the run that is there"
         )
 
 

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from diffusion.data import Batch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
@@ -194,6 +194,20 @@ class Diffusion(pl.LightningModule):
         optimizer.register_step_post_hook(self.note_step)
         scheduler = self.lr_scheduler(optimizer, self.clock.total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Give a resumed optimizer the settings of this run in place of those that were saved with its state."""
+        (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
+        assert isinstance(scheduler, LRScheduler)
+        for i, fresh in enumerate(self.optimizer(list(self.parameters())).param_groups):
+            group = optimizer.param_groups[i]
+            group |= {key: value for key, value in fresh.items() if key not in ("params", "lr")}
+            before, rate = group["initial_lr"], fresh["lr"]
+            group["initial_lr"] = scheduler.base_lrs[i] = rate
+            if isinstance(scheduler, LambdaLR):  # as it computes the rate itself
+                group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
+            elif rate != before:
+                group["lr"] *= rate / before
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Make the step, which the guard or float16's scaler may leave out."""

@@ -14,15 +14,11 @@ from diffusion.config.validation import shown
 from diffusion.console import console
 from diffusion.errors import UserError
 
-FIXED = (
-    "schedule.",
-    "prediction.",
-    "optimizer._target_",
-    "ema._target_",
-)  # what was learned and saved depends on these
+FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_")  # what was learned and saved depends on them
 REPORTED = (
     "seed", "data.", "model.", "objective.", "optimizer.", "lr_scheduler.", "ema.",
-    "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip",
+    "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip",
 )  # fmt: skip
 Shapes = dict[str, tuple[int, ...]]
 

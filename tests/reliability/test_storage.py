@@ -358,6 +358,13 @@ def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
     for word in ("run holds checkpoints", "ckpt=auto", "hydra.run.dir", "ckpt=null"):
         assert word in line
     assert kept() == before
+    assert command("train", [*tiny, "hydra.run.dir=other", "samples.n=0", "trainer.max_epochs=1"])[0] == 0
+    status, out, err = command("train", [*run, "ckpt=other/checkpoints/last.ckpt", "trainer.max_epochs=2"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    for word in ("run holds the checkpoints of another run", "other/checkpoints/last.ckpt", "ckpt=auto"):
+        assert word in line
+    assert kept() == before
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from diffusion.checkpoint import storage
 from diffusion.config.composition import composed, plain
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.resume import flat
@@ -83,6 +84,18 @@ def test_other_settings_are_reported(command, run):
     for change in ("data.batch_size 4 → 8", "optimizer.lr 0.001 → 0.01", "lr_scheduler._target_ "):
         assert change in line
     assert config(run)["lr_scheduler"].keys() == {"_target_", "_partial_"}
+
+
+def test_other_settings_of_the_optimizer_and_of_its_rate_are_used(command, run):
+    words = ["optimizer.lr=0.01", "optimizer.betas=[0.5,0.6]", "optimizer.weight_decay=0.3", "trainer.max_steps=4"]
+    status, out, err = command("train", [*RUN, *words])
+    assert status == 0, out + err
+    rates = read_metrics(run / "metrics.csv")["lr-AdamW"]
+    assert rates.value[-2:].tolist() == pytest.approx([0.01 * 3 / 4, 0.01])  # the warm-up is over 3 steps
+    saved = storage.load(run / "checkpoints/last.ckpt")
+    (group,) = saved["optimizer_states"][0]["param_groups"]
+    assert (*group["betas"], group["weight_decay"], group["initial_lr"]) == (0.5, 0.6, 0.3, 0.01)
+    assert saved["lr_schedulers"][0]["base_lrs"] == [0.01]
 
 
 @pytest.mark.parametrize("steps", [1, 2])
