@@ -29,6 +29,7 @@ from diffusion.runs.record import RunRecord, claim
 CONFIG = "config.yaml"
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
 RESUMING = ("auto", "last")
+RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # how a run's processes meet
 
 
 class JobFailed(UserError):
@@ -114,8 +115,9 @@ def write_config(settings: Train, folder: Path) -> None:
 
 def wait_for_process(folder: Path) -> Any:
     """Run the configuration of `folder` in a process of its own; its result. JobFailed says how else it ended."""
+    environment = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}  # of no other job
     with relaying_signals() as (received, processes):
-        process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)])
+        process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)], env=environment)
         processes.append(process)
         for number in received:
             process.send_signal(number)

@@ -25,9 +25,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from diffusion.errors import UserError
 from diffusion.runs import early_signals
-from diffusion.runs.jobs import WORKER
+from diffusion.runs.jobs import RENDEZVOUS, WORKER
 
-SET_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # the statuses of processes that a signal has stopped
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
@@ -65,7 +64,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
     resume from: `last` may be another one by now.
     """
     words = [str(folder), *([str(ckpt)] if ckpt else [])]
-    variables = {name: os.environ.get(name) for name in SET_BY_LIGHTNING}
+    variables = {name: os.environ.get(name) for name in RENDEZVOUS}
     followers = Followers()
     if under_torchrun():
         if os.environ["RANK"] == "0":

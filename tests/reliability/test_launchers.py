@@ -4,6 +4,7 @@ They come with the extra `sweep`, which dev includes.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,7 +20,8 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]
     command = [sys.executable, "-m", "diffusion.train", *overrides]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "45671"}  # as left in the shell; no two jobs may meet there
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | address, text=True, capture_output=True, check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]
     assert sorted(path.parent.name for path in tmp_path.glob("outputs/sweep/*/run.json")) == ["0", "1"]
