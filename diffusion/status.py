@@ -13,7 +13,7 @@ from rich.table import Table
 
 from diffusion.console import console, count
 from diffusion.errors import UserError, exit_status
-from diffusion.runs.folder import PARTS, Run, command_of, is_run
+from diffusion.runs.folder import PARTS, Run, command_of, is_run, natural_order
 from diffusion.runs.record import RunRecord
 
 STYLES = {
@@ -76,12 +76,14 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 def runs(folder: Path) -> Iterator[Path]:
     """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
-    if is_run(folder):
-        yield folder
-    else:
-        inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        for path in sorted(inside, key=lambda path: (path.name.isdigit(), len(path.name) * path.name.isdigit(), path)):
-            yield from runs(path)
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if is_run(here):
+            yield here
+        else:
+            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
+            waiting += sorted(inside, key=natural_order, reverse=True)
 
 
 def row(folder: Path, root: Path) -> tuple[str, ...]:

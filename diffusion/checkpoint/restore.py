@@ -30,6 +30,7 @@ class Restored:
     step: int
     epoch: int
     weights: str  # ema or raw
+    images: Mapping[str, str]  # a hash of each split that it was trained beside; empty where the file holds none
 
     @cached_property
     def source(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
         )
     sound = {"config": isinstance(contents["config"], str)}
     sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
+    sound["images"] = isinstance(contents.get("images", {}), Mapping)
     for name in {"state_dict", "current_model_state"} & contents.keys():
         weights = contents[name]
         sound[name] = isinstance(weights, Mapping) and all(
@@ -114,7 +116,9 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
         raise UserError(f"ckpt={path}: its weights do not fit its own model ({lines[-1].strip()})") from error
     denoiser.requires_grad_(False).eval()
     denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training; faster
-    return Restored(denoiser, config, path, contents["global_step"], contents["epoch"], weights)
+    return Restored(
+        denoiser, config, path, contents["global_step"], contents["epoch"], weights, contents.get("images", {})
+    )
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:

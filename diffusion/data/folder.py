@@ -28,6 +28,8 @@ from diffusion.data.module import ImageData
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
 
+WRITTEN = {"run.json", ".hydra"}  # in the folders that commands write
+
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
@@ -226,19 +228,28 @@ def common_side(root: Path) -> int | None:
 
 
 def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
-    """Every path below `folder` that is neither hidden nor a folder, unless it is a link to one."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        skip(folder, f"can't be read: {error.strerror}")
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            skip(Path(entry.path), "hidden")
-        elif entry.is_dir(follow_symlinks=False):
-            yield from _below(Path(entry.path), skip)
-        else:
-            yield Path(entry.path)
+    """Every path below `folder` that is neither hidden nor a folder, unless it is a link to one.
+
+    What a command has written is left out: a model must not be trained on its own samples.
+    """
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        try:
+            entries = list(os.scandir(here))
+        except OSError as error:
+            skip(here, f"can't be read: {error.strerror}")
+            continue
+        if here != folder and not WRITTEN.isdisjoint(entry.name for entry in entries):
+            skip(here, "written by a command of diffusion")
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                skip(Path(entry.path), "hidden")
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(Path(entry.path))
+            else:
+                yield Path(entry.path)
 
 
 def _entry(name: str, reason: str, action: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Sampler
 from diffusion.console import count
 from diffusion.data import duplicates
 from diffusion.data.batches import Batch, Split, to_unit
-from diffusion.data.cache import digest
 from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
@@ -85,9 +84,9 @@ class ImageData(LightningDataModule):
         self.seen = state_dict["seen"]
 
     @property
-    def key(self) -> str:
-        """A hash of all splits' pixels."""
-        return digest(*((name, split.key) for name, split in sorted(self.splits.items())))
+    def keys(self) -> dict[str, str]:
+        """A hash of each split's pixels."""
+        return {name: split.key for name, split in self.splits.items()}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are still to come. Raises UserError where the images do not fill one batch."""

@@ -112,6 +112,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     if settings.split == "test":
         ledger.warn() if settings.again else ledger.refuse()
     scorer = make_scorer(settings, settings.data, n, folder, ledger, device)
+    warn_of_other_images(restored, settings.data, scorer.data)
     write_configuration(folder, settings, restored)
     print_cost(denoiser, sampler, n, restored.shape, batch_size, device)
     scorer.make_reference()
@@ -166,6 +167,16 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"sampler.grid: it gives no times ({first_line(error)}); choose another") from error
     return sampler
+
+
+def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
+    """Warn where `data`, of the configuration `node`, is the training run's own, and its images have changed."""
+    changed = [split for split, key in restored.images.items() if data.keys.get(split) != key]
+    if changed and node == restored.config["data"]:
+        console.print(
+            f"warning: the images of {' and '.join(changed)} are not those that the model was trained with: its scores "
+            "are against other images, and held-out ones may have been training images"
+        )
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored) -> None:

@@ -14,7 +14,7 @@ from diffusion.config.composition import choice
 from diffusion.config.schema import Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import make_scorer, write_configuration
+from diffusion.evaluation.commands import make_scorer, warn_of_other_images, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_device, device_name
 from diffusion.evaluation.generate import generate
@@ -45,6 +45,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
     n, seed, batch_size = settings.n, settings.seed, settings.batch_size
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule)
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
+    warn_of_other_images(restored, restored.config["data"], scorer.data)
     if settings.split == "test":
         scorer.ledger.warn()
         console.print(

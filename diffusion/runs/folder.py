@@ -131,13 +131,14 @@ def is_run(folder: Path) -> bool:
 
 
 def jobs_of(folder: Path) -> list[Run]:
-    """The runs in `folder`'s sub-folders, in order of the numbers in their names (2 before 10)."""
-
-    def order(path: Path) -> tuple[list[int], str]:
-        return [int(digits) for digits in re.findall(r"\d+", path.name)], path.name
-
+    """The runs in `folder`'s sub-folders, in order of their names."""
     inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
-    return [Run(path) for path in sorted(inside, key=order)]
+    return [Run(path) for path in sorted(inside, key=natural_order)]
+
+
+def natural_order(path: Path) -> list[tuple[int, str]]:
+    """A key that puts r2 before r10, and names before numbers."""
+    return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]
 
 
 def read_scores(folder: Path) -> list[Score]:

@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from diffusion.config import untrusted
 from diffusion.config.choices import conf_dir, is_group
 from diffusion.console import console
+from diffusion.errors import UserError
 
 IGNORED = ("experiment",)  # a choice that stands for others, which are saved by themselves
 MISSING = object()
@@ -83,6 +84,11 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
         return None
     file = Path(str(given["hydra.run.dir"])) / "config.yaml"
     if not file.is_file():
+        if any(file.parent.glob("checkpoints/*.ckpt")):
+            raise UserError(
+                f"{file}: missing, and without it a run in this folder would go on with other settings; restore it, or "
+                f"give all settings and another folder: hydra.run.dir=… ckpt={file.parent}/checkpoints/last.ckpt"
+            )
         return None
     console.print(f"resuming with the settings in {file}")
     return ResumedRun(file.parent, untrusted.plain_config(file.read_text("utf-8"), file), overrides)

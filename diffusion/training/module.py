@@ -230,6 +230,7 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A checkpoint holds its configuration as text, and the real epoch. (To Lightning the whole run is one.)"""
+        """Save the configuration as text, what the images are, and the real epoch. (To Lightning the run is one.)"""
         checkpoint["config"] = self.config
+        checkpoint["images"] = self.trainer.datamodule.keys  # type: ignore[attr-defined]
         checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])

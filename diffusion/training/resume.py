@@ -30,6 +30,7 @@ class Resumed(NamedTuple):
     step: int
     config: dict[str, Any]
     shapes: Shapes  # of the network's weights
+    images: Mapping[str, str]  # a hash of each split; empty where the checkpoint holds none
 
     @property
     def folder(self) -> Path:
@@ -45,7 +46,8 @@ def resumed_from(ckpt: str | None, folder: Path) -> Resumed | None:
     contents = read(path)
     step = int(contents["global_step"])
     console.print(f"resuming from {path}, step {step}")
-    return Resumed(path, step, plain_config(contents["config"], path), shapes_of(contents["state_dict"]))
+    config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
+    return Resumed(path, step, config, shapes, contents.get("images", {}))
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
@@ -84,6 +86,23 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
         )
     if reported := [words[key] for key in words if key.startswith(REPORTED)]:
         console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")
+
+
+def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> None:
+    """Refuse to resume a run in its own folder with other images than it has seen; in another folder, say so.
+
+    Args:
+        present: a hash of each split.
+    """
+    changed = [split for split, key in resumed.images.items() if present.get(split) != key]
+    if not changed:
+        return
+    found = f"ckpt={resumed.path}: the images of {' and '.join(changed)} are not those that it was trained with"
+    if resumed.folder.resolve() == folder.resolve():
+        raise UserError(
+            f"{found}; restore them, or train on with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
+        )
+    console.print(f"{found}; held-out images may have been training images", style="yellow")
 
 
 def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:

@@ -43,7 +43,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
 from diffusion.training.progress import Forecast, RecordProgress, RunProgress
-from diffusion.training.resume import Resumed, check_resumed, check_steps_left, resumed_from
+from diffusion.training.resume import Resumed, check_images, check_resumed, check_steps_left, resumed_from
 from diffusion.training.saving import Checkpoints
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
@@ -126,6 +126,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     processes.check_processes(trainer)
     if resumed is not None:
         check_resumed(module.state_dict(), config, resumed)
+        check_images(recipe.data.keys, resumed, folder)
         check_steps_left(clock.total, resumed, folder)
     checkpoints = set_clock(trainer, settings, recipe, clock, folder, scorer, record, resumed)
     prepare_network(module, settings, trainer)

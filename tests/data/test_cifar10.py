@@ -62,7 +62,7 @@ def test_splits_and_pixels(root: Path) -> None:
             assert np.array_equal(image.numpy(), official[part][int(index)])
             seen.add(name)
     assert len(seen) == 36
-    assert load(root).key == data.key
+    assert load(root).keys == data.keys
     assert load(root, seed=1).splits["val"].names != data.splits["val"].names
     assert load(root, seed=1).splits["test"].key == data.splits["test"].key
 

@@ -110,7 +110,7 @@ def test_bad_files_are_reported_once_and_change_nothing(
         assert found[name][0] == action, name
         assert reason in found[name][1], name
     assert names(data) == names(clean)
-    assert data.key == clean.key
+    assert data.keys == clean.keys
     (file,) = cache.glob("*.report.json")
     assert json.loads(file.read_text()) == data.report
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "refused" in line)
@@ -139,8 +139,8 @@ def test_neither_names_nor_the_order_of_the_file_system_matter(
         shutil.copy(next(root.rglob(f"{i}.png")), moved / f"été {19 - i}\n.dat")
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: reversed(list(scan(path))))
-    assert load(moved).key == first.key
-    assert load(root).key == first.key
+    assert load(moved).keys == first.keys
+    assert load(root).keys == first.keys
 
 
 def test_names_that_are_not_text_are_escaped(root: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytes
     monkeypatch.setattr(folder, "_hash", lambda path: pytest.fail("a file was read"))
     monkeypatch.setattr(folder, "read", lambda path, at_least: pytest.fail("a file was decoded"))
     again = load(root)
-    assert again.key == first.key
+    assert again.keys == first.keys
     assert names(again) == names(first)
     load(root, limit=4, seed=3, val=1)  # another choice of the decoded images
 
@@ -162,15 +162,15 @@ def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytes
 def test_a_changed_file_is_read_and_decoded_again(root: Path) -> None:
     first = load(root)
     picture(77).save(root / "0.png")
-    assert load(root).key != first.key
+    assert load(root).keys != first.keys
     (root / "0.png").unlink()
     assert sum(map(len, load(root).splits.values())) == 19
     picture(0).save(root / "0.png")
-    assert load(root).key == first.key
+    assert load(root).keys == first.keys
 
 
 def test_another_transform_is_decoded_again(root: Path) -> None:
-    keys = {load(root, **options).key for options in ({}, {"resolution": 6}, {"random_crop": True})}
+    keys = {load(root, **options).keys["train"] for options in ({}, {"resolution": 6}, {"random_crop": True})}
     assert len(keys) == 3
     moved = [load(root, random_crop=True, seed=seed, val=0, test=0).splits["train"] for seed in (0, 1)]
     pixels = [sorted(image.flatten().tolist() for image in split.images) for split in moved]
@@ -195,11 +195,11 @@ def test_a_damaged_cache_is_reported_and_made_again(
     for damaged in (whole[: len(whole) // 2], b"", whole[:position] + bytes(9) + whole[position + 9 :]):
         file.write_bytes(damaged)
         capsys.readouterr()
-        assert load(root).key == first.key
+        assert load(root).keys == first.keys
         assert capsys.readouterr().out.count("are damaged: making them again") == 1
         assert file.read_bytes() == whole
     next(cache.glob("*.files.json")).write_text("{")
-    assert load(root).key == first.key
+    assert load(root).keys == first.keys
     assert not list(cache.glob(".*")), "no leftover"
 
 

@@ -1,0 +1,97 @@
+"""A run notices that the images have changed, and never reads what a command has written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusion.data import Folder
+
+
+@pytest.fixture
+def own_photos(photos, tmp_path) -> Path:
+    return Path(shutil.copytree(photos, tmp_path / "own"))
+
+
+def replace_one(folder: Path) -> None:
+    """Another picture under the old name, in whichever split it is."""
+    Image.new("RGB", (24, 24), (1, 2, 3)).save(folder / "05.png")
+
+
+def test_a_run_is_not_resumed_in_its_folder_with_other_images(command, tiny, own_photos, tmp_path):
+    words = [*tiny[:-1], f"data.root={own_photos}", "samples.n=0"]
+    assert command("train", [*words, "trainer.max_steps=2", "hydra.run.dir=run"])[0] == 0
+    status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=4"])
+    assert status == 0, out + err
+    replace_one(own_photos)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "checkpoints/last.ckpt")}
+    status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=6"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    assert "are not those that it was trained with; restore them, or train on with these in another folder" in line
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    status, out, err = command(
+        "train", [*words, "trainer.max_steps=6", "hydra.run.dir=other", "ckpt=run/checkpoints/last.ckpt"]
+    )
+    assert status == 0, out + err
+    assert "held-out images may have been training images" in out
+
+
+def test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults(command, tiny, tmp_path):
+    words = [*tiny, "samples.n=0", "hydra.run.dir=run"]
+    assert command("train", [*words, "trainer.max_steps=1"])[0] == 0
+    (tmp_path / "run/config.yaml").unlink()
+    status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=2"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    assert "config.yaml: missing, and without it a run in this folder would go on with other settings" in line
+
+
+def test_an_evaluation_by_the_runs_own_data_warns_where_they_have_changed(command, tiny, own_photos):
+    words = [*tiny[:-1], f"data.root={own_photos}", "samples.n=0", "trainer.max_steps=1", "hydra.run.dir=run"]
+    assert command("train", words)[0] == 0
+    ask = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "device=cpu"]
+    status, out, err = command("evaluate", ask)
+    assert status == 0, out + err
+    assert "are not those that the model was trained with" not in out
+    replace_one(own_photos)
+    status, out, err = command("evaluate", ask)
+    assert status == 0, out + err
+    assert out.count("are not those that the model was trained with") == 1
+    status, out, err = command("evaluate", [*ask, "data.batch_size=5"])  # chosen for this evaluation
+    assert status == 0, out + err
+    assert "are not those that the model was trained with" not in out
+
+
+def test_what_a_command_has_written_is_no_data(photos, tmp_path):
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    for name, mark in (("outputs/demo/1", "run.json"), ("outputs/samples/1", ".hydra/config.yaml")):
+        folder = root / name
+        (folder / mark).parent.mkdir(parents=True)
+        (folder / mark).write_text("{}")
+        (folder / "samples").mkdir()
+        Image.new("RGB", (24, 24)).save(folder / "samples/final.png")
+    data = Folder(root=str(root), resolution=8, val=4, test=4, batch_size=1)
+    data.prepare_data()
+    assert sum(len(split) for split in data.splits.values()) == len(list(photos.iterdir()))
+    reasons = {entry["path"]: entry["reason"] for entry in data.report}
+    assert reasons["outputs/demo/1"] == reasons["outputs/samples/1"] == "written by a command of diffusion"
+    inside = Folder(root=str(root / "outputs/demo/1/samples"), resolution=8, val=0, test=0, batch_size=1)
+    inside.prepare_data()
+    assert len(inside.splits["train"]) == 1  # named itself, it is read
+
+
+def test_folders_may_be_nested_deeply(photos, tmp_path, command):
+    folders = [tmp_path / "0"]
+    folders += [folders[0] / "/".join(["d"] * k) for k in range(1, 1200)]
+    for folder in folders:
+        folder.mkdir()
+    shutil.copy(photos / "00.png", folders[-1])
+    data = Folder(root=str(folders[0]), resolution=8, val=0, test=0, batch_size=1)
+    data.prepare_data()
+    assert len(data.splits["train"]) == 1
+    status, out, err = command("status", [str(folders[0])])
+    assert status == 0, out + err
+    for folder in reversed(folders):  # pytest removes a few levels at a time
+        shutil.rmtree(folder)
