@@ -2,8 +2,11 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +45,9 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
 
 
-def replace(path: Path, *parts: str | bytes | memoryview) -> None:
-    """Make `parts` (texts are encoded as UTF-8) the content of `path`."""
-    with replacing(path) as file:
+def replace(path: Path, *parts: str | bytes | memoryview, durable: bool = False) -> None:
+    """Make `parts` (texts are encoded as UTF-8) the content of `path`; for `durable` see `replacing`."""
+    with replacing(path, durable) as file:
         file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
 
 
@@ -63,6 +66,43 @@ def copy(source: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path, durable=True) as part:
         _copy(source, part)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, whose name a new one needs; its new path, such as `scores.json.damaged1`."""
+    candidates = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
+    return path.rename(next(aside for aside in candidates if not aside.exists()))
+
+
+def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | None:
+    """Take the lock that the file `path` stands for; it is free again when the returned file is closed.
+
+    Other processes see it, on the same file system, until this process has ended, however it ends. None where the
+    operating system or the file system has no such locks. Raises BlockingIOError where another process still has it
+    after `patience` seconds.
+
+    Args:
+        shared: Take it together with others who share it; then `path` must exist, and is not written to.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    file = path.open("rb" if shared else "ab")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                file.close()
+                raise
+            time.sleep(0.05)
+        except OSError:
+            file.close()
+            return None
+        else:
+            return file
 
 
 def remove_parts(folder: Path) -> None:

@@ -19,6 +19,7 @@ SOURCE = (
     "sampler", "seed", "weights", "step", "checkpoint", "network_hash", "folder", "nfe", "seconds_per_image",
     "test_evaluation",
 )  # fmt: skip
+REPEATED = ("checkpoint", "seconds_per_image", "test_evaluation")  # of a source, what another measurement changes
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Score:
     def protocol_key(self) -> str:
         """The protocol as a string, equal for scores that may be compared."""
         return json.dumps(self.protocol, sort_keys=True, default=str)
+
+    @property
+    def identity(self) -> str:
+        """Equal for two measurements of the same images (or network) by the same protocol and program."""
+        source = {key: value for key, value in self.source.items() if key not in REPEATED}
+        return json.dumps([self.what, self.code, self.protocol, source], sort_keys=True, default=str)
 
     @property
     def higher_is_better(self) -> bool | None:

@@ -58,7 +58,12 @@ FILES = {
 }
 
 
-def write_report(folder: str | Path, schedule: figures.Schedule | None = None, images: Tensor | None = None) -> Path:
+def write_report(
+    folder: str | Path,
+    schedule: figures.Schedule | None = None,
+    images: Tensor | None = None,
+    state: str | None = None,
+) -> Path:
     """Draw the figures of the run in `folder` and write its README.md; returns the README's path.
 
     A figure that cannot be drawn, because data are missing, leaves an earlier file of its name in place. The README
@@ -67,11 +72,12 @@ def write_report(folder: str | Path, schedule: figures.Schedule | None = None, i
     Args:
         schedule: The run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn.
         images: uint8 (N, 3, H, W) of the run's data; the noising strip shows the first three.
+        state: Of the run, where run.json does not say it yet.
     """
     run = Run(Path(folder))
     missing = draw(run, schedule, images)
     readme = run.folder / "README.md"
-    replace(readme, compose(run, missing))
+    replace(readme, compose(run, missing, state))
     return readme
 
 
@@ -94,12 +100,12 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
     return {name: reason for name, reason in NEEDS.items() if not (folder / name).is_file()}
 
 
-def compose(run: Run, missing: Mapping[str, str]) -> str:
+def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> str:
     """The README of a run as Markdown. `missing` are the figures that are not there, with the reasons."""
     name = run.config.get("name") or run.info.get("name") or run.folder.resolve().name
     sections = [
         f"# Run {name}",
-        summary(run),
+        summary(run, state),
         picture(run),
         "## Recipe\n\n" + recipe(run.settings),
         "## Scores\n\n" + scores_section(run.scores),
@@ -111,18 +117,19 @@ def compose(run: Run, missing: Mapping[str, str]) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def summary(run: Run) -> str:
+def summary(run: Run, state: str | None = None) -> str:
     """One paragraph: the state, how many steps, on which images, how long, and the command."""
     info = run.info
     if not info:
         return "run.json is missing: when this run was made, for how long and on what device is not known."
-    state = {
+    state = state or str(info.get("state", "not recorded"))
+    opening = {
         "complete": "This run is complete.",
         "running": "**This run is not finished** (or was killed): its state is `running`.",
         "failed": "**This run failed**; below is what it left.",
-    }.get(str(info.get("state")), f"The state of this run is `{info.get('state', 'not recorded')}`.")
+    }.get(state, f"The state of this run is `{state}`.")
     reason = str(info.get("reason", "")).strip(" :")
-    sentences = [f"{state} The reason: `{reason}`." if reason else state]
+    sentences = [f"{opening} The reason: `{reason}`." if reason else opening]
     if info.get("steps") is not None:
         epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
         sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")

@@ -1,8 +1,8 @@
 """The way into every command: Hydra composes the configuration, which is checked once and becomes a typed object.
 
 Exit status: 0 done; 1 a fault of the program (with a traceback); with one line on stderr: 2 something that the user can
-fix, 3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first:
-130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1.
+fix, 3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first,
+and ends with 128 + the signal's number: 130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, 129 when its terminal is closed.
 """
 
 import os
@@ -24,7 +24,7 @@ from diffusion.config.schema import RENAMED, Settings
 from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.errors import Interrupted
-from diffusion.runs import naming, resume
+from diffusion.runs import naming, resume, streams
 
 S = TypeVar("S", bound=Settings)
 Task = Callable[[S, Path], Any]
@@ -42,6 +42,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
     naming.register()
 
     def main() -> None:
+        streams.keep_going()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
         composed: list[tuple[Any, Path]] = []
         try:
@@ -80,6 +81,8 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 raise
             print(f"error: {line}", file=sys.stderr)
             sys.exit(messages.exit_status(error))
+        finally:
+            streams.report_loss()
 
     return main
 

@@ -5,6 +5,7 @@ also queued again. Of several processes of one run only the first ends the run: 
 the first training step. This module is imported before all others, so it imports nothing that takes time.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import NoReturn
 
 from diffusion.runs import slurm
 
-CAUGHT = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGXCPU")
+CAUGHT = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class State:
@@ -57,9 +59,15 @@ def leave(number: int) -> NoReturn:
 def queue_again(number: int) -> None:
     """On SIGUSR1, queue SLURM's job again, and say so."""
     if number == getattr(signal, "SIGUSR1", None) and (line := slurm.requeue()):
-        os.write(2, f"{line}\n".encode())
+        write_line(line)
 
 
 def say(number: int, what: str) -> None:
-    """One line on stderr, written in a way that is safe in a signal handler."""
-    os.write(2, f"\n{signal.Signals(number).name}: {what}\n".encode())
+    """One line on stderr about a signal."""
+    write_line(f"\n{signal.Signals(number).name}: {what}")
+
+
+def write_line(line: str) -> None:
+    """Write to stderr in a way that is safe in a signal handler, also when the terminal is gone."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode())

@@ -1,5 +1,6 @@
 """The content of a run's folder as plain data. This module imports neither torch nor matplotlib."""
 
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion.console import console
 from diffusion.errors import UserError, first_line
-from diffusion.files import replace
+from diffusion.files import lock, replace, set_aside
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
@@ -110,7 +112,7 @@ class Run:
         path = self.folder / "metrics.csv"
         try:
             return read_metrics(path)
-        except (ValueError, TypeError) as error:  # TypeError for a line with more cells than the head
+        except ValueError as error:
             raise UserError(f"{path}: not a table of numbers ({first_line(error)}); restore it") from error
 
     @cached_property
@@ -156,9 +158,24 @@ def read_scores(folder: Path) -> list[Score]:
 
 
 def append_scores(folder: Path, new: Sequence[Score]) -> Path:
-    """Append scores to scores.json; its path."""
+    """Add scores to scores.json; its path. One that is made again, as by a run that repeats its end, is replaced.
+
+    A damaged file is set aside, with a warning.
+    """
     path = folder / SCORES
-    replace(path, json.dumps([score.to_json() for score in [*read_scores(folder), *new]], indent=1))
+    try:
+        held = lock(folder / ".scores.lock", patience=10)
+    except BlockingIOError as error:
+        raise UserError(f"{folder}/.scores.lock: another process holds it; end that, and try again") from error
+    with held or contextlib.nullcontext():
+        try:
+            before = read_scores(folder)
+        except UserError as error:
+            console.print(f"{error}; kept as {set_aside(path)}", style="yellow")
+            before = []
+        made = {score.identity for score in new}
+        kept = [score for score in before if score.identity not in made]
+        replace(path, json.dumps([score.to_json() for score in [*kept, *new]], indent=1), durable=True)
     return path
 
 

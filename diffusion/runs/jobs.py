@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -27,6 +27,7 @@ from diffusion.runs import early_signals, slurm
 from diffusion.runs.record import RunRecord, claim
 
 CONFIG = "config.yaml"
+PATIENCE = 2.0  # seconds in which a process that has received Ctrl-C handles it
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
 RESUMING = ("auto", "last")
 RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # how a run's processes meet
@@ -62,9 +63,9 @@ def run_job(settings: Train, folder: Path) -> Any:
         return record.content.get("result")
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         settings = settings.model_copy(update={"ckpt": "auto"})
-    claim(folder)
+    record = claim(folder)
     write_config(settings, folder)
-    return wait_for_process(folder)
+    return wait_for_process(folder, record.lock)
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:
@@ -113,11 +114,17 @@ def write_config(settings: Train, folder: Path) -> None:
     replace(folder / CONFIG, config_text(settings))
 
 
-def wait_for_process(folder: Path) -> Any:
-    """Run the configuration of `folder` in a process of its own; its result. JobFailed says how else it ended."""
+def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
+    """Run the configuration of `folder` in a process of its own; its result. JobFailed says how else it ended.
+
+    Args:
+        lock: Of the folder. The process takes it over, so that it is free when that has ended, also after this one.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}  # of no other job
     with relaying_signals() as (received, processes):
-        process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)], env=environment)
+        with lock or contextlib.nullcontext():
+            passed = () if lock is None else (lock.fileno(),)
+            process = subprocess.Popen([sys.executable, "-m", WORKER, str(folder)], env=environment, pass_fds=passed)
         processes.append(process)
         for number in received:
             process.send_signal(number)
@@ -151,8 +158,12 @@ def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
     def relay(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for process in processes:
-            if number != signal.SIGINT:  # Ctrl-C reaches the whole process group by itself
+            if number != signal.SIGINT:
                 process.send_signal(number)
+            else:  # Ctrl-C reaches the whole process group by itself; `kill -INT` of this process alone does not
+                stop = threading.Timer(PATIENCE, process.send_signal, [signal.SIGTERM])
+                stop.daemon = True
+                stop.start()
 
     numbers = early_signals.CAUGHT if threading.current_thread() is threading.main_thread() else []
     before = {number: signal.getsignal(number) for number in numbers}

@@ -1,4 +1,4 @@
-"""metrics.csv as columns without holes: Lightning's CSVLogger writes a row per logging call, mostly empty cells."""
+"""metrics.csv as columns without holes: the file has a row per logging call, mostly empty cells."""
 
 import csv
 import math
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from diffusion.console import count
 
 
 class Series(NamedTuple):
@@ -28,22 +30,35 @@ class Series(NamedTuple):
 Metrics = Mapping[str, Series]
 
 
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The lines of the file without their empty cells; [] without a file.
+
+    A last line without an end is being written, or was when the run was killed: it is left out. Raises ValueError for a
+    file that is not a table of numbers.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    lines = list(csv.reader(content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines()))
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(lines[0]):
+            raise ValueError(f"line {number} has {count(len(line), 'cell')}, the first one {len(lines[0])}")
+    return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
+
+
 def read_metrics(path: Path) -> dict[str, Series]:
     """Column name -> `Series` of its finite values; of a step that was logged twice the later row counts.
 
-    Without a file, {}.
+    Raises ValueError as `read_rows` does.
     """
-    if not path.is_file():
-        return {}
     cells: dict[str, dict[int, float]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if not row.get("step"):
-                continue
-            step = 1 + int(float(row["step"]))
-            for name, text in row.items():
-                if name not in ("epoch", "step") and text and math.isfinite(value := float(text)):
-                    cells.setdefault(name, {})[step] = value
+    for row in read_rows(path):
+        if "step" not in row:
+            continue
+        step = 1 + int(row["step"])
+        for name, value in row.items():
+            if name not in ("epoch", "step") and math.isfinite(value):
+                cells.setdefault(name, {})[step] = value
     series = {}
     for name, column in cells.items():
         steps = sorted(column)

@@ -1,8 +1,11 @@
 """run.json: what a run says about itself; while its process is alive, the folder belongs to it.
 
+A run holds the lock of its folder's `.lock` until its process ends. Where the file system has no locks, or does not
+share them between machines, run.json is a lease: the run touches it, and one that has not done so for a while counts as
+dead. Should such a run come back after another one has taken the folder, it notices and writes nothing more.
+
 States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` is a running one
-whose process is gone, or that is on another machine and has not written for a while; `not started` has only a
-configuration; `unreadable` has a damaged run.json.
+whose process is gone; `not started` has only a configuration; `unreadable` has a damaged run.json.
 """
 
 import contextlib
@@ -13,19 +16,27 @@ import shlex
 import sys
 import threading
 import time
+import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from diffusion.errors import FolderTaken, Interrupted, UserError, first_line
-from diffusion.files import replace
+from diffusion.files import lock, replace
 from diffusion.runs import early_signals, slurm
 
 BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it is alive
 SILENCE = 10 * BEAT  # after which a run on another machine counts as dead
 FILE = "run.json"
+LOCK = ".lock"
+PATIENCE = 2.0  # seconds in which a lock becomes free whose process is just ending, or that someone only looked at
+LEASE = 120.0  # seconds in which a file server gives up the lock of a machine that has failed
+HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # the locks of this process
+if hasattr(os, "register_at_fork"):  # workers of data loaders may outlive a run that was killed, with its lock
+    os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 class RunRecord:
@@ -39,6 +50,7 @@ class RunRecord:
         self.began = time.time()
         self.written = 0.0  # when, on the monotonic clock
         self.ended = threading.Event()
+        self.lock: BinaryIO | None = None  # of the folder, while this process has it
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -65,6 +77,7 @@ class RunRecord:
         record = cls(
             folder,
             {
+                "id": uuid.uuid4().hex,
                 "state": "running",
                 "started": now(),
                 "command": "python -m diffusion.train " + shlex.join(sys.argv[1:]),
@@ -75,7 +88,7 @@ class RunRecord:
             },
         )
         early_signals.State.before_exit = partial(record.fail, "interrupted")
-        record.update()
+        record._replace()
         return record
 
     def update(self, **more: Any) -> None:
@@ -84,9 +97,21 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        """Replace the file."""
+        """Replace the file. Raises FolderTaken as `check_owner` does."""
+        self.check_owner()
+        self._replace()
+
+    def _replace(self) -> None:
         self.written = time.monotonic()
         replace(self.path, json.dumps(self.content, indent=1))
+
+    def check_owner(self) -> None:
+        """Raise FolderTaken where another run has taken the folder, because this one seemed to be dead."""
+        other = RunRecord(self.folder)
+        if other.content and other.content.get("id") != self.content.get("id"):
+            raise FolderTaken(
+                f"{self.folder}: this run was silent, and another one has taken its folder ({other.owner})"
+            )
 
     def finish(self, state: str, **more: Any) -> None:
         """Write how the run ended: complete, interrupted or failed."""
@@ -98,12 +123,14 @@ class RunRecord:
 
         Where it ends before its first step, and another one was in the folder before, that one's record is put back.
         """
-        if "steps" in self.content or not self.previous:
-            self.finish(state, reason=reason)
-        else:
-            self.ended.set()
-            self.content = self.previous
-            self.write()
+        self.ended.set()
+        with contextlib.suppress(FolderTaken):
+            if "steps" in self.content or not self.previous:
+                self.finish(state, reason=reason)
+            else:
+                self.check_owner()
+                self.content = self.previous
+                self._replace()
 
     @contextlib.contextmanager
     def running(self, describe: Callable[[BaseException], str]) -> Iterator[None]:
@@ -118,11 +145,14 @@ class RunRecord:
         finally:
             self.ended.set()
             early_signals.State.before_exit = None
+            if self.lock is not None:
+                self.lock.close()
 
     def _beat(self) -> None:
         """Touch the file now and then, whatever the run is doing."""
         while not self.ended.wait(BEAT):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, FolderTaken):
+                self.check_owner()
                 os.utime(self.path)
 
     @property
@@ -133,19 +163,27 @@ class RunRecord:
         state = str(self.content.get("state", "not started"))
         if state != "running":
             return state
+        return "running" if is_locked(self.folder) or self.seems_alive else "died"
+
+    @property
+    def seems_alive(self) -> bool:
+        """Whether a process that says that it is running does exist, or has written lately where it cannot be seen."""
+        if self.content.get("state") != "running":
+            return False
         if self.content.get("host") == platform.node():
             started = start_of_process(self.content.get("pid"))
-            return "running" if started is not None and self.content.get("process") == started else "died"
-        return "running" if time.time() - self.path.stat().st_mtime < SILENCE else "died"
+            return started is not None and self.content.get("process") == started
+        return time.time() - self.path.stat().st_mtime < SILENCE
 
     @property
     def alive(self) -> bool:
-        """Whether a process is running in the folder.
+        """Whether a process is running in the folder."""
+        return self.state == "running" and not self.queued_again
 
-        (When SLURM has queued a job again, the job's earlier process is gone, however recently it wrote.)
-        """
-        mine = slurm.queued_again() and self.content.get("slurm") == slurm.job()
-        return self.state == "running" and not mine
+    @property
+    def queued_again(self) -> bool:
+        """Whether SLURM has queued this run's job again: its earlier process is gone, however recently it wrote."""
+        return slurm.queued_again() and self.content.get("slurm") == slurm.job()
 
     @property
     def owner(self) -> str:
@@ -154,36 +192,49 @@ class RunRecord:
 
 
 def claim(folder: Path, check: Callable[[], None] = lambda: None) -> RunRecord:
-    """Begin a run of this process in `folder`; of two processes that claim it at once, one succeeds.
+    """Begin a run of this process in `folder`, and hold its lock; of two processes that claim it at once, one succeeds.
 
     Raises FolderTaken where a run is alive: two would destroy each other's checkpoints. `check` may raise too, and then
     nothing is written.
     """
-    with _locked(folder):
-        record = RunRecord(folder)
-        if record.alive:
-            raise FolderTaken(
-                f"{folder}: a run is alive in this folder ({record.owner}); wait until it ends or end it, or choose "
-                "another folder (hydra.run.dir=…, for a sweep hydra.sweep.dir=…)"
-            )
+    patience = LEASE if RunRecord(folder).queued_again else PATIENCE
+    try:
+        held = lock(folder / LOCK, patience)
+    except BlockingIOError:
+        raise _taken(RunRecord(folder)) from None
+    with contextlib.ExitStack() as undo:
+        if held is not None:
+            undo.callback(held.close)
+            HELD.add(held)
+        before = RunRecord(folder)
+        if before.seems_alive and not before.queued_again:
+            raise _taken(before)
         check()
-        new = RunRecord.begin(folder)
-        new.previous = record.content
-        return new
+        record = RunRecord.begin(folder)
+        record.previous, record.lock = before.content, held
+        undo.pop_all()
+    return record
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Within: no other process holds this folder's lock, on systems that have such locks."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+def _taken(record: RunRecord) -> FolderTaken:
+    owner = record.owner if record.content.get("state") == "running" else f"a process that holds {record.folder / LOCK}"
+    return FolderTaken(
+        f"{record.folder}: a run is alive in this folder ({owner}); wait until it ends or end it, or choose another "
+        "folder (hydra.run.dir=…, for a sweep hydra.sweep.dir=…)"
+    )
 
-    with (folder / ".lock").open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process, or this one, has the lock of a run's folder; False where there are no locks."""
+    try:
+        probe = lock(folder / LOCK, shared=True)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if probe is not None:
+        probe.close()
+    return False
 
 
 def start_of_process(pid: Any) -> str | None:

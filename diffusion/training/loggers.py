@@ -1,16 +1,20 @@
 """Loggers: metrics.csv, and dashboards as functions (folder, recipe) -> Lightning logger. No prompts, no secrets."""
 
 import csv as table
+import io
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from diffusion.console import console
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
+from diffusion.files import replace, set_aside
+from diffusion.runs.metrics import read_rows
 
 
 def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any) -> Logger:
@@ -55,42 +59,71 @@ def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     return logger
 
 
-class MetricsFile(CSVLogger):
-    """metrics.csv in the run's folder, written at every logged step."""
+class MetricsFile(Logger):
+    """metrics.csv in the run's folder: a line for each logging call, written at once.
 
-    def __init__(self, folder: Path):
-        super().__init__(save_dir=str(folder), name="", version="", flush_logs_every_n_steps=1)
-
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Epochs are whole numbers; Lightning passes them on as floats."""
-        if "epoch" in metrics:
-            metrics = {**metrics, "epoch": int(metrics["epoch"])}
-        super().log_metrics(metrics, step)
-
-
-def metrics_file(folder: Path, resumed: tuple[Path, int] | None) -> MetricsFile:
-    """The logger that every run has.
+    Lines are only added. Where a new quantity needs a new column, a file with all lines takes the place of the old one.
 
     Args:
-        resumed: The folder of the run that this one is resumed from, and its step: what that run logged up to this step
-            is copied, so that curves are whole.
+        resumed: The folder of the run that this one is resumed from, and its step. What that run logged up to this step
+            stays, or is copied, so that curves are whole.
     """
-    rows = [] if resumed is None else _rows(resumed[0] / "metrics.csv", resumed[1])
-    logger = MetricsFile(folder)
-    if rows and rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # the others log nothing
-        logger.experiment.metrics.extend(rows)
-        logger.save()
-    return logger
 
+    def __init__(self, folder: Path, resumed: tuple[Path, int] | None = None):
+        super().__init__()
+        self.file = folder / "metrics.csv"
+        self.resumed = resumed
+        self.columns: list[str] = []
 
-def _rows(file: Path, steps: int) -> list[dict[str, float]]:
-    """What `file` holds of the first `steps` steps, which count from 0, without the empty cells."""
-    if not file.is_file():
-        return []
-    with file.open(newline="") as lines:
-        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in table.DictReader(lines)]
-    whole = ("epoch", "step")
-    return [{k: int(v) if k in whole else v for k, v in row.items()} for row in rows if row["step"] < steps]
+    @property
+    def name(self) -> None:
+        """None: a run's folder has one such file."""
+
+    @property
+    def version(self) -> None:
+        """None: a run's folder has one such file."""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Add a line. Steps count from 0."""
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        row = {name: int(value) if name == "epoch" else value for name, value in row.items()} | {"step": step}
+        if not self.columns:
+            self._write(self._earlier(), row)
+        elif not row.keys() <= set(self.columns):
+            self._write(read_rows(self.file), row)
+        else:
+            with self.file.open("a", newline="", encoding="utf-8") as file:
+                table.DictWriter(file, self.columns).writerow(row)
+
+    def _earlier(self) -> list[dict[str, float]]:
+        """What the run logged before it was resumed, up to the step from which it continues."""
+        if self.resumed is None:
+            return []
+        folder, steps = self.resumed
+        file = folder / self.file.name
+        try:
+            return [row for row in read_rows(file) if row["step"] < steps]
+        except (ValueError, LookupError) as error:
+            kept = set_aside(file) if folder.resolve() == self.file.parent.resolve() else file
+            console.print(
+                f"{file}: damaged ({first_line(error)}); kept as {kept}, the curves begin anew", style="yellow"
+            )
+            return []
+
+    def _write(self, earlier: list[dict[str, float]], row: dict[str, Any]) -> None:
+        """Replace the file by one with these lines."""
+        rows = [{k: int(v) if k in ("epoch", "step") else v for k, v in each.items()} for each in earlier] + [row]
+        columns = sorted({name for each in rows for name in each})
+        text = io.StringIO(newline="")
+        writer = table.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        replace(self.file, text.getvalue())
+        self.columns = columns
 
 
 def finish(loggers: list[Logger]) -> None:

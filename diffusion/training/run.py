@@ -33,7 +33,7 @@ from diffusion.report.images import grid, save_png
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
-from diffusion.runs.record import RunRecord
+from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.checks import check_folder, check_recipe, check_size, check_trainer, set_up
 from diffusion.training.clock import Clock
@@ -142,14 +142,15 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         if record is None:
             return None
         finish(settings, recipe, folder, trainer, module, scorer)
-        record.finish("complete")
+        record.update(finished=now())
+        write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
+        record.finish("complete", result=checkpoints.latest)
     except Interrupted as stop:
         if record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
         raise
     finally:
         loggers.finish(trainer.loggers)
-    write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images)
     print_files(folder, record.content["seconds"])
     return checkpoints.latest
 
@@ -187,7 +188,7 @@ def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> 
 
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
     """Lightning's Trainer with the run's loggers, still without callbacks."""
-    logs: list[Logger] = [loggers.metrics_file(folder, None if resumed is None else (resumed.folder, resumed.step))]
+    logs: list[Logger] = [loggers.MetricsFile(folder, None if resumed is None else (resumed.folder, resumed.step))]
     if settings.logger:
         logs.append(make(settings.logger, "logger")(folder, settings.model_dump(mode="json")))
     trainer: pl.Trainer = make(
@@ -212,7 +213,7 @@ def set_clock(
     data, sampler, shape, seed = recipe.data, recipe.sampler, recipe.shape, settings.seed
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, None if resumed is None else resumed.path)
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
     used: list[Callback] = [
         signals.DeferSignals(), RunProgress(clock), Forecast(clock), ValidateLastStep(clock), OverfittingNotice(),
         LearningRateMonitor("step"),

@@ -13,6 +13,7 @@ from diffusion.config.quoting import resume_command
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import copy, free_space, link
+from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 
 COPIES = 4  # of the weights in a checkpoint: raw, averaged, and Adam's two moments
@@ -25,11 +26,19 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: The run's folder.
+        record: Of the run, on its first process: nothing is saved in a folder that another run has taken.
         resumed: The checkpoint that the run resumes from; best.ckpt is copied from its folder.
     """
 
-    def __init__(self, folder: Path, settings: schema.Checkpoint, clock: Clock, resumed: Path | None = None):
-        self.folder = folder / "checkpoints"
+    def __init__(
+        self,
+        folder: Path,
+        settings: schema.Checkpoint,
+        clock: Clock,
+        record: RunRecord | None = None,
+        resumed: Path | None = None,
+    ):
+        self.folder, self.record = folder / "checkpoints", record
         self.keep, self.every, self.clock, self.resumed = settings.keep, settings.every_n_steps, clock, resumed
         self.best = math.inf  # the lowest val/mse
         self.latest = math.nan  # the last val/mse
@@ -88,6 +97,8 @@ class Checkpoints(Checkpoint):
         """Save the present state, also as the best if it is, and remove old ones."""
         step = trainer.global_step
         path = storage.numbered(self.folder, step)
+        if self.record is not None:
+            self.record.check_owner()
         try:
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:

@@ -1,11 +1,11 @@
 """Signals that end a run: its state is saved at the next completed optimizer step, then it exits with 128 + the number.
 
-SIGTERM (143), SIGINT, which is Ctrl-C (130), and SIGUSR1 (138), on which a job of SLURM is also queued again
-(`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). A handler only takes note; several processes agree after each
-step, so that all of them stop at the same one. A validation, or the drawing of samples, is broken off, and the resumed
-run does it again. (The last validation is finished first: after it, nothing is left to resume.) Where nothing can be
-lost, before and after training, the run ends at once, as it does before torch is imported
-(`diffusion.runs.early_signals`).
+SIGTERM (143), SIGINT, which is Ctrl-C (130), SIGHUP, when the terminal is closed (129), SIGXCPU, when a limit of CPU
+time is reached (152), and SIGUSR1 (138), on which a job of SLURM is also queued again (`#SBATCH --signal=USR1@120`, see
+`diffusion.runs.slurm`). A handler only takes note; several processes agree after each step, so that all of them stop at
+the same one. A validation, or the drawing of samples, is broken off, and the resumed run does it again. (The last
+validation is finished first: after it, nothing is left to resume.) Where nothing can be lost, before and after
+training, the run ends at once, as it does before torch is imported (`diffusion.runs.early_signals`).
 """
 
 import contextlib

@@ -27,6 +27,7 @@ from diffusion.config.schema import Train
 from diffusion.config.validation import validated
 from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
+from diffusion.runs import streams
 from diffusion.runs.jobs import CONFIG
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
@@ -52,7 +53,7 @@ def job(folder: Path) -> None:
         settings = read_config(folder)
         from diffusion.training.run import train
 
-        record.update(result=train(settings, folder, record))
+        train(settings, folder, record)
 
 
 def follow(folder: Path, ckpt: str | None = None) -> None:
@@ -78,6 +79,7 @@ def _end_with(parent: int) -> None:
 
 def main(words: list[str]) -> None:
     """As one process of several, or as a job of a sweep."""
+    streams.keep_going()
     folder, *ckpt = words
     try:
         if "LOCAL_RANK" in os.environ:

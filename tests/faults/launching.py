@@ -33,6 +33,23 @@ TOGETHER = """    with contextlib.suppress(Interrupted):
     stop(trainer)
 """
 
+FOLDERS_FILE = "reliability/test_folders.py"
+HELD = "test_a_run_holds_its_folder_where_its_process_cannot_be_seen"
+OUTLIVES = "test_a_worker_that_outlives_its_run_does_not_hold_the_folder"
+TAKEN = "test_a_run_whose_folder_was_taken_writes_nothing_more"
+LAUNCHERS = "reliability/test_launchers.py"
+CONSOLE = "reliability/test_lost_console.py"
+WITHOUT = "test_a_run_without_a_console_completes"
+CLOSED = "test_a_closed_terminal_or_a_spent_limit_saves_first"
+SWEEP_ALONE = "test_ctrl_c_that_reaches_the_first_process_of_a_sweep_alone"
+METRICS = "training/test_metrics_file.py"
+CONTINUES = "test_a_resumed_run_continues_the_lines_up_to_its_step"
+EARLY_END = "test_what_ends_the_resumed_run_early_loses_nothing"
+REMADE = "test_a_score_that_is_made_again_takes_the_place_of_the_first"
+IMAGES = "training/test_changed_images.py"
+OTHER_IMAGES = "test_a_run_is_not_resumed_in_its_folder_with_other_images"
+LOST = "test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults"
+
 FAULTS = [
     Fault(
         "SLURM: taken for many tasks",
@@ -66,12 +83,58 @@ FAULTS = [
     ),
     Fault(
         "two runs in one folder",
-        "        if record.alive:\n            raise FolderTaken",
-        "        if False:\n            raise FolderTaken",
+        "        if before.seems_alive and not before.queued_again:",
+        "        if False:",
         FOLDERS,
     ),
-    Fault("a forgotten ckpt overwrites", "        check()\n        new =", "        new =", FORGOTTEN),
-    Fault("two of one instant in one folder", "fcntl.lockf(file, fcntl.LOCK_EX)", "pass", INSTANT),
+    Fault("a forgotten ckpt overwrites", "        check()\n        record =", "        record =", FORGOTTEN),
+    Fault(
+        "two of one instant in one folder",
+        "fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)",
+        "pass",
+        INSTANT,
+    ),
+    Fault("a run lets go of its folder", "        undo.pop_all()\n", "", f"{FOLDERS_FILE}::{HELD}"),
+    Fault("a worker holds the folder", "[held.close() for held in HELD]", "None", f"{FOLDERS_FILE}::{OUTLIVES}"),
+    Fault("two runs save in one folder", "self.record.check_owner()", "pass", f"{FOLDERS_FILE}::{TAKEN}"),
+    Fault(
+        "two runs write one record",
+        "        self.check_owner()\n        self._replace()",
+        "        self._replace()",
+        f"{FOLDERS_FILE}::{TAKEN}",
+    ),
+    Fault("jobs meet each other's processes", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
+    Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),
+    Fault("a closed terminal ends the run", '"SIGUSR1", "SIGHUP", "SIGXCPU")', '"SIGUSR1")', f"{CONSOLE}::{CLOSED}"),
+    Fault("Ctrl-C of a sweep alone is not passed on", "stop.start()", "pass", f"{CONSOLE}::{SWEEP_ALONE}"),
+    Fault("metrics: a torn line is read", '[: content.rfind(b"\\n") + 1]', "", f"{METRICS}::{CONTINUES}"),
+    Fault("metrics: later lines are kept", 'if row["step"] < steps]', "]", f"{METRICS}::{CONTINUES}"),
+    Fault(
+        "metrics: columns before the lines",
+        "        replace(self.file, text.getvalue())\n        self.columns = columns",
+        "        self.columns = columns\n        replace(self.file, text.getvalue())",
+        f"{METRICS}::{EARLY_END}",
+    ),
+    Fault(
+        "scores: writers do not wait",
+        "        held = lock(folder",
+        "        held = None and lock(folder",
+        f"{METRICS}::test_writers_of_scores_wait_for_each_other",
+    ),
+    Fault("scores: made twice, kept twice", "if score.identity not in made]", "]", f"{METRICS}::{REMADE}"),
+    Fault("other images at resume", "if present.get(split) != key", "if False", f"{IMAGES}::{OTHER_IMAGES}"),
+    Fault(
+        "its own samples as photographs",
+        'WRITTEN = {"run.json", ".hydra"}',
+        "WRITTEN = set()",
+        f"{IMAGES}::test_what_a_command_has_written_is_no_data",
+    ),
+    Fault(
+        "a lost configuration is replaced by the defaults",
+        'if any(file.parent.glob("checkpoints/*.ckpt")):\n            raise',
+        "if False:\n            raise",
+        f"{IMAGES}::{LOST}",
+    ),
     Fault(
         "early: a signal has its own way",
         "    early_signals.watch()  # before the imports that take long\n\nfrom pathlib",
@@ -134,8 +197,8 @@ FAULTS = [
     ),
     Fault(
         "no process, and it runs",
-        'if started is not None and self.content.get("process") == started else "died"',
-        'if self.content.get("process") == started else "died"',
+        'return started is not None and self.content.get("process") == started',
+        'return self.content.get("process") == started',
         STATES,
     ),
 ]

@@ -7,8 +7,6 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-ORDER = "data/order.py"
-
 GOES_ON = "reliability/test_guard.py::test_t6_a_resumed_guard_continues_its_counts"
 KILL = "reliability/test_storage.py::test_t1_kill_9"
 ORDER = "reliability/test_storage.py::test_t1_the_order_of_calls"
@@ -61,7 +59,7 @@ FAULTS = [
         "            pass\n        if isinstance",
         "test_files.py",
     ),
-    Fault("files: written in place", "path.with_name(", "path or path.with_name(", "test_files.py"),
+    Fault("files: written in place", "part = path.with_name(", "part = path or path.with_name(", "test_files.py"),
     Fault(
         "T1 written in place",
         '    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")\n',
@@ -461,7 +459,7 @@ FAULTS = [
     ),
     Fault(
         "T9 jobs share the launcher's process",
-        "return wait_for_process(folder)",
+        "return wait_for_process(folder, record.lock)",
         'return __import__("diffusion.training.worker", fromlist=["run"]).run(settings, folder, RunRecord(folder))',
         DEATHS,
     ),

@@ -17,5 +17,5 @@ def figure(record_property: Figure) -> Figure:
 def quick() -> Iterator[None]:
     """In this process and in those forked from it: no figures are drawn after a run, which takes as long as the run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.training.run.write_report", lambda *_: None)
+        patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
         yield

@@ -2,15 +2,22 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from composing import settings
 
+from diffusion import files
+from diffusion.errors import FolderTaken
 from diffusion.runs import jobs, slurm
-from diffusion.runs.record import RunRecord, start_of_process
+from diffusion.runs.record import RunRecord, is_locked, start_of_process
+from diffusion.runs.record import claim as claim_here
+from diffusion.training import run as training
 
 pytestmark = pytest.mark.reliability
 
@@ -67,13 +74,14 @@ def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
 
 
 def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
-    def start(folder: Path) -> None:
+    def start(folder: Path, lock: BinaryIO) -> None:
+        lock.close()
         claim(folder, other.pid)
 
     monkeypatch.setattr(jobs, "wait_for_process", start)
     overrides = ["-m", *tiny, "hydra.sweep.dir=sweep"]
     command("train", overrides)
-    monkeypatch.setattr(jobs, "wait_for_process", lambda folder: pytest.fail("started again"))
+    monkeypatch.setattr(jobs, "wait_for_process", lambda *_: pytest.fail("started again"))
     status, out, err = command("train", overrides)
     assert status == 2, out + err
     assert f"process {other.pid} on" in err
@@ -117,3 +125,72 @@ def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wron
     record = RunRecord(tmp_path / "run").content
     assert record["state"] == "failed"
     assert f"error: {record['reason']}" in err
+
+
+def test_a_run_holds_its_folder_where_its_process_cannot_be_seen(command, tiny, tmp_path):
+    """As from another container of the same machine, whose process numbers are others."""
+    code = (
+        "import sys, pathlib; from diffusion.runs import record;"
+        "record.claim(pathlib.Path(sys.argv[1])).update(pid=99999999); print('mine', flush=True); input()"
+    )
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"mine\n"
+    assert RunRecord(tmp_path / "run").state == "running"
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
+    assert status == 2, out + err
+    assert "a run is alive in this folder (process 99999999 on" in err
+    holder.kill()
+    holder.wait()
+    assert RunRecord(tmp_path / "run").state == "died"
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run", "trainer.max_steps=1", "samples.n=0"])
+    assert status == 0, out + err
+
+
+def test_a_lock_that_another_program_holds_is_one_line(command, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    held = files.lock(tmp_path / "run/.lock")
+    assert held is not None
+    status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
+    held.close()
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    assert "run/.lock); wait until it ends or end it" in line
+
+
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
+    record = claim_here(tmp_path)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, b"1")
+        signal.alarm(60)
+        signal.pause()
+    os.read(reading, 1)
+    held = [is_locked(tmp_path)]
+    record.lock.close()
+    held.append(is_locked(tmp_path))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert held == [True, False]
+
+
+def test_a_run_whose_folder_was_taken_writes_nothing_more(tiny, tmp_path, monkeypatch):
+    """A machine that was cut off, and counted as dead, comes back."""
+    run = tmp_path / "run"
+    run.mkdir()
+    record = RunRecord.begin(run)
+    other = RunRecord.begin(run)
+    before = (run / "run.json").read_bytes()
+    with pytest.raises(FolderTaken, match="another one has taken its folder"), record.running(str):
+        training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
+    assert (run / "run.json").read_bytes() == before
+    assert not list(run.glob("checkpoints/*.ckpt"))
+    monkeypatch.setattr(RunRecord, "update", lambda *_, **__: None)  # which would notice before a checkpoint is due
+    with pytest.raises(FolderTaken, match="another one has taken its folder"):
+        training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
+    assert not list(run.glob("checkpoints/*.ckpt"))
+    other.check_owner()

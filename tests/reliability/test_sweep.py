@@ -34,7 +34,7 @@ SECRET = "canary-7c1e55d0"
 class Forked:
     """`subprocess.Popen([python, "-m", "diffusion.training.worker", FOLDER])`, without the seconds for imports."""
 
-    def __init__(self, command: list[str]):
+    def __init__(self, command: list[str], **options: object):
         assert command[:3] == [sys.executable, "-m", worker.__name__]
         self.process = FORK.Process(target=worker.main, args=(command[3:],))
         self.process.start()
@@ -172,7 +172,7 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     command, tiny, tmp_path, monkeypatch, override, multirun
 ):
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
-    monkeypatch.setattr(jobs, "wait_for_process", lambda folder: pytest.fail("the job ran"))
+    monkeypatch.setattr(jobs, "wait_for_process", lambda *_: pytest.fail("the job ran"))
     status, out, err = command("train", [*multirun, *tiny, override, "hydra.run.dir=run", "hydra.sweep.dir=run"])
     assert status != 0
     assert "environment" in err or "leave it out" in err

@@ -178,8 +178,8 @@ def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp
         ("run.json", "{"),
         ("scores.json", "{}"),
         ("config.yaml", "a: ["),
-        ("metrics.csv", "step,a\n1,x"),
-        ("metrics.csv", "step,a\n1,2,3"),
+        ("metrics.csv", "step,a\n1,x\n"),
+        ("metrics.csv", "step,a\n1,2,3\n"),
     ):
         good = (run_folder / name).read_text()
         (run_folder / name).write_text(content)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import Train
@@ -22,10 +23,11 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
     return run.train(settings(overrides), folder, RunRecord.begin(folder))
 
 
-def job_in_this_process(folder: Path) -> object:
+def job_in_this_process(folder: Path, lock: BinaryIO | None) -> object:
     """A job of a sweep in a process that has imported torch already, in place of `jobs.wait_for_process`."""
     from diffusion.training import run, worker
 
     record = RunRecord.begin(folder)
+    record.lock = lock
     with record.running(str):
         return run.train(worker.read_config(folder), folder, record)

@@ -11,7 +11,8 @@ from diffusion.runs.record import RunRecord
 def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     ran = []
 
-    def start(folder):
+    def start(folder, lock):
+        lock.close()
         ran.append(folder.name)
         RunRecord(folder).finish("complete", result=1.0)
 

@@ -1,0 +1,127 @@
+"""metrics.csv and scores.json: written whole, read with care, and never lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from diffusion import files
+from diffusion.errors import UserError
+from diffusion.metric.record import Reference, Score
+from diffusion.runs.folder import append_scores, read_scores
+from diffusion.runs.metrics import read_metrics, read_rows
+from diffusion.training.loggers import MetricsFile
+
+
+def log(folder: Path, steps: range, resumed: tuple[Path, int] | None = None) -> MetricsFile:
+    """Losses at `steps`; a validation after each second of them."""
+    logger = MetricsFile(folder, resumed)
+    for step in steps:
+        logger.log_metrics({"loss": 0.5 + step, "epoch": 0.0}, step)
+        if step % 2:
+            logger.log_metrics({"val/mse": 0.25 * step}, step)
+    return logger
+
+
+def test_lines_are_there_at_once_and_a_new_column_keeps_the_old_lines(tmp_path):
+    log(tmp_path, range(2))
+    assert (tmp_path / "metrics.csv").read_bytes() == (
+        b"epoch,loss,step,val/mse\r\n0,0.5,0,\r\n0,1.5,1,\r\n,,1,0.25\r\n"
+    )
+
+
+def test_a_line_is_added_without_touching_those_before(tmp_path, monkeypatch):
+    logger = log(tmp_path, range(3))
+    before = (tmp_path / "metrics.csv").read_bytes()
+    monkeypatch.setattr(files.os, "replace", lambda *_: pytest.fail("the file was written anew"))
+    logger.log_metrics({"loss": 9.0, "epoch": 0}, 3)
+    assert (tmp_path / "metrics.csv").read_bytes() == before + b"0,9.0,3,\r\n"
+
+
+@pytest.mark.parametrize("torn", [b"", b"0,0.1", b"0,0.1,4,\r"])
+def test_a_resumed_run_continues_the_lines_up_to_its_step(tmp_path, torn):
+    log(tmp_path, range(4))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(torn)
+    assert len(read_rows(tmp_path / "metrics.csv")) == 6
+    log(tmp_path, range(2, 4), (tmp_path, 2))
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+
+def test_what_ends_the_resumed_run_early_loses_nothing(tmp_path, monkeypatch):
+    log(tmp_path, range(4))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    resumed = MetricsFile(tmp_path, (tmp_path, 2))
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+    def end(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("replace", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(*((files.os, "replace", end) if place == "replace" else (Path, "open", end)))
+            with pytest.raises(KeyboardInterrupt):
+                resumed.log_metrics({"loss": 1.0}, 2)
+        assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
+def test_a_damaged_file_is_kept_aside(tmp_path, damage, capsys):
+    log(tmp_path, range(4))
+    with (tmp_path / "metrics.csv").open("ab") as file:
+        file.write(damage)
+    broken = (tmp_path / "metrics.csv").read_bytes()
+    with pytest.raises(ValueError, match=r"line|codec|float"):
+        read_metrics(tmp_path / "metrics.csv")
+    log(tmp_path / "..", range(2, 4), (tmp_path, 2))  # of another folder: it stays in its place
+    assert (tmp_path / "metrics.csv").read_bytes() == broken
+    (tmp_path / "../metrics.csv").unlink()
+    log(tmp_path, range(2, 4), (tmp_path, 2))
+    assert (tmp_path / "metrics.csv.damaged1").read_bytes() == broken
+    assert list(read_metrics(tmp_path / "metrics.csv")["loss"].step) == [3, 4]
+    assert capsys.readouterr().out.count("damaged") >= 2
+
+
+def score(value: float, **source: object) -> Score:
+    return Score("fid", value, 8, reference=Reference("val", 8, "k"), source={"step": 5, **source})
+
+
+def test_a_score_that_is_made_again_takes_the_place_of_the_first(tmp_path):
+    append_scores(tmp_path, [score(1.0), score(2.0, sampler="ddim")])
+    append_scores(tmp_path, [score(3.0, seconds_per_image=0.1), score(4.0, step=6)])
+    assert [s.value for s in read_scores(tmp_path)] == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"\xff"])
+def test_damaged_scores_are_set_aside_and_end_nothing(tmp_path, damage, capsys):
+    file = tmp_path / "scores.json"
+    for number in (1, 2):
+        file.write_bytes(damage)
+        with pytest.raises(UserError, match=r"scores\.json: "):
+            read_scores(tmp_path)
+        append_scores(tmp_path, [score(1.0)])
+        assert [record["value"] for record in json.loads(file.read_text())] == [1.0]
+        assert (tmp_path / f"scores.json.damaged{number}").read_bytes() == damage
+        assert f"scores.json.damaged{number}" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_writers_of_scores_wait_for_each_other(tmp_path, monkeypatch):
+    """Without the lock the second writer would read before the first has written."""
+    import threading
+    import time
+
+    read = read_scores
+
+    def slowly(folder: Path) -> list[Score]:
+        found = read(folder)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr("diffusion.runs.folder.read_scores", slowly)
+    writers = [threading.Thread(target=append_scores, args=(tmp_path, [score(v, seed=v)])) for v in (1.0, 2.0, 3.0)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(s.value for s in read(tmp_path)) == [1.0, 2.0, 3.0]
