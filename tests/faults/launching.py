@@ -117,8 +117,8 @@ FAULTS = [
     ),
     Fault(
         "scores: writers do not wait",
-        "        held = lock(folder",
-        "        held = None and lock(folder",
+        '        held = lock(folder / ".scores',
+        '        held = None and lock(folder / ".scores',
         f"{METRICS}::test_writers_of_scores_wait_for_each_other",
     ),
     Fault("scores: made twice, kept twice", "if score.identity not in made]", "]", f"{METRICS}::{REMADE}"),
