@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from diffusion.errors import UserError
+
 PACKAGE = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 PART = ".part"  # the suffix of a file that is still being written
@@ -21,11 +23,15 @@ UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what file systems a
 def cache_dir(*parts: str) -> Path:
     """`$DIFFUSION_CACHE`, else `$XDG_CACHE_HOME/diffusion-experiments`, else `~/.cache/diffusion-experiments`.
 
-    The folder (with `parts` joined) is created. Everything in it can be deleted; it is made again when needed.
+    The folder (with `parts` joined) is created. Everything in it can be deleted; it is made again when needed. Raises
+    UserError where there is no home folder.
     """
     chosen = os.environ.get("DIFFUSION_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(chosen) if chosen else Path(home) / "diffusion-experiments"
+    try:
+        home = chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UserError("there is no home folder for cached images: set DIFFUSION_CACHE to a folder") from error
+    folder = Path(home) if chosen else Path(home) / "diffusion-experiments"
     folder = folder.joinpath(*parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

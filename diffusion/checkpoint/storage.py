@@ -9,6 +9,7 @@ import hashlib
 import os
 import pickle
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,7 +73,10 @@ def verify(path: Path, sealed: bool = False) -> None:
     a checksum. (Damage cannot make one of our files look like that: its last record announces a comment.)
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Damaged("it is not a regular file")
+        size = status.st_size
         with path.open("rb") as file:
             if size == 0:
                 raise Damaged("it is empty")

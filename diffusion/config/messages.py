@@ -52,6 +52,8 @@ def explain(error: BaseException, command: str) -> str | None:
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "without overflow" in str(error):
+        return "a number of the optimizer's step is beyond the range of float32: lower optimizer.lr"
     if isinstance(error, OSError) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir"):
         return f"cannot write {error.filename}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
     return None

@@ -11,7 +11,7 @@ from typing import Any
 from diffusion.errors import UserError
 
 NAME = re.compile(
-    r"(?i)(^|[_.-])(api_?keys?|access_?keys?(_id)?|key|token|secret|pwd|passw(or)?d|passphrase|credentials?"
+    r"(?i)(^|[_.-])(api_?keys?|access_?keys?(_id)?|key|token|secret|pwd|pass(w(or)?d|phrase)?|credentials?"
     r"|auth(orization)?)$"
 )
 URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")  # user:password@, but for `${oc.env:…}`, which is kept as it stands
@@ -24,13 +24,21 @@ def check_words(words: Iterable[str]) -> None:
     """UserError if one of a command's `words` sets or holds a secret. The line doesn't repeat it."""
     for word in words:
         key, _, value = word.partition("=")
+        if not key.startswith("hydra."):  # which no run keeps
+            _refuse_source(key, value)
         _refuse(key.lstrip("+~"), value)
         for inner, held in INNER.findall(value):
             _refuse(f"{key.lstrip('+~')}.{inner}", held.strip())
 
 
+def check_sources(config: Any) -> None:
+    """UserError if a value of the `config`, as it is before it is resolved, comes from the environment."""
+    for key, value in _flat(config):
+        _refuse_source(key, value)
+
+
 def check_values(config: Mapping[str, Any]) -> None:
-    """UserError if a value of the resolved `config` is a secret, such as by `${oc.env:WANDB_API_KEY}`."""
+    """UserError if a value of the resolved `config` is a secret."""
     for key, value in _flat(config):
         _refuse(key, value)
 
@@ -46,6 +54,14 @@ def _refuse(key: str, value: str) -> None:
     for name, secret in os.environ.items():
         if NAME.search(name) and name not in NO_SECRET and len(secret) >= SHORTEST and secret in value:
             raise UserError(f"{key} holds the value of ${name}, which would be kept with the run: leave it out")
+
+
+def _refuse_source(key: str, value: str) -> None:
+    if "${oc.env:" in value:
+        raise UserError(
+            f"{key}={value}: a value from the environment would be kept with the run; if it is no secret, let the "
+            f"shell fill it in: {key}=$NAME"
+        )
 
 
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

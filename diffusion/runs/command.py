@@ -44,7 +44,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
     def main() -> None:
         streams.keep_going()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
-        composed: list[tuple[Any, Path]] = []
+        composed: list[tuple[Any, Any, Path]] = []
         try:
             if print_help(name, schema, about, sys.argv[1:]):
                 return
@@ -53,7 +53,8 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
 
-            def settings_of(values: Any) -> S:
+            def settings_of(values: Any, sources: Any) -> S:
+                secrets.check_sources(sources)
                 if resumed is not None:
                     values = resumed.with_overrides(values)
                 secrets.check_values(values)
@@ -61,16 +62,17 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
 
             def compose(cfg: DictConfig) -> Any:
                 """Hydra calls this, once, or for each job of a sweep."""
+                sources = OmegaConf.to_container(cfg, resolve=False)
                 values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
                 folder = Path(context.runtime.output_dir)
                 if context.mode == RunMode.MULTIRUN:
-                    return (job or task)(settings_of(values), folder)
-                composed.append((values, folder))
+                    return (job or task)(settings_of(values, sources), folder)
+                composed.append((values, sources, folder))
                 return None
 
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(compose)()
-            for values, folder in composed:
-                task(settings_of(values), folder)
+            for values, sources, folder in composed:
+                task(settings_of(values, sources), folder)
         except KeyboardInterrupt:
             sys.exit(130)
         except Interrupted as stop:

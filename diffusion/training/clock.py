@@ -40,6 +40,11 @@ class Clock:
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         epoch = batches // accumulate
+        if epoch < 1 and limit is not None:
+            raise UserError(
+                f"trainer.limit_train_batches={limit}: no optimizer step is left of an epoch of "
+                f"{images // (batch_size * devices)} batches; give a greater number, or leave it out"
+            )
         if epoch < 1:
             raise UserError(
                 f"the training split has {count(images, 'image')}, and an optimizer step takes "

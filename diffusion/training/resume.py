@@ -1,9 +1,12 @@
 """Which checkpoint a run resumes from, and what must not have changed since."""
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -12,7 +15,8 @@ from diffusion.checkpoint.restore import PREFIX, read
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
 from diffusion.console import console
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
+from diffusion.training.saving import Checkpoints
 
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_")  # what was learned and saved depends on them
 REPORTED = (
@@ -103,6 +107,27 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
             f"{found}; restore them, or train on with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
         )
     console.print(f"{found}; held-out images may have been training images", style="yellow")
+
+
+@contextmanager
+def continuing(resumed: Resumed | None, checkpoints: Checkpoints, log: Path) -> Iterator[None]:
+    """Within: training. What fails in a resumed run before it has saved again is blamed on its checkpoint.
+
+    Then UserError is raised, and the traceback is added to `log`.
+    """
+    try:
+        yield
+    except (UserError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if resumed is None or checkpoints.saved_at >= 0:
+            raise
+        with log.open("a", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+        raise UserError(
+            f"ckpt={resumed.path}: training cannot be continued from its state ({type(error).__name__}: "
+            f"{first_line(error)}; the traceback is in {log}); use another checkpoint, or ckpt=auto"
+        ) from error
 
 
 def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:

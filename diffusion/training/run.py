@@ -43,7 +43,14 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
 from diffusion.training.progress import Forecast, RecordProgress, RunProgress
-from diffusion.training.resume import Resumed, check_images, check_resumed, check_steps_left, resumed_from
+from diffusion.training.resume import (
+    Resumed,
+    check_images,
+    check_resumed,
+    check_steps_left,
+    continuing,
+    resumed_from,
+)
 from diffusion.training.saving import Checkpoints
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
@@ -137,7 +144,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         print_run(folder, recipe)
     start = None if resumed is None else resumed.path
     try:
-        with processes.together(trainer, folder, start):
+        with processes.together(trainer, folder, start), continuing(resumed, checkpoints, folder / "train.log"):
             trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
         if record is None:
             return None
