@@ -21,7 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed as it is
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no edge at which to cut tables
 

@@ -154,7 +154,7 @@ def figure(comparison: Comparison) -> Figure:
             half = None if math.isnan(mean.half) else mean.half
             colour = style.VERMILION if y == first else style.BLUE
             ax.errorbar(mean.mean, y, xerr=half, fmt="o", color=colour, markersize=4, capsize=2.5, linewidth=1.2)
-        ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows))
+        ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows), parse_math=False)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         better = "" if column.lower is None else f" ({'lower' if column.lower else 'higher'} is better)"
         ax.set_xlabel(column.name + better)
