@@ -1,10 +1,9 @@
 """`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model to share, in a format that cannot hold code."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from diffusion.errors import exit_status
+from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
@@ -14,7 +13,7 @@ a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the file; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion.export", description=ABOUT)
+    parser = Arguments("export", ABOUT)
     parser.add_argument("checkpoint", type=Path, help="such as outputs/…/checkpoints/best.ckpt")
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")

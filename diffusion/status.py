@@ -1,6 +1,5 @@
 """`python -m diffusion.status [FOLDER]`: the runs in a folder: state, step, last score, time of the last write."""
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from diffusion.console import console, count
-from diffusion.errors import UserError, exit_status
+from diffusion.errors import Arguments, UserError, exit_status
 from diffusion.runs.folder import PARTS, Run, command_of, is_run, natural_order
 from diffusion.runs.record import RunRecord
 
@@ -36,9 +35,7 @@ Exit status: 0 whatever the states of the runs; 2 where there is no such folder.
 
 def main(arguments: list[str] | None = None) -> int:
     """List the runs in a folder; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.status", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("status", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     folder = parser.parse_args(arguments).folder
     return exit_status(partial(print_status, folder), "check the folder's rights")
