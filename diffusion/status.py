@@ -3,7 +3,6 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError, exit_status
-from diffusion.runs.folder import PARTS, Run, command_of, is_run, natural_order
+from diffusion.runs.folder import PARTS, Run, command_of, runs_below
 from diffusion.runs.record import RunRecord
 
 STYLES = {
@@ -45,7 +44,7 @@ def print_status(folder: Path) -> None:
     """Print the table of the runs, and how many are in each state. Raises UserError where there is no such folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
-    made = [(path, command_of(path)) for path in runs(folder)]
+    made = [(path, command_of(path)) for path in runs_below(folder)]
     rows = [row(path, folder) for path, command in made if command == "train"]
     if rows:
         print_table(rows)
@@ -69,18 +68,6 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
     for run, state, *_, reason in rows:
         if reason:
             console.print(f"{run}: {reason}", style=STYLES.get(state))
-
-
-def runs(folder: Path) -> Iterator[Path]:
-    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        if is_run(here):
-            yield here
-        else:
-            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
-            waiting += sorted(inside, key=natural_order, reverse=True)
 
 
 def row(folder: Path, root: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
@@ -41,7 +42,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "sample.log")
     device = choose_device(settings.device)
-    restored = restore(settings.ckpt, settings.weights)
+    restored = restore(trained(settings.ckpt), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     sampler = make_sampler(settings.sampler, restored)
     denoiser, n, seed = restored.denoiser.to(device), settings.n, int(settings.seed or 0)
@@ -103,7 +104,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score. The ledger of the checkpoint's run records scores on test."""
     device = choose_device(settings.device)
-    restored = restore(str(settings.ckpt), settings.weights)
+    restored = restore(trained(str(settings.ckpt)), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     n, seed, batch_size = int(settings.n or 0), int(settings.seed or 0), int(settings.batch_size or 1)
     sampler = make_sampler(settings.sampler, restored)
@@ -188,7 +189,7 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
         chosen = settings.model_dump(mode="json")
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
-        kept = {**chosen, "step": restored.step, "recipe": restored.config}
+        kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
         replace(folder / "config.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 

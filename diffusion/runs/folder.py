@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,18 @@ def jobs_of(folder: Path) -> list[Run]:
     """The runs in `folder`'s sub-folders, in order of their names."""
     inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
     return [Run(path) for path in sorted(inside, key=natural_order)]
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if is_run(here):
+            yield here
+        else:
+            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
+            waiting += sorted(inside, key=natural_order, reverse=True)
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

@@ -117,7 +117,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     recipe = Recipe.build(settings)
-    resumed = resumed_from(settings.ckpt, folder)
+    resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
     trainer = make_trainer(settings, folder, resumed)
     clock = Clock.of(settings.trainer, len(recipe.data.splits["train"]), recipe.data.batch_size, trainer.world_size)
