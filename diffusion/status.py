@@ -11,6 +11,7 @@ from rich.table import Table
 
 from diffusion.console import console, count
 from diffusion.errors import Arguments, UserError, exit_status
+from diffusion.report.formatting import half_width, number
 from diffusion.runs.folder import PARTS, Run, command_of, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -97,9 +98,9 @@ def last_score(run: Run) -> str:
     """The last score of samples but `copies`, `fd_lite0 123.4`; without one the last error, `val/mse 0.0412`."""
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
-        return f"{scored[-1].metric} {scored[-1].value:.4g}"
+        return f"{scored[-1].metric} {number(scored[-1].value, half_width(scored[-1]))}"
     series = run.metrics.get("val/mse")
-    return f"val/mse {series.value[-1]:.4g}" if series else ""
+    return f"val/mse {number(series.value[-1])}" if series else ""
 
 
 if __name__ == "__main__":
