@@ -143,7 +143,7 @@ class RecordProgress(Callback):
         self.record.update(
             device=device_name(pl_module.device), devices=trainer.world_size,
             parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
-            total_steps=self.clock.total,
+            total_steps=self.clock.total, first_step=trainer.global_step,
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
