@@ -159,11 +159,11 @@ def line(folder: Path, root: Path) -> Line:
 
 def seconds_left(content: dict[str, Any], now: float) -> float | None:
     """What the steps left take at the rate since the run started or was resumed; None where it is not known."""
-    steps, total, first = (content.get(key) for key in ("steps", "total_steps", "first_step"))
     try:
-        passed = now - datetime.fromisoformat(str(content.get("started"))).timestamp()
-        return (total - steps) * passed / (steps - (first or 0))
-    except (TypeError, ValueError, ZeroDivisionError):
+        done = content["steps"] - content.get("first_step", 0)
+        passed = now - datetime.fromisoformat(content["started"]).timestamp()
+        return float((content["total_steps"] - content["steps"]) * passed / done)
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 

@@ -133,12 +133,12 @@ def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
 
 
 @style.styled
-def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
+def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figure:
     """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
 
     Lines for the weights that are validated, dashes for the raw ones where those are an average. The objective of each
     training batch is light grey (it is the MSE where it is the simple loss of ε, else in its own units). With
-    `steps_per_epoch` a second axis counts epochs.
+    `epoch_lengths`, (step, steps in an epoch from there on), a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
@@ -166,9 +166,12 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     ax.set_xlabel("training step")
     ax.set_ylabel(r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)
-    if steps_per_epoch:
-        per = float(steps_per_epoch)
-        top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per), lambda x: np.multiply(x, per)))
+    if epoch_lengths:
+        starts, lengths = np.array(epoch_lengths, dtype=float).T
+        steps = np.array([0, *starts[1:], 1e12])  # the first length holds from the start, and the last one for ever
+        epochs = np.cumsum([0, *np.diff(steps) / lengths])
+        functions = (lambda x: np.interp(x, steps, epochs), lambda y: np.interp(y, epochs, steps))
+        top = ax.secondary_xaxis("top", functions=functions)
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
         top.xaxis.set_major_formatter(style.THOUSANDS)

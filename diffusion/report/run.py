@@ -89,7 +89,7 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
     if run.grids:
         style.save(figures.samples_over_training(run.grids), folder / "samples.png")
     if {"val/mse", "fit/mse", "train/loss"} & metrics.keys():
-        style.save(figures.mse(metrics, run.steps_per_epoch), folder / "mse.png")
+        style.save(figures.mse(metrics, run.epoch_lengths), folder / "mse.png")
     if bins_of(metrics, "val/mse"):
         style.save(figures.bins(metrics), folder / "bins.png")
     if bins_of(metrics, "gap/mse"):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,9 +120,14 @@ class Run:
         return sorted((int(match[1]), path) for match, path in found if match)
 
     @property
-    def steps_per_epoch(self) -> float | None:
-        steps, epochs = self.info.get("steps"), self.info.get("epochs")
-        return steps / epochs if steps and epochs else None
+    def epoch_lengths(self) -> list[tuple[int, int]]:
+        """(step, steps in an epoch from there on), in order; more than one where a resumed run has another length."""
+        return epoch_lengths(self.info)
+
+
+def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """What a run.json says of the lengths of epochs; [] where it says nothing."""
+    return [(int(step), int(length)) for step, length in info.get("epoch_lengths", ())]
 
 
 def is_run(folder: Path) -> bool:

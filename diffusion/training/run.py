@@ -218,7 +218,7 @@ def set_clock(
         LearningRateMonitor("step"),
     ]  # fmt: skip
     if record is not None:
-        used.append(RecordProgress(record, data, clock))
+        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder))
     if recipe.ema is not None:
         used.append(recipe.ema)
     used.append(Guard(settings.guard, clock))

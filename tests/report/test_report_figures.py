@@ -125,7 +125,7 @@ def test_a_broken_sample_grid_is_named(tmp_path: Path) -> None:
 
 def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    figure = figures.mse(metrics, steps_per_epoch=50)
+    figure = figures.mse(metrics, [(0, 50)])
     drawn = lines(figure)
     assert drawn["validation images"].tolist() == [[100, 0.4], [200, 0.1], [300, 0.05], [400, 0.06]]
     assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
@@ -138,6 +138,14 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     style.save(figure, run_folder / "figures/mse.png")
     epochs = figure.axes[0].child_axes[0].get_xlim()
     np.testing.assert_allclose(epochs, np.array(figure.axes[0].get_xlim()) / 50)
+
+
+def test_epochs_are_counted_through_a_resumed_run_of_other_epochs(run_folder: Path) -> None:
+    figure = figures.mse(read_metrics(run_folder / "metrics.csv"), [(0, 80), (200, 30)])
+    ax = figure.axes[0]
+    ax.set_xlim(0, 380)
+    style.save(figure, run_folder / "figures/mse.png")
+    assert ax.child_axes[0].get_xlim() == pytest.approx((0, 200 / 80 + 180 / 30))
 
 
 def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path) -> None:
