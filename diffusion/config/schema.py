@@ -174,7 +174,7 @@ class Sample(Settings):
     trajectory: bool = False
     """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
     frames: Count = 12
-    """Pictures in the strip. (The GIF has every one of up to 100 steps.)"""
+    """Pictures in the strip. (The GIF has up to 100.)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     sampler: Group

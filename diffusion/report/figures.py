@@ -7,6 +7,7 @@ mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
 bins                the MSE by time, at several steps of training
 gap                 the MSE on held-out images minus that on training images, by log-SNR, at several steps
+trajectory          denoising steps of samples, with their times
 copies              samples above the training images that are nearest to them
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 from diffusion.report import style
+from diffusion.report.formatting import number
 from diffusion.report.images import tiles
 from diffusion.runs.metrics import Metrics, bins_of
 
@@ -130,6 +132,19 @@ def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
     """Samples (k, 3, H, W) uint8 above their nearest training images, with the audit's ratio r of each."""
     rows = [list(images.permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
     return style.picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
+
+
+@style.styled
+def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
+    """Denoising steps (S, N, 3, H, W) uint8: a row per image, a column per step.
+
+    Under it stand the step's time t of `times` (S,), in [0, 1], counted in 0 … T, and its noise level σ_t / α_t.
+    """
+    alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
+    levels = (sigma / alpha).tolist()
+    texts = [f"{number(t * _steps(schedule))}\n{number(level)}" for t, level in zip(times, levels, strict=True)]
+    rows = [list(row) for row in steps.permute(1, 0, 3, 4, 2).numpy()]
+    return style.picture_rows(rows, texts, "$t$ =\n$\\sigma_t/\\alpha_t$ =")
 
 
 @style.styled

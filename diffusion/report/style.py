@@ -88,11 +88,13 @@ def plain_numbers(axis: Axis) -> None:
 def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:
     """Rows of pictures of one size, uint8 (H, W, 3), with a text under each column, and `label` left of the texts.
 
+    The texts and the label are of equally many lines.
+
     A pixel is a square of a whole number of dots at 200 dpi, so that the saved figure holds the pictures' exact values.
     The figure is about as wide as the page's text.
     """
     height, width = pictures[0][0].shape[:2]
-    margin, gap, foot = 70, 6, 50  # dots
+    margin, gap, foot = 70, 6, 50 + 35 * label.count("\n")  # dots
     scale = max(1, round(((TEXT_WIDTH * DPI - margin) / len(columns) - gap) / width))
     across, down = scale * width + gap, scale * height + gap
     total = np.array([margin + len(columns) * across - gap, len(pictures) * down - gap + foot])
@@ -103,7 +105,7 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
             ax = figure.add_axes((*(corner / total), *(np.array([across - gap, down - gap]) / total)))
             ax.imshow(picture, interpolation="nearest", aspect="auto")
             ax.set_axis_off()
-    line = 0.45 * foot / total[1]
+    line = (foot / 2 - 2) / total[1]
     for j, text in enumerate(columns):
         middle = (margin + j * across + (across - gap) / 2) / total[0]
         figure.text(middle, line, text, ha="center", va="center", fontsize=9)

@@ -29,7 +29,7 @@ from diffusion.metric.score import distances
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.report.images import grid, save_png
+from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
@@ -268,7 +268,8 @@ def finish(
     untrained = score.n if "untrained" in score.baselines else 0
     print_cost(module.denoiser, sampler, n + untrained, recipe.shape, score.batch_size, device, untrained)
     images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
-    picture = grid(images[: settings.samples.n or 16], scale=2)
+    shown = images[: settings.samples.n or 16]
+    picture = grid(shown, scale=scale_of(shown))
     log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
     if scorer is None:
         return
