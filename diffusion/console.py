@@ -34,7 +34,8 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         unit = task.fields.get("unit", "it")
-        return Text("" if speed is None else f"{speed:.3g} {unit}/s", style="progress.data.speed")
+        rate = "" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 1000 else f"{speed:.3g} {unit}/s"
+        return Text(rate, style="progress.data.speed")
 
 
 class TimeColumn(ProgressColumn):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -278,10 +278,15 @@ def _log_axis(ax: Axes, low: float, high: float) -> None:
 
 
 def _log_mse(ax: Axes) -> None:
-    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …"""
+    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; a short one at more numbers."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     style.plain_numbers(ax.yaxis)
+    low, high = ax.get_ylim()
+    if high < 4 * low:
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:
