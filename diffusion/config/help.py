@@ -49,9 +49,10 @@ def print_help(command: str, schema: type[Settings], about: str, words: list[str
 def _command_help(command: str, schema: type[Settings], about: str) -> None:
     console.print(about.strip())
     chosen = _default_choices(command)
-    groups = [
-        (f"{group}=", [c + " (default)" * (c == choice) for c in choices(group)]) for group, choice in chosen.items()
-    ]
+    groups = []
+    for group, choice in chosen.items():
+        names = dict.fromkeys([*choices(group), *([choice] if choice != "None" else [])])  # `run` is no file
+        groups.append((f"{group}=", [name + " (default)" * (name == choice) for name in names]))
     groups += [(f"{part}@{group}.{part}=", choices(part)) for group in chosen for part in inner_groups(group)]
     _print("Groups", [(place, ", ".join(names)) for place, names in groups])
     settings = [*_settings(schema)]

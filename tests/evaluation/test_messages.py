@@ -64,4 +64,5 @@ def test_an_option_that_there_is_not_is_one_line(name, capsys) -> None:
 def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
     _, out, _ = command("sample", ["--help"])
     listed = {line.split()[0] for line in out.partition("Settings")[0].splitlines() if "=  " in line}
+    assert "unipc, run (default)" in " ".join(out.split())
     assert listed == {"sampler=", "grid@sampler.grid=", "threshold@sampler.threshold=", "variance@sampler.variance="}
