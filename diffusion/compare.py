@@ -1,11 +1,10 @@
 """`python -m diffusion.compare RUN RUN …`: one table of runs and sweeps, a row per recipe, intervals over seeds."""
 
-import argparse
 import sys
 from datetime import datetime
 from pathlib import Path
 
-from diffusion.errors import exit_status
+from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
 Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
@@ -22,9 +21,7 @@ Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 
 def main(arguments: list[str] | None = None) -> int:
     """Compare folders; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.compare", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("compare", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     parser.add_argument("--mixed", action="store_true", help="scores of different protocols, in separate columns")
     parser.add_argument(

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,13 +15,15 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
 )
 from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-console = Console(highlight=False, markup=False, soft_wrap=True)
+PAUSE = 60.0  # seconds at least between two lines about the same work in a log file
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed as it is
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no edge at which to cut tables
 
@@ -32,7 +34,8 @@ class RateColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         unit = task.fields.get("unit", "it")
-        return Text("" if speed is None else f"{speed:.3g} {unit}/s", style="progress.data.speed")
+        rate = "" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 1000 else f"{speed:.3g} {unit}/s"
+        return Text(rate, style="progress.data.speed")
 
 
 class TimeColumn(ProgressColumn):
@@ -45,9 +48,36 @@ class TimeColumn(ProgressColumn):
         return Text(duration(past or 0) + ("" if left is None else f", {duration(left)} left"))
 
 
+class Bar(Progress):
+    """Bars that move on a terminal. Elsewhere, as in a log file, a line is printed now and then (and at the end).
+
+    There is a line after each further tenth of the work, but at most one in `PAUSE` seconds.
+    """
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """See `Progress`."""
+        super().update(task_id, **changes)
+        self._log(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """See `Progress`."""
+        super().advance(task_id, advance)
+        self._log(task_id)
+
+    def _log(self, task_id: TaskID) -> None:
+        task, now = self._tasks[task_id], self.get_time()
+        if self.disable or self.console.is_terminal or task.finished or not task.total:
+            return
+        done, since = task.fields.setdefault("logged", (task.completed, now))
+        if task.completed - done >= task.total / 10 and now - since >= PAUSE:
+            task.fields["logged"] = task.completed, now
+            words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
+            self.console.print(" ".join(str(word) for word in words if str(word)))
+
+
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
-    return Progress(
+    return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=10),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -56,6 +86,7 @@ def progress_bar(enabled: bool = True) -> Progress:
         TextColumn("{task.fields[note]}", markup=False, table_column=Column(no_wrap=True)),
         console=console,
         refresh_per_second=4,
+        speed_estimate_period=30.0 if console.is_terminal else 10 * PAUSE,
         disable=not enabled,
     )
 

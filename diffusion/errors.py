@@ -1,9 +1,11 @@
 """Errors that a user can cause and fix. Every module may import this one, and it imports nothing."""
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from signal import Signals
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -40,15 +42,40 @@ class Interrupted(BaseException):
         self.status = 128 + self.number
 
 
+def closest(word: str, choices: Iterable[str]) -> list[str]:
+    """Up to three choices that `word` may stand for: `optimizer.lr` for `lr`, and else those that are spelt alike."""
+    every, last = list(choices), word.rpartition(".")[2]
+    same = [choice for choice in every if choice.rpartition(".")[2] == last]
+    return get_close_matches(word, same, n=3, cutoff=0.0) or get_close_matches(word, every, n=3, cutoff=0.5)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """` (did you mean a, b?)` with the choices closest to `word`, or `` when none is close."""
-    close = get_close_matches(word, list(choices), n=3, cutoff=0.5)
+    close = closest(word, choices)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
 def first_line(error: BaseException) -> str:
     """What an exception says, without what follows its first line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class Arguments(ArgumentParser):
+    """The options of a command without a configuration. What it does not know is one line on stderr, and status 2.
+
+    Args:
+        name: of the command, `diffusion.NAME`.
+        about: for `--help`.
+    """
+
+    def __init__(self, name: str, about: str):
+        super().__init__(
+            prog=f"python -m diffusion.{name}", description=about, formatter_class=RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End the command."""
+        self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")
 
 
 def exit_status(task: Callable[[], object], fix: str) -> int:

@@ -1,6 +1,6 @@
 """Score a trained model, or a folder of images, against real images.
 
-python -m diffusion.evaluate ckpt=RUN/checkpoints/last.ckpt split=val     the scores of a run, again
+python -m diffusion.evaluate ckpt=RUN split=val                           the scores of a run, again
 python -m diffusion.evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
 python -m diffusion.evaluate images=FOLDER split=test                     images from anywhere, such as SAMPLES/images
 """

@@ -1,10 +1,9 @@
 """`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model to share, in a format that cannot hold code."""
 
-import argparse
 import sys
 from pathlib import Path
 
-from diffusion.errors import exit_status
+from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
@@ -14,17 +13,17 @@ a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the file; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m diffusion.export", description=ABOUT)
-    parser.add_argument("checkpoint", type=Path, help="such as outputs/…/checkpoints/best.ckpt")
+    parser = Arguments("export", ABOUT)
+    parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
-    file = chosen.file or chosen.checkpoint.with_suffix(".safetensors")
 
     def export() -> None:
-        from diffusion.checkpoint import exported, restore  # torch, only when there is something to do
+        from diffusion.checkpoint import exported, find, restore  # torch, only when there is something to do
 
-        model = restore.restore(chosen.checkpoint, chosen.weights)
+        model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
+        file = chosen.file or model.path.with_suffix(".safetensors")
         weights = model.denoiser.network.state_dict()
         print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights))
 

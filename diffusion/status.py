@@ -1,19 +1,25 @@
-"""`python -m diffusion.status [FOLDER]`: the runs in a folder: state, step, last score, time of the last write."""
+"""`python -m diffusion.status [FOLDER]`: the runs in a folder: state, step, time left, score, last write."""
 
-import argparse
+import json
+import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from diffusion.console import console, count
-from diffusion.errors import UserError, exit_status
-from diffusion.runs.folder import PARTS, Run, command_of, is_run, natural_order
+from diffusion.console import console, count, duration
+from diffusion.errors import Arguments, UserError, exit_status, nearest
+from diffusion.metric.record import Score
+from diffusion.report.formatting import half_width, number
+from diffusion.runs.folder import PARTS, Run, command_of, runs_below
 from diffusion.runs.record import RunRecord
 
 STYLES = {
@@ -21,7 +27,8 @@ STYLES = {
     "unreadable": "red", "not started": "dim",
 }  # fmt: skip
 ABOUT = """\
-List the runs in a folder and its sub-folders: state, step, last score, time of the last write.
+List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write. The score is the
+last one by the first of the run's metrics, or else the last denoising error.
 
   complete, failed, interrupted   as the run recorded at its end, with the reason
   running                         its process is alive
@@ -34,71 +41,135 @@ Exit status: 0 whatever the states of the runs; 2 where there is no such folder.
 """
 
 
+@dataclass(frozen=True)
+class Line:
+    """What is said of a run."""
+
+    run: str  # its path in the folder
+    state: str
+    steps: int | None
+    total_steps: int | None
+    seconds_left: float | None  # while it is running, at the rate so far
+    metric: str | None
+    value: float | None
+    written: float  # in seconds since 1970
+    reason: str
+    score: str  # the value, with the digits that its interval allows
+    lower: bool | None = None  # whether a low value is good
+
+
+ORDERS: dict[str, Callable[[Line], Any]] = {
+    "run": lambda line: 0,  # as they are found
+    "state": lambda line: [*STYLES].index(line.state) if line.state in STYLES else len(STYLES),
+    "step": lambda line: -(line.steps or 0),
+    "left": lambda line: math.inf if line.seconds_left is None else line.seconds_left,
+    "score": lambda line: (line.metric or "~", (line.value or 0) * (-1 if line.lower is False else 1)),
+    "wrote": lambda line: -line.written,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """List the runs in a folder; 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.status", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("status", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    folder = parser.parse_args(arguments).folder
-    return exit_status(partial(print_status, folder), "check the folder's rights")
+    parser.add_argument("--sort", choices=ORDERS, default="run", help="by score: the best first; by wrote: the newest")
+    parser.add_argument("--state", help="only these states: running, or failed,died")
+    parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
+    asked = parser.parse_args(arguments)
+    task = partial(print_status, asked.folder, asked.sort, asked.state, asked.json)
+    return exit_status(task, "check the folder's rights")
 
 
-def print_status(folder: Path) -> None:
-    """Print the table of the runs, and how many are in each state. Raises UserError where there is no such folder."""
+def print_status(folder: Path, sort: str = "run", state: str | None = None, as_json: bool = False) -> None:
+    """Print the table of the runs, and how many are in each state; or the runs as JSON.
+
+    Args:
+        sort: one of `ORDERS`.
+        state: the states to list, with commas between them; None for all.
+
+    Raises UserError where there is no such folder or state.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
-    made = [(path, command_of(path)) for path in runs(folder)]
-    rows = [row(path, folder) for path, command in made if command == "train"]
-    if rows:
-        print_table(rows)
-    states, others = Counter(cells[1] for cells in rows), Counter(c for _, c in made if c != "train")
+    wanted = list(STYLES) if state is None else state.split(",")
+    if unknown := [each for each in wanted if each not in STYLES]:
+        raise UserError(
+            f"--state {unknown[0]}: there is no such state{nearest(unknown[0], STYLES)}; it is one of "
+            f"{', '.join(STYLES)}"
+        )
+    made = [(path, command_of(path)) for path in runs_below(folder)]
+    lines = [line(path, folder) for path, command in made if command == "train"]
+    listed = sorted((each for each in lines if state is None or each.state in wanted), key=ORDERS[sort])
+    if as_json:
+        print(json.dumps([{**asdict(each), "written": iso(each.written)} for each in listed], indent=1))
+        return
+    if listed:
+        print_table(listed)
+    states, others = Counter(each.state for each in lines), Counter(c for _, c in made if c != "train")
     counts = ", ".join(f"{states[state]} {state}" for state in STYLES if state in states)
-    console.print(f"{count(len(rows), 'run')} below {folder}" + (f": {counts}" if counts else ""))
+    console.print(f"{count(len(lines), 'run')} below {folder}" + (f": {counts}" if counts else ""))
     if others:
         console.print("not listed: " + ", ".join(f"{n} × diffusion.{command}" for command, n in others.items()))
     if states["died"] + states["interrupted"]:
         console.print("to resume one: python -m diffusion.train hydra.run.dir=RUN ckpt=auto")
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
+def print_table(lines: list[Line]) -> None:
     """Print the table, and the reasons below it, because they are long."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("run", "state", "step", "last score", "last wrote"):
+    for name in ("run", "state", "step", "left", "score", "wrote"):
         table.add_column(name, overflow="fold", no_wrap=name != "run")
-    for cells in rows:
-        table.add_row(*cells[:-1], style=STYLES.get(cells[1]))
+    for each in lines:
+        steps = "" if each.steps is None else str(each.steps)
+        steps += f" of {each.total_steps}" if each.total_steps else ""
+        left = "" if each.seconds_left is None else duration(each.seconds_left)
+        score = f"{each.metric} {each.score}" if each.metric else ""
+        cells = (each.run, each.state, steps, left, score, ago(time.time() - each.written))
+        table.add_row(*cells, style=STYLES.get(each.state))
     console.print(table)
-    for run, state, *_, reason in rows:
-        if reason:
-            console.print(f"{run}: {reason}", style=STYLES.get(state))
+    for each in lines:
+        if each.reason:
+            console.print(f"{each.run}: {each.reason}", style=STYLES.get(each.state))
 
 
-def runs(folder: Path) -> Iterator[Path]:
-    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
-    waiting = [folder]
-    while waiting:
-        here = waiting.pop()
-        if is_run(here):
-            yield here
-        else:
-            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
-            waiting += sorted(inside, key=natural_order, reverse=True)
-
-
-def row(folder: Path, root: Path) -> tuple[str, ...]:
-    """The cells of a run: its name, state, steps, last score, time of the last write, and the reason of its end."""
+def line(folder: Path, root: Path) -> Line:
+    """What is said of the run in `folder`."""
     record = RunRecord(folder)
-    content = record.content
-    steps = "" if content.get("steps") is None else str(content["steps"])
-    steps += f" of {content['total_steps']}" if content.get("total_steps") else ""
+    content, state = record.content, record.state
+    score, reason = None, record.damage or str(content.get("reason", ""))
     try:
         score = last_score(Run(folder))
     except UserError as error:
-        score = str(error).removeprefix(f"{folder}/")
-    written = next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists())
-    reason = record.damage or str(content.get("reason", ""))
-    return str(folder.relative_to(root)), record.state, steps, score, ago(time.time() - written), reason
+        reason = reason or str(error).removeprefix(f"{folder}/")
+    known = score is not None and math.isfinite(score.value)
+    return Line(
+        run=str(folder.relative_to(root)),
+        state=state,
+        steps=content.get("steps"),
+        total_steps=content.get("total_steps"),
+        seconds_left=seconds_left(content, time.time()) if state == "running" else None,
+        metric=score.metric if score else None,
+        value=score.value if score and known else None,
+        written=next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists()),
+        reason=reason,
+        score=number(score.value, half_width(score)) if score else "",
+        lower=None if score is None or score.higher_is_better is None else not score.higher_is_better,
+    )
+
+
+def seconds_left(content: dict[str, Any], now: float) -> float | None:
+    """What the steps left take at the rate since the run started or was resumed; None where it is not known."""
+    try:
+        done = content["steps"] - content.get("first_step", 0)
+        passed = now - datetime.fromisoformat(content["started"]).timestamp()
+        return float((content["total_steps"] - content["steps"]) * passed / done)
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def iso(seconds: float) -> str:
+    """A time with its zone."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def ago(seconds: float) -> str:
@@ -109,13 +180,13 @@ def ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def last_score(run: Run) -> str:
-    """The last score of samples but `copies`, `fd_lite0 123.4`; without one the last error, `val/mse 0.0412`."""
+def last_score(run: Run) -> Score | None:
+    """The last score of samples by the first metric of the run (copies are no metric); without one the last error."""
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
-        return f"{scored[-1].metric} {scored[-1].value:.4g}"
+        return [score for score in scored if score.metric == scored[0].metric][-1]
     series = run.metrics.get("val/mse")
-    return f"val/mse {series.value[-1]:.4g}" if series else ""
+    return Score("val/mse", float(series.value[-1]), None) if series else None
 
 
 if __name__ == "__main__":

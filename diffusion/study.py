@@ -1,6 +1,6 @@
 """Compare samplers on one trained model: scores against network evaluations and seconds.
 
-python -m diffusion.study sampler ckpt=RUN/checkpoints/last.ckpt              four samplers, 10 to 50 evaluations
+python -m diffusion.study sampler ckpt=RUN                                    four samplers, 10 to 50 evaluations
 python -m diffusion.study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    choose them
 python -m diffusion.study sampler ckpt=… 'samplers=[dpm_2m,"dpm_2m grid@sampler.grid=karras"]'   one on two grids
 """

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 from rich.progress import Progress
 
-from diffusion.console import TimeColumn, count
+from diffusion.console import TimeColumn, count, progress_bar
 
 
 def test_one_is_singular() -> None:
@@ -26,3 +26,28 @@ def test_times_say_which_is_which() -> None:
         bar.advance(task, 2)
         said.append(TimeColumn().render(bar.tasks[0]).plain)
     assert said == ["0 s", "12 s, 12 s left", "in 1 min 12 s"]
+
+
+def lines_in_a_log(seconds_per_step: float, steps: int = 100, terminal: bool = False) -> list[str]:
+    """What a log file holds of work, before the line at its end."""
+    now, file, bar = [0.0], io.StringIO(), progress_bar()
+    bar.get_time = lambda: now[0]
+    bar.live.console = Console(file=file, force_terminal=terminal, width=140, markup=False)
+    task = bar.add_task("drawing [/x]", total=steps, unit="image", note="")
+    for step in range(1, steps + 1):
+        now[0] += seconds_per_step
+        if step % 2:
+            bar.advance(task)
+        else:
+            bar.update(task, completed=step)
+    return file.getvalue().splitlines()
+
+
+def test_a_log_file_has_a_line_after_each_tenth_of_the_work_and_at_most_one_a_minute() -> None:
+    assert lines_in_a_log(0.1) == []
+    assert lines_in_a_log(3600, terminal=True) == []
+    fast = lines_in_a_log(2.0)  # a tenth takes 20 s
+    assert [line.split()[2] for line in fast] == ["31/100", "61/100", "91/100"]
+    slow = lines_in_a_log(360.0)
+    assert [line.split()[2] for line in slow] == [f"{tenth}1/100" for tenth in range(1, 10)]
+    assert slow[4] == "drawing [/x]  51/100 0.00278 image/s 5 h 6 min, 4 h 54 min left"

@@ -1,4 +1,4 @@
-"""Which checkpoint `ckpt=` means: a path, `last`, or `auto`."""
+"""Which checkpoint `ckpt=` means: a file, a run's folder, `last`, or `auto`."""
 
 from pathlib import Path
 
@@ -6,28 +6,60 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import read
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.runs.folder import Run, runs_below
 from diffusion.runs.record import RunRecord
 
 
-def find(ckpt: str, folder: Path) -> Path | None:
-    """The file that `ckpt` names; None, which means a fresh start, only where `auto` finds no checkpoint at all.
+def trained(ckpt: str | Path) -> Path:
+    """The file that `ckpt` names to sample from, score or export; `last` is of the run in outputs/ that saved last.
 
-    A path stands for itself. `last` is last.ckpt of this run's folder, or else of the newest run beside it. `auto` is
-    the newest checkpoint that is provably whole, of this folder or else of the newest run beside it that is not
-    complete; those that it skips are printed with the reason. Runs that are still alive, and the other jobs of a sweep
-    (their recipes differ), are not considered.
+    Raises UserError where there is none.
+    """
+    if str(ckpt) != "last":
+        return of_run(Path(ckpt))
+    runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
+    if not (saved := {run: time for run in runs if (time := _saved(run))}):
+        raise UserError("ckpt=last: no run in outputs has a checkpoint; name a run's folder, or a checkpoint")
+    path = of_run(max(saved, key=lambda run: saved[run]))
+    console.print(f"ckpt=last: {path}")
+    return path
+
+
+def of_run(path: Path) -> Path:
+    """A file stands for itself; a run's folder for its last.ckpt, or without one for the newest that it holds.
+
+    Raises UserError for a folder without a checkpoint.
+    """
+    if not path.is_dir():
+        return path
+    files = storage.all_files(path / "checkpoints") or storage.all_files(path)
+    if not files:
+        raise UserError(f"ckpt={path}: there is no checkpoint in this folder; name a run's folder, or a checkpoint")
+    return next((file for file in files if file.name == "last.ckpt"), files[0])
+
+
+def find(ckpt: str, folder: Path, name: str) -> Path | None:
+    """The file that `ckpt` names to resume from; None, a fresh start, only where `auto` finds no checkpoint at all.
+
+    A path is taken as `of_run` says. `last` is that of this run's folder, or else of the newest run beside it. `auto`
+    is the newest checkpoint that is provably whole, of this folder or else of the newest run beside it that is not
+    complete; those that it skips are printed with the reason. Runs that are still alive or have another `name`, and the
+    other jobs of a sweep (their recipes differ), are not considered.
 
     Raises UserError when there is none, or with `auto` none that can be read: training never starts over in silence.
     """
     if ckpt not in ("last", "auto"):
-        return Path(ckpt)
-    run = folder if storage.all_files(folder / "checkpoints") else newest_beside(folder, ckpt == "last")
+        return of_run(Path(ckpt))
+    run = folder if storage.all_files(folder / "checkpoints") else newest_beside(folder, ckpt == "last", name)
     if run is None:
         if ckpt == "auto":
             console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
             return None
+        others = sorted(f"{other.name} (name={_name(other)})" for other in folder.parent.glob("*") if _saved(other))
         raise UserError(
-            f"ckpt=last: no run under {folder.parent} that has ended has a checkpoint; name one, or leave ckpt out"
+            f"ckpt=last: no run of the name {name} in {folder.parent} that has ended has a checkpoint; "
+            + (f"there are {', '.join(others)}; " if others else "")
+            + "name one, ckpt=RUN, or leave ckpt out"
         )
     if ckpt == "last":
         return run / "checkpoints" / "last.ckpt"
@@ -41,18 +73,30 @@ def find(ckpt: str, folder: Path) -> Path | None:
     raise UserError(f"ckpt=auto: none of the checkpoints in {run / 'checkpoints'} can be read; ckpt=null starts afresh")
 
 
-def newest_beside(folder: Path, complete: bool) -> Path | None:
-    """The run beside `folder` that saved last and is not alive; complete runs count if `complete`."""
+def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:
+    """The run beside `folder` that saved last, has this name and is not alive; complete runs count if `complete`."""
     if (folder.parent / "multirun.yaml").exists():
         return None
     saved: dict[Path, int] = {}
     for run in folder.parent.glob("*"):
-        files = storage.all_files(run / "checkpoints")
-        record = RunRecord(run)
-        if not files or (record.state == "complete" and not complete):
+        record, time = RunRecord(run), _saved(run)
+        if not time or (record.state == "complete" and not complete) or _name(run) not in (name, None):
             continue
         if record.alive:
             console.print(f"skipped {run}: it is running ({record.owner})", style="yellow")
         else:
-            saved[run] = max(file.lstat().st_mtime_ns for file in files)
+            saved[run] = time
     return max(saved, key=lambda run: saved[run]) if saved else None
+
+
+def _saved(run: Path) -> int:
+    """When the newest checkpoint of a run was written, in nanoseconds; 0 where there is none."""
+    return max((file.lstat().st_mtime_ns for file in storage.all_files(run / "checkpoints")), default=0)
+
+
+def _name(run: Path) -> str | None:
+    """The `name` in a run's configuration; None where it is not known."""
+    try:
+        return Run(run).config.get("name")
+    except UserError:
+        return None

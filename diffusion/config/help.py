@@ -25,8 +25,7 @@ from diffusion.files import PACKAGE
 FLAGS = ("--help", "-h", "help")
 FOOT = """\
 GROUP=CHOICE takes a choice, KEY=VALUE sets a value, -m before them runs a sweep over values with commas between them,
---cfg job prints the whole configuration and runs nothing. Parts of another group are chosen with their place, such as
-grid@sampler.grid=karras. --help GROUP explains the choices of a group."""
+--cfg job prints the whole configuration and runs nothing. --help GROUP explains the choices of a group."""
 
 
 def print_help(command: str, schema: type[Settings], about: str, words: list[str]) -> bool:
@@ -50,9 +49,12 @@ def print_help(command: str, schema: type[Settings], about: str, words: list[str
 def _command_help(command: str, schema: type[Settings], about: str) -> None:
     console.print(about.strip())
     chosen = _default_choices(command)
-    groups = dict.fromkeys([*chosen, *(inner for group in chosen for inner in inner_groups(group))])
-    marked = {group: [c + " (default)" * (c == chosen.get(group)) for c in choices(group)] for group in groups}
-    _print("Groups", [(f"{group}=", ", ".join(names)) for group, names in marked.items()])
+    groups = []
+    for group, choice in chosen.items():
+        names = dict.fromkeys([*choices(group), *([choice] if choice != "None" else [])])  # `run` is no file
+        groups.append((f"{group}=", [name + " (default)" * (name == choice) for name in names]))
+    groups += [(f"{part}@{group}.{part}=", choices(part)) for group in chosen for part in inner_groups(group)]
+    _print("Groups", [(place, ", ".join(names)) for place, names in groups])
     settings = [*_settings(schema)]
     for group, choice in chosen.items():
         if (file := conf_dir() / group / f"{choice}.yaml").is_file():

@@ -3,9 +3,10 @@
 import re
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config import quoting
 from diffusion.config.choices import choices, choices_with, is_group
 from diffusion.config.composition import composed
-from diffusion.errors import UserError, first_line, nearest
+from diffusion.errors import UserError, closest, first_line, nearest
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # more choices come with packages
 
@@ -59,6 +60,38 @@ def explain(error: BaseException, command: str) -> str | None:
     return None
 
 
+def ordered(words: Sequence[str], command: str) -> list[str]:
+    """`words` with Hydra's options after the settings: between them Hydra would not accept them.
+
+    Raises UserError for a word that is neither an option nor KEY=VALUE, such as `--lr 1e-4`.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse_option  # type: ignore[method-assign]
+    given, unknown = parser.parse_known_intermixed_args(list(words))
+    settings, options = list(given.overrides), list(words)
+    stray = [w for w in words if w in unknown or (w in settings and "=" not in w[1:] and not w.startswith("~"))]
+    if stray:
+        raise UserError(_stray(stray, command))
+    for word in settings:
+        options.remove(word)
+    return settings + options
+
+
+def _refuse_option(message: str) -> NoReturn:
+    raise UserError(f"{message}; --help lists the settings")
+
+
+def _stray(words: Sequence[str], command: str) -> str:
+    """Words that are no KEY=VALUE: what was meant by the first."""
+    key, equals, value = words[0].lstrip("-").partition("=")
+    found = words[0]
+    if not equals:
+        value = next(iter(words[1:2]), "…")
+        found += f" {value}" * (len(words) > 1)
+    meant = closest(key.replace("-", "_"), _known_keys(command))
+    return f"{found}: expected KEY=VALUE" + (f", here {meant[0]}={value}" if meant else "; --help lists the keys")
+
+
 def summary(error: BaseException, command: str) -> str:
     """An error in one line, whoever has to fix it."""
     reason = explain(error, command) if isinstance(error, Exception) else None
@@ -84,9 +117,6 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _unreadable(word: str) -> str:
     """A word that Hydra's grammar does not accept, such as `data.root=~/photos`."""
-    key, equals, _ = word.partition("=")
-    if not key or not equals:
-        return f"{word}: expected KEY=VALUE; --help lists the keys"
     return f"{word}: a value with characters such as ~ ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
 
 
@@ -113,7 +143,7 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
 
 def _known_keys(command: str) -> list[str]:
     """All dotted keys of the configuration that the command line's choices compose, for spelling suggestions."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(words)
     for kept in ([o.input_line for o in parsed if "." not in o.key_or_group and not o.is_sweep_override()], []):
         try:

@@ -128,7 +128,7 @@ class Train(Settings):
     """Seed of all randomness: initial weights, order, flips, times, noise, samples."""
     ckpt: str | None = None
     """Resume: `auto` from the newest whole checkpoint of this folder, or else of the newest run of this name; `last`
-    from its last.ckpt; or a path. `null` on the command line gives up what the folder holds."""
+    from its last.ckpt; or a run, or a checkpoint. `null` on the command line gives up what the folder holds."""
 
     data: Group
     model: Group
@@ -162,7 +162,7 @@ class Sample(Settings):
     """Draw images from a trained model."""
 
     ckpt: str
-    """A checkpoint or an exported file, such as outputs/demo/…/checkpoints/last.ckpt."""
+    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
     weights: Weights = "ema"
     """Averaged or raw weights."""
     n: Count = 64
@@ -174,7 +174,7 @@ class Sample(Settings):
     trajectory: bool = False
     """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
     frames: Count = 12
-    """Pictures in the strip. (The GIF has every one of up to 100 steps.)"""
+    """Pictures in the strip. (The GIF has up to 100.)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     sampler: Group
@@ -186,7 +186,7 @@ class Evaluate(Settings):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
-    """Score samples of this checkpoint or exported file …"""
+    """Score samples of this run, checkpoint or exported file, or of the `last` run …"""
     images: str | None = None
     """… or the images of this folder, such as the `images` of diffusion.sample."""
     weights: Weights = "ema"
@@ -221,7 +221,7 @@ class Study(Settings):
     """Compare samplers on one trained model: scores against network evaluations and seconds."""
 
     ckpt: str
-    """A checkpoint or an exported file, such as outputs/demo/…/checkpoints/last.ckpt."""
+    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
     samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
     """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
     nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]

@@ -1,5 +1,6 @@
 """What `diffusion.sample` and `diffusion.evaluate` do with a trained model, or with a folder of images."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
@@ -28,7 +30,9 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
-from diffusion.report.images import gif, grid, save_png, strip
+from diffusion.process.schedule import Schedule
+from diffusion.report import figures, style
+from diffusion.report.images import gif, grid, save_png, scale_of
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import SCORES
 
@@ -41,11 +45,11 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "sample.log")
     device = choose_device(settings.device)
-    restored = restore(settings.ckpt, settings.weights)
+    restored = restore(trained(settings.ckpt), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     sampler = make_sampler(settings.sampler, restored)
     denoiser, n, seed = restored.denoiser.to(device), settings.n, int(settings.seed or 0)
-    frames = Frames(sampler.steps)
+    frames = Frames(sampler, restored.denoiser.schedule)
     images = generate(
         denoiser, sampler, n, restored.shape, seed, device, settings.batch_size, f"sampling {count(n, 'image')}",
         frames.watch if settings.trajectory else None,
@@ -54,7 +58,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
-    save_png(grid(images, scale=max(1, 64 // restored.shape[-1])), folder / "grid.png")
+    save_png(grid(images, scale=scale_of(images)), folder / "grid.png")
     np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed)
     written = "images/, grid.png, images.npz (uint8, N×H×W×3)"
     if settings.trajectory:
@@ -65,24 +69,28 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 
 
 class Frames:
-    """x and the estimate of x0 of the first images along the denoising steps."""
+    """x and the estimate of x0 of the first images along the denoising steps: of at most `MOST_FRAMES` steps."""
 
-    def __init__(self, steps: int):
-        self.steps, self.every = steps, max(1, steps // MOST_FRAMES)
-        self.pairs: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, sampler: Sampler, schedule: Schedule):
+        self.schedule = copy.deepcopy(schedule).to("cpu")
+        self.times = sampler.grid(self.schedule, sampler.steps).tolist()
+        self.kept = torch.linspace(1, sampler.steps, min(sampler.steps, MOST_FRAMES)).round().int().tolist()
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by step
 
     def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
         """Keep step k of the first batch."""
-        if first == 0 and (k % self.every == 0 or k in (1, self.steps)):
-            self.pairs.append((to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()))
+        if first == 0 and k in self.kept:
+            self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
 
     def save(self, folder: Path, frames: int) -> None:
         """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
-        chosen = torch.linspace(0, len(self.pairs) - 1, min(frames, len(self.pairs))).round().long()
-        noisy = torch.stack([self.pairs[i][0] for i in chosen])
-        scale = max(1, 64 // noisy.shape[-1])
-        save_png(strip(noisy, scale), folder / "trajectory.png")
-        gif([grid(torch.cat(pair), len(pair[0]), scale) for pair in self.pairs], folder / "trajectory.gif")
+        steps = list(self.pairs)
+        chosen = [steps[i] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps))).round().long()]
+        noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
+        style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
+        shown = noisy.shape[1]
+        pictures = [grid(torch.cat(pair), shown, scale_of(noisy[0], shown)) for pair in self.pairs.values()]
+        gif(pictures, folder / "trajectory.gif")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
@@ -103,7 +111,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score. The ledger of the checkpoint's run records scores on test."""
     device = choose_device(settings.device)
-    restored = restore(str(settings.ckpt), settings.weights)
+    restored = restore(trained(str(settings.ckpt)), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     n, seed, batch_size = int(settings.n or 0), int(settings.seed or 0), int(settings.batch_size or 1)
     sampler = make_sampler(settings.sampler, restored)
@@ -188,7 +196,7 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
         chosen = settings.model_dump(mode="json")
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
-        kept = {**chosen, "step": restored.step, "recipe": restored.config}
+        kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
         replace(folder / "config.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 

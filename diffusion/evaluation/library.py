@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
@@ -81,12 +82,11 @@ def load(path: str | Path, weights: str = "ema", device: str = "auto") -> Model:
     Raises UserError where there is none, or where the file is damaged.
 
     Args:
-        path: a run's folder, which stands for its checkpoints/last.ckpt, or a file.
+        path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
         weights: `ema` for the averaged weights, `raw` for the trained ones.
         device: auto, cpu, cuda, cuda:1, mps.
     """
-    path = Path(path)
-    restored = restore(path / "checkpoints" / "last.ckpt" if path.is_dir() else path, weights)
+    restored = restore(trained(path), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
     return Model(restored, chosen)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
@@ -40,7 +41,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "study.log")
     device = choose_device(settings.device)
-    restored = restore(settings.ckpt, settings.weights)
+    restored = restore(trained(settings.ckpt), settings.weights)
     write_configuration(folder, settings, restored)
     n, seed, batch_size = settings.n, settings.seed, settings.batch_size
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule)

@@ -3,13 +3,12 @@
 torch and matplotlib are imported only when there is something to draw.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import UserError, exit_status
+from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
 Draw the figures of a run and write its README.md, from the files that the run wrote; or compare the runs of a sweep.
@@ -23,9 +22,7 @@ Nothing is trained or sampled, and no checkpoint is read. It can be repeated at 
 
 def main(arguments: list[str] | None = None) -> int:
     """Report on each folder; 0, or 2 with one line on stderr for each folder of which there is no report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion.report", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Arguments("report", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     folders = parser.parse_args(arguments).folders
     return max([exit_status(partial(report, folder), "check the folder's rights") for folder in folders])

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion.errors import UserError
 from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
-from diffusion.report.formatting import MISSING, protocol_text, sampler_text
+from diffusion.report.formatting import MISSING, half_width, protocol_text, sampler_text
 from diffusion.report.recipes import Column, Comparison, Row
 from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
 from diffusion.runs.metrics import validated_weights
@@ -48,16 +48,17 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     used = [run for run in runs if not unusable(run)]
     settings = _distinguishing(used)
     values: dict[Run, dict[str, float]] = {}
+    halves: dict[tuple[Run, str], float] = {}
     rows: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(settings, len(used)), strict=True)):
         chosen = {key: column[i] for key, column in settings.items()}
-        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values)).runs.append(run)
+        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values, halves)).runs.append(run)
     for row in rows.values():
         row.runs, older = _newest_of_each_seed(row.runs)
         left_out += older
         values |= {run: {} for run in row.runs}
     warnings: list[str] = []
-    columns = _errors(values, settings) + _scores(values, mixed, len(rows), warnings)
+    columns = _errors(values, settings) + _scores(values, halves, mixed, len(rows), warnings)
     for run, numbers in values.items():
         if run.info.get("seconds") is not None:
             numbers["seconds"] = float(run.info["seconds"])
@@ -120,7 +121,13 @@ def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> lis
     return [Column(name, True if name == "val/mse" and not different else None, words[name]) for name in ERRORS]
 
 
-def _scores(values: dict[Run, dict[str, float]], mixed: bool, recipes: int, warnings: list[str]) -> list[Column]:
+def _scores(
+    values: dict[Run, dict[str, float]],
+    halves: dict[tuple[Run, str], float],
+    mixed: bool,
+    recipes: int,
+    warnings: list[str],
+) -> list[Column]:
     """Fill in the last scores of samples, a column for each metric and protocol, and add warnings about them."""
     measured = ("samples", "images", "network")
     scored = [(run, s) for run in values for s in run.scores if s.what in measured and not math.isnan(s.value)]
@@ -140,7 +147,7 @@ def _scores(values: dict[Run, dict[str, float]], mixed: bool, recipes: int, warn
     for i, (score, by_run) in enumerate(zip(examples, found.values(), strict=True), start=1):
         name = score.metric if metrics.count(score.metric) == 1 else f"{score.metric} [{i}]"
         for run, other in by_run.items():
-            values[run][name] = other.value
+            values[run][name], halves[run, name] = other.value, half_width(other)
         higher, made = score.higher_is_better, maker(score)
         by = "".join(f"; {part} {made[part]}" for part in several[score.protocol_key] if part in made)
         columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_text(score)}{by}"))

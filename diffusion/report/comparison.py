@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import style
 from diffusion.report.differences import differing
-from diffusion.report.formatting import MISSING, csv_text, markdown_table
+from diffusion.report.formatting import MISSING, csv_text, markdown_table, number
 from diffusion.report.recipes import Column, Comparison
 
 LEGEND = (
@@ -48,6 +49,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     notes += [f"- **warning**: {warning}." for warning in comparison.warnings]
     notes += [f"- left out: `{run.folder}`: {reason}." for run, reason in comparison.left_out]
     run_head, run_rows = by_run(comparison)
+    _, run_texts = by_run(comparison, lambda value, half: MISSING if value is None else number(value, half))
     parts = [
         f"# {title}",
         markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head))) if rows else "",
@@ -55,7 +57,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
         "\n".join(notes),
         "![comparison](compare.png)" if rows else "",
         "## Runs",
-        markdown_table(run_head, [[_short(value) for value in row] for row in run_rows]),
+        markdown_table(run_head, run_texts),
     ]
     replace(folder / "compare.md", "\n\n".join(part for part in parts if part) + "\n")
     replace(folder / "compare.csv", csv_text(by_recipe(comparison)))
@@ -67,7 +69,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
         console.print(f"\n{title}")
         if rows:
             brief = [[row.label, *numbers(i, "*")] for i, row in enumerate(rows)]
-            for part in in_parts(["recipe", *head], brief, console.width):
+            for part in fitting(["recipe", *head], brief, console.width):
                 console.print(part)
         several = any(len(row.runs) > 1 for row in rows)
         console.print(
@@ -88,25 +90,47 @@ def by_recipe(comparison: Comparison) -> list[list[Any]]:
     lines: list[list[Any]] = [[*(comparison.rows[0].settings if comparison.rows else ()), "seeds", *head, "runs"]]
     for row in comparison.rows:
         means = [row.mean(column.name) or (None, None, 0) for column in comparison.columns]
-        values = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean]
+        values = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean[:3]]
         lines.append([*row.settings.values(), len(row.runs), *values, " ".join(str(run.folder) for run in row.runs)])
     return lines
 
 
-def by_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
-    """The head and rows of a table of all runs: state, the settings in which they differ, their numbers."""
+def by_run(
+    comparison: Comparison, cell: Callable[[float | None, float | None], Any] = lambda value, half: value
+) -> tuple[list[str], list[list[Any]]]:
+    """The head and rows of a table of all runs: state, the settings in which they differ, their numbers.
+
+    Args:
+        cell: of a number, and of half the width of its interval.
+    """
     settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     names = [column.name for column in comparison.columns]
     rows = []
     for i, run in enumerate(comparison.runs):
-        values: dict[str, float] = next((row.values[run] for row in comparison.rows if run in row.runs), {})
-        numbers = [values.get(name) for name in names]
+        values, halves = next(((r.values[run], r.halves) for r in comparison.rows if run in r.runs), ({}, {}))
+        numbers = [cell(values.get(name), halves.get((run, name))) for name in names]
         rows.append([str(run.folder), run.state, *(column[i] for column in settings.values()), *numbers])
     return ["run", "state", *settings, *names], rows
 
 
-def _short(value: Any) -> str:
-    return MISSING if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+def fitting(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
+    """A table of recipes that fits the `width` of a console: a line per recipe, or else a column per recipe.
+
+    Where neither fits it is several tables.
+    """
+    upright = in_parts(head, rows, width)
+    titles, *lines = zip(head, *rows, strict=True)
+    first = 3 + max(map(len, head))
+    each = (width - first - 2) // len(rows) - 3  # characters in a column
+    if len(upright) == 1 or each < max(len(cell) for line in lines for cell in line[1:]):
+        return upright
+    turned = Table(box=box.SIMPLE_HEAD)
+    turned.add_column("", no_wrap=True)
+    for title in titles[1:]:
+        turned.add_column(title, justify="right", max_width=each, overflow="fold")
+    for line in lines:
+        turned.add_row(*line)
+    return [turned]
 
 
 def in_parts(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
@@ -154,7 +178,7 @@ def figure(comparison: Comparison) -> Figure:
             half = None if math.isnan(mean.half) else mean.half
             colour = style.VERMILION if y == first else style.BLUE
             ax.errorbar(mean.mean, y, xerr=half, fmt="o", color=colour, markersize=4, capsize=2.5, linewidth=1.2)
-        ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows))
+        ax.set_yticks(range(len(rows)), names if i % across == 0 else [""] * len(rows), parse_math=False)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         better = "" if column.lower is None else f" ({'lower' if column.lower else 'higher'} is better)"
         ax.set_xlabel(column.name + better)

@@ -7,6 +7,7 @@ mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
 bins                the MSE by time, at several steps of training
 gap                 the MSE on held-out images minus that on training images, by log-SNR, at several steps
+trajectory          denoising steps of samples, with their times
 copies              samples above the training images that are nearest to them
 """
 
@@ -18,13 +19,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
 from diffusion.report import style
+from diffusion.report.formatting import number
 from diffusion.report.images import tiles
 from diffusion.runs.metrics import Metrics, bins_of
 
@@ -133,12 +135,25 @@ def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
 
 
 @style.styled
-def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
+def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
+    """Denoising steps (S, N, 3, H, W) uint8: a row per image, a column per step.
+
+    Under it stand the step's time t of `times` (S,), in [0, 1], counted in 0 … T, and its noise level σ_t / α_t.
+    """
+    alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
+    levels = (sigma / alpha).tolist()
+    texts = [f"{number(t * _steps(schedule))}\n{number(level)}" for t, level in zip(times, levels, strict=True)]
+    rows = [list(row) for row in steps.permute(1, 0, 3, 4, 2).numpy()]
+    return style.picture_rows(rows, texts, "$t$ =\n$\\sigma_t/\\alpha_t$ =")
+
+
+@style.styled
+def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figure:
     """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
 
     Lines for the weights that are validated, dashes for the raw ones where those are an average. The objective of each
     training batch is light grey (it is the MSE where it is the simple loss of ε, else in its own units). With
-    `steps_per_epoch` a second axis counts epochs.
+    `epoch_lengths`, (step, steps in an epoch from there on), a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
@@ -166,9 +181,12 @@ def mse(metrics: Metrics, steps_per_epoch: float | None = None) -> Figure:
     ax.set_xlabel("training step")
     ax.set_ylabel(r"denoising MSE,  $\|\varepsilon-\varepsilon_\theta(x_t,t)\|^2/d$")
     style.count_axis(ax)
-    if steps_per_epoch:
-        per = float(steps_per_epoch)
-        top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per), lambda x: np.multiply(x, per)))
+    if epoch_lengths:
+        starts, lengths = np.array(epoch_lengths, dtype=float).T
+        steps = np.array([0, *starts[1:], 1e12])  # the first length holds from the start, and the last one for ever
+        epochs = np.cumsum([0, *np.diff(steps) / lengths])
+        functions = (lambda x: np.interp(x, steps, epochs), lambda y: np.interp(y, epochs, steps))
+        top = ax.secondary_xaxis("top", functions=functions)
         top.set_xlabel("epoch")
         top.spines["top"].set_visible(True)
         top.xaxis.set_major_formatter(style.THOUSANDS)
@@ -260,10 +278,15 @@ def _log_axis(ax: Axes, low: float, high: float) -> None:
 
 
 def _log_mse(ax: Axes) -> None:
-    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …"""
+    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; a short one at more numbers."""
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     style.plain_numbers(ax.yaxis)
+    low, high = ax.get_ylim()
+    if high < 4 * low:
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_minor_locator(NullLocator())
+    else:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:

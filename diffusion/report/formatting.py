@@ -74,13 +74,40 @@ def protocol_text(score: Score) -> str:
     )
 
 
+def number(value: float, half: float | None = None) -> str:
+    """A number to the digits that its interval allows: up to the second significant digit of `half`, half its width.
+
+    Without an interval to 4 significant digits: `0.01234`, `29610`. There is no exponent below a million.
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{abs(value):g}"
+    size = math.floor(math.log10(abs(value)))
+    if half is None or not 0 < half < math.inf:
+        rounded = float(f"{value:.4g}")
+        return f"{rounded:.0f}" if 3 <= size < 6 else f"{rounded:.4g}"
+    digits = min(1 - math.floor(math.log10(float(f"{half:.1e}"))), 5 - size)  # 6 significant digits are enough
+    return f"{round(value, digits) + 0.0:.{max(0, digits)}f}"
+
+
+def plus_minus(value: float, half: float) -> str:
+    """`105.7 ± 1.2`; without the interval where `half` is NaN."""
+    return number(value, half) + (f" ± {number(half, half)}" if half >= 0 else "")
+
+
+def half_width(score: Score) -> float:
+    """Half of the width of a score's interval, or else its std; NaN where it has neither."""
+    if score.interval:
+        return (score.interval[1] - score.interval[0]) / 2
+    return math.nan if score.std is None else score.std
+
+
 def value_text(score: Score | None) -> str:
-    """The value to 4 significant digits, with its interval or else ± std, where there is one."""
+    """The value with its interval or else ± std, where there is one."""
     if score is None or math.isnan(score.value):
         return MISSING
     if score.interval:
-        return f"{score.value:.4g} {interval_text(score)}"
-    return f"{score.value:.4g}" + (f" ± {score.std:.2g}" if score.std is not None else "")
+        return f"{number(score.value, half_width(score))} {interval_text(score)}"
+    return plus_minus(score.value, half_width(score))
 
 
 def interval_text(score: Score | None) -> str:
@@ -88,10 +115,5 @@ def interval_text(score: Score | None) -> str:
     if score is None or score.interval is None:
         return ""
     low, high = (0.0 if abs(end) < 1e-12 else end for end in score.interval)  # a proportion's rounding error
-    return f"[{short(low)}, {short(high)}]"
-
-
-def short(value: float) -> str:
-    """3 significant digits; whole numbers of up to 6 digits without an exponent: `0.0123`, `29600`."""
-    rounded = float(f"{value:.3g}")
-    return f"{rounded:.0f}" if 1000 <= abs(rounded) < 1e6 else f"{rounded:.3g}"
+    half = half_width(score)
+    return f"[{number(low, half)}, {number(high, half)}]"

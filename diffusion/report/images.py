@@ -1,4 +1,4 @@
-"""Pictures of images: grids, strips of denoising steps and GIFs. Images are uint8, (N, 3, H, W), sRGB.
+"""Pictures of images: grids and GIFs. Images are uint8, (N, 3, H, W), sRGB.
 
 A grid's layout is kept in the PNG file (`tEXt` chunk "grid"), so that `tiles` can separate the images again.
 """
@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 GAP = 2  # white pixels between the images of a grid
+WIDTH = 640  # pixels of a picture that is looked at
 LAYOUT = "grid"  # the PNG text chunk with a grid's layout
 
 
@@ -51,9 +52,10 @@ def tiles(picture: Image.Image) -> list[np.ndarray]:
     return [pixels[top : top + height, left : left + width] for top, left in corners]
 
 
-def strip(steps: Tensor, scale: int = 1) -> Image.Image:
-    """Denoising steps (S, N, 3, H, W) uint8 as one picture: a row per image, a column per step."""
-    return grid(steps.transpose(0, 1).flatten(0, 1), columns=len(steps), scale=scale)
+def scale_of(images: Tensor, columns: int | None = None) -> int:
+    """The scale at which a `grid` of `images`, of whatever number and size, is about as wide as `WIDTH`; at most 16."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    return min(16, max(1, WIDTH // (columns * images.shape[-1])))
 
 
 def save_png(picture: Image.Image, path: str | Path) -> Path:

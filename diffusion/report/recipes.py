@@ -17,25 +17,25 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
 
 LEVEL = 0.95
 
 
 class Mean(NamedTuple):
-    """The mean over `n` seeds, and half the width of its interval (NaN for one seed)."""
+    """The mean over `n` seeds, and half the width of its interval (NaN for one seed).
+
+    `own` is half the width of the interval that the number of one seed has by itself: of a score over draws of samples.
+    """
 
     mean: float
     half: float
     n: int
+    own: float = math.nan
 
     def __str__(self) -> str:
-        if math.isnan(self.half):
-            return f"{self.mean:.4g}"
-        if self.half == 0:
-            return f"{self.mean:.4g} ± 0"
-        digits = 3 - math.floor(math.log10(abs(self.mean))) if self.mean else 4
-        return f"{self.mean:.{max(0, min(digits, 8))}f} ± {self.half:.2g}"
+        return number(self.mean, self.own) if self.n == 1 else plus_minus(self.mean, self.half)
 
 
 def mean_over_seeds(values: Sequence[float]) -> Mean:
@@ -54,6 +54,7 @@ class Row:
     settings: dict[str, str]
     label: str
     values: dict[Run, dict[str, float]]  # of all runs, by column
+    halves: dict[tuple[Run, str], float]  # half the width of the interval that a number has by itself
     runs: list[Run] = field(default_factory=list)
 
     def numbers(self, column: str) -> list[float]:
@@ -62,7 +63,10 @@ class Row:
 
     def mean(self, column: str) -> Mean | None:
         """The mean over seeds; None where there is no number."""
-        return mean_over_seeds(numbers) if (numbers := self.numbers(column)) else None
+        if not (numbers := self.numbers(column)):
+            return None
+        own = max(self.halves.get((run, column), math.nan) for run in self.runs)
+        return mean_over_seeds(numbers)._replace(own=own)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,15 @@ from diffusion.console import count, duration
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import figures, style
-from diffusion.report.formatting import MISSING, describe, markdown_table, protocol_text, sampler_text, value_text
+from diffusion.report.formatting import (
+    MISSING,
+    describe,
+    markdown_table,
+    number,
+    protocol_text,
+    sampler_text,
+    value_text,
+)
 from diffusion.runs.folder import Run
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
@@ -87,7 +95,7 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
     if run.grids:
         style.save(figures.samples_over_training(run.grids), folder / "samples.png")
     if {"val/mse", "fit/mse", "train/loss"} & metrics.keys():
-        style.save(figures.mse(metrics, run.steps_per_epoch), folder / "mse.png")
+        style.save(figures.mse(metrics, run.epoch_lengths), folder / "mse.png")
     if bins_of(metrics, "val/mse"):
         style.save(figures.bins(metrics), folder / "bins.png")
     if bins_of(metrics, "gap/mse"):
@@ -246,7 +254,7 @@ def mse_section(metrics: Metrics) -> str:
     for name, label in quantities.items():
         if name in metrics:
             values = [metrics[name].value[-1], *([] if best is None else [metrics[name].at(best)])]
-            rows.append([label, *(MISSING if math.isnan(value) else f"{value:.5g}" for value in values)])
+            rows.append([label, *(MISSING if math.isnan(value) else number(value) for value in values)])
     absent = [f"`{name}`" for name in quantities if name not in metrics]
     note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
     weights = validated_weights([metrics])

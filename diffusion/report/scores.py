@@ -7,7 +7,7 @@ from rich.table import Table
 
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.report.formatting import MISSING, interval_text, short
+from diffusion.report.formatting import MISSING, half_width, interval_text, number
 
 COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
 
@@ -32,6 +32,6 @@ def print_scores(scores: Sequence[Score]) -> None:
         table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
     for metric in dict.fromkeys(score.metric for score in scores):
         row = {score.what: score for score in scores if score.metric == metric}
-        values = [short(row[what].value) if what in row else MISSING for what in columns]
+        values = [number(s.value, half_width(s)) if (s := row.get(what)) else MISSING for what in columns]
         table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
     console.print(table, soft_wrap=False)

@@ -14,7 +14,7 @@ from diffusion.console import console
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
-from diffusion.report.formatting import MISSING, csv_text, markdown_table, protocol_text, value_text
+from diffusion.report.formatting import MISSING, csv_text, markdown_table, number, protocol_text, value_text
 
 FLOOR = (
     "The floor is the score of real images against real ones at this n: chance alone. A difference between samplers "
@@ -56,7 +56,7 @@ def write(
     rows: list[tuple[Any, ...]] = [*points, *((what, None, None, None, scores) for what, scores in by_kind.items())]
 
     def cell(value: object) -> str:
-        return MISSING if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+        return MISSING if value is None else number(value) if isinstance(value, float) else str(value)
 
     table = [[*map(cell, cells), *(value_text(scores.get(m)) for m in metrics)] for *cells, scores in rows]
     values = [[*cells, *(scores[m].value if m in scores else None for m in metrics)] for *cells, scores in rows]

@@ -25,6 +25,7 @@ INK, GREY, LIGHT = "#222222", "#7F7F7F", "#C8C8C8"
 COLUMN = (4.6, 2.9)  # inches: one figure in a text column
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
+FEWEST = 6  # columns of pictures that fill the page's width
 THOUSANDS = StrMethodFormatter("{x:,.10g}")  # 12,000; 0.5
 
 STYLE: Any = {
@@ -88,12 +89,14 @@ def plain_numbers(axis: Axis) -> None:
 def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:
     """Rows of pictures of one size, uint8 (H, W, 3), with a text under each column, and `label` left of the texts.
 
+    The texts and the label are of equally many lines.
+
     A pixel is a square of a whole number of dots at 200 dpi, so that the saved figure holds the pictures' exact values.
-    The figure is about as wide as the page's text.
+    The figure is about as wide as the page's text; fewer than `FEWEST` columns are as wide as those of so many.
     """
     height, width = pictures[0][0].shape[:2]
-    margin, gap, foot = 70, 6, 50  # dots
-    scale = max(1, round(((TEXT_WIDTH * DPI - margin) / len(columns) - gap) / width))
+    margin, gap, foot = 70, 6, 50 + 35 * label.count("\n")  # dots
+    scale = max(1, round(((TEXT_WIDTH * DPI - margin) / max(FEWEST, len(columns)) - gap) / width))
     across, down = scale * width + gap, scale * height + gap
     total = np.array([margin + len(columns) * across - gap, len(pictures) * down - gap + foot])
     figure = Figure(figsize=tuple(total / DPI))
@@ -103,7 +106,7 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
             ax = figure.add_axes((*(corner / total), *(np.array([across - gap, down - gap]) / total)))
             ax.imshow(picture, interpolation="nearest", aspect="auto")
             ax.set_axis_off()
-    line = 0.45 * foot / total[1]
+    line = (foot / 2 - 2) / total[1]
     for j, text in enumerate(columns):
         middle = (margin + j * across + (across - gap) / 2) / total[0]
         figure.text(middle, line, text, ha="center", va="center", fontsize=9)

@@ -48,7 +48,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         try:
             if print_help(name, schema, about, sys.argv[1:]):
                 return
-            words = [_renamed(word) for word in sys.argv[1:]]
+            words = [_renamed(word) for word in messages.ordered(sys.argv[1:], name)]
             secrets.check_words(words)
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,9 +122,14 @@ class Run:
         return sorted((int(match[1]), path) for match, path in found if match)
 
     @property
-    def steps_per_epoch(self) -> float | None:
-        steps, epochs = self.info.get("steps"), self.info.get("epochs")
-        return steps / epochs if steps and epochs else None
+    def epoch_lengths(self) -> list[tuple[int, int]]:
+        """(step, steps in an epoch from there on), in order; more than one where a resumed run has another length."""
+        return epoch_lengths(self.info)
+
+
+def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """What a run.json says of the lengths of epochs; [] where it says nothing."""
+    return [(int(step), int(length)) for step, length in info.get("epoch_lengths", ())]
 
 
 def is_run(folder: Path) -> bool:
@@ -136,6 +141,18 @@ def jobs_of(folder: Path) -> list[Run]:
     """The runs in `folder`'s sub-folders, in order of their names."""
     inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
     return [Run(path) for path in sorted(inside, key=natural_order)]
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        if is_run(here):
+            yield here
+        else:
+            inside = [path for path in here.iterdir() if path.is_dir() and not path.is_symlink()]
+            waiting += sorted(inside, key=natural_order, reverse=True)
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

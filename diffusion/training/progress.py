@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,6 +16,7 @@ from diffusion.console import console, count, duration, progress_bar
 from diffusion.data import ImageData
 from diffusion.evaluation.devices import device_name
 from diffusion.files import VERSION
+from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
 
@@ -125,8 +127,12 @@ class Forecast(Callback):
 class RecordProgress(Callback):
     """Keeps run.json up to date: the device, and how far the run is."""
 
-    def __init__(self, record: RunRecord, data: ImageData, clock: Clock):
+    def __init__(self, record: RunRecord, data: ImageData, clock: Clock, resumed: Path | None):
         self.record, self.clock = record, clock
+        before = {} if resumed is None else RunRecord(resumed).content  # of the run in another folder, or in this one
+        self.lengths = epoch_lengths(
+            record.previous if resumed and resumed.resolve() == record.folder.resolve() else before
+        )
         record.update(
             host_cores=os.cpu_count(),
             images={name: len(split.images) for name, split in data.splits.items()},
@@ -139,11 +145,15 @@ class RecordProgress(Callback):
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The device and the size of the network are known now."""
+        """The device and the size of the network are known now, and how long epochs are from here on."""
+        step = trainer.global_step
+        lengths = [(start, length) for start, length in self.lengths if start < step]
+        if not lengths or lengths[-1][1] != self.clock.epoch:
+            lengths.append((step, self.clock.epoch))
         self.record.update(
             device=device_name(pl_module.device), devices=trainer.world_size,
             parameters=sum(p.numel() for p in pl_module.parameters()), precision=str(trainer.precision),
-            total_steps=self.clock.total,
+            total_steps=self.clock.total, first_step=step, epoch_lengths=lengths,
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:

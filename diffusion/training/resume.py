@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import find
 from diffusion.checkpoint.restore import PREFIX, read
+from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
 from diffusion.console import console
@@ -42,9 +43,9 @@ class Resumed(NamedTuple):
         return self.path.parent.parent
 
 
-def resumed_from(ckpt: str | None, folder: Path) -> Resumed | None:
+def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a fresh start."""
-    path = None if ckpt is None else find(ckpt, folder)
+    path = None if settings.ckpt is None else find(settings.ckpt, folder, settings.name)
     if path is None:
         return None
     contents = read(path)

@@ -29,7 +29,7 @@ from diffusion.metric.score import distances
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.report.images import grid, save_png
+from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
@@ -124,7 +124,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     recipe = Recipe.build(settings)
-    resumed = resumed_from(settings.ckpt, folder)
+    resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
     trainer = make_trainer(settings, folder, resumed)
     clock = Clock.of(settings.trainer, len(recipe.data.splits["train"]), recipe.data.batch_size, trainer.world_size)
@@ -226,7 +226,7 @@ def set_clock(
         LearningRateMonitor("step"),
     ]  # fmt: skip
     if record is not None:
-        used.append(RecordProgress(record, data, clock))
+        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder))
     if recipe.ema is not None:
         used.append(recipe.ema)
     used.append(Guard(settings.guard, clock))
@@ -276,7 +276,8 @@ def finish(
     untrained = score.n if "untrained" in score.baselines else 0
     print_cost(module.denoiser, sampler, n + untrained, recipe.shape, score.batch_size, device, untrained)
     images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
-    picture = grid(images[: settings.samples.n or 16], scale=2)
+    shown = images[: settings.samples.n or 16]
+    picture = grid(shown, scale=scale_of(shown))
     log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
     if scorer is None:
         return

@@ -1,6 +1,7 @@
-"""Log messages of sample, evaluate and study are printed, and kept in the output folder."""
+"""What commands say: of words that set nothing, in `--help`, and in their log files."""
 
 import logging
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,42 @@ def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, wor
     assert "nowhere.ckpt: there is no such file" in err
     (line,) = (tmp_path / f"out/{name}.log").read_text().splitlines()
     assert line.endswith("[diffusion.metric.reference][WARNING] the statistics are damaged")
+
+
+WORDS = {
+    "lr=1e-4": "lr: there is no such setting (did you mean optimizer.lr?); --help lists all of them",
+    "--lr 1e-4": "--lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
+    "--lr=1e-4 seed=3": "--lr=1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
+    "optimizer.lr 1e-4": "optimizer.lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
+    "seed=3 -m hello": "hello: expected KEY=VALUE; --help lists the keys",
+    "=3": "=3: expected KEY=VALUE; --help lists the keys",
+    "-x": "-x: expected KEY=VALUE; --help lists the keys",
+    "--cfg": "argument --cfg/-c: expected one argument; --help lists the settings",
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_word_that_sets_nothing_is_one_line(command, words) -> None:
+    assert command("train", words.split()) == (2, "", f"error: {WORDS[words]}\n")
+
+
+def test_options_may_stand_between_settings(command) -> None:
+    assert command("train", ["seed=3", "--cfg", "job", "-p", "seed", "name=x"]) == (0, "3\n", "")
+
+
+@pytest.mark.parametrize("name", ["status", "compare", "report", "export"])
+def test_an_option_that_there_is_not_is_one_line(name, capsys) -> None:
+    module = import_module(f"diffusion.{name}" + ".__main__" * (name == "report"))
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--nonsense", "x"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert line.endswith(f"--help lists what python -m diffusion.{name} takes")
+
+
+def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
+    _, out, _ = command("sample", ["--help"])
+    listed = {line.split()[0] for line in out.partition("Settings")[0].splitlines() if "=  " in line}
+    assert "unipc, run (default)" in " ".join(out.split())
+    assert listed == {"sampler=", "grid@sampler.grid=", "threshold@sampler.threshold=", "variance@sampler.variance="}

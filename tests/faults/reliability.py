@@ -107,8 +107,8 @@ FAULTS = [
     ),
     Fault(
         "T2 a path falls back",
-        '    if ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
-        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return Path(ckpt)\n',
+        '    if ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
+        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
         COMMAND_LINE,
     ),
     Fault(

@@ -38,6 +38,9 @@ CHANGED = "evaluation/test_inherited_settings.py::test_single_settings_of_the_ru
 SIZE = "evaluation/test_inherited_settings.py::test_the_reference_has_the_size_of_the_images"
 FOLDER = "evaluation/test_inherited_settings.py::test_a_folder_that_cannot_be_scored_is_one_line"
 MESSAGES = "evaluation/test_messages.py"
+PLAIN = "report/test_plain_text.py"
+WHICH = "evaluation/test_which_checkpoint.py"
+EPOCHS = "training/test_resume.py::test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were"
 BUDGETS = "evaluation/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
 BUDGET = "evaluation/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_estimated"
 FITS = "evaluation/test_study.py::test_all_takes_the_samplers_that_fit_and_names_the_others"
@@ -344,4 +347,27 @@ FAULTS = [
         "report/test_report_study.py",
     ),
     Fault("study: beyond its budget", "if nfe <= budget else", "if True else", BUDGET),
+    Fault("text: text is markup", "markup=False, emoji=False", "emoji=False", PLAIN),
+    Fault("text: text is emoji", "markup=False, emoji=False", "markup=False", PLAIN),
+    Fault("text: a label is mathematics", ", parse_math=False", "", PLAIN),
+    Fault("text: a line of progress at each tenth", " and now - since >= PAUSE", "", "test_console.py"),
+    Fault("text: a run of another name", " or _name(run) not in (name, None)", "", WHICH),
+    Fault("text: ckpt=RUN is a folder", "    if not path.is_dir():", "    if True:", WHICH),
+    Fault(
+        "text: the digits of 4",
+        "    if half is None or not 0 < half < math.inf:",
+        "    if True:",
+        "report/test_score_table.py",
+    ),
+    Fault("text: the metric written last", "score.metric == scored[0].metric", "True", "report/test_status.py"),
+    Fault("text: the rate since the run began", 'content.get("first_step", 0)', "0", "report/test_status.py"),
+    Fault(
+        "text: the lengths of epochs are forgotten",
+        "for start, length in self.lengths if start < step",
+        "for start, length in ()",
+        EPOCHS,
+    ),
+    Fault(
+        "text: every step in a GIF", "min(sampler.steps, MOST_FRAMES)", "sampler.steps", "evaluation/test_trajectory.py"
+    ),
 ]

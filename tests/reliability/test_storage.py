@@ -147,7 +147,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
         last = int.from_bytes(acknowledged[-4:], "little")
         assert last >= first
         try:
-            assert whole(find("auto", run)) >= last
+            assert whole(find("auto", run, "run")) >= last
             assert whole(folder / "last.ckpt") >= last
         except (storage.Damaged, UserError):
             unreadable += 1
@@ -222,7 +222,7 @@ def test_t2_damage(tmp_path, capfd, figure):
         put(newest, data)
         before = sorted((p.name, p.stat().st_size) for p in folder.iterdir())
         capfd.readouterr()
-        assert find("auto", tmp_path / "run") == storage.numbered(folder, 2), what
+        assert find("auto", tmp_path / "run", "run") == storage.numbered(folder, 2), what
         out = capfd.readouterr().out
         assert "skipped" in out
         assert newest.name in out
@@ -234,7 +234,7 @@ def test_t2_damage(tmp_path, capfd, figure):
     newest.rmdir()
     newest.symlink_to("nothing")
     capfd.readouterr()
-    assert find("auto", tmp_path / "run") == storage.numbered(folder, 2)
+    assert find("auto", tmp_path / "run", "run") == storage.numbered(folder, 2)
     assert (
         f"skipped {newest}: not a readable checkpoint: it cannot be read (No such file"
         in capfd.readouterr().out.replace("\n", "")
@@ -243,11 +243,11 @@ def test_t2_damage(tmp_path, capfd, figure):
     files.link(newest, folder / "last.ckpt")
     put(folder / "last.ckpt", good[:-1])
     with pytest.raises(UserError, match=r"last\.ckpt"):
-        read(find("last", tmp_path / "run"))
+        read(find("last", tmp_path / "run", "run"))
     for path in folder.iterdir():
         put(path, path.read_bytes()[:100])
     with pytest.raises(UserError, match="ckpt=null starts afresh"):
-        find("auto", tmp_path / "run")
+        find("auto", tmp_path / "run", "run")
     figure("damaged checkpoints", f"{found}, {found} detected and named, the one before used")
 
 
@@ -256,7 +256,7 @@ def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
     folder = tmp_path / "checkpoints"
     storage.save(contents(1), storage.numbered(folder, 1))
     torch.save(contents(2), storage.numbered(folder, 2))
-    assert find("auto", tmp_path) == storage.numbered(folder, 1)
+    assert find("auto", tmp_path, "run") == storage.numbered(folder, 1)
     assert "it has no checksum" in capfd.readouterr().out.replace("\n", " ")
     assert read(storage.numbered(folder, 2))["global_step"] == 2
 
@@ -297,7 +297,7 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
     folder = tmp_path / "checkpoints"
     for step in (10, 20, 30, 40):
         checkpoints_at(tmp_path, step)
-        assert find("auto", tmp_path) == storage.numbered(folder, step)
+        assert find("auto", tmp_path, "run") == storage.numbered(folder, step)
         for file in folder.iterdir():
             os.utime(file, (2**32 - step,) * 2)
     assert steps(tmp_path) == [40, 30]
@@ -305,13 +305,13 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
     os.replace(tmp_path / "copy", folder / "last.ckpt")
     storage.numbered(folder, 40).unlink()
     os.utime(folder / "last.ckpt", (1, 1))
-    assert find("auto", tmp_path) == folder / "last.ckpt"  # of step 40
+    assert find("auto", tmp_path, "run") == folder / "last.ckpt"  # of step 40
     put(folder / "last.ckpt", b"damaged")
-    assert find("auto", tmp_path) == storage.numbered(folder, 30)
+    assert find("auto", tmp_path, "run") == storage.numbered(folder, 30)
     capfd.readouterr()
     checkpoints_at(tmp_path, 25, keep=3)  # from an older one, named
     assert steps(tmp_path) == [25]
-    assert find("auto", tmp_path) == storage.numbered(folder, 25)
+    assert find("auto", tmp_path, "run") == storage.numbered(folder, 25)
     assert "removed step-00000030.ckpt" in capfd.readouterr().out
 
 

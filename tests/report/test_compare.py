@@ -351,7 +351,7 @@ def test_the_command_writes_markdown_csv_and_a_plot(
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out")]) == 0
     assert "2 recipes" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    assert "| **11.00 ± 13** |" in (tmp_path / "out/compare.md").read_text()
+    assert "| **11 ± 13** |" in (tmp_path / "out/compare.md").read_text()
     with (tmp_path / "out/compare.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert [first[name] for name in ("optimizer.lr", "seeds", "fd_lite0", "fd_lite0 n")] == ["0.001", "2", "11.0", "2"]
@@ -363,12 +363,36 @@ def test_a_sweep_gets_its_comparison(seeds: Any, tmp_path: Path) -> None:
     seeds("sweep", 1e-3, [10.0, 12.0])
     console = Console(file=io.StringIO(), width=200)
     assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
-    assert "11.00 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "11 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_mean_is_shown_to_the_digits_that_its_size_allows() -> None:
     assert str(mean_over_seeds([0.01234, 0.01236])) == "0.01235 ± 0.00013"
     assert str(mean_over_seeds([12345.0, 12347.0])) == "12346 ± 13"
+
+
+def test_the_score_of_one_seed_has_the_digits_of_its_own_interval(seeds: Any, tmp_path: Path) -> None:
+    for name, value in (("a", 240.58), ("b", 250.04)):
+        seeds(name, 1e-3 if name == "a" else 1e-2, [value], low=value - 12, high=value + 12)
+    comparison = compare(gather([tmp_path / "a", tmp_path / "b"]))
+    write(comparison, tmp_path / "out", "t", None)
+    text = (tmp_path / "out/compare.md").read_text()
+    assert text.count("| 250 |") == 2  # in the table of recipes and in that of runs
+    assert "240.58" in (tmp_path / "out/compare.csv").read_text()
+
+
+@pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 1), (30, 10)])
+def test_two_runs_are_one_table_on_80_columns(width: int, tables: int, seeds: Any, tmp_path: Path) -> None:
+    folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
+    for folder in folders:
+        scores = [of(metric=f"metric_{i}_lite0", value=i + 0.5) for i in range(6)]
+        (folder / "scores.json").write_text(json.dumps(scores))
+    console = Console(file=io.StringIO(), width=width)
+    write(compare(gather(folders)), tmp_path / "out", "t", console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert len(re.findall("^ ─+ $", printed, re.MULTILINE)) == tables
+    assert all(len(re.findall(rf"\b{i}\.5\b", printed)) == 2 for i in range(6))
+    assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= width
 
 
 def test_help_needs_no_torch() -> None:

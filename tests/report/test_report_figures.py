@@ -14,7 +14,7 @@ from diffusion.errors import UserError
 from diffusion.process.schedule import cosine, linear
 from diffusion.report import figures, style
 from diffusion.report.images import grid, save_png
-from diffusion.runs.metrics import read_metrics
+from diffusion.runs.metrics import Series, read_metrics
 
 
 def lines(figure: Figure) -> dict[str, np.ndarray]:
@@ -98,7 +98,7 @@ def test_a_picture_in_a_figure_keeps_its_pixels(tmp_path: Path) -> None:
     images = random_images(3, size=16)
     path = style.save(figures.noising(images, linear(steps=100), times=[0, 50]), tmp_path / "noising.png")
     pixels = np.asarray(Image.open(path).convert("RGB"))
-    scale = (round((style.TEXT_WIDTH * style.DPI - 70) / 2) - 6) // 16
+    scale = round(((style.TEXT_WIDTH * style.DPI - 70) / style.FEWEST - 6) / 16)
     assert (
         pixels[scale // 2 : 16 * scale : scale, 70 + scale // 2 : 70 + 16 * scale : scale]
         == (images[0].permute(1, 2, 0).numpy())
@@ -125,7 +125,7 @@ def test_a_broken_sample_grid_is_named(tmp_path: Path) -> None:
 
 def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
-    figure = figures.mse(metrics, steps_per_epoch=50)
+    figure = figures.mse(metrics, [(0, 50)])
     drawn = lines(figure)
     assert drawn["validation images"].tolist() == [[100, 0.4], [200, 0.1], [300, 0.05], [400, 0.06]]
     assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
@@ -138,6 +138,22 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     style.save(figure, run_folder / "figures/mse.png")
     epochs = figure.axes[0].child_axes[0].get_xlim()
     np.testing.assert_allclose(epochs, np.array(figure.axes[0].get_xlim()) / 50)
+
+
+def test_a_short_axis_of_errors_is_labelled_too() -> None:
+    for factor in (1.02, 1.5, 3.0, 30.0):
+        series = Series(np.array([1, 2]), np.array([0.9, 0.9 * factor]))
+        ax = figures.mse({"val/mse": series}).axes[0]
+        low, high = ax.get_ylim()
+        assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 3
+
+
+def test_epochs_are_counted_through_a_resumed_run_of_other_epochs(run_folder: Path) -> None:
+    figure = figures.mse(read_metrics(run_folder / "metrics.csv"), [(0, 80), (200, 30)])
+    ax = figure.axes[0]
+    ax.set_xlim(0, 380)
+    style.save(figure, run_folder / "figures/mse.png")
+    assert ax.child_axes[0].get_xlim() == pytest.approx((0, 200 / 80 + 180 / 30))
 
 
 def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.report.images import GAP, gif, grid, save_png, strip, tiles
+from diffusion.report.images import GAP, gif, grid, save_png, scale_of, tiles
 
 
 def random_images(n: int, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -46,11 +46,12 @@ def test_grid_refuses_what_is_not_uint8_rgb(images: torch.Tensor) -> None:
         grid(images)
 
 
-def test_strip_has_images_as_rows_and_steps_as_columns() -> None:
-    steps = random_images(6).unflatten(0, (3, 2))  # 3 steps of 2 images
-    parts = tiles(strip(steps))
-    assert strip(steps).size == (3 * (6 + GAP) - GAP, 2 * (4 + GAP) - GAP)
-    assert (parts[3 * 1 + 0] == steps[0, 1].permute(1, 2, 0).numpy()).all()
+@pytest.mark.parametrize(
+    ("n", "side", "width"), [(64, 8, 654), (16, 8, 518), (16, 32, 646), (64, 64, 526), (400, 64, 1318)]
+)
+def test_pictures_are_of_one_size_whatever_they_show(n: int, side: int, width: int) -> None:
+    images = random_images(n, side, side)
+    assert grid(images, scale=scale_of(images)).size == (width, width)
 
 
 def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_scores_have_their_protocol_and_baselines(run_folder: Path) -> None:
     # the noise's KID has n = 128, which is another protocol, so it must not be in the row of the samples
     assert cells(text, "kid_lite0") == [
         ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "—", "[2]", how],
-        ["kid_lite0", "—", "—", "0.456 ± 0.001", "—", "—", "[3]", "noise"],
+        ["kid_lite0", "—", "—", "0.4560 ± 0.0010", "—", "—", "[3]", "noise"],
     ]
     assert (
         "256 images against the 250 images of the reference split `val` (key `k3y`); features `lite0`, "
@@ -86,7 +86,7 @@ def test_scores_of_a_folders_images_and_of_a_named_sampler(tmp_path: Path, make_
     }
     text = compose(Run(make_run(tmp_path / "run", scores=[record, named])), {})
     assert cells(text, "kid") == [["kid", "**0.5**", "—", "—", "—", "—", "[1]", "images"]]
-    assert cells(text, "fid")[0][1] == "**9 [8.5, 9.5]**"
+    assert cells(text, "fid")[0][1] == "**9.00 [8.50, 9.50]**"
     assert cells(text, "fid")[0][-1] == "samples, DDIM(steps=50, grid=uniform)"
     assert "9 images of 64x64 pixels against a reference that was not recorded" in text
     assert "resize not recorded, subset_size=8" in text

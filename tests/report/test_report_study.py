@@ -63,7 +63,9 @@ def test_the_floor_is_a_row_below_the_samplers_and_a_line_in_the_plot(tmp_path: 
     floor = score("fd_lite0", 4.0, 1.0, "floor")
     write(POINTS, [10, 20], tmp_path, "val", "cpu", [floor, replace(floor, what="real", value=9.0)])
     text = (tmp_path / "study.md").read_text()
-    assert text.index("| unipc | 20 |") < text.index("| floor | — | — | — | 4 [3, 5] |") < text.index("| real | — |")
+    assert (
+        text.index("| unipc | 20 |") < text.index("| floor | — | — | — | 4.0 [3.0, 5.0] |") < text.index("| real | — |")
+    )
     assert (tmp_path / "study.csv").read_text().splitlines()[-2:] == ["floor,,,,4.0", "real,,,,9.0"]
     for ax in pareto(POINTS, "fd_lite0", floor).axes:
         (line,) = [line for line in ax.get_lines() if line.get_label() == "floor"]

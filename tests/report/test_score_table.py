@@ -1,13 +1,14 @@
 """The table of scores on the console: every number in full on 80 columns."""
 
 import io
+import math
 
 import pytest
 from rich.console import Console
 
 from diffusion.metric.record import Reference, Score
 from diffusion.report import scores
-from diffusion.report.formatting import short
+from diffusion.report.formatting import number, plus_minus
 from diffusion.report.scores import print_scores
 
 WHATS = ("samples", "floor", "real", "untrained", "noise")
@@ -29,7 +30,7 @@ def test_no_number_is_cut_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None
     for text in ("29600", "-0.00958", "1.06", "283"):
         assert printed.count(f" {text} ") + printed.count(f" {text}\n") == len(WHATS)
     assert "[26700, 32600]" in printed
-    assert "[-0.0105, -0.00862]" in printed
+    assert "[-0.01054, -0.00862]" in printed
 
 
 def test_a_baseline_of_fewer_images_is_marked_with_their_number(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,16 @@ def test_a_baseline_of_fewer_images_is_marked_with_their_number(capsys: pytest.C
     assert "noise (" not in out
 
 
-def test_numbers_have_three_digits_and_no_exponent_up_to_a_million() -> None:
-    shown = [short(x) for x in (0.0, 0.00612, 283.41, 999.9, 29612.3, -1234.0, 999_400.0, 2e6)]
-    assert shown == ["0", "0.00612", "283", "1000", "29600", "-1230", "999000", "2e+06"]
+def test_numbers_have_the_digits_that_their_interval_allows() -> None:
+    shown = [plus_minus(*pair) for pair in ((105.7321, 1.234), (0.0123, 0.00996), (29612.3, 2961.0), (-0.3, 52.0))]
+    assert shown == ["105.7 ± 1.2", "0.012 ± 0.010", "29600 ± 3000", "0 ± 52"]
+    assert [plus_minus(2.5, half) for half in (0.0, 1e-17, math.nan)] == [
+        "2.5 ± 0",
+        "2.50000 ± 0.000000000000000010",
+        "2.5",
+    ]
+
+
+def test_numbers_without_an_interval_have_four_digits_and_no_exponent_up_to_a_million() -> None:
+    shown = [number(x) for x in (0.0, 0.00612, 283.41, 999.99, 29612.3, -1234.0, 999_400.0, 2e6, math.nan)]
+    assert shown == ["0", "0.00612", "283.4", "1000", "29610", "-1234", "999400", "2e+06", "nan"]

@@ -6,12 +6,12 @@ import platform
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from diffusion import status
-from diffusion.runs.folder import Run
 from diffusion.runs.record import SILENCE, RunRecord, start_of_process
 
 GONE = 2**22 - 1  # no process has this number
@@ -49,16 +49,54 @@ def test_states(tmp_path, info, silence, expected):
     assert RunRecord(folder).state == expected
 
 
-@pytest.mark.parametrize(("value", "text"), [(12.5, "kid 12.5"), (0.0, "kid 0"), (None, "kid nan")])
-def test_the_last_score_is_of_samples_and_not_of_the_audit(tmp_path, value, text):
+@pytest.mark.parametrize(("value", "text"), [(12.5, "12.5"), (0.0, "0"), (None, "nan")])
+def test_the_score_is_the_last_of_samples_by_the_first_metric(tmp_path, value, text):
     records = [
         {"metric": "fd", "value": 3.0, "what": "samples"},
-        {"metric": "kid", "value": value, "what": "samples"},
-        {"metric": "kid", "value": 9.0, "what": "noise"},
+        {"metric": "kid", "value": 2.0, "what": "samples"},
+        {"metric": "fd", "value": value, "what": "samples"},
+        {"metric": "coverage", "value": 0.0, "what": "samples"},
+        {"metric": "fd", "value": 9.0, "what": "noise"},
         {"metric": "copies", "value": 0.0, "what": "samples"},
     ]
     (tmp_path / "scores.json").write_text(json.dumps(records))
-    assert status.last_score(Run(tmp_path)) == text
+    line = status.line(tmp_path, tmp_path.parent)
+    assert (line.metric, line.value, line.score) == ("fd", value, text)
+
+
+def test_the_time_left_is_at_the_rate_since_it_was_resumed(tmp_path):
+    content = {"steps": 300, "first_step": 200, "total_steps": 450, "started": "2026-01-02T03:00:00+00:00"}
+    now = datetime.fromisoformat("2026-01-02T03:01:00+00:00").timestamp()
+    assert status.seconds_left(content, now) == 90
+    for unknown in ({"steps": None}, {"steps": 200}, {"started": "?"}, {"total_steps": None}):
+        assert status.seconds_left(content | unknown, now) is None
+    for state, left in {"running": True, "complete": False}.items():
+        folder = record(tmp_path / state, **(HERE | content | {"state": state}))
+        assert (status.line(folder, tmp_path).seconds_left is not None) == left
+
+
+def test_runs_are_sorted_filtered_and_listed_for_programs(tmp_path, capsys):
+    for i, (state, metric, value) in enumerate(
+        [("complete", "fd", 9.0), ("failed", "coverage", 0.1), ("complete", "fd", 7.0), ("complete", "coverage", 0.9)]
+    ):
+        folder = record(tmp_path / f"r{i}", state=state, steps=10 * (i % 3))
+        (folder / "scores.json").write_text(json.dumps([{"metric": metric, "value": value, "what": "samples"}]))
+        os.utime(folder / "run.json", (1000 + i, 1000 + i))
+
+    def listed(*words: str) -> str:
+        assert status.main([str(tmp_path), "--json", *words]) == 0
+        return "".join(each["run"][1:] for each in json.loads(capsys.readouterr().out))
+
+    orders = {"run": "0123", "state": "0231", "step": "2103", "score": "3120", "wrote": "3210", "left": "0123"}
+    assert {order: listed("--sort", order) for order in status.ORDERS} == orders
+    assert listed("--state", "failed") == "1"
+    assert listed("--state", "failed,complete") == "0123"
+    assert status.main([str(tmp_path), "--state", "failed"]) == 0
+    out = capsys.readouterr().out
+    assert "r1 " in out
+    assert "r0 " not in out
+    assert status.main([str(tmp_path), "--state", "fail"]) == 2
+    assert capsys.readouterr().err.startswith("error: --state fail: there is no such state (did you mean failed?); ")
 
 
 def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_path, capfd, monkeypatch):

@@ -237,4 +237,4 @@ def test_values_that_need_quotes_are_shown_with_quotes_that_work(command, word):
 def test_a_word_that_sets_nothing(command):
     status, _, err = command("train", ["data"])
     assert status == 2
-    assert error_line(err) == "error: data: expected KEY=VALUE; --help lists the keys"
+    assert error_line(err) == "error: data: expected KEY=VALUE, here data=…"

@@ -42,6 +42,20 @@ def test_a_run_is_resumed_with_its_own_settings(command, run):
     assert config(run)["optimizer"]["lr"] == 0.001
 
 
+def test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were(command, run, tiny, tmp_path):
+    def said(folder):
+        content = json.loads((folder / "run.json").read_text())
+        return content["first_step"], content["epoch_lengths"]
+
+    assert said(run) == (0, [[0, 6]])
+    for steps, batch in ((4, 4), (5, 8)):
+        assert command("train", [*RUN, f"data.batch_size={batch}", f"trainer.max_steps={steps}"])[0] == 0
+    assert said(run) == (4, [[0, 6], [4, 3]])
+    words = [*tiny, "data.batch_size=6", "trainer.max_steps=6", "samples.n=0"]
+    assert command("train", [*words, "ckpt=run", "hydra.run.dir=other"])[0] == 0
+    assert said(tmp_path / "other") == (5, [[0, 6], [4, 3], [5, 4]])
+
+
 def test_a_complete_run_is_not_run_again(command, run):
     status, out, err = command("train", RUN)
     assert status == 0, out + err

@@ -1,0 +1,64 @@
+"""Which checkpoint `ckpt=` means in each command: a run's folder and `last` stand for files."""
+
+from pathlib import Path
+
+import pytest
+
+from diffusion.errors import UserError
+from diffusion.evaluation import commands, study
+
+
+@pytest.fixture
+def trained(command, tiny: list[str]) -> None:
+    """Two runs, a and then b."""
+    for name in ("a", "b"):
+        words = [*tiny, "trainer.max_steps=1", "samples.n=0", f"name={name}", f"hydra.run.dir=outputs/x/{name}"]
+        assert command("train", words)[0] == 0
+
+
+MEANT = {
+    "outputs/x/a": "outputs/x/a/checkpoints/last.ckpt",
+    "outputs/x/a/checkpoints": "outputs/x/a/checkpoints/last.ckpt",
+    "last": "outputs/x/b/checkpoints/last.ckpt",
+}
+
+
+def test_in_every_command(command, trained, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for ckpt, file in MEANT.items():
+        status, out, err = command("export", [ckpt])
+        assert (status, err) == (0, "")
+        assert out.splitlines()[-1] == file.replace(".ckpt", ".safetensors")
+        status, out, err = command("sample", [f"ckpt={ckpt}", "n=1", "sampler.steps=1", "device=cpu"])
+        assert status == 0, err
+        assert "1 image of step 1" in out
+    more = [*tiny, "ckpt=outputs/x/a", "hydra.run.dir=outputs/x/c", "trainer.max_steps=2", "samples.n=0"]
+    assert f"resuming from {MEANT['outputs/x/a']}, step 1\n" in command("train", more)[1]
+
+    def refuse(path: Path, weights: str) -> None:
+        raise UserError(f"it is {path}")
+
+    for module in (commands, study):
+        monkeypatch.setattr(module, "restore", refuse)
+    for name, words in {"evaluate": [], "study": ["sampler"]}.items():
+        assert command(name, [*words, "ckpt=outputs/x/a"])[2] == f"error: it is {MEANT['outputs/x/a']}\n"
+
+
+def test_none(command, tmp_path: Path) -> None:
+    (tmp_path / "outputs/x").mkdir(parents=True)
+    for ckpt, line in {
+        "last": "ckpt=last: no run in outputs has a checkpoint; ",
+        "outputs/x": "ckpt=outputs/x: there is no checkpoint in this folder; ",
+    }.items():
+        assert command("sample", [f"ckpt={ckpt}"])[2] == f"error: {line}name a run's folder, or a checkpoint\n"
+
+
+def test_a_run_of_another_name_is_not_resumed(command, trained, tiny, tmp_path: Path) -> None:
+    words = [*tiny, "ckpt=last", "name=nothinghere", "hydra.run.dir=outputs/x/c"]
+    status, _, err = command("train", words)
+    assert (status, err) == (
+        2,
+        f"error: ckpt=last: no run of the name nothinghere in {tmp_path}/outputs/x that has ended has a checkpoint; "
+        "there are a (name=a), b (name=b); name one, ckpt=RUN, or leave ckpt out\n",
+    )
+    out = command("train", [*words, "name=a", "trainer.max_steps=2", "samples.n=0"])[1]
+    assert f"resuming from {tmp_path}/outputs/x/a/checkpoints/last.ckpt, step 1\n" in out
