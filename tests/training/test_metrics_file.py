@@ -64,6 +64,10 @@ def test_what_ends_the_resumed_run_early_loses_nothing(tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 resumed.log_metrics({"loss": 1.0}, 2)
         assert (tmp_path / "metrics.csv").read_bytes() == whole
+    for step in (2, 3):
+        resumed.log_metrics({"loss": 0.5 + step, "epoch": 0}, step)
+    assert list(read_metrics(tmp_path / "metrics.csv")["loss"].step) == [1, 2, 3, 4]
+    assert list(read_metrics(tmp_path / "metrics.csv")["val/mse"].step) == [2]  # that of step 4 is logged again
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
