@@ -8,7 +8,7 @@ from faults.fault import Fault
 
 SLURM = "reliability/test_slurm.py"
 QUEUED = f"{SLURM}::test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder"
-WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[3-steps0]"
+WHOLE_STEPS = "reliability/test_accumulation.py::test_each_checkpoint_is_of_a_whole_step[6-steps0]"
 ALL_TOLD = "reliability/test_two_signalled.py::test_two_processes_signalled_wherever_they_are"
 AGAIN = "training/test_sweep_again.py"
 TASKS = "training/test_slurm_tasks.py::test_only_the_first_process_queues_the_job_again_on_sigusr1"
