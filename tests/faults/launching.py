@@ -74,7 +74,7 @@ FAULTS = [
     Fault(
         "one process alone breaks off sampling", "if agreed(trainer) or images is None:", "if images is None:", ALL_TOLD
     ),
-    Fault("ckpt=auto makes another job", 'in ("auto", "last")', "in ()", AGAIN),
+    Fault("ckpt=auto makes another job", 'if config["ckpt"] in RESUMING else config', "if False else config", AGAIN),
     Fault(
         "a run that never began has no reason",
         'self.fail("interrupted" if',
