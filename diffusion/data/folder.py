@@ -11,7 +11,6 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,11 +19,12 @@ import torch
 from annotated_types import Ge, Lt
 from PIL import Image
 
-from diffusion.console import count, track
+from diffusion.console import count
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest, print_once, read_json, write
-from diffusion.data.image import RESIZE, NotAnImage, Unusable, crop_box, planes, read, size_of, square
+from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, size_of, square
 from diffusion.data.module import ImageData
+from diffusion.data.threads import in_threads
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
 
@@ -109,10 +109,15 @@ class Folder(ImageData):
             except OSError as error:
                 note(path, f"can't be read: {error.strerror}", "refused")
                 continue
-            if stat.S_ISREG(status.st_mode):
-                found.append((self._name(path), path, status))
-            else:
+            if not stat.S_ISREG(status.st_mode):
                 note(path, "a link to a folder, not followed" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+                continue
+            try:
+                check_bytes(status.st_size)
+            except Unusable as reason:
+                note(path, str(reason), "refused" if _named_image(path) else "skipped")
+                continue
+            found.append((self._name(path), path, status))
         if not found:
             raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
         return sorted(found)
@@ -128,34 +133,31 @@ class Folder(ImageData):
         changed = {name: path for name, path, _ in files if known.get(name, [])[:-1] != stamps[name]}
         contents = {name: entry[-1] for name, entry in known.items() if name in stamps and name not in changed}
         if changed:
-            with ThreadPoolExecutor() as pool:
-                results = track(pool.map(_hash, changed.values()), "reading files", len(changed), "file")
-                for name, result in zip(changed, results, strict=True):
-                    if isinstance(result, OSError):
-                        self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
-                    else:
-                        contents[name] = result
+            results = in_threads(_hash, [*changed.values()], "reading files", "file")
+            for name, result in zip(changed, results, strict=True):
+                if isinstance(result, OSError):
+                    self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
+                else:
+                    contents[name] = result
             entries = {name: [*stamps[name], content] for name, content in contents.items()}
             write(manifest, json.dumps(entries).encode())
         return [Found(name, path, contents[name]) for name, path, _ in files if name in contents]
 
     def _decode(self, files: list[Found]) -> dict[str, Any]:
         """The usable images, and why the other files are left out. Of files with the same bytes the first is used."""
-        suffixes = Image.registered_extensions()
         images, used, left_out = [], [], []
         first: dict[str, str] = {}  # content -> name
-        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding the interpreter's lock
-            results = track(pool.map(self._image, files), "decoding images", len(files))
-            for file, result in zip(files, results, strict=True):
-                if isinstance(result, Unusable):
-                    other = isinstance(result, NotAnImage) and file.path.suffix.lower() not in suffixes
-                    left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))
-                elif file.content in first and not self.repeats:
-                    left_out.append(_entry(file.name, f"the same bytes as {first[file.content]}", "skipped"))
-                else:
-                    images.append(result)
-                    used.append(file)
-                    first.setdefault(file.content, file.name)
+        results = in_threads(self._image, files, "decoding images")  # Pillow decodes without the interpreter's lock
+        for file, result in zip(files, results, strict=True):
+            if isinstance(result, Unusable):
+                other = isinstance(result, NotAnImage) and not _named_image(file.path)
+                left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))
+            elif file.content in first and not self.repeats:
+                left_out.append(_entry(file.name, f"the same bytes as {first[file.content]}", "skipped"))
+            else:
+                images.append(result)
+                used.append(file)
+                first.setdefault(file.content, file.name)
         pixels = np.stack(images) if images else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
         return {
             "images": torch.from_numpy(pixels),
@@ -165,12 +167,12 @@ class Folder(ImageData):
         }
 
     def _image(self, file: Found) -> np.ndarray | Unusable:
+        position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
         try:
-            image = read(file.path, self.resolution)
+            with decoded(file.path, self.resolution) as image:
+                return planes(square(image, self.resolution, crop_box(image.size, position)))
         except Unusable as reason:
             return reason
-        position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-        return planes(square(image, self.resolution, crop_box(image.size, position)))
 
     def _check_report(self, file: Path, used: int, found: int) -> None:
         """Write and print the report. Raises UserError where no image is usable, or one is refused under `strict`."""
@@ -255,6 +257,11 @@ def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
 def _entry(name: str, reason: str, action: str) -> dict[str, str]:
     """An entry of `ImageData.report`."""
     return {"path": name, "reason": reason, "action": action}
+
+
+def _named_image(path: Path) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return path.suffix.lower() in Image.registered_extensions()
 
 
 def _hash(path: Path) -> str | OSError:

@@ -17,7 +17,6 @@ its number of tiles.
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.console import track
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest
 from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, planes, read, square
 from diffusion.data.module import ImageData
+from diffusion.data.threads import in_threads
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
@@ -72,9 +71,8 @@ class Landscapes(ImageData):
         def cut(window: Window) -> np.ndarray:
             return planes(square(photos[window.photo], self.resolution, window.box))
 
-        with ThreadPoolExecutor() as pool:  # Pillow resizes without holding the interpreter's lock
-            tiles = track(pool.map(cut, chosen), "cutting tiles", len(chosen))
-            images = dict(zip(chosen, tiles, strict=True))
+        tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow resizes without holding the interpreter's lock
+        images = dict(zip(chosen, tiles, strict=True))
         return {
             name: {
                 "images": torch.from_numpy(np.stack([images[window] for window in split])),
@@ -105,9 +103,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     Args:
         photos: every photograph, by file name.
     """
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(_candidates, photos, photos.values())
-        parts = [*track(found, "choosing windows", len(photos), "photograph")]
+    parts = in_threads(lambda photo: _candidates(*photo), [*photos.items()], "choosing windows", "photograph")
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
     near = near_duplicates(np.stack(miniatures))
     chosen = np.zeros(len(candidates), bool)

@@ -152,7 +152,7 @@ def test_names_that_are_not_text_are_escaped(root: Path) -> None:
 def test_a_second_start_reads_and_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(root)
     monkeypatch.setattr(folder, "_hash", lambda path: pytest.fail("a file was read"))
-    monkeypatch.setattr(folder, "read", lambda path, at_least: pytest.fail("a file was decoded"))
+    monkeypatch.setattr(folder, "decoded", lambda path, at_least: pytest.fail("a file was decoded"))
     again = load(root)
     assert again.keys == first.keys
     assert names(again) == names(first)
