@@ -37,12 +37,13 @@ class NotAnImage(Unusable):
     """The file is not in a known image format."""
 
 
-def read(file: Path, at_least: int | None = None) -> Image.Image:
+def read(file: Path, at_least: int | None = None, keep: int | None = None) -> Image.Image:
     """The upright image in `file`, as RGB. Raises Unusable.
 
     Args:
-        at_least: the shortest side that is accepted, in pixels. With it, a JPEG is decoded at a half, a quarter or an
-            eighth of its size if its sides are still twice as long, which is several times faster.
+        at_least: the shortest side that is accepted, in pixels.
+        keep: if given, a JPEG is decoded at a half, a quarter or an eighth of its size where no side gets shorter than
+            this, which is several times faster.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata, which are checked here
@@ -52,12 +53,12 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
                 if at_least and min(width, height) < at_least:
-                    raise Unusable(f"{width}x{height} pixels, smaller than the resolution {at_least}")
+                    raise Unusable(f"{width}x{height} pixels, smaller than {at_least}x{at_least}")
                 if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
                         twin.verify()
-                if at_least:
-                    image.draft(None, (2 * at_least, 2 * at_least))
+                if keep:
+                    image.draft(None, (keep, keep))
                 image.load()
                 return _upright(image, _rgb(image))
         except Unusable:
@@ -71,13 +72,13 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
 
 
 @contextlib.contextmanager
-def decoded(file: Path, at_least: int | None = None) -> Iterator[Image.Image]:
+def decoded(file: Path, at_least: int | None = None, keep: int | None = None) -> Iterator[Image.Image]:
     """As `read`, for several threads: the images that are in such blocks at a time fit into ROOM; others wait."""
-    with ROOM.taken(_weight(file, at_least)):
-        yield read(file, at_least)
+    with ROOM.taken(_weight(file, keep)):
+        yield read(file, at_least, keep)
 
 
-def _weight(file: Path, at_least: int | None) -> int:
+def _weight(file: Path, keep: int | None) -> int:
     """The pixels that `read` decodes, and a quarter of all, of each of which a JPEG's decoder may hold 6 bytes.
 
     They are known from the header. 0 where the file is not an image; `read` says why.
@@ -86,8 +87,8 @@ def _weight(file: Path, at_least: int | None) -> int:
         warnings.simplefilter("ignore")
         with _open(file) as image:
             every = image.width * image.height
-            if at_least:
-                image.draft(None, (2 * at_least, 2 * at_least))
+            if keep:
+                image.draft(None, (keep, keep))
             return image.width * image.height + every // 4
     return 0
 

@@ -310,7 +310,7 @@ FAULTS = [
     Fault("T7 a bomb is decoded", "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
     Fault(
         "T7 as many large images at a time as threads",
-        "with ROOM.taken(_weight(file, at_least)):",
+        "with ROOM.taken(_weight(file, keep)):",
         "with contextlib.nullcontext():",
         "reliability/test_hostile_images.py::test_large_images_are_decoded_within_a_budget_of_memory",
     ),
