@@ -81,11 +81,11 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _unreadable(word: str) -> str:
-    """A word that Hydra's grammar does not accept, such as `data.root=~/photos`."""
+    """A word that Hydra's grammar does not accept, such as `data.root=/a/run (1)`."""
     key, equals, _ = word.partition("=")
     if not key or not equals:
         return f"{word}: expected KEY=VALUE; --help lists the keys"
-    return f"{word}: a value with characters such as ~ ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
+    return f"{word}: a value with characters such as ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
 
 
 def _unquoted_commas(word: str) -> str:
