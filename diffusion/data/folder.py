@@ -56,9 +56,9 @@ class Folder(ImageData):
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
         resolution: Side of the square images, in pixels. Images with a shorter side are refused.
-        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut;
-            about 70 are usual. For few large photographs. All tiles of a photograph are in the same split, and those
-            with a side below 128 pixels, or below the resolution, are refused. null: one square of each image.
+        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut
+            (about 70 each). Use it for a few large photographs. All tiles of a photograph are in the same split.
+            Photographs with a side below 128 pixels, or below the resolution, are refused. null: one square each.
         limit: The most training images; null for all that validation and test leave.
         val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
             With `tiles`, photographs are counted.
@@ -235,11 +235,12 @@ class Folder(ImageData):
         train = len(index["train"]) if self.limit is None else self.limit
         if train > len(index["train"]) or left <= 0:
             what = "image" if self.tiles is None else "photograph"
+            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=70)" * (self.tiles is None)
             tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
                 f"{self.root} has {count(len(order), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "
                 f"training, {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 is "
-                f"a tenth of them), or add {what}s"
+                f"a tenth of them), {more}"
             )
         index["train"] = index["train"][:train]
         return {name: images.take(torch.tensor(index[name], dtype=torch.long)) for name in parts}

@@ -25,7 +25,7 @@ from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores, read_scores
 
 LEAST = 4  # images, for any score
-MORE = "a larger data.{0}, such as data.{0}=0.25, or data.tiles=70 where photographs are large"  # images of a split
+MORE = "a larger share or number data.{}, or data.tiles=70 where photographs are large"  # images of a split
 FEW = 200  # images of the reference: with fewer, chance and bias are most of a distance
 
 
@@ -49,8 +49,8 @@ class Scorer:
         if (available := len(splits.get(split, ()))) < LEAST:
             raise UserError(
                 f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; "
-                f"give it more ({MORE.format(split)}), choose another split of {', '.join(splits)}, or train without scores "
-                "(score.n=0)"
+                f"give it more ({MORE.format(split)}), choose another split of {', '.join(splits)}, or train without "
+                "scores (score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")

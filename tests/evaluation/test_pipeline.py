@@ -34,7 +34,8 @@ def test_real_images_are_never_those_of_the_reference(monkeypatch, reference: st
 def test_what_cannot_be_scored_is_one_line() -> None:
     splits = {"train": range(9), "val": range(2)}
     with pytest.raises(
-        UserError, match=r"real and floor need at least 4 images of val; give it more \(a larger data\.val"
+        UserError,
+        match=r"real and floor need at least 4 images of val; give it more \(a larger share or number data\.val",
     ):
         scorer("train", splits).check(5, ["floor"])
     with pytest.raises(
