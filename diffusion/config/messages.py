@@ -116,8 +116,8 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _unreadable(word: str) -> str:
-    """A word that Hydra's grammar does not accept, such as `data.root=~/photos`."""
-    return f"{word}: a value with characters such as ~ ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
+    """A word that Hydra's grammar does not accept, such as `data.root=/a/run (1)`."""
+    return f"{word}: a value with characters such as ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
 
 
 def _unquoted_commas(word: str) -> str:

@@ -151,6 +151,10 @@ class Train(Settings):
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """Float32 matrix products on a GPU; `high` is TF32."""
 
+    least_interval: Count = 25
+    """Optimizer steps, at least, between validations (each saves a checkpoint), pictures or scores that come every so
+    many epochs: with few images an epoch is a step or two. In a short run, a tenth of it."""
+
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
     guard: Guard = Guard()

@@ -3,15 +3,17 @@
 Every regular file that is not hidden is tried, whatever its name. Images are ordered by a hash of (seed, content), so
 neither the file system, nor names, nor bad files change which images are used. In that order the last images are the
 test split, those before them the validation split, and the first ones the training split: no image is in two splits,
-and `limit` changes neither validation nor test.
+and `limit` changes neither validation nor test. Where images are cut into tiles, this is the order of the photographs;
+the tiles of a split are one of each photograph in turn, the largest first.
 """
 
 import hashlib
 import json
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,11 +22,13 @@ import torch
 from annotated_types import Ge, Lt
 from PIL import Image
 
-from diffusion.console import count, track
+from diffusion.console import count
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest, print_once, read_json, write
-from diffusion.data.image import RESIZE, NotAnImage, Unusable, crop_box, planes, read, size_of, square
+from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, size_of, square
 from diffusion.data.module import ImageData
+from diffusion.data.threads import in_threads
+from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
 from diffusion.randomness import seed_for
 
@@ -42,7 +46,7 @@ class Found(NamedTuple):
 
 
 class Folder(ImageData):
-    """The images of a folder, cropped to squares and resized.
+    """The images of a folder, cropped to squares and resized; or, with `tiles`, many squares of each photograph.
 
     `report` also lists every file that is not used: as "refused" if it is an image or has the name of one, else as
     "skipped". It is also written to the cache.
@@ -52,8 +56,12 @@ class Folder(ImageData):
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
         resolution: Side of the square images, in pixels. Images with a shorter side are refused.
+        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut
+            (about 70 each). Use it for a few large photographs. All tiles of a photograph are in the same split.
+            Photographs with a side below 128 pixels, or below the resolution, are refused. null: one square each.
         limit: The most training images; null for all that validation and test leave.
-        val, test: A number of images, or as a number below 1 a fraction of the usable images; 0 for none.
+        val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
+            With `tiles`, photographs are counted.
         random_crop: Place the square anywhere along the longer side, by (seed, content), instead of at the centre.
         strict: Stop at an image that can't be used, instead of leaving it out.
         repeats: Use byte-identical files as often as they occur, instead of once.
@@ -63,6 +71,7 @@ class Folder(ImageData):
         self,
         root: str | Path,
         resolution: Annotated[int, Ge(1)],
+        tiles: Annotated[int, Ge(1)] | None = None,
         limit: Annotated[int, Ge(1)] | None = None,
         val: Share = 0.1,
         test: Share = 0.1,
@@ -72,7 +81,13 @@ class Folder(ImageData):
         **options: Any,
     ):
         super().__init__(resolution, **options)
+        if tiles is not None and random_crop:
+            raise UserError(
+                "data.random_crop=true: with data.tiles, all windows are random already; leave one of them out"
+            )
         self.root = Path(root).expanduser()
+        self.tiles = tiles
+        self.least = resolution if tiles is None else smallest(resolution)  # of a side in pixels
         self.limit = limit
         self.val = val
         self.test = test
@@ -84,7 +99,8 @@ class Folder(ImageData):
         files = self._hashed(self._walk())
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
-        key = digest("folder 1", RESIZE, self.resolution, seed, names, *["repeats"] * self.repeats)
+        options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
+        key = digest("folder 1", RESIZE, self.resolution, seed, names, *options)
         made = cached(cache_folder() / f"folder-{key}.pt", lambda: self._decode(files))
         self.report += made["left_out"]
         self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made["names"]), found=len(files))
@@ -109,10 +125,15 @@ class Folder(ImageData):
             except OSError as error:
                 note(path, f"can't be read: {error.strerror}", "refused")
                 continue
-            if stat.S_ISREG(status.st_mode):
-                found.append((self._name(path), path, status))
-            else:
+            if not stat.S_ISREG(status.st_mode):
                 note(path, "a link to a folder, not followed" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+                continue
+            try:
+                check_bytes(status.st_size)
+            except Unusable as reason:
+                note(path, str(reason), "refused" if _named_image(path) else "skipped")
+                continue
+            found.append((self._name(path), path, status))
         if not found:
             raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
         return sorted(found)
@@ -128,49 +149,54 @@ class Folder(ImageData):
         changed = {name: path for name, path, _ in files if known.get(name, [])[:-1] != stamps[name]}
         contents = {name: entry[-1] for name, entry in known.items() if name in stamps and name not in changed}
         if changed:
-            with ThreadPoolExecutor() as pool:
-                results = track(pool.map(_hash, changed.values()), "reading files", len(changed), "file")
-                for name, result in zip(changed, results, strict=True):
-                    if isinstance(result, OSError):
-                        self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
-                    else:
-                        contents[name] = result
+            results = in_threads(_hash, [*changed.values()], "reading files", "file")
+            for name, result in zip(changed, results, strict=True):
+                if isinstance(result, OSError):
+                    self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
+                else:
+                    contents[name] = result
             entries = {name: [*stamps[name], content] for name, content in contents.items()}
             write(manifest, json.dumps(entries).encode())
         return [Found(name, path, contents[name]) for name, path, _ in files if name in contents]
 
     def _decode(self, files: list[Found]) -> dict[str, Any]:
         """The usable images, and why the other files are left out. Of files with the same bytes the first is used."""
-        suffixes = Image.registered_extensions()
-        images, used, left_out = [], [], []
+        images, named, contents, left_out = [], [], [], []
         first: dict[str, str] = {}  # content -> name
-        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without holding the interpreter's lock
-            results = track(pool.map(self._image, files), "decoding images", len(files))
-            for file, result in zip(files, results, strict=True):
-                if isinstance(result, Unusable):
-                    other = isinstance(result, NotAnImage) and file.path.suffix.lower() not in suffixes
-                    left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))
-                elif file.content in first and not self.repeats:
-                    left_out.append(_entry(file.name, f"the same bytes as {first[file.content]}", "skipped"))
-                else:
-                    images.append(result)
-                    used.append(file)
-                    first.setdefault(file.content, file.name)
+        results = in_threads(self._images, files, "decoding images")  # Pillow decodes without the interpreter's lock
+        for file, result in zip(files, results, strict=True):
+            if isinstance(result, Unusable):
+                other = isinstance(result, NotAnImage) and not _named_image(file.path)
+                left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))
+            elif file.content in first and not self.repeats:
+                left_out.append(_entry(file.name, f"the same bytes as {first[file.content]}", "skipped"))
+            else:
+                for place, image in result:
+                    images.append(image)
+                    named.append(file.name + place)
+                    contents.append(file.content)
+                first.setdefault(file.content, file.name)
         pixels = np.stack(images) if images else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
         return {
             "images": torch.from_numpy(pixels),
-            "names": [file.name for file in used],
-            "contents": [file.content for file in used],
+            "names": named,
+            "contents": contents,
             "left_out": left_out,
         }
 
-    def _image(self, file: Found) -> np.ndarray | Unusable:
+    def _images(self, file: Found) -> list[tuple[str, np.ndarray]] | Unusable:
+        """The square of an image, or its tiles, each with what its name adds to that of the file."""
         try:
-            image = read(file.path, self.resolution)
+            if self.tiles is not None:
+                with decoded(file.path, self.least, 8 * self.least) as image:
+                    short = min(size_of(file.path) or image.size)
+                    found = list(cut(image, file.content, self.resolution, self.tiles, short))
+                return found or Unusable("nearly uniform: no tile of it has contrast")
+            position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
+            with decoded(file.path, self.least, 2 * self.least) as image:
+                return [("", planes(square(image, self.resolution, crop_box(image.size, position))))]
         except Unusable as reason:
             return reason
-        position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-        return planes(square(image, self.resolution, crop_box(image.size, position)))
 
     def _check_report(self, file: Path, used: int, found: int) -> None:
         """Write and print the report. Raises UserError where no image is usable, or one is refused under `strict`."""
@@ -192,21 +218,32 @@ class Folder(ImageData):
         if not used:
             raise UserError(
                 f"data.root={self.root}: none of {found} files is a usable image (the reasons are in {file}); set "
-                f"data.root to a folder of images of at least {self.resolution}x{self.resolution} pixels"
+                f"data.root to a folder of images of at least {self.least}x{self.least} pixels"
             )
 
     def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:
-        order = sorted(range(len(images)), key=lambda i: (seed_for(self.seed, "order", contents[i]), contents[i]))
-        val, test = (_count(size, len(images)) for size in (self.val, self.test))
-        left = len(images) - val - test
-        train = left if self.limit is None else self.limit
-        if train > left or left <= 0:
+        photos = images.names if self.tiles is None else images.sources  # what lies in one split
+        content, members = dict(zip(photos, contents, strict=True)), defaultdict(list)
+        for i, photo in enumerate(photos):
+            members[photo].append(i)
+        order = sorted(members, key=lambda photo: (seed_for(self.seed, "order", content[photo]), content[photo]))
+        val, test = (_count(size, len(order)) for size in (self.val, self.test))
+        left = len(order) - val - test
+        parts = {"train": order[:left], "val": order[left : left + val], "test": order[left + val :]}
+        turns = {name: zip_longest(*(members[photo] for photo in part)) for name, part in parts.items()}
+        index = {name: [i for turn in turns[name] for i in turn if i is not None] for name in parts}
+        train = len(index["train"]) if self.limit is None else self.limit
+        if train > len(index["train"]) or left <= 0:
+            what = "image" if self.tiles is None else "photograph"
+            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=70)" * (self.tiles is None)
+            tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
-                f"{self.root} has {len(images)} usable images, fewer than {max(train, 1)} for training, {val} for "
-                f"validation and {test} for test: lower data.limit, data.val or data.test, or add images"
+                f"{self.root} has {count(len(order), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "
+                f"training, {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 is "
+                f"a tenth of them), {more}"
             )
-        parts = {"train": order[:train], "val": order[left : left + val], "test": order[left + val :]}
-        return {name: images.take(torch.tensor(index, dtype=torch.long)) for name, index in parts.items()}
+        index["train"] = index["train"][:train]
+        return {name: images.take(torch.tensor(index[name], dtype=torch.long)) for name in parts}
 
 
 def common_side(root: Path) -> int | None:
@@ -255,6 +292,11 @@ def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
 def _entry(name: str, reason: str, action: str) -> dict[str, str]:
     """An entry of `ImageData.report`."""
     return {"path": name, "reason": reason, "action": action}
+
+
+def _named_image(path: Path) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return path.suffix.lower() in Image.registered_extensions()
 
 
 def _hash(path: Path) -> str | OSError:

@@ -1,19 +1,28 @@
 """One image file -> one square of RGB bytes, or a reason why the file cannot be used.
 
-Every colour mode and EXIF orientation is accepted; of an animation the first frame. These are refused: files that can't
-be decoded completely, images of more than MAX_PIXELS (known from the header, before any pixel is decoded), images with
-a side shorter than the resolution (if they were enlarged, the network would learn the blur), and pixel values of which
-white is not known.
+Every colour mode and EXIF orientation is accepted; of an animation the first frame. These are refused: files of more
+than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than MAX_PIXELS (known
+from the header, before any pixel is decoded), images with a side shorter than the resolution (if they were enlarged,
+the network would learn the blur), and pixel values of which white is not known.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
-MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures; as RGB 400 MB of memory
+from diffusion.data.threads import Room
+
+MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures
+MAX_BYTES = 1 << 31  # of a file: twice what MAX_PIXELS take as 16-bit RGBA, uncompressed
+# Pixels that are decoded at a time, by all threads. Decoding takes 8 to 24 bytes a pixel: at most 3.2 GB together.
+ROOM = Room(MAX_PIXELS)
+# Pillow's pixels lie in blocks of 1 MB, which glibc keeps for the thread that has freed them. Large ones it gives back.
+Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]
 # EPS is left out, because reading it runs a program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
 RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key, because another Pillow may round differently
@@ -28,12 +37,13 @@ class NotAnImage(Unusable):
     """The file is not in a known image format."""
 
 
-def read(file: Path, at_least: int | None = None) -> Image.Image:
+def read(file: Path, at_least: int | None = None, keep: int | None = None) -> Image.Image:
     """The upright image in `file`, as RGB. Raises Unusable.
 
     Args:
-        at_least: the shortest side that is accepted, in pixels. With it, a JPEG is decoded at a half, a quarter or an
-            eighth of its size if its sides are still twice as long, which is several times faster.
+        at_least: the shortest side that is accepted, in pixels.
+        keep: if given, a JPEG is decoded at a half, a quarter or an eighth of its size where no side gets shorter than
+            this, which is several times faster.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata, which are checked here
@@ -43,12 +53,12 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
                 if width * height > MAX_PIXELS:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
                 if at_least and min(width, height) < at_least:
-                    raise Unusable(f"{width}x{height} pixels, smaller than the resolution {at_least}")
+                    raise Unusable(f"{width}x{height} pixels, smaller than {at_least}x{at_least}")
                 if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
                         twin.verify()
-                if at_least:
-                    image.draft(None, (2 * at_least, 2 * at_least))
+                if keep:
+                    image.draft(None, (keep, keep))
                 image.load()
                 return _upright(image, _rgb(image))
         except Unusable:
@@ -59,6 +69,28 @@ def read(file: Path, at_least: int | None = None) -> Image.Image:
             raise NotAnImage("not an image in a known format") from error
         except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def decoded(file: Path, at_least: int | None = None, keep: int | None = None) -> Iterator[Image.Image]:
+    """As `read`, for several threads: the images that are in such blocks at a time fit into ROOM; others wait."""
+    with ROOM.taken(_weight(file, keep)):
+        yield read(file, at_least, keep)
+
+
+def _weight(file: Path, keep: int | None) -> int:
+    """The pixels that `read` decodes, and a quarter of all, of each of which a JPEG's decoder may hold 6 bytes.
+
+    They are known from the header. 0 where the file is not an image; `read` says why.
+    """
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        with _open(file) as image:
+            every = image.width * image.height
+            if keep:
+                image.draft(None, (keep, keep))
+            return image.width * image.height + every // 4
+    return 0
 
 
 def size_of(file: Path) -> tuple[int, int] | None:
@@ -97,7 +129,14 @@ def crop_box(size: tuple[int, int], position: float) -> tuple[int, int, int, int
     return left, top, left + side, top + side
 
 
+def check_bytes(size: int) -> None:
+    """Raise Unusable for a file of more than MAX_BYTES, such as a sparse one, which would take hours to read."""
+    if size > MAX_BYTES:
+        raise Unusable(f"{size:,} bytes, more than {MAX_BYTES:,}")
+
+
 def _open(file: Path) -> Image.Image:
+    check_bytes(file.stat().st_size)
     Image.init()
     return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
 
@@ -110,7 +149,8 @@ def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
         rgb.getexif()[ExifTags.Base.Orientation] = orientation
     except Exception:  # unreadable metadata: the pixels are not turned
         return rgb
-    return ImageOps.exif_transpose(rgb)
+    ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,8 +1,8 @@
-"""The bundled landscapes: square tiles of several scales out of 37 free photographs, split by photograph.
+"""Square tiles of several scales out of photographs, split by photograph; and the bundled landscapes, 37 photographs.
 
-The windows are a fixed list, the same at every resolution and for every seed, so that results can be compared. The
-candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from the
-photograph's name. A candidate is rejected if
+The bundled windows are a fixed list, the same at every resolution and for every seed, so that results can be compared.
+The candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from
+the photograph's name. A candidate is rejected if
 
 - IoU > 1/2 with an earlier window of the photograph (overlap),
 - std of its luminance < 10/255 at 64x64 (nearly uniform), or
@@ -12,12 +12,15 @@ The others are taken in turn from the quarters of the range of log s, the larges
 large windows, and they are the ones with sky above land. Of every category with three photographs or more, the first
 by name is for validation and the second for test. Each split takes one window of each photograph in turn, until it has
 its number of tiles.
+
+The tiles of any other folder (`data.folder`) are chosen in the same way, apart from these: a photograph is first
+reduced to a short side of four times the smallest window, which is that of the bundled ones; positions are drawn from
+its content; and windows are near-duplicates within their photograph alone.
 """
 
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +29,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffusion.console import track
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest
 from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, planes, read, square
 from diffusion.data.module import ImageData
+from diffusion.data.threads import in_threads
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
@@ -72,13 +75,12 @@ class Landscapes(ImageData):
         def cut(window: Window) -> np.ndarray:
             return planes(square(photos[window.photo], self.resolution, window.box))
 
-        with ThreadPoolExecutor() as pool:  # Pillow resizes without holding the interpreter's lock
-            tiles = track(pool.map(cut, chosen), "cutting tiles", len(chosen))
-            images = dict(zip(chosen, tiles, strict=True))
+        tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow resizes without holding the interpreter's lock
+        images = dict(zip(chosen, tiles, strict=True))
         return {
             name: {
                 "images": torch.from_numpy(np.stack([images[window] for window in split])),
-                "names": [f"{w.photo} {w.side}px at {w.left},{w.top}" for w in split],
+                "names": [named(window) for window in split],
             }
             for name, split in windows.items()
         }
@@ -105,9 +107,7 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     Args:
         photos: every photograph, by file name.
     """
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(_candidates, photos, photos.values())
-        parts = [*track(found, "choosing windows", len(photos), "photograph")]
+    parts = in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
     near = near_duplicates(np.stack(miniatures))
     chosen = np.zeros(len(candidates), bool)
@@ -123,6 +123,37 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     return {split: [*islice(choose(files, TILES[split]), TILES[split])] for split, files in split_photos().items()}
 
 
+def cut(photo: Image.Image, content: str, resolution: int, most: int, short: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Up to `most` tiles of any photograph, uint8 (3, resolution, resolution), and the place of each, as `named`.
+
+    Args:
+        photo: no side is shorter than `smallest(resolution)`.
+        content: a hash of the photograph, from which positions are drawn.
+        short: the short side of the photograph in its file, in pixels; places are given in these.
+    """
+    least = smallest(resolution)
+    factor = max(1.0, min(photo.size) / (4 * least))
+    small = photo.resize([round(side / factor) for side in photo.size], Image.Resampling.LANCZOS)
+    candidates = candidates_of(content, small, least)
+    near = near_duplicates(np.stack([miniature for _, miniature in candidates])) if candidates else np.empty((0, 0))
+    chosen: list[int] = []
+    for i, (window, _) in enumerate(candidates):
+        if len(chosen) < most and not near[i, chosen].any():
+            chosen.append(i)
+            left, top, side = (round(short / min(small.size) * value) for value in window[1:])
+            yield named(Window("", left, top, side)), planes(square(small, resolution, window.box))
+
+
+def named(window: Window) -> str:
+    """The name of a tile, of which `batches.TILE` recognises the end."""
+    return f"{window.photo} {window.side}px at {window.left},{window.top}"
+
+
+def smallest(resolution: int) -> int:
+    """The side of the smallest window, in pixels: no tile is enlarged."""
+    return max(SMALLEST, resolution)
+
+
 def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
     """Which pairs of miniatures, uint8 (N, ...), differ by less than NEAR RMS: bool (N, N).
 
@@ -135,13 +166,13 @@ def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
     return norm[:, None] + norm - 2 * product < NEAR**2 * flat.shape[1]
 
 
-def _candidates(name: str, photo: Image.Image) -> list[tuple[Window, np.ndarray]]:
+def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> list[tuple[Window, np.ndarray]]:
     """The windows of one photograph, large and small in turn, with their miniatures, uint8 (16, 16, 3)."""
     width, height = photo.size
     short = min(width, height)
     luminance = photo.convert("L")
     draws = torch.rand(TRIES, 3, dtype=torch.float64, generator=generator_for("tiles", name)).numpy()
-    sides = np.rint(SMALLEST * (short / SMALLEST) ** draws[:, 0]).astype(int)
+    sides = np.rint(smallest * (short / smallest) ** draws[:, 0]).astype(int)
     corners = np.floor(draws[:, 1:] * (np.array([width, height]) - sides[:, None] + 1)).astype(int)
     earlier = np.empty((0, 3), int)  # left, top, side
     quarters: list[list[tuple[Window, np.ndarray]]] = [[], [], [], []]

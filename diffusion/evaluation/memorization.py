@@ -28,7 +28,7 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
         return
     train, held_out = data.splits["train"].images, data.splits["val"].images
     if len(held_out) == 0:
-        raise UserError("audit: no validation images to calibrate it; set data.val to a number such as 250")
+        raise UserError("audit: no validation images to calibrate it; give it some (data.val=0.1), or leave it out")
     if all(repeats(some, train, SHIFTED).all() for some in held_out.split(ROWS)):
         raise UserError(
             f"audit: all {len(held_out)} validation images repeat training images (within {NEAR}/255), so none can "

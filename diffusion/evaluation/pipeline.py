@@ -25,6 +25,8 @@ from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores, read_scores
 
 LEAST = 4  # images, for any score
+MORE = "a larger share or number data.{}, or data.tiles=70 where photographs are large"  # images of a split
+FEW = 200  # images of the reference: with fewer, chance and bias are most of a distance
 
 
 @dataclass
@@ -39,21 +41,30 @@ class Scorer:
     ledger: Ledger  # of evaluations on the test split
 
     def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
-        """Raise UserError, before anything is spent, where `n` images cannot be scored, or a baseline or audit made."""
+        """Raise UserError, before anything is spent, where `n` images cannot be scored, or a baseline or audit made.
+
+        A reference of few images is warned of.
+        """
         split, other, splits = self.split, opposite(self.split), self.data.splits
         if (available := len(splits.get(split, ()))) < LEAST:
             raise UserError(
-                f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; set "
-                f"data.{split} to a number such as 250, or choose another split of {', '.join(splits)}"
+                f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; "
+                f"give it more ({MORE.format(split)}), choose another split of {', '.join(splits)}, or train without "
+                "scores (score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
         if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
             raise UserError(
-                f"baselines: real and floor need at least {LEAST} images of {other}; set data.{other} to a number such "
-                "as 250, or leave them out"
+                f"baselines: real and floor need at least {LEAST} images of {other}; give it more "
+                f"({MORE.format(other)}), or leave them out"
             )
         memorization.check_audit(audit, self.data)
+        if available < FEW:
+            console.print(
+                f"warning: the reference, split={split}, has {count(available, 'image')}; distances to fewer than "
+                f"{FEW} are mostly chance and bias: judge the pictures, or give it more images ({MORE.format(split)})"
+            )
 
     @cached_property
     def reference(self) -> ReferenceStatistics:

@@ -48,7 +48,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         try:
             if print_help(name, schema, about, sys.argv[1:]):
                 return
-            words = [_renamed(word) for word in messages.ordered(sys.argv[1:], name)]
+            words = [_at_home(_renamed(word)) for word in messages.ordered(sys.argv[1:], name)]
             secrets.check_words(words)
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
@@ -96,3 +96,9 @@ def _renamed(word: str) -> str:
         return word
     console.print(f"note: {key} is now called {RENAMED[key]}; the old name will stop working")
     return f"{RENAMED[key]}{equals}{value}"
+
+
+def _at_home(word: str) -> str:
+    """A word of the command line, with the home folder in the place of ~ in `KEY=~/…`, which shells leave as it is."""
+    key, equals, value = word.partition("=")
+    return f"{key}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word

@@ -1,14 +1,15 @@
 """One clock: the optimizer step. Epochs, batches and intervals become steps here, once, and nowhere else.
 
 A step takes G = batch_size × devices × accumulate images. An epoch of N images is ⌊N/G⌋ steps; the images left over
-differ from epoch to epoch. To Lightning a whole run is one epoch, whose loader ends with the run. So Lightning's own
-progress is all that a checkpoint has to save, and nothing needs to be converted or corrected when a run is resumed,
-validated, interrupted or ended. A step whose update is left out (by the guard, or by float16's scaler) is a step of the
-clock, but weights, moments, average and learning rate do not move.
+differ from epoch to epoch. Few images make epochs of a step or two, so an interval of so many epochs is prolonged, by
+whole intervals, to a least number of steps. To Lightning a whole run is one epoch, whose loader ends with the run. So
+Lightning's own progress is all that a checkpoint has to save, and nothing needs to be converted or corrected when a run
+is resumed, validated, interrupted or ended. A step whose update is left out (by the guard, or by float16's scaler) is a
+step of the clock, but weights, moments, average and learning rate do not move.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diffusion.config.schema import Trainer
 from diffusion.console import count
@@ -24,16 +25,21 @@ class Clock:
         total: steps in the run.
         accumulate: batches in a step.
         validate_every: steps between validations; the last step is validated in any case.
+        least: steps in an interval of any number of epochs, at least.
     """
 
     epoch: int
     total: int
     accumulate: int = 1
     validate_every: int = 1
+    least: int = 1
 
     @classmethod
-    def of(cls, settings: Trainer, images: int, batch_size: int, devices: int) -> "Clock":
-        """The clock of a run on so many training images. Raises UserError where they do not fill one step."""
+    def of(cls, settings: Trainer, images: int, batch_size: int, devices: int, least: int = 1) -> "Clock":
+        """The clock of a run on so many training images. Raises UserError where they do not fill one step.
+
+        In a short run `least` is at most a tenth of it.
+        """
         accumulate = settings.accumulate_grad_batches
         batches = images // (batch_size * devices)
         limit = settings.limit_train_batches
@@ -49,16 +55,24 @@ class Clock:
             raise UserError(
                 f"the training split has {count(images, 'image')}, and an optimizer step takes "
                 f"{batch_size * devices * accumulate} (data.batch_size={batch_size} × {count(devices, 'device')} × "
-                f"trainer.accumulate_grad_batches={accumulate}): lower one of them, or add images"
+                f"trainer.accumulate_grad_batches={accumulate}): lower one of them, add images, or cut large "
+                "photographs into tiles (data=folder data.tiles=70)"
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
         total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)
+        clock = cls(epoch, int(total), accumulate, least=max(1, min(least, int(total) // 10)))
         interval, between = settings.val_check_interval, settings.check_val_every_n_epoch or 1
         if isinstance(interval, int):
             validate_every = math.ceil(interval / accumulate)
+        elif interval is None:
+            validate_every = clock.steps(between)
         else:
-            validate_every = max(1, int(epoch * between * (1 if interval is None else interval)))
-        return cls(epoch, int(total), accumulate, validate_every)
+            validate_every = max(1, int(epoch * between * interval))
+        return replace(clock, validate_every=validate_every)
+
+    def steps(self, epochs: int) -> int:
+        """An interval of so many epochs, or of a multiple of them, which has `least` steps."""
+        return epochs * self.epoch * math.ceil(self.least / (epochs * self.epoch))
 
     def epoch_after(self, step: int) -> int:
         """The epochs that are complete after so many steps."""
@@ -73,5 +87,5 @@ class Clock:
         return step % self.validate_every == 0 or step >= self.total
 
     def every(self, epochs: int | None, step: int) -> bool:
-        """Whether a multiple of so many epochs is complete after so many steps; never where `epochs` is None."""
-        return epochs is not None and step > 0 and step % (epochs * self.epoch) == 0
+        """Whether an interval of so many epochs ends after so many steps; never where `epochs` is None."""
+        return epochs is not None and step > 0 and step % self.steps(epochs) == 0

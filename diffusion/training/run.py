@@ -127,7 +127,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
     trainer = make_trainer(settings, folder, resumed)
-    clock = Clock.of(settings.trainer, len(recipe.data.splits["train"]), recipe.data.batch_size, trainer.world_size)
+    images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
+    clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
     module = make_module(settings, recipe, clock, config)
     check_recipe(module, recipe.data, recipe.sampler)
     processes.check_processes(trainer)

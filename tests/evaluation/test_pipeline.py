@@ -33,12 +33,24 @@ def test_real_images_are_never_those_of_the_reference(monkeypatch, reference: st
 
 def test_what_cannot_be_scored_is_one_line() -> None:
     splits = {"train": range(9), "val": range(2)}
-    with pytest.raises(UserError, match=r"real and floor need at least 4 images of val; set data\.val"):
+    with pytest.raises(
+        UserError,
+        match=r"real and floor need at least 4 images of val; give it more \(a larger share or number data\.val",
+    ):
         scorer("train", splits).check(5, ["floor"])
     with pytest.raises(
-        UserError, match=r"split=val: the data has 2 images of it, and scores need at least 4; set data"
+        UserError,
+        match=r"split=val: the data has 2 images of it, and scores need at least 4; give it more \(.*data.tiles",
     ):
         scorer("val", splits).check(5, [])
     with pytest.raises(UserError, match=r"n=3: scores need at least 4 images"):
         scorer("train", splits).check(3, [])
     scorer("train", splits).check(5, ["noise"])
+
+
+def test_a_reference_of_few_images_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    """The 250 of the bundled photographs are enough."""
+    scorer("val", {"train": range(900), "val": range(250)}).check(5, [])
+    assert capsys.readouterr().out == ""
+    scorer("val", {"train": range(900), "val": range(199)}).check(5, [])
+    assert capsys.readouterr().out.startswith("warning: the reference, split=val, has 199 images; distances to fewer")

@@ -306,6 +306,12 @@ FAULTS = [
         "reliability/test_guard.py::test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses",
     ),
     Fault("T7 a bomb is decoded", "if width * height > MAX_PIXELS:", "if False:", HOSTILE),
+    Fault(
+        "T7 as many large images at a time as threads",
+        "with ROOM.taken(_weight(file, keep)):",
+        "with contextlib.nullcontext():",
+        "reliability/test_hostile_images.py::test_large_images_are_decoded_within_a_budget_of_memory",
+    ),
     Fault("T7 a greater bomb crashes", "except Image.DecompressionBombError", "except ZeroDivisionError", HOSTILE),
     Fault("T7 small images are enlarged", "min(width, height) < at_least:", "False:", HOSTILE),
     Fault(
@@ -326,7 +332,7 @@ FAULTS = [
         "Image.open(file)",
         HOSTILE,
     ),
-    Fault("T7 as the pixels lie", "return ImageOps.exif_transpose(rgb)", "return rgb", HOSTILE),
+    Fault("T7 as the pixels lie", "ImageOps.exif_transpose(rgb, in_place=True)", "pass", HOSTILE),
     Fault(
         "T7 broken metadata stop the run",
         "except Exception:  # unreadable",
@@ -337,7 +343,7 @@ FAULTS = [
     Fault("T7 what lies under transparency shows", "if image.has_transparency_data:", "if False:", HOSTILE),
     Fault("T7 values without a known white", "if not (low >= 0 and high <= white):", "if False:", HOSTILE),
     Fault("T7 links to folders are followed", "follow_symlinks=False", "follow_symlinks=True", HOSTILE),
-    Fault("T7 what is no file is opened", "if stat.S_ISREG(status.st_mode):", "if True:", HOSTILE),
+    Fault("T7 what is no file is opened", "if not stat.S_ISREG(status.st_mode):", "if False:", HOSTILE),
     Fault(
         "T7 a dead link stops the run",
         "                status = path.stat()\n            except OSError as",

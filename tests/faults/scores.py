@@ -282,6 +282,12 @@ FAULTS = [
         "",
         "data/test_cifar10.py",
     ),
+    Fault(
+        "tiles: those of a photograph are in several splits",
+        "images.names if self.tiles is None else images.sources",
+        "images.names",
+        "data/test_folder_tiles.py::test_tiles_of_a_photograph_are_in_one_split",
+    ),
     Fault("grid: errors on two are ranked", '"schedule", "validation")', '"schedule")', RECIPES),
     Fault(
         "grid: each seed has its own training images",

@@ -5,9 +5,13 @@ of the pixels of a JPEG, WebP, GIF or BMP is noticed where the decoder stumbles 
 """
 
 import io
+import json
 import os
+import signal
 import stat
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -163,6 +167,9 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
     (root / "escape").symlink_to(outside, target_is_directory=True)
     (root / "loop.png").symlink_to(root / "loop.png")
     os.mknod(root / "socket.png", 0o600 | stat.S_IFSOCK)
+    for name in ("sparse.png", "sparse.bin"):
+        (root / name).write_bytes(encoded(rgb(), "PNG"))
+        os.truncate(root / name, 200 << 30)
     (root / "the good one again.png").write_bytes((root / "good0.png").read_bytes())
     rgb().save(root / "locked.png")
     os.chmod(root / "locked.png", 0)
@@ -170,6 +177,8 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         "escape": "a link to a folder",
         "loop.png": "can't be read",
         "socket.png": "not a regular file",
+        "sparse.png": "214,748,364,800 bytes",
+        "sparse.bin": "214,748,364,800 bytes",
         "the good one again.png": "the same bytes as",
     }
     if os.geteuid() == 0:  # to whom nothing is locked
@@ -223,6 +232,74 @@ def test_forty_hostile_files_among_eight_good_ones(tmp_path, monkeypatch, figure
     assert list(again) == list(images)
     assert other.report == data.report
     figure("hostile files", f"{len(used)} used with the right pixels, {len(refused)} named once, 0 crashes, 0 unnamed")
+
+
+MANY_LARGE = """
+import re, sys
+from pathlib import Path
+from diffusion.data import Folder, image
+from diffusion.data.threads import Room
+
+image.ROOM = Room(int(sys.argv[2]))
+data = Folder(root=sys.argv[1], resolution=8, batch_size=1, val=0, test=0)
+files = data._hashed(data._walk())
+
+def kilobytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+before = kilobytes("VmRSS")
+assert len(data._decode(files)["names"]) == 6
+print((kilobytes("VmHWM") - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak since a moment")
+def test_large_images_are_decoded_within_a_budget_of_memory(tmp_path, figure):
+    """Six images that are nothing as files: with room for one, they take less memory than two at a time."""
+    side = 4096
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(6):
+        Image.new("RGB", (side, side), (i, 0, 0)).save(root / f"{i}.tiff", compression="tiff_adobe_deflate")
+    assert sum(path.stat().st_size for path in root.iterdir()) < 1e6
+    code = [sys.executable, "-c", MANY_LARGE, str(root), str(side**2)]
+    ran = subprocess.run(code, env=os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache")}, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
+    taken = int(ran.stdout.splitlines()[-1])
+    assert taken < 2 * 8 * side**2
+    figure("six large images with room for one", f"{taken / side**2:.1f} bytes a pixel of one image")
+
+
+NO_ANSWER = """
+import sys, threading
+from diffusion import train
+from diffusion.data import folder
+
+def wait(*_):
+    print("waiting", flush=True)
+    threading.Event().wait()
+
+setattr(folder, sys.argv.pop(1), wait)
+train.main()
+"""
+
+
+@pytest.mark.parametrize("work", ["_hash", "decoded"], ids=["reading", "decoding"])
+def test_a_signal_waits_for_no_file(tmp_path, tiny, work):
+    """A disk that does not answer, or 40 files that take long, hold neither the exception nor the exit up."""
+    code = [sys.executable, "-c", NO_ANSWER, work, *tiny, "hydra.run.dir=run"]
+    environment = os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(code, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "waiting" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM  # it would wait for ever
+    finally:
+        process.kill()
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "interrupted"
 
 
 PLACES = 24

@@ -213,7 +213,6 @@ def test_a_checkpoint_of_another_network_is_one_line(command, tiny):
 
 
 UNQUOTED = {
-    "data.root=~/photos": """'data.root="~/photos"'""",
     "data.root=/a/run (1)": """'data.root="/a/run (1)"'""",
     "data.root=it's": """'data.root="it'"'"'s"'""",
     'data.root=a"b{': r"""'data.root="a\"b{"'""",
@@ -232,6 +231,13 @@ def test_values_that_need_quotes_are_shown_with_quotes_that_work(command, word):
     status, out, err = command("train", ["data=folder", quoted, "--cfg", "job"])
     assert status == 0, err
     assert yaml.safe_load(out)["data"]["root"] == word.partition("=")[2]
+
+
+def test_the_home_folder_may_be_written_as_in_a_shell(command, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    status, out, err = command("train", ["data=folder", "data.root=~/photos", "--cfg", "job"])
+    assert status == 0, err
+    assert yaml.safe_load(out)["data"]["root"] == "/home/someone/photos"
 
 
 def test_a_word_that_sets_nothing(command):

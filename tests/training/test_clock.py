@@ -1,0 +1,56 @@
+"""Intervals in epochs become steps; where epochs are tiny, they are at least so many steps."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from diffusion.config.schema import Trainer
+from diffusion.runs.metrics import read_metrics
+from diffusion.training.clock import Clock
+
+
+def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
+    """The steps after which a validation follows."""
+    clock = Clock.of(Trainer(**settings), images, 8, 1, least)
+    return [step for step in range(1, clock.total + 1) if clock.validates(step)]
+
+
+def test_epochs_of_one_step_are_not_each_validated() -> None:
+    assert validated_at(11, max_epochs=250) == [*range(25, 251, 25)]
+    assert validated_at(11, max_epochs=-1, max_steps=1000) == [*range(25, 1001, 25)]
+    assert validated_at(24, max_epochs=250) == [*range(27, 751, 27), 750]  # of whole epochs
+    assert validated_at(11, least=1, max_epochs=9) == [*range(1, 10)]
+    assert validated_at(11, max_epochs=10, val_check_interval=2) == [2, 4, 6, 8, 10]  # in batches: as it was asked for
+
+
+@pytest.mark.parametrize("images", [2091, 250, 200])
+@pytest.mark.parametrize("between", [1, 4])
+def test_usual_epochs_are_as_they_were(images: int, between: int) -> None:
+    steps = validated_at(images, max_epochs=8, check_val_every_n_epoch=between)
+    assert steps == validated_at(images, least=1, max_epochs=8, check_val_every_n_epoch=between)
+    assert steps == [epoch * (images // 8) for epoch in range(between, 9, between)]
+
+
+def test_a_short_run_has_about_ten_intervals() -> None:
+    assert validated_at(48, max_epochs=2) == [6, 12]
+    assert len(validated_at(11, max_epochs=100)) == 10
+
+
+def test_pictures_too_are_so_many_steps_apart() -> None:
+    clock = Clock.of(Trainer(max_epochs=250), 11, 8, 1, 25)
+    assert [step for step in range(251) if clock.every(10, step)] == [*range(30, 251, 30)]
+    assert not any(clock.every(None, step) for step in range(9))
+
+
+def test_a_run_on_few_images_keeps_to_it(command, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    for i in range(9):
+        Image.new("RGB", (8, 8), (20 * i, 0, 99)).save(tmp_path / f"few/{i}.png")
+    words = ["data.root=few", "data.val=0.3", "data.test=0", "data.batch_size=6", "trainer.max_epochs=60"]
+    status, out, err = command("train", [*tiny, *words, "samples.n=0", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    steps = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
+    assert {int(b - a) for a, b in pairwise(steps)} == {6}  # 60 steps
