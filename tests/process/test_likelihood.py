@@ -89,7 +89,7 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     error = (1 - gain * bar[1:].sqrt()) ** 2 * deviation + gain**2 * (1 - bar[1:])
     factor = bar[:-1].sqrt() * beta / (1 - bar[1:])
     beta_tilde = beta * (1 - bar[:-1]) / (1 - bar[1:])
-    p_variance = beta_tilde if variance is fixed_small else beta
+    p_variance = beta_tilde if variance is fixed_small else beta  # except in the decoder, below
     ratio = beta_tilde / p_variance
     nats = (ratio - 1 - ratio.log() + factor**2 * error / p_variance) / 2
     bits = bound.terms.mean(dim=0)
@@ -104,7 +104,7 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     z = torch.linspace(-7, 7, 1401, dtype=torch.float64)  # L_0 by quadrature over x_1
     weight = torch.exp(-(z**2) / 2) / torch.exp(-(z**2) / 2).sum()
     estimate = MEAN + gain[0] * (bar[1].sqrt() * (LEVELS[:, None] - MEAN) + (1 - bar[1]).sqrt() * z)
-    std = (beta_tilde[1] if variance is fixed_small else beta[0]).sqrt()
+    std = beta_tilde[1].sqrt()
     mass = ndtr((LEVELS[:, None] + 1 / 255 - estimate) / std) - ndtr((LEVELS[:, None] - 1 / 255 - estimate) / std)
     level = ((x0 + 1) / 2 * 255).round().long()
     first = -(weight * mass.clamp(min=1e-300).log2()).sum(dim=1)[level].mean()
@@ -120,16 +120,16 @@ def test_variational_bound_is_tight_only_with_the_optimal_variance() -> None:
         return torch.log(var_s - (alpha_t / alpha_s * var_s) ** 2 / var_t)
 
     n = 64
-    x0, truth = gaussian_images(n), true_bits(gaussian_images(n)).mean()
+    x0, truth = gaussian_images(n), true_bits(gaussian_images(n))
     for steps in (50, 200):
         table = linear(steps, 0.1 / steps, 20 / steps)
         exact, small, large = (
-            variational_bound(oracle(table), x0, Streams(range(n)), steps, variance).bits.mean() - truth
+            variational_bound(oracle(table), x0, Streams(range(n)), steps, variance).bits - truth
             for variance in (optimal, fixed_small, fixed_large)
         )
-        assert abs(float(exact)) < 0.03
-        assert small > exact + 0.1
-        assert large > exact + 0.01
+        assert abs(float(exact.mean())) < 3 * float(exact.std()) / math.sqrt(n)
+        assert small.mean() > exact.mean() + 0.1
+        assert large.mean() > exact.mean() + 0.01
 
 
 def test_bound_can_use_fewer_steps_than_the_table() -> None:
