@@ -127,6 +127,15 @@ def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
     torch.testing.assert_close(slope, beside, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])
+def test_derivative_at_the_last_row_but_one_is_that_of_the_last_interval(table: Discrete) -> None:
+    """alpha is linear there. A slope of log-SNR that falls by 21 within one row would be 60 times as large."""
+    row = torch.tensor([1 - 1 / table.steps], dtype=torch.float64)
+    for slope, beside in zip(table.derivatives(row), table.derivatives(row + 1e-7), strict=True):
+        torch.testing.assert_close(slope, beside, rtol=1e-3, atol=0)
+    torch.testing.assert_close(table.log_snr(row), table.lambdas[-2:-1], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "ends"),
     [
@@ -216,6 +225,8 @@ def test_betas_outside_zero_one_are_rejected_in_one_line(bad: float) -> None:
         lambda: linear(1),
         lambda: VP(beta_min=0),
         lambda: VE(sigma_min=-1),
+        lambda: VE(50, 0.01),
+        lambda: VE(1, 1),
         lambda: EDM(sigma_max=0),
         lambda: Flow(shift=0),
         lambda: ContinuousCosine(shift=-2),
