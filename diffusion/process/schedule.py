@@ -53,6 +53,7 @@ class Schedule(nn.Module):
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
+        t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
     def log_snr_rate(self, t: Tensor) -> Tensor:

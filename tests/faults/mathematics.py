@@ -248,6 +248,12 @@ FAULTS = [
         "alpha_s, _ = schedule(t)\n    _, rest = ratio(schedule, t, s)\n    log_variance",
         LIKELIHOOD,
     ),
+    fault(
+        "bound: the prior at t = 1",
+        "prior_term(schedule, x0, float(times[-1]))",
+        "prior_term(schedule, x0)",
+        LIKELIHOOD,
+    ),
     fault("flow: sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
     fault("flow: without the volume of the dequantisation", " - math.log2(2 / 255)", "", LIKELIHOOD),
     fault("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD),

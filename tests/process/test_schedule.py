@@ -119,6 +119,8 @@ def test_derivatives_work_in_inference_mode_and_at_the_ends() -> None:
         assert all(x.isfinite().all() for x in linear().derivatives(torch.ones(1, dtype=torch.float64)))
     assert (d_alpha == -1).all()
     assert (d_sigma == 1).all()
+    once, thrice = (VP().derivatives(torch.tensor([0.5]).double().expand(n)) for n in (1, 3))
+    assert all(torch.equal(a.expand(3), b) for a, b in zip(once, thrice, strict=True))
 
 
 def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
