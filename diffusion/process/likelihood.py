@@ -45,7 +45,9 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
     log_variance = expand(variance(schedule, t, s, estimate.spread), x0)
     difference = expand(alpha_s * rest, x0) * (x0 - estimate.x0)
     kl = gaussian_kl(difference, expand(fixed_small(schedule, t, s), x0), log_variance)
-    nats = torch.where(expand(s, x0) > 0, kl, -log_decoder(x0, estimate.x0, log_variance))
+    last = expand(s, x0) == 0
+    mean = torch.where(last, estimate.x0, x0)  # where the decoder is not used, its gradient must be finite all the same
+    nats = torch.where(last, -log_decoder(x0, mean, log_variance), kl)
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
 
