@@ -6,6 +6,19 @@
     images = model.sample(64, sampler="heun", steps=18, seed=0)
     scores = diffusion.score(images, reference="landscapes", split="val")
 
+To train a network of your own, give each step of the loop random streams of its own:
+
+    from diffusion.process.denoiser import Denoiser
+    from diffusion.process.objective import Simple
+    from diffusion.process.prediction import V
+    from diffusion.process.schedule import cosine
+    from diffusion.randomness import Streams
+
+    denoiser, objective = Denoiser(network, cosine(), V()), Simple()
+    for step, x0 in enumerate(batches):               # (B, C, H, W) in [−1, 1]
+        loss = objective(denoiser, x0, Streams.of(len(x0), "train", step))["loss"].mean()
+        …
+
 The commands are `python -m diffusion.COMMAND` for train, sample, evaluate, study, compare, report, status and export,
 each with --help. docs/architecture.md says what is where.
 """

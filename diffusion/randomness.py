@@ -1,7 +1,7 @@
 """Counter-based randomness: each draw is a function of (seed, purpose, counters), never of earlier draws.
 
 So a resumed run equals an uninterrupted one, two devices give the same numbers as one, and two recipes with the same
-seed see the same images, times and noise. Every module may import this one. It depends only on torch.
+seed see the same images, times and noise. Every module may import this one.
 """
 
 import hashlib
@@ -9,6 +9,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from diffusion.errors import UserError
+
+WORDS = 624  # of 32 bits: the state of the Mersenne Twister, torch's generator on the CPU
 
 
 def seed_for(*key: int | str) -> int:
@@ -18,8 +22,23 @@ def seed_for(*key: int | str) -> int:
 
 
 def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh torch generator seeded with `seed_for(*key)`."""
+    """A fresh torch generator seeded with `seed_for(*key)`, of which the CPU's keeps the lowest 32 bits."""
     return torch.Generator(device).manual_seed(seed_for(*key))
+
+
+def stream(seed: int, device: torch.device) -> torch.Generator:
+    """A fresh torch generator that depends on all bits of `seed`.
+
+    `manual_seed` keeps only 32 bits on the CPU, so among the 500,000 images of a short training about 30 pairs would
+    have the same noise. The words of the state are therefore SHAKE-128 of the seed.
+    """
+    generator = torch.Generator(device)
+    if device.type != "cpu":
+        return generator.manual_seed(seed)
+    state, digest = generator.get_state(), hashlib.shake_128(str(seed).encode()).digest(4 * WORDS)
+    words = torch.frombuffer(bytearray(digest), dtype=torch.uint32)
+    state.view(torch.int64)[3 : 3 + WORDS] = words.to(torch.int64)  # after the seed and the place in the block
+    return generator.set_state(state)
 
 
 SINGLE = {"mps"}  # device types without float64
@@ -33,7 +52,8 @@ def real_dtype(device: torch.device) -> torch.dtype:
 class Streams:
     """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
-    The idea is that of EDM's StackedRandomGenerator. The numbers do not depend on how many devices share the batch, but
+    Equal seeds give equal draws, so a training loop needs other seeds at each step: `Streams.of(B, "train", step)`. The
+    idea is that of EDM's StackedRandomGenerator. The numbers do not depend on how many devices share the batch, but
     they do depend on the type of device, because CPU and CUDA generators differ.
 
     Args:
@@ -53,7 +73,7 @@ class Streams:
         batch_size: int | None = None,
     ):
         self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+        self.generators = [stream(seed, self.device) for seed in seeds]
         self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
         self.positions = range(len(seeds)) if positions is None else positions
         self.batch_size = len(seeds) if batch_size is None else batch_size
@@ -74,7 +94,12 @@ class Streams:
         return out
 
     def normal_like(self, x: Tensor) -> Tensor:
-        """N(0, 1) with the shape and dtype of `x` (B, ...)."""
+        """N(0, 1) with the shape and dtype of `x` (B, ...). Raises UserError for another number of examples than B."""
+        if len(x) != len(self):
+            raise UserError(
+                f"randomness: {len(self)} random streams for {len(x)} images; give one to each image, such as "
+                f'Streams.of({len(x)}, "train", step)'
+            )
         return self.normal(*x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:

@@ -208,7 +208,7 @@ class Evaluate(Settings):
     audit: Audit = []
     """Look for copies of training images, by [pixels, features]."""
     bits: CountOrZero = 0
-    """Held-out images whose bits per dimension are bounded; a table costs as many evaluations as it has steps."""
+    """Held-out images whose bits per dimension are measured, by the group `likelihood`; 0 for none."""
     baselines: Baselines = ["noise", "real", "floor"]
     """What is scored beside the samples, at the same n."""
     device: str = "auto"
@@ -217,6 +217,7 @@ class Evaluate(Settings):
     features: Group
     metrics: Group
     data: Group
+    likelihood: Group
     name: Name = "${hydra:job.name}"
     """Of the output."""
 

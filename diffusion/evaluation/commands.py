@@ -24,7 +24,7 @@ from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.generate import generate
 from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.likelihood import bits_per_dimension
+from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
 from diffusion.files import replace
 from diffusion.metric.record import Score
@@ -32,6 +32,7 @@ from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report import figures, style
+from diffusion.report.formatting import describe
 from diffusion.report.images import gif, grid, save_png, scale_of
 from diffusion.report.scores import print_scores
 from diffusion.runs.folder import SCORES
@@ -115,6 +116,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     settings = completed(settings, restored.config, restored.path)
     n, seed, batch_size = int(settings.n or 0), int(settings.seed or 0), int(settings.batch_size or 1)
     sampler = make_sampler(settings.sampler, restored)
+    likelihood: Likelihood = make(settings.likelihood, "likelihood")
     denoiser = restored.denoiser.to(device)
     ledger = Ledger.of(restored.path)
     if settings.split == "test":
@@ -129,7 +131,10 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     new = score_images(scorer, settings, images, "samples", sampler=describe_sampler(settings.sampler), **source)
     if settings.bits:
         data, split, bits = scorer.data, settings.split, settings.bits
-        new.append(bits_per_dimension(denoiser, data, split, bits, batch_size, device, **source))
+        protocol = {"likelihood": describe(settings.likelihood)}
+        if likelihood.of_schedule:
+            protocol["schedule"] = describe(restored.config["schedule"])
+        new.append(bits_per_dimension(denoiser, data, split, bits, batch_size, device, likelihood, protocol, **source))
     scorer.write(new)
 
 

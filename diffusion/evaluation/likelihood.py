@@ -1,80 +1,154 @@
-"""Bits per dimension of held-out images: the variational bound of a trained denoiser, as a score."""
+"""Bits per dimension of held-out images under a trained denoiser, as a score: the bound, or the probability flow."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Protocol
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.checkpoint.provenance import code_version
 from diffusion.console import console, progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
-from diffusion.evaluation.cost import print_estimate
+from diffusion.evaluation.cost import Blank, print_estimate
 from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
 from diffusion.metric.record import Reference, Score
+from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoise, Estimate, Thresholded, clip
-from diffusion.process.likelihood import variational_bound
-from diffusion.process.schedule import Discrete
-from diffusion.process.variance import fixed_small, learned_range
+from diffusion.process.likelihood import flow_likelihood, variational_bound
+from diffusion.process.schedule import Schedule
+from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.randomness import Streams, seed_for
 
-CONTINUOUS = 1000  # steps on a continuous schedule
+
+class Likelihood(Protocol):
+    """(denoise, x0, streams, variance) -> bits per dimension (B,) of the images x0 (B, C, H, W)."""
+
+    metric: ClassVar[str]
+    of_schedule: ClassVar[bool]  # whether the value depends on the schedule, the network's errors aside
+
+    @property
+    def steps(self) -> int | None:
+        """Network evaluations of an image; None if they depend on the network."""
+
+    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor: ...
+
+    def cost(self, schedule: Schedule) -> tuple[str, int]:
+        """The network evaluations of an image in words, and how many forward passes take as long."""
 
 
-class Counted(Thresholded):
-    """A denoiser whose x0 is clipped, and which reports how many images it has estimated."""
+log_snr = partial(grids.log_snr, sigma_min=0.01)  # as low as DDPM's first row; 1000 steps to there are short enough
+
+
+@dataclass(frozen=True)
+class Bound:
+    """DDPM's bound of −log₂ p(x)/d, with x0 clipped to the range of the data.
+
+    Args:
+        steps: the number of steps, N.
+        grid: (schedule, steps) -> the N + 1 times, decreasing to 0.
+    """
+
+    steps: Annotated[int, Ge(1)] = 1000
+    grid: Callable[[Schedule, int], Tensor] = log_snr
+    metric: ClassVar[str] = "bits_per_dim"
+    of_schedule: ClassVar[bool] = True
+
+    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
+        return variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid).bits
+
+    def cost(self, schedule: Schedule) -> tuple[str, int]:
+        """See `Likelihood.cost`."""
+        return f"{self.steps} network evaluations", self.steps
+
+
+@dataclass(frozen=True)
+class Flow:
+    """−log₂ p(x)/d by the probability flow (`flow_likelihood`). To the tolerance, it does not depend on the batches.
+
+    Args:
+        tolerance: the relative and the absolute tolerance of the solver.
+    """
+
+    tolerance: Annotated[float, Gt(0)] = 1e-5
+    metric: ClassVar[str] = "bits_per_dim_flow"
+    of_schedule: ClassVar[bool] = False
+    steps: ClassVar[None] = None
+
+    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
+        return flow_likelihood(denoise, x0, streams, tolerance=self.tolerance).bits
+
+    def cost(self, schedule: Schedule) -> tuple[str, int]:
+        """See `Likelihood.cost`. Grey images take few steps; a gradient takes about as long as two forward passes."""
+        grey = torch.zeros(1, 1, 1, 1)
+        least = flow_likelihood(Blank(schedule), grey, Streams([0]), tolerance=self.tolerance).evaluations
+        return f"at least {least} network evaluations with gradients", 3 * least
+
+
+class Counted:
+    """A denoiser that reports how many images it has estimated."""
 
     def __init__(self, denoise: Denoise, report: Callable[[int], None]):
-        super().__init__(denoise, clip)
+        self.denoise = denoise
+        self.schedule = denoise.schedule
         self.report = report
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
         self.report(len(x_t))
-        return super().__call__(x_t, t)
+        return self.denoise(x_t, t)
 
 
 def bits_per_dimension(
-    denoiser: Denoise, data: ImageData, split: str, n: int, batch_size: int, device: torch.device, **source: Any
+    denoiser: Denoise,
+    data: ImageData,
+    split: str,
+    n: int,
+    batch_size: int,
+    device: torch.device,
+    likelihood: Likelihood,
+    protocol: Mapping[str, Any],
+    **source: Any,
 ) -> Score:
-    """The score `bits_per_dim` of `n` images of a split. The cost is printed first.
+    """The score of `n` images of a split. The cost is printed first.
 
-    It is DDPM's bound of −log₂ p(x)/d: all steps of the schedule, x0 clipped to the range of the data, one draw of x_t
-    for each step and image, as a function of the image's place alone. The variance is the network's if it learns one,
-    else the posterior's. The interval is clustered by the images' sources, like the gap's (`diffusion.metric.gap`);
-    with one source there is none.
+    The draws of x_t are a function of the image's place alone. The variance is the network's if it learns one, else the
+    posterior's. The interval is clustered by the images' sources, like the gap's (`diffusion.metric.gap`); with one
+    source there is none. `protocol` is what must be equal in two scores that are compared, beside the variance.
 
-    Raises UserError for n < 2, for a split with fewer than 2 images, and for a bound that is not finite.
+    Raises UserError for n < 2, for a split with fewer than 2 images, and for bits that are not finite.
     """
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     if split not in data.splits or len(data.splits[split]) < 2:
         raise UserError(f"bits={n}: the split {split} has no images to measure; choose another by split=…")
-    held_out, schedule = data.splits[split], denoiser.schedule
+    held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
     images, total = chosen.images, len(chosen)
-    steps = schedule.steps if isinstance(schedule, Discrete) else CONTINUOUS
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    work = f"bits per dimension: {total} images of {split} × {steps} network evaluations"
-    print_estimate(work, denoiser, shape, total, steps, batch_size, device)
+    words, passes = likelihood.cost(denoiser.schedule)
+    work = f"bits per dimension: {total} images of {split} × {words}"
+    print_estimate(work, denoiser, shape, total, passes, batch_size, device)
     half = torch.full((1,), 0.5, device=device)
     with torch.no_grad(), progress_bar() as bar:
         spread = denoiser(torch.zeros(1, *shape, device=device), half).spread
         variance = fixed_small if spread is None else learned_range
-        task = bar.add_task("bits/dim", total=total * steps, unit="im·step", note="")
+        steps = likelihood.steps
+        task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
         counted = Counted(denoiser, lambda count: bar.advance(task, count))
         parts = []
         for index in torch.arange(total).split(batch_size):
             streams = Streams([seed_for("bits", i) for i in index.tolist()], device)
-            bound = variational_bound(counted, to_unit(images[index]).to(device), streams, steps, variance)
-            parts.append(bound.bits.cpu())
+            parts.append(likelihood(counted, to_unit(images[index]).to(device), streams, variance).cpu())
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(
-            f"bits={n}: the bound is not finite on schedule {type(schedule).__name__}; leave bits out, or use a "
-            "checkpoint of another schedule, such as schedule=linear or schedule=cosine"
+            f"bits={n}: {likelihood.metric} is not finite on schedule {type(denoiser.schedule).__name__}; leave bits "
+            "out, choose another likelihood, or use a checkpoint of another schedule"
         )
     numbers = {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
     mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))
@@ -82,7 +156,7 @@ def bits_per_dimension(
     interval = None if math.isnan(error) else (value - half_width, value + half_width)
     low, high = interval or (None, None)
     score = Score(
-        metric="bits_per_dim",
+        metric=likelihood.metric,
         value=value,
         n=total,
         reference=Reference(split, total, held_out.key),
@@ -91,8 +165,8 @@ def bits_per_dimension(
         high=high,
         level=0.95 if interval else None,
         resolution=f"{shape[1]}x{shape[2]}",
-        details={"bound": f"{steps} steps, {variance.__name__}, x0 clipped"},
+        settings={**protocol, **({"variance": variance.__name__} if likelihood.of_schedule else {})},
     )
     shown = f" [{low:.3f}, {high:.3f}]" if interval else ""
-    console.print(f"bits per dimension, at most: {value:.3f}{shown}, {total} images of {split}")
+    console.print(f"{likelihood.metric}: {value:.3f}{shown}, {total} images of {split}")
     return score.of("network", code_version(), source)

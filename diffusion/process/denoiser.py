@@ -5,7 +5,7 @@ a thresholded denoiser and a closed-form oracle all implement it. To extend a de
 """
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from annotated_types import Gt, Le
 from torch import Tensor, nn
@@ -51,6 +51,8 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 class Denoiser(nn.Module):
     """A network and what it predicts: y = network(c_in·x_t, label), then x0 and eps by `prediction.solve`.
 
+    Whatever else the network takes, such as `classes` (B,), is given by keyword and handed to it.
+
     Raises:
         UserError: if the prediction does not determine x0 on this schedule.
     """
@@ -62,14 +64,14 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction = prediction
 
-    def output(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+    def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t.
 
         The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
         """
         c_in, label = self.prediction.inputs(self.schedule, t)
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
-        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype)).to(x_t.dtype)
+        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype), **conditions).to(x_t.dtype)
         channels = x_t.shape[1]
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 
@@ -80,8 +82,21 @@ class Denoiser(nn.Module):
         eps = expand(u, x_t) * x_t + expand(w, x_t) * y
         return Estimate(x0, eps, spread)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Estimate:
-        return self.estimate(x_t, t, *self.output(x_t, t))
+    def forward(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        return self.estimate(x_t, t, *self.output(x_t, t, **conditions))
+
+
+class Conditioned:
+    """A denoiser whose every estimate is under the same conditions, such as `classes` (B,): one for each image."""
+
+    def __init__(self, denoise: Any, **conditions: Any):
+        self.denoise = denoise
+        self.schedule: Schedule = denoise.schedule
+        self.conditions = conditions
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+        estimate: Estimate = self.denoise(x_t, t, **self.conditions)
+        return estimate
 
 
 class Thresholded:

@@ -1,7 +1,7 @@
-"""Training objectives: (denoiser, x0, streams) -> a dict of per-example tensors (B,), among them "loss"."""
+"""Training objectives: (denoiser, x0, streams, **conditions) -> a dict of tensors (B,) per example, such as "loss"."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -48,7 +48,8 @@ class Objective(nn.Module):
     """Base class: draws t and eps, diffuses x0 and runs the network. Subclasses define `term`, the loss at t.
 
     Returns "loss" = importance·term, whose batch mean is minimised; "term"; "importance"; "t"; and "mse", the mean
-    squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1.
+    squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1. Conditions, such as
+    `classes` (B,), are given by keyword and handed to the network.
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
@@ -62,14 +63,14 @@ class Objective(nn.Module):
         """(B,) the loss of each example at its time batch.t."""
         raise NotImplementedError
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams) -> dict[str, Tensor]:
+    def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         schedule = denoiser.schedule
         t, importance = self.timesteps(schedule, streams)
         eps = streams.normal_like(x0)
         x_t = diffuse(schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
-        y, spread = denoiser.output(x_t, t)
+        y, spread = denoiser.output(x_t, t, **conditions)
         term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
         importance = importance.to(term.dtype)
         mse = squared(y.detach(), target).flatten(1).mean(dim=1)
@@ -173,8 +174,8 @@ class Uncertainty(nn.Module):
         self.linear = nn.Linear(channels, 1, bias=False)
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams) -> dict[str, Tensor]:
-        result = self.objective(denoiser, x0, streams)
+    def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
+        result = self.objective(denoiser, x0, streams, **conditions)
         noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
         u = (features * self.linear.weight).sum(dim=1)  # not `self.linear(…)`: autocast would round it to bfloat16

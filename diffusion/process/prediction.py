@@ -71,7 +71,7 @@ class V(Prediction):
 
 
 class Velocity(Prediction):
-    """y = dx_t/dt = alpha'_t x0 + sigma'_t eps; eps − x0 on the flow schedule (Lipman et al., eq. 23; SD3, eq. 4)."""
+    """y = dx_t/dt = alpha'_t x0 + sigma'_t eps; eps − x0 on Flow() (Lipman et al., eq. 23; SD3, eq. 4)."""
 
     def weights(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         return schedule.derivatives(t)

@@ -53,6 +53,7 @@ class Schedule(nn.Module):
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
+        t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow
         return torch.func.jvp(self.forward, (t,), (torch.ones_like(t),))[1]
 
     def log_snr_rate(self, t: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ class Discrete(Schedule):
     """A discrete schedule: β_1 … β_T give ᾱ_i = Π_{j≤i} (1 − β_j) at t = i/T (DDPM, eq. 4; memoir, section 4).
 
     Between rows, log-SNR is interpolated linearly, with two exceptions. In the first interval sigma² is linear, because
-    log-SNR is infinite at t = 0. In the last interval alpha is linear, because log-SNR may be infinite at t = 1.
+    log-SNR is infinite at t = 0. In the last interval alpha is linear, because log-SNR may be infinite at t = 1. A
+    derivative at a row is that of the interval after it.
 
     Args:
         betas: β_1 … β_T, (T,), T ≥ 2, each in (0, 1).
@@ -118,7 +120,7 @@ class Discrete(Schedule):
         before_last, last = torch.sigmoid(self.lambdas[-2:]).sqrt()
         last_alpha = torch.lerp(before_last, last, fraction)
         above = 2 * last_alpha.log() - torch.log1p(-(last_alpha**2))
-        return torch.where(position < 1, below, torch.where(position > self.steps - 1, above, between))
+        return torch.where(position < 1, below, torch.where(position >= self.steps - 1, above, between))
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_snr = self.log_snr(t)
@@ -285,6 +287,11 @@ class VE(Schedule):
     def __init__(self, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0):
         super().__init__()
         _positive(sigma_min=sigma_min, sigma_max=sigma_max)
+        if not sigma_min < sigma_max:
+            raise UserError(
+                f"schedule: VE has sigma_min = {sigma_min:g} and sigma_max = {sigma_max:g}; sigma_max must be above "
+                "sigma_min"
+            )
         self.sigma_min = sigma_min
         self.rate = 2 * math.log(sigma_max / sigma_min)
 

@@ -39,7 +39,12 @@ def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
 
 
 def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """log(sigma_t² (1 − r²)): the memoir's β_t if s = t − 1/T."""
+    """log(sigma_t² (1 − r²)): the memoir's β_t if s = t − 1/T. At s = 0 that of `fixed_small`, as in DDPM's code."""
+    return torch.where(s == 0, fixed_small(schedule, t, s), forward_variance(schedule, t, s))
+
+
+def forward_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """log(sigma_t² (1 − r²)): the variance of x_t given x_s, the memoir's β_t if s = t − 1/T."""
     _, sigma_t = schedule(t)
     _, rest = ratio(schedule, t, s)
     return torch.log(sigma_t**2 * rest)
@@ -48,14 +53,15 @@ def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
 def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2 (Improved DDPM, eq. 15).
 
-    `spread` is the second half of the network's output channels.
+    Small is `fixed_small`. Large is `forward_variance`, also at s = 0, as in Improved DDPM's code. `spread` is the
+    second half of the network's output channels.
     """
     if spread is None:
         raise UserError(
             "variance learned_range: the network has no output channels for the variance; "
             "double model.out_channels, or choose the variance fixed_small"
         )
-    small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, fixed_large))
+    small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, forward_variance))
     return torch.lerp(small, large, (spread + 1) / 2)
 
 

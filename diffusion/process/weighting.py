@@ -26,6 +26,12 @@ def _of_x0(weight: Tensor, schedule: Schedule, prediction: Prediction, t: Tensor
     return weight * q**2
 
 
+def _of_bound(schedule: Schedule, t: Tensor) -> Tensor:
+    """−lambda'/2·SNR = alpha (alpha sigma' − alpha' sigma)/sigma³, which is finite where alpha = 0."""
+    (alpha, sigma), (d_alpha, d_sigma) = schedule(t), schedule.derivatives(t)
+    return alpha * (alpha * d_sigma - d_alpha * sigma) / sigma**3
+
+
 def unit(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     """1: the squared error of y. This is L_simple for eps (DDPM, eq. 14) and EDM's weight for its F."""
     return torch.ones_like(t)
@@ -100,8 +106,7 @@ def sigmoid(schedule: Schedule, prediction: Prediction, t: Tensor, bias: float =
     Args:
         bias: b, the log-SNR above which the weight falls; a larger value favours fine detail.
     """
-    log_snr = schedule.log_snr(t)
-    weight = -schedule.log_snr_rate(t) / 2 * torch.sigmoid(bias - log_snr) * log_snr.exp()
+    weight = torch.sigmoid(bias - schedule.log_snr(t)) * _of_bound(schedule, t)
     return _of_x0(weight, schedule, prediction, t)
 
 
@@ -114,7 +119,7 @@ def vlb(schedule: Schedule, prediction: Prediction, t: Tensor) -> Tensor:
     """
     steps: int | None = getattr(schedule, "steps", None)
     if steps is None:
-        return _of_x0(-schedule.log_snr_rate(t) / 2 * schedule.log_snr(t).exp(), schedule, prediction, t)
+        return _of_x0(_of_bound(schedule, t), schedule, prediction, t)
     s = (t - 1 / steps).clamp(min=0)
     alpha_s, _ = schedule(s)
     _, rest = ratio(schedule, t, s)

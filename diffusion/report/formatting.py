@@ -64,8 +64,9 @@ def protocol_text(score: Score) -> str:
     if score.reference is not None:
         split = f"split `{score.reference.split}` (key {quoted(score.reference.key)})"
         reference = f"the {score.reference.n} images of the reference {split}"
-    if bound := score.details.get("bound"):
-        return f"the {score.n} images of the {split}; variational bound: {bound}"
+    if score.what == "network":  # bits per dimension; `bound` is what an earlier version wrote
+        how = describe(score.settings or {"bound": score.details.get("bound", "not recorded")})
+        return f"the {score.n} images of the {split}; {how}"
     pixels = f" of {score.resolution} pixels" if score.resolution else ""
     settings = f", {describe(score.settings)}" if score.settings else ""
     return (

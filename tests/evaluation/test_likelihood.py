@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,20 @@ from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, to_unit
 from diffusion.data.batches import Split
 from diffusion.errors import UserError
-from diffusion.evaluation.likelihood import bits_per_dimension
+from diffusion.evaluation.likelihood import Bound, bits_per_dimension
 from diffusion.metric.baselines import draw
 from diffusion.metric.record import Reference
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
-from diffusion.process.likelihood import variational_bound
+from diffusion.process.grid import log_snr
+from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams, seed_for
 from diffusion.report.formatting import protocol_text
 from diffusion.runs.folder import read_scores
 
+CPU = torch.device("cpu")
+GRID = partial(log_snr, sigma_min=0.01)
 QUICK = ["features=lite0", "n=4", "sampler.steps=2", "baselines=[]", "device=cpu"]
 
 
@@ -39,7 +43,7 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
     ckpt = "ckpt=run/checkpoints/last.ckpt"
-    words = [ckpt, *QUICK, "bits=7", "batch_size=3", "split=test", "hydra.run.dir=evaluation"]
+    words = [ckpt, *QUICK, "bits=7", "likelihood.steps=20", "batch_size=3", "split=test", "hydra.run.dir=evaluation"]
     status, out, err = command("evaluate", words)
     assert status == 0, out + err
     assert "bits per dimension: 7 images of test × 20 network evaluations: about" in out
@@ -48,21 +52,43 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     # In one batch; the command has taken three.
     x0 = to_unit(draw(data.splits["test"].images, 7))
     streams = Streams([seed_for("bits", i) for i in range(7)])
-    bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20).bits.double()
+    bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20, grid=GRID).bits.double()
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-5)
     half = t.ppf(0.975, 6) * float(bits.std()) / 7**0.5
     assert score.interval == pytest.approx((float(bits.mean()) - half, float(bits.mean()) + half), rel=1e-4)
     assert 0 < score.value < 30
     assert score.reference == Reference("test", 7, data.splits["test"].key)
-    assert (score.details["bound"], score.n, score.what) == ("20 steps, fixed_small, x0 clipped", 7, "network")
+    assert (score.n, score.what) == (7, "network")
+    assert score.settings == {
+        "likelihood": "Bound(grid=log_snr(sigma_min=0.01, sigma_max=none), steps=20)",
+        "schedule": "linear(steps=20, first=0.0001, last=0.02)",
+        "variance": "fixed_small",
+    }
     assert score.source["checkpoint"] == restored.source["checkpoint"]
     assert score.source["network_hash"] == restored.source["network_hash"]
     assert score.higher_is_better is False
-    other = replace(score, details={"bound": "1000 steps, fixed_small, x0 clipped"})
+    other = replace(score, settings={**score.settings, "schedule": "cosine(steps=20)"})
     assert score.protocol_key != other.protocol_key
-    assert "variational bound: 20 steps" in protocol_text(score)
+    assert "likelihood=Bound(grid=log_snr(" in protocol_text(score)
     entries = json.loads((tmp_path / "run/test.json").read_text())
     assert [entry["scores"]["bits_per_dim"] for entry in entries] == [score.value]
+
+
+def test_the_flow_is_a_likelihood_of_its_own(command, tiny, data: Folder, tmp_path: Path) -> None:
+    status, out, err = command("train", [*tiny, "trainer.max_steps=2", "schedule=flow", "prediction=velocity",
+        "timesteps@objective.timesteps=uniform", "hydra.run.dir=run"])  # fmt: skip
+    assert status == 0, out + err
+    ckpt = "ckpt=run/checkpoints/last.ckpt"
+    words = [ckpt, *QUICK, "bits=2", "likelihood=flow", "likelihood.tolerance=1e-2", "hydra.run.dir=evaluation"]
+    status, out, err = command("evaluate", words)
+    assert status == 0, out + err
+    assert "bits per dimension: 2 images of val × at least " in out
+    score = next(s for s in read_scores(tmp_path / "evaluation") if s.metric == "bits_per_dim_flow")
+    assert score.settings == {"likelihood": "Flow(tolerance=0.01)"}  # no schedule: it can be compared across them
+    assert score.higher_is_better is False
+    x0, streams = to_unit(draw(data.splits["val"].images, 2)), Streams([seed_for("bits", i) for i in range(2)])
+    bits = flow_likelihood(restore("run/checkpoints/last.ckpt").denoiser, x0, streams, tolerance=1e-2).bits
+    assert score.value == pytest.approx(float(bits.mean()), rel=1e-4)
 
 
 def test_images_alone_have_no_bits(command, photos: Path) -> None:
@@ -81,12 +107,12 @@ class Doubled(torch.nn.Module):
 
 def test_a_learned_variance_is_used(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
-    score = bits_per_dimension(denoiser, data, "val", 6, 4, torch.device("cpu"))
-    assert score.details["bound"] == "10 steps, learned_range, x0 clipped"
+    score = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
+    assert score.settings == {"variance": "learned_range"}
     with pytest.raises(UserError, match="bits=6: the split train2 has no images"):
-        bits_per_dimension(denoiser, data, "train2", 6, 4, torch.device("cpu"))
+        bits_per_dimension(denoiser, data, "train2", 6, 4, CPU, Bound(10), {})
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
-        bits_per_dimension(denoiser, data, "val", 1, 4, torch.device("cpu"))
+        bits_per_dimension(denoiser, data, "val", 1, 4, CPU, Bound(10), {})
 
 
 def test_the_interval_is_clustered_by_photographs(data: Folder, capfd) -> None:
@@ -97,7 +123,7 @@ def test_the_interval_is_clustered_by_photographs(data: Folder, capfd) -> None:
         names = [f"{i % photographs}.jpg 24px at {i},0" for i in range(8)]
         order = draw(torch.arange(8), 8).tolist()
         data.splits["val"] = Split(data.splits["val"].images, [names[order.index(i)] for i in range(8)])
-        score = bits_per_dimension(network(), data, "val", 8, 8, torch.device("cpu"))
+        score = bits_per_dimension(network(), data, "val", 8, 8, CPU, Bound(20), {})
         assert score.error == (error if error is None else pytest.approx(error, rel=1e-4))
         assert (score.interval is None) is (error is None)
     assert "nan" not in capfd.readouterr().out
@@ -116,4 +142,4 @@ def bits_of(data: Folder) -> torch.Tensor:
     """The bits of each image of the validation split, in the order in which they are drawn."""
     x0 = to_unit(draw(data.splits["val"].images, 8))
     streams = Streams([seed_for("bits", i) for i in range(8)])
-    return variational_bound(Thresholded(network(), clip), x0, streams, 20).bits.double()
+    return variational_bound(Thresholded(network(), clip), x0, streams, 20, grid=GRID).bits.double()

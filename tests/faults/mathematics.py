@@ -132,6 +132,9 @@ FAULTS = [
         "torch.where(log_snr > rows[0], between,",
         SCHEDULE,
     ),
+    fault(
+        "table: the slope before the last interval", "position >= self.steps - 1", "position > self.steps - 1", SCHEDULE
+    ),
     fault("table: time without its last interval", "< rows[-2], above,", "< rows[-2], between,", SCHEDULE),
     fault(
         "half precision rounds the tables",
@@ -181,6 +184,12 @@ FAULTS = [
         "torch.log(schedule(t)[1] ** 2 * rest)",
         MEMOIR,
     ),
+    fault(
+        "large variance: β_1 at the last step",
+        "torch.where(s == 0, fixed_small",
+        "torch.where(s < 0, fixed_small",
+        "test_variance.py",
+    ),
     fault("small variance: −∞ at the last step", "t.clamp(max=0.5), s)", "s, s)", "test_variance.py"),
     fault(
         "learned range: spread instead of (spread + 1)/2",
@@ -198,7 +207,7 @@ FAULTS = [
     fault("min-SNR: maximum instead of minimum", "clamp(max=gamma)", "clamp(min=gamma)", WEIGHTING),
     fault("velocity: minimum instead of maximum", "clamp(min=clip)", "clamp(max=clip)", WEIGHTING),
     fault("velocity: σ instead of σ²", "clip) ** -2", "clip) ** -1", WEIGHTING),
-    fault("sigmoid: sign of log-SNR", "bias - log_snr", "bias + log_snr", WEIGHTING),
+    fault("sigmoid: sign of log-SNR", "bias - schedule.log_snr(t)", "bias + schedule.log_snr(t)", WEIGHTING),
     fault("vlb: 1 − r² instead of its square", "(alpha_s * rest) ** 2", "alpha_s**2 * rest", WEIGHTING),
     fault("importance: 1/|dt/du| instead of |dt/du|", "slope.abs()", "1 / slope.abs()", TIMESTEPS),
     fault(
@@ -237,6 +246,12 @@ FAULTS = [
         "bound: α_t instead of α_s",
         "alpha_s, _ = schedule(s)\n    _, rest = ratio(schedule, t, s)\n    log_variance",
         "alpha_s, _ = schedule(t)\n    _, rest = ratio(schedule, t, s)\n    log_variance",
+        LIKELIHOOD,
+    ),
+    fault(
+        "bound: the prior at t = 1",
+        "prior_term(schedule, x0, float(times[-1]))",
+        "prior_term(schedule, x0)",
         LIKELIHOOD,
     ),
     fault("flow: sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),

@@ -180,8 +180,8 @@ FAULTS = [
     Fault("bits: one noise for all images", 'seed_for("bits", i)', 'seed_for("bits", 0)', BOUNDED),
     Fault(
         "bits: x0 is not clipped",
-        "super().__init__(denoise, clip)",
-        "super().__init__(denoise, lambda x0: x0)",
+        "variational_bound(Thresholded(denoise, clip), x0",
+        "variational_bound(denoise, x0",
         BOUNDED,
     ),
     Fault(

@@ -1,6 +1,7 @@
 """Bits per dimension against closed forms, for Gaussian data, whose optimal denoiser and density are known."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from torch.special import ndtr
 
 from diffusion.process.denoiser import Estimate
+from diffusion.process.grid import log_snr
 from diffusion.process.likelihood import bound_term, flow_likelihood, log_decoder, prior_term, variational_bound
 from diffusion.process.oracle import GaussianOracle
-from diffusion.process.schedule import EDM, VP, ContinuousCosine, Flow, Schedule, SubVP, linear
+from diffusion.process.schedule import EDM, VP, ContinuousCosine, Flow, Schedule, SubVP, linear, scaled_linear
 from diffusion.process.variance import fixed_large, fixed_small
 from diffusion.randomness import Streams
 
@@ -89,7 +91,7 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     error = (1 - gain * bar[1:].sqrt()) ** 2 * deviation + gain**2 * (1 - bar[1:])
     factor = bar[:-1].sqrt() * beta / (1 - bar[1:])
     beta_tilde = beta * (1 - bar[:-1]) / (1 - bar[1:])
-    p_variance = beta_tilde if variance is fixed_small else beta
+    p_variance = beta_tilde if variance is fixed_small else beta  # except in the decoder, below
     ratio = beta_tilde / p_variance
     nats = (ratio - 1 - ratio.log() + factor**2 * error / p_variance) / 2
     bits = bound.terms.mean(dim=0)
@@ -104,7 +106,7 @@ def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-un
     z = torch.linspace(-7, 7, 1401, dtype=torch.float64)  # L_0 by quadrature over x_1
     weight = torch.exp(-(z**2) / 2) / torch.exp(-(z**2) / 2).sum()
     estimate = MEAN + gain[0] * (bar[1].sqrt() * (LEVELS[:, None] - MEAN) + (1 - bar[1]).sqrt() * z)
-    std = (beta_tilde[1] if variance is fixed_small else beta[0]).sqrt()
+    std = beta_tilde[1].sqrt()
     mass = ndtr((LEVELS[:, None] + 1 / 255 - estimate) / std) - ndtr((LEVELS[:, None] - 1 / 255 - estimate) / std)
     level = ((x0 + 1) / 2 * 255).round().long()
     first = -(weight * mass.clamp(min=1e-300).log2()).sum(dim=1)[level].mean()
@@ -120,16 +122,33 @@ def test_variational_bound_is_tight_only_with_the_optimal_variance() -> None:
         return torch.log(var_s - (alpha_t / alpha_s * var_s) ** 2 / var_t)
 
     n = 64
-    x0, truth = gaussian_images(n), true_bits(gaussian_images(n)).mean()
+    x0, truth = gaussian_images(n), true_bits(gaussian_images(n))
     for steps in (50, 200):
         table = linear(steps, 0.1 / steps, 20 / steps)
         exact, small, large = (
-            variational_bound(oracle(table), x0, Streams(range(n)), steps, variance).bits.mean() - truth
+            variational_bound(oracle(table), x0, Streams(range(n)), steps, variance).bits - truth
             for variance in (optimal, fixed_small, fixed_large)
         )
-        assert abs(float(exact)) < 0.03
-        assert small > exact + 0.1
-        assert large > exact + 0.01
+        assert abs(float(exact.mean())) < 3 * float(exact.std()) / math.sqrt(n)
+        assert small.mean() > exact.mean() + 0.1
+        assert large.mean() > exact.mean() + 0.01
+
+
+@pytest.mark.parametrize("schedule", [scaled_linear(), SubVP(), Flow()], ids=["scaled_linear", "sub_vp", "flow"])
+def test_equal_steps_in_log_snr_make_the_bound_tight_on_every_schedule(schedule: Schedule) -> None:
+    """Equal steps in t are 0.4 bits above the truth on scaled_linear, 3 on flow and 7 on sub_vp."""
+    x0 = gaussian_images(32)
+    grid = partial(log_snr, sigma_min=0.01)
+    gaps = variational_bound(oracle(schedule), x0, Streams(range(32)), 1000, grid=grid).bits - true_bits(x0)
+    assert -4 * float(gaps.std()) / math.sqrt(32) < float(gaps.mean()) < 0.25
+
+
+def test_the_prior_is_that_of_the_first_time() -> None:
+    x0 = gaussian_images(4)
+    bound = variational_bound(oracle(Flow()), x0, Streams(range(4)), 10, grid=log_snr)
+    assert float(bound.t[-1]) < 0.999  # sigma/alpha = 160
+    torch.testing.assert_close(bound.prior, prior_term(Flow(), x0, float(bound.t[-1])))
+    assert (bound.prior > 1e-8).all()
 
 
 def test_bound_can_use_fewer_steps_than_the_table() -> None:

@@ -51,6 +51,16 @@ def train_once(*overrides: str) -> None:
     assert gradient.abs().sum() > 0
 
 
+@pytest.mark.parametrize("recipe", ["score_sde_vp", "score_sde_ve"])
+def test_the_score_sdes_loss_is_the_error_of_the_noise(recipe: str) -> None:
+    """λ(t) = sigma_t² times the squared error of the score −eps/sigma_t (Song et al., section 3.3)."""
+    cfg = configuration(f"experiment={recipe}")
+    schedule, prediction, objective = (instantiate(cfg[key]) for key in ("schedule", "prediction", "objective"))
+    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    _, (_, of_y) = prediction.solve(schedule, t)  # eps = u·x_t + w·y
+    torch.testing.assert_close(objective.weighting(schedule, prediction, t), of_y**2)
+
+
 @pytest.mark.parametrize("name", names("schedule"))
 def test_schedules(name: str) -> None:
     table = hasattr(instantiate(configuration(f"schedule={name}").schedule), "steps")

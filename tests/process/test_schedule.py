@@ -119,12 +119,23 @@ def test_derivatives_work_in_inference_mode_and_at_the_ends() -> None:
         assert all(x.isfinite().all() for x in linear().derivatives(torch.ones(1, dtype=torch.float64)))
     assert (d_alpha == -1).all()
     assert (d_sigma == 1).all()
+    once, thrice = (VP().derivatives(torch.tensor([0.5]).double().expand(n)) for n in (1, 3))
+    assert all(torch.equal(a.expand(3), b) for a, b in zip(once, thrice, strict=True))
 
 
 def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
     table, row = linear(), torch.tensor([0.3], dtype=torch.float64)
     slope, beside = table.log_snr_rate(row), table.log_snr_rate(row + 1e-5)
     torch.testing.assert_close(slope, beside, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])
+def test_derivative_at_the_last_row_but_one_is_that_of_the_last_interval(table: Discrete) -> None:
+    """alpha is linear there. A slope of log-SNR that falls by 21 within one row would be 60 times as large."""
+    row = torch.tensor([1 - 1 / table.steps], dtype=torch.float64)
+    for slope, beside in zip(table.derivatives(row), table.derivatives(row + 1e-7), strict=True):
+        torch.testing.assert_close(slope, beside, rtol=1e-3, atol=0)
+    torch.testing.assert_close(table.log_snr(row), table.lambdas[-2:-1], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +227,8 @@ def test_betas_outside_zero_one_are_rejected_in_one_line(bad: float) -> None:
         lambda: linear(1),
         lambda: VP(beta_min=0),
         lambda: VE(sigma_min=-1),
+        lambda: VE(50, 0.01),
+        lambda: VE(1, 1),
         lambda: EDM(sigma_max=0),
         lambda: Flow(shift=0),
         lambda: ContinuousCosine(shift=-2),

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process.schedule import VP, Flow, linear
-from diffusion.process.variance import fixed_large, fixed_small, gaussian_kl, learned_range, ratio
+from diffusion.process.variance import fixed_large, fixed_small, forward_variance, gaussian_kl, learned_range, ratio
 
 TABLE = linear()
+BETAS = TABLE.betas()
 
 
 @pytest.mark.parametrize(("m1", "v1", "m2", "v2"), [(0.3, 0.5, -0.4, 0.8), (0, 1e-2, 0.05, 2e-2), (1, 2, 1, 2)])
@@ -64,10 +65,19 @@ def test_small_variance_of_the_last_step_is_that_of_the_step_before() -> None:
     assert fixed_small(VP(), torch.ones(()).double(), torch.zeros(()).double()).isfinite()
 
 
+def test_the_last_step_is_as_in_ddpms_code() -> None:
+    """Both fixed variances are β̃_2 there. The learned range is from β̃_2 to β_1, as in Improved DDPM's code."""
+    t, s = torch.tensor([1e-3, 2e-3]).double(), torch.tensor([0, 1e-3]).double()
+    torch.testing.assert_close(fixed_large(TABLE, t, s), torch.stack([fixed_small(TABLE, t, s)[0], BETAS[1].log()]))
+    torch.testing.assert_close(forward_variance(TABLE, t, s), BETAS[:2].log())
+    edges = learned_range(TABLE, t[:1].expand(2), s[:1].expand(2), torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1))
+    torch.testing.assert_close(edges.flatten().double(), torch.stack([fixed_small(TABLE, t, s)[0], BETAS[0].log()]))
+
+
 def test_learned_range_interpolates_the_logarithms() -> None:
     t, s = torch.tensor([0.3, 0.001]).double(), torch.tensor([0.2, 0.0]).double()
     shape = (2, 3, 4, 4)
-    small, large = fixed_small(TABLE, t, s), fixed_large(TABLE, t, s)
+    small, large = fixed_small(TABLE, t, s), forward_variance(TABLE, t, s)
 
     def learned(value: float) -> Tensor:
         return learned_range(TABLE, t, s, torch.full(shape, float(value)))

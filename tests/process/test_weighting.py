@@ -122,7 +122,11 @@ def test_continuous_vlb_weight_is_the_limit_of_the_tables() -> None:
 
 def test_weights_at_zero_terminal_snr_are_finite() -> None:
     end = torch.ones(1, dtype=torch.float64)
-    for schedule in (zero_snr(scaled_linear()), ContinuousCosine()):
+    for schedule in (zero_snr(scaled_linear()), ContinuousCosine(), Flow(), Flow(shift=3.0)):
         for weight in WEIGHTS:
             for prediction in (X0(), V(), EDMPrediction()):
-                assert weight(schedule, prediction, end).isfinite().all(), weight.__name__
+                limit = weight(schedule, prediction, end)
+                assert limit.isfinite().all(), weight.__name__
+                if isinstance(schedule, Flow):  # smooth there, unlike the others
+                    before = weight(schedule, prediction, end - 1e-9)
+                    torch.testing.assert_close(limit, before, rtol=1e-6, atol=1e-6)

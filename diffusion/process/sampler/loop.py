@@ -5,7 +5,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Denoise, Estimate, Thresholded
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
 
@@ -108,7 +108,9 @@ class Sampler:
         raise NotImplementedError
 
     @torch.no_grad()
-    def __call__(self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Watch | None = None) -> Tensor:
+    def __call__(
+        self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Watch | None = None, **conditions: Any
+    ) -> Tensor:
         """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of the same shape; float32, or float64 if `noise` is.
 
         Args:
@@ -116,7 +118,10 @@ class Sampler:
             noise: N(0, I), (B, C, H, W).
             streams: one random stream per image.
             watch: called after each step as watch(k, x, estimate), with k from 1 to N.
+            conditions: handed to the denoiser at each evaluation, such as `classes` (B,).
         """
+        if conditions:
+            denoise = Conditioned(denoise, **conditions)
         if self.threshold is not None:
             denoise = Thresholded(denoise, self.threshold)
         evaluator = Evaluator(denoise, noise.device)
