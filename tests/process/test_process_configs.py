@@ -55,7 +55,8 @@ def train_once(*overrides: str) -> None:
 def test_schedules(name: str) -> None:
     table = hasattr(instantiate(configuration(f"schedule={name}").schedule), "steps")
     times = "uniform_table" if table else "uniform"
-    train_once(f"schedule={name}", "prediction=v", f"timesteps@objective.timesteps={times}")
+    prediction = "edm" if name in ("edm", "ve") else "v"
+    train_once(f"schedule={name}", f"prediction={prediction}", f"timesteps@objective.timesteps={times}")
 
 
 @pytest.mark.parametrize("name", names("prediction"))
