@@ -16,7 +16,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.schedule import Schedule
+from diffusion.process.schedule import PURE_NOISE, Schedule, pure_noise
 
 Level = Annotated[float, Gt(0)]  # a noise level, sigma/alpha
 
@@ -38,8 +38,18 @@ def _at_least_one(steps: int) -> None:
 
 
 def uniform(schedule: Schedule, steps: int) -> Tensor:
-    """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing)."""
+    """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing).
+
+    Raises UserError on a schedule such as EDM's, with nearly all of its time at noise levels that hide the image.
+    """
     table = _table_steps(schedule, steps)
+    if table is None:
+        alpha, sigma = copy.deepcopy(schedule).cpu()(torch.tensor(0.05, dtype=torch.float64))
+        if sigma > alpha:
+            raise UserError(
+                f"sampler: on this schedule sigma/alpha is {float(sigma / alpha):.2g} at t = 0.05, so hardly a step of "
+                "the grid `uniform` is at low noise; use grid@sampler.grid=karras"
+            )
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return t if table is None else torch.round(t * table) / table
 
@@ -83,7 +93,7 @@ def karras(
     Args:
         rho: ρ; a larger value makes the steps shorter at low noise.
         sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
-        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: t = 1, counted as 160 if it is pure noise.
     """
     return _noise_levels(schedule, steps, lambda v: v ** (1 / rho), lambda u: u**rho, sigma_min, sigma_max)
 
@@ -93,7 +103,7 @@ def log_snr(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigm
 
     Args:
         sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
-        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: t = 1, counted as 160 if it is pure noise.
     """
     return _noise_levels(schedule, steps, torch.log, torch.exp, sigma_min, sigma_max)
 
@@ -103,7 +113,7 @@ def cosine(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma
 
     Args:
         sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
-        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: that of t = 1, or 160 if it is infinite.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: t = 1, counted as 160 if it is pure noise.
     """
     return _noise_levels(schedule, steps, torch.atan, torch.tan, sigma_min, sigma_max)
 
@@ -118,15 +128,21 @@ def _noise_levels(
 ) -> Tensor:
     """N times that are equally spaced in axis(sigma/alpha) from the largest noise level to the smallest, then 0.
 
-    The limit of 160 for schedules that end in pure noise is close to the end of DDPM's linear table, 157.
+    If t = 1 is pure noise, the first time is t = 1 all the same, and the others are placed as if it had level 160.
     """
     _at_least_one(steps)
+    for name, level in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+        if level is not None and not level > 0:
+            raise UserError(f"sampler: the grid's {name} = {level:g}; a noise level sigma/alpha must be positive")
     schedule = copy.deepcopy(schedule).cpu()
     table = getattr(schedule, "steps", None)
     bounds = torch.tensor([1 / table if table else 0.0, 1.0], dtype=torch.float64)
     first, last = (schedule.log_snr(bounds) / -2).exp().tolist()  # sigma/alpha
-    largest = min(sigma_max or (last if math.isfinite(last) else 160.0), last)
-    smallest = max(sigma_min or (0.0 if table else 0.002), first)
+    if sigma_max is None and pure_noise(*(float(end) for end in schedule(bounds[1]))):
+        largest = PURE_NOISE
+    else:
+        largest = last if sigma_max is None else min(sigma_max, last)
+    smallest = first if table and sigma_min is None else max(sigma_min or 0.002, first)
     if smallest >= largest:
         raise UserError(
             f"sampler: the grid's sigma_min = {smallest:g} is not below its sigma_max = {largest:g}; "
@@ -135,6 +151,6 @@ def _noise_levels(
     ends = axis(torch.tensor([largest, smallest], dtype=torch.float64))
     levels = inverse(torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64)))
     t = schedule.time(-2 * levels.log()).clamp(0, 1)
-    if largest == last:
-        t[0] = 1.0  # exactly, in spite of rounding
+    if sigma_max is None or largest == last:
+        t[0] = 1.0
     return torch.cat([t, t.new_zeros(1)])

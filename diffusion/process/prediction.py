@@ -5,6 +5,7 @@ det = alpha_t·b − sigma_t·a, the same two formulas invert every prediction (
     x0 = (b·x_t − sigma_t·y) / det,    eps = (alpha_t·y − a·x_t) / det.
 """
 
+import math
 from typing import Annotated
 
 import torch
@@ -25,9 +26,10 @@ class Prediction:
     def inputs(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         """c_in (B,), the factor of x_t, and label (B,), the network's time input.
 
-        The label is 1000·t − 1. For T = 1000 it is DDPM's integer index 0 … 999, so DDPM's weights fit unchanged.
+        c_in = 1/max(1, √(alpha_t² + sigma_t²)) scales x_t to unit variance on schedules with alpha = 1, and is 1 on the
+        others. The label is 1000·t − 1: for T = 1000, DDPM's integer index 0 … 999, so DDPM's weights fit unchanged.
         """
-        return torch.ones_like(t), 1000 * t - 1
+        return 1 / torch.hypot(*schedule(t)).clamp(min=1), 1000 * t - 1
 
     def solve(self, schedule: Schedule, t: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(p, q) and (u, w), each (B,), such that x0 = p·x_t + q·y and eps = u·x_t + w·y."""
@@ -37,7 +39,7 @@ class Prediction:
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
     def check(self, schedule: Schedule) -> None:
-        """Raise UserError for a schedule on which x_t and y do not determine x0 at t = 1."""
+        """Raise UserError if, at t = 1, x_t and y do not determine x0, or y has a standard deviation above 10."""
         end = torch.ones(1, dtype=torch.float64)
         end = end.to(next(schedule.buffers(), end))
         (alpha, sigma), (a, b) = schedule(end), self.weights(schedule, end)
@@ -45,6 +47,11 @@ class Prediction:
             raise UserError(
                 f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
                 f"{float(alpha):.2g} (zero terminal SNR); use prediction=v, x0 or velocity, or another schedule"
+            )
+        if (scale := math.hypot(float(a), float(b))) > 10:  # for data of unit variance
+            raise UserError(
+                f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
+                f"{scale:.3g} at t = 1, too large for a network; use prediction=edm, or another schedule"
             )
 
 

@@ -26,6 +26,12 @@ from diffusion.randomness import real_dtype
 Steps = Annotated[int, Ge(2)]  # T; the rows of a table are 0 … T
 Beta = Annotated[float, Gt(0), Lt(1)]  # the variance of the noise that one step adds
 Positive = Annotated[float, Gt(0)]
+PURE_NOISE = 160.0  # sigma/alpha from which x_t counts as pure noise; DDPM's linear table ends just below, at 157
+
+
+def pure_noise(alpha: float, sigma: float) -> bool:
+    """Whether alpha is so close to 0 that x_t counts as pure noise; never on schedules with alpha = 1, such as VE."""
+    return alpha * PURE_NOISE < min(sigma, 1.0)
 
 
 def _positive(**values: float) -> None:

@@ -49,11 +49,13 @@ FAULTS = [
     fault("multistep: moments off by one", "powers + 2, -H", "powers + 1, -H", PARITY),
     fault(
         "2M: one estimate too many",
-        'attrgetter("lam"), t, s, past[: self.order - 1]',
-        'attrgetter("lam"), t, s, past[: self.order]',
+        'attrgetter("lam"), t, s, past[: self.order_of(denoise) - 1]',
+        'attrgetter("lam"), t, s, past[: self.order_of(denoise)]',
         PARITY,
     ),
     fault("2M: points on the wrong side", "(axis(p.t) - start)", "(start - axis(p.t))", PARITY),
+    fault("3M: the whole second difference", "exact[1:] *= curvature", "pass", PARITY),
+    fault("UniPC: full order in the last steps", "min(self.order, denoise.steps_left - later)", "self.order", PARITY),
     fault("2S: D used over the whole step", "D, middle, s, self.eta", "D, t, s, self.eta", PARITY),
     fault(
         "UniPC: the uncorrected x is kept",
@@ -61,7 +63,7 @@ FAULTS = [
         "estimate)\n        now = predicted if past else now\n        return self.solve(now,",
         PARITY,
     ),
-    fault("UniPC: past off by one", "past[1 : self.order]", "past[2 : self.order]", PARITY),
+    fault("UniPC: past off by one", "past[1 : self.order_of", "past[2 : self.order_of", PARITY),
     fault("Adams–Bashforth: sign of the step", "(s.sigma - s.alpha *", "(s.sigma + s.alpha *", PARITY),
     fault("Heun: only the second slope", "(now.estimate.eps + estimate_s.eps) / 2", "estimate_s.eps", PARITY),
     fault("churn: less noise instead of more", "t.lam - math.log1p", "t.lam + math.log1p", PARITY),
@@ -90,6 +92,13 @@ FAULTS = [
     fault("threshold: eps is not recomputed", "_replace(x0=x0, eps=eps)", "_replace(x0=x0)", BASIC),
     fault("dynamic threshold: s below 1", "clamp(min=1).reshape(-1, *", "reshape(-1, *", "test_sampler_configs.py"),
     fault("leading grid: row 0 is evaluated", "rows = 1 + torch.arange", "rows = torch.arange", "test_grid.py"),
+    fault(
+        "grid: one level for t = 1, one for 160",
+        "if sigma_max is None or largest == last:",
+        "if False:",
+        "test_grid.py",
+    ),
+    fault("start: the grid's steps above t are made", "grid[grid < t * (1 - 1e-4)]", "grid[1:]", CALLS),
     fault(
         "Karras grid: ρ and 1/ρ swapped",
         "lambda v: v ** (1 / rho), lambda u: u**rho",
@@ -177,6 +186,8 @@ FAULTS = [
     fault("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n", PREDICTION),
     fault("EDM: c_noise of σ²", "log_snr(t) / 8", "log_snr(t) / 4", PREDICTION),
     fault("zero terminal SNR is not rejected", "< 1e-6", "< 0", PREDICTION),
+    fault("targets of standard deviation 80 are accepted", "> 10:", "> 1000:", PREDICTION),
+    fault("inputs of standard deviation 80", ".clamp(min=1), 1000", ".clamp(min=1, max=1), 1000", PREDICTION),
     fault("label off by one", "1000 * t - 1", "1000 * t", MEMOIR),
     fault(
         "small variance: σ_t instead of σ_s",

@@ -343,7 +343,12 @@ FAULTS = [
     Fault("T7 what lies under transparency shows", "if image.has_transparency_data:", "if False:", HOSTILE),
     Fault("T7 values without a known white", "if not (low >= 0 and high <= white):", "if False:", HOSTILE),
     Fault("T7 links to folders are followed", "follow_symlinks=False", "follow_symlinks=True", HOSTILE),
-    Fault("T7 what is no file is opened", "if not stat.S_ISREG(status.st_mode):", "if False:", HOSTILE),
+    Fault(
+        "T7 what is no file is opened",
+        "            if not stat.S_ISREG(status.st_mode):",
+        "            if False:",
+        HOSTILE,
+    ),
     Fault(
         "T7 a dead link stops the run",
         "                status = path.stat()\n            except OSError as",

@@ -1,5 +1,6 @@
 """Grids of sampling times: ends, spacing, parity with diffusers, rejected arguments."""
 
+import math
 from functools import partial
 
 import diffusers
@@ -21,6 +22,10 @@ ON_TABLES = [grid.leading, grid.linspace]
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_times_decrease_to_zero(choice: object, on: str, steps: int) -> None:
     table = getattr(SCHEDULES[on], "steps", None)
+    if choice is grid.uniform and on == "edm":
+        with pytest.raises(UserError, match=r"sigma/alpha is 4 at t = 0.05.* use grid@sampler.grid=karras"):
+            choice(SCHEDULES[on], steps)
+        return
     if choice in ON_TABLES and table is None:
         with pytest.raises(UserError, match="needs a discrete schedule"):
             choice(SCHEDULES[on], steps)
@@ -33,7 +38,7 @@ def test_times_decrease_to_zero(choice: object, on: str, steps: int) -> None:
     assert times[-1] == 0
     if choice in (grid.uniform, *ON_TABLES) and table:
         torch.testing.assert_close(times * table, (times * table).round(), rtol=0, atol=1e-9)
-    if choice is not grid.leading and not on.startswith("flow"):
+    if choice is not grid.leading:
         assert times[0] == 1
 
 
@@ -102,8 +107,25 @@ def test_default_ends_are_those_of_the_schedule() -> None:
     assert linear[0] == pytest.approx(float(last))
     assert linear[-1] == pytest.approx(float(first))
     flow = level(SCHEDULES["flow"], grid.log_snr(SCHEDULES["flow"], 5))
-    assert flow[0] == pytest.approx(160)
+    assert flow[0] == math.inf
     assert flow[-1] == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("choice", [grid.karras, grid.log_snr, grid.cosine])
+@pytest.mark.parametrize("on", ["cosine", "zero_snr", "cosine_continuous", "flow"])
+def test_pure_noise_takes_one_level_of_the_grid(choice: object, on: str) -> None:
+    """sigma/alpha(1) is 1e3 … ∞ on these schedules: the levels after t = 1 are those of a schedule that ends at 160."""
+    times = choice(SCHEDULES[on], 10)
+    capped = choice(SCHEDULES[on], 10, sigma_max=160.0)
+    assert times[0] == 1 > capped[0]
+    torch.testing.assert_close(times[1:], capped[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("on", ["linear", "edm"])
+@pytest.mark.parametrize("name", ["sigma_min", "sigma_max"])
+def test_a_noise_level_of_zero_is_rejected(name: str, on: str) -> None:
+    with pytest.raises(UserError, match=f"{name} = 0; .* must be positive"):
+        grid.log_snr(SCHEDULES[on], 5, **{name: 0.0})
 
 
 def test_sigma_min_above_sigma_max_is_rejected() -> None:

@@ -44,7 +44,13 @@ PREDICTIONS: dict[str, Prediction] = {
     "edm": EDMPrediction(0.5),
 }
 ENDS_IN_NOISE = ("flow", "zero_terminal_snr")
-VALID = [(s, p) for s in SCHEDULES for p in PREDICTIONS if not (p == "eps" and s in ENDS_IN_NOISE)]
+EXPLODING = [(s, p) for s in ("ve", "edm") for p in ("v", "velocity")]  # targets of standard deviation 50 to 426
+VALID = [
+    (s, p)
+    for s in SCHEDULES
+    for p in PREDICTIONS
+    if not (p == "eps" and s in ENDS_IN_NOISE) and (s, p) not in EXPLODING
+]
 
 
 class Echo(torch.nn.Module):
@@ -126,3 +132,20 @@ def test_eps_at_zero_terminal_snr_is_rejected_in_one_line(name: str) -> None:
     with pytest.raises(UserError, match=r"Eps .* use prediction=v") as refusal:
         Denoiser(torch.nn.Identity(), SCHEDULES[name], Eps())
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("schedule_name", "prediction_name"), EXPLODING)
+def test_targets_with_a_large_standard_deviation_are_rejected(schedule_name: str, prediction_name: str) -> None:
+    with pytest.raises(UserError, match=r"standard deviation of (50|80|426) at t = 1.* use prediction=edm"):
+        Denoiser(torch.nn.Identity(), SCHEDULES[schedule_name], PREDICTIONS[prediction_name])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_networks_get_inputs_of_unit_variance_at_most(name: str) -> None:
+    """c_in is 1 to float32 unless alpha² + sigma² exceeds 1, on VE and EDM."""
+    t = torch.linspace(0.001, 1, 100, dtype=torch.float64)
+    variance = sum(c**2 for c in SCHEDULES[name](t))
+    c_in, _ = X0().inputs(SCHEDULES[name], t)
+    torch.testing.assert_close(c_in**2 * variance, variance.clamp(max=1))
+    if name not in ("ve", "edm"):
+        assert (c_in.float() == 1).all()

@@ -65,7 +65,8 @@ def test_the_score_sdes_loss_is_the_error_of_the_noise(recipe: str) -> None:
 def test_schedules(name: str) -> None:
     table = hasattr(instantiate(configuration(f"schedule={name}").schedule), "steps")
     times = "uniform_table" if table else "uniform"
-    train_once(f"schedule={name}", "prediction=v", f"timesteps@objective.timesteps={times}")
+    prediction = "edm" if name in ("edm", "ve") else "v"
+    train_once(f"schedule={name}", f"prediction={prediction}", f"timesteps@objective.timesteps={times}")
 
 
 @pytest.mark.parametrize("name", names("prediction"))

@@ -1,16 +1,17 @@
 """Properties of all samplers: seeds, evaluation counts, precision, compilation, thresholds, rejected arguments."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
-from sampler_cases import AFFINE, ALL, COVARIANCE, FINE, MEAN, SCHEDULES, D
+from sampler_cases import AFFINE, ALL, COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D
 from stand_ins import SharedStream
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
 from diffusion.process import grid, prediction
-from diffusion.process.denoiser import Denoiser, clip
+from diffusion.process.denoiser import Denoiser, clip, diffuse
 from diffusion.process.oracle import GaussianOracle, MixtureOracle
 from diffusion.process.sampler import DDIM, AdamsBashforth, DPMSolver, ProbabilityFlow, UniPC
 from diffusion.randomness import Streams
@@ -117,11 +118,16 @@ def test_a_threshold_bounds_every_estimate(name: str) -> None:
 
 
 def test_invalid_orders_and_grids_are_rejected() -> None:
-    with pytest.raises(UserError, match=r"eta = 2; .* from 0 .* to 1"):
+    with pytest.raises(UserError, match=r"DDIM has eta = 2; .* at least 0 and at most 1"):
         DDIM(10, eta=2.0)
-    for kind in (DPMSolver, UniPC, AdamsBashforth):
-        with pytest.raises(UserError, match=r"order = 4; .* from 1 to 3"):
-            kind(10, order=4)
+    with pytest.raises(UserError, match=r"DPMSolver has eta = -1; .* at least 0"):
+        DPMSolver(10, eta=-1.0)
+    with pytest.raises(UserError, match=r"ProbabilityFlow has rtol = nan; .* above 0"):
+        ProbabilityFlow(2, rtol=math.nan)
+    for kind, highest in ((DPMSolver, 3), (UniPC, 3), (AdamsBashforth, 4)):
+        kind(10, order=highest)
+        with pytest.raises(UserError, match=rf"order = {highest + 1}; .* at least 1 and at most {highest}"):
+            kind(10, order=highest + 1)
     stuck = DDIM(2, grid=lambda schedule, steps: torch.tensor([1.0, 0.5, 0.5]))
     with pytest.raises(UserError, match=r"times 1 and 2 .* 0.5 and 0.5"):
         stuck(GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), torch.zeros(1, D, 1, 1), SharedStream(0))
@@ -136,3 +142,71 @@ def test_the_adaptive_solver_rejects_a_network_with_infinite_output() -> None:
         ProbabilityFlow(2, grid=grid.log_snr)(
             Denoiser(Broken(), SCHEDULES["vp"], prediction.V()), torch.zeros(1, D, 1, 1), SharedStream(0)
         )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_start_continues_a_trajectory(name: str) -> None:
+    """From x after k steps, at its time, come the rest of the grid's steps, numbered as in the whole trajectory.
+
+    All but the multistep solvers, which begin again at order 1, make the very same steps.
+    """
+    kind, oracle = ALL[name][0], GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
+    zero = type("Zero", (), {"normal_like": staticmethod(torch.zeros_like)})() if name in DETERMINISTIC else None
+    states: dict[int, Tensor] = {}
+    sampler = kind(6, grid=FINE)
+    sampler(
+        oracle, torch.linspace(-1, 1, 6).double().reshape(2, D, 1, 1), zero or SharedStream(0),
+        watch=lambda k, x, estimate: states.__setitem__(k, x),
+    )  # fmt: skip
+    seen: dict[int, Tensor] = {}
+    t = float(FINE(oracle.schedule, 6)[2])
+    x = sampler(
+        oracle, None, zero or SharedStream(0), lambda k, x, estimate: seen.__setitem__(k, x), start=(states[2], t)
+    )
+    assert list(seen) == [3, 4, 5, 6]
+    torch.testing.assert_close(x, seen[6], rtol=0, atol=0)
+    single_step = name in DETERMINISTIC and not isinstance(sampler, (AdamsBashforth, DPMSolver, UniPC))
+    if single_step or name == "probability_flow":
+        torch.testing.assert_close(x, states[6], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "predictor_corrector"])  # biased in 3 dimensions
+def test_a_start_between_the_times_of_the_grid(name: str) -> None:
+    """SDEdit from t = 0.4: with an exact x_t, samples have the moments of the data within 4.5 standard errors."""
+    kind, steps, stated = ALL[name]
+    n, oracle, sampler = 3000, GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), kind(steps, grid=FINE)
+    x0, streams = oracle.sample(n, torch.Generator().manual_seed(0)).reshape(n, D, 1, 1), SharedStream(0)
+    x_t = diffuse(oracle.schedule, x0, streams.normal_like(x0), torch.full((n,), 0.4).double())
+    x = sampler(oracle, None, streams, start=(x_t, 0.4)).flatten(1)
+    v = COVARIANCE.diagonal()
+    assert ((x.mean(0) - MEAN).abs() < 4.5 * (v / n).sqrt() + stated).all()
+    assert ((x.T.cov() - COVARIANCE).abs() < 4.5 * ((torch.outer(v, v) + COVARIANCE**2) / n).sqrt() + stated).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_image_from_a_start_depends_only_on_its_seed(name: str) -> None:
+    oracle = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
+    x_t = torch.linspace(-1, 1, 4 * D).double().reshape(4, D, 1, 1)
+
+    def images(*seeds: int) -> Tensor:
+        return ALL[name][0](6, grid=FINE)(oracle, None, Streams(seeds), start=(x_t[list(seeds)], 0.4))
+
+    torch.testing.assert_close(images(3, 2)[1], images(0, 1, 2, 3)[2], rtol=0, atol=1e-9)
+
+
+def test_a_start_in_float32_skips_a_step_of_nearly_no_length() -> None:
+    """A time that differs from one of the grid by rounding takes its place."""
+    oracle, seen = GaussianOracle(SCHEDULES["linear"], MEAN, COVARIANCE), []
+    sampler = DPMSolver(10, grid=grid.uniform)
+    sampler(oracle, None, SharedStream(0), lambda k, x, e: seen.append(k), start=(torch.zeros(1, D, 1, 1), 0.5000001))
+    assert seen == [6, 7, 8, 9, 10]
+
+
+def test_a_start_is_checked() -> None:
+    oracle, x = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), torch.zeros(1, D, 1, 1)
+    for t in (0.0, 1.5, math.nan):
+        with pytest.raises(UserError, match=r"start has t = .* above 0 and at most 1"):
+            DDIM(5)(oracle, None, SharedStream(0), start=(x, t))
+    for noise, start in ((x, (x, 0.5)), (None, None)):
+        with pytest.raises(UserError, match=r"give one of them"):
+            DDIM(5)(oracle, noise, SharedStream(0), start=start)

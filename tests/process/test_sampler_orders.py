@@ -26,6 +26,7 @@ ORDERS = {
     "ddim": (1.0, 1.0), "euler": (1.0, 1.0), "heun": (2.0, 2.0), "heun_flow": (2.0, 2.0), "midpoint": (2.0, 3.0),
     "dpm_1s": (1.0, 1.0), "dpm_2s": (2.0, 2.0), "dpm_2m": (2.0, 2.0), "dpm_3m": (3.0, 3.0), "unipc": (3.0, 3.0),
     "unipc_3": (4.0, 4.0), "adams_bashforth": (2.0, 2.0), "adams_bashforth_3": (3.0, 3.0),
+    "adams_bashforth_4": (4.0, 4.0), "dpm_3m_half": (2.0, 2.0),
 }  # fmt: skip
 
 

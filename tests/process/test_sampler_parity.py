@@ -30,6 +30,7 @@ from diffusion.process.sampler import (
     Sampler,
     UniPC,
 )
+from diffusion.process.sampler.multistep import mean_over_step
 
 SHAPE = (2, 3, 4, 4)
 N = 20
@@ -58,11 +59,13 @@ def ours(sampler: Sampler, denoiser: Denoiser, noise: list[Tensor]) -> list[Tens
     return states
 
 
-def vp_solver(kind: type, noise: list[Tensor], choice: Callable = grid.uniform, **options: object) -> list[Tensor]:
+def vp_solver(
+    kind: type, noise: list[Tensor], choice: Callable = grid.uniform, steps: int = N, **options: object
+) -> list[Tensor]:
     """The same for a scheduler of diffusers that works on x_t itself."""
     scheduler = kind(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing", **options)
-    scheduler.set_timesteps(N)
-    times = choice(TABLE.schedule, N)
+    scheduler.set_timesteps(steps)
+    times = choice(TABLE.schedule, steps)
     assert (scheduler.timesteps.double() + 1 - times[:-1] * 1000).abs().max() < 1e-9
     scheduler.sigmas = levels(TABLE, times)[1]
     states = [noise[0]]
@@ -105,7 +108,7 @@ FLOAT32 = 1e-5  # the tolerance where diffusers rounds x to float32
 def test_dpm_solver_multistep_matches_diffusers(order: int) -> None:
     noise = draws(1)
     theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=order)
-    same(ours(DPMSolver(N, order=order), TABLE, noise), theirs, FLOAT32)
+    same(ours(DPMSolver(N, grid.uniform, order=order), TABLE, noise), theirs, FLOAT32)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -114,33 +117,45 @@ def test_sde_dpm_solver_multistep_matches_diffusers(order: int) -> None:
     theirs = vp_solver(
         diffusers.DPMSolverMultistepScheduler, noise, solver_order=order, algorithm_type="sde-dpmsolver++"
     )
-    same(ours(DPMSolver(N, order=order, eta=1.0), TABLE, noise), theirs, FLOAT32)
+    same(ours(DPMSolver(N, grid.uniform, order=order, eta=1.0), TABLE, noise), theirs, FLOAT32)
 
 
-def test_dpm_solver_3m_matches_unip_3_and_not_diffusers_3m() -> None:
-    """diffusers' 3M, like the reference code, halves the term of the second difference, and so has order 2.
-
-    The polynomial through three estimates is m0 + (D1_0 + r0 D2) v + D2 v². The weight of its v² is
-    1 − 2/h (1 − (1 − e^{−h})/h), twice that of diffusers. UniP-3 solves for the same weights as here, and agrees.
-    """
+@pytest.mark.parametrize("steps", [N, 10])
+def test_dpm_solver_3m_with_half_the_second_difference_matches_diffusers(steps: int) -> None:
+    """diffusers, like the reference code, halves this term. Below 15 steps it lowers the order of the last ones."""
     noise = draws(1)
-    states = ours(DPMSolver(N, order=3), TABLE, noise)
-    unip = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=3, disable_corrector=list(range(N)))
-    same(states[: N - 1], unip[: N - 1])  # diffusers lowers the order in the last two steps, we in the last
-    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, solver_order=3)
-    same(states[:3], theirs[:3], FLOAT32)  # the first, lower-order steps are the same
-    assert (states[4] - theirs[4]).abs().max() > 100 * FLOAT32 * states[4].abs().max()
+    theirs = vp_solver(diffusers.DPMSolverMultistepScheduler, noise, steps=steps, solver_order=3)
+    sampler = DPMSolver(steps, grid.uniform, order=3, curvature=0.5, lower_order_final=steps < 15)
+    same(ours(sampler, TABLE, noise), theirs, FLOAT32)
 
 
-@pytest.mark.parametrize(("order", "until"), [(1, N + 1), (2, N + 1), (3, N - 1)])
-def test_unipc_matches_diffusers(order: int, until: int) -> None:
-    """At order 3, diffusers lowers the order of the last two steps. Here only the step to sigma = 0 has lower order."""
+def test_sde_dpm_solver_3m_with_half_the_second_difference_matches_k_diffusion() -> None:
+    """A step of k-diffusion's 3M SDE with three estimates. diffusers has the wrong sign at the 1/2 of its phi_3."""
+    H, r0, r1 = 1.4, 0.7, 1.3  # H = 2h
+    m0, m1, m2 = draws(3)
+    d1_0, d1_1 = (m0 - m1) / r0, (m1 - m2) / r1
+    d1, d2 = d1_0 + (d1_0 - d1_1) * r0 / (r0 + r1), (d1_0 - d1_1) / (r0 + r1)
+    phi_2 = math.expm1(-H) / H + 1
+    phi_3 = phi_2 / H - 0.5
+    theirs = -math.expm1(-H) * m0 + phi_2 * d1 - phi_3 * d2
+    torch.testing.assert_close(-math.expm1(-H) * mean_over_step(m0, [(-r0, m1), (-r0 - r1, m2)], H, 0.5), theirs)
+
+
+def test_dpm_solver_3m_with_the_whole_second_difference_matches_unip_3() -> None:
+    """UniP-3 solves for the exact weights of the quadratic through three estimates."""
+    noise = draws(1)
+    theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=3, disable_corrector=list(range(N)))
+    same(ours(DPMSolver(N, grid.uniform, order=3, curvature=1.0, lower_order_final=True), TABLE, noise), theirs)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc_matches_diffusers(order: int) -> None:
     noise = draws(1)
     theirs = vp_solver(diffusers.UniPCMultistepScheduler, noise, solver_order=order)
-    same(ours(UniPC(N, order=order), TABLE, noise)[:until], theirs[:until])
+    same(ours(UniPC(N, grid.uniform, order=order, lower_order_final=True), TABLE, noise), theirs)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(N), Euler(N)], ids=["ddim", "euler"])
+@pytest.mark.parametrize("sampler", [DDIM(N), Euler(N, grid.uniform)], ids=["ddim", "euler"])
 def test_euler_matches_diffusers(sampler: Sampler) -> None:
     noise = draws(1)
     same(ours(sampler, TABLE, noise), k_solver(diffusers.EulerDiscreteScheduler, noise), FLOAT32)
@@ -148,10 +163,10 @@ def test_euler_matches_diffusers(sampler: Sampler) -> None:
 
 def test_heun_matches_diffusers() -> None:
     noise = draws(1)
-    same(ours(Heun(N), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
+    same(ours(Heun(N, grid.uniform), TABLE, noise), k_solver(diffusers.HeunDiscreteScheduler, noise))
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_adams_bashforth_matches_lms_of_diffusers(order: int) -> None:
     noise = draws(1)
     kind = diffusers.LMSDiscreteScheduler
@@ -161,7 +176,7 @@ def test_adams_bashforth_matches_lms_of_diffusers(order: int) -> None:
         theirs = k_solver(kind, noise)
     finally:
         kind.step = original
-    same(ours(AdamsBashforth(N, order=order), TABLE, noise), theirs)
+    same(ours(AdamsBashforth(N, grid.uniform, order=order), TABLE, noise), theirs)
 
 
 def test_euler_ancestral_of_diffusers_is_ddim_with_eta_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +243,9 @@ def test_euler_and_heun_match_edm_algorithm_2(churn: float, second_order: bool) 
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDIM(N), Euler(N), Midpoint(N), Heun(N, c=1.0)], ids=["ddim", "euler", "mid", "heun"]
+    "sampler",
+    [DDIM(N), Euler(N, grid.uniform), Midpoint(N), Heun(N, grid.uniform, c=1.0)],
+    ids=["ddim", "euler", "mid", "heun"],
 )
 def test_flow_solvers_match_the_textbook_rules(sampler: Sampler) -> None:
     """Rectified flow with the velocity v(x, t): Euler's x ← x + (s − t) v and the textbook second-order rules."""

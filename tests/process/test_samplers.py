@@ -148,6 +148,8 @@ def test_samples_do_not_depend_on_the_prediction(kind: type, on: str) -> None:
         with pytest.raises(UserError, match=r"zero terminal SNR.*use prediction=v"):
             OracleDenoiser(oracle, kind())
         return
+    if kind in (prediction.V, prediction.Velocity) and on in ("ve", "edm"):
+        return  # rejected, see test_prediction.py
     denoiser = OracleDenoiser(oracle, kind())
     noise = as_images(torch.linspace(-1, 1, 6).double().reshape(2, D))
     for sampler in (DPMSolver(20, grid=FINE), Heun(20, grid=FINE), DDIM(20, grid=FINE, eta=1.0)):

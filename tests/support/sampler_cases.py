@@ -53,10 +53,12 @@ DETERMINISTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
     "dpm_2s": (DPMSolver2S, 50, 0.006),
     "dpm_2m": (DPMSolver, 50, 0.006),
     "dpm_3m": (partial(DPMSolver, order=3), 50, 0.006),
+    "dpm_3m_half": (partial(DPMSolver, order=3, curvature=0.5), 50, 0.006),
     "unipc": (UniPC, 50, 0.006),
     "unipc_3": (partial(UniPC, order=3), 50, 0.006),
     "adams_bashforth": (AdamsBashforth, 50, 0.02),
     "adams_bashforth_3": (partial(AdamsBashforth, order=3), 50, 0.006),
+    "adams_bashforth_4": (partial(AdamsBashforth, order=4), 50, 0.006),
 }
 STOCHASTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
     "ancestral": (Ancestral, 200, 0.025),

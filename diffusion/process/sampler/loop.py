@@ -3,18 +3,19 @@
 import copy
 import itertools
 import math
+import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, NamedTuple
+from dataclasses import astuple, dataclass, field
+from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded
-from diffusion.process.schedule import Schedule
+from diffusion.process.schedule import Schedule, pure_noise
 from diffusion.randomness import Streams, real_dtype
 
 Grid = Callable[[Schedule, int], Tensor]
@@ -22,6 +23,7 @@ Threshold = Callable[[Tensor], Tensor]
 Watch = Callable[[int, Tensor, Estimate], None]
 
 MEMORY = 3  # how many of the last points a multistep solver can use
+LIMITS = {Ge: ("at least", operator.ge), Gt: ("above", operator.gt), Le: ("at most", operator.le)}
 
 
 class Time(NamedTuple):
@@ -37,8 +39,8 @@ class Time(NamedTuple):
 
     @property
     def level(self) -> float:
-        """sigma/alpha, or +inf near alpha = 0, where dividing by alpha would amplify the rounding errors of x_t."""
-        return self.sigma / self.alpha if self.alpha > 1e-4 * self.sigma else math.inf
+        """sigma/alpha, or +inf where x_t is pure noise: a long step from there is exact only to first order."""
+        return math.inf if pure_noise(self.alpha, self.sigma) else self.sigma / self.alpha
 
 
 class Point(NamedTuple):
@@ -57,6 +59,7 @@ class Evaluator:
         self.schedule = copy.deepcopy(denoise.schedule).cpu()  # a CPU copy: no waiting for the device
         self.dtype = real_dtype(device)
         self.evaluations = 0
+        self.steps_left: int | None = None  # this step and those after it; None if the last does not end at sigma = 0
 
     def __call__(self, x_t: Tensor, t: Time) -> Estimate:
         return self.at_each(x_t, torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device))
@@ -101,6 +104,15 @@ class Sampler:
     evaluations: int = field(default=0, init=False)
     adaptive: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a number outside the range of its annotation."""
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            limits = [(*LIMITS[type(limit)], *astuple(limit)) for limit in getattr(hint, "__metadata__", ())]
+            if value is not None and not all(within(value, bound) for _, within, bound in limits):
+                wanted = " and ".join(f"{words} {bound:g}" for words, _, bound in limits)
+                raise UserError(f"sampler: {type(self).__name__} has {name} = {value:g}; it must be {wanted}")
+
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
@@ -109,33 +121,63 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(
-        self, denoise: Denoise, noise: Tensor, streams: Streams, watch: Watch | None = None, **conditions: Any
+        self,
+        denoise: Denoise,
+        noise: Tensor | None,
+        streams: Streams,
+        watch: Watch | None = None,
+        start: tuple[Tensor, float] | None = None,
+        **conditions: Any,
     ) -> Tensor:
         """Images x0 (B, C, H, W) from `noise` ~ N(0, I) of the same shape; float32, or float64 if `noise` is.
 
         Args:
             denoise: the denoiser.
-            noise: N(0, I), (B, C, H, W).
+            noise: N(0, I), (B, C, H, W); None if there is a `start`.
             streams: one random stream per image.
-            watch: called after each step as watch(k, x, estimate), with k from 1 to N.
+            watch: called after each step as watch(k, x, estimate), where x has the k-th time of the grid; the last k
+                is N.
+            start: (x_t, t): begin with x_t (B, C, H, W) at time t instead, and make only the grid's steps below t, as
+                SDEdit does with x_t = `diffuse(schedule, x0, streams.normal_like(x0), t)`.
             conditions: handed to the denoiser at each evaluation, such as `classes` (B,).
+
+        Raises:
+            UserError: for both or neither of `noise` and `start`, t outside (0, 1], or a grid that does not decrease.
         """
+        if (noise is None) == (start is None):
+            raise UserError(
+                "sampler: it begins with noise or with start=(x_t, t); give one of them, and None for the other"
+            )
         if conditions:
             denoise = Conditioned(denoise, **conditions)
         if self.threshold is not None:
             denoise = Thresholded(denoise, self.threshold)
-        evaluator = Evaluator(denoise, noise.device)
-        times = evaluator.times(self.grid(evaluator.schedule, self.steps))
-        for k, (t, s) in enumerate(itertools.pairwise(times)):
-            if not t.t > s.t >= 0:
-                raise UserError(f"sampler: grid times {k} and {k + 1} are {t.t:g} and {s.t:g}; they must decrease")
-        # The start has variance alpha² + sigma², the variance of x_t for data of unit variance.
-        x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * math.hypot(times[0].alpha, times[0].sigma)
+        x = noise if start is None else start[0]
+        assert x is not None
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        evaluator = Evaluator(denoise, x.device)
+        grid = self.grid(evaluator.schedule, self.steps)
+        for k, (t, s) in enumerate(itertools.pairwise(grid.tolist())):
+            if not t > s >= 0:
+                raise UserError(f"sampler: grid times {k} and {k + 1} are {t:g} and {s:g}; they must decrease")
+        if start is not None:
+            grid = from_time(start[1], grid)
+        times = evaluator.times(grid)
+        if start is None:  # variance alpha² + sigma², that of x_t for data of unit variance
+            x = x * math.hypot(times[0].alpha, times[0].sigma)
         past: list[Point] = []
-        for k, (t, s) in enumerate(itertools.pairwise(times), start=1):
+        for k, (t, s) in enumerate(itertools.pairwise(times), start=self.steps + 2 - len(times)):
+            evaluator.steps_left = self.steps + 1 - k if times[-1].sigma == 0 else None
             x, now = self.step(evaluator, x, t, s, past, streams)
             past = [now, *past[: MEMORY - 1]]
             if watch is not None:
                 watch(k, x, now.estimate)
         self.evaluations = evaluator.evaluations
         return x
+
+
+def from_time(t: float, grid: Tensor) -> Tensor:
+    """t, then the times of the grid below it. One that is nearly t is left out: differences over its step are noise."""
+    if not 0 < t <= 1:
+        raise UserError(f"sampler: start has t = {t:g}; a time must be above 0 and at most 1")
+    return torch.cat([grid.new_tensor([t]), grid[grid < t * (1 - 1e-4)]])

@@ -12,7 +12,6 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Threshold, Time
 from diffusion.process.variance import Variance, fixed_small
@@ -60,10 +59,6 @@ class DDIM(Sampler):
     """
 
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"sampler: DDIM has eta = {self.eta:g}; choose a value from 0 (no noise) to 1 (as in DDPM)")
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams

@@ -16,8 +16,9 @@ from scipy.integrate import RK45
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.process import grid as grids
 from diffusion.process.denoiser import Estimate, expand
-from diffusion.process.sampler.loop import Evaluator, Point, Sampler, Time
+from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Time
 from diffusion.process.sampler.posterior import first_order_step
 from diffusion.randomness import Streams
 
@@ -43,6 +44,7 @@ class Euler(Sampler):
         churn_noise: S_noise, the standard deviation of the fresh noise.
     """
 
+    grid: Grid = grids.karras
     churn: Annotated[float, Ge(0)] = 0.0
     churn_low: Annotated[float, Ge(0)] = 0.0
     churn_high: Annotated[float, Ge(0)] = math.inf
@@ -90,6 +92,8 @@ class Heun(Euler):
 class Midpoint(Euler):
     """The midpoint rule on the straight line of a flow: the slope at u = (u_t + u_s)/2. Two evaluations per step."""
 
+    grid: Grid = grids.uniform
+
     def advance(self, denoise: Evaluator, now: Point, s: Time) -> Tensor:
         t = now.t
         u = (t.sigma / (t.alpha + t.sigma) + s.sigma / (s.alpha + s.sigma)) / 2
@@ -112,6 +116,7 @@ class ProbabilityFlow(Sampler):
     """
 
     adaptive: ClassVar[bool] = True
+    grid: Grid = grids.log_snr
     rtol: Annotated[float, Gt(0)] = 1e-5
     atol: Annotated[float, Ge(0)] = 1e-5
 
