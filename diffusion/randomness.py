@@ -33,10 +33,10 @@ def stream(seed: int, device: torch.device) -> torch.Generator:
     have the same noise. The words of the state are therefore SHAKE-128 of the seed.
     """
     generator = torch.Generator(device)
-    if device.type != "cpu":
+    state = generator.get_state()
+    if state.nbytes < 8 * WORDS:  # another kind, such as CUDA's, which keeps all bits
         return generator.manual_seed(seed)
-    state, digest = generator.get_state(), hashlib.shake_128(str(seed).encode()).digest(4 * WORDS)
-    words = torch.frombuffer(bytearray(digest), dtype=torch.uint32)
+    words = torch.frombuffer(bytearray(hashlib.shake_128(str(seed).encode()).digest(4 * WORDS)), dtype=torch.uint32)
     state.view(torch.int64)[3 : 3 + WORDS] = words.to(torch.int64)  # after the seed and the place in the block
     return generator.set_state(state)
 

@@ -19,7 +19,6 @@ SOURCE = (
     "sampler", "seed", "weights", "step", "checkpoint", "network_hash", "folder", "nfe", "seconds_per_image",
     "test_evaluation",
 )  # fmt: skip
-REPEATED = ("checkpoint", "seconds_per_image", "test_evaluation")  # of a source, what another measurement changes
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ class Score:
     @property
     def identity(self) -> str:
         """Equal for two measurements of the same images (or network) by the same protocol and program."""
-        source = {key: value for key, value in self.source.items() if key not in REPEATED}
+        source = {key: value for key, value in self.source.items() if key != "seconds_per_image"}
+        source["checkpoint"] = "checkpoint" in source  # the file may have been saved again
         return json.dumps([self.what, self.code, self.protocol, source], sort_keys=True, default=str)
 
     @property

@@ -25,11 +25,11 @@ class _Dropping(io.FileIO):
 
 def keep_going() -> None:
     """From now on, what cannot be written to standard output and error is dropped."""
-    for name in ("stdout", "stderr"):
+    for number, name in enumerate(("stdout", "stderr"), 1):
         stream = getattr(sys, name)
         buffer = getattr(stream, "buffer", None)
         raw = getattr(buffer, "raw", buffer)  # with $PYTHONUNBUFFERED there is no buffer
-        if isinstance(raw, io.FileIO):
+        if type(raw) is io.FileIO and raw.fileno() == number:
             stream.flush()
             file = io.BufferedWriter(_Dropping(raw.fileno(), "w", closefd=False))
             setattr(sys, name, io.TextIOWrapper(file, stream.encoding, "backslashreplace", line_buffering=True))

@@ -81,7 +81,9 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
 
 def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "Lite0", Thumbnail)
-    monkeypatch.setattr(run, "write_report", lambda _, schedule, images: schedule(images.double() / 255))  # on the CPU
+    monkeypatch.setattr(
+        run, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
+    )  # on the CPU
     whole = (
         "features=lite0", "metrics=full", "score.n=12", "score.every_n_epochs=2", "samples.every_n_epochs=1",
         "samples.n=4", "score.baselines=[noise,real,floor,untrained]", "score.audit=[pixels,features]",
@@ -116,7 +118,7 @@ def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, a
 
     monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
     monkeypatch.setattr(progress, "WARM_UP", 100)  # the forecast waits twice in a run
-    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
     long = ("trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0")
     status, out, err = command("train", [*tiny, *AWAY, *long])
     assert status == 0, out + err
@@ -259,7 +261,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 def test_a_step_that_the_scaler_of_float16_skips_updates_nothing(command, tiny, monkeypatch, tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
-    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
     update, scales = scaler.update, []
     monkeypatch.setattr(scaler, "update", lambda: scales.append((scaler.get_scale(), update(), scaler.get_scale())))
     status, out, err = command("train", [*tiny, *SKIPPING, *optimizer, "trainer.precision=null"])
@@ -281,7 +283,7 @@ def test_a_step_that_the_guard_skips_updates_nothing(command, tiny, monkeypatch,
         return loss
 
     monkeypatch.setattr(Diffusion, "training_step", planted)
-    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
     rarely = ("guard.action=skip", "trainer.check_val_every_n_epoch=5", "checkpoint.every_n_steps=1")
     status, out, err = command("train", [*tiny, *SKIPPING, *rarely])
     assert status == 0, out + err
