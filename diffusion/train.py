@@ -14,8 +14,10 @@ import os
 
 from diffusion.runs import early_signals
 
-if __name__ == "__main__":
-    early_signals.watch()  # before the imports that take long
+if __name__ == "__main__":  # before the imports that take long
+    early_signals.watch()
+    if os.isatty(1):
+        print("starting …", end="\r", flush=True)
 
 from pathlib import Path
 

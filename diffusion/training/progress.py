@@ -62,6 +62,17 @@ class RunProgress(ProgressBar):
                 epoch = 1 + self.clock.epoch_after(max(0, step - 1))
                 self.progress.update(self.task, note=f"loss {float(loss):.4f} · epoch {epoch}")
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the validation's batches, of all its loaders, from here."""
+        self.validated = 0
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Say how far the validation is."""
+        self.validated += 1
+        if self.progress is not None and self.task is not None and not trainer.sanity_checking:
+            batches = sum(int(n) for n in trainer.num_val_batches)
+            self.progress.update(self.task, note=f"validating {self.validated}/{batches}")
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the validation's numbers."""
         if self.disabled or trainer.sanity_checking:

@@ -137,8 +137,8 @@ FAULTS = [
     ),
     Fault(
         "early: a signal has its own way",
-        "    early_signals.watch()  # before the imports that take long\n\nfrom pathlib",
-        "    pass\n\nfrom pathlib",
+        "    early_signals.watch()\n    if os.isatty",
+        "    if os.isatty",
         f"{EARLY}[10-False]",
     ),
     Fault(
