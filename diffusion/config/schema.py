@@ -82,8 +82,8 @@ class Samples(Settings):
 class Score(Settings):
     """Scores of samples at the end of a run, by the group `metrics` on the group `features`."""
 
-    n: CountOrZero = 512
-    """Samples to score; 0 for none."""
+    n: CountOrZero | None = None
+    """Samples to score; 0 for none. Unset: 512, or none where they would cost more than the training."""
     every_n_epochs: Count | None = None
     """Also score during training, by the Fréchet and the kernel distance."""
     split: Split = "val"

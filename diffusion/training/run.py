@@ -20,7 +20,7 @@ from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted
-from diffusion.evaluation.cost import print_cost
+from diffusion.evaluation.cost import evaluations, print_cost
 from diffusion.evaluation.generate import generate
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
@@ -57,6 +57,7 @@ FIXED = {  # arguments of the Trainer that a run does not leave to the user: see
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
 }  # fmt: skip
+SCORED = 512  # samples, where score.n is not set
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",
@@ -136,10 +137,13 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         check_resumed(module.state_dict(), config, resumed)
         check_images(recipe.data.keys, resumed, folder)
         check_steps_left(clock.total, resumed, folder)
+    if trainer.is_global_zero:
+        write_config(settings, folder)
+    settings = with_affordable_scores(settings, recipe, clock, trainer.world_size)
+    scorer = scorer if settings.score.n else None
     checkpoints = set_clock(trainer, settings, recipe, clock, folder, scorer, record, resumed)
     prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
-        write_config(settings, folder)
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
         print_run(folder, recipe)
@@ -166,14 +170,33 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
     """Read the images, and check that they can be scored as the settings ask; the scorer, where they ask for scores."""
     score = settings.score
-    extractor: FeatureExtractor | None = make(settings.features, "features") if score.n else None
+    extractor: FeatureExtractor | None = make(settings.features, "features") if score.n != 0 else None
     set_up(recipe.data, folder)
     if extractor is None:
         return None
     metrics = make_metrics(settings.metrics)
     scorer = Scorer(recipe.data, score.split, extractor, metrics, folder, Ledger(folder))
-    scorer.check(score.n, score.baselines, score.audit)
+    scorer.check(SCORED if score.n is None else score.n, score.baselines, score.audit)
     return scorer
+
+
+def with_affordable_scores(settings: Train, recipe: Recipe, clock: Clock, devices: int) -> Train:
+    """The settings with the number of samples to score, where it is not set.
+
+    It is 0 if drawing `SCORED` samples takes more network evaluations than the training, where a step's backward pass
+    counts as two.
+    """
+    if settings.score.n is not None:
+        return settings
+    sampling = SCORED * evaluations(recipe.sampler, recipe.schedule)
+    training = 3 * clock.total * clock.accumulate * recipe.data.batch_size * devices
+    if sampling > training:
+        console.print(
+            f"no scores: {SCORED} samples would take {sampling:,} network evaluations, and the training takes "
+            f"{training:,}; score.n={SCORED} makes them"
+        )
+    score = settings.score.model_copy(update={"n": SCORED if sampling <= training else 0})
+    return settings.model_copy(update={"score": score})
 
 
 def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
@@ -241,7 +264,7 @@ def set_clock(
     if scorer is not None and score.every_n_epochs:
         quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
         used.append(
-            ScoreSamples(clock, score.every_n_epochs, sampler, score.n, shape, seed, quick, source_of(settings))
+            ScoreSamples(clock, score.every_n_epochs, sampler, score.n or 0, shape, seed, quick, source_of(settings))
         )
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints]
@@ -268,13 +291,14 @@ def finish(
     if (average := average_of(trainer)) is not None:
         average.apply_average(module)
     score, sampler, seed = settings.score, recipe.sampler, settings.seed
-    n = max(score.n, settings.samples.n)
+    scored = score.n or 0
+    n = max(scored, settings.samples.n)
     if n == 0:
         return
     sample = partial(
         generate, sampler=sampler, shape=recipe.shape, seed=seed, device=device, batch_size=score.batch_size
     )
-    untrained = score.n if "untrained" in score.baselines else 0
+    untrained = scored if "untrained" in score.baselines else 0
     print_cost(module.denoiser, sampler, n + untrained, recipe.shape, score.batch_size, device, untrained)
     images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
     shown = images[: settings.samples.n or 16]
@@ -290,12 +314,12 @@ def finish(
     if untrained:
         pl.seed_everything(seed, verbose=False)
         fresh = build_denoiser(settings.model_dump()).to(device).eval()
-        blank = sample(fresh, n=score.n, description="sampling untrained")
+        blank = sample(fresh, n=scored, description="sampling untrained")
         of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
     if score.split == "test":
         scorer.ledger.warn()
-    new = scorer.score(images[: score.n], **of_samples)
-    new += scorer.baselines([name for name in score.baselines if name != "untrained"], score.n)
+    new = scorer.score(images[:scored], **of_samples)
+    new += scorer.baselines([name for name in score.baselines if name != "untrained"], scored)
     if untrained:
         new += scorer.score(blank, "untrained", **of_blank)
     scorer.write(new)
@@ -306,7 +330,7 @@ def finish(
         logger.save()
     print_scores(new)
     if score.audit:
-        scorer.write([scorer.audit(images[: score.n], score.audit, **of_samples)])
+        scorer.write([scorer.audit(images[:scored], score.audit, **of_samples)])
 
 
 def print_run(folder: Path, recipe: Recipe) -> None:

@@ -4,17 +4,21 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from composing import settings
 from PIL import Image
 
 from diffusion.checkpoint.restore import restore
 from diffusion.report.compare import compare, gather
 from diffusion.runs.folder import read_scores
 from diffusion.runs.metrics import read_metrics
+from diffusion.training import run as training
+from diffusion.training.clock import Clock
 
 STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall", "density", "coverage")]
 
@@ -82,6 +86,21 @@ def test_scores_during_training_have_the_settings_of_those_at_the_end(command, t
     assert len({score.protocol_key for score in scores}) == 1
     (row,) = compare(gather([tmp_path / "run"])).rows
     assert row.numbers("kid_lite0") == [scores[-1].value]
+
+
+def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_path):
+    words = [*tiny, "score.n=null", "samples.n=0", "trainer.max_steps=2", "hydra.run.dir=run"]
+    status, out, err = command("train", words)
+    assert status == 0, out + err
+    assert "no scores: 512 samples would take 2,048 network evaluations, and the training takes 24; score.n=512" in out
+    assert not (tmp_path / "run/scores.json").exists()
+    recipe, clock = (
+        training.Recipe.build(chosen := settings(words[:-1])),
+        Clock(epoch=6, total=171),
+    )  # of 3 · 4 evaluations each
+    assert training.with_affordable_scores(chosen, recipe, clock, 1).score.n == 512
+    assert training.with_affordable_scores(chosen, recipe, replace(clock, total=170), 1).score.n == 0
+    assert training.with_affordable_scores(settings([*words[:-1], "score.n=7"]), recipe, clock, 1).score.n == 7
 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])
