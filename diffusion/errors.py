@@ -29,6 +29,12 @@ class Diverged(UserError):
     status = 4
 
 
+class ProcessLost(UserError):
+    """One of a run's processes was killed."""
+
+    status = 1
+
+
 class FolderTaken(UserError):
     """The folder belongs to another run: nothing in it is changed."""
 

@@ -8,12 +8,13 @@ several machines the run's folder must be on a file system that all of them see.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
@@ -23,11 +24,13 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from diffusion.errors import UserError
+from diffusion.config.quoting import resume_command
+from diffusion.errors import ProcessLost, UserError
 from diffusion.runs import early_signals
 from diffusion.runs.jobs import RENDEZVOUS, WORKER
 
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # the statuses of processes that a signal has stopped
+PAUSE = 300.0  # seconds for which a process may be stopped, as by `kill -STOP`, while the others wait for it
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 
@@ -75,8 +78,14 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
         yield
         if dist.is_initialized():
             dist.barrier()  # no process leaves while another still waits for its last answer
-    except BaseException:
+    except BaseException as error:
+        killed = followers.killed()
         followers.end(patience=0)
+        if killed is not None and isinstance(error, RuntimeError):  # which torch raises where a process is gone
+            how = signal.Signals(-killed.returncode).name
+            raise ProcessLost(
+                f"process {killed.pid} of the run was killed by {how}; to resume: {resume_command(folder)}"
+            ) from error
         raise
     finally:
         if dist.is_initialized():
@@ -93,6 +102,7 @@ class Followers:
 
     def __init__(self) -> None:
         self.processes: list[Popen[Any]] = []
+        self.stopped: dict[int, float] = {}  # pid -> since when
         self.ended = threading.Event()
 
     def start(self, words: Sequence[str], trainer: pl.Trainer) -> None:
@@ -110,6 +120,7 @@ class Followers:
     def _watch(self) -> None:
         """End this process soon after another has died: it may wait for it forever."""
         while not self.ended.wait(0.2):
+            self._end_stopped()
             dead = [p for p in self.processes if p.poll()]
             if dead:
                 if not self.ended.wait(GRACE):
@@ -120,6 +131,22 @@ class Followers:
                         early_signals.leave(status - 128)
                     os._exit(1)
                 return
+
+    def _end_stopped(self) -> None:
+        """Say that a process is stopped, and kill it after a while."""
+        for process in self.processes:
+            if not is_stopped(process.pid):
+                self.stopped.pop(process.pid, None)
+            elif process.pid not in self.stopped:
+                self.stopped[process.pid] = time.monotonic()
+                what = f"process {process.pid} of the run is stopped: kill -CONT {process.pid} continues it"
+                print(f"{what}; in {PAUSE:.0f} s it is killed", file=sys.stderr)
+            elif time.monotonic() - self.stopped[process.pid] > PAUSE:
+                process.kill()
+
+    def killed(self) -> "Popen[Any] | None":
+        """A process that a signal has ended."""
+        return next((p for p in self.processes if (p.poll() or 0) < 0), None)
 
     def kill(self) -> None:
         """Kill those that are still there."""
@@ -137,6 +164,15 @@ class Followers:
             except TimeoutExpired:
                 self.kill()
                 process.wait()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a child of this process is stopped; False on systems that cannot tell."""
+    if not hasattr(os, "waitid"):
+        return False
+    with suppress(ChildProcessError):
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
 
 
 def words_from_torchrun() -> list[str]:

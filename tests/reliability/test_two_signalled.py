@@ -3,16 +3,17 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import counted, train
+from forked import Train, counted, train
 from outcomes import lines, same, state
 
 from diffusion.evaluation.pipeline import Scorer
-from diffusion.training import periodic, signals
+from diffusion.training import periodic, processes, signals
 from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
@@ -59,3 +60,26 @@ def test_two_processes_signalled_wherever_they_are(tiny, tmp_path, figure):
     for part in expected:
         assert same(got[part], expected[part]), part
     figure("two processes signalled", f"at {len(PLACES)} places one after the other, resumed bitwise")
+
+
+@pytest.mark.timeout(150)  # the first process would wait for half an hour
+def test_a_process_that_is_stopped_does_not_hold_the_others_for_ever(tiny, tmp_path, figure):
+    run, log = tmp_path / "run", tmp_path / "log"
+
+    def soon() -> None:
+        processes.PAUSE, processes.GRACE = 1.0, 1.0  # type: ignore[misc]
+
+    started = Train(
+        [*tiny, *RECIPE, "trainer.max_epochs=-1", "trainer.max_steps=100000", f"hydra.run.dir={run}"], log, soon
+    )
+    while not (run / "metrics.csv").exists():
+        assert started.alive, log.read_text()
+        time.sleep(0.05)
+    (follower,) = map(int, Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split())
+    os.kill(follower, signal.SIGSTOP)
+    assert started.ended() == 1
+    said = log.read_text()
+    assert said.count(f"process {follower} of the run is stopped: kill -CONT {follower} continues it") == 1
+    assert f"error: process {follower} of the run was killed by SIGKILL; to resume: python -m" in said
+    assert "Traceback" not in said
+    figure("a process of a run is stopped", "the run says so, and ends after a while")
