@@ -96,6 +96,13 @@ class Score(Settings):
     """Samples drawn at once."""
 
 
+class Sweep(Settings):
+    """What a sweeper that searches, such as Optuna, makes small or large: see diffusion/runs/optuna.py."""
+
+    score: str = "val/mse"
+    """The quantity of metrics.csv whose last value a job hands to the sweeper, such as val/fd_lite0."""
+
+
 class Trainer(Settings):
     """Lightning's Trainer. All its arguments can be given; these set the length of a run and what happens when."""
 
@@ -160,6 +167,7 @@ class Train(Settings):
     guard: Guard = Guard()
     samples: Samples = Samples()
     score: Score = Score()
+    sweep: Sweep = Sweep()
 
 
 class Sample(Settings):

@@ -33,9 +33,10 @@ from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
+from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
-from diffusion.training.checks import check_folder, check_recipe, check_size, check_trainer, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_size, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Guard
@@ -110,7 +111,7 @@ class Recipe:
 
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
-    """Run the settings, leaving everything in `folder`; the last validation MSE, on the first process.
+    """Run the settings, leaving everything in `folder`; the last `sweep.score`, on the first process.
 
     Args:
         record: Of the run, on its first process; None on the others.
@@ -126,6 +127,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
+    check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
     images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
     clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
@@ -150,9 +152,12 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         if record is None:
             return None
         finish(settings, recipe, folder, trainer, module, scorer)
+        loggers.summarize(trainer.loggers, folder, checkpoints.best)
         record.update(finished=now())
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
-        record.finish("complete", result=checkpoints.latest)
+        name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
+        result = known[name] if name in known else last_value(name, folder / "metrics.csv")
+        record.finish("complete", result=result)
     except Interrupted as stop:
         if record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
@@ -160,7 +165,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     finally:
         loggers.finish(trainer.loggers)
     print_files(folder, record.content["seconds"])
-    return checkpoints.latest
+    return result
 
 
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
@@ -279,7 +284,8 @@ def finish(
     images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
     shown = images[: settings.samples.n or 16]
     picture = grid(shown, scale=scale_of(shown))
-    log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
+    save_png(picture, folder / "samples" / "final.png")
+    log_image(trainer, "samples/final", picture)
     if scorer is None:
         return
     scorer.extractor.to(device)
