@@ -55,8 +55,10 @@ class Validation(Settings):
 class Checkpoint(Settings):
     """Checkpoints: one after each validation, as last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
 
-    keep: Annotated[int, Ge(2)] = 2
-    """How many of the newest step-….ckpt are kept; a damaged checkpoint needs one before it."""
+    keep: Count = 2
+    """How many of the newest step-….ckpt are kept. A damaged checkpoint needs one before it; 1 takes least room."""
+    finished: Literal["all", "best", "weights"] = "all"
+    """What stays when the run is complete: all, best.ckpt, or only the last weights, as last.safetensors."""
     every_n_steps: Count | None = None
     """Also save every so many optimizer steps, for long epochs."""
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.pruning import prune
 from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.build import check_node, make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.data import ImageData
-from diffusion.errors import Interrupted
+from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.generate import generate
 from diffusion.evaluation.ledger import Ledger
@@ -65,6 +66,8 @@ FILES = {
     "copies": "figures/copies.png",
     "scores": "scores.json",
     "checkpoint": "checkpoints/last.ckpt",
+    "best": "checkpoints/best.ckpt",
+    "weights": "checkpoints/last.safetensors",
     "report": "README.md",
 }
 
@@ -164,8 +167,19 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         raise
     finally:
         loggers.finish(trainer.loggers)
+    keep_finished(settings.checkpoint.finished, folder)
     print_files(folder, record.content["seconds"])
     return result
+
+
+def keep_finished(what: str, folder: Path) -> None:
+    """Remove what `checkpoint.finished` does not keep. Where that fails it is said, and the run is complete."""
+    if what == "all":
+        return
+    try:
+        prune(folder, weights=what == "weights")
+    except (UserError, OSError) as error:
+        console.print(f"all checkpoints are kept: {first_line(error)}", style="yellow")
 
 
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
