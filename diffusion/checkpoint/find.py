@@ -18,7 +18,7 @@ def trained(ckpt: str | Path) -> Path:
     if str(ckpt) != "last":
         return of_run(Path(ckpt))
     runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
-    if not (saved := {run: time for run in runs if (time := _saved(run))}):
+    if not (saved := {run: time for run in runs if (time := _saved(run, weights=True))}):
         raise UserError("ckpt=last: no run in outputs has a checkpoint; name a run's folder, or a checkpoint")
     path = of_run(max(saved, key=lambda run: saved[run]))
     console.print(f"ckpt=last: {path}")
@@ -28,11 +28,12 @@ def trained(ckpt: str | Path) -> Path:
 def of_run(path: Path) -> Path:
     """A file stands for itself; a run's folder for its last.ckpt, or without one for the newest that it holds.
 
-    Raises UserError for a folder without a checkpoint.
+    Where only the weights were kept, it stands for these. Raises UserError for a folder without a checkpoint.
     """
     if not path.is_dir():
         return path
-    files = storage.all_files(path / "checkpoints") or storage.all_files(path)
+    inside = path / "checkpoints"
+    files = storage.all_files(inside) or storage.all_files(path) or storage.weights_only(inside)
     if not files:
         raise UserError(f"ckpt={path}: there is no checkpoint in this folder; name a run's folder, or a checkpoint")
     return next((file for file in files if file.name == "last.ckpt"), files[0])
@@ -50,6 +51,11 @@ def find(ckpt: str, folder: Path, name: str) -> Path | None:
     """
     if ckpt not in ("last", "auto"):
         return of_run(Path(ckpt))
+    if storage.weights_only(folder / "checkpoints"):
+        raise UserError(
+            f"ckpt={ckpt}: {folder} is a run of which only the weights were kept, and no training continues from them; "
+            "give another hydra.run.dir, or give them up: ckpt=null trains from the start"
+        )
     run = folder if storage.all_files(folder / "checkpoints") else newest_beside(folder, ckpt == "last", name)
     if run is None:
         if ckpt == "auto":
@@ -89,9 +95,10 @@ def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:
     return max(saved, key=lambda run: saved[run]) if saved else None
 
 
-def _saved(run: Path) -> int:
-    """When the newest checkpoint of a run was written, in nanoseconds; 0 where there is none."""
-    return max((file.lstat().st_mtime_ns for file in storage.all_files(run / "checkpoints")), default=0)
+def _saved(run: Path, weights: bool = False) -> int:
+    """When the newest checkpoint of a run (or its `weights`, without one) was written, in ns; 0 where there is none."""
+    files = storage.all_files(run / "checkpoints") + (storage.weights_only(run / "checkpoints") if weights else [])
+    return max((file.lstat().st_mtime_ns for file in files), default=0)
 
 
 def _name(run: Path) -> str | None:

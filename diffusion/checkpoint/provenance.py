@@ -1,10 +1,13 @@
 """Where numbers come from: the version of the code, the bytes of a checkpoint, the weights of a network."""
 
 import hashlib
+import platform
 import subprocess
 from functools import cache
 from pathlib import Path
 
+import lightning
+import torch
 from torch import nn
 
 from diffusion.files import PACKAGE, VERSION
@@ -25,6 +28,16 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return VERSION
     return f"{VERSION} {commit.stdout[:12]}{'+' if changed.stdout else ''}"
+
+
+def versions() -> dict[str, str]:
+    """Of this program and of what its numbers depend on most."""
+    return {
+        "diffusion": VERSION,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+    }
 
 
 def file_hash(path: Path) -> str:

@@ -144,6 +144,11 @@ def all_files(folder: Path) -> list[Path]:
     return numbered_files(folder) + named
 
 
+def weights_only(folder: Path) -> list[Path]:
+    """The exported files of a folder without checkpoints: what is left where only the weights were kept."""
+    return [] if all_files(folder) else sorted(folder.glob("*.safetensors"))
+
+
 def newest_first(folder: Path) -> list[Path]:
     """All checkpoints of a folder by their step. A last.ckpt that cannot be read comes near the end, then best.ckpt."""
 

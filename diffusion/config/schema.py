@@ -55,8 +55,10 @@ class Validation(Settings):
 class Checkpoint(Settings):
     """Checkpoints: one after each validation, as last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
 
-    keep: Annotated[int, Ge(2)] = 2
-    """How many of the newest step-….ckpt are kept; a damaged checkpoint needs one before it."""
+    keep: Count = 2
+    """How many of the newest step-….ckpt are kept. A damaged checkpoint needs one before it; 1 takes least room."""
+    finished: Literal["all", "best", "weights"] = "all"
+    """What stays when the run is complete: all, best.ckpt, or only the last weights, as last.safetensors."""
     every_n_steps: Count | None = None
     """Also save every so many optimizer steps, for long epochs."""
 
@@ -94,6 +96,13 @@ class Score(Settings):
     """What is scored beside the samples, at the same n: noise, real, floor, untrained."""
     batch_size: Count = 64
     """Samples drawn at once."""
+
+
+class Sweep(Settings):
+    """What a sweeper that searches, such as Optuna, makes small or large: see diffusion/runs/optuna.py."""
+
+    score: str = "val/mse"
+    """The quantity of metrics.csv whose last value a job hands to the sweeper, such as val/fd_lite0."""
 
 
 class Trainer(Settings):
@@ -160,6 +169,7 @@ class Train(Settings):
     guard: Guard = Guard()
     samples: Samples = Samples()
     score: Score = Score()
+    sweep: Sweep = Sweep()
 
 
 class Sample(Settings):

@@ -15,12 +15,11 @@ from diffusion.report.differences import differing, labels
 from diffusion.report.formatting import MISSING, half_width, protocol_text, sampler_text
 from diffusion.report.recipes import Column, Comparison, Row
 from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
-from diffusion.runs.metrics import validated_weights
+from diffusion.runs.metrics import measures, validated_weights
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
-MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be ranked
-UNMEASURED = ("data.batch_size", "data.flip")  # parts of these that do not matter
-IDLE = ("seed", "name", "logger", "samples", "score", "again")  # settings that change no number except by its protocol
+# Settings that change no number except by its protocol:
+IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
 MAKERS = ("sampler", "weights", "seed", "folder", "checkpoint")  # of a score's source
 
 
@@ -107,7 +106,7 @@ def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> lis
     """Fill in the last denoising errors. They are ranked only where data, schedule and validation are equal."""
     for run, numbers in values.items():
         numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
-    different = [key for key in settings if key.split(".")[0] in MEASURED and key not in UNMEASURED]
+    different = [key for key in settings if measures(key)]
     why = ""
     if different:
         verb = "differ" if len(different) > 1 else "differs"

@@ -58,6 +58,12 @@ def scale_of(images: Tensor, columns: int | None = None) -> int:
     return min(16, max(1, WIDTH // (columns * images.shape[-1])))
 
 
+def enlarged(picture: Image.Image) -> Image.Image:
+    """`picture`, each pixel a square of as many pixels as make it about as wide as `WIDTH`; at most 16, at least 1."""
+    scale = min(16, max(1, WIDTH // picture.width))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
 def save_png(picture: Image.Image, path: str | Path) -> Path:
     """Write `picture` as PNG with its grid's layout; the folder is created."""
     path = Path(path)

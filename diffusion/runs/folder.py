@@ -155,6 +155,13 @@ def runs_below(folder: Path) -> Iterator[Path]:
             waiting += sorted(inside, key=natural_order, reverse=True)
 
 
+def sweep_of(folder: Path) -> str | None:
+    """NAME/sweep-TIME, the end of the path of the sweep that a run's folder is a job of; None where it is none."""
+    file = folder / ".hydra/hydra.yaml"
+    job = file.is_file() and re.search(r"^  mode: MULTIRUN$", file.read_text(errors="replace"), re.MULTILINE)
+    return "/".join(folder.parts[-3:-1]) if job or (folder.parent / "multirun.yaml").exists() else None
+
+
 def natural_order(path: Path) -> list[tuple[int, str]]:
     """A key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]

@@ -75,7 +75,8 @@ def check_overwrites(settings: Train, folder: Path) -> None:
     it has failed, and the folder is its own.)
     """
     ckpt = settings.ckpt
-    if not any(folder.glob("checkpoints/*.ckpt")) or ckpt in RESUMING or "ckpt=null" in sys.argv:
+    held = any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
+    if not held or ckpt in RESUMING or "ckpt=null" in sys.argv:
         return
     if ckpt is None:
         raise FolderTaken(

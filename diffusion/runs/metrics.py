@@ -10,6 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.console import count
+from diffusion.errors import UserError
+
+MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be ranked
+UNMEASURED = ("data.batch_size", "data.flip")  # parts of these that do not matter
 
 
 class Series(NamedTuple):
@@ -44,6 +48,21 @@ def read_rows(path: Path) -> list[dict[str, float]]:
         if len(line) != len(lines[0]):
             raise ValueError(f"line {number} has {count(len(line), 'cell')}, the first one {len(lines[0])}")
     return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
+
+
+def measures(setting: str) -> bool:
+    """Whether errors (val/mse) of two runs that differ in this setting are of different tasks, and no ranking."""
+    return setting.split(".")[0] in MEASURED and setting not in UNMEASURED
+
+
+def last_value(name: str, path: Path) -> float:
+    """The last value of a quantity, also one that is not finite. Raises UserError where it was not logged."""
+    rows = read_rows(path)
+    values = [row[name] for row in rows if name in row]
+    if not values:
+        names = sorted({each for row in rows for each in row if "_bin" not in each} - {"epoch", "step"})
+        raise UserError(f"{path}: it holds no {name}; it holds {', '.join(names)}")
+    return values[-1]
 
 
 def read_metrics(path: Path) -> dict[str, Series]:

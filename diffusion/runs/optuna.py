@@ -1,17 +1,72 @@
-"""A resumed Optuna study runs the trials that it lacks, not all of them once more.
+"""What a search asks for is checked; a resumed Optuna study runs the trials that it lacks, not all of them once more.
 
     python -m diffusion.train -m hydra/sweeper=optuna 'optimizer.lr=tag(log, interval(1e-5, 1e-2))' \\
-        hydra.sweeper.study_name=lr hydra.sweeper.storage=sqlite:///lr.db hydra.sweep.dir=outputs/lr
+        hydra.sweeper.study_name=lr hydra.sweeper.storage=sqlite:///lr.db hydra.sweep.dir=outputs/lr \\
+        sweep.score=val/fd_lite0 checkpoint.keep=1 checkpoint.finished=weights
 
-needs `pip install 'diffusion-experiments[sweep]'`. A trial minimises the last val/mse.
+needs `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score` a trial minimises the last val/mse.
 """
 
+import sys
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
 from diffusion.console import console
+from diffusion.errors import UserError, exit_status
+from diffusion.metric.record import Score
+from diffusion.runs.metrics import measures
+
+ERRORS = ("mse", "loss")  # what the names of denoising errors contain
+WEIGHED = ("prediction", "objective")  # settings that decide which times a network learns best
+
+
+class CheckSearch(Callback):
+    """Before a search begins: its objective is wanted large or small, and compares what its trials differ in."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """End with one line and status 2 where it does not. (Hydra turns a callback's exceptions into warnings.)"""
+        if config.hydra.runtime.choices.get("hydra/sweeper") == "basic":
+            return  # it runs a grid, and compares nothing
+        if status := exit_status(partial(check_search, config), "check the folder's rights"):
+            sys.exit(status)
+
+
+def check_search(config: DictConfig) -> None:
+    """Raise UserError for a search in the wrong direction, or by the errors of different tasks."""
+    name, direction = config.sweep.score, config.hydra.sweeper.get("direction")
+    error = any(word in name for word in ERRORS)
+    larger = False if error else Score(name.partition("/")[2], 0.0, None).higher_is_better
+    wanted = {"minimize": True, "maximize": False}.get(getattr(direction, "name", str(direction)))
+    if larger is not None and wanted == larger:
+        better, fix = ("higher", "maximize") if larger else ("lower", "minimize")
+        raise UserError(f"sweep.score={name}: {better} is better; give hydra.sweeper.direction={fix}")
+    if not error:
+        return
+    swept = list(searched(config))
+    if different := [key for key in swept if measures(key) or key == "experiment"]:
+        raise UserError(
+            f"sweep.score={name}: errors of trials that differ in {', '.join(different)} are of different tasks, and "
+            "the least of them is not the best; search by a score of samples, such as sweep.score=val/fd_lite0"
+        )
+    if weighed := [key for key in swept if key.split(".")[0] in WEIGHED]:
+        console.print(
+            f"warning: sweep.score={name} weighs all times alike, whichever {', '.join(weighed)} weighs: a lower "
+            "error need not mean better samples; a score of samples, such as sweep.score=val/fd_lite0, compares them",
+            style="yellow",
+        )
+
+
+def searched(config: DictConfig) -> Iterator[str]:
+    """The settings that the trials of a search differ in."""
+    for override in OverridesParser.create().parse_overrides([*config.hydra.overrides.task]):
+        if override.is_sweep_override():
+            yield str(override.package or override.key_or_group)
+    yield from map(str, config.hydra.sweeper.get("params") or {})
 
 
 class ResumeStudy(Callback):

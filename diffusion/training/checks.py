@@ -8,15 +8,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.checkpoint import storage
-from diffusion.config.schema import Trainer
+from diffusion.config.schema import Train, Trainer
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
+from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 
+ERRORS = ("mse", "loss")  # how the names of errors begin, after the split
 LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strategies that start processes themselves
 
 
@@ -38,6 +40,25 @@ def check_trainer(settings: Trainer) -> None:
         )
     if isinstance(strategy, str) and any(word in strategy for word in LAUNCHING):
         raise UserError(f"trainer.strategy={strategy}: it starts processes itself, as diffusion.train does; use ddp")
+
+
+def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
+    """Refuse a `sweep.score` that the run will not log, before it is trained."""
+    name = settings.sweep.score
+    split, _, metric = name.partition("/")
+    if split in ("val", "fit", "gap", "train") and metric.startswith(ERRORS):
+        return
+    if scorer is None or split != scorer.split:
+        raise UserError(
+            f"sweep.score={name}: this run does not log it; it logs val/mse"
+            + (", and no scores (score.n=0)" if scorer is None else f", and scores as {scorer.split}/…")
+        )
+    features = scorer.extractor
+    if metric not in features.canonical.values() and not metric.endswith(f"_{features.name}"):
+        raise UserError(
+            f"sweep.score={name}: this run's scores are on the features {features.name}, such as "
+            f"{split}/{features.named('fd')}; give one of them, or other features (features=…)"
+        )
 
 
 def check_folder(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import csv as table
 import io
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,33 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from diffusion.checkpoint.provenance import code_version, versions
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace, set_aside
+from diffusion.runs.folder import read_scores, sweep_of
 from diffusion.runs.metrics import read_rows
 
 
-def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any) -> Logger:
-    """Weights & Biases. Without a key it is offline: nothing is asked and nothing fails.
+def wandb(
+    folder: Path,
+    recipe: Mapping[str, Any],
+    project: str,
+    group: str | None = None,
+    job_type: str = "train",
+    tags: Sequence[str] = (),
+    **settings: Any,
+) -> Logger:
+    """Weights & Biases. Without a key it is offline: nothing is asked and nothing fails. A resumed run goes on.
 
-    The command line, the machine and the source code are not sent: they may hold secrets.
+    The command line, the machine and the source code are not sent: they may hold secrets. The commit and the versions
+    are part of the configuration, as `code` and `versions`.
 
     Args:
         project: The project in which the run appears.
+        group: Under which its runs are gathered; null for the sweep that the run is a job of, if it is.
+        job_type: The kind of the run, within a group.
+        tags: Words by which runs are filtered.
     """
     import wandb as library
     from lightning.pytorch.loggers import WandbLogger
@@ -37,6 +52,10 @@ def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any
         project=project,
         name=f"{folder.parent.name}/{folder.name}",
         save_dir=str(folder),
+        id=_wandb_id(folder, resumes=recipe["ckpt"] is not None),
+        group=group or sweep_of(folder),
+        job_type=job_type,
+        tags=list(tags),
         offline=not online,
         settings=library.Settings(
             x_disable_meta=True, x_disable_machine_info=True, disable_git=True, disable_code=True, save_code=False,
@@ -44,8 +63,19 @@ def wandb(folder: Path, recipe: Mapping[str, Any], project: str, **settings: Any
         ),
         **settings,
     )  # fmt: skip
-    logger.log_hyperparams(dict(recipe))
+    logger._wandb_init.pop("anonymous", None)  # wandb warns that it means nothing any more
+    logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
     return logger
+
+
+@rank_zero_only
+def _wandb_id(folder: Path, resumes: bool) -> str:
+    """The name of the folder's run to W&B, kept in wandb/id; another one where a run begins from the start."""
+    file = folder / "wandb" / "id"
+    if not (resumes and file.is_file()):
+        file.parent.mkdir(exist_ok=True)
+        replace(file, uuid.uuid4().hex)
+    return file.read_text("utf-8").strip()
 
 
 def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
@@ -124,6 +154,21 @@ class MetricsFile(Logger):
         writer.writerows(rows)
         replace(self.file, text.getvalue())
         self.columns = columns
+
+
+def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
+    """Put the lowest val/mse and the scores of the samples, with their intervals, into the summary that W&B lists."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger):
+            continue
+        values = {"best/val/mse": best}
+        for score in read_scores(folder):
+            if score.what == "samples":
+                bounds = {"": score.value, "/low": score.low, "/high": score.high}
+                values |= {f"final/{score.metric}{which}": x for which, x in bounds.items() if x is not None}
+        logger.experiment.summary.update(values)
 
 
 def finish(loggers: list[Logger]) -> None:

@@ -17,7 +17,7 @@ from diffusion.errors import Interrupted
 from diffusion.evaluation.generate import generate
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.process.sampler import Sampler
-from diffusion.report.images import grid, save_png
+from diffusion.report.images import enlarged, grid, save_png
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
@@ -112,7 +112,8 @@ class SampleGrid(Periodic):
             return
         with averaged_weights(trainer, module):
             picture = grid(self.draw(module))
-        log_image(trainer, "samples", picture, save_png(picture, self.path(step)))
+        save_png(picture, self.path(step))
+        log_image(trainer, "samples", picture)
 
 
 class ScoreSamples(Periodic):
@@ -166,11 +167,12 @@ class ScoreSamples(Periodic):
             logger.log_metrics({f"{self.scorer.split}/{s.metric}": s.value for s in new}, step - 1)
 
 
-def log_image(trainer: pl.Trainer, name: str, picture: Image.Image, path: Path) -> None:
-    """Show a picture in the dashboards that a run has; `path` is the file that it was saved to."""
+def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
+    """Show a picture in the dashboards that a run has, a small one enlarged by a whole number."""
+    picture = enlarged(picture)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)], step=trainer.global_step)
+            logger.log_image(name, [picture], step=trainer.global_step)
         elif isinstance(logger, TensorBoardLogger):
             pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
             shaped = pixels.reshape(picture.height, picture.width, 3)

@@ -1,21 +1,19 @@
 """What a run tells while it trains: a progress bar, a forecast, its record."""
 
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import lightning
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.progress import Progress, TaskID
 
+from diffusion.checkpoint.provenance import versions
 from diffusion.console import console, count, duration, progress_bar
 from diffusion.data import ImageData
 from diffusion.evaluation.devices import device_name
-from diffusion.files import VERSION
 from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
@@ -147,12 +145,7 @@ class RecordProgress(Callback):
         record.update(
             host_cores=os.cpu_count(),
             images={name: len(split.images) for name, split in data.splits.items()},
-            versions={
-                "diffusion": VERSION,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "lightning": lightning.__version__,
-            },
+            versions=versions(),
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

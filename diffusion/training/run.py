@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.pruning import prune
 from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.build import check_node, make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.data import ImageData
-from diffusion.errors import Interrupted
+from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.evaluation.cost import evaluations, print_cost
 from diffusion.evaluation.generate import generate
 from diffusion.evaluation.ledger import Ledger
@@ -33,9 +34,10 @@ from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
+from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
-from diffusion.training.checks import check_folder, check_recipe, check_size, check_trainer, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_size, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.guard import Guard
@@ -65,6 +67,8 @@ FILES = {
     "copies": "figures/copies.png",
     "scores": "scores.json",
     "checkpoint": "checkpoints/last.ckpt",
+    "best": "checkpoints/best.ckpt",
+    "weights": "checkpoints/last.safetensors",
     "report": "README.md",
 }
 
@@ -111,7 +115,7 @@ class Recipe:
 
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
-    """Run the settings, leaving everything in `folder`; the last validation MSE, on the first process.
+    """Run the settings, leaving everything in `folder`; the last `sweep.score`, on the first process.
 
     Args:
         record: Of the run, on its first process; None on the others.
@@ -127,6 +131,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
+    check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
     images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
     clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
@@ -154,17 +159,31 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         if record is None:
             return None
         finish(settings, recipe, folder, trainer, module, scorer)
+        loggers.summarize(trainer.loggers, folder, checkpoints.best)
         record.update(finished=now())
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
-        record.finish("complete", result=checkpoints.latest)
+        name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
+        result = known[name] if name in known else last_value(name, folder / "metrics.csv")
+        record.finish("complete", result=result)
     except Interrupted as stop:
         if record is not None:
             console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
         raise
     finally:
         loggers.finish(trainer.loggers)
+    keep_finished(settings.checkpoint.finished, folder)
     print_files(folder, record.content["seconds"])
-    return checkpoints.latest
+    return result
+
+
+def keep_finished(what: str, folder: Path) -> None:
+    """Remove what `checkpoint.finished` does not keep. Where that fails it is said, and the run is complete."""
+    if what == "all":
+        return
+    try:
+        prune(folder, weights=what == "weights")
+    except (UserError, OSError) as error:
+        console.print(f"all checkpoints are kept: {first_line(error)}", style="yellow")
 
 
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
@@ -303,7 +322,8 @@ def finish(
     images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
     shown = images[: settings.samples.n or 16]
     picture = grid(shown, scale=scale_of(shown))
-    log_image(trainer, "samples/final", picture, save_png(picture, folder / "samples" / "final.png"))
+    save_png(picture, folder / "samples" / "final.png")
+    log_image(trainer, "samples/final", picture)
     if scorer is None:
         return
     scorer.extractor.to(device)

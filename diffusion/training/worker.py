@@ -34,7 +34,7 @@ from diffusion.runs.record import RunRecord
 
 
 def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
-    """Train in `folder`, which `record` has claimed, as its first process; the result, the last val/mse."""
+    """Train in `folder`, which `record` has claimed, as its first process; the result, the last `sweep.score`."""
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
         from diffusion.training.run import train  # torch and Lightning

@@ -123,8 +123,9 @@ SETTINGS = {
     "guard.action=halt": "stop, skip",
     "guard.spikes=0": "at least 1",
     "guard.spikes=few": "at least 1",
-    "checkpoint.keep=1": "a whole number of at least 2",
-    "checkpoint.keep=all": "a whole number of at least 2",
+    "checkpoint.keep=0": "a whole number of at least 1",
+    "checkpoint.keep=all": "a whole number of at least 1",
+    "checkpoint.finished=none": "all, best, weights",
     "trainer.max_epochs=-1": "without limit: set one of them",
     "checkpoint.every_n_steps=0": "at least 1",
 }

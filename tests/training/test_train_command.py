@@ -12,9 +12,12 @@ import pytest
 import torch
 from composing import settings
 from PIL import Image
+from wandb_files import recorded
 
+from diffusion.checkpoint.provenance import code_version
 from diffusion.checkpoint.restore import restore
 from diffusion.report.compare import compare, gather
+from diffusion.report.images import GAP
 from diffusion.runs.folder import read_scores
 from diffusion.runs.metrics import read_metrics
 from diffusion.training import run as training
@@ -243,6 +246,50 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
         files = [p for p in (tmp_path / f"run{i}").rglob("*") if p.is_file()]
         assert any(("offline-run" in str(p) and p.suffix == ".wandb") or "tfevents" in p.name for p in files)
         assert not any(SECRET.encode() in p.read_bytes() for p in files)
+
+
+def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch):
+    for variable in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(variable, raising=False)
+    words = [*tiny, "logger=wandb", "logger.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
+    words += ["features=lite0", "hydra.run.dir=run"]
+    for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
+        status, out, err = command("train", [*words, more, "ckpt=auto"])
+        assert status == 0, out + err
+        assert "wandb: WARNING" not in out + err
+    first, second = recorded(tmp_path / "run")
+    assert first.run.run_id == second.run.run_id
+    assert (second.run.project, second.run.job_type, [*second.run.tags]) == ("diffusion", "train", ["a", "b"])
+    assert second.config["code"] == code_version()
+    assert second.config["versions"]["torch"] == torch.__version__
+    steps = [row["trainer/global_step"] for row in second.history if "train/loss" in row]
+    assert steps == [*range(6, 12)]
+    pictures = [row["samples"] for row in second.history if "samples" in row]
+    assert [picture["width"] for picture in pictures] == [16 * (2 * 8 + GAP)]
+    (fd,) = (
+        s
+        for s in read_scores(tmp_path / "run")[-99:]
+        if s.what == "samples" and s.metric == "fd_lite0" and s.source["step"] == 12
+    )
+    assert second.summary["final/fd_lite0"] == fd.value
+    assert second.summary["final/fd_lite0/low"] == fd.low
+    assert second.summary["best/val/mse"] == pytest.approx(second.summary["val/mse"])
+
+    status, out, err = command("train", [*words, "trainer.max_epochs=1", "ckpt=null"])  # from the start: another run
+    assert status == 0, out + err
+    assert len({each.run.run_id for each in recorded(tmp_path / "run")}) == 2
+
+
+def test_wandb_groups_the_jobs_of_a_sweep(command, tiny, tmp_path):
+    words = [*tiny, "logger=wandb", "samples.n=0", "trainer.max_steps=1", "hydra.sweep.dir=swept/one"]
+    status, out, err = command("train", ["-m", *words, "seed=0,1"])
+    assert status == 0, out + err
+    jobs = [recorded(tmp_path / f"swept/one/{job}")[0].run for job in range(2)]
+    assert [(job.run_group, job.display_name) for job in jobs] == [("swept/one", "one/0"), ("swept/one", "one/1")]
+    assert jobs[0].run_id != jobs[1].run_id
+    status, out, err = command("train", [*words[:-1], "logger.group=mine", "hydra.run.dir=alone"])
+    assert status == 0, out + err
+    assert recorded(tmp_path / "alone")[0].run.run_group == "mine"
 
 
 def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):

@@ -1,0 +1,67 @@
+"""What a W&B run has recorded offline."""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HEADER, BLOCK = 7, 1 << 15  # of the file; of its blocks, which are those of LevelDB's log
+
+
+@dataclass
+class Recorded:
+    """The content of one offline run."""
+
+    run: Any = None  # id, project, display_name, run_group, job_type, tags
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def recorded(folder: Path) -> list[Recorded]:
+    """The offline runs in the folder of a training run, in order of time."""
+    return [_read(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+
+
+def _read(file: Path) -> Recorded:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = Recorded()
+    for data in _records(file.read_bytes()):
+        record = Record.FromString(data)
+        if record.HasField("run"):
+            found.run = record.run
+        for part in (record.run.config, record.config):
+            _set(found.config, part.update)
+        for part in (record.run.summary, record.summary):
+            _set(found.summary, part.update)
+        if record.HasField("history"):
+            found.history.append({})
+            _set(found.history[-1], record.history.item)
+    return found
+
+
+def _set(values: dict[str, Any], items: Any) -> None:
+    for item in items:
+        *path, last = list(item.nested_key) or [item.key]
+        place = values
+        for key in path:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """The records of a file, each put together from its parts (type 1: whole; 2, 3, 4: first, middle, last)."""
+    at, parts = HEADER, b""
+    while at + HEADER <= len(data):
+        if BLOCK - at % BLOCK < HEADER:
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + HEADER : at + HEADER + length]
+        at += HEADER + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""

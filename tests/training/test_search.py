@@ -1,0 +1,66 @@
+"""What a search such as Optuna's may ask for, and what its jobs answer."""
+
+import json
+
+import pytest
+
+from diffusion.runs.metrics import read_metrics
+
+SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["schedule=choice(linear,cosine)"], "trials that differ in schedule are of different tasks"),
+        (["data.resolution=choice(8,16)"], "differ in data.resolution"),
+        (["experiment=edm,flow"], "differ in experiment"),
+        (["optimizer.lr=interval(1e-5,1e-2)", "sweep.score=val/coverage_lite0"], "direction=maximize"),
+        (["optimizer.lr=interval(1e-5,1e-2)", "hydra.sweeper.direction=maximize"], "direction=minimize"),
+    ],
+)
+def test_a_search_that_would_find_nothing_is_refused_at_once(command, tiny, tmp_path, words, said):
+    status, out, err = command("train", [*SEARCH, *tiny, *words])
+    assert status == 2, out + err
+    assert said in err
+    assert err.startswith("error: sweep.score=val/")
+    assert not list(tmp_path.glob("study/*/run.json"))
+
+
+def test_any_score_can_be_the_objective_also_of_different_tasks(command, tiny, tmp_path):
+    words = ["score.n=8", "score.baselines=[]", "samples.n=0", "features=lite0", "trainer.max_steps=2"]
+    words += ["schedule=choice(cosine)", "prediction=choice(v)", "sweep.score=val/kid_lite0"]
+    status, out, err = command("train", [*SEARCH, *tiny, *words])
+    assert status == 0, out + err
+    record = json.loads((tmp_path / "study/0/run.json").read_text())
+    kid = read_metrics(tmp_path / "study/0/metrics.csv")["val/kid_lite0"].value[-1]
+    assert record["result"] == kid
+    assert f"best_value: {kid}" in (tmp_path / "study/optimization_results.yaml").read_text()
+
+
+def test_other_weightings_are_warned_of(command, tiny):
+    words = ["samples.n=0", "trainer.max_steps=1", "prediction=choice(v)"]
+    status, out, err = command("train", [*SEARCH, *tiny, *words])
+    assert status == 0, out + err
+    assert "warning: sweep.score=val/mse weighs all times alike, whichever prediction" in " ".join(out.split())
+
+
+def test_a_grid_may_differ_in_anything(command, tiny):
+    words = [*tiny, "samples.n=0", "trainer.max_steps=1", "schedule=linear,cosine", "hydra.sweep.dir=grid"]
+    status, out, err = command("train", ["-m", *words])
+    assert status == 0, out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sweep.score=val/fid", "score.n=8", "features=lite0"], "such as val/fd_lite0"),
+        (["sweep.score=val/fd_lite0"], "no scores (score.n=0)"),
+        (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "scores as val/…"),
+    ],
+)
+def test_a_score_that_a_job_will_not_log_is_refused_before_it_trains(command, tiny, monkeypatch, words, said):
+    monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: pytest.fail("a batch was run"))
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 2, out + err
+    assert said in err.splitlines()[-1]
