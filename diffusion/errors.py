@@ -40,10 +40,14 @@ class FolderTaken(UserError):
 
 
 class Interrupted(BaseException):
-    """A signal ended the run; what could be saved is saved. Commands exit with 128 + the signal's number."""
+    """A signal ended the run; what could be saved is saved. Commands exit with 128 + the signal's number.
+
+    SIGALRM is the alarm clock that `trainer.max_time` sets.
+    """
 
     def __init__(self, number: int):
-        super().__init__(Signals(number).name)
+        name = Signals(number).name
+        super().__init__(f"{name}, as trainer.max_time is over" if name == "SIGALRM" else name)
         self.number = int(number)
         self.status = 128 + self.number
 

@@ -27,13 +27,20 @@ def test_every_choice_composes_and_is_of_its_kind(group, choice):
             check_node(value, key)
 
 
-MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "model", "data", "logger")
+MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "model", "data")
+SEVERAL = ("logger", "callbacks", "metrics")  # of whose choices any number can be taken
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in MADE and c not in ("none", "wandb")])
 def test_every_choice_can_be_made(group, choice):
     chosen = getattr(settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")]), group)
     assert make({**chosen, "_partial_": True}, group) is not None
+
+
+@pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in SEVERAL])
+def test_every_one_of_several_can_be_made(group, choice):
+    for name, node in (getattr(settings([f"{group}=[{choice}]"]), group) or {}).items():
+        assert make({**node, "_partial_": True}, f"{group}.{name}") is not None
 
 
 @pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config import quoting
 from diffusion.config.choices import choices, choices_with, is_group
 from diffusion.config.composition import composed
+from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # more choices come with packages
@@ -107,7 +108,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_choice(error: MissingConfigException) -> str:
     """`data=landscpes`: the choices that there are, the nearest first."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    options = [option for option in (error.options or []) if not option.startswith("_") and "_settings" not in option]
+    known = error.options or (choices(group) if is_group(group) else [])  # Hydra names none within a list
+    options = [option for option in known if not option.startswith("_") and "_settings" not in option]
     if not group or not options:
         return " ".join(str(error).split())
     extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGIN_GROUPS else ""
@@ -130,6 +132,8 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
     text = " ".join(str(chain[0]).split())
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
+        if key in INSTEAD:
+            return f"{key}: a run decides this itself; {INSTEAD[key]}"
         part = re.fullmatch(r"\w+@(\w+)\.(\w+)", key)
         if part and (having := choices_with(*part.groups())):
             use = " or ".join(f"{part[1]}={choice}" for choice in having)

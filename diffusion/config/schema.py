@@ -4,10 +4,11 @@
 where the class or function that it names is defined.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from diffusion.config.validation import Group, Words
@@ -17,6 +18,12 @@ def _inside(name: str) -> str:
     if not name or name.startswith("/") or ".." in Path(name).parts:
         raise ValueError("leads to another folder")
     return name
+
+
+def _time(text: str) -> str:
+    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) or not re.search("[1-9]", text):
+        raise ValueError("not a time")
+    return text
 
 
 Name = Annotated[
@@ -106,7 +113,7 @@ class Sweep(Settings):
 
 
 class Trainer(Settings):
-    """Lightning's Trainer. All its arguments can be given; these set the length of a run and what happens when."""
+    """Lightning's Trainer. Its other arguments are what a run decides itself, and refused: see `INSTEAD`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -116,16 +123,36 @@ class Trainer(Settings):
     """Optimizer steps of the run; -1 for no limit. Of both limits the first one counts."""
     accumulate_grad_batches: Count = 1
     """Batches whose gradients make one optimizer step."""
+    max_time: Annotated[str, AfterValidator(_time), Words("a time as DD:HH:MM:SS, such as 00:11:30:00")] | None = None
+    """Time after which training is saved and interrupted, as DD:HH:MM:SS. A resumed run trains for as long again."""
     limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
     """Batches of an epoch, as a number or a fraction, to try something out."""
+    limit_val_batches: Count | Annotated[float, Gt(0), Le(1)] | None = None
+    """Batches of a validation, of held-out and of training images each, to try something out."""
     check_val_every_n_epoch: Count | None = 1
     """Epochs between validations; null where val_check_interval counts across epochs."""
     val_check_interval: Count | Annotated[float, Ge(0), Le(1)] | None = None
     """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
     gradient_clip_val: Annotated[float, Ge(0)] | None = None
     """Norm to which gradients are clipped."""
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    """Clip the gradient's norm, which null does too, or each of its values."""
     log_every_n_steps: CountOrZero = 50
     """Optimizer steps between rows of metrics.csv."""
+    num_nodes: Count = 1
+    """Machines, each with as many `devices`."""
+    sync_batchnorm: bool = False
+    """On several devices, use the statistics of all of them in batch normalisation."""
+    deterministic: bool | Literal["warn"] | None = None
+    """Only algorithms that give the same result every time."""
+    benchmark: bool | None = None
+    """Let cuDNN try out its algorithms."""
+    inference_mode: bool = True
+    """Validate in torch's inference mode, rather than without gradients only."""
+    detect_anomaly: bool = False
+    """Find the operation that made a gradient NaN. It is slow."""
+    profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = None
+    """Time the parts of the training loop, in a table at its end."""
 
 
 class Train(Settings):
@@ -152,6 +179,7 @@ class Train(Settings):
     features: Group
     metrics: Group
     logger: dict[str, Any] | None = None
+    callbacks: dict[str, Any] | None = None
 
     compile: bool = False
     """Compile the network with torch.compile."""
@@ -263,4 +291,31 @@ class Study(Settings):
 
 COMMANDS: dict[str, type[Settings]] = {"train": Train, "sample": Sample, "evaluate": Evaluate, "study": Study}
 
-RENAMED = {"score.yardsticks": "score.baselines", "yardsticks": "baselines"}  # keys that work for one more version
+RENAMED = {  # keys that work for one more version
+    "score.yardsticks": "score.baselines", "yardsticks": "baselines", "logger.project": "logger.wandb.project",
+}  # fmt: skip
+
+INSTEAD = {  # arguments of Lightning's Trainer that a run does not leave to the user, and what to use instead
+    "trainer.barebones": "make bench measures the bare loop",
+    "trainer.callbacks": "choose callbacks=early_stopping or several, callbacks=[throughput,memory]; one of your own "
+    "is +callbacks.NAME._target_=my_package.MyCallback",
+    "trainer.default_root_dir": "set the run's folder, hydra.run.dir=FOLDER",
+    "trainer.enable_autolog_hparams": "choose logger=csv, which sends settings nowhere",
+    "trainer.enable_checkpointing": "a run always saves checkpoints; set checkpoint.keep or checkpoint.every_n_steps",
+    "trainer.enable_model_summary": "the run's README describes the network",
+    "trainer.enable_progress_bar": "the bar is left out where the output is no terminal",
+    "trainer.fast_dev_run": "experiment=debug tries everything out in a few steps",
+    "trainer.limit_predict_batches": "a run predicts nothing; set samples.n",
+    "trainer.limit_test_batches": "a run has no test loop; set score.n",
+    "trainer.logger": "choose logger=csv, wandb, tensorboard or several, logger=[wandb,tensorboard]; metrics.csv is "
+    "always written",
+    "trainer.min_epochs": "set callbacks.early_stopping.patience, in validations",
+    "trainer.min_steps": "set callbacks.early_stopping.patience, in validations",
+    "trainer.model_registry": "python -m diffusion.export RUN writes a model's file",
+    "trainer.num_sanity_val_steps": "a run tries its parts out before the first step by itself",
+    "trainer.overfit_batches": "few images are data=folder data.limit=N, and few batches of an epoch "
+    "trainer.limit_train_batches=N",
+    "trainer.plugins": "precision is trainer.precision; a run brings its own plugins for checkpoints and processes",
+    "trainer.reload_dataloaders_every_n_epochs": "the images do not change during a run",
+    "trainer.use_distributed_sampler": "each device gets its share of the images by itself",
+}

@@ -2,7 +2,8 @@
 
 Exit status: 0 done; 1 a fault of the program (with a traceback); with one line on stderr: 2 something that the user can
 fix, 3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first,
-and ends with 128 + the signal's number: 130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, 129 when its terminal is closed.
+and ends with 128 + the signal's number: 130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, 142 by trainer.max_time,
+129 when its terminal is closed.
 """
 
 import os

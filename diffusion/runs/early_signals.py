@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from diffusion.runs import slurm
 
-NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGXCPU")
+NAMES = ("SIGTERM", "SIGINT", "SIGALRM", "SIGUSR1", "SIGHUP", "SIGXCPU")
 CAUGHT = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 

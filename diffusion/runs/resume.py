@@ -17,10 +17,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from diffusion.config import untrusted
-from diffusion.config.choices import conf_dir, is_group
+from diffusion.config.choices import choices, conf_dir, is_group
 from diffusion.console import console
 from diffusion.errors import UserError
 
+SEVERAL = ("logger", "callbacks")  # of whose choices any number can be taken
 IGNORED = ("experiment",)  # a choice that stands for others, which are saved by themselves
 MISSING = object()
 
@@ -41,18 +42,22 @@ class ResumedRun:
         """
         noted = self.folder / ".hydra/hydra.yaml"
         try:
-            made = yaml.safe_load(noted.read_text("utf-8"))["hydra"]["runtime"]["choices"].items()
+            made = dict(yaml.safe_load(noted.read_text("utf-8"))["hydra"]["runtime"]["choices"])
         except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
             return []
         given = tuple(f"{place}." for override in self.overrides for place in _places(override))
+        for group in SEVERAL:  # Hydra notes no list of choices, but each is a part by its name
+            node = self.config.get(group)
+            names = [name for name in choices(group) if isinstance(node, Mapping) and name in node]
+            made.setdefault(group, f"[{','.join(names)}]")
         return [
             f"{key}={choice}"
-            for key, choice in made
+            for key, choice in made.items()
             if is_group(group := str(key).partition("@")[0])
             and group not in IGNORED
             and not f"{str(key).rpartition('@')[2]}.".startswith(given)
-            and re.fullmatch(r"\w+", str(choice))
-            and (conf_dir() / group / f"{choice}.yaml").is_file()
+            and re.fullmatch(r"\w+|\[[\w,]+\]", str(choice))
+            and all(name in choices(group) for name in re.findall(r"\w+", str(choice)))
         ]
 
     def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:

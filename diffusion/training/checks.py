@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.checkpoint import storage
-from diffusion.config.schema import Train, Trainer
+from diffusion.config.schema import INSTEAD, Train, Trainer
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
@@ -23,7 +23,10 @@ LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strateg
 
 
 def check_trainer(settings: Trainer) -> None:
-    """Refuse a run without an end, a GPU that is not there, and strategies that start processes themselves."""
+    """Refuse a run without an end, a GPU that is not there, strategies that start processes, and what a run decides."""
+    for key in (f"trainer.{name}" for name in settings.model_extra or {}):
+        if key in INSTEAD:
+            raise UserError(f"{key}: a run decides this itself; {INSTEAD[key]}")
     if settings.max_epochs in (None, -1) and settings.max_steps == -1:
         raise UserError(
             "trainer.max_epochs and trainer.max_steps are both without limit: set one of them, such as "

@@ -49,7 +49,15 @@ def environment() -> list[ClusterEnvironment]:
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Raise UserError for a Trainer of another size than what torchrun started: each process would be its own run."""
+    """Raise UserError for a Trainer of another size than what torchrun started: each process would be its own run.
+
+    Without torchrun, the processes of other machines would be waited for in vain.
+    """
+    if trainer.num_nodes > 1 and not under_torchrun():
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}: on several machines start one torchrun on each: torchrun "
+            f"--nnodes={trainer.num_nodes} --nproc-per-node={trainer.num_devices} -m diffusion.train …"
+        )
     if under_torchrun() and trainer.world_size != int(os.environ["WORLD_SIZE"]):
         started, local = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
         nodes = int(started) // int(local)

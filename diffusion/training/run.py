@@ -57,7 +57,7 @@ from diffusion.training.saving import Checkpoints
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
-    "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False,
+    "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
 SCORED = 512  # samples, where score.n is not set
 FILES = {
@@ -90,7 +90,13 @@ class Recipe:
     @classmethod
     def build(cls, settings: Train) -> "Recipe":
         """Raises UserError for what cannot be built or does not fit."""
-        for group in ("trainer", "logger", "features", "metrics"):  # built later, when the images are there
+        for group in (
+            "trainer",
+            "logger",
+            "callbacks",
+            "features",
+            "metrics",
+        ):  # built later, when the images are there
             check_node(settings.model_dump().get(group), group)
         recipe = cls(
             data=make(settings.data, "data"),
@@ -160,7 +166,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
             return None
         finish(settings, recipe, folder, trainer, module, scorer)
         loggers.summarize(trainer.loggers, folder, checkpoints.best)
-        record.update(finished=now())
+        record.update(finished=now(), **ended_early(trainer, clock))
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
         name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
         result = known[name] if name in known else last_value(name, folder / "metrics.csv")
@@ -240,7 +246,11 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
     """Lightning's Trainer with the run's loggers, still without callbacks."""
     logs: list[Logger] = [loggers.MetricsFile(folder, None if resumed is None else (resumed.folder, resumed.step))]
     if settings.logger:
-        logs.append(make(settings.logger, "logger")(folder, settings.model_dump(mode="json")))
+        # One of a run that was begun when there could be only one is by itself.
+        chosen = {"": settings.logger} if "_target_" in settings.logger else settings.logger
+        logs += [
+            make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
+        ]
     trainer: pl.Trainer = make(
         settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
         default_root_dir=str(folder), plugins=[storage.Storage(), *processes.environment()],
@@ -268,11 +278,14 @@ def set_clock(
         signals.DeferSignals(), RunProgress(clock), Forecast(clock), ValidateLastStep(clock), OverfittingNotice(),
         LearningRateMonitor("step"),
     ]  # fmt: skip
+    if settings.trainer.max_time is not None:
+        used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
         used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder))
     if recipe.ema is not None:
         used.append(recipe.ema)
     used.append(Guard(settings.guard, clock))
+    used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
     samples, score = settings.samples, settings.score
     if samples.n and samples.every_n_epochs:
 
@@ -351,6 +364,17 @@ def finish(
     print_scores(new)
     if score.audit:
         scorer.write([scorer.audit(images[:scored], score.audit, **of_samples)])
+
+
+def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:
+    """The reason why a run that is complete has not made all its steps, for its record; nothing where it has."""
+    if trainer.global_step >= clock.total:
+        return {}
+    why = [c.stopping_reason_message for c in trainer.early_stopping_callbacks if c.stopping_reason_message]
+    said = " ".join(why).removesuffix(" Signaling Trainer to stop.") or "A callback asked to stop."
+    reason = f"ended at step {trainer.global_step} of {clock.total}. {said}"
+    console.print(reason)
+    return {"reason": reason}
 
 
 def print_run(folder: Path, recipe: Recipe) -> None:

@@ -1,11 +1,12 @@
 """Signals that end a run: its state is saved at the next completed optimizer step, then it exits with 128 + the number.
 
 SIGTERM (143), SIGINT, which is Ctrl-C (130), SIGHUP, when the terminal is closed (129), SIGXCPU, when a limit of CPU
-time is reached (152), and SIGUSR1 (138), on which a job of SLURM is also queued again (`#SBATCH --signal=USR1@120`, see
-`diffusion.runs.slurm`). A handler only takes note; several processes agree after each step, so that all of them stop at
-the same one. A validation, or the drawing of samples, is broken off, and the resumed run does it again. (The last
-validation is finished first: after it, nothing is left to resume.) Where nothing can be lost, before and after
-training, the run ends at once, as it does before torch is imported (`diffusion.runs.early_signals`).
+time is reached (152), SIGALRM, when `trainer.max_time` is over (142), and SIGUSR1 (138), on which a job of SLURM is
+also queued again (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). A handler only takes note; several
+processes agree after each step, so that all of them stop at the same one. A validation, or the drawing of samples, is
+broken off, and the resumed run does it again. (The last validation is finished first: after it, nothing is left to
+resume.) Where nothing can be lost, before and after training, the run ends at once, as it does before torch is imported
+(`diffusion.runs.early_signals`).
 """
 
 import contextlib
@@ -139,6 +140,32 @@ class DeferSignals(Callback):
         if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
             State.deferring = True
             install(number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN)
+
+
+class TimeLimit(Callback):
+    """Stops training, as SIGALRM does, after so long in this process: where that is agreed on, saved and resumed from.
+
+    (Lightning's own Timer ends a run as if it were complete, and a resumed one at once.)
+
+    Args:
+        time: as DD:HH:MM:SS.
+    """
+
+    def __init__(self, time: str):
+        days, hours, minutes, seconds = map(int, time.split(":"))
+        self.seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the process's alarm clock, whose signal is handled from now on."""
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is left to stop."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """It is stopped already."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class StopOnSignal(Callback):

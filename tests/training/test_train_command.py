@@ -251,7 +251,7 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
 def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch):
     for variable in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(variable, raising=False)
-    words = [*tiny, "logger=wandb", "logger.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
+    words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
     words += ["features=lite0", "hydra.run.dir=run"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
         status, out, err = command("train", [*words, more, "ckpt=auto"])
@@ -287,7 +287,7 @@ def test_wandb_groups_the_jobs_of_a_sweep(command, tiny, tmp_path):
     jobs = [recorded(tmp_path / f"swept/one/{job}")[0].run for job in range(2)]
     assert [(job.run_group, job.display_name) for job in jobs] == [("swept/one", "one/0"), ("swept/one", "one/1")]
     assert jobs[0].run_id != jobs[1].run_id
-    status, out, err = command("train", [*words[:-1], "logger.group=mine", "hydra.run.dir=alone"])
+    status, out, err = command("train", [*words[:-1], "logger.wandb.group=mine", "hydra.run.dir=alone"])
     assert status == 0, out + err
     assert recorded(tmp_path / "alone")[0].run.run_group == "mine"
 

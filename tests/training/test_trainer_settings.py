@@ -1,0 +1,184 @@
+"""The Trainer is the user's too: callbacks, loggers, an end by time, and every argument works or is refused by name."""
+
+import inspect
+import json
+import re
+
+import pytest
+import yaml
+from forked import Train
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from diffusion.checkpoint import storage
+from diffusion.config import schema
+from diffusion.config.choices import conf_dir
+from diffusion.errors import UserError
+from diffusion.runs.metrics import read_metrics
+from diffusion.training.checks import check_trainer
+from tests.support.composing import settings
+
+RUN = ["hydra.run.dir=run", "ckpt=auto"]
+STOPPING = ["callbacks=early_stopping", "callbacks.early_stopping.min_delta=1000", "trainer.max_epochs=4"]
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_every_argument_of_lightnings_trainer_is_a_setting_or_refused():
+    shown = yaml.safe_load((conf_dir() / "trainer/default.yaml").read_text()).keys() | schema.Trainer.model_fields
+    refused = {key.removeprefix("trainer.") for key in schema.INSTEAD}
+    arguments = inspect.signature(Trainer).parameters.keys()
+    assert shown - {"_target_"} | refused == arguments
+    assert not shown & refused
+
+
+@pytest.mark.parametrize("key", schema.INSTEAD)
+def test_what_a_run_decides_is_refused_by_name(key):
+    with pytest.raises(UserError, match=re.escape(schema.INSTEAD[key])):
+        check_trainer(settings([f"+{key}=false"]).trainer)
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_it_is_refused_with_and_without_a_plus(command, tiny, plus):
+    status, _, err = command("train", [*tiny, f"{plus}trainer.logger=false"])
+    assert status == 2
+    assert "error: trainer.logger: a run decides this itself; choose logger=csv" in err
+
+
+def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
+    words = ["trainer.limit_val_batches=1", "data.eval_batch_size=4", "trainer.gradient_clip_val=0.1"]
+    words += ["trainer.gradient_clip_algorithm=value", "trainer.profiler=simple", "trainer.detect_anomaly=true"]
+    status, out, err = command("train", [*tiny, *words, "trainer.max_steps=2", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    assert "val/mse" in read_metrics(tmp_path / "run/metrics.csv")
+
+
+def test_machines_without_torchrun_are_refused(command, tiny):
+    status, _, err = command("train", [*tiny, "trainer.num_nodes=2"])
+    assert status == 2
+    assert "trainer.num_nodes=2: on several machines start one torchrun on each" in err
+
+
+def test_several_callbacks_and_loggers_and_settings_of_theirs_on_resume(command, tiny, tmp_path):
+    words = ["callbacks=[throughput,gradient_norm,memory,early_stopping]", "logger=[wandb,tensorboard]"]
+    status, out, err = command("train", [*tiny, *words, "trainer.max_steps=6", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    metrics = read_metrics(tmp_path / "run/metrics.csv")
+    for name in ("train/images_per_second", "train/steps_per_second", "train/gradient_norm", "memory/peak_gb"):
+        assert len(metrics[name].step) == 6
+        assert (metrics[name].value > 0).all()
+    names = [path.name for path in (tmp_path / "run").rglob("*")]
+    assert any("tfevents" in name for name in names)
+    assert any("offline-run" in name for name in names)
+    words = ["callbacks.early_stopping.patience=7", "logger.wandb.project=other", "trainer.max_steps=8"]
+    status, out, err = command("train", [*RUN, *words])
+    assert status == 0, out + err
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["callbacks"].keys() == {"throughput", "gradient_norm", "memory", "early_stopping"}
+    assert config["callbacks"]["early_stopping"]["patience"] == 7
+    assert config["logger"]["wandb"]["project"] == "other"
+    assert record(tmp_path / "run")["steps"] == 8
+
+
+def test_callbacks_change_no_weight(command, tiny, tmp_path):
+    for name, words in {"plain": [], "watched": ["callbacks=[throughput,gradient_norm,memory,early_stopping]"]}.items():
+        status, out, err = command("train", [*tiny, *words, "trainer.max_steps=4", f"hydra.run.dir={name}"])
+        assert status == 0, out + err
+    plain, watched = (storage.load(tmp_path / f"{name}/checkpoints/last.ckpt") for name in ("plain", "watched"))
+    for weights in ("state_dict", "current_model_state"):
+        assert all((value == watched[weights][key]).all() for key, value in plain[weights].items())
+
+
+def test_a_run_of_the_time_of_one_logger_resumes(command, tiny, tmp_path):
+    words = ["logger=tensorboard", "trainer.max_steps=2", "hydra.run.dir=run"]
+    assert command("train", [*tiny, *words])[0] == 0
+    file = tmp_path / "run/config.yaml"
+    config = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(config | {"logger": config["logger"]["tensorboard"]}))
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 0, out + err
+
+
+def test_a_misspelt_one_of_several_is_named(command, tiny):
+    status, _, err = command("train", [*tiny, "callbacks=[memory,early_stoping]"])
+    assert status == 2
+    assert "callbacks=early_stoping: there is no such choice (did you mean early_stopping?)" in err
+
+
+def test_a_callback_of_a_saved_configuration_is_only_built_where_the_user_names_it(command, tiny, tmp_path):
+    status, out, err = command("train", [*tiny, "callbacks=memory", "trainer.max_steps=2", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    file = tmp_path / "run/config.yaml"
+    file.write_text(file.read_text().replace("diffusion.training.callbacks.Memory", "doubles.signalling"))
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 2, out + err
+    assert "its callbacks names doubles.signalling" in err
+
+
+@pytest.fixture
+def stopped(command, tiny, tmp_path):
+    """A run that did not improve after its first validation. It has 6 steps between validations."""
+    words = [*STOPPING, "callbacks.early_stopping.patience=1", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    return tmp_path / "run"
+
+
+def test_a_run_that_no_longer_improves_is_complete_and_says_why(command, stopped):
+    now = record(stopped)
+    assert (now["state"], now["steps"], now["total_steps"]) == ("complete", 12, 24)
+    assert "ended at step 12 of 24. Monitored metric val/mse did not improve" in now["reason"]
+    assert now["reason"] in (stopped / "README.md").read_text()
+    assert storage.load(stopped / "checkpoints/last.ckpt")["global_step"] == 12
+    assert "is complete already" in command("train", RUN)[1]
+    status, out, err = command("train", [*RUN, "callbacks.early_stopping.patience=2"])
+    assert status == 0, out + err
+    assert (record(stopped)["steps"], record(stopped)["state"]) == (18, "complete")
+
+
+def test_it_stays_ended_where_only_its_scores_are_missing(command, stopped):
+    (stopped / "run.json").write_text(json.dumps(record(stopped) | {"state": "interrupted"}))
+    status, out, err = command("train", RUN)
+    assert status == 0, out + err
+    now = record(stopped)
+    assert (now["state"], now["steps"]) == ("complete", 12)
+    assert "ended at step 12 of 24" in now["reason"]
+
+
+def test_what_no_validation_gives_cannot_be_watched(command, tiny):
+    status, _, err = command("train", [*tiny, *STOPPING, "callbacks.early_stopping.monitor=val/mes"])
+    assert status == 2
+    assert "early stopping with monitor=val/mes: a validation gives no such number; it gives fit/mse, " in err
+
+
+class Ends(Callback):
+    """Of the user: ends at the fourth step."""
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop = trainer.global_step == 4
+
+
+def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
+    words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Ends", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
+    assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
+
+
+def test_a_run_whose_time_is_over_is_interrupted_and_resumes(command, tiny, tmp_path):
+    words = [*tiny, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01", f"hydra.run.dir={tmp_path}/run"]
+    job = Train(words, tmp_path / "log")
+    job.process.join()
+    log = (tmp_path / "log").read_text()
+    assert job.process.exitcode == 142, log
+    now, step = record(tmp_path / "run"), storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
+    assert (now["state"], now["reason"]) == ("interrupted", "SIGALRM, as trainer.max_time is over")
+    assert now["steps"] == step > 0
+    assert "ckpt=auto" in log
+    status, out, err = command("train", [*RUN, "trainer.max_time=00:01:00:00", f"trainer.max_steps={step + 2}"])
+    assert status == 0, out + err
+    assert record(tmp_path / "run")["state"] == "complete"
+    assert record(tmp_path / "run")["steps"] == step + 2
