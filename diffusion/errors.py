@@ -83,6 +83,14 @@ class Arguments(ArgumentParser):
             prog=f"python -m diffusion.{name}", description=about, formatter_class=RawDescriptionHelpFormatter
         )
 
+    def add_config_dir(self) -> None:
+        """Add the option that names a folder of the user's own choices, for `config.choices.searching`."""
+        self.add_argument(
+            "--config-dir",
+            metavar="CONF",
+            help="choices of your own, as CONF/GROUP/NAME.yaml; their classes are trusted",
+        )
+
     def error(self, message: str) -> NoReturn:
         """End the command."""
         self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")

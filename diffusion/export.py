@@ -17,12 +17,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
     parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or raw (default: ema)")
+    parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
     def export() -> None:
         from diffusion.checkpoint import exported, find, restore  # torch, only when there is something to do
+        from diffusion.config.choices import searching
 
-        model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
+        with searching([chosen.config_dir]):
+            model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
         file = chosen.file or model.path.with_suffix(".safetensors")
         weights = model.denoiser.network.state_dict()
         print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights))

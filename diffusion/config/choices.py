@@ -1,13 +1,41 @@
-"""The choices that conf/ offers: a folder for each group, a yaml file for each choice."""
+"""The choices that conf/ offers: a folder for each group, a yaml file for each choice.
+
+A folder of the same kind adds choices of the user's own: `--config-dir CONF`, see `searching`.
+"""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from diffusion.errors import UserError, first_line
 from diffusion.files import PACKAGE
+
+_own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
+
+
+@contextmanager
+def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
+    """Within: these folders, where they are not None, offer choices beside those of conf/.
+
+    The classes that they name are trusted like those of conf/, and may be built from a file. So the folders come from
+    the user, on the command line or as an argument, and never from a file. Raises UserError for one that is not there.
+    """
+    own = [Path(folder).expanduser() for folder in folders if folder is not None]
+    if missing := [folder for folder in own if not folder.is_dir()]:
+        raise UserError(
+            f"{missing[0]}: no such folder; expected one like conf/, such as CONF with CONF/model/NAME.yaml"
+        )
+    token = _own.set(tuple(own))
+    try:
+        yield
+    finally:
+        _own.reset(token)
 
 
 def conf_dir() -> Path:
@@ -16,30 +44,50 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
+def searched() -> tuple[Path, ...]:
+    """conf/ and the user's own folders, in Hydra's order: of two files of one name, the first is the choice."""
+    return conf_dir(), *_own.get()
+
+
 def is_group(name: str) -> bool:
     """Whether conf/ has a group of this name."""
     return bool(re.fullmatch(r"\w+", name)) and (conf_dir() / name).is_dir()
 
 
+def files(group: str) -> dict[str, Path]:
+    """A group's choices by name, and the file of each."""
+    found: dict[str, Path] = {}
+    for folder in searched():
+        for file in (folder / group).rglob("*.yaml"):
+            found.setdefault(file.relative_to(folder / group).with_suffix("").as_posix(), file)
+    return dict(sorted(found.items()))
+
+
 def choices(group: str) -> list[str]:
     """The names of a group's choices."""
-    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+    return list(files(group))
 
 
 def choices_with(group: str, key: str) -> list[str]:
     """The choices of a group that have a setting of this name, or choose it from a group of its own."""
     pattern = re.compile(rf"^{re.escape(key)}:|@{re.escape(key)}:", re.MULTILINE)
-    return [choice for choice in choices(group) if pattern.search((conf_dir() / group / f"{choice}.yaml").read_text())]
+    return [choice for choice, file in files(group).items() if pattern.search(file.read_text("utf-8"))]
 
 
-@cache
 def inner_groups(group: str) -> tuple[str, ...]:
     """The groups that are chosen as parts of another one, such as `grid` of `sampler`."""
-    texts = [file.read_text() for file in (conf_dir() / group).glob("*.yaml")]
-    return tuple(sorted({name for text in texts for name in re.findall(r"^  - /(\w+)@", text, re.MULTILINE)}))
+    texts = [file.read_text("utf-8") for file in files(group).values()]
+    return tuple(sorted({name for text in texts for name in re.findall(r"^ *- /(\w+)@", text, re.MULTILINE)}))
+
+
+def nodes(group: str) -> list[Any]:
+    """The choices of a group, as they are written."""
+    return [_node(file.read_text("utf-8"), file) for file in files(group).values()]
 
 
 @cache
-def shipped(group: str) -> list[Any]:
-    """The choices of a group, as they are written in conf/."""
-    return [yaml.safe_load(file.read_text()) for file in sorted((conf_dir() / group).rglob("*.yaml"))]
+def _node(text: str, file: Path) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not readable yaml ({first_line(error)}); correct it") from error

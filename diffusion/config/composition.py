@@ -1,7 +1,7 @@
 """Composing conf/ and the defaults of the settings by Hydra, outside of a command's beginning."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -9,7 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config.choices import choices, conf_dir, is_group
+from diffusion.config.choices import choices, is_group, searched
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import UserError, nearest
 
@@ -34,8 +34,7 @@ def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a command with overrides."""
     for name, schema in COMMANDS.items():
         register_settings(name, schema)
-    with _conf():
-        return compose(command, list(overrides))
+    return _compose(command, overrides)
 
 
 def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
@@ -48,20 +47,21 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
             f"{group}={name}: there is no such choice{nearest(name, choices(group))}; {group} is one of "
             f"{', '.join(choices(group))}"
         )
-    with _conf():
-        node: dict[str, Any] = plain(compose(f"{group}/{name}", list(overrides)))[group]
+    node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides))[group]
     parts = {key: choice(key, value) for key, value in settings.items() if is_group(key) and isinstance(value, str)}
     return {**node, **settings, **parts}
 
 
-@contextmanager
-def _conf() -> Iterator[None]:
-    """Within: Hydra composes conf/. Whoever uses Hydra around this finds it as it was."""
+def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
+    """A file of conf/ with overrides, composed by Hydra. Whoever uses Hydra around this finds it as it was."""
+    main = next(folder for folder in searched() if (folder / f"{config}.yaml").is_file())
+    others = [str(folder.absolute()) for folder in searched() if folder != main]
+    path = [f"hydra.searchpath={json.dumps(others)}"] if others else []
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            yield
+        with initialize_config_dir(str(main.absolute()), version_base="1.3"):
+            return compose(config, [*overrides, *path])
     finally:
         GlobalHydra.instance().hydra = before
 

@@ -15,7 +15,7 @@ import yaml
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.config.choices import choices, conf_dir, inner_groups, is_group
+from diffusion.config.choices import choices, conf_dir, files, inner_groups, is_group
 from diffusion.config.schema import Settings
 from diffusion.config.validation import shown
 from diffusion.console import console
@@ -33,8 +33,8 @@ def print_help(command: str, schema: type[Settings], about: str, words: list[str
     asked = [i for i, word in enumerate(words) if word in FLAGS]
     if not asked:
         return False
-    group = next(iter(words[asked[0] + 1 :]), None)
-    if group is None:
+    group = next(iter(words[asked[0] + 1 :]), "-")
+    if group.startswith("-"):
         _command_help(command, schema, about)
     elif is_group(group):
         _group_help(group)
@@ -57,15 +57,15 @@ def _command_help(command: str, schema: type[Settings], about: str) -> None:
     _print("Groups", [(place, ", ".join(names)) for place, names in groups])
     settings = [*_settings(schema)]
     for group, choice in chosen.items():
-        if (file := conf_dir() / group / f"{choice}.yaml").is_file():
+        if file := files(group).get(choice):
             settings += _choice_settings(group, yaml.safe_load(file.read_text()) or {})
     _print("Settings", [(f"{key}={value}", text) for key, value, text in settings])
     console.print(f"\n{FOOT}")
 
 
 def _group_help(group: str) -> None:
-    for choice in choices(group):
-        text = (conf_dir() / group / f"{choice}.yaml").read_text()
+    for choice, file in files(group).items():
+        text = file.read_text("utf-8")
         about = " ".join(line.lstrip("# ") for line in _header(text))
         settings = _choice_settings(group, yaml.safe_load(text) or {})
         _print(f"{group}={choice}", [(f"{key}={value}", doc) for key, value, doc in settings], about)

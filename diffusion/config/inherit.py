@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from diffusion.config.choices import inner_groups, shipped
+from diffusion.config.choices import inner_groups, nodes
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import Settings
 from diffusion.errors import UserError, nearest
@@ -42,7 +42,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
         node = getattr(settings, group, None)
         if isinstance(node, dict) and node.get("from") == RUN:
             inherited = (recipe or {}).get(group) or plain(defaults[group])
-            if group == "features" and inherited not in shipped(group):
+            if group == "features" and inherited not in nodes(group):
                 raise UserError(
                     f"{where}: its features are set differently from conf/features, and a file may not say which "
                     "weights are read; choose them again, such as features=clip features.source=FOLDER"

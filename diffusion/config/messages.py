@@ -3,6 +3,7 @@
 import re
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -66,9 +67,7 @@ def ordered(words: Sequence[str], command: str) -> list[str]:
 
     Raises UserError for a word that is neither an option nor KEY=VALUE, such as `--lr 1e-4`.
     """
-    parser = get_args_parser()
-    parser.error = _refuse_option  # type: ignore[method-assign]
-    given, unknown = parser.parse_known_intermixed_args(list(words))
+    given, unknown = options_of(words)
     settings, options = list(given.overrides), list(words)
     stray = [w for w in words if w in unknown or (w in settings and "=" not in w[1:] and not w.startswith("~"))]
     if stray:
@@ -76,6 +75,13 @@ def ordered(words: Sequence[str], command: str) -> list[str]:
     for word in settings:
         options.remove(word)
     return settings + options
+
+
+def options_of(words: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Hydra's options in `words`, and what it does not know. Raises UserError for an option without its value."""
+    parser = get_args_parser()
+    parser.error = _refuse_option  # type: ignore[method-assign]
+    return parser.parse_known_intermixed_args(list(words))
 
 
 def _refuse_option(message: str) -> NoReturn:

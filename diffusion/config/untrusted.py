@@ -1,11 +1,11 @@
 """Configurations that come with a file: read as plain data, and built only from classes that conf/ names.
 
 A checkpoint or a run's folder may come from somebody else. Its configuration must neither run code nor read the
-environment: no interpolation is resolved, and each part may only name what the choices of its group in conf/ name.
+environment: no interpolation is resolved, and each part may only name what the choices of its group name, in conf/ or
+in a folder that the user gives with this very command (`--config-dir`, see `choices.searching`).
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.config.choices import inner_groups, shipped
+from diffusion.config.choices import inner_groups, nodes
 from diffusion.errors import UserError
 
 PARTS = ("model", "schedule", "prediction", "data")  # what is built to sample and score
@@ -64,21 +64,24 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
 
 
 def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
-    """Raise UserError where a part of a file's configuration names a class that its group in conf/ does not name.
+    """Raise UserError where a part of a file's configuration names a class that no choice of its group names.
 
     Args:
         trusted: a node whose classes are allowed too, because the user has named them.
     """
+    allowed = {*allowed_targets(part), *_targets(trusted)}
     for target in _targets(node):
-        if target not in allowed_targets(part) and target not in _targets(trusted):
-            raise UserError(f"{where}: its {part} names {target}; from a file only what conf/{part} names is built")
+        if target not in allowed:
+            raise UserError(
+                f"{where}: its {part} names {target}; from a file only what conf/{part} names is built; if you trust "
+                f"it, give --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
+            )
 
 
-@cache
 def allowed_targets(part: str) -> frozenset[str]:
-    """Every `_target_` in the choices of conf/<part>, and of the groups within it."""
+    """Every `_target_` in the choices of a group, and of the groups within it."""
     groups = (part, *inner_groups(part))
-    return frozenset(target for group in groups for node in shipped(group) for target in _targets(node))
+    return frozenset(target for group in groups for node in nodes(group) for target in _targets(node))
 
 
 def _has_directives(node: Any) -> bool:

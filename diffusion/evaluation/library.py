@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.choices import choices
+from diffusion.config.choices import choices, searching
 from diffusion.config.composition import choice
 from diffusion.config.inherit import RUN, completed
 from diffusion.config.schema import Sample
@@ -76,7 +76,7 @@ class Model:
         return completed(own, self.restored.config, path).sampler
 
 
-def load(path: str | Path, weights: str = "ema", device: str = "auto") -> Model:
+def load(path: str | Path, weights: str = "ema", device: str = "auto", config_dir: str | Path | None = None) -> Model:
     """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
 
     Raises UserError where there is none, or where the file is damaged.
@@ -85,8 +85,10 @@ def load(path: str | Path, weights: str = "ema", device: str = "auto") -> Model:
         path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
         weights: `ema` for the averaged weights, `raw` for the trained ones.
         device: auto, cpu, cuda, cuda:1, mps.
+        config_dir: your own folder of choices, like conf/. The classes that it names may be built from the file.
     """
-    restored = restore(trained(path), weights)
+    with searching([config_dir]):
+        restored = restore(trained(path), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
     return Model(restored, chosen)

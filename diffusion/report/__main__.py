@@ -24,21 +24,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Report on each folder; 0, or 2 with one line on stderr for each folder of which there is no report."""
     parser = Arguments("report", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    folders = parser.parse_args(arguments).folders
-    return max([exit_status(partial(report, folder), "check the folder's rights") for folder in folders])
+    parser.add_config_dir()
+    chosen = parser.parse_args(arguments)
+    tasks = [partial(report, folder, chosen.config_dir) for folder in chosen.folders]
+    return max([exit_status(task, "check the folder's rights") for task in tasks])
 
 
-def report(folder: Path) -> None:
-    """Write the report of a run's or a sweep's folder."""
+def report(folder: Path, config_dir: str | None = None) -> None:
+    """Write the report of a run's or a sweep's folder, trusting what the choices in `config_dir` name."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
+    from diffusion.config.choices import searching
     from diffusion.report.sweep import compare_jobs
     from diffusion.runs.folder import is_run
 
     if is_run(folder):
         from diffusion.report.run import write_report
 
-        print(write_report(folder, *rebuild(folder)))
+        with searching([config_dir]):
+            print(write_report(folder, *rebuild(folder)))
     else:
         for path in compare_jobs(folder):
             print(path)
@@ -58,7 +62,7 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
         config = plain_config(file.read_text("utf-8"), file) if file.is_file() else {}
 
         def build(part: str) -> Any:
-            """Only what conf/ names is built: the folder may come from somebody else."""
+            """Only what choices name is built: the folder may come from somebody else."""
             check_targets(config[part], part, file)
             return make(config[part], part)
 

@@ -9,16 +9,19 @@ and ends with 128 + the signal's number: 130 by Ctrl-C, 143 by SIGTERM, 138 by S
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages, secrets
-from diffusion.config.choices import conf_dir
+from diffusion.config.choices import conf_dir, searching
 from diffusion.config.composition import register_settings
 from diffusion.config.help import print_help
 from diffusion.config.schema import RENAMED, Settings
@@ -46,7 +49,9 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         streams.keep_going()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
         composed: list[tuple[Any, Any, Path]] = []
+        stack = ExitStack()
         try:
+            stack.enter_context(searching(own_folders(sys.argv[1:])))
             if print_help(name, schema, about, sys.argv[1:]):
                 return
             words = [_at_home(_renamed(word)) for word in messages.ordered(sys.argv[1:], name)]
@@ -85,9 +90,31 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             print(f"error: {line}", file=sys.stderr)
             sys.exit(messages.exit_status(error))
         finally:
+            stack.close()
             streams.report_loss()
 
     return main
+
+
+def own_folders(words: list[str]) -> list[Path]:
+    """The folders of choices that a command line adds to conf/, by --config-dir and hydra.searchpath=[…]."""
+    given, _ = messages.options_of(words)
+    paths = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
+    found = [given.config_dir] if given.config_dir else []
+    for override in OverridesParser.create().parse_overrides(paths):
+        value: Any = override.value()
+        found += value if isinstance(value, list) else [value]
+    return [_folder(str(path)) for path in found]
+
+
+def _folder(path: str) -> Path:
+    """The folder that Hydra means by FOLDER, file://FOLDER or pkg://PACKAGE."""
+    scheme, _, rest = path.rpartition("://")
+    if scheme != "pkg" or not rest:
+        return Path(rest)
+    package, *inner = rest.replace("/", ".").split(".")
+    found = find_spec(package)
+    return Path(next(iter(found.submodule_search_locations or []), rest) if found else rest, *inner)
 
 
 def _renamed(word: str) -> str:

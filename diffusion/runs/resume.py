@@ -1,7 +1,8 @@
 """Resuming a run in its own folder: its saved configuration, with what the command line overrides.
 
 `hydra.run.dir=RUN ckpt=auto` continues with the recipe of RUN. The saved configuration is data, never a command line:
-no interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again.
+no interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again,
+itself or by a folder of choices (`--config-dir`).
 """
 
 import copy
@@ -16,8 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from diffusion.config import untrusted
-from diffusion.config.choices import choices, conf_dir, is_group
+from diffusion.config import messages, untrusted
+from diffusion.config.choices import choices, files, is_group
 from diffusion.console import console
 from diffusion.errors import UserError
 
@@ -36,7 +37,7 @@ class ResumedRun:
 
     @property
     def choices(self) -> list[str]:
-        """GROUP=CHOICE for each choice that the run was composed of, where conf/ has it.
+        """GROUP=CHOICE for each choice that the run was composed of, where it is still there.
 
         Hydra composes the command line over them, so that the settings of these choices can be overridden.
         """
@@ -56,14 +57,13 @@ class ResumedRun:
             if is_group(group := str(key).partition("@")[0])
             and group not in IGNORED
             and not f"{str(key).rpartition('@')[2]}.".startswith(given)
-            and re.fullmatch(r"\w+|\[[\w,]+\]", str(choice))
-            and all(name in choices(group) for name in re.findall(r"\w+", str(choice)))
+            and all(name.strip() in choices(group) for name in str(choice).strip("[]").split(","))
         ]
 
     def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:
         """The saved configuration, with what the command line overrides taken from the `composed` one.
 
-        Raises UserError where the saved configuration names a class that conf/ does not name.
+        Raises UserError where the saved configuration names a class that is not trusted.
         """
         result = copy.deepcopy(self.config)
         for override in self.overrides:
@@ -79,9 +79,8 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
     """The run that the command line resumes in its own folder; None where it does something else."""
     if any(word in ("-m", "--multirun") for word in words):
         return None
-    plain = [word for word in words if not word.startswith("-")]
     try:
-        overrides = OverridesParser.create().parse_overrides(plain)
+        overrides = OverridesParser.create().parse_overrides(messages.options_of(words)[0].overrides)
     except HydraException:
         return None  # Hydra will say what is wrong with them
     given = {override.key_or_group: override.value() for override in overrides}
@@ -103,7 +102,8 @@ def _places(override: Override) -> Iterator[str]:
     """The keys of the configuration that an override sets; a choice sets all that is below its place."""
     key = str(override.key_or_group)
     if key == "experiment":
-        node = yaml.safe_load((conf_dir() / key / f"{override.value()}.yaml").read_text()) or {}
+        file = files(key).get(str(override.value()))  # none: Hydra will say so
+        node = yaml.safe_load(file.read_text("utf-8")) or {} if file else {}
         for entry in node.pop("defaults", []):
             yield from (re.sub(r"^override /(?:\w+@)?", "", str(group)) for group in entry)
         yield from _leaves(node)

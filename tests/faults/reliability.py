@@ -378,7 +378,7 @@ FAULTS = [
     ),
     Fault(
         "T8 any weights are read",
-        "inherited not in shipped(group)",
+        "inherited not in nodes(group)",
         "False",
         f"{MISLED}[weights of the features]",
     ),
