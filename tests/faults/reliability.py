@@ -366,8 +366,8 @@ FAULTS = [
     ),
     Fault(
         "T8 any class is built",
-        "if target not in allowed_targets(part) and target not in _targets(trusted):",
-        "if False:",
+        "        if target not in allowed:",
+        "        if False:",
         f"{PAYLOAD}[schedule]",
     ),
     Fault(
