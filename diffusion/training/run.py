@@ -209,18 +209,19 @@ def with_affordable_scores(settings: Train, recipe: Recipe, clock: Clock, device
     """The settings with the number of samples to score, where it is not set.
 
     It is 0 if drawing `SCORED` samples takes more network evaluations than the training, where a step's backward pass
-    counts as two.
+    counts as two, unless a search follows their score.
     """
     if settings.score.n is not None:
         return settings
     sampling = SCORED * evaluations(recipe.sampler, recipe.schedule)
     training = 3 * clock.total * clock.accumulate * recipe.data.batch_size * devices
-    if sampling > training:
+    affordable = sampling <= training or settings.sweep.score != "val/mse"
+    if not affordable:
         console.print(
             f"no scores: {SCORED} samples would take {sampling:,} network evaluations, and the training takes "
             f"{training:,}; score.n={SCORED} makes them"
         )
-    score = settings.score.model_copy(update={"n": SCORED if sampling <= training else 0})
+    score = settings.score.model_copy(update={"n": SCORED if affordable else 0})
     return settings.model_copy(update={"score": score})
 
 
