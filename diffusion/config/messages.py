@@ -55,6 +55,11 @@ def explain(error: BaseException, command: str) -> str | None:
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which a command without a network does not import
+        return (
+            f"{first_line(error).partition('. ')[0]}: lower the batch size (in training without changing the numbers: "
+            "halve data.batch_size, double trainer.accumulate_grad_batches), or give trainer.precision=bf16-mixed"
+        )
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return "a number of the optimizer's step is beyond the range of float32: lower optimizer.lr"
     if isinstance(error, OSError) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir"):

@@ -66,3 +66,10 @@ def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
     listed = {line.split()[0] for line in out.partition("Settings")[0].splitlines() if "=  " in line}
     assert "unipc, run (default)" in " ".join(out.split())
     assert listed == {"sampler=", "grid@sampler.grid=", "threshold@sampler.threshold=", "variance@sampler.variance="}
+
+
+def test_a_full_gpu_is_one_line(command, tiny) -> None:
+    status, _, err = command("train", [*tiny, "samples.n=0", "optimizer._target_=deaths.memory"])
+    assert status == 2
+    (line,) = err.splitlines()
+    assert line.startswith("error: CUDA out of memory: lower the batch size")
