@@ -168,6 +168,7 @@ def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
 
 
+@pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does
 def test_a_run_whose_time_is_over_is_interrupted_and_resumes(command, tiny, tmp_path):
     words = [*tiny, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01", f"hydra.run.dir={tmp_path}/run"]
     job = Train(words, tmp_path / "log")
