@@ -56,7 +56,11 @@ def test_what_a_full_disk_has_lost_is_said(tiny, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
 def test_a_closed_terminal_or_a_spent_limit_saves_first(tiny, tmp_path, number, figure):
-    run = start([*tiny, "trainer.max_steps=100000", "hydra.run.dir=run"], tmp_path, stdout=subprocess.DEVNULL)
+    run = start(
+        [*tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "hydra.run.dir=run"],
+        tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
     while lines(tmp_path / "run/metrics.csv") < 4:
         assert run.poll() is None
         time.sleep(0.01)
@@ -69,7 +73,7 @@ def test_a_closed_terminal_or_a_spent_limit_saves_first(tiny, tmp_path, number, 
 
 
 def test_ctrl_c_that_reaches_the_first_process_of_a_sweep_alone(tiny, tmp_path, figure):
-    words = ["-m", *tiny, "trainer.max_steps=100000", "hydra.sweep.dir=sweep"]
+    words = ["-m", *tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "hydra.sweep.dir=sweep"]
     sweep = start(words, tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while lines(tmp_path / "sweep/0/metrics.csv") < 4:
         assert sweep.poll() is None

@@ -305,7 +305,8 @@ def test_the_checkpoint_of_every_shipped_choice_loads(tmp_path, group, choice):
     overrides += [f"{group}@{INNER[group]}={choice}" if group in INNER else f"{group}={choice}"]
     overrides += ["data.root=photos"] if choice == "folder" else []
     overrides += ["model.out_channels=6"] if choice in TWICE and group == "objective" else []
-    overrides += ["prediction=v"] if group == "schedule" else []  # eps has no meaning where alpha = 0
+    if group == "schedule":  # eps has no meaning where alpha = 0, v none where alpha = 1
+        overrides += ["prediction=edm", "grid@sampler.grid=karras"] if choice in ("edm", "ve") else ["prediction=v"]
     settings = settings_of(overrides)
     recipe = Recipe.build(settings)
     module, network = make_module(settings, recipe, Clock(1, 1), ""), recipe.network
