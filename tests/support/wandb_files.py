@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,17 @@ class Recorded:
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
 
 
 def recorded(folder: Path) -> list[Recorded]:
-    """The offline runs in the folder of a training run, in order of time."""
-    return [_read(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+    """The offline runs in the folder of a training run, in order of time. W&B's own process may still be writing."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [_read(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+        if all(each.ended for each in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
 
 
 def _read(file: Path) -> Recorded:
@@ -31,6 +38,7 @@ def _read(file: Path) -> Recorded:
     found = Recorded()
     for data in _records(file.read_bytes()):
         record = Record.FromString(data)
+        found.ended |= record.HasField("exit")
         if record.HasField("run"):
             found.run = record.run
         for part in (record.run.config, record.config):
