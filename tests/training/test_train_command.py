@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from composing import settings
+from composing import settings, train
 from PIL import Image
 from wandb_files import recorded
 
@@ -89,6 +89,16 @@ def test_scores_during_training_have_the_settings_of_those_at_the_end(command, t
     assert len({score.protocol_key for score in scores}) == 1
     (row,) = compare(gather([tmp_path / "run"])).rows
     assert row.numbers("kid_lite0") == [scores[-1].value]
+
+
+def test_a_run_is_complete_only_with_its_report(tiny, tmp_path, monkeypatch):
+    def end(*_, **__):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(training, "write_report", end)
+    with pytest.raises(RuntimeError, match="killed"):
+        train([*tiny, "samples.n=0", "trainer.max_steps=1"], tmp_path / "run")
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "running"
 
 
 def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_path):
