@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion.config.choices import choices, conf_dir, files, inner_groups, is_group
-from diffusion.config.schema import Settings
+from diffusion.config.schema import Settings, Train
 from diffusion.config.validation import shown
 from diffusion.console import console
 from diffusion.errors import UserError, nearest
@@ -97,7 +97,7 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
 
 def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key, value, documentation) of what a choice sets, and of what its parts set."""
-    documented = documentation(str(node.get("_target_", "")))
+    documented = _documented_settings(group) | documentation(str(node.get("_target_", "")))
     rows = []
     for key, value in node.items():
         if key == "defaults" or key.startswith("_"):
@@ -107,6 +107,14 @@ def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str
         rows.append((f"{group}.{key}", shown(value) if value is not part else "…", text))
         rows += _choice_settings(f"{group}.{key}", part)
     return rows
+
+
+def _documented_settings(group: str) -> dict[str, str]:
+    """The documentation of a group whose choices set settings of diffusion.train, such as `score`."""
+    field = Train.model_fields.get(group)
+    if field is None or not (inspect.isclass(field.annotation) and issubclass(field.annotation, Settings)):
+        return {}
+    return {key: text for key, _, text in _settings(field.annotation)}
 
 
 def _default_choices(command: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, a forecast, its record."""
+"""What a run tells while it trains: a progress bar, its record."""
 
 import os
 import time
@@ -6,20 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.progress import Progress, TaskID
 
 from diffusion.checkpoint.provenance import versions
-from diffusion.console import console, count, duration, progress_bar
+from diffusion.console import console, progress_bar
 from diffusion.data import ImageData
 from diffusion.evaluation.devices import device_name
 from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
-
-WARM_UP = 5  # batches before the forecast's clock starts
-TIMED = 20  # batches that it times
 
 
 class RunProgress(ProgressBar):
@@ -99,38 +95,6 @@ class RunProgress(ProgressBar):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         self.stop()
-
-
-class Forecast(Callback):
-    """After the first steps, how long the training will take in all."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-        self.seen = 0
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Time `TIMED` batches after `WARM_UP` and print what all steps will take."""
-        self.seen += 1
-        if self.seen == WARM_UP:
-            self.began, self.first = self._now(pl_module), trainer.global_step
-        if self.seen != WARM_UP + TIMED or not trainer.is_global_zero:
-            return
-        steps = trainer.global_step - self.first
-        if steps == 0:
-            return
-        left = self.clock.total - trainer.global_step
-        seconds = (self._now(pl_module) - self.began) / steps * left
-        console.print(
-            f"{count(left, 'step')} to go: about {duration(seconds)} of training on {device_name(pl_module.device)}"
-        )
-        if pl_module.device.type == "cpu" and seconds > 3600:
-            console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
-
-    @staticmethod
-    def _now(module: pl.LightningModule) -> float:
-        if module.device.type != "cpu":
-            getattr(torch, module.device.type).synchronize()
-        return time.monotonic()
 
 
 class RecordProgress(Callback):

@@ -40,11 +40,12 @@ from diffusion.training import loggers, processes, signals
 from diffusion.training.checks import check_folder, check_recipe, check_size, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
+from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
-from diffusion.training.progress import Forecast, RecordProgress, RunProgress
+from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -208,18 +209,18 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
 def with_affordable_scores(settings: Train, recipe: Recipe, clock: Clock, devices: int) -> Train:
     """The settings with the number of samples to score, where it is not set.
 
-    It is 0 if drawing `SCORED` samples takes more network evaluations than the training, where a step's backward pass
-    counts as two, unless a search follows their score.
+    It is 0 if drawing `SCORED` samples takes more network evaluations than the training, unless a search follows their
+    score.
     """
     if settings.score.n is not None:
         return settings
     sampling = SCORED * evaluations(recipe.sampler, recipe.schedule)
-    training = 3 * clock.total * clock.accumulate * recipe.data.batch_size * devices
+    training = STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices
     affordable = sampling <= training or settings.sweep.score != "val/mse"
     if not affordable:
         console.print(
             f"no scores: {SCORED} samples would take {sampling:,} network evaluations, and the training takes "
-            f"{training:,}; score.n={SCORED} makes them"
+            f"{training:,}; score=quick or score=full makes some"
         )
     score = settings.score.model_copy(update={"n": SCORED if affordable else 0})
     return settings.model_copy(update={"score": score})
@@ -275,8 +276,9 @@ def set_clock(
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
+    plan = Plan(settings, data, sampler, recipe.schedule, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        signals.DeferSignals(), RunProgress(clock), Forecast(clock), ValidateLastStep(clock), OverfittingNotice(),
+        signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock), OverfittingNotice(),
         LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:

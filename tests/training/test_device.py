@@ -52,7 +52,7 @@ from diffusion.process.timesteps import LossSecondMoment, Uniform
 from diffusion.process.variance import learned_range
 from diffusion.randomness import Streams
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import guard, processes, progress, run, signals
+from diffusion.training import forecast, guard, processes, run, signals
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 
@@ -117,7 +117,7 @@ def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, a
         return begin(self, batch, batch_idx)
 
     monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
-    monkeypatch.setattr(progress, "WARM_UP", 100)  # the forecast waits twice in a run
+    monkeypatch.setattr(forecast, "MEASURED", slice(100, 200))  # the forecast waits twice in a run
     monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
     long = ("trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0")
     status, out, err = command("train", [*tiny, *AWAY, *long])

@@ -1,0 +1,193 @@
+"""What a run will cost, before its first step: its parts are counted in network evaluations, and one of them is timed.
+
+An evaluation is one image through the network once. A training step takes three for each of its images, because the
+backward pass costs as much as two.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from diffusion.config.schema import Train
+from diffusion.console import console, count, duration
+from diffusion.data import ImageData
+from diffusion.evaluation.cost import evaluations, seconds_per_evaluation
+from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.pipeline import Scorer, opposite
+from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
+from diffusion.training.clock import Clock
+from diffusion.training.module import VALIDATED, Diffusion
+
+STEP = 3  # evaluations that a training step takes for each image
+TIMED = 8  # images of the evaluation that is timed on a CPU, at most; there the time grows as the batch
+MEASURED = slice(5, 25)  # batches of the run whose time corrects the forecast
+
+
+class Part(NamedTuple):
+    """A part of a run's work, on the device that does most of it."""
+
+    name: str
+    amount: str
+    training: int = 0  # evaluations, in the precision of training
+    sampling: int = 0  # evaluations, in the precision of sampling
+    features: int = 0  # images through the feature extractor
+
+
+class Costs(NamedTuple):
+    """Seconds that an image takes."""
+
+    training: float
+    sampling: float
+    features: float
+
+    def of(self, part: Part) -> float:
+        """Seconds that a part of the work takes."""
+        return part.training * self.training + part.sampling * self.sampling + part.features * self.features
+
+
+class Plan:
+    """The work of a run from one of its steps on.
+
+    Args:
+        settings: Of the run, with the number of samples to score.
+        data: Set up.
+        scorer: None where nothing is scored.
+        devices: Of the run.
+    """
+
+    def __init__(
+        self,
+        settings: Train,
+        data: ImageData,
+        sampler: Sampler,
+        schedule: Schedule,
+        clock: Clock,
+        scorer: Scorer | None,
+        devices: int,
+    ):
+        self.settings, self.data, self.clock, self.scorer, self.devices = settings, data, clock, scorer, devices
+        self.nfe = evaluations(sampler, schedule)
+
+    def parts(self, step: int) -> list[Part]:
+        """What is to be done after `step` steps; parts without work are left out."""
+        parts = [self.training(step), self.validation(step), self.pictures(step), *self.scores(step)]
+        return [part for part in parts if part.training or part.sampling]
+
+    def training(self, step: int) -> Part:
+        """The steps."""
+        left = self.clock.total - step
+        batch = self.clock.accumulate * self.data.batch_size
+        return Part("training", count(left, "step"), training=STEP * left * batch)
+
+    def validation(self, step: int) -> Part:
+        """Held-out and training images, by the averaged and by the raw weights."""
+        every, total = self.clock.validate_every, self.clock.total
+        times = total // every - step // every + bool(total % every)
+        batches = -(-len(self.data.splits["val"]) // (self.data.eval_batch_size * self.devices))
+        limit = self.settings.trainer.limit_val_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        images = min(batches * self.data.eval_batch_size, -(-len(self.data.splits["val"]) // self.devices))
+        each = images * len(VALIDATED) * self.settings.validation.draws * (2 if self.settings.ema else 1)
+        return Part("validation", f"{count(times, 'time')}, {count(each, 'evaluation')} each", training=times * each)
+
+    def pictures(self, step: int) -> Part:
+        """Samples that are shown as training goes on, and at its end where they are not scored too."""
+        n, score = self.settings.samples.n, self.settings.score.n or 0
+        times, more = self._times(self.settings.samples.every_n_epochs, step), max(0, n - score)
+        sampled = times * n + more
+        return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampled * self.nfe)
+
+    def scores(self, step: int) -> list[Part]:
+        """Samples that are scored, and what they are compared with."""
+        score, n = self.settings.score, self.settings.score.n or 0
+        if self.scorer is None or not n:
+            return []
+        times, share = self._times(score.every_n_epochs, step), -(-n // self.devices)
+        drawn = n * (1 + ("untrained" in score.baselines))
+        real = min(n, len(self.data.splits[opposite(score.split)])) if {"real", "floor"} & {*score.baselines} else 0
+        features = drawn + real + n * ("noise" in score.baselines)
+        under_way, images = f"{times} of {count(n, 'sample')}", times * share
+        return [
+            Part("scores", under_way, sampling=images * self.nfe, features=images),
+            Part("last scores", count(drawn, "sample"), sampling=drawn * self.nfe, features=features),
+        ]
+
+    def _times(self, epochs: int | None, step: int) -> int:
+        """How often an interval of so many epochs ends from `step` on."""
+        if not epochs:
+            return 0
+        every = self.clock.steps(epochs)
+        return self.clock.total // every - step // every
+
+
+class Forecast(Callback):
+    """Before the first step, how long each part of the run will take; after some steps, the training as measured."""
+
+    def __init__(self, clock: Clock, plan: Plan):
+        self.clock, self.plan = clock, plan
+        self.seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Time an evaluation, and print the parts of the work."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Diffusion)
+        parts, batch = self.plan.parts(trainer.global_step), self.batch(pl_module)
+        costs = self.costs(trainer, pl_module, batch)
+        every = sum(costs.of(part) for part in parts)
+        console.print(
+            f"forecast: about {duration(every)} on {device_name(pl_module.device)} (a batch of {batch} was timed)"
+        )
+        names, amounts = max(len(part.name) for part in parts), max(len(part.amount) for part in parts)
+        for part in parts:
+            console.print(f"  {part.name:<{names}}  {part.amount:<{amounts}}  {duration(costs.of(part))}")
+        if pl_module.device.type == "cpu" and every > 3600:
+            console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
+
+    def batch(self, module: Diffusion) -> int:
+        """Images of the evaluation that is timed."""
+        size = self.plan.data.batch_size
+        return min(size, TIMED) if module.device.type == "cpu" else size
+
+    def costs(self, trainer: pl.Trainer, module: Diffusion, batch: int) -> Costs:
+        """Seconds for an image: in training's precision, in sampling's, and of the features."""
+        data, features = self.plan.data, 0.0
+        shape = data.channels, data.resolution, data.resolution
+        module.eval()
+        sampling = seconds_per_evaluation(module.denoiser, shape, batch, module.device) / batch
+        with trainer.precision_plugin.forward_context():
+            training = seconds_per_evaluation(module.denoiser, shape, batch, module.device) / batch
+        module.train()
+        if self.plan.scorer is not None:
+            extractor = self.plan.scorer.extractor.to(module.device)
+            blank = torch.zeros(batch, *shape, dtype=torch.uint8)
+            for _ in range(2):
+                began = time.perf_counter()
+                extractor(blank).cpu()
+                features = (time.perf_counter() - began) / batch
+        return Costs(training, sampling, features)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Time the `MEASURED` batches, and print what all steps will take."""
+        self.seen += 1
+        if self.seen == MEASURED.start:
+            self.began, self.first = self._now(pl_module), trainer.global_step
+        if self.seen != MEASURED.stop or not trainer.is_global_zero:
+            return
+        steps = trainer.global_step - self.first
+        if steps == 0:
+            return
+        left = self.clock.total - trainer.global_step
+        seconds = (self._now(pl_module) - self.began) / steps * left
+        console.print(f"{count(left, 'step')} to go: about {duration(seconds)} of training, as measured")
+
+    @staticmethod
+    def _now(module: pl.LightningModule) -> float:
+        if module.device.type != "cpu":
+            getattr(torch, module.device.type).synchronize()
+        return time.monotonic()

@@ -1,0 +1,75 @@
+"""The forecast of a run's work, against what the run then does."""
+
+from collections import Counter
+
+import pytest
+import torch
+from composing import settings, train
+from torch import nn
+
+from diffusion.model.unet import UNet
+from diffusion.training import forecast
+from diffusion.training import run as training
+
+WHOLE = (
+    "samples.n=4", "samples.every_n_epochs=1", "score.n=8", "score.every_n_epochs=2", "features=lite0",
+    "score.baselines=[untrained,noise,real]", "trainer.accumulate_grad_batches=2", "validation.draws=2",
+)  # fmt: skip
+PICTURES = ("ema=none", "samples.n=6", "samples.every_n_epochs=2", "trainer.max_steps=7", "data.eval_batch_size=3")
+
+
+@pytest.mark.parametrize("words", [WHOLE, PICTURES, [*PICTURES, "trainer.limit_val_batches=2"], ["samples.n=0"]])
+def test_the_forecast_counts_what_the_run_does(tiny, tmp_path, monkeypatch, words):
+    done: Counter[str] = Counter()
+
+    def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        if isinstance(module, UNet):
+            done["training" if torch.is_grad_enabled() else "rest"] += len(output)
+
+    planned: list[list[forecast.Part]] = []
+
+    def plan(self: forecast.Plan, step: int) -> list[forecast.Part]:
+        done.clear()  # the parts of the run were tried out before
+        planned.append(parts(self, step))
+        return planned[-1]
+
+    parts = forecast.Plan.parts
+    monkeypatch.setattr(forecast.Plan, "parts", plan)
+    monkeypatch.setattr(forecast, "seconds_per_evaluation", lambda *_: 1.0)
+    monkeypatch.setattr(training, "print_cost", lambda *_: None)
+    hook = torch.nn.modules.module.register_module_forward_hook(seen)
+    try:
+        train([*tiny, "least_interval=1", *words], tmp_path)
+    finally:
+        hook.remove()
+    (found,) = planned
+    work = {part.name: part for part in found}
+    assert work.pop("training").training == forecast.STEP * done["training"]
+    assert sum(part.training + part.sampling for part in work.values()) == done["rest"]
+    assert {"pictures", "scores", "last scores"} <= work.keys() or words is not WHOLE
+
+
+def test_a_resumed_run_has_less_before_it(command, tiny, tmp_path):
+    words = [*tiny, "samples.n=2", "samples.every_n_epochs=1", "least_interval=1", "hydra.run.dir=run"]
+    assert command("train", [*words, "trainer.max_epochs=2"])[0] == 0
+    status, out, err = command("train", [*words, "trainer.max_epochs=3", "ckpt=auto"])
+    assert status == 0, out + err
+    said = out[out.index("forecast: about") :].splitlines()[1:4]
+    assert [" ".join(line.split()[:3]) for line in said] == ["training 6 steps", "validation 1 time,", "pictures 2 of"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "n", "baselines"),
+    [("default", 7, ["real"]), ("off", 0, ["real"]), ("quick", 256, ["floor"])],
+)
+def test_a_choice_of_scores_is_stronger_than_the_experiment(tmp_path, monkeypatch, choice, n, baselines):
+    from diffusion.config.choices import searching
+
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nscore: {n: 7, baselines: [real]}\n"
+    (tmp_path / "experiment/mine.yaml").write_text(text)
+    with searching([tmp_path]):
+        score = settings(["experiment=mine", f"score={choice}"]).score
+    assert (score.n, score.baselines) == (n, baselines)
+    with searching([tmp_path]):
+        assert settings(["experiment=mine", f"score={choice}", "score.n=9"]).score.n == 9
