@@ -43,10 +43,12 @@ def wandb(
     import wandb as library
     from lightning.pytorch.loggers import WandbLogger
 
-    online = library.login(prompt=False)
+    offline = library.setup().settings.mode in ("offline", "dryrun")  # as WANDB_MODE says; login would warn of it
+    online = not offline and library.login(prompt=False)
     if not online:
         console.print(
-            f"wandb: no key, so the run is kept offline; send it with: wandb sync {folder}/wandb/offline-run-*"
+            f"wandb: {'WANDB_MODE is offline' if offline else 'no key'}, so the run is kept here; send it with: wandb "
+            f"sync {folder}/wandb/offline-run-*"
         )
     logger = WandbLogger(
         project=project,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 from composing import settings, train
 from PIL import Image
 from wandb_files import recorded
@@ -258,15 +259,18 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
         assert not any(SECRET.encode() in p.read_bytes() for p in files)
 
 
-def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch):
-    for variable in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(variable, raising=False)
+@pytest.mark.parametrize(("mode", "reason"), [("online", "no key"), ("offline", "WANDB_MODE is offline")])
+def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch, mode, reason):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    wandb.teardown()  # what it has read of the variables before
     words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
     words += ["features=lite0", "hydra.run.dir=run"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
         status, out, err = command("train", [*words, more, "ckpt=auto"])
         assert status == 0, out + err
         assert "wandb: WARNING" not in out + err
+        assert f"wandb: {reason}" in out
     first, second = recorded(tmp_path / "run")
     assert first.run.run_id == second.run.run_id
     assert (second.run.project, second.run.job_type, [*second.run.tags]) == ("diffusion", "train", ["a", "b"])
