@@ -10,6 +10,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,8 @@ MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures
 MAX_BYTES = 1 << 31  # of a file: twice what MAX_PIXELS take as 16-bit RGBA, uncompressed
 # Pixels that are decoded at a time, by all threads. Decoding takes 8 to 24 bytes a pixel: at most 3.2 GB together.
 ROOM = Room(MAX_PIXELS)
+# To open a WebP or AVIF image Pillow reads its whole file, and makes room for a frame: one at a time, outside of ROOM.
+OPENING = Lock()
 # Pillow's pixels lie in blocks of 1 MB, which glibc keeps for the thread that has freed them. Large ones it gives back.
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]
 # EPS is left out, because reading it runs a program.
@@ -81,16 +84,25 @@ def decoded(file: Path, at_least: int | None = None, keep: int | None = None) ->
 def _weight(file: Path, keep: int | None) -> int:
     """The pixels that `read` decodes, and a quarter of all, of each of which a JPEG's decoder may hold 6 bytes.
 
-    They are known from the header. 0 where the file is not an image; `read` says why.
+    They are known from the header. A file that is read whole counts as the pixels that take as much. 0 where the file is
+    not an image; `read` says why.
     """
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        with _open(file) as image:
-            every = image.width * image.height
+        whole = _is_read_whole(file)
+        with OPENING if whole else contextlib.nullcontext(), _open(file) as image:
+            every = image.width * image.height // 4 + (file.stat().st_size // 8 if whole else 0)
             if keep:
                 image.draft(None, (keep, keep))
-            return image.width * image.height + every // 4
+            return image.width * image.height + every
     return 0
+
+
+def _is_read_whole(file: Path) -> bool:
+    """Whether a file is WebP, or AVIF or another kind of its family, by its first bytes."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    return head[:4] == b"RIFF" or head[4:8] == b"ftyp"
 
 
 def size_of(file: Path) -> tuple[int, int] | None:
