@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
         file = chosen.file or model.path.with_suffix(".safetensors")
         weights = model.denoiser.network.state_dict()
-        print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights))
+        print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights, model.labels))
 
     return exit_status(export, "choose a file you can write")
 

@@ -21,15 +21,22 @@ KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score")  # of the configuration
 
 
 def write(
-    file: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], step: int, epoch: int, kind: str
+    file: Path,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    step: int,
+    epoch: int,
+    kind: str,
+    labels: Mapping[str, int],
 ) -> Path:
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
     The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, features,
-    metrics, seed and score), "step", "epoch" and "weights".
+    metrics, seed and score), "step", "epoch", "weights" and "labels" (JSON).
 
     Args:
         kind: `ema` or `raw`.
+        labels: class -> training images; see `restore.Restored`.
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
@@ -39,6 +46,7 @@ def write(
         "step": str(step),
         "epoch": str(epoch),
         "weights": kind,
+        "labels": json.dumps(dict(labels)),
     }
     with replacing(file, durable=True) as target:
         target.write(save({name: value.contiguous() for name, value in weights.items()}, metadata))
@@ -58,11 +66,13 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
             raise UserError(f"ckpt={file}: not written by diffusion.export; use a file that it wrote, or a checkpoint")
         config = OmegaConf.to_yaml(OmegaConf.create(json.loads(metadata["config"])))
         step, epoch = int(metadata["step"]), int(metadata["epoch"])
+        labels = json.loads(metadata.get("labels", "{}"))
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError, OmegaConfBaseException) as error:
         raise UserError(
             f"ckpt={file}: not a readable safetensors file ({first_line(error)}); export it again"
         ) from error
     contents: dict[str, Any] = {"config": config, "state_dict": tensors, "global_step": step, "epoch": epoch}
+    contents["labels"] = labels
     if metadata.get("weights") == "ema":
         contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
     return contents

@@ -41,7 +41,7 @@ def prune(folder: Path, weights: bool) -> int:
         model = restore.restore(find.of_run(folder), "ema")
         file = model.path.with_suffix(exported.SUFFIX)
         state = model.denoiser.network.state_dict()
-        exported.write(file, state, model.config, model.step, model.epoch, model.weights)
+        exported.write(file, state, model.config, model.step, model.epoch, model.weights, model.labels)
         read = restore.restore(file, "ema").denoiser.network.state_dict()
         if any(not read[name].equal(value) for name, value in state.items()):
             raise UserError(f"{file}: it does not read back as it was written; nothing was removed, try again")

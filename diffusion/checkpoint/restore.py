@@ -31,6 +31,7 @@ class Restored:
     epoch: int
     weights: str  # ema or raw
     images: Mapping[str, str]  # a hash of each split that it was trained beside; empty where the file holds none
+    labels: Mapping[str, int]  # class -> training images, in the order of the classes' numbers; empty without labels
 
     @cached_property
     def source(self) -> dict[str, Any]:
@@ -78,6 +79,10 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
     sound = {"config": isinstance(contents["config"], str)}
     sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
     sound["images"] = isinstance(contents.get("images", {}), Mapping)
+    labels = contents.get("labels", {})
+    sound["labels"] = isinstance(labels, Mapping) and all(
+        isinstance(name, str) and type(n) is int and n >= 0 for name, n in labels.items()
+    )
     for name in {"state_dict", "current_model_state"} & contents.keys():
         weights = contents[name]
         sound[name] = isinstance(weights, Mapping) and all(
@@ -94,7 +99,11 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
         weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average.
     """
     path = Path(path)
-    contents = exported.read(path, PREFIX) if path.suffix == exported.SUFFIX and path.is_file() else read(path)
+    if path.suffix == exported.SUFFIX and path.is_file():
+        contents = exported.read(path, PREFIX)
+        check_contents(contents, path)
+    else:
+        contents = read(path)
     config = untrusted.buildable_config(contents["config"], path)
     states = {"ema": contents["state_dict"], "raw": contents.get("current_model_state", contents["state_dict"])}
     if weights not in states:
@@ -117,8 +126,9 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     denoiser.requires_grad_(False).eval()
     denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training; faster
     return Restored(
-        denoiser, config, path, contents["global_step"], contents["epoch"], weights, contents.get("images", {})
-    )
+        denoiser, config, path, contents["global_step"], contents["epoch"], weights, contents.get("images", {}),
+        contents.get("labels", {}),
+    )  # fmt: skip
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:

@@ -84,8 +84,8 @@ def decoded(file: Path, at_least: int | None = None, keep: int | None = None) ->
 def _weight(file: Path, keep: int | None) -> int:
     """The pixels that `read` decodes, and a quarter of all, of each of which a JPEG's decoder may hold 6 bytes.
 
-    They are known from the header. A file that is read whole counts as the pixels that take as much. 0 where the file is
-    not an image; `read` says why.
+    They are known from the header. A file that is read whole counts as the pixels that take as much memory. 0 where the
+    file is not an image; `read` says why.
     """
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")

@@ -1,13 +1,14 @@
 """Drawing images from a denoiser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from diffusion.console import progress_bar
+from diffusion.console import count, progress_bar
 from diffusion.data import to_uint8
-from diffusion.process.denoiser import Denoise, Estimate
+from diffusion.errors import UserError
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams, seed_for
 
@@ -23,8 +24,11 @@ def generate(
     description: str | None = None,
     watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
     share: tuple[int, int] = (0, 1),
+    conditions: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """`n` images as uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
+
+    With conditions it is a function of these and of its own row of each.
 
     Args:
         shape: (C, H, W).
@@ -32,7 +36,13 @@ def generate(
         watch: Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W) and
             the estimate.
         share: (rank, devices): only the images rank, rank + devices, … of the n are drawn.
+        conditions: Handed to the denoiser, such as `classes` (n,): a row for each image.
+
+    Raises UserError for conditions of another number of images.
     """
+    for name, rows in (conditions or {}).items():
+        if len(rows) != n:
+            raise UserError(f"{name}: there are {len(rows)} for {count(n, 'image')}; give one to each image")
     images = []
     chosen = range(share[0], n, share[1])
     with progress_bar(enabled=description is not None) as progress:
@@ -46,5 +56,7 @@ def generate(
                 if watch is not None:
                     watch(first, k, x, estimate)
 
-            images.append(to_uint8(sampler(denoise, streams.normal(*shape), streams, after_step)).cpu())
+            given = {name: rows[list(indices)].to(device) for name, rows in (conditions or {}).items()}
+            under = Conditioned(denoise, **given) if given else denoise
+            images.append(to_uint8(sampler(under, streams.normal(*shape), streams, after_step)).cpu())
     return torch.cat(images)

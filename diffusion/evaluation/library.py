@@ -1,5 +1,6 @@
 """Trained models and scores for notebooks and programs, without a command line: `diffusion.load`, `diffusion.score`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
+from diffusion.evaluation.classes import conditions
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.generate import generate
@@ -50,6 +52,7 @@ class Model:
         seed: int = 0,
         batch_size: int = 64,
         progress: bool = True,
+        labels: int | str | Sequence[int | str] | None = None,
         **settings: Any,
     ) -> Tensor:
         """`n` images, uint8 (n, C, H, W) on the CPU. Image i depends on the weights, the sampler, the seed and i alone.
@@ -58,6 +61,8 @@ class Model:
 
         Args:
             sampler: a choice of conf/sampler, such as "heun", or a sampler; None: the sampler of the model's recipe.
+            labels: a class, or several, which the images are drawn of in turn, by name or number; None: as often
+                as in the training images; "none": no class.
             settings: of the sampler, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler):
@@ -65,8 +70,11 @@ class Model:
                 raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
         else:
             sampler = make_sampler(self._sampler_node(sampler, settings), self.restored)
+        given = conditions(labels, n, self.denoiser.network, self.restored.labels)
         label = f"sampling {count(n, 'image')}" if progress else None
-        return generate(self.denoiser, sampler, n, self.restored.shape, seed, self.device, batch_size, label)
+        return generate(
+            self.denoiser, sampler, n, self.restored.shape, seed, self.device, batch_size, label, conditions=given
+        )
 
     def _sampler_node(self, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         if name is not None:

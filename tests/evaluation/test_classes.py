@@ -1,0 +1,103 @@
+"""Which class each sample is of, and that it gets to the network, by generate and by the library."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from networks import randomised
+from torch import Tensor
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.errors import UserError
+from diffusion.evaluation.classes import conditions, proportional
+from diffusion.evaluation.generate import generate
+from diffusion.evaluation.library import Model
+from diffusion.model import DiT
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import V
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import VP
+
+COUNTS = {"sky": 50, "sea": 30, "7": 20}
+
+
+def denoiser(classes: int = 3) -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(randomised(DiT(3, 3, patch=2, width=8, depth=1, heads=2, classes=classes)), VP(), V())
+
+
+def model(counts: dict[str, int], classes: int = 3) -> Model:
+    config = {"data": {"resolution": 4}, "model": {}}
+    restored = Restored(denoiser(classes), config, Path("last.ckpt"), 0, 0, "raw", {}, counts)
+    return Model(restored, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("counts", [[50, 30, 20], [1, 0, 99], [7], [1] * 10])
+def test_classes_are_in_proportion_for_every_number_of_samples(counts: list[int]) -> None:
+    whole = proportional(counts, 500)
+    shares = torch.tensor(counts) / sum(counts)
+    for n in (1, 10, 36, 250, 500):
+        found = proportional(counts, n)
+        assert torch.equal(found, whole[:n])  # so image i does not depend on n
+        assert (found.bincount(minlength=len(counts)) - n * shares).abs().max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(2, [2] * 4), ("sea", [1] * 4), (["sea", 0, "7"], [1, 0, 2, 1]), ("none", None), (None, [0, 2, 1, 0])],
+)
+def test_labels_are_numbers_or_names(labels, classes) -> None:
+    given = conditions(labels, 4, denoiser().network, COUNTS)
+    assert (given["classes"].tolist() if given else None) == classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (3, "label=3: there is no such class; expected one of sky, sea, 7, or a number from 0 to 2"),
+        (-1, "label=-1"),
+        (True, "label=True"),
+        ("seas", "label=seas: there is no such class (did you mean sea?)"),
+        ([0, "hills"], "label=hills"),
+    ],
+)
+def test_what_is_no_class_is_refused(labels, said) -> None:
+    with pytest.raises(UserError) as error:
+        conditions(labels, 4, denoiser().network, COUNTS)
+    assert str(error.value).startswith(said)
+
+
+def test_a_model_without_labels_takes_none() -> None:
+    with pytest.raises(UserError, match="label=0: the model was trained without labels"):
+        conditions(0, 4, denoiser(0).network, {})
+    assert conditions(None, 4, denoiser(0).network, {}) == {}
+
+
+def draw(classes: Tensor, batch_size: int = 3) -> Tensor:
+    n = len(classes)
+    return generate(denoiser(), DDIM(3), n, (3, 4, 4), 0, batch_size=batch_size, conditions={"classes": classes})
+
+
+def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
+    classes = torch.tensor([0, 1, 2, 1, 0])
+    images = draw(classes)
+    assert torch.equal(draw(classes, 2), images)
+    assert torch.equal(draw(classes[:2]), images[:2])
+    other = draw(torch.tensor([0, 1, 2, 2, 0]))
+    assert [torch.equal(a, b) for a, b in zip(images, other, strict=True)] == [True, True, True, False, True]
+    share = generate(denoiser(), DDIM(3), 5, (3, 4, 4), 0, share=(1, 2), conditions={"classes": classes})
+    assert torch.equal(share, images[1::2])
+
+
+def test_conditions_of_another_number_of_images_are_refused() -> None:
+    with pytest.raises(UserError, match="classes: there are 2 for 3 images"):
+        generate(denoiser(), DDIM(3), 3, (3, 4, 4), 0, conditions={"classes": torch.tensor([0, 1])})
+
+
+def test_the_library_draws_of_a_class_or_as_often_as_in_training() -> None:
+    drawn = model(COUNTS)
+    sampler = DDIM(3)
+    chosen = drawn.sample(4, sampler, labels=["sea", "7"], progress=False)
+    assert torch.equal(chosen, draw(torch.tensor([1, 2, 1, 2])))
+    assert torch.equal(drawn.sample(5, sampler, progress=False), draw(proportional([50, 30, 20], 5)))
+    assert not torch.equal(drawn.sample(4, sampler, labels="none", progress=False), chosen)
