@@ -8,6 +8,7 @@ several machines the run's folder must be on a file system that all of them see.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from diffusion.config.quoting import resume_command
+from diffusion.console import duration
 from diffusion.errors import ProcessLost, UserError
 from diffusion.runs import early_signals
 from diffusion.runs.jobs import RENDEZVOUS, WORKER
@@ -87,13 +89,10 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
         if dist.is_initialized():
             dist.barrier()  # no process leaves while another still waits for its last answer
     except BaseException as error:
-        killed = followers.killed()
+        lost = what_is_lost(error, followers.killed())
         followers.end(patience=0)
-        if killed is not None and isinstance(error, RuntimeError):  # which torch raises where a process is gone
-            how = signal.Signals(-killed.returncode).name
-            raise ProcessLost(
-                f"process {killed.pid} of the run was killed by {how}; to resume: {resume_command(folder)}"
-            ) from error
+        if lost is not None:
+            raise ProcessLost(f"{lost}; to resume: {resume_command(folder)}") from error
         raise
     finally:
         if dist.is_initialized():
@@ -103,6 +102,23 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def what_is_lost(error: BaseException, killed: "Popen[Any] | None") -> str | None:
+    """What has become of another process, where `error` is what torch raises for that; else None.
+
+    Args:
+        killed: one of this machine's processes that a signal has ended.
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    if killed is not None:
+        return f"process {killed.pid} of the run was killed by {signal.Signals(-killed.returncode).name}"
+    if silent := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
+        return f"another process of the run has not answered for {duration(int(silent[1]) / 1000)}: it may be stopped"
+    if "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error):
+        return "another process of the run has ended, or its machine"
+    return None
 
 
 class Followers:

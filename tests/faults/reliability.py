@@ -313,6 +313,12 @@ FAULTS = [
         "reliability/test_hostile_images.py::test_large_images_are_decoded_within_a_budget_of_memory",
     ),
     Fault(
+        "T4 a process that does not answer ends in a traceback",
+        "if silent := re.search(",
+        "if silent := None and re.search(",
+        "reliability/test_two_processes.py::test_a_process_of_another_machine_that_does_not_answer_ends_the_run",
+    ),
+    Fault(
         "T7 as many WebP files are read at a time as threads",
         "with OPENING if whole else contextlib.nullcontext(), _open(file) as image:",
         "with _open(file) as image:",

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -177,6 +179,33 @@ def test_torchrun_makes_one_run(tiny, tmp_path):
     (record,) = tmp_path.glob("outputs/run/*/run.json")
     assert json.loads(record.read_text())["devices"] == 2
     assert [path.name for path in record.parent.parent.iterdir()] == [record.parent.name]
+
+
+@pytest.mark.timeout(150)  # they would wait for half an hour
+def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tmp_path):
+    """No machine sees the processes of another one, so the time limit of their group tells. Here it is 5 seconds."""
+    limit = [f"+trainer.strategy.{word}" for word in ("timeout._target_=datetime.timedelta", "timeout.seconds=5")]
+    strategy = ["trainer.strategy=null", "+trainer.strategy._target_=lightning.pytorch.strategies.DDPStrategy", *limit]
+    endless = ["trainer.max_epochs=-1", "trainer.max_steps=1000000", "data.batch_size=2", "hydra.run.dir=run"]
+    command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *tiny, "trainer.devices=2", *endless, *strategy]
+    log = (tmp_path / "log").open("w+")
+    agent = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        while not (tmp_path / "run/metrics.csv").exists():
+            assert agent.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        children = map(int, Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split())
+        (second,) = [pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(second, signal.SIGSTOP)
+        while "error: " not in (said := (tmp_path / "log").read_text()):
+            time.sleep(0.05)
+        os.kill(second, signal.SIGKILL)  # for which torchrun waits otherwise
+        assert agent.wait(60) == 1
+    finally:
+        agent.kill()
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "another process of the run has not answered for 5 s: it may be stopped; to resume: python -m" in line
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "failed"
 
 
 def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monkeypatch):
