@@ -33,13 +33,13 @@ class Blank:
 
 
 def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
-    """Network evaluations per image (NFE), counted without a network; of the strong and the weak one with guidance."""
-    strong, weak, noise = Blank(schedule), Blank(schedule), torch.ones(1, 1, 1, 1)
+    """Network evaluations per image (NFE), counted without a network; with guidance, those of the weak one too."""
+    blank, noise = Blank(schedule), torch.ones(1, 1, 1, 1)
     if guidance is None:
-        sampler(strong, noise, Streams([0]))
+        sampler(blank, noise, Streams([0]))
     else:
-        sampler(guidance(strong, weak), noise, Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
-    return strong.calls + weak.calls
+        sampler(guidance(blank, blank), noise, Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
+    return blank.calls
 
 
 @torch.no_grad()
