@@ -2,6 +2,7 @@
 
 import copy
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,26 +10,36 @@ from torch import Tensor
 from diffusion.console import console, count, duration
 from diffusion.evaluation.devices import device_name
 from diffusion.process.denoiser import Denoise, Estimate
+from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams, real_dtype
 
 
 class Blank:
-    """A denoiser without a network, on the CPU: its images are grey. (Adaptive samplers take few steps with it.)"""
+    """A denoiser without a network, on the CPU: its images are grey. (Adaptive samplers take few steps with it.)
+
+    It takes any conditions, and counts its `calls`.
+    """
 
     def __init__(self, schedule: Schedule):
         self.schedule = copy.deepcopy(schedule).cpu()
+        self.calls = 0
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        self.calls += 1
         zero = torch.zeros_like(x_t)
         return Estimate(zero, x_t / self.schedule(t)[1].to(x_t).clamp(min=1e-6).view(-1, 1, 1, 1), zero)
 
 
-def evaluations(sampler: Sampler, schedule: Schedule) -> int:
-    """Network evaluations per image (NFE), counted without a network."""
-    sampler(Blank(schedule), torch.ones(1, 1, 1, 1), Streams([0]))
-    return sampler.evaluations
+def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
+    """Network evaluations per image (NFE), counted without a network; with guidance, those of the weak one too."""
+    blank, noise = Blank(schedule), torch.ones(1, 1, 1, 1)
+    if guidance is None:
+        sampler(blank, noise, Streams([0]))
+    else:
+        sampler(guidance(blank, blank), noise, Streams([0]), classes=torch.zeros(1, dtype=torch.int64))
+    return blank.calls
 
 
 @torch.no_grad()
@@ -62,13 +73,15 @@ def print_cost(
     batch_size: int,
     device: torch.device,
     untrained: int = 0,
+    guidance: Guidance | None = None,
 ) -> float:
     """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
 
     Args:
+        denoise: Without guidance; an evaluation of the weak denoiser counts like one of it.
         untrained: How many of the samples are those of an untrained network.
     """
-    nfe = evaluations(sampler, denoise.schedule)
+    nfe = evaluations(sampler, denoise.schedule, guidance)
     blank = f" ({untrained} of them untrained)" if untrained else ""
     work = f"{count(n, 'sample')}{blank} × {count(nfe, 'network evaluation')}"
     return print_estimate(work, denoise, shape, n, nfe, batch_size, device)

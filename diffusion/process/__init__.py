@@ -1,5 +1,5 @@
 """The mathematics of diffusion: torch, numpy and scipy, without Lightning and Hydra.
 
 Read the modules in this order: schedule, prediction, denoiser, variance, timesteps, weighting, objective, grid,
-sampler, likelihood, oracle.
+guidance, sampler, likelihood, oracle.
 """

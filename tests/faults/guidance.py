@@ -1,0 +1,42 @@
+"""Faults in diffusion/process/guidance.py and in counting its evaluations."""
+
+from faults.fault import Fault
+
+COST = "evaluation/test_cost.py"
+
+
+def fault(what: str, sound: str, faulty: str, tests: str = "process/test_guidance.py") -> Fault:
+    """A fault that the tests of guidance must detect."""
+    return Fault(what, sound, faulty, tests)
+
+
+FAULTS = [
+    fault("scale: 1 + w instead of w", "of_weak + self.guidance.scale *", "of_weak + (1 + self.guidance.scale) *"),
+    fault("scale: strong and weak swapped", "(of_strong - of_weak)", "(of_weak - of_strong)"),
+    fault("eps is not guided", "eps=guided(strong.eps, weak.eps)", "eps=strong.eps"),
+    fault("the spread is the weak one's", "return strong._replace(x0=", "return weak._replace(x0="),
+    fault("scale 1: the weak one is evaluated", "if self.guidance.scale == 1:", "if False:"),
+    fault("interval: the low end is included", "(level > low) &", "(level >= low) &"),
+    fault("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
+    fault("interval: σ instead of σ/α", "    return sigma / alpha\n", "    return sigma\n"),
+    fault("interval: one for the batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
+    fault("interval: the weak one is evaluated outside", "if not acts.any():", "if False:"),
+    fault("interval: outside of the schedule", "if high < least or low >= largest:", "if False:"),
+    fault("interval: at the schedule's last level", "low >= largest:", "low > largest:"),
+    fault("interval: at a table's first level", "if high < least or", "if high <= least or"),
+    fault("interval: a table begins at 0", '1 / getattr(schedule, "steps", math.inf)', "0.0"),
+    fault("interval: not checked where it is used", "self.check(denoise.schedule)\n        if weak", "if weak"),
+    fault("interval: low above high", "if not 0 <= low < high:", "if low < 0:"),
+    fault("interval: a level below 0", "if not 0 <= low < high:", "if not low < high:"),
+    fault("scale: below 0", "if not 0 <= self.scale < math.inf:", "if not self.scale < math.inf:"),
+    fault("scale: infinite", "if not 0 <= self.scale < math.inf:", "if not 0 <= self.scale:"),
+    fault("classifier-free: labels for both", 'if name != "classes"', "if name"),
+    fault("classifier-free: no other condition", 'if name != "classes"', "if not name"),
+    fault("classifier-free: the model alone", "return denoise if weak is None else weak", "return denoise"),
+    fault("classifier-free: without labels", 'if conditions.get("classes") is None:', "if False:"),
+    fault("auto: the worse model has no labels", "        return conditions\n", "        return {}\n"),
+    fault("auto: without a worse model", "if weak is None:\n            raise", "if False:\n            raise"),
+    fault("another schedule is accepted", "not same(denoise.schedule, weak.schedule)", "False"),
+    fault("cost: the sampler's own count", "return blank.calls", "return sampler.evaluations", COST),
+    fault("cost: guidance is left out", "evaluations(sampler, denoise.schedule, guidance)", "sampler.steps", COST),
+]

@@ -1,0 +1,320 @@
+"""Guidance on labelled Gaussians, for which the guided score and the guided flow are known, and in every sampler."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from labelled import Labelled
+from networks import randomised
+from sampler_cases import ALL, COVARIANCE, DETERMINISTIC, FINE, MEAN, SCHEDULES, D, as_images
+from torch import Tensor
+
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
+from diffusion.errors import UserError
+from diffusion.model import DiT
+from diffusion.process import grid, schedule, variance
+from diffusion.process.denoiser import Denoiser, clip
+from diffusion.process.guidance import AutoGuidance, ClassifierFree, Guidance
+from diffusion.process.oracle import GaussianOracle, sampler_moments
+from diffusion.process.prediction import V
+from diffusion.process.sampler import DDIM, Ancestral, DPMSolver
+from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams
+
+VP = SCHEDULES["vp"]
+MEANS = torch.stack([MEAN, -MEAN, MEAN.flip(0)])
+COVARIANCES = torch.stack([COVARIANCE, COVARIANCE.flip(0, 1) / 2, torch.diag(torch.tensor([0.1, 0.2, 0.3]))])
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2]).double()
+Y = torch.tensor([0, 1, 2, 1])
+X = as_images(torch.linspace(-1.5, 1.5, 4 * D).double())
+SCALES = [0.0, 0.7, 1.0, 1.5, 4.0]
+KINDS = {"classifier-free": ClassifierFree, "auto": AutoGuidance}
+
+
+def labelled(on: Schedule = VP) -> Labelled:
+    return Labelled(on, WEIGHTS, MEANS, COVARIANCES.double())
+
+
+def at(t: float, n: int = 4) -> Tensor:
+    return torch.full((n,), t, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("on", SCHEDULES)
+@pytest.mark.parametrize("time", [0.02, 0.4, 0.999])
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_guided_score_is_that_of_the_powers_of_both_densities(scale: float, time: float, on: str) -> None:
+    """eps = −sigma ∇ log p(x|y)^w p(x)^(1−w), by automatic differentiation; x_t = alpha x0 + sigma eps stays true."""
+    model, t = labelled(SCHEDULES[on]), at(time)
+    alpha, sigma = model.schedule(t[0])
+    guided = ClassifierFree(scale)(model)
+    for y, oracle in enumerate(model.each):
+        x = (X * torch.hypot(alpha, sigma)).requires_grad_()
+        density = scale * oracle.log_density(x, t) + (1 - scale) * model.mixture.log_density(x, t)
+        (score,) = torch.autograd.grad(density.sum(), x)
+        estimate = guided(x.detach(), t, classes=torch.full((4,), y))
+        torch.testing.assert_close(estimate.eps, -sigma * score, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(alpha * estimate.x0 + sigma * estimate.eps, x.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("time", [0.1, 0.4, 0.9])
+def test_guidance_between_gaussians_is_the_denoiser_of_a_gaussian(time: float, scale: float) -> None:
+    """p_1^w p_0^(1−w) has precision P = w P_1 + (1−w) P_0 and mean P⁻¹(w P_1 m_1 + (1−w) P_0 m_0)."""
+    strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, -MEAN, 2 * COVARIANCE)
+    alpha, sigma = VP(at(time)[0])
+    one = torch.eye(D).double()
+    P1, P0 = (torch.linalg.inv(alpha**2 * oracle.covariance + sigma**2 * one) for oracle in (strong, weak))
+    P = scale * P1 + (1 - scale) * P0
+    mean = torch.linalg.solve(P, alpha * (scale * P1 @ strong.mean + (1 - scale) * P0 @ weak.mean))
+    x = X.flatten(1)
+    eps = sigma * (x - mean) @ P
+    x0 = (x - sigma * eps) / alpha
+    estimate = AutoGuidance(scale)(strong, weak)(X, at(time))
+    torch.testing.assert_close(estimate.x0.flatten(1), x0, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(estimate.eps.flatten(1), eps, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_equal_variances_are_guided_to_a_gaussian_at_the_extrapolated_mean(scale: float, name: str) -> None:
+    """N(w m_1 + (1−w) m_0, Σ): here the guided flow is the flow of this Gaussian."""
+    kind, steps, stated = DETERMINISTIC[name]
+    strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, MEAN / 2, COVARIANCE)
+    target = GaussianOracle(VP, scale * MEAN + (1 - scale) * MEAN / 2, COVARIANCE)
+    noise = as_images(torch.eye(D).double())
+    images = kind(steps, grid=FINE)(AutoGuidance(scale)(strong, weak), noise, Streams(range(D)))
+    torch.testing.assert_close(images, target.flow(noise, FINE(VP, steps)[0], at(0)[0]), rtol=0, atol=stated)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_unequal_variances_are_guided_along_the_product_of_their_flows(scale: float, name: str) -> None:
+    """With v = sigma/alpha, z = x/alpha follows d log z/dv = v (w/(c_1 + v²) + (1−w)/(c_0 + v²)) on each axis.
+
+    So the flow from v to 0 multiplies z by (c_1/(c_1 + v²))^(w/2) (c_0/(c_0 + v²))^((1−w)/2). From noise it ends at
+    variance c_1^w c_0^(1−w). The density p_1^w p_0^(1−w) has 1/(w/c_1 + (1−w)/c_0): it is another one.
+    """
+    kind, steps, stated = DETERMINISTIC[name]
+    c1, c0 = torch.tensor([0.02, 0.05, 0.3]).double(), torch.tensor([0.2, 0.3, 0.9]).double()
+    strong, weak = (GaussianOracle(VP, torch.zeros(D), torch.diag(c)) for c in (c1, c0))
+    noise = as_images(torch.eye(D).double())
+    images = kind(steps, grid=FINE)(AutoGuidance(scale)(strong, weak), noise, Streams(range(D))).flatten(1)
+    alpha, sigma = VP(FINE(VP, steps)[0])
+    v = sigma / alpha
+    gain = (c1 / (c1 + v**2)) ** (scale / 2) * (c0 / (c0 + v**2)) ** ((1 - scale) / 2) / alpha
+    torch.testing.assert_close(images, torch.diag(gain), rtol=0, atol=stated)
+    torch.testing.assert_close(gain**2, c1**scale * c0 ** (1 - scale), rtol=1e-3, atol=0)
+    tilted = 1 / (scale / c1 + (1 - scale) / c0)
+    assert ((gain**2 - tilted).abs() > 0.1 * tilted).all()
+
+
+def drawn(name: str, denoise: Any, **conditions: Tensor) -> Tensor:
+    streams = Streams(range(4))
+    return ALL[name][0](5, grid=FINE)(denoise, streams.normal(D, 1, 1, dtype=torch.float64), streams, **conditions)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_every_sampler_the_ends_of_the_scale_are_the_two_denoisers(name: str) -> None:
+    """Bit for bit: scale 1 is the model with labels, evaluated alone, and scale 0 the model without."""
+    model = labelled()
+    conditional, marginal = drawn(name, model, classes=Y), drawn(name, model.mixture)
+    model.calls.clear()
+    assert torch.equal(drawn(name, ClassifierFree(1.0)(model), classes=Y), conditional)
+    assert all("classes" in call for call in model.calls)
+    assert torch.equal(drawn(name, ClassifierFree(0.0)(model), classes=Y), marginal)
+    assert torch.equal(drawn(name, AutoGuidance(1.0)(model, model.mixture)), marginal)
+    assert not torch.allclose(drawn(name, ClassifierFree(2.0)(model), classes=Y), conditional)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_every_sampler_a_model_guided_by_itself_is_that_model(name: str) -> None:
+    model = labelled()
+    for conditions in ({"classes": Y}, {}):
+        assert torch.equal(
+            drawn(name, AutoGuidance(3.0)(model, labelled()), **conditions), drawn(name, model, **conditions)
+        )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_every_sampler_guidance_acts_in_its_interval_alone(name: str) -> None:
+    """An interval that holds all of the sampler's noise levels is none, and one that holds no level is no guidance."""
+    model, weak = labelled(), labelled()
+    whole, within, never = (ClassifierFree(2.0, *ends)(model, weak) for ends in ((), (1e-4, 1e4), (1e-5, 1e-4)))
+    guided = drawn(name, whole, classes=Y)
+    assert torch.equal(drawn(name, within, classes=Y), guided)
+    count = len(weak.calls)
+    assert torch.equal(drawn(name, never, classes=Y), drawn(name, model, classes=Y))
+    assert len(weak.calls) == count
+    partly = drawn(name, ClassifierFree(2.0, 0.2, 2.0)(model, weak), classes=Y)
+    assert len(weak.calls) > count
+    assert not torch.allclose(partly, guided)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_every_sampler_a_guided_image_depends_on_its_own_class_alone(name: str) -> None:
+    guided = ClassifierFree(2.0, 0.2, 2.0)(labelled())
+
+    def images(*chosen: int) -> Tensor:
+        streams = Streams(chosen)
+        sampler = ALL[name][0](5, grid=FINE, threshold=clip)
+        noise = streams.normal(D, 1, 1, dtype=torch.float64)
+        return sampler(guided, noise, streams, classes=Y[list(chosen)])
+
+    torch.testing.assert_close(torch.cat([images(0), images(3, 1)]), images(0, 1, 2, 3)[[0, 3, 1]], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [partial(DDIM), partial(DDIM, eta=1.0), DPMSolver], ids=["ddim", "ancestral", "2m"])
+@pytest.mark.parametrize("y", range(3))
+def test_scale_one_samples_the_law_of_the_class(y: int, kind: Any) -> None:
+    """The exact mean and covariance of the images: those of N(m_y, Σ_y)."""
+    model = labelled()
+    guided = ClassifierFree(1.0)(model)
+
+    def sampler(oracle: GaussianOracle, noise: Tensor, streams: Any) -> Tensor:
+        return kind(200, grid=FINE)(guided, noise, streams, classes=torch.full((len(noise),), y))
+
+    mean, covariance = sampler_moments(sampler, model.each[y])
+    torch.testing.assert_close(mean, model.each[y].mean, rtol=0, atol=0.025)
+    torch.testing.assert_close(covariance, model.each[y].covariance, rtol=0, atol=0.025)
+
+
+@pytest.mark.parametrize("on", SCHEDULES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interval_excludes_its_low_end_and_includes_its_high_end(kind: str, on: str) -> None:
+    """Each image by its own noise level: those outside get the strong estimate bit for bit."""
+    model, weak = labelled(SCHEDULES[on]), labelled(SCHEDULES[on]).mixture
+    t = torch.tensor([0.3, 0.3005, 0.6, 0.6005]).double()
+    alpha, sigma = SCHEDULES[on](t)
+    low, _, high, _ = (sigma / alpha).tolist()
+    if kind == "auto":
+        model, weak = model.each[0], model.each[1]
+    conditions = {"classes": Y} if kind == "classifier-free" else {}
+    limited, always = (KINDS[kind](3.0, *ends)(model, weak) for ends in ((low, high), ()))
+    strong, guided, mixed = (denoise(X, t, **conditions) for denoise in (model, always, limited))
+    for i, inside in enumerate([False, True, True, False]):
+        for j in range(2):
+            assert not torch.equal(strong[j][i], guided[j][i])
+            assert torch.equal(mixed[j][i], (guided if inside else strong)[j][i])
+    for ends, inside in {(low, None): [0, 1, 1, 1], (None, high): [1, 1, 1, 0], (None, None): [1, 1, 1, 1]}.items():
+        assert KINDS[kind](3.0, *ends).acts(SCHEDULES[on], t).tolist() == inside
+
+
+def test_pure_noise_is_guided_without_an_upper_end_only() -> None:
+    """On `flow`, alpha(1) = 0 and sigma/alpha is infinite."""
+    on = SCHEDULES["flow"]
+    assert ClassifierFree(2.0).acts(on, at(1.0, 1)).all()
+    assert not ClassifierFree(2.0, high=1e9).acts(on, at(1.0, 1)).any()
+
+
+def test_the_weak_denoiser_has_the_conditions_of_its_kind() -> None:
+    model, weak, more = labelled(), labelled(), torch.ones(4)
+    ClassifierFree(2.0)(model)(X, at(0.4), classes=Y, more=more)
+    assert [sorted(call) for call in model.calls] == [["classes", "more"], ["more"]]
+    model.calls.clear()
+    for kind, conditions in ((ClassifierFree, ["more"]), (AutoGuidance, ["classes", "more"])):
+        kind(2.0)(model, weak)(X, at(0.4), classes=Y, more=more)
+        assert [sorted(call) for call in model.calls + weak.calls] == [["classes", "more"], conditions]
+        model.calls.clear()
+        weak.calls.clear()
+
+
+def test_a_learned_variance_is_the_strong_denoisers() -> None:
+    """So ancestral sampling goes on with it, whatever the weak denoiser has."""
+    model = Denoiser(randomised(DiT(2, 4, patch=2, width=8, depth=1, heads=2, classes=3)), schedule.linear(), V())
+    weak = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2), seed=1), schedule.linear(), V())
+    x = torch.linspace(-1, 1, 4 * 32).reshape(4, 2, 4, 4)
+    strong = model(x, at(0.4), classes=Y)
+    assert strong.spread is not None
+    streams = Streams(range(4))
+    for guided in (ClassifierFree(2.0)(model), ClassifierFree(2.0)(model, weak)):
+        estimate = guided(x, at(0.4), classes=Y)
+        assert estimate.spread is strong.spread or torch.equal(estimate.spread, strong.spread)
+        assert not torch.allclose(estimate.x0, strong.x0)
+        sampler = Ancestral(3, variance=variance.learned_range)
+        assert sampler(guided, x, streams, classes=Y).isfinite().all()
+
+
+def test_a_network_is_guided_by_its_own_no_class() -> None:
+    """An image whose label already is "no class" is not changed."""
+    model = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2, classes=3)), VP, V()).double()
+    x, t, y = torch.linspace(-1, 1, 4 * 32).double().reshape(4, 2, 4, 4), at(0.4), torch.tensor([0, 1, 3, 2])
+    with_label, without = model(x, t, classes=y), model(x, t)
+    estimate = ClassifierFree(2.5)(model)(x, t, classes=y)
+    torch.testing.assert_close(estimate.x0, 2.5 * with_label.x0 - 1.5 * without.x0)
+    torch.testing.assert_close(estimate.x0[2], without.x0[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scale": -0.5}, "guidance: scale = -0.5; it must be at least 0 and finite, and 1 is no guidance"),
+        ({"scale": math.nan}, "scale = nan"),
+        ({"scale": math.inf}, "scale = inf"),
+        ({"scale": 2, "low": 1.0, "high": 0.5}, "low = 1 and high = 0.5; .* low must be below high"),
+        ({"scale": 2, "low": 1.0, "high": 1.0}, "low = 1 and high = 1"),
+        ({"scale": 2, "low": -1.0}, "low = -1 and high = inf; noise levels are at least 0"),
+        ({"scale": 2, "low": math.nan}, "low = nan"),
+        ({"scale": 2, "high": 0.0}, "low = 0 and high = 0"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_settings_that_cannot_be_are_one_line(kind: str, settings: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        KINDS[kind](**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_the_model_is_one_line() -> None:
+    model = labelled()
+    for conditions in ({}, {"classes": None}):
+        for scale in (1.0, 2.0):
+            with pytest.raises(UserError, match=r"^guidance: .* needs a class label for each image.*guidance=none$"):
+                ClassifierFree(scale)(model)(X, at(0.4), **conditions)
+    with pytest.raises(UserError, match=r"^guidance: autoguidance needs a worse model; set guidance.ckpt"):
+        AutoGuidance(2.0)(model)
+    with pytest.raises(UserError, match=r"^guidance: the worse model has another noise schedule"):
+        AutoGuidance(2.0)(model, labelled(schedule.VP(beta_max=19.0)))
+    AutoGuidance(2.0)(model, labelled(schedule.VP()))
+    unlabelled = Denoiser(DiT(2, 2, patch=2, width=8, depth=1, heads=2), VP, V())
+    with pytest.raises(UserError, match=r"^model.classes=0: this network takes no classes"):
+        ClassifierFree(2.0)(unlabelled)(torch.ones(4, 2, 4, 4), at(0.4), classes=Y)
+
+
+def test_an_interval_must_hold_a_noise_level_of_the_schedule() -> None:
+    """Those of a table begin at its first row, and pure noise has all levels."""
+    table = schedule.linear()
+    first, last = (float((table(t)[1] / table(t)[0])[0]) for t in (at(0.001, 1), at(1.0, 1)))
+    for low, high in ((last, None), (None, 0.99 * first), (1e3, 1e4)):
+        for refused in (partial(ClassifierFree, 2.0), partial(AutoGuidance, 2.0)):
+            with pytest.raises(UserError, match=r"^guidance: low = .*ranges from 0.0100005 to 157.407; choose"):
+                refused(low, high).check(table)
+    with pytest.raises(UserError, match="ranges from"):
+        ClassifierFree(2.0, last)(labelled(table))
+    for low, high in ((0.99 * last, None), (None, first), (None, None)):
+        ClassifierFree(2.0, low, high).check(table)
+    ClassifierFree(2.0, 1e3, 1e4).check(SCHEDULES["flow"])
+    ClassifierFree(2.0, None, 1e-9).check(SCHEDULES["edm"])
+
+
+@pytest.mark.parametrize("name", [name for name in choices("guidance") if name != "none"])
+def test_every_choice_is_made_and_fits_the_schedules(name: str) -> None:
+    made = make(choice("guidance", name), "guidance")
+    assert isinstance(made, Guidance)
+    assert made.scale > 1
+    assert (made.ckpt, made.weights) == (None, None)
+    for on in SCHEDULES.values():
+        made.check(on)
+    for key, value in {"scale": -1.0, "low": -1.0, "weights": "best", "ckpt": 3}.items():
+        with pytest.raises(UserError, match=rf"^guidance.{key}="):
+            make({**choice("guidance", name), key: value}, "guidance")
+
+
+def test_the_papers_interval_is_that_of_its_steps() -> None:
+    """Its code guides steps 17 to 22 of EDM's 32 (https://github.com/kynkaat/guidance-interval)."""
+    made, on = make(choice("guidance", "interval"), "guidance"), SCHEDULES["edm"]
+    times = grid.karras(on, 32, sigma_min=0.002, sigma_max=80.0)
+    assert made.acts(on, times).nonzero().flatten().tolist() == list(range(17, 23))
