@@ -453,7 +453,10 @@ FAULTS = [
         "",
         f"{PAYLOAD}[schedule]",
     ),
-    Fault("T8 contents of any shape", "    check_contents(contents, path)\n", "", SHAPE % "step text"),
+    Fault(
+        "T8 contents of any shape", "    check_contents(contents, path)\n    return", "    return", SHAPE % "step text"
+    ),
+    Fault("T8 labels of any shape", "type(n) is int and n >= 0 for name, n", "True for name, n", SHAPE % "labels text"),
     Fault("T8 weights of any shape", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
     Fault(
         "T8 parts of any shape",

@@ -225,6 +225,8 @@ MALFORMED = {
     "step null": with_(global_step=None),
     "step below 0": with_(global_step=-1),
     "epoch text": with_(epoch="x"),
+    "labels a list": with_(labels=["sky"]),
+    "labels text": with_(labels={"sky": "many"}),
 }
 DDIM = "diffusion.process.sampler.DDIM"
 GRID = {"_target_": "diffusion.process.grid.uniform", "_partial_": True}
