@@ -16,7 +16,7 @@ def test_every_photograph_is_credited():
     credits = (ROOT / "docs/photographs.md").read_text(encoding="utf-8")
     with (PACKAGE / "data/landscapes/CREDITS.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            assert f"| {row['title']} | {row['author']} | {row['licence']} |" in credits
+            assert f"| {row['title']} | {row['author']} | {row['licence']} | {row['scene']} |" in credits
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])

@@ -28,6 +28,8 @@ class Batch(NamedTuple):
     epoch: int = 0
     number: int = 0
     """The position of the batch in its epoch."""
+    classes: Tensor | None = None
+    """(B,) int64, the number of each image's class; None where the data set has no labels."""
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -42,10 +44,14 @@ def to_uint8(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Square RGB images, uint8 (N, 3, H, W), and the name of each one, which says where it comes from."""
+    """Square RGB images, uint8 (N, 3, H, W), and the name of each one, which says where it comes from.
+
+    `labels`, int64 (N,), are the numbers of their classes, in `ImageData.classes`; None where there are none.
+    """
 
     images: Tensor
     names: list[str]
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,7 +59,8 @@ class Split(Dataset[Batch]):
     def __getitem__(self, key: Index) -> Batch:
         """A whole batch at once, so that B images take one indexing operation."""
         index, flip, epoch, number = key
-        return Batch(self.images[index], index, flip, epoch, number)
+        classes = None if self.labels is None else self.labels[index]
+        return Batch(self.images[index], index, flip, epoch, number, classes)
 
     @cached_property
     def sources(self) -> list[str]:
@@ -62,10 +69,26 @@ class Split(Dataset[Batch]):
 
     def take(self, index: Tensor) -> "Split":
         """The images at the positions `index` (M,), in that order."""
-        return Split(self.images[index], [self.names[i] for i in index.tolist()])
+        labels = None if self.labels is None else self.labels[index]
+        return Split(self.images[index], [self.names[i] for i in index.tolist()], labels)
+
+    def class_counts(self, classes: int) -> list[int]:
+        """The images of each of so many classes; [] without labels."""
+        return [] if self.labels is None else torch.bincount(self.labels, minlength=classes).tolist()
 
     @cached_property
     def key(self) -> str:
-        """A hash of the pixels, and so of the files and of how they were resized. Statistics are cached under it."""
-        pixels = hashlib.blake2b(self.images.contiguous().numpy().data, digest_size=16).hexdigest()
-        return digest(tuple(self.images.shape), pixels)
+        """A hash of the pixels, and so of the files and of how they were resized. Statistics are cached under it.
+
+        Labels do not change it: the images are the same.
+        """
+        return digest(tuple(self.images.shape), _hash(self.images))
+
+    @cached_property
+    def label_key(self) -> str | None:
+        """A hash of the labels; None without them."""
+        return None if self.labels is None else _hash(self.labels)
+
+
+def _hash(values: Tensor) -> str:
+    return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16).hexdigest()

@@ -22,6 +22,7 @@ class Cifar10(ImageData):
         resolution: Side of the images, which is 32 pixels.
         download: Download the archive (170 MB) if it is not there.
         val: Validation images, out of the 50,000 images for training.
+        labels: Give each image its class, one of ten such as airplane, for a network with `model.classes`.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Cifar10(ImageData):
         resolution: Literal[32] = 32,
         download: bool = True,
         val: Annotated[int, Ge(0)] = 5000,
+        labels: bool = False,
         **options: Any,
     ):
         super().__init__(resolution, **options)
         self.root = Path(root).expanduser() if root else cache_dir("cifar10")
         self.download = download
         self.val = val
+        self.labels = labels
 
     def load(self) -> dict[str, Split]:
         official = self._official(train=True)
@@ -57,4 +60,8 @@ class Cifar10(ImageData):
                 f"{CIFAR10.filename} there or set data.root to its folder, and leave data.download=true to unpack it"
             ) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        return Split(images, [f"{'train' if train else 'test'} {i}" for i in range(len(images))])
+        names = [f"{'train' if train else 'test'} {i}" for i in range(len(images))]
+        if not self.labels:
+            return Split(images, names)
+        self.classes = list(data.classes)
+        return Split(images, names, torch.tensor(data.targets))

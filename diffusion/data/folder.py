@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from diffusion.console import count
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest, print_once, read_json, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, size_of, square
+from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.module import ImageData
 from diffusion.data.threads import in_threads
 from diffusion.data.tiles import cut, smallest
@@ -51,7 +52,8 @@ class Folder(ImageData):
     `report` also lists every file that is not used: as "refused" if it is an image or has the name of one, else as
     "skipped". It is also written to the cache.
 
-    Raises UserError where there is no such folder, no usable image in it, or too few for `limit`, `val` and `test`.
+    Raises UserError where there is no such folder, no usable image in it, or too few for `limit`, `val` and `test`; and
+    with `labels`, where an image has no class, or a class no training image.
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
@@ -65,7 +67,12 @@ class Folder(ImageData):
         random_crop: Place the square anywhere along the longer side, by (seed, content), instead of at the centre.
         strict: Stop at an image that can't be used, instead of leaving it out.
         repeats: Use byte-identical files as often as they occur, instead of once.
+        labels: Give each image a class, for a network with `model.classes`: folders takes the folders directly in root
+            as the classes; FILE.csv reads a table with the columns file,label, of which file is a path relative to
+            root. A tile has the class of its photograph. null: no classes.
     """
+
+    missing_class = "add images of it or take it out, lower data.val or data.test, or leave out data.limit"
 
     def __init__(
         self,
@@ -78,6 +85,7 @@ class Folder(ImageData):
         random_crop: bool = False,
         strict: bool = False,
         repeats: bool = False,
+        labels: Literal["folders"] | str | Path | None = None,
         **options: Any,
     ):
         super().__init__(resolution, **options)
@@ -94,17 +102,29 @@ class Folder(ImageData):
         self.random_crop = random_crop
         self.strict = strict
         self.repeats = repeats
+        self.labels = labels
 
     def load(self) -> dict[str, Split]:
         files = self._hashed(self._walk())
+        known = [file.name for file in files] + [entry["path"] for entry in self.report]
+        label = {} if self.labels is None else label_of(self.labels, self.root, known)
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
         key = digest("folder 1", RESIZE, self.resolution, seed, names, *options)
         made = cached(cache_folder() / f"folder-{key}.pt", lambda: self._decode(files))
-        self.report += made["left_out"]
+        photos = self._photos(images := Split(made["images"], made["names"]))
+        contents = {file.name: file.content for file in files}
+        self.report += contradicted(made["left_out"], contents, photos, label)
         self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made["names"]), found=len(files))
-        return self._split(Split(made["images"], made["names"]), made["contents"])
+        if self.labels is not None:
+            self.classes = classes_of(self.labels, self.root, photos, label)
+            images = labelled(images, photos, label, self.classes)
+        return self._split(images, made["contents"])
+
+    def _photos(self, images: Split) -> list[str]:
+        """The name of each image's file."""
+        return images.names if self.tiles is None else images.sources
 
     def _walk(self) -> list[tuple[str, Path, os.stat_result]]:
         """Name, path and status of every file that may be an image, ordered by name."""
@@ -222,7 +242,7 @@ class Folder(ImageData):
             )
 
     def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:
-        photos = images.names if self.tiles is None else images.sources  # what lies in one split
+        photos = self._photos(images)  # what lies in one split
         content, members = dict(zip(photos, contents, strict=True)), defaultdict(list)
         for i, photo in enumerate(photos):
             members[photo].append(i)

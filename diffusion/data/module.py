@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Sampler
 from diffusion.console import count
 from diffusion.data import duplicates
 from diffusion.data.batches import Batch, Split, to_unit
+from diffusion.data.cache import digest
+from diffusion.data.labels import check_classes
 from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
 from diffusion.randomness import generator_for
@@ -20,8 +22,9 @@ class ImageData(LightningDataModule):
 
     It works without a Trainer too: `data.prepare_data(); data.setup(); data.splits["val"].images`. `report` lists
     {"path", "reason", "action"} of files that need attention; "used" ones are held-out images that nearly repeat an
-    image of an earlier split. Build the Trainer with `use_distributed_sampler=False`: the loaders share the images out
-    among the devices.
+    image of an earlier split. `classes` are the names of the classes in the order of their numbers, empty where images
+    have no labels; a `load` that gives its splits labels sets it. Build the Trainer with
+    `use_distributed_sampler=False`: the loaders share the images out among the devices.
 
     Args:
         resolution: Side of the square images, in pixels.
@@ -33,6 +36,8 @@ class ImageData(LightningDataModule):
     """
 
     channels = 3
+    missing_class = "add training images of it"
+    """How to mend a class without training images."""
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.splits: dict[str, Split] = {}
+        self.classes: list[str] = []
         self.report: list[dict[str, str]] = []
         self.batches_per_epoch: int | None = None  # None: as many as the images fill
         self.batches: int | None = None  # in what Lightning takes for an epoch, the whole run; None: in an epoch
@@ -66,6 +72,7 @@ class ImageData(LightningDataModule):
         if not self.splits:
             self.report = []
             splits = self.load()
+            check_classes(splits, self.classes, self.missing_class)
             self.report += duplicates.report(splits)
             self.splits = splits
 
@@ -85,8 +92,15 @@ class ImageData(LightningDataModule):
 
     @property
     def keys(self) -> dict[str, str]:
-        """A hash of each split's pixels."""
-        return {name: split.key for name, split in self.splits.items()}
+        """A hash of each split's pixels; where images have labels, as "labels" one of these and of the classes."""
+        keys = {name: split.key for name, split in self.splits.items()}
+        if self.classes:
+            keys["labels"] = digest(self.classes, [(name, split.label_key) for name, split in self.splits.items()])
+        return keys
+
+    def class_counts(self, split: str) -> list[int]:
+        """The images of each class in a split, in the order of `classes`; [] without labels."""
+        return self.splits[split].class_counts(len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are still to come. Raises UserError where the images do not fill one batch."""
@@ -119,12 +133,14 @@ class ImageData(LightningDataModule):
         return self._eval_loader("test", self.splits["test"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move images and flips. The indices, which seed the noise, are read on the CPU and stay there.
+        """Move images, flips and classes. The indices, which seed the noise, are read on the CPU and stay there.
 
         (Reading them back from a GPU would make every step wait for the previous one.)
         """
         return batch._replace(
-            image=batch.image.to(device, non_blocking=True), flip=batch.flip.to(device, non_blocking=True)
+            image=batch.image.to(device, non_blocking=True),
+            flip=batch.flip.to(device, non_blocking=True),
+            classes=None if batch.classes is None else batch.classes.to(device, non_blocking=True),
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -23,16 +23,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from PIL import Image
 
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest
 from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, planes, read, square
+from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.threads import in_threads
 from diffusion.randomness import generator_for
@@ -59,13 +61,28 @@ class Window(NamedTuple):
 
 
 class Landscapes(ImageData):
-    """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv)."""
+    """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
+
+    Args:
+        resolution: Side of the square images, in pixels.
+        labels: Give each tile the scene of its photograph, one of seven such as mountain, for a network with
+            `model.classes`. Not every tile shows it.
+    """
+
+    def __init__(self, resolution: Annotated[int, Ge(1)], labels: bool = False, **options: Any):
+        super().__init__(resolution, **options)
+        self.labels = labels
 
     def load(self) -> dict[str, Split]:
         photos = sorted((HERE / "photos").glob("*.jpg"))
         key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos])
         made = cached(cache_folder() / f"landscapes-{key}.pt", self._make)
-        return {name: Split(made[name]["images"], made[name]["names"]) for name in TILES}
+        splits = {name: Split(made[name]["images"], made[name]["names"]) for name in TILES}
+        if self.labels:
+            scene = scenes()
+            self.classes = sorted(set(scene.values()))
+            splits = {name: labelled(split, split.sources, scene, self.classes) for name, split in splits.items()}
+        return splits
 
     def _make(self) -> dict[str, Any]:
         photos = {path.name: read(path) for path in sorted((HERE / "photos").glob("*.jpg"))}
@@ -86,12 +103,21 @@ class Landscapes(ImageData):
         }
 
 
+def scenes() -> dict[str, str]:
+    """The scene of each photograph, by file name."""
+    return {row["file"]: row["scene"] for row in _credits()}
+
+
+def _credits() -> list[dict[str, str]]:
+    with (HERE / "CREDITS.csv").open(encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
+
+
 def split_photos() -> dict[str, list[str]]:
     """The file names of each split's photographs."""
     categories = defaultdict(list)
-    with (HERE / "CREDITS.csv").open(encoding="utf-8", newline="") as table:
-        for row in csv.DictReader(table):
-            categories[row["category"]].append(row["file"])
+    for row in _credits():
+        categories[row["category"]].append(row["file"])
     splits: dict[str, list[str]] = {name: [] for name in TILES}
     for files in map(sorted, categories.values()):
         val, test = (1, 2) if len(files) >= 3 else (0, 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import CIFAR10
 
 from diffusion.config.build import make
@@ -15,6 +16,8 @@ from diffusion.data import Cifar10
 from diffusion.errors import UserError
 
 PER_BATCH = 6
+LABELS = [(7 * i + i // 10) % 10 for i in range(6 * PER_BATCH)]
+NAMES = [f"kind {i}" for i in range(10)]
 
 
 @pytest.fixture
@@ -25,8 +28,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     members, sums = {}, {}
     for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
         rows = pixels[k * PER_BATCH : (k + 1) * PER_BATCH]
-        members[name] = pickle.dumps({"data": rows, "labels": [0] * PER_BATCH, "filenames": [""] * PER_BATCH}, 2)
-    members["batches.meta"] = pickle.dumps({"label_names": [""] * 10}, 2)
+        members[name] = pickle.dumps(
+            {"data": rows, "labels": LABELS[k * PER_BATCH : (k + 1) * PER_BATCH], "filenames": [""] * PER_BATCH}, 2
+        )
+    members["batches.meta"] = pickle.dumps({"label_names": NAMES}, 2)
     archive = tmp_path / "cifar" / CIFAR10.filename
     archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as tar:
@@ -65,6 +70,19 @@ def test_splits_and_pixels(root: Path) -> None:
     assert load(root).keys == data.keys
     assert load(root, seed=1).splits["val"].names != data.splits["val"].names
     assert load(root, seed=1).splits["test"].key == data.splits["test"].key
+
+
+def test_each_image_has_its_class_if_labels_are_asked_for(root: Path) -> None:
+    data, plain = load(root, labels=True), load(root)
+    assert data.classes == NAMES
+    for name, split in data.splits.items():
+        numbers = [int(i) + 30 * (part == "test") for part, i in map(str.split, split.names)]
+        assert split.labels is not None
+        assert split.labels.dtype == torch.int64
+        assert split.labels.tolist() == [LABELS[i] for i in numbers]
+        assert split.key == plain.splits[name].key
+        assert plain.splits[name].labels is None
+    assert plain.classes == []
 
 
 def test_images_that_are_in_two_splits_are_reported(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

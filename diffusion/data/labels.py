@@ -1,0 +1,150 @@
+"""The classes of images: which there are, and the number of each image's.
+
+A folder's come from the folders directly in it, or from a table. They are attached by the names of the files after the
+images are decoded, so the cached pixels are the same with and without them.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from diffusion.console import count
+from diffusion.data.batches import Split
+from diffusion.errors import UserError
+
+FOLDERS = "folders"
+COLUMNS = ("file", "label")
+
+
+def label_of(source: str | Path, root: Path, known: Iterable[str]) -> dict[str, str]:
+    """The label of each file that has one, by its name relative to `root`.
+
+    Raises UserError where the table can't be read, lacks a column or a label, or names another file than `known`.
+
+    Args:
+        source: "folders", or the path of a CSV file.
+        known: the names of all files in `root`.
+    """
+    if source == FOLDERS:
+        return {name: PurePosixPath(name).parts[0] for name in known if "/" in name}
+    file = Path(source).expanduser()
+    rows = _rows(file, root)
+    if empty := [name for name, label in rows if not label]:
+        raise UserError(f"{file}: {_example(empty, 'row')} has no label; fill in the column label")
+    table = dict(rows)
+    if twice := [name for name, label in rows if table[name] != label]:
+        raise UserError(f"{file}: {_example(twice, 'file')} has two labels; leave one row for each file")
+    if unknown := sorted(table.keys() - set(known)):
+        raise UserError(
+            f"{file}: {_example(unknown, 'file')} is not in data.root={root}; give paths relative to that folder, and "
+            "remove the rows of files that are gone"
+        )
+    return table
+
+
+def _rows(file: Path, root: Path) -> list[tuple[str, str]]:
+    """The columns file and label of a CSV file."""
+    try:
+        # Bytes that are not text are written as in the names of files.
+        with file.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as stream:
+            table = csv.DictReader(stream)
+            rows, columns = list(table), table.fieldnames or []
+    except (OSError, csv.Error) as error:
+        raise UserError(
+            f"data.labels={file}: not a table that can be read ({getattr(error, 'strerror', None) or error}); give a "
+            f"CSV file with the columns file,label, or data.labels=folders for the folders in {root}"
+        ) from error
+    if missing := [column for column in COLUMNS if column not in columns]:
+        raise UserError(
+            f"{file}: no column {' and no column '.join(missing)} in its first line ({','.join(columns)}); expected "
+            f"file,label: paths relative to data.root={root}, and their classes"
+        )
+    return [(PurePosixPath((row["file"] or "").strip()).as_posix(), (row["label"] or "").strip()) for row in rows]
+
+
+def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Mapping[str, str]) -> list[str]:
+    """The names of the classes of the usable images, sorted.
+
+    Raises UserError where an image has no label, or all have the same.
+
+    Args:
+        photos: the names of the images' files, which may repeat.
+        label: the label of each file that has one.
+    """
+    photos = list(dict.fromkeys(photos))
+    if without := [name for name in photos if name not in label]:
+        found = _example(without, "image")
+        raise UserError(
+            f"data.labels=folders: {found} is directly in data.root={root}; move such images into folders, one for "
+            "each class"
+            if source == FOLDERS
+            else f"{source}: {found} in data.root={root} has no row; add file,label for each, or take the image out"
+        )
+    classes = sorted({label[name] for name in photos})
+    if len(classes) < 2:
+        mend = ", set data.root to the folder that holds the folders of the classes," if source == FOLDERS else ""
+        raise UserError(
+            f"data.labels={source}: {count(len(photos), 'image')} in {root} with one class only ({classes[0]!r}), so "
+            f"there is nothing to tell apart; add images of another class{mend} or set data.labels=null"
+        )
+    return classes
+
+
+def labelled(images: Split, photos: Sequence[str], label: Mapping[str, str], classes: Sequence[str]) -> Split:
+    """`images` with the numbers of their classes, by the label of each one's photograph."""
+    number = {name: i for i, name in enumerate(classes)}
+    return replace(images, labels=torch.tensor([number[label[name]] for name in photos], dtype=torch.long))
+
+
+def contradicted(
+    left_out: Iterable[Mapping[str, str]], content: Mapping[str, str], used: Iterable[str], label: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """The entries `left_out` of a report, which say where a file has the bytes of a used one, but another label.
+
+    Args:
+        content: a hash of each file.
+        used: the names of the files that are used.
+        label: the label of each file that has one.
+    """
+    first = {content[name]: name for name in used}
+    entries = []
+    for entry in left_out:
+        name = entry["path"]
+        own, other = label.get(name), label.get(first.get(content[name], ""))
+        differ = own is not None and other is not None and own != other
+        note = f", whose label is {other!r} and not {own!r}" if differ else ""
+        entries.append({**entry, "reason": entry["reason"] + note})
+    return entries
+
+
+def check_classes(splits: Mapping[str, Split], classes: Sequence[str], mend: str) -> None:
+    """Raise UserError where a class has no training image, which a network can't learn, or labels are not of a class.
+
+    Args:
+        classes: their names; empty where images have no labels.
+        mend: how to give it some, for the error.
+    """
+    counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
+    if wrong := [name for name, n in counts.items() if len(n) != len(classes)]:
+        raise UserError(
+            f"data: the labels of {' and '.join(wrong)} are not those of {len(classes)} classes: a `load` that sets "
+            f"`classes` gives each split labels below their number, and another one gives none"
+        )
+    if not classes:
+        return
+    if without := [name for name, n in zip(classes, counts["train"], strict=True) if n == 0]:
+        val, test = (sum(counts[split][classes.index(name)] for name in without) for split in ("val", "test"))
+        raise UserError(
+            f"data.labels: {_example(without, 'class', 'classes')} has no training image ({val} for validation, "
+            f"{test} for test); {mend}"
+        )
+
+
+def _example(names: Sequence[str], what: str, several: str = "") -> str:
+    """`the file 'a.png'`, or `each of 3 files, such as 'a.png',`: a verb in the singular can follow."""
+    if len(names) == 1:
+        return f"the {what} {names[0]!r}"
+    return f"each of {len(names):,} {several or what + 's'}, such as {names[0]!r},"
