@@ -132,7 +132,7 @@ def run(settings: Train, data: ImageData, steps: int, turns: Turns | None = None
         trainer = make_trainer(settings, Path(folder), None)
         clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
         module = make_module(settings, recipe, clock, "{}")
-        set_clock(trainer, settings, recipe, clock, Path(folder), None, None, None)
+        set_clock(trainer, settings, recipe, recipe.drawing(0), clock, Path(folder), None, None, None)
         prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]

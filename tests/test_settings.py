@@ -27,7 +27,7 @@ def test_every_choice_composes_and_is_of_its_kind(group, choice):
             check_node(value, key)
 
 
-MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "model", "data")
+MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "guidance", "model", "data")
 SEVERAL = ("logger", "callbacks", "metrics")  # of whose choices any number can be taken
 
 

@@ -17,7 +17,7 @@ from diffusion.files import replacing
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
-KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score")  # of the configuration
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # of the configuration
 
 
 def write(
@@ -32,7 +32,7 @@ def write(
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
     The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, features,
-    metrics, seed and score), "step", "epoch", "weights" and "labels" (JSON).
+    metrics, seed, score and label_dropout), "step", "epoch", "weights" and "labels" (JSON).
 
     Args:
         kind: `ema` or `raw`.

@@ -49,6 +49,12 @@ class Restored:
         side = int(self.config["data"]["resolution"])
         return int(self.config["model"].get("in_channels", 3)), side, side
 
+    @property
+    def label_dropout(self) -> float:
+        """The share of its training images that were shown without their label."""
+        value = self.config.get("label_dropout", 0)
+        return float(value) if isinstance(value, int | float) else 0.0
+
 
 def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     """The contents of a training checkpoint: tensors and primitives, never code.

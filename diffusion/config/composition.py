@@ -19,13 +19,17 @@ def register_settings(name: str, schema: type[Settings]) -> None:
     ConfigStore.instance().store(f"{name}_settings", defaults(schema))
 
 
-def defaults(schema: type[Settings]) -> dict[str, Any]:
-    """The settings with their defaults, as plain values; `???` where there is none. Groups are left out."""
+def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
+    """The settings with their defaults, as plain values; `???` where there is none. Groups are left out.
+
+    Args:
+        prefix: of the place of the settings, such as `sweep.`.
+    """
     found: dict[str, Any] = {}
     for key, field in schema.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            found[key] = defaults(field.annotation)
-        elif not is_group(key):
+            found[key] = defaults(field.annotation, f"{prefix}{key}.")
+        elif not is_group(prefix + key):
             found[key] = "???" if field.is_required() else field.default
     return found
 
@@ -47,7 +51,7 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
             f"{group}={name}: there is no such choice{nearest(name, choices(group))}; {group} is one of "
             f"{', '.join(choices(group))}"
         )
-    node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides))[group]
+    node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides)).get(group, {})
     parts = {key: choice(key, value) for key, value in settings.items() if is_group(key) and isinstance(value, str)}
     return {**node, **settings, **parts}
 

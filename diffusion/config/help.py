@@ -90,7 +90,7 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
     for key, field in schema.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
             yield from _settings(field.annotation, f"{prefix}{key}.")
-        elif not is_group(key):
+        elif not is_group(prefix + key):
             default = "" if field.is_required() else shown(field.default)
             yield f"{prefix}{key}", "" if "${" in default else default, " ".join((field.description or "").split())
 

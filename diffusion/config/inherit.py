@@ -18,7 +18,7 @@ from diffusion.config.schema import Settings
 from diffusion.errors import UserError, nearest
 
 RUN = "run"
-GROUPS = ("sampler", "features", "metrics", "data")  # that may be the run's
+GROUPS = ("sampler", "guidance", "features", "metrics", "data")  # that may be the run's
 NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
 S = TypeVar("S", bound=Settings)
 
@@ -41,11 +41,16 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     for group in GROUPS:
         node = getattr(settings, group, None)
         if isinstance(node, dict) and node.get("from") == RUN:
-            inherited = (recipe or {}).get(group) or plain(defaults[group])
+            inherited = (recipe or {}).get(group) or plain(defaults.get(group, {}))
             if group == "features" and inherited not in nodes(group):
                 raise UserError(
                     f"{where}: its features are set differently from conf/features, and a file may not say which "
                     "weights are read; choose them again, such as features=clip features.source=FOLDER"
+                )
+            if group == "guidance" and inherited.get("ckpt") is not None:
+                raise UserError(
+                    f"{where}: its guidance is by another model, and a file may not say which weights are read; choose "
+                    "it again, such as guidance=auto guidance.ckpt=RUN, or guidance=none"
                 )
             chosen = {key: value for key, value in node.items() if key != "from"}
             changes[group] = _merged(inherited, chosen, group)

@@ -176,6 +176,7 @@ class Train(Settings):
     ema: dict[str, Any] | None = None
     trainer: Trainer
     sampler: Group
+    guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
     logger: dict[str, Any] | None = None
@@ -188,6 +189,8 @@ class Train(Settings):
     matmul_precision: Literal["highest", "high", "medium"] = "high"
     """Float32 matrix products on a GPU; `high` is TF32."""
 
+    label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of the training images that are shown without their label, so that the network learns both."""
     least_interval: Count = 25
     """Optimizer steps, at least, between validations (each saves a checkpoint), pictures or scores that come every so
     many epochs: with few images an epoch is a step or two. In a short run, a tenth of it."""
@@ -219,7 +222,12 @@ class Sample(Settings):
     """Pictures in the strip. (The GIF has up to 100.)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    label: int | str | None = None
+    """The class of all images, by name or number; `none` for no class; null: as often as in the training images."""
+    labels: Annotated[list[int | str], MinLen(1)] | None = None
+    """Several classes, which the images are of in turn: the picture has a row for each."""
     sampler: Group
+    guidance: dict[str, Any] | None = None
     name: Name = "${hydra:job.name}"
     """Of the output."""
 
@@ -251,7 +259,10 @@ class Evaluate(Settings):
     """What is scored beside the samples, at the same n."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    by_class: bool = False
+    """Also score the samples of each class against the reference images of that class."""
     sampler: Group
+    guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
     data: Group
@@ -283,6 +294,7 @@ class Study(Settings):
     """Samples drawn at once."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
     name: Name = "${hydra:job.name}"

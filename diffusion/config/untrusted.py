@@ -17,7 +17,7 @@ from diffusion.config.choices import inner_groups, nodes
 from diffusion.errors import UserError
 
 PARTS = ("model", "schedule", "prediction", "data")  # what is built to sample and score
-OPTIONAL_PARTS = ("sampler", "features", "metrics")  # what may be built; an exported file need not hold it
+OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # what may be built; an exported file need not hold it
 REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # we never write them; aliases can grow without end
 
 

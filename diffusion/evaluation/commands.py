@@ -1,6 +1,7 @@
 """What `diffusion.sample` and `diffusion.evaluate` do with a trained model, or with a folder of images."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
-from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
-from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
+from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.process.denoiser import Estimate
@@ -33,8 +33,8 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report import figures, style
 from diffusion.report.formatting import describe
-from diffusion.report.images import gif, grid, save_png, scale_of
-from diffusion.report.scores import print_scores
+from diffusion.report.images import gif, grid, in_turn, save_png, scale_of
+from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
 
 SHOWN = 8  # images of a trajectory
@@ -48,25 +48,61 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     device = choose_device(settings.device)
     restored = restore(trained(settings.ckpt), settings.weights)
     settings = completed(settings, restored.config, restored.path)
-    sampler = make_sampler(settings.sampler, restored)
-    denoiser, n, seed = restored.denoiser.to(device), settings.n, int(settings.seed or 0)
-    frames = Frames(sampler, restored.denoiser.schedule)
-    images = generate(
-        denoiser, sampler, n, restored.shape, seed, device, settings.batch_size, f"sampling {count(n, 'image')}",
+    drawing = make_drawing(settings, restored, labels_of(settings))
+    denoiser, n = restored.denoiser.to(device), settings.n
+    frames = Frames(drawing.sampler, restored.denoiser.schedule)
+    images = drawing(
+        denoiser, n, device, settings.batch_size, f"sampling {count(n, 'image')}",
         frames.watch if settings.trajectory else None,
     )  # fmt: skip
     width = len(str(n - 1))
     (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
-    save_png(grid(images, scale=scale_of(images)), folder / "grid.png")
-    np.savez_compressed(folder / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), seed=seed)
+    shown, columns = in_turn(images, len(settings.labels)) if settings.labels else (images, None)
+    save_png(grid(shown, columns, scale_of(shown, columns)), folder / "grid.png")
+    classes = {name: rows.numpy() for name, rows in drawing.conditions(denoiser, n).items()}
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": drawing.seed, **classes}
+    np.savez_compressed(folder / "images.npz", **arrays)
     written = "images/, grid.png, images.npz (uint8, N×H×W×3)"
     if settings.trajectory:
         frames.save(folder, settings.frames)
         written += ", trajectory.png, trajectory.gif"
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     console.print(f"  {written}")
+    if settings.labels:
+        console.print(f"  the rows of grid.png: {', '.join(map(str, settings.labels))}")
+
+
+def labels_of(settings: Sample) -> int | str | list[int | str] | None:
+    """The classes that are asked for. Raises UserError where both `label` and `labels` are given."""
+    if settings.label is not None and settings.labels is not None:
+        raise UserError("give either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
+    return settings.label if settings.labels is None else settings.labels
+
+
+def make_drawing(
+    settings: Sample | Evaluate,
+    restored: Restored,
+    labels: int | str | list[int | str] | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> Drawing:
+    """How the settings of a command draw samples of a model.
+
+    Args:
+        labels: as of `Drawing`.
+        counts: the images of each class of the reference; None: those of the model's training.
+
+    Raises UserError for what does not fit the model.
+    """
+    sampler = make_sampler(settings.sampler, restored)
+    own = (restored.path, restored.weights)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, own)
+    known = restored.labels if counts is None else counts
+    drawing = Drawing(sampler, restored.shape, int(settings.seed or 0), guidance, weak, known, labels)
+    drawing.conditions(restored.denoiser, 1)
+    drawing.guided(restored.denoiser)
+    return drawing
 
 
 class Frames:
@@ -114,8 +150,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     device = choose_device(settings.device)
     restored = restore(trained(str(settings.ckpt)), settings.weights)
     settings = completed(settings, restored.config, restored.path)
-    n, seed, batch_size = int(settings.n or 0), int(settings.seed or 0), int(settings.batch_size or 1)
-    sampler = make_sampler(settings.sampler, restored)
+    n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     likelihood: Likelihood = make(settings.likelihood, "likelihood")
     denoiser = restored.denoiser.to(device)
     ledger = Ledger.of(restored.path)
@@ -123,12 +158,24 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
         ledger.warn() if settings.again else ledger.refuse()
     scorer = make_scorer(settings, settings.data, n, folder, ledger, device)
     warn_of_other_images(restored, settings.data, scorer.data)
+    drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
+    if settings.by_class and not (restored.labels and [*restored.labels] == scorer.data.classes):
+        raise UserError(
+            "by_class=true: it needs a model that was trained with labels, and a reference with the same ones; leave "
+            "it out, or set data.labels as in the training"
+        )
     write_configuration(folder, settings, restored)
-    print_cost(denoiser, sampler, n, restored.shape, batch_size, device)
+    drawing.print_cost(denoiser, n, batch_size, device)
     scorer.make_reference()
-    images = generate(denoiser, sampler, n, restored.shape, seed, device, batch_size, f"sampling {count(n, 'image')}")
-    source = {"seed": seed, **restored.source}
-    new = score_images(scorer, settings, images, "samples", sampler=describe_sampler(settings.sampler), **source)
+    images = drawing(denoiser, n, device, batch_size, f"sampling {count(n, 'image')}")
+    source = {"seed": drawing.seed, **restored.source}
+    drawn = source_of(settings.sampler, settings.guidance, None) | source
+    new = score_images(scorer, settings, images, "samples", **drawn)
+    if settings.by_class:
+        with torch.inference_mode():
+            of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn)
+        print_by_class(of_classes)
+        new += of_classes
     if settings.bits:
         data, split, bits = scorer.data, settings.split, settings.bits
         protocol = {"likelihood": describe(settings.likelihood)}
@@ -136,6 +183,12 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             protocol["schedule"] = describe(restored.config["schedule"])
         new.append(bits_per_dimension(denoiser, data, split, bits, batch_size, device, likelihood, protocol, **source))
     scorer.write(new)
+
+
+def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
+    """The images of each of the model's classes in the reference, or in its training where the reference has others."""
+    counts = dict(zip(data.classes, data.class_counts(split), strict=True))
+    return counts if counts.keys() == restored.labels.keys() else dict(restored.labels)
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.console import console, count, duration
+from diffusion.console import console, duration
 from diffusion.evaluation.devices import device_name
 from diffusion.process.denoiser import Denoise, Estimate
 from diffusion.process.guidance import Guidance
@@ -56,32 +56,20 @@ def seconds_per_evaluation(
 
 
 def print_estimate(
-    work: str, denoise: Denoise, shape: tuple[int, int, int], n: int, nfe: int, batch_size: int, device: torch.device
-) -> float:
-    """Print how long the `work` on `n` images with `nfe` evaluations each will take; returns the seconds."""
-    batch = min(n, batch_size)
-    seconds = seconds_per_evaluation(denoise, shape, batch, device) * nfe * n / batch
-    console.print(f"{work}: about {duration(seconds)} on {device_name(device)} (a batch of {batch} was timed)")
-    return seconds
-
-
-def print_cost(
+    work: str,
     denoise: Denoise,
-    sampler: Sampler,
-    n: int,
     shape: tuple[int, int, int],
+    n: int,
+    total: int,
     batch_size: int,
     device: torch.device,
-    untrained: int = 0,
-    guidance: Guidance | None = None,
 ) -> float:
-    """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
+    """Print how long the `work` on `n` images, with `total` evaluations of one, will take; returns the seconds.
 
     Args:
         denoise: Without guidance; an evaluation of the weak denoiser counts like one of it.
-        untrained: How many of the samples are those of an untrained network.
     """
-    nfe = evaluations(sampler, denoise.schedule, guidance)
-    blank = f" ({untrained} of them untrained)" if untrained else ""
-    work = f"{count(n, 'sample')}{blank} × {count(nfe, 'network evaluation')}"
-    return print_estimate(work, denoise, shape, n, nfe, batch_size, device)
+    batch = min(n, batch_size)
+    seconds = seconds_per_evaluation(denoise, shape, batch, device) * total / batch
+    console.print(f"{work}: about {duration(seconds)} on {device_name(device)} (a batch of {batch} was timed)")
+    return seconds

@@ -18,15 +18,15 @@ from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.classes import conditions
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
 from diffusion.process.denoiser import Denoiser
+from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 
 
@@ -53,6 +53,8 @@ class Model:
         batch_size: int = 64,
         progress: bool = True,
         labels: int | str | Sequence[int | str] | None = None,
+        guidance: str | Guidance | None = None,
+        worse: "Model | None" = None,
         **settings: Any,
     ) -> Tensor:
         """`n` images, uint8 (n, C, H, W) on the CPU. Image i depends on the weights, the sampler, the seed and i alone.
@@ -63,25 +65,40 @@ class Model:
             sampler: a choice of conf/sampler, such as "heun", or a sampler; None: the sampler of the model's recipe.
             labels: a class, or several, which the images are drawn of in turn, by name or number; None: as often
                 as in the training images; "none": no class.
+            guidance: a choice of conf/guidance, such as "cfg", or a guidance, ClassifierFree(scale=2); None: that of
+                the model's recipe.
+            worse: the worse model of a guidance that has one.
             settings: of the sampler, such as steps=18 or grid="karras".
         """
         if isinstance(sampler, Sampler):
             if settings:
                 raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
         else:
-            sampler = make_sampler(self._sampler_node(sampler, settings), self.restored)
-        given = conditions(labels, n, self.denoiser.network, self.restored.labels)
+            sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
+        guided, weak = self._guidance(guidance, worse)
+        drawing = Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
         label = f"sampling {count(n, 'image')}" if progress else None
-        return generate(
-            self.denoiser, sampler, n, self.restored.shape, seed, self.device, batch_size, label, conditions=given
-        )
+        return drawing(self.denoiser, n, self.device, batch_size, label)
 
-    def _sampler_node(self, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    def _guidance(
+        self, guidance: str | Guidance | None, worse: "Model | None"
+    ) -> tuple[Guidance | None, Denoiser | None]:
+        weak = None if worse is None else worse.denoiser
+        if isinstance(guidance, Guidance):
+            return guidance, weak
+        node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {})
+        own = (self.restored.path, self.restored.weights)
+        return make_guidance(node, self.restored.shape, self.restored.label_dropout, own)
+
+    def _node(self, group: str, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+        """A choice of a group with settings, or the recipe's own."""
         if name is not None:
-            return choice("sampler", name, **settings)
+            return choice(group, name, **settings)
         path = self.restored.path
-        own = Sample(ckpt=str(path), sampler={"from": RUN, **settings})
-        return completed(own, self.restored.config, path).sampler
+        nodes: dict[str, Any] = {"sampler": {"from": RUN}, group: {"from": RUN, **settings}}
+        own = Sample(ckpt=str(path), **nodes)
+        node: dict[str, Any] = getattr(completed(own, self.restored.config, path), group)
+        return node
 
 
 def load(path: str | Path, weights: str = "ema", device: str = "auto", config_dir: str | Path | None = None) -> Model:

@@ -132,7 +132,7 @@ def bits_per_dimension(
     shape = (images.shape[1], images.shape[2], images.shape[3])
     words, passes = likelihood.cost(denoiser.schedule)
     work = f"bits per dimension: {total} images of {split} × {words}"
-    print_estimate(work, denoiser, shape, total, passes, batch_size, device)
+    print_estimate(work, denoiser, shape, total, total * passes, batch_size, device)
     half = torch.full((1,), 0.5, device=device)
     with torch.no_grad(), progress_bar() as bar:
         spread = denoiser(torch.zeros(1, *shape, device=device), half).spread

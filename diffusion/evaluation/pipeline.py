@@ -82,6 +82,33 @@ class Scorer:
         with torch.inference_mode():
             return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
 
+    def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
+        """Scores of the images of each class against the reference images of that class.
+
+        A class with fewer than `LEAST` images on either side has none, which is said.
+
+        Args:
+            images: uint8 (n, 3, H, W).
+            classes: (n,), of the images.
+        """
+        reference = self.data.splits[self.split]
+        assert reference.labels is not None
+        found = []
+        for i, name in enumerate(self.data.classes):
+            own, real = images[classes == i], reference.take((reference.labels == i).nonzero().flatten())
+            if min(len(own), len(real)) < LEAST:
+                console.print(
+                    f"class {name}: {count(len(own), 'sample')} against {count(len(real), 'image')} of {self.split}: "
+                    f"not scored, as scores need at least {LEAST} of each"
+                )
+                continue
+            where = f"{self.split}, class {name}"
+            spatial = wants_spatial(self.metrics, self.extractor)
+            statistics = reference_statistics(real.images, self.extractor, name=where, spatial=spatial)
+            scores = score(own, self.extractor, statistics, metrics=self.metrics)
+            found += self._named(scores, f"class {name}", source)
+        return found
+
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
         """What a score of `n` images is compared with.
 

@@ -12,15 +12,16 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
+from diffusion.config.inherit import completed
 from diffusion.config.schema import Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import make_scorer, warn_of_other_images, write_configuration
+from diffusion.evaluation.commands import counts_of, make_scorer, warn_of_other_images, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_device, device_name
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.pipeline import describe_sampler
+from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
@@ -44,7 +45,10 @@ def study_samplers(settings: Study, folder: Path) -> None:
     restored = restore(trained(settings.ckpt), settings.weights)
     write_configuration(folder, settings, restored)
     n, seed, batch_size = settings.n, settings.seed, settings.batch_size
-    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule)
+    settings = completed(settings, restored.config, restored.path)
+    own = (restored.path, restored.weights)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, own)
+    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, restored.config["data"], scorer.data)
     if settings.split == "test":
@@ -56,16 +60,17 @@ def study_samplers(settings: Study, folder: Path) -> None:
     denoiser, shape = restored.denoiser.to(device), restored.shape
     total = sum(setting.nfe for setting in found)
     work = f"{count(len(found), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
-    print_estimate(work, denoiser, shape, n, total, batch_size, device)
+    print_estimate(work, denoiser, shape, n, n * total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
-    points = []
+    counts, points = counts_of(scorer.data, settings.split, restored), []
     for i, setting in enumerate(found, start=1):
         label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"
         began = time.perf_counter()
-        images = generate(denoiser, setting.sampler, n, shape, seed, device, batch_size, label)
+        drawing = Drawing(setting.sampler, shape, seed, guidance, weak, counts)
+        images = drawing(denoiser, n, device, batch_size, label)
         seconds = (time.perf_counter() - began) / n
-        source = {"sampler": describe_sampler(setting.node), "seed": seed, **restored.source}
+        source = {**source_of(setting.node, settings.guidance, None), "seed": seed, **restored.source}
         new = scorer.write(scorer.score(images, nfe=setting.nfe, seconds_per_image=seconds, **source))
         scores = {score.metric: score for score in new}
         points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores))
@@ -73,7 +78,9 @@ def study_samplers(settings: Study, folder: Path) -> None:
         console.print(f"  {path}")
 
 
-def settings_of(samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule) -> list[Setting]:
+def settings_of(
+    samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule, guidance: Guidance | None = None
+) -> list[Setting]:
     """Every sampler at every budget, with the most steps that the budget allows; each setting once.
 
     Args:
@@ -86,7 +93,7 @@ def settings_of(samplers: str | Sequence[str], budgets: Sequence[int], schedule:
         base = node_of(words)
         for budget in sorted(budgets):
             try:
-                setting = within_budget(budget, words, base, schedule)
+                setting = within_budget(budget, words, base, schedule, guidance)
             except UserError as error:
                 if not every:
                     raise
@@ -107,21 +114,23 @@ def node_of(words: str) -> dict[str, Any]:
     return choice("sampler", name, overrides)
 
 
-def within_budget(budget: int, words: str, base: Mapping[str, Any], schedule: Schedule) -> Setting | None:
+def within_budget(
+    budget: int, words: str, base: Mapping[str, Any], schedule: Schedule, guidance: Guidance | None = None
+) -> Setting | None:
     """The sampler with the most steps within `budget` evaluations; None where one step is too many.
 
     Raises UserError where it does not fit the schedule, or chooses its evaluations itself.
     """
-    node = {**base, "steps": most_steps(base, budget, schedule, words)}
-    if not node["steps"]:
-        return None
-    sampler: Sampler = make(node, "sampler")
-    nfe = evaluations(sampler, schedule)
-    return Setting(words, node, sampler, nfe) if nfe <= budget else None
+    for steps in range(most_steps(base, budget, schedule, words), 0, -1):  # the first one, unless there is guidance
+        node = {**base, "steps": steps}
+        sampler: Sampler = make(node, "sampler")
+        if (nfe := evaluations(sampler, schedule, guidance)) <= budget:
+            return Setting(words, node, sampler, nfe)
+    return None
 
 
 def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
-    """The most steps whose evaluations, which rise by the same number with each step, are within `budget`."""
+    """The most steps within `budget` without guidance: each step takes as many evaluations as the others."""
     samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
     if samplers[0].adaptive:
         raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")

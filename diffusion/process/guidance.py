@@ -13,7 +13,7 @@ A new guidance is a `Guidance` that says which denoiser is the weak one and what
 import copy
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge
@@ -49,6 +49,7 @@ class Guidance:
     high: Level | None = None
     ckpt: str | None = None
     weights: Literal["ema", "raw"] | None = None
+    drops_labels: ClassVar[bool] = False  # whether the model's own estimate without a label can be the weak one
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
@@ -58,6 +59,11 @@ class Guidance:
             raise UserError(
                 f"guidance: low = {low:g} and high = {high:g}; noise levels are at least 0, and low must be below high"
             )
+
+    @property
+    def limited(self) -> bool:
+        """Whether guidance acts in an interval only."""
+        return self.low is not None or self.high is not None
 
     def bounds(self) -> tuple[float, float]:
         """The interval's ends as numbers, 0 and infinity where there is none."""
@@ -124,7 +130,7 @@ class Guided:
         if self.guidance.scale == 1:
             return strong
         acts = self.guidance.acts(self.schedule, t)
-        if not acts.any():
+        if self.guidance.limited and not acts.any():  # which waits for the device
             return strong
         weak: Estimate = self.weak(x_t, t, **weak_conditions)
         where = expand(acts, x_t).bool()
@@ -141,6 +147,8 @@ class ClassifierFree(Guidance):
 
     The weak estimate is that of the same denoiser without `classes`, or that of an unconditional one if it is given.
     """
+
+    drops_labels: ClassVar[bool] = True
 
     def weaker(self, denoise: Any, weak: Any) -> Any:
         return denoise if weak is None else weak

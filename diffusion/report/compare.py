@@ -20,7 +20,7 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that change no number except by its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
-MAKERS = ("sampler", "weights", "seed", "folder", "checkpoint")  # of a score's source
+MAKERS = ("sampler", "guidance", "labels", "weights", "seed", "folder", "checkpoint")  # of a score's source
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:

@@ -41,6 +41,16 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Im
     return picture
 
 
+def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
+    """`images` (N, 3, H, W) that are of so many kinds in turn, in an order with a row for each kind, and the columns.
+
+    White images fill the last rows.
+    """
+    columns = math.ceil(len(images) / kinds)
+    padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
+    return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
+
+
 def tiles(picture: Image.Image) -> list[np.ndarray]:
     """The images (H, W, 3) uint8 of a picture from `grid`, also after `save_png`; any other picture is one tile."""
     pixels = np.asarray(picture.convert("RGB"))

@@ -35,3 +35,17 @@ def print_scores(scores: Sequence[Score]) -> None:
         values = [number(s.value, half_width(s)) if (s := row.get(what)) else MISSING for what in columns]
         table.add_row(metric, values[0], interval_text(row.get(columns[0])), *values[1:])
     console.print(table, soft_wrap=False)
+
+
+def print_by_class(scores: Sequence[Score]) -> None:
+    """Print the scores of the samples of each class: a row for each class."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    metrics = [*dict.fromkeys(score.metric for score in scores)]
+    for i, name in enumerate(("class", "samples", *metrics)):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for what in dict.fromkeys(score.what for score in scores):
+        row = {score.metric: score for score in scores if score.what == what}
+        values = [number(s.value, half_width(s)) if (s := row.get(metric)) else MISSING for metric in metrics]
+        table.add_row(what.removeprefix("class "), str(next(iter(row.values())).n), *values)
+    if scores:
+        console.print(table, soft_wrap=False)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace as replace_part
 from pathlib import Path
 
 import torch
@@ -12,9 +13,9 @@ from diffusion.config.schema import INSTEAD, Train, Trainer
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
-from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 
@@ -100,12 +101,13 @@ def check_size(resolution: int, network: torch.nn.Module) -> None:
         )
 
 
-def check_recipe(module: Diffusion, data: ImageData, sampler: Sampler) -> None:
-    """Refuse parts that do not fit together: one image goes through the objective and the sampler."""
-    image = to_unit(data.splits["train"].images[:1])
+def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
+    """Refuse parts that do not fit together: one image goes through the objective, and one is drawn."""
+    first = data.splits["train"].take(torch.tensor([0]))
+    image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     try:
         with torch.no_grad():
-            module.objective(module.denoiser, image, Streams([0]))
+            module.objective(module.denoiser, image, Streams([0]), **given)
     except RuntimeError as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     try:
@@ -113,9 +115,8 @@ def check_recipe(module: Diffusion, data: ImageData, sampler: Sampler) -> None:
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
     module.lr_scheduler(optimizer, 1)
-    short = copy.copy(sampler)
-    short.steps = min(2, sampler.steps)
+    short = copy.copy(drawing.sampler)
+    short.steps = min(2, short.steps)
     module.denoiser.eval()
-    with torch.no_grad():
-        short(module.denoiser, torch.zeros_like(image), Streams([0]))
+    replace_part(drawing, sampler=short)(module.denoiser, 1, torch.device("cpu"))
     module.denoiser.train()

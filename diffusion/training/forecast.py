@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration
 from diffusion.data import ImageData
-from diffusion.evaluation.cost import evaluations, seconds_per_evaluation
+from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer, opposite
-from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
@@ -63,14 +63,14 @@ class Plan:
         self,
         settings: Train,
         data: ImageData,
-        sampler: Sampler,
+        drawing: Drawing,
         schedule: Schedule,
         clock: Clock,
         scorer: Scorer | None,
         devices: int,
     ):
         self.settings, self.data, self.clock, self.scorer, self.devices = settings, data, clock, scorer, devices
-        self.nfe = evaluations(sampler, schedule)
+        self.nfe, self.unguided = (each.evaluations(schedule) for each in (drawing, drawing.unguided))
 
     def parts(self, step: int) -> list[Part]:
         """What is to be done after `step` steps; parts without work are left out."""
@@ -108,13 +108,13 @@ class Plan:
         if self.scorer is None or not n:
             return []
         times, share = self._times(score.every_n_epochs, step), -(-n // self.devices)
-        drawn = n * (1 + ("untrained" in score.baselines))
+        untrained = n * ("untrained" in score.baselines)
         real = min(n, len(self.data.splits[opposite(score.split)])) if {"real", "floor"} & {*score.baselines} else 0
-        features = drawn + real + n * ("noise" in score.baselines)
+        features = n + untrained + real + n * ("noise" in score.baselines)
         under_way, images = f"{times} of {count(n, 'sample')}", times * share
         return [
             Part("scores", under_way, sampling=images * self.nfe, features=images),
-            Part("last scores", count(drawn, "sample"), sampling=drawn * self.nfe, features=features),
+            Part("last scores", count(n + untrained, "sample"), 0, n * self.nfe + untrained * self.unguided, features),
         ]
 
     def _times(self, epochs: int | None, step: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from diffusion.data import Batch
+from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
@@ -30,7 +30,8 @@ class Diffusion(pl.LightningModule):
 
     Times and noise of a training example are functions of (seed, epoch, its index in the split): an example is seen
     once in an epoch, so its draw depends neither on the batch that it is in, nor on the number of devices, nor on a
-    restart. Its dropout is a function of (seed, step, index), if the network uses `diffusion.model.dropout`.
+    restart. So is whether it is shown without its label. Its dropout is a function of (seed, step, index), if the
+    network uses `diffusion.model.dropout`.
 
     Args:
         network: (x, label) -> prediction.
@@ -41,6 +42,7 @@ class Diffusion(pl.LightningModule):
         seed: Seed of all randomness in training.
         draws: Times and noises for each image in validation.
         grid_seed: Their seed, equal for runs of all seeds, so that their errors are paired.
+        label_dropout: The share of training images that are shown without their label.
         config: The run's configuration as yaml text. Every checkpoint holds it, so that the model can be rebuilt.
     """
 
@@ -56,6 +58,7 @@ class Diffusion(pl.LightningModule):
         seed: int = 0,
         draws: int = 1,
         grid_seed: int = 0,
+        label_dropout: float = 0.0,
         config: str = "",
     ):
         super().__init__()
@@ -66,6 +69,7 @@ class Diffusion(pl.LightningModule):
         self.clock = clock
         self.seed = seed
         self.draws = draws
+        self.label_dropout = label_dropout
         self.config = config
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
@@ -90,7 +94,8 @@ class Diffusion(pl.LightningModule):
         """The mean loss of a batch."""
         x0 = self.images(batch)
         with examples(batch.index.to(self.device, non_blocking=True)):
-            losses = self.objective(self.denoiser, x0, self.streams(batch))
+            given = self.conditions(batch, self.label_dropout)
+            losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
         loss = self.all_gather_flat(losses["loss"]).mean()
         epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
@@ -113,6 +118,22 @@ class Diffusion(pl.LightningModule):
             positions=range(self.global_rank * n, (self.global_rank + 1) * n),
             batch_size=n * self.trainer.world_size,
         )
+
+    def conditions(self, batch: Batch, dropout: float = 0.0) -> dict[str, Tensor]:
+        """What the network is given beside x_t and t: the `classes` (B,) of the images, or nothing without labels.
+
+        Args:
+            dropout: The share of images whose class is replaced by K, "no class" (Ho & Salimans 2022).
+        """
+        if batch.classes is None:
+            return {}
+        least = dropout * 2**63  # of a hash that is uniform below 2⁶³
+        keys = (("label", batch.epoch, index) for index in batch.index.tolist()) if dropout else ()
+        dropped = [seed_for(self.seed, *key) < least for key in keys]
+        if not any(dropped):
+            return {"classes": batch.classes}
+        none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
+        return {"classes": batch.classes.masked_fill(torch.tensor(dropped, device=self.device), none)}
 
     def images(self, batch: Batch) -> Tensor:
         """x0 in float32, or in float64 where the network is; the forward process is never rounded to half precision."""
@@ -148,14 +169,14 @@ class Diffusion(pl.LightningModule):
         signals.stop_in_validation(self.trainer, self.clock)
         split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
-        x0 = self.images(batch)
+        x0, given = self.images(batch), self.conditions(batch)
         for k in range(self.draws):
             t = self.frozen.t(batch.index, k).to(self.device, real_dtype(self.device))
             eps = self.frozen.noise(batch.index, k, x0)
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
-                    error = (denoiser(x_t, t).eps - eps).square().flatten(1).mean(dim=1)
+                    error = (denoiser(x_t, t, **given).eps - eps).square().flatten(1).mean(dim=1)
                     self.error(split, weights).update(error, t)
                     self.gap(weights).update(split, error, t, batch.index, k)
 
@@ -230,7 +251,10 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, what the images are, and the real epoch. (To Lightning the run is one.)"""
+        """Save the configuration as text, what images and labels are, and the real epoch. (To Lightning it is one.)"""
         checkpoint["config"] = self.config
-        checkpoint["images"] = self.trainer.datamodule.keys  # type: ignore[attr-defined]
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["images"] = data.keys
+        if data.classes:
+            checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from diffusion.checkpoint.provenance import network_hash
 from diffusion.errors import Interrupted
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
-from diffusion.process.sampler import Sampler
 from diffusion.report.images import enlarged, grid, save_png
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
@@ -126,15 +125,13 @@ class ScoreSamples(Periodic):
         self,
         clock: Clock,
         every_n_epochs: int,
-        sampler: Sampler,
+        drawing: Drawing,
         n: int,
-        shape: tuple[int, int, int],
-        seed: int,
         scorer: Scorer,
         source: dict[str, Any],
     ):
         super().__init__(clock, every_n_epochs)
-        self.sampler, self.n, self.shape, self.seed = sampler, n, shape, seed
+        self.drawing, self.n = drawing, n
         self.scorer, self.source = scorer, source
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,10 +150,8 @@ class ScoreSamples(Periodic):
         images: Tensor | None = None
         with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
             weights = network_hash(module.denoiser.network)
-            images = generate(
-                module.denoiser, self.sampler, self.n, self.shape, self.seed, module.device, watch=poll,
-                share=(trainer.global_rank, trainer.world_size),
-            )  # fmt: skip
+            share = trainer.global_rank, trainer.world_size
+            images = self.drawing(module.denoiser, self.n, module.device, watch=poll, share=share)
         if agreed(trainer) or images is None:
             return
         new = self.scorer.score(images, step=step, network_hash=weights, **self.source)

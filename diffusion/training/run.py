@@ -1,7 +1,5 @@
 """A training run from its settings: build, check, fit, sample, score, report."""
 
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +7,22 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.checkpoint.pruning import prune
 from diffusion.checkpoint.restore import build_denoiser
-from diffusion.config.build import check_node, make
+from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
-from diffusion.data import ImageData
 from diffusion.errors import Interrupted, UserError, first_line
-from diffusion.evaluation.cost import evaluations, print_cost
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.ledger import Ledger
-from diffusion.evaluation.pipeline import Scorer, describe_sampler, make_metrics
+from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
-from diffusion.process.prediction import Prediction
-from diffusion.process.sampler import Sampler
-from diffusion.process.schedule import Schedule
 from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
 from diffusion.report.scores import print_scores
@@ -37,7 +30,7 @@ from diffusion.runs.jobs import config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
-from diffusion.training.checks import check_folder, check_recipe, check_size, check_sweep_score, check_trainer, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.forecast import STEP, Forecast, Plan
@@ -46,6 +39,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
 from diffusion.training.progress import RecordProgress, RunProgress
+from diffusion.training.recipe import Recipe, with_classes
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -74,52 +68,6 @@ FILES = {
 }
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a run's settings describe, as objects."""
-
-    data: ImageData
-    network: nn.Module
-    schedule: Schedule
-    prediction: Prediction
-    objective: Any
-    optimizer: Any  # parameters -> Optimizer
-    lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
-    sampler: Sampler
-    ema: Callback | None
-
-    @classmethod
-    def build(cls, settings: Train) -> "Recipe":
-        """Raises UserError for what cannot be built or does not fit."""
-        for group in (
-            "trainer",
-            "logger",
-            "callbacks",
-            "features",
-            "metrics",
-        ):  # built later, when the images are there
-            check_node(settings.model_dump().get(group), group)
-        recipe = cls(
-            data=make(settings.data, "data"),
-            network=make(settings.model, "model"),
-            schedule=make(settings.schedule, "schedule"),
-            prediction=make(settings.prediction, "prediction"),
-            objective=make(settings.objective, "objective"),
-            optimizer=make(settings.optimizer, "optimizer"),
-            lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
-            sampler=make(settings.sampler, "sampler"),
-            ema=make(settings.ema, "ema") if settings.ema else None,
-        )
-        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
-        check_size(recipe.data.resolution, recipe.network)
-        return recipe
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
-        return self.data.channels, self.data.resolution, self.data.resolution
-
-
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
     """Run the settings, leaving everything in `folder`; the last `sweep.score`, on the first process.
@@ -130,7 +78,6 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     Raises UserError, before any training, for what the user can fix.
     """
     quiet_libraries()
-    config = config_text(settings)
     check_trainer(settings.trainer)
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
@@ -138,12 +85,14 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     scorer = prepare_data(settings, recipe, folder)
+    settings, recipe = with_classes(settings, recipe)
+    config, drawing = config_text(settings), recipe.drawing(settings.seed)
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
     images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
     clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
     module = make_module(settings, recipe, clock, config)
-    check_recipe(module, recipe.data, recipe.sampler)
+    check_recipe(module, recipe.data, drawing)
     processes.check_processes(trainer)
     if resumed is not None:
         check_resumed(module.state_dict(), config, resumed)
@@ -151,9 +100,9 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         check_steps_left(clock.total, resumed, folder)
     if trainer.is_global_zero:
         write_config(settings, folder)
-    settings = with_affordable_scores(settings, recipe, clock, trainer.world_size)
+    settings = with_affordable_scores(settings, recipe, drawing, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, clock, folder, scorer, record, resumed)
+    checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed)
     prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
         if resumed is not None:
@@ -165,7 +114,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
             trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
         if record is None:
             return None
-        finish(settings, recipe, folder, trainer, module, scorer)
+        finish(settings, drawing, folder, trainer, module, scorer)
         loggers.summarize(trainer.loggers, folder, checkpoints.best)
         record.update(finished=now(), **ended_early(trainer, clock))
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
@@ -206,7 +155,7 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     return scorer
 
 
-def with_affordable_scores(settings: Train, recipe: Recipe, clock: Clock, devices: int) -> Train:
+def with_affordable_scores(settings: Train, recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Train:
     """The settings with the number of samples to score, where it is not set.
 
     It is 0 if drawing `SCORED` samples takes more network evaluations than the training, unless a search follows their
@@ -214,7 +163,7 @@ def with_affordable_scores(settings: Train, recipe: Recipe, clock: Clock, device
     """
     if settings.score.n is not None:
         return settings
-    sampling = SCORED * evaluations(recipe.sampler, recipe.schedule)
+    sampling = SCORED * drawing.evaluations(recipe.schedule)
     training = STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices
     affordable = sampling <= training or settings.sweep.score != "val/mse"
     if not affordable:
@@ -230,7 +179,7 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
     """The LightningModule of a recipe."""
     return Diffusion(
         recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
-        clock, settings.seed, settings.validation.draws, settings.validation.seed, config,
+        clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout, config,
     )  # fmt: skip
 
 
@@ -265,6 +214,7 @@ def set_clock(
     trainer: pl.Trainer,
     settings: Train,
     recipe: Recipe,
+    drawing: Drawing,
     clock: Clock,
     folder: Path,
     scorer: Scorer | None,
@@ -272,11 +222,11 @@ def set_clock(
     resumed: Resumed | None,
 ) -> Checkpoints:
     """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
-    data, sampler, shape, seed = recipe.data, recipe.sampler, recipe.shape, settings.seed
+    data = recipe.data
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
-    plan = Plan(settings, data, sampler, recipe.schedule, clock, scorer, trainer.world_size)
+    plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size)
     used: list[Callback] = [
         signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock), OverfittingNotice(),
         LearningRateMonitor("step"),
@@ -293,31 +243,27 @@ def set_clock(
     if samples.n and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:
-            return generate(module.denoiser, sampler, samples.n, shape, seed, module.device, watch=signals.poll)
+            return drawing(module.denoiser, samples.n, module.device, watch=signals.poll)
 
         used.append(SampleGrid(clock, samples.every_n_epochs, draw, folder))
     if scorer is not None and score.every_n_epochs:
         quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
-        used.append(
-            ScoreSamples(clock, score.every_n_epochs, sampler, score.n or 0, shape, seed, quick, source_of(settings))
-        )
+        source = run_source(settings)
+        used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, quick, source))
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
     return checkpoints
 
 
-def source_of(settings: Train) -> dict[str, Any]:
+def run_source(settings: Train) -> dict[str, Any]:
     """What the scores of a run's samples say about how they were made."""
-    return {
-        "sampler": describe_sampler(settings.sampler),
-        "seed": settings.seed,
-        "weights": "ema" if settings.ema else "raw",
-    }
+    drawn = source_of(settings.sampler, settings.guidance, None)
+    return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}
 
 
 def finish(
-    settings: Train, recipe: Recipe, folder: Path, trainer: pl.Trainer, module: Diffusion, scorer: Scorer | None
+    settings: Train, drawing: Drawing, folder: Path, trainer: pl.Trainer, module: Diffusion, scorer: Scorer | None
 ) -> None:
     """The last samples and their scores, beside the baselines; the module holds its averaged weights."""
     print_gap(trainer.logged_metrics)
@@ -325,17 +271,14 @@ def finish(
     module.to(device).eval()
     if (average := average_of(trainer)) is not None:
         average.apply_average(module)
-    score, sampler, seed = settings.score, recipe.sampler, settings.seed
+    score = settings.score
     scored = score.n or 0
     n = max(scored, settings.samples.n)
     if n == 0:
         return
-    sample = partial(
-        generate, sampler=sampler, shape=recipe.shape, seed=seed, device=device, batch_size=score.batch_size
-    )
     untrained = scored if "untrained" in score.baselines else 0
-    print_cost(module.denoiser, sampler, n + untrained, recipe.shape, score.batch_size, device, untrained)
-    images = sample(module.denoiser, n=n, description=f"sampling {count(n, 'image')}")
+    drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained)
+    images = drawing(module.denoiser, n, device, score.batch_size, f"sampling {count(n, 'image')}")
     shown = images[: settings.samples.n or 16]
     picture = grid(shown, scale=scale_of(shown))
     save_png(picture, folder / "samples" / "final.png")
@@ -343,14 +286,14 @@ def finish(
     if scorer is None:
         return
     scorer.extractor.to(device)
-    source, last = source_of(settings), folder / "checkpoints" / "last.ckpt"
+    source, last = run_source(settings), folder / "checkpoints" / "last.ckpt"
     of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(module.denoiser.network)}
     if last.is_file():
         of_samples["checkpoint"] = {"path": str(last), "sha256": file_hash(last)}
     if untrained:
-        pl.seed_everything(seed, verbose=False)
+        pl.seed_everything(settings.seed, verbose=False)
         fresh = build_denoiser(settings.model_dump()).to(device).eval()
-        blank = sample(fresh, n=scored, description="sampling untrained")
+        blank = drawing.unguided(fresh, scored, device, score.batch_size, "sampling untrained")
         of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
     if score.split == "test":
         scorer.ledger.warn()

@@ -3,11 +3,19 @@
 import pytest
 import torch
 
-from diffusion.evaluation.cost import Blank, evaluations, print_cost
+from diffusion.evaluation.cost import evaluations
+from diffusion.evaluation.drawing import Drawing
 from diffusion.process import grid
+from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
+from diffusion.process.prediction import V
 from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import VP
+
+
+class Same(torch.nn.Module):
+    def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 @pytest.mark.parametrize("kind", [ClassifierFree, AutoGuidance])
@@ -29,10 +37,11 @@ def test_both_evaluations_of_a_step_count():
 
 
 def test_the_printed_cost_is_with_guidance(capsys):
-    settings = (DDIM(5), 3, (1, 4, 4), 2, torch.device("cpu"))
-    print_cost(Blank(VP()), *settings)
-    print_cost(Blank(VP()), *settings, guidance=AutoGuidance(2.0))
+    denoiser, device = Denoiser(Same(), VP(), V()), torch.device("cpu")
+    for guidance in (None, AutoGuidance(2.0)):
+        drawing = Drawing(DDIM(5), (1, 4, 4), 0, guidance, denoiser)
+        drawing.print_cost(denoiser, 3, 2, device, untrained=2)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "3 samples × 5 network evaluations",
-        "3 samples × 10 network evaluations",
+        "3 samples × 5 network evaluations, and 2 of an untrained network",
+        "3 samples × 10 network evaluations, and 2 of an untrained network",
     ]

@@ -65,7 +65,13 @@ def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
     _, out, _ = command("sample", ["--help"])
     listed = {line.split()[0] for line in out.partition("Settings")[0].splitlines() if "=  " in line}
     assert "unipc, run (default)" in " ".join(out.split())
-    assert listed == {"sampler=", "grid@sampler.grid=", "threshold@sampler.threshold=", "variance@sampler.variance="}
+    assert listed == {
+        "sampler=",
+        "guidance=",
+        "grid@sampler.grid=",
+        "threshold@sampler.threshold=",
+        "variance@sampler.variance=",
+    }
 
 
 def test_a_full_gpu_is_one_line(command, tiny) -> None:

@@ -20,7 +20,7 @@ FAULTS = [
     fault("interval: the high end is excluded", "& (level <= high)", "& (level < high)"),
     fault("interval: σ instead of σ/α", "    return sigma / alpha\n", "    return sigma\n"),
     fault("interval: one for the batch", "where = expand(acts, x_t).bool()", "where = acts.any()"),
-    fault("interval: the weak one is evaluated outside", "if not acts.any():", "if False:"),
+    fault("interval: the weak one is evaluated outside", "if self.guidance.limited and not acts.any():", "if False:"),
     fault("interval: outside of the schedule", "if high < least or low >= largest:", "if False:"),
     fault("interval: at the schedule's last level", "low >= largest:", "low > largest:"),
     fault("interval: at a table's first level", "if high < least or", "if high <= least or"),
@@ -38,5 +38,10 @@ FAULTS = [
     fault("auto: without a worse model", "if weak is None:\n            raise", "if False:\n            raise"),
     fault("another schedule is accepted", "not same(denoise.schedule, weak.schedule)", "False"),
     fault("cost: the sampler's own count", "return blank.calls", "return sampler.evaluations", COST),
-    fault("cost: guidance is left out", "evaluations(sampler, denoise.schedule, guidance)", "sampler.steps", COST),
+    fault(
+        "cost: guidance is left out",
+        "return evaluations(self.sampler, schedule, self.guidance)",
+        "return self.sampler.steps",
+        COST,
+    ),
 ]

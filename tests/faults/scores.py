@@ -77,7 +77,7 @@ FAULTS = [
     Fault("evaluate: another sampler", "(recipe or {}).get(group) or ", "", f"{REPRODUCED}[ckpt]"),
     Fault(
         "evaluate: exported without scores",
-        ', "seed", "score")',
+        ', "seed", "score", "label_dropout")',
         ")",
         f"{REPRODUCED}[safetensors]",
     ),
@@ -352,7 +352,7 @@ FAULTS = [
         "MARKERS[i % 7]",
         "report/test_report_study.py",
     ),
-    Fault("study: beyond its budget", "if nfe <= budget else", "if True else", BUDGET),
+    Fault("study: beyond its budget", "guidance)) <= budget:", "guidance)) <= 10 * budget:", BUDGET),
     Fault("text: text is markup", "markup=False, emoji=False", "emoji=False", PLAIN),
     Fault("text: text is emoji", "markup=False, emoji=False", "markup=False", PLAIN),
     Fault("text: a label is mathematics", ", parse_math=False", "", PLAIN),

@@ -68,8 +68,8 @@ FAULTS = [
     ),
     Fault(
         "no image goes through the sampler",
-        "        short(module.denoiser, torch.zeros_like(image), Streams([0]))\n",
-        "        pass\n",
+        '    replace_part(drawing, sampler=short)(module.denoiser, 1, torch.device("cpu"))\n',
+        "",
         ON,
     ),
 ]

@@ -23,8 +23,8 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
 from diffusion.errors import Interrupted, UserError
-from diffusion.evaluation.cost import print_cost
 from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.generate import generate
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
@@ -198,7 +198,7 @@ def test_samples_equal_those_of_the_cpu_and_no_step_waits(name, away):
     images = generate(there, sampler, 5, (3, 4, 4), 1, away.name, watch=lambda *_: waits.append(len(away.waits)))
     assert torch.equal(images, generate(here, sampler, 5, (3, 4, 4), 1))
     assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # its step sizes depend on its results
-    print_cost(there, sampler, 5, (3, 4, 4), 5, away.name)
+    Drawing(sampler, (3, 4, 4), 1).print_cost(there, 5, 5, torch.device(away.name))
 
 
 @pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])

@@ -7,9 +7,9 @@ import torch
 from composing import settings, train
 from torch import nn
 
+from diffusion.evaluation.drawing import Drawing
 from diffusion.model.unet import UNet
 from diffusion.training import forecast
-from diffusion.training import run as training
 
 WHOLE = (
     "samples.n=4", "samples.every_n_epochs=1", "score.n=8", "score.every_n_epochs=2", "features=lite0",
@@ -36,7 +36,7 @@ def test_the_forecast_counts_what_the_run_does(tiny, tmp_path, monkeypatch, word
     parts = forecast.Plan.parts
     monkeypatch.setattr(forecast.Plan, "parts", plan)
     monkeypatch.setattr(forecast, "seconds_per_evaluation", lambda *_: 1.0)
-    monkeypatch.setattr(training, "print_cost", lambda *_: None)
+    monkeypatch.setattr(Drawing, "print_cost", lambda *_: None)
     hook = torch.nn.modules.module.register_module_forward_hook(seen)
     try:
         train([*tiny, "least_interval=1", *words], tmp_path)

@@ -17,6 +17,7 @@ from wandb_files import recorded
 
 from diffusion.checkpoint.provenance import code_version
 from diffusion.checkpoint.restore import restore
+from diffusion.evaluation.drawing import Drawing
 from diffusion.report.compare import compare, gather
 from diffusion.report.images import GAP
 from diffusion.runs.folder import read_scores
@@ -112,9 +113,11 @@ def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_pat
         training.Recipe.build(chosen := settings(words[:-1])),
         Clock(epoch=6, total=171),
     )  # of 3 · 4 evaluations each
-    assert training.with_affordable_scores(chosen, recipe, clock, 1).score.n == 512
-    assert training.with_affordable_scores(chosen, recipe, replace(clock, total=170), 1).score.n == 0
-    assert training.with_affordable_scores(settings([*words[:-1], "score.n=7"]), recipe, clock, 1).score.n == 7
+    drawing = Drawing(recipe.sampler, recipe.shape, 0)
+    assert training.with_affordable_scores(chosen, recipe, drawing, clock, 1).score.n == 512
+    assert training.with_affordable_scores(chosen, recipe, drawing, replace(clock, total=170), 1).score.n == 0
+    asked = settings([*words[:-1], "score.n=7"])
+    assert training.with_affordable_scores(asked, recipe, drawing, clock, 1).score.n == 7
 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])

@@ -1,0 +1,94 @@
+"""The parts of a run, built from its settings and checked against each other."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+from diffusion.config.build import check_node, make
+from diffusion.config.schema import Train
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.guidance import Guidance
+from diffusion.process.prediction import Prediction
+from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
+from diffusion.training.checks import check_size
+
+LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built when the images are there
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run's settings describe, as objects."""
+
+    data: ImageData
+    network: nn.Module
+    schedule: Schedule
+    prediction: Prediction
+    objective: Any
+    optimizer: Any  # parameters -> Optimizer
+    lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
+    sampler: Sampler
+    guidance: Guidance | None
+    worse: Denoiser | None  # the guidance's other model
+    ema: Callback | None
+
+    @classmethod
+    def build(cls, settings: Train) -> "Recipe":
+        """Raises UserError for what cannot be built or does not fit."""
+        for group in LATER:
+            check_node(settings.model_dump().get(group), group)
+        data: ImageData = make(settings.data, "data")
+        network = make(settings.model, "model")
+        shape = data.channels, data.resolution, data.resolution
+        guidance, worse = make_guidance(settings.guidance, shape, settings.label_dropout, None)
+        recipe = cls(
+            data=data,
+            network=network,
+            schedule=make(settings.schedule, "schedule"),
+            prediction=make(settings.prediction, "prediction"),
+            objective=make(settings.objective, "objective"),
+            optimizer=make(settings.optimizer, "optimizer"),
+            lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
+            sampler=make(settings.sampler, "sampler"),
+            guidance=guidance,
+            worse=worse,
+            ema=make(settings.ema, "ema") if settings.ema else None,
+        )
+        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
+        check_size(data.resolution, network)
+        return recipe
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.data.channels, self.data.resolution, self.data.resolution
+
+    def drawing(self, seed: int) -> Drawing:
+        """How samples are drawn: where images have labels, of each class as often as in training."""
+        counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
+        return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts)
+
+
+def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
+    """The settings and the recipe with a network for the classes of the data, which is set up.
+
+    Raises UserError where `model.classes` is set to another number, or the network has no such setting.
+    """
+    known, given = len(recipe.data.classes), settings.model.get("classes")
+    if known == (given or 0):
+        return settings, recipe
+    if given:
+        raise UserError(
+            f"model.classes={given}: the data has {known or 'no'} classes; leave it out, and it follows data.labels"
+        )
+    if "classes" not in settings.model:
+        raise UserError("data.labels: the model has no setting `classes`, so it takes no labels; choose another model")
+    changed = settings.model_copy(update={"model": {**settings.model, "classes": known}})
+    pl.seed_everything(settings.seed, verbose=False)
+    return changed, replace(Recipe.build(changed), data=recipe.data)

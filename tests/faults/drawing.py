@@ -1,0 +1,81 @@
+"""Labels and guidance of a run and its samples: one safeguard at a time is removed."""
+
+# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+import lightning.pytorch  # noqa: F401
+from faults.fault import Fault
+
+CLASSES = "evaluation/test_classes.py"
+PROPORTION = f"{CLASSES}::test_classes_are_in_proportion_for_every_number_of_samples"
+NONE = f"{CLASSES}::test_what_is_no_class_is_refused"
+OWN = f"{CLASSES}::test_an_image_depends_on_its_own_class_and_not_on_its_batch"
+ROWS = f"{CLASSES}::test_conditions_of_another_number_of_images_are_refused"
+LABELS = "training/test_labels.py"
+KNOWN = f"{LABELS}::test_the_model_has_the_classes_of_the_data_and_its_files_know_them"
+RESUME = f"{LABELS}::test_a_labelled_run_resumes_bit_for_bit"
+DROPPED = f"{LABELS}::test_labels_are_dropped_by_image_and_epoch_alone"
+ASKED = f"{LABELS}::test_samples_are_of_the_classes_that_are_asked_for"
+GUIDED = f"{LABELS}::test_guidance_makes_samples_more_of_their_class"
+WORSE = f"{LABELS}::test_an_earlier_checkpoint_is_the_worse_model_of_autoguidance"
+SCORED = f"{LABELS}::test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class"
+STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
+DRAWN = f"{LABELS}::test_a_run_draws_and_scores_of_every_class_with_its_guidance"
+REFUSED = f"{LABELS}::test_what_does_not_fit_is_refused_before_training"
+SAMPLED = f"{LABELS}::test_what_cannot_be_sampled_is_refused"
+PLAN = "training/test_forecast.py::test_the_forecast_counts_what_the_run_does"
+
+FAULTS = [
+    Fault("classes are in no proportion", "* GOLDEN % 1", "* 0.0", PROPORTION),
+    Fault("a negative class is taken", "not 0 <= found < known", "not found < known", NONE),
+    Fault("a class is true", "type(found) is not int or", "not isinstance(found, int) or", NONE),
+    Fault("a batch has the classes of the first", "rows[list(indices)]", "rows[: len(indices)]", OWN),
+    Fault("any number of classes is taken", "if len(rows) != n:", "if False:", ROWS),
+    Fault("the model has no classes", "if known == (given or 0):", "if True:", KNOWN),
+    Fault("a checkpoint forgets the labels", "        if data.classes:\n", "        if False:\n", KNOWN),
+    Fault("an exported file forgets the labels", '    contents["labels"] = labels\n', "", KNOWN),
+    Fault("no label is dropped", "seed_for(self.seed, *key) < least", "False", RESUME),
+    Fault(
+        "labels are dropped by the batch", '("label", batch.epoch, index)', '("label", batch.number, index)', DROPPED
+    ),
+    Fault("the same labels in each epoch", '("label", batch.epoch, index)', '("label", 0, index)', DROPPED),
+    Fault("labels are dropped in validation", "self.conditions(batch)\n", "self.conditions(batch, 0.3)\n", DROPPED),
+    Fault(
+        "a dropped label is the first class",
+        "classes.masked_fill(torch.tensor(dropped, device=self.device), none)",
+        "classes.masked_fill(torch.tensor(dropped, device=self.device), 0)",
+        DROPPED,
+    ),
+    Fault("names are not looked up", "names.index(label) if label in names else label", "label", ASKED),
+    Fault("samples are not guided", "        if self.guidance is None:\n", "        if True:\n", GUIDED),
+    Fault(
+        "the worse model is the model itself", "None if self.weak is None else self.weak.to(device)", "denoiser", WORSE
+    ),
+    Fault(
+        "samples have the training's proportions",
+        "return counts if counts.keys() ==",
+        "return {} if counts.keys() ==",
+        SCORED,
+    ),
+    Fault(
+        "a class is scored against all",
+        "reference.take((reference.labels == i).nonzero().flatten())",
+        "reference",
+        SCORED,
+    ),
+    Fault("a score does not say its guidance", '        source["guidance"] =', '        source["unsaid"] =', SCORED),
+    Fault(
+        "a study does not count the weak model",
+        "(nfe := evaluations(sampler, schedule, guidance))",
+        "(nfe := evaluations(sampler, schedule))",
+        STUDY,
+    ),
+    Fault(
+        "classes of other data",
+        '        raise UserError(\n            f"model.classes={given}:',
+        '        print(\n            f"model.classes={given}:',
+        REFUSED,
+    ),
+    Fault("guidance by what was not learned", "if guidance.drops_labels and label_dropout == 0:", "if False:", REFUSED),
+    Fault("label and labels", "if settings.label is not None and settings.labels is not None:", "if False:", SAMPLED),
+    Fault("pictures are not counted", "sampled = times * n + more", "sampled = times * n", PLAN),
+    Fault("an interrupted validation's end is forgotten", " + bool(total % every)", "", PLAN),
+]
