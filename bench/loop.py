@@ -36,6 +36,7 @@ from diffusion.data import ImageData
 from diffusion.runs import naming
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
+from diffusion.training.optimizer import optimizer_of
 from diffusion.training.run import Recipe, make_module, make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
@@ -106,7 +107,7 @@ def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callabl
     network = make(settings.model, "model").to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
-    optimizer = make(settings.optimizer, "optimizer")(network.parameters())
+    optimizer = optimizer_of(make(settings.optimizer, "optimizer"), network.parameters(), network)
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
 

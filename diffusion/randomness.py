@@ -93,14 +93,17 @@ class Streams:
             row.normal_(generator=generator)
         return out
 
-    def normal_like(self, x: Tensor) -> Tensor:
-        """N(0, 1) with the shape and dtype of `x` (B, ...). Raises UserError for another number of examples than B."""
+    def normal_like(self, x: Tensor, *times: int) -> Tensor:
+        """N(0, 1) with the dtype of `x` (B, ...), of shape (B, *times, ...): as many of them for each example.
+
+        Raises UserError for another number of examples than B.
+        """
         if len(x) != len(self):
             raise UserError(
                 f"randomness: {len(self)} random streams for {len(x)} images; give one to each image, such as "
                 f'Streams.of({len(x)}, "train", step)'
             )
-        return self.normal(*x.shape[1:], dtype=x.dtype)
+        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`."""

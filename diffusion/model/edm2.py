@@ -217,6 +217,7 @@ class EDM2UNet(Network):
         self.noise = MPConv(channels[0], features)
         if classes:
             self.label = MPConv(classes + 1, features)
+            self.ends = (*self.ends, "label")
         self.stem = MPConv(in_channels + 1, channels[0], 3, 3)
         width, skips = channels[0], [channels[0]]
 

@@ -114,6 +114,8 @@ class JiT(Network):
         UserError: if `width` is not a multiple of 4 times `heads`.
     """
 
+    ends = ("reduce", "out")
+
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,

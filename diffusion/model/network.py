@@ -23,6 +23,9 @@ class Network(nn.Module):
         checkpointing: whether the blocks called by `run` keep only their inputs for the backward pass.
     """
 
+    ends: tuple[str, ...] = ("stem", "out")
+    """The layers that meet images, or classes as one-hot vectors, by name: `optimizer=muon` leaves them to AdamW."""
+
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
         super().__init__()
         self.downsampling = downsampling

@@ -54,6 +54,8 @@ class MemoirUNet(Network):
         UserError: if `channels` is empty.
     """
 
+    ends = ("encoder.0.conv1", "out")
+
     def __init__(
         self,
         in_channels: Annotated[int, Ge(1)] = 3,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from diffusion.process.denoiser import Denoise, Denoiser, diffuse, expand
 from diffusion.process.likelihood import bound_term
+from diffusion.process.noise import Noise, independent
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 from diffusion.process.timesteps import Timesteps, UniformTable, table_steps
@@ -53,11 +54,13 @@ class Objective(nn.Module):
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
+        noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
     """
 
-    def __init__(self, timesteps: Timesteps | None = None):
+    def __init__(self, timesteps: Timesteps | None = None, noise: Noise = independent):
         super().__init__()
         self.timesteps = UniformTable() if timesteps is None else timesteps
+        self.noise = noise
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
         """(B,) the loss of each example at its time batch.t."""
@@ -66,7 +69,7 @@ class Objective(nn.Module):
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         schedule = denoiser.schedule
         t, importance = self.timesteps(schedule, streams)
-        eps = streams.normal_like(x0)
+        eps = self.noise(x0, streams)
         x_t = diffuse(schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
@@ -88,10 +91,17 @@ class Simple(Objective):
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
         weighting: the weight w: (schedule, prediction, t) -> (B,); see the module `weighting`.
         distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
+        noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
     """
 
-    def __init__(self, timesteps: Timesteps | None = None, weighting: Weighting = unit, distance: Distance = squared):
-        super().__init__(timesteps)
+    def __init__(
+        self,
+        timesteps: Timesteps | None = None,
+        weighting: Weighting = unit,
+        distance: Distance = squared,
+        noise: Noise = independent,
+    ):
+        super().__init__(timesteps, noise)
         self.weighting = weighting
         self.distance = distance
 
@@ -104,7 +114,8 @@ class Simple(Objective):
 class VariationalBound(Objective):
     """L_vlb: T times the term of the variational bound at one row of the table, in bits per dimension (DDPM, eq. 5).
 
-    Its expectation over uniform rows is the bound without L_T, which has no parameters.
+    Its expectation over uniform rows is the bound without L_T, which has no parameters. It is one of noise that is
+    independent of the image, so there is no other choice here, nor in `Hybrid`.
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.

@@ -111,7 +111,7 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     except RuntimeError as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
     try:
-        optimizer = module.optimizer(list(module.parameters()))
+        optimizer = module.new_optimizer()
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
     module.lr_scheduler(optimizer, 1)

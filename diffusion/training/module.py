@@ -21,6 +21,7 @@ from diffusion.randomness import Streams, real_dtype, seed_for
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
+from diffusion.training.optimizer import optimizer_of
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
 
@@ -36,7 +37,7 @@ class Diffusion(pl.LightningModule):
     Args:
         network: (x, label) -> prediction.
         schedule, prediction, objective: See `diffusion.process`.
-        optimizer: parameters -> Optimizer.
+        optimizer: parameters -> Optimizer, see `optimizer_of`.
         lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
         clock: Of the run.
         seed: Seed of all randomness in training.
@@ -209,9 +210,13 @@ class Diffusion(pl.LightningModule):
         epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # that of the last step
         self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
 
+    def new_optimizer(self) -> Optimizer:
+        """A fresh optimizer of all parameters."""
+        return optimizer_of(self.optimizer, self.parameters(), self.denoiser.network)
+
     def configure_optimizers(self) -> Any:
         """The optimizer, and its schedule by the step."""
-        optimizer = self.optimizer(list(self.parameters()))
+        optimizer = self.new_optimizer()
         optimizer.register_step_post_hook(self.note_step)
         scheduler = self.lr_scheduler(optimizer, self.clock.total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -220,7 +225,7 @@ class Diffusion(pl.LightningModule):
         """Give a resumed optimizer the settings of this run in place of those that were saved with its state."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
-        for i, fresh in enumerate(self.optimizer(list(self.parameters())).param_groups):
+        for i, fresh in enumerate(self.new_optimizer().param_groups):
             group = optimizer.param_groups[i]
             group |= {key: value for key, value in fresh.items() if key not in ("params", "lr")}
             before, rate = group["initial_lr"], fresh["lr"]

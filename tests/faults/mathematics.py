@@ -20,6 +20,7 @@ PREDICTION = "test_prediction.py"
 WEIGHTING = "test_weighting.py"
 TIMESTEPS = "test_timesteps.py"
 OBJECTIVE = "test_objective.py"
+NOISE = "test_noise.py"
 LIKELIHOOD = "test_likelihood.py"
 
 
@@ -240,6 +241,28 @@ FAULTS = [
         "losses.square().mean(dim=1).sqrt()",
         "losses.square().mean(dim=1)",
         TIMESTEPS,
+    ),
+    fault(
+        "noise: independent in every objective", "eps = self.noise(x0, streams)", "eps = streams.normal_like(x0)", NOISE
+    ),
+    fault(
+        "noise: the choice is not passed on", "super().__init__(timesteps, noise)", "super().__init__(timesteps)", NOISE
+    ),
+    fault("nearest: the farthest", "distance.argmin(dim=1)", "distance.argmax(dim=1)", NOISE),
+    fault("nearest: of the mean distance", ".flatten(2).square().sum(dim=2)", ".flatten(2).sum(dim=2).abs()", NOISE),
+    fault("nearest: one candidate", "streams.normal_like(x0, k)", "streams.normal_like(x0, 1)", NOISE),
+    fault(
+        "assigned: the costliest pairs",
+        "linear_sum_assignment((distance**power)",
+        "linear_sum_assignment(-(distance**power)",
+        NOISE,
+    ),
+    fault("assigned: distances for any power", "(distance**power).cpu()", "distance.cpu()", NOISE),
+    fault(
+        "assigned: the inverse permutation",
+        "torch.from_numpy(order).to(eps.device)",
+        "torch.from_numpy(order).argsort()",
+        NOISE,
     ),
     fault("hybrid: the mean is not detached", "y=batch.y.detach()", "y=batch.y", OBJECTIVE),
     fault("vlb: without the factor T", "steps * bound_term(", "bound_term(", OBJECTIVE),

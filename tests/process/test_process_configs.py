@@ -84,6 +84,11 @@ def test_weightings(name: str) -> None:
     train_once(f"weighting@objective.weighting={name}")
 
 
+@pytest.mark.parametrize("name", names("noise"))
+def test_noises(name: str) -> None:
+    train_once(f"noise@objective.noise={name}")
+
+
 @pytest.mark.parametrize("name", names("objective"))
 def test_objectives(name: str) -> None:
     train_once(f"objective={name}")
@@ -97,7 +102,9 @@ def test_variances(name: str) -> None:
 def test_combinations_used_in_papers() -> None:
     train_once("schedule=cosine", "objective=hybrid", "timesteps@objective.timesteps=loss_second_moment")
     train_once("schedule=edm", "prediction=edm", "timesteps@objective.timesteps=log_normal")
-    train_once("schedule=flow", "prediction=velocity", "timesteps@objective.timesteps=logit_normal")
+    times = "timesteps@objective.timesteps=logit_normal"
+    train_once("schedule=flow", "prediction=velocity", times, "noise@objective.noise=ot")
+    train_once("objective=uncertainty", "noise@objective.objective.noise=nearest")
     train_once("schedule=zero_snr", "prediction=v", "weighting@objective.weighting=min_snr")
 
 
@@ -106,7 +113,9 @@ def test_loss_second_moment_has_the_steps_of_the_schedule() -> None:
     assert len(instantiate(cfg.objective).timesteps.losses) == 100
 
 
-@pytest.mark.parametrize("group", ["schedule", "prediction", "timesteps", "weighting", "objective", "variance"])
+@pytest.mark.parametrize(
+    "group", ["schedule", "prediction", "timesteps", "weighting", "noise", "objective", "variance"]
+)
 def test_every_choice_is_described_in_its_first_line(group: str) -> None:
     for name in names(group):
         first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]

@@ -43,6 +43,15 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tiny, tmp_path, stop):
     assert (rest / "checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.parametrize("noise", ["nearest", "ot"])
+def test_a_resumed_run_pairs_the_same_noise_and_images(tiny, tmp_path, noise):
+    overrides = [*tiny, f"noise@objective.noise={noise}", "score=off", "samples.n=0"]
+    whole = run(tmp_path, "whole", [*overrides, "trainer.max_steps=4"])
+    first = run(tmp_path, "first", [*overrides, "trainer.max_steps=2"])
+    rest = run(tmp_path, "rest", [*overrides, "trainer.max_steps=4", f"ckpt={first}/checkpoints/last.ckpt"])
+    assert equal(weights(whole), weights(rest))
+
+
 def test_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     run(tmp_path, "a", [*tiny, "trainer.max_steps=2"])
     run(tmp_path, "b", [*tiny, "trainer.max_steps=4"])
@@ -68,9 +77,11 @@ def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
     assert abs(a - c) > 1e-4
 
 
-def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path):
+@pytest.mark.parametrize("noise", ["independent", "nearest"])
+def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
     """In float64 two batches of 4 give the step of one of 8: the same images, times and noise."""
     common = [*tiny, "optimizer=sgd", "trainer.max_steps=3", "trainer.precision=64-true"]
+    common += [f"noise@objective.noise={noise}"]
     large = run(tmp_path, "large", [*common, "data.batch_size=8"])
     small = run(tmp_path, "small", [*common, "data.batch_size=4", "trainer.accumulate_grad_batches=2"])
     a, b = weights(large), weights(small)

@@ -1,0 +1,119 @@
+"""Muon: a momentum made orthogonal for the hidden matrices of a network, and AdamW for all other parameters."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from diffusion.errors import UserError
+
+A, B, C = 3.4445, -4.7750, 2.0315  # of the quintic polynomial (Jordan et al. 2024)
+SMALLEST = 1e-7  # a matrix of a smaller norm, such as 0, is not scaled up to 1
+RMS = 0.2  # of AdamW's usual update of an element, in units of the rate (Liu et al. 2025, section 2.2)
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """U S V^T (m, n) -> U S' V^T in bfloat16, with singular values S' near 1, by Newton–Schulz (Jordan et al. 2024).
+
+    X ← X/‖X‖ (Frobenius); then `steps` times G = X X^T, X ← a X + (b G + c G²) X. A singular value s becomes
+    a s + b s³ + c s⁵ at each step. After 5, what was above 1/100 of the norm is between 0.68 and 1.21.
+    """
+    tall = matrix.size(0) > matrix.size(1)
+    x = matrix.bfloat16()
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=SMALLEST)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x.T if tall else x
+
+
+def hidden_matrices(network: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
+    """The weights of 2 or more dimensions, of both more than one row and column, outside of embeddings and `ends`."""
+    try:
+        apart = {id(p) for name in ends for p in network.get_submodule(name).parameters()}
+    except AttributeError as error:
+        raise UserError(
+            f"optimizer.ends=[{','.join(ends)}]: {type(network).__name__} has no layer of one of these names; expected "
+            "its first and last layers, such as optimizer.ends=[first,last]"
+        ) from error
+    layers = [layer for layer in network.modules() if not isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
+    named = [pair for layer in layers for pair in layer.named_parameters(recurse=False)]
+    weights = [p for name, p in named if name.endswith("weight") and p.ndim > 1 and id(p) not in apart]
+    return [p for p in weights if min(p.flatten(1).shape) > 1]
+
+
+class Muon(Optimizer):
+    """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for biases, norms, embeddings and the network's ends.
+
+    For a matrix W (m, n), the kernel (out, in, h, w) of a convolution being the matrix (out, in·h·w), and a gradient g:
+        M ← μM + (1 − μ)g;  O = orthogonal((1 − μ)g + μM)
+        W ← W − γλW;  W ← W − 0.2 γ √max(m, n) O
+    O has an RMS of 1/√max(m, n), so elements move by 0.2 γ, as much as AdamW usually moves them (Liu et al. 2025). So
+    rate γ and decay λ are those of AdamW, and all parameters share them. There are two groups of parameters: the
+    matrices, and the others. Its numbers are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw".
+
+    Args:
+        params: all parameters, some of which may belong to other modules than the network.
+        network: whose hidden matrices they are.
+        lr: γ.
+        weight_decay: λ.
+        momentum: μ, of the matrices.
+        steps: Newton–Schulz steps.
+        betas: of AdamW.
+        eps: of AdamW.
+        ends: names of the network's first and last layers, which AdamW trains; null: those that it names itself.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        network: nn.Module,
+        lr: Annotated[float, Ge(0)] = 3e-4,
+        weight_decay: Annotated[float, Ge(0)] = 0.01,
+        momentum: Annotated[float, Ge(0), Lt(1)] = 0.95,
+        steps: Annotated[int, Ge(1)] = 5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: Annotated[float, Ge(0)] = 1e-8,
+        ends: list[str] | None = None,
+    ):
+        ends = getattr(network, "ends", None) if ends is None else ends
+        if ends is None:
+            raise UserError(
+                f"optimizer.ends=null: {type(network).__name__} does not say which its first and last layers are; name "
+                "them, such as optimizer.ends=[first,last], or give it an attribute `ends`"
+            )
+        params, hidden = list(params), {id(p) for p in hidden_matrices(network, ends)}
+        self.adamw = AdamW([p for p in params if id(p) not in hidden], lr, betas, eps, weight_decay)
+        matrices = [p for p in params if id(p) in hidden]
+        own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps}
+        super().__init__([{"params": matrices, **own}, *self.adamw.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        matrices, others = self.param_groups
+        for p in matrices["params"]:
+            if p.grad is not None:
+                self.update(p, p.grad, **{key: matrices[key] for key in ("lr", "weight_decay", "momentum", "steps")})
+        self.adamw.param_groups, self.adamw.state = [others], self.state  # loading a state replaces both
+        self.adamw.step()
+        return loss
+
+    def update(self, p: nn.Parameter, g: Tensor, lr: float, weight_decay: float, momentum: float, steps: int) -> None:
+        """W, of the gradient g."""
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(g, memory_format=torch.preserve_format)
+        state["momentum"].lerp_(g, 1 - momentum)
+        o = orthogonal(g.lerp(state["momentum"], momentum).flatten(1), steps)
+        p.mul_(1 - lr * weight_decay)
+        p.add_(o.unflatten(1, p.shape[1:]), alpha=-RMS * lr * math.sqrt(max(o.shape)))
