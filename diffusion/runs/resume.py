@@ -102,13 +102,21 @@ def _places(override: Override) -> Iterator[str]:
     """The keys of the configuration that an override sets; a choice sets all that is below its place."""
     key = str(override.key_or_group)
     if key == "experiment":
-        file = files(key).get(str(override.value()))  # none: Hydra will say so
-        node = yaml.safe_load(file.read_text("utf-8")) or {} if file else {}
-        for entry in node.pop("defaults", []):
-            yield from (re.sub(r"^override /(?:\w+@)?", "", str(group)) for group in entry)
-        yield from _leaves(node)
+        yield from _places_of_experiment(str(override.value()))
     elif not key.startswith("hydra"):
         yield str(override.package or key)
+
+
+def _places_of_experiment(name: str) -> Iterator[str]:
+    """The keys that a choice of `experiment` sets, by itself or by another one that it includes."""
+    file = files("experiment").get(name)  # none: Hydra will say so
+    node = yaml.safe_load(file.read_text("utf-8")) or {} if file else {}
+    for entry in node.pop("defaults", []):
+        if isinstance(entry, Mapping):
+            yield from (re.sub(r"^override /(?:\w+@)?", "", str(group)) for group in entry)
+        elif entry != "_self_":
+            yield from _places_of_experiment(str(entry))
+    yield from _leaves(node)
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
