@@ -84,14 +84,17 @@ class Model:
         return completed(own, self.restored.config, path).sampler
 
 
-def load(path: str | Path, weights: str = "ema", device: str = "auto", config_dir: str | Path | None = None) -> Model:
+def load(
+    path: str | Path, weights: str | float = "ema", device: str = "auto", config_dir: str | Path | None = None
+) -> Model:
     """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
 
     Raises UserError where there is none, or where the file is damaged.
 
     Args:
         path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
-        weights: `ema` for the averaged weights, `raw` for the trained ones.
+        weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
+            this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps.
         config_dir: your own folder of choices, like conf/. The classes that it names may be built from the file.
     """
