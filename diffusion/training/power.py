@@ -87,16 +87,16 @@ class PowerEMA(EMA):
         """Write a snapshot, unless there is one of as many updates. Raises UserError where it cannot be written."""
         if not self.updates or any(n == self.updates for n, _ in self.written.values()):
             return
-        path = files.snapshot(_folder(trainer), self.step)
+        file = files.snapshot(_folder(trainer), self.step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Checkpoints) and callback.record is not None:
                 callback.record.check_owner()
         try:
-            self.written[self.step] = self.updates, files.save(self.named(), path)
+            self.written[self.step] = self.updates, files.save(self.named(), file)
         except OSError as error:
             raise UserError(
-                f"cannot write {path}: {error.strerror or error}; fix that, and resume by "
-                f"{resume_command(path.parents[2])}"
+                f"cannot write {file}: {error.strerror or error}; fix that, and resume by "
+                f"{resume_command(file.parents[2])}"
             ) from error
 
     def named(self) -> dict[str, dict[str, Tensor]]:
@@ -130,7 +130,7 @@ class PowerEMA(EMA):
         folder = _folder(trainer) / files.FOLDER
         one = len(self.lengths) * sum(average.numel() * average.element_size() for average in self.averages)
         needed, free = max(0, self.snapshots - len(self.written)) * one, free_space(folder)
-        if free < needed:
+        if needed > free:
             raise UserError(
                 f"{folder}: {free / 1e9:.2f} GB are free, and the snapshots take {needed / 1e9:.2f} GB; lower "
                 "ema.snapshots, or choose another disk (hydra.run.dir=…)"

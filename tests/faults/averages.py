@@ -87,14 +87,14 @@ FAULTS = [
     ),
     Fault(
         "snapshots: a failure is a traceback",
-        '        except OSError as error:\n            raise UserError(\n                f"cannot write {path}: {error.strerror or error}; fix',
-        '        except ZeroDivisionError as error:\n            raise UserError(\n                f"cannot write {path}: {error}; fix',
+        "files.save(self.named(), file)\n        except OSError as",
+        "files.save(self.named(), file)\n        except ZeroDivisionError as",
         UNWRITTEN,
     ),
     Fault(
         "snapshots: no room",
-        '        if free < needed:\n            raise UserError(\n                f"{folder}: {free / 1e9:.2f} GB are free, and the snap',
-        '        if False:\n            raise UserError(\n                f"{folder}: {free / 1e9:.2f} GB are free, and the snap',
+        'free_space(folder)\n        if needed > free:\n            raise UserError(\n                f"{folder}',
+        'free_space(folder)\n        if False:\n            raise UserError(\n                f"{folder}',
         ROOM,
     ),
     Fault(

@@ -228,7 +228,12 @@ def test_a_run_whose_folder_was_taken_writes_no_snapshot(tiny, tmp_path, monkeyp
     def taken(self):
         raise UserError("taken")
 
-    monkeypatch.setattr(RunRecord, "check_owner", taken)
+    def write(self, trainer):
+        monkeypatch.setattr(RunRecord, "check_owner", taken)
+        made(self, trainer)
+
+    made = PowerEMA.write
+    monkeypatch.setattr(PowerEMA, "write", write)
     with pytest.raises(UserError, match="taken"):
         train([*tiny, *RESUMED, "checkpoint.every_n_steps=null"], tmp_path / "run")
     assert not averages.snapshots(tmp_path / "run/checkpoints")
