@@ -1,6 +1,7 @@
 """Exported models: safetensors files, which hold tensors and text and nothing that could run."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from diffusion.files import replacing
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
+AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of weights
 KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # of the configuration
 
 
@@ -35,7 +37,7 @@ def write(
     metrics, seed, score and label_dropout), "step", "epoch", "weights" and "labels" (JSON).
 
     Args:
-        kind: `ema` or `raw`.
+        kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
         labels: class -> training images; see `restore.Restored`.
     """
     if file.suffix != SUFFIX:
@@ -73,6 +75,7 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
         ) from error
     contents: dict[str, Any] = {"config": config, "state_dict": tensors, "global_step": step, "epoch": epoch}
     contents["labels"] = labels
-    if metadata.get("weights") == "ema":
+    if AVERAGED.fullmatch(kind := metadata.get("weights", "")):
         contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
+        contents["weights"] = kind
     return contents

@@ -1,21 +1,23 @@
-"""Which checkpoints of a complete run can go: best.ckpt is kept, or only the weights of the last one."""
+"""Which checkpoints of a complete run can go: best.ckpt and the averages are kept, or only the last weights."""
 
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffusion.checkpoint import storage
+from diffusion.checkpoint import averages, storage
 from diffusion.errors import UserError
 
 
 def superfluous(folder: Path, weights: bool) -> list[Path]:
-    """The checkpoints of a run's folder that go: all but best.ckpt or, with `weights`, all.
+    """The checkpoints of a run's folder that go: all but best.ckpt or, with `weights`, all, and the snapshots too.
 
     Without a best.ckpt (where no validation was finite) the last one stays.
     """
     files = storage.all_files(folder / "checkpoints")
     kept = sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[:1]
-    return files if weights else [file for file in files if file not in kept]
+    if weights:
+        return [*files, *averages.snapshots(folder / "checkpoints").values()]
+    return [file for file in files if file not in kept]
 
 
 def freed(files: Iterable[Path]) -> int:
@@ -48,4 +50,6 @@ def prune(folder: Path, weights: bool) -> int:
         gain -= file.stat().st_size
     for old in files:
         old.unlink()
+    if weights and (snapshots := folder / "checkpoints" / averages.FOLDER).is_dir():
+        snapshots.rmdir()
     return gain

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import exported, storage
+from diffusion.checkpoint import averages, exported, storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
@@ -29,7 +29,7 @@ class Restored:
     path: Path
     step: int
     epoch: int
-    weights: str  # ema or raw
+    weights: str  # ema or raw, or the length of an average that was made afterwards: ema 0.08
     images: Mapping[str, str]  # a hash of each split that it was trained beside; empty where the file holds none
     labels: Mapping[str, int]  # class -> training images, in the order of the classes' numbers; empty without labels
 
@@ -98,11 +98,12 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({bad[0]} is malformed); use one of those")
 
 
-def restore(path: str | Path, weights: str = "ema") -> Restored:
+def restore(path: str | Path, weights: str | float = "ema") -> Restored:
     """The denoiser of a checkpoint or of an exported file, on the CPU.
 
     Args:
-        weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average.
+        weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average;
+            a number for an average of this length (σ_rel) of a run with ema=power, see `checkpoint.averages`.
     """
     path = Path(path)
     if path.suffix == exported.SUFFIX and path.is_file():
@@ -111,15 +112,19 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     else:
         contents = read(path)
     config = untrusted.buildable_config(contents["config"], path)
-    states = {"ema": contents["state_dict"], "raw": contents.get("current_model_state", contents["state_dict"])}
-    if weights not in states:
+    averaged = contents["state_dict"]
+    states: dict[Any, Any] = {"ema": averaged, "raw": contents.get("current_model_state", averaged)}
+    if not isinstance(weights, str):
+        states[weights] = {**averaged, **averages.of_length(contents, path, weights)}
+    elif weights not in states:
         raise UserError(f"weights={weights}: expected one of {', '.join(states)}")
     if not states[weights]:
         raise UserError(
             f"ckpt={path}: it holds no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
         )
-    if "current_model_state" not in contents:
-        weights = "raw"
+    chosen = weights if isinstance(weights, str) else f"ema {weights:g}"
+    if chosen == "ema":
+        chosen = contents.get("weights", "ema") if "current_model_state" in contents else "raw"
     network = {k.removeprefix(PREFIX): v for k, v in states[weights].items() if k.startswith(PREFIX)}
     try:
         denoiser = build_denoiser(config)
@@ -132,7 +137,7 @@ def restore(path: str | Path, weights: str = "ema") -> Restored:
     denoiser.requires_grad_(False).eval()
     denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in training; faster
     return Restored(
-        denoiser, config, path, contents["global_step"], contents["epoch"], weights, contents.get("images", {}),
+        denoiser, config, path, contents["global_step"], contents["epoch"], chosen, contents.get("images", {}),
         contents.get("labels", {}),
     )  # fmt: skip
 

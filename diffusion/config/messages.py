@@ -48,9 +48,8 @@ def explain(error: BaseException, command: str) -> str | None:
             return _unquoted_commas(match[1])
     if any(isinstance(cause, ConfigCompositionException | OmegaConfBaseException) for cause in chain):
         return _bad_override(chain, command)
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for GROUP=null
-        empty = [word[:-5] for word in sys.argv[1:] if word.endswith("=null") and is_group(word[:-5])]
-        return f"{empty[0]}=null: one is needed; {empty[0]} is one of {', '.join(choices(empty[0]))}" if empty else None
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for GROUP=null or 1
+        return _no_choice(sys.argv[1:], command)
     if isinstance(error, InstantiationException):
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
@@ -126,6 +125,16 @@ def _unknown_choice(error: MissingConfigException) -> str:
     extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGIN_GROUPS else ""
     near = nearest(choice, options)
     return f"{group}={choice}: there is no such choice{near}; {group} is one of {', '.join(options)}{extra}"
+
+
+def _no_choice(words: Sequence[str], command: str) -> str | None:
+    """`data=null`, or a number in the place of a choice."""
+    for key, _, value in (word.partition("=") for word in words):
+        if is_group(key) and re.fullmatch(r"null|[-+.\d][-+.\de]*", value):
+            if key == "ema" and command != "train":
+                return f"ema={value}: the choice of a training run; an average of this length is weights={value}"
+            return f"{key}={value}: one is needed; {key} is one of {', '.join(choices(key))}"
+    return None
 
 
 def _unreadable(word: str) -> str:

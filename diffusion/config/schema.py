@@ -38,7 +38,7 @@ Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
 Audit = list[Literal["pixels", "features"]]
 Baselines = list[Literal["noise", "real", "floor"]]
-Weights = Literal["ema", "raw"]
+Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
 
 
 class Settings(BaseModel):
@@ -209,7 +209,7 @@ class Sample(Settings):
     ckpt: str
     """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
     weights: Weights = "ema"
-    """Averaged or raw weights."""
+    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
     n: Count = 64
     """Images."""
     seed: Seed | None = None
@@ -240,7 +240,7 @@ class Evaluate(Settings):
     images: str | None = None
     """… or the images of this folder, such as the `images` of diffusion.sample."""
     weights: Weights = "ema"
-    """Averaged or raw weights."""
+    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
     split: Split = "val"
     """The reference images. `test` is for when all choices have been made, and once for a run …"""
     again: bool = False
@@ -285,7 +285,7 @@ class Study(Settings):
     baselines: Baselines = ["floor"]
     """What is scored beside the samples, at the same n."""
     weights: Weights = "ema"
-    """Averaged or raw weights."""
+    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
     split: Split = "val"
     """The reference images. On test each setting is an evaluation, and the best one's score is too good."""
     seed: Seed = 0

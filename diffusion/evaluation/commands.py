@@ -96,8 +96,7 @@ def make_drawing(
     Raises UserError for what does not fit the model.
     """
     sampler = make_sampler(settings.sampler, restored)
-    own = (restored.path, restored.weights)
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, own)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     known = restored.labels if counts is None else counts
     drawing = Drawing(sampler, restored.shape, int(settings.seed or 0), guidance, weak, known, labels)
     drawing.conditions(restored.denoiser, 1)

@@ -92,24 +92,24 @@ class Drawing:
 
 
 def make_guidance(
-    node: Mapping[str, Any] | None, shape: tuple[int, int, int], label_dropout: float, own: tuple[Path, str] | None
+    node: Mapping[str, Any] | None, shape: tuple[int, int, int], label_dropout: float, own: Path | None
 ) -> tuple[Guidance | None, Denoiser | None]:
     """The guidance of a configuration, and the worse model that it names.
 
     Args:
         shape: (C, H, W) of the model's images.
         label_dropout: of the model's training.
-        own: the file of the model, and which of its weights are used; None in training.
+        own: the file of the model, whose other weights `guidance.weights` may mean; None in training.
 
     Raises UserError where they do not fit together.
     """
     if not node:
         return None, None
     guidance: Guidance = make(dict(node), "guidance")
-    file = trained(guidance.ckpt) if guidance.ckpt is not None else own[0] if own is not None else None
-    if guidance.ckpt is None and guidance.weights is None:
-        file = None
-    if file is None and guidance.weights is not None:
+    file = None if guidance.weights is None else own
+    if guidance.ckpt is not None:
+        file = trained(guidance.ckpt)
+    elif file is None and guidance.weights is not None:
         raise UserError(
             f"guidance.weights={guidance.weights}: in training it needs guidance.ckpt, the model whose weights they are"
         )
@@ -120,7 +120,7 @@ def make_guidance(
                 "it with label_dropout=0.1, or give an unconditional model, guidance.ckpt=…"
             )
         return guidance, None
-    restored = restore(file, guidance.weights or (own[1] if own is not None else "ema"))
+    restored = restore(file, guidance.weights or "ema")
     if restored.shape != shape:
         raise UserError(
             f"guidance.ckpt={file}: its images are {describe_shape(restored.shape)}, and those of the model "

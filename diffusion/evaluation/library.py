@@ -87,8 +87,7 @@ class Model:
         if isinstance(guidance, Guidance):
             return guidance, weak
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {})
-        own = (self.restored.path, self.restored.weights)
-        return make_guidance(node, self.restored.shape, self.restored.label_dropout, own)
+        return make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         """A choice of a group with settings, or the recipe's own."""
@@ -101,14 +100,17 @@ class Model:
         return node
 
 
-def load(path: str | Path, weights: str = "ema", device: str = "auto", config_dir: str | Path | None = None) -> Model:
+def load(
+    path: str | Path, weights: str | float = "ema", device: str = "auto", config_dir: str | Path | None = None
+) -> Model:
     """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
 
     Raises UserError where there is none, or where the file is damaged.
 
     Args:
         path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
-        weights: `ema` for the averaged weights, `raw` for the trained ones.
+        weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
+            this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps.
         config_dir: your own folder of choices, like conf/. The classes that it names may be built from the file.
     """

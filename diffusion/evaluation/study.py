@@ -46,8 +46,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
     write_configuration(folder, settings, restored)
     n, seed, batch_size = settings.n, settings.seed, settings.batch_size
     settings = completed(settings, restored.config, restored.path)
-    own = (restored.path, restored.weights)
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, own)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, restored.config["data"], scorer.data)

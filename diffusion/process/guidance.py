@@ -38,7 +38,8 @@ class Guidance:
         low: guidance acts above this noise level; null: down to 0.
         high: guidance acts up to this noise level; null: from the start.
         ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Commands read it, not this class.
-        weights: the worse model: its averaged or raw weights; null: those of the model. Commands read it.
+        weights: the worse model: its averaged or raw weights, or a number for the average of this length, where it has
+            several (ema=power); null: averaged. Without `ckpt` they are weights of the model itself. Commands read it.
 
     Raises:
         UserError: for a scale or an interval that cannot be.
@@ -48,7 +49,7 @@ class Guidance:
     low: Level | None = None
     high: Level | None = None
     ckpt: str | None = None
-    weights: Literal["ema", "raw"] | None = None
+    weights: Literal["ema", "raw"] | float | None = None
     drops_labels: ClassVar[bool] = False  # whether the model's own estimate without a label can be the weak one
 
     def __post_init__(self) -> None:
@@ -173,7 +174,7 @@ class AutoGuidance(Guidance):
         if weak is None:
             raise UserError(
                 "guidance: autoguidance needs a worse model; set guidance.ckpt to a run, a checkpoint or an exported "
-                "file of a smaller or less trained one"
+                "file of a smaller or less trained one, or guidance.weights to other weights of this one"
             )
         return weak
 

@@ -19,7 +19,8 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.training.saving import Checkpoints
 
-FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_")  # what was learned and saved depends on them
+# What was learned and saved depends on them:
+FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
 REPORTED = (
     "seed", "data.", "model.", "objective.", "optimizer.", "lr_scheduler.", "ema.",
     "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accumulate_grad_batches",

@@ -256,3 +256,12 @@ def test_what_cannot_be_sampled_is_refused(run, command, name):
     assert status == 2, out
     (line,) = err.splitlines()
     assert said in line
+
+
+def test_another_average_of_the_run_is_the_worse_model_too(words, command, tmp_path):
+    long = ["ema=power", "ema.snapshots=4", "trainer.max_epochs=2"]
+    train([*(word for word in words if word != "ema=none"), *long], tmp_path / "power")
+    chosen = ("label=red", "sampler.steps=3", "guidance=auto", "guidance.scale=3")
+    raw, _, _ = sampled(command, tmp_path, tmp_path / "power", *chosen, "guidance.weights=raw")
+    other, _, _ = sampled(command, tmp_path, tmp_path / "power", *chosen, "guidance.weights=0.2")
+    assert not torch.equal(raw, other)

@@ -1,0 +1,160 @@
+"""Snapshots of a run's power-function averages, and the weights of any other length made of them.
+
+checkpoints/averages/step-00001234.pt, written like a checkpoint (`storage`), holds the averages of a step. A checkpoint
+holds those of its own step, and lists the snapshots before it, each with a hash: a file of another run, or of steps
+that were done again later, is never mixed in. The mathematics is in `diffusion.process.averaging`.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint import storage
+from diffusion.console import console, count
+from diffusion.errors import UserError
+from diffusion.metric.digest import digest
+from diffusion.process.averaging import Profile, coefficients, gamma_of
+
+FOLDER = "averages"  # beside the checkpoints
+STATE = "PowerEMA"  # where the averages are among the callbacks of a checkpoint
+WORST = 0.25  # of a profile may be missing, in the L² norm
+Averages = Mapping[str, Mapping[str, Tensor]]  # σ_rel -> name in the module -> averaged parameter
+Listed = Mapping[int, tuple[int, str]]  # step -> updates, hash
+
+
+class State(NamedTuple):
+    """What a checkpoint holds: its averages, the optimizer steps that they are of, and the snapshots before it."""
+
+    averages: Averages
+    updates: int
+    snapshots: Listed
+
+
+def snapshot(checkpoints: Path, step: int) -> Path:
+    """The file of a step, beside the checkpoints in a folder."""
+    return checkpoints / FOLDER / f"step-{step:08d}.pt"
+
+
+def snapshots(checkpoints: Path) -> dict[int, Path]:
+    """step -> file, of all that are beside the checkpoints in a folder."""
+    found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in sorted((checkpoints / FOLDER).glob("*"))}
+    return {int(match[1]): file for file, match in found.items() if match}
+
+
+def save(averages: Averages, path: Path) -> str:
+    """Write a snapshot; its hash. Raises OSError as `storage.save` does."""
+    storage.save({"averages": averages}, path)
+    return hash_of(averages)
+
+
+def load(path: Path, expected: str) -> Averages:
+    """A snapshot. Raises storage.Damaged unless its hash is the expected one."""
+    found = storage.load(path, sealed=True).get("averages")
+    if not _are_averages(found):
+        raise storage.Damaged("it is no snapshot")
+    if hash_of(found) != expected:
+        raise storage.Damaged("it is of another run, or of steps that were done again")
+    return found
+
+
+def hash_of(averages: Averages) -> str:
+    """The first 16 digits of the SHA-256 of the averages."""
+    return digest({f"{length} {name}": value for length, each in averages.items() for name, value in each.items()})[:16]
+
+
+def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:
+    """The parameters averaged over the length σ_rel, as of the step of the checkpoint `path`, by name in the module.
+
+    A length that was tracked is in the checkpoint itself. Another one is combined of the averages in the checkpoint and
+    in the snapshots before it, in float64. Raises UserError where that is not possible, or would not be good enough.
+    """
+    asked = f"ckpt={path}: weights={length:g}"
+    gamma, state = gamma_of(length), _state(contents, asked)
+    own, listed = state.averages, {n: (step, key) for step, (n, key) in state.snapshots.items() if n < state.updates}
+    if (tracked := own.get(repr(float(length)))) is not None:
+        return dict(tracked)
+    times = [*listed, state.updates]
+    x, missing = coefficients(
+        [Profile(gamma_of(float(each)), n) for n in times for each in own], Profile(gamma, state.updates)
+    )
+    found = f"{count(len(x), 'average')} at {count(len(times), 'step')}"
+    if missing > WORST:
+        raise UserError(
+            f"{asked}: of its profile {missing:.0%} would be missing (at most {WORST:.0%} may) in what can be combined "
+            f"of {found}; give a length nearer to {' and '.join(own)}, or train with a greater ema.snapshots"
+        )
+    factors = iter(x.tolist())
+    first = next(iter(own.values()))
+    sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in first.items()}
+    for n in times:
+        held = own if n == state.updates else _snapshot(snapshot(path.parent, listed[n][0]), listed[n][1], own, asked)
+        for each in own:
+            factor = next(factors)
+            for name, total in sums.items():
+                total.add_(held[each][name].double(), alpha=factor)
+    console.print(f"weights={length:g}: combined of {found}; {missing:.1%} of its profile is missing")
+    return {name: total.to(first[name].dtype) for name, total in sums.items()}
+
+
+def _snapshot(file: Path, key: str, own: Averages, asked: str) -> Averages:
+    try:
+        found = load(file, key)
+        if _shapes(found) != _shapes(own):
+            raise storage.Damaged("it is of other averages")
+    except storage.Damaged as error:
+        raise UserError(
+            f"{asked}: {file} is needed, and {error}; put back the snapshot that its run wrote, or give weights=ema"
+        ) from error
+    return found
+
+
+def _shapes(averages: Averages) -> list[Any]:
+    return [(length, [(name, value.shape) for name, value in each.items()]) for length, each in averages.items()]
+
+
+def _state(contents: Mapping[str, Any], asked: str) -> State:
+    """What the checkpoint holds. Raises UserError where it holds nothing, or nothing sound."""
+    callbacks = contents.get("callbacks")
+    state = callbacks.get(STATE) if isinstance(callbacks, Mapping) else None
+    if not isinstance(state, Mapping):
+        raise UserError(
+            f"{asked}: an average of another length is made of a run's averages, and this file holds none; name a run "
+            "that was trained with ema=power, or give weights=ema or weights=raw"
+        )
+    averages, updates, listed = state.get("averages"), state.get("updates"), state.get("snapshots")
+    if not (type(updates) is int and updates > 0 and _are_averages(averages) and _are_listed(listed)):
+        raise UserError(f"{asked}: not a checkpoint of diffusion.train (its averages are malformed); use one of those")
+    return State(averages, updates, listed)
+
+
+def _are_listed(value: Any) -> TypeGuard[Listed]:
+    """Whether `value` has the structure of `Listed`."""
+    return isinstance(value, Mapping) and all(
+        type(step) is int
+        and isinstance(each, list | tuple)
+        and [type(part) for part in each] == [int, str]
+        and each[0] > 0
+        for step, each in value.items()
+    )
+
+
+def _are_averages(value: Any) -> TypeGuard[Averages]:
+    """Whether `value` has the structure of `Averages`, with the same parameters in all of them."""
+    if not isinstance(value, Mapping) or not value or not all(isinstance(each, Mapping) for each in value.values()):
+        return False
+    items = [item for each in value.values() for item in each.items()]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
+        return False
+    shapes = [each for _, each in _shapes(value)]
+    return all(each == shapes[0] for each in shapes) and all(map(_is_length, value))
+
+
+def _is_length(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and repr(float(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,84 @@
+"""Averages of weights with a power-function profile, and averages of other lengths made of them after training.
+
+Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv:2312.02696), sections 3.1
+and 3.2 and appendix C. The average of the weights w(s) after n steps is ∫ p(s) w(s) ds with the profile
+    p(s) = (γ + 1) s^γ / n^(γ+1)   for 0 ≤ s ≤ n,  else 0.
+Its length is σ_rel, the profile's standard deviation as a fraction of n: the average always looks back over the same
+part of the training, and forgets the initial weights. A length of 0.1 gives most weight to the last 10 to 30%.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+
+LONGEST = 12**-0.5  # γ = 0: all steps weigh the same
+
+
+class Profile(NamedTuple):
+    """p(s) = (γ + 1) s^γ / n^(γ+1) up to step n; its integral is 1."""
+
+    gamma: float
+    n: float
+
+
+def length_of(gamma: float) -> float:
+    """σ_rel = √(γ + 1) / ((γ + 2) √(γ + 3)), the standard deviation of p as a fraction of n."""
+    return float((gamma + 1) ** 0.5 / ((gamma + 2) * (gamma + 3) ** 0.5))
+
+
+def gamma_of(length: float) -> float:
+    """γ of a length: the largest root of (γ + 2)² (γ + 3) = (γ + 1) / σ_rel². It is at least 0.
+
+    Raises UserError for a length that is not in (0, 1/√12]: a longer one would weigh early steps more than late ones.
+    """
+    if not 0 < length <= LONGEST:
+        raise UserError(
+            f"an average of length {length:g}: a length, as a fraction of the training, is above 0 and at most "
+            f"{LONGEST:.4f} (all steps alike); give one such as 0.1"
+        )
+    t = length**-2
+    return max(0.0, float(np.roots([1, 7, 16 - t, 12 - t]).real.max()))
+
+
+def decay(gamma: float, n: int) -> float:
+    """β(n) = (1 − 1/n)^(γ+1) of w̄_n = β(n) w̄_{n−1} + (1 − β(n)) w_n, at step n = 1, 2, …
+
+    So w_s weighs exactly ∫ p over (s − 1, s], and the initial weights nothing, because β(1) = 0.
+    """
+    return float((1 - 1 / n) ** (gamma + 1))
+
+
+def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tensor:
+    """⟨p_i, p_j⟩ = ∫ p_i p_j, float64 (rows, columns).
+
+    With n_i ≤ n_j it is (γ_i + 1)(γ_j + 1) / ((γ_i + γ_j + 1) n_j) · (n_i/n_j)^{γ_j}.
+    """
+    gamma_i, n_i = torch.tensor(rows, dtype=torch.float64).T[:, :, None]
+    gamma_j, n_j = torch.tensor(columns, dtype=torch.float64).T[:, None, :]
+    later = torch.where(n_i <= n_j, gamma_j, gamma_i)
+    ratio = torch.minimum(n_i, n_j) / torch.maximum(n_i, n_j)
+    scale = (gamma_i + 1) * (gamma_j + 1) / ((gamma_i + gamma_j + 1) * torch.maximum(n_i, n_j))
+    return scale * ratio**later
+
+
+def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Tensor, float]:
+    """The combination of the profiles `kept` that is nearest to `wanted` in the L² norm, and what is missing.
+
+    The coefficients x solve A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3 of the paper), and are divided by
+    their sum, as in the authors' code: an average of constant weights is these weights.
+
+    Returns:
+        x, float64 (kept,), and ‖p − Σ x_i p_i‖ / ‖p‖.
+    """
+    A, b = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
+    norms = A.diagonal().sqrt()  # the profiles are scaled to norm 1: otherwise early ones would outweigh late ones
+    x = torch.linalg.solve(A / norms[:, None] / norms, b / norms) / norms
+    x = x / x.sum()
+    square = inner_products([wanted], [wanted]).item()
+    missing = (square - 2 * x @ b + x @ A @ x).item() / square
+    return x, max(0.0, missing) ** 0.5

@@ -1,0 +1,160 @@
+"""Power-function averages of the weights at several lengths, from which any other length can be made later."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import lightning.pytorch as pl
+import torch
+from annotated_types import Ge, Gt, Le, MinLen
+from torch import Tensor
+
+from diffusion.checkpoint import averages as files
+from diffusion.checkpoint import storage
+from diffusion.config.quoting import resume_command
+from diffusion.console import console
+from diffusion.errors import UserError
+from diffusion.files import free_space, link
+from diffusion.process.averaging import decay, gamma_of
+from diffusion.training.clock import Clock
+from diffusion.training.ema import EMA
+from diffusion.training.saving import Checkpoints
+
+
+class PowerEMA(EMA):
+    """w̄ ← w̄ + (1 − β_γ(n))(w − w̄) after optimizer step n, with β_γ(n) = (1 − 1/n)^(γ+1), for several γ at once.
+
+    An average of length σ_rel always looks back over the same part of the training, and holds nothing of the initial
+    weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3; see
+    `diffusion.process.averaging`). Validation and samples use the first length. Of the others, `weights=0.08` in
+    diffusion.sample, evaluate and study makes any length, out of the snapshots in checkpoints/averages/.
+
+    A snapshot holds all averages in the precision of the weights, so it takes as much room as `lengths` models.
+
+    Args:
+        lengths: σ_rel of the averages: the width of the part of the training that each is over, as a fraction.
+        snapshots: How many are written, at equal distances over the run; with more, shorter lengths can be made.
+    """
+
+    def __init__(
+        self,
+        lengths: Annotated[list[Annotated[float, Gt(0), Le(0.288)]], MinLen(1)] | None = None,
+        snapshots: Annotated[int, Ge(1)] = 16,
+    ):
+        super().__init__()
+        self.lengths = [float(length) for length in lengths or (0.05, 0.10)]
+        if len(set(self.lengths)) < len(self.lengths):
+            raise UserError(f"ema.lengths={self.lengths}: each length once")
+        self.gammas = [gamma_of(length) for length in self.lengths]
+        self.snapshots = snapshots
+        self.others: list[list[Tensor]] = []  # the averages of the lengths after the first, each like `averages`
+        self.saved: dict[str, dict[str, Tensor]] = {}  # of the checkpoint that the run resumes from
+        self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> its updates, its hash
+
+    def decay_at(self, n: int) -> float:
+        """β of the first length."""
+        return decay(self.gammas[0], n)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Continue the averages, and take along the snapshots of a run in another folder."""
+        super().on_train_start(trainer, pl_module)
+        self.others = [[average.clone() for average in self.averages] for _ in self.lengths[1:]]
+        for length, others in zip(self.lengths[1:], self.others, strict=True):
+            if self.saved:
+                for average, name in zip(others, self.names, strict=True):
+                    average.copy_(self.saved[repr(length)][name])
+        self.saved = {}
+        if trainer.is_global_zero:
+            self.take_along(trainer)
+            self.check_space(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Average, and write a snapshot when it is due."""
+        step, n = self.step, self.updates
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
+        if self.updates > n:
+            for gamma, others in zip(self.gammas[1:], self.others, strict=True):
+                torch._foreach_lerp_(others, self.weights, 1 - decay(gamma, self.updates))
+        assert isinstance(pl_module.clock, Clock)
+        total = pl_module.clock.total
+        if self.step > step and self.is_due(self.step, total) and trainer.is_global_zero:
+            self.write(trainer)
+
+    def is_due(self, step: int, total: int) -> bool:
+        """Whether a snapshot is written after this step: the k-th at step ⌈k · total/snapshots⌉."""
+        return step * self.snapshots // total > (step - 1) * self.snapshots // total
+
+    def write(self, trainer: pl.Trainer) -> None:
+        """Write a snapshot, unless there is one of as many updates. Raises UserError where it cannot be written."""
+        if not self.updates or any(n == self.updates for n, _ in self.written.values()):
+            return
+        file = files.snapshot(_folder(trainer), self.step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Checkpoints) and callback.record is not None:
+                callback.record.check_owner()
+        try:
+            self.written[self.step] = self.updates, files.save(self.named(), file)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {file}: {error.strerror or error}; fix that, and resume by "
+                f"{resume_command(file.parents[2])}"
+            ) from error
+
+    def named(self) -> dict[str, dict[str, Tensor]]:
+        """σ_rel -> name in the module -> average."""
+        all_of_them = zip(self.lengths, [self.averages, *self.others], strict=True)
+        return {repr(length): dict(zip(self.names, each, strict=True)) for length, each in all_of_them}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the module's parameters, in the order of the averages."""
+        return [name for name, _ in self.average.named_parameters()]
+
+    def take_along(self, trainer: pl.Trainer) -> None:
+        """Give the snapshots that the checkpoint lists a second name in this run's folder."""
+        if not self.written or trainer.ckpt_path is None:
+            return
+        before, here = Path(trainer.ckpt_path).parent, _folder(trainer)
+        if before.resolve() == here.resolve():
+            return
+        for step in list(self.written):
+            source = files.snapshot(before, step)
+            try:
+                storage.verify(source, sealed=True)
+                link(source, files.snapshot(here, step))
+            except (storage.Damaged, OSError) as error:
+                console.print(f"{source}: left behind ({error}); weights=… has one snapshot less", style="yellow")
+                del self.written[step]
+
+    def check_space(self, trainer: pl.Trainer) -> None:
+        """Refuse a disk on which the snapshots will not fit."""
+        folder = _folder(trainer) / files.FOLDER
+        one = len(self.lengths) * sum(average.numel() * average.element_size() for average in self.averages)
+        needed, free = max(0, self.snapshots - len(self.written)) * one, free_space(folder)
+        if needed > free:
+            raise UserError(
+                f"{folder}: {free / 1e9:.2f} GB are free, and the snapshots take {needed / 1e9:.2f} GB; lower "
+                "ema.snapshots, or choose another disk (hydra.run.dir=…)"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what EMA does, and remove the snapshots of steps that the run has gone back before."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if trainer.is_global_zero:
+            for step, file in files.snapshots(_folder(trainer)).items():
+                if step not in self.written:
+                    file.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"averages": self.named(), "snapshots": dict(self.written)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue; the averages are put in their places when everything is on its device."""
+        super().load_state_dict(state_dict)
+        self.saved, self.written = state_dict["averages"], dict(state_dict["snapshots"])
+
+
+def _folder(trainer: pl.Trainer) -> Path:
+    """Of the run's checkpoints."""
+    return Path(trainer.default_root_dir) / "checkpoints"

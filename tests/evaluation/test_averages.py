@@ -1,0 +1,214 @@
+"""weights=0.08: an average of any length, made of a run's snapshots, wherever weights are chosen."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import diffusion
+from diffusion import export, prune
+from diffusion.checkpoint import averages, storage
+from diffusion.checkpoint.restore import restore
+from diffusion.errors import UserError
+from tests.support.composing import train
+
+OVERRIDES = (
+    "ema=power",
+    "ema.snapshots=8",
+    "samples.n=0",
+    "trainer.max_steps=16",
+    "trainer.max_epochs=4",
+    "optimizer.lr=0.01",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny) -> Path:
+    """A complete run with 8 snapshots; its folder."""
+    folder: Path = tmp_path_factory.mktemp("runs") / "run"
+    train([*tiny, *OVERRIDES], folder)
+    return folder
+
+
+@pytest.fixture
+def copied(run, tmp_path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints/last.ckpt"
+
+
+def test_samples_of_a_length_are_those_of_the_library(command, run, tmp_path):
+    model = diffusion.load(run, weights=0.08, device="cpu")
+    assert model.restored.weights == "ema 0.08"
+    words = [f"ckpt='{run}'", "weights=0.08", "n=3", "seed=1", "device=cpu", "hydra.run.dir=out"]
+    status, out, err = command("sample", words)
+    assert status == 0, out + err
+    assert "16 averages at 8 steps" in out
+    assert "(ema 0.08 weights)" in out
+    with np.load(tmp_path / "out/images.npz") as saved:
+        expected = torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
+    assert torch.equal(model.sample(3, seed=1), expected)
+    other = diffusion.load(run, weights=0.2, device="cpu").sample(3, seed=1)
+    assert not torch.equal(other, expected)
+
+
+def test_what_is_not_averaged_is_the_checkpoints(run):
+    """A buffer, or a parameter outside of the network."""
+    contents = storage.load(last(run))
+    made, state = averages.of_length(contents, last(run), 0.08), contents["state_dict"]
+    network = restore(last(run), 0.08).denoiser.network.state_dict()
+    rest = [name for name in network if f"denoiser.network.{name}" not in made]
+    assert all(torch.equal(network[name], state[f"denoiser.network.{name}"]) for name in rest)
+    assert any(not torch.equal(value, state[name]) for name, value in made.items())
+
+
+def test_scores_of_lengths_are_told_apart(command, run, tmp_path):
+    words = [f"ckpt='{run}'", "features=lite0", "n=6", "baselines=[]", "device=cpu", "hydra.run.dir=out"]
+    for weights in ("ema", "0.08", "0.2", "0.08"):
+        status, out, err = command("evaluate", [*words, f"weights={weights}"])
+        assert status == 0, out + err
+    scores = json.loads((tmp_path / "out/scores.json").read_text())
+    found = [score["weights"] for score in scores if score["metric"] == "fd_lite0"]
+    assert sorted(found) == ["ema", "ema 0.08", "ema 0.2"]  # the second of 0.08 took the place of the first
+    assert len({score["network_hash"] for score in scores}) == 3
+
+
+@pytest.mark.parametrize("command_name", ["sample", "evaluate", "study"])
+def test_the_group_of_training_is_pointed_to_the_weights(command, run, command_name):
+    status, _, err = command(command_name, [*["sampler"] * (command_name == "study"), f"ckpt='{run}'", "ema=0.08"])
+    assert status == 2
+    assert err == "error: ema=0.08: the choice of a training run; an average of this length is weights=0.08\n"
+
+
+def test_a_length_beyond_the_snapshots_is_one_line(run):
+    with pytest.raises(
+        UserError, match=r"weights=0\.005: of its profile 7\d% would be missing .* greater ema\.snapshots"
+    ):
+        restore(last(run), 0.005)
+    with pytest.raises(UserError, match=r"length 0\.3: .* at most 0\.2887"):
+        restore(last(run), 0.3)
+
+
+def test_a_run_without_snapshots_is_one_line(tiny, tmp_path):
+    train([*tiny, "samples.n=0", "trainer.max_steps=2"], tmp_path / "warm")
+    with pytest.raises(UserError, match=r"weights=0\.08: .* this file holds none; name a run .* ema=power"):
+        restore(last(tmp_path / "warm"), 0.08)
+
+
+def put(folder: Path, state: dict[str, Any]) -> None:
+    """The checkpoint with this state of the averages."""
+    contents = storage.load(last(folder))
+    contents["callbacks"]["PowerEMA"].update(state)
+    storage.save(contents, last(folder))
+
+
+def removed(folder: Path) -> None:
+    averages.snapshot(folder / "checkpoints", 4).unlink()
+
+
+def torn(folder: Path) -> None:
+    file = averages.snapshot(folder / "checkpoints", 4)
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def of_another_step(folder: Path) -> None:
+    inside = folder / "checkpoints"
+    shutil.copy(averages.snapshot(inside, 6), averages.snapshot(inside, 4))
+
+
+def of_something_else(folder: Path) -> None:
+    storage.save({"averages": [1, 2]}, averages.snapshot(folder / "checkpoints", 4))
+
+
+def of_other_averages(folder: Path) -> None:
+    inside = folder / "checkpoints"
+    key = averages.save({"0.05": {"a": torch.zeros(1)}}, averages.snapshot(inside, 4))
+    listed = storage.load(last(folder))["callbacks"]["PowerEMA"]["snapshots"]
+    put(folder, {"snapshots": {**listed, 4: (4, key)}})
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (removed, "cannot be read (No such file or directory)"),
+        (torn, "its end is missing or damaged"),
+        (of_another_step, "it is of another run, or of steps that were done again"),
+        (of_something_else, "it is no snapshot"),
+        (of_other_averages, "it is of other averages"),
+    ],
+    ids=lambda case: getattr(case, "__name__", ""),
+)
+def test_a_snapshot_that_is_not_the_runs_is_one_line(copied: Path, harm: Callable[[Path], None], said: str):
+    harm(copied)
+    with pytest.raises(UserError) as refused:
+        restore(last(copied), 0.08)
+    assert "step-00000004.pt is needed, and" in str(refused.value)
+    assert said in str(refused.value)
+    assert restore(last(copied), 0.1).weights == "ema 0.1"  # a tracked length is in the checkpoint
+
+
+ONE = {"a": torch.zeros(2)}
+MALFORMED = {
+    "updates": [0, -1, "3", None, True],
+    "averages": [None, {}, {"0.05": None}, {"0.05": {"a": 1}}, {5: ONE}, {"0.05": ONE, "0.1": {"a": torch.zeros(3)}},
+                 {"0.05": ONE, "0.1": {"b": torch.zeros(2)}}, {"x": ONE}, {"0.050": ONE}],
+    "snapshots": [None, [], {"3": (1, "a")}, {3: (1, 2)}, {3: 4}, {3: (0, "a")}, {3: (True, "a")}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in MALFORMED.items() for value in values])
+def test_a_malformed_state_of_averages_is_one_line(run, key, value):
+    contents = storage.load(last(run))
+    state = contents["callbacks"]["PowerEMA"]
+    with pytest.raises(UserError, match="its averages are malformed"):
+        averages.of_length({"callbacks": {"PowerEMA": {**state, key: value}}}, last(run), 0.08)
+
+
+def test_two_snapshots_of_as_many_updates_are_one(run):
+    """As a hostile file may list them: their combination would not be determined."""
+    contents = storage.load(last(run))
+    listed = contents["callbacks"]["PowerEMA"]["snapshots"]
+    contents["callbacks"]["PowerEMA"]["snapshots"] = {3: (4, "x"), **listed}
+    assert averages.of_length(contents, last(run), 0.08)
+
+
+def test_an_exported_average_keeps_its_length(run, tmp_path, capfd):
+    file = tmp_path / "model.safetensors"
+    assert export.main([str(run), str(file), "--weights", "0.08"]) == 0
+    here, there = restore(last(run), 0.08), restore(file)
+    assert (here.weights, there.weights) == ("ema 0.08", "ema 0.08")
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(here.denoiser.state_dict().values(), there.denoiser.state_dict().values(), strict=True)
+    )
+    with pytest.raises(UserError, match="this file holds none"):
+        restore(file, 0.1)
+    with pytest.raises(UserError, match="it holds no raw weights"):
+        restore(file, "raw")
+    capfd.readouterr()
+    with pytest.raises(SystemExit):
+        export.main([str(run), str(file), "--weights", "best"])
+    assert "best: expected ema, raw, or a length such as 0.08" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("only_weights", [False, True])
+def test_snapshots_stay_of_a_pruned_run_but_where_only_the_weights_do(copied, capfd, only_weights):
+    assert prune.main([str(copied.parent), "--yes", *["--weights"] * only_weights]) == 0
+    inside = copied / "checkpoints"
+    assert sorted(file.name for file in inside.iterdir()) == (
+        ["last.safetensors"] if only_weights else ["averages", "best.ckpt"]
+    )
+    if only_weights:
+        assert restore(inside / "last.safetensors").weights == "ema"
+        assert " 12 " in capfd.readouterr().out  # last, best and two step-….ckpt, and 8 snapshots
+    else:
+        assert len(averages.snapshots(inside)) == 8
+        assert restore(inside / "best.ckpt", 0.08).weights == "ema 0.08"

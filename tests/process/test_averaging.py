@@ -1,0 +1,121 @@
+"""Power-function averages: their profile, their recurrence, and averages of other lengths made of them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process.averaging import LONGEST, Profile, coefficients, decay, gamma_of, inner_products, length_of
+
+PUBLISHED = {0.05: 16.97, 0.10: 6.94}  # σ_rel: γ, in section 3.1 of the paper
+KEPT = [Profile(gamma_of(length), 100 * k) for k in range(1, 17) for length in (0.05, 0.10)]  # 16 snapshots of two
+
+
+def density(profile: Profile, s: Tensor) -> Tensor:
+    gamma, n = profile
+    return torch.where(s <= n, (gamma + 1) * (s / n) ** gamma / n, 0.0)
+
+
+def midpoints(end: float, cells: int = 200_000) -> tuple[Tensor, float]:
+    width = end / cells
+    return (torch.arange(cells, dtype=torch.float64) + 0.5) * width, width
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 6.94, 200.0])
+def test_the_length_is_the_standard_deviation_of_the_profile(gamma):
+    s, width = midpoints(1.0)
+    p = density(Profile(gamma, 1.0), s)
+    mean = float((s * p).sum() * width)
+    variance = float(((s - mean) ** 2 * p).sum() * width)
+    assert length_of(gamma) == pytest.approx(variance**0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("length", [0.001, 0.01, 0.05, 0.1, 0.2, 0.28, LONGEST])
+def test_gamma_is_the_inverse_of_the_length(length):
+    assert gamma_of(length) >= 0
+    assert length_of(gamma_of(length)) == pytest.approx(length, rel=1e-9)
+
+
+@pytest.mark.parametrize("length", PUBLISHED)
+def test_gamma_is_that_of_the_paper(length):
+    assert gamma_of(length) == pytest.approx(PUBLISHED[length], abs=0.005)
+
+
+@pytest.mark.parametrize("length", [0.0, -0.1, 0.2887, 1.0, float("nan"), float("inf")])
+def test_a_length_that_no_average_has_is_one_line(length):
+    with pytest.raises(UserError, match=r"above 0 and at most 0\.2887"):
+        gamma_of(length)
+
+
+def recurred(gamma: float, path: Tensor) -> float:
+    """w̄ after the last of the weights `path` (n,)."""
+    average = torch.tensor(-1e9, dtype=torch.float64)  # the initial weights, which must not count
+    for n, w in enumerate(path, start=1):
+        average = decay(gamma, n) * average + (1 - decay(gamma, n)) * w
+    return float(average)
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, LONGEST])
+def test_a_step_weighs_the_integral_of_the_profile_over_it(length):
+    gamma, n = gamma_of(length), 50
+    for step in (1, 2, 30, 49, 50):
+        path = torch.zeros(n, dtype=torch.float64)
+        path[step - 1] = 1
+        expected = (step / n) ** (gamma + 1) - ((step - 1) / n) ** (gamma + 1)
+        assert recurred(gamma, path) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("length", [0.05, 0.1, 0.25])
+@pytest.mark.parametrize("k", [0, 1, 2, 3])
+def test_on_a_polynomial_path_the_average_is_the_closed_form_up_to_the_steps(length, k):
+    """w(t) = t^k has the average (γ+1)/(γ+1+k) n^k. Steps hold w from (s − 1, s] at s: the average is above it, by
+    k/2 · (γ+1)/(γ+k) / n of n^k and terms in 1/n²."""
+    gamma, n = gamma_of(length), 1000
+    path = (torch.arange(1, n + 1, dtype=torch.float64) / n) ** k
+    closed = (gamma + 1) / (gamma + 1 + k)
+    above = recurred(gamma, path) - closed
+    assert above == pytest.approx(k / 2 * (gamma + 1) / (gamma + k) / n, rel=1e-2, abs=1e-12)
+
+
+def test_inner_products_are_the_integrals():
+    profiles = [Profile(0.0, 3.0), Profile(2.5, 4.0), Profile(7.0, 4.0), Profile(1.0, 10.0)]
+    s, width = midpoints(10.0)
+    expected = [[float((density(a, s) * density(b, s)).sum() * width) for b in profiles] for a in profiles]
+    assert torch.allclose(inner_products(profiles, profiles), torch.tensor(expected, dtype=torch.float64), rtol=1e-4)
+    assert inner_products(profiles, profiles[:1]).shape == (4, 1)
+
+
+@pytest.mark.parametrize("i", [0, 13, 31])
+def test_a_profile_that_was_kept_is_itself(i):
+    x, missing = coefficients(KEPT, KEPT[i])
+    assert torch.allclose(x, torch.eye(32, dtype=torch.float64)[i], rtol=0, atol=1e-9)
+    assert missing < 1e-6
+
+
+@pytest.mark.parametrize(("length", "bound"), [(0.03, 0.04), (0.08, 0.003), (0.15, 0.01), (0.25, 0.08), (0.01, 0.37)])
+def test_another_length_is_met_and_what_is_missing_is_told(length, bound):
+    wanted = Profile(gamma_of(length), 1600)
+    x, missing = coefficients(KEPT, wanted)
+    assert float(x.sum()) == pytest.approx(1, abs=1e-12)
+    s, width = midpoints(1600.0)
+    made = sum(factor * density(profile, s) for factor, profile in zip(x, KEPT, strict=True))
+    difference, whole = ((made - density(wanted, s)) ** 2).sum() * width, (density(wanted, s) ** 2).sum() * width
+    assert missing == pytest.approx(float((difference / whole).sqrt()), rel=1e-2, abs=1e-5)
+    assert 0.8 * bound < missing < bound
+
+
+@pytest.mark.parametrize("length", [0.03, 0.08, 0.15])
+def test_no_other_combination_is_nearer(length):
+    """Before the division by their sum, which is 1 to 1e-3, the coefficients are those of least squares."""
+    wanted = Profile(gamma_of(length), 1600)
+    x, _ = coefficients(KEPT, wanted)
+    s, width = midpoints(1600.0, 16_000)
+    basis = torch.stack([density(profile, s) for profile in KEPT], 1) * width**0.5
+    best = torch.linalg.lstsq(basis, density(wanted, s)[:, None] * width**0.5).solution[:, 0]
+    assert float(best.sum()) == pytest.approx(1, abs=1e-3)
+    assert torch.allclose(x, best / best.sum(), rtol=0, atol=2e-3)
+
+
+def test_an_average_of_constant_weights_is_these_weights():
+    x, _ = coefficients(KEPT[:6], Profile(gamma_of(0.28), 300))
+    assert float(x.sum()) == pytest.approx(1, abs=1e-12)

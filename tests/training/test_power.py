@@ -1,0 +1,239 @@
+"""ema=power: what is tracked, what is written, and that a resumed run is the same run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from outcomes import same, state
+from torch import Tensor
+
+from diffusion.checkpoint import averages, storage
+from diffusion.checkpoint.restore import PREFIX, restore
+from diffusion.errors import UserError
+from diffusion.process.averaging import decay, gamma_of
+from diffusion.training import power
+from diffusion.training.power import PowerEMA
+from tests.support.composing import train
+
+OVERRIDES = ("ema=power", "samples.n=0", "trainer.max_epochs=8", "trainer.check_val_every_n_epoch=8")  # 48 steps
+RESUMED = ("ema=power", "ema.snapshots=4", "samples.n=0", "trainer.max_steps=12", "checkpoint.every_n_steps=1",
+           "checkpoint.keep=20", "optimizer.lr=0.01")  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """No figures are drawn after a run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny) -> Path:
+    """A run of 48 steps that keeps 0.05 and 0.1, and 16 snapshots; its last checkpoint."""
+    folder: Path = tmp_path_factory.mktemp("runs") / "run"
+    train([*tiny, *OVERRIDES], folder)
+    return folder / "checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory, tiny) -> Path:
+    """The same run, which tracks 0.08 and 0.2."""
+    folder: Path = tmp_path_factory.mktemp("runs") / "other"
+    train([*tiny, *OVERRIDES, "ema.lengths=[0.08,0.2]"], folder)
+    return folder / "checkpoints/last.ckpt"
+
+
+def held(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = storage.load(path)["callbacks"]["PowerEMA"]
+    return found
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.double().flatten() for name, value in sorted(tensors.items()) if name.startswith(PREFIX)])
+
+
+def test_the_averages_follow_their_recurrence_and_the_first_is_used(tiny, tmp_path, monkeypatch):
+    weights: list[Tensor] = []
+    step = PowerEMA.on_train_batch_end
+
+    def seen(self, trainer, module, *args, **kwargs):
+        step(self, trainer, module, *args, **kwargs)
+        weights.append(flat(dict(module.named_parameters())).detach())
+
+    monkeypatch.setattr(PowerEMA, "on_train_batch_end", seen)
+    train([*tiny, *RESUMED], tmp_path / "run")
+    found = held(tmp_path / "run/checkpoints/last.ckpt")
+    assert (found["updates"], len(weights)) == (12, 12)
+    for length in (0.05, 0.1):
+        average = torch.zeros_like(weights[0])
+        for n, w in enumerate(weights, start=1):
+            average += (1 - decay(gamma_of(length), n)) * (w - average)
+        assert torch.allclose(flat(found["averages"][str(length)]), average, rtol=0, atol=1e-6)
+    contents = storage.load(tmp_path / "run/checkpoints/last.ckpt")
+    first = found["averages"]["0.05"]
+    assert all(torch.equal(value, contents["state_dict"][name]) for name, value in first.items())
+    raw = {name: contents["current_model_state"][name] for name in first}
+    assert torch.equal(flat(raw), weights[-1])
+    network = restore(tmp_path / "run/checkpoints/last.ckpt", "ema").denoiser.network
+    assert all(torch.equal(value, first[PREFIX + name]) for name, value in network.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("total", "snapshots", "steps"), [(12, 4, [3, 6, 9, 12]), (10, 4, [3, 5, 8, 10]), (3, 16, [1, 2, 3]), (7, 1, [7])]
+)
+def test_snapshots_are_spread_over_the_run(total, snapshots, steps):
+    ema = PowerEMA(snapshots=snapshots)
+    assert [step for step in range(1, total + 1) if ema.is_due(step, total)] == steps
+
+
+def test_a_snapshot_holds_the_averages_of_its_step(tiny, tmp_path):
+    train([*tiny, *RESUMED], tmp_path / "run")
+    inside = tmp_path / "run/checkpoints"
+    assert list(averages.snapshots(inside)) == [3, 6, 9, 12]
+    listed = held(inside / "last.ckpt")["snapshots"]
+    assert {step: n for step, (n, _) in listed.items()} == {3: 3, 6: 6, 9: 9, 12: 12}
+    for step, (_, key) in listed.items():
+        assert same(
+            averages.load(averages.snapshot(inside, step), key), held(storage.numbered(inside, step))["averages"]
+        )
+
+
+@pytest.mark.parametrize(("length", "bound"), [("0.08", 3e-4), ("0.2", 3e-2)])
+def test_a_length_made_afterwards_is_the_one_that_was_tracked(run, other, length, bound):
+    """`bound` is of the distance between the averages of 0.05 and 0.1. Of the weights it is 7e-7 and 7e-5."""
+    own, tracked = held(run)["averages"], held(other)["averages"][length]
+    made = averages.of_length(storage.load(run), run, float(length))
+    apart = (flat(own["0.05"]) - flat(own["0.1"])).norm()
+    assert made.keys() == tracked.keys()
+    assert (flat(made) - flat(tracked)).norm() < bound * apart
+    assert (flat(made) - flat(tracked)).norm() < bound / 400 * flat(tracked).norm()
+
+
+def test_a_tracked_length_is_exact_and_needs_no_snapshot(run, tmp_path):
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes(run.read_bytes())
+    for length in (0.05, 0.1):
+        assert same(averages.of_length(storage.load(alone), alone, length), held(run)["averages"][str(length)])
+
+
+def test_a_length_hardly_another_than_a_tracked_one_is_hardly_another(run):
+    """Combined, not taken: at a snapshot's step, to 1e-6."""
+    made, tracked = averages.of_length(storage.load(run), run, 0.1 + 1e-9), held(run)["averages"]["0.1"]
+    assert float((flat(made) - flat(tracked)).abs().max()) < 1e-6
+
+
+def test_a_run_resumed_in_another_folder_is_the_same_run_with_its_snapshots(tiny, tmp_path):
+    whole = tmp_path / "whole"
+    train([*tiny, *RESUMED], whole)
+    for step in (2, 7, 9):
+        folder = tmp_path / f"from {step}"
+        ckpt = storage.numbered(whole / "checkpoints", step)
+        train([*tiny, *RESUMED, f"ckpt={ckpt}"], folder)
+        assert same(state(folder), state(whole)), step
+        assert same(held(folder / "checkpoints/last.ckpt"), held(whole / "checkpoints/last.ckpt")), step
+        ours, theirs = averages.snapshots(folder / "checkpoints"), averages.snapshots(whole / "checkpoints")
+        assert {n: file.read_bytes() for n, file in ours.items()} == {n: f.read_bytes() for n, f in theirs.items()}
+
+
+def test_a_run_that_goes_back_in_its_folder_keeps_no_snapshot_of_what_it_gave_up(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train([*tiny, *RESUMED], folder)
+    kept = {step: file.read_bytes() for step, file in averages.snapshots(folder / "checkpoints").items()}
+    ckpt = storage.numbered(folder / "checkpoints", 7)
+    before = restore(folder / "checkpoints/last.ckpt", 0.08).denoiser.network.state_dict()
+    train([*tiny, *RESUMED, "optimizer.lr=0.02", "trainer.max_steps=8", f"ckpt={ckpt}"], folder)
+    assert list(averages.snapshots(folder / "checkpoints")) == [3, 6, 8]
+    after = held(folder / "checkpoints/last.ckpt")
+    assert list(after["snapshots"]) == [3, 6, 8]
+    assert all(averages.snapshots(folder / "checkpoints")[step].read_bytes() == kept[step] for step in (3, 6))
+    now = restore(folder / "checkpoints/last.ckpt", 0.08).denoiser.network.state_dict()
+    assert not same(dict(now), dict(before))
+
+
+def test_a_snapshot_that_is_lost_is_left_behind_and_said(tiny, tmp_path, capfd):
+    train([*tiny, *RESUMED], tmp_path / "run")
+    inside = tmp_path / "run/checkpoints"
+    averages.snapshot(inside, 3).write_bytes(b"torn")
+    train([*tiny, *RESUMED, f"ckpt={storage.numbered(inside, 7)}"], tmp_path / "new")
+    assert "step-00000003.pt: left behind" in capfd.readouterr().out.replace("\n", "")
+    assert list(held(tmp_path / "new/checkpoints/last.ckpt")["snapshots"]) == [6, 9, 12]
+    assert averages.of_length(
+        storage.load(tmp_path / "new/checkpoints/last.ckpt"), tmp_path / "new/checkpoints/x", 0.08
+    )
+
+
+def test_other_lengths_are_refused_when_a_run_is_resumed(command, tiny, tmp_path):
+    train([*tiny, *RESUMED, "trainer.max_steps=2"], tmp_path / "run")
+    words = [*tiny, *RESUMED, "ckpt=run", "ema.lengths=[0.05,0.2]", "hydra.run.dir=new"]
+    status, _, err = command("train", words)
+    assert status == 2
+    assert "it was trained with other settings: ema.lengths [0.05,0.1] → [0.05,0.2]" in err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("ema.lengths=[0.05,0.3]", "at most 0.288"),
+        ("ema.lengths=[]", "at least 1"),
+        ("ema.lengths=[0.1,0.1]", "each length once"),
+        ("ema.snapshots=0", "at least 1"),
+        ("ema=0.08", "ema is one of none, power, warm"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(command, tiny, word, said):
+    status, _, err = command("train", [*tiny, *["ema=power"] * (word != "ema=0.08"), word])
+    assert status == 2, err
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_a_step_left_out_makes_no_second_snapshot(tiny, tmp_path, monkeypatch):
+    """The average has not moved, and two equal ones could not be combined."""
+    from diffusion.training.module import Diffusion
+
+    made = Diffusion.optimizer_step
+
+    def step(self, *args, **kwargs):
+        made(self, *args, **kwargs)
+        self.stepped = self.trainer.global_step not in (0, 3, 4, 5, 6)
+
+    monkeypatch.setattr(Diffusion, "optimizer_step", step)
+    train([*tiny, *RESUMED, "ema.snapshots=12"], tmp_path / "run")
+    counts = [n for n, _ in held(tmp_path / "run/checkpoints/last.ckpt")["snapshots"].values()]
+    assert counts == sorted(set(counts))
+    assert 0 < len(counts) < 12
+
+
+def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypatch):
+    def full(averages, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(averages, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; fix that"):
+        train([*tiny, *RESUMED], tmp_path / "run")
+
+
+def test_snapshots_for_which_there_is_no_room_are_refused_before_the_first_step(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(power, "free_space", lambda folder: 100_000)
+    with pytest.raises(UserError, match=r"and the snapshots take .* lower ema\.snapshots"):
+        train([*tiny, *RESUMED], tmp_path / "run")
+    assert not averages.snapshots(tmp_path / "run/checkpoints")
+
+
+def test_a_run_whose_folder_was_taken_writes_no_snapshot(tiny, tmp_path, monkeypatch):
+    from diffusion.runs.record import RunRecord
+
+    def taken(self):
+        raise UserError("taken")
+
+    def write(self, trainer):
+        monkeypatch.setattr(RunRecord, "check_owner", taken)
+        made(self, trainer)
+
+    made = PowerEMA.write
+    monkeypatch.setattr(PowerEMA, "write", write)
+    with pytest.raises(UserError, match="taken"):
+        train([*tiny, *RESUMED, "checkpoint.every_n_steps=null"], tmp_path / "run")
+    assert not averages.snapshots(tmp_path / "run/checkpoints")
