@@ -35,6 +35,8 @@ from diffusion.randomness import seed_for
 
 WRITTEN = {"run.json", ".hydra"}  # in the folders that commands write
 
+USUAL_TILES = 70  # of a photograph: of the bundled ones 37 give 2591
+
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
 
@@ -58,9 +60,9 @@ class Folder(ImageData):
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
         resolution: Side of the square images, in pixels. Images with a shorter side are refused.
-        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut
-            (about 70 each). Use it for a few large photographs. All tiles of a photograph are in the same split.
-            Photographs with a side below 128 pixels, or below the resolution, are refused. null: one square each.
+        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut;
+            true: 70, which is about their number. Use it for a few large photographs. All tiles of a photograph are in
+            the same split. Photographs with a side below 128 pixels, or below the resolution, are refused. null: one square each.
         limit: The most training images; null for all that validation and test leave.
         val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
             With `tiles`, photographs are counted.
@@ -78,7 +80,7 @@ class Folder(ImageData):
         self,
         root: str | Path,
         resolution: Annotated[int, Ge(1)],
-        tiles: Annotated[int, Ge(1)] | None = None,
+        tiles: Annotated[int, Ge(1)] | bool | None = None,
         limit: Annotated[int, Ge(1)] | None = None,
         val: Share = 0.1,
         test: Share = 0.1,
@@ -89,6 +91,7 @@ class Folder(ImageData):
         **options: Any,
     ):
         super().__init__(resolution, **options)
+        tiles = USUAL_TILES if tiles is True else tiles or None
         if tiles is not None and random_crop:
             raise UserError(
                 "data.random_crop=true: with data.tiles, all windows are random already; leave one of them out"
@@ -255,7 +258,7 @@ class Folder(ImageData):
         train = len(index["train"]) if self.limit is None else self.limit
         if train > len(index["train"]) or left <= 0:
             what = "image" if self.tiles is None else "photograph"
-            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=70)" * (self.tiles is None)
+            more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (self.tiles is None)
             tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
                 f"{self.root} has {count(len(order), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "

@@ -25,7 +25,7 @@ from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores, read_scores
 
 LEAST = 4  # images, for any score
-MORE = "a larger share or number data.{}, or data.tiles=70 where photographs are large"  # images of a split
+MORE = "a larger share or number data.{}, or data.tiles=true where photographs are large"  # images of a split
 FEW = 200  # images of the reference: with fewer, chance and bias are most of a distance
 
 

@@ -56,7 +56,7 @@ class Clock:
                 f"the training split has {count(images, 'image')}, and an optimizer step takes "
                 f"{batch_size * devices * accumulate} (data.batch_size={batch_size} × {count(devices, 'device')} × "
                 f"trainer.accumulate_grad_batches={accumulate}): lower one of them, add images, or cut large "
-                "photographs into tiles (data=folder data.tiles=70)"
+                "photographs into tiles (data=folder data.tiles=true)"
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
         total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)

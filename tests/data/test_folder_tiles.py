@@ -95,6 +95,8 @@ def test_names_change_no_tile_and_tiles_are_read_back_from_the_cache(root: Path,
     assert load(tmp_path).keys == first.keys
     assert load(root).keys == first.keys
     assert load(root, tiles=None).keys != first.keys
+    assert load(root, tiles=True).keys == load(root, tiles=70).keys != first.keys
+    assert load(root, tiles=False).keys == load(root, tiles=None).keys
 
 
 def test_what_gives_no_tile_is_refused(root: Path, tmp_path: Path) -> None:
