@@ -62,7 +62,8 @@ class Folder(ImageData):
         resolution: Side of the square images, in pixels. Images with a shorter side are refused.
         tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut;
             true: 70, which is about their number. Use it for a few large photographs. All tiles of a photograph are in
-            the same split. Photographs with a side below 128 pixels, or below the resolution, are refused. null: one square each.
+            the same split. Photographs with a side below 128 pixels, or below the resolution, are refused. null: one
+            square each.
         limit: The most training images; null for all that validation and test leave.
         val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
             With `tiles`, photographs are counted.
