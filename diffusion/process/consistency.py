@@ -96,7 +96,7 @@ class Consistency(Objective):
             check(denoiser)
             self.checked = True
         t, importance = self.timesteps(schedule, streams)
-        eps = self.noise(x0, streams)
+        eps: Tensor = self.noise(x0, streams)
         level = torch.exp(-schedule.log_snr(t) / 2)
         lower = self.lower(level)
         noisy = lower > 0
@@ -106,9 +106,9 @@ class Consistency(Objective):
             target = torch.where(expand(noisy, x0).bool(), target, x0)
         estimate = denoiser(diffuse(schedule, x0, eps, t), t, **conditions).x0
         term = self.distance(estimate, target) / (level - lower).to(x0.dtype)
-        importance = importance.to(term.dtype)
+        share = importance.to(term.dtype)
         mse = squared(estimate.detach(), target)
-        return {"loss": importance * term, "term": term, "importance": importance, "mse": mse, "t": t}
+        return {"loss": share * term, "term": term, "importance": share, "mse": mse, "t": t}
 
 
 def check(denoiser: Denoiser) -> None:
