@@ -64,6 +64,7 @@ FAULTS = [
         "return (x - y).square().flatten(1).mean(dim=1)",
         "return (x - y).square().flatten(1).sum(dim=1)",
     ),
+    fault("weight: without importance", '{"loss": share * term', '{"loss": term'),
     fault("prediction of x0: accepted", "if float(q.abs()) > 0.1:", "if False:"),
     fault(
         "sampler: keeps the estimated noise",

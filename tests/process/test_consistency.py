@@ -296,6 +296,17 @@ def test_the_loss_depends_only_on_the_examples_seed_and_conditions_reach_both_es
     assert seen == [[0, 1, 2, 3], [0, 1, 2, 3], [2], [2]]
 
 
+def test_the_loss_is_multiplied_by_the_importance_of_the_times() -> None:
+    denoiser, x0, times = Denoiser(Affine(), schedule.VP(), prediction.V()), torch.rand(8, 1, 2, 2), LogNormal()
+    found = Consistency(times)(denoiser, x0, Streams(range(8)))
+    t, importance = times(schedule.VP(), Streams(range(8)))
+    plain = Consistency(LogNormal(reweight=False))(denoiser, x0, Streams(range(8)))
+    assert torch.equal(found["t"], t)
+    assert torch.equal(found["term"], plain["loss"])
+    torch.testing.assert_close(found["loss"], importance.float() * found["term"])
+    assert importance.std() > 0.1
+
+
 def test_pseudo_huber_is_quadratic_below_c_and_linear_above() -> None:
     x = torch.tensor([1e-5, 1e-3, 1.0, 30.0], dtype=torch.float64).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
     y, c = torch.zeros_like(x), 0.1
