@@ -4,8 +4,9 @@ So a resumed run equals an uninterrupted one, two devices give the same numbers 
 seed see the same images, times and noise. Every module may import this one.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -47,6 +48,21 @@ SINGLE = {"mps"}  # device types without float64
 def real_dtype(device: torch.device) -> torch.dtype:
     """The dtype of times and coefficients: float64, or float32 on Apple's MPS, which has no float64."""
     return torch.float32 if device.type in SINGLE else torch.float64
+
+
+@contextlib.contextmanager
+def rewinding(device: torch.device) -> Iterator[None]:
+    """After this context, torch's own generators of the CPU and of `device` are where they were before it.
+
+    So a network that is called within it and then once more draws the same dropout both times.
+    """
+    kinds = [torch] if device.type == "cpu" else [torch, getattr(torch, device.type)]
+    states = [kind.get_rng_state() for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, states, strict=True):
+            kind.set_rng_state(state)
 
 
 class Streams:

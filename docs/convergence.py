@@ -181,7 +181,7 @@ def defaults_table() -> str:
     ]
     lines = ["| `sampler=` | 5 steps | 10 | 20 | 40 |", "| --- | --: | --: | --: | --: |"]
     for name in choices("sampler"):
-        if name in ("predictor_corrector", "probability_flow"):
+        if name in ("predictor_corrector", "probability_flow", "consistency"):
             continue
         cells = []
         for steps in (5, 10, 20, 40):
@@ -248,6 +248,10 @@ The error is the largest error of the covariance of the final x, which is comput
 `sampler.predictor`. Their step size is set by a signal-to-noise ratio, `snr`. In the limit of many Langevin steps, the
 variance is too large by a share of about snr².
 
+`consistency` is not in these tables, because it is not for a denoiser. It keeps nothing of x_t but the estimate of x0,
+which must be a sample and not a mean, as that of a model tuned by `experiment=ect` is
+([mathematics.md](mathematics.md)).
+
 ## Default settings in few steps
 
 The error is the 2-Wasserstein distance between the sampler's output and the Gaussian, from t = 1 to 0: the largest over
@@ -280,9 +284,9 @@ on the mixture of the table above. `dpm_3m` with 20 steps rose from 0.006 to 0.0
 ## Grids and thresholds
 
 The choices of `grid@sampler.grid=` are `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`,
-`log_snr` and `cosine`. Every sampler works with every grid and every schedule, with two exceptions. The grids `leading`
-and `linspace` need a discrete schedule, and `uniform` is refused on `edm`, where equal steps in sigma left an error of
-0.6. A class has the grid of its paper by default, as the choices of `sampler=` do.
+`log_snr`, `cosine` and `consistency`. Every sampler works with every grid and every schedule, with two exceptions. The
+grids `leading` and `linspace` need a discrete schedule, and `uniform` is refused on `edm`, where equal steps in sigma
+left an error of 0.6. A class has the grid of its paper by default, as the choices of `sampler=` do.
 
 A sampler can also begin at any time: `sampler(denoiser, None, streams, start=(x_t, t))` makes the grid's steps below t.
 With x_t = `diffuse(schedule, x0, noise, t)` this is SDEdit.

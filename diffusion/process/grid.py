@@ -98,6 +98,23 @@ def karras(
     return _noise_levels(schedule, steps, lambda v: v ** (1 / rho), lambda u: u**rho, sigma_min, sigma_max)
 
 
+def consistency(
+    schedule: Schedule,
+    steps: int,
+    rho: Annotated[float, Gt(0)] = 7.0,
+    sigma_min: Level | None = 0.821,
+    sigma_max: Level | None = 80.0,
+) -> Tensor:
+    """The times of consistency sampling: `karras` from 80 to the noise level of the last estimate, then 0.
+
+    Args:
+        rho: ρ; a larger value makes the steps shorter at low noise.
+        sigma_min: the lowest sigma/alpha before 0, clamped to the schedule's; None: row 1 of a table, else 0.002.
+        sigma_max: sigma/alpha at the start, clamped to the schedule's; None: t = 1, counted as 160 if it is pure noise.
+    """
+    return karras(schedule, steps, rho, sigma_min, sigma_max)
+
+
 def log_snr(schedule: Schedule, steps: int, sigma_min: Level | None = None, sigma_max: Level | None = None) -> Tensor:
     """Equal steps in log(alpha/sigma), then 0 (DPM-Solver, section 3.4).
 

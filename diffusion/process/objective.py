@@ -79,6 +79,9 @@ class Objective(nn.Module):
         mse = squared(y.detach(), target).flatten(1).mean(dim=1)
         return {"loss": importance * term, "term": term, "importance": importance, "mse": mse, "t": t}
 
+    def begin(self, step: int, total: int) -> None:
+        """Told before each step, counted from 0, of how many: an objective may change in the course of a run."""
+
     def update(self, t: Tensor, term: Tensor) -> None:
         """Pass the losses `term` (B,) at t (B,), gathered from all devices, to `timesteps`, which may adapt to them."""
         self.timesteps.update(t, term)
@@ -191,6 +194,10 @@ class Uncertainty(nn.Module):
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
         u = (features * self.linear.weight).sum(dim=1)  # not `self.linear(…)`: autocast would round it to bfloat16
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
+
+    def begin(self, step: int, total: int) -> None:
+        """See `Objective.begin`."""
+        self.objective.begin(step, total)
 
     def update(self, t: Tensor, term: Tensor) -> None:
         """See `Objective.update`."""

@@ -94,6 +94,7 @@ class Diffusion(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         x0 = self.images(batch)
+        self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(batch.index.to(self.device, non_blocking=True)):
             given = self.conditions(batch, self.label_dropout)
             losses = self.objective(self.denoiser, x0, self.streams(batch), **given)

@@ -26,10 +26,14 @@ def choices(group: str) -> list[str]:
 
 
 def composed(*overrides: str) -> Sampler:
-    return instantiate(composition.composed("sample", overrides).sampler)
+    return instantiate(composition.composed("train", overrides).sampler)
 
 
-@pytest.mark.parametrize("name", choices("sampler"))
+# It is not for a plain denoiser, whose x0 is a mean: test_consistency.py has its tests.
+DENOISING = [name for name in choices("sampler") if name != "consistency"]
+
+
+@pytest.mark.parametrize("name", DENOISING)
 @pytest.mark.parametrize("table", [True, False])
 def test_every_sampler_recovers_points_with_its_default_settings(name: str, table: bool) -> None:
     """In at most 100 steps, samples land on a finite set of points that lies within the range of clipping."""
@@ -71,9 +75,7 @@ def oracle(on: str) -> GaussianOracle:
 
 
 @pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize(
-    "name", [n for n in choices("sampler") if n not in ("predictor_corrector", "probability_flow")]
-)
+@pytest.mark.parametrize("name", [n for n in DENOISING if n not in ("predictor_corrector", "probability_flow")])
 def test_default_settings_sample_a_gaussian_on_every_schedule_in_few_steps(name: str, steps: int) -> None:
     """The error is the 2-Wasserstein distance. Uniform grids are refused where nearly no time is at low noise.
 

@@ -207,6 +207,11 @@ class Backend(backend_registration._DummyBackendModule):
 
     def manual_seed(self, seed: int) -> None: ...
 
+    def get_rng_state(self) -> torch.Tensor:
+        return torch.empty(0)  # its numbers are drawn by the CPU's generator
+
+    def set_rng_state(self, state: torch.Tensor) -> None: ...
+
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.float16, torch.bfloat16]
 

@@ -29,6 +29,7 @@ from diffusion.evaluation.generate import generate
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
 from diffusion.process import grid
+from diffusion.process.consistency import Consistency
 from diffusion.process.denoiser import Denoiser, clip, dynamic
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.noise import assigned
@@ -151,7 +152,14 @@ OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
     **{name: lambda of=of: Simple(noise=of()) for name, of in choices("noise").items()},
     "hybrid": lambda: Hybrid(LossSecondMoment(1000)),
     "uncertainty": lambda: Uncertainty(Simple()),
+    "consistency": lambda: tried(Consistency(stages=2)),
 }
+
+
+def tried(objective: nn.Module) -> nn.Module:
+    """After its first call, on the CPU, which `check_recipe` makes."""
+    objective(Denoiser(Small(), linear(), Eps()), torch.zeros(1, 3, 2, 2), Streams([0]))
+    return objective
 
 
 def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
@@ -163,6 +171,7 @@ def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
     before = len(away.waits)
     for step in range(2):
         streams = Streams([step, 1, 2, 3], device, batch_seed=step, positions=range(4, 8), batch_size=8)
+        objective.begin(step, 2)
         result = objective(denoiser, x0, streams)
         objective.update(result["t"], result["term"])
         result["loss"].mean().backward()

@@ -6,13 +6,14 @@ the single-step ODE solvers, and `multistep` the solvers that use the estimates 
 
 from diffusion.process.sampler.loop import Evaluator, Point, Sampler, Time
 from diffusion.process.sampler.multistep import AdamsBashforth, DPMSolver, DPMSolver2S, UniPC
-from diffusion.process.sampler.posterior import DDIM, Ancestral, PredictorCorrector, ReverseDiffusion
+from diffusion.process.sampler.posterior import DDIM, Ancestral, Consistency, PredictorCorrector, ReverseDiffusion
 from diffusion.process.sampler.runge_kutta import Euler, Heun, Midpoint, ProbabilityFlow
 
 __all__ = [
     "DDIM",
     "AdamsBashforth",
     "Ancestral",
+    "Consistency",
     "DPMSolver",
     "DPMSolver2S",
     "Euler",

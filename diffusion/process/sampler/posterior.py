@@ -1,4 +1,4 @@
-"""Samplers that discretise the reverse process directly: DDPM, DDIM, and those of the score SDE.
+"""Samplers that discretise the reverse process directly: DDPM, DDIM, those of the score SDE; and consistency models'.
 
 r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`.
 """
@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from diffusion.process import grid as grids
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler.loop import Evaluator, Grid, Point, Sampler, Threshold, Time
 from diffusion.process.variance import Variance, fixed_small
@@ -69,6 +70,24 @@ class DDIM(Sampler):
         if self.eta:
             x_s = x_s + math.sqrt(noise_variance) * streams.normal_like(x_t)
         return x_s, now
+
+
+@dataclass(eq=False)
+class Consistency(Sampler):
+    """x_s = alpha_s x0 + sigma_s z, without noise in the last step: of x_t only x0 remains (Song et al. 2023, Alg. 1).
+
+    It is for a model trained by `consistency.Consistency`, whose x0 is a sample and not a mean. With a plain denoiser,
+    the images become smoother with each step. By default the last step begins at sigma/alpha = 0.821, as in ECT.
+    """
+
+    grid: Grid = grids.consistency
+
+    def step(
+        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
+    ) -> tuple[Tensor, Point]:
+        now = Point(t, x_t, denoise(x_t, t))
+        x0 = s.alpha * now.estimate.x0
+        return (x0 if s.sigma == 0 else x0 + s.sigma * streams.normal_like(x_t)), now
 
 
 @dataclass(eq=False)

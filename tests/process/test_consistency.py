@@ -1,0 +1,434 @@
+"""Consistency tuning: its loss against closed forms, and samples of one and two steps."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import ndtr
+from stand_ins import SharedStream
+from torch import Tensor, nn
+
+from diffusion.errors import UserError
+from diffusion.model.dropout import Dropout, examples
+from diffusion.process import grid, prediction, schedule
+from diffusion.process.consistency import Consistency, pseudo_huber, squared
+from diffusion.process.denoiser import Denoiser, Estimate, diffuse
+from diffusion.process.objective import Simple, Uncertainty
+from diffusion.process.oracle import MixtureOracle
+from diffusion.process.sampler import DDIM, Sampler
+from diffusion.process.sampler import Consistency as ConsistencySampler
+from diffusion.process.timesteps import LogNormal
+from diffusion.randomness import Streams
+
+EDM = schedule.EDM()
+GAUSSIAN = torch.tensor([1.0]), torch.tensor([0.3]), torch.tensor([0.25])  # weights, means, variances
+MIXTURE = torch.tensor([0.3, 0.7]), torch.tensor([-0.7, 0.6]), torch.tensor([0.04, 0.09])
+SCHEDULES = {
+    "edm": (EDM, prediction.EDM()),
+    "vp": (schedule.VP(), prediction.Eps()),
+    "linear": (schedule.linear(), prediction.Eps()),
+    "cosine": (schedule.cosine(), prediction.V()),
+    "zero_snr": (schedule.zero_terminal_snr(schedule.linear()), prediction.V()),
+    "ve": (schedule.VE(), prediction.EDM()),
+    "flow": (schedule.Flow(), prediction.Velocity()),
+    "cosine_continuous": (schedule.ContinuousCosine(), prediction.V()),
+}
+
+
+class Affine(nn.Module):
+    """A network of two numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.4, 0.1]))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.weight[0] * x + self.weight[1]
+
+
+class Exact:
+    """The consistency function of a mixture on a line, plus `shift`; with `mean` E[x0 | x_t] in its place.
+
+    The probability flow on a line keeps the order of points, so f(x, t) is the x0 with P(x0) = P_t(x).
+    """
+
+    def __init__(self, data: tuple[Tensor, Tensor, Tensor], mean: bool = False):
+        self.weights, self.means, self.variances = (v.double() for v in data)
+        self.schedule, self.prediction, self.mean = EDM, prediction.EDM(), mean
+        self.oracle = MixtureOracle(EDM, self.weights, self.means[:, None], self.variances[:, None, None])
+        self.shift = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def share_below(self, x: Tensor, level: Tensor) -> Tensor:
+        z = (x[:, None] - self.means) / torch.sqrt(self.variances + level[:, None] ** 2)
+        return torch.as_tensor(ndtr(z.numpy())) @ self.weights
+
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        if self.mean:
+            return Estimate(self.oracle(x_t, t).x0 + self.shift, x_t)
+        x, level = x_t.flatten(), EDM.sigma_max * t
+        wanted = self.share_below(x, level)
+        low, high = torch.full_like(x, -20), torch.full_like(x, 20)
+        for _ in range(70):
+            middle = (low + high) / 2
+            below = self.share_below(middle, torch.zeros_like(level)) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return Estimate(low.reshape(x_t.shape) + self.shift, x_t)
+
+    def pairs(self, x: float, level: float) -> tuple[Tensor, Tensor, Tensor]:
+        """x0 and eps (B,) with x0 + level·eps = x, and their probabilities given x, by Gauss–Hermite quadrature."""
+        nodes, shares = (torch.as_tensor(v) for v in np.polynomial.hermite_e.hermegauss(40))
+        total = self.variances + level**2
+        share = (self.weights.log() - (x - self.means) ** 2 / (2 * total) - total.log() / 2).softmax(0)
+        mean = self.means + self.variances / total * (x - self.means)
+        x0 = mean[:, None] + (self.variances * level**2 / total).sqrt()[:, None] * nodes
+        probability = share[:, None] * shares / math.sqrt(2 * math.pi)
+        return x0.flatten(), (x - x0.flatten()) / level, probability.flatten()
+
+
+def objective(noise: Tensor, level: float, stage: int, **settings: Any) -> Consistency:
+    """With these noises (B,) at one noise level, at a stage; half of the step to r = 0 in each."""
+    t = torch.full((len(noise),), level / EDM.sigma_max, dtype=torch.float64)
+    made = Consistency(
+        lambda schedule, streams: (t, torch.ones_like(t)),
+        lambda x0, streams: noise.reshape(x0.shape),
+        **{"distance": squared, "stages": 20, "k": 0.0, **settings},
+    )
+    made.begin(stage - 1, 20)
+    return made
+
+
+def pull(model: Exact, x: float, level: float, stage: int) -> float:
+    """The gradient of the loss at one x_t, by f(x_t, t): 2 E[f(x_t, t) − f(x_r, r) | x_t]/(t − r)."""
+    x0, eps, probability = model.pairs(x, level)
+    loss = objective(eps, level, stage)(model, x0.reshape(-1, 1, 1, 1), Streams([]))["loss"]  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad((probability * loss).sum(), model.shift)
+    return float(gradient)
+
+
+@pytest.mark.parametrize("data", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
+@pytest.mark.parametrize(("x", "level"), [(0.4, 0.5), (-1.0, 2.0)])
+def test_the_consistency_function_is_a_fixed_point_as_r_rises_to_t(data, x, level) -> None:  # type: ignore[no-untyped-def]
+    """There the pull of the loss, ∝ t − r, halves from stage to stage. On the denoiser's mean it does not vanish."""
+    exact = [abs(pull(Exact(data), x, level, stage)) for stage in (7, 8, 9)]
+    assert exact[0] / exact[1] == pytest.approx(2, abs=0.05)
+    assert exact[1] / exact[2] == pytest.approx(2, abs=0.03)
+    mean = abs(pull(Exact(data, mean=True), x, level, 9))
+    assert mean > 20 * exact[2]
+    assert mean == pytest.approx(abs(pull(Exact(data, mean=True), x, level, 8)), rel=0.05)
+
+
+def test_the_pull_on_the_consistency_function_of_a_gaussian_is_the_closed_form() -> None:
+    """For N(m, v): 2 √v (x − m)/√A (1 − (v + r t)/√(A B))/(t − r), with A = v + t² and B = v + r²."""
+    (_, (m,), (v,)), x, t = GAUSSIAN, 0.9, 0.8
+    for stage in (1, 2, 5):
+        r = t * (1 - 0.5**stage)
+        A, B = float(v) + t**2, float(v) + r**2
+        f = (float(v) / A) ** 0.5 * (x - float(m))
+        expected = 2 * f * (1 - (float(v) + r * t) / (A * B) ** 0.5) / (t - r)
+        assert pull(Exact(GAUSSIAN), x, t, stage) == pytest.approx(expected, rel=1e-6)
+
+
+def test_another_function_has_a_higher_loss_against_the_same_target() -> None:
+    """Its excess is that of a mean square: the shift squared, and the pull times the shift."""
+    x, level, stage = 0.4, 0.5, 8
+    model = Exact(MIXTURE)
+    x0, eps, probability = model.pairs(x, level)
+    made = objective(eps, level, stage)
+    step = level * 0.5**stage
+
+    @torch.no_grad()
+    def loss(shift: float) -> float:
+        f = model(torch.full((1, 1, 1, 1), x, dtype=torch.float64), torch.tensor([level / 80]).double()).x0 + shift
+        r = torch.full(x0.shape, (level - step) / 80, dtype=torch.float64)
+        target = model(diffuse(EDM, x0.reshape(-1, 1, 1, 1), eps.reshape(-1, 1, 1, 1), r), r).x0
+        return float(probability @ made.distance(f.expand_as(target), target)) / step
+
+    found = made(model, x0.reshape(-1, 1, 1, 1), Streams([]))["loss"]  # type: ignore[arg-type]
+    assert float(probability @ found.detach()) == pytest.approx(loss(0), rel=1e-9)
+    for shift in (-0.1, 0.1):
+        assert loss(shift) - loss(0) == pytest.approx(
+            (shift**2) / step + shift * pull(model, x, level, stage), rel=1e-6
+        )
+        assert loss(shift) > loss(0)
+
+
+def test_the_stages_lead_from_the_mean_to_the_consistency_function() -> None:
+    """For N(0, v), f(x, t) = G(t) x with G(t) = G(r) (v + r t)/(v + t²) is what a stage converges to; G(0) = 1.
+
+    With r = 0 it is the mean, v/(v + t²); as r rises to t, it nears √(v/(v + t²)), at first order in the step.
+    """
+    v, level = 0.25, torch.tensor([0.8], dtype=torch.float64)
+    exact, mean = (v / (v + level**2)) ** 0.5, v / (v + level**2)
+    errors = []
+    for stage in range(1, 12):
+        made, t, gain = Consistency(stages=11), level, torch.ones(1, dtype=torch.float64)
+        made.begin(stage - 1, 11)
+        while t > 0:
+            r = made.lower(t)
+            gain, t = gain * (v + r * t) / (v + t**2), r if r > 1e-4 else torch.zeros(1).double()
+        errors.append(float((exact - gain) / (exact - mean)))
+    assert errors[0] == 1  # n/q = 3.5/2 at this level, so r = 0
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-2] / errors[-1] == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("on", SCHEDULES)
+def test_with_r_0_it_is_diffusion_training(on: str) -> None:
+    """d(x0_θ, x0)/t bit for bit; a squared distance is the loss of x0 with the weight 1/t, by any prediction."""
+    kind, of = SCHEDULES[on]
+    denoiser, x0, times = Denoiser(Affine(), kind, of), torch.rand(8, 3, 4, 4) * 2 - 1, LogNormal(std=1.0)
+    times.reweight = False
+    for distance in (squared, pseudo_huber):
+        found = Consistency(times, distance=distance, q=1.0)(denoiser, x0, Streams(range(8)))
+        t, _ = times(kind, Streams(range(8)))
+        streams = Streams(range(8))
+        streams.uniform()
+        level = torch.exp(-kind.log_snr(t) / 2)
+        x_t = diffuse(kind, x0, streams.normal_like(x0), t)
+        expected = distance(denoiser(x_t, t).x0, x0) / level.float()
+        assert torch.equal(found["loss"], expected)
+
+    def weight(schedule: Any, prediction: Any, t: Tensor) -> Tensor:
+        (_, q), _ = prediction.solve(schedule, t)
+        return q**2 * torch.exp(schedule.log_snr(t) / 2)
+
+    simple = Simple(times, weight)(denoiser, x0, Streams(range(8)))["loss"]
+    found = Consistency(times, distance=squared, q=1.0)(denoiser, x0, Streams(range(8)))["loss"]
+    torch.testing.assert_close(found, simple, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("on", SCHEDULES)
+def test_the_noise_levels_of_a_pair_are_those_of_the_paper_on_every_schedule(on: str) -> None:
+    """x_r has the image and the noise of x_t; its level is t (1 − n(t)/q^a), and the image itself below 0."""
+    kind, of = SCHEDULES[on]
+    denoiser, seen = Denoiser(Affine(), kind, of), []
+    call = denoiser.forward
+    denoiser.forward = lambda x, t: (seen.append((x, t)), call(x, t))[1]  # type: ignore[method-assign]
+    made, x0 = Consistency(stages=4), torch.rand(64, 1, 2, 2).double() * 2 - 1
+    for stage in (1, 2, 3, 4):
+        seen.clear()
+        made.begin(stage - 1, 4)
+        made(denoiser, x0, Streams(range(64)))
+        (x_r, r), (x_t, t) = seen
+        level_t, level_r = (torch.exp(-kind.log_snr(v) / 2) for v in (t, r))
+        expected = level_t * (1 - (1 + 8 / (1 + level_t.exp())) / 2**stage)
+        noisy = expected > 0
+        assert noisy.any()
+        torch.testing.assert_close(level_r[noisy], expected[noisy])
+        torch.testing.assert_close(level_r[~noisy], level_t[~noisy])  # not used
+        eps = []
+        for x, time in ((x_r, r), (x_t, t)):
+            alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in kind(time))
+            eps.append((x - alpha * x0) / sigma)
+        torch.testing.assert_close(*eps, rtol=1e-5, atol=1e-5)
+
+
+def test_stages_are_equal_shares_of_a_run_and_the_last_one_stays() -> None:
+    made, wrapped = Consistency(stages=3), Uncertainty(Consistency(stages=3))
+    found = []
+    for step in range(11):
+        for each in (made, wrapped):
+            each.begin(step, 10)
+        assert isinstance(wrapped.objective, Consistency)
+        assert int(wrapped.objective.stage) == int(made.stage)
+        found.append(int(made.stage))
+    assert found == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    assert made.half().stage.dtype == torch.long  # precision does not round it
+    assert not Consistency().state_dict()
+
+
+def test_no_gradient_flows_through_the_target() -> None:
+    denoiser, x0 = Denoiser(Affine(), EDM, prediction.EDM()), torch.rand(16, 1, 2, 2)
+    noise, t = Streams(range(16)).normal(1, 2, 2), torch.full((16,), 0.01).double()
+    made = objective(noise, 0.8, 4)
+    made(denoiser, x0, Streams(range(16)))["loss"].mean().backward()
+    twin = Denoiser(Affine(), EDM, prediction.EDM())
+    target = twin(diffuse(EDM, x0, noise, t * (1 - 2**-4)), t * (1 - 2**-4)).x0.detach()
+    (squared(twin(diffuse(EDM, x0, noise, t), t).x0, target) / (0.8 * 2**-4)).mean().backward()
+    torch.testing.assert_close(denoiser.network.weight.grad, twin.network.weight.grad)
+    assert twin.network.weight.grad.abs().min() > 0
+
+
+def test_both_estimates_of_a_pair_have_the_same_dropout_and_the_next_step_another() -> None:
+    masks = []
+
+    class Dropping(Affine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Dropout(0.5), Dropout(0.5)
+
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            ones = self.second(self.first(torch.ones_like(x)))
+            masks.append(ones)
+            return super().forward(x, label) * ones
+
+    denoiser, x0 = Denoiser(Dropping(), schedule.cosine(), prediction.V()), torch.rand(4, 3, 8, 8)
+    for numbered in (True, False):
+        masks.clear()
+        with examples(torch.tensor([5, 9, 2, 7]) if numbered else None):
+            for seed in (0, 1):
+                torch.manual_seed(seed)
+                Consistency()(denoiser, x0, Streams(range(4)))
+                after = torch.rand(())
+                torch.manual_seed(seed)
+                denoiser(x0, torch.full((4,), 0.5).double())
+                assert torch.rand(()) == after  # as much was drawn as by one estimate
+        assert torch.equal(masks[0], masks[1])
+        assert torch.equal(masks[0], masks[2])
+        assert not torch.equal(masks[0], masks[3])
+        assert len({mask.numpy().tobytes() for mask in masks[0]}) == 4
+
+
+def test_the_loss_depends_only_on_the_examples_seed_and_conditions_reach_both_estimates() -> None:
+    class Classes(Affine):
+        def forward(self, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:  # type: ignore[override]
+            seen.append(classes.tolist())
+            return super().forward(x, label) * (1 + classes.reshape(-1, 1, 1, 1))
+
+    seen: list[list[int]] = []
+    denoiser, x0 = Denoiser(Classes(), schedule.cosine(), prediction.V()), torch.rand(4, 3, 8, 8)
+    together = Consistency()(denoiser, x0, Streams([5, 6, 7, 8]), classes=torch.tensor([0, 1, 2, 3]))
+    alone = Consistency()(denoiser, x0[2:3], Streams([7]), classes=torch.tensor([2]))
+    assert torch.equal(alone["loss"], together["loss"][2:3])
+    assert seen == [[0, 1, 2, 3], [0, 1, 2, 3], [2], [2]]
+
+
+def test_the_loss_is_multiplied_by_the_importance_of_the_times() -> None:
+    denoiser, x0, times = Denoiser(Affine(), schedule.VP(), prediction.V()), torch.rand(8, 1, 2, 2), LogNormal()
+    found = Consistency(times)(denoiser, x0, Streams(range(8)))
+    t, importance = times(schedule.VP(), Streams(range(8)))
+    plain = Consistency(LogNormal(reweight=False))(denoiser, x0, Streams(range(8)))
+    assert torch.equal(found["t"], t)
+    assert torch.equal(found["term"], plain["loss"])
+    torch.testing.assert_close(found["loss"], importance.float() * found["term"])
+    assert importance.std() > 0.1
+
+
+def test_pseudo_huber_is_quadratic_below_c_and_linear_above() -> None:
+    x = torch.tensor([1e-5, 1e-3, 1.0, 30.0], dtype=torch.float64).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    y, c = torch.zeros_like(x), 0.1
+    expected = torch.sqrt(x[:, 0, 0, 0] ** 2 + c**2) - c
+    torch.testing.assert_close(pseudo_huber(x, y, c), expected, rtol=1e-6, atol=1e-12)
+    same = y.clone().requires_grad_()
+    pseudo_huber(same, y).sum().backward()
+    assert torch.equal(same.grad, y)  # finite where the estimates are equal
+
+
+def test_a_prediction_of_the_image_itself_is_refused() -> None:
+    with pytest.raises(UserError, match="with X0 the estimate of x0 does not become x_t"):
+        Consistency()(Denoiser(Affine(), schedule.cosine(), prediction.X0()), torch.rand(2, 1, 2, 2), Streams([1, 2]))
+
+
+# The sampler
+
+
+def test_a_step_keeps_nothing_of_x_t_but_the_estimate_and_draws_from_each_images_stream() -> None:
+    denoiser = Denoiser(Affine(), schedule.cosine(), prediction.V())
+    noise, seeds, xs = torch.randn(3, 1, 4, 4), [11, 12, 13], {}
+    found = ConsistencySampler(3)(denoiser, noise, Streams(seeds), lambda k, x, e: xs.update({k: (x, e.x0)}))
+    times = grid.consistency(schedule.cosine(), 3)
+    levels = torch.exp(-schedule.cosine().log_snr(times[:3]) / 2)
+    torch.testing.assert_close(levels[[0, 2]], torch.tensor([80, 0.821]).double())
+    streams, x = Streams(seeds), noise
+    for k, (t, s) in enumerate(pairwise(times), start=1):
+        x0 = denoiser(x, t.expand(3)).x0
+        alpha, sigma = (float(c) for c in schedule.cosine()(s))
+        x = x0 if s == 0 else alpha * x0 + sigma * streams.normal_like(x)
+        torch.testing.assert_close(xs[k][0], x)
+    alone = ConsistencySampler(3)(denoiser, noise[1:2], Streams(seeds[1:2]))
+    torch.testing.assert_close(alone, found[1:2])
+
+
+def test_it_is_ancestral_sampling_where_x_t_is_pure_noise_and_one_step_is_ddims() -> None:
+    denoiser, noise = Denoiser(Affine(), schedule.Flow(), prediction.Velocity()), torch.randn(3, 1, 4, 4)
+
+    def first_step(sampler: Sampler) -> Tensor:
+        xs: list[Tensor] = []
+        sampler(denoiser, noise, Streams(range(3)), lambda k, x, estimate: xs.append(x))
+        return xs[0]
+
+    both = (ConsistencySampler(2, grid.uniform), DDIM(2, grid.uniform, eta=1.0))
+    torch.testing.assert_close(*map(first_step, both))
+    one = [kind(1, grid.consistency)(denoiser, noise, Streams(range(3))) for kind in (ConsistencySampler, DDIM)]
+    assert torch.equal(*one)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_with_the_consistency_function_any_number_of_steps_samples_the_distribution(steps: int) -> None:
+    """Each x_s is exact, but for the first, N(0, σ²) in place of the mixture's x_t at σ = 80."""
+    n, streams = 20_000, SharedStream(0)
+    noise = streams.normal_like(torch.empty(n, 1, 1, 1, dtype=torch.float64))
+    found = ConsistencySampler(steps)(Exact(MIXTURE), noise, streams)  # type: ignore[arg-type]
+    assert distance(found) < 0.03
+
+
+# Training
+
+
+class Perceptron(nn.Module):
+    """A network for numbers: (x (B, 1, 1, 1), label (B,)) -> (B, 1, 1, 1)."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+        )
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.layers(torch.stack([x.flatten(), label], dim=1)).reshape(x.shape)
+
+
+class Shared(SharedStream):
+    """One generator for n examples."""
+
+    def __init__(self, seed: int, n: int):
+        super().__init__(seed)
+        self.n = n
+
+    def uniform(self) -> Tensor:
+        return torch.rand(self.n, generator=self.generator, dtype=torch.float64)
+
+
+def draws(n: int, seed: int) -> Tensor:
+    """(n, 1, 1, 1) of the mixture."""
+    weights, means, variances = MIXTURE
+    oracle = MixtureOracle(EDM, weights, means[:, None], variances[:, None, None])
+    return oracle.sample(n, torch.Generator().manual_seed(seed)).float().reshape(-1, 1, 1, 1)
+
+
+def distance(samples: Tensor) -> float:
+    """The 1-Wasserstein distance to as many draws of the mixture."""
+    return float((samples.flatten().sort()[0] - draws(len(samples), 99).flatten().sort()[0]).abs().mean())
+
+
+def train(denoiser: Denoiser, objective: Simple | Consistency, steps: int, seed: int, lr: float) -> None:
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=lr)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for step in range(steps):
+        objective.begin(step, steps)
+        streams: Any = Shared(1000 * seed + step, 256)
+        optimizer.zero_grad()
+        objective(denoiser, draws(256, 1_000_000 * seed + step), streams)["loss"].mean().backward()
+        optimizer.step()
+        rate.step()
+
+
+def sampled(sampler: Sampler, denoiser: Denoiser, n: int = 10_000) -> float:
+    streams: Any = SharedStream(7)
+    return distance(sampler(denoiser, streams.normal_like(torch.empty(n, 1, 1, 1)), streams))
+
+
+def test_tuning_makes_good_samples_in_one_and_two_steps() -> None:
+    """Before and after: DDIM and consistency sampling, at the same noise levels."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(Perceptron(), EDM, prediction.EDM())
+    train(denoiser, Simple(LogNormal(reweight=False)), 500, seed=1, lr=5e-3)
+    before = {steps: sampled(DDIM(steps, grid.consistency), denoiser) for steps in (1, 2)}
+    train(denoiser, Consistency(), 1000, seed=2, lr=2e-3)
+    after = {steps: sampled(ConsistencySampler(steps), denoiser) for steps in (1, 2)}
+    for steps, (least, most) in {1: (0.4, 0.14), 2: (0.2, 0.08)}.items():  # found: 0.439 → 0.116 and 0.223 → 0.067
+        assert before[steps] > least
+        assert after[steps] < most

@@ -1,0 +1,83 @@
+"""Runs of consistency tuning: their stages, resuming, and what is refused before the first step."""
+
+import pytest
+import torch
+from composing import settings, train
+
+from diffusion.checkpoint import storage
+from diffusion.errors import UserError
+from diffusion.process.consistency import Consistency
+from diffusion.process.sampler import Consistency as ConsistencySampler
+from diffusion.training import run
+from diffusion.training.recipe import Recipe
+
+STATES = ("state_dict", "current_model_state")
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """The stage of each batch that is trained on."""
+    seen, call = [], Consistency.forward
+
+    def forward(self, denoiser, *args, **given):
+        if denoiser.network.training and torch.is_grad_enabled():
+            seen.append(int(self.stage))
+        return call(self, denoiser, *args, **given)
+
+    monkeypatch.setattr(Consistency, "forward", forward)
+    return seen
+
+
+def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, stages):
+    overrides = [
+        *tiny, "experiment=ect", "model.dropout=0.3", "objective.stages=3", "trainer.max_steps=6",
+        "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20", "samples.n=0",
+    ]  # fmt: skip
+    train(overrides, tmp_path / "whole")
+    assert stages == [1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    stages.clear()
+    train([*overrides, f"ckpt={tmp_path}/whole/checkpoints/step-00000003.ckpt"], tmp_path / "rest")
+    assert stages == [2, 2, 3, 3, 3, 3]
+    whole, rest = (storage.load(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "rest"))
+    for state in STATES:
+        assert all(torch.equal(value, rest[state][name]) for name, value in whole[state].items())
+    moments, others = (c["optimizer_states"][0]["state"] for c in (whole, rest))
+    assert all(torch.equal(moments[i]["exp_avg"], others[i]["exp_avg"]) for i in moments)
+    before = storage.load(tmp_path / "whole/checkpoints/step-00000003.ckpt")
+    assert any(not torch.equal(value, rest["state_dict"][name]) for name, value in before["state_dict"].items())
+
+
+def test_the_experiment_tunes_the_weights_of_a_checkpoint(tiny, tmp_path, monkeypatch):
+    """And does not move far from them in one step of a small rate."""
+    train([*tiny, "experiment=demo", "trainer.max_steps=2", "samples.n=0"], tmp_path / "base")
+    saved = storage.load(tmp_path / "base/checkpoints/last.ckpt")["current_model_state"]
+    make = run.make_module
+
+    def initialised(*args):
+        module = make(*args)
+        module.load_state_dict(saved)  # the objective has no state of its own
+        return module
+
+    monkeypatch.setattr(run, "make_module", initialised)
+    overrides = [*tiny, "experiment=ect", "trainer.max_steps=1", "optimizer.lr=1e-6", "samples.n=4"]
+    train(overrides, tmp_path / "tuned")
+    tuned = storage.load(tmp_path / "tuned/checkpoints/last.ckpt")["current_model_state"]
+    assert tuned.keys() == saved.keys()
+    moved = [float((tuned[name] - value).abs().max()) for name, value in saved.items()]
+    assert 0 < max(moved) < 1e-5
+    assert (tmp_path / "tuned/samples/final.png").exists()
+
+
+def test_the_experiment_draws_in_two_steps_and_takes_another_models_words(tiny):
+    chosen = settings(["experiment=ect", "model=unet_small", "schedule=linear", "prediction=eps"])
+    recipe = Recipe.build(chosen)
+    assert isinstance(recipe.sampler, ConsistencySampler)
+    assert recipe.sampler.steps == 2
+    assert isinstance(recipe.objective, Consistency)
+    assert chosen.schedule["_target_"].endswith("linear")
+    assert chosen.model["channels"] == [32, 64, 128, 128]
+
+
+def test_a_model_that_predicts_the_image_is_refused_before_the_first_step(tiny, tmp_path):
+    with pytest.raises(UserError, match="objective=consistency: with X0"):
+        train([*tiny, "experiment=ect", "prediction=x0", "trainer.max_steps=1"], tmp_path / "x0")
