@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -153,19 +153,20 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     of_scheduler = folder / "scheduler" / "scheduler_config.json"
     scheduler = Fields.read(of_scheduler)
     scheduler = Fields.read(of_scheduler, schedulers.defaults_of(scheduler.values.get("_class_name")))
-    metadata, weights = _weights(weights_file(folder))
+    file = folder / networks.PART[name] / WEIGHTS
+    metadata, weights = _weights(file)
     if metadata.get(OF) == _hash(Fields.read(of_network).values, Fields.read(of_scheduler).values):
         try:
             contents = exported.described(metadata)
         except exported.MALFORMED as error:
-            raise UserError(f"{weights_file(folder)}: its metadata cannot be read ({first_line(error)})") from error
+            raise UserError(f"{file}: its metadata cannot be read ({first_line(error)})") from error
         model = untrusted.buildable_config(contents["config"], folder)["model"]
         if not model.get("classes") and name == networks.DIT:
             weights.pop(CLASSES, None)
     else:
         contents = _foreign(net, scheduler, weights)
         model = contents["config"]["model"]
-        contents["config"] = OmegaConf.to_yaml(OmegaConf.create(contents["config"]))
+        contents["config"] = yaml.safe_dump(contents["config"])
     _check_shapes(weights, model, net)
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
 
@@ -193,7 +194,7 @@ def _network_of(index: Fields) -> str:
 def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata of a file of weights, and the tensors under our names."""
     if not file.is_file():
-        others = sorted(each.name for each in file.parent.glob("*.bin")) if file.name == WEIGHTS else []
+        others = sorted(each.name for each in file.parent.glob("*.bin"))
         pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
         raise UserError(f"{file}: there is no such file{pickled}; only safetensors are read, whole and not in parts")
     try:
@@ -248,8 +249,13 @@ def _side(net: Fields) -> int:
 
 def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: Fields) -> None:
     """Raise UserError unless the network of `model` has these weights, before it takes any memory."""
-    with torch.device("meta"):
-        network: nn.Module = make(model, net.where)
+    side = _side(net)
+    try:
+        with torch.device("meta"):
+            network: nn.Module = make(model, "model")
+        network.check_size(side, side)  # type: ignore[operator]
+    except UserError as error:
+        raise UserError(f"{net.where}: {error}") from error
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}
     if differing := [key for key in expected | found if expected.get(key) != found.get(key)]:
@@ -258,5 +264,3 @@ def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: 
             f"{net.where}: the weights are not of this network, in {len(differing)} of {len(expected | found)}: {key} "
             f"is {found.get(key, 'not there')}, and should be {expected.get(key, 'not there')}; get the folder again"
         )
-    side = _side(net)
-    network.check_size(side, side)  # type: ignore[operator]
