@@ -42,7 +42,7 @@ class Fields:
     def whole(self, key: str, low: int = 1, high: int = LARGEST) -> int:
         """A whole number from `low` to `high`."""
         value = self.values.get(key)
-        if type(value) is not int or not low <= value <= high:
+        if not (type(value) is int and low <= value <= high):
             self.refuse(key, f"a whole number from {low} to {high}")
         return value
 

@@ -31,7 +31,9 @@ def of_run(path: Path) -> Path:
     Where only the weights were kept, it stands for these. A folder of diffusers stands for itself. Raises UserError for
     another folder without a checkpoint.
     """
-    if not path.is_dir() or pipeline.is_folder(path):
+    if not path.is_dir():
+        return path
+    if pipeline.is_folder(path):
         return path
     inside = path / "checkpoints"
     files = storage.all_files(inside) or storage.all_files(path) or storage.weights_only(inside)
