@@ -8,30 +8,51 @@ from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
-a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it.
+a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it, but started (init=FILE.safetensors). With
+--format diffusers, write a folder that diffusers reads too: DiffusionPipeline.from_pretrained(FOLDER). What diffusers
+has no counterpart of is refused; docs/diffusers.md says what it has.
 """
+SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the file; 0, or 2 with one line on stderr."""
+    """Write the file or the folder; 0, or 2 with one line on stderr."""
     parser = Arguments("export", ABOUT)
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
-    parser.add_argument("file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors")
+    parser.add_argument(
+        "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, or with -diffusers"
+    )
     parser.add_argument(
         "--weights", type=_weights, default="ema", help="ema (default), raw, or a length of a run with ema=power: 0.08"
+    )
+    parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
+    parser.add_argument(
+        "--sampler", metavar="CHOICE", help="the sampler, of conf/sampler, that a folder names (default: the run's)"
     )
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
     def export() -> None:
-        from diffusion.checkpoint import exported, find, restore  # torch, only when there is something to do
+        from diffusion.checkpoint import exported, find, pipeline, restore  # torch, only when there is something to do
+        from diffusion.config.build import make
         from diffusion.config.choices import searching
+        from diffusion.config.composition import choice, composed, plain
 
         with searching([chosen.config_dir]):
             model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
-        file = chosen.file or model.path.with_suffix(".safetensors")
-        weights = model.denoiser.network.state_dict()
-        print(exported.write(file, weights, model.config, model.step, model.epoch, model.weights, model.labels))
+            config = model.config
+            if chosen.sampler is not None:
+                name, *overrides = chosen.sampler.split()
+                config = {**config, "sampler": choice("sampler", name, overrides)}
+            elif chosen.format == "diffusers" and "sampler" not in config:
+                config = {**config, "sampler": plain(composed("train").sampler)}
+        file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
+        about = config, model.step, model.epoch, model.weights, model.labels
+        if chosen.format == "diffusers":
+            call = pipeline.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
+            print(f"{file}\n  {call}")
+        else:
+            print(exported.write(file, model.denoiser.network.state_dict(), *about))
 
     return exit_status(export, "choose a file you can write")
 

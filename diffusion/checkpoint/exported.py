@@ -20,6 +20,7 @@ SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
 AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of weights
 KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # of the configuration
+MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # errors of metadata that we did not write
 
 
 def write(
@@ -42,7 +43,15 @@ def write(
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
-    metadata = {
+    described_by = metadata(config, step, epoch, kind, labels)
+    with replacing(file, durable=True) as target:
+        target.write(save({name: value.contiguous() for name, value in weights.items()}, described_by))
+    return file
+
+
+def metadata(config: Mapping[str, Any], step: int, epoch: int, kind: str, labels: Mapping[str, int]) -> dict[str, str]:
+    """The metadata of a file; see `write`."""
+    return {
         "format": FORMAT,
         "config": json.dumps({key: config[key] for key in KEPT if key in config}),
         "step": str(step),
@@ -50,9 +59,20 @@ def write(
         "weights": kind,
         "labels": json.dumps(dict(labels)),
     }
-    with replacing(file, durable=True) as target:
-        target.write(save({name: value.contiguous() for name, value in weights.items()}, metadata))
-    return file
+
+
+def described(found: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata of a file say, in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
+    contents: dict[str, Any] = {
+        "config": OmegaConf.to_yaml(OmegaConf.create(json.loads(found["config"]))),
+        "global_step": int(found["step"]),
+        "epoch": int(found["epoch"]),
+        "labels": json.loads(found.get("labels", "{}")),
+    }
+    if AVERAGED.fullmatch(kind := found.get("weights", "")):
+        contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
+        contents["weights"] = kind
+    return contents
 
 
 def read(file: Path, prefix: str) -> dict[str, Any]:
@@ -62,20 +82,12 @@ def read(file: Path, prefix: str) -> dict[str, Any]:
     """
     try:
         with safe_open(str(file), "pt") as opened:
-            metadata = opened.metadata() or {}
+            found = opened.metadata() or {}
             tensors = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if metadata.get("format") != FORMAT:
+        if found.get("format") != FORMAT:
             raise UserError(f"ckpt={file}: not written by diffusion.export; use a file that it wrote, or a checkpoint")
-        config = OmegaConf.to_yaml(OmegaConf.create(json.loads(metadata["config"])))
-        step, epoch = int(metadata["step"]), int(metadata["epoch"])
-        labels = json.loads(metadata.get("labels", "{}"))
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError, OmegaConfBaseException) as error:
+        return {"state_dict": tensors, **described(found)}
+    except (SafetensorError, OSError, *MALFORMED) as error:
         raise UserError(
             f"ckpt={file}: not a readable safetensors file ({first_line(error)}); export it again"
         ) from error
-    contents: dict[str, Any] = {"config": config, "state_dict": tensors, "global_step": step, "epoch": epoch}
-    contents["labels"] = labels
-    if AVERAGED.fullmatch(kind := metadata.get("weights", "")):
-        contents["current_model_state"] = {}  # averaged weights; the raw ones were not exported
-        contents["weights"] = kind
-    return contents

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diffusion.checkpoint import storage
+from diffusion.checkpoint import pipeline, storage
 from diffusion.checkpoint.restore import read
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -28,9 +28,12 @@ def trained(ckpt: str | Path) -> Path:
 def of_run(path: Path) -> Path:
     """A file stands for itself; a run's folder for its last.ckpt, or without one for the newest that it holds.
 
-    Where only the weights were kept, it stands for these. Raises UserError for a folder without a checkpoint.
+    Where only the weights were kept, it stands for these. A folder of diffusers stands for itself. Raises UserError for
+    another folder without a checkpoint.
     """
     if not path.is_dir():
+        return path
+    if pipeline.is_folder(path):
         return path
     inside = path / "checkpoints"
     files = storage.all_files(inside) or storage.all_files(path) or storage.weights_only(inside)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import averages, exported, storage
+from diffusion.checkpoint import averages, exported, pipeline, storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
@@ -39,9 +39,14 @@ class Restored:
         return {
             "weights": self.weights,
             "step": self.step,
-            "checkpoint": {"path": str(self.path), "sha256": file_hash(self.path)},
+            "checkpoint": {"path": str(self.path), "sha256": file_hash(self.file)},
             "network_hash": network_hash(self.denoiser.network),
         }
+
+    @property
+    def file(self) -> Path:
+        """The file of the weights: in a folder of diffusers, one of several."""
+        return pipeline.weights_file(self.path) if self.path.is_dir() else self.path
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,8 +71,11 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         raise UserError(
             f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
         )
-    if path.suffix == exported.SUFFIX:
-        raise UserError(f"ckpt={path}: an exported model holds no training state; resume from a checkpoint")
+    if path.suffix == exported.SUFFIX or pipeline.is_folder(path):
+        raise UserError(
+            f"ckpt={path}: an exported model holds no training state; resume from a checkpoint, or start from its "
+            "weights: init=…"
+        )
     try:
         contents = storage.load(path, sealed)
     except storage.Damaged as error:
@@ -98,19 +106,30 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({bad[0]} is malformed); use one of those")
 
 
+def contents_of(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint, or of an exported file or a folder of diffusers in the form of a checkpoint.
+
+    Raises UserError for what cannot be read.
+    """
+    if pipeline.is_folder(path):
+        contents = pipeline.read(path, PREFIX)
+    elif path.suffix == exported.SUFFIX and path.is_file():
+        contents = exported.read(path, PREFIX)
+    else:
+        return read(path)
+    check_contents(contents, path)
+    return contents
+
+
 def restore(path: str | Path, weights: str | float = "ema") -> Restored:
-    """The denoiser of a checkpoint or of an exported file, on the CPU.
+    """The denoiser of a checkpoint, of an exported file or of a folder of diffusers, on the CPU.
 
     Args:
         weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average;
             a number for an average of this length (σ_rel) of a run with ema=power, see `checkpoint.averages`.
     """
     path = Path(path)
-    if path.suffix == exported.SUFFIX and path.is_file():
-        contents = exported.read(path, PREFIX)
-        check_contents(contents, path)
-    else:
-        contents = read(path)
+    contents = contents_of(path)
     config = untrusted.buildable_config(contents["config"], path)
     averaged = contents["state_dict"]
     states: dict[Any, Any] = {"ema": averaged, "raw": contents.get("current_model_state", averaged)}

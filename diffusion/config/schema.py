@@ -165,6 +165,9 @@ class Train(Settings):
     ckpt: str | None = None
     """Resume: `auto` from the newest whole checkpoint of this folder, or else of the newest run of this name; `last`
     from its last.ckpt; or a run, or a checkpoint. `null` on the command line gives up what the folder holds."""
+    init: str | None = None
+    """Start a new run from the weights of a run, a checkpoint, an exported file or a folder of diffusers, as far as
+    they fit. Where the run resumes (`ckpt`), they are not read again."""
 
     data: Group
     model: Group
@@ -207,7 +210,8 @@ class Sample(Settings):
     """Draw images from a trained model."""
 
     ckpt: str
-    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
+    """A run's folder, a checkpoint, an exported file, a folder of diffusers, or `last`: of the run in outputs/ that
+    saved last."""
     weights: Weights = "ema"
     """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
     n: Count = 64
@@ -236,7 +240,7 @@ class Evaluate(Settings):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
-    """Score samples of this run, checkpoint or exported file, or of the `last` run …"""
+    """Score samples of this run, checkpoint, exported file or folder of diffusers, or of the `last` run …"""
     images: str | None = None
     """… or the images of this folder, such as the `images` of diffusion.sample."""
     weights: Weights = "ema"

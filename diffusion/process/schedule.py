@@ -13,7 +13,7 @@ that computes its betas.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -173,6 +173,21 @@ def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012)
         last: β_T.
     """
     return Discrete(torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2)
+
+
+def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> Discrete:
+    """β_i linear between the given values, which lie at equal distances from i = 1 to T.
+
+    Args:
+        betas: the values of β, at least two; as many as T are the table itself.
+        steps: T; None: as many as there are values.
+    """
+    values = torch.tensor([*betas], dtype=torch.float64)
+    if len(values) < 2:
+        return Discrete(values)  # which says what is wrong
+    position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
+    low = position.floor().long().clamp(max=len(values) - 2)
+    return Discrete(torch.lerp(values[low], values[low + 1], position - low))
 
 
 def _normalised(f: Callable[[Tensor], Tensor], steps: int, largest: float) -> Discrete:

@@ -35,6 +35,7 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
+from diffusion.training.initial import start_from, with_initial
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
@@ -84,6 +85,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     torch.set_float32_matmul_precision(settings.matmul_precision)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
+    settings = settings if resumed else with_initial(settings)
     scorer = prepare_data(settings, recipe, folder)
     settings, recipe = with_classes(settings, recipe)
     config, drawing = config_text(settings), recipe.drawing(settings.seed)
@@ -98,6 +100,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         check_resumed(module.state_dict(), config, resumed)
         check_images(recipe.data.keys, resumed, folder)
         check_steps_left(clock.total, resumed, folder)
+    elif settings.init is not None:
+        start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
     settings = with_affordable_scores(settings, recipe, drawing, clock, trainer.world_size)

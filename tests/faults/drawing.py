@@ -31,7 +31,7 @@ FAULTS = [
     Fault("any number of classes is taken", "if len(rows) != n:", "if False:", ROWS),
     Fault("the model has no classes", "if known == (given or 0):", "if True:", KNOWN),
     Fault("a checkpoint forgets the labels", "        if data.classes:\n", "        if False:\n", KNOWN),
-    Fault("an exported file forgets the labels", '    contents["labels"] = labels\n', "", KNOWN),
+    Fault("an exported file forgets the labels", 'json.loads(found.get("labels", "{}"))', "{}", KNOWN),
     Fault("no label is dropped", "seed_for(self.seed, *key) < least", "False", RESUME),
     Fault(
         "labels are dropped by the batch", '("label", batch.epoch, index)', '("label", batch.number, index)', DROPPED

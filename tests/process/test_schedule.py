@@ -25,6 +25,7 @@ from diffusion.process.schedule import (
     scaled_linear,
     shifted,
     sigmoid,
+    table,
     zero_terminal_snr,
 )
 
@@ -35,6 +36,7 @@ TABLES: dict[str, Discrete] = {
     "cosine": cosine(),
     "sigmoid": sigmoid(),
     "shifted": shifted(cosine(), 4),
+    "table": table([1e-3, 0.1, 0.2], 50),
     "zero_terminal_snr": zero_terminal_snr(scaled_linear()),
 }
 CONTINUOUS: dict[str, Schedule] = {
@@ -239,3 +241,14 @@ def test_invalid_arguments_are_rejected_in_one_line(build: Callable[[], Schedule
     with pytest.raises(UserError, match="must be") as refusal:
         build()
     assert "\n" not in str(refusal.value)
+
+
+def test_a_table_of_given_betas_is_the_table_and_is_linear_between_fewer() -> None:
+    betas = cosine(100).betas()
+    assert torch.equal(table(betas.tolist()).lambdas, Discrete(betas).lambdas)
+    torch.testing.assert_close(table([1e-4, 0.02], 1000).lambdas, linear().lambdas, rtol=1e-12, atol=0)
+    middle = table([0.1, 0.3, 0.2], 5).betas()
+    torch.testing.assert_close(middle, torch.tensor([0.1, 0.2, 0.3, 0.25, 0.2], dtype=torch.float64))
+    for few in ([], [0.1]):
+        with pytest.raises(UserError, match="steps must be at least 2"):
+            table(few, 10)

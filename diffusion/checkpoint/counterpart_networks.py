@@ -1,0 +1,202 @@
+"""Which networks diffusers has too: our settings and its config.json say the same. Their weights: `model.diffusers`.
+
+| ours | diffusers |
+| --- | --- |
+| `UNet` with `patch` 1 | `UNet2DModel`, set like google/ddpm-cifar10-32 |
+| `ADMUNet` with `patch` 1 | `UNet2DModel` with blocks that resample and adaptive group norm |
+| `DiT` with `mlp_ratio` 4 | `DiTTransformer2DModel` |
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from diffusion.checkpoint.fields import LARGEST, Fields
+from diffusion.errors import UserError
+from diffusion.model import ADMUNet, DiT, UNet
+
+UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
+PART = {UNET: "unet", DIT: "transformer"}  # the name of the network, and its folder, in a pipeline
+
+UNET_DEFAULTS: dict[str, Any] = {
+    "sample_size": None, "in_channels": 3, "out_channels": 3, "center_input_sample": False,
+    "time_embedding_type": "positional", "time_embedding_dim": None, "freq_shift": 0, "flip_sin_to_cos": True,
+    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3], "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"], "block_out_channels": [224, 448, 672, 896],
+    "layers_per_block": 2, "mid_block_scale_factor": 1, "downsample_padding": 1, "downsample_type": "conv",
+    "upsample_type": "conv", "dropout": 0.0, "act_fn": "silu", "attention_head_dim": 8, "norm_num_groups": 32,
+    "attn_norm_num_groups": None, "norm_eps": 1e-5, "resnet_time_scale_shift": "default", "add_attention": True,
+    "class_embed_type": None, "num_class_embeds": None,
+}  # fmt: skip
+UNET_FIXED = (
+    "center_input_sample", "time_embedding_type", "mid_block_type", "mid_block_scale_factor", "act_fn",
+    "add_attention", "class_embed_type",
+)  # fmt: skip
+STYLES: dict[type[UNet], dict[str, Any]] = {
+    UNet: {
+        "resnet_time_scale_shift": "default", "downsample_type": "conv", "upsample_type": "conv", "norm_eps": 1e-6,
+        "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0,
+    },
+    ADMUNet: {
+        "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
+        "norm_eps": 1e-5, "freq_shift": 0, "flip_sin_to_cos": True,
+    },
+}  # fmt: skip
+BLOCKS: dict[type[UNet], tuple[str, str]] = {
+    UNet: ("DownBlock2D", "UpBlock2D"),
+    ADMUNet: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
+}
+ATTENDING = ("AttnDownBlock2D", "AttnUpBlock2D")
+
+DIT_DEFAULTS: dict[str, Any] = {
+    "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": None, "num_layers": 28,
+    "dropout": 0.0, "attention_bias": True, "sample_size": 32, "patch_size": 2, "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000, "upcast_attention": False, "norm_type": "ada_norm_zero",
+    "norm_elementwise_affine": False, "norm_eps": 1e-5,
+}  # fmt: skip
+DIT_FIXED = {
+    "attention_bias": True, "activation_fn": "gelu-approximate", "upcast_attention": False,
+    "norm_type": "ada_norm_zero", "norm_elementwise_affine": False, "norm_eps": 1e-6,
+}  # fmt: skip
+
+
+def network_config(network: nn.Module, model: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """diffusers' config.json of a network that it has too.
+
+    Args:
+        model: the node of the configuration that the network was built from.
+        side: of the images, in pixels.
+
+    Raises UserError for a network that it does not have.
+    """
+    kind = type(network)
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
+    if kind is DiT:
+        return _dit_config(chosen, side)
+    if kind not in STYLES:
+        names = ", ".join(known.__name__ for known in (*STYLES, DiT))
+        raise UserError(f"model: diffusers has no counterpart of {kind.__name__}; of our networks it has {names}")
+    if chosen["patch"] != 1:
+        raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
+    return _unet_config(kind, chosen, side)
+
+
+def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], side: int) -> dict[str, Any]:
+    down, up = BLOCKS[kind]
+    attention = list(chosen["attention"])
+    return {
+        **UNET_DEFAULTS,
+        **STYLES[kind],
+        "_class_name": UNET,
+        "sample_size": side,
+        "in_channels": chosen["in_channels"],
+        "out_channels": chosen["out_channels"],
+        "down_block_types": [ATTENDING[0] if attends else down for attends in attention],
+        "up_block_types": [ATTENDING[1] if attends else up for attends in reversed(attention)],
+        "block_out_channels": list(chosen["channels"]),
+        "layers_per_block": chosen["blocks"],
+        "dropout": chosen["dropout"],
+        "attention_head_dim": chosen["head_dim"],
+        "norm_num_groups": chosen["groups"],
+        "attn_norm_num_groups": chosen["groups"] if kind is ADMUNet else None,
+        "num_class_embeds": chosen["classes"] + 1 if chosen["classes"] else None,
+    }
+
+
+def _dit_config(chosen: Mapping[str, Any], side: int) -> dict[str, Any]:
+    if int(chosen["mlp_ratio"] * chosen["width"]) != 4 * chosen["width"]:
+        raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT has 4; no other one is exported")
+    return {
+        **DIT_DEFAULTS,
+        **DIT_FIXED,
+        "_class_name": DIT,
+        "sample_size": side,
+        "in_channels": chosen["in_channels"],
+        "out_channels": chosen["out_channels"],
+        "patch_size": chosen["patch"],
+        "num_attention_heads": chosen["heads"],
+        "attention_head_dim": chosen["width"] // chosen["heads"],
+        "num_layers": chosen["depth"],
+        "dropout": chosen["dropout"],
+        "num_embeds_ada_norm": chosen["classes"] or 1,
+    }
+
+
+def model_node(theirs: Fields, layers: int) -> dict[str, Any]:
+    """The node `model` of our configuration that builds the network of a config.json.
+
+    Each of a U-Net's class vectors is that of a class. It has none for "no class".
+
+    Args:
+        theirs: with the defaults of its class.
+        layers: how many tensors the network has: it cannot have more layers.
+
+    Raises UserError for what has no counterpart.
+    """
+    kind = theirs.one_of("_class_name", [UNET, DIT])
+    return _dit_node(theirs, layers) if kind == DIT else _unet_node(theirs, layers)
+
+
+def _unet_node(theirs: Fields, layers: int) -> dict[str, Any]:
+    for key in UNET_FIXED:
+        theirs.one_of(key, [UNET_DEFAULTS[key]])
+    differing = {kind: theirs.differing(style) for kind, style in STYLES.items()}
+    kind = min(differing, key=lambda each: len(differing[each]))
+    if differing[kind]:
+        theirs.refuse(differing[kind][0], f"{STYLES[kind][differing[kind][0]]!r}, as in a {kind.__name__}")
+    channels, groups = theirs.wholes("block_out_channels"), theirs.whole("norm_num_groups")
+    theirs.one_of("time_embedding_dim", [None, 4 * channels[0]])
+    theirs.one_of("attn_norm_num_groups", [groups] if kind is ADMUNet else [None, groups])
+    blocks = theirs.whole("layers_per_block")
+    if blocks * len(channels) > layers:
+        theirs.refuse("layers_per_block", f"fewer, as the file holds {layers} tensors")
+    attention = []
+    for key, plain, attending in zip(("down_block_types", "up_block_types"), BLOCKS[kind], ATTENDING, strict=True):
+        types = theirs.values.get(key)
+        if not isinstance(types, list) or len(types) != len(channels) or not {*map(str, types)} <= {plain, attending}:
+            theirs.refuse(key, f"{plain} or {attending} for each of {len(channels)} levels")
+        attention.append([each == attending for each in types])
+    if attention[0] != attention[1][::-1]:
+        theirs.refuse("up_block_types", "attention on the levels that have it in down_block_types")
+    return {
+        "_target_": f"diffusion.model.{kind.__name__}",
+        "in_channels": theirs.whole("in_channels"),
+        "out_channels": theirs.whole("out_channels"),
+        "channels": channels,
+        "blocks": blocks,
+        "attention": attention[0],
+        "dropout": theirs.number("dropout", 0, 1),
+        "groups": groups,
+        "head_dim": None if theirs.values.get("attention_head_dim") is None else theirs.whole("attention_head_dim"),
+        "classes": 0 if theirs.values.get("num_class_embeds") is None else theirs.whole("num_class_embeds"),
+        "patch": 1,
+        "checkpointing": False,
+    }
+
+
+def _dit_node(theirs: Fields, layers: int) -> dict[str, Any]:
+    for key, value in DIT_FIXED.items():
+        theirs.one_of(key, [value])
+    depth, heads, channels = (
+        theirs.whole("num_layers"),
+        theirs.whole("num_attention_heads"),
+        theirs.whole("in_channels"),
+    )
+    if depth > layers:
+        theirs.refuse("num_layers", f"fewer, as the file holds {layers} tensors")
+    return {
+        "_target_": "diffusion.model.DiT",
+        "in_channels": channels,
+        "out_channels": channels if theirs.values.get("out_channels") is None else theirs.whole("out_channels"),
+        "patch": theirs.whole("patch_size"),
+        "width": heads * theirs.whole("attention_head_dim", high=LARGEST // heads),
+        "depth": depth,
+        "heads": heads,
+        "mlp_ratio": 4.0,
+        "dropout": theirs.number("dropout", 0, 1),
+        "classes": theirs.whole("num_embeds_ada_norm"),
+        "checkpointing": False,
+    }

@@ -1,0 +1,266 @@
+"""Models as diffusers' pipeline folders, written and read without diffusers: JSON and safetensors, nothing that runs.
+
+    model_index.json                               which classes the parts have
+    unet/config.json                               or transformer/, of a DiT
+    unet/diffusion_pytorch_model.safetensors
+    scheduler/scheduler_config.json
+
+A folder that we write also holds, in the metadata of its weights, what an exported file does (see `exported`): the
+recipe, the step and the labels. It is taken where the JSON files are those that were written with it. Anybody's folder
+is read without it, as far as its network, schedule, prediction and sampler have a counterpart here.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from diffusion.checkpoint import counterpart_networks as networks
+from diffusion.checkpoint import counterpart_schedulers as schedulers
+from diffusion.checkpoint import exported
+from diffusion.checkpoint.fields import Fields
+from diffusion.config import untrusted
+from diffusion.config.build import make
+from diffusion.config.composition import composed, plain
+from diffusion.errors import UserError, first_line
+from diffusion.files import replacing
+from diffusion.model.diffusers import from_diffusers, to_diffusers
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.sampler import Sampler
+from diffusion.process.variance import learned_range
+
+INDEX, WEIGHTS = "model_index.json", "diffusion_pytorch_model.safetensors"
+LIBRARY, VERSION = "diffusers", "0.30.0"  # the oldest that we know to read what is written
+LARGEST_SIDE = 1 << 12  # of images, in pixels
+PIPELINES = {schedulers.DDPM_NAME: "DDPMPipeline", schedulers.DDIM_NAME: "DDIMPipeline"}
+CLASSES = "time.classes.weight"
+OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+OF = "of"  # in the metadata: a hash of the JSON files that the rest of the metadata belongs to
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder of a pipeline."""
+    return (path / INDEX).is_file()
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the network's weights."""
+    return next((file for part in networks.PART.values() if (file := folder / part / WEIGHTS).exists()), folder)
+
+
+def write(
+    folder: Path,
+    denoiser: Denoiser,
+    sampler: Sampler,
+    config: Mapping[str, Any],
+    step: int,
+    epoch: int,
+    kind: str,
+    labels: Mapping[str, int],
+) -> str:
+    """Write a model as a folder; how a program that has diffusers draws its images as we do, in one line.
+
+    Args:
+        sampler: that of the recipe in `config`.
+        config, step, epoch, kind, labels: as of `exported.write`.
+
+    Raises UserError, before anything is written, for what diffusers has no counterpart of, and for a folder that is not
+    empty.
+    """
+    network = denoiser.network
+    side = int(config["data"]["resolution"])
+    net = networks.network_config(network, config["model"], side)
+    channels = int(net["in_channels"])
+    learned = int(net["out_channels"]) == 2 * channels
+    name = net["_class_name"]
+    if learned and name == networks.UNET and not _takes_variance(sampler):
+        raise UserError(
+            "model.out_channels: of diffusers' samplers of U-Nets, a learned variance fits only the ancestral one with "
+            "learned_range; choose --sampler 'ancestral variance@sampler.variance=learned_range'"
+        )
+    pipeline_splits = name == networks.DIT  # DiTPipeline leaves the variance out before the scheduler's step
+    scheduler = schedulers.scheduler_config(
+        denoiser.schedule, denoiser.prediction, sampler, learned and not pipeline_splits
+    )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: it is there already, and not an empty folder; name another")
+    net["_diffusers_version"] = scheduler["_diffusers_version"] = VERSION
+    part = networks.PART[name]
+    index: dict[str, Any] = {
+        "_class_name": PIPELINES[scheduler["_class_name"]] if name == networks.UNET else "DiTPipeline",
+        "_diffusers_version": VERSION,
+        "scheduler": [LIBRARY, scheduler["_class_name"]],
+        part: [LIBRARY, name],
+    }
+    if name == networks.DIT:
+        index["vae"] = [None, None]  # it works on pixels
+    metadata = exported.metadata(config, step, epoch, kind, labels) | {"format": "pt", OF: _hash(net, scheduler)}
+    tensors = {key: value.contiguous() for key, value in to_diffusers(network.state_dict()).items()}
+    for inner in (part, "scheduler"):
+        (folder / inner).mkdir(parents=True, exist_ok=True)
+    with replacing(folder / part / WEIGHTS, durable=True) as target:
+        target.write(save(tensors, metadata))
+    for file, content in (
+        (f"{part}/config.json", net),
+        ("scheduler/scheduler_config.json", scheduler),
+        (INDEX, index),  # last: without it the folder is not one
+    ):
+        with replacing(folder / file, durable=True) as target:
+            target.write(json.dumps(content, indent=2).encode())
+    return _call(folder, net, scheduler, sampler)
+
+
+def _takes_variance(sampler: Sampler) -> bool:
+    """Whether the sampler uses a learned variance."""
+    return getattr(getattr(sampler, "variance", None), "func", None) is learned_range
+
+
+def _call(folder: Path, net: Mapping[str, Any], scheduler: Mapping[str, Any], sampler: Sampler) -> str:
+    """How a program draws from the folder as we do."""
+    words = [f"num_inference_steps={sampler.steps}"]
+    if scheduler["_class_name"] == schedulers.DDIM_NAME:
+        words += [f"eta={getattr(sampler, 'eta', 0.0):g}", "use_clipped_model_output=True"]
+    dit = net["_class_name"] == networks.DIT
+    loaded = f"DiffusionPipeline.from_pretrained({str(folder)!r}{', vae=None' if dit else ''})"
+    if not dit and net.get("num_class_embeds") is None:
+        return f"{loaded}({', '.join(words)})"
+    part = networks.PART[net["_class_name"]]
+    why = "works on the latents of a vae" if dit else "takes no classes"
+    return f"{loaded}: draw by its .{part} and .scheduler ({', '.join(words)}), as the pipeline itself {why}"
+
+
+def _hash(net: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
+    """Of two JSON files: their content, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps([net, scheduler], sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: Path, prefix: str) -> dict[str, Any]:
+    """The model of a folder, whoever wrote it, in the form of a checkpoint: `prefix` is put before each tensor's name.
+
+    Raises UserError, before memory is taken, for what is missing, malformed, or has no counterpart here.
+    """
+    name = _network_of(Fields.read(folder / INDEX))
+    of_network = folder / networks.PART[name] / "config.json"
+    net = Fields.read(of_network, networks.UNET_DEFAULTS if name == networks.UNET else networks.DIT_DEFAULTS)
+    net.one_of("_class_name", [name])
+    of_scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler = Fields.read(of_scheduler)
+    scheduler = Fields.read(of_scheduler, schedulers.defaults_of(scheduler.values.get("_class_name")))
+    file = folder / networks.PART[name] / WEIGHTS
+    metadata, weights = _weights(file)
+    if metadata.get(OF) == _hash(Fields.read(of_network).values, Fields.read(of_scheduler).values):
+        try:
+            contents = exported.described(metadata)
+        except exported.MALFORMED as error:
+            raise UserError(f"{file}: its metadata cannot be read ({first_line(error)})") from error
+        model = untrusted.buildable_config(contents["config"], folder)["model"]
+        if not model.get("classes") and name == networks.DIT:
+            weights.pop(CLASSES, None)
+    else:
+        contents = _foreign(net, scheduler, weights)
+        model = contents["config"]["model"]
+        contents["config"] = yaml.safe_dump(contents["config"])
+    _check_shapes(weights, model, net)
+    return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
+
+
+def _network_of(index: Fields) -> str:
+    """The class of the network. Raises UserError for a pipeline with parts that have no counterpart."""
+    parts = {
+        key: value
+        for key, value in index.values.items()
+        if not key.startswith("_") and value not in ([None, None], None) and isinstance(value, list)
+    }
+    known = {part: [LIBRARY, name] for name, part in networks.PART.items()}
+    found = next((part for part in known if part in parts), None)
+    for key, value in parts.items():
+        if key != "scheduler" and (key != found or value != known[key]):
+            words = " or ".join(f"{part} {value[1]}" for part, value in known.items())
+            index.refuse(key, f"a pipeline of {words} and a scheduler alone: other parts have no counterpart here")
+    if found is None:
+        raise UserError(
+            f"{index.where}: it names neither {' nor '.join(known)}; other networks have no counterpart here"
+        )
+    return known[found][1]
+
+
+def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata of a file of weights, and the tensors under our names."""
+    if not file.is_file():
+        others = sorted(each.name for each in file.parent.glob("*.bin"))
+        pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
+        raise UserError(f"{file}: there is no such file{pickled}; only safetensors are read, whole and not in parts")
+    try:
+        with safe_open(str(file), "pt") as opened:
+            metadata = opened.metadata() or {}
+            theirs = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file}: not a readable safetensors file ({first_line(error)}); get it again") from error
+    if other := [key for key, value in theirs.items() if not value.is_floating_point()]:
+        raise UserError(f"{file}: {other[0]} is of {theirs[other[0]].dtype}; expected weights of floating point")
+    try:
+        return metadata, from_diffusers({_modern(key): value for key, value in theirs.items()})
+    except (UserError, KeyError, RuntimeError) as error:
+        raise UserError(f"{file}: {error.args[0] if error.args else error}; it has no counterpart here") from error
+
+
+def _modern(key: str) -> str:
+    """The present name of a weight of an attention, as diffusers renames it when it reads an old file."""
+    for old, new in OLD_NAMES.items():
+        key = key.replace(old, new)
+    return key
+
+
+def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The contents of a checkpoint, but its weights, that a folder's JSON describes; the weights are made to fit."""
+    model = networks.model_node(net, len(weights))
+    table = weights.get(CLASSES)
+    if model["classes"] and table is not None and table.ndim == 2:
+        if net.values["_class_name"] == networks.UNET:
+            weights[CLASSES] = torch.cat([table, table.new_zeros(1, table.shape[1])])
+        elif model["classes"] == 1 and not table.any():  # a network without classes, which must have one there
+            model["classes"] = 0
+            del weights[CLASSES]
+    config = {
+        "model": model,
+        **schedulers.part_nodes(scheduler),
+        "data": {**plain(composed("train").data), "resolution": _side(net)},
+        "seed": 0,
+        "label_dropout": 0.1 if net.values["_class_name"] == networks.DIT else 0.0,
+    }
+    labels = {str(number): 1 for number in range(model["classes"])}
+    return {"config": config, "global_step": 0, "epoch": 0, "labels": labels}
+
+
+def _side(net: Fields) -> int:
+    """The side of the images."""
+    size = net.values.get("sample_size")
+    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
+        net = Fields({"sample_size": size[0]}, net.where)
+    return net.whole("sample_size", high=LARGEST_SIDE)
+
+
+def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: Fields) -> None:
+    """Raise UserError unless the network of `model` has these weights, before it takes any memory."""
+    side = _side(net)
+    try:
+        with torch.device("meta"):
+            network: nn.Module = make(model, "model")
+        network.check_size(side, side)  # type: ignore[operator]
+    except UserError as error:
+        raise UserError(f"{net.where}: {error}") from error
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    if differing := [key for key in expected | found if expected.get(key) != found.get(key)]:
+        key = differing[0]
+        raise UserError(
+            f"{net.where}: the weights are not of this network, in {len(differing)} of {len(expected | found)}: {key} "
+            f"is {found.get(key, 'not there')}, and should be {expected.get(key, 'not there')}; get the folder again"
+        )

@@ -1,0 +1,97 @@
+"""`init=`: a run that starts from the weights of another model. It is a new run: step 0, a fresh optimizer and average.
+
+Where a run resumes from a checkpoint, `init` is not read: the checkpoint's weights come after those.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import PREFIX, contents_of
+from diffusion.config.schema import Train
+from diffusion.config.untrusted import plain_config
+from diffusion.console import console, count
+from diffusion.errors import UserError
+
+
+def with_initial(settings: Train) -> Train:
+    """The settings with the file or folder that `init` names: `last` may be another by the time it is read."""
+    if settings.init is None:
+        return settings
+    try:
+        return settings.model_copy(update={"init": str(trained(settings.init))})
+    except UserError as error:
+        raise _of_init(error) from error
+
+
+def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Copy into `network` the weights of a model that have the names and shapes of its own, and say what is copied.
+
+    They are the averaged ones, where there is an average. The others keep their fresh values.
+
+    Args:
+        init: a checkpoint, an exported file or a folder of diffusers.
+        config: the run's, whose schedule and prediction are compared with those of the model.
+
+    Raises UserError for a model that cannot be read, and for one of which no matrix fits.
+    """
+    path = Path(init)
+    try:
+        contents = contents_of(path)
+    except UserError as error:
+        raise _of_init(error) from error
+    found = {k.removeprefix(PREFIX): v for k, v in contents["state_dict"].items() if k.startswith(PREFIX)}
+    own = network.state_dict()
+    fitting = [name for name in own if name in found and found[name].shape == own[name].shape]
+    other = [name for name in own if name in found and found[name].shape != own[name].shape]
+    missing = [name for name in own if name not in found]
+    unused = [name for name in found if name not in own]
+    if not any(own[name].ndim > 1 for name in fitting):  # a bias may have the shape of another by chance
+        example = f", such as {next(iter(found))}," if found else ""
+        raise UserError(
+            f"init={path}: none of its {count(len(found), 'weight')}{example} fits the model; choose the model that it "
+            "was trained with, or leave init out"
+        )
+    with torch.no_grad():
+        for name in fitting:
+            own[name].copy_(found[name])
+    console.print(f"starting from {path}, step {contents['global_step']}: {_counted(fitting, own)} of {len(own)} taken")
+    if other:
+        name = other[0]
+        console.print(
+            f"  {_counted(other)}, of another shape, left fresh: {name} is {tuple(found[name].shape)} there and "
+            f"{tuple(own[name].shape)} here",
+            style="yellow",
+        )
+    if missing:
+        console.print(f"  {_counted(missing)} not there, left fresh, such as {missing[0]}", style="yellow")
+    if unused:
+        console.print(f"  {_counted(unused)} of it not used, such as {unused[0]}", style="yellow")
+    _say_what_differs(plain_config(contents["config"], path), config)
+
+
+def _of_init(error: UserError) -> UserError:
+    """What was said of `ckpt`, of `init`."""
+    return UserError(str(error).replace("ckpt=", "init=", 1))
+
+
+def _counted(names: list[str], values: Mapping[str, Tensor] | None = None) -> str:
+    """`3 weights`, and how many numbers they are."""
+    numbers = f" ({sum(values[name].numel() for name in names) / 1e6:.2f} M numbers)" if values else ""
+    return f"{count(len(names), 'weight')}{numbers}"
+
+
+def _say_what_differs(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Say where the weights have learned another task: another schedule or prediction."""
+    parts = [part for part in ("schedule", "prediction") if _plain(theirs.get(part)) != _plain(own.get(part))]
+    if parts:
+        console.print(f"  it was trained with another {' and '.join(parts)}, and has to learn this one", style="yellow")
+
+
+def _plain(node: Any) -> Any:
+    """A node without what is not set."""
+    return {key: value for key, value in node.items() if value is not None} if isinstance(node, Mapping) else node

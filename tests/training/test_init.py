@@ -1,0 +1,140 @@
+"""`init=`: a run begins with the weights of another model, and is a run of its own in everything else."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from composing import settings as settings_of
+from composing import train
+
+from diffusion import export
+from diffusion.checkpoint import storage
+from diffusion.checkpoint.restore import PREFIX, restore
+from diffusion.config.build import make
+from diffusion.errors import UserError
+from diffusion.training.initial import start_from, with_initial
+
+SHORT = ["trainer.max_steps=1", "samples.n=0", "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+
+
+@pytest.fixture(scope="module")
+def first(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from which others start; its folder, beside which it is in other forms."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0", "seed=5"], folder)
+    assert export.main([str(folder), str(folder.parent / "model.safetensors")]) == 0
+    assert export.main([str(folder), str(folder.parent / "theirs"), "--format=diffusers", "--sampler=ddim"]) == 0
+    return folder
+
+
+def weights(folder: Path, which: str = "state_dict") -> dict[str, torch.Tensor]:
+    found = storage.load(folder / "checkpoints/last.ckpt")[which]
+    return {name.removeprefix(PREFIX): value for name, value in found.items() if name.startswith(PREFIX)}
+
+
+def started(init: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """A network's weights before and after."""
+    config: dict[str, Any] = settings_of([*overrides, f"init={init}"]).model_dump()
+    network = make(config["model"], "model")
+    fresh = {name: value.clone() for name, value in network.state_dict().items()}
+    start_from(config["init"], network, config)
+    return fresh, network.state_dict()
+
+
+@pytest.mark.parametrize("form", ["run/checkpoints/last.ckpt", "model.safetensors", "theirs"])
+def test_every_form_of_a_model_gives_its_averaged_weights(tiny, first, capsys, form) -> None:
+    init, expected = first.parent / form, weights(first)
+    assert any(not value.equal(weights(first, "current_model_state")[name]) for name, value in expected.items())
+    _, now = started(init, *tiny)
+    assert all(torch.equal(value, expected[name]) for name, value in now.items())
+    n = len(expected)
+    assert capsys.readouterr().out == f"starting from {init}, step 2: {n} weights (0.05 M numbers) of {n} taken\n"
+
+
+def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
+    words = [*tiny, "model.channels=[8,16,16]", "model.attention=[false,true,false]", "model.out_channels=6"]
+    fresh, now = started(first / "checkpoints/last.ckpt", *words, "prediction=v", "model.blocks=2", "schedule=cosine")
+    given = weights(first)
+    other = [name for name in now if name in given and now[name].shape != given[name].shape]
+    missing, unused = ([n for n in a if n not in b] for a, b in ((now, given), (given, now)))
+    assert other
+    assert missing
+    there, here = tuple(given[other[0]].shape), tuple(now[other[0]].shape)
+    lines = capsys.readouterr().out.replace("\n  ", "\n").splitlines()
+    assert f": {len(now) - len(other) - len(missing)} weights" in lines[0]
+    assert lines[1:] == [
+        f"{len(other)} weights, of another shape, left fresh: {other[0]} is {there} there and {here} here",
+        f"{len(missing)} weights not there, left fresh, such as {missing[0]}",
+        *([f"{len(unused)} weights of it not used, such as {unused[0]}"] if unused else []),
+        "it was trained with another schedule and prediction, and has to learn this one",
+    ]
+    for name, value in now.items():
+        assert torch.equal(value, fresh[name] if name in [*other, *missing] else given[name])
+
+
+def test_other_classes_are_left_fresh(tiny, first, capsys) -> None:
+    fresh, now = started(first / "checkpoints/last.ckpt", *tiny, "model.classes=4")
+    assert "  1 weight not there, left fresh, such as time.classes.weight\n" in capsys.readouterr().out
+    given = weights(first)
+    table = "time.classes.weight"
+    assert all(torch.equal(value, fresh[name] if name == table else given[name]) for name, value in now.items())
+
+
+@pytest.mark.parametrize("words", [["model=unet_memoire"], ["model=dit_tiny"]])
+def test_a_model_of_which_no_matrix_fits_is_refused(tiny, first, words) -> None:
+    words = [*(word for word in tiny if not word.startswith("model")), *words]
+    with pytest.raises(UserError, match=r"^init=.*last\.ckpt: none of its \d+ weights, such as time\.") as error:
+        started(first / "checkpoints/last.ckpt", *words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("init", ["nothing.ckpt", "nothing.safetensors"])
+def test_a_model_that_is_not_there_is_one_line(command, tiny, tmp_path, init) -> None:
+    status, out, err = command("train", [*tiny, *SHORT, f"init={init}", "hydra.run.dir=new"])
+    assert status == 2, out
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: init={init}: ")
+
+
+def test_a_run_reads_it_at_its_start_and_never_again(command, tiny, tmp_path, first) -> None:
+    """With the words that it was begun with; the model may be gone."""
+    own = tmp_path / "own.safetensors"
+    assert export.main([str(first), str(own)]) == 0
+    words = [*tiny, *SHORT, f"init={own}", "ckpt=auto", "hydra.run.dir=new"]
+    status, out, err = command("train", words)
+    assert status == 0, out + err
+    assert f"starting from {own}, step 2: " in out
+    saved = storage.load(tmp_path / "new/checkpoints/last.ckpt")
+    assert saved["global_step"] == 1
+    assert {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()} == {1}
+    expected = weights(first)
+    for which in ("state_dict", "current_model_state"):  # the average starts from these weights too
+        for name, value in weights(tmp_path / "new", which).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-12)
+    own.unlink()
+    status, out, err = command("train", [*words, "trainer.max_steps=2"])
+    assert status == 0, out + err
+    assert "starting from" not in out
+    assert "resuming from" in out
+    assert storage.load(tmp_path / "new/checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_the_configuration_says_which_file_last_was(tiny, tmp_path, first, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(first, tmp_path / "outputs/a")
+    assert with_initial(settings_of([*tiny, "init=last"])).init == "outputs/a/checkpoints/last.ckpt"
+    train([*tiny, *SHORT, "init=last"], tmp_path / "new")
+    for config in (
+        yaml.safe_load((tmp_path / "new/config.yaml").read_text()),
+        restore(tmp_path / "new/checkpoints/last.ckpt").config,
+    ):
+        assert config["init"] == "outputs/a/checkpoints/last.ckpt"
+
+
+def test_no_training_is_resumed_from_a_folder_of_diffusers(tiny, first, tmp_path) -> None:
+    theirs = first.parent / "theirs"
+    with pytest.raises(UserError, match=f"^ckpt={theirs}: an exported model holds no training state; .* init=…$"):
+        train([*tiny, f"ckpt={theirs}"], tmp_path / "new")
