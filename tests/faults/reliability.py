@@ -416,7 +416,12 @@ FAULTS = [
         "(yaml.TagToken,)",
         f"{PAYLOAD}[aliases]",
     ),
-    Fault("T8 depth without end", "ValueError, RecursionError)", "ValueError)", f"{PAYLOAD}[depth]"),
+    Fault(
+        "T8 depth without end",
+        "OmegaConfBaseException, ValueError, RecursionError)",
+        "OmegaConfBaseException, ValueError)",
+        f"{PAYLOAD}[depth]",
+    ),
     Fault(
         "T8 pickles run",
         'contents = torch.load(path, map_location="cpu", weights_only=True)',
