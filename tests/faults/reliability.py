@@ -459,7 +459,10 @@ FAULTS = [
         f"{PAYLOAD}[schedule]",
     ),
     Fault(
-        "T8 contents of any shape", "    check_contents(contents, path)\n    return", "    return", SHAPE % "step text"
+        "T8 contents of any shape",
+        "from error\n    check_contents(contents, path)\n",
+        "from error\n",
+        SHAPE % "step text",
     ),
     Fault("T8 labels of any shape", "type(n) is int and n >= 0 for name, n", "True for name, n", SHAPE % "labels text"),
     Fault("T8 weights of any shape", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
@@ -484,8 +487,8 @@ FAULTS = [
     ),
     Fault(
         "T8 a damaged export raises as it likes",
-        "except (SafetensorError, OSError",
-        "except (OSError",
+        "except (SafetensorError, OSError, *MALFORMED)",
+        "except (OSError, *MALFORMED)",
         EXPORTED,
     ),
     Fault(
