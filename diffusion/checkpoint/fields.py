@@ -26,7 +26,7 @@ class Fields:
             with file.open("rb") as opened:
                 content = opened.read(MOST_BYTES + 1)
             values = json.loads(content) if len(content) <= MOST_BYTES else None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, RecursionError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise UserError(f"{file}: it cannot be read as JSON ({reason}); get it again") from error
         if not isinstance(values, dict):

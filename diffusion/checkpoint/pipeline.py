@@ -201,7 +201,7 @@ def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
             theirs = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{file}: not a readable safetensors file ({first_line(error)}); get it again") from error
     if other := [key for key, value in theirs.items() if not value.is_floating_point()]:
         raise UserError(f"{file}: {other[0]} is of {theirs[other[0]].dtype}; expected weights of floating point")

@@ -112,13 +112,13 @@ def contents_of(path: Path) -> dict[str, Any]:
     Raises UserError for what cannot be read.
     """
     if pipeline.is_folder(path):
-        contents = pipeline.read(path, PREFIX)
+        found = pipeline.read(path, PREFIX)
     elif path.suffix == exported.SUFFIX and path.is_file():
-        contents = exported.read(path, PREFIX)
+        found = exported.read(path, PREFIX)
     else:
         return read(path)
-    check_contents(contents, path)
-    return contents
+    check_contents(found, path)
+    return found
 
 
 def restore(path: str | Path, weights: str | float = "ema") -> Restored:

@@ -392,3 +392,22 @@ def test_old_names_of_an_attention_are_known(sound: Path, tmp_path: Path) -> Non
     save_file(weights, file)
     expected = restore(sound).denoiser.network.state_dict()
     assert all(expected[key].equal(value) for key, value in restore(folder).denoiser.network.state_dict().items())
+
+
+def test_a_folder_that_diffusers_wrote_is_read(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    """Set like google/ddpm-cifar10-32, saved by diffusers itself."""
+    network = diffusers.UNet2DModel(
+        sample_size=8, block_out_channels=(8, 16), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, norm_eps=1e-6, downsample_padding=0,
+        freq_shift=1, flip_sin_to_cos=False, attention_head_dim=None, num_class_embeds=3,
+    )  # fmt: skip
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
+    model = restore(tmp_path)
+    assert model.config["sampler"]["grid"]["_target_"] == "diffusion.process.grid.leading"
+    assert model.config["sampler"]["variance"]["_target_"] == "diffusion.process.variance.fixed_large"
+    assert (model.shape, model.labels, model.weights) == ((3, 8, 8), {"0": 1, "1": 1, "2": 1}, "raw")
+    model.config["sampler"]["steps"] = 10
+    noise, classes = draws(12), torch.tensor([2, 0])
+    images = ours(model, noise, classes=classes)
+    assert images.std() > 0.1
+    torch.testing.assert_close(theirs(tmp_path, model, noise, patch, class_labels=classes), images, rtol=0, atol=1e-4)

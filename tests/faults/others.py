@@ -35,7 +35,12 @@ FAULTS = [
         "if False:",
         f"{REFUSED}[large]",
     ),
-    Fault("every table is linear", "if first < last < 1 and torch.allclose(", "if True or (", f"{SAMPLERS}[zero_snr]"),
+    Fault(
+        "every table is linear",
+        "if first < last < 1 and torch.allclose(",
+        "if True or torch.allclose(",
+        f"{SAMPLERS}[zero_snr]",
+    ),
     Fault("a threshold is lost", "**_threshold(sampler)}", "}", f"{SAMPLERS}[ddim_dynamic]"),
     Fault("a threshold is limited", "UNLIMITED = 1e6", "UNLIMITED = 1.0", f"{SAMPLERS}[ddim_dynamic]"),
     Fault("a network's style is another's", '"freq_shift": 1, "flip', '"freq_shift": 0, "flip', f"{NETWORKS}[unet]"),
@@ -64,10 +69,10 @@ FAULTS = [
         f"{HOSTILE}[huge blocks]",
     ),
     Fault(
-        "a network is built before its weights are compared",
+        "weights are not compared before a network is built",
         "    _check_shapes(weights, model, net)\n",
         "",
-        f"{HOSTILE}[wide]",
+        f"{HOSTILE}[another shape]",
     ),
     Fault(
         "images of any size",
