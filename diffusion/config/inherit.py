@@ -62,8 +62,8 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
 
 def of_run(group: str, recipe: Mapping[str, Any] | None, defaults: DictConfig | None = None) -> Any:
     """The choice of a group in a run's recipe; where it has none, the default of diffusion.train."""
-    found = (recipe or {}).get(group)
-    return found or plain((composed("train") if defaults is None else defaults).get(group, {}))
+    others = composed("train") if defaults is None else defaults
+    return (recipe or {}).get(group) or plain(others.get(group, {}))
 
 
 def _merged(inherited: Any, changes: Any, place: str) -> Any:

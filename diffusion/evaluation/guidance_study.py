@@ -33,7 +33,7 @@ def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
         point = Point(sampler, steps, trial.nfe, seconds, scores)
         points.append(GuidedPoint(point, guidance.scale, guidance.low, guidance.high))
     what = type(guidance_of(tried[0][1])).__name__
-    for path in write(points, what, folder, settings.split, device_name(device), baselines):
+    for path in write(points, what, folder, settings.split, device=device_name(device), baselines=baselines):
         console.print(f"  {path}")
 
 

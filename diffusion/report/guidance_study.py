@@ -14,10 +14,10 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import labels, style
 from diffusion.report.formatting import MISSING, csv_text, markdown_table, number, protocol_text, value_text
-from diffusion.report.study import COLOURS, FLOOR, MARKERS, Point, badness, overlap, ranks
+from diffusion.report.study import FLOOR, Point, badness, bars, look, overlap, ranks
 
 FILES = ("guidance.md", "guidance.csv", "guidance.png")
-FIDELITY = (("precision", "recall"), ("density", "coverage"))  # with its diversity; the first that was measured
+FIDELITY = {"precision": "recall", "density": "coverage"}  # with its diversity; the first that was measured
 
 
 class GuidedPoint(NamedTuple):
@@ -151,7 +151,7 @@ def advised(points: Sequence[GuidedPoint], metric: str) -> list[Advice]:
 
 def measured_pair(metrics: Sequence[str]) -> tuple[str, str] | None:
     """The metrics of fidelity and of diversity: precision and recall, or else density and coverage."""
-    for pair in FIDELITY:
+    for pair in FIDELITY.items():
         found = [next((m for m in metrics if m.startswith(kind)), None) for kind in pair]
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
@@ -258,20 +258,6 @@ def against(
     ax.set_xlabel(f"{diversity} (diversity)")
     ax.set_ylabel(f"{fidelity} (fidelity)")
     return list(found.values())
-
-
-def look(i: int) -> dict[str, Any]:
-    """Colour and marker of line i, of which no other line has both."""
-    return {
-        "color": COLOURS[i % 7], "marker": MARKERS[(i + i // 7) % 7], "markersize": 4, "linewidth": 1.2,
-        "elinewidth": 0.8,
-    }  # fmt: skip
-
-
-def bars(scores: Sequence[Score]) -> list[list[float]]:
-    """The lengths of the intervals below and above the values; 0 where there is none."""
-    ends = [score.interval or (score.value, score.value) for score in scores]
-    return [[abs(end[side] - score.value) for score, end in zip(scores, ends, strict=True)] for side in (0, 1)]
 
 
 def spread(ticks: Sequence[float]) -> list[float]:
