@@ -41,7 +41,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     for group in GROUPS:
         node = getattr(settings, group, None)
         if isinstance(node, dict) and node.get("from") == RUN:
-            inherited = (recipe or {}).get(group) or plain(defaults.get(group, {}))
+            inherited = of_run(group, recipe, defaults)
             if group == "features" and inherited not in nodes(group):
                 raise UserError(
                     f"{where}: its features are set differently from conf/features, and a file may not say which "
@@ -58,6 +58,12 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
         if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # n of images: all of them
             changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
     return settings.model_copy(update=changes)
+
+
+def of_run(group: str, recipe: Mapping[str, Any] | None, defaults: DictConfig | None = None) -> Any:
+    """The choice of a group in a run's recipe; where it has none, the default of diffusion.train."""
+    others = composed("train") if defaults is None else defaults
+    return (recipe or {}).get(group) or plain(others.get(group, {}))
 
 
 def _merged(inherited: Any, changes: Any, place: str) -> Any:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from diffusion.config.validation import Group, Words
@@ -39,6 +39,10 @@ Split = Literal["train", "val", "test"]
 Audit = list[Literal["pixels", "features"]]
 Baselines = list[Literal["noise", "real", "floor"]]
 Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
+NonNegative = Annotated[float, Ge(0)]
+Interval = Annotated[
+    list[NonNegative | None], MinLen(2), MaxLen(2), Words("a pair [low,high] of noise levels, null for no end")
+]
 
 
 class Settings(BaseModel):
@@ -305,7 +309,46 @@ class Study(Settings):
     """Of the output."""
 
 
-COMMANDS: dict[str, type[Settings]] = {"train": Train, "sample": Sample, "evaluate": Evaluate, "study": Study}
+class GuidanceStudy(Settings):
+    """Compare scales and intervals of a guidance on one trained model: scores, and fidelity against diversity."""
+
+    ckpt: str
+    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
+    scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
+    """Scales of the guidance, in the place of guidance.scale. 1 is no guidance, and always among the results."""
+    intervals: Annotated[list[Interval], MinLen(1)] | None = None
+    """Intervals (low, high] of sigma/alpha in which the guidance acts, such as [[null,null],[0.2,1.6]], in the place of
+    guidance.low and guidance.high: each scale is tried in each. null: the guidance's own."""
+    samplers: Annotated[list[str], MinLen(1)] = ["run"]
+    """The run's sampler, and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
+    steps: Count | None = None
+    """Steps of every sampler; null: each one's own. All scales have as many: guidance may double the evaluations (NFE),
+    and the table shows how many there are."""
+    n: Count = 250
+    """Samples of each setting, all from the same noise; of a model with labels, of each class as often as the
+    reference."""
+    baselines: Baselines = ["floor"]
+    """What is scored beside the samples, at the same n."""
+    weights: Weights = "ema"
+    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
+    split: Split = "val"
+    """The reference images. On test each setting is an evaluation, and the best one's score is too good."""
+    seed: Seed = 0
+    """Seed of the samples."""
+    batch_size: Count = 64
+    """Samples drawn at once."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    guidance: dict[str, Any] | None = None
+    features: Group
+    metrics: Group
+    name: Name = "${hydra:job.name}"
+    """Of the output."""
+
+
+COMMANDS: dict[str, type[Settings]] = {
+    "train": Train, "sample": Sample, "evaluate": Evaluate, "study": Study, "study_guidance": GuidanceStudy,
+}  # fmt: skip
 
 RENAMED = {  # keys that work for one more version
     "score.yardsticks": "score.baselines", "yardsticks": "baselines", "logger.project": "logger.wandb.project",

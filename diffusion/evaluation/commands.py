@@ -15,7 +15,7 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
-from diffusion.config.schema import Evaluate, Sample, Settings, Study
+from diffusion.config.schema import Evaluate, GuidanceStudy, Sample, Settings, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
@@ -201,7 +201,12 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
 
 
 def make_scorer(
-    settings: Evaluate | Study, data: dict[str, Any], n: int, folder: Path, ledger: Ledger, device: torch.device
+    settings: Evaluate | Study | GuidanceStudy,
+    data: dict[str, Any],
+    n: int,
+    folder: Path,
+    ledger: Ledger,
+    device: torch.device,
 ) -> Scorer:
     """The scorer of a command against the configuration `data`. Raises UserError where it cannot score `n` images."""
     extractor = make(settings.features, "features").to(device)

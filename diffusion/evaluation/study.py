@@ -3,17 +3,19 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import restore
+from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
 from diffusion.config.inherit import completed
-from diffusion.config.schema import Study
+from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import counts_of, make_scorer, warn_of_other_images, write_configuration
@@ -21,10 +23,13 @@ from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_device, device_name
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.ledger import Ledger
+from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
+
+AnyStudy = TypeVar("AnyStudy", Study, GuidanceStudy)
 
 
 @dataclass(frozen=True)
@@ -37,44 +42,82 @@ class Setting:
     nfe: int
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What a study draws and scores once: its name, how it draws, network evaluations per image, its score's source."""
+
+    name: str
+    drawing: Drawing
+    nfe: int
+    source: Mapping[str, Any]
+
+
 def study_samplers(settings: Study, folder: Path) -> None:
     """Score every sampler at every budget: scores.json, study.md, study.csv and pareto.png in `folder`."""
+    settings, restored, device = opened(settings, folder)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
+    trials = [
+        Trial(
+            setting.name,
+            Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak),
+            setting.nfe,
+            source_of(setting.node, settings.guidance, None),
+        )
+        for setting in found
+    ]
+    measured, baselines = measure(trials, settings, restored, folder, device)
+    points = [
+        Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores)
+        for setting, (seconds, scores) in zip(found, measured, strict=True)
+    ]
+    for path in write(points, settings.nfe, folder, settings.split, device_name(device), baselines):
+        console.print(f"  {path}")
+
+
+def opened(settings: AnyStudy, folder: Path) -> tuple[AnyStudy, Restored, torch.device]:
+    """The settings with what they leave to the run, the model, and the device; the study's log and config.yaml."""
     quiet_libraries()
     log_to(folder / "study.log")
     device = choose_device(settings.device)
     restored = restore(trained(settings.ckpt), settings.weights)
     write_configuration(folder, settings, restored)
-    n, seed, batch_size = settings.n, settings.seed, settings.batch_size
-    settings = completed(settings, restored.config, restored.path)
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
-    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
+    return completed(settings, restored.config, restored.path), restored, device
+
+
+def measure(
+    trials: Sequence[Trial], settings: Study | GuidanceStudy, restored: Restored, folder: Path, device: torch.device
+) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
+    """The seconds per image and the scores by metric of each trial, in scores.json too; and the baselines' scores.
+
+    All trials draw from the same noise, and of the same classes. The cost is printed first.
+    """
+    n, batch_size = settings.n, settings.batch_size
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, restored.config["data"], scorer.data)
     if settings.split == "test":
         scorer.ledger.warn()
         console.print(
-            f"warning: choosing among {len(found)} settings by the test split makes the chosen one's score too good; "
+            f"warning: choosing among {len(trials)} settings by the test split makes the chosen one's score too good; "
             "use split=val, and score the chosen one on test, once"
         )
-    denoiser, shape = restored.denoiser.to(device), restored.shape
-    total = sum(setting.nfe for setting in found)
-    work = f"{count(len(found), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
-    print_estimate(work, denoiser, shape, n, n * total, batch_size, device)
+    denoiser = restored.denoiser.to(device)
+    total = sum(trial.nfe for trial in trials)
+    work = f"{count(len(trials), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
+    print_estimate(work, denoiser, restored.shape, n, n * total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
-    counts, points = counts_of(scorer.data, settings.split, restored), []
-    for i, setting in enumerate(found, start=1):
-        label = f"{i}/{len(found)} {setting.name}, {setting.nfe} NFE"
+    counts = counts_of(scorer.data, settings.split, restored)
+    measured = []
+    for i, trial in enumerate(trials, start=1):
+        label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
         began = time.perf_counter()
-        drawing = Drawing(setting.sampler, shape, seed, guidance, weak, counts)
-        images = drawing(denoiser, n, device, batch_size, label)
+        images = replace(trial.drawing, counts=counts)(denoiser, n, device, batch_size, label)
         seconds = (time.perf_counter() - began) / n
-        source = {**source_of(setting.node, settings.guidance, None), "seed": seed, **restored.source}
-        new = scorer.write(scorer.score(images, nfe=setting.nfe, seconds_per_image=seconds, **source))
-        scores = {score.metric: score for score in new}
-        points.append(Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores))
-    for path in write(points, settings.nfe, folder, settings.split, device_name(device), baselines):
-        console.print(f"  {path}")
+        source = {**trial.source, "seed": trial.drawing.seed, **restored.source}
+        new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
+        measured.append((seconds, {score.metric: score for score in new}))
+    return measured, baselines
 
 
 def settings_of(

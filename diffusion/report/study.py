@@ -158,12 +158,8 @@ def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> 
         for i, name in enumerate(samplers):
             line = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
             scores = [p.scores[metric] for p in line]
-            intervals = [score.interval or (score.value, score.value) for score in scores]
-            bars = [[abs(ends[side] - s.value) for s, ends in zip(scores, intervals, strict=True)] for side in (0, 1)]
-            ax.errorbar(
-                [getattr(p, cost) for p in line], [s.value for s in scores], yerr=bars, color=COLOURS[i % 7],
-                marker=MARKERS[(i + i // 7) % 7], markersize=4, linewidth=1.2, elinewidth=0.8, capsize=2, label=name,
-            )  # fmt: skip
+            values = [s.value for s in scores]
+            ax.errorbar([getattr(p, cost) for p in line], values, yerr=bars(scores), capsize=2, label=name, **look(i))
         ax.set_xscale("log")
         style.plain_numbers(ax.xaxis)
         low, high = ax.get_xlim()
@@ -175,6 +171,20 @@ def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> 
     panels[0].set_ylabel(metric)
     panels[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def look(i: int) -> dict[str, Any]:
+    """Colour and marker of line i, of which no other line has both."""
+    return {
+        "color": COLOURS[i % 7], "marker": MARKERS[(i + i // 7) % 7], "markersize": 4, "linewidth": 1.2,
+        "elinewidth": 0.8,
+    }  # fmt: skip
+
+
+def bars(scores: Sequence[Score]) -> list[list[float]]:
+    """The lengths of the intervals below and above the values; 0 where there is none."""
+    ends = [score.interval or (score.value, score.value) for score in scores]
+    return [[abs(end[side] - score.value) for score, end in zip(scores, ends, strict=True)] for side in (0, 1)]
 
 
 def apart(ticks: Iterable[int]) -> list[int]:

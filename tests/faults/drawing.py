@@ -21,6 +21,11 @@ STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
 DRAWN = f"{LABELS}::test_a_run_draws_and_scores_of_every_class_with_its_guidance"
 REFUSED = f"{LABELS}::test_what_does_not_fit_is_refused_before_training"
 SAMPLED = f"{LABELS}::test_what_cannot_be_sampled_is_refused"
+SCALES = "evaluation/test_study_guidance.py::test_every_scale_in_every_interval_is_scored_and_counted"
+IN_STEP = "evaluation/test_study_guidance.py::test_an_interval_without_a_step_is_left_out"
+OWN_INTERVAL = "evaluation/test_study_guidance.py::test_the_guidance_of_the_run_and_its_interval_are_the_default"
+STUDIED = "evaluation/test_study_guidance.py::test_what_cannot_be_studied_is_refused_before_any_work"
+SHOWN = "report/test_report_guidance_study.py"
 PLAN = "training/test_forecast.py::test_the_forecast_counts_what_the_run_does"
 
 FAULTS = [
@@ -78,4 +83,61 @@ FAULTS = [
     Fault("label and labels", "if settings.label is not None and settings.labels is not None:", "if False:", SAMPLED),
     Fault("pictures are not counted", "sampled = times * n + more", "sampled = times * n", PLAN),
     Fault("an interrupted validation's end is forgotten", " + bool(total % every)", "", PLAN),
+    Fault(
+        "study of guidance: the source says another scale",
+        "source_of(node, guidance_node, None))",
+        "source_of(node, settings.guidance, None))",
+        SCALES,
+    ),
+    Fault("study of guidance: no reference", '= [{**node, "scale": 1.0, "low": None, "high": None}]', "= []", SCALES),
+    Fault("study of guidance: scale 1 for each interval", " in sorted(scales) if scale != 1]", " in scales]", SCALES),
+    Fault("study of guidance: a scale twice", "if each not in found[:i]]", "]", SCALES),
+    Fault("study: other classes", "replace(trial.drawing, counts=counts)(", "trial.drawing(", SCALES),
+    Fault("study of guidance: an interval without a step is drawn", "elif nfe == unguided:", "elif False:", IN_STEP),
+    Fault(
+        "study of guidance: it forgets the run's interval",
+        "own = [[guidance.low, guidance.high]]",
+        "own = [[None, None]]",
+        OWN_INTERVAL,
+    ),
+    Fault("study of guidance: none", "    if not settings.guidance:\n", "    if False:\n", f"{STUDIED}[no guidance]"),
+    Fault(
+        "study of guidance: labels are missed late",
+        "        guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))",
+        "        guidance.limited",
+        f"{STUDIED}[no labels]",
+    ),
+    Fault(
+        "study of guidance: an interval is refused late",
+        "            drawing.guided(restored.denoiser)  #",
+        "            #",
+        f"{STUDIED}[no worse model]",
+    ),
+    Fault("study of guidance: only scale 1", "    if not guided:\n", "    if False:\n", f"{STUDIED}[only scale 1]"),
+    Fault("study of guidance: steps twice", "settings.steps is not None and", "False and", f"{STUDIED}[steps twice]"),
+    Fault(
+        "study of guidance: an adaptive sampler",
+        "        if sampler.adaptive:",
+        "        if False:",
+        f"{STUDIED}[an adaptive sampler]",
+    ),
+    Fault(
+        "study of guidance: the dearer of two",
+        "badness(p.point, metric), p.point.nfe)",
+        "badness(p.point, metric), -p.point.nfe)",
+        SHOWN,
+    ),
+    Fault("study of guidance: scale 1 is the largest", "largest = best.scale > 1 and", "largest =", SHOWN),
+    Fault(
+        "study of guidance: precision against coverage",
+        "for pair in FIDELITY.items():",
+        "for pair in [('precision', 'coverage')]:",
+        SHOWN,
+    ),
+    Fault("study of guidance: a line without its beginning", "line = unguided + [", "line = [", SHOWN),
+    Fault("study of guidance: a far floor is near", "if near(real.x, ax.get_xlim()) and", "if True or", SHOWN),
+    Fault("labels cover each other", "taken.append(box)", "box.padded(0)", SHOWN),
+    Fault("labels cover points", "    taken = [Bbox.from_extents", "    taken = [] and [Bbox.from_extents", SHOWN),
+    Fault("labels leave the axes", "within(box, ax.bbox) and not", "not", SHOWN),
+    Fault("labels without room stay", "            text.remove()", "            text.get_text()", SHOWN),
 ]

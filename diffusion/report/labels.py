@@ -1,0 +1,61 @@
+"""Texts beside the points of a figure, where they cover no point and no other text."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+# Directions from a point to its text, the preferred ones first.
+AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
+NEAR, STEP, RINGS = 0.5, 4.0, 2  # points of 1/72 inch: from marker to text, and between the distances that are tried
+MARKER = 3.0  # half a marker's width, in points
+
+
+class Label(NamedTuple):
+    """A point in the units of its axes, and the text beside it."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def place(figure: Figure, ax: Axes, labels: Sequence[Label]) -> list[Annotation]:
+    """Write the labels, the first ones first; one for which there is no room is left out.
+
+    The layout of the figure is fixed by this, so it comes last.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    dots = figure.dpi / 72
+    centres = ax.transData.transform([(label.x, label.y) for label in labels])
+    half = MARKER * dots
+    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in centres]
+    written = []
+    for label, (x, y) in zip(labels, centres, strict=True):
+        text = ax.annotate(
+            label.text, (label.x, label.y), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8,
+            color=label.colour, path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        size = text.get_window_extent()
+        for ring, (right, up) in ((ring, way) for ring in range(RINGS) for way in AROUND):
+            away = half + (NEAR + ring * STEP) * dots
+            dx, dy = right * (away + size.width / 2), up * (away + size.height / 2)
+            box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
+            if within(box, ax.bbox) and not box.count_overlaps(taken):
+                text.set_position((dx / dots, dy / dots))
+                taken.append(box)
+                written.append(text)
+                break
+        else:
+            text.remove()
+    return written
+
+
+def within(box: Bbox, outer: Bbox) -> bool:
+    """Whether the box is inside of the outer one."""
+    return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)
