@@ -47,10 +47,11 @@ ROUNDS = 10
 def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
     """The keys of Philox's rounds, (10, 2, B, 1): of each seed, modulo 2⁶⁴, the lower and the upper half are the key.
 
-    The seeds are copied to the device, which does not wait for its queued work.
+    The seeds are copied to the device, for which nothing waits. (Except on MPS, whose copies that do not block read the
+    seeds when they may be gone: pytorch/pytorch#189690.)
     """
     halves = torch.tensor([[seed & LOW for seed in seeds], [seed >> 32 & LOW for seed in seeds]], dtype=torch.int64)
-    low, high = halves.to(device, non_blocking=True)
+    low, high = halves.to(device, non_blocking=device.type != "mps")
     rounds = torch.arange(ROUNDS, device=device)[:, None]
     return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
 
@@ -121,8 +122,8 @@ class Streams:
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """N(0, 1) of shape (B, *shape), by Box and Muller's z = √(−2 log u) (cos 2πv, sin 2πv).
 
-        In float64, u and v have 53 bits, and |z| ≤ 8.6. Otherwise they have 32 bits and are rounded to float32, and
-        |z| ≤ 6.7, which one number of 5·10¹⁰ would exceed. Only the one of them in which u is 1 gives z = 0.
+        In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, then rounded to float32, and
+        |z| ≤ 6.67, which one number in 4·10¹⁰ would exceed; one pair in 2²⁵ is (0, 0). Other dtypes round float32.
         """
         real = torch.float64 if dtype == torch.float64 else torch.float32
         pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers in a block of four words

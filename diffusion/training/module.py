@@ -256,7 +256,10 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, what images, labels and noise are, and the real epoch. (Lightning has 1.)"""
+        """Save the configuration as text, what images, labels and noise are, and the real epoch.
+
+        (To Lightning it is one.)
+        """
         checkpoint["config"] = self.config
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
