@@ -39,7 +39,7 @@ FAULTS = [
     fault("log u instead of 2 log u", ".mul_(-2)", ".mul_(-1)", BOX_MULLER),
     fault("32 of 53 bits", "(even << 21) | (odd >> 11)", "(even << 21)", UNIFORM),
     fault("uniform numbers reach 1", "(word >> 53 - bits).to(dtype)", "word.to(dtype) * 2.0 ** (bits - 53)", BOUNDS),
-    fault("every draw is the first", "        self.draws += 1\n", "        self.draws = 1\n", BOX_MULLER),
+    fault("every draw is the first", "return self.draws - 1", "return 0", BOX_MULLER),
     fault(
         "spread times do not count",
         '"stratified", self.batch_seed, self._next()',
