@@ -49,7 +49,7 @@ FAULTS = [
     fault(
         "spread times never change",
         '"stratified", self.batch_seed, self._next()',
-        '"stratified", self._next() and self.batch_seed',
+        '"stratified", self.batch_seed, 0 * self._next()',
         SPREAD,
     ),
     fault("every part begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,", ALONE),
