@@ -55,11 +55,12 @@ format: $(VENV)/.developer ## Put the code into its format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.developer ## Measure a run against a bare loop, network and samplers against their floors
+bench: $(VENV)/.developer ## Measure a run against a bare loop; network, samplers and noise against their floors
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/sampler.py
+	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
 
 .PHONY: mutations

@@ -6,6 +6,8 @@ seed see the same images, times and noise. Every module may import this one.
 
 import contextlib
 import hashlib
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
-WORDS = 624  # of 32 bits: the state of the Mersenne Twister, torch's generator on the CPU
+GENERATOR = "philox4x32-10"  # what `Streams` draws; a run that goes on with another draws other noise
 
 
 def seed_for(*key: int | str) -> int:
@@ -25,21 +27,6 @@ def seed_for(*key: int | str) -> int:
 def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator seeded with `seed_for(*key)`, of which the CPU's keeps the lowest 32 bits."""
     return torch.Generator(device).manual_seed(seed_for(*key))
-
-
-def stream(seed: int, device: torch.device) -> torch.Generator:
-    """A fresh torch generator that depends on all bits of `seed`.
-
-    `manual_seed` keeps only 32 bits on the CPU, so among the 500,000 images of a short training about 30 pairs would
-    have the same noise. The words of the state are therefore SHAKE-128 of the seed.
-    """
-    generator = torch.Generator(device)
-    state = generator.get_state()
-    if state.nbytes < 8 * WORDS:  # another kind, such as CUDA's, which keeps all bits
-        return generator.manual_seed(seed)
-    words = torch.frombuffer(bytearray(hashlib.shake_128(str(seed).encode()).digest(4 * WORDS)), dtype=torch.uint32)
-    state.view(torch.int64)[3 : 3 + WORDS] = words.to(torch.int64)  # after the seed and the place in the block
-    return generator.set_state(state)
 
 
 SINGLE = {"mps"}  # device types without float64
@@ -65,15 +52,60 @@ def rewinding(device: torch.device) -> Iterator[None]:
             kind.set_rng_state(state)
 
 
+# Blocks that are drawn at once, so that what lies between the rounds stays in a processor's cache, or small on a GPU.
+CACHED, QUEUED = 2**16, 2**20
+LOW = 2**32 - 1  # the lower half of a word of 64 bits
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)  # what a round adds to the key
+ROUNDS = 10
+
+
+def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
+    """The keys of Philox's rounds, (10, 2, B, 1): of each seed, modulo 2⁶⁴, the lower and the upper half are the key.
+
+    The seeds are copied to the device, for which nothing waits. (Except on MPS, whose copies that do not block read the
+    seeds when they may be gone: pytorch/pytorch#189690.)
+    """
+    halves = torch.tensor([[seed & LOW for seed in seeds], [seed >> 32 & LOW for seed in seeds]], dtype=torch.int64)
+    low, high = halves.to(device, non_blocking=device.type != "mps")
+    rounds = torch.arange(ROUNDS, device=device)[:, None]
+    return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
+
+
+def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 10 rounds of
+        (c_0, c_1, c_2, c_3) ← (⌊M_1 c_2 / 2³²⌋ ⊕ c_1 ⊕ k_0, M_1 c_2, ⌊M_0 c_0 / 2³²⌋ ⊕ c_3 ⊕ k_1, M_0 c_0) mod 2³².
+
+    int64 holds the words of 32 bits, because torch multiplies no unsigned ones. A product wraps around to the same 64
+    bits, of which the shift keeps the sign in the upper half, and the mask removes it.
+
+    Args:
+        even: c_0 and c_2, (2, …), which broadcast with the keys.
+        odd: c_1 and c_3, alike.
+        keys: k_0 and k_1 of each round, (10, 2, …).
+
+    Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
+    """
+    for key in keys:
+        product = torch.empty_like(even)
+        torch.mul(even[1], MULTIPLIERS[1], out=product[0])
+        torch.mul(even[0], MULTIPLIERS[0], out=product[1])
+        even = ((product >> 32).bitwise_xor_(odd) ^ key).bitwise_and_(LOW)
+        odd = product  # whose upper half the mask removes in the next round
+    return even, odd & LOW
+
+
 class Streams:
     """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
     Equal seeds give equal draws, so a training loop needs other seeds at each step: `Streams.of(B, "train", step)`. The
-    idea is that of EDM's StackedRandomGenerator. The numbers do not depend on how many devices share the batch, but
-    they do depend on the type of device, because CPU and CUDA generators differ.
+    idea is that of EDM's StackedRandomGenerator. Number j of draw d of an example is a function of (seed, d, j): Philox
+    with the seed as its key and the counter (j, 0, d, 0), where j counts blocks of four words. The whole batch is drawn
+    at once. So the words depend neither on the batch nor on the device. What is made of them has the same numbers on
+    every kind of device, up to the rounding of its logarithm, cosine and sine.
 
     Args:
-        seeds: one seed for each of the B examples.
+        seeds: one seed for each of the B examples, of which 64 bits count.
         device: where the numbers are drawn.
         batch_seed: for `stratified`: a seed that all examples of the batch share; None: a hash of `seeds`.
         positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
@@ -89,7 +121,8 @@ class Streams:
         batch_size: int | None = None,
     ):
         self.device = torch.device(device)
-        self.generators = [stream(seed, self.device) for seed in seeds]
+        self.keys = round_keys(seeds, self.device)
+        self.draws = 0
         self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
         self.positions = range(len(seeds)) if positions is None else positions
         self.batch_size = len(seeds) if batch_size is None else batch_size
@@ -100,14 +133,31 @@ class Streams:
         return cls([seed_for(*key, i) for i in range(n)], device)
 
     def __len__(self) -> int:
-        return len(self.generators)
+        return self.keys.shape[2]
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """N(0, 1) of shape (B, *shape)."""
-        out = torch.empty(len(self), *shape, dtype=dtype, device=self.device)
-        for row, generator in zip(out, self.generators, strict=True):
-            row.normal_(generator=generator)
-        return out
+        """N(0, 1) of shape (B, *shape), by Box and Muller's z = √(−2 log u) (cos 2πv, sin 2πv).
+
+        In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, then rounded to float32, and
+        |z| ≤ 6.67, which one number in 4·10¹⁰ would exceed; one pair in 2²⁵ is (0, 0). Other dtypes round float32.
+        """
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers in a block of four words
+        n = math.prod(shape)
+        blocks, draw = -(-n // (2 * pairs)), self._next()
+        out = torch.empty(len(self), blocks, pairs, 2, dtype=real, device=self.device)
+        most = CACHED if self.device.type == "cpu" else QUEUED
+        rows = max(1, most // max(1, blocks))
+        for i, first in itertools.product(range(0, len(self), rows), range(0, blocks, most)):
+            z = out[i : i + rows, first : first + most].permute(2, 0, 1, 3)  # (pairs, examples, blocks, 2)
+            u, v = self._words(draw, first, min(first + most, blocks), self.keys[:, :, i : i + rows])
+            if real == torch.float64:
+                u, v = _joined(u, v).split(1)
+            radius = (u + 1).to(real).mul_(2.0**-bits).log_().mul_(-2).sqrt_()  # u in (0, 1]
+            angle = v.to(real).mul_(2 * math.pi * 2.0**-bits)
+            torch.mul(radius, angle.cos(), out=z[..., 0])
+            torch.mul(radius, angle.sin_(), out=z[..., 1])
+        return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
         """N(0, 1) with the dtype of `x` (B, ...), of shape (B, *times, ...): as many of them for each example.
@@ -122,14 +172,32 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`."""
+        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits."""
         dtype = real_dtype(self.device)
-        return torch.stack([torch.rand((), generator=g, device=self.device, dtype=dtype) for g in self.generators])
+        bits = 53 if dtype == torch.float64 else 24
+        word = _joined(*self._words(self._next(), 0, 1, self.keys))[0, :, 0]
+        return (word >> 53 - bits).to(dtype) * 2.0**-bits
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for example i of n."""
-        first = float(torch.rand((), generator=torch.Generator().manual_seed(self.batch_seed), dtype=torch.float64))
+        first = seed_for("stratified", self.batch_seed, self._next()) / 2**63
         # Created on the device: copying them there would wait for all of its queued work.
         p, dtype = self.positions, real_dtype(self.device)
         places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
         return (first + places / self.batch_size) % 1
+
+    def _next(self) -> int:
+        """The number of this draw: successive draws differ, whatever each of them is."""
+        self.draws += 1
+        return self.draws - 1
+
+    def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd ones, (2, B, end − first)."""
+        block = torch.arange(first, end, device=self.device)
+        even = torch.stack([block, torch.full_like(block, draw)])[:, None]
+        return philox(even, torch.zeros_like(even), keys)
+
+
+def _joined(even: Tensor, odd: Tensor) -> Tensor:
+    """53 bits of two words, the even one first."""
+    return (even << 21) | (odd >> 11)

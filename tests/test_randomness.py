@@ -1,35 +1,218 @@
-"""Random streams: all bits of a seed count, each image has one, and each step of a loop has new ones."""
+"""Random streams: Philox to the bit, all bits of a seed count, and draws depend on nothing but their seed."""
 
-import numpy as np
+import math
+from typing import Any
+
 import pytest
 import torch
+from scipy import stats
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffusion import randomness
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
-from diffusion.randomness import Streams, stream
+from diffusion.randomness import Streams, philox, round_keys
+
+ONES = 2**32 - 1
+SEED = 0x299F31D0A4093822  # its halves are the key of the third vector
+PUBLISHED = [  # Random123, tests/kat_vectors: counter, key, words
+    ((0, 0, 0, 0), 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((ONES, ONES, ONES, ONES), 2**64 - 1, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        SEED,
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+CPU = torch.device("cpu")
 
 
-def test_all_bits_of_a_seed_count() -> None:
-    """`manual_seed` keeps 32 bits on the CPU: with it, the streams of these seeds would all be the same."""
-    draws = Streams([7, 7 + 2**32, 7 + 2**62]).normal(50_000)
-    correlations = torch.corrcoef(draws)[[0, 0, 1], [1, 2, 2]]
-    assert correlations.abs().max() < 4 / 50_000**0.5
-    assert torch.equal(draws[1], Streams([7 + 2**32]).normal(50_000)[0])
-    assert abs(float(draws.std()) - 1) < 0.01
+@pytest.mark.parametrize(("counter", "key", "words"), PUBLISHED)
+def test_the_words_are_those_that_random123_publishes(counter, key, words):
+    c = torch.tensor(counter)[:, None, None]
+    even, odd = philox(c[0::2], c[1::2], round_keys([key], CPU))
+    assert (int(even[0]), int(odd[0]), int(even[1]), int(odd[1])) == words
 
 
-def test_the_state_is_that_of_a_mersenne_twister() -> None:
-    """Its words are where torch reads them: NumPy's generator with the same words gives the same numbers."""
-    generator = stream(123, torch.device("cpu"))
-    words = generator.get_state().view(torch.int64)[3:627].numpy().astype(np.uint32)
-    twin = np.random.MT19937()
-    twin.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
-    ours = torch.rand(2000, generator=generator).double() * 2**24  # more than the 624 of a block
-    assert ours.tolist() == (twin.random_raw(2000) % 2**24).tolist()
+def plain_philox(seed: int, block: int, draw: int) -> list[int]:
+    """The words of a block in Python's integers."""
+    c, k = [block, 0, draw, 0], [seed & ONES, seed >> 32]
+    for _ in range(10):
+        first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(second >> 32) ^ c[1] ^ k[0], second & ONES, (first >> 32) ^ c[3] ^ k[1], first & ONES]
+        k = [(k[0] + 0x9E3779B9) & ONES, (k[1] + 0xBB67AE85) & ONES]
+    return c
+
+
+def plain_normal(seed: int, draw: int, n: int, bits: int) -> list[float]:
+    """The first n numbers of a draw, from words of 32 bits or from 53 bits of two words."""
+    found: list[float] = []
+    block = 0
+    while len(found) < n:
+        words = plain_philox(seed, block, draw)
+        if bits == 53:
+            words = [(words[k] << 21) + (words[k + 1] >> 11) for k in (0, 2)]
+        for u, v in zip(words[0::2], words[1::2], strict=True):
+            radius, angle = math.sqrt(-2 * math.log((u + 1) / 2**bits)), 2 * math.pi * v / 2**bits
+            found += [radius * math.cos(angle), radius * math.sin(angle)]
+        block += 1
+    return found[:n]
+
+
+@pytest.mark.parametrize(("dtype", "bits", "error"), [(torch.float32, 32, 3e-6), (torch.float64, 53, 1e-14)])
+def test_normal_numbers_are_box_and_muller_s_of_the_words(dtype, bits, error):
+    streams = Streams([5, SEED])
+    for draw in range(3):
+        expected = torch.tensor([plain_normal(seed, draw, 23, bits) for seed in (5, SEED)], dtype=torch.float64)
+        torch.testing.assert_close(streams.normal(23, dtype=dtype).double(), expected, rtol=0, atol=error)
+
+
+def test_uniform_numbers_are_53_bits_or_24_where_there_is_no_float64(monkeypatch):
+    streams = Streams([5, SEED])
+    words = [[plain_philox(seed, 0, draw) for seed in (5, SEED)] for draw in range(2)]
+    assert streams.uniform().tolist() == [((w[0] << 21) + (w[1] >> 11)) / 2**53 for w in words[0]]
+    monkeypatch.setattr(randomness, "SINGLE", {"cpu"})
+    single = streams.uniform()
+    assert (single.dtype, single.tolist()) == (torch.float32, [(w[0] >> 8) / 2**24 for w in words[1]])
+
+
+@pytest.mark.parametrize("word", [0, ONES])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 6.67), (torch.float64, 8.58)])
+def test_the_lowest_and_the_highest_words_are_in_the_bounds(monkeypatch, word, dtype, most):
+    monkeypatch.setattr(randomness, "philox", lambda even, odd, keys: (torch.full((2, 1, 1), word),) * 2)
+    z = Streams([0]).normal(2, dtype=dtype).abs().max()
+    assert z <= most
+    assert (z > most - 0.02) == (word == 0)
+    for types in (set(), {"cpu"}):
+        monkeypatch.setattr(randomness, "SINGLE", types)
+        assert (0 if word == 0 else 1 - 1e-7) <= float(Streams([0]).uniform()) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
+    """To the bit: neither on the batch, nor its size, nor its order, nor the parts in which it is drawn."""
+    seeds = [3, 2**40, 11, 5, 8, 13, 2**63 - 1]
+
+    def drawn(order: list[int]) -> list[Tensor]:
+        streams = Streams([seeds[i] for i in order])
+        return [streams.uniform(), streams.normal(3, 5, 5, dtype=dtype), streams.normal(7, dtype=dtype)]
+
+    whole = drawn(list(range(7)))
+    for parts in (2**16, 16, 3):  # examples and blocks are drawn 3 at once, in the end
+        monkeypatch.setattr(randomness, "CACHED", parts)
+        for order in ([0, 1, 2, 3, 4, 5, 6], [6, 2, 0], [4]):
+            for mine, all_of_them in zip(drawn(order), whole, strict=True):
+                assert torch.equal(mine, all_of_them[order])
+
+
+def test_number_j_of_a_draw_does_not_depend_on_how_many_are_drawn():
+    long, short = Streams([1, 2]).normal(1000), Streams([1, 2]).normal(5)
+    assert torch.equal(long[:, :5], short)
+    assert short.is_contiguous()
+
+
+def test_a_draw_of_noise_is_the_same_after_any_draw_of_times():
+    after = [Streams([1, 2]), Streams([1, 2]), Streams([1, 2])]
+    after[0].uniform()
+    after[1].stratified()
+    first = after[2].normal(9)
+    noise = [streams.normal(9) for streams in after]
+    assert torch.equal(noise[0], noise[1])
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], first)
+
+
+def test_successive_draws_of_evenly_spread_times_differ():
+    streams = Streams(range(4), batch_seed=3)
+    first, second = streams.stratified(), streams.stratified()
+    assert len({*((first - second) % 1).round(decimals=9).tolist()}) == 1  # the same distances
+    assert not torch.equal(first, second)
+    assert torch.equal(first, Streams(range(4), batch_seed=3).stratified())
+
+
+def test_all_bits_of_a_seed_count():
+    """Neighbours in one bit of 64 are as different as any others."""
+    seeds = [SEED, *(SEED ^ 1 << bit for bit in range(64))]
+    draws = Streams(seeds).normal(2000)
+    assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5.2 / 2000**0.5  # 2080 pairs: once in 2400 trials
+    assert len(set(Streams(seeds).uniform().tolist())) == 65
+    assert torch.equal(Streams([-1]).normal(4), Streams([2**64 - 1]).normal(4))
+
+
+class Counter(TorchDispatchMode):
+    """Torch's operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_of_any_size_is_drawn_by_as_many_operations(dtype):
+    def operations(batch: int) -> list[str]:
+        with Counter() as counter:
+            streams = Streams.of(batch, "train", 0)
+            streams.uniform()
+            streams.stratified()
+            streams.normal(3, 8, 8, dtype=dtype)
+        return counter.names
+
+    assert operations(2) == operations(64)
+
+
+N = 1000  # numbers of an example, and examples
+
+
+@pytest.fixture(scope="module")
+def noise() -> Tensor:
+    """(4, N, N): of 4 draws, N successive seeds and N places."""
+    streams = Streams(range(N))
+    return torch.stack([streams.normal(N, dtype=torch.float64) for _ in range(4)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_distribution_is_that_of_normal_numbers(dtype):
+    z = Streams(range(N)).normal(N, dtype=dtype).double().flatten()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs(float(z.pow(power).mean()) - moment) < 4 * (variance / len(z)) ** 0.5, power
+    assert stats.kstest(z.numpy(), "norm").pvalue > 1e-3
+    assert stats.kstest(Streams(range(N)).normal(4, dtype=dtype)[:, 3].numpy(), "norm").pvalue > 1e-3
+    beyond = int((z.abs() > 4).sum())  # 63.3 expected
+    assert abs(beyond - 63.3) < 4 * 63.3**0.5
+
+
+def test_the_distribution_of_times_is_uniform():
+    streams = Streams(range(20_000))
+    first, second = streams.uniform(), streams.uniform()
+    for u in (first, second):
+        assert stats.kstest(u.numpy(), "uniform").pvalue > 1e-3
+        bits = (u[:, None] * 2.0 ** torch.arange(1, 54)).floor() % 2
+        assert (bits.mean(dim=0) - 0.5).abs().max() < 4.5 * 0.5 / len(u) ** 0.5
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 4 / len(first) ** 0.5
+    assert abs(float(torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1])) < 4 / len(first) ** 0.5
+
+
+def test_seeds_draws_and_places_are_independent(noise):
+    """Correlations of the numbers and of their squares, which Box and Muller's pairs would share."""
+    for values in (noise, (noise.square() - 1) / 2**0.5):
+        pairs = {
+            "draws": (values[:-1], values[1:]),
+            "seeds": (values[:, :-1], values[:, 1:]),
+            "places": (values[:, :, :-1], values[:, :, 1:]),
+            "draw and place": (values[:-1, :, 1:], values[1:, :, :-1]),
+            "seed and draw": (values[:-1, 1:], values[1:, :-1]),
+        }
+        for name, (a, b) in pairs.items():
+            assert abs(float((a * b).mean())) < 4 / a.numel() ** 0.5, name
 
 
 def test_streams_of_another_number_of_images_are_rejected_in_one_line() -> None:

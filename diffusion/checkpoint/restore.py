@@ -93,6 +93,7 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
     sound = {"config": isinstance(contents["config"], str)}
     sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
     sound["images"] = isinstance(contents.get("images", {}), Mapping)
+    sound["noise"] = isinstance(contents.get("noise", ""), str)
     labels = contents.get("labels", {})
     sound["labels"] = isinstance(labels, Mapping) and all(
         isinstance(name, str) and type(n) is int and n >= 0 for name, n in labels.items()

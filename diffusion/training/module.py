@@ -17,7 +17,7 @@ from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams, real_dtype, seed_for
+from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
@@ -257,10 +257,14 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, what images and labels are, and the real epoch. (To Lightning it is one.)"""
+        """Save the configuration as text, what images, labels and noise are, and the real epoch.
+
+        (To Lightning it is one.)
+        """
         checkpoint["config"] = self.config
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
+        checkpoint["noise"] = GENERATOR
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])

@@ -17,6 +17,7 @@ from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
+from diffusion.randomness import GENERATOR
 from diffusion.training.saving import Checkpoints
 
 # What was learned and saved depends on them:
@@ -37,6 +38,7 @@ class Resumed(NamedTuple):
     config: dict[str, Any]
     shapes: Shapes  # of the network's weights
     images: Mapping[str, str]  # a hash of each split; empty where the checkpoint holds none
+    noise: str  # the generator that drew it; empty where the checkpoint does not say
 
     @property
     def folder(self) -> Path:
@@ -53,7 +55,7 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     step = int(contents["global_step"])
     console.print(f"resuming from {path}, step {step}")
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
-    return Resumed(path, step, config, shapes, contents.get("images", {}))
+    return Resumed(path, step, config, shapes, contents.get("images", {}), contents.get("noise", ""))
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
@@ -109,6 +111,16 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
             f"{found}; restore them, or train on with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
         )
     console.print(f"{found}; held-out images may have been training images", style="yellow")
+
+
+def check_noise(resumed: Resumed) -> None:
+    """Say so where the run goes on with another generator than the checkpoint's, and so with other noise."""
+    if resumed.noise != GENERATOR:
+        console.print(
+            f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, and from here on it "
+            f"is drawn by {GENERATOR}: the run goes on as well, but not bit for bit as it would have",
+            style="yellow",
+        )
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from diffusion.training.recipe import Recipe, with_classes
 from diffusion.training.resume import (
     Resumed,
     check_images,
+    check_noise,
     check_resumed,
     check_steps_left,
     continuing,
@@ -99,6 +100,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     if resumed is not None:
         check_resumed(module.state_dict(), config, resumed)
         check_images(recipe.data.keys, resumed, folder)
+        check_noise(resumed)
         check_steps_left(clock.total, resumed, folder)
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump())

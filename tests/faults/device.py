@@ -57,7 +57,7 @@ FAULTS = [
         "device=device, dtype=table.dtype)\n        return", f"{SINGLE}[ddim]",
     ),
     fault(
-        "draws in float64", "dtype=dtype) for g", "dtype=torch.float64) for g",
+        "draws in float64", "real_dtype(self.device)\n        bits", "torch.float64\n        bits",
         f"{SINGLE}[timesteps=uniform]",
     ),
     fault(

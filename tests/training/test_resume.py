@@ -7,6 +7,7 @@ import yaml
 
 from diffusion.checkpoint import storage
 from diffusion.config.composition import composed, plain
+from diffusion.randomness import GENERATOR
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.resume import flat
 
@@ -54,6 +55,21 @@ def test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were(co
     words = [*tiny, "data.batch_size=6", "trainer.max_steps=6", "samples.n=0"]
     assert command("train", [*words, "ckpt=run", "hydra.run.dir=other"])[0] == 0
     assert said(tmp_path / "other") == (5, [[0, 6], [4, 3], [5, 4]])
+
+
+@pytest.mark.parametrize("noise", [None, "threefry"])
+def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        contents = storage.load(path)
+        assert contents.pop("noise") == GENERATOR
+        storage.save(contents if noise is None else {**contents, "noise": noise}, path)
+    status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
+    assert status == 0, out + err
+    said = f"its noise was drawn by {noise or 'an older generator'}, and from here on it is drawn by {GENERATOR}"
+    assert said in " ".join(out.split())
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 0, out + err
+    assert "noise was drawn" not in " ".join(out.split())
 
 
 def test_a_complete_run_is_not_run_again(command, run):
