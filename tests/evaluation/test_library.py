@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import diffusion
 from diffusion.errors import UserError
 from diffusion.evaluation.library import Model
-from diffusion.process.denoiser import Denoiser
+from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import X0
 from diffusion.process.sampler import DDIM
@@ -66,7 +66,7 @@ def test_a_run_a_checkpoint_and_an_exported_file_are_one_model(command, run, mod
 
 
 def test_a_sampler_can_be_an_object(model):
-    assert torch.equal(model.sample(2, DDIM(steps=4)), model.sample(2, "ddim", steps=4))
+    assert torch.equal(model.sample(2, DDIM(steps=4, threshold=clip)), model.sample(2, "ddim", steps=4))
 
 
 @pytest.mark.parametrize(
