@@ -253,7 +253,7 @@ def against(
             ax.plot(real.x, real.y, color=style.GREY, marker="*", markersize=8, linestyle="")
             found[real.x, real.y, real.text] = real
         else:
-            text = f"floor: {number(real.x)}, {number(real.y)}"
+            text = f"floor: {diversity} {number(real.x)}, {fidelity} {number(real.y)}"
             ax.set_title(text, loc="right", fontsize=8, color=style.GREY, pad=2)
     ax.set_xlabel(f"{diversity} (diversity)")
     ax.set_ylabel(f"{fidelity} (fidelity)")

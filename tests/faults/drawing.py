@@ -108,7 +108,7 @@ FAULTS = [
         f"{STUDIED}[no labels]",
     ),
     Fault(
-        "study of guidance: an interval is refused late",
+        "study of guidance: no worse model, said late",
         "            drawing.guided(restored.denoiser)  #",
         "            #",
         f"{STUDIED}[no worse model]",

@@ -126,7 +126,7 @@ def test_the_picture_shows_scores_by_scale_and_the_trade() -> None:
 def test_a_floor_far_away_does_not_squeeze_the_points() -> None:
     floor = {PAIR[0]: score(PAIR[0], 30.0), PAIR[1]: score(PAIR[1], 0.9)}
     _, right = trade(POINTS, "fd_lite0", PAIR, floor).axes
-    assert right.get_title("right") == "floor: 0.9, 30"
+    assert right.get_title("right") == "floor: recall_lite0 0.9, precision_lite0 30"
     assert right.get_ylim()[1] < 1
 
 
