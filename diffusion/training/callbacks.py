@@ -144,3 +144,16 @@ class Memory(LoggedSteps):
             unit = 1 if sys.platform == "darwin" else 1024
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         pl_module.log("memory/peak_gb", peak / 1e9, batch_size=1)
+
+
+class DeviceStats(callbacks.DeviceStatsMonitor):
+    """Logs what the device reports of itself at logged steps, such as its memory by kinds; a CPU's load, by psutil."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Raises UserError on a CPU without psutil."""
+        try:
+            super().setup(trainer, pl_module, stage)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "callbacks=device_stats: on a CPU it needs psutil; pip install psutil, or leave it out"
+            ) from error

@@ -91,6 +91,20 @@ def test_callbacks_change_no_weight(command, tiny, tmp_path):
         assert all((value == watched[weights][key]).all() for key, value in plain[weights].items())
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_the_device_is_logged_where_that_can_be_read(command, tiny, tmp_path, monkeypatch, present):
+    monkeypatch.setattr("lightning.pytorch.callbacks.device_stats_monitor._PSUTIL_AVAILABLE", present)
+    words = ["callbacks=device_stats", "trainer.max_steps=2", "samples.n=0", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *words])
+    if present:
+        assert status == 0, out + err
+        load = read_metrics(tmp_path / "run/metrics.csv")["DeviceStats.on_train_batch_end/cpu_percent"]
+        assert len(load.step) == 2
+    else:
+        assert (status, err.count("\n")) == (2, 1), out + err
+        assert "callbacks=device_stats: on a CPU it needs psutil" in err
+
+
 def test_a_run_of_the_time_of_one_logger_resumes(command, tiny, tmp_path):
     words = ["logger=tensorboard", "trainer.max_steps=2", "hydra.run.dir=run"]
     assert command("train", [*tiny, *words])[0] == 0
