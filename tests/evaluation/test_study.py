@@ -31,15 +31,19 @@ def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
 
 
 def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid."""
+    """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid.
+
+    This one's noise ends where the last step of `consistency` should begin.
+    """
     found = settings_of("all", [6, 12], linear(steps=8))
     there = {file.stem for file in (conf_dir() / "sampler").glob("*.yaml")}
-    assert {s.name for s in found} == there - {"probability_flow"}
+    assert {s.name for s in found} == there - {"probability_flow", "consistency"}
     assert {s.nfe for s in found if s.name == "dpm_2m"} == {6, 12}
     assert {s.nfe for s in found if s.name == "ddim"} == {6}
     out = capsys.readouterr().out
     assert "probability_flow: left out from 6 evaluations on (samplers: probability_flow chooses its own" in out
     assert "\nddim: left out from 12 evaluations on (sampler: steps = 12, but the schedule has only T = 8 rows" in out
+    assert "consistency: left out from 6 evaluations on (sampler: the grid's sigma_min = 0.821" in out
     assert "dpm_2m" not in out
 
 
