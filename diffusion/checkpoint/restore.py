@@ -107,6 +107,13 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
         raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({bad[0]} is malformed); use one of those")
 
 
+def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs from `images` of a checkpoint: `the images of train and val`, `the labels`; empty for nothing."""
+    changed = [name for name, key in before.items() if now.get(name) != key]
+    splits = " and ".join(name for name in changed if name != "labels")
+    return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
+
+
 def contents_of(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint, or of an exported file or a folder of diffusers in the form of a checkpoint.
 

@@ -86,8 +86,8 @@ class Guard(Settings):
 class Samples(Settings):
     """Pictures of samples from the same noise, as training goes on."""
 
-    n: CountOrZero = 16
-    """Images in a picture; 0 for none."""
+    n: CountOrZero | None = None
+    """Images in a picture; 0 for none. Unset: 16, or fewer where all pictures would cost more than the training."""
     every_n_epochs: Count | None = 10
     """Epochs between pictures; null for one picture at the end only."""
 
@@ -279,51 +279,11 @@ class Evaluate(Settings):
     """Of the output."""
 
 
-class Study(Settings):
-    """Compare samplers on one trained model: scores against network evaluations and seconds."""
+class AnyStudy(Settings):
+    """What every study on one trained model is given."""
 
     ckpt: str
     """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
-    samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
-    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
-    nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
-    """Budgets of network evaluations per image."""
-    n: Count = 250
-    """Samples of each setting, all from the same noise."""
-    baselines: Baselines = ["floor"]
-    """What is scored beside the samples, at the same n."""
-    weights: Weights = "ema"
-    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
-    split: Split = "val"
-    """The reference images. On test each setting is an evaluation, and the best one's score is too good."""
-    seed: Seed = 0
-    """Seed of the samples."""
-    batch_size: Count = 64
-    """Samples drawn at once."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    guidance: dict[str, Any] | None = None
-    features: Group
-    metrics: Group
-    name: Name = "${hydra:job.name}"
-    """Of the output."""
-
-
-class GuidanceStudy(Settings):
-    """Compare scales and intervals of a guidance on one trained model: scores, and fidelity against diversity."""
-
-    ckpt: str
-    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
-    scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
-    """Scales of the guidance, in the place of guidance.scale. 1 is no guidance, and always among the results."""
-    intervals: Annotated[list[Interval], MinLen(1)] | None = None
-    """Intervals (low, high] of sigma/alpha in which the guidance acts, such as [[null,null],[0.2,1.6]], in the place of
-    guidance.low and guidance.high: each scale is tried in each. null: the guidance's own."""
-    samplers: Annotated[list[str], MinLen(1)] = ["run"]
-    """The run's sampler, and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
-    steps: Count | None = None
-    """Steps of every sampler; null: each one's own. All scales have as many: guidance may double the evaluations (NFE),
-    and the table shows how many there are."""
     n: Count = 250
     """Samples of each setting, all from the same noise; of a model with labels, of each class as often as the
     reference."""
@@ -344,6 +304,30 @@ class GuidanceStudy(Settings):
     metrics: Group
     name: Name = "${hydra:job.name}"
     """Of the output."""
+
+
+class Study(AnyStudy):
+    """Compare samplers on one trained model: scores against network evaluations and seconds."""
+
+    samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
+    nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
+    """Budgets of network evaluations per image."""
+
+
+class GuidanceStudy(AnyStudy):
+    """Compare scales and intervals of a guidance on one trained model: scores, and fidelity against diversity."""
+
+    scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
+    """Scales of the guidance, in the place of guidance.scale. 1 is no guidance, and always among the results."""
+    intervals: Annotated[list[Interval], MinLen(1)] | None = None
+    """Intervals (low, high] of sigma/alpha in which the guidance acts, such as [[null,null],[0.2,1.6]], in the place of
+    guidance.low and guidance.high: each scale is tried in each. null: the guidance's own."""
+    samplers: Annotated[list[str], MinLen(1)] = ["run"]
+    """The run's sampler, and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
+    steps: Count | None = None
+    """Steps of every sampler; null: each one's own. All scales have as many: guidance may double the evaluations (NFE),
+    and the table shows how many there are."""
 
 
 COMMANDS: dict[str, type[Settings]] = {

@@ -46,7 +46,7 @@ def conditions(
 
 def number(label: int | str, names: Sequence[str], known: int) -> int:
     """The number of one of the `known` classes, given by number or name. Raises UserError where it is none of them."""
-    found = names.index(label) if label in names else label
+    found = names.index(str(label)) if str(label) in names else label  # a folder may be called 7
     if not known:
         raise UserError(f"label={label}: the model was trained without labels; leave it out")
     if type(found) is not int or not 0 <= found < known:

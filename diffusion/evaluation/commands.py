@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import Restored, restore
+from diffusion.checkpoint.restore import Restored, restore, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
-from diffusion.config.schema import Evaluate, GuidanceStudy, Sample, Settings, Study
+from diffusion.config.schema import AnyStudy, Evaluate, Sample, Settings
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData, to_uint8
 from diffusion.data.folder import common_side
@@ -158,7 +158,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     scorer = make_scorer(settings, settings.data, n, folder, ledger, device)
     warn_of_other_images(restored, settings.data, scorer.data)
     drawing = make_drawing(settings, restored, counts=counts_of(scorer.data, settings.split, restored))
-    if settings.by_class and not (restored.labels and [*restored.labels] == scorer.data.classes):
+    labelled = bool(restored.labels) and [*restored.labels] == scorer.data.classes
+    if settings.by_class and not labelled:
         raise UserError(
             "by_class=true: it needs a model that was trained with labels, and a reference with the same ones; leave "
             "it out, or set data.labels as in the training"
@@ -168,7 +169,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     scorer.make_reference()
     images = drawing(denoiser, n, device, batch_size, f"sampling {count(n, 'image')}")
     source = {"seed": drawing.seed, **restored.source}
-    drawn = source_of(settings.sampler, settings.guidance, None) | source
+    drawn = source_of(settings.sampler, settings.guidance) | source
     new = score_images(scorer, settings, images, "samples", **drawn)
     if settings.by_class:
         with torch.inference_mode():
@@ -180,14 +181,20 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
         protocol = {"likelihood": describe(settings.likelihood)}
         if likelihood.of_schedule:
             protocol["schedule"] = describe(restored.config["schedule"])
-        new.append(bits_per_dimension(denoiser, data, split, bits, batch_size, device, likelihood, protocol, **source))
+        if restored.labels:
+            protocol["labels"] = "of the images" if labelled else "none"
+        new.append(
+            bits_per_dimension(
+                denoiser, data, split, bits, batch_size, device, likelihood, protocol, labelled, **source
+            )
+        )
     scorer.write(new)
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
     """The images of each of the model's classes in the reference, or in its training where the reference has others."""
     counts = dict(zip(data.classes, data.class_counts(split), strict=True))
-    return counts if counts.keys() == restored.labels.keys() else dict(restored.labels)
+    return counts if [*counts] == [*restored.labels] else dict(restored.labels)
 
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
@@ -201,7 +208,7 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
 
 
 def make_scorer(
-    settings: Evaluate | Study | GuidanceStudy,
+    settings: Evaluate | AnyStudy,
     data: dict[str, Any],
     n: int,
     folder: Path,
@@ -241,11 +248,11 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
 
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
     """Warn where `data`, of the configuration `node`, is the training run's own, and its images have changed."""
-    changed = [split for split, key in restored.images.items() if data.keys.get(split) != key]
+    changed = what_changed(restored.images, data.keys)
     if changed and node == restored.config["data"]:
         console.print(
-            f"warning: the images of {' and '.join(changed)} are not those that the model was trained with: its scores "
-            "are against other images, and held-out ones may have been training images"
+            f"warning: {changed} are not those that the model was trained with: its scores are against others, and "
+            "held-out images may have been training images"
         )
 
 

@@ -134,13 +134,7 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return "×".join(map(str, shape))
 
 
-def source_of(
-    sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None, labels: int | str | Sequence[int | str] | None
-) -> dict[str, Any]:
-    """What a score's source says of how its samples were drawn: the configuration of the sampler and so on."""
-    source: dict[str, Any] = {"sampler": describe_sampler(sampler)}
-    if guidance:
-        source["guidance"] = describe_sampler(guidance)
-    if labels is not None:
-        source["labels"] = labels
-    return source
+def source_of(sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a score's source says of how its samples were drawn: the configuration of the sampler and the guidance."""
+    source = {"sampler": describe_sampler(sampler)}
+    return source | {"guidance": describe_sampler(guidance)} if guidance else source

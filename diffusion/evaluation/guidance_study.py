@@ -61,7 +61,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
             guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises where there are no labels
             drawing.guided(restored.denoiser)  # raises where the interval or the weak model does not fit
             nfe = drawing.evaluations(schedule)
-            trial = Trial(title(name, guidance), drawing, nfe, source_of(node, guidance_node, None))
+            trial = Trial(title(name, guidance), drawing, nfe, source_of(node, guidance_node))
             if guidance.scale == 1:
                 unguided = nfe
             elif nfe == unguided:

@@ -17,7 +17,7 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 
 FILE = "test.json"
-KEPT = ("step", "checkpoint", "network_hash", "weights", "sampler", "guidance", "labels", "seed")  # of a score's source
+KEPT = ("step", "checkpoint", "network_hash", "weights", "sampler", "guidance", "seed")  # of a score's source
 
 
 class Ledger:

@@ -19,7 +19,7 @@ from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
 from diffusion.metric.record import Reference, Score
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Denoise, Estimate, Thresholded, clip
+from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, learned_range
@@ -93,14 +93,15 @@ class Flow:
 class Counted:
     """A denoiser that reports how many images it has estimated."""
 
-    def __init__(self, denoise: Denoise, report: Callable[[int], None]):
+    def __init__(self, denoise: Any, report: Callable[[int], None]):
         self.denoise = denoise
-        self.schedule = denoise.schedule
+        self.schedule: Schedule = denoise.schedule
         self.report = report
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         self.report(len(x_t))
-        return self.denoise(x_t, t)
+        estimate: Estimate = self.denoise(x_t, t, **conditions)
+        return estimate
 
 
 def bits_per_dimension(
@@ -112,6 +113,7 @@ def bits_per_dimension(
     device: torch.device,
     likelihood: Likelihood,
     protocol: Mapping[str, Any],
+    labelled: bool = False,
     **source: Any,
 ) -> Score:
     """The score of `n` images of a split. The cost is printed first.
@@ -119,6 +121,8 @@ def bits_per_dimension(
     The draws of x_t are a function of the image's place alone. The variance is the network's if it learns one, else the
     posterior's. The interval is clustered by the images' sources, like the gap's (`diffusion.metric.gap`); with one
     source there is none. `protocol` is what must be equal in two scores that are compared, beside the variance.
+
+    With `labelled` the network is given the labels of the images, and the bits are those of p(x | label).
 
     Raises UserError for n < 2, for a split with fewer than 2 images, and for bits that are not finite.
     """
@@ -139,11 +143,15 @@ def bits_per_dimension(
         variance = fixed_small if spread is None else learned_range
         steps = likelihood.steps
         task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
-        counted = Counted(denoiser, lambda count: bar.advance(task, count))
+        counted: Denoise = Counted(denoiser, lambda count: bar.advance(task, count))
         parts = []
         for index in torch.arange(total).split(batch_size):
             streams = Streams([seed_for("bits", i) for i in index.tolist()], device)
-            parts.append(likelihood(counted, to_unit(images[index]).to(device), streams, variance).cpu())
+            denoise = counted
+            if labelled:
+                assert chosen.labels is not None
+                denoise = Conditioned(counted, classes=chosen.labels[index].to(device))
+            parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(

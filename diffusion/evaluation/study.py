@@ -15,7 +15,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
 from diffusion.config.inherit import completed
-from diffusion.config.schema import GuidanceStudy, Study
+from diffusion.config.schema import AnyStudy, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import counts_of, make_scorer, warn_of_other_images, write_configuration
@@ -29,7 +29,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.study import Point, write
 
-AnyStudy = TypeVar("AnyStudy", Study, GuidanceStudy)
+S = TypeVar("S", bound=AnyStudy)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
             setting.name,
             Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak),
             setting.nfe,
-            source_of(setting.node, settings.guidance, None),
+            source_of(setting.node, settings.guidance),
         )
         for setting in found
     ]
@@ -75,7 +75,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
         console.print(f"  {path}")
 
 
-def opened(settings: AnyStudy, folder: Path) -> tuple[AnyStudy, Restored, torch.device]:
+def opened(settings: S, folder: Path) -> tuple[S, Restored, torch.device]:
     """The settings with what they leave to the run, the model, and the device; the study's log and config.yaml."""
     quiet_libraries()
     log_to(folder / "study.log")
@@ -86,7 +86,7 @@ def opened(settings: AnyStudy, folder: Path) -> tuple[AnyStudy, Restored, torch.
 
 
 def measure(
-    trials: Sequence[Trial], settings: Study | GuidanceStudy, restored: Restored, folder: Path, device: torch.device
+    trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, device: torch.device
 ) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
     """The seconds per image and the scores by metric of each trial, in scores.json too; and the baselines' scores.
 

@@ -20,7 +20,7 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that change no number except by its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
-MAKERS = ("sampler", "guidance", "labels", "weights", "seed", "folder", "checkpoint")  # of a score's source
+MAKERS = ("sampler", "guidance", "weights", "seed", "folder", "checkpoint")  # of a score's source
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
@@ -155,8 +155,9 @@ def _scores(
 
 
 def maker(score: Score) -> dict[str, str]:
-    """What made the images of a score, in words: sampler, weights, seed and checkpoint, or a folder."""
-    source = {**score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
+    """What made the images of a score, in words: sampler, guidance, weights, seed and checkpoint, or a folder."""
+    unguided = {"guidance": "none"} if "sampler" in score.source else {}
+    source = {**unguided, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
     parts = {part: source.get(part) for part in MAKERS}
     return {p: sampler_text(v) if isinstance(v, Mapping) else str(v) for p, v in parts.items() if v is not None}
 

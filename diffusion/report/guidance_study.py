@@ -12,7 +12,7 @@ from rich.table import Table
 from diffusion.console import console
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.report import labels, style
+from diffusion.report import annotations, style
 from diffusion.report.formatting import MISSING, csv_text, markdown_table, number, protocol_text, value_text
 from diffusion.report.study import FLOOR, Point, badness, bars, look, overlap, ranks
 
@@ -198,7 +198,7 @@ def trade(
     figure.legend(handles, names, loc="outside lower center", ncols=columns)
     if pair:
         placed = against(axes[1], lines, pair, floor)
-        labels.place(figure, axes[1], placed)
+        annotations.place(figure, axes[1], placed)
     return figure
 
 
@@ -234,10 +234,10 @@ def by_scale(
 
 def against(
     ax: Axes, lines: Mapping[str, Sequence[GuidedPoint]], pair: tuple[str, str], floor: Mapping[str, Score]
-) -> list[labels.Label]:
+) -> list[annotations.Label]:
     """Fidelity against diversity along the scales, with intervals; the labels of the points."""
     fidelity, diversity = pair
-    found: dict[tuple[float, float, str], labels.Label] = {}
+    found: dict[tuple[float, float, str], annotations.Label] = {}
     for i, line in enumerate(lines.values()):
         kept = [p for p in line if {*pair} <= p.point.scores.keys()]
         across, up = ([p.point.scores[m] for p in kept] for m in (diversity, fidelity))
@@ -245,10 +245,10 @@ def against(
         ax.errorbar(x, y, xerr=bars(across), yerr=bars(up), alpha=0.3, **{**look(i), "linestyle": "", "marker": ""})
         ax.plot(x, y, **{key: value for key, value in look(i).items() if key != "elinewidth"})
         for j, p in enumerate(kept):
-            label = labels.Label(x[j], y[j], f"{p.scale:g}", look(i)["color"])
+            label = annotations.Label(x[j], y[j], f"{p.scale:g}", look(i)["color"])
             found.setdefault((label.x, label.y, label.text), label)
     if {*pair} <= floor.keys():
-        real = labels.Label(floor[diversity].value, floor[fidelity].value, "floor", style.GREY)
+        real = annotations.Label(floor[diversity].value, floor[fidelity].value, "floor", style.GREY)
         if near(real.x, ax.get_xlim()) and near(real.y, ax.get_ylim()):
             ax.plot(real.x, real.y, color=style.GREY, marker="*", markersize=8, linestyle="")
             found[real.x, real.y, real.text] = real

@@ -225,8 +225,6 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
         how.append(sampler_text(source["sampler"]))
     if source.get("guidance"):
         how.append(sampler_text(source["guidance"]))
-    if source.get("labels") is not None:
-        how.append(f"labels {source['labels']}")
     if source.get("seed") is not None:
         how.append(f"seed {source['seed']}")
     return [

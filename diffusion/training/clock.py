@@ -74,6 +74,10 @@ class Clock:
         """An interval of so many epochs, or of a multiple of them, which has `least` steps."""
         return epochs * self.epoch * math.ceil(self.least / (epochs * self.epoch))
 
+    def times(self, epochs: int | None, step: int) -> int:
+        """How often an interval of so many epochs ends from `step` to the end of the run; 0 where `epochs` is None."""
+        return 0 if epochs is None else self.total // self.steps(epochs) - step // self.steps(epochs)
+
     def epoch_after(self, step: int) -> int:
         """The epochs that are complete after so many steps."""
         return step // self.epoch

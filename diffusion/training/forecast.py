@@ -97,8 +97,8 @@ class Plan:
 
     def pictures(self, step: int) -> Part:
         """Samples that are shown as training goes on, and at its end where they are not scored too."""
-        n, score = self.settings.samples.n, self.settings.score.n or 0
-        times, more = self._times(self.settings.samples.every_n_epochs, step), max(0, n - score)
+        n, score = self.settings.samples.n or 0, self.settings.score.n or 0
+        times, more = self.clock.times(self.settings.samples.every_n_epochs, step), max(0, n - score)
         sampled = times * n + more
         return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampled * self.nfe)
 
@@ -107,7 +107,7 @@ class Plan:
         score, n = self.settings.score, self.settings.score.n or 0
         if self.scorer is None or not n:
             return []
-        times, share = self._times(score.every_n_epochs, step), -(-n // self.devices)
+        times, share = self.clock.times(score.every_n_epochs, step), -(-n // self.devices)
         untrained = n * ("untrained" in score.baselines)
         real = min(n, len(self.data.splits[opposite(score.split)])) if {"real", "floor"} & {*score.baselines} else 0
         features = n + untrained + real + n * ("noise" in score.baselines)
@@ -116,13 +116,6 @@ class Plan:
             Part("scores", under_way, sampling=images * self.nfe, features=images),
             Part("last scores", count(n + untrained, "sample"), 0, n * self.nfe + untrained * self.unguided, features),
         ]
-
-    def _times(self, epochs: int | None, step: int) -> int:
-        """How often an interval of so many epochs ends from `step` on."""
-        if not epochs:
-            return 0
-        every = self.clock.steps(epochs)
-        return self.clock.total // every - step // every
 
 
 class Forecast(Callback):

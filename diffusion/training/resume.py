@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor
 
 from diffusion.checkpoint.find import find
-from diffusion.checkpoint.restore import PREFIX, read
+from diffusion.checkpoint.restore import PREFIX, read, what_changed
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
@@ -102,10 +102,10 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
     Args:
         present: a hash of each split.
     """
-    changed = [split for split, key in resumed.images.items() if present.get(split) != key]
+    changed = what_changed(resumed.images, present)
     if not changed:
         return
-    found = f"ckpt={resumed.path}: the images of {' and '.join(changed)} are not those that it was trained with"
+    found = f"ckpt={resumed.path}: {changed} are not those that it was trained with"
     if resumed.folder.resolve() == folder.resolve():
         raise UserError(
             f"{found}; restore them, or train on with these in another folder: hydra.run.dir=… ckpt={resumed.path}"

@@ -56,7 +56,7 @@ FIXED = {  # arguments of the Trainer that a run does not leave to the user: see
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
-SCORED = 512  # samples, where score.n is not set
+SCORED, SHOWN = 512, 16  # samples, where score.n and samples.n are not set
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",
@@ -106,7 +106,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
-    settings = with_affordable_scores(settings, recipe, drawing, clock, trainer.world_size)
+    settings = with_affordable_samples(settings, recipe, drawing, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
     checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed)
     prepare_network(module, settings, trainer)
@@ -161,24 +161,32 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     return scorer
 
 
-def with_affordable_scores(settings: Train, recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Train:
-    """The settings with the number of samples to score, where it is not set.
+def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Train:
+    """The settings with the numbers of samples to score and in a picture, where they are not set.
 
-    It is 0 if drawing `SCORED` samples takes more network evaluations than the training, unless a search follows their
-    score.
+    As many are drawn as take no more network evaluations than the training does: all scores, unless a search follows
+    them, or none; and pictures of `SHOWN` samples or of fewer.
     """
-    if settings.score.n is not None:
-        return settings
-    sampling = SCORED * drawing.evaluations(recipe.schedule)
+    nfe, score, samples = drawing.evaluations(recipe.schedule), settings.score, settings.samples
     training = STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices
-    affordable = sampling <= training or settings.sweep.score != "val/mse"
-    if not affordable:
-        console.print(
-            f"no scores: {SCORED} samples would take {sampling:,} network evaluations, and the training takes "
-            f"{training:,}; score=quick or score=full makes some"
-        )
-    score = settings.score.model_copy(update={"n": SCORED if affordable else 0})
-    return settings.model_copy(update={"score": score})
+    if score.n is None:
+        affordable = SCORED * nfe <= training or settings.sweep.score != "val/mse"
+        if not affordable:
+            console.print(
+                f"no scores: {SCORED} samples would take {SCORED * nfe:,} network evaluations, and the training takes "
+                f"{training:,}; score=quick or score=full makes some"
+            )
+        score = score.model_copy(update={"n": SCORED if affordable else 0})
+    if samples.n is None:
+        pictures = 1 + clock.times(samples.every_n_epochs, 0)
+        n = min(SHOWN, training // (nfe * pictures))
+        if n < SHOWN:
+            console.print(
+                f"pictures of {count(n, 'sample')}: {SHOWN} would cost more than the training; samples.n={SHOWN} draws "
+                "them"
+            )
+        samples = samples.model_copy(update={"n": n})
+    return settings.model_copy(update={"score": score, "samples": samples})
 
 
 def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
@@ -246,10 +254,10 @@ def set_clock(
     used.append(Guard(settings.guard, clock))
     used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
     samples, score = settings.samples, settings.score
-    if samples.n and samples.every_n_epochs:
+    if (shown := samples.n) and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:
-            return drawing(module.denoiser, samples.n, module.device, watch=signals.poll)
+            return drawing(module.denoiser, shown, module.device, watch=signals.poll)
 
         used.append(SampleGrid(clock, samples.every_n_epochs, draw, folder))
     if scorer is not None and score.every_n_epochs:
@@ -264,7 +272,7 @@ def set_clock(
 
 def run_source(settings: Train) -> dict[str, Any]:
     """What the scores of a run's samples say about how they were made."""
-    drawn = source_of(settings.sampler, settings.guidance, None)
+    drawn = source_of(settings.sampler, settings.guidance)
     return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}
 
 
@@ -279,13 +287,13 @@ def finish(
         average.apply_average(module)
     score = settings.score
     scored = score.n or 0
-    n = max(scored, settings.samples.n)
+    n = max(scored, settings.samples.n or 0)
     if n == 0:
         return
     untrained = scored if "untrained" in score.baselines else 0
     drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained)
     images = drawing(module.denoiser, n, device, score.batch_size, f"sampling {count(n, 'image')}")
-    shown = images[: settings.samples.n or 16]
+    shown = images[: settings.samples.n or SHOWN]
     picture = grid(shown, scale=scale_of(shown))
     save_png(picture, folder / "samples" / "final.png")
     log_image(trainer, "samples/final", picture)

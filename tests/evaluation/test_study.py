@@ -121,7 +121,7 @@ def test_the_cost_of_an_evaluation_is_printed_first(command, tiny, tmp_path: Pat
     run = ["trainer.max_steps=1", "score.n=8", "score.baselines=[untrained]", "features=lite0", "hydra.run.dir=r"]
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
-    assert re.search(r"16 samples × 4 network evaluations, and 8 of an untrained network: about .* on cpu", out)
+    assert re.search(r"8 samples × 4 network evaluations, and 8 of an untrained network: about .* on cpu", out)
     overrides = ["ckpt=r/checkpoints/last.ckpt", "features=lite0", "n=6", "sampler=heun", "sampler.steps=3"]
     status, out, err = command("evaluate", [*overrides, "baselines=[]", "device=cpu", "split=train"])
     assert status == 0, out + err

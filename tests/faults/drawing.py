@@ -49,15 +49,15 @@ FAULTS = [
         "classes.masked_fill(torch.tensor(dropped, device=self.device), 0)",
         DROPPED,
     ),
-    Fault("names are not looked up", "names.index(label) if label in names else label", "label", ASKED),
+    Fault("names are not looked up", "names.index(str(label)) if str(label) in names else label", "label", ASKED),
     Fault("samples are not guided", "        if self.guidance is None:\n", "        if True:\n", GUIDED),
     Fault(
         "the worse model is the model itself", "None if self.weak is None else self.weak.to(device)", "denoiser", WORSE
     ),
     Fault(
         "samples have the training's proportions",
-        "return counts if counts.keys() ==",
-        "return {} if counts.keys() ==",
+        "return counts if [*counts] ==",
+        "return {} if [*counts] ==",
         SCORED,
     ),
     Fault(
@@ -66,7 +66,7 @@ FAULTS = [
         "reference",
         SCORED,
     ),
-    Fault("a score does not say its guidance", '        source["guidance"] =', '        source["unsaid"] =', SCORED),
+    Fault("a score does not say its guidance", '{"guidance": describe_sampler(guidance)}', "{}", SCORED),
     Fault(
         "a study does not count the weak model",
         "(nfe := evaluations(sampler, schedule, guidance))",
@@ -85,8 +85,8 @@ FAULTS = [
     Fault("an interrupted validation's end is forgotten", " + bool(total % every)", "", PLAN),
     Fault(
         "study of guidance: the source says another scale",
-        "source_of(node, guidance_node, None))",
-        "source_of(node, settings.guidance, None))",
+        "source_of(node, guidance_node))",
+        "source_of(node, settings.guidance))",
         SCALES,
     ),
     Fault("study of guidance: no reference", '= [{**node, "scale": 1.0, "low": None, "high": None}]', "= []", SCALES),
@@ -140,4 +140,22 @@ FAULTS = [
     Fault("labels cover points", "    taken = [Bbox.from_extents", "    taken = [] and [Bbox.from_extents", SHOWN),
     Fault("labels leave the axes", "within(box, ax.bbox) and not", "not", SHOWN),
     Fault("labels without room stay", "            text.remove()", "            text.get_text()", SHOWN),
+    Fault(
+        "pictures cost more than the training",
+        "n = min(SHOWN, training // (nfe * pictures))",
+        "n = SHOWN",
+        "training/test_train_command.py::test_by_default_pictures_cost_no_more_than_the_training",
+    ),
+    Fault(
+        "no guidance is like any guidance",
+        '{"guidance": "none"} if "sampler" in score.source else {}',
+        "{}",
+        "report/test_compare.py::test_a_folder_scored_with_and_without_guidance_is_refused",
+    ),
+    Fault(
+        "bits are of no class",
+        "denoise = Conditioned(counted, classes=chosen.labels[index].to(device))",
+        "pass",
+        f"{LABELS}::test_bits_are_those_of_an_image_given_its_label",
+    ),
 ]

@@ -122,7 +122,7 @@ FAULTS = [
         f"{METRICS}::test_writers_of_scores_wait_for_each_other",
     ),
     Fault("scores: made twice, kept twice", "if score.identity not in made]", "]", f"{METRICS}::{REMADE}"),
-    Fault("other images at resume", "if present.get(split) != key", "if False", f"{IMAGES}::{OTHER_IMAGES}"),
+    Fault("other images at resume", "if now.get(name) != key", "if False", f"{IMAGES}::{OTHER_IMAGES}"),
     Fault(
         "its own samples as photographs",
         'WRITTEN = {"run.json", ".hydra"}',

@@ -232,6 +232,16 @@ def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
         compare(gather([folder]))
 
 
+def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, make_run: Make) -> None:
+    first = of(value=1.0, sampler={"name": "DDIM", "steps": 9})
+    guided = first | {"value": 2.0, "guidance": {"name": "ClassifierFree", "scale": 2.0}}
+    folder = make_run(tmp_path / "a", scores=[first, guided])
+    with pytest.raises(
+        UserError, match=r"several times there, and guidance is none and ClassifierFree\(scale=2\): add"
+    ):
+        compare(gather([folder]))
+
+
 def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Path, make_run: Make) -> None:
     last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from diffusion.metric.record import Score
-from diffusion.report import labels
+from diffusion.report import annotations
 from diffusion.report.guidance_study import GuidedPoint, advised, interval_text, lines_of, measured_pair, trade, write
 from diffusion.report.study import Point
 
@@ -134,13 +134,13 @@ def test_labels_cover_neither_points_nor_each_other() -> None:
     figure = Figure(layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1])
-    crowd = [labels.Label(0.5 + i / 200, 0.5 + (i % 3) / 200, f"{i}.25", "black") for i in range(30)]
-    written = labels.place(figure, ax, [labels.Label(1, 1, "corner", "black"), *crowd])
+    crowd = [annotations.Label(0.5 + i / 200, 0.5 + (i % 3) / 200, f"{i}.25", "black") for i in range(30)]
+    written = annotations.place(figure, ax, [annotations.Label(1, 1, "corner", "black"), *crowd])
     boxes = [text.get_window_extent() for text in written]
     assert written[0].get_text() == "corner"
     assert 5 < len(written) < 31
     assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
     centres = ax.transData.transform([(label.x, label.y) for label in crowd])
     assert not any(box.contains(*centre) for box in boxes for centre in centres)
-    assert all(labels.within(box, ax.bbox) for box in boxes)
+    assert all(annotations.within(box, ax.bbox) for box in boxes)
     assert {text.get_text() for text in ax.texts} == {text.get_text() for text in written}

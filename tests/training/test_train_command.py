@@ -114,10 +114,24 @@ def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_pat
         Clock(epoch=6, total=171),
     )  # of 3 · 4 evaluations each
     drawing = Drawing(recipe.sampler, recipe.shape, 0)
-    assert training.with_affordable_scores(chosen, recipe, drawing, clock, 1).score.n == 512
-    assert training.with_affordable_scores(chosen, recipe, drawing, replace(clock, total=170), 1).score.n == 0
+    assert training.with_affordable_samples(chosen, recipe, drawing, clock, 1).score.n == 512
+    assert training.with_affordable_samples(chosen, recipe, drawing, replace(clock, total=170), 1).score.n == 0
     asked = settings([*words[:-1], "score.n=7"])
-    assert training.with_affordable_scores(asked, recipe, drawing, clock, 1).score.n == 7
+    assert training.with_affordable_samples(asked, recipe, drawing, clock, 1).score.n == 7
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "shown"),
+    [("null", 6, 16), ("null", 5, 15), ("1", 12, 12), ("1", 1, 3), ("null", 0, 0)],  # a step is 3 · 4 evaluations
+)
+def test_by_default_pictures_cost_no_more_than_the_training(tiny, every, steps, shown):
+    """DDIM in 4 steps; a picture at the end, and one after each epoch of 6 steps."""
+    chosen = settings([*tiny, f"samples.every_n_epochs={every}"])
+    recipe, clock = training.Recipe.build(chosen), Clock(epoch=6, total=steps)
+    drawing = Drawing(recipe.sampler, recipe.shape, 0)
+    assert training.with_affordable_samples(chosen, recipe, drawing, clock, 1).samples.n == shown
+    asked = settings([*tiny, "samples.n=20"])
+    assert training.with_affordable_samples(asked, recipe, drawing, clock, 1).samples.n == 20
 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])
