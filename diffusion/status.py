@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,8 @@ from rich.table import Table
 
 from diffusion.console import console, count, duration
 from diffusion.errors import Arguments, UserError, exit_status, nearest
-from diffusion.metric.record import Score
-from diffusion.report.formatting import half_width, number
-from diffusion.runs.folder import PARTS, Run, command_of, runs_below
-from diffusion.runs.record import RunRecord
+from diffusion.report.lines import Line, line
+from diffusion.runs.folder import command_of, runs_below
 
 STYLES = {
     "complete": "green", "running": "cyan", "interrupted": "yellow", "failed": "red", "died": "red",
@@ -39,23 +37,6 @@ last one by the first of the run's metrics, or else the last denoising error.
 
 Exit status: 0 whatever the states of the runs; 2 where there is no such folder.
 """
-
-
-@dataclass(frozen=True)
-class Line:
-    """What is said of a run."""
-
-    run: str  # its path in the folder
-    state: str
-    steps: int | None
-    total_steps: int | None
-    seconds_left: float | None  # while it is running, at the rate so far
-    metric: str | None
-    value: float | None
-    written: float  # in seconds since 1970
-    reason: str
-    score: str  # the value, with the digits that its interval allows
-    lower: bool | None = None  # whether a low value is good
 
 
 ORDERS: dict[str, Callable[[Line], Any]] = {
@@ -132,41 +113,6 @@ def print_table(lines: list[Line]) -> None:
             console.print(f"{each.run}: {each.reason}", style=STYLES.get(each.state))
 
 
-def line(folder: Path, root: Path) -> Line:
-    """What is said of the run in `folder`."""
-    record = RunRecord(folder)
-    content, state = record.content, record.state
-    score, reason = None, record.damage or str(content.get("reason", ""))
-    try:
-        score = last_score(Run(folder))
-    except UserError as error:
-        reason = reason or str(error).removeprefix(f"{folder}/")
-    known = score is not None and math.isfinite(score.value)
-    return Line(
-        run=str(folder.relative_to(root)),
-        state=state,
-        steps=content.get("steps"),
-        total_steps=content.get("total_steps"),
-        seconds_left=seconds_left(content, time.time()) if state == "running" else None,
-        metric=score.metric if score else None,
-        value=score.value if score and known else None,
-        written=next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists()),
-        reason=reason,
-        score=number(score.value, half_width(score)) if score else "",
-        lower=None if score is None or score.higher_is_better is None else not score.higher_is_better,
-    )
-
-
-def seconds_left(content: dict[str, Any], now: float) -> float | None:
-    """What the steps left take at the rate since the run started or was resumed; None where it is not known."""
-    try:
-        done = content["steps"] - content.get("first_step", 0)
-        passed = now - datetime.fromisoformat(content["started"]).timestamp()
-        return float((content["total_steps"] - content["steps"]) * passed / done)
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
-        return None
-
-
 def iso(seconds: float) -> str:
     """A time with its zone."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
@@ -178,15 +124,6 @@ def ago(seconds: float) -> str:
         if seconds >= length * (2 if unit == "days" else 1):
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(0.0, seconds):.0f} s ago"
-
-
-def last_score(run: Run) -> Score | None:
-    """The last score of samples by the first metric of the run (copies are no metric); without one the last error."""
-    scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
-    if scored:
-        return [score for score in scored if score.metric == scored[0].metric][-1]
-    series = run.metrics.get("val/mse")
-    return Score("val/mse", float(series.value[-1]), None) if series else None
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def print_help(command: str, schema: type[Settings], about: str, words: list[str
 
 def _command_help(command: str, schema: type[Settings], about: str) -> None:
     console.print(about.strip())
-    chosen = _default_choices(command)
+    chosen = default_choices(command)
     groups = []
     for group, choice in chosen.items():
         names = dict.fromkeys([*choices(group), *([choice] if choice != "None" else [])])  # `run` is no file
@@ -117,7 +117,7 @@ def _documented_settings(group: str) -> dict[str, str]:
     return {key: text for key, _, text in _settings(field.annotation)}
 
 
-def _default_choices(command: str) -> dict[str, str]:
+def default_choices(command: str) -> dict[str, str]:
     """Group -> the choice that a command makes by default."""
     listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}

@@ -1,6 +1,5 @@
 """What `diffusion.sample` and `diffusion.evaluate` do with a trained model, or with a folder of images."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,28 +16,23 @@ from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Evaluate, Sample, Settings
 from diffusion.console import console, count, log_to, quiet_libraries
-from diffusion.data import Folder, ImageData, to_uint8
+from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_side
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.record import Score
-from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
-from diffusion.process.schedule import Schedule
-from diffusion.report import figures, style
 from diffusion.report.formatting import describe
-from diffusion.report.images import gif, grid, in_turn, save_png, scale_of
+from diffusion.report.images import grid, in_turn, save_png, scale_of
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
-
-SHOWN = 8  # images of a trajectory
-MOST_FRAMES = 100  # of a GIF
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
@@ -102,31 +96,6 @@ def make_drawing(
     drawing.conditions(restored.denoiser, 1)
     drawing.guided(restored.denoiser)
     return drawing
-
-
-class Frames:
-    """x and the estimate of x0 of the first images along the denoising steps: of at most `MOST_FRAMES` steps."""
-
-    def __init__(self, sampler: Sampler, schedule: Schedule):
-        self.schedule = copy.deepcopy(schedule).to("cpu")
-        self.times = sampler.grid(self.schedule, sampler.steps).tolist()
-        self.kept = torch.linspace(1, sampler.steps, min(sampler.steps, MOST_FRAMES)).round().int().tolist()
-        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by step
-
-    def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
-        """Keep step k of the first batch."""
-        if first == 0 and k in self.kept:
-            self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
-
-    def save(self, folder: Path, frames: int) -> None:
-        """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
-        steps = list(self.pairs)
-        chosen = [steps[i] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps))).round().long()]
-        noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
-        style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
-        shown = noisy.shape[1]
-        pictures = [grid(torch.cat(pair), shown, scale_of(noisy[0], shown)) for pair in self.pairs.values()]
-        gif(pictures, folder / "trajectory.gif")
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:

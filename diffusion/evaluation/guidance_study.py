@@ -17,7 +17,10 @@ from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.study import Trial, measure, node_of, opened
 from diffusion.process.guidance import Guidance
 from diffusion.report.guidance_study import GuidedPoint, interval_text, write
+from diffusion.report.page.document import write_page
+from diffusion.report.page.study import study_page
 from diffusion.report.study import Point
+from diffusion.runs.folder import Run
 
 Node = Mapping[str, Any]
 
@@ -33,7 +36,8 @@ def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
         point = Point(sampler, steps, trial.nfe, seconds, scores)
         points.append(GuidedPoint(point, guidance.scale, guidance.low, guidance.high))
     what = type(guidance_of(tried[0][1])).__name__
-    for path in write(points, what, folder, settings.split, device=device_name(device), baselines=baselines):
+    written = write(points, what, folder, settings.split, device=device_name(device), baselines=baselines)
+    for path in [*written, write_page(folder, study_page(Run(folder)))]:
         console.print(f"  {path}")
 
 

@@ -27,7 +27,10 @@ from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
+from diffusion.report.page.document import write_page
+from diffusion.report.page.study import save_picture, study_page
 from diffusion.report.study import Point, write
+from diffusion.runs.folder import Run
 
 S = TypeVar("S", bound=AnyStudy)
 
@@ -53,7 +56,7 @@ class Trial:
 
 
 def study_samplers(settings: Study, folder: Path) -> None:
-    """Score every sampler at every budget: scores.json, study.md, study.csv and pareto.png in `folder`."""
+    """Score every sampler at every budget: scores.json, study.md, study.csv, pareto.png and report.html in `folder`."""
     settings, restored, device = opened(settings, folder)
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
@@ -71,7 +74,8 @@ def study_samplers(settings: Study, folder: Path) -> None:
         Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores)
         for setting, (seconds, scores) in zip(found, measured, strict=True)
     ]
-    for path in write(points, settings.nfe, folder, settings.split, device_name(device), baselines):
+    written = write(points, settings.nfe, folder, settings.split, device_name(device), baselines)
+    for path in [*written, write_page(folder, study_page(Run(folder)))]:
         console.print(f"  {path}")
 
 
@@ -116,6 +120,7 @@ def measure(
         seconds = (time.perf_counter() - began) / n
         source = {**trial.source, "seed": trial.drawing.seed, **restored.source}
         new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
+        save_picture(images, source, folder)
         measured.append((seconds, {score.metric: score for score in new}))
     return measured, baselines
 

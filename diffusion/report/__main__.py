@@ -11,10 +11,11 @@ from typing import Any
 from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
-Draw the figures of a run and write its README.md, from the files that the run wrote; or compare the runs of a sweep.
+Draw the figures of a run and write its README.md and report.html, from the files that the run wrote; or compare the
+runs of a sweep. report.html is a page for the browser; it needs no other file and no network.
 
-  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins, gap) and README.md
-  a sweep's folder   compare.md, compare.csv, runs.csv and compare.png; the comparison is printed too
+  a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins, gap), README.md, report.html
+  a sweep's folder   compare.md, compare.csv, runs.csv, compare.png, report.html; the comparison is printed too
 
 Nothing is trained or sampled, and no checkpoint is read. It can be repeated at any time, also while a run goes on.
 """
@@ -35,6 +36,7 @@ def report(folder: Path, config_dir: str | None = None) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.config.choices import searching
+    from diffusion.report.page.document import NAME
     from diffusion.report.sweep import compare_jobs
     from diffusion.runs.folder import is_run
 
@@ -43,6 +45,7 @@ def report(folder: Path, config_dir: str | None = None) -> None:
 
         with searching([config_dir]):
             print(write_report(folder, *rebuild(folder)))
+        print(folder / NAME)
     else:
         for path in compare_jobs(folder):
             print(path)

@@ -1,4 +1,4 @@
-"""A comparison's files (compare.md, compare.csv, runs.csv, compare.png) and its table on the console."""
+"""A comparison's files (compare.md, compare.csv, runs.csv, compare.png, report.html) and its table on the console."""
 
 import math
 import textwrap
@@ -16,6 +16,8 @@ from diffusion.files import replace
 from diffusion.report import style
 from diffusion.report.differences import differing
 from diffusion.report.formatting import MISSING, csv_text, markdown_table, number
+from diffusion.report.page.comparison import comparison_page
+from diffusion.report.page.document import write_page
 from diffusion.report.recipes import Column, Comparison
 
 LEGEND = (
@@ -65,6 +67,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     written = [folder / name for name in ("compare.md", "compare.csv", "runs.csv")]
     if rows and columns:
         written.append(style.save(figure(comparison), folder / "compare.png"))
+    written.append(write_page(folder, comparison_page(comparison, folder, title)))
     if console:
         console.print(f"\n{title}")
         if rows:

@@ -11,15 +11,50 @@ Runs that agree in the settings that are shown agree in all others, too.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from diffusion.config.composition import composed, plain
+from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, describe
 from diffusion.runs.folder import Run
 
 
-def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+class Described(Protocol):
+    """What is compared: a `Run`, or the defaults of a command."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def choices(self) -> Mapping[str, str]: ...
+    @property
+    def overrides(self) -> Sequence[str]: ...
+    @property
+    def resolved(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The settings of `diffusion.train` without any override."""
+
+    folder: Path = Path("default")
+    settings: Mapping[str, Any] = field(default_factory=lambda: plain(composed("train", ["name=default"])))
+    choices: Mapping[str, str] = field(default_factory=lambda: default_choices("train"))
+    overrides: Sequence[str] = ()
+    resolved: bool = True
+
+
+def from_default(run: Run) -> dict[str, tuple[str, str]]:
+    """Config key -> its value in the run and by default, for the settings in which a run of `train` differs."""
+    found = {key: (here, usual) for key, (here, usual) in differing([run, Defaults()]).items()}
+    return {key: pair for key, pair in found.items() if key not in ("name", "score", "experiment", "callbacks")}
+
+
+def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
     """Config key -> its value in each run, for the settings that distinguish the runs that began.
 
     Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`), or where a run
@@ -59,7 +94,7 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
     return [", ".join(words) or "all" for words in parts]
 
 
-def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run]) -> set[str]:
+def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -> set[str]:
     """Replace classes by the names of choices, in the groups whose choice is recorded for all runs; these groups.
 
     Where one name stands for several classes, by an override or in another version of the program, both are shown.

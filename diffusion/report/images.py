@@ -17,6 +17,7 @@ from torch import Tensor
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels of a picture that is looked at
 LAYOUT = "grid"  # the PNG text chunk with a grid's layout
+FILM_TIMES = "times"  # that with the times of a film's rows
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
@@ -74,14 +75,14 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def save_png(picture: Image.Image, path: str | Path) -> Path:
-    """Write `picture` as PNG with its grid's layout; the folder is created."""
+def save_png(picture: Image.Image, path: str | Path, **text: str) -> Path:
+    """Write `picture` as PNG with its grid's layout and other `text` in chunks; the folder is created."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = PngInfo()
-    if LAYOUT in picture.info:
-        text.add_text(LAYOUT, picture.info[LAYOUT])
-    picture.save(path, pnginfo=text)
+    chunks = PngInfo()
+    for name, content in (text | {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}).items():
+        chunks.add_text(name, content)
+    picture.save(path, pnginfo=chunks)
     return path
 
 

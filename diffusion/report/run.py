@@ -23,6 +23,9 @@ from diffusion.report.formatting import (
     sampler_text,
     value_text,
 )
+from diffusion.report.page.document import write_page
+from diffusion.report.page.run import FILES, run_page
+from diffusion.report.page.study import is_study, study_page
 from diffusion.runs.folder import Run
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
@@ -54,16 +57,6 @@ NEEDS = {
     "beta.png": "no noise schedule was at hand",
     "signal.png": "no noise schedule was at hand",
 }
-FILES = {
-    "config.yaml": "every setting of the run, resolved",
-    "run.json": "state, duration, device, sizes, versions, command",
-    "metrics.csv": "everything logged, by step (counted from 0)",
-    "scores.json": "the scores, each with its protocol",
-    "samples": "grids of samples from the same noise at different steps",
-    "checkpoints/last.ckpt": "the last state of training, to resume from",
-    "checkpoints/best.ckpt": "the state with the lowest validation MSE",
-    "figures": "the figures above",
-}
 
 
 def write_report(
@@ -72,7 +65,7 @@ def write_report(
     images: Tensor | None = None,
     state: str | None = None,
 ) -> Path:
-    """Draw the figures of the run in `folder` and write its README.md; returns the README's path.
+    """Draw the figures of the run in `folder` and write its report.html and README.md; returns the README's path.
 
     A figure that cannot be drawn, because data are missing, leaves an earlier file of its name in place. The README
     names the figures that are missing and why.
@@ -84,6 +77,7 @@ def write_report(
     """
     run = Run(Path(folder))
     missing = draw(run, schedule, images)
+    write_page(run.folder, study_page(run) if is_study(run) else run_page(run, state))
     readme = run.folder / "README.md"
     replace(readme, compose(run, missing, state))
     return readme
@@ -110,9 +104,8 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
 
 def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> str:
     """The README of a run as Markdown. `missing` are the figures that are not there, with the reasons."""
-    name = run.config.get("name") or run.info.get("name") or run.folder.resolve().name
     sections = [
-        f"# Run {name}",
+        f"# Run {run.name}",
         summary(run, state),
         picture(run),
         "## Recipe\n\n" + recipe(run.settings),

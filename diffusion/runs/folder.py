@@ -63,6 +63,11 @@ class Run:
         return trained | chosen | reference | {"ckpt": Path(str(config.get("ckpt"))).name}
 
     @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str(self.config.get("name") or self.info.get("name") or self.folder.resolve().name)
+
+    @property
     def resolved(self) -> bool:
         """Whether `config` is without interpolations, or there are scores."""
         return any((self.folder / name).is_file() for name in (CONFIGS[0], SCORES))

@@ -16,6 +16,7 @@ from diffusion.evaluation.devices import device_name
 from diffusion.runs.folder import epoch_lengths
 from diffusion.runs.record import BEAT, RunRecord
 from diffusion.training.clock import Clock
+from diffusion.training.spent import Spent
 
 
 class RunProgress(ProgressBar):
@@ -100,8 +101,8 @@ class RunProgress(ProgressBar):
 class RecordProgress(Callback):
     """Keeps run.json up to date: the device, and how far the run is."""
 
-    def __init__(self, record: RunRecord, data: ImageData, clock: Clock, resumed: Path | None):
-        self.record, self.clock = record, clock
+    def __init__(self, record: RunRecord, data: ImageData, clock: Clock, resumed: Path | None, spent: Spent):
+        self.record, self.clock, self.spent = record, clock, spent
         before = {} if resumed is None else RunRecord(resumed).content  # of the run in another folder, or in this one
         self.lengths = epoch_lengths(
             record.previous if resumed and resumed.resolve() == record.folder.resolve() else before
@@ -141,4 +142,4 @@ class RecordProgress(Callback):
     def note(self, step: int) -> None:
         """Write the steps and the epochs that are complete."""
         if step or "steps" in self.record.content:
-            self.record.update(steps=step, epochs=self.clock.epoch_after(step))
+            self.record.update(steps=step, epochs=self.clock.epoch_after(step), seconds_of=self.spent.rounded)

@@ -19,6 +19,7 @@ from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
@@ -51,12 +52,14 @@ from diffusion.training.resume import (
     resumed_from,
 )
 from diffusion.training.saving import Checkpoints
+from diffusion.training.spent import Mark, MarkSteps, Spent
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
 SCORED, SHOWN = 512, 16  # samples, where score.n and samples.n are not set
+SHEET = 256  # samples in samples/all.png, at most
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",
@@ -67,6 +70,7 @@ FILES = {
     "best": "checkpoints/best.ckpt",
     "weights": "checkpoints/last.safetensors",
     "report": "README.md",
+    "page": "report.html",  # the last line of the console
 }
 
 
@@ -79,6 +83,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
     Raises UserError, before any training, for what the user can fix.
     """
+    spent = Spent()
     quiet_libraries()
     check_trainer(settings.trainer)
     check_folder(folder)
@@ -108,7 +113,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         write_config(settings, folder)
     settings = with_affordable_samples(settings, recipe, drawing, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed)
+    checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed, spent)
     prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
         if resumed is not None:
@@ -120,9 +125,10 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
             trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
         if record is None:
             return None
-        finish(settings, drawing, folder, trainer, module, scorer)
+        spent.mark("other")
+        finish(settings, drawing, folder, trainer, module, scorer, spent)
         loggers.summarize(trainer.loggers, folder, checkpoints.best)
-        record.update(finished=now(), **ended_early(trainer, clock))
+        record.update(finished=now(), seconds_of=spent.rounded, **ended_early(trainer, clock))
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
         name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
         result = known[name] if name in known else last_value(name, folder / "metrics.csv")
@@ -234,6 +240,7 @@ def set_clock(
     scorer: Scorer | None,
     record: RunRecord | None,
     resumed: Resumed | None,
+    spent: Spent,
 ) -> Checkpoints:
     """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
     data = recipe.data
@@ -242,30 +249,33 @@ def set_clock(
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
     plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock), OverfittingNotice(),
-        LearningRateMonitor("step"),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
+        OverfittingNotice(), LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
-        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder))
+        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder, spent))
+    used.append(Mark(spent, "other"))
     if recipe.ema is not None:
-        used.append(recipe.ema)
-    used.append(Guard(settings.guard, clock))
+        used += [recipe.ema, Mark(spent, "average of weights")]
+    used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
+    used.append(Mark(spent, "other"))
     samples, score = settings.samples, settings.score
     if (shown := samples.n) and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:
             return drawing(module.denoiser, shown, module.device, watch=signals.poll)
 
-        used.append(SampleGrid(clock, samples.every_n_epochs, draw, folder))
+        used += [SampleGrid(clock, samples.every_n_epochs, draw, folder), Mark(spent, "pictures")]
     if scorer is not None and score.every_n_epochs:
         quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
         source = run_source(settings)
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, quick, source))
+        used.append(Mark(spent, "scores"))
     # Checkpoints come last, so that the state of the others is what is saved.
-    used += [signals.StopOnSignal(clock, checkpoints), checkpoints]
+    used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
     return checkpoints
 
@@ -277,7 +287,13 @@ def run_source(settings: Train) -> dict[str, Any]:
 
 
 def finish(
-    settings: Train, drawing: Drawing, folder: Path, trainer: pl.Trainer, module: Diffusion, scorer: Scorer | None
+    settings: Train,
+    drawing: Drawing,
+    folder: Path,
+    trainer: pl.Trainer,
+    module: Diffusion,
+    scorer: Scorer | None,
+    spent: Spent,
 ) -> None:
     """The last samples and their scores, beside the baselines; the module holds its averaged weights."""
     print_gap(trainer.logged_metrics)
@@ -292,11 +308,15 @@ def finish(
         return
     untrained = scored if "untrained" in score.baselines else 0
     drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained)
-    images = drawing(module.denoiser, n, device, score.batch_size, f"sampling {count(n, 'image')}")
+    frames = Frames(drawing.sampler, module.denoiser.schedule)
+    images = drawing(module.denoiser, n, device, score.batch_size, f"sampling {count(n, 'image')}", frames.watch)
+    frames.save_film(folder / "samples" / "film.png")
+    save_png(grid(images[:SHEET]), folder / "samples" / "all.png")
     shown = images[: settings.samples.n or SHOWN]
     picture = grid(shown, scale=scale_of(shown))
     save_png(picture, folder / "samples" / "final.png")
     log_image(trainer, "samples/final", picture)
+    spent.mark("last samples")
     if scorer is None:
         return
     scorer.extractor.to(device)
@@ -324,6 +344,7 @@ def finish(
     print_scores(new)
     if score.audit:
         scorer.write([scorer.audit(images[:scored], score.audit, **of_samples)])
+    spent.mark("last scores")
 
 
 def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:

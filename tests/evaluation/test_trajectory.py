@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.evaluation.commands import MOST_FRAMES, Frames
+from diffusion.evaluation.frames import MOST_FRAMES, Frames
 from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import Flow, linear

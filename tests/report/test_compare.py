@@ -23,7 +23,7 @@ from diffusion.report.recipes import Comparison, mean_over_seeds
 from diffusion.report.sweep import compare_jobs
 
 Make = Callable[..., Path]
-FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png"}
+FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png", "report.html"}
 
 
 @pytest.fixture

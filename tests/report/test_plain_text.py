@@ -54,7 +54,7 @@ def test_compare(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_report(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(runs[0])]) == 0
-    assert capsys.readouterr().out == f"{runs[0]}/README.md\n"
+    assert capsys.readouterr().out == f"{runs[0]}/README.md\n{runs[0]}/report.html\n"
     assert f"# Run {NAME}\n" in (runs[0] / "README.md").read_text()
 
 

@@ -35,7 +35,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_gets_all_figures_of_its_schedule_and_data(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(run_folder)]) == 0
-    assert capsys.readouterr() == (f"{run_folder / 'README.md'}\n", "")
+    assert capsys.readouterr() == (f"{run_folder / 'README.md'}\n{run_folder / 'report.html'}\n", "")
     assert len(list((run_folder / "figures").iterdir())) == 7
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusion import status
+from diffusion.report.lines import seconds_left
 from diffusion.runs.record import SILENCE, RunRecord, start_of_process
 
 GONE = 2**22 - 1  # no process has this number
@@ -67,9 +68,9 @@ def test_the_score_is_the_last_of_samples_by_the_first_metric(tmp_path, value, t
 def test_the_time_left_is_at_the_rate_since_it_was_resumed(tmp_path):
     content = {"steps": 300, "first_step": 200, "total_steps": 450, "started": "2026-01-02T03:00:00+00:00"}
     now = datetime.fromisoformat("2026-01-02T03:01:00+00:00").timestamp()
-    assert status.seconds_left(content, now) == 90
+    assert seconds_left(content, now) == 90
     for unknown in ({"steps": None}, {"steps": 200}, {"started": "?"}, {"total_steps": None}):
-        assert status.seconds_left(content | unknown, now) is None
+        assert seconds_left(content | unknown, now) is None
     for state, left in {"running": True, "complete": False}.items():
         folder = record(tmp_path / state, **(HERE | content | {"state": state}))
         assert (status.line(folder, tmp_path).seconds_left is not None) == left

@@ -1,0 +1,59 @@
+"""The denoising steps of samples: kept while they are drawn, then shown as a strip, a GIF, or in a run's page."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.data import to_uint8
+from diffusion.process.denoiser import Estimate
+from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
+from diffusion.report import figures, style
+from diffusion.report.images import FILM_TIMES, gif, grid, save_png, scale_of
+
+SHOWN = 8  # images
+MOST_FRAMES = 100  # of a GIF
+FILM_FRAMES = 25  # of a page
+
+
+class Frames:
+    """x and the estimate of x0 of the first images along the denoising steps: of at most `MOST_FRAMES` steps."""
+
+    def __init__(self, sampler: Sampler, schedule: Schedule):
+        self.schedule = copy.deepcopy(schedule).to("cpu")
+        self.times = sampler.grid(self.schedule, sampler.steps).tolist()
+        self.kept = torch.linspace(1, sampler.steps, min(sampler.steps, MOST_FRAMES)).round().int().tolist()
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}  # by step
+
+    def watch(self, first: int, k: int, x: Tensor, estimate: Estimate) -> None:
+        """Keep step k of the first batch."""
+        if first == 0 and k in self.kept:
+            self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
+
+    def save(self, folder: Path, frames: int) -> None:
+        """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
+        chosen = self._spread(frames)
+        noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
+        style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
+        shown = noisy.shape[1]
+        pictures = [grid(torch.cat(pair), shown, scale_of(noisy[0], shown)) for pair in self.pairs.values()]
+        gif(pictures, folder / "trajectory.gif")
+
+    def save_film(self, path: Path) -> None:
+        """A grid with a row for each of at most `FILM_FRAMES` steps: the x_t of the images, then the estimates of x0.
+
+        The times t of the rows are in the file, beside the grid's layout.
+        """
+        chosen = self._spread(FILM_FRAMES)
+        rows: list[Any] = [torch.cat(self.pairs[k]) for k in chosen]
+        times = json.dumps([self.times[k] for k in chosen])
+        save_png(grid(torch.cat(rows), len(rows[0])), path, **{FILM_TIMES: times})
+
+    def _spread(self, frames: int) -> list[int]:
+        """At most so many of the steps that were kept: the first, the last and evenly spread ones between them."""
+        steps = list(self.pairs)
+        return [steps[i] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps))).round().long()]

@@ -1,0 +1,75 @@
+"""What is said of a run in a list of runs: its state, its steps, the time left, its score."""
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from diffusion.errors import UserError
+from diffusion.metric.record import Score
+from diffusion.report.formatting import half_width, number
+from diffusion.runs.folder import PARTS, Run
+from diffusion.runs.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is said of a run."""
+
+    run: str  # its path in the folder
+    state: str
+    steps: int | None
+    total_steps: int | None
+    seconds_left: float | None  # while it is running, at the rate so far
+    metric: str | None
+    value: float | None
+    written: float  # in seconds since 1970
+    reason: str
+    score: str  # the value, with the digits that its interval allows
+    lower: bool | None = None  # whether a low value is good
+
+
+def line(folder: Path, root: Path) -> Line:
+    """What is said of the run in `folder`."""
+    record = RunRecord(folder)
+    content, state = record.content, record.state
+    score, reason = None, record.damage or str(content.get("reason", ""))
+    try:
+        score = last_score(Run(folder))
+    except UserError as error:
+        reason = reason or str(error).removeprefix(f"{folder}/")
+    known = score is not None and math.isfinite(score.value)
+    return Line(
+        run=str(folder.relative_to(root)),
+        state=state,
+        steps=content.get("steps"),
+        total_steps=content.get("total_steps"),
+        seconds_left=seconds_left(content, time.time()) if state == "running" else None,
+        metric=score.metric if score else None,
+        value=score.value if score and known else None,
+        written=next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists()),
+        reason=reason,
+        score=number(score.value, half_width(score)) if score else "",
+        lower=None if score is None or score.higher_is_better is None else not score.higher_is_better,
+    )
+
+
+def seconds_left(content: dict[str, Any], now: float) -> float | None:
+    """What the steps left take at the rate since the run started or was resumed; None where it is not known."""
+    try:
+        done = content["steps"] - content.get("first_step", 0)
+        passed = now - datetime.fromisoformat(content["started"]).timestamp()
+        return float((content["total_steps"] - content["steps"]) * passed / done)
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def last_score(run: Run) -> Score | None:
+    """The last score of samples by the first metric of the run (copies are no metric); without one the last error."""
+    scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
+    if scored:
+        return [score for score in scored if score.metric == scored[0].metric][-1]
+    series = run.metrics.get("val/mse")
+    return Score("val/mse", float(series.value[-1]), None) if series else None

@@ -1,0 +1,165 @@
+"use strict";
+// The page of a sweep, or of runs that are compared.
+
+const swiped = { a: 0, b: 1, at: 50 }; // which two runs, and where the line between them is; kept when drawn again
+
+function comparisonPage(found) {
+  return [
+    found.warnings.map((warning) => h("p", { class: "notice" }, `Warning: ${warning}.`)),
+    section("Recipes", recipes(found)),
+    section("Scores by recipe", means(found)),
+    section("Settings and results", parallel(found)),
+    section("Validation error", smallMultiples(found)),
+    section("Samples from the same noise", sideBySide(found)),
+    section("Two runs", swipe(found)),
+    section("Runs", runsTable(found), found.left_out.length
+      ? [h("h3", {}, "Left out"), h("ul", {}, found.left_out.map(([run, reason]) => h("li", {}, `${run}: ${reason}`)))] : null),
+  ].flat();
+}
+
+function recipes(found) {
+  if (!found.recipes.length) return h("p", {}, "No run is complete.");
+  const columns = [...found.settings.map((name) => ({ name })), { name: "seeds", number: true },
+    ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
+  const rows = found.recipes.map((recipe) => {
+    const cells = found.columns.map((column) => recipe.cells[column.name]);
+    const shown = cells.map((cell) => (cell ? (cell.best ? h("strong", {}, cell.text) : `${cell.text}${cell.similar ? " ≈" : ""}`) : null));
+    return { cells: [...recipe.settings, String(recipe.runs), ...shown], values: [...recipe.settings.map(asNumber), recipe.runs, ...cells.map((cell) => cell?.mean)],
+      text: recipe.label };
+  });
+  return [sortable(columns, rows, "Recipes"),
+    h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that Welch's test cannot distinguish from it at 5%."),
+    h("ul", { class: "soft" }, found.columns.map((column) => h("li", {}, column.words)))];
+}
+
+const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
+
+/** A small chart of each column: a dot for each run, and the mean with its interval. */
+function means(found) {
+  const columns = found.columns.filter((column) => column.name !== "seconds");
+  if (found.recipes.length < 2 || !columns.length) return null;
+  return h("div", { class: "pair" }, columns.map((column) => {
+    const rows = found.recipes.map((recipe, i) => ({ ...recipe.cells[column.name], label: recipe.label, i })).filter((row) => row.mean !== undefined);
+    const dots = found.runs.filter((run) => run.recipe !== null && run.values[column.name] !== undefined)
+      .map((run) => ({ value: run.values[column.name], label: found.recipes[run.recipe].label, name: run.name }));
+    const better = column.lower === null ? "" : column.lower ? " (lower is better)" : " (higher is better)";
+    return chart(`${column.name}${better}`, (width) => Plot.plot({
+      width, height: 60 + 26 * rows.length, style: plotStyle, marginLeft: Math.min(200, width * 0.45), marginBottom: 30, title: `${column.name}${better}`,
+      x: { label: null, grid: true, nice: true, ticks: 4, tickFormat: number },
+      y: { label: null, domain: rows.map((row) => row.label), tickFormat: (label) => shortened(label, Math.min(200, width * 0.45) / 7) },
+      marks: [
+        Plot.dot(dots, { x: "value", y: "label", fill: PALETTE[7], fillOpacity: 0.6, r: 3 }),
+        Plot.ruleY(rows.filter((row) => row.half !== null), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "label", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
+        Plot.dot(rows, { x: "mean", y: "label", fill: (row) => PALETTE[row.best ? 1 : 0], r: 4.5 }),
+        Plot.tip(rows, Plot.pointerY({ x: "mean", y: "label", title: (row) => `${row.label}\n${row.text}` })),
+      ],
+    }));
+  }));
+}
+
+const shortened = (text, length) => (text.length > length ? `${text.slice(0, Math.max(4, length - 1))}…` : text);
+
+/** Parallel coordinates: an axis for each setting that differs and for the numbers, a line for each run. */
+function parallel(found) {
+  const ranked = found.columns.find((column) => column.lower !== null);
+  const runs = found.runs.filter((run) => run.recipe !== null);
+  const axes = [...found.run_settings.map((name, i) => ({ name, of: (run) => asNumber(run.settings[i]) })),
+    ...found.columns.filter((column) => column.name !== "seconds").slice(0, 3).map((column) => ({ name: column.name, of: (run) => run.values[column.name] }))];
+  if (runs.length < 2 || !found.run_settings.length || !ranked) return null;
+  const points = [], labels = [];
+  for (const axis of axes) {
+    const values = runs.map(axis.of).filter((value) => value !== undefined && value !== found.missing);
+    const numeric = values.length > 0 && values.every((value) => typeof value === "number");
+    const [low, high] = d3.extent(values);
+    const log = numeric && low > 0 && high / low > 20;
+    const distinct = [...new Set(values)].sort(compared);
+    const place = !numeric ? d3.scalePoint(distinct, [0.02, 0.98]) : (log ? d3.scaleLog : d3.scaleLinear)(low === high ? [low - 1, high + 1] : [low, high], [0.02, 0.98]);
+    const ticks = numeric && distinct.length > 6 ? [low, high] : distinct;
+    labels.push(...ticks.map((value) => ({ axis: axis.name, at: place(value), text: numeric ? number(value) : shortened(String(value), 18) })));
+    for (const run of runs) {
+      const value = axis.of(run);
+      if (value !== undefined && value !== found.missing) points.push({ axis: axis.name, at: place(value), run: run.name, score: run.values[ranked.name], value });
+    }
+  }
+  return [chart("Parallel coordinates of the settings that differ", (width) => Plot.plot({
+    width: Math.max(width, axes.length * 110), height: 340, style: plotStyle, marginLeft: 60, marginRight: 60, marginTop: 30,
+    x: { domain: axes.map((axis) => axis.name), type: "point", label: null, axis: "top" }, y: { axis: null, domain: [0, 1] },
+    color: { scheme: "viridis", reverse: !ranked.lower, legend: true, label: ranked.name, tickFormat: number },
+    marks: [
+      Plot.ruleX(axes.map((axis) => axis.name), { stroke: "currentColor", strokeOpacity: 0.3 }),
+      Plot.line(points, { x: "axis", y: "at", z: "run", stroke: "score", strokeWidth: 1.6, strokeOpacity: 0.85, curve: "bump-x" }),
+      Plot.text(labels, { x: "axis", y: "at", text: "text", textAnchor: "start", dx: 5, stroke: "var(--ground)", fill: "currentColor", strokeWidth: 4 }),
+      Plot.tip(points, Plot.pointer({ x: "axis", y: "at", title: (point) => `${point.run}\n${point.axis}: ${typeof point.value === "number" ? number(point.value) : point.value}` })),
+    ],
+  })), h("p", { class: "soft" }, `A line for each run, coloured by ${ranked.name}.`)];
+}
+
+/** The curve of the validation error of each recipe, on common axes. */
+function smallMultiples(found) {
+  const curves = found.runs.filter((run) => run.curve?.step.length).flatMap((run) => run.curve.step.map((step, i) => (
+    { step, value: run.curve.value[i], run: run.name, recipe: found.recipes[run.recipe].label }))).filter((row) => row.value > 0);
+  if (!curves.length) return null;
+  const labels = [...new Set(curves.map((row) => row.recipe))];
+  const x = d3.extent(curves, (row) => row.step), y = d3.extent(curves, (row) => row.value);
+  return h("div", { class: "pair" }, labels.map((label) => chart(`Validation error of ${label}`, (width) => Plot.plot({
+    width, height: 190, style: plotStyle, marginLeft: 50, title: shortened(label, width / 8),
+    x: { domain: [0, x[1]], label: "training step", ticks: 4 }, y: { type: "log", domain: y, label: null, grid: true, ticks: 4, tickFormat: number },
+    marks: [
+      Plot.line(curves.filter((row) => row.recipe !== label), { x: "step", y: "value", z: "run", stroke: "currentColor", strokeOpacity: 0.12 }),
+      Plot.line(curves.filter((row) => row.recipe === label), { x: "step", y: "value", z: "run", stroke: PALETTE[0], strokeWidth: 1.8, marker: "dot" }),
+      Plot.tip(curves.filter((row) => row.recipe === label), Plot.pointer({ x: "step", y: "value", title: (row) => `${row.run}\nstep ${grouped(row.step)}\n${number(row.value)}` })),
+    ],
+  }))));
+}
+
+const named = (run, found) => (run.recipe === null ? run.name : `${found.recipes[run.recipe].label} (${run.name})`);
+
+function sideBySide(found) {
+  const drawn = found.runs.filter((run) => run.picture);
+  if (drawn.length < 2) return null;
+  return h("div", { class: "pair" }, drawn.map((run) => h("figure", {},
+    h("img", { src: run.picture.src, width: run.picture.columns * run.picture.width * 2, alt: `Samples of ${named(run, found)}` }),
+    h("figcaption", {}, named(run, found)))));
+}
+
+/** Two runs, one over the other, with a line between them that can be moved, and what differs in their recipes. */
+function swipe(found) {
+  const drawn = found.runs.filter((run) => run.picture);
+  const [first] = drawn;
+  const alike = drawn.filter((run) => run.picture.width === first.picture.width && run.picture.height === first.picture.height && run.picture.columns === first.picture.columns);
+  if (alike.length < 2) return null;
+  swiped.a = Math.min(swiped.a, alike.length - 1);
+  swiped.b = Math.min(swiped.b, alike.length - 1);
+  const box = h("div", { class: "swipe" }), difference = h("div");
+  function fill() {
+    const [a, b] = [alike[swiped.a], alike[swiped.b]];
+    const half = Math.ceil(a.picture.columns / 2);
+    const tiles = Array.from({ length: a.picture.columns }, (_, i) => [0, i]);
+    const [left, right] = [a, b].map((run) => { const canvas = tilesOf(run.picture, half, 2, `Samples of ${named(run, found)}`); canvas.show(tiles); return canvas; });
+    box.replaceChildren(right, left);
+    left.style.clipPath = `inset(0 ${100 - swiped.at}% 0 0)`;
+    const rows = found.run_settings.map((name, i) => [name, a.settings[i], b.settings[i]]).filter(([, x, y]) => x !== y);
+    const numbers = found.columns.map((column) => [column.name, a.texts[column.name] ?? MISSING, b.texts[column.name] ?? MISSING]);
+    difference.replaceChildren(table([{ name: "" }, { name: `A: ${a.name}` }, { name: `B: ${b.name}` }], [...rows, ...numbers], "What differs between A and B"));
+  }
+  const pick = (key, label) => h("label", {}, `${label} `, h("select", { "aria-label": label, onchange: (event) => { swiped[key] = Number(event.target.value); fill(); } },
+    alike.map((run, i) => h("option", { value: i, selected: i === swiped[key] }, named(run, found)))));
+  const line = slider("line between A and B", 100, swiped.at, (at) => {
+    swiped.at = at;
+    if (box.lastChild) box.lastChild.style.clipPath = `inset(0 ${100 - at}% 0 0)`;
+    return `A ${at}%`;
+  });
+  fill();
+  line.input.set(swiped.at);
+  return [h("div", { class: "controls" }, pick("a", "A, left"), pick("b", "B, right")), line.element, box, difference];
+}
+
+function runsTable(found) {
+  const columns = [{ name: "run" }, { name: "state" }, ...found.run_settings.map((name) => ({ name })), ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
+  const rows = found.runs.map((run) => ({
+    cells: [run.link ? h("a", { href: run.link }, run.name) : run.name, run.state, ...run.settings, ...found.columns.map((column) => run.texts[column.name])],
+    values: [run.name, run.state, ...run.settings.map(asNumber), ...found.columns.map((column) => run.values[column.name])],
+    text: [run.name, run.state, ...run.settings.map((value, i) => `${found.run_settings[i]}=${value}`)].join(" "),
+  }));
+  return sortable(columns, rows, "Runs");
+}

@@ -1,0 +1,165 @@
+"use strict";
+// What all pages share: elements, charts that follow the width of the window, tables, pictures cut out of sheets.
+// All text from the data becomes text nodes, never markup.
+
+/** An element with attributes and children; a function as an attribute `onNAME` listens to that event. */
+function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+const MISSING = "—";
+const grouped = (value) => value.toLocaleString("en-US");
+
+/** A number to four significant digits, without an exponent below a million. */
+function number(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return MISSING;
+  const size = Math.abs(value);
+  if (Number.isInteger(value) && size < 1e15) return grouped(value);
+  if (size >= 1e6 || (size > 0 && size < 1e-4)) return value.toExponential(3);
+  return String(Number(value.toPrecision(4)));
+}
+
+function seconds(value) {
+  if (value < 90) return `${number(value)} s`;
+  return value < 5400 ? `${number(value / 60)} min` : `${number(value / 3600)} h`;
+}
+
+// ----------------------------------------------------------------------------------------------------- sections
+
+/** A section with a heading that the contents list; null where there is no content. */
+function section(title, ...content) {
+  const children = content.flat(Infinity).filter(Boolean);
+  if (!children.length) return null;
+  const id = title.toLowerCase().replace(/[^a-z0-9]+/g, "-");
+  return h("section", { id, "aria-labelledby": `${id}-title` }, h("h2", { id: `${id}-title` }, title), children);
+}
+
+function contents(sections) {
+  const links = sections.map((each) => h("li", {}, h("a", { href: `#${each.id}` }, each.querySelector("h2").textContent)));
+  return h("nav", { "aria-label": "Contents" }, h("ul", {}, links));
+}
+
+// ------------------------------------------------------------------------------------------------------- charts
+
+const charts = []; // {element, draw} of those in the page
+
+/** A chart that `draw(width)` makes, drawn again when its width changes. `redraw` of the element draws it at once. */
+function chart(label, draw) {
+  const element = h("div", { class: "chart", role: "group", "aria-label": label });
+  let width = 0;
+  element.redraw = () => {
+    if (!width) return;
+    const drawn = draw(width);
+    for (const svg of drawn.matches?.("svg") ? [drawn] : drawn.querySelectorAll("svg")) {
+      if (!svg.closest('[class*="swatch"]')) { svg.setAttribute("role", "img"); svg.setAttribute("aria-label", label); }
+    }
+    element.replaceChildren(drawn);
+  };
+  new ResizeObserver(([entry]) => {
+    const now = Math.round(entry.contentRect.width);
+    if (now && Math.abs(now - width) > 1) { width = now; element.redraw(); }
+  }).observe(element);
+  charts.push(element);
+  return element;
+}
+
+const PALETTE = ["#2f7ed8", "#d9822b", "#2a9d6f", "#c2456f", "#8a63d2", "#8c7a3f", "#3aa6b9", "#7a8796"];
+const plotStyle = { fontSize: "12px", background: "transparent", fontFamily: "inherit" };
+
+// ------------------------------------------------------------------------------------------------------- tables
+
+/** A table. Columns are {name, number?, title?}; rows are arrays of cells: text, a number, or an element. */
+function table(columns, rows, caption) {
+  const shown = (cell, column) => (typeof cell === "number" ? number(cell) : (cell ?? MISSING));
+  const kind = (column) => (column.number ? { class: "number" } : {});
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
+    h("table", {}, h("caption", { class: "visually-hidden" }, caption),
+      h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", title: column.title, ...kind(column) }, column.name)))),
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", kind(columns[i]), shown(cell, columns[i]))))))));
+}
+
+/** A table whose columns sort it, with a field that filters its rows. Rows are {cells, values, text}. */
+function sortable(columns, rows, caption) {
+  const state = { by: null, down: false, words: "" };
+  const count = h("span", { class: "soft", role: "status" });
+  const body = h("tbody");
+  const heads = columns.map((column, i) => h("th", { scope: "col", title: column.title, class: column.number ? "number" : null },
+    h("button", { type: "button", onclick: () => { state.down = state.by === i && !state.down; state.by = i; fill(); } }, column.name)));
+  function fill() {
+    const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+    const left = rows.filter((row) => wanted.every((word) => row.text.toLowerCase().includes(word)));
+    if (state.by !== null) left.sort((a, b) => compared(a.values[state.by], b.values[state.by]) * (state.down ? -1 : 1));
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== state.by ? "none" : state.down ? "descending" : "ascending"));
+    body.replaceChildren(...left.map((row) => h("tr", { class: row.best ? "best" : null },
+      row.cells.map((cell, i) => h("td", columns[i].number ? { class: "number" } : {}, cell ?? MISSING)))));
+    count.textContent = left.length === rows.length ? `${rows.length} rows` : `${left.length} of ${rows.length} rows`;
+  }
+  const search = h("input", { type: "search", placeholder: "filter", "aria-label": `Filter: ${caption}`, oninput: (event) => { state.words = event.target.value; fill(); } });
+  fill();
+  return h("div", {}, h("div", { class: "controls" }, search, count),
+    h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
+      h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, h("tr", {}, heads)), body)));
+}
+
+/** Numbers before words, and what is missing last. */
+function compared(a, b) {
+  const missing = (value) => value === null || value === undefined || value === MISSING;
+  if (missing(a) || missing(b)) return missing(a) - missing(b);
+  if (typeof a === "number" && typeof b === "number") return a - b;
+  return String(a).localeCompare(String(b), undefined, { numeric: true });
+}
+
+// ------------------------------------------------------------------------------------------------------ pictures
+
+/** A canvas that shows `columns` × `rows` tiles of a sheet; `show(tiles)` draws them, each [row, column] of the sheet. */
+function tilesOf(sheet, columns, rows, label) {
+  const scale = Math.max(1, Math.min(4, Math.floor(1024 / (columns * sheet.width))));
+  const canvas = h("canvas", { width: columns * sheet.width * scale, height: rows * sheet.height * scale, role: "img", "aria-label": label });
+  const picture = new Image();
+  let wanted = null;
+  function paint() {
+    if (!picture.complete || !wanted) return;
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingEnabled = false;
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    wanted.forEach(([row, column], i) => pen.drawImage(picture,
+      column * sheet.width, row * sheet.height, sheet.width, sheet.height,
+      (i % columns) * sheet.width * scale, Math.floor(i / columns) * sheet.height * scale, sheet.width * scale, sheet.height * scale));
+  }
+  picture.addEventListener("load", paint);
+  picture.src = sheet.src;
+  canvas.show = (tiles, said) => { wanted = tiles; if (said) canvas.setAttribute("aria-label", said); paint(); };
+  return canvas;
+}
+
+/** A slider over 0 … last, with its text beside it; `change(i)` returns that text. Starts at `first`. */
+function slider(label, last, first, change) {
+  const text = h("output", { class: "soft" });
+  const input = h("input", { type: "range", min: 0, max: last, step: 1, value: first, "aria-label": label, oninput: () => input.set(Number(input.value)) });
+  input.set = (i) => {
+    input.value = i;
+    const said = change(i);
+    text.textContent = said;
+    input.setAttribute("aria-valuetext", said);
+  };
+  return { input, element: h("div", { class: "controls" }, h("span", {}, label), input, text) };
+}
+
+/** The whole of a sheet, enlarged as a slider says. */
+function zoomable(sheet, label) {
+  const image = h("img", { src: sheet.src, alt: label });
+  const natural = sheet.columns * sheet.width;
+  const steps = [0.5, 1, 1.5, 2, 3, 4, 6, 8];
+  const box = h("div", { class: "zoomed", tabindex: "0", role: "group", "aria-label": label }, image);
+  const start = Math.max(0, steps.findLastIndex((scale) => scale * natural <= 1024));
+  const zoom = slider("zoom", steps.length - 1, start, (i) => { image.style.width = `${steps[i] * natural}px`; return `${steps[i]}×`; });
+  zoom.input.set(start);
+  return h("div", {}, zoom.element, box);
+}

@@ -1,0 +1,20 @@
+"use strict";
+// The page that lists the runs below a folder.
+
+function indexPage(found) {
+  const linked = (each) => (each.link ? h("a", { href: each.link }, each.name) : each.name);
+  const columns = [{ name: "run" }, { name: "samples" }, { name: "state" }, { name: "step", number: true }, { name: "left", number: true }, { name: "score", number: true }, { name: "last written" }];
+  const rows = found.runs.map((run) => ({
+    cells: [linked(run), run.picture ? h("img", { src: run.picture.src, width: run.picture.columns * run.picture.width, alt: `Samples of ${run.name}` }) : null,
+      h("span", { class: `badge ${run.state.replace(/\W/g, "")}`, title: run.reason || null }, run.state),
+      run.steps === null ? null : run.total ? `${grouped(run.steps)} of ${grouped(run.total)}` : grouped(run.steps), run.left,
+      run.metric ? `${run.metric} ${run.score}` : null, new Date(1000 * run.written).toLocaleString()],
+    values: [run.name, null, run.state, run.steps, run.left, run.value, run.written],
+    text: `${run.name} ${run.state} ${run.command} ${run.reason}`,
+  }));
+  return [
+    found.runs.length ? null : h("p", {}, "No run is here yet."),
+    found.runs.length ? section("Runs", sortable(columns, rows, "Runs")) : null,
+    found.sweeps.length ? section("Sweeps", h("ul", {}, found.sweeps.map((sweep) => h("li", {}, linked(sweep), ` (${sweep.runs} runs)`)))) : null,
+  ];
+}

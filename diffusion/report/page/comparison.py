@@ -1,0 +1,100 @@
+"""The data of the page of a sweep or of a comparison of runs."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from diffusion.report.differences import differing
+from diffusion.report.formatting import MISSING, number
+from diffusion.report.page import pictures
+from diffusion.report.page.document import NAME
+from diffusion.report.recipes import Comparison
+from diffusion.runs.folder import Run
+
+SHOWN = 24  # runs with curves and pictures; the table has all
+IMAGES, POINTS = 8, 200
+
+
+def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[str, Any]:
+    """Recipes with their means, and runs with their numbers, curves and pictures."""
+    best = {column.name: comparison.best(column) for column in comparison.columns}
+    recipes = []
+    for i, row in enumerate(comparison.rows):
+        cells = {}
+        for column in comparison.columns:
+            if (mean := row.mean(column.name)) is not None:
+                first, similar = best[column.name]
+                cells[column.name] = {
+                    "mean": mean.mean, "half": mean.half, "n": mean.n, "text": str(mean),
+                    "best": i == first, "similar": i in similar,
+                }  # fmt: skip
+        recipes.append(
+            {"label": row.label, "settings": list(row.settings.values()), "runs": len(row.runs), "cells": cells}
+        )
+    return {
+        "kind": "comparison",
+        "title": title,
+        "settings": list(comparison.rows[0].settings) if comparison.rows else [],
+        "columns": [{"name": c.name, "lower": c.lower, "words": c.words} for c in comparison.columns],
+        "recipes": recipes,
+        **runs_of(comparison, folder),
+        "warnings": comparison.warnings,
+        "left_out": [[shown_path(run.folder, folder), reason] for run, reason in comparison.left_out],
+    }
+
+
+def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
+    """All runs: state, the settings in which they differ, numbers; of the first `SHOWN` also curves and pictures."""
+    settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
+    found = []
+    for i, run in enumerate(comparison.runs):
+        place = next((k for k, row in enumerate(comparison.rows) if run in row.runs), None)
+        values = {} if place is None else comparison.rows[place].values[run]
+        found.append(
+            {
+                "name": shown_path(run.folder, folder),
+                "link": link(run.folder, folder),
+                "state": run.state,
+                "recipe": place,
+                "settings": [column[i] for column in settings.values()],
+                "values": values,
+                "texts": {name: number(value) for name, value in values.items()},
+                "curve": curve(run) if place is not None and i < SHOWN else None,
+                "picture": picture(run) if i < SHOWN else None,
+            }
+        )
+    return {"run_settings": list(settings), "runs": found, "missing": MISSING}
+
+
+def shown_path(path: Path, folder: Path) -> str:
+    """The path of a run as seen from the comparison's folder, or where that is shorter, as it was given."""
+    return min(os.path.relpath(path, folder), str(path), key=len)
+
+
+def link(path: Path, folder: Path) -> str | None:
+    """The address of a run's page, as seen from the comparison's."""
+    return quote(os.path.relpath(path / NAME, folder)) if (path / NAME).is_file() else None
+
+
+def curve(run: Run) -> dict[str, Sequence[float]] | None:
+    """The validation error by step; None where none was logged."""
+    series = run.metrics.get("val/mse")
+    if series is None:
+        return None
+    kept = np.unique(np.linspace(0, len(series.step) - 1, min(len(series.step), POINTS)).round().astype(int))
+    finite = [
+        (int(s), float(v)) for s, v in zip(series.step[kept], series.value[kept], strict=True) if math.isfinite(v)
+    ]
+    return {"step": [step for step, _ in finite], "value": [value for _, value in finite]}
+
+
+def picture(run: Run) -> dict[str, Any] | None:
+    """The first samples: those at the end of the run, or else the last that were drawn."""
+    final = run.folder / "samples/all.png"
+    drawn = [(0, final)] if final.is_file() else run.grids[-1:]
+    return pictures.strip(drawn, IMAGES, 1)

@@ -1,0 +1,71 @@
+"""The data of the page that lists the runs, sweeps and studies below a folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffusion.console import duration
+from diffusion.errors import UserError
+from diffusion.report.lines import Line, line
+from diffusion.report.page import pictures
+from diffusion.runs.folder import Run, command_of, jobs_of, natural_order, runs_below
+
+IMAGES = 4
+
+
+def index_page(
+    folder: Path, link: Callable[[Path], str | None], entry: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Every folder of a command below `folder`, the newest first, and the sweeps.
+
+    Args:
+        link: folder -> the address of its page, or None where it has none.
+        entry: what `entry_of` gives for a run's folder; a server keeps it.
+    """
+    found = list(runs_below(folder))
+    entries = [{**entry(path), "link": link(path)} for path in found]
+    sweeps = dict.fromkeys(path.parent for path in found if (path.parent / "multirun.yaml").is_file())
+    return {
+        "kind": "index",
+        "title": f"Runs in {folder.resolve().name}",
+        "runs": sorted(entries, key=lambda each: -each["written"]),
+        "sweeps": [
+            {"name": relative(path, folder), "link": link(path), "runs": len(jobs_of(path))}
+            for path in sorted(sweeps, key=natural_order)
+        ],
+    }
+
+
+def entry_of(path: Path, root: Path) -> dict[str, Any]:
+    """What the list says of the folder of a command."""
+    said: Line = line(path, root)
+    return {
+        "name": relative(path, root),
+        "command": command_of(path),
+        "state": said.state,
+        "steps": said.steps,
+        "total": said.total_steps,
+        "left": None if said.seconds_left is None else duration(said.seconds_left),
+        "metric": said.metric,
+        "value": said.value,
+        "score": said.score,
+        "reason": said.reason,
+        "written": said.written,
+        "picture": thumbnail(path),
+    }
+
+
+def thumbnail(path: Path) -> dict[str, Any] | None:
+    """The first of the last samples; None where there are none, and where they cannot be read."""
+    last = path / "samples/all.png"
+    try:
+        drawn = [(0, last)] if last.is_file() else Run(path).grids[-1:]
+        return pictures.strip(drawn, IMAGES, 1)
+    except UserError:
+        return None
+
+
+def relative(path: Path, root: Path) -> str:
+    """The path in the folder; its name for the folder itself."""
+    inside = str(path.relative_to(root))
+    return path.resolve().name if inside == "." else inside

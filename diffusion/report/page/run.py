@@ -1,0 +1,173 @@
+"""The data of a run's page, all from the files of its folder."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from diffusion.config.quoting import resume_command
+from diffusion.console import count, duration
+from diffusion.metric.record import Score
+from diffusion.report.differences import from_default
+from diffusion.report.formatting import describe, protocol_text, sampler_text, value_text
+from diffusion.report.images import FILM_TIMES, tiles
+from diffusion.report.page import pictures
+from diffusion.report.page.recipe import built, network_table, schedule_curves
+from diffusion.runs.folder import Run, command_of
+from diffusion.runs.metrics import Metrics, validated_weights
+from diffusion.runs.record import RunRecord
+
+FILES = {
+    "config.yaml": "every setting of the run, resolved",
+    "run.json": "state, duration, device, sizes, versions, command",
+    "metrics.csv": "everything logged, by step (counted from 0)",
+    "scores.json": "the scores, each with its protocol",
+    "samples": "grids of samples from the same noise at different steps",
+    "checkpoints/last.ckpt": "the last state of training, to resume from",
+    "checkpoints/best.ckpt": "the state with the lowest validation MSE",
+    "figures": "the figures above",
+    "report.html": "this run as a page: open it in a browser",
+}
+STRIP_STEPS, STRIP_IMAGES = 24, 8
+POINTS = 1500  # of a curve, at most: as many as a screen has columns
+CAPTIONS = {
+    "noising.png": ("Noising", "The forward process on images of this run's data, with one noise for all times."),
+    "copies.png": (
+        "Nearest training images",
+        "The samples that are most like a training image, above that image. r is near 0 for a copy.",
+    ),
+}
+
+
+def recipe_of(run: Run) -> dict[str, Any]:
+    """What the page shows of the configuration, which does not change while the run goes on."""
+    config, folder = run.settings, run.folder
+    parts = built(config, folder / "config.yaml")
+    shape = image_shape(config)
+    trained = command_of(folder) == "train"
+    return {
+        "recipe": [[key, describe(value)] for key, value in config.items() if value is not None],
+        "differences": [[key, *pair] for key, pair in from_default(run).items()] if trained and config else None,
+        "network": network_table(parts["model"], shape) if "model" in parts and shape else None,
+        "schedule": schedule_curves(parts),
+    }
+
+
+def run_page(run: Run, state: str | None = None, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that the page of a run shows; what the folder does not hold is null.
+
+    Args:
+        state: Of the run, where run.json does not say it yet.
+        recipe: What `recipe_of` gave for this run, where it is known already.
+    """
+    folder = run.folder
+    state = state or (RunRecord(folder).state if run.info else run.state)
+    resumable = state not in ("complete", "running") and (folder / "checkpoints/last.ckpt").is_file()
+    return {
+        "kind": "run",
+        "title": f"Run {run.name}",
+        "state": state,
+        "facts": facts(run, state),
+        "command": run.info.get("command"),
+        "resume": resume_command(folder) if resumable else None,
+        **(recipe_of(run) if recipe is None else recipe),
+        "metrics": curves(run.metrics),
+        "weights": validated_weights([run.metrics]),
+        "strip": pictures.strip(run.grids, STRIP_IMAGES, STRIP_STEPS),
+        "film": film(folder / "samples/film.png"),
+        "samples": pictures.contact_sheet(folder / "samples/all.png"),
+        "scores": [score_row(score) for score in run.scores],
+        "figures": figures(folder),
+        "costs": costs(run.info),
+        "files": [[name, what, quote(name)] for name, what in FILES.items() if (folder / name).exists()],
+    }
+
+
+def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """(C, H, W) of a configuration's images, or None where it does not say."""
+    size, channels = (config.get("data") or {}).get("resolution"), (config.get("model") or {}).get("in_channels", 3)
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
+        return None
+    return channels, height, width
+
+
+def facts(run: Run, state: str) -> list[list[str]]:
+    """What run.json says, as pairs of a name and a value in words."""
+    info = run.info
+    found: list[tuple[str, Any]] = [("state", state), ("reason", info.get("reason"))]
+    if info.get("steps") is not None:
+        total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
+        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
+        found.append(("training steps", f"{info['steps']:,}{total}{epochs}"))
+    if isinstance(info.get("images"), Mapping):
+        found.append(("images", ", ".join(f"{n:,} {split}" for split, n in info["images"].items())))
+    if info.get("parameters") is not None:
+        found.append(("parameters", f"{info['parameters']:,}"))
+    if info.get("seconds") is not None:
+        found.append(("time", duration(info["seconds"])))
+    device, devices = info.get("device"), info.get("devices") or 1
+    found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
+    found += [(key, str(info[key]).replace("T", " ")) for key in ("started", "finished") if info.get(key)]
+    if isinstance(info.get("versions"), Mapping):
+        found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
+    return [[name, str(value)] for name, value in found if value not in (None, "")]
+
+
+def curves(metrics: Metrics) -> dict[str, Any]:
+    """Every logged quantity: its steps and values, of more than `POINTS` the first, the last and evenly spread ones."""
+
+    def thinned(values: np.ndarray) -> list[Any]:
+        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).round().astype(int))
+        return values[kept].tolist()
+
+    return {name: {"step": thinned(s.step), "value": thinned(s.value)} for name, s in metrics.items()}
+
+
+def film(path: Path) -> dict[str, Any] | None:
+    """The denoising steps as a `sheet`: a row for each time, x_t of the images and then their estimates of x0."""
+    if not path.is_file():
+        return None
+    picture = pictures.opened(path)
+    times = json.loads(picture.info[FILM_TIMES])
+    cut = tiles(picture)
+    columns = len(cut) // len(times)
+    rows = [cut[i : i + columns] for i in range(0, len(cut), columns)]
+    return {**pictures.sheet(rows), "times": times}
+
+
+def score_row(score: Score) -> dict[str, Any]:
+    """A score as the page shows it."""
+    source = score.source
+    return {
+        "metric": score.metric,
+        "what": score.what,
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "text": value_text(score),
+        "higher": score.higher_is_better,
+        "step": source.get("step"),
+        "weights": source.get("weights"),
+        "sampler": sampler_text(source["sampler"]) if source.get("sampler") else None,
+        "protocol": protocol_text(score),
+        "key": score.protocol_key,
+    }
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """Figures that stay pictures."""
+    found = []
+    for name, (title, caption) in CAPTIONS.items():
+        if (drawn := pictures.figure(folder / "figures" / name)) is not None:
+            found.append({**drawn, "title": title, "caption": caption})
+    return found
+
+
+def costs(info: Mapping[str, Any]) -> list[list[Any]] | None:
+    """The seconds of each part of the run, in the order in which run.json has them."""
+    spent = info.get("seconds_of")
+    return [[part, float(seconds)] for part, seconds in spent.items()] if isinstance(spent, Mapping) else None

@@ -1,0 +1,80 @@
+"""The data of the page of a study: settings by their cost and score, each with pictures."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffusion.metric.record import Score
+from diffusion.report.formatting import protocol_text, sampler_text, value_text
+from diffusion.report.images import grid, save_png
+from diffusion.report.page import pictures
+from diffusion.runs.folder import Run
+
+IMAGES = 8
+
+
+def is_study(run: Run) -> bool:
+    """Whether the folder holds scores by the cost of sampling."""
+    return any("nfe" in score.source for score in run.scores)
+
+
+def save_picture(images: Tensor, source: Mapping[str, Any], folder: Path) -> Path:
+    """Keep the first of a setting's samples, uint8 (n, 3, H, W), for the page; the file's path."""
+    return save_png(grid(images[:IMAGES], IMAGES), picture_file(folder, source))
+
+
+def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
+    """The file with the samples of a score's source."""
+    made = json.dumps([source.get("sampler"), source.get("guidance")], sort_keys=True, default=str)
+    return folder / "samples" / f"{hashlib.sha256(made.encode()).hexdigest()[:12]}.png"
+
+
+def study_page(run: Run) -> dict[str, Any]:
+    """Every setting with its network evaluations, its seconds per image, its scores and samples; and the baselines."""
+    settings: dict[str, dict[str, Any]] = {}
+    baselines: list[dict[str, Any]] = []
+    for score in run.scores:
+        if "nfe" not in score.source:
+            baselines.append({"what": score.what, **_value(score)})
+            continue
+        source = score.source
+        key = str(picture_file(run.folder, source))
+        setting = settings.setdefault(
+            key,
+            {
+                "sampler": _named(source["sampler"]),
+                "guidance": sampler_text(source["guidance"]) if source.get("guidance") else None,
+                "steps": source["sampler"].get("steps"),
+                "nfe": source["nfe"],
+                "seconds": source.get("seconds_per_image"),
+                "scores": {},
+                "picture": pictures.strip([(0, Path(key))], IMAGES, 1) if Path(key).is_file() else None,
+            },
+        )
+        setting["scores"][score.metric] = _value(score)
+    metrics = list(dict.fromkeys(metric for setting in settings.values() for metric in setting["scores"]))
+    protocols = {score.metric: protocol_text(score) for score in run.scores if score.metric in metrics}
+    return {
+        "kind": "study",
+        "title": f"Study {run.folder.resolve().name}",
+        "metrics": metrics,
+        "protocols": protocols,
+        "settings": list(settings.values()),
+        "baselines": baselines,
+    }
+
+
+def _value(score: Score) -> dict[str, Any]:
+    return {
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "text": value_text(score),
+        "higher": score.higher_is_better,
+    }  # fmt: skip
+
+
+def _named(sampler: Mapping[str, Any]) -> str:
+    """A sampler without its number of steps, by which the settings of one line differ."""
+    return sampler_text({key: value for key, value in sampler.items() if key != "steps"})

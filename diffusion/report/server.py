@@ -1,0 +1,203 @@
+"""The pages of the runs in a folder, served as the runs go on: read-only, on the loopback address by default."""
+
+import hashlib
+import hmac
+import os
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from http.cookies import SimpleCookie
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from diffusion.errors import UserError
+from diffusion.report.compare import compare, gather
+from diffusion.report.page.comparison import comparison_page
+from diffusion.report.page.document import as_json, document
+from diffusion.report.page.index import entry_of, index_page, relative
+from diffusion.report.page.run import recipe_of, run_page
+from diffusion.report.page.study import is_study, study_page
+from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, jobs_of, runs_below
+from diffusion.runs.record import RunRecord
+
+REFRESH = 3.0  # seconds between the questions of a page
+COOKIE = "token"
+
+
+class Pages:
+    """The data of the pages below a folder; each is made again only when its files have changed.
+
+    Addresses: `` is the folder's own page, `a/b` that of a folder within it.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.held: dict[tuple[str, Path], tuple[str, Any]] = {}  # (kind, folder) -> (version, data)
+        self.lock = threading.Lock()
+
+    def page(self, address: str, refresh: float = REFRESH) -> dict[str, Any]:
+        """The data of a page, with its `version`. Raises UserError where there is nothing."""
+        folder = self.root / address if address else self.root
+        if address and folder not in self.known():
+            raise UserError(f"{address}: no run, sweep or study is there")
+        with self.lock:
+            data, version = self.made(folder)
+        home = "/" if address else None
+        return {**data, "version": version, "source": f"/data/{quote(address)}", "refresh": refresh, "home": home}
+
+    def known(self) -> set[Path]:
+        """The folders that have a page: of a command, or of a sweep."""
+        runs = set(runs_below(self.root))
+        return runs | {
+            path.parent for path in runs if path.parent != self.root and (path.parent / "multirun.yaml").is_file()
+        }
+
+    def made(self, folder: Path) -> tuple[dict[str, Any], str]:
+        if is_run(folder):
+            version = version_of(folder)
+            return self.kept("page", folder, version, lambda: self.of_run(folder)), version
+        runs = list(runs_below(folder))
+        version = combined(*(str(path) + version_of(path) for path in runs))
+        if (folder / "multirun.yaml").is_file():
+            return self.kept("page", folder, version, lambda: self.of_sweep(folder)), version
+        return self.kept("page", folder, version, lambda: index_page(folder, self.link, self.entry)), version
+
+    def of_run(self, folder: Path) -> dict[str, Any]:
+        run = Run(folder)
+        if is_study(run):
+            return study_page(run)
+        settings = combined(*(stamp(folder / name) for name in CONFIGS))
+        page = run_page(run, recipe=self.kept("recipe", folder, settings, lambda: recipe_of(run)))
+        return {**page, "files": [], "title": f"Run {relative(folder, self.root)}"}
+
+    def of_sweep(self, folder: Path) -> dict[str, Any]:
+        page = comparison_page(compare(gather([folder]), mixed=True), folder, f"Sweep {relative(folder, self.root)}")
+        for run, job in zip(page["runs"], jobs_of(folder), strict=True):
+            run["link"] = self.link(job.folder)
+        return page
+
+    def link(self, folder: Path) -> str:
+        return f"/page/{quote(str(folder.relative_to(self.root)))}"
+
+    def entry(self, folder: Path) -> dict[str, Any]:
+        return self.kept("entry", folder, version_of(folder), lambda: entry_of(folder, self.root))
+
+    def kept(self, kind: str, folder: Path, version: str, make: Callable[[], Any]) -> Any:
+        """What `make` gave for this version of the folder's files."""
+        before = self.held.get((kind, folder))
+        if before is None or before[0] != version:
+            before = self.held[kind, folder] = version, make()
+        return before[1]
+
+
+def version_of(folder: Path) -> str:
+    """Changes whenever a file of the run changes that its page shows."""
+    return combined(*(stamp(folder / name) for name in (*PARTS, "samples", "figures")), RunRecord(folder).state)
+
+
+def stamp(path: Path) -> str:
+    """The time and the size of a file; empty where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_mtime_ns} {found.st_size}"
+
+
+def combined(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET alone, for the pages of `pages`."""
+
+    pages: ClassVar[Pages]
+    token: ClassVar[str | None] = None
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def do_GET(self) -> None:
+        """`/` and `/page/ADDRESS` are pages, `/data/ADDRESS` is the data of one."""
+        place = urlsplit(self.path)
+        if not self.addressed_here():
+            self.answer(HTTPStatus.FORBIDDEN, "this server has another name")
+        elif (given := parse_qs(place.query).get("token")) and self.token and same(given[0], self.token):
+            self.answer(
+                HTTPStatus.SEE_OTHER,
+                "",
+                Location=place.path,
+                **{"Set-Cookie": f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"},
+            )
+        elif not self.allowed():
+            self.answer(HTTPStatus.FORBIDDEN, "open the address that diffusion.watch has printed: it has a token")
+        else:
+            self.serve(unquote(place.path))
+
+    def addressed_here(self) -> bool:
+        """Whether the server was asked for by a loopback name: another site's name must not lead to it."""
+        if self.token is not None:
+            return True
+        name = self.headers.get("Host", "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
+        return name == "localhost" or is_loopback(name)
+
+    def allowed(self) -> bool:
+        """Whether the browser has the token, where there is one."""
+        sent = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
+        return self.token is None or (sent is not None and same(sent.value, self.token))
+
+    def serve(self, path: str) -> None:
+        kind, address = ("page", "") if path == "/" else [*path.split("/", 2), ""][1:3]
+        if kind not in ("page", "data"):
+            self.answer(HTTPStatus.NOT_FOUND, "nothing is here")
+            return
+        try:
+            data = self.pages.page(address)
+        except UserError as error:
+            self.answer(HTTPStatus.NOT_FOUND, str(error))
+            return
+        if kind == "page":
+            self.answer(HTTPStatus.OK, document(data, live=True), "text/html")
+        elif self.headers.get("If-None-Match") == data["version"]:
+            self.answer(HTTPStatus.NOT_MODIFIED, "")
+        else:
+            self.answer(HTTPStatus.OK, as_json(data), "application/json")
+
+    def answer(self, status: HTTPStatus, text: str, kind: str = "text/plain", **headers: str) -> None:
+        content = text.encode()
+        self.send_response(status)
+        fixed = {
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(content)),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+        for name, value in (fixed | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: a page asks every few seconds."""
+
+
+def same(a: str, b: str) -> bool:
+    return hmac.compare_digest(a.encode(), b.encode())
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def make_server(root: Path, host: str, port: int, token: str | None) -> ThreadingHTTPServer:
+    """A server of the pages below `root`. Raises OSError where it cannot listen."""
+    handler = type("Bound", (Handler,), {"pages": Pages(root), "token": token})
+    server = ThreadingHTTPServer((host, port), handler)
+    server.daemon_threads = True
+    return server

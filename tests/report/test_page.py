@@ -1,0 +1,202 @@
+"""report.html as a file: what it holds, and that nothing in it can be taken for markup."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.config.choices import choices
+from diffusion.config.composition import composed, plain
+from diffusion.evaluation.frames import FILM_FRAMES, Frames
+from diffusion.metric.record import Reference, Score
+from diffusion.process.denoiser import Estimate
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import linear
+from diffusion.report.images import grid, save_png
+from diffusion.report.page import pictures
+from diffusion.report.page.document import as_json, document
+from diffusion.report.page.recipe import built, network_table, schedule_curves
+from diffusion.report.page.run import POINTS, curves, film, image_shape, run_page
+from diffusion.report.page.study import save_picture, study_page
+from diffusion.report.run import write_report
+from diffusion.runs.folder import Run, append_scores, read_scores
+from diffusion.runs.metrics import Series
+
+HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2028"
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The data inside a page."""
+    found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert len(found) == 1
+    data: dict[str, Any] = json.loads(found[0])
+    return data
+
+
+def pixels(sheet: dict[str, Any]) -> np.ndarray:
+    kind, content = sheet["src"].split(",")
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
+
+
+def test_text_of_the_data_is_never_markup() -> None:
+    page = document({"kind": "run", "title": HOSTILE, "facts": [[HOSTILE, HOSTILE]]})
+    assert page.count("<script>") == page.count("</script>") - 1 == 8
+    assert "onerror=alert(2)>" not in page.replace("\\u003cimg src=x onerror=alert(2)>", "")
+    assert data_of(page)["facts"] == [[HOSTILE, HOSTILE]]
+    assert "<title>&lt;/script&gt;" in page
+
+
+def test_only_the_scripts_of_the_page_may_run_and_they_may_ask_for_nothing() -> None:
+    page = document({"kind": "run", "title": "x"})
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]  # type: ignore[index]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["connect-src"] == "'none'"
+    assert "unsafe" not in rules["script-src"]
+    assert rules["script-src"].count("sha256-") == 8
+    assert "connect-src 'self'" in document({"kind": "run", "title": "x"}, live=True)
+
+
+def test_numbers_that_are_not_finite_are_null() -> None:
+    assert json.loads(as_json({"a": [1.5, float("nan")], "b": (float("inf"),), 3: True})) == {
+        "a": [1.5, None], "b": [None], "3": True,
+    }  # fmt: skip
+
+
+def test_a_runs_page_has_the_values_of_its_files(run_folder: Path) -> None:
+    write_report(run_folder, linear(100))
+    data = data_of((run_folder / "report.html").read_text())
+    metrics, scores = Run(run_folder).metrics, read_scores(run_folder)
+    assert metrics.keys() == data["metrics"].keys()
+    for name, series in metrics.items():
+        assert data["metrics"][name] == {"step": series.step.tolist(), "value": series.value.tolist()}
+    assert [(s["metric"], s["what"], s["value"]) for s in data["scores"]] == [
+        (s.metric, s.what, s.value) for s in scores
+    ]
+    assert ["training steps", "400 (8 epochs)"] in data["facts"]
+    assert data["strip"]["steps"] == [100, 200, 300, 400]
+    assert [name for name, _, _ in data["files"]][:3] == ["config.yaml", "run.json", "metrics.csv"]
+    assert data["title"] == "Run demo"
+    assert data["network"] is data["film"] is data["samples"] is data["costs"] is None
+    assert data["schedule"]["beta"][0] == pytest.approx(1e-4)
+
+
+def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    data = run_page(Run(tmp_path))
+    assert (data["state"], data["scores"], data["metrics"]) == ("not started", [], {})
+
+
+def test_a_run_that_died_says_how_it_is_resumed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00", "steps": 40}
+    data = run_page(Run(make_run(tmp_path / "demo", info=info)))
+    assert data["state"] in ("died", "running")
+    failed = run_page(Run(make_run(tmp_path / "other", info=info | {"state": "failed", "reason": "no space left"})))
+    assert "ckpt=auto" in failed["resume"]
+    assert ["reason", "no space left"] in failed["facts"]
+
+
+def test_long_curves_keep_values_of_the_file_and_both_ends() -> None:
+    series = Series(np.arange(100_000), np.random.default_rng(0).normal(size=100_000))
+    curve = curves({"train/loss": series})["train/loss"]
+    assert len(curve["step"]) == POINTS
+    assert (curve["step"][0], curve["step"][-1]) == (0, 99_999)
+    assert curve["value"] == series.value[curve["step"]].tolist()
+
+
+def test_the_film_has_x_and_the_estimates_of_each_step(tmp_path: Path) -> None:
+    frames = Frames(DDIM(steps=60), linear())
+    for k in range(1, 61):
+        x = torch.full((9, 3, 4, 4), k / 60)
+        frames.watch(0, k, x, Estimate(-x, x))
+        frames.watch(9, k, 0 * x, Estimate(x, x))  # another batch is not shown
+    frames.save_film(tmp_path / "film.png")
+    found = film(tmp_path / "film.png")
+    assert found is not None
+    assert (found["rows"], found["columns"]) == (FILM_FRAMES, 16)
+    assert found["times"][0] == pytest.approx(frames.times[1])
+    assert found["times"][-1] == 0
+    cut = pixels(found).reshape(FILM_FRAMES, 4, 16, 4, 3)
+    assert abs(cut[-1, :, :8] - 255).max() <= 4
+    assert abs(cut[-1, :, 8:]).max() <= 4
+
+
+def test_a_sheet_keeps_the_places_of_its_tiles(tmp_path: Path) -> None:
+    images = (torch.arange(6).view(6, 1, 1, 1) * 40).expand(6, 3, 8, 8).to(torch.uint8)
+    save_png(grid(images), tmp_path / "all.png")
+    sheet = pictures.contact_sheet(tmp_path / "all.png")
+    assert sheet is not None
+    assert (sheet["rows"], sheet["columns"], sheet["images"]) == (2, 3, 6)
+    middle = pixels(sheet)[4::8, 4::8, 0]
+    assert abs(middle - np.array([[0, 40, 80], [120, 160, 200]])).max() <= 4
+
+
+def test_a_strip_takes_the_first_the_last_and_some_between(tmp_path: Path) -> None:
+    grids = []
+    for step in range(0, 1000, 10):
+        grids.append((step, save_png(grid(torch.zeros(4, 3, 4, 4, dtype=torch.uint8)), tmp_path / f"{step}.png")))
+    strip = pictures.strip(grids, 3, 12)
+    assert strip is not None
+    assert (len(strip["steps"]), strip["steps"][0], strip["steps"][-1]) == (12, 0, 990)
+    assert (strip["rows"], strip["columns"]) == (12, 3)
+    assert pictures.strip([], 3, 12) is None
+
+
+def test_the_networks_parts_add_up() -> None:
+    config = plain(composed("train", ["model=unet_tiny", "name=x"]))
+    parts = built(config, Path("config.yaml"))
+    table = network_table(parts["model"], (3, 32, 32))
+    assert sum(row["parameters"] for row in table["rows"]) == table["parameters"] == 2_103_011
+    assert sum(row["gflop"] for row in table["rows"]) == pytest.approx(table["gflop"], rel=1e-9)
+    stem = next(row for row in table["rows"] if row["part"] == "stem")
+    assert stem["gflop"] == pytest.approx(2 * 3 * 32 * 9 * 32 * 32 / 1e9)
+    assert stem["output"] == "32×32×32"
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_shows_its_schedule_and_its_network(experiment: str) -> None:
+    config = plain(composed("train", [f"experiment={experiment}", "name=x"]))
+    parts = built(config, Path("config.yaml"))
+    assert parts.keys() == {"model", "schedule", "prediction", "objective"}
+    found = schedule_curves(parts)
+    assert found is not None
+    assert np.square(found["alpha"]) + np.square(found["sigma"]) == pytest.approx(1) or not found["preserving"]
+    assert np.mean(found["density"]) == pytest.approx(1) if "density" in found else True
+    shape = image_shape(config)
+    assert shape is not None
+    assert network_table(parts["model"], shape)["gflop"] > 0
+
+
+def test_a_study_groups_its_settings_and_finds_their_pictures(tmp_path: Path) -> None:
+    made = []
+    for steps in (5, 10):
+        source = {
+            "sampler": {"name": "DDIM", "steps": steps, "eta": 0.0},
+            "nfe": steps,
+            "seconds_per_image": 0.1 * steps,
+        }
+        for metric in ("fd_lite0", "kid_lite0"):
+            made.append(
+                Score(metric, 10.0 / steps, 16, low=0.5, high=3.0, reference=Reference("val", 250), source=source)
+            )
+        save_picture(torch.full((9, 3, 4, 4), 10 * steps, dtype=torch.uint8), source, tmp_path)
+    made.append(Score("fd_lite0", 0.7, 16, what="floor", reference=Reference("val", 250)))
+    append_scores(tmp_path, made)
+    page = study_page(Run(tmp_path))
+    assert [(s["steps"], s["nfe"], s["sampler"]) for s in page["settings"]] == [
+        (5, 5, "DDIM(eta=0)"),
+        (10, 10, "DDIM(eta=0)"),
+    ]
+    assert [s["scores"]["fd_lite0"]["value"] for s in page["settings"]] == [2.0, 1.0]
+    assert [abs(pixels(s["picture"]) - 10 * s["steps"]).max() <= 4 for s in page["settings"]] == [True, True]
+    assert [(b["what"], b["value"]) for b in page["baselines"]] == [("floor", 0.7)]
+    write_report(tmp_path)
+    assert data_of((tmp_path / "report.html").read_text())["kind"] == "study"

@@ -1,0 +1,122 @@
+"""report.html in a real browser: it opens from disk, asks for nothing, shows the files' values, and can be used."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import chromium, visit
+
+from diffusion import compare
+from diffusion.evaluation.frames import Frames
+from diffusion.process.denoiser import Estimate
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import linear
+from diffusion.report.formatting import value_text
+from diffusion.report.images import grid, save_png
+from diffusion.report.run import write_report
+from diffusion.runs.folder import read_scores
+
+__all__ = ["chromium"]
+
+HOSTILE = "x</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+@pytest.fixture
+def whole_run(run_folder: Path) -> Path:
+    """A run with a film, all its samples, and the seconds of its parts; its page is written."""
+    frames = Frames(DDIM(steps=10), linear())
+    for k in range(1, 11):
+        x = torch.full((8, 3, 8, 8), k / 10)
+        frames.watch(0, k, x, Estimate(-x, x))
+    frames.save_film(run_folder / "samples/film.png")
+    save_png(grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png")
+    info = json.loads((run_folder / "run.json").read_text())
+    (run_folder / "run.json").write_text(json.dumps(info | {"seconds_of": {"data": 2.0, "forward": 100.5}}))
+    write_report(run_folder, linear(100))
+    return run_folder
+
+
+def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: Path) -> None:
+    address = f"file://{whole_run}/report.html"
+    with visit(chromium, address) as seen:
+        text = seen.page.inner_text("body")
+        for score in read_scores(whole_run):
+            assert value_text(score) in seen.page.content()
+        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 samples"):
+            assert words in text
+        assert seen.page.locator(".chart svg").count() >= 6
+        shown = seen.shot("Samples from the same noise")
+        seen.slide("step", 0)
+        assert "at step 100" in seen.page.inner_text("#training")
+        assert seen.shot("Samples from the same noise") != shown
+        film = seen.shot("x_t of 8 samples")
+        seen.slide("denoising step", 0)
+        assert seen.shot("x_t of 8 samples") != film
+        before = seen.page.locator(".zoomed img").bounding_box()["width"]
+        seen.slide("zoom", 1)
+        assert seen.page.locator(".zoomed img").bounding_box()["width"] == 40 < before
+        seen.page.get_by_label("quantity").select_option("Generalisation gap")
+        assert seen.requests == [address]
+        assert seen.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_schemes(chromium: Any, whole_run: Path, scheme: str) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html", 375, scheme) as seen:
+        seen.page.wait_for_selector(".chart svg")
+        assert seen.overflow <= 0
+        background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_a_screen_reader_finds_a_name_for_everything(chromium: Any, whole_run: Path) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html") as seen:
+        seen.page.wait_for_selector(".chart svg")
+        nameless = seen.page.evaluate("""() => [...document.querySelectorAll("input, select, button, canvas, img, svg")]
+            .filter((e) => !e.closest('[class*="swatch"]') && !e.closest(".chart [aria-hidden]"))
+            .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("alt") || e.textContent.trim()))
+            .map((e) => e.outerHTML.slice(0, 200))""")
+        assert nameless == []
+
+
+def test_a_hostile_name_is_only_text(chromium: Any, run_folder: Path) -> None:
+    config = (run_folder / "config.yaml").read_text().replace("name: demo", f"name: {json.dumps(HOSTILE)}")
+    (run_folder / "config.yaml").write_text(config)
+    write_report(run_folder, linear(100))
+    with visit(chromium, f"file://{run_folder}/report.html") as seen:
+        assert seen.page.title() == f"Run {HOSTILE}"
+        assert seen.page.inner_text("h1") == f"Run {HOSTILE}"
+        assert seen.page.locator("img[src=x]").count() == 0
+        assert seen.errors == []
+
+
+def test_a_comparisons_table_sorts_and_filters_and_two_runs_are_swiped(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    rates = [1e-3, 3e-4, 1e-4]
+    scores = [{"metric": "fd_lite0", "what": "samples", "n": 16, "value": v, "seed": 0} for v in (30.5, 9.25, 120.0)]
+    runs = [make_run(tmp_path / str(i), lr=rates[i], scores=[scores[i]]) for i in range(3)]
+    assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
+
+        def column(section: str, i: int) -> list[str]:
+            return seen.page.locator(f"#{section} tbody tr td:nth-child({i})").all_inner_texts()
+
+        head = seen.page.locator("#recipes thead th").all_inner_texts()
+        place = head.index("fd_lite0") + 1
+        assert [float(value.split()[0]) for value in column("recipes", place)] == [30.5, 9.25, 120.0]
+        seen.page.locator("#recipes th button", has_text="fd_lite0").click()
+        assert [float(value.split()[0]) for value in column("recipes", place)] == [9.25, 30.5, 120.0]
+        seen.page.locator("#recipes th button", has_text="fd_lite0").click()
+        assert [float(value.split()[0]) for value in column("recipes", place)] == [120.0, 30.5, 9.25]
+        seen.page.get_by_label("Filter: Recipes").fill("lr=0.001")
+        assert len(column("recipes", place)) == 1
+        clip = seen.page.locator(".swipe canvas").last
+        seen.slide("line between A and B", 20)
+        assert "80%" in clip.evaluate("e => e.style.clipPath")
+        seen.page.locator("#two-runs select").last.select_option("2")
+        assert "0.0001" in seen.page.inner_text("#two-runs table")
+        assert seen.errors == []
