@@ -10,9 +10,10 @@ ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
 a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it, but started (init=FILE.safetensors). With
 --format diffusers, write a folder that diffusers reads too: DiffusionPipeline.from_pretrained(FOLDER). What diffusers
-has no counterpart of is refused; docs/diffusers.md says what it has.
+has no counterpart of is refused; docs/diffusers.md says what it has. With --format web, write one HTML file that draws
+pictures in any browser, without a server: the run's page with the network inside.
 """
-SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers"}
+SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments("export", ABOUT)
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
     parser.add_argument(
-        "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, or with -diffusers"
+        "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, -diffusers or .html"
     )
     parser.add_argument(
         "--weights", type=_weights, default="ema", help="ema (default), raw, or a length of a run with ema=power: 0.08"
@@ -48,7 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
                 config = {**config, "sampler": plain(composed("train").sampler)}
         file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
         about = config, model.step, model.epoch, model.weights, model.labels
-        if chosen.format == "diffusers":
+        if chosen.format == "web":
+            from diffusion.evaluation.web import write_web
+
+            print(write_web(file, model))
+        elif chosen.format == "diffusers":
             call = pipeline.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
             print(f"{file}\n  {call}")
         else:

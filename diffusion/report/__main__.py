@@ -16,6 +16,7 @@ runs of a sweep. report.html is a page for the browser; it needs no other file a
 
   a run's folder     figures/*.png (noising, beta, signal, samples, mse, bins, gap), README.md, report.html
   a sweep's folder   compare.md, compare.csv, runs.csv, compare.png, report.html; the comparison is printed too
+  a folder of runs   report.html, a list of the runs with links to their pages
 
 Nothing is trained or sampled, and no checkpoint is read. It can be repeated at any time, also while a run goes on.
 """
@@ -38,7 +39,7 @@ def report(folder: Path, config_dir: str | None = None) -> None:
     from diffusion.config.choices import searching
     from diffusion.report.page.document import NAME
     from diffusion.report.sweep import compare_jobs
-    from diffusion.runs.folder import is_run
+    from diffusion.runs.folder import is_run, jobs_of, runs_below
 
     if is_run(folder):
         from diffusion.report.run import write_report
@@ -46,9 +47,15 @@ def report(folder: Path, config_dir: str | None = None) -> None:
         with searching([config_dir]):
             print(write_report(folder, *rebuild(folder)))
         print(folder / NAME)
-    else:
+    elif jobs_of(folder) or not any(runs_below(folder)):
         for path in compare_jobs(folder):
             print(path)
+    else:
+        from diffusion.report.page.comparison import link
+        from diffusion.report.page.document import write_page
+        from diffusion.report.page.index import entry_of, index_page
+
+        print(write_page(folder, index_page(folder, partial(link, folder=folder), partial(entry_of, root=folder))))
 
 
 def rebuild(folder: Path) -> tuple[Any, Any]:

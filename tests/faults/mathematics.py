@@ -81,7 +81,7 @@ FAULTS = [
         "h = h * (0.9 * ratio.max() ** -0.2)",
         f"{CALLS}::test_an_image_depends_only_on_its_seed",
     ),
-    fault("loop: only σ at the start", "math.hypot(times[0].alpha, times[0].sigma)", "times[0].sigma", PARITY),
+    fault("loop: only σ at the start", "x * math.hypot(times[0].alpha, times[0].sigma)", "x * times[0].sigma", PARITY),
     fault("loop: the oldest point is kept", "[now, *past[: MEMORY - 1]]", "[*past, now][:MEMORY]", PARITY),
     fault("loop: half log-SNR without the half", "log_snr(t) / 2]", "log_snr(t)]", BASIC),
     fault(

@@ -227,8 +227,8 @@ FAULTS = [
     ),
     Fault(
         "compare: runs that are left out are not in runs.csv",
-        "in enumerate(comparison.runs):",
-        "in enumerate(run for row in comparison.rows for run in row.runs):",
+        "    for i, run in enumerate(comparison.runs):\n        values, halves",
+        "    for i, run in enumerate(run for row in comparison.rows for run in row.runs):\n        values, halves",
         JOBS,
     ),
     Fault("compare: scores of unknown makers fail", " if part in made)", ")", RECIPES),

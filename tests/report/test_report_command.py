@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,3 +118,17 @@ def test_help_and_report_import_only_what_they_need() -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "a run's or a sweep's folder" in done.stdout
+
+
+def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
+    tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "demo/first")
+    make_run(tmp_path / "demo/second")
+    make_run(tmp_path / "other/run")
+    assert main([str(tmp_path / "demo/first"), str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}/report.html"
+    page = (tmp_path / "report.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    links = {run["name"]: run["link"] for run in data["runs"]}
+    assert links == {"demo/first": "demo/first/report.html", "demo/second": None, "other/run": None}

@@ -2,7 +2,10 @@
 
 import http.client
 import json
+import platform
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import ThreadingHTTPServer
@@ -17,6 +20,7 @@ from diffusion.report import server
 from diffusion.report.page import run as run_pages
 from diffusion.report.server import make_server
 from diffusion.runs.folder import Run
+from diffusion.runs.record import start_of_process
 
 __all__ = ["chromium"]
 Get = Callable[..., tuple[int, dict[str, str], str]]
@@ -110,6 +114,18 @@ def test_it_follows_runs_that_begin_and_die(folder: Path, start: Any, make_run: 
     status, _, text = get(of, "/page/late")
     assert (status, "not readable" in text) == (404, True)
     assert data(of, "demo")["state"] == "complete"
+
+
+def test_a_run_whose_process_is_gone_has_died_though_no_file_says_so(
+    folder: Path, start: Any, make_run: Callable[..., Path]
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        here = {"host": platform.node(), "pid": process.pid, "process": start_of_process(process.pid)}
+        make_run(folder / "late", info={"state": "running"} | here)
+        of = start(folder)
+        assert data(of, "late")["state"] == "running"
+        process.kill()
+    assert data(of, "late")["state"] == "died"
 
 
 @pytest.mark.parametrize(

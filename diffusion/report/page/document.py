@@ -14,7 +14,7 @@ from diffusion.files import replace
 
 ASSETS = Path(__file__).parent / "assets"
 VENDOR = ("vendor/d3.min.js", "vendor/plot.umd.min.js")
-SCRIPTS = ("core.js", "run.js", "comparison.js", "study.js", "index.js", "main.js")
+SCRIPTS = ("core.js", "draw.js", "run.js", "comparison.js", "study.js", "index.js", "main.js")
 NAME = "report.html"
 DOCUMENT = """\
 <!doctype html>
@@ -34,6 +34,7 @@ DOCUMENT = """\
 <noscript>This page draws its charts with a script. The same numbers are in README.md beside it.</noscript>
 <main id="page"></main>
 <script type="application/json" id="data">{data}</script>
+{contents}
 {scripts}
 </body>
 </html>
@@ -47,17 +48,20 @@ def write_page(folder: Path, data: Mapping[str, Any]) -> Path:
     return path
 
 
-def document(data: Mapping[str, Any], live: bool = False) -> str:
-    """The page of `data`, which has at least a `kind` (run, comparison, study or index) and a `title`.
+def document(data: Mapping[str, Any], live: bool = False, contents: Mapping[str, bytes] | None = None) -> str:
+    """The page of `data`, which has at least a `kind` (run, comparison, study, index or model) and a `title`.
 
     A policy inside the page forbids the browser to run any script but these, and to ask for anything.
 
     Args:
         live: Whether the page may ask the server that it comes from for newer data.
+        contents: Of a page with a model in it, what its script unpacks: name -> gzip.
     """
     scripts = [_asset(name) for name in (*VENDOR, *SCRIPTS)]
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     connect = "'self'" if live else "'none'"
+    if contents:
+        hashes += " blob: 'wasm-unsafe-eval'"  # the runtime of the network is a module and a WebAssembly program
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src {connect}; "
         "base-uri 'none'; form-action 'none'"
@@ -67,6 +71,10 @@ def document(data: Mapping[str, Any], live: bool = False) -> str:
         title=html.escape(str(data["title"])),
         style=_asset("page.css"),
         data=as_json(data),
+        contents="\n".join(
+            f'<script type="application/gzip" id="packed-{name}">{base64.b64encode(content).decode()}</script>'
+            for name, content in (contents or {}).items()
+        ),
         scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 

@@ -2,7 +2,7 @@
 // Draws the page that the data is of. A live page asks its server for newer data and is drawn again, without losing the
 // place where the reader is.
 
-const pages = { run: runPage, comparison: comparisonPage, study: studyPage, index: indexPage };
+const pages = { run: runPage, comparison: comparisonPage, study: studyPage, index: indexPage, model: (data) => [section("Draw", drawing(data.drawing))] };
 
 function draw(data) {
   const page = document.getElementById("page");

@@ -14,6 +14,7 @@ const chosen = { quantity: null, step: null, film: null }; // what the reader ha
 function runPage(run) {
   return [
     summary(run),
+    run.drawing ? section("Draw", drawing(run.drawing)) : null,
     section("Samples", run.samples ? [zoomable(run.samples, `${run.samples.images} samples at the end of the run`),
       h("p", { class: "soft" }, `${run.samples.images} samples at the end of the run.`)] : null),
     section("Training", training(run)),

@@ -1,0 +1,128 @@
+"""A model inside its page: report.html with the network, which the browser itself draws from, without a server.
+
+The network is an ONNX graph that onnxruntime-web runs. What a DDIM step (eta = 0) needs of the schedule and the
+prediction is a table of numbers for each step, so the page knows neither:
+    y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
+"""
+
+import copy
+import gzip
+import io
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.console import console
+from diffusion.errors import UserError, first_line
+from diffusion.files import replace
+from diffusion.process import grid as grids
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.sampler.loop import Evaluator, Grid
+from diffusion.report.page.document import ASSETS, document
+from diffusion.report.page.run import run_page
+from diffusion.runs.folder import Run, is_run
+
+STEPS = (5, 10, 25, 50, 100)  # that the page offers
+MEGABYTES = 20  # a larger page is slow to open
+RUNTIME = "vendor/ort.wasm.bundle.min.mjs"
+MACHINE = "vendor/ort-wasm-simd-threaded.wasm.gz"
+
+
+def write_web(file: Path, model: Restored) -> Path:
+    """Write the page of a model, within that of its run where the checkpoint is in a run's folder; its path.
+
+    Raises UserError for a network that ONNX cannot express, and where the exporter is not installed.
+    """
+    folder = next((each for each in (model.path.parent.parent, model.path.parent) if is_run(each)), None)
+    page = {"kind": "model", "title": f"Model {model.path.stem}"} if folder is None else run_page(Run(folder))
+    classes = list(model.labels)
+    denoiser = copy.deepcopy(model.denoiser).cpu().eval()
+    drawing = {
+        "shape": list(model.shape),
+        "classes": classes,
+        "tables": tables(denoiser, model.config),
+        "step": model.step,
+        "weights": model.weights,
+    }
+    contents = {
+        "network": gzip.compress(network_onnx(denoiser.network, model.shape), mtime=0),
+        "machine": (ASSETS / MACHINE).read_bytes(),
+        "runtime": gzip.compress((ASSETS / RUNTIME).read_bytes(), mtime=0),
+    }
+    # Links lead from the run's folder, and the page goes elsewhere.
+    text = document({**page, "files": [], "drawing": drawing}, contents=contents)
+    if (size := len(text.encode()) / 1e6) > MEGABYTES:
+        console.print(f"warning: {file} has {size:.0f} MB; a browser takes long to open it", style="yellow")
+    replace(file, text)
+    return file
+
+
+def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Number of steps -> for each step (c_in, label, p, q, α_t, σ_t, α_s, σ_s), on the grid of the run's sampler.
+
+    Numbers of steps that do not fit the schedule are left out. The first row has √(α² + σ²), the factor of the noise,
+    in front.
+    """
+    grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
+    found: dict[str, list[list[float]]] = {}
+    for steps in STEPS:
+        try:
+            t = grid(denoiser.schedule, steps)
+        except UserError:
+            continue
+        times = Evaluator(denoiser, torch.device("cpu")).times(t)
+        c_in, label = denoiser.prediction.inputs(denoiser.schedule, t[:-1])
+        (p, q), _ = denoiser.prediction.solve(denoiser.schedule, t[:-1])
+        columns = [c_in.expand(steps), label.expand(steps), p.expand(steps), q.expand(steps)]
+        rows = torch.stack([column.double() for column in columns], dim=1).tolist()
+        found[str(steps)] = [[math.hypot(times[0].alpha, times[0].sigma)]] + [
+            [*row, now.alpha, now.sigma, after.alpha, after.sigma]
+            for row, now, after in zip(rows, times, times[1:], strict=False)
+        ]
+    return found
+
+
+class FirstChannels(nn.Module):
+    """A network's y, without what it says of a learned variance."""
+
+    def __init__(self, network: nn.Module, channels: int):
+        super().__init__()
+        self.network, self.channels = network, channels
+
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+        y: Tensor = self.network(x, label) if classes is None else self.network(x, label, classes)
+        return y[:, : self.channels]
+
+
+def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
+    """The network for one image of `shape` (C, H, W) as ONNX: x, label and, where it has classes, classes -> y."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError("--format web needs onnx: pip install 'diffusion-experiments[web]'") from error
+    inputs = {"x": torch.zeros(1, *shape), "label": torch.zeros(1)}
+    if getattr(network, "classes", 0):
+        inputs["classes"] = torch.zeros(1, dtype=torch.int64)
+    content = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own code
+        try:
+            program = torch.onnx.export(
+                FirstChannels(network, shape[0]).float(), tuple(inputs.values()), dynamo=True,
+                input_names=[*inputs], output_names=["y"], verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # of many classes
+            raise UserError(
+                f"{type(network).__name__} cannot be written as ONNX ({first_line(error)}); choose another network"
+            ) from error
+    assert program is not None
+    program.optimize()
+    program.save(content)  # type: ignore[arg-type]
+    return content.getvalue()

@@ -1,0 +1,111 @@
+"use strict";
+// Drawing from the model inside the page: DDIM along a table of coefficients, the network by onnxruntime-web.
+
+/** Draw from a network. `network(x, label, kind)` -> y, all Float32Array of one image; see evaluation/web.py.
+ *  `watch(x0, k)` is called after each step and may return true to stop, and null is returned. */
+async function denoise(network, table, noise, kind, watch) {
+  const [[scale], ...steps] = table;
+  let x = noise.map((value) => value * scale);
+  for (const [k, [cIn, label, p, q, alpha, sigma, alphaS, sigmaS]] of steps.entries()) {
+    const y = await network(x.map((value) => cIn * value), label, kind);
+    const x0 = new Float32Array(x.length), next = new Float32Array(x.length);
+    for (let i = 0; i < x.length; i++) {
+      x0[i] = Math.min(1, Math.max(-1, p * x[i] + q * y[i]));
+      next[i] = alphaS * x0[i] + (sigmaS * (x[i] - alpha * x0[i])) / sigma;
+    }
+    x = next;
+    if (await watch(x0, k + 1)) return null;
+  }
+  return x;
+}
+
+/** Independent N(0, 1) numbers from a seed: xorshift128 (Marsaglia 2003), and Box and Muller's transform. */
+function gaussian(seed, length) {
+  const state = Uint32Array.from([seed ^ 0x9e3779b9, 0x243f6a88, 0xb7e15162, seed + 1]);
+  const word = () => {
+    const t = state[0] ^ (state[0] << 11);
+    state.copyWithin(0, 1);
+    state[3] = state[2] ^ (state[2] >>> 19) ^ t ^ (t >>> 8);
+    return (state[3] + 0.5) / 2 ** 32;
+  };
+  for (let i = 0; i < 64; i++) word();
+  return Float32Array.from({ length }, () => Math.sqrt(-2 * Math.log(word())) * Math.cos(2 * Math.PI * word()));
+}
+
+async function unpacked(name) {
+  const text = atob(document.getElementById(`packed-${name}`).textContent), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+let opened = null; // the network, once it has been asked for
+
+/** The network inside the page as a function. */
+function openNetwork(found) {
+  opened ??= (async () => {
+    const module = new Blob([await unpacked("runtime")], { type: "text/javascript" });
+    const ort = await import(URL.createObjectURL(module));
+    ort.env.wasm.numThreads = 1; // more would need headers that a file from disk does not have
+    ort.env.wasm.wasmBinary = await unpacked("machine");
+    const session = await ort.InferenceSession.create(await unpacked("network"), { executionProviders: ["wasm"] });
+    return async (x, label, kind) => {
+      const inputs = { x: new ort.Tensor("float32", x, [1, ...found.shape]), label: new ort.Tensor("float32", [label], [1]) };
+      if (found.classes.length) inputs.classes = new ort.Tensor("int64", [BigInt(kind)], [1]);
+      return (await session.run(inputs)).y.data;
+    };
+  })();
+  return opened;
+}
+
+function drawing(found) {
+  const [channels, height, width] = found.shape, size = channels * height * width, scale = Math.max(1, Math.floor(160 / width));
+  const pictures = h("div", { class: "pair" }), said = h("p", { class: "soft", role: "status" });
+  const field = (label, attributes) => { const input = h("input", { type: "number", min: 0, ...attributes }); return [input, h("label", {}, `${label} `, input)]; };
+  const [seed, seedField] = field("seed", { value: 0, max: 2 ** 31 });
+  const [n, nField] = field("pictures", { value: 4, min: 1, max: 64 });
+  const counts = Object.keys(found.tables);
+  const steps = h("select", {}, counts.map((count) => h("option", { value: count, selected: count === "25" }, count)));
+  const kinds = h("select", {}, [...found.classes, "no class"].map((name, i) => h("option", { value: i }, name)));
+  let running = false, stopped = false;
+  const button = h("button", { class: "plain", type: "button", onclick: () => { if (running) stopped = true; else draw(); } }, "draw");
+
+  function paint(canvas, x) {
+    const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
+    for (let i = 0; i < height * width; i++) {
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round((x[(channels < 3 ? 0 : c) * height * width + i] + 1) * 127.5);
+      image.data[4 * i + 3] = 255;
+    }
+    pen.putImageData(image, 0, 0);
+  }
+
+  async function draw() {
+    running = true; stopped = false;
+    button.textContent = "stop";
+    pictures.replaceChildren();
+    try {
+      said.textContent = "opening the network …";
+      const network = await openNetwork(found), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
+      for (let i = 0; i < total && !stopped; i++) {
+        const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none` });
+        pictures.append(canvas);
+        const x = await denoise(network, table, gaussian(Number(seed.value) * 1000 + i, size), Number(kinds.value), async (x0, k) => {
+          paint(canvas, x0);
+          said.textContent = `picture ${i + 1} of ${total}, step ${k} of ${table.length - 1}`;
+          await new Promise((wake) => setTimeout(wake)); // so that the browser shows it
+          return stopped;
+        });
+        if (x) paint(canvas, x);
+      }
+      said.textContent = stopped ? "stopped" : `${total} in ${seconds((performance.now() - began) / 1000)}`;
+    } catch (error) {
+      said.textContent = `this browser cannot draw: ${error.message}`;
+    }
+    running = false;
+    button.textContent = "draw";
+  }
+
+  return [h("p", {}, `The network is inside this page (step ${grouped(found.step)}, ${found.weights} weights): your browser draws, and nothing leaves it. DDIM without noise, estimates clamped to [−1, 1].`),
+    h("div", { class: "controls" }, seedField, nField, h("label", {}, "steps ", steps), found.classes.length ? h("label", {}, "class ", kinds) : null, button),
+    said, pictures];
+}

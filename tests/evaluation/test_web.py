@@ -1,0 +1,104 @@
+"""A model inside its page: the browser draws what torch draws from the same noise."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from browser import chromium, visit
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.errors import UserError
+from diffusion.evaluation.web import STEPS, network_onnx, tables, write_web
+from diffusion.model import UNet
+from diffusion.process import grid as grids
+from diffusion.process import schedule as schedules
+from diffusion.process.denoiser import Conditioned, Denoiser, clip
+from diffusion.process.prediction import EDM, Eps, V
+from diffusion.process.sampler import DDIM
+from diffusion.randomness import Streams
+
+__all__ = ["chromium"]
+CASES = {
+    "linear, eps": (schedules.linear(100), Eps(), "uniform"),
+    "cosine, v": (schedules.cosine(100), V(), "leading"),
+    "edm": (schedules.EDM(), EDM(0.5), "karras"),
+}
+
+
+def network(classes: int = 0) -> UNet:
+    torch.manual_seed(0)
+    made = UNet(channels=[8, 16], blocks=1, attention=[False, True], groups=4, classes=classes)
+    with torch.no_grad():
+        for weight in made.parameters():  # at initialisation the output is 0
+            weight.add_(0.05 * torch.randn_like(weight))
+    return made.eval()
+
+
+def drawn(denoiser: Denoiser, grid: str, steps: int, noise: torch.Tensor, kind: int | None = None) -> torch.Tensor:
+    sampler = DDIM(steps=steps, grid=getattr(grids, grid), threshold=clip)
+    denoise: Any = denoiser if kind is None else Conditioned(denoiser, classes=torch.tensor([kind]))
+    return sampler(denoise, noise, Streams([0]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_table_has_all_that_ddim_needs(name: str) -> None:
+    schedule, prediction, grid = CASES[name]
+    denoiser = Denoiser(network(), schedule, prediction)
+    config = {"sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 9,
+                          "grid": {"_target_": f"diffusion.process.grid.{grid}", "_partial_": True}}}  # fmt: skip
+    found = tables(denoiser, config)
+    assert [*found] == [str(steps) for steps in STEPS]
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for steps in (5, 25):
+        [[scale], *rows] = found[str(steps)]
+        x = (noise * scale).double()
+        for c_in, label, p, q, alpha, sigma, alpha_s, sigma_s in rows:
+            with torch.no_grad():
+                y = denoiser.network((c_in * x).float(), torch.tensor([label]).float()).double()
+            x0 = (p * x + q * y).clamp(-1, 1)
+            x = alpha_s * x0 + sigma_s * (x - alpha * x0) / sigma
+        assert torch.allclose(x.float(), drawn(denoiser, grid, steps, noise), atol=1e-4)
+
+
+def test_numbers_of_steps_that_the_schedule_does_not_have_are_left_out() -> None:
+    assert [*tables(Denoiser(network(), schedules.linear(20), Eps()), {})] == ["5", "10"]
+
+
+def test_the_browser_draws_what_torch_draws(chromium: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed (the extra web)")
+    schedule, prediction, grid = CASES["cosine, v"]
+    denoiser = Denoiser(network(classes=3), schedule, prediction)
+    config = {"data": {"resolution": 8}, "model": {"in_channels": 3},
+              "sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 9,
+                          "grid": {"_target_": f"diffusion.process.grid.{grid}", "_partial_": True}}}  # fmt: skip
+    labels = {"sky": 2, "water": 1, "</script>": 1}
+    model = Restored(denoiser, config, tmp_path / "x.ckpt", 7, 1, "ema", {}, labels)
+    page = write_web(tmp_path / "x.html", model)
+    noise = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with visit(chromium, f"file://{page}") as seen:
+        result = seen.page.evaluate(
+            """async ([noise, kind]) => {
+                const network = await openNetwork(data.drawing);
+                const table = data.drawing.tables["10"];
+                return Array.from(await denoise(network, table, Float32Array.from(noise), kind, () => false));
+            }""",
+            [noise.flatten().tolist(), 1],
+        )
+        expected = {kind: drawn(denoiser, grid, 10, noise, kind).flatten() for kind in (1, 2)}
+        assert (torch.tensor(result) - expected[1]).abs().max() < 1e-3
+        assert (torch.tensor(result) - expected[2]).abs().max() > 1e-2  # the class matters
+        seen.page.get_by_label("pictures").fill("2")
+        seen.page.get_by_label("steps").select_option("5")
+        seen.page.get_by_role("button", name="draw").click()
+        seen.page.wait_for_function("() => /^2 in/.test(document.querySelector('[role=status]').textContent)")
+        assert seen.page.locator("canvas").count() == 2
+        assert [each for each in seen.requests if not each.startswith("blob:")] == [f"file://{page}"]
+        assert seen.errors == []
+
+
+def test_without_the_exporter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserError, match=r"pip install 'diffusion-experiments\[web\]'"):
+        network_onnx(network(), (3, 8, 8))
