@@ -97,16 +97,16 @@ function curves(run, [title, members], width, choose) {
   const half = run.metrics["gap/half"], gap = run.metrics["gap/mse"];
   const band = title === "Generalisation gap" && half && gap
     ? gap.step.map((step, i) => ({ step, low: gap.value[i] - half.value[i], high: gap.value[i] + half.value[i] })) : [];
-  const dots = (data) => data.length < 60;
+  const few = new Set(members.filter((name) => name !== "train/loss" && run.metrics[name].step.length < 60).map((name) => NAMES[name] ?? name));
   const plot = Plot.plot({
     width, height: Math.min(360, Math.max(240, width * 0.42)), style: plotStyle, marginLeft: 56, marginBottom: 36,
     x: { label: "training step" }, y: { type: log ? "log" : "linear", label: null, grid: true, nice: !log, ticks: log ? 6 : undefined, tickFormat: number },
-    color: { legend: colors.length > 1, domain: colors, range: PALETTE },
+    color: { legend: colors.length > 1, domain: colors, range: members.map((name, i) => (name === "train/loss" ? "#9aa3ad" : PALETTE[i % 7])) },
     marks: [
       title === "Generalisation gap" ? Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }) : null,
       Plot.areaY(band, { x: "step", y1: "low", y2: "high", fill: PALETTE[0], fillOpacity: 0.2 }),
-      Plot.lineY(rows, { x: "step", y: "value", stroke: "name", z: "name" }),
-      Plot.dot(rows.filter((row) => dots(rows.filter((other) => other.name === row.name))), { x: "step", y: "value", fill: "name", r: 2 }),
+      Plot.lineY(rows, { x: "step", y: "value", stroke: "name", z: "name", strokeWidth: 1.8 }),
+      Plot.dot(rows.filter((row) => few.has(row.name)), { x: "step", y: "value", fill: "name", r: 2 }),
       chosen.step === null ? null : Plot.ruleX([chosen.step], { stroke: "currentColor", strokeOpacity: 0.5 }),
       Plot.tip(rows, Plot.pointer({ x: "step", y: "value", title: (row) => `${row.name}\nstep ${grouped(row.step)}\n${number(row.value)}` })),
     ],
