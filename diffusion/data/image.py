@@ -58,9 +58,8 @@ def read(
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
-                down, right = height_width(at_least or 1)
-                if min(image.size) < min(down, right) or max(image.size) < max(down, right):  # however it is turned
-                    raise Unusable(f"{width}x{height} pixels, smaller than {right}x{down}")
+                if not (_fits(width, height, at_least) or _fits(height, width, at_least)):  # however it is turned
+                    raise _too_small(width, height, at_least)
                 if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
                         twin.verify()
@@ -70,8 +69,8 @@ def read(
                 upright = _upright(image, _coloured(image, channels))
                 if (width > height) != (upright.width > upright.height):
                     width, height = height, width
-                if width < right or height < down:
-                    raise Unusable(f"{width}x{height} pixels, smaller than {right}x{down}")
+                if not _fits(width, height, at_least):
+                    raise _too_small(width, height, at_least)
                 return upright
         except Unusable:
             raise
@@ -81,6 +80,16 @@ def read(
             raise NotAnImage("not an image in a known format") from error
         except Exception as error:  # decoders raise almost any exception on damaged bytes
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _fits(width: int, height: int, at_least: Resolution | None) -> bool:
+    down, right = height_width(at_least or 1)
+    return width >= right and height >= down
+
+
+def _too_small(width: int, height: int, at_least: Resolution | None) -> Unusable:
+    down, right = height_width(at_least or 1)
+    return Unusable(f"{width}x{height} pixels, smaller than {right}x{down}")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ SCORED = (
     "features=lite0",
     "score.audit=[pixels]",
     "samples.n=5",
-    "samples.every_n_epochs=1",
     "trainer.max_steps=2",
 )
 SHAPES = {"grey, wide": (1, 8, 12), "RGBA": (4, 8, 8), "RGB, tall": (3, 12, 8)}
@@ -52,7 +51,7 @@ def test_images_of_any_shape_go_from_the_folder_to_the_report(command, tiny, fol
     assert {record["what"] for record in scored} == {"samples", "noise", "real", "floor"}
     said = {1: " grey as RGB", 3: "", 4: " RGBA over white"}[channels]
     assert {record["resolution"] for record in scored if record["metric"] == "fd_lite0"} == {f"{height}x{width}{said}"}
-    assert {file.name for file in (tmp_path / "run/figures").iterdir()} >= {"noising.png", "samples.png", "copies.png"}
+    assert {file.name for file in (tmp_path / "run/figures").iterdir()} >= {"noising.png", "copies.png"}
 
     drawn = ["device=cpu", "n=6", "trajectory=true", "hydra.run.dir=samples"]
     status, out, err = command("sample", [f"ckpt={tmp_path}/run", *drawn])
