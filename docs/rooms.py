@@ -12,7 +12,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = DOCS.parent / "diffusion"
-BASE = ("errors", "randomness", "console", "files")  # modules that every room may import; not drawn
+BASE = ("errors", "randomness", "console", "files", "pixels")  # modules that every room may import; not drawn
 PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 
 

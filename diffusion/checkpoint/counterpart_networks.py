@@ -16,6 +16,7 @@ from torch import nn
 from diffusion.checkpoint.fields import LARGEST, Fields
 from diffusion.errors import UserError
 from diffusion.model import ADMUNet, DiT, UNet
+from diffusion.pixels import height_width
 
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
 PART = {UNET: "unet", DIT: "transformer"}  # the name of the network, and its folder, in a pipeline
@@ -62,12 +63,12 @@ DIT_FIXED = {
 }  # fmt: skip
 
 
-def network_config(network: nn.Module, model: Mapping[str, Any], side: int) -> dict[str, Any]:
+def network_config(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
     """diffusers' config.json of a network that it has too.
 
     Args:
         model: the node of the configuration that the network was built from.
-        side: of the images, in pixels.
+        size: the side of the images, or [height, width], in pixels.
 
     Raises UserError for a network that it does not have.
     """
@@ -75,23 +76,23 @@ def network_config(network: nn.Module, model: Mapping[str, Any], side: int) -> d
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
     chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
     if kind is DiT:
-        return _dit_config(chosen, side)
+        return _dit_config(chosen, size)
     if kind not in STYLES:
         names = ", ".join(known.__name__ for known in (*STYLES, DiT))
         raise UserError(f"model: diffusers has no counterpart of {kind.__name__}; of our networks it has {names}")
     if chosen["patch"] != 1:
         raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
-    return _unet_config(kind, chosen, side)
+    return _unet_config(kind, chosen, size)
 
 
-def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], side: int) -> dict[str, Any]:
+def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
     down, up = BLOCKS[kind]
     attention = list(chosen["attention"])
     return {
         **UNET_DEFAULTS,
         **STYLES[kind],
         "_class_name": UNET,
-        "sample_size": side,
+        "sample_size": size,
         "in_channels": chosen["in_channels"],
         "out_channels": chosen["out_channels"],
         "down_block_types": [ATTENDING[0] if attends else down for attends in attention],
@@ -106,14 +107,17 @@ def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], side: int) -> dict
     }
 
 
-def _dit_config(chosen: Mapping[str, Any], side: int) -> dict[str, Any]:
+def _dit_config(chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
+    height, width = height_width(size)
+    if height != width:
+        raise UserError(f"data.resolution=[{height},{width}]: diffusers' DiT draws squares; no other is exported")
     if int(chosen["mlp_ratio"] * chosen["width"]) != 4 * chosen["width"]:
         raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT has 4; no other one is exported")
     return {
         **DIT_DEFAULTS,
         **DIT_FIXED,
         "_class_name": DIT,
-        "sample_size": side,
+        "sample_size": height,
         "in_channels": chosen["in_channels"],
         "out_channels": chosen["out_channels"],
         "patch_size": chosen["patch"],
@@ -185,6 +189,8 @@ def _dit_node(theirs: Fields, layers: int) -> dict[str, Any]:
         theirs.whole("num_attention_heads"),
         theirs.whole("in_channels"),
     )
+    if isinstance(theirs.values.get("sample_size"), list):
+        theirs.refuse("sample_size", "one number: its images are squares")
     if depth > layers:
         theirs.refuse("num_layers", f"fewer, as the file holds {layers} tensors")
     return {

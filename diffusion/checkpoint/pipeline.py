@@ -32,6 +32,7 @@ from diffusion.config.composition import composed, plain
 from diffusion.errors import UserError, first_line
 from diffusion.files import replacing
 from diffusion.model.diffusers import from_diffusers, to_diffusers
+from diffusion.pixels import resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
 from diffusion.process.variance import learned_range
@@ -75,8 +76,7 @@ def write(
     empty.
     """
     network = denoiser.network
-    side = int(config["data"]["resolution"])
-    net = networks.network_config(network, config["model"], side)
+    net = networks.network_config(network, config["model"], config["data"]["resolution"])
     channels = int(net["in_channels"])
     learned = int(net["out_channels"]) == 2 * channels
     name = net["_class_name"]
@@ -228,10 +228,11 @@ def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict
         elif model["classes"] == 1 and not table.any():  # a network without classes, which must have one there
             model["classes"] = 0
             del weights[CLASSES]
+    images = {"resolution": resolution_of(*_size(net)), "channels": model["in_channels"]}
     config = {
         "model": model,
         **schedulers.part_nodes(scheduler),
-        "data": {**plain(composed("train").data), "resolution": _side(net)},
+        "data": {**plain(composed("train").data), **images},
         "seed": 0,
         "label_dropout": 0.1 if net.values["_class_name"] == networks.DIT else 0.0,
     }
@@ -239,21 +240,20 @@ def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict
     return {"config": config, "global_step": 0, "epoch": 0, "labels": labels}
 
 
-def _side(net: Fields) -> int:
-    """The side of the images."""
+def _size(net: Fields) -> tuple[int, int]:
+    """(height, width) of the images."""
     size = net.values.get("sample_size")
-    if isinstance(size, list) and len(size) == 2 and size[0] == size[1]:
-        net = Fields({"sample_size": size[0]}, net.where)
-    return net.whole("sample_size", high=LARGEST_SIDE)
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    height, width = (Fields({"sample_size": side}, net.where).whole("sample_size", high=LARGEST_SIDE) for side in sides)
+    return height, width
 
 
 def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: Fields) -> None:
     """Raise UserError unless the network of `model` has these weights, before it takes any memory."""
-    side = _side(net)
     try:
         with torch.device("meta"):
             network: nn.Module = make(model, "model")
-        network.check_size(side, side)  # type: ignore[operator]
+        network.check_size(*_size(net))  # type: ignore[operator]
     except UserError as error:
         raise UserError(f"{net.where}: {error}") from error
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}

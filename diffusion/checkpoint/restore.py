@@ -15,6 +15,7 @@ from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
 from diffusion.errors import UserError
+from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
 
 PREFIX = "denoiser.network."  # of the network's weights in a checkpoint
@@ -51,8 +52,8 @@ class Restored:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that it was trained on."""
-        side = int(self.config["data"]["resolution"])
-        return int(self.config["model"].get("in_channels", 3)), side, side
+        model, data = self.config["model"], self.config["data"]
+        return int(model.get("in_channels", data.get("channels", 3))), *height_width(data["resolution"])
 
     @property
     def label_dropout(self) -> float:

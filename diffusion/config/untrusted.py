@@ -56,7 +56,8 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
                 f"{where}: its configuration has no {part} that can be built; use a file of diffusion.train"
             )
     resolution = config["data"].get("resolution")
-    if type(resolution) is not int or resolution < 1:
+    sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
+    if any(type(side) is not int or side < 1 for side in sides):
         raise UserError(
             f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file of diffusion.train"
         )

@@ -123,6 +123,9 @@ def _bounds(constraints: Iterable[Any]) -> str:
     high = next((c.le for c in constraints if isinstance(c, at.Le)), None)
     below = next((c.lt for c in constraints if isinstance(c, at.Lt)), None)
     least = next((c.min_length for c in constraints if isinstance(c, at.MinLen)), None)
+    most = next((c.max_length for c in constraints if isinstance(c, at.MaxLen)), None)
+    if least is not None and least == most:
+        return f" of {least}"
     if low is not None and high is not None:
         return f" from {low} to {high}"
     words = {"of at least": low if least is None else least, "above": above, "of at most": high, "below": below}

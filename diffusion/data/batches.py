@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from diffusion.data.cache import digest
 from diffusion.data.order import Index
+from diffusion.errors import UserError
 
 TILE = re.compile(r" \d+px at \d+,\d+$")  # the part of a tile's name that follows the name of its photograph
 
@@ -20,7 +22,7 @@ class Batch(NamedTuple):
     """B images of one split."""
 
     image: Tensor
-    """(B, 3, H, W), uint8 from the loader, float32 in [-1, 1] on the device."""
+    """(B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device."""
     index: Tensor  # type: ignore[assignment]  # this hides the tuple's method of that name
     """(B,) int64, the positions of the images in the loader's split. It stays on the CPU."""
     flip: Tensor
@@ -44,7 +46,7 @@ def to_uint8(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Square RGB images, uint8 (N, 3, H, W), and the name of each one, which says where it comes from.
+    """Images of one size, uint8 (N, C, H, W), and the name of each one, which says where it comes from.
 
     `labels`, int64 (N,), are the numbers of their classes, in `ImageData.classes`; None where there are none.
     """
@@ -88,6 +90,17 @@ class Split(Dataset[Batch]):
     def label_key(self) -> str | None:
         """A hash of the labels; None without them."""
         return None if self.labels is None else _hash(self.labels)
+
+
+def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> None:
+    """Raise UserError where images are not of the shape (C, H, W) that the settings of their data set say."""
+    for name, split in splits.items():
+        if (found := tuple(split.images.shape[1:])) != shape:
+            made, expected = ("×".join(map(str, each)) for each in (found, shape))
+            raise UserError(
+                f"data: the images of {name} are {made} (channels, height, width), and data.channels and "
+                f"data.resolution say {expected}; set them to what its `load` makes"
+            )
 
 
 def _hash(values: Tensor) -> str:

@@ -20,6 +20,7 @@ class Cifar10(ImageData):
     Args:
         root: Folder of cifar-10-batches-py or of its archive; null for the project's cache.
         resolution: Side of the images, which is 32 pixels.
+        channels: 3, as they are RGB.
         download: Download the archive (170 MB) if it is not there.
         val: Validation images, out of the 50,000 images for training.
         labels: Give each image its class, one of ten such as airplane, for a network with `model.classes`.
@@ -29,12 +30,13 @@ class Cifar10(ImageData):
         self,
         root: str | Path | None = None,
         resolution: Literal[32] = 32,
+        channels: Literal[3] = 3,
         download: bool = True,
         val: Annotated[int, Ge(0)] = 5000,
         labels: bool = False,
         **options: Any,
     ):
-        super().__init__(resolution, **options)
+        super().__init__(resolution, channels, **options)
         self.root = Path(root).expanduser() if root else cache_dir("cifar10")
         self.download = download
         self.val = val

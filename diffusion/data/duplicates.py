@@ -23,7 +23,7 @@ NEAR = 8  # grey levels, RMS
 ROWS = 512  # images whose distances are in memory at once
 
 View = Callable[[Tensor], Tensor]
-"""uint8 (N, 3, H, W) -> the same images, transformed, such as mirrored."""
+"""uint8 (N, C, H, W) -> the same images, transformed, such as mirrored."""
 
 EITHER_WAY: tuple[View, ...] = (lambda images: images, lambda images: images.flip(-1))
 
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 
 def miniature(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> (N, 3·16·16) float32: the means of blocks, centred."""
+    """uint8 (N, C, H, W) -> (N, C·16·16) float32: the means of blocks, centred."""
     side = min(SIDE, *images.shape[-2:])
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
@@ -92,7 +92,7 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 
 def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
-    """Which of `images` (n, 3, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
+    """Which of `images` (n, C, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
     return _nearest(images, miniature(known), views)[0] < NEAR
 
 

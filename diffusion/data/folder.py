@@ -25,12 +25,13 @@ from PIL import Image
 from diffusion.console import count
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest, print_once, read_json, write
-from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, size_of, square
+from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.module import ImageData
 from diffusion.data.threads import in_threads
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
+from diffusion.pixels import Resolution, height_width
 from diffusion.randomness import seed_for
 
 WRITTEN = {"run.json", ".hydra"}  # in the folders that commands write
@@ -49,7 +50,7 @@ class Found(NamedTuple):
 
 
 class Folder(ImageData):
-    """The images of a folder, cropped to squares and resized; or, with `tiles`, many squares of each photograph.
+    """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
     `report` also lists every file that is not used: as "refused" if it is an image or has the name of one, else as
     "skipped". It is also written to the cache.
@@ -59,15 +60,16 @@ class Folder(ImageData):
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
-        resolution: Side of the square images, in pixels. Images with a shorter side are refused.
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
+            are refused.
         tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut;
             true: 70, which is about their number. Use it for a few large photographs. All tiles of a photograph are in
             the same split. Photographs with a side below 128 pixels, or below the resolution, are refused. null: one
-            square each.
+            image each.
         limit: The most training images; null for all that validation and test leave.
         val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
             With `tiles`, photographs are counted.
-        random_crop: Place the square anywhere along the longer side, by (seed, content), instead of at the centre.
+        random_crop: Place the crop anywhere along the side that is cut, by (seed, content), instead of at the centre.
         strict: Stop at an image that can't be used, instead of leaving it out.
         repeats: Use byte-identical files as often as they occur, instead of once.
         labels: Give each image a class, for a network with `model.classes`: folders takes the folders directly in root
@@ -80,7 +82,7 @@ class Folder(ImageData):
     def __init__(
         self,
         root: str | Path,
-        resolution: Annotated[int, Ge(1)],
+        resolution: Resolution,
         tiles: Annotated[int, Ge(1)] | bool | None = None,
         limit: Annotated[int, Ge(1)] | None = None,
         val: Share = 0.1,
@@ -99,7 +101,7 @@ class Folder(ImageData):
             )
         self.root = Path(root).expanduser()
         self.tiles = tiles
-        self.least = resolution if tiles is None else smallest(resolution)  # of a side in pixels
+        self.least = self.resolution if tiles is None else smallest(self.resolution)  # [height, width] in pixels
         self.limit = limit
         self.val = val
         self.test = test
@@ -115,6 +117,7 @@ class Folder(ImageData):
         seed = self.seed if self.random_crop else None
         names = [(file.name, file.content) for file in files]
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
+        options += [f"channels {self.channels}"] * (self.channels != 3)
         key = digest("folder 1", RESIZE, self.resolution, seed, names, *options)
         made = cached(cache_folder() / f"folder-{key}.pt", lambda: self._decode(files))
         photos = self._photos(images := Split(made["images"], made["names"]))
@@ -200,7 +203,7 @@ class Folder(ImageData):
                     named.append(file.name + place)
                     contents.append(file.content)
                 first.setdefault(file.content, file.name)
-        pixels = np.stack(images) if images else np.empty((0, 3, self.resolution, self.resolution), np.uint8)
+        pixels = np.stack(images) if images else np.empty((0, *self.shape), np.uint8)
         return {
             "images": torch.from_numpy(pixels),
             "names": named,
@@ -209,16 +212,17 @@ class Folder(ImageData):
         }
 
     def _images(self, file: Found) -> list[tuple[str, np.ndarray]] | Unusable:
-        """The square of an image, or its tiles, each with what its name adds to that of the file."""
+        """The crop of an image, or its tiles, each with what its name adds to that of the file."""
         try:
             if self.tiles is not None:
-                with decoded(file.path, self.least, 8 * self.least) as image:
+                with decoded(file.path, self.least, 8 * smallest(self.resolution), self.channels) as image:
                     short = min(size_of(file.path) or image.size)
                     found = list(cut(image, file.content, self.resolution, self.tiles, short))
                 return found or Unusable("nearly uniform: no tile of it has contrast")
             position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-            with decoded(file.path, self.least, 2 * self.least) as image:
-                return [("", planes(square(image, self.resolution, crop_box(image.size, position))))]
+            with decoded(file.path, self.least, 2 * max(self.shape[1:]), self.channels) as image:
+                box = crop_box(image.size, position, self.resolution)
+                return [("", planes(resized(image, self.resolution, box)))]
         except Unusable as reason:
             return reason
 
@@ -240,9 +244,10 @@ class Folder(ImageData):
                 f"({first['reason']}); correct or remove them (all are in {file}), or set data.strict=false"
             )
         if not used:
+            height, width = height_width(self.least)
             raise UserError(
                 f"data.root={self.root}: none of {found} files is a usable image (the reasons are in {file}); set "
-                f"data.root to a folder of images of at least {self.least}x{self.least} pixels"
+                f"data.root to a folder of images of at least {width}x{height} pixels"
             )
 
     def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:
@@ -270,22 +275,22 @@ class Folder(ImageData):
         return {name: images.take(torch.tensor(index[name], dtype=torch.long)) for name in parts}
 
 
-def common_side(root: Path) -> int | None:
-    """The side in pixels of all images of a folder, from their headers; None where there are none.
+def common_size(root: Path) -> tuple[int, int] | None:
+    """(height, width) in pixels of all images of a folder, from their headers; None where there are none.
 
-    Raises UserError where they are not all square and of one size.
+    Raises UserError where they are not all of one size.
     """
     first: dict[tuple[int, int], str] = {}
     for path in sorted(_below(root, lambda *_: None)):
         if path.is_file() and (size := size_of(path)) is not None:
             first.setdefault(size, path.relative_to(root).as_posix())
-    if any(width != height for width, height in first) or len(first) > 1:
+    if len(first) > 1:
         found = ", ".join(f"{name} of {width}x{height}" for (width, height), name in [*first.items()][:2])
         raise UserError(
-            f"{root}: its images are not squares of one size ({found}); give a folder of such images, or set the size "
-            "that they are resized to by data.resolution=64"
+            f"{root}: its images are not of one size ({found}); give a folder of such images, or set the size that "
+            "they are resized to by data.resolution=64"
         )
-    return next(iter(first))[0] if first else None
+    return next(iter(first))[::-1] if first else None
 
 
 def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:

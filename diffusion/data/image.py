@@ -1,4 +1,4 @@
-"""One image file -> one square of RGB bytes, or a reason why the file cannot be used.
+"""One image file -> one rectangle of grey, RGB or RGBA bytes, or a reason why the file cannot be used.
 
 Every colour mode and EXIF orientation is accepted; of an animation the first frame. These are refused: files of more
 than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than MAX_PIXELS (known
@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
 from diffusion.data.threads import Room
+from diffusion.pixels import MODES, Channels, Resolution, height_width
 
 MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures
 MAX_BYTES = 1 << 31  # of a file: twice what MAX_PIXELS take as 16-bit RGBA, uncompressed
@@ -40,11 +41,13 @@ class NotAnImage(Unusable):
     """The file is not in a known image format."""
 
 
-def read(file: Path, at_least: int | None = None, keep: int | None = None) -> Image.Image:
-    """The upright image in `file`, as RGB. Raises Unusable.
+def read(
+    file: Path, at_least: Resolution | None = None, keep: int | None = None, channels: Channels = 3
+) -> Image.Image:
+    """The upright image in `file`, as grey, RGB or RGBA. Raises Unusable.
 
     Args:
-        at_least: the shortest side that is accepted, in pixels.
+        at_least: the shortest side that is accepted, in pixels; or [height, width].
         keep: if given, a JPEG is decoded at a half, a quarter or an eighth of its size where no side gets shorter than
             this, which is several times faster.
     """
@@ -55,15 +58,20 @@ def read(file: Path, at_least: int | None = None, keep: int | None = None) -> Im
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
-                if at_least and min(width, height) < at_least:
-                    raise Unusable(f"{width}x{height} pixels, smaller than {at_least}x{at_least}")
+                if not (_fits(width, height, at_least) or _fits(height, width, at_least)):  # however it is turned
+                    raise _too_small(width, height, at_least)
                 if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
                         twin.verify()
                 if keep:
                     image.draft(None, (keep, keep))
                 image.load()
-                return _upright(image, _rgb(image))
+                upright = _upright(image, _coloured(image, channels))
+                if (width > height) != (upright.width > upright.height):
+                    width, height = height, width
+                if not _fits(width, height, at_least):
+                    raise _too_small(width, height, at_least)
+                return upright
         except Unusable:
             raise
         except Image.DecompressionBombError as error:
@@ -74,11 +82,23 @@ def read(file: Path, at_least: int | None = None, keep: int | None = None) -> Im
             raise Unusable(f"can't be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
+def _fits(width: int, height: int, at_least: Resolution | None) -> bool:
+    down, right = height_width(at_least or 1)
+    return width >= right and height >= down
+
+
+def _too_small(width: int, height: int, at_least: Resolution | None) -> Unusable:
+    down, right = height_width(at_least or 1)
+    return Unusable(f"{width}x{height} pixels, smaller than {right}x{down}")
+
+
 @contextlib.contextmanager
-def decoded(file: Path, at_least: int | None = None, keep: int | None = None) -> Iterator[Image.Image]:
+def decoded(
+    file: Path, at_least: Resolution | None = None, keep: int | None = None, channels: Channels = 3
+) -> Iterator[Image.Image]:
     """As `read`, for several threads: the images that are in such blocks at a time fit into ROOM; others wait."""
     with ROOM.taken(_weight(file, keep)):
-        yield read(file, at_least, keep)
+        yield read(file, at_least, keep, channels)
 
 
 def _weight(file: Path, keep: int | None) -> int:
@@ -116,29 +136,35 @@ def size_of(file: Path) -> tuple[int, int] | None:
             return None
 
 
-def square(image: Image.Image, side: int, box: tuple[int, int, int, int]) -> np.ndarray:
+def resized(image: Image.Image, resolution: Resolution, box: tuple[int, int, int, int]) -> np.ndarray:
     """The window `box` (left, top, right, bottom) of `image`, resized without using any pixel outside of it.
 
-    Lanczos with antialiasing. uint8 (side, side, 3), or (side, side) for a single channel.
+    Lanczos with antialiasing, of RGBA with the colours weighted by their opacity. uint8 (H, W, C), or (H, W) for a
+    single channel. Where nothing is seen, at opacity 0, the colour is black.
     """
-    return np.asarray(image.crop(box).resize((side, side), Image.Resampling.LANCZOS))
+    height, width = height_width(resolution)
+    pixels = np.asarray(image.crop(box).resize((width, height), Image.Resampling.LANCZOS))
+    return pixels * (pixels[..., 3:] > 0) if image.mode == "RGBA" else pixels
 
 
 def planes(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (3, H, W), contiguous."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    """(H, W, C) or (H, W) -> (C, H, W), contiguous."""
+    return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def crop_box(size: tuple[int, int], position: float) -> tuple[int, int, int, int]:
-    """The largest square window of an image of `size` (width, height), as (left, top, right, bottom).
+def crop_box(size: tuple[int, int], position: float, resolution: Resolution = 1) -> tuple[int, int, int, int]:
+    """The largest window of an image of `size` (width, height), as (left, top, right, bottom).
 
     Args:
-        position: where the window is along the longer side, in [0, 1]; 0.5 is the centre.
+        position: where the window is along the side that is cut, in [0, 1]; 0.5 is the centre.
+        resolution: what it is resized to, and so the ratio of its sides, to the nearest pixel.
     """
     width, height = size
-    side = min(width, height)
-    left, top = round(position * (width - side)), round(position * (height - side))
-    return left, top, left + side, top + side
+    down, right = height_width(resolution)
+    unit = min(width / right, height / down)
+    across, along = round(unit * right), round(unit * down)
+    left, top = round(position * (width - across)), round(position * (height - along))
+    return left, top, left + across, top + along
 
 
 def check_bytes(size: int) -> None:
@@ -163,6 +189,14 @@ def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
         return rgb
     ImageOps.exif_transpose(rgb, in_place=True)
     return rgb
+
+
+def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
+    """`image` as grey, RGB or RGBA. Grey is the luma of ITU-R 601 of the RGB."""
+    if channels == 4 and image.has_transparency_data and image.mode not in WIDE:
+        return image.convert("RGBA")
+    rgb = _rgb(image)
+    return rgb if channels == 3 else rgb.convert(MODES[channels])
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,11 +9,12 @@ from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Split, to_unit
+from diffusion.data.batches import Batch, Split, check_shape, to_unit
 from diffusion.data.cache import digest
 from diffusion.data.labels import check_classes
 from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
+from diffusion.pixels import Channels, Resolution, height_width, resolution_of
 from diffusion.randomness import generator_for
 
 
@@ -27,7 +28,8 @@ class ImageData(LightningDataModule):
     `use_distributed_sampler=False`: the loaders share the images out among the devices.
 
     Args:
-        resolution: Side of the square images, in pixels.
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
+        channels: 1: grey, 3: RGB, 4: RGBA, with transparency.
         batch_size: Training images per device in a batch.
         eval_batch_size: The most images per device in a validation batch.
         flip: Mirror half of the training images, chosen anew in each epoch.
@@ -35,13 +37,13 @@ class ImageData(LightningDataModule):
         num_workers: Processes that gather batches; 0 is the fastest, because the images are in memory.
     """
 
-    channels = 3
     missing_class = "add training images of it"
     """How to mend a class without training images."""
 
     def __init__(
         self,
-        resolution: Annotated[int, Ge(1)],
+        resolution: Resolution,
+        channels: Channels = 3,
         batch_size: Annotated[int, Ge(1)] = 8,
         eval_batch_size: Annotated[int, Ge(1)] = 32,
         flip: bool = True,
@@ -49,7 +51,10 @@ class ImageData(LightningDataModule):
         num_workers: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
-        self.resolution = resolution
+        height, width = height_width(resolution)
+        self.channels = channels
+        self.shape = channels, height, width  # of the images
+        self.resolution = resolution_of(height, width)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.flip = flip
@@ -72,6 +77,7 @@ class ImageData(LightningDataModule):
         if not self.splits:
             self.report = []
             splits = self.load()
+            check_shape(splits, self.shape)
             check_classes(splits, self.classes, self.missing_class)
             self.report += duplicates.report(splits)
             self.splits = splits

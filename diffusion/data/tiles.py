@@ -1,4 +1,4 @@
-"""Square tiles of several scales out of photographs, split by photograph; and the bundled landscapes, 37 photographs.
+"""Tiles of several scales out of photographs, split by photograph; and the bundled landscapes, 37 photographs.
 
 The bundled windows are a fixed list, the same at every resolution and for every seed, so that results can be compared.
 The candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from
@@ -23,20 +23,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from PIL import Image
 
 from diffusion.data.batches import Split
 from diffusion.data.cache import cache_folder, cached, digest
 from diffusion.data.duplicates import NEAR
-from diffusion.data.image import RESIZE, planes, read, square
+from diffusion.data.image import RESIZE, crop_box, planes, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
 from diffusion.data.threads import in_threads
+from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for
 
 HERE = Path(__file__).resolve().parent / "landscapes"
@@ -59,23 +59,30 @@ class Window(NamedTuple):
     def box(self) -> tuple[int, int, int, int]:
         return self.left, self.top, self.left + self.side, self.top + self.side
 
+    def part(self, resolution: Resolution) -> tuple[int, int, int, int]:
+        """Its middle with the ratio of the sides of `resolution`, as (left, top, right, bottom)."""
+        left, top, right, bottom = crop_box((self.side, self.side), 0.5, resolution)
+        return self.left + left, self.top + top, self.left + right, self.top + bottom
+
 
 class Landscapes(ImageData):
     """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
 
     Args:
-        resolution: Side of the square images, in pixels.
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], of the middle of the squares.
+        channels: 1: grey, 3: RGB.
         labels: Give each tile the scene of its photograph, one of seven such as mountain, for a network with
             `model.classes`. Not every tile shows it.
     """
 
-    def __init__(self, resolution: Annotated[int, Ge(1)], labels: bool = False, **options: Any):
-        super().__init__(resolution, **options)
+    def __init__(self, resolution: Resolution, labels: bool = False, channels: Literal[1, 3] = 3, **options: Any):
+        super().__init__(resolution, channels, **options)
         self.labels = labels
 
     def load(self) -> dict[str, Split]:
         photos = sorted((HERE / "photos").glob("*.jpg"))
-        key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos])
+        options = [f"channels {self.channels}"] * (self.channels != 3)
+        key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos], *options)
         made = cached(cache_folder() / f"landscapes-{key}.pt", self._make)
         splits = {name: Split(made[name]["images"], made[name]["names"]) for name in TILES}
         if self.labels:
@@ -88,9 +95,10 @@ class Landscapes(ImageData):
         photos = {path.name: read(path) for path in sorted((HERE / "photos").glob("*.jpg"))}
         windows = choose_windows(photos)
         chosen = [window for split in windows.values() for window in split]
+        shown = {name: photo.convert(MODES[self.channels]) for name, photo in photos.items()}
 
         def cut(window: Window) -> np.ndarray:
-            return planes(square(photos[window.photo], self.resolution, window.box))
+            return planes(resized(shown[window.photo], self.resolution, window.part(self.resolution)))
 
         tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow resizes without holding the interpreter's lock
         images = dict(zip(chosen, tiles, strict=True))
@@ -149,8 +157,10 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
     return {split: [*islice(choose(files, TILES[split]), TILES[split])] for split, files in split_photos().items()}
 
 
-def cut(photo: Image.Image, content: str, resolution: int, most: int, short: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Up to `most` tiles of any photograph, uint8 (3, resolution, resolution), and the place of each, as `named`.
+def cut(
+    photo: Image.Image, content: str, resolution: Resolution, most: int, short: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Up to `most` tiles of any photograph, uint8 (C, H, W), and the place of each, as `named`.
 
     Args:
         photo: no side is shorter than `smallest(resolution)`.
@@ -167,7 +177,7 @@ def cut(photo: Image.Image, content: str, resolution: int, most: int, short: int
         if len(chosen) < most and not near[i, chosen].any():
             chosen.append(i)
             left, top, side = (round(short / min(small.size) * value) for value in window[1:])
-            yield named(Window("", left, top, side)), planes(square(small, resolution, window.box))
+            yield named(Window("", left, top, side)), planes(resized(small, resolution, window.part(resolution)))
 
 
 def named(window: Window) -> str:
@@ -175,9 +185,9 @@ def named(window: Window) -> str:
     return f"{window.photo} {window.side}px at {window.left},{window.top}"
 
 
-def smallest(resolution: int) -> int:
+def smallest(resolution: Resolution) -> int:
     """The side of the smallest window, in pixels: no tile is enlarged."""
-    return max(SMALLEST, resolution)
+    return max(SMALLEST, *height_width(resolution))
 
 
 def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
@@ -206,10 +216,10 @@ def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> li
         window = Window(name, left, top, side)
         if overlap(np.array([left, top, side]), earlier).max(initial=0) > MOST_OVERLAP:
             continue
-        if square(luminance, 64, window.box).std() < LEAST_CONTRAST:
+        if resized(luminance, 64, window.box).std() < LEAST_CONTRAST:
             continue
         earlier = np.vstack([earlier, (left, top, side)])
-        quarters[int(quarter)].append((window, square(photo, 16, window.box)))
+        quarters[int(quarter)].append((window, resized(photo, 16, window.box)))
     return [found for turn in zip_longest(*reversed(quarters)) for found in turn if found]
 
 

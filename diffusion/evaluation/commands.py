@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.find import trained
@@ -15,9 +14,10 @@ from diffusion.checkpoint.restore import Restored, restore, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Evaluate, Sample, Settings
+from diffusion.config.validation import check_arguments
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
-from diffusion.data.folder import common_side
+from diffusion.data.folder import common_size
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device
@@ -28,9 +28,10 @@ from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.files import replace
 from diffusion.metric.record import Score
+from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
 from diffusion.report.formatting import describe
-from diffusion.report.images import grid, in_turn, save_png, scale_of
+from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_of
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
 
@@ -52,13 +53,13 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     width = len(str(n - 1))
     (folder / "images").mkdir(exist_ok=True)
     for i, image in enumerate(images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "images" / f"{i:0{width}d}.png")
+        picture_of(image).save(folder / "images" / f"{i:0{width}d}.png")
     shown, columns = in_turn(images, len(settings.labels)) if settings.labels else (images, None)
     save_png(grid(shown, columns, scale_of(shown, columns)), folder / "grid.png")
     classes = {name: rows.numpy() for name, rows in drawing.conditions(denoiser, n).items()}
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": drawing.seed, **classes}
     np.savez_compressed(folder / "images.npz", **arrays)
-    written = "images/, grid.png, images.npz (uint8, N×H×W×3)"
+    written = "images/, grid.png, images.npz (uint8, N×H×W×C)"
     if settings.trajectory:
         frames.save(folder, settings.frames)
         written += ", trajectory.png, trajectory.gif"
@@ -170,7 +171,7 @@ def evaluate_images(settings: Evaluate, folder: Path) -> None:
     """Score the images of a folder."""
     device = choose_device(settings.device)
     settings = completed(at_their_size(settings), None)
-    images = folder_images(str(settings.images), settings.data["resolution"], settings.n)
+    images = folder_images(str(settings.images), settings.data, settings.n)
     scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
     scorer.make_reference()
     scorer.write(score_images(scorer, settings, images, "images", folder=str(settings.images)))
@@ -242,14 +243,17 @@ def at_their_size(settings: Evaluate) -> Evaluate:
     """`settings` with the reference at the size of the images to score, unless data or a resolution is chosen."""
     node = settings.data
     root = Path(str(settings.images)).expanduser()
-    if "_target_" in node or "resolution" in node or not root.is_dir() or (side := common_side(root)) is None:
+    if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
         return settings  # an error in the folder is reported when it is read
-    return settings.model_copy(update={"data": {**node, "resolution": min(side, SMALLEST)}})
+    height, width = (min(side, max(1, round(side * SMALLEST / max(size)))) for side in size)
+    return settings.model_copy(update={"data": {**node, "resolution": resolution_of(height, width)}})
 
 
-def folder_images(root: str, resolution: int, n: int | None) -> Tensor:
-    """`n` images of a folder, or all, decoded as the data module does, repeated images included."""
-    folder = Folder(root=root, resolution=resolution, val=0, test=0, batch_size=1, repeats=True)
+def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:
+    """`n` images of a folder, or all, decoded as those of the configuration `data`, repeated images included."""
+    shape = {key: data[key] for key in ("resolution", "channels") if key in data}
+    check_arguments(Folder, shape, "data")
+    folder = Folder(root=root, **shape, val=0, test=0, batch_size=1, repeats=True)
     try:
         folder.prepare_data()
         folder.setup()

@@ -25,6 +25,7 @@ from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
+from diffusion.pixels import resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
@@ -136,15 +137,16 @@ def score(
     reference that is not there.
 
     Args:
-        images: uint8 (n, 3, H, W).
-        reference: a choice of conf/data, a folder of images, or an `ImageData`. It is read at the size of the images.
+        images: uint8 (n, C, H, W), grey, RGB or RGBA.
+        reference: a choice of conf/data, a folder of images, or an `ImageData`. It is read in the size
+            and with the channels of the images.
         split: of the reference: train, val or test.
         features: a choice of conf/features.
         metrics: a choice of conf/metrics.
         device: auto, cpu, cuda, cuda:1, mps; of the feature extractor.
     """
     extractor = make(choice("features", features), "features").to(choose_device(device))
-    data = reference if isinstance(reference, ImageData) else _data(reference, images.shape[-1])
+    data = reference if isinstance(reference, ImageData) else _data(reference, images)
     data.prepare_data()
     if split not in data.splits:
         raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
@@ -154,7 +156,9 @@ def score(
     return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
 
 
-def _data(reference: str | Path, resolution: int) -> ImageData:
+def _data(reference: str | Path, images: Tensor) -> ImageData:
+    channels, height, width = images.shape[1:]
+    shape = {"resolution": resolution_of(height, width)} | ({"channels": channels} if channels != 3 else {})
     name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": str(reference)})
-    data: ImageData = make(choice("data", str(name), ["+seed=0"], resolution=resolution, **root), "data")
+    data: ImageData = make(choice("data", str(name), ["+seed=0"], **shape, **root), "data")
     return data

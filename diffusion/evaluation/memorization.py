@@ -39,7 +39,7 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
 def audit_copies(
     images: Tensor, data: ImageData, kinds: Sequence[str], extractor: FeatureExtractor, folder: Path
 ) -> Score:
-    """The score `copies` of `images`, uint8 (n, 3, H, W), printed too, and figures/copies.png in `folder`.
+    """The score `copies` of `images`, uint8 (n, C, H, W), printed too, and figures/copies.png in `folder`.
 
     Args:
         kinds: Distances by which an image may be a copy: `pixels` (takes seconds), `features` (takes the extractor's

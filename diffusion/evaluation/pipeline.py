@@ -78,7 +78,7 @@ class Scorer:
         _ = self.reference
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """Scores of uint8 images (n, 3, H, W). `source` says where they come from: see `metric.record.SOURCE`."""
+        """Scores of uint8 images (n, C, H, W). `source` says where they come from: see `metric.record.SOURCE`."""
         with torch.inference_mode():
             return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
 
@@ -88,7 +88,7 @@ class Scorer:
         A class with fewer than `LEAST` images on either side has none, which is said.
 
         Args:
-            images: uint8 (n, 3, H, W).
+            images: uint8 (n, C, H, W).
             classes: (n,), of the images.
         """
         reference = self.data.splits[self.split]
@@ -124,7 +124,7 @@ class Scorer:
 
         def scores(name: str) -> dict[str, Score]:
             if name == "noise":
-                pixels = noise_images(n, self.data.resolution, self.data.resolution)
+                pixels = noise_images(n, self.data.shape)
                 return score(pixels, self.extractor, self.reference, n, metrics=self.metrics)
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
             return score_features(features, self.extractor, reference, metrics=self.metrics)

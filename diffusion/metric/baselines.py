@@ -11,10 +11,10 @@ from diffusion.metric.reference import ReferenceStatistics
 from diffusion.randomness import Streams, generator_for, seed_for
 
 
-def noise_images(n: int, height: int, width: int, seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:
-    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 batches (b, 3, height, width)."""
+def noise_images(n: int, shape: tuple[int, int, int], seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:
+    """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 batches (b, C, H, W); `shape` is (C, H, W)."""
     for index in torch.arange(n).split(batch_size):
-        noise = Streams([seed_for(seed, "noise image", i) for i in index.tolist()]).normal(3, height, width)
+        noise = Streams([seed_for(seed, "noise image", i) for i in index.tolist()]).normal(*shape)
         yield ((noise.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

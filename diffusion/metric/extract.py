@@ -9,6 +9,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from diffusion.console import progress_bar
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
+from diffusion.pixels import SHOWN_AS
 
 
 def default_batch_size(extractor: FeatureExtractor) -> int:
@@ -30,10 +31,10 @@ def extract(
     """Features (N, D), or (N, D + S) with `spatial`, of the images of all processes, float32 on the CPU.
 
     Args:
-        images: uint8 (N, 3, H, W), or an iterable of uint8 (b, 3, H, W) of any sizes b.
+        images: uint8 (N, C, H, W), or an iterable of uint8 (b, C, H, W) of any sizes b.
         n: how many images of this process; further ones are not used, and fewer are a ValueError. None: all.
         batch_size: of the extractor; None: `default_batch_size`.
-        resolution: HEIGHTxWIDTH; UserError for images of another one. None: any.
+        resolution: of `described_size`; UserError for images of another one. None: any.
         gather: of all processes; False: of this process only.
     """
     if isinstance(images, Tensor):
@@ -45,8 +46,8 @@ def extract(
         task = bar.add_task(description, total=n, unit="image", note="")
         for part in images:
             part = part if n is None else part[: n - done]
-            if len(part) and resolution not in (None, found := resolution_of(part)):
-                raise UserError(f"images of {found} pixels to score; the reference has {resolution}: resize them alike")
+            if len(part) and resolution not in (None, found := described_size(part)):
+                raise UserError(f"images of {found} pixels to score; the reference has {resolution}: make them alike")
             for batch in part.split(batch_size or default_batch_size(extractor)):
                 if len(batch):
                     features.append(extractor(batch, spatial).cpu())
@@ -63,6 +64,6 @@ def extract(
     return mine
 
 
-def resolution_of(images: Tensor) -> str:
-    """`HEIGHTxWIDTH`."""
-    return "x".join(map(str, images.shape[-2:]))
+def described_size(images: Tensor) -> str:
+    """`HEIGHTxWIDTH` of images (…, C, H, W), and of grey and RGBA ones how they are made RGB: `8x8 RGBA over white`."""
+    return " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS.get(images.shape[-3])]))

@@ -22,6 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from diffusion.errors import UserError, first_line
 from diffusion.metric.digest import digest
+from diffusion.pixels import MODES, to_rgb
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor, spatial: bool = False) -> Tensor:
-        """uint8 (B, 3, H, W) -> float32 (B, num_features) on `device`.
+        """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, of which `to_rgb` makes 3.
 
         With `spatial`, (B, num_features + num_spatial) of the same pass, the spatial features last. Raises TypeError
         for another dtype, ValueError for another shape, and UserError where there are no spatial features.
@@ -83,11 +84,13 @@ class FeatureExtractor(nn.Module):
             raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
         if images.dtype != torch.uint8:
             raise TypeError(f"{self.name}: got {images.dtype} images; expected uint8, 0 to 255")
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, 3, H, W)")
+        if images.ndim != 4 or images.shape[1] not in MODES:
+            raise ValueError(
+                f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, C, H, W), C 1, 3 or 4"
+            )
         # Runs may use autocast, and features in bfloat16 would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            images = images.to(self.device)
+            images = to_rgb(images.to(self.device))
             if not spatial:
                 return self.features(images).float()
             maps: list[Tensor] = []

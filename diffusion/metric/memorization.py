@@ -37,12 +37,12 @@ ROWS = 256  # samples whose distances are in memory at once
 SIDE = 8  # pixels of a miniature, which JPEG compression and noise hardly change
 
 Embed = Callable[[Tensor], Tensor]
-"""uint8 (B, 3, H, W) -> (B, D)."""
+"""uint8 (B, C, H, W) -> (B, D)."""
 
 
 @dataclass(frozen=True)
 class View:
-    """Images (B, 3, H, W), shifted by `down` and `right` pixels with replicated edges, then mirrored or not."""
+    """Images (B, C, H, W), shifted by `down` and `right` pixels with replicated edges, then mirrored or not."""
 
     mirrored: bool = False
     down: int = 0
@@ -72,7 +72,7 @@ class Embedding:
 
 
 def miniature(images: Tensor) -> Tensor:
-    """The means of 8×8 blocks (fewer for a smaller image), (B, 3·8·8) float32 in 0 … 255."""
+    """The means of 8×8 blocks (fewer for a smaller image), (B, C·8·8) float32 in 0 … 255."""
     side = min(SIDE, *images.shape[-2:])
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) for x in images.split(ROWS)])
 
@@ -158,13 +158,13 @@ def audit(
     repeats: Callable[[Tensor], Tensor],
     rate: float = 0.01,
 ) -> Audit:
-    """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, 3, H, W).
+    """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, C, H, W).
 
     Raises ValueError for fewer than 2 training images, and where no held-out image differs from them.
 
     Args:
         embeddings: at least one, by name.
-        repeats: images (B, 3, H, W) -> (B,) bool, which of them are near-duplicates of a training image.
+        repeats: images (B, C, H, W) -> (B,) bool, which of them are near-duplicates of a training image.
         rate: the highest rate at which samples that are not copies may be flagged. If there are too few held-out
             photographs for it, the lowest possible rate, len(embeddings)/(m + 1), is used, and is in the result.
     """

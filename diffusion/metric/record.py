@@ -48,7 +48,7 @@ class Score:
     features: str | None = None
     weights_hash: str | None = None  # of the features' network
     resize: str | None = None  # how images are brought to that network's size
-    resolution: str | None = None  # of the images before that, HEIGHTxWIDTH
+    resolution: str | None = None  # of the images before that: `extract.described_size`
     details: Mapping[str, Any] = field(default_factory=dict)  # what else the metric reports
     source: Mapping[str, Any] = field(default_factory=dict)  # where the images come from: see SOURCE
     code: str | None = None  # the version of the program

@@ -13,7 +13,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing
 from diffusion.metric.digest import digest
 from diffusion.metric.estimate import Reference, pool
-from diffusion.metric.extract import default_batch_size, extract, resolution_of
+from diffusion.metric.extract import default_batch_size, described_size, extract
 from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def reference_statistics(
     progress: bool = True,
     spatial: bool = False,
 ) -> ReferenceStatistics:
-    """Statistics of real `images`, uint8 (N, 3, H, W) with N at least 4. A damaged cache file is logged and replaced.
+    """Statistics of real `images`, uint8 (N, C, H, W) with N at least 4. A damaged cache file is logged and replaced.
 
     Raises UserError for fewer images, and for spatial features that the extractor does not have.
 
@@ -76,7 +76,7 @@ def reference_statistics(
 
 
 def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
-    """Features (N, D) of `images`, uint8 (N, 3, H, W), float32 on the CPU, of this process only.
+    """Features (N, D) of `images`, uint8 (N, C, H, W), float32 on the CPU, of this process only.
 
     Args:
         keep: for real images: extract them once, then read them from the cache. A damaged file is logged and replaced.
@@ -106,7 +106,7 @@ def _statistics(
         extractor=extractor.name,
         weights_hash=extractor.weights_hash,
         resize=extractor.resize,
-        resolution=resolution_of(images),
+        resolution=described_size(images),
         key=key,
     )
 

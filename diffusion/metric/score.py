@@ -4,7 +4,7 @@ Metrics are a sequence of factories (classes, or `functools.partial` of them). O
 them. The baselines of a score are calls of the same functions with as many images (`metric.baselines`):
 
     score(samples, extractor, reference)
-    score(noise_images(n, height, width), extractor, reference)   # what a sampler starts from
+    score(noise_images(n, (C, H, W)), extractor, reference)      # what a sampler starts from
     real = extract(draw(training_images, n), extractor)
     score_features(real, extractor, reference)                    # other real images
     score_features(*divide(real, reference), …)                   # the floor: two sets that differ by chance only

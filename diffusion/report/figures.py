@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.formatting import number
@@ -41,7 +42,7 @@ Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @style.styled
 def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
-    """Fig. 1: a row per image of `images` (N, 3, H, W) uint8, a column per time of `times` in 0 … T (else 11).
+    """Fig. 1: a row per image of `images` (N, C, H, W) uint8, a column per time of `times` in 0 … T (else 11).
 
     x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image; x_t is clamped to [−1, 1] to be shown.
     """
@@ -50,8 +51,8 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
     x0 = images.detach().cpu().double() / 127.5 - 1
     eps = torch.randn(x0.shape, generator=generator_for("figure", "noising", seed), dtype=torch.float64)
     alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64) / steps)
-    x = alpha.view(-1, 1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1, 1) * eps  # (times, N, 3, H, W)
-    shown = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 0, 3, 4, 2).numpy()
+    x = alpha.view(-1, 1, 1, 1, 1) * x0 + sigma.view(-1, 1, 1, 1, 1) * eps  # (times, N, C, H, W)
+    shown = to_rgb(((x.clamp(-1, 1) + 1) * 127.5).round().byte()).permute(1, 0, 3, 4, 2).numpy()
     return style.picture_rows([list(row) for row in shown], [f"{t:,}" for t in times], "$t$ =")
 
 
@@ -129,21 +130,21 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
 
 @style.styled
 def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
-    """Samples (k, 3, H, W) uint8 above their nearest training images, with the audit's ratio r of each."""
-    rows = [list(images.permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
+    """Samples (k, C, H, W) uint8 above their nearest training images, with the audit's ratio r of each."""
+    rows = [list(to_rgb(images).permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
     return style.picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
 
 
 @style.styled
 def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
-    """Denoising steps (S, N, 3, H, W) uint8: a row per image, a column per step.
+    """Denoising steps (S, N, C, H, W) uint8: a row per image, a column per step.
 
     Under it stand the step's time t of `times` (S,), in [0, 1], counted in 0 … T, and its noise level σ_t / α_t.
     """
     alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
     levels = (sigma / alpha).tolist()
     texts = [f"{number(t * _steps(schedule))}\n{number(level)}" for t, level in zip(times, levels, strict=True)]
-    rows = [list(row) for row in steps.permute(1, 0, 3, 4, 2).numpy()]
+    rows = [list(row) for row in to_rgb(steps).permute(1, 0, 3, 4, 2).numpy()]
     return style.picture_rows(rows, texts, "$t$ =\n$\\sigma_t/\\alpha_t$ =")
 
 

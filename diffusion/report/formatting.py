@@ -67,7 +67,8 @@ def protocol_text(score: Score) -> str:
     if score.what == "network":  # bits per dimension; `bound` is what an earlier version wrote
         how = describe(score.settings or {"bound": score.details.get("bound", "not recorded")})
         return f"the {score.n} images of the {split}; {how}"
-    pixels = f" of {score.resolution} pixels" if score.resolution else ""
+    size, _, shown = (score.resolution or "").partition(" ")
+    pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
     settings = f", {describe(score.settings)}" if score.settings else ""
     return (
         f"{score.n} images{pixels} against {reference}; features {quoted(score.features)}, "

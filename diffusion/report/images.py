@@ -1,4 +1,4 @@
-"""Pictures of images: grids and GIFs. Images are uint8, (N, 3, H, W), sRGB.
+"""Pictures of images: grids and GIFs. Images are uint8, (N, C, H, W): sRGB, or grey or RGBA, which are shown as RGB.
 
 A grid's layout is kept in the PNG file (`tEXt` chunk "grid"), so that `tiles` can separate the images again.
 """
@@ -14,6 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from diffusion.pixels import MODES, to_rgb
+
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels of a picture that is looked at
 LAYOUT = "grid"  # the PNG text chunk with a grid's layout
@@ -21,17 +23,17 @@ FILM_TIMES = "times"  # that with the times of a film's rows
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
-    """`images` (N, 3, H, W) uint8 row by row, ⌈√N⌉ `columns` unless given, each pixel `scale` pixels wide.
+    """`images` (N, C, H, W) uint8 row by row, ⌈√N⌉ `columns` unless given, each pixel `scale` pixels wide.
 
-    `GAP` white pixels lie between images; empty places in the last row are white. No value is changed.
+    `GAP` white pixels lie between images; empty places in the last row are white. No value of RGB is changed.
     Raises ValueError for another dtype or shape, and for no images.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, 3, H, W) with N > 0")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
+        raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
     n = len(images)
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
-    pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
+    pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = pixels.shape[1:3]
     canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
     for i, tile in enumerate(pixels):
@@ -43,13 +45,19 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Im
 
 
 def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
-    """`images` (N, 3, H, W) that are of so many kinds in turn, in an order with a row for each kind, and the columns.
+    """`images` (N, C, H, W) that are of so many kinds in turn, in an order with a row for each kind, and the columns.
 
     White images fill the last rows.
     """
     columns = math.ceil(len(images) / kinds)
     padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """One image (C, H, W) as it is, grey, RGB or RGBA."""
+    pixels = image.detach().cpu().permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
 def tiles(picture: Image.Image) -> list[np.ndarray]:

@@ -72,7 +72,7 @@ def write_report(
 
     Args:
         schedule: The run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn.
-        images: uint8 (N, 3, H, W) of the run's data; the noising strip shows the first three.
+        images: uint8 (N, C, H, W) of the run's data; the noising strip shows the first three.
         state: Of the run, where run.json does not say it yet.
     """
     run = Run(Path(folder))

@@ -150,7 +150,7 @@ class Forecast(Callback):
     def costs(self, trainer: pl.Trainer, module: Diffusion, batch: int) -> Costs:
         """Seconds for an image: in training's precision, in sampling's, and of the features."""
         data, features = self.plan.data, 0.0
-        shape = data.channels, data.resolution, data.resolution
+        shape = data.shape
         module.eval()
         sampling = seconds_per_evaluation(module.denoiser, shape, batch, module.device) / batch
         with trainer.precision_plugin.forward_context():

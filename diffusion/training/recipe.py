@@ -9,9 +9,11 @@ from torch import nn
 
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
+from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.pixels import MODES
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
@@ -19,6 +21,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.training.checks import check_size
 
+RGB = 3  # the channels of the images that conf/model is for
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built when the images are there
 
 
@@ -45,8 +48,7 @@ class Recipe:
             check_node(settings.model_dump().get(group), group)
         data: ImageData = make(settings.data, "data")
         network = make(settings.model, "model")
-        shape = data.channels, data.resolution, data.resolution
-        guidance, worse = make_guidance(settings.guidance, shape, settings.label_dropout, None)
+        guidance, worse = make_guidance(settings.guidance, data.shape, settings.label_dropout, None)
         recipe = cls(
             data=data,
             network=network,
@@ -61,18 +63,37 @@ class Recipe:
             ema=make(settings.ema, "ema") if settings.ema else None,
         )
         recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
-        check_size(data.resolution, network)
+        check_size(data, network)
         return recipe
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
-        return self.data.channels, self.data.resolution, self.data.resolution
+        return self.data.shape
 
     def drawing(self, seed: int) -> Drawing:
         """How samples are drawn: where images have labels, of each class as often as in training."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts)
+
+
+def with_channels(settings: Train) -> Train:
+    """The settings with a network for the channels of the images: `in_channels`, and `out_channels` in proportion.
+
+    Raises UserError where `model.in_channels` is set to another number.
+    """
+    channels, model = settings.data.get("channels", RGB), settings.model
+    given = model.get("in_channels", channels)
+    if given == channels or channels not in MODES:  # what is not a number of channels is refused with the data
+        return settings
+    if given != RGB:
+        raise UserError(
+            f"model.in_channels={given}: the images have {count(channels, 'channel')}; leave it out, and it follows "
+            "data.channels"
+        )
+    out = model.get("out_channels", RGB)
+    fitting = {"in_channels": channels} | ({"out_channels": out // RGB * channels} if "out_channels" in model else {})
+    return settings.model_copy(update={"model": {**model, **fitting}})
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:

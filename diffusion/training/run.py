@@ -41,7 +41,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice, print_gap
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_classes
+from diffusion.training.recipe import Recipe, with_channels, with_classes
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -89,6 +89,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
+    settings = with_channels(settings)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
@@ -361,10 +362,9 @@ def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:
 def print_run(folder: Path, recipe: Recipe) -> None:
     """Two lines before the first step."""
     data, parameters = recipe.data, sum(p.numel() for p in recipe.network.parameters())
+    (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(
-        f"images {data.resolution}×{data.resolution}: {counts} · network of {parameters / 1e6:.2f} M parameters"
-    )
+    console.print(f"images {height}×{width}{kind}: {counts} · network of {parameters / 1e6:.2f} M parameters")
     console.print(f"run folder: {folder}")
 
 

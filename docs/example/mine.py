@@ -68,9 +68,8 @@ class Discs(ImageData):
         }
 
     def _draw(self, name: str, n: int) -> Split:
-        random, side = generator_for(self.seed, name), self.resolution
-        radius, row, column = side * (torch.rand(3, n, 1, 1, 1, generator=random) * 0.3 + 0.2)
-        disc, ground = torch.randint(256, (2, n, 3, 1, 1), generator=random, dtype=torch.uint8)
-        at = torch.arange(side)
-        inside = (at[:, None] - row) ** 2 + (at - column) ** 2 < radius**2
+        random, (channels, height, width) = generator_for(self.seed, name), self.shape
+        radius, row, column = min(height, width) * (torch.rand(3, n, 1, 1, 1, generator=random) * 0.3 + 0.2)
+        disc, ground = torch.randint(256, (2, n, channels, 1, 1), generator=random, dtype=torch.uint8)
+        inside = (torch.arange(height)[:, None] - row) ** 2 + (torch.arange(width) - column) ** 2 < radius**2
         return Split(torch.where(inside, disc, ground), [f"{name} {i}" for i in range(n)])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from diffusion.data.image import MAX_PIXELS, NotAnImage, Unusable, crop_box, read, square
+from diffusion.data.image import MAX_PIXELS, NotAnImage, Unusable, crop_box, read, resized
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -175,7 +175,7 @@ def test_draft_decoding_of_jpeg_gives_the_pixels_of_full_decoding(file: Path) ->
     assert full.size == (800, 600)
     assert small.size == (200, 150)
     boxes = [crop_box(image.size, 0.5) for image in (small, full)]
-    a, b = (square(i, 64, box).astype(int) for i, box in zip((small, full), boxes, strict=True))
+    a, b = (resized(i, 64, box).astype(int) for i, box in zip((small, full), boxes, strict=True))
     assert np.abs(a - b).max() <= 4
 
 
@@ -188,11 +188,35 @@ def test_the_square_window() -> None:
 def test_resizing_a_window_uses_no_pixel_outside_of_it() -> None:
     half = Image.new("RGB", (64, 64), RED)
     half.paste(BLUE, (32, 0, 64, 64))
-    assert (square(half, 4, (0, 0, 32, 32)) == RED).all()
+    assert (resized(half, 4, (0, 0, 32, 32)) == RED).all()
 
 
 def test_resizing_averages_the_pixels() -> None:
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))).convert("RGB")
-    tile = square(stripes, 8, (0, 0, 64, 64))
+    tile = resized(stripes, 8, (0, 0, 64, 64))
     assert tile.shape == (8, 8, 3)
     assert np.abs(tile.astype(int) - 127).max() <= 12
+
+
+def test_a_turned_image_is_measured_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (30, 10)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read(tmp_path / "turned.jpg", [30, 10]).size == (10, 30)
+    with pytest.raises(Unusable, match="10x30 pixels, smaller than 20x10"):
+        read(tmp_path / "turned.jpg", [10, 20])
+
+
+def test_a_window_has_the_ratio_of_its_resolution():
+    assert crop_box((30, 10), 0.5, [5, 10]) == (5, 0, 25, 10)
+    assert crop_box((10, 30), 1, [5, 10]) == (0, 25, 10, 30)
+    assert crop_box((1000, 999), 0.5, [7, 7]) == crop_box((1000, 999), 0.5)
+
+
+def test_grey_is_the_luma_and_unseen_colours_are_black(tmp_path):
+    Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(tmp_path / "unseen.png")
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "seen.png")
+    assert read(tmp_path / "seen.png", channels=1).getpixel((0, 0)) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+    assert read(tmp_path / "unseen.png", channels=1).getpixel((0, 0)) == 255  # over white
+    assert read(tmp_path / "seen.png", channels=4).getpixel((0, 0)) == (200, 100, 50, 255)
+    assert not resized(read(tmp_path / "unseen.png", channels=4), 8, (0, 0, 8, 8)).any()

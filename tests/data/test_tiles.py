@@ -108,7 +108,7 @@ def test_every_resolution_shows_the_same_windows(
         assert small.splits[split].names == smaller.splits[split].names
         for data in (small, smaller):
             window, image = chosen[17], data.splits[split].images[17].permute(1, 2, 0).numpy()
-            size = (data.resolution, data.resolution)
+            size = data.shape[1:]
             tile = photos[window.photo].crop(window.box).resize(size, Image.Resampling.LANCZOS)
             assert np.array_equal(image, np.asarray(tile))
     monkeypatch.setattr(tiles, "choose_windows", lambda photos: pytest.fail("the tiles were made again"))

@@ -14,7 +14,7 @@ from diffusion.evaluation.pipeline import Scorer
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
     """Without an extractor, metrics and a ledger."""
-    data: Any = SimpleNamespace(splits=splits, resolution=4)
+    data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
     return Scorer(data, split, None, [], Path(), None)  # type: ignore[arg-type]
 
 

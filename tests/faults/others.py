@@ -76,8 +76,8 @@ FAULTS = [
     ),
     Fault(
         "images of any size",
-        'net.whole("sample_size", high=LARGEST_SIDE)',
-        'net.values["sample_size"]',
+        '.whole("sample_size", high=LARGEST_SIDE)',
+        '.values["sample_size"]',
         f"{HOSTILE}[huge images]",
     ),
     Fault("T of others is ours", '    theirs.one_of("num_train_timesteps", [STEPS])\n', "", f"{HOSTILE}[T]"),

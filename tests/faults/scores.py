@@ -88,7 +88,9 @@ FAULTS = [
         f"{CHANGED}[one setting]",
     ),
     Fault("evaluate: a folder's images at 64", "completed(at_their_size(settings)", "completed((settings)", SIZE),
-    Fault("evaluate: images of any size", " or len(first) > 1:", ":", FOLDER),
+    Fault(
+        "evaluate: images of any size", "    if len(first) > 1:\n        found", "    if False:\n        found", FOLDER
+    ),
     Fault("evaluate: fewer images than asked for", "n is not None and n > len(images)", "False", FOLDER),
     Fault("an interval of one image", "math.isnan(half)", "False", ONE),
     Fault("evaluate: a part is mixed", ' or "_target_" in changes:', ":", f"{CHANGED}[a part]"),

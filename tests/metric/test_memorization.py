@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion.data import tiles
 from diffusion.data.duplicates import repeats
-from diffusion.data.image import planes, read, square
+from diffusion.data.image import planes, read, resized
 from diffusion.metric.memorization import PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
 
 
@@ -44,7 +44,7 @@ def real() -> dict[str, Tensor]:
         patch.setattr(tiles, "split_photos", lambda: few)
         windows = tiles.choose_windows(photos)
     return {
-        split: torch.from_numpy(np.stack([planes(square(photos[w.photo], 32, w.box)) for w in chosen]))
+        split: torch.from_numpy(np.stack([planes(resized(photos[w.photo], 32, w.box)) for w in chosen]))
         for split, chosen in windows.items()
     }
 

@@ -277,7 +277,7 @@ def test_scores_are_in_the_expected_order(projection: Projection, photographs: T
     extractor, reference = projection(), photographs[:200]
     same = values(reference, extractor, reference)
     real = values(draw(photographs[200:], 150), extractor, reference)
-    noise = torch.cat(list(noise_images(150, 32, 32)))
+    noise = torch.cat(list(noise_images(150, (3, 32, 32))))
     blend = ((photographs[200:350].float() + noise) / 2).round().to(torch.uint8)
     blended, far = values(blend, extractor, reference), values(noise, extractor, reference)
     assert 0 <= same["fd_projection"] < 1e-10
@@ -286,10 +286,10 @@ def test_scores_are_in_the_expected_order(projection: Projection, photographs: T
 
 
 def test_noise_images_are_uint8_noise_that_depends_on_the_seed_only() -> None:
-    images = torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=4)))
+    images = torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=4)))
     assert (images.shape, images.dtype) == ((10, 3, 8, 6), torch.uint8)
-    assert torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=1, batch_size=10))))
-    assert not torch.equal(images, torch.cat(list(noise_images(10, 8, 6, seed=2))))
+    assert torch.equal(images, torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=10))))
+    assert not torch.equal(images, torch.cat(list(noise_images(10, (3, 8, 6), seed=2))))
     assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal distribution are below −1, and clamped
 
 

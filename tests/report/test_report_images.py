@@ -40,9 +40,9 @@ def test_a_picture_of_unknown_layout_is_one_tile() -> None:
     assert [tile.shape for tile in tiles(picture)] == [(7, 10, 3)]
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
-def test_grid_refuses_what_is_not_uint8_rgb(images: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected uint8 \(N, 3, H, W\)"):
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8)])
+def test_grid_refuses_what_is_not_an_image(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected uint8 \(N, C, H, W\)"):
         grid(images)
 
 

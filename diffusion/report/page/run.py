@@ -11,6 +11,7 @@ import numpy as np
 from diffusion.config.quoting import resume_command
 from diffusion.console import count, duration
 from diffusion.metric.record import Score
+from diffusion.pixels import height_width
 from diffusion.report.differences import from_default
 from diffusion.report.formatting import describe, protocol_text, sampler_text, value_text
 from diffusion.report.images import FILM_TIMES, tiles
@@ -89,10 +90,7 @@ def run_page(run: Run, state: str | None = None, recipe: Mapping[str, Any] | Non
 def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """(C, H, W) of a configuration's images, or None where it does not say."""
     size, channels = (config.get("data") or {}).get("resolution"), (config.get("model") or {}).get("in_channels", 3)
-    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
-    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
-        return None
-    return channels, height, width
+    return (channels, *height_width(size)) if isinstance(size, int | list) and isinstance(channels, int) else None
 
 
 def facts(run: Run, state: str) -> list[list[str]]:

@@ -72,9 +72,10 @@ function drawing(found) {
 
   function paint(canvas, x) {
     const pen = canvas.getContext("2d"), image = pen.createImageData(width, height);
+    const byte = (i, c) => Math.round((x[c * height * width + i] + 1) * 127.5);
     for (let i = 0; i < height * width; i++) {
-      for (let c = 0; c < 3; c++) image.data[4 * i + c] = Math.round((x[(channels < 3 ? 0 : c) * height * width + i] + 1) * 127.5);
-      image.data[4 * i + 3] = 255;
+      for (let c = 0; c < 3; c++) image.data[4 * i + c] = byte(i, channels < 3 ? 0 : c);
+      image.data[4 * i + 3] = channels === 4 ? byte(i, 3) : 255; // over the canvas's white
     }
     pen.putImageData(image, 0, 0);
   }
@@ -87,7 +88,7 @@ function drawing(found) {
       said.textContent = "opening the network …";
       const network = await openNetwork(found), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
       for (let i = 0; i < total && !stopped; i++) {
-        const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none` });
+        const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none; background: #fff` });
         pictures.append(canvas);
         const x = await denoise(network, table, gaussian(Number(seed.value) * 1000 + i, size), Number(kinds.value), async (x0, k) => {
           paint(canvas, x0);
