@@ -19,7 +19,12 @@ FAULTS = [
         "self.picture.to(x_t) + t.sigma",
         INPAINTING,
     ),
-    Fault("RePaint: half of the variance on the way back", "-math.expm1(2 * (t.lam", "-math.expm1(t.lam", INPAINTING),
+    Fault(
+        "RePaint: half of the variance on the way back",
+        "added = t.sigma * math.sqrt(-math.expm1(2 * (",
+        "added = t.sigma * math.sqrt(-math.expm1(1 * (",
+        INPAINTING,
+    ),
     Fault("RePaint: not scaled on the way back", "t.alpha / s.alpha * x_s + added", "x_s + added", INPAINTING),
     Fault("RePaint: one pass too many", "reversed(range(self.passes", "reversed(range(1 + self.passes", INPAINTING),
     Fault("RePaint: the last step too", "self.passes if s.sigma > 0 else 1", "self.passes", INPAINTING),
