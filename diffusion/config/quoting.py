@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -21,3 +22,8 @@ def quoted(word: str) -> str:
     key, _, value = word.partition("=")
     escaped = value.replace('"', '\\"')
     return shlex.quote(f'{key}="{escaped}"')
+
+
+def command_line(name: str, words: Iterable[str]) -> str:
+    """`python -m diffusion.NAME WORDS`, each word quoted for a shell where needed."""
+    return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])

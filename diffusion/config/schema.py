@@ -210,24 +210,18 @@ class Train(Settings):
     sweep: Sweep = Sweep()
 
 
-class Sample(Settings):
-    """Draw images from a trained model."""
+class Drawn(Settings):
+    """What every command that draws images from a trained model is given."""
 
     ckpt: str
     """A run's folder, a checkpoint, an exported file, a folder of diffusers, or `last`: of the run in outputs/ that
     saved last."""
     weights: Weights = "ema"
     """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
-    n: Count = 64
-    """Images."""
     seed: Seed | None = None
     """Image i depends on (seed, i) alone, whatever n and batch_size are; null for the run's seed."""
     batch_size: Count = 64
     """Images drawn at once."""
-    trajectory: bool = False
-    """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
-    frames: Count = 12
-    """Pictures in the strip. (The GIF has up to 100.)"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     label: int | str | None = None
@@ -238,6 +232,36 @@ class Sample(Settings):
     guidance: dict[str, Any] | None = None
     name: Name = "${hydra:job.name}"
     """Of the output."""
+
+
+class Sample(Drawn):
+    """Draw images from a trained model."""
+
+    n: Count = 64
+    """Images."""
+    trajectory: bool = False
+    """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
+    frames: Count = 12
+    """Pictures in the strip. (The GIF has up to 100.)"""
+
+
+class Edit(Drawn):
+    """Draw variants of a picture, fill a part of it, or draw images between two noises."""
+
+    image: str | None = None
+    """A picture to begin with. Its largest square around the centre is made as small as the model's images."""
+    strength: Annotated[float, Gt(0), Le(1)] | None = None
+    """How much of the picture is drawn anew: the share of the sampler's steps that are made. null: 0.6."""
+    mask: str | None = None
+    """Instead, fill the picture where this one is white (brighter than grey) or transparent, by the group `inpainting`.
+    It has the picture's proportions."""
+    interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2), Words("two seeds [A,B]")] | None = None
+    """Without a picture: images on the way from image 0 of one seed to image 0 of another."""
+    n: Count = 8
+    """Images of a picture."""
+    frames: Annotated[int, Ge(2)] = 8
+    """Images on the way between two noises, both ends included."""
+    inpainting: Group
 
 
 class Evaluate(Settings):
@@ -331,7 +355,8 @@ class GuidanceStudy(AnyStudy):
 
 
 COMMANDS: dict[str, type[Settings]] = {
-    "train": Train, "sample": Sample, "evaluate": Evaluate, "study": Study, "study_guidance": GuidanceStudy,
+    "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "study": Study,
+    "study_guidance": GuidanceStudy,
 }  # fmt: skip
 
 RENAMED = {  # keys that work for one more version

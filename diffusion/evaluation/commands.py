@@ -13,7 +13,7 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
-from diffusion.config.schema import AnyStudy, Evaluate, Sample, Settings
+from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
 from diffusion.config.validation import check_arguments
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
@@ -50,15 +50,9 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         denoiser, n, device, settings.batch_size, f"sampling {count(n, 'image')}",
         frames.watch if settings.trajectory else None,
     )  # fmt: skip
-    width = len(str(n - 1))
-    (folder / "images").mkdir(exist_ok=True)
-    for i, image in enumerate(images):
-        picture_of(image).save(folder / "images" / f"{i:0{width}d}.png")
+    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
     shown, columns = in_turn(images, len(settings.labels)) if settings.labels else (images, None)
     save_png(grid(shown, columns, scale_of(shown, columns)), folder / "grid.png")
-    classes = {name: rows.numpy() for name, rows in drawing.conditions(denoiser, n).items()}
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": drawing.seed, **classes}
-    np.savez_compressed(folder / "images.npz", **arrays)
     written = "images/, grid.png, images.npz (uint8, N×H×W×C)"
     if settings.trajectory:
         frames.save(folder, settings.frames)
@@ -69,7 +63,21 @@ def draw_samples(settings: Sample, folder: Path) -> None:
         console.print(f"  the rows of grid.png: {', '.join(map(str, settings.labels))}")
 
 
-def labels_of(settings: Sample) -> int | str | list[int | str] | None:
+def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
+    """Write uint8 images (n, C, H, W) as images/*.png, and with their seed and conditions, such as classes, as arrays.
+
+    images.npz holds uint8 (n, H, W, C).
+    """
+    width = len(str(len(images) - 1))
+    (folder / "images").mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        picture_of(image).save(folder / "images" / f"{i:0{width}d}.png")
+    given = {name: rows.numpy() for name, rows in conditions.items()}
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
+    np.savez_compressed(folder / "images.npz", **arrays)
+
+
+def labels_of(settings: Drawn) -> int | str | list[int | str] | None:
     """The classes that are asked for. Raises UserError where both `label` and `labels` are given."""
     if settings.label is not None and settings.labels is not None:
         raise UserError("give either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
@@ -77,7 +85,7 @@ def labels_of(settings: Sample) -> int | str | list[int | str] | None:
 
 
 def make_drawing(
-    settings: Sample | Evaluate,
+    settings: Drawn | Evaluate,
     restored: Restored,
     labels: int | str | list[int | str] | None = None,
     counts: Mapping[str, int] | None = None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from diffusion.console import count
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.generate import generate, seeds_of
 from diffusion.evaluation.pipeline import describe_sampler
 from diffusion.process.denoiser import Denoise, Denoiser, Estimate
+from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -29,6 +31,8 @@ class Drawing:
 
     `labels` are those of `classes.conditions`, and `counts` the images of each class whose proportions the samples have
     without them; empty for a model without labels. `weak` is the worse model of the guidance, where it has one.
+
+    With `between`, two seeds, the images are on the way from image 0 of the one to image 0 of the other.
     """
 
     sampler: Sampler
@@ -38,6 +42,7 @@ class Drawing:
     weak: Denoiser | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     labels: int | str | Sequence[int | str] | None = None
+    between: tuple[int, int] | None = None
 
     def __call__(
         self,
@@ -52,19 +57,33 @@ class Drawing:
         """uint8 (n, C, H, W) on the CPU; see `generate`."""
         given = self.conditions(denoiser, n)
         guided = self.guided(denoiser, device)
+        streams_of = None if self.between is None else partial(self.streams_between, self.between, n, device)
         return generate(
-            guided, self.sampler, n, self.shape, self.seed, device, batch_size, description, watch, share, given
-        )
+            guided, self.sampler, n, self.shape, self.seed, device, batch_size, description, watch, share, given,
+            streams_of,
+        )  # fmt: skip
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
-        """What the network is given beside x_t and t for n samples. Raises UserError for a class that there is not."""
-        return conditions(self.labels, n, denoiser.network, self.counts)
+        """What the network is given beside x_t and t for n samples. Raises UserError for a class that there is not.
+
+        With `between` all are given what the first one is.
+        """
+        if self.between is None:
+            return conditions(self.labels, n, denoiser.network, self.counts)
+        first = conditions(self.labels, 1, denoiser.network, self.counts)
+        return {name: row.expand(n) for name, row in first.items()}
 
     def guided(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> Denoise:
         """The denoiser with the guidance. Raises UserError where they do not fit."""
         if self.guidance is None:
             return denoiser
         return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
+
+    @staticmethod
+    def streams_between(ends: tuple[int, int], n: int, device: torch.device, indices: Sequence[int]) -> Between:
+        """The random streams of the images at `indices` of n on the way from one seed to another."""
+        seeds, others = (seeds_of(end, [0] * len(indices)) for end in ends)
+        return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
 
     def evaluations(self, schedule: Schedule) -> int:
         """Network evaluations for each sample."""

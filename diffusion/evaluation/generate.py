@@ -1,6 +1,6 @@
 """Drawing images from a denoiser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ def generate(
     watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
     share: tuple[int, int] = (0, 1),
     conditions: Mapping[str, Tensor] | None = None,
+    streams_of: Callable[[Sequence[int]], Streams] | None = None,
 ) -> Tensor:
     """`n` images as uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
 
@@ -37,6 +38,7 @@ def generate(
             the estimate.
         share: (rank, devices): only the images rank, rank + devices, … of the n are drawn.
         conditions: Handed to the denoiser, such as `classes` (n,): a row for each image.
+        streams_of: The random streams of images, given their indices; None: those of the seed.
 
     Raises UserError for conditions of another number of images.
     """
@@ -49,7 +51,7 @@ def generate(
         bar = progress.add_task(description or "", total=len(chosen) * sampler.steps, unit="im·step", note="")
         for first in range(0, len(chosen), batch_size):
             indices = chosen[first : first + batch_size]
-            streams = Streams([seed_for(seed, "sample", i) for i in indices], device)
+            streams = streams_of(indices) if streams_of else Streams(seeds_of(seed, indices), device)
 
             def after_step(k: int, x: Tensor, estimate: Estimate, first: int = first) -> None:
                 progress.advance(bar, len(x))
@@ -60,3 +62,8 @@ def generate(
             under = Conditioned(denoise, **given) if given else denoise
             images.append(to_uint8(sampler(under, streams.normal(*shape), streams, after_step)).cpu())
     return torch.cat(images)
+
+
+def seeds_of(seed: int, indices: Sequence[int]) -> list[int]:
+    """The seeds of the random streams of the images at `indices`."""
+    return [seed_for(seed, "sample", i) for i in indices]

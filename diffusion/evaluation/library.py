@@ -1,7 +1,7 @@
 """Trained models and scores for notebooks and programs, without a command line: `diffusion.load`, `diffusion.score`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,22 @@ from diffusion.config.composition import choice
 from diffusion.config.inherit import RUN, completed
 from diffusion.config.schema import Sample
 from diffusion.console import count
-from diffusion.data import ImageData
+from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.evaluation.editing import filling
+from diffusion.evaluation.pictures import read_mask, read_picture
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
 from diffusion.pixels import resolution_of
 from diffusion.process.denoiser import Denoiser
+from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
+from diffusion.process.inpainting import Inpainting
 from diffusion.process.sampler import Sampler
 
 
@@ -71,15 +75,104 @@ class Model:
             worse: the worse model of a guidance that has one.
             settings: of the sampler, such as steps=18 or grid="karras".
         """
+        drawing = self._drawing(sampler, seed, labels, guidance, worse, **settings)
+        return self._draw(drawing, n, batch_size, progress)
+
+    def edit(
+        self,
+        picture: str | Path | Tensor,
+        strength: float = 0.6,
+        n: int = 8,
+        batch_size: int = 64,
+        progress: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """`n` variants of a picture by SDEdit, uint8 (n, C, H, W) on the CPU: it is noised, and drawn from there.
+
+        Raises UserError for a picture that cannot be used, and as `sample` does.
+
+        Args:
+            picture: a file, of whose centre the largest square is taken and made smaller, or uint8 (C, H, W).
+            strength: the share of the sampler's steps that are made, above 0 and at most 1: how much is drawn anew.
+            options: sampler, seed, labels, guidance, worse and settings, as of `sample`.
+        """
+        drawing = self._drawing(**options)
+        edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
+        return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
+
+    def inpaint(
+        self,
+        picture: str | Path | Tensor,
+        mask: str | Path | Tensor,
+        method: str | Inpainting = "repaint",
+        n: int = 8,
+        batch_size: int = 64,
+        progress: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """`n` pictures that equal one except where its mask is white, uint8 (n, C, H, W) on the CPU.
+
+        There the model draws what goes with the rest. Raises UserError for a picture, a mask or a method that cannot be
+        used, and as `sample` does.
+
+        Args:
+            picture: as of `edit`.
+            mask: a file of the picture's proportions, white where the picture is to be filled; or bool (H, W), true
+                there.
+            method: a choice of conf/inpainting, or a method, RePaint(passes=20).
+            options: as of `edit`.
+        """
+        fill = mask
+        if not isinstance(fill, Tensor):
+            fill = read_mask(fill, self.restored.shape, None if isinstance(picture, Tensor) else picture)
+        if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
+            raise UserError(f"mask: got {_described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
+        how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
+        drawing = filling(self._drawing(**options), self._picture(picture), fill.cpu(), how)
+        return self._draw(drawing, n, batch_size, progress)
+
+    def interpolate(
+        self, first: int, last: int, n: int = 8, batch_size: int = 64, progress: bool = True, **options: Any
+    ) -> Tensor:
+        """`n` images on the way from image 0 of the seed `first` to that of `last`, uint8 (n, C, H, W) on the CPU.
+
+        The noise goes along a circle (`process.editing.Between`), also that which a sampler adds. All are of the class
+        of the first. Raises UserError for equal seeds, and as `sample` does.
+
+        Args:
+            options: sampler, labels, guidance, worse and settings, as of `sample`.
+        """
+        drawing = replace(self._drawing(seed=first, **options), between=(first, last))
+        return self._draw(drawing, n, batch_size, progress)
+
+    def _drawing(
+        self,
+        sampler: str | Sampler | None = None,
+        seed: int = 0,
+        labels: int | str | Sequence[int | str] | None = None,
+        guidance: str | Guidance | None = None,
+        worse: "Model | None" = None,
+        **settings: Any,
+    ) -> Drawing:
         if isinstance(sampler, Sampler):
             if settings:
                 raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
         else:
             sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
         guided, weak = self._guidance(guidance, worse)
-        drawing = Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
+        return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
+
+    def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
         label = f"sampling {count(n, 'image')}" if progress else None
         return drawing(self.denoiser, n, self.device, batch_size, label)
+
+    def _picture(self, picture: str | Path | Tensor) -> Tensor:
+        """uint8 (C, H, W), of the size of the model's images."""
+        if not isinstance(picture, Tensor):
+            return read_picture(picture, self.restored.shape)
+        if picture.dtype != torch.uint8 or picture.shape != self.restored.shape:
+            raise UserError(f"image: got {_described(picture)}; expected uint8 {self.restored.shape}, or a file")
+        return picture.cpu()
 
     def _guidance(
         self, guidance: str | Guidance | None, worse: "Model | None"
@@ -99,6 +192,11 @@ class Model:
         own = Sample(ckpt=str(path), **nodes)
         node: dict[str, Any] = getattr(completed(own, self.restored.config, path), group)
         return node
+
+
+def _described(values: Tensor) -> str:
+    """`float32 (3, 32, 32)`."""
+    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 
 def load(

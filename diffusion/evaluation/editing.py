@@ -1,0 +1,147 @@
+"""What `diffusion.edit` does with a trained model: variants of a picture, filling a part of it, between two noises."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config.build import make
+from diffusion.config.choices import searched
+from diffusion.config.inherit import completed
+from diffusion.config.quoting import command_line
+from diffusion.config.schema import Edit
+from diffusion.console import console, count, log_to, quiet_libraries
+from diffusion.data import to_unit
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import labels_of, make_drawing, save_images
+from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.pictures import known_part, read_mask, read_picture
+from diffusion.files import replace as replace_file
+from diffusion.process.editing import SDEdit
+from diffusion.process.inpainting import Inpainting
+from diffusion.report.images import enlarged, gif, grid, in_turn, save_png, scale_of
+from diffusion.runs.folder import Run
+
+STRENGTH = 0.6  # of SDEdit, unless one is given
+COLUMNS = 12  # of images between two noises
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is drawn: how, how many, and what of the user's pictures is shown before it, uint8 (m, C, H, W)."""
+
+    drawing: Drawing
+    n: int
+    before: Tensor
+    about: str
+
+
+def edits(settings: Edit, restored: Restored) -> Edits:
+    """What the settings, completed by the run's, draw with a model. Raises UserError for what does not fit together."""
+    check(settings)
+    drawing = make_drawing(settings, restored, labels_of(settings))
+    if settings.interpolate is not None:
+        first, last = settings.interpolate
+        drawing = replace(drawing, between=(first, last), seed=first)
+        nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
+        return Edits(drawing, settings.frames, nothing, f"from the noise of seed {first} to that of seed {last}")
+    assert settings.image is not None
+    picture = read_picture(settings.image, restored.shape)
+    if settings.mask is None:
+        strength = STRENGTH if settings.strength is None else settings.strength
+        edited = SDEdit(strength)(drawing.sampler, to_unit(picture))
+        _, level = edited.begins(restored.denoiser.schedule)
+        about = (
+            f"{edited.steps} of {count(drawing.sampler.steps, 'step')}, from the noise level sigma/alpha = {level:.3g}"
+        )
+        return Edits(replace(drawing, sampler=edited), settings.n, picture[None], f"strength={strength:g}: {about}")
+    fill = read_mask(settings.mask, restored.shape, settings.image)
+    filled = filling(drawing, picture, fill, make(settings.inpainting, "inpainting"))
+    about = f"filling {float(fill.float().mean()):.0%} of the picture"
+    return Edits(filled, settings.n, torch.stack([picture, known_part(picture, fill)]), about)
+
+
+def check(settings: Edit) -> None:
+    """Raise UserError for settings that exclude each other."""
+    if (settings.image is None) == (settings.interpolate is None):
+        raise UserError("give either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
+    for name in ("mask", "strength"):
+        if getattr(settings, name) is not None and settings.image is None:
+            raise UserError(f"{name}: it is for a picture; give image=PICTURE, or leave it out")
+    if settings.mask is not None and settings.strength is not None:
+        raise UserError("strength: a mask says what is drawn anew; leave one of mask and strength out")
+    if settings.interpolate is not None and settings.labels is not None:
+        raise UserError("labels: all images between two noises are of one class; give label=CLASS")
+
+
+def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:
+    """Pictures that equal one, uint8 (C, H, W), except where it is filled, bool (H, W).
+
+    Raises UserError where nothing or all is filled.
+    """
+    if bool(fill.all()):
+        raise UserError("mask: all of the picture is filled, so nothing is known of it; use diffusion.sample")
+    return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
+
+
+def draw_edits(settings: Edit, folder: Path) -> None:
+    """Draw into images/*.png, grid.png, images.npz and edit.json; between two noises also into interpolation.gif."""
+    quiet_libraries()
+    log_to(folder / "edit.log")
+    check(settings)
+    device = choose_device(settings.device)
+    restored = restore(trained(settings.ckpt), settings.weights)
+    settings = completed(settings, restored.config, restored.path)
+    made = edits(settings, restored)
+    console.print(made.about)
+    drawing, n, denoiser = made.drawing, made.n, restored.denoiser.to(device)
+    drawing.print_cost(denoiser, n, settings.batch_size, device)
+    images = drawing(denoiser, n, device, settings.batch_size, f"drawing {count(n, 'image')}")
+    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
+    written = "images/, grid.png, images.npz (uint8, N×H×W×C), edit.json"
+    if drawing.between:
+        gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
+        written += ", interpolation.gif"
+    save_png(overview(made, images, settings), folder / "grid.png")
+    record = {
+        "command": command_line("edit", exact_words(folder, settings, restored)),
+        "what": made.about,
+        "n": n,
+        "network evaluations of an image": drawing.evaluations(denoiser.schedule),
+        "seed": drawing.seed,
+        **({"inpainting": dict(settings.inpainting)} if settings.mask else {}),
+        **source_of(settings.sampler, settings.guidance),
+        **restored.source,
+    }
+    replace_file(folder / "edit.json", json.dumps(record, indent=1, ensure_ascii=False))
+    console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
+    console.print(f"  {written}")
+
+
+def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
+    """One picture: a row with the user's pictures, where there are some, and below them the images."""
+    if made.drawing.between:
+        columns = min(len(images), COLUMNS)
+        return grid(images, columns, scale_of(images, columns))
+    m, shown = len(made.before), images
+    columns = max(min(len(images), COLUMNS), m)
+    if settings.labels:
+        shown, columns = in_turn(images, len(settings.labels))
+        columns = max(columns, m)
+    padding = images.new_full((columns - m, *images.shape[1:]), 255)
+    everything = torch.cat([made.before, padding, shown])
+    return grid(everything, columns, scale_of(everything, columns))
+
+
+def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
+    """The overrides that draw the same again: those of the command line, with the seed and the file that were meant."""
+    pinned = {"ckpt": restored.path, "seed": settings.seed}
+    given = [word for word in Run(folder).overrides if word.partition("=")[0] not in pinned]
+    own = [f"hydra.searchpath=[{','.join(map(str, searched()[1:]))}]"] if searched()[1:] else []
+    return [*(f"{key}={value}" for key, value in pinned.items()), *given, *own]

@@ -1,0 +1,176 @@
+"""Inpainting: from a picture of which some pixels are known to samples of the others, given those, without gradients.
+
+The target is the conditional law p(x0 | x0 = y where known). An `Inpainting` wraps any sampler as another sampler, so
+guidance, thresholds and conditions work as they do without it. In what it draws, the known pixels are those of y.
+
+How near the law is reached is measured on a Gaussian with its exact denoiser. There the result is affine in all noise,
+so its moments are exact (`oracle.sampler_moments`). The errors below are W2, the 2-Wasserstein distance to the
+conditional law, of two values given a third one, whose standard deviations are 0.40 and 0.36. The unconditional law is
+0.25 away. On all noise schedules they are the same within 0.004, as the grid has the same noise levels (`grid.karras`
+from 80 to 0.01). tests/process/test_inpainting.py holds them.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.process.denoiser import Denoise
+from diffusion.process.sampler import Evaluator, Point, Sampler, Time
+from diffusion.process.sampler.loop import Watch
+from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams
+
+
+@dataclass(eq=False)
+class Inpainting:
+    """Base class: wraps a sampler as inpainting(sampler, picture, known), another sampler."""
+
+    def __call__(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
+        """A sampler of pictures that have the known pixels of `picture`.
+
+        Args:
+            sampler: from noise to images.
+            picture: y, (C, H, W) in [−1, 1]; what is not known of it has no influence.
+            known: bool, (H, W) or (C, H, W).
+
+        Raises:
+            UserError: if all is known.
+        """
+        if bool(known.all()):
+            raise UserError("mask: every pixel is known, so there is nothing to fill; mark what is to be filled")
+        return self.wrapped(sampler, picture[None], known.expand(picture.shape)[None])
+
+    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
+        """The sampler, for a picture and a mask of shape (1, C, H, W)."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class Inpainted(Sampler):
+    """Base class of the samplers that `Inpainting` makes: the last step's result has the known pixels of `picture`.
+
+    Args:
+        inner: the sampler that is wrapped.
+        picture: y, (1, C, H, W).
+        known: bool, of the same shape.
+    """
+
+    inner: Sampler = field(kw_only=True)
+    picture: Tensor = field(kw_only=True)
+    known: Tensor = field(kw_only=True)
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        noise: Tensor | None,
+        streams: Streams,
+        watch: Watch | None = None,
+        start: tuple[Tensor, float] | None = None,
+        **conditions: Any,
+    ) -> Tensor:
+        x = super().__call__(denoise, noise, streams, watch, start, **conditions)
+        return self.with_known(x, self.picture)
+
+    def with_known(self, x: Tensor, values: Tensor) -> Tensor:
+        """x with other values where pixels are known."""
+        return torch.where(self.known.to(x.device), values.to(x), x)
+
+
+@dataclass(eq=False)
+class RePaint(Inpainting):
+    """The known pixels of x_t are replaced by noised ones, and each step is made several times (RePaint, Algorithm 1).
+
+    Before a step from t to s the known pixels become alpha_t y + sigma_t z. After it, noise leads from s back to t,
+        x_t = (alpha_t/alpha_s) x_s + √(sigma_t² − (alpha_t/alpha_s)² sigma_s²) z,
+    and the step is made again, so that known and unknown pixels come to fit together (Lugmayr et al. 2022, with jumps
+    of one step). Every sampler can be wrapped. A multistep solver's steps become those of its first order, because
+    earlier estimates belong to other noise.
+
+    One pass is replacement alone, which does not reach the conditional law, whatever the number of steps. Many passes
+    are a Langevin dynamics at each noise level, whose law is the conditional one as the noise falls to 0. W2 by DDIM in
+    50, 100, 200 and 400 steps: 0.090, 0.087, 0.086 and 0.086 in 1 pass, 0.035, 0.020, 0.015 and 0.013 in 10.
+
+    Args:
+        passes: how often each step is made but the last; each costs as much as sampling.
+    """
+
+    passes: Annotated[int, Ge(1)] = 10
+
+    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> Inpainted:
+        return _Repainted(
+            sampler.steps, sampler.grid, sampler.threshold,
+            inner=sampler, picture=picture, known=known, passes=self.passes,
+        )  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Repainted(Inpainted):
+    passes: int = field(kw_only=True)
+
+    def step(
+        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
+    ) -> tuple[Tensor, Point]:
+        for left in reversed(range(self.passes if s.sigma > 0 else 1)):
+            x_t = self.with_known(x_t, t.alpha * self.picture.to(x_t) + t.sigma * streams.normal_like(x_t))
+            x_s, now = self.inner.step(denoise, x_t, t, s, [], streams)
+            if left:
+                added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
+                x_t = t.alpha / s.alpha * x_s + added * streams.normal_like(x_s)
+        return x_s, now
+
+
+@dataclass(eq=False)
+class SplitGibbs(Inpainting):
+    """Gibbs sampling of (x0, z), z = x0 + ρ·noise, with z = y where known, as ρ falls (PnP-DM, Algorithm 1).
+
+    At each noise level ρ = sigma_t/alpha_t of a list that decreases along the sampler's grid, in turn:
+        z  | x0:  y where known, and x0 + ρ ε elsewhere;
+        x0 | z:   what the sampler draws from x_t = alpha_t z at time t.
+    (Coeurdoux et al. 2023; Wu et al. 2024, "Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play
+    Priors".) If the second draw is exact, the law at a level ρ that is held is exactly p(x0 | x0 + ρ ε = y where
+    known): the conditional law given known pixels with noise of standard deviation ρ, and so the right one as ρ → 0.
+    That law is reached within 0.0015 at ρ = 0.3 and 1 by DPM-Solver++'s SDE in 60 steps.
+
+    An exact draw is random: it needs a sampler that adds noise, such as dpm_2m_sde. One that does not, such as DDIM,
+    makes rounds at a low noise level Langevin steps, and is as right there, but not at a high one (0.06 at ρ = 1). W2
+    in 50 steps, in 10, 20 and 50 rounds: 0.077, 0.046 and 0.023 by the SDE, and 0.086, 0.060 and 0.042 by DDIM.
+
+    Args:
+        rounds: the number of noise levels; each costs the steps of the grid that are below it.
+    """
+
+    rounds: Annotated[int, Ge(1)] = 20
+
+    def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> Inpainted:
+        return _SplitGibbs(
+            min(self.rounds, sampler.steps), self.levels(sampler), inner=sampler, picture=picture, known=known
+        )
+
+    def levels(self, sampler: Sampler) -> Any:
+        """(schedule, n) -> n times of the sampler's grid, at about equal distances in it, and 0."""
+
+        def levels(schedule: Schedule, n: int) -> Tensor:
+            grid = sampler.grid(schedule, sampler.steps)
+            chosen = (torch.arange(n + 1, dtype=torch.float64) * sampler.steps / n).round().long()
+            return grid[chosen]
+
+        return levels
+
+
+@dataclass(eq=False)
+class _SplitGibbs(Inpainted):
+    def step(
+        self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
+    ) -> tuple[Tensor, Point]:
+        last: list[Any] = []
+        x_t = self.with_known(x_t, t.alpha * self.picture)
+        x0 = self.inner(denoise.denoise, None, streams, lambda k, x, estimate: last.append(estimate), (x_t, t.t))
+        denoise.evaluations += self.inner.evaluations
+        x0 = self.with_known(x0, self.picture)
+        x_s = x0 if s.sigma == 0 else s.alpha * x0 + s.sigma * streams.normal_like(x0)
+        return x_s, Point(t, x_t, last[-1])
