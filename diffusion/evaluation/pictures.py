@@ -62,7 +62,7 @@ def _window(file: Path, shape: tuple[int, int, int], name: str) -> tuple[Tensor,
     try:
         with decoded(file, resolution, channels=channels) as picture:
             pixels = resized(picture, resolution, crop_box(picture.size, 0.5, resolution))
-            return torch.from_numpy(planes(pixels)), picture.width / picture.height
+            return torch.tensor(planes(pixels)), picture.width / picture.height
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(

@@ -69,6 +69,11 @@ FAULTS = [
     ),
     Fault("edit: black is filled", "return mask[0] > GREY", "return mask[0] <= GREY", COMMAND),
     Fault("edit: a mask of other proportions", "abs(proportions / others - 1) > 0.02", "False", COMMAND),
-    Fault("edit: small pictures", "decoded(file, side, side)", "decoded(file, None, side)", COMMAND),
+    Fault(
+        "edit: small pictures",
+        "decoded(file, resolution, channels=channels) as picture",
+        "decoded(file, channels=channels) as picture",
+        COMMAND,
+    ),
     Fault("edit: the record has no seed", '"seed": settings.seed}', '"weights": settings.weights}', COMMAND),
 ]
