@@ -12,6 +12,7 @@ import diffusion
 from diffusion import export
 from diffusion.data.folder import Folder
 from diffusion.errors import UserError
+from diffusion.report.__main__ import main as report
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 SCORED = (
@@ -72,8 +73,7 @@ def test_images_of_any_shape_go_from_the_folder_to_the_report(command, tiny, fol
     own = ["data=folder", *data(folder, shape), "data.val=8", "features=lite0", "baselines=[]", "device=cpu"]
     status, out, err = command("evaluate", ["images=samples/images", *own, "hydra.run.dir=of_images"])
     assert status == 0, out + err
-    status, out, err = command("report", [f"{tmp_path}/run"])
-    assert status == 0, out + err
+    assert report([f"{tmp_path}/run"]) == 0
 
 
 @pytest.mark.parametrize("kind", ["grey, wide", "RGBA"])
