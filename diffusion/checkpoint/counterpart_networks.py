@@ -2,7 +2,7 @@
 
 | ours | diffusers |
 | --- | --- |
-| `UNet` with `patch` 1 | `UNet2DModel`, set like google/ddpm-cifar10-32 |
+| `UNet` with `patch` 1 | `UNet2DModel`, as by default or set like google/ddpm-cifar10-32 |
 | `ADMUNet` with `patch` 1 | `UNet2DModel` with blocks that resample and adaptive group norm |
 | `DiT` with `mlp_ratio` 4 | `DiTTransformer2DModel` |
 """
@@ -36,15 +36,9 @@ UNET_FIXED = (
     "add_attention", "class_embed_type",
 )  # fmt: skip
 STYLES: dict[type[UNet], dict[str, Any]] = {
-    UNet: {
-        "resnet_time_scale_shift": "default", "downsample_type": "conv", "upsample_type": "conv", "norm_eps": 1e-6,
-        "freq_shift": 1, "flip_sin_to_cos": False, "downsample_padding": 0,
-    },
-    ADMUNet: {
-        "resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet",
-        "norm_eps": 1e-5, "freq_shift": 0, "flip_sin_to_cos": True,
-    },
-}  # fmt: skip
+    UNet: {"resnet_time_scale_shift": "default", "downsample_type": "conv", "upsample_type": "conv"},
+    ADMUNet: {"resnet_time_scale_shift": "scale_shift", "downsample_type": "resnet", "upsample_type": "resnet"},
+}
 BLOCKS: dict[type[UNet], tuple[str, str]] = {
     UNet: ("DownBlock2D", "UpBlock2D"),
     ADMUNet: ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"),
@@ -82,10 +76,12 @@ def network_config(network: nn.Module, model: Mapping[str, Any], size: int | lis
         raise UserError(f"model: diffusers has no counterpart of {kind.__name__}; of our networks it has {names}")
     if chosen["patch"] != 1:
         raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
-    return _unet_config(kind, chosen, size)
+    assert isinstance(network, UNet)
+    return _unet_config(network, chosen, size)
 
 
-def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
+def _unet_config(network: UNet, chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
+    kind = type(network)
     down, up = BLOCKS[kind]
     attention = list(chosen["attention"])
     return {
@@ -104,6 +100,10 @@ def _unet_config(kind: type[UNet], chosen: Mapping[str, Any], size: int | list[i
         "norm_num_groups": chosen["groups"],
         "attn_norm_num_groups": chosen["groups"] if kind is ADMUNet else None,
         "num_class_embeds": chosen["classes"] + 1 if chosen["classes"] else None,
+        "norm_eps": network.norm_eps,
+        "downsample_padding": network.down_padding if kind is UNet else 1,
+        "freq_shift": network.frequency_shift,
+        "flip_sin_to_cos": network.cosines_first,
     }
 
 
@@ -178,6 +178,10 @@ def _unet_node(theirs: Fields, layers: int) -> dict[str, Any]:
         "classes": 0 if theirs.values.get("num_class_embeds") is None else theirs.whole("num_class_embeds"),
         "patch": 1,
         "checkpointing": False,
+        "norm_eps": theirs.number("norm_eps", 1e-12, 1),
+        "down_padding": theirs.one_of("downsample_padding", [0, 1]) if kind is UNet else 0,
+        "frequency_shift": theirs.one_of("freq_shift", [0, 1]),
+        "cosines_first": theirs.flag("flip_sin_to_cos"),
     }
 
 

@@ -7,11 +7,11 @@ It is equal to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar1
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
@@ -46,16 +46,18 @@ class Block(nn.Module):
     shortcut(x) + conv₂(dropout(silu(norm₂(h)))) with h = conv₁(silu(norm₁(x))) + W_t emb; conv₂ is zero-initialised.
     """
 
-    def __init__(self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None):
+    def __init__(
+        self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None, eps: float = EPS
+    ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, EPS)
+        self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(features, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, EPS)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out, groups, head_dim) if head_dim else nn.Identity()
+        self.attention = Attention(c_out, groups, head_dim, eps) if head_dim else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x))) + self.time(emb)[:, :, None, None]
@@ -64,17 +66,19 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2, padded only at the right and the bottom.
+    """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2.
 
-    This is TensorFlow's "SAME" padding, with which DDPM's published weights were trained.
+    Args:
+        padding: 1: of all sides; 0: of the right and the bottom only. This is TensorFlow's "SAME" padding, with which
+            DDPM's published weights were trained.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, padding: int = 0):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
 def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -126,12 +130,18 @@ class UNet(Network):
         classes: K, the number of classes; 0: an unconditional network.
         patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
+        norm_eps: what each group norm adds to the variance; None: as in the paper.
+        down_padding: 0 or 1, see `Downsample`.
+        frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
+        cosines_first: cosines before sines in the label's embedding; None: as in the paper.
 
     Raises:
         UserError: if the arguments do not fit together.
     """
 
-    eps = EPS  # of the last group norm
+    norm_eps = EPS
+    frequency_shift = 1
+    cosines_first = False
 
     def __init__(
         self,
@@ -146,6 +156,10 @@ class UNet(Network):
         classes: Annotated[int, Ge(0)] = 0,
         patch: Annotated[int, Ge(1)] = 1,
         checkpointing: bool = False,
+        norm_eps: Annotated[float, Gt(0)] | None = None,
+        down_padding: Literal[0, 1] = 0,
+        frequency_shift: Literal[0, 1] | None = None,
+        cosines_first: bool | None = None,
     ):
         super().__init__(patch * 2 ** max(0, len(channels) - 1), classes, checkpointing)
         check_levels(channels, attention, head_dim)
@@ -156,10 +170,14 @@ class UNet(Network):
                 f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}: change one of them"
             )
         self.patch = patch
+        self.down_padding = down_padding
+        self.norm_eps = self.norm_eps if norm_eps is None else norm_eps
+        self.frequency_shift = self.frequency_shift if frequency_shift is None else frequency_shift
+        self.cosines_first = self.cosines_first if cosines_first is None else cosines_first
         features = 4 * channels[0]
         block, down, up = self.units(features, groups, dropout, head_dim)
 
-        self.time = self.embedding(channels[0], features)
+        self.time = TimeEmbedding(channels[0], features, classes, self.frequency_shift, self.cosines_first)
         self.stem = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
 
@@ -183,21 +201,18 @@ class UNet(Network):
             if i < len(channels) - 1:
                 self.decoder[f"stage{i}_up"] = up(c)
 
-        self.norm = nn.GroupNorm(groups, width, self.eps)
+        self.norm = nn.GroupNorm(groups, width, self.norm_eps)
         self.out = nn.Conv2d(width, out_channels * patch**2, 3, padding=1)
         self.initialise()
-
-    def embedding(self, width: int, features: int) -> TimeEmbedding:
-        """The embedding of the label, by `width` sinusoids, and of the class."""
-        return TimeEmbedding(width, features, self.classes)
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
         """The constructors of the network's blocks and of its layers that halve and double the images."""
 
         def block(c_in: int, c_out: int, attend: bool) -> Block:
-            return Block(c_in, c_out, features, groups, dropout, (head_dim or c_out) if attend else None)
+            heads = (head_dim or c_out) if attend else None
+            return Block(c_in, c_out, features, groups, dropout, heads, self.norm_eps)
 
-        return block, Downsample, Upsample
+        return block, lambda channels: Downsample(channels, self.down_padding), Upsample
 
     def initialise(self) -> None:
         """As in DDPM: Glorot-uniform weights, zero biases; each residual branch and the network end in a zero layer."""

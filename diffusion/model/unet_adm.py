@@ -10,8 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
-from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.unet import Attention, UNet, Units, enlarged
 
 EPS = 1e-5  # of every group norm, as in ADM's code
@@ -35,17 +35,18 @@ class AdaptiveBlock(nn.Module):
         dropout: float,
         head_dim: int | None,
         resample: Resample = None,
+        eps: float = EPS,
     ):
         super().__init__()
         self.resample = resample
-        self.norm1 = nn.GroupNorm(groups, c_in, EPS)
+        self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(features, 2 * c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, EPS)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out, groups, head_dim, EPS) if head_dim else nn.Identity()
+        self.attention = Attention(c_out, groups, head_dim, eps) if head_dim else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))
@@ -63,21 +64,24 @@ class AdaptiveBlock(nn.Module):
 class ADMUNet(UNet):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
-    The arguments are those of `UNet`. ADM's network for ImageNet at 64×64 (appendix I) is conf/model/unet_adm.yaml.
+    The arguments are those of `UNet`, without `down_padding`, because no convolution has a stride. ADM's network for
+    ImageNet at 64×64 (appendix I) is conf/model/unet_adm.yaml.
     """
 
-    eps = EPS
-
-    def embedding(self, width: int, features: int) -> TimeEmbedding:
-        """As in ADM: cosines before sines, and frequencies 10000^(−k/(width/2))."""
-        return TimeEmbedding(width, features, self.classes, shift=0, cosines_first=True)
+    norm_eps = EPS
+    frequency_shift = 0
+    cosines_first = True
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
-        """See `UNet.units`."""
+        """See `UNet.units`. Raises UserError for a `down_padding`."""
+        if self.down_padding:
+            raise UserError(
+                f"model.down_padding={self.down_padding}: ADMUNet averages pixels, and pads nothing; leave it 0"
+            )
 
         def block(c_in: int, c_out: int, attend: bool = False, resample: Resample = None) -> AdaptiveBlock:
             heads = (head_dim or c_out) if attend else None
-            return AdaptiveBlock(c_in, c_out, features, groups, dropout, heads, resample)
+            return AdaptiveBlock(c_in, c_out, features, groups, dropout, heads, resample, self.norm_eps)
 
         return block, lambda c: block(c, c, resample="down"), lambda c: block(c, c, resample="up")
 

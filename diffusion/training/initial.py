@@ -17,6 +17,8 @@ from diffusion.config.untrusted import plain_config
 from diffusion.console import console, count
 from diffusion.errors import UserError
 
+WITHOUT_WEIGHTS = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")  # settings of networks
+
 
 def with_initial(settings: Train) -> Train:
     """The settings with the file or folder that `init` names: `last` may be another by the time it is read."""
@@ -71,7 +73,9 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
         console.print(f"  {_counted(missing)} not there, left fresh, such as {missing[0]}", style="yellow")
     if unused:
         console.print(f"  {_counted(unused)} of it not used, such as {unused[0]}", style="yellow")
-    _say_what_differs(plain_config(contents["config"], path), config)
+    theirs = plain_config(contents["config"], path)
+    _say_what_differs(theirs, config)
+    _say_what_no_weight_shows(theirs, network)
 
 
 def _of_init(error: UserError) -> UserError:
@@ -90,6 +94,16 @@ def _say_what_differs(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None
     parts = [part for part in ("schedule", "prediction") if _plain(theirs.get(part)) != _plain(own.get(part))]
     if parts:
         console.print(f"  it was trained with another {' and '.join(parts)}, and has to learn this one", style="yellow")
+
+
+def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> None:
+    """Say which settings of a network differ although its weights fit."""
+    model = theirs["model"] if isinstance(theirs.get("model"), Mapping) else {}
+    values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}
+    if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
+        console.print(
+            f"  its network has {' '.join(shown)}, which no weight shows; give them to go on with it", style="yellow"
+        )
 
 
 def _plain(node: Any) -> Any:

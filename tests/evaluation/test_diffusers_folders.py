@@ -38,9 +38,12 @@ NETWORKS = {
     "unet_classes": [*UNET, "model.classes=3", "model.head_dim=4"],
     "adm": ADM,
     "adm_classes": [*ADM, "model.classes=3"],
+    "unet_settings": [*UNET, "model.norm_eps=0.1", "model.down_padding=1", "model.frequency_shift=0",
+                      "model.cosines_first=true"],
+    "adm_settings": [*ADM, "model.norm_eps=0.1", "model.frequency_shift=1", "model.cosines_first=false"],
     "dit": DIT,
     "dit_classes": [*DIT, "model.classes=3"],
-}
+}  # fmt: skip
 LEARNED = [*UNET, "model.out_channels=6", *ANCESTRAL, "variance@sampler.variance=learned_range",
            "grid@sampler.grid=leading"]  # fmt: skip
 RECIPES = {  # what the scheduler's file says
@@ -308,7 +311,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "endless": (change(SCHEDULER, thresholding=True, sample_max_value=float("inf")), "sample_max_value is inf"),
     "no channels": (change(NET, block_out_channels=[]), "block_out_channels is []"),
     "groups": (change(NET, norm_num_groups=3), "not a multiple of model.groups=3"),
-    "style": (change(NET, flip_sin_to_cos=True), "flip_sin_to_cos is True; expected False, as in a UNet"),
+    "style": (change(NET, downsample_type="resnet"), "downsample_type is 'resnet'; expected 'conv', as in a UNet"),
+    "shift": (change(NET, freq_shift=2), "freq_shift is 2; expected one of 0, 1"),
+    "eps": (change(NET, norm_eps=0), "norm_eps is 0; expected a number from 1e-12 to 1"),
     "fourier": (change(NET, time_embedding_type="fourier"), "time_embedding_type is 'fourier'"),
     "time": (change(NET, time_embedding_dim=99), "time_embedding_dim is 99"),
     "blocks": (change(NET, down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"]), "down_block_types is ['Skip"),
@@ -394,13 +399,27 @@ def test_old_names_of_an_attention_are_known(sound: Path, tmp_path: Path) -> Non
     assert all(expected[key].equal(value) for key, value in restore(folder).denoiser.network.state_dict().items())
 
 
-def test_a_folder_that_diffusers_wrote_is_read(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
-    """Set like google/ddpm-cifar10-32, saved by diffusers itself."""
-    network = diffusers.UNet2DModel(
-        sample_size=8, block_out_channels=(8, 16), down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"), norm_num_groups=4, norm_eps=1e-6, downsample_padding=0,
-        freq_shift=1, flip_sin_to_cos=False, attention_head_dim=None, num_class_embeds=3,
-    )  # fmt: skip
+LIKE_DDPM = {"norm_eps": 1e-6, "downsample_padding": 0, "freq_shift": 1, "flip_sin_to_cos": False}
+THEIRS = {
+    "like google/ddpm-cifar10-32": {**LIKE_DDPM, "attention_head_dim": None},
+    "by default": {},
+    "with a large eps": {"norm_eps": 0.5, "freq_shift": 1},
+    "with blocks that resample": {
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"), "attn_norm_num_groups": 4,
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"), "resnet_time_scale_shift": "scale_shift",
+        "downsample_type": "resnet", "upsample_type": "resnet", "norm_eps": 0.5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", THEIRS)
+def test_a_folder_that_diffusers_wrote_is_read(settings: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+    """Saved by diffusers itself."""
+    blocks = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (8, 16), "norm_num_groups": 4,
+    }  # fmt: skip
+    network = diffusers.UNet2DModel(sample_size=8, num_class_embeds=3, **{**blocks, **THEIRS[settings]})
     diffusers.DDPMPipeline(network, diffusers.DDPMScheduler(variance_type="fixed_large")).save_pretrained(tmp_path)
     model = restore(tmp_path)
     assert model.config["sampler"]["grid"]["_target_"] == "diffusion.process.grid.leading"

@@ -23,7 +23,7 @@ FAULTS = [
     fault("checkpointing: other dropout masks", "with examples(numbers)", "with examples(None)", CONTRACT),
     fault("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),", UNET),
     fault("ADM: s instead of 1 + s", "(1 + s) *", "s *", ADM),
-    fault("ADM: DDPM's frequencies", "self.classes, shift=0,", "self.classes, shift=1,", WEIGHTS),
+    fault("ADM: DDPM's frequencies", "frequency_shift = 0", "frequency_shift = 1", WEIGHTS),
     fault(
         "ADM: residual branches start at random",
         "(ends).parameters():\n            nn.init.zeros_(parameter)",

@@ -9,6 +9,7 @@ FOLDERS = "evaluation/test_diffusers_folders.py"
 HOSTILE = f"{FOLDERS}::test_a_folder_that_is_not_sound_is_refused_in_one_line"
 REFUSED = f"{FOLDERS}::test_what_diffusers_does_not_have_is_refused_before_anything_is_written"
 SAMPLERS = f"{FOLDERS}::test_diffusers_draws_our_images_with_our_samplers"
+READ = "evaluation/test_diffusers_folders.py::test_a_folder_that_diffusers_wrote_is_read"
 NETWORKS = f"{FOLDERS}::test_diffusers_draws_our_images_with_our_networks"
 OTHERS = f"{FOLDERS}::test_a_folder_of_others_is_read_without_what_only_we_write"
 KEPT = f"{FOLDERS}::test_a_folder_that_is_not_empty_is_left_as_it_is"
@@ -43,7 +44,22 @@ FAULTS = [
     ),
     Fault("a threshold is lost", "**_threshold(sampler)}", "}", f"{SAMPLERS}[ddim_dynamic]"),
     Fault("a threshold is limited", "UNLIMITED = 1e6", "UNLIMITED = 1.0", f"{SAMPLERS}[ddim_dynamic]"),
-    Fault("a network's style is another's", '"freq_shift": 1, "flip', '"freq_shift": 0, "flip', f"{NETWORKS}[unet]"),
+    Fault(
+        "a network's frequencies are another's",
+        '"freq_shift": network.frequency_shift',
+        '"freq_shift": 0',
+        f"{NETWORKS}[unet]",
+    ),
+    Fault("a network's eps is lost", '"norm_eps": network.norm_eps', '"norm_eps": 1e-6', f"{NETWORKS}[unet_settings]"),
+    Fault("an eps is not read", 'theirs.number("norm_eps", 1e-12, 1)', "None", f"{READ}[with a large eps]"),
+    Fault("a padding is not read", 'theirs.one_of("downsample_padding", [0, 1])', "0", f"{READ}[by default]"),
+    Fault("cosines are not read", 'theirs.flag("flip_sin_to_cos")', "None", f"{READ}[by default]"),
+    Fault(
+        "what no weight shows is not said",
+        "if shown := [",
+        "if shown := [] and [",
+        "training/test_init.py::test_settings_that_no_weight_shows_are_said",
+    ),
     Fault(
         "a full folder is written to",
         "if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):",

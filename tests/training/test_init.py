@@ -138,3 +138,11 @@ def test_no_training_is_resumed_from_a_folder_of_diffusers(tiny, first, tmp_path
     theirs = first.parent / "theirs"
     with pytest.raises(UserError, match=f"^ckpt={theirs}: an exported model holds no training state; .* init=…$"):
         train([*tiny, f"ckpt={theirs}"], tmp_path / "new")
+
+
+def test_settings_that_no_weight_shows_are_said(tiny, tmp_path, capsys) -> None:
+    """A network as diffusers makes it by default has the names and shapes of ours, and computes something else."""
+    train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
+    capsys.readouterr()
+    started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")
+    assert "its network has model.norm_eps=1e-05, which no weight shows" in capsys.readouterr().out
