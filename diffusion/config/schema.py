@@ -34,6 +34,7 @@ Name = Annotated[
 ]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
+Devices = Count | Literal["auto"]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
 Audit = list[Literal["pixels", "features"]]
@@ -224,6 +225,8 @@ class Drawn(Settings):
     """Images drawn at once."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    devices: Devices = "auto"
+    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
     label: int | str | None = None
     """The class of all images, by name or number; `none` for no class; null: as often as in the training images."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
@@ -291,6 +294,8 @@ class Evaluate(Settings):
     """What is scored beside the samples, at the same n."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    devices: Devices = "auto"
+    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
     by_class: bool = False
     """Also score the samples of each class against the reference images of that class."""
     sampler: Group
@@ -323,6 +328,8 @@ class AnyStudy(Settings):
     """Samples drawn at once."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    devices: Devices = "auto"
+    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
     guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group

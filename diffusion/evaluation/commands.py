@@ -18,14 +18,17 @@ from diffusion.config.validation import check_arguments
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
+from diffusion.data.threads import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
-from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.frames import Frames
+from diffusion.evaluation.generate import batches_of
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
+from diffusion.evaluation.team import team
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
@@ -35,28 +38,38 @@ from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_o
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
 
+GRID = 1024  # the most images of a grid
+DRAWN = "drawn.bin"  # the samples, until they are written or scored
+
 
 def draw_samples(settings: Sample, folder: Path) -> None:
     """Draw n images: images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and trajectory.gif."""
     quiet_libraries()
     log_to(folder / "sample.log")
-    device = choose_device(settings.device)
+    choose_device(settings.device)  # raises, before the model is read
     restored = restore(trained(settings.ckpt), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     drawing = make_drawing(settings, restored, labels_of(settings))
-    denoiser, n = restored.denoiser.to(device), settings.n
+    n, batch_size = settings.n, settings.batch_size
+    source = source_of(settings.sampler, settings.guidance)
+    drawn = drawing.begin(folder / DRAWN, restored.denoiser, n, batch_size, source)
     frames = Frames(drawing.sampler, restored.denoiser.schedule)
-    images = drawing(
-        denoiser, n, device, settings.batch_size, f"sampling {count(n, 'image')}",
-        frames.watch if settings.trajectory else None,
-    )  # fmt: skip
-    save_images(folder, images, drawing.seed, drawing.conditions(denoiser, n))
-    shown, columns = in_turn(images, len(settings.labels)) if settings.labels else (images, None)
+    watch = frames.watch if settings.trajectory else None
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
+    with team(restored.denoiser, devices) as together:
+        images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}", watch)
+        if settings.trajectory and not frames.pairs:  # the first batch was there already
+            drawing(restored.denoiser, min(n, batch_size), devices[0], batch_size, "the trajectory again", watch)
+    save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
+    first = images[:GRID]
+    shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
     save_png(grid(shown, columns, scale_of(shown, columns)), folder / "grid.png")
-    written = "images/, grid.png, images.npz (uint8, N×H×W×C)"
+    of_first = f" (the first {GRID:,})" if n > GRID else ""
+    written = f"images/, grid.png{of_first}, images.npz (uint8, N×H×W×C)"
     if settings.trajectory:
         frames.save(folder, settings.frames)
         written += ", trajectory.png, trajectory.gif"
+    drawn.remove()
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     console.print(f"  {written}")
     if settings.labels:
@@ -66,12 +79,15 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
     """Write uint8 images (n, C, H, W) as images/*.png, and with their seed and conditions, such as classes, as arrays.
 
-    images.npz holds uint8 (n, H, W, C).
+    images.npz holds uint8 (n, H, W, C). It is written piece by piece: not all images need be in memory.
     """
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
-    for i, image in enumerate(images):
-        picture_of(image).save(folder / "images" / f"{i:0{width}d}.png")
+
+    def write(i: int) -> None:
+        picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
+
+    in_threads(write, range(len(images)), "writing images")  # Pillow encodes without the interpreter's lock
     given = {name: rows.numpy() for name, rows in conditions.items()}
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
     np.savez_compressed(folder / "images.npz", **arrays)
@@ -124,10 +140,12 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score. The ledger of the checkpoint's run records scores on test."""
-    device = choose_device(settings.device)
+    choose_device(settings.device)  # raises, before the model is read
     restored = restore(trained(str(settings.ckpt)), settings.weights)
     settings = completed(settings, restored.config, restored.path)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
+    device = devices[0]
     likelihood: Likelihood = make(settings.likelihood, "likelihood")
     denoiser = restored.denoiser.to(device)
     ledger = Ledger.of(restored.path)
@@ -143,15 +161,18 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "it out, or set data.labels as in the training"
         )
     write_configuration(folder, settings, restored)
-    drawing.print_cost(denoiser, n, batch_size, device)
+    source, drawn_by = {"seed": drawing.seed, **restored.source}, source_of(settings.sampler, settings.guidance)
+    drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
+    if left := sum(map(len, drawn.missing())):
+        drawing.print_cost(denoiser, left, batch_size, device, devices=len(devices))
     scorer.make_reference()
-    images = drawing(denoiser, n, device, batch_size, f"sampling {count(n, 'image')}")
-    source = {"seed": drawing.seed, **restored.source}
-    drawn = source_of(settings.sampler, settings.guidance) | source
-    new = score_images(scorer, settings, images, "samples", **drawn)
+    with team(denoiser, devices) as together:
+        images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}")
+    drawn_by |= source
+    new = score_images(scorer, settings, images, "samples", **drawn_by)
     if settings.by_class:
         with torch.inference_mode():
-            of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn)
+            of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
         print_by_class(of_classes)
         new += of_classes
     if settings.bits:
@@ -167,6 +188,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             )
         )
     scorer.write(new)
+    drawn.remove()
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:

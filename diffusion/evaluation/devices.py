@@ -1,8 +1,10 @@
-"""The device that a command uses, and its name."""
+"""The devices that a command uses, and their names."""
+
+from typing import Literal
 
 import torch
 
-from diffusion.console import count
+from diffusion.console import console, count
 from diffusion.errors import UserError
 
 
@@ -23,8 +25,40 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def device_name(device: torch.device) -> str:
-    """`NVIDIA H100`, `cpu (2 threads)`."""
+def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> list[torch.device]:
+    """The device of each process that draws; on a CPU, several processes share it.
+
+    Raises UserError for more than there are.
+
+    Args:
+        name: see `choose_device`.
+        devices: how many; "auto": all GPUs, or one CPU.
+        batches: that are to be drawn; there are no more processes than these.
+    """
+    first = choose_device(name)
+    there = torch.cuda.device_count() if first.type == "cuda" else 1
+    if devices != "auto" and devices > 1:
+        if first.index is not None or first.type == "mps":
+            raise UserError(
+                f"devices={devices}: device={name} is a single one; use device=cuda, device=cpu or devices=1"
+            )
+        if first.type == "cuda" and devices > there:
+            raise UserError(
+                f"devices={devices}: this machine has {count(there, 'GPU')}; use devices=auto for all of them"
+            )
+        if devices > batches:
+            console.print(f"devices={devices}: {count(batches, 'batch')} only; a lower batch_size gives more to share")
+    chosen = (1 if first.index is not None else there) if devices == "auto" else devices
+    number = max(1, min(chosen, batches))
+    if first.type != "cuda" or number == 1:
+        return [first] * number
+    return [torch.device("cuda", i) for i in range(number)]
+
+
+def device_name(device: torch.device, number: int = 1) -> str:
+    """`NVIDIA H100`, `cpu (2 threads)`; of several, `2 × NVIDIA H100`."""
+    if number > 1:
+        return f"{number} × {device_name(device)}"
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({count(torch.get_num_threads(), 'thread')})" if device.type == "cpu" else device.type

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,23 @@ import torch
 from torch import Tensor
 
 from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.provenance import network_hash
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.console import count
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
-from diffusion.evaluation.generate import generate, seeds_of
+from diffusion.evaluation.drawn import Drawn
+from diffusion.evaluation.generate import Watch, batches_of, draw, generate, seeds_of
 from diffusion.evaluation.pipeline import describe_sampler
-from diffusion.process.denoiser import Denoise, Denoiser, Estimate
+from diffusion.metric.digest import digest
+from diffusion.process.denoiser import Denoise, Denoiser
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,47 @@ class Drawing:
         device: torch.device,
         batch_size: int = 64,
         description: str | None = None,
-        watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
+        watch: Watch | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """uint8 (n, C, H, W) on the CPU; see `generate`."""
-        given = self.conditions(denoiser, n)
-        guided = self.guided(denoiser, device)
-        streams_of = None if self.between is None else partial(self.streams_between, self.between, n, device)
+        given, guided = self.conditions(denoiser, n), self.guided(denoiser, device)
         return generate(
             guided, self.sampler, n, self.shape, self.seed, device, batch_size, description, watch, share, given,
-            streams_of,
+            self.streams_of(n, device),
         )  # fmt: skip
+
+    def begin(self, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Drawn:
+        """The file that n samples are drawn into, or into which a part of them has been drawn already.
+
+        Raises OtherImages where that is a part of other samples.
+
+        Args:
+            source: of the sampler and the guidance, see `source_of`.
+        """
+        drawn_by = {**source, "seed": self.seed, "weights": network_hash(denoiser.network)}
+        if self.weak is not None:
+            drawn_by["weights of the worse model"] = network_hash(self.weak.network)
+        drawn_by |= {name: digest({name: rows})[:16] for name, rows in self.conditions(denoiser, n).items()}
+        return Drawn.begin(file, n, self.shape, batch_size, drawn_by)
+
+    def into(
+        self,
+        drawn: Drawn,
+        denoiser: Denoiser,
+        device: torch.device,
+        description: str | None = None,
+        watch: Watch | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Draw those samples of a device's share that are not there yet into their file; see `generate`."""
+        given, guided = self.conditions(denoiser, drawn.n), self.guided(denoiser, device)
+        missing = drawn.missing(share)
+        for batch, images in draw(
+            guided, self.sampler, missing, self.shape, self.seed, device, description, watch, given,
+            self.streams_of(drawn.n, device),
+        ):  # fmt: skip
+            drawn.put(batch, images)
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """What the network is given beside x_t and t for n samples. Raises UserError for a class that there is not.
@@ -79,29 +112,45 @@ class Drawing:
             return denoiser
         return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
 
-    @staticmethod
-    def streams_between(ends: tuple[int, int], n: int, device: torch.device, indices: Sequence[int]) -> Between:
-        """The random streams of the images at `indices` of n on the way from one seed to another."""
-        seeds, others = (seeds_of(end, [0] * len(indices)) for end in ends)
-        return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
+    def streams_of(self, n: int, device: torch.device) -> Callable[[Sequence[int]], Streams] | None:
+        """With `between`: indices of n images on the way from one seed to the other -> their random streams."""
+        if self.between is None:
+            return None
+        ends = self.between
+
+        def streams(indices: Sequence[int]) -> Between:
+            seeds, others = (seeds_of(end, [0] * len(indices)) for end in ends)
+            return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
+
+        return streams
 
     def evaluations(self, schedule: Schedule) -> int:
         """Network evaluations for each sample."""
         return evaluations(self.sampler, schedule, self.guidance)
 
     def print_cost(
-        self, denoiser: Denoiser, n: int, batch_size: int, device: torch.device, untrained: int = 0
+        self,
+        denoiser: Denoiser,
+        n: int,
+        batch_size: int,
+        device: torch.device,
+        untrained: int = 0,
+        devices: int = 1,
     ) -> float:
         """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
 
         Args:
             untrained: How many samples of an untrained network are drawn besides.
+            devices: How many draw; the time is that of the first, which draws the most.
         """
         nfe = self.evaluations(denoiser.schedule)
-        work, total = f"{count(n, 'sample')} × {count(nfe, 'network evaluation')}", n * nfe
+        work, total = (
+            f"{count(n, 'sample')} × {count(nfe, 'network evaluation')}",
+            most_of(n, batch_size, devices) * nfe,
+        )
         if untrained:
             work += f", and {untrained} of an untrained network"
-            total += untrained * self.unguided.evaluations(denoiser.schedule)
+            total += most_of(untrained, batch_size, devices) * self.unguided.evaluations(denoiser.schedule)
         return print_estimate(work, denoiser, self.shape, n, total, batch_size, device)
 
     @property
@@ -146,6 +195,11 @@ def make_guidance(
             f"{describe_shape(shape)}; choose a model of the same images"
         )
     return guidance, restored.denoiser
+
+
+def most_of(n: int, batch_size: int, devices: int) -> int:
+    """How many of n samples the first of several devices draws; no other one draws more."""
+    return sum(map(len, batches_of(n, batch_size, (0, devices))))
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:

@@ -1,6 +1,6 @@
 """Drawing images from a denoiser."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,48 @@ from diffusion.process.denoiser import Conditioned, Denoise, Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams, seed_for
 
+Watch = Callable[[int, int, Tensor, Estimate], None]
+"""Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W), the estimate"""
+
+
+def batches_of(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[range]:
+    """The indices of n images in batches; of `share` = (rank, devices) every devices-th batch from number rank on.
+
+    The batches are the same for any number of devices, so no rounding depends on it.
+    """
+    rank, devices = share
+    starts = range(rank * batch_size, n, devices * batch_size)
+    return [range(first, min(first + batch_size, n)) for first in starts]
+
+
+def draw(
+    denoise: Denoise,
+    sampler: Sampler,
+    batches: Sequence[range],
+    shape: tuple[int, int, int],
+    seed: int,
+    device: torch.device | str = "cpu",
+    description: str | None = None,
+    watch: Watch | None = None,
+    conditions: Mapping[str, Tensor] | None = None,
+    streams_of: Callable[[Sequence[int]], Streams] | None = None,
+) -> Iterator[tuple[range, Tensor]]:
+    """The indices of each batch and its images, uint8 (B, C, H, W) on the CPU, as they are made; see `generate`."""
+    total = sum(map(len, batches)) * sampler.steps
+    with progress_bar(enabled=description is not None) as progress:
+        bar = progress.add_task(description or "", total=total, unit="im·step", note="")
+        for indices in batches:
+            streams = streams_of(indices) if streams_of else Streams(seeds_of(seed, indices), device)
+
+            def after_step(k: int, x: Tensor, estimate: Estimate, first: int = indices.start) -> None:
+                progress.advance(bar, len(x))
+                if watch is not None:
+                    watch(first, k, x, estimate)
+
+            given = {name: rows[list(indices)].to(device) for name, rows in (conditions or {}).items()}
+            under = Conditioned(denoise, **given) if given else denoise
+            yield indices, to_uint8(sampler(under, streams.normal(*shape), streams, after_step)).cpu()
+
 
 def generate(
     denoise: Denoise,
@@ -22,7 +64,7 @@ def generate(
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     description: str | None = None,
-    watch: Callable[[int, int, Tensor, Estimate], None] | None = None,
+    watch: Watch | None = None,
     share: tuple[int, int] = (0, 1),
     conditions: Mapping[str, Tensor] | None = None,
     streams_of: Callable[[Sequence[int]], Streams] | None = None,
@@ -34,9 +76,8 @@ def generate(
     Args:
         shape: (C, H, W).
         description: Of the progress bar; without one there is no bar.
-        watch: Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W) and
-            the estimate.
-        share: (rank, devices): only the images rank, rank + devices, … of the n are drawn.
+        watch: Called after every step.
+        share: (rank, devices): only the batches of this device, see `batches_of`.
         conditions: Handed to the denoiser, such as `classes` (n,): a row for each image.
         streams_of: The random streams of images, given their indices; None: those of the seed.
 
@@ -45,23 +86,9 @@ def generate(
     for name, rows in (conditions or {}).items():
         if len(rows) != n:
             raise UserError(f"{name}: there are {len(rows)} for {count(n, 'image')}; give one to each image")
-    images = []
-    chosen = range(share[0], n, share[1])
-    with progress_bar(enabled=description is not None) as progress:
-        bar = progress.add_task(description or "", total=len(chosen) * sampler.steps, unit="im·step", note="")
-        for first in range(0, len(chosen), batch_size):
-            indices = chosen[first : first + batch_size]
-            streams = streams_of(indices) if streams_of else Streams(seeds_of(seed, indices), device)
-
-            def after_step(k: int, x: Tensor, estimate: Estimate, first: int = first) -> None:
-                progress.advance(bar, len(x))
-                if watch is not None:
-                    watch(first, k, x, estimate)
-
-            given = {name: rows[list(indices)].to(device) for name, rows in (conditions or {}).items()}
-            under = Conditioned(denoise, **given) if given else denoise
-            images.append(to_uint8(sampler(under, streams.normal(*shape), streams, after_step)).cpu())
-    return torch.cat(images)
+    batches = batches_of(n, batch_size, share)
+    drawn = draw(denoise, sampler, batches, shape, seed, device, description, watch, conditions, streams_of)
+    return torch.cat([torch.empty(0, *shape, dtype=torch.uint8), *(images for _, images in drawn)])
 
 
 def seeds_of(seed: int, indices: Sequence[int]) -> list[int]:

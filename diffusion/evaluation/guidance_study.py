@@ -27,16 +27,17 @@ Node = Mapping[str, Any]
 
 def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
     """Score every scale in every interval by every sampler: scores.json, guidance.md, .csv and .png in `folder`."""
-    settings, restored, device = opened(settings, folder)
+    settings, restored, devices = opened(settings, folder)
     tried = [*trials_of(settings, restored)]
-    measured, baselines = measure([trial for _, trial in tried], settings, restored, folder, device)
+    measured, baselines = measure([trial for _, trial in tried], settings, restored, folder, devices)
     points = []
     for (sampler, trial), (seconds, scores) in zip(tried, measured, strict=True):
         guidance, steps = guidance_of(trial), trial.drawing.sampler.steps
         point = Point(sampler, steps, trial.nfe, seconds, scores)
         points.append(GuidedPoint(point, guidance.scale, guidance.low, guidance.high))
     what = type(guidance_of(tried[0][1])).__name__
-    written = write(points, what, folder, settings.split, device=device_name(device), baselines=baselines)
+    device = device_name(devices[0], len(devices))
+    written = write(points, what, folder, settings.split, device, baselines)
     for path in [*written, write_page(folder, study_page(Run(folder)))]:
         console.print(f"  {path}")
 

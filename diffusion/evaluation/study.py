@@ -18,11 +18,13 @@ from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
-from diffusion.evaluation.commands import counts_of, make_scorer, warn_of_other_images, write_configuration
+from diffusion.evaluation.commands import DRAWN, counts_of, make_scorer, warn_of_other_images, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
-from diffusion.evaluation.devices import choose_device, device_name
-from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.evaluation.devices import choose_devices, device_name
+from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source_of
+from diffusion.evaluation.generate import batches_of
 from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.team import team
 from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
@@ -57,7 +59,7 @@ class Trial:
 
 def study_samplers(settings: Study, folder: Path) -> None:
     """Score every sampler at every budget: scores.json, study.md, study.csv, pareto.png and report.html in `folder`."""
-    settings, restored, device = opened(settings, folder)
+    settings, restored, devices = opened(settings, folder)
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     trials = [
@@ -69,34 +71,34 @@ def study_samplers(settings: Study, folder: Path) -> None:
         )
         for setting in found
     ]
-    measured, baselines = measure(trials, settings, restored, folder, device)
+    measured, baselines = measure(trials, settings, restored, folder, devices)
     points = [
         Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores)
         for setting, (seconds, scores) in zip(found, measured, strict=True)
     ]
-    written = write(points, settings.nfe, folder, settings.split, device_name(device), baselines)
+    written = write(points, settings.nfe, folder, settings.split, device_name(devices[0], len(devices)), baselines)
     for path in [*written, write_page(folder, study_page(Run(folder)))]:
         console.print(f"  {path}")
 
 
-def opened(settings: S, folder: Path) -> tuple[S, Restored, torch.device]:
-    """The settings with what they leave to the run, the model, and the device; the study's log and config.yaml."""
+def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
+    """The settings with what they leave to the run, the model, and the devices; the study's log and config.yaml."""
     quiet_libraries()
     log_to(folder / "study.log")
-    device = choose_device(settings.device)
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
     restored = restore(trained(settings.ckpt), settings.weights)
     write_configuration(folder, settings, restored)
-    return completed(settings, restored.config, restored.path), restored, device
+    return completed(settings, restored.config, restored.path), restored, devices
 
 
 def measure(
-    trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, device: torch.device
+    trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, devices: Sequence[torch.device]
 ) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
     """The seconds per image and the scores by metric of each trial, in scores.json too; and the baselines' scores.
 
     All trials draw from the same noise, and of the same classes. The cost is printed first.
     """
-    n, batch_size = settings.n, settings.batch_size
+    n, batch_size, device = settings.n, settings.batch_size, devices[0]
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
     warn_of_other_images(restored, restored.config["data"], scorer.data)
     if settings.split == "test":
@@ -108,20 +110,25 @@ def measure(
     denoiser = restored.denoiser.to(device)
     total = sum(trial.nfe for trial in trials)
     work = f"{count(len(trials), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
-    print_estimate(work, denoiser, restored.shape, n, n * total, batch_size, device)
+    print_estimate(work, denoiser, restored.shape, n, most_of(n, batch_size, len(devices)) * total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
     counts = counts_of(scorer.data, settings.split, restored)
     measured = []
-    for i, trial in enumerate(trials, start=1):
-        label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
-        began = time.perf_counter()
-        images = replace(trial.drawing, counts=counts)(denoiser, n, device, batch_size, label)
-        seconds = (time.perf_counter() - began) / n
-        source = {**trial.source, "seed": trial.drawing.seed, **restored.source}
-        new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
-        save_picture(images, source, folder)
-        measured.append((seconds, {score.metric: score for score in new}))
+    with team(denoiser, devices) as together:
+        for i, trial in enumerate(trials, start=1):
+            label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
+            drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
+            file.unlink(missing_ok=True)  # a part that a study left has no time, so all is drawn again
+            drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
+            began = time.perf_counter()
+            images = together.draw(drawing, drawn, label)
+            seconds = (time.perf_counter() - began) / n
+            source = {**trial.source, "seed": drawing.seed, **restored.source}
+            new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
+            save_picture(images, source, folder)
+            drawn.remove()
+            measured.append((seconds, {score.metric: score for score in new}))
     return measured, baselines
 
 

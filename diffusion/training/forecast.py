@@ -16,7 +16,7 @@ from diffusion.console import console, count, duration
 from diffusion.data import ImageData
 from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer, opposite
 from diffusion.process.schedule import Schedule
 from diffusion.training.clock import Clock
@@ -107,14 +107,16 @@ class Plan:
         score, n = self.settings.score, self.settings.score.n or 0
         if self.scorer is None or not n:
             return []
-        times, share = self.clock.times(score.every_n_epochs, step), -(-n // self.devices)
+        times = self.clock.times(score.every_n_epochs, step)
         untrained = n * ("untrained" in score.baselines)
         real = min(n, len(self.data.splits[opposite(score.split)])) if {"real", "floor"} & {*score.baselines} else 0
         features = n + untrained + real + n * ("noise" in score.baselines)
-        under_way, images = f"{times} of {count(n, 'sample')}", times * share
+        most, blank = (most_of(each, score.batch_size, self.devices) for each in (n, untrained))
+        last = most * self.nfe + blank * self.unguided
+        under_way, images = f"{times} of {count(n, 'sample')}", times * most
         return [
             Part("scores", under_way, sampling=images * self.nfe, features=images),
-            Part("last scores", count(n + untrained, "sample"), 0, n * self.nfe + untrained * self.unguided, features),
+            Part("last scores", count(n + untrained, "sample"), 0, last, features),
         ]
 
 

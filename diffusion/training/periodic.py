@@ -127,11 +127,12 @@ class ScoreSamples(Periodic):
         every_n_epochs: int,
         drawing: Drawing,
         n: int,
+        batch_size: int,
         scorer: Scorer,
         source: dict[str, Any],
     ):
         super().__init__(clock, every_n_epochs)
-        self.drawing, self.n = drawing, n
+        self.drawing, self.n, self.batch_size = drawing, n, batch_size
         self.scorer, self.source = scorer, source
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -151,7 +152,7 @@ class ScoreSamples(Periodic):
         with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
             weights = network_hash(module.denoiser.network)
             share = trainer.global_rank, trainer.world_size
-            images = self.drawing(module.denoiser, self.n, module.device, watch=poll, share=share)
+            images = self.drawing(module.denoiser, self.n, module.device, self.batch_size, watch=poll, share=share)
         if agreed(trainer) or images is None:
             return
         new = self.scorer.score(images, step=step, network_hash=weights, **self.source)

@@ -1,7 +1,6 @@
 """A training run from its settings: build, check, fit, sample, score, report."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -10,36 +9,31 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from diffusion.checkpoint import storage
-from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.checkpoint.pruning import prune
-from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.errors import Interrupted, UserError, first_line
-from diffusion.evaluation.drawing import Drawing, source_of
-from diffusion.evaluation.frames import Frames
+from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
-from diffusion.report.images import grid, save_png, scale_of
 from diffusion.report.run import write_report
-from diffusion.report.scores import print_scores
 from diffusion.runs.jobs import config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
-from diffusion.training.ema import average_of
+from diffusion.training.ending import SHOWN, draw_last, finish, run_source
 from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.initial import start_from, with_initial
 from diffusion.training.module import Diffusion
-from diffusion.training.overfitting import OverfittingNotice, print_gap
-from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep, log_image
+from diffusion.training.overfitting import OverfittingNotice
+from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe, with_channels, with_classes
 from diffusion.training.resume import (
@@ -58,8 +52,7 @@ FIXED = {  # arguments of the Trainer that a run does not leave to the user: see
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
-SCORED, SHOWN = 512, 16  # samples, where score.n and samples.n are not set
-SHEET = 256  # samples in samples/all.png, at most
+SCORED = 512  # samples to score, where score.n is not set
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",
@@ -122,12 +115,13 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         print_run(folder, recipe)
     start = None if resumed is None else resumed.path
     try:
-        with processes.together(trainer, folder, start), continuing(resumed, checkpoints, folder / "train.log"):
-            trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
+        with processes.together(trainer, folder, start):
+            with continuing(resumed, checkpoints, folder / "train.log"):
+                trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
+            drawn = draw_last(settings, drawing, folder, trainer, module, spent)
         if record is None:
             return None
-        spent.mark("other")
-        finish(settings, drawing, folder, trainer, module, scorer, spent)
+        finish(settings, folder, trainer, scorer, drawn, spent)
         loggers.summarize(trainer.loggers, folder, checkpoints.best)
         record.update(finished=now(), seconds_of=spent.rounded, **ended_early(trainer, clock))
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
@@ -273,79 +267,12 @@ def set_clock(
     if scorer is not None and score.every_n_epochs:
         quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
         source = run_source(settings)
-        used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, quick, source))
+        used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
     return checkpoints
-
-
-def run_source(settings: Train) -> dict[str, Any]:
-    """What the scores of a run's samples say about how they were made."""
-    drawn = source_of(settings.sampler, settings.guidance)
-    return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}
-
-
-def finish(
-    settings: Train,
-    drawing: Drawing,
-    folder: Path,
-    trainer: pl.Trainer,
-    module: Diffusion,
-    scorer: Scorer | None,
-    spent: Spent,
-) -> None:
-    """The last samples and their scores, beside the baselines; the module holds its averaged weights."""
-    print_gap(trainer.logged_metrics)
-    device = trainer.strategy.root_device
-    module.to(device).eval()
-    if (average := average_of(trainer)) is not None:
-        average.apply_average(module)
-    score = settings.score
-    scored = score.n or 0
-    n = max(scored, settings.samples.n or 0)
-    if n == 0:
-        return
-    untrained = scored if "untrained" in score.baselines else 0
-    drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained)
-    frames = Frames(drawing.sampler, module.denoiser.schedule)
-    images = drawing(module.denoiser, n, device, score.batch_size, f"sampling {count(n, 'image')}", frames.watch)
-    frames.save_film(folder / "samples" / "film.png")
-    save_png(grid(images[:SHEET]), folder / "samples" / "all.png")
-    shown = images[: settings.samples.n or SHOWN]
-    picture = grid(shown, scale=scale_of(shown))
-    save_png(picture, folder / "samples" / "final.png")
-    log_image(trainer, "samples/final", picture)
-    spent.mark("last samples")
-    if scorer is None:
-        return
-    scorer.extractor.to(device)
-    source, last = run_source(settings), folder / "checkpoints" / "last.ckpt"
-    of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(module.denoiser.network)}
-    if last.is_file():
-        of_samples["checkpoint"] = {"path": str(last), "sha256": file_hash(last)}
-    if untrained:
-        pl.seed_everything(settings.seed, verbose=False)
-        fresh = build_denoiser(settings.model_dump()).to(device).eval()
-        blank = drawing.unguided(fresh, scored, device, score.batch_size, "sampling untrained")
-        of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
-    if score.split == "test":
-        scorer.ledger.warn()
-    new = scorer.score(images[:scored], **of_samples)
-    new += scorer.baselines([name for name in score.baselines if name != "untrained"], scored)
-    if untrained:
-        new += scorer.score(blank, "untrained", **of_blank)
-    scorer.write(new)
-    for logger in trainer.loggers:
-        logger.log_metrics(
-            {f"{score.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
-        )
-        logger.save()
-    print_scores(new)
-    if score.audit:
-        scorer.write([scorer.audit(images[:scored], score.audit, **of_samples)])
-    spent.mark("last scores")
 
 
 def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:

@@ -85,8 +85,9 @@ def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
     assert torch.equal(draw(classes[:2]), images[:2])
     other = draw(torch.tensor([0, 1, 2, 2, 0]))
     assert [torch.equal(a, b) for a, b in zip(images, other, strict=True)] == [True, True, True, False, True]
-    share = generate(denoiser(), DDIM(3), 5, (3, 4, 4), 0, share=(1, 2), conditions={"classes": classes})
-    assert torch.equal(share, images[1::2])
+    given = {"classes": classes}
+    share = generate(denoiser(), DDIM(3), 5, (3, 4, 4), 0, batch_size=2, share=(1, 2), conditions=given)
+    assert torch.equal(share, images[2:4])
 
 
 def test_conditions_of_another_number_of_images_are_refused() -> None:

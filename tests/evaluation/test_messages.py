@@ -11,15 +11,19 @@ from diffusion.evaluation import commands, study
 
 
 @pytest.mark.parametrize(
-    ("words", "module"),
-    [(["sample"], commands), (["evaluate"], commands), (["study", "sampler"], study)],
+    ("words", "module", "called"),
+    [
+        (["sample"], commands, "choose_device"),
+        (["evaluate"], commands, "choose_device"),
+        (["study", "sampler"], study, "choose_devices"),
+    ],
 )
-def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, words, module) -> None:
-    def choose_device(name: str) -> torch.device:
+def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, words, module, called) -> None:
+    def warn(*_: object) -> list[torch.device]:
         logging.getLogger("diffusion.metric.reference").warning("the statistics are damaged")
-        return torch.device("cpu")
+        return [torch.device("cpu")]
 
-    monkeypatch.setattr(module, "choose_device", choose_device)
+    monkeypatch.setattr(module, called, warn)
     name, *rest = words
     status, out, err = command(name, [*rest, "ckpt=nowhere.ckpt", "hydra.run.dir=out"])
     assert status == 2

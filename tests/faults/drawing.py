@@ -28,6 +28,15 @@ STUDIED = "evaluation/test_study_guidance.py::test_what_cannot_be_studied_is_ref
 SHOWN = "report/test_report_guidance_study.py"
 PLAN = "training/test_forecast.py::test_the_forecast_counts_what_the_run_does"
 
+SHARES = "evaluation/test_drawn.py::test_each_image_is_of_one_device_and_the_batches_are_those_of_one"
+THERE = "evaluation/test_drawn.py::test_a_batch_counts_as_there_only_after_its_pixels_are"
+GOES_ON = "evaluation/test_drawn.py::test_a_killed_command_goes_on_and_draws_nothing_twice"
+OTHERS = "evaluation/test_drawn.py::test_a_part_of_other_images_is_refused"
+HELD = "evaluation/test_drawn.py::test_no_more_than_a_batch_is_held"
+TOGETHER = "reliability/test_drawing_together.py::test_two_processes_draw_the_bytes_of_one"
+DIES = "reliability/test_drawing_together.py::test_a_process_that_dies_ends_all_with_one_line_and_what_is_drawn_is_kept"
+LAST = "reliability/test_drawing_together.py::test_the_processes_of_a_run_draw_its_last_samples_together"
+
 FAULTS = [
     Fault("classes are in no proportion", "* GOLDEN % 1", "* 0.0", PROPORTION),
     Fault("a negative class is taken", "not 0 <= found < known", "not found < known", NONE),
@@ -92,7 +101,7 @@ FAULTS = [
     Fault("study of guidance: no reference", '= [{**node, "scale": 1.0, "low": None, "high": None}]', "= []", SCALES),
     Fault("study of guidance: scale 1 for each interval", " in sorted(scales) if scale != 1]", " in scales]", SCALES),
     Fault("study of guidance: a scale twice", "if each not in found[:i]]", "]", SCALES),
-    Fault("study: other classes", "replace(trial.drawing, counts=counts)(", "trial.drawing(", SCALES),
+    Fault("study: other classes", "replace(trial.drawing, counts=counts), ", "trial.drawing, ", SCALES),
     Fault("study of guidance: an interval without a step is drawn", "elif nfe == unguided:", "elif False:", IN_STEP),
     Fault(
         "study of guidance: it forgets the run's interval",
@@ -157,5 +166,34 @@ FAULTS = [
         "denoise = Conditioned(counted, classes=chosen.labels[index].to(device))",
         "pass",
         f"{LABELS}::test_bits_are_those_of_an_image_given_its_label",
+    ),
+    Fault("two devices draw one batch", "devices * batch_size)", "batch_size)", SHARES),
+    Fault(
+        "the pixels of a batch come last",
+        "os.fsync(stream.fileno())\n                stream.seek",
+        "stream.seek",
+        THERE,
+    ),
+    Fault("what is there is drawn again", "if not there[self._number(batch)]]", "]", GOES_ON),
+    Fault("other images are completed", "if before.get(key) != about.get(key)):", "if False):", OTHERS),
+    Fault("the seed of a part is not asked for", '"seed": self.seed, "weights"', '"weights"', OTHERS),
+    Fault(
+        "all images are held",
+        "drawn.put(batch, images)",
+        'vars(drawn).setdefault("held", []).append(images) or drawn.put(batch, images)',
+        HELD,
+    ),
+    Fault("the others draw by themselves", "(drawing, drawn, (rank, world))", "(drawing, drawn, (0, world))", TOGETHER),
+    Fault(
+        "a process that has died is waited for",
+        "    except (EOFError, OSError) as end:\n",
+        "    except OSError as end:\n",
+        DIES,
+    ),
+    Fault(
+        "the first process draws the end of a run alone",
+        "label if first else None, frames.watch, (rank, world))",
+        "label if first else None, share=(rank, 2 * world))",
+        LAST,
     ),
 ]

@@ -338,7 +338,12 @@ FAULTS = [
         "if False:\n        scorer",
         STUDIED,
     ),
-    Fault("study: no floor in its table", "device_name(device), baselines)", "device_name(device))", FLOOR),
+    Fault(
+        "study: no floor in its table",
+        "device_name(devices[0], len(devices)), baselines)",
+        "device_name(devices[0], len(devices)))",
+        FLOOR,
+    ),
     Fault("study: a sampler that does not fit ends all", "if not every:", "if True:", FITS),
     Fault("study: a named sampler that does not fit is left out", "if not every:", "if False:", BUDGETS),
     Fault(

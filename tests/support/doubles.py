@@ -1,5 +1,6 @@
 """Named by configurations of tests: optimizers that signal their own process, and an extractor of a few features."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -7,7 +8,9 @@ from typing import Any
 
 import torch
 
+from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
+from diffusion.process.sampler import DDIM
 
 
 class Signalling(torch.optim.SGD):
@@ -44,3 +47,26 @@ class Rows(FeatureExtractor):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return self.weight * (images / 255).mean(dim=(1, 2))
+
+
+def is_spawned() -> bool:
+    """Whether this process was started by `evaluation.team`."""
+    return multiprocessing.current_process().name.startswith("SpawnProcess")
+
+
+class Dying(DDIM):
+    """A sampler that kills its process when it draws several images, unless the process is the first one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if len(args[1]) > 1 and (is_spawned() or os.environ.get("LOCAL_RANK", "0") != "0"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(*args, **kwargs)
+
+
+class Failing(DDIM):
+    """A sampler that finds something wrong, unless its process is the first one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if is_spawned():
+            raise UserError("nothing can be drawn here")
+        return super().__call__(*args, **kwargs)

@@ -1,0 +1,136 @@
+"""Drawn images on the disk: several processes fill one file batch by batch, and what is there outlives them.
+
+So the images need no memory but that of a batch, however many they are, and a command that is killed goes on where it
+was. `drawn.bin` holds the pixels, then a byte for each batch that is 1 when the batch is there; `drawn.json` says what
+they are drawn by.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.config.quoting import override
+from diffusion.console import count
+from diffusion.errors import UserError, first_line
+from diffusion.evaluation.generate import batches_of
+from diffusion.files import replace
+
+
+class OtherImages(UserError):
+    """A folder holds a part of other images."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """`n` images of a `shape` (C, H, W) in a file, of which `batch_size` are drawn at once."""
+
+    file: Path
+    n: int
+    shape: tuple[int, int, int]
+    batch_size: int
+
+    @classmethod
+    def begin(
+        cls, file: Path, n: int, shape: tuple[int, int, int], batch_size: int, source: Mapping[str, Any]
+    ) -> "Drawn":
+        """The images that `file` holds a part of, or new ones; to be called by one process, before the others draw.
+
+        Raises OtherImages where the file holds a part of images from another source.
+
+        Args:
+            source: what they are drawn by: plain values.
+        """
+        drawn = cls(file, n, shape, batch_size)
+        about = {"n": n, "shape": [*shape], "batch_size": batch_size, **json.loads(json.dumps(source))}
+        try:
+            before = json.loads(drawn.label.read_text("utf-8")) if file.is_file() else None
+        except (OSError, ValueError):
+            before = None  # without it, nobody knows what the pixels are
+        if isinstance(before, dict):
+            if changed := sorted(key for key in {*before, *about} if before.get(key) != about.get(key)):
+                what = changed[0]
+                raise OtherImages(
+                    f"{file}: it holds a part of other images, whose {what} is {before.get(what)!r} and not "
+                    f"{about.get(what)!r}; give that command again, or another hydra.run.dir, or remove it"
+                )
+            if file.stat().st_size == drawn.size:
+                return drawn
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                stream.truncate(drawn.size)
+            replace(drawn.label, json.dumps(about, indent=1))
+        except OSError as error:
+            raise drawn.unwritable(error) from error
+        return drawn
+
+    @property
+    def label(self) -> Path:
+        """The file that says what the images are drawn by."""
+        return self.file.with_suffix(".json")
+
+    @property
+    def pixels(self) -> int:
+        """The bytes of all images."""
+        return self.n * math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return self.pixels + math.ceil(self.n / self.batch_size)
+
+    def missing(self, share: tuple[int, int] = (0, 1)) -> list[range]:
+        """The batches of a device that are not there yet; `share` is (rank, devices)."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.pixels)
+            there = stream.read()
+        return [batch for batch in batches_of(self.n, self.batch_size, share) if not there[self._number(batch)]]
+
+    def put(self, batch: range, images: Tensor) -> None:
+        """Write the images of a batch, uint8 (B, C, H, W). They are on the disk before they count as there."""
+        try:
+            with self.file.open("r+b") as stream:
+                stream.seek(batch.start * math.prod(self.shape))
+                stream.write(images.contiguous().numpy().data)
+                stream.flush()
+                os.fsync(stream.fileno())
+                stream.seek(self.pixels + self._number(batch))
+                stream.write(b"\1")
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def images(self) -> Tensor:
+        """All images, uint8 (n, C, H, W), read from the disk as they are used. Raises UserError where some are missing.
+
+        They can be read after `remove`, too.
+        """
+        if left := sum(map(len, self.missing())):
+            raise UserError(f"{self.file}: {left} of {count(self.n, 'image')} are missing; draw them again")
+        flat = torch.from_file(str(self.file), size=self.pixels, dtype=torch.uint8)
+        return flat.view(self.n, *self.shape)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        self.file.unlink(missing_ok=True)
+        self.label.unlink(missing_ok=True)
+
+    def how_to_go_on(self) -> str:
+        """What is there, and how to draw the rest."""
+        there = self.n - sum(map(len, self.missing()))
+        same = f"the same command with {override('hydra.run.dir', self.file.parent)}"
+        return f"{there:,} of {count(self.n, 'image')} are kept in {self.file}; {same} draws the others"
+
+    def unwritable(self, error: OSError) -> UserError:
+        """The error for a disk that does not take the images."""
+        why = error.strerror or first_line(error)
+        return UserError(f"{self.file} can't be written ({why}); free {self.size:,} bytes, and give the command again")
+
+    def _number(self, batch: range) -> int:
+        return batch.start // self.batch_size

@@ -1,0 +1,135 @@
+"""The end of a run: its last samples, which all of its processes draw, and their scores, by the first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.restore import build_denoiser
+from diffusion.config.schema import Train
+from diffusion.console import count
+from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.drawn import Drawn, OtherImages
+from diffusion.evaluation.frames import SHOWN as FILMED
+from diffusion.evaluation.frames import Frames
+from diffusion.evaluation.pipeline import Scorer
+from diffusion.process.denoiser import Denoiser
+from diffusion.report.images import grid, save_png, scale_of
+from diffusion.report.scores import print_scores
+from diffusion.training.ema import average_of
+from diffusion.training.module import Diffusion
+from diffusion.training.overfitting import print_gap
+from diffusion.training.periodic import log_image
+from diffusion.training.spent import Spent
+
+SHOWN = 16  # samples in a picture, where samples.n does not say
+SHEET = 256  # samples in samples/all.png, at most
+SAMPLES, UNTRAINED = "samples", "untrained"  # what is drawn
+Last = Mapping[str, tuple[Denoiser, Drawn]]  # what is drawn -> by which denoiser, and where it is
+
+
+def draw_last(
+    settings: Train, drawing: Drawing, folder: Path, trainer: pl.Trainer, module: Diffusion, spent: Spent
+) -> Last:
+    """Draw the last samples, and those of an untrained network where they are a baseline; nothing where none are asked.
+
+    All processes of the run must call this. Afterwards the module holds its averaged weights. Samples that the run has
+    drawn before it was killed are not drawn again.
+    """
+    spent.mark("other")
+    device, score, first = trainer.strategy.root_device, settings.score, trainer.is_global_zero
+    rank, world = trainer.global_rank, trainer.world_size
+    module.to(device).eval()
+    if (average := average_of(trainer)) is not None:
+        average.apply_average(module)
+    n = max(score.n or 0, settings.samples.n or 0)
+    untrained = (score.n or 0) if UNTRAINED in score.baselines else 0
+    if first:
+        print_gap(trainer.logged_metrics)
+    if first and n:
+        drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained, world)
+    wanted = [(SAMPLES, module.denoiser, drawing, n)] if n else []
+    if untrained:
+        pl.seed_everything(settings.seed, verbose=False)
+        fresh = build_denoiser(settings.model_dump()).to(device).eval()
+        wanted.append((UNTRAINED, fresh, drawing.unguided, untrained))
+    source, last = source_of(settings.sampler, settings.guidance), {}
+    for what, denoiser, how, number in wanted:
+        file = folder / "samples" / f"{what}.bin"
+        if first:
+            begin(how, file, denoiser, number, score.batch_size, source)
+        trainer.strategy.barrier()
+        drawn = Drawn(file, number, how.shape, score.batch_size)
+        label = f"sampling {count(number, 'image')}" if what == SAMPLES else "sampling untrained"
+        frames = Frames(how.sampler, denoiser.schedule)
+        how.into(drawn, denoiser, device, label if first else None, frames.watch, (rank, world))
+        last[what] = denoiser, drawn
+        if first and what == SAMPLES:
+            if not frames.pairs:  # the first batch was there already
+                how(denoiser, min(number, FILMED), device, watch=frames.watch)
+            frames.save_film(folder / "samples" / "film.png")
+    spent.mark("last samples")
+    return last
+
+
+def begin(drawing: Drawing, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> None:
+    """As `Drawing.begin`; a part of other samples, such as those of an earlier end of the run, is given up."""
+    try:
+        drawing.begin(file, denoiser, n, batch_size, source)
+    except OtherImages:
+        file.unlink()
+        drawing.begin(file, denoiser, n, batch_size, source)
+
+
+def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | None, last: Last, spent: Spent) -> None:
+    """The pictures of the last samples, and their scores beside the baselines."""
+    if not last:
+        return
+    images = last[SAMPLES][1].images()
+    save_png(grid(images[:SHEET]), folder / "samples" / "all.png")
+    shown = images[: settings.samples.n or SHOWN]
+    picture = grid(shown, scale=scale_of(shown))
+    save_png(picture, folder / "samples" / "final.png")
+    log_image(trainer, "samples/final", picture)
+    if scorer is not None:
+        score_last(settings, folder, trainer, scorer, last)
+    for _, file in last.values():
+        file.remove()
+    spent.mark("last scores")
+
+
+def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer, last: Last) -> None:
+    """The scores of the last samples."""
+    score, scored = settings.score, settings.score.n or 0
+    denoiser, drawn = last[SAMPLES]
+    images = drawn.images()[:scored]
+    scorer.extractor.to(trainer.strategy.root_device)
+    source, file = run_source(settings), folder / "checkpoints" / "last.ckpt"
+    of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(denoiser.network)}
+    if file.is_file():
+        of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}
+    if score.split == "test":
+        scorer.ledger.warn()
+    new = scorer.score(images, **of_samples)
+    new += scorer.baselines([name for name in score.baselines if name != UNTRAINED], scored)
+    if UNTRAINED in last:
+        fresh, blank = last[UNTRAINED]
+        of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
+        new += scorer.score(blank.images(), UNTRAINED, **of_blank)
+    scorer.write(new)
+    for logger in trainer.loggers:
+        logger.log_metrics(
+            {f"{score.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
+        )
+        logger.save()
+    print_scores(new)
+    if score.audit:
+        scorer.write([scorer.audit(images, score.audit, **of_samples)])
+
+
+def run_source(settings: Train) -> dict[str, Any]:
+    """What the scores of a run's samples say about how they were made."""
+    drawn = source_of(settings.sampler, settings.guidance)
+    return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}
