@@ -21,7 +21,9 @@ Matrix = tuple[Tensor, Tensor, Tensor, Tensor]
 """[[a, b], [c, d]] of each image, as (a, b, c, d), each (B,). A product of them does not depend on the batch."""
 
 
-def edm(x0: Tensor, streams: Streams, probability: Annotated[float, Ge(0), Le(1)] = 0.12) -> tuple[Tensor, Tensor]:
+def non_leaky(
+    x0: Tensor, streams: Streams, probability: Annotated[float, Ge(0), Le(1)] = 0.12
+) -> tuple[Tensor, Tensor]:
     """EDM's six transformations of images, in this order, and their labels (table 6).
 
     With z ~ N(0, 1), drawn for each, and angles ~ U(−π, π); each but the first is made with `probability` A:

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from diffusion.process.augmentation import diagonal, edm, product, rotation, warped
+from diffusion.process.augmentation import diagonal, non_leaky, product, rotation, warped
 from diffusion.randomness import Streams
 
 N = 4000
@@ -43,7 +43,7 @@ def inverse_of(labels: Tensor) -> tuple[np.ndarray, float, float]:
 
 def test_images_without_labels_are_as_they_were() -> None:
     x = torch.rand(N, 1, 4, 6)
-    changed, labels = edm(x, Streams.of(N, "test"), probability=0.12)
+    changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.12)
     assert labels.shape == (N, 9)
     untouched = (labels == 0).all(dim=1)
     assert untouched.sum() > N / 4
@@ -53,7 +53,7 @@ def test_images_without_labels_are_as_they_were() -> None:
 
 def test_only_the_mirror_is_left_without_probability() -> None:
     x = torch.rand(N, 1, 4, 6)
-    changed, labels = edm(x, Streams.of(N, "test"), probability=0.0)
+    changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.0)
     mirrored = labels[:, 0] == 1
     assert not labels[:, 1:].any()
     assert abs(float(mirrored.double().mean()) - 0.5) < 0.04
@@ -62,7 +62,7 @@ def test_only_the_mirror_is_left_without_probability() -> None:
 
 def test_labels_have_their_distributions() -> None:
     p = 0.3
-    _, labels = edm(torch.zeros(N, 1, 2, 2), Streams.of(N, "test"), probability=p)
+    _, labels = non_leaky(torch.zeros(N, 1, 2, 2), Streams.of(N, "test"), probability=p)
     made = (labels != 0).double().mean(dim=0)
     assert ((made - torch.tensor([0.5, p / 2, *[p] * 7])).abs() < 0.04).all()
     on = {i: labels[labels[:, i] != 0, i] for i in (2, 7, 8)}
@@ -84,7 +84,7 @@ def test_the_image_is_what_its_labels_say(kind: int) -> None:
     n, columns = 200, [[0], [1], [2], [3, 4], [5, 6], [7, 8], list(range(9))][kind]
     x = smooth(n)
     height, width = x.shape[2:]
-    changed, labels = edm(x, Streams.of(n, "kinds", kind), probability=1.0 if kind == 6 else 0.35)
+    changed, labels = non_leaky(x, Streams.of(n, "kinds", kind), probability=1.0 if kind == 6 else 0.35)
     others = [i for i in range(9) if i not in columns]
     alone = (labels[:, columns] != 0).any(dim=1) & (labels[:, others] == 0).all(dim=1)
     assert alone.sum() >= 2
@@ -119,8 +119,8 @@ def test_products_are_those_of_matrices() -> None:
 
 def test_an_image_and_its_labels_do_not_depend_on_the_batch() -> None:
     x, seeds = smooth(12), list(range(12))
-    images, labels = edm(x, Streams(seeds), probability=0.5)
+    images, labels = non_leaky(x, Streams(seeds), probability=0.5)
     for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
-        some, own = edm(x[part], Streams(seeds[part]), probability=0.5)
+        some, own = non_leaky(x[part], Streams(seeds[part]), probability=0.5)
         assert torch.equal(some, images[part])
         assert torch.equal(own, labels[part])
