@@ -43,6 +43,10 @@ test: $(VENV)/.developer ## Pass the tests
 test-reliability: $(VENV)/.developer ## Kill, damage, interrupt and poison runs, and see them survive
 	$(RUN) pytest $(PARALLEL) -m reliability
 
+.PHONY: test-slow
+test-slow: $(VENV)/.developer ## Let the whole networks of EDM2-S and CIFAR-10 make some steps on the CPU
+	$(RUN) pytest -m slow
+
 .PHONY: check
 check: $(VENV)/.developer ## Lint, format and types
 	$(BIN)/ruff check .

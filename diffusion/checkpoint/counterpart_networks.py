@@ -69,6 +69,8 @@ def network_config(network: nn.Module, model: Mapping[str, Any], size: int | lis
     kind = type(network)
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
     chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
+    if chosen.get("augment"):
+        raise UserError(f"model.augment={chosen['augment']}: diffusers' networks take no labels of an augmentation")
     if kind is DiT:
         return _dit_config(chosen, size)
     if kind not in STYLES:

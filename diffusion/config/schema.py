@@ -179,6 +179,7 @@ class Train(Settings):
     schedule: Group
     prediction: Group
     objective: Group
+    augmentation: dict[str, Any] | None = None
     optimizer: Group
     lr_scheduler: Group
     ema: dict[str, Any] | None = None

@@ -112,6 +112,7 @@ class DiT(Network):
         dropout: the dropout probability of the attention's output and in the MLP.
         classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
+        augment: the number of labels of the augmentation; 0: it takes none.
 
     Raises:
         UserError: if `width` and `heads` do not fit together.
@@ -129,11 +130,12 @@ class DiT(Network):
         dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
+        augment: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(patch, classes, checkpointing)
         check_heads(width, heads)
         self.patch = patch
-        self.time = TimeEmbedding(WAVES, width, classes, cosines_first=True)
+        self.time = TimeEmbedding(WAVES, width, classes, cosines_first=True, augment=augment)
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads, int(mlp_ratio * width), dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
@@ -141,10 +143,10 @@ class DiT(Network):
         self.out = nn.Linear(width, patch**2 * out_channels)
         initialise(self)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         self.check_size(height, width)
-        emb = self.time(label, self.class_rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label), augment)
         h = self.stem(x)
         where = positions(height // self.patch, width // self.patch, h.shape[1], h.device)
         h = h.flatten(2).transpose(1, 2) + where.to(h.dtype)

@@ -21,7 +21,7 @@ def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """label (B,), rows (B,) or None -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
+    """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
     DDPM has the outer silu in each residual block. Here it is applied once, which gives the same result. The class
     vector is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT.
@@ -32,9 +32,19 @@ class TimeEmbedding(nn.Module):
         classes: K; `rows` are from 0 to K, where K means "no class". 0: no classes, and `rows` is None.
         shift: the shift of the frequencies, see `sinusoidal`.
         cosines_first: [cos, sin] instead of [sin, cos], as in ADM and DiT.
+        augment: A, the number of labels of the augmentation; W_a labels is added to the sinusoids, as in EDM's code.
+            W_a is made of zeros. 0: no augmentation.
     """
 
-    def __init__(self, width: int, features: int, classes: int = 0, shift: int = 1, cosines_first: bool = False):
+    def __init__(
+        self,
+        width: int,
+        features: int,
+        classes: int = 0,
+        shift: int = 1,
+        cosines_first: bool = False,
+        augment: int = 0,
+    ):
         super().__init__()
         self.width = width
         self.shift = shift
@@ -43,10 +53,15 @@ class TimeEmbedding(nn.Module):
         self.linear2 = nn.Linear(features, features)
         if classes:
             self.classes = nn.Embedding(classes + 1, features)
+        if augment:
+            self.augment = nn.Parameter(torch.zeros(width, augment))
 
-    def forward(self, label: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, label: Tensor, rows: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         waves = sinusoidal(label, self.width, self.shift)
         if self.cosines_first:
             waves = waves.roll(self.width // 2, dims=1)
-        emb = self.linear2(F.silu(self.linear1(waves.to(self.linear1.weight.dtype))))
+        waves = waves.to(self.linear1.weight.dtype)
+        if augment is not None:
+            waves = waves + F.linear(augment.to(waves.dtype), self.augment)
+        emb = self.linear2(F.silu(self.linear1(waves)))
         return F.silu(emb if rows is None else emb + self.classes(rows))

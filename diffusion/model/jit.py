@@ -109,6 +109,7 @@ class JiT(Network):
         dropout: the dropout probability of the attention's output and in the SwiGLU.
         classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
+        augment: the number of labels of the augmentation; 0: it takes none.
 
     Raises:
         UserError: if `width` is not a multiple of 4 times `heads`.
@@ -129,13 +130,14 @@ class JiT(Network):
         dropout: Annotated[float, Ge(0), Le(1)] = 0.0,
         classes: Annotated[int, Ge(0)] = 0,
         checkpointing: bool = False,
+        augment: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__(patch, classes, checkpointing)
         check_heads(width, heads, multiple=4)
         self.patch = patch
         self.head_dim = width // heads
         hidden = int(mlp_ratio * width * 2 / 3)
-        self.time = TimeEmbedding(WAVES, width, classes, shift=0, cosines_first=True)
+        self.time = TimeEmbedding(WAVES, width, classes, shift=0, cosines_first=True, augment=augment)
         self.reduce = nn.Conv2d(in_channels, bottleneck, patch, stride=patch, bias=False)
         self.stem = nn.Conv2d(bottleneck, width, 1)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
@@ -144,10 +146,10 @@ class JiT(Network):
         self.out = nn.Linear(width, patch**2 * out_channels)
         initialise(self)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         self.check_size(height, width)
-        emb = self.time(label, self.class_rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label), augment)
         h = self.stem(self.reduce(x)).flatten(2).transpose(1, 2)
         rows, columns = height // self.patch, width // self.patch
         h = h + positions(rows, columns, h.shape[2], h.device).to(h.dtype)

@@ -13,6 +13,8 @@ from diffusion.model.dropout import Examples, examples
 class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
+    One that takes the labels of an augmentation has a third such argument, `augment` (B, A) or None, which means zeros.
+
     H and W must be multiples of `downsampling`. `label` is the noise label that the prediction computes from t.
     `classes` are int64 from 0 to K, where K is the attribute `classes`. The value K means "no class"; None means "no
     class" for all images. If K = 0, the network is unconditional and takes only None.

@@ -130,6 +130,7 @@ class UNet(Network):
         classes: K, the number of classes; 0: an unconditional network.
         patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
+        augment: the number of labels of the augmentation; 0: it takes none.
         norm_eps: what each group norm adds to the variance; None: as in the paper.
         down_padding: 0 or 1, see `Downsample`.
         frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
@@ -156,6 +157,7 @@ class UNet(Network):
         classes: Annotated[int, Ge(0)] = 0,
         patch: Annotated[int, Ge(1)] = 1,
         checkpointing: bool = False,
+        augment: Annotated[int, Ge(0)] = 0,
         norm_eps: Annotated[float, Gt(0)] | None = None,
         down_padding: Literal[0, 1] = 0,
         frequency_shift: Literal[0, 1] | None = None,
@@ -177,7 +179,9 @@ class UNet(Network):
         features = 4 * channels[0]
         block, down, up = self.units(features, groups, dropout, head_dim)
 
-        self.time = TimeEmbedding(channels[0], features, classes, self.frequency_shift, self.cosines_first)
+        self.time = TimeEmbedding(
+            channels[0], features, classes, self.frequency_shift, self.cosines_first, augment=augment
+        )
         self.stem = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
 
@@ -228,9 +232,9 @@ class UNet(Network):
                 nn.init.zeros_(module.out.weight)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
         self.check_size(*x.shape[2:])
-        emb = self.time(label, self.class_rows(classes, label))
+        emb = self.time(label, self.class_rows(classes, label), augment)
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for unit in self.encoder.values():

@@ -111,6 +111,8 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     try:
         with torch.no_grad():
+            if module.augmentation is not None:
+                image, given["augment"] = module.augmentation(image, Streams([0]))
             module.objective(module.denoiser, image, Streams([0]), **given)
     except RuntimeError as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error

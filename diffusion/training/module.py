@@ -13,6 +13,7 @@ from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
+from diffusion.process.augmentation import Augmentation
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
@@ -44,6 +45,7 @@ class Diffusion(pl.LightningModule):
         draws: Times and noises for each image in validation.
         grid_seed: Their seed, equal for runs of all seeds, so that their errors are paired.
         label_dropout: The share of training images that are shown without their label.
+        augmentation: Of the training images, by functions of (seed, epoch, index); None: they are as they are.
         config: The run's configuration as yaml text. Every checkpoint holds it, so that the model can be rebuilt.
     """
 
@@ -60,6 +62,7 @@ class Diffusion(pl.LightningModule):
         draws: int = 1,
         grid_seed: int = 0,
         label_dropout: float = 0.0,
+        augmentation: Augmentation | None = None,
         config: str = "",
     ):
         super().__init__()
@@ -71,6 +74,7 @@ class Diffusion(pl.LightningModule):
         self.seed = seed
         self.draws = draws
         self.label_dropout = label_dropout
+        self.augmentation = augmentation
         self.config = config
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
@@ -97,6 +101,8 @@ class Diffusion(pl.LightningModule):
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(batch.index.to(self.device, non_blocking=True)):
             given = self.conditions(batch, self.label_dropout)
+            if self.augmentation is not None:
+                x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
             losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
         loss = self.all_gather_flat(losses["loss"]).mean()
@@ -110,11 +116,11 @@ class Diffusion(pl.LightningModule):
         assert isinstance(gathered, Tensor)
         return gathered.flatten()
 
-    def streams(self, batch: Batch) -> Streams:
-        """The random streams of a training batch, which know its place in the global batch of all devices."""
+    def streams(self, batch: Batch, use: str = "train") -> Streams:
+        """The random streams of a training batch, others for each use; they know its place in that of all devices."""
         n = len(batch.index)
         return Streams(
-            [seed_for(self.seed, "train", batch.epoch, index) for index in batch.index.tolist()],
+            [seed_for(self.seed, use, batch.epoch, index) for index in batch.index.tolist()],
             self.device,
             batch_seed=seed_for(self.seed, "batch", batch.epoch, batch.number),
             positions=range(self.global_rank * n, (self.global_rank + 1) * n),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
@@ -14,11 +15,13 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.pixels import MODES
+from diffusion.process.augmentation import Augmentation
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
+from diffusion.randomness import Streams
 from diffusion.training.checks import check_size
 
 RGB = 3  # the channels of the images that conf/model is for
@@ -35,6 +38,7 @@ class Recipe:
     prediction: Prediction
     objective: Any
     optimizer: Any  # parameters -> Optimizer
+    augmentation: Augmentation | None
     lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
     sampler: Sampler
     guidance: Guidance | None
@@ -56,6 +60,7 @@ class Recipe:
             prediction=make(settings.prediction, "prediction"),
             objective=make(settings.objective, "objective"),
             optimizer=make(settings.optimizer, "optimizer"),
+            augmentation=make(settings.augmentation, "augmentation") if settings.augmentation else None,
             lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
             sampler=make(settings.sampler, "sampler"),
             guidance=guidance,
@@ -94,6 +99,25 @@ def with_channels(settings: Train) -> Train:
     out = model.get("out_channels", RGB)
     fitting = {"in_channels": channels} | ({"out_channels": out // RGB * channels} if "out_channels" in model else {})
     return settings.model_copy(update={"model": {**model, **fitting}})
+
+
+def with_augmentation(settings: Train) -> Train:
+    """The settings with a network that takes the labels of the augmentation: `model.augment` is their number.
+
+    Raises UserError for a network that takes none, and where `model.augment` is set to another number.
+    """
+    given, wanted = settings.model.get("augment"), 0
+    if settings.augmentation:
+        augmentation: Augmentation = make(settings.augmentation, "augmentation")
+        wanted = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1]
+        if given is None:
+            raise UserError(
+                "augmentation: the model has no setting `augment`, so it can't be told how images were changed; choose "
+                "another model, such as model=unet_small, or augmentation=none"
+            )
+    if given not in (None, 0, wanted):
+        raise UserError(f"model.augment={given}: the augmentation has {wanted} labels; leave it out, and it follows")
+    return settings.model_copy(update={"model": {**settings.model, "augment": wanted}}) if wanted else settings
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:

@@ -35,7 +35,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_channels, with_classes
+from diffusion.training.recipe import Recipe, with_augmentation, with_channels, with_classes
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -82,7 +82,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_channels(settings)
+    settings = with_augmentation(with_channels(settings))
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
@@ -194,7 +194,8 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
     """The LightningModule of a recipe."""
     return Diffusion(
         recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
-        clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout, config,
+        clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout,
+        recipe.augmentation, config,
     )  # fmt: skip
 
 

@@ -39,6 +39,8 @@ COMMON = (
     "ema.decay=0.9",
     "model.dropout=0.2",
     "data.flip=true",
+    "augmentation=edm",
+    "augmentation.probability=0.5",
 )
 
 

@@ -11,6 +11,7 @@ import torch
 from diffusion.errors import UserError
 from diffusion.metric.features import FeatureExtractor
 from diffusion.process.sampler import DDIM
+from diffusion.randomness import Streams
 
 
 class Signalling(torch.optim.SGD):
@@ -70,3 +71,8 @@ class Failing(DDIM):
         if is_spawned():
             raise UserError("nothing can be drawn here")
         return super().__call__(*args, **kwargs)
+
+
+def unchanged(x0: torch.Tensor, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+    """An augmentation that leaves each image as it is."""
+    return x0, x0.new_zeros(len(x0), 2)
