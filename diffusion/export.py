@@ -23,7 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
         "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, or with -diffusers"
     )
     parser.add_argument(
-        "--weights", type=_weights, default="ema", help="ema (default), raw, or a length of a run with ema=power: 0.08"
+        "--weights",
+        type=weights,
+        default="ema",
+        help="ema (default), raw, or a length of a run with ema=power: 0.08",
     )
     parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
     parser.add_argument(
@@ -57,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_status(export, "choose a file you can write")
 
 
-def _weights(word: str) -> str | float:
+def weights(word: str) -> str | float:
+    """`ema`, `raw` or a length, as the command line names weights."""
     try:
         return word if word in ("ema", "raw") else float(word)
     except ValueError as error:
