@@ -4,7 +4,6 @@ import sys
 from importlib.util import find_spec
 
 from diffusion.errors import Arguments, UserError, exit_status
-from diffusion.export import weights
 
 ABOUT = """\
 Open a page on which a trained model draws: samples with their steps, two samplers side by side, images between two
@@ -17,12 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve the page until it is interrupted; 0, or 2 with one line on stderr."""
     parser = Arguments("studio", ABOUT)
     parser.add_argument("checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, or `last`")
-    parser.add_argument(
-        "--weights",
-        type=weights,
-        default="ema",
-        help="ema (default), raw, or a length of a run with ema=power: 0.08",
-    )
+    parser.add_weights()
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")

@@ -203,7 +203,7 @@ def nearest(images: Tensor, data: ImageData) -> tuple[Tensor, list[str]]:
         both = torch.stack([image, image.flip(-1)]).flatten(1).float()
         distances = torch.cat([squared_distances(both, rows.flatten(1).float()) for rows in train.split(1024)], dim=1)
         view, j = divmod(int(distances.argmin()), len(train))
-        found.append(train[j].flip(-1) if view else train[j])
+        found.append(torch.flip(train[j], [-1]) if view else train[j])
         words.append(f"{float(distances.min() / image.numel()) ** 0.5:.0f} of 255 apart")
     return torch.stack(found), words
 

@@ -1,4 +1,7 @@
-"""The studio's page, by gradio: forms around `studio.stream`. What it shows is inside the page, not in files."""
+"""The studio's page, by gradio: forms around `studio.stream`. What it shows is inside the page, not in files.
+
+The framework keeps uploads and the canvas in a temporary folder, whose name the browser is told; no other is.
+"""
 
 import base64
 import html
@@ -32,6 +35,8 @@ UPLOAD = 10_000_000  # bytes of a file
 PIXELS = 1 << 24  # of a painted mask
 CANVAS = 384  # pixels of the side on which a mask is painted
 COMPARED = 8  # images whose nearest training images are shown
+NONE = "none"
+USUAL = "as usual"  # a choice that is left to the sampler, or to the proportions of the classes
 Shown = tuple[str, str]  # HTML: pictures, and words
 
 
@@ -48,7 +53,7 @@ class Page:
         left: Shown = "", ""
         for left in self.run(Request("sample", values), session):
             yield *left, "", ""
-        if second is not None:
+        if second not in (None, NONE):
             others = {key: value for key, value in values.items() if key not in ("grid", "threshold")}
             for right in self.run(Request("sample", {**others, "sampler": second}), session):
                 yield *left, *right
@@ -119,8 +124,9 @@ class Page:
         return "".join(parts)
 
     def values(self, form: Sequence[Any]) -> dict[str, Any]:
-        """The values that all tabs have, by setting."""
-        return dict(zip(COMMON, form, strict=True))
+        """The values that all tabs have, by setting. An empty field reaches the server as 0."""
+        pairs = zip(COMMON, form, strict=True)
+        return {key: value for key, value in pairs if value != USUAL and (value != 0 or key not in OWN)}
 
     def read(self, file: str | None) -> Tensor:
         if file is None:
@@ -147,6 +153,7 @@ class Page:
         return gr.Error(text, print_exception=False)
 
 
+OWN = ("sampler.steps", "guidance.scale")  # of which 0 stands for the sampler's, or the guidance's, own
 COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label")
 
 
@@ -162,8 +169,9 @@ def drops_labels(node: dict[str, Any]) -> bool:
 
 
 def number(key: str, label: str, value: float | None = None) -> gr.Number:
-    """A field for a number within its bounds; empty for the run's."""
+    """A field for a number within its bounds, or 0 for its own."""
     low, high = NUMBERS[key]
+    low = 0 if key in OWN else low
     whole = isinstance(high, int) and key not in ("strength", "guidance.scale")
     return gr.Number(value, label=label, minimum=low, maximum=high, precision=0 if whole else None)
 
@@ -177,23 +185,25 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         with gr.Row():
             seed = number("seed", "seed", 0)
             sampler = gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler")
-            steps = number("sampler.steps", "steps (empty: the sampler's)")
-            grids = gr.Dropdown([("the sampler's", None), *choices("grid")], value=None, label="grid")
-            threshold = gr.Dropdown([("the sampler's", None), *choices("threshold")], value=None, label="threshold")
+            steps = number("sampler.steps", "steps (0: the sampler's)", 0)
+            grids = gr.Dropdown([USUAL, *choices("grid")], value=USUAL, label="grid")
+            threshold = gr.Dropdown([USUAL, *choices("threshold")], value=USUAL, label="threshold")
             guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
-            scale = number("guidance.scale", "scale (empty: the guidance's)")
-            label = gr.Dropdown([("any", None), *restored.labels], value=None, label="label")
+            scale = number("guidance.scale", "scale (0: the guidance's)", 0)
+            label = gr.Dropdown([USUAL, *restored.labels], value=USUAL, label="label")
         form = [seed, sampler, steps, grids, threshold, guidance, scale, label]
         with gr.Row():
             stop, stopped = gr.Button("Stop"), gr.Markdown()
         stop.click(own.stop, None, stopped, queue=False, api_name="stop")
         with gr.Tab("Draw"):
             n = number("n", "images", 8)
-            second = gr.Dropdown([("none", None), *choices("sampler")], value=None, label="a second sampler beside it")
+            second = gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="a second sampler beside it")
             go = gr.Button("Draw", variant="primary")
+            outputs = []
             with gr.Row():
-                left, right = [gr.HTML(), gr.HTML()], [gr.HTML(), gr.HTML()]
-            outputs = [left[0], left[1], right[0], right[1]]
+                for _ in range(2):
+                    with gr.Column():
+                        outputs += [gr.HTML(), gr.HTML()]
             go.click(own.draw, [second, n, *form], outputs, api_name="draw", concurrency_limit=2)
         with gr.Tab("Between two noises"):
             ends = [number("seed", "from seed", 0), number("seed", "to seed", 1)]
@@ -229,7 +239,8 @@ def said(result: Result) -> str:
     """The command that draws it again, and a link that saves everything."""
     kept = base64.b64encode(result.archive()).decode()
     link = f'<a download="drawn.zip" href="data:application/zip;base64,{kept}">save pictures and settings</a>'
-    return f"<p>draw it again:</p><pre>{html.escape(str(result.record['command']))}</pre><p>{link}</p>"
+    command = html.escape(str(result.record["command"]))
+    return f'<p>draw it again:</p><pre style="white-space: pre-wrap">{command}</pre><p>{link}</p>'
 
 
 def film(frames: Sequence[Image.Image]) -> str:

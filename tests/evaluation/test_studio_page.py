@@ -22,7 +22,7 @@ from diffusion.evaluation import studio_page
 from diffusion.evaluation.studio import training_images
 from tests.support.composing import train
 
-COMMON = (4, "heun", 3, None, None, "run", None, None)  # the seed, the sampler, its steps, …
+COMMON = (4, "heun", 3, "as usual", "as usual", "run", 0, "as usual")  # the seed, the sampler, its steps, …
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def client(address) -> Client:
 
 def saved(words: str) -> tuple[str, np.ndarray]:
     """The command, and the images of the archive."""
-    command = html.unescape(re.search("<pre>(.*)</pre>", words)[1])
+    command = html.unescape(re.search("<pre[^>]*>(.*)</pre>", words)[1])
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(re.search('zip;base64,([^"]*)', words)[1]))) as file:
         names = sorted(name for name in file.namelist() if name.startswith("images/"))
         return command, np.stack([np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names])
@@ -97,12 +97,14 @@ def test_a_picture_is_varied_and_filled(client, model, tmp_path):
 
 def test_between_two_noises(client, model):
     command, images = saved(client.predict(0, 1, 3, *COMMON, api_name="/between")[1])
+    own = (4, "run", 0, *COMMON[3:])
+    assert "steps" not in saved(client.predict(0, 1, 3, *own, api_name="/between")[1])[0]
     assert "interpolate=[0,1]" in command
     assert (images == as_array(model.interpolate(0, 1, 3, sampler="heun", steps=3))).all()
 
 
 def test_a_session_stops_its_own_drawing_only(client, address):
-    job = client.submit(None, 1, 4, "ddim", 1000, None, None, "run", None, None, api_name="/draw")
+    job = client.submit("none", 1, 4, "ddim", 1000, *COMMON[3:], api_name="/draw")
     while not job.outputs():
         pass
     assert "step" in job.outputs()[-1][1]
@@ -119,7 +121,7 @@ def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
             "image=text.png: not an image in a known",
         ),
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
-        ((None, 99, *COMMON, "/draw"), "99"),
+        (("none", 99, *COMMON, "/draw"), "99"),
     ):
         *values, name = call
         with pytest.raises(AppError) as refused:
