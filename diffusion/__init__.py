@@ -19,8 +19,8 @@ To train a network of your own, give each step of the loop random streams of its
         loss = objective(denoiser, x0, Streams.of(len(x0), "train", step))["loss"].mean()
         …
 
-The commands are `python -m diffusion.COMMAND` for train, sample, edit, evaluate, study, compare, report, status, prune
-and export, each with --help. docs/architecture.md says what is where.
+The commands are `python -m diffusion.COMMAND` for train, sample, edit, studio, evaluate, study, compare, report,
+status, prune and export, each with --help. docs/architecture.md says what is where.
 """
 
 import os

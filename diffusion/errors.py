@@ -1,7 +1,7 @@
 """Errors that a user can cause and fix. Every module may import this one, and it imports nothing."""
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from signal import Signals
@@ -91,9 +91,25 @@ class Arguments(ArgumentParser):
             help="choices of your own, as CONF/GROUP/NAME.yaml; their classes are trusted",
         )
 
+    def add_weights(self) -> None:
+        """Add the option that says which weights of a model are meant."""
+        self.add_argument(
+            "--weights",
+            type=_weights,
+            default="ema",
+            help="ema (default), raw, or a length of a run with ema=power: 0.08",
+        )
+
     def error(self, message: str) -> NoReturn:
         """End the command."""
         self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")
+
+
+def _weights(word: str) -> str | float:
+    try:
+        return word if word in ("ema", "raw") else float(word)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{word}: expected ema, raw, or a length such as 0.08") from error
 
 
 def exit_status(task: Callable[[], object], fix: str) -> int:

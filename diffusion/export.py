@@ -1,7 +1,6 @@
 """`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model to share, in a format that cannot hold code."""
 
 import sys
-from argparse import ArgumentTypeError
 from pathlib import Path
 
 from diffusion.errors import Arguments, exit_status
@@ -23,9 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "file", type=Path, nargs="?", help="default: the checkpoint's name with .safetensors, -diffusers or .html"
     )
-    parser.add_argument(
-        "--weights", type=_weights, default="ema", help="ema (default), raw, or a length of a run with ema=power: 0.08"
-    )
+    parser.add_weights()
     parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
     parser.add_argument(
         "--sampler", metavar="CHOICE", help="the sampler, of conf/sampler, that a folder names (default: the run's)"
@@ -60,13 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
             print(exported.write(file, model.denoiser.network.state_dict(), *about))
 
     return exit_status(export, "choose a file you can write")
-
-
-def _weights(word: str) -> str | float:
-    try:
-        return word if word in ("ema", "raw") else float(word)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{word}: expected ema, raw, or a length such as 0.08") from error
 
 
 if __name__ == "__main__":

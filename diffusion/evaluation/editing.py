@@ -14,7 +14,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import searched
 from diffusion.config.inherit import completed
 from diffusion.config.quoting import command_line
-from diffusion.config.schema import Edit
+from diffusion.config.schema import Edit, Sample
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import to_unit
 from diffusion.errors import UserError
@@ -109,19 +109,25 @@ def draw_edits(settings: Edit, folder: Path) -> None:
         gif([enlarged(grid(image[None])) for image in images], folder / "interpolation.gif")
         written += ", interpolation.gif"
     save_png(overview(made, images, settings), folder / "grid.png")
-    record = {
-        "command": command_line("edit", exact_words(folder, settings, restored)),
-        "what": made.about,
-        "n": n,
-        "network evaluations of an image": drawing.evaluations(denoiser.schedule),
-        "seed": drawing.seed,
-        **({"inpainting": dict(settings.inpainting)} if settings.mask else {}),
-        **source_of(settings.sampler, settings.guidance),
-        **restored.source,
-    }
+    record = recorded(settings, made, restored, command_line("edit", exact_words(folder, settings, restored)))
     replace_file(folder / "edit.json", json.dumps(record, indent=1, ensure_ascii=False))
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     console.print(f"  {written}")
+
+
+def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: str) -> dict[str, Any]:
+    """What is kept of how the images were drawn, with the command that draws them again."""
+    method = {"inpainting": dict(settings.inpainting)} if isinstance(settings, Edit) and settings.mask else {}
+    return {
+        "command": command,
+        "what": made.about,
+        "n": made.n,
+        "network evaluations of an image": made.drawing.evaluations(restored.denoiser.schedule),
+        "seed": made.drawing.seed,
+        **method,
+        **source_of(settings.sampler, settings.guidance),
+        **restored.source,
+    }
 
 
 def overview(made: Edits, images: Tensor, settings: Edit) -> Any:

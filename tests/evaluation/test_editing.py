@@ -101,6 +101,7 @@ def test_the_recorded_command_draws_the_same_again(command, run, pictures, words
         assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
     assert json.loads(Path("again/edit.json").read_text()) == {**record, "command": record["command"]}
     assert record["seed"] == 0
+    assert "seed=0" in again
     assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 2)
     assert ("inpainting" in record) == ("mask=mask.png" in words)
 

@@ -5,6 +5,7 @@ from faults.fault import Fault
 INPAINTING = "process/test_inpainting.py"
 EDITING = "process/test_editing.py"
 COMMAND = "evaluation/test_editing.py"
+STUDIO = "evaluation/test_studio.py"
 
 FAULTS = [
     Fault(
@@ -76,4 +77,14 @@ FAULTS = [
         COMMAND,
     ),
     Fault("edit: the record has no seed", '"seed": settings.seed}', '"weights": settings.weights}', COMMAND),
+    Fault("studio: any number", "type(value) not in (int, float) or not low <= value <= high", "False", STUDIO),
+    Fault("studio: a class by its name", 'f"label={[*labels].index(value)}"', 'f"label={value}"', STUDIO),
+    Fault("studio: any class", "if value not in labels:", "if False:", STUDIO),
+    Fault("studio: any setting", 'raise UserError(f"{key}: the studio has no such setting")', "continue", STUDIO),
+    Fault("studio: the command has no seed", '[] if "seed" in request.values else [f"seed={seed}"]', "[]", STUDIO),
+    Fault("studio: the record says where it is", '"/".join(full.parts[-3:])', "str(full)", STUDIO),
+    Fault("studio: it goes on after a stop", "if stop.is_set():", "if False:", STUDIO),
+    Fault(
+        "studio: no mirrored neighbours", "torch.stack([image, image.flip(-1)])", "torch.stack([image, image])", STUDIO
+    ),
 ]

@@ -12,7 +12,7 @@ from diffusion.process import grid
 from diffusion.process.denoiser import clip
 from diffusion.process.inpainting import Inpainting, RePaint, SplitGibbs
 from diffusion.process.oracle import GaussianOracle, PointsOracle, sampler_moments
-from diffusion.process.sampler import DDIM, DPMSolver, Sampler
+from diffusion.process.sampler import DDIM, AdamsBashforth, DPMSolver, Sampler, UniPC
 from diffusion.randomness import Streams
 
 Y = 0.9  # the known value, 1 standard deviation above its mean
@@ -159,6 +159,32 @@ def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoise
     assert [k for k, _ in seen] == [*range(1, sampler.steps + 1)]
     assert all(estimate.x0.abs().max() <= 0.011 for _, estimate in seen)
     assert x[:, 1:].abs().max() <= 0.011
+
+
+@pytest.mark.parametrize("kind", [DPMSolver, UniPC, AdamsBashforth])
+def test_repaint_makes_a_multistep_solvers_steps_of_first_order(kind):
+    for one, other in zip(law(RePaint(2), kind(8, grid=FINE)), law(RePaint(2), DDIM(8, grid=FINE)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_repaint_shows_the_denoiser_known_pixels_with_fresh_noise_of_the_right_size():
+    """Within 5 standard errors. On a Gaussian the law hardly depends on it, but networks expect it."""
+    seen = []
+
+    class Spy(GaussianOracle):
+        def __call__(self, x_t, t):
+            alpha, sigma = self.schedule(t)
+            seen.append(((x_t[:, 0, 0, 0] - alpha * Y) / sigma).double())
+            return super().__call__(x_t, t)
+
+    streams = Streams.of(500, "spy")
+    sampler = RePaint(2)(DDIM(5), PICTURE, KNOWN)
+    sampler(Spy(SCHEDULES["cosine"], MEAN, COVARIANCE), streams.normal(3, 1, 1), streams)
+    z = torch.stack(seen)
+    assert len(z) == 9
+    assert z.mean(1).abs().max() < 5 / 500**0.5
+    assert (z.std(1) - 1).abs().max() < 5 / 1000**0.5
+    assert (torch.corrcoef(z) - torch.eye(9)).abs().max() < 5 / 500**0.5
 
 
 def test_a_mask_may_be_of_pixels_or_of_channels_too():
