@@ -29,7 +29,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation import studio
 from diffusion.evaluation.pictures import read_picture
 from diffusion.evaluation.studio import NUMBERS, Request, Result, Stopped
-from diffusion.report.images import enlarged, gif, grid, scale_of
+from diffusion.report.images import enlarged, gif, grid, picture_of, scale_of
 
 UPLOAD = 10_000_000  # bytes of a file
 PIXELS = 1 << 24  # of a painted mask
@@ -80,7 +80,7 @@ class Page:
 
     def canvas(self, file: str | None) -> dict[str, Any]:
         """The uploaded picture, as the model sees it, to paint on."""
-        image = Image.fromarray(self.read(file).permute(1, 2, 0).numpy())
+        image = picture_of(self.read(file)).convert("RGB")
         scale = max(1, CANVAS // max(image.size))
         large = image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
         return {"background": np.asarray(large), "layers": [], "composite": np.asarray(large)}
