@@ -66,6 +66,7 @@ bench: $(VENV)/.developer ## Measure a run against a bare loop; network, sampler
 	$(BIN)/python bench/sampler.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
+	$(BIN)/python bench/images.py --images 20000
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults, in the mathematics and the guards, and see the tests catch each

@@ -49,11 +49,13 @@ class Split(Dataset[Batch]):
     """Images of one size, uint8 (N, C, H, W), and the name of each one, which says where it comes from.
 
     `labels`, int64 (N,), are the numbers of their classes, in `ImageData.classes`; None where there are none.
+    `known_key` is the `key`, where it is known already.
     """
 
     images: Tensor
     names: list[str]
     labels: Tensor | None = None
+    known_key: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,7 +72,11 @@ class Split(Dataset[Batch]):
         return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
-        """The images at the positions `index` (M,), in that order."""
+        """The images at the positions `index` (M,), in that order; those that follow each other are not copied."""
+        if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
+            first, end = int(index[0]), int(index[0]) + len(index)
+            labels = None if self.labels is None else self.labels[first:end]
+            return Split(self.images[first:end], self.names[first:end], labels)
         labels = None if self.labels is None else self.labels[index]
         return Split(self.images[index], [self.names[i] for i in index.tolist()], labels)
 
@@ -84,12 +90,12 @@ class Split(Dataset[Batch]):
 
         Labels do not change it: the images are the same.
         """
-        return digest(tuple(self.images.shape), _hash(self.images))
+        return self.known_key or digest(tuple(self.images.shape), hash_of(self.images))
 
     @cached_property
     def label_key(self) -> str | None:
         """A hash of the labels; None without them."""
-        return None if self.labels is None else _hash(self.labels)
+        return None if self.labels is None else hash_of(self.labels)
 
 
 def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> None:
@@ -103,5 +109,27 @@ def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> Non
             )
 
 
-def _hash(values: Tensor) -> str:
+@dataclass(frozen=True)
+class Some(Dataset[Batch]):
+    """The images of a split at the positions `rows` (M,), which are counted anew from 0; none of them is copied."""
+
+    split: Split
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Index) -> Batch:
+        """A batch, as that of a `Split`."""
+        index, flip, epoch, number = key
+        return self.split[self.rows[index], flip, epoch, number]._replace(index=index)
+
+    @property
+    def sources(self) -> list[str]:
+        """As those of a `Split`."""
+        return [TILE.sub("", self.split.names[i]) for i in self.rows.tolist()]
+
+
+def hash_of(values: Tensor) -> str:
+    """A hash of the values, which are not copied where they are contiguous."""
     return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16).hexdigest()

@@ -59,9 +59,14 @@ def write(file: Path, *parts: bytes | memoryview) -> None:
     try:
         replace(file, *parts)
     except OSError as error:
-        raise UserError(
-            f"{file} can't be written ({error.strerror}); free some space or set DIFFUSION_CACHE to a writable folder"
-        ) from error
+        raise unwritable(file, error) from error
+
+
+def unwritable(file: Path, error: OSError) -> UserError:
+    """The error for a file of the cache that cannot be written."""
+    return UserError(
+        f"{file} can't be written ({error.strerror}); free some space or set DIFFUSION_CACHE to a writable folder"
+    )
 
 
 def read_json(file: Path) -> dict[str, Any]:

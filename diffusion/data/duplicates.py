@@ -6,7 +6,7 @@ same photograph.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from diffusion.data.cache import cache_folder, digest, print_once, read_json, wr
 
 SIDE = 16
 NEAR = 8  # grey levels, RMS
-ROWS = 512  # images whose distances are in memory at once
+ROWS = 512  # images whose distances are in memory at once …
+KNOWN = 16384  # … to so many others
 
 View = Callable[[Tensor], Tensor]
 """uint8 (N, C, H, W) -> the same images, transformed, such as mirrored."""
@@ -49,20 +50,34 @@ def across(splits: Mapping[str, Split]) -> list[Pair]:
     Args:
         splits: in the order train, val, test, which says what is earlier.
     """
-    small = {name: miniature(split.images) for name, split in splits.items() if len(split)}
-    parts = [
-        (splits[first], first, splits[second].take(rows), second)
-        for first, second in combinations(small, 2)
-        for rows in torch.arange(len(splits[second])).split(ROWS)
+    pairs = [*combinations([name for name in splits if len(splits[name])], 2)]
+    total = sum(-(-len(splits[a]) // KNOWN) * -(-len(splits[b]) // ROWS) for a, b in pairs)
+    near: dict[tuple[str, str], dict[int, tuple[float, int]]] = {pair: {} for pair in pairs}
+    for pair, i, rms, j in track(_compared(splits, pairs), "comparing splits", total, "batch"):
+        for k in (rms < NEAR).nonzero().flatten().tolist():
+            closest = near[pair].get(i + k)
+            if closest is None or float(rms[k]) < closest[0]:
+                near[pair][i + k] = float(rms[k]), int(j[k])
+    return [
+        Pair(splits[second].names[i], second, splits[first].names[j], first)
+        for (first, second), found in near.items()
+        for i, (_, j) in sorted(found.items())
     ]
-    pairs = []
-    for known, first, held_out, second in track(parts, "comparing splits", len(parts), "batch"):
-        rms, index = _nearest(held_out.images, small[first], EITHER_WAY)
-        pairs += [
-            Pair(held_out.names[i], second, known.names[int(index[i])], first)
-            for i in (rms < NEAR).nonzero().flatten().tolist()
-        ]
-    return pairs
+
+
+def _compared(
+    splits: Mapping[str, Split], pairs: Sequence[tuple[str, str]]
+) -> Iterator[tuple[tuple[str, str], int, Tensor, Tensor]]:
+    """Each pair of splits, `ROWS` held-out images from number i on against `KNOWN` of the earlier split at a time.
+
+    Yields the pair, i, and of each held-out image the RMS to the nearest one and the number of that; both (ROWS,).
+    """
+    for first, second in pairs:
+        for known in range(0, len(splits[first]), KNOWN):
+            small = miniature(splits[first].images[known : known + KNOWN])
+            for i in range(0, len(splits[second]), ROWS):
+                rms, index = _nearest(splits[second].images[i : i + ROWS], small, EITHER_WAY)
+                yield (first, second), i, rms, known + index
 
 
 def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
@@ -93,7 +108,10 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
     """Which of `images` (n, C, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
-    return _nearest(images, miniature(known), views)[0] < NEAR
+    near = torch.zeros(len(images), dtype=torch.bool)
+    for part in known.split(KNOWN):
+        near |= _nearest(images, miniature(part), views)[0] < NEAR
+    return near
 
 
 def _nearest(images: Tensor, known: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:

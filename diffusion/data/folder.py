@@ -12,7 +12,9 @@ import json
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,14 +23,17 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 from PIL import Image
+from torch import Tensor
 
 from diffusion.console import count
-from diffusion.data.batches import Split
-from diffusion.data.cache import cache_folder, cached, digest, print_once, read_json, write
+from diffusion.data import pixels
+from diffusion.data.batches import Split, hash_of
+from diffusion.data.cache import cache_folder, digest, print_once, read_json, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.module import ImageData
-from diffusion.data.threads import in_threads
+from diffusion.data.pixels import Made, Reordered
+from diffusion.data.threads import in_threads, streamed
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
 from diffusion.pixels import Resolution, height_width
@@ -45,7 +50,7 @@ class Found(NamedTuple):
     """A file: its name relative to the root, its path, and the hash of its bytes."""
 
     name: str
-    path: Path
+    path: str
     content: str
 
 
@@ -112,43 +117,52 @@ class Folder(ImageData):
 
     def load(self) -> dict[str, Split]:
         files = self._hashed(self._walk())
-        known = [file.name for file in files] + [entry["path"] for entry in self.report]
+        known = [name for name, *_ in files] + [entry["path"] for entry in self.report]
         label = {} if self.labels is None else label_of(self.labels, self.root, known)
-        seed = self.seed if self.random_crop else None
-        names = [(file.name, file.content) for file in files]
+        names = [(name, content) for name, _, content in files]
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
         options += [f"channels {self.channels}"] * (self.channels != 3)
-        key = digest("folder 1", RESIZE, self.resolution, seed, names, *options)
-        made = cached(cache_folder() / f"folder-{key}.pt", lambda: self._decode(files))
-        photos = self._photos(images := Split(made["images"], made["names"]))
-        contents = {file.name: file.content for file in files}
-        self.report += contradicted(made["left_out"], contents, photos, label)
-        self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made["names"]), found=len(files))
+        crop = self.seed if self.random_crop else None
+        key = digest("folder 2", RESIZE, self.resolution, crop, names, *options)
+        name = cache_folder() / f"folder-{key}-{self.seed}"
+        decoded = pixels.stored(name, self.shape, partial(self._decode, files, key))
+        made = decoded.made
+        photos = self._photos(images := Split(decoded.images, made.names))
+        contents = dict(names)
+        self.report += contradicted(made.left_out, contents, photos, label)
+        self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made.names), found=len(files))
         if self.labels is not None:
             self.classes = classes_of(self.labels, self.root, photos, label)
             images = labelled(images, photos, label, self.classes)
-        return self._split(images, made["contents"])
+        index = self._split(photos)
+        return self._with_keys(name, decoded.hash, {part: (images, index[part]) for part in index})
 
     def _photos(self, images: Split) -> list[str]:
         """The name of each image's file."""
         return images.names if self.tiles is None else images.sources
 
-    def _walk(self) -> list[tuple[str, Path, os.stat_result]]:
-        """Name, path and status of every file that may be an image, ordered by name."""
+    def _walk(self) -> list[tuple[str, str, str]]:
+        """Name, path, and size and times of every file that may be an image, ordered by name."""
         if not self.root.exists():
             raise UserError(f"data.root={self.root}: no such folder; set data.root to a folder of images")
         if not self.root.is_dir():
             raise UserError(
                 f"data.root={self.root} is a file, expected a folder of images; set data.root to its folder"
             )
+        start = len(os.path.join(self.root, ""))
 
-        def note(path: Path, reason: str, action: str = "skipped") -> None:
-            self.report.append(_entry(self._name(path), reason, action))
+        def named(path: str) -> str:
+            name = path[start:].replace(os.sep, "/")
+            return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+        def note(path: str, reason: str, action: str = "skipped") -> None:
+            self.report.append(_entry(named(path), reason, action))
 
         found = []
-        for path in _below(self.root, note):
+        for entry in _below(self.root, note):  # without a `Path` for each, which would take longer than all else
+            path = entry.path
             try:
-                status = path.stat()
+                status = entry.stat()
             except OSError as error:
                 note(path, f"can't be read: {error.strerror}", "refused")
                 continue
@@ -160,67 +174,95 @@ class Folder(ImageData):
             except Unusable as reason:
                 note(path, str(reason), "refused" if _named_image(path) else "skipped")
                 continue
-            found.append((self._name(path), path, status))
+            found.append((named(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"))
         if not found:
             raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
         return sorted(found)
 
-    def _name(self, path: Path) -> str:
-        return os.fsencode(path.relative_to(self.root).as_posix()).decode("utf-8", "backslashreplace")
-
-    def _hashed(self, files: list[tuple[str, Path, os.stat_result]]) -> list[Found]:
-        """The files with the hash of their bytes. Only files whose size or times have changed are read again."""
+    def _hashed(self, files: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """Name, path and hash of the files. Only those whose size or times have changed are read again."""
         manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
+        names = [name for name, _, _ in files]
+        stamps = [times for _, _, times in files]
         known = read_json(manifest)
-        stamps = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, _, s in files}
-        changed = {name: path for name, path, _ in files if known.get(name, [])[:-1] != stamps[name]}
-        contents = {name: entry[-1] for name, entry in known.items() if name in stamps and name not in changed}
-        if changed:
-            results = in_threads(_hash, [*changed.values()], "reading files", "file")
-            for name, result in zip(changed, results, strict=True):
-                if isinstance(result, OSError):
-                    self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
-                else:
-                    contents[name] = result
-            entries = {name: [*stamps[name], content] for name, content in contents.items()}
-            write(manifest, json.dumps(entries).encode())
-        return [Found(name, path, contents[name]) for name, path, _ in files if name in contents]
-
-    def _decode(self, files: list[Found]) -> dict[str, Any]:
-        """The usable images, and why the other files are left out. Of files with the same bytes the first is used."""
-        images, named, contents, left_out = [], [], [], []
-        first: dict[str, str] = {}  # content -> name
-        results = in_threads(self._images, files, "decoding images")  # Pillow decodes without the interpreter's lock
-        for file, result in zip(files, results, strict=True):
-            if isinstance(result, Unusable):
-                other = isinstance(result, NotAnImage) and not _named_image(file.path)
-                left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))
-            elif file.content in first and not self.repeats:
-                left_out.append(_entry(file.name, f"the same bytes as {first[file.content]}", "skipped"))
+        if known.get("names") == names and known.get("stamps") == stamps:
+            return [(n, path, content) for (n, path, _), content in zip(files, known["contents"], strict=True)]
+        stamp = dict(zip(names, stamps, strict=True))
+        before = zip(*(known.get(column, ()) for column in ("names", "stamps", "contents")), strict=False)
+        contents = {name: content for name, at, content in before if stamp.get(name) == at}
+        changed = {name: Path(path) for name, path, _ in files if name not in contents}
+        results = in_threads(_hash, [*changed.values()], "reading files", "file")
+        for name, result in zip(changed, results, strict=True):
+            if isinstance(result, OSError):
+                self.report.append(_entry(name, f"can't be read: {result.strerror}", "refused"))
             else:
-                for place, image in result:
-                    images.append(image)
-                    named.append(file.name + place)
-                    contents.append(file.content)
-                first.setdefault(file.content, file.name)
-        pixels = np.stack(images) if images else np.empty((0, *self.shape), np.uint8)
-        return {
-            "images": torch.from_numpy(pixels),
-            "names": named,
-            "contents": contents,
-            "left_out": left_out,
-        }
+                contents[name] = result
+        read = [name for name in names if name in contents]
+        columns = {"names": read, "stamps": [stamp[n] for n in read], "contents": [contents[n] for n in read]}
+        write(manifest, json.dumps(columns).encode())
+        return [(name, path, contents[name]) for name, path, _ in files if name in contents]
+
+    def _decode(
+        self, files: list[tuple[str, str, str]], key: str, first: int = 0
+    ) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
+        """The images of each usable file from number `first` on, in order of (seed, content), and why others are not.
+
+        Of files with the same bytes the first by name is used. Where the images have been decoded for another seed,
+        they are taken from there.
+        """
+        twins: dict[str, list[Found]] = defaultdict(list)
+        for file in map(Found._make, files):
+            twins[file.name if self.repeats else file.content].append(file)
+        order = sorted(twins.values(), key=lambda same: (self._place(same[0].content), same[0].content))[first:]
+        if (other := self._other_order(key)) is not None:
+            yield from (other.of([file.name for file in same]) for same in order)
+            return
+        # Pillow decodes without the interpreter's lock.
+        results = streamed(self._images, [same[0] for same in order], "decoding images")
+        for same, result in zip(order, results, strict=True):
+            yield self._made(same, result)
+
+    def _place(self, content: str) -> int:
+        """Images are in the order of this number."""
+        return seed_for(self.seed, "order", content)
+
+    def _other_order(self, key: str) -> Reordered | None:
+        """The same images, decoded for another seed."""
+        folder = cache_folder()
+        names = sorted(name for name in os.listdir(folder) if name.startswith(f"folder-{key}-"))
+        for name in (folder / each for each in names if each.endswith(".json")):
+            if (found := pixels.read(name.with_suffix(""), self.shape)) is not None:
+                return Reordered(found, self._photos(Split(found.images, found.made.names)))
+        return None
+
+    def _made(
+        self, same: list[Found], result: list[tuple[str, np.ndarray]] | Unusable
+    ) -> tuple[Sequence[np.ndarray], Made]:
+        """The images of files with the same bytes, and what they are."""
+        used, *again = same
+        if isinstance(result, Unusable):
+            unknown = isinstance(result, NotAnImage)
+            return [], Made(left_out=[
+                _entry(file.name, str(result), "skipped" if unknown and not _named_image(file.path) else "refused")
+                for file in same
+            ])  # fmt: skip
+        reason = f"the same bytes as {used.name}"
+        return [image for _, image in result], Made(
+            [used.name + place for place, _ in result],
+            [used.content] * len(result),
+            [_entry(file.name, reason, "skipped") for file in again],
+        )
 
     def _images(self, file: Found) -> list[tuple[str, np.ndarray]] | Unusable:
         """The crop of an image, or its tiles, each with what its name adds to that of the file."""
         try:
             if self.tiles is not None:
-                with decoded(file.path, self.least, 8 * smallest(self.resolution), self.channels) as image:
-                    short = min(size_of(file.path) or image.size)
+                with decoded(Path(file.path), self.least, 8 * smallest(self.resolution), self.channels) as image:
+                    short = min(size_of(Path(file.path)) or image.size)
                     found = list(cut(image, file.content, self.resolution, self.tiles, short))
                 return found or Unusable("nearly uniform: no tile of it has contrast")
             position = seed_for(self.seed, "crop", file.content) / 2**63 if self.random_crop else 0.5
-            with decoded(file.path, self.least, 2 * max(self.shape[1:]), self.channels) as image:
+            with decoded(Path(file.path), self.least, 2 * max(self.shape[1:]), self.channels) as image:
                 box = crop_box(image.size, position, self.resolution)
                 return [("", planes(resized(image, self.resolution, box)))]
         except Unusable as reason:
@@ -250,12 +292,12 @@ class Folder(ImageData):
                 f"data.root to a folder of images of at least {width}x{height} pixels"
             )
 
-    def _split(self, images: Split, contents: list[str]) -> dict[str, Split]:
-        photos = self._photos(images)  # what lies in one split
-        content, members = dict(zip(photos, contents, strict=True)), defaultdict(list)
+    def _split(self, photos: list[str]) -> dict[str, Tensor]:
+        """The positions of the images of each split; `photos`, the names of their files, are in order already."""
+        members = defaultdict(list)
         for i, photo in enumerate(photos):
             members[photo].append(i)
-        order = sorted(members, key=lambda photo: (seed_for(self.seed, "order", content[photo]), content[photo]))
+        order = [*members]
         val, test = (_count(size, len(order)) for size in (self.val, self.test))
         left = len(order) - val - test
         parts = {"train": order[:left], "val": order[left : left + val], "test": order[left + val :]}
@@ -272,7 +314,24 @@ class Folder(ImageData):
                 f"a tenth of them), {more}"
             )
         index["train"] = index["train"][:train]
-        return {name: images.take(torch.tensor(index[name], dtype=torch.long)) for name in parts}
+        return {name: torch.tensor(index[name], dtype=torch.long) for name in parts}
+
+    def _with_keys(self, name: Path, content: str, parts: dict[str, tuple[Split, Tensor]]) -> dict[str, Split]:
+        """The splits, whose keys are kept: to hash a million images takes longer than a run's start.
+
+        Args:
+            content: a hash of all images.
+            parts: the name of each split -> all images, and the positions of its own.
+        """
+        file = name.with_suffix(".keys")
+        known, splits = read_json(file), {}
+        for part, (images, index) in parts.items():
+            split, which = images.take(index), digest(content, hash_of(index))
+            if which not in known:
+                known[which] = split.key
+                write(file, json.dumps(known).encode())
+            splits[part] = replace(split, known_key=known[which])
+        return splits
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
@@ -281,7 +340,7 @@ def common_size(root: Path) -> tuple[int, int] | None:
     Raises UserError where they are not all of one size.
     """
     first: dict[tuple[int, int], str] = {}
-    for path in sorted(_below(root, lambda *_: None)):
+    for path in sorted(Path(entry.path) for entry in _below(root, lambda *_: None)):
         if path.is_file() and (size := size_of(path)) is not None:
             first.setdefault(size, path.relative_to(root).as_posix())
     if len(first) > 1:
@@ -293,12 +352,13 @@ def common_size(root: Path) -> tuple[int, int] | None:
     return next(iter(first))[::-1] if first else None
 
 
-def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
-    """Every path below `folder` that is neither hidden nor a folder, unless it is a link to one.
+def _below(folder: Path, skip: Callable[[str, str], None]) -> Iterator[os.DirEntry[str]]:
+    """Every entry below `folder` that is neither hidden nor a folder, unless it is a link to one.
 
     What a command has written is left out: a model must not be trained on its own samples.
     """
-    folders = [folder]
+    top = os.fspath(folder)
+    folders = [top]
     while folders:
         here = folders.pop()
         try:
@@ -306,16 +366,16 @@ def _below(folder: Path, skip: Callable[[Path, str], None]) -> Iterator[Path]:
         except OSError as error:
             skip(here, f"can't be read: {error.strerror}")
             continue
-        if here != folder and not WRITTEN.isdisjoint(entry.name for entry in entries):
+        if here != top and not WRITTEN.isdisjoint(entry.name for entry in entries):
             skip(here, "written by a command of diffusion")
             continue
         for entry in entries:
             if entry.name.startswith("."):
-                skip(Path(entry.path), "hidden")
+                skip(entry.path, "hidden")
             elif entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
+                folders.append(entry.path)
             else:
-                yield Path(entry.path)
+                yield entry
 
 
 def _entry(name: str, reason: str, action: str) -> dict[str, str]:
@@ -323,9 +383,9 @@ def _entry(name: str, reason: str, action: str) -> dict[str, str]:
     return {"path": name, "reason": reason, "action": action}
 
 
-def _named_image(path: Path) -> bool:
+def _named_image(path: str) -> bool:
     """Whether a file's name ends as that of an image."""
-    return path.suffix.lower() in Image.registered_extensions()
+    return Path(path).suffix.lower() in Image.registered_extensions()
 
 
 def _hash(path: Path) -> str | OSError:

@@ -74,7 +74,7 @@ def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Map
         photos: the names of the images' files, which may repeat.
         label: the label of each file that has one.
     """
-    photos = list(dict.fromkeys(photos))
+    photos = sorted({*photos})
     if without := [name for name in photos if name not in label]:
         found = _example(without, "image")
         raise UserError(

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from diffusion.console import count
 from diffusion.data import duplicates
-from diffusion.data.batches import Batch, Split, check_shape, to_unit
+from diffusion.data.batches import Batch, Some, Split, check_shape, to_unit
 from diffusion.data.cache import digest
 from diffusion.data.labels import check_classes
 from diffusion.data.order import Index, InOrder, TrainingBatches
@@ -133,7 +133,7 @@ class ImageData(LightningDataModule):
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
-        return [self._eval_loader("val", val), self._eval_loader("train", train.take(fixed.sort().values))]
+        return [self._eval_loader("val", val), self._eval_loader("train", Some(train, fixed.sort().values))]
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._eval_loader("test", self.splits["test"])
@@ -166,7 +166,7 @@ class ImageData(LightningDataModule):
             return torch.distributed.get_rank(), torch.distributed.get_world_size()
         return 0, 1
 
-    def _eval_loader(self, name: str, split: Split) -> DataLoader[Batch]:
+    def _eval_loader(self, name: str, split: Split | Some) -> DataLoader[Batch]:
         rank, devices = self._share()
         if len(split) < devices:
             raise UserError(
@@ -175,7 +175,7 @@ class ImageData(LightningDataModule):
             )
         return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 
-    def _loader(self, split: Split, batches: Sampler[Index]) -> DataLoader[Batch]:
+    def _loader(self, split: Split | Some, batches: Sampler[Index]) -> DataLoader[Batch]:
         return DataLoader(
             split,
             batch_size=None,  # each index of the sampler is a whole batch

@@ -14,13 +14,20 @@ Result = TypeVar("Result")
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image") -> list[Result]:
-    """`work` of each item, in their order, with a progress bar.
+    """`work` of each item, in their order; see `streamed`."""
+    return [*streamed(work, items, label, unit)]
+
+
+def streamed(
+    work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
+) -> Iterator[Result]:
+    """`work` of each item, in their order, as it is done, with a progress bar.
 
     An exception, such as a signal's, is not held up: waiting items are dropped, and nothing waits for those under way,
     not even the end of the process. (With a ThreadPoolExecutor that would, also for a disk that does not answer.)
     """
     with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:  # its threads are daemons
-        return [*track(pool.imap(work, items), label, len(items), unit)]
+        yield from track(pool.imap(work, items), label, len(items), unit)
 
 
 class Room:

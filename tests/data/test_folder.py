@@ -189,7 +189,7 @@ def test_a_damaged_cache_is_reported_and_made_again(
     root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = load(root)
-    (file,) = cache.glob("*.pt")
+    (file,) = cache.glob("*.bin")
     whole = file.read_bytes()
     position = whole.index(first.splits["train"].images[0].numpy().tobytes())
     for damaged in (whole[: len(whole) // 2], b"", whole[:position] + bytes(9) + whole[position + 9 :]):
@@ -205,7 +205,7 @@ def test_a_damaged_cache_is_reported_and_made_again(
 
 def test_an_unwritable_cache_is_one_line(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(root)
-    (file,) = cache.glob("*.pt")
+    (file,) = cache.glob("*.bin")
     file.unlink()
 
     def full(*args: object) -> None:

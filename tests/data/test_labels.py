@@ -216,13 +216,13 @@ def test_a_table_names_files_that_are_not_used_and_names_that_are_not_text(root:
 
 def test_labels_share_the_cached_pixels(root: Path, tmp_path: Path, cache: Path) -> None:
     load(root)
-    (file,) = cache.glob("*.pt")
+    (file,) = cache.glob("*.bin")
     written = file.stat().st_mtime_ns
     with mock.patch.object(folder, "decoded", side_effect=AssertionError("a file was decoded")):
         load(root, labels="folders")
         data = load(root, labels=table(tmp_path / "table.csv", by_parity(root)))
     assert data.classes == ["high", "low"]
-    assert [*cache.glob("*.pt")] == [file]
+    assert [*cache.glob("*.bin")] == [file]
     assert file.stat().st_mtime_ns == written
 
 

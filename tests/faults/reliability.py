@@ -363,17 +363,17 @@ FAULTS = [
     ),
     Fault(
         "T7 a dead link stops the run",
-        "                status = path.stat()\n            except OSError as",
-        "                status = path.stat()\n            except EOFError as",
+        "                status = entry.stat()\n            except OSError as",
+        "                status = entry.stat()\n            except EOFError as",
         HOSTILE,
     ),
     Fault("T7 hidden files are used", 'if entry.name.startswith("."):', "if False:", HOSTILE),
-    Fault("T7 duplicates are used", "elif file.content in first and not self.repeats:", "elif False:", HOSTILE),
+    Fault("T7 duplicates are used", "twins[file.name if self.repeats else file.content]", "twins[file.name]", HOSTILE),
     Fault("T7 the file system's order", "return sorted(found)", "return found", HOSTILE),
     Fault(
         "T7 left out in silence",
-        'left_out.append(_entry(file.name, str(result), "skipped" if other else "refused"))',
-        "pass",
+        "            unknown = isinstance(result, NotAnImage)\n",
+        "            return [], Made()\n            unknown = isinstance(result, NotAnImage)\n",
         HOSTILE,
     ),
     Fault(

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from diffusion import randomness
-from diffusion.evaluation import commands, study
+from diffusion.evaluation import commands, devices
 
 aten = torch.ops.aten
 NAME = "away"
@@ -266,7 +266,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", jvp)
-    for module in (commands, study):
+    for module in (commands, devices):
         monkeypatch.setattr(module, "choose_device", lambda name: DEVICE.name)
     DEVICE.__init__()  # type: ignore[misc]
     DEVICE.present = True

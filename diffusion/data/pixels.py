@@ -1,0 +1,206 @@
+"""Decoded images in a file that every process maps into its memory: however many there are, a batch takes up its own.
+
+NAME.bin holds the images, uint8 (N, 3, H, W), and NAME.json, which is written last, what they are. While they are made
+they are in NAME.part, and NAME.progress says what is in it, so that work which is killed goes on where it was. A file
+whose size and time of change are those in NAME.json is taken to be intact; another one is, if its hash is right.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data.cache import print_once, read_json, unwritable, write
+from diffusion.errors import UserError
+from diffusion.files import lock
+
+EVERY = 1000  # items between two notes of the progress
+CHUNK = 1 << 24  # bytes that are hashed at once
+PATIENCE = 7 * 24 * 3600.0  # seconds for which another process is waited for that makes the same images
+
+
+@dataclass
+class Made:
+    """What one item, or several, have given: rows of images, and what each of them is."""
+
+    names: list[str] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+
+class Decoded(NamedTuple):
+    """The images of a file, uint8 (N, 3, H, W), which are read from the disk as they are used."""
+
+    images: Tensor
+    made: Made
+    hash: str
+
+
+Make = Callable[[int], Iterator[tuple[Sequence[np.ndarray], Made]]]
+"""The number of the first item -> for each item from there on its images, uint8 (3, H, W), and what they are."""
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """Images that are there in another order.
+
+    Args:
+        sources: the name of each image's file.
+    """
+
+    found: Decoded
+    sources: Sequence[str]
+
+    @cached_property
+    def rows(self) -> dict[str, list[int]]:
+        """The rows of each file's images."""
+        rows = defaultdict(list)
+        for i, source in enumerate(self.sources):
+            rows[source].append(i)
+        return rows
+
+    @cached_property
+    def left_out(self) -> dict[str, dict[str, str]]:
+        """The entry of each file that is left out."""
+        return {entry["path"]: entry for entry in self.found.made.left_out}
+
+    def of(self, files: Sequence[str]) -> tuple[Sequence[np.ndarray], Made]:
+        """The images of files with the same bytes, by name, of which the first is used, and what they are."""
+        rows, made = self.rows.get(files[0], []), self.found.made
+        left_out = [self.left_out[name] for name in files if name in self.left_out]
+        what = Made([made.names[i] for i in rows], [made.contents[i] for i in rows], left_out)
+        return [self.found.images[i].numpy() for i in rows], what
+
+
+def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
+    """The images in the file `name`, which are made where they are not there yet, or damaged.
+
+    Raises UserError where the file cannot be written.
+    """
+    if (found := read(name, shape, complain=True)) is not None:
+        return found
+    try:
+        held = lock(name.with_suffix(".lock"))
+    except BlockingIOError:
+        print_once("another process is preparing these images: waiting for it")
+        held = lock(name.with_suffix(".lock"), PATIENCE)
+    except OSError as error:
+        raise unwritable(name, error) from error
+    try:
+        if (found := read(name, shape)) is None:
+            try:
+                _write(name, shape, make)
+            except OSError as error:
+                raise unwritable(name.with_suffix(".bin"), error) from error
+            found = read(name, shape)
+    finally:
+        if held is not None:
+            held.close()
+    if found is None:
+        raise UserError(f"{name}.bin was changed as soon as it was written; give the command again")
+    return found
+
+
+def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Decoded | None:
+    """The images in the file `name`; None where it is missing or damaged.
+
+    Args:
+        complain: print that it is damaged.
+    """
+    file, about = name.with_suffix(".bin"), read_json(name.with_suffix(".json"))
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    now = [status.st_size, status.st_mtime_ns]
+    try:
+        made, stamp, whole = Made(**about["made"]), about["stamp"], about["hash"]
+        intact = status.st_size == len(made.names) * math.prod(shape)
+        if intact and stamp != now and (intact := _hash(file).hexdigest() == whole):
+            with contextlib.suppress(UserError):  # in a cache that cannot be written it is hashed at each start
+                write(name.with_suffix(".json"), json.dumps(about | {"stamp": now}).encode())
+    except (KeyError, TypeError, OSError):
+        intact = False
+    if not intact:
+        if complain:
+            print_once(f"the cached images in {file} are damaged: making them again")
+        return None
+    flat = torch.from_file(str(file), size=status.st_size, dtype=torch.uint8) if status.st_size else torch.empty(0)
+    return Decoded(flat.to(torch.uint8).view(len(made.names), *shape), made, whole)
+
+
+def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
+    """Make the images that are not there yet."""
+    part, log = name.with_suffix(".part"), name.with_suffix(".progress")
+    done, made = _progress(log)
+    size = len(made.names) * math.prod(shape)
+    if not part.exists() or part.stat().st_size < size:
+        done, made, size = 0, Made(), 0
+        log.unlink(missing_ok=True)
+        part.write_bytes(b"")
+    os.truncate(part, size)
+    sha, noted = _hash(part), Made()
+    with part.open("ab") as pixels, log.open("a", encoding="utf-8") as progress:
+
+        def note(items: int) -> None:
+            pixels.flush()
+            os.fsync(pixels.fileno())
+            progress.write(json.dumps({"items": items, **asdict(noted)}) + "\n")
+            progress.flush()
+
+        items = done
+        for items, (images, what) in enumerate(make(done), done + 1):
+            for image in images:
+                row = np.ascontiguousarray(image).data
+                pixels.write(row)
+                sha.update(row)
+            for each in (made, noted):
+                _extend(each, what)
+            if items % EVERY == 0:
+                note(items)
+                noted = Made()
+        note(items)
+    os.replace(part, name.with_suffix(".bin"))
+    status = name.with_suffix(".bin").stat()
+    about = {"made": asdict(made), "hash": sha.hexdigest(), "stamp": [status.st_size, status.st_mtime_ns]}
+    write(name.with_suffix(".json"), json.dumps(about).encode())
+    log.unlink()
+
+
+def _progress(log: Path) -> tuple[int, Made]:
+    """How many items are done, and what they have given. A last line that was not written whole does not count."""
+    done, made = 0, Made()
+    for line in log.read_text("utf-8").splitlines() if log.exists() else []:
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except ValueError:
+            break
+        done = values.pop("items")
+        _extend(made, Made(**values))
+    return done, made
+
+
+def _extend(made: Made, more: Made) -> None:
+    made.names += more.names
+    made.contents += more.contents
+    made.left_out += more.left_out
+
+
+def _hash(file: Path) -> Any:
+    """The BLAKE2b hash of a file so far."""
+    whole = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while content := stream.read(CHUNK):
+            whole.update(content)
+    return whole
