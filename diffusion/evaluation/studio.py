@@ -151,7 +151,7 @@ def draw(
     seed = made.drawing.seed
     weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
     pinned = [f"ckpt={_near(restored.path)}", *([] if weights == "ema" else [f"weights={weights}"]), *words]
-    pinned += [] if "seed" in request.values else [f"seed={seed}"]
+    pinned += [f"seed={seed}"] if request.values.get("seed") is None else []
     record = recorded(settings, made, restored, command_line(request.command, pinned))
     record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
     return Result(images, record, film, request)

@@ -67,6 +67,7 @@ def test_the_command_of_a_drawing_draws_it_again(command, run, model, tmp_path, 
     assert (python, module, ckpt) == (
         "python", f"diffusion.{request_.command}", "ckpt=run/checkpoints/last.ckpt"
     )  # fmt: skip
+    assert f"seed={record['seed']}" in words
     status, out, err = command(request_.command, [f"ckpt={run}", *words, "hydra.run.dir=out", "device=cpu"])
     assert status == 0, out + err
     with np.load("out/images.npz") as drawn:

@@ -81,7 +81,12 @@ FAULTS = [
     Fault("studio: a class by its name", 'f"label={[*labels].index(value)}"', 'f"label={value}"', STUDIO),
     Fault("studio: any class", "if value not in labels:", "if False:", STUDIO),
     Fault("studio: any setting", 'raise UserError(f"{key}: the studio has no such setting")', "continue", STUDIO),
-    Fault("studio: the command has no seed", '[] if "seed" in request.values else [f"seed={seed}"]', "[]", STUDIO),
+    Fault(
+        "studio: the command has no seed",
+        '[f"seed={seed}"] if request.values.get("seed") is None else []',
+        "[]",
+        STUDIO,
+    ),
     Fault("studio: the record says where it is", '"/".join(full.parts[-3:])', "str(full)", STUDIO),
     Fault("studio: it goes on after a stop", "if stop.is_set():", "if False:", STUDIO),
     Fault(
