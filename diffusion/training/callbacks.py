@@ -4,8 +4,6 @@ Any other callback of Lightning, or of one's own, can be given by its full name:
 `+callbacks.NAME._target_=my_package.MyCallback`.
 """
 
-import resource
-import sys
 import time
 from typing import Annotated, Any, Literal
 
@@ -18,6 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.errors import UserError
+from diffusion.training.spent import peak_gigabytes
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -138,12 +137,7 @@ class Memory(LoggedSteps):
         """Log at a row's step."""
         if not self.is_due(trainer):
             return
-        if pl_module.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(pl_module.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        pl_module.log("memory/peak_gb", peak / 1e9, batch_size=1)
+        pl_module.log("memory/peak_gb", peak_gigabytes(pl_module.device), batch_size=1)
 
 
 class DeviceStats(callbacks.DeviceStatsMonitor):

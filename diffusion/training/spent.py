@@ -1,9 +1,20 @@
-"""Where the time of a run goes: the seconds of each part, in run.json."""
+"""What a run takes, in run.json: the seconds of each part, and the most memory."""
 
+import resource
+import sys
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory (10⁹ bytes) so far, of the GPU's tensors or, without one, of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class Spent:

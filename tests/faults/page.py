@@ -10,6 +10,7 @@ POLICY = f"{PAGE}::test_only_the_scripts_of_the_page_may_run_and_they_may_ask_fo
 CURVES = f"{PAGE}::test_long_curves_keep_values_of_the_file_and_both_ends"
 FILM = f"{PAGE}::test_the_film_has_x_and_the_estimates_of_each_step"
 STUDY = f"{PAGE}::test_a_study_groups_its_settings_and_finds_their_pictures"
+LEFT = f"{PAGE}::test_a_part_that_cannot_be_measured_is_left_out_with_the_reason"
 PARTS = f"{PAGE}::test_the_networks_parts_add_up"
 WATCH = "report/test_watch.py"
 OUTSIDE = f"{WATCH}::test_nothing_outside_of_the_folder_is_shown"
@@ -28,6 +29,7 @@ FAULTS = [
     Fault("the film has the wrong times", "json.dumps([self.times[k] for", "json.dumps([self.times[k - 1] for", FILM),
     Fault("the film shows every batch", "if first == 0 and k in self.kept:", "if k in self.kept:", FILM),
     Fault("settings of a study share a picture", 'json.dumps([source.get("sampler"),', "json.dumps([", STUDY),
+    Fault("a part that fails ends the run", "return make()\n    except Exception", "return make()\n    except KeyError", LEFT),
     Fault("parts of lists are one", "isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential)", "False", PARTS),
     Fault("any folder has a page", "if address and folder not in self.known():", "if False:", OUTSIDE),
     Fault("any name is the server's", "if not self.addressed_here():", "if False:", NAME),

@@ -161,6 +161,17 @@ def test_the_networks_parts_add_up() -> None:
     assert stem["output"] == "32×32×32"
 
 
+def test_a_part_that_cannot_be_measured_is_left_out_with_the_reason(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(parts: object) -> None:
+        raise RuntimeError("this schedule needs a GPU")
+
+    monkeypatch.setattr("diffusion.report.page.run.schedule_curves", fail)
+    assert run_page(Run(run_folder))["schedule"] is None
+    assert "report.html does not show the noise schedule: this schedule needs a GPU" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_shows_its_schedule_and_its_network(experiment: str) -> None:
     config = plain(composed("train", [f"experiment={experiment}", "name=x"]))

@@ -1,7 +1,7 @@
 """The data of a run's page, all from the files of its folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,7 +9,8 @@ from urllib.parse import quote
 import numpy as np
 
 from diffusion.config.quoting import resume_command
-from diffusion.console import count, duration
+from diffusion.console import console, count, duration
+from diffusion.errors import first_line
 from diffusion.metric.record import Score
 from diffusion.pixels import height_width
 from diffusion.report.differences import from_default
@@ -52,9 +53,23 @@ def recipe_of(run: Run) -> dict[str, Any]:
     return {
         "recipe": [[key, describe(value)] for key, value in config.items() if value is not None],
         "differences": [[key, *pair] for key, pair in from_default(run).items()] if trained and config else None,
-        "network": network_table(parts["model"], shape) if "model" in parts and shape else None,
-        "schedule": schedule_curves(parts),
+        "network": shown("network", lambda: network_table(parts["model"], shape))
+        if "model" in parts and shape
+        else None,
+        "schedule": shown("noise schedule", lambda: schedule_curves(parts)),
     }
+
+
+def shown(what: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What `make` gives, or None with a line that says why: parts of a user's own may be used in other ways than here.
+
+    A network may need more inputs than x and the label, or a device with numbers.
+    """
+    try:
+        return make()
+    except Exception as error:
+        console.print(f"report.html does not show the {what}: {first_line(error)}", style="yellow", soft_wrap=True)
+        return None
 
 
 def run_page(run: Run, state: str | None = None, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -107,6 +122,8 @@ def facts(run: Run, state: str) -> list[list[str]]:
         found.append(("parameters", f"{info['parameters']:,}"))
     if info.get("seconds") is not None:
         found.append(("time", duration(info["seconds"])))
+    if info.get("peak_gb") is not None:
+        found.append(("peak memory", f"{info['peak_gb']:g} GB"))
     device, devices = info.get("device"), info.get("devices") or 1
     found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
     found += [(key, str(info[key]).replace("T", " ")) for key in ("started", "finished") if info.get(key)]
