@@ -29,7 +29,7 @@ FAULTS = [
     Fault("the film has the wrong times", "json.dumps([self.times[k] for", "json.dumps([self.times[k - 1] for", FILM),
     Fault("the film shows every batch", "if first == 0 and k in self.kept:", "if k in self.kept:", FILM),
     Fault("settings of a study share a picture", 'json.dumps([source.get("sampler"),', "json.dumps([", STUDY),
-    Fault("a part that fails ends the run", "return make()\n    except Exception", "return make()\n    except KeyError", LEFT),
+    Fault("a part that fails ends the run", "make()\n    except Exception", "make()\n    except KeyError", LEFT),
     Fault("parts of lists are one", "isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential)", "False", PARTS),
     Fault("any folder has a page", "if address and folder not in self.known():", "if False:", OUTSIDE),
     Fault("any name is the server's", "if not self.addressed_here():", "if False:", NAME),
