@@ -239,7 +239,7 @@ def test_other_dtypes_than_uint8_are_refused(projection: type[FeatureExtractor],
         projection()(torch.ones(2, 3, 8, 8, dtype=dtype))
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 1, 8, 8), (2, 8, 8, 3)])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 2, 8, 8), (2, 8, 8, 3)])
 def test_other_shapes_are_refused(projection: type[FeatureExtractor], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
         projection()(torch.ones(shape, dtype=torch.uint8))

@@ -69,7 +69,7 @@ def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     assert all(r["low"] <= r["value"] <= r["high"] for r in records if r not in bare)
     assert all(r["n"] == 8 and r["reference"]["split"] == "val" and r["weights_hash"] for r in records)
     assert [p.name for p in sorted((run / "samples").iterdir())] == [
-        "final.png", "step-00000006.png", "step-00000012.png",
+        "all.png", "film.png", "final.png", "step-00000006.png", "step-00000012.png",
     ]  # fmt: skip
     assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, as a grid of `sample` is
     for name in ("noising", "beta", "samples", "mse", "signal"):
@@ -337,7 +337,7 @@ def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):
     words = " ".join(out.split())
     assert "hydra=" not in words
     assert "job_logging" not in words
-    others = ("hydra", "likelihood")  # the latter is diffusion.evaluate's
+    others = ("hydra", "likelihood", "inpainting")  # these are of diffusion.evaluate and diffusion.edit
     for group in (path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in others):
         assert f" {group}= " in words or f" {group}@" in words
         for choice in choices(group):
