@@ -44,7 +44,7 @@ test-reliability: $(VENV)/.developer ## Kill, damage, interrupt and poison runs,
 	$(RUN) pytest $(PARALLEL) -m reliability
 
 .PHONY: test-slow
-test-slow: $(VENV)/.developer ## Let the whole networks of EDM2-S and CIFAR-10 make some steps on the CPU
+test-slow: $(VENV)/.developer ## The long proofs: recipes train, networks compile, EDM2-S and CIFAR-10 make some steps
 	$(RUN) pytest -m slow
 
 .PHONY: check

@@ -23,6 +23,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+WHOLE_PAGES = ("report", "reliability", "test_train_command.py", "test_own_parts.py", "test_shapes_of_images.py")
+
+
+@pytest.fixture(autouse=True)
+def short_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages of runs have tests of their own: in others they lack the recipe, which takes most of their time."""
+    if "diffusion.report.page.run" in sys.modules and not set(WHOLE_PAGES) & set(request.path.parts):
+        empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
+        monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 40 small pictures: sky above land, in colours that differ from one to the next."""

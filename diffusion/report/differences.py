@@ -12,10 +12,12 @@ Runs that agree in the settings that are shown agree in all others, too.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
+from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, describe
@@ -37,12 +39,19 @@ class Described(Protocol):
     def resolved(self) -> bool: ...
 
 
+@cache
+def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
+    """The default settings, where conf/ is searched in these folders."""
+    settings: dict[str, Any] = plain(composed("train", ["name=default"]))
+    return settings
+
+
 @dataclass(frozen=True)
 class Defaults:
     """The settings of `diffusion.train` without any override."""
 
     folder: Path = Path("default")
-    settings: Mapping[str, Any] = field(default_factory=lambda: plain(composed("train", ["name=default"])))
+    settings: Mapping[str, Any] = field(default_factory=lambda: _defaults(searched()))
     choices: Mapping[str, str] = field(default_factory=lambda: default_choices("train"))
     overrides: Sequence[str] = ()
     resolved: bool = True

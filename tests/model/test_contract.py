@@ -159,6 +159,7 @@ def test_checkpointing_keeps_less_memory(kind: type[Network]) -> None:
     assert inputs < 0.6 * whole
 
 
+@pytest.mark.slow
 @EVERY
 def test_it_compiles_to_one_graph(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=2, checkpointing=True).train(), images()

@@ -32,6 +32,7 @@ def mean_loss(objective: nn.Module, denoiser: Denoiser, x0: Tensor) -> Tensor:
     return objective(denoiser, x0, Streams(range(len(x0))))["loss"].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_beats_the_best_constant(recipe, tiny, tmp_path):
     steps = 300

@@ -20,7 +20,7 @@ WIDEST = 1200  # pixels of a figure in a page
 def address(picture: Image.Image, quality: int = QUALITY) -> str:
     """`picture` as a data: address."""
     content = io.BytesIO()
-    picture.convert("RGB").save(content, "WEBP", quality=quality, method=4)
+    picture.convert("RGB").save(content, "WEBP", quality=quality, method=2)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 
