@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -97,8 +98,11 @@ def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) ->
 
 def test_a_run_that_died_says_how_it_is_resumed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00", "steps": 40}
-    data = run_page(Run(make_run(tmp_path / "demo", info=info)))
-    assert data["state"] in ("died", "running")
+    folder = make_run(tmp_path / "demo", info=info)
+    os.utime(folder / "run.json", (0, 0))  # long silent
+    data = run_page(Run(folder))
+    assert data["state"] == "died"
+    assert "ckpt=auto" in data["resume"]
     failed = run_page(Run(make_run(tmp_path / "other", info=info | {"state": "failed", "reason": "no space left"})))
     assert "ckpt=auto" in failed["resume"]
     assert ["reason", "no space left"] in failed["facts"]

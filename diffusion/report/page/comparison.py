@@ -1,18 +1,16 @@
 """The data of the page of a sweep or of a comparison of runs."""
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from diffusion.report.differences import differing
 from diffusion.report.formatting import MISSING, number
 from diffusion.report.page import pictures
 from diffusion.report.page.document import NAME
+from diffusion.report.page.run import curves
 from diffusion.report.recipes import Comparison
 from diffusion.runs.folder import Run
 
@@ -84,13 +82,8 @@ def link(path: Path, folder: Path) -> str | None:
 def curve(run: Run) -> dict[str, Sequence[float]] | None:
     """The validation error by step; None where none was logged."""
     series = run.metrics.get("val/mse")
-    if series is None:
-        return None
-    kept = np.unique(np.linspace(0, len(series.step) - 1, min(len(series.step), POINTS)).round().astype(int))
-    finite = [
-        (int(s), float(v)) for s, v in zip(series.step[kept], series.value[kept], strict=True) if math.isfinite(v)
-    ]
-    return {"step": [step for step, _ in finite], "value": [value for _, value in finite]}
+    found: dict[str, Sequence[float]] | None = curves({"val/mse": series}, POINTS)["val/mse"] if series else None
+    return found
 
 
 def picture(run: Run) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.config.quoting import resume_command
 from diffusion.console import console, count, duration
-from diffusion.errors import first_line
+from diffusion.errors import UserError, first_line
 from diffusion.metric.record import Score
 from diffusion.pixels import height_width
 from diffusion.report.differences import from_default
@@ -132,11 +132,11 @@ def facts(run: Run, state: str) -> list[list[str]]:
     return [[name, str(value)] for name, value in found if value not in (None, "")]
 
 
-def curves(metrics: Metrics) -> dict[str, Any]:
-    """Every logged quantity: its steps and values, of more than `POINTS` the first, the last and evenly spread ones."""
+def curves(metrics: Metrics, most: int = POINTS) -> dict[str, Any]:
+    """Every logged quantity: its steps and values, of more than `most` the first, the last and evenly spread ones."""
 
     def thinned(values: np.ndarray) -> list[Any]:
-        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).round().astype(int))
+        kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int))
         return values[kept].tolist()
 
     return {name: {"step": thinned(s.step), "value": thinned(s.value)} for name, s in metrics.items()}
@@ -147,6 +147,8 @@ def film(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     picture = pictures.opened(path)
+    if FILM_TIMES not in picture.info:
+        raise UserError(f"{path}: not a film (it has no times); delete it")
     times = json.loads(picture.info[FILM_TIMES])
     cut = tiles(picture)
     columns = len(cut) // len(times)
