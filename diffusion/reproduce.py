@@ -21,10 +21,10 @@ what each costs.
   python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     four runs at once
   python -m diffusion.reproduce schedule --smoke                 one short run of each kind: does it work here?
 
-A study is a file of conf/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a folder of their
-own in outputs/results, where the same command goes on after an interruption. A number agrees with a committed one
-where their difference lies within its 95% interval over seeds; every other one is named. Exit status: 0 all agree; 1
-some do not; 2 for what you can fix, with one line on stderr.
+A study is a file of conf/results, or of CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to
+a folder of their own in outputs/results, where the same command goes on after an interruption. A number agrees with a
+committed one where their difference lies within its 95% interval over seeds; every other one is named. Exit status: 0
+all agree; 1 some do not; 2 for what you can fix, with one line on stderr.
 """
 
 
@@ -43,16 +43,22 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="for developers: write the result into FOLDER/STUDY, as docs/results",
     )
+    parser.add_config_dir()
     asked = parser.parse_args(arguments)
     differing: list[str] = []
 
     def run() -> None:
-        if asked.study is None:
-            list_studies()
-        else:
-            differing.extend(reproduce(asked.study, asked.out, asked.overrides, asked.smoke, asked.commit))
+        from diffusion.config.choices import searching
 
-    return exit_status(run, "check the folder's rights, or use --out") or bool(differing)
+        own = [] if asked.config_dir is None else ["--config-dir", asked.config_dir]
+        with searching([asked.config_dir]):
+            if asked.study is None:
+                list_studies()
+            else:
+                words = [*asked.overrides, *own]
+                differing.extend(reproduce(asked.study, asked.out, words, asked.smoke, asked.commit))
+
+    return exit_status(run, "check the folder's rights, or use --out") or int(bool(differing))
 
 
 def list_studies() -> None:

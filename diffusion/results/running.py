@@ -16,7 +16,7 @@ from diffusion.runs.folder import jobs_of
 
 SMOKE = {  # overrides that make a job one of seconds
     "train": ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.n=0", "score.n=8", "sampler.steps=2"],
-    "evaluate": ["n=8", "sampler.steps=2"],
+    "evaluate": ["n=8", "sampler.steps=2", "likelihood.steps=2"],
 }
 
 
@@ -37,29 +37,39 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
         smoke: the first job of each case alone, with `SMOKE`: to see that it works.
     """
     tables: dict[str, Table] = {}
+    done: dict[tuple[str, str], Path] = {}
     seconds, code = 0.0, set()
     for sweep in read(name).sweeps:
-        runs = gather([run_sweep(name, sweep, root, more, smoke)])
+        run_sweep(name, sweep, root, more, smoke, done)
+        runs = gather([done[name, sweep]])
         tables[sweep] = Table.of(compare(runs, mixed=True))
         seconds += sum(float(run.info.get("seconds") or 0) for run in runs)
         code |= {score.code for run in runs for score in run.scores if score.code}
     return Outcome(tables, seconds, sorted(code))
 
 
-def run_sweep(name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool) -> Path:
-    """Run what is missing of a sweep, and before it of the sweep whose models it evaluates; its folder."""
+def run_sweep(
+    name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool, done: dict[tuple[str, str], Path]
+) -> None:
+    """Run what is missing of a sweep, and before it of the sweep whose models it evaluates.
+
+    Args:
+        done: (study, sweep) -> folder of those that have been run; this one is added.
+    """
     asked, folder = read(name).sweeps[sweep], root / name / sweep
     models: Words = []
     if asked.of is not None:
-        trained = run_sweep(*place(name, asked.of), root, more, smoke)
-        folders = [str(run.folder) for run in jobs_of(trained)]
+        trained = place(name, asked.of)
+        if trained not in done:
+            run_sweep(*trained, root, more, smoke, done)
+        folders = [str(run.folder) for run in jobs_of(done[trained])]
         models = [f"ckpt={','.join(folders[:1] if smoke else folders)}"]
     for case in asked.cases:
         words = [*asked.common, *case]
         if smoke:
             words = [*jobs(words)[0], *SMOKE[asked.command]]
         run_command(asked.command, ["-m", *models, *words, *more, f"hydra.sweep.dir={folder}"])
-    return folder
+    done[name, sweep] = folder
 
 
 def run_command(command: str, words: Sequence[str]) -> None:

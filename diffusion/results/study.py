@@ -61,9 +61,11 @@ def jobs(words: Sequence[str]) -> list[Words]:
     """
     values = []
     for override in OverridesParser.create().parse_overrides(list(words)):
-        key = override.get_key_element()
-        given = [*override.sweep_string_iterator()] if override.is_sweep_override() else [override.get_value_string()]
-        values.append([f"{key}={value}" for value in given])
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            values.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            values.append([str(override.input_line)])
     return [list(job) for job in itertools.product(*values)]
 
 

@@ -112,9 +112,9 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
 
 
 def agree(a: Mean, b: Mean) -> bool:
-    """Whether two means over seeds agree."""
+    """Whether two means over seeds agree. (Without an interval, `half` is NaN, and no difference is below it.)"""
     half = math.hypot(a.half, b.half)
-    return a.mean == b.mean or abs(a.mean - b.mean) <= (0.0 if math.isnan(half) else half)
+    return a.mean == b.mean or abs(a.mean - b.mean) <= half
 
 
 def shown(mean: Mean) -> str:
