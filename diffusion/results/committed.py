@@ -1,4 +1,4 @@
-"""The committed results: docs/results/STUDY with record.json, and for each sweep a table, its figure and its text.
+"""The committed results: docs/results/STUDY with record.json, and for each sweep a table, its figure and samples.
 
 A README.md beside them is written by hand. It holds each table between two comments, and `commit` writes it anew there:
 
@@ -8,22 +8,28 @@ A README.md beside them is written by hand. It holds each table between two comm
 
 import json
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 from diffusion.config.composition import composed, plain
 from diffusion.files import PACKAGE, replace
 from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
 from diffusion.report.formatting import describe
+from diffusion.report.images import tiles
 from diffusion.results.running import Outcome
 from diffusion.results.study import jobs, read
 from diffusion.results.table import Table
 
 RECORD = "record.json"
 PAGE = "README.md"
+SHOWN = 6  # samples of each recipe
 
 
 def committed_dir() -> Path:
@@ -52,8 +58,13 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written, tables = [], outcome.tables
     for sweep, table in tables.items():
+        comparison = table.comparison(read(name).columns)
         replace(folder / f"{sweep}.csv", table.text())
-        written += [folder / f"{sweep}.csv", style.save(figure(table.comparison()), folder / f"{sweep}.png")]
+        written += [folder / f"{sweep}.csv", style.save(figure(comparison), folder / f"{sweep}.png")]
+        files = [example / "samples/all.png" for example in outcome.examples[sweep]]
+        if all(file.is_file() for file in files):
+            pictures = samples([row.label for row in comparison.rows], files)
+            written.append(style.save(pictures, folder / f"{sweep}-samples.png"))
     sweeps = {
         sweep: {"columns": table.protocols(), "settings": settings_of(name, sweep)} for sweep, table in tables.items()
     }
@@ -61,14 +72,24 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     replace(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     page = folder / PAGE
     before = page.read_text("utf-8") if page.is_file() else f"# {read(name).question}\n"
-    replace(page, with_tables(before, tables))
+    replace(page, with_tables(name, before, tables))
     return [*written, folder / RECORD, page]
 
 
-def with_tables(text: str, tables: Mapping[str, Table]) -> str:
-    """A page with the tables in their places; at its end where it has none for them."""
+@style.styled
+def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
+    """A column of samples for each recipe; those of a row began with the same noise. `files` are grids of samples."""
+    texts = [[line for part in label.split(", ") for line in textwrap.wrap(part, 18)] for label in labels]
+    lines = max(map(len, texts))
+    columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
+    pictures = [tiles(Image.open(file))[:SHOWN] for file in files]
+    return style.picture_rows([*zip(*pictures, strict=True)], columns, "\n" * (lines - 1))
+
+
+def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
+    """The page of a study with the tables in their places; at its end where it has none for them."""
     for sweep, table in tables.items():
-        shown = f"<!-- table: {sweep} -->\n{recipes_table(table.comparison())}\n<!-- end -->"
+        shown = f"<!-- table: {sweep} -->\n{recipes_table(table.comparison(read(name).columns))}\n<!-- end -->"
         place = re.search(rf"<!-- table: {sweep} -->\n.*?<!-- end -->", text, re.DOTALL)
         text = text[: place.start()] + shown + text[place.end() :] if place else f"{text}\n{shown}\n"
     return text

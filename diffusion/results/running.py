@@ -22,9 +22,10 @@ SMOKE = {  # overrides that make a job one of seconds
 
 @dataclass(frozen=True)
 class Outcome:
-    """The table of each sweep of a study, the seconds that all its runs took, and the versions of the code."""
+    """Of a study: each sweep's table, and a run of each of its recipes; the seconds of all, and the code's versions."""
 
     tables: Mapping[str, Table]
+    examples: Mapping[str, Sequence[Path]]
     seconds: float
     code: Sequence[str]
 
@@ -37,15 +38,18 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
         smoke: the first job of each case alone, with `SMOKE`: to see that it works.
     """
     tables: dict[str, Table] = {}
+    examples: dict[str, list[Path]] = {}
     done: dict[tuple[str, str], Path] = {}
     seconds, code = 0.0, set()
     for sweep in read(name).sweeps:
         run_sweep(name, sweep, root, more, smoke, done)
         runs = gather([done[name, sweep]])
-        tables[sweep] = Table.of(compare(runs, mixed=True))
+        comparison = compare(runs, mixed=True)
+        tables[sweep] = Table.of(comparison)
+        examples[sweep] = [min(row.runs, key=lambda run: str(run.seeds)).folder for row in comparison.rows]
         seconds += sum(float(run.info.get("seconds") or 0) for run in runs)
         code |= {score.code for run in runs for score in run.scores if score.code}
-    return Outcome(tables, seconds, sorted(code))
+    return Outcome(tables, examples, seconds, sorted(code))
 
 
 def run_sweep(

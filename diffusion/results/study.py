@@ -36,6 +36,14 @@ class Study(Settings):
     gpu_hours: Annotated[float, Gt(0)]
     """Of one GPU, as expected."""
     sweeps: dict[str, Sweep]
+    columns: Annotated[Sequence[str], MinLen(1)] = (
+        "val/mse",
+        "fd_lite0",
+        "kid_lite0",
+        "precision_lite0",
+        "coverage_lite0",
+    )
+    """What the page and the figure show, where it was measured. The table holds all."""
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ intervals over seeds, the best of a column and the figure are computed from them
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +73,15 @@ class Table:
         """The columns, for record.json."""
         return {column.name: {"lower": column.lower, "words": column.words} for column in self.columns}
 
-    def comparison(self) -> Comparison:
-        """The table as a comparison, to be shown."""
+    def comparison(self, shown: Sequence[str]) -> Comparison:
+        """The table as a comparison, with the columns `shown` alone."""
         recipes = [*self.numbers]
         columns = {key: [recipe[i] for recipe in recipes] for i, key in enumerate(self.settings)}
         rows = []
         for recipe, label in zip(recipes, labels(columns, len(recipes)), strict=True):
             seeds: Any = dict(self.numbers[recipe])  # in the place of runs
             rows.append(Row(dict(zip(self.settings, recipe, strict=True)), label, seeds, {}, [*seeds]))
-        return Comparison([], rows, list(self.columns), [], [])
+        return Comparison([], rows, [column for column in self.columns if column.name in shown], [], [])
 
     def mean(self, recipe: Recipe, column: str) -> Mean | None:
         """The mean over seeds; None where there is no number."""
@@ -108,7 +108,7 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
             if now is None:
                 yield f"{label}: {column.name} was not measured again"
             elif not agree(before, now):
-                yield f"{label}: {column.name} is {shown(now)}, committed: {shown(before)}"
+                yield f"{label}: {column.name} is {in_words(now)}, committed: {in_words(before)}"
 
 
 def agree(a: Mean, b: Mean) -> bool:
@@ -117,6 +117,6 @@ def agree(a: Mean, b: Mean) -> bool:
     return a.mean == b.mean or abs(a.mean - b.mean) <= half
 
 
-def shown(mean: Mean) -> str:
+def in_words(mean: Mean) -> str:
     """`105.7 ± 1.2`, or the number of one seed."""
     return number(mean.mean) if mean.n == 1 else plus_minus(mean.mean, mean.half)

@@ -76,7 +76,7 @@ def test_a_committed_result_belongs_to_the_configuration(name):
 @pytest.mark.parametrize("name", [name for name in names() if committed.record_of(name)])
 def test_a_page_shows_the_committed_numbers(name):
     page = (committed.committed_dir() / name / committed.PAGE).read_text("utf-8")
-    assert committed.with_tables(page, committed.tables_of(name)) == page
+    assert committed.with_tables(name, page, committed.tables_of(name)) == page
     assert f"python -m diffusion.reproduce {name}" in page
 
 

@@ -8,6 +8,7 @@ from diffusion.report.comparison import recipes_table
 from diffusion.report.recipes import Column, Mean
 from diffusion.results.table import Table, agree, disagreements
 
+SHOWN = ("fd", "coverage")
 COLUMNS = (Column("fd", True, "fd: how"), Column("coverage", False, "coverage: how"))
 NUMBERS = {
     ("linear", "a,b"): {"0": {"fd": 10.0, "coverage": 0.5}, "1": {"fd": 12.0, "coverage": 0.25}},
@@ -30,8 +31,9 @@ def changed(recipe, column, values):
 def test_nothing_is_lost_on_the_way_to_a_file():
     again = Table.read(TABLE.text(), TABLE.protocols())
     assert again == TABLE
-    assert recipes_table(again.comparison()) == recipes_table(TABLE.comparison())
-    assert "| linear | a,b | 2 | 11 ± 13 ≈ |" in recipes_table(TABLE.comparison())
+    assert recipes_table(again.comparison(SHOWN)) == recipes_table(TABLE.comparison(SHOWN))
+    assert "coverage" not in recipes_table(TABLE.comparison(["fd"]))
+    assert "| linear | a,b | 2 | 11 ± 13 ≈ |" in recipes_table(TABLE.comparison(SHOWN))
 
 
 def test_every_cell_that_differs_is_named():
