@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffusion.config import inherit
 from diffusion.config.schema import Evaluate
+from diffusion.console import console
 from diffusion.runs.command import command
 
 inherit.register()
@@ -21,7 +22,17 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     commands.evaluate(settings, folder)
 
 
-main = command("evaluate", Evaluate, __doc__, evaluate)
+def evaluate_job(settings: Evaluate, folder: Path) -> None:
+    """The same for a job of a sweep; one that is complete is not run again."""
+    from diffusion.evaluation import commands
+
+    if commands.is_complete(settings, folder):
+        console.print(f"{folder} is complete already")
+    else:
+        evaluate(settings, folder)
+
+
+main = command("evaluate", Evaluate, __doc__, evaluate, job=evaluate_job)
 
 if __name__ == "__main__":
     main()

@@ -23,10 +23,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain, islice, repeat, zip_longest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from PIL import Image
 
 from diffusion.data.batches import Split
@@ -73,11 +74,20 @@ class Landscapes(ImageData):
         channels: 1: grey, 3: RGB.
         labels: Give each tile the scene of its photograph, one of seven such as mountain, for a network with
             `model.classes`. Not every tile shows it.
+        limit: Training tiles, evenly spread over the photographs; null for all 2091.
     """
 
-    def __init__(self, resolution: Resolution, labels: bool = False, channels: Literal[1, 3] = 3, **options: Any):
+    def __init__(
+        self,
+        resolution: Resolution,
+        labels: bool = False,
+        channels: Literal[1, 3] = 3,
+        limit: Annotated[int, Ge(1), Le(TILES["train"])] | None = None,
+        **options: Any,
+    ):
         super().__init__(resolution, channels, **options)
         self.labels = labels
+        self.limit = limit
 
     def load(self) -> dict[str, Split]:
         photos = sorted((HERE / "photos").glob("*.jpg"))
@@ -85,6 +95,8 @@ class Landscapes(ImageData):
         key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos], *options)
         made = cached(cache_folder() / f"landscapes-{key}.pt", self._make)
         splits = {name: Split(made[name]["images"], made[name]["names"]) for name in TILES}
+        if self.limit is not None:
+            splits["train"] = splits["train"].take(torch.linspace(0, TILES["train"] - 1, self.limit).round().long())
         if self.labels:
             scene = scenes()
             self.classes = sorted(set(scene.values()))

@@ -38,6 +38,7 @@ from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_o
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
 
+CONFIG = "config.yaml"
 GRID = 1024  # the most images of a grid
 DRAWN = "drawn.bin"  # the samples, until they are written or scored
 
@@ -136,6 +137,16 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
+
+
+def is_complete(settings: Evaluate, folder: Path) -> bool:
+    """Whether the checkpoint has been scored in `folder` since it was written. (A sweep's job has its own folder.)"""
+    scores, config = folder / SCORES, folder / CONFIG
+    if settings.ckpt is None or not scores.is_file() or not config.is_file():
+        return False
+    ckpt = trained(settings.ckpt)
+    before = yaml.safe_load(config.read_text("utf-8"))
+    return bool(before["ckpt"] == str(ckpt) and scores.stat().st_mtime > ckpt.stat().st_mtime)
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
@@ -266,7 +277,7 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
         kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
-        replace(folder / "config.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+        replace(folder / CONFIG, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 
 def at_their_size(settings: Evaluate) -> Evaluate:

@@ -31,22 +31,6 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     """Write the comparison to `folder` and print its table on `console`; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = comparison.rows, comparison.columns
-    settings = list(rows[0].settings) if rows else []
-    head = ["seeds", *(column.name for column in columns)]
-    best = {column.name: comparison.best(column) for column in columns}
-
-    def cell(i: int, column: Column, bold: str) -> str:
-        mean = rows[i].mean(column.name)
-        if mean is None:
-            return MISSING
-        first, similar = best[column.name]
-        fewer = "" if mean.n == len(rows[i].runs) else f" (of {mean.n})"
-        return f"{bold}{mean}{bold}{fewer}" if i == first else f"{mean}{fewer}{' ≈' if i in similar else ''}"
-
-    def numbers(i: int, bold: str) -> list[str]:
-        return [str(len(rows[i].runs)), *(cell(i, column, bold) for column in columns)]
-
-    table = [[*row.settings.values(), *numbers(i, "**")] for i, row in enumerate(rows)]
     notes = [f"- {column.words}." for column in columns] if rows else []
     notes += [f"- **warning**: {warning}." for warning in comparison.warnings]
     notes += [f"- left out: `{run.folder}`: {reason}." for run, reason in comparison.left_out]
@@ -54,7 +38,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     _, run_texts = by_run(comparison, lambda value, half: MISSING if value is None else number(value, half))
     parts = [
         f"# {title}",
-        markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head))) if rows else "",
+        recipes_table(comparison) if rows else "",
         LEGEND if rows else "No run is complete.",
         "\n".join(notes),
         "![comparison](compare.png)" if rows else "",
@@ -71,7 +55,8 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     if console:
         console.print(f"\n{title}")
         if rows:
-            brief = [[row.label, *numbers(i, "*")] for i, row in enumerate(rows)]
+            head, cells = in_cells(comparison, "*")
+            brief = [[row.label, *line] for row, line in zip(rows, cells, strict=True)]
             for part in fitting(["recipe", *head], brief, console.width):
                 console.print(part)
         several = any(len(row.runs) > 1 for row in rows)
@@ -85,6 +70,35 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
         for warning in comparison.warnings:
             console.print(f"warning: {warning}")
     return written
+
+
+def recipes_table(comparison: Comparison) -> str:
+    """The table of recipes as Markdown: their settings, and their numbers as `LEGEND` explains them."""
+    settings = [*comparison.rows[0].settings]
+    head, cells = in_cells(comparison, "**")
+    table = [[*row.settings.values(), *line] for row, line in zip(comparison.rows, cells, strict=True)]
+    return markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head)))
+
+
+def in_cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
+    """The head and the cells of the numbers of recipes.
+
+    Args:
+        bold: what marks the best mean of a column on both sides.
+    """
+    rows, columns = comparison.rows, comparison.columns
+    best = {column.name: comparison.best(column) for column in columns}
+
+    def cell(i: int, column: Column) -> str:
+        mean = rows[i].mean(column.name)
+        if mean is None:
+            return MISSING
+        first, similar = best[column.name]
+        fewer = "" if mean.n == len(rows[i].runs) else f" (of {mean.n})"
+        return f"{bold}{mean}{bold}{fewer}" if i == first else f"{mean}{fewer}{' ≈' if i in similar else ''}"
+
+    lines = [[str(len(row.runs)), *(cell(i, column) for column in columns)] for i, row in enumerate(rows)]
+    return ["seeds", *(column.name for column in columns)], lines
 
 
 def by_recipe(comparison: Comparison) -> list[list[Any]]:

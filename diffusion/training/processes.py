@@ -33,6 +33,7 @@ from diffusion.runs.jobs import RENDEZVOUS, WORKER
 
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # the statuses of processes that a signal has stopped
 PAUSE = 300.0  # seconds for which a process may be stopped, as by `kill -STOP`, while the others wait for it
+CLOSING = 5.0  # seconds in which a process ends whose connections are closed: the system closes them first
 GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
 
 
@@ -89,7 +90,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
         if dist.is_initialized():
             dist.barrier()  # no process leaves while another still waits for its last answer
     except BaseException as error:
-        lost = what_is_lost(error, followers.killed())
+        lost = what_is_lost(error, followers)
         followers.end(patience=0)
         if lost is not None:
             raise ProcessLost(f"{lost}; to resume: {resume_command(folder)}") from error
@@ -104,21 +105,16 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
                 os.environ[name] = value
 
 
-def what_is_lost(error: BaseException, killed: "Popen[Any] | None") -> str | None:
-    """What has become of another process, where `error` is what torch raises for that; else None.
-
-    Args:
-        killed: one of this machine's processes that a signal has ended.
-    """
+def what_is_lost(error: BaseException, followers: "Followers") -> str | None:
+    """What has become of another process, where `error` is what torch raises for that; else None."""
     if not isinstance(error, RuntimeError):
         return None
-    if killed is not None:
+    closed = "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error)
+    if (killed := followers.killed(CLOSING if closed else 0.0)) is not None:
         return f"process {killed.pid} of the run was killed by {signal.Signals(-killed.returncode).name}"
     if silent := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
         return f"another process of the run has not answered for {duration(int(silent[1]) / 1000)}: it may be stopped"
-    if "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error):
-        return "another process of the run has ended, or its machine"
-    return None
+    return "another process of the run has ended, or its machine" if closed else None
 
 
 class Followers:
@@ -168,9 +164,14 @@ class Followers:
             elif time.monotonic() - self.stopped[process.pid] > PAUSE:
                 process.kill()
 
-    def killed(self) -> "Popen[Any] | None":
-        """A process that a signal has ended."""
-        return next((p for p in self.processes if (p.poll() or 0) < 0), None)
+    def killed(self, patience: float = 0.0) -> "Popen[Any] | None":
+        """A process that a signal has ended; so many seconds are waited for one."""
+        deadline = time.monotonic() + (patience if self.processes else 0.0)
+        while (found := next((p for p in self.processes if (p.poll() or 0) < 0), None)) is None:
+            if time.monotonic() >= deadline or all(p.poll() is not None for p in self.processes):
+                return None
+            time.sleep(0.01)
+        return found
 
     def kill(self) -> None:
         """Kill those that are still there."""

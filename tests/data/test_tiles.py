@@ -115,6 +115,15 @@ def test_every_resolution_shows_the_same_windows(
     assert Landscapes(16).load()["train"].key == small.splits["train"].key
 
 
+def test_a_part_of_the_training_tiles_is_of_all_photographs_and_leaves_the_other_splits_as_they_are() -> None:
+    every, part = Landscapes(8).load(), Landscapes(8, limit=100).load()
+    assert len(part["train"]) == len(set(part["train"].names)) == 100
+    assert set(part["train"].names) < set(every["train"].names)
+    assert set(part["train"].sources) == set(every["train"].sources)
+    assert [part[name].key for name in ("val", "test")] == [every[name].key for name in ("val", "test")]
+    assert Landscapes(8, limit=2091).load()["train"].key == every["train"].key
+
+
 def test_the_photographs_are_credited() -> None:
     with (HERE / "CREDITS.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))

@@ -24,6 +24,7 @@ from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.training.module import Diffusion
+from diffusion.training.processes import Followers, what_is_lost
 
 pytestmark = pytest.mark.reliability
 
@@ -235,3 +236,16 @@ def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
     halves = zip(drawn(index[:4], 0, 2), drawn(index[4:], 1, 2), strict=True)
     for whole, parts in zip(drawn(index, 0, 1), halves, strict=True):
         assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [("kill -9 $$", "was killed by SIGKILL"), ("exit 2", "another process of the run has ended")]
+)
+def test_a_process_whose_connections_are_closed_before_it_has_ended_is_waited_for(last, said):
+    followers = Followers()
+    followers.processes.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; {last}"]))
+    try:
+        assert said in what_is_lost(RuntimeError("Connection closed by peer [::1]:1"), followers)
+        assert what_is_lost(ValueError("Connection closed by peer"), followers) is None
+    finally:
+        followers.end(patience=1)

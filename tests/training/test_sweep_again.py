@@ -23,6 +23,14 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     assert command("train", [*overrides, "ckpt=auto"])[0] == 0
     assert command("train", overrides)[0] == 0
     assert ran == ["0", "1", "1"]
+    for setting, again in (("limit: null", []), ("channels: 3", ["0"])):  # that the program had not
+        config = tmp_path / "sweep/0/config.yaml"
+        text = config.read_text()
+        config.write_text(text.replace(f"  {setting}\n", ""))
+        assert config.read_text() != text
+        del ran[:]
+        assert command("train", overrides)[0] == 0
+        assert ran == again
 
 
 def test_jobs_that_resume_from_other_files_are_other_jobs(tmp_path):

@@ -337,7 +337,7 @@ def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):
     words = " ".join(out.split())
     assert "hydra=" not in words
     assert "job_logging" not in words
-    others = ("hydra", "likelihood", "inpainting")  # these are of diffusion.evaluate and diffusion.edit
+    others = ("hydra", "likelihood", "inpainting", "results")  # these are of evaluate, edit and reproduce
     for group in (path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in others):
         assert f" {group}= " in words or f" {group}@" in words
         for choice in choices(group):

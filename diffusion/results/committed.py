@@ -1,0 +1,134 @@
+"""The committed results: docs/results/STUDY with record.json, and for each sweep a table, its figure and samples.
+
+A README.md beside them is written by hand. It holds each table between two comments, and `commit` writes it anew there:
+
+    <!-- table: SWEEP -->
+    <!-- end -->
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffusion.config.composition import composed, plain
+from diffusion.files import PACKAGE, replace
+from diffusion.report import style
+from diffusion.report.comparison import figure, recipes_table
+from diffusion.report.formatting import describe
+from diffusion.report.images import tiles
+from diffusion.results.running import Outcome
+from diffusion.results.study import jobs, read
+from diffusion.results.table import Table
+
+RECORD = "record.json"
+PAGE = "README.md"
+SHOWN = 6  # samples of each recipe
+
+
+def committed_dir() -> Path:
+    """The folder of committed results: inside the package when installed from a wheel, in docs/ of a checkout."""
+    installed = PACKAGE / "committed"
+    return installed if installed.is_dir() else PACKAGE.parent / "docs/results"
+
+
+def record_of(name: str) -> dict[str, Any] | None:
+    """The record.json of a study, or None where no result is committed."""
+    file = committed_dir() / name / RECORD
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None
+
+
+def tables_of(name: str) -> dict[str, Table]:
+    """The committed table of each sweep of a study; {} where no result is committed."""
+    record = record_of(name) or {"sweeps": {}}
+    return {
+        sweep: Table.read((committed_dir() / name / f"{sweep}.csv").read_text("utf-8"), node["columns"])
+        for sweep, node in record["sweeps"].items()
+    }
+
+
+def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
+    """Write the result of a study into `folder`; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written, tables = [], outcome.tables
+    for sweep, table in tables.items():
+        comparison = table.comparison(read(name).columns)
+        replace(folder / f"{sweep}.csv", table.text())
+        written += [folder / f"{sweep}.csv", style.save(figure(comparison), folder / f"{sweep}.png")]
+        files = [example / "samples/all.png" for example in outcome.examples[sweep]]
+        if all(file.is_file() for file in files):
+            pictures = samples([row.label for row in comparison.rows], files)
+            written.append(style.save(pictures, folder / f"{sweep}-samples.png"))
+    sweeps = {
+        sweep: {"columns": table.protocols(), "settings": settings_of(name, sweep)} for sweep, table in tables.items()
+    }
+    record = {"date": f"{date.today()}", "code": outcome.code, "seconds": round(outcome.seconds), "sweeps": sweeps}
+    replace(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    page = folder / PAGE
+    before = page.read_text("utf-8") if page.is_file() else f"# {read(name).question}\n"
+    replace(page, with_tables(name, before, tables))
+    return [*written, folder / RECORD, page]
+
+
+@style.styled
+def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
+    """A column of samples for each recipe; those of a row began with the same noise. `files` are grids of samples."""
+    texts = [[line for part in label.split(", ") for line in textwrap.wrap(part, 18)] for label in labels]
+    lines = max(map(len, texts))
+    columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
+    pictures = [tiles(Image.open(file))[:SHOWN] for file in files]
+    return style.picture_rows([*zip(*pictures, strict=True)], columns, "\n" * (lines - 1))
+
+
+def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
+    """The page of a study with the tables in their places; at its end where it has none for them."""
+    for sweep, table in tables.items():
+        shown = f"<!-- table: {sweep} -->\n{recipes_table(table.comparison(read(name).columns))}\n<!-- end -->"
+        place = re.search(rf"<!-- table: {sweep} -->\n.*?<!-- end -->", text, re.DOTALL)
+        text = text[: place.start()] + shown + text[place.end() :] if place else f"{text}\n{shown}\n"
+    return text
+
+
+def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:
+    """The settings of a sweep's jobs as they are composed today: of each case's first job, by its overrides.
+
+    What the other jobs change are their overrides, which are part of the keys.
+    """
+    found, asked = {}, read(name).sweeps[sweep]
+    for case in asked.cases:
+        words = [*asked.common, *case]
+        given = ["name=RUN", "ckpt=RUN"] if asked.command == "evaluate" else ["name=RUN"]
+        found[" ".join(words)] = dict(_flat(plain(composed(asked.command, [*given, *jobs(words)[0]]))))
+    return found
+
+
+def changed_settings(name: str) -> list[str]:
+    """A line for each setting in which today's configuration of a study differs from that of its committed result.
+
+    A setting that there was not, and is null, is none.
+    """
+    lines = []
+    for sweep, node in (record_of(name) or {"sweeps": {}})["sweeps"].items():
+        today = settings_of(name, sweep)
+        if node["settings"].keys() != today.keys():
+            lines.append(f"{sweep}: {sorted(today)}; committed: {sorted(node['settings'])}")
+            continue
+        for case, before in node["settings"].items():
+            for key in dict.fromkeys([*before, *today[case]]):
+                then, now = before.get(key, "none"), today[case].get(key, "none")
+                if then != now:
+                    lines.append(f"{sweep}: {key} is {now}; committed: {then}")
+    return lines
+
+
+def _flat(node: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted key, value as text) of a configuration."""
+    if isinstance(node, Mapping) and node:
+        return [pair for key, value in node.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [(prefix, describe(node))]

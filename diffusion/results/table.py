@@ -1,0 +1,122 @@
+"""The table of a sweep as it is committed: a number for each recipe, seed and column, from which all else follows.
+
+`SWEEP.csv` in docs/results/STUDY holds the numbers, and `record.json` beside it the columns' protocols. Means,
+intervals over seeds, the best of a column and the figure are computed from them anew, as `diffusion.compare` does.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion.errors import UserError
+from diffusion.report.differences import labels
+from diffusion.report.formatting import csv_text, number, plus_minus
+from diffusion.report.recipes import Column, Comparison, Mean, Row, mean_over_seeds
+
+SEED = "seed"
+MACHINES = ("seconds",)  # columns that depend on the machine
+Recipe = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The names of the settings that differ, the columns, and the numbers: recipe -> seed -> column -> number."""
+
+    settings: tuple[str, ...]
+    columns: tuple[Column, ...]
+    numbers: Mapping[Recipe, Mapping[str, Mapping[str, float]]]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> "Table":
+        """The table of compared runs. Raises UserError where a run is not complete."""
+        if comparison.left_out:
+            run, reason = comparison.left_out[0]
+            raise UserError(f"{run.folder}: {reason}; the same command runs again what did not complete")
+        columns = tuple(column for column in comparison.columns if column.name not in MACHINES)
+        names = {column.name for column in columns}
+        numbers: dict[Recipe, dict[str, dict[str, float]]] = {}
+        for row in comparison.rows:
+            by_seed = numbers.setdefault(tuple(row.settings.values()), {})
+            for run in row.runs:
+                seed = "/".join(map(str, run.seeds or ()))
+                by_seed[seed] = {name: value for name, value in row.values[run].items() if name in names}
+        return cls(tuple(comparison.rows[0].settings), columns, numbers)
+
+    @classmethod
+    def read(cls, text: str, columns: Mapping[str, Mapping[str, Any]]) -> "Table":
+        """The table of a CSV file's text and the columns of record.json: name -> whether low is good, protocol."""
+        head, *lines = csv.reader(io.StringIO(text, newline=""))
+        place = head.index(SEED)
+        numbers: dict[Recipe, dict[str, dict[str, float]]] = {}
+        for line in lines:
+            values = {
+                name: float(cell) for name, cell in zip(head[place + 1 :], line[place + 1 :], strict=True) if cell
+            }
+            numbers.setdefault(tuple(line[:place]), {})[line[place]] = values
+        found = tuple(Column(name, columns[name]["lower"], columns[name]["words"]) for name in head[place + 1 :])
+        return cls(tuple(head[:place]), found, numbers)
+
+    def text(self) -> str:
+        """The CSV file."""
+        names = [column.name for column in self.columns]
+        lines = [
+            [*recipe, seed, *(values.get(name) for name in names)]
+            for recipe, by_seed in self.numbers.items()
+            for seed, values in by_seed.items()
+        ]
+        return csv_text([[*self.settings, SEED, *names], *lines])
+
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """The columns, for record.json."""
+        return {column.name: {"lower": column.lower, "words": column.words} for column in self.columns}
+
+    def comparison(self, shown: Sequence[str]) -> Comparison:
+        """The table as a comparison, with the columns `shown` alone."""
+        recipes = [*self.numbers]
+        columns = {key: [recipe[i] for recipe in recipes] for i, key in enumerate(self.settings)}
+        rows = []
+        for recipe, label in zip(recipes, labels(columns, len(recipes)), strict=True):
+            seeds: Any = dict(self.numbers[recipe])  # in the place of runs
+            rows.append(Row(dict(zip(self.settings, recipe, strict=True)), label, seeds, {}, [*seeds]))
+        return Comparison([], rows, [column for column in self.columns if column.name in shown], [], [])
+
+    def mean(self, recipe: Recipe, column: str) -> Mean | None:
+        """The mean over seeds; None where there is no number."""
+        values = [by_column[column] for by_column in self.numbers.get(recipe, {}).values() if column in by_column]
+        return mean_over_seeds(values) if values else None
+
+
+def disagreements(committed: Table, again: Table) -> Iterator[str]:
+    """A line for each cell of `committed` that `again` does not confirm.
+
+    Two means m, m' with 95% intervals ± h, ± h' over their seeds agree where |m − m'| ≤ √(h² + h'²). Where one of them
+    has a single seed there is no interval, and the numbers must be equal.
+    """
+    protocols = {column.name: column.words for column in again.columns}
+    for column in committed.columns:
+        if column.name in protocols and protocols[column.name] != column.words:
+            yield f"{column.name}: measured otherwise: {protocols[column.name]}; committed: {column.words}"
+    for recipe in committed.numbers:
+        label = ", ".join(f"{key}={value}" for key, value in zip(committed.settings, recipe, strict=True))
+        for column in committed.columns:
+            before, now = committed.mean(recipe, column.name), again.mean(recipe, column.name)
+            if before is None:
+                continue
+            if now is None:
+                yield f"{label}: {column.name} was not measured again"
+            elif not agree(before, now):
+                yield f"{label}: {column.name} is {in_words(now)}, committed: {in_words(before)}"
+
+
+def agree(a: Mean, b: Mean) -> bool:
+    """Whether two means over seeds agree. (Without an interval, `half` is NaN, and no difference is below it.)"""
+    half = math.hypot(a.half, b.half)
+    return a.mean == b.mean or abs(a.mean - b.mean) <= half
+
+
+def in_words(mean: Mean) -> str:
+    """`105.7 ± 1.2`, or the number of one seed."""
+    return number(mean.mean) if mean.n == 1 else plus_minus(mean.mean, mean.half)

@@ -1,0 +1,152 @@
+"""The studies of conf/results: each composes and runs, and a committed result belongs to today's configuration."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from diffusion import reproduce
+from diffusion.config import inherit
+from diffusion.config.choices import searching
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import COMMANDS
+from diffusion.config.validation import validated
+from diffusion.errors import UserError
+from diffusion.results import committed, running
+from diffusion.results.study import count_runs, jobs, names, read
+
+inherit.register()
+WORDS = ["a=1,2", "+b=[1,2],[3]", "~c", "d=x", "e@f.g='p,q',r"]
+SMALL = [  # for a smoke form in even less time
+    "data=folder", "data.resolution=8", "data.batch_size=4", "data.val=8", "data.test=8", "data.limit=null",
+    "trainer.accelerator=cpu", "score.audit=[]",
+]  # fmt: skip
+
+
+def test_the_jobs_are_those_that_hydra_makes():
+    parsed = OverridesParser.create().parse_overrides(WORDS)
+    theirs = [[word.replace("~c=null", "~c") for word in job] for job in BasicSweeper.split_arguments(parsed, None)[0]]
+    assert jobs(WORDS) == theirs
+    assert len(jobs(WORDS)) == 8
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_job_is_a_sound_configuration(name):
+    for sweep in read(name).sweeps.values():
+        given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
+        for case in sweep.cases:
+            every = jobs([*sweep.common, *case])
+            for job in {tuple(every[0]), tuple(every[-1])}:
+                validated(COMMANDS[sweep.command], plain(composed(sweep.command, [*given, *job])))
+
+
+def of_others() -> set[str]:
+    """The studies whose models another one evaluates, so that its smoke form runs them too."""
+    named = {sweep.of for name in names() for sweep in read(name).sweeps.values() if sweep.of}
+    return {of.partition("/")[0] for of in named if "/" in of}
+
+
+@pytest.mark.parametrize("name", sorted(set(names()) - of_others()))
+def test_the_smoke_form_runs(name, command, photos, monkeypatch):
+    def here(what, words):
+        small = [*SMALL, f"data.root={photos}"] if what == "train" else ["batch_size=8"]
+        status, out, err = command(what, [*words, *small, "hydra/launcher=basic"])
+        assert status == 0, out + err
+
+    monkeypatch.setattr(running, "run_command", here)
+    outcome = running.run_study(name, Path("results"), smoke=True)
+    assert list(outcome.tables) == list(read(name).sweeps)
+    for sweep, table in outcome.tables.items():
+        assert sum(map(len, table.numbers.values())) == len(read(name).sweeps[sweep].cases), sweep
+        assert {column.name for column in table.columns} >= {"fd_lite0", "kid_lite0"}
+
+
+def test_the_runs_are_counted():
+    assert count_runs("samplers") == {"train": 3, "evaluate": 45}
+    assert count_runs("metrics")["evaluate"] == count_runs("schedule")["train"] + count_runs("continuous")["train"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_committed_result_belongs_to_the_configuration(name):
+    assert committed.changed_settings(name) == []
+
+
+@pytest.mark.parametrize("name", [name for name in names() if committed.record_of(name)])
+def test_a_page_shows_the_committed_numbers(name):
+    page = (committed.committed_dir() / name / committed.PAGE).read_text("utf-8")
+    assert committed.with_tables(name, page, committed.tables_of(name)) == page
+    assert f"python -m diffusion.reproduce {name}" in page
+
+
+def test_a_study_that_is_none_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"schedul: there is no such study \(did you mean schedule\?\)"):
+        read("schedul")
+    (tmp_path / "results").mkdir()
+    file = tmp_path / "results/mine.yaml"
+    for text, line in (
+        ("question: [", "mine.yaml: while parsing"),
+        ("question: Why?\ncpu_hours: 0\ngpu_hours: 1\nsweeps: {}", "mine.yaml: cpu_hours=0: expected a number above 0"),
+    ):
+        file.write_text(text)
+        with searching([tmp_path]), pytest.raises(UserError, match=line):
+            read("mine")
+
+
+STUDY = """\
+question: Does the learning rate matter?
+cpu_hours: 0.1
+gpu_hours: 0.1
+sweeps:
+  train:
+    command: train
+    common: {common}
+    cases:
+      - [optimizer.lr=0.001]
+  drawn:
+    command: evaluate
+    of: train
+    common: [n=8, batch_size=8, features=lite0, metrics=standard, "baselines=[]"]
+    cases:
+      - [sampler.steps=3]
+"""
+
+
+def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypatch, capfd):
+    ran = []
+
+    def here(what, words):
+        status, out, err = command(what, words)
+        assert status == 0, out + err
+        ran.append(out.count("is complete already"))
+
+    monkeypatch.setattr(running, "run_command", here)
+    monkeypatch.setattr(committed, "committed_dir", lambda: tmp_path / "docs")
+    (tmp_path / "conf/results").mkdir(parents=True)
+    words = [*tiny, "trainer.max_steps=2", "seed=0,1"]
+    (tmp_path / "conf/results/mine.yaml").write_text(STUDY.format(common=json.dumps(words)))
+
+    def run(*more):
+        return reproduce.main(["mine", "--config-dir", str(tmp_path / "conf"), *more])
+
+    assert run("--commit", "docs") == 0
+    page = (tmp_path / "docs/mine/README.md").read_text()
+    assert page.count("<!-- table: ") == page.count("<!-- end -->") == 2
+    del ran[:]
+    assert run() == 0
+    assert ran == [2, 2], "complete runs and evaluations are not run again"
+    table = tmp_path / "docs/mine/drawn.csv"
+    head, *lines = table.read_text().splitlines()
+    place = head.split(",").index("fd_lite0")
+    cells = [line.split(",") for line in lines]
+    changed = [[*row[:place], f"{float(row[place]) + 1e6}", *row[place + 1 :]] for row in cells]
+    table.write_text("\n".join([head, *map(",".join, changed)]) + "\n")
+    capfd.readouterr()
+    assert run() == 1
+    said = capfd.readouterr().out
+    assert ": fd_lite0 is " in said
+    record = tmp_path / "docs/mine/record.json"
+    record.write_text(record.read_text().replace('"trainer.max_steps": "2"', '"trainer.max_steps": "3"'))
+    with searching([tmp_path / "conf"]):
+        assert committed.changed_settings("mine") == ["train: trainer.max_steps is 2; committed: 3"]
