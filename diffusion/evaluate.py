@@ -10,13 +10,15 @@ from pathlib import Path
 from diffusion.config import inherit
 from diffusion.config.schema import Evaluate
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 inherit.register()
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Write scores.json into `folder`."""
-    from diffusion.evaluation import commands  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation import commands
 
     commands.evaluate(settings, folder)
 

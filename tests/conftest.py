@@ -1,5 +1,6 @@
 """Shared by all tests: no network, a cache of their own, and commands that run in this process."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import pytest
 from PIL import Image
+
+
+def pytest_collection_finish() -> None:
+    """Imported modules and collected tests are half a million objects: no garbage collection looks through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
