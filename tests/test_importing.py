@@ -14,7 +14,7 @@ def test_what_torch_makes_is_not_looked_through(monkeypatch: pytest.MonkeyPatch)
     before = gc.get_freeze_count()
     with contextlib.suppress(ImportError), importing():  # a failure leaves no process without garbage collection
         assert not gc.isenabled()
-        made = [{} for _ in range(1000)]
+        made = [[] for _ in range(1000)]
         raise ImportError
     assert gc.isenabled()
     assert gc.get_freeze_count() >= before + len(made)
