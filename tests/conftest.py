@@ -30,15 +30,19 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-WHOLE_PAGES = ("report", "reliability", "test_train_command.py", "test_own_parts.py", "test_shapes_of_images.py")
+WHOLE_REPORTS = {
+    "report", "reliability", "test_train_command.py", "test_own_parts.py", "test_shapes_of_images.py",
+    "test_overfitting.py",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def short_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pages of runs have tests of their own: in others they lack the recipe, which takes most of their time."""
-    if "diffusion.report.page.run" in sys.modules and not set(WHOLE_PAGES) & set(request.path.parts):
+def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of runs have tests of their own: in others they lack the figures and the recipe, half of a run's time."""
+    if "diffusion.report.run" in sys.modules and not WHOLE_REPORTS & set(request.path.parts):
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
+        monkeypatch.setattr("diffusion.report.run.draw", lambda run, schedule, images: {})
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +90,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from importlib import import_module
 
     from composing import job_in_this_process
+    from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
     from diffusion.runs import jobs
 
     monkeypatch.chdir(tmp_path)
+    # Hydra composes everything once more to read hydra.mode, which no test sets, and then goes by -m alone.
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
     monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
