@@ -30,16 +30,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-WHOLE_REPORTS = {
-    "report", "reliability", "test_train_command.py", "test_own_parts.py", "test_shapes_of_images.py",
-    "test_overfitting.py",
-}  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
 def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports of runs have tests of their own: in others they lack the figures and the recipe, half of a run's time."""
-    if "diffusion.report.run" in sys.modules and not WHOLE_REPORTS & set(request.path.parts):
+    """Reports have tests of their own, and some are marked: other runs lack figures and recipe, half of their time."""
+    whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
+    if "diffusion.report.run" in sys.modules and not whole:
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
         monkeypatch.setattr("diffusion.report.run.draw", lambda run, schedule, images: {})
