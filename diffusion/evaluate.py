@@ -11,13 +11,15 @@ from diffusion.config import inherit
 from diffusion.config.schema import Evaluate
 from diffusion.console import console
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 inherit.register()
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Write scores.json into `folder`."""
-    from diffusion.evaluation import commands  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation import commands
 
     commands.evaluate(settings, folder)
 

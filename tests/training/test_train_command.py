@@ -42,6 +42,7 @@ def trained(command, tiny, tmp_path) -> Path:
     return run_of(tmp_path / "outputs/trained")
 
 
+@pytest.mark.whole_report
 def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
     baselines = "score.baselines=[noise,real,floor,untrained]"
