@@ -26,7 +26,8 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """The same for a job of a sweep; one that is complete is not run again."""
-    from diffusion.evaluation import commands
+    with importing():
+        from diffusion.evaluation import commands
 
     if commands.is_complete(settings, folder):
         console.print(f"{folder} is complete already")
