@@ -90,6 +90,14 @@ def test_a_runs_page_has_the_values_of_its_files(run_folder: Path) -> None:
     assert data["schedule"]["beta"][0] == pytest.approx(1e-4)
 
 
+def test_the_costs_are_those_of_run_json(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    took = {"seconds_of": {"data": 2.5, "forward": 100.25}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
+    costs = run_page(Run(make_run(tmp_path / "demo", info={"state": "complete", **took})))["costs"]
+    assert {f"{what}_of": dict(parts) for what, parts in costs.items()} == took
+    old = run_page(Run(make_run(tmp_path / "old", info={"state": "complete", "seconds_of": {"data": 2.5}})))["costs"]
+    assert old == {"seconds": [["data", 2.5]], "bytes": None}
+
+
 def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     data = run_page(Run(tmp_path))

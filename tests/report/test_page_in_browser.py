@@ -34,7 +34,8 @@ def whole_run(run_folder: Path) -> Path:
     frames.save_film(run_folder / "samples/film.png")
     save_png(grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png")
     info = json.loads((run_folder / "run.json").read_text())
-    (run_folder / "run.json").write_text(json.dumps(info | {"seconds_of": {"data": 2.0, "forward": 100.5}}))
+    took = {"seconds_of": {"data": 2.0, "forward": 100.5}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
+    (run_folder / "run.json").write_text(json.dumps(info | took))
     write_report(run_folder, linear(100))
     return run_folder
 
@@ -47,6 +48,8 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
             assert value_text(score) in seen.page.content()
         for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 samples"):
             assert words in text
+        took = seen.page.locator("#time-and-memory").inner_text()
+        assert all(words in took for words in ("2 s, 2%", "4.94 MB", "2.5 GB"))
         assert seen.page.locator(".chart svg").count() >= 6
         shown = seen.shot("Samples from the same noise")
         seen.slide("step", 0)

@@ -31,6 +31,12 @@ function seconds(value) {
   return value < 5400 ? `${number(value / 60)} min` : `${number(value / 3600)} h`;
 }
 
+/** Bytes in words, to three significant digits. */
+function size(bytes) {
+  const [unit, name] = bytes < 1e6 ? [1e3, "kB"] : bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
+  return `${Number((bytes / unit).toPrecision(3))} ${name}`;
+}
+
 // ----------------------------------------------------------------------------------------------------- sections
 
 /** A section with a heading that the contents list; null where there is no content. */
