@@ -32,7 +32,9 @@ def whole_run(run_folder: Path) -> Path:
         x = torch.full((8, 3, 8, 8), k / 10)
         frames.watch(0, k, x, Estimate(-x, x))
     frames.save_film(run_folder / "samples/film.png")
-    save_png(grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png")
+    save_png(
+        grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png", drawn="1020"
+    )
     info = json.loads((run_folder / "run.json").read_text())
     took = {"seconds_of": {"data": 2.0, "forward": 100.5}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
     (run_folder / "run.json").write_text(json.dumps(info | took))
@@ -46,7 +48,7 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
         text = seen.page.inner_text("body")
         for score in read_scores(whole_run):
             assert value_text(score) in seen.page.content()
-        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 samples"):
+        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 of 1,020 samples"):
             assert words in text
         took = seen.page.locator("#time-and-memory").inner_text()
         assert all(words in took for words in ("2 s, 2%", "4.94 MB", "2.5 GB"))

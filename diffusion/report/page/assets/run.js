@@ -15,8 +15,7 @@ function runPage(run) {
   return [
     summary(run),
     run.drawing ? section("Draw", drawing(run.drawing)) : null,
-    section("Samples", run.samples ? [zoomable(run.samples, `${run.samples.images} samples at the end of the run`),
-      h("p", { class: "soft" }, `${run.samples.images} samples at the end of the run.`)] : null),
+    section("Samples", contactSheet(run.samples)),
     section("Training", training(run)),
     section("Denoising", film(run.film)),
     section("Scores", scores(run.scores)),
@@ -34,6 +33,13 @@ function summary(run) {
   return h("div", {}, h("dl", {}, run.facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     run.command ? h("pre", {}, run.command) : null,
     run.resume ? [h("p", {}, "To resume it:"), h("pre", {}, run.resume)] : null);
+}
+
+function contactSheet(found) {
+  if (!found) return null;
+  const left = found.drawn - found.images, count = `${grouped(found.images)}${left ? ` of ${grouped(found.drawn)}` : ""} samples`;
+  return [zoomable(found, `${count} at the end of the run`), h("p", { class: "soft" },
+    `${count} at the end of the run.${left ? ` The other ${grouped(left)} are left out, so that this page stays small.` : ""}`)];
 }
 
 // ------------------------------------------------------------------------------------- curves, and the strip below
