@@ -77,6 +77,22 @@ def test_it_fits_a_phone_in_both_schemes(chromium: Any, whole_run: Path, scheme:
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
+def test_it_is_printed_dark_on_white_without_what_paper_cannot_do(chromium: Any, whole_run: Path) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html", 720, "dark") as seen:
+        seen.page.wait_for_selector(".chart svg")
+        seen.page.emulate_media(media="print")
+        for where, what, value in (
+            ("body", "backgroundColor", "rgb(255, 255, 255)"),
+            (".chart svg", "color", "rgb(27, 31, 36)"),
+            ("nav", "display", "none"),
+            (".controls", "display", "none"),
+            (".zoomed", "overflow", "visible"),
+        ):
+            shown = f"getComputedStyle(document.querySelector('{where}')).{what}"
+            assert seen.page.evaluate(shown) == value, where
+        assert seen.overflow <= 0
+
+
 def test_a_screen_reader_finds_a_name_for_everything(chromium: Any, whole_run: Path) -> None:
     with visit(chromium, f"file://{whole_run}/report.html") as seen:
         seen.page.wait_for_selector(".chart svg")

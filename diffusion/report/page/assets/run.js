@@ -256,8 +256,8 @@ function costs(found) {
     const rows = parts.map(([part, value]) => ({ part, value })).filter((row) => row.value > 0);
     if (!rows.length) return null;
     return chart(title, (width) => Plot.plot({
-      width, height: 64 + 22 * rows.length, style: plotStyle, marginLeft: 150, marginRight: 90, marginBottom: 30, title,
-      x: { label, grid: true, tickFormat: number, ticks: Math.max(2, Math.floor((width - 240) / 60)), transform: (value) => value / (label === "MB" ? 1e6 : 1) },
+      width, height: 64 + 22 * rows.length, style: plotStyle, marginLeft: 150, marginRight: 110, marginBottom: 30, title,
+      x: { label, grid: true, tickFormat: number, ticks: Math.max(2, Math.floor((width - 260) / 60)), transform: (value) => value / (label === "MB" ? 1e6 : 1) },
       y: { label: null, domain: rows.map((row) => row.part) },
       marks: [Plot.barX(rows, { x: "value", y: "part", fill: PALETTE[0] }),
         Plot.text(rows, { x: "value", y: "part", dx: 4, textAnchor: "start", text: (row) => text(row.value) })],
