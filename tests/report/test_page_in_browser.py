@@ -61,7 +61,7 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
         seen.slide("denoising step", 0)
         assert seen.shot("x_t of 8 samples") != film
         before = seen.page.locator(".zoomed img").bounding_box()["width"]
-        seen.slide("zoom", 1)
+        seen.slide("zoom", 2)
         assert seen.page.locator(".zoomed img").bounding_box()["width"] == 40 < before
         seen.page.get_by_label("quantity").select_option("Generalisation gap")
         assert seen.requests == [address]

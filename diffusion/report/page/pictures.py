@@ -15,7 +15,7 @@ from diffusion.errors import UserError
 from diffusion.report.images import DRAWN, MANY, tiles
 
 QUALITY = 85  # artefacts below what is seen at several times the size
-SHEET = 4_000_000  # characters of a contact sheet in a page, at most
+SHEET = 6_000_000  # characters of a contact sheet in a page, at most
 WIDEST = 1200  # pixels of a figure in a page
 
 
