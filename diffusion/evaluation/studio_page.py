@@ -155,11 +155,11 @@ class Page:
         return torch.from_numpy(np.array(small))
 
     def refused(self, error: UserError, file: str = "") -> gr.Error:
-        """An error for the page, without a folder of this machine."""
+        """An error for the page, which takes it for HTML, without a folder of this machine."""
         text = str(error)
-        for path in (Path(file), self.restored.path):
-            text = text.replace(str(path), path.name)
-        return gr.Error(text, print_exception=False)
+        for path in filter(None, (file, str(self.restored.path))):
+            text = text.replace(path, Path(path).name)
+        return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
 COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label")

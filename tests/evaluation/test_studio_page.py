@@ -144,6 +144,7 @@ def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
         ),
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
         (("none", 99, *COMMON, "/draw"), "99"),
+        (("none", 1, *COMMON[:6], "<b>", "as usual", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
     ):
         *values, name = call
         with pytest.raises(AppError) as refused:
