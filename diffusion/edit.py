@@ -11,13 +11,15 @@ from pathlib import Path
 from diffusion.config import inherit
 from diffusion.config.schema import Edit
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 inherit.register()
 
 
 def edit(settings: Edit, folder: Path) -> None:
     """Draw the images into `folder`."""
-    from diffusion.evaluation.editing import draw_edits  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation.editing import draw_edits
 
     draw_edits(settings, folder)
 

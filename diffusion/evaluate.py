@@ -11,20 +11,23 @@ from diffusion.config import inherit
 from diffusion.config.schema import Evaluate
 from diffusion.console import console
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 inherit.register()
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
     """Write scores.json into `folder`."""
-    from diffusion.evaluation import commands  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation import commands
 
     commands.evaluate(settings, folder)
 
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """The same for a job of a sweep; one that is complete is not run again."""
-    from diffusion.evaluation import commands
+    with importing():
+        from diffusion.evaluation import commands
 
     if commands.is_complete(settings, folder):
         console.print(f"{folder} is complete already")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from diffusion.errors import Arguments, exit_status
+from diffusion.runs.importing import importing
 
 ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
@@ -31,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
     def export() -> None:
-        from diffusion.checkpoint import exported, find, pipeline, restore  # torch, only when there is something to do
+        with importing():
+            from diffusion.checkpoint import exported, find, pipeline, restore
         from diffusion.config.build import make
         from diffusion.config.choices import searching
         from diffusion.config.composition import choice, composed, plain

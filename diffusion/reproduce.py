@@ -3,9 +3,6 @@
 import sys
 from pathlib import Path
 
-from rich import box
-from rich.table import Table as Lines
-
 from diffusion.config import inherit
 from diffusion.console import console, count, duration
 from diffusion.errors import Arguments, exit_status
@@ -66,15 +63,17 @@ def list_studies() -> None:
     from diffusion.results.committed import committed_dir, record_of
     from diffusion.results.study import count_runs, names, read
 
-    table = Lines("study", "question", "runs", "CPU", "GPU", "committed", box=box.SIMPLE_HEAD, pad_edge=False)
+    width = max(map(len, names())) + 2
     for name in names():
         study, record = read(name), record_of(name)
-        runs = ", ".join(f"{n} {command}" for command, n in count_runs(name).items() if n)
-        cpu, gpu = (f"{hours:g} h" for hours in (study.cpu_hours, study.gpu_hours))
-        table.add_row(name, study.question, runs, cpu, gpu, record["date"] if record else "not yet")
-    console.print(table)
-    console.print("CPU: hours of one core, as measured. GPU: hours of one GPU, as expected.")
-    console.print(f"committed results: {committed_dir()}")
+        runs = " and ".join(f"{count(n, 'run')} of diffusion.{command}" for command, n in count_runs(name).items() if n)
+        said = f"result of {record['date']}" if record else "no result yet"
+        console.print(f"{name:{width}}{study.question}")
+        console.print(
+            f"{'':{width}}{runs}: about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU"
+        )
+        console.print(f"{'':{width}}{said}\n")
+    console.print(f"results are in {committed_dir()}; python -m diffusion.reproduce STUDY runs one")
 
 
 def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: Path | None) -> list[str]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from diffusion.config import inherit
 from diffusion.config.schema import Sample
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 inherit.register()
 
 
 def sample(settings: Sample, folder: Path) -> None:
     """Draw samples into `folder`."""
-    from diffusion.evaluation.commands import draw_samples  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation.commands import draw_samples
 
     draw_samples(settings, folder)
 

@@ -13,6 +13,7 @@ from diffusion.config import inherit
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.errors import nearest
 from diffusion.runs.command import command
+from diffusion.runs.importing import importing
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
@@ -28,14 +29,16 @@ inherit.register()  # a study composes samplers as diffusion.sample does
 
 def study(settings: Study, folder: Path) -> None:
     """Write the study of samplers into `folder`."""
-    from diffusion.evaluation.study import study_samplers  # torch, only when there is something to do
+    with importing():
+        from diffusion.evaluation.study import study_samplers
 
     study_samplers(settings, folder)
 
 
 def guidance(settings: GuidanceStudy, folder: Path) -> None:
     """Write the study of a guidance into `folder`."""
-    from diffusion.evaluation.guidance_study import study_guidance
+    with importing():
+        from diffusion.evaluation.guidance_study import study_guidance
 
     study_guidance(settings, folder)
 

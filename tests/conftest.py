@@ -1,5 +1,6 @@
 """Shared by all tests: no network, a cache of their own, and commands that run in this process."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,21 +18,26 @@ import pytest
 from PIL import Image
 
 
+def pytest_collection_finish() -> None:
+    """Imported modules and collected tests are half a million objects: no garbage collection looks through them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests neither read nor fill the user's cache."""
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-WHOLE_PAGES = ("report", "reliability", "test_train_command.py", "test_own_parts.py", "test_shapes_of_images.py")
-
-
 @pytest.fixture(autouse=True)
-def short_pages(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pages of runs have tests of their own: in others they lack the recipe, which takes most of their time."""
-    if "diffusion.report.page.run" in sys.modules and not set(WHOLE_PAGES) & set(request.path.parts):
+def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have tests of their own, and some are marked: other runs lack figures and recipe, half of their time."""
+    whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
+    if "diffusion.report.run" in sys.modules and not whole:
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
+        monkeypatch.setattr("diffusion.report.run.draw", lambda run, schedule, images: {})
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +85,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from importlib import import_module
 
     from composing import job_in_this_process
+    from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
     from diffusion.runs import jobs
 
     monkeypatch.chdir(tmp_path)
+    # Hydra composes everything once more to read hydra.mode, which no test sets, and then goes by -m alone.
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
     monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:

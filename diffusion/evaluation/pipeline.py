@@ -1,5 +1,6 @@
 """Scores of images, with their baselines and the audit for copies, in scores.json: the same for all commands."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -168,7 +169,15 @@ def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
 
 
 def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration as a score's source holds it: names and values, also of its parts."""
-    plain = {key: value for key, value in node.items() if not key.startswith("_")}
-    values = {key: describe_sampler(v) if isinstance(v, Mapping) else v for key, v in plain.items()}
+    """A sampler's configuration as a score's source holds it: names and values, also of its parts.
+
+    Infinite numbers are strings, "inf", because JSON has none.
+    """
+
+    def described(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return describe_sampler(value)
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    values = {key: described(value) for key, value in node.items() if not key.startswith("_")}
     return {"name": str(node["_target_"]).rpartition(".")[2], **values}

@@ -1,13 +1,16 @@
 """The studio's page, by gradio: forms around `studio.stream`. What it shows is inside the page, not in files.
 
-The framework keeps uploads and the canvas in a temporary folder, whose name the browser is told; no other is.
+The framework keeps uploads and the canvas in a folder, whose name the browser is told: one below the working folder, so
+that the name says nothing of this machine. It is removed at the end.
 """
 
 import base64
 import html
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -126,8 +129,13 @@ class Page:
 
     def values(self, form: Sequence[Any]) -> dict[str, Any]:
         """The values that all tabs have, by setting. An empty field reaches the server as 0."""
-        pairs = zip(COMMON, form, strict=True)
-        return {key: value for key, value in pairs if value != USUAL and (value != 0 or key not in OWN)}
+        values = dict(zip(COMMON, form, strict=True))
+        if not values["sampler.steps"]:
+            del values["sampler.steps"]  # the sampler's own
+        scale = str(values.pop("guidance.scale")).strip()
+        if scale:
+            values["guidance.scale"] = as_number(scale)
+        return {key: value for key, value in values.items() if value != USUAL}
 
     def read(self, file: str | None) -> Tensor:
         if file is None:
@@ -147,14 +155,13 @@ class Page:
         return torch.from_numpy(np.array(small))
 
     def refused(self, error: UserError, file: str = "") -> gr.Error:
-        """An error for the page, without a folder of this machine."""
+        """An error for the page, which takes it for HTML, without a folder of this machine."""
         text = str(error)
-        for path in (Path(file), self.restored.path):
-            text = text.replace(str(path), path.name)
-        return gr.Error(text, print_exception=False)
+        for path in filter(None, (file, str(self.restored.path))):
+            text = text.replace(path, Path(path).name)
+        return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
-OWN = ("sampler.steps", "guidance.scale")  # of which 0 stands for the sampler's, or the guidance's, own
 COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label")
 
 
@@ -169,12 +176,18 @@ def drops_labels(node: dict[str, Any]) -> bool:
     return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
 
 
-def number(key: str, label: str, value: float | None = None) -> gr.Number:
-    """A field for a number within its bounds, or 0 for its own."""
-    low, high = NUMBERS[key]
-    low = 0 if key in OWN else low
-    whole = isinstance(high, int) and key not in ("strength", "guidance.scale")
-    return gr.Number(value, label=label, minimum=low, maximum=high, precision=0 if whole else None)
+def as_number(text: str) -> float | str:
+    """The number that a user has typed; other text as it is, which will be refused."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def number(key: str, label: str, value: int, low: int | None = None) -> gr.Number:
+    """A field for a whole number within its bounds, or from `low`. Left empty, it reaches the server as 0."""
+    least, most = NUMBERS[key]
+    return gr.Number(value, label=label, minimum=least if low is None else low, maximum=most, precision=0)
 
 
 def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
@@ -186,11 +199,11 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         with gr.Row():
             seed = number("seed", "seed", 0)
             sampler = gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler")
-            steps = number("sampler.steps", "steps (0: the sampler's)", 0)
+            steps = number("sampler.steps", "steps (0: the sampler's)", 0, 0)
             grids = gr.Dropdown([USUAL, *choices("grid")], value=USUAL, label="grid")
             threshold = gr.Dropdown([USUAL, *choices("threshold")], value=USUAL, label="threshold")
             guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
-            scale = number("guidance.scale", "scale (0: the guidance's)", 0)
+            scale = gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1)
             label = gr.Dropdown([USUAL, *restored.labels], value=USUAL, label="label")
         form = [seed, sampler, steps, grids, threshold, guidance, scale, label]
         with gr.Row():
@@ -220,6 +233,7 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         with gr.Tab("Fill a part"):
             file = gr.File(label="a picture", type="filepath")
             painted = gr.ImageMask(label="paint over what is to be filled", type="numpy", sources=[])
+            name_nearby(painted)
             file.upload(own.canvas, file, painted, api_name="canvas")
             method = gr.Dropdown(choices("inpainting"), value=choices("inpainting")[0], label="method")
             effort = number("inpainting.passes", "passes or rounds", 10)
@@ -264,9 +278,29 @@ def embedded(data: bytes, kind: str, caption: str) -> str:
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
+@contextmanager
+def nearby_uploads() -> Iterator[None]:
+    """Within: the framework keeps files in a new folder below the working folder, and knows it by its relative name."""
+    with TemporaryDirectory(prefix="studio-", dir=".") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = Path(folder).name
+        yield
+
+
+def name_nearby(block: gr.ImageMask) -> None:
+    """Tell the browser the relative names of the pictures that the server gives to a canvas."""
+    move = block.async_move_resource_to_block_cache
+
+    async def moved(file: str | Path | None) -> str | None:
+        path = await move(file)
+        return None if path is None else os.path.relpath(path)
+
+    vars(block)["async_move_resource_to_block_cache"] = moved
+
+
 def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
     """Serve the page until the process is interrupted."""
-    build(restored, device, data).launch(server_name=host, server_port=port, **options())
+    with nearby_uploads():
+        build(restored, device, data).launch(server_name=host, server_port=port, **options())
 
 
 def options() -> dict[str, Any]:

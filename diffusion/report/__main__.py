@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import Arguments, UserError, exit_status
+from diffusion.runs.importing import importing
 
 ABOUT = """\
 Draw the figures of a run and write its README.md and report.html, from the files that the run wrote; or compare the
@@ -42,7 +43,8 @@ def report(folder: Path, config_dir: str | None = None) -> None:
     from diffusion.runs.folder import is_run, jobs_of, runs_below
 
     if is_run(folder):
-        from diffusion.report.run import write_report
+        with importing():
+            from diffusion.report.run import write_report
 
         with searching([config_dir]):
             print(write_report(folder, *rebuild(folder)))

@@ -18,7 +18,9 @@ from diffusion.pixels import MODES, to_rgb
 
 GAP = 2  # white pixels between the images of a grid
 WIDTH = 640  # pixels of a picture that is looked at
+MANY = 1 << 20  # pixels, from which a picture is written and sent by what is faster, and takes a little more room
 LAYOUT = "grid"  # the PNG text chunk with a grid's layout
+DRAWN = "drawn"  # that with the number of images, of which a grid may show the first
 FILM_TIMES = "times"  # that with the times of a film's rows
 
 
@@ -90,7 +92,7 @@ def save_png(picture: Image.Image, path: str | Path, **text: str) -> Path:
     chunks = PngInfo()
     for name, content in (text | {key: picture.info[key] for key in (LAYOUT,) if key in picture.info}).items():
         chunks.add_text(name, content)
-    picture.save(path, pnginfo=chunks)
+    picture.save(path, pnginfo=chunks, compress_level=1 if picture.width * picture.height > MANY else 6)
     return path
 
 

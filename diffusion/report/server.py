@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from diffusion.errors import UserError
+from diffusion.console import console
+from diffusion.errors import UserError, first_line
 from diffusion.report.compare import compare, gather
 from diffusion.report.page.comparison import comparison_page
 from diffusion.report.page.document import as_json, document
@@ -155,15 +156,25 @@ class Handler(BaseHTTPRequestHandler):
             return
         try:
             data = self.pages.page(address)
+            new = self.headers.get("If-None-Match") != data["version"]
+            content = document(data, live=True) if kind == "page" else as_json(data) if new else ""
         except UserError as error:
             self.answer(HTTPStatus.NOT_FOUND, str(error))
-            return
-        if kind == "page":
-            self.answer(HTTPStatus.OK, document(data, live=True), "text/html")
-        elif self.headers.get("If-None-Match") == data["version"]:
-            self.answer(HTTPStatus.NOT_MODIFIED, "")
+        except Exception as error:  # files may vanish, or be damaged, while they are read
+            console.print(
+                f"no page of {address or '/'}: {type(error).__name__}: {first_line(error)}",
+                style="yellow",
+                soft_wrap=True,
+            )
+            said = f"this page cannot be made now ({type(error).__name__}); diffusion.watch says more in its terminal"
+            self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, said)
         else:
-            self.answer(HTTPStatus.OK, as_json(data), "application/json")
+            if kind == "page":
+                self.answer(HTTPStatus.OK, content, "text/html")
+            elif new:
+                self.answer(HTTPStatus.OK, content, "application/json")
+            else:
+                self.answer(HTTPStatus.NOT_MODIFIED, "")
 
     def answer(self, status: HTTPStatus, text: str, kind: str = "text/plain", **headers: str) -> None:
         content = text.encode()

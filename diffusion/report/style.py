@@ -99,13 +99,16 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
     scale = max(1, round(((TEXT_WIDTH * DPI - margin) / max(FEWEST, len(columns)) - gap) / width))
     across, down = scale * width + gap, scale * height + gap
     total = np.array([margin + len(columns) * across - gap, len(pictures) * down - gap + foot])
-    figure = Figure(figsize=tuple(total / DPI))
+    canvas = np.full((total[1], total[0], 3), 255, dtype=np.uint8)
     for i, row in enumerate(pictures):
         for j, picture in enumerate(row):
-            corner = np.array([margin + j * across, foot + (len(pictures) - 1 - i) * down])
-            ax = figure.add_axes((*(corner / total), *(np.array([across - gap, down - gap]) / total)))
-            ax.imshow(picture, interpolation="nearest", aspect="auto")
-            ax.set_axis_off()
+            top, left = i * down, margin + j * across
+            pixels = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+            canvas[top : top + scale * height, left : left + scale * width] = pixels
+    figure = Figure(figsize=tuple(total / DPI))
+    ax = figure.add_axes((0, 0, 1, 1))  # one for all pictures: each one would cost 20 ms
+    ax.imshow(canvas, interpolation="nearest", aspect="auto")
+    ax.set_axis_off()
     line = (foot / 2 - 2) / total[1]
     for j, text in enumerate(columns):
         middle = (margin + j * across + (across - gap) / 2) / total[0]

@@ -32,7 +32,7 @@ class Study(Settings):
 
     question: str
     cpu_hours: Annotated[float, Gt(0)]
-    """Of one CPU core, as measured, for all that `diffusion.reproduce NAME` runs."""
+    """Of one CPU core, about, for all runs of the study."""
     gpu_hours: Annotated[float, Gt(0)]
     """Of one GPU, as expected."""
     sweeps: dict[str, Sweep]

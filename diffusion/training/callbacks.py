@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.errors import UserError
-from diffusion.training.spent import peak_gigabytes
+from diffusion.training.spent import peak_bytes
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -137,7 +137,7 @@ class Memory(LoggedSteps):
         """Log at a row's step."""
         if not self.is_due(trainer):
             return
-        pl_module.log("memory/peak_gb", peak_gigabytes(pl_module.device), batch_size=1)
+        pl_module.log("memory/peak_gb", peak_bytes(pl_module.device) / 1e9, batch_size=1)
 
 
 class DeviceStats(callbacks.DeviceStatsMonitor):

@@ -37,6 +37,11 @@ class EMA(Callback):
         self.weights: list[Tensor] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is held beside the module."""
+        return list(_tensors(self.average))
+
     def decay_at(self, n: int) -> float:
         """d_n, the decay at optimizer step n = 1, 2, …"""
         return min(self.decay, (1 + n) / (10 + n))

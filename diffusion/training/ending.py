@@ -16,7 +16,7 @@ from diffusion.evaluation.frames import SHOWN as FILMED
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.process.denoiser import Denoiser
-from diffusion.report.images import grid, save_png, scale_of
+from diffusion.report.images import DRAWN, grid, save_png, scale_of
 from diffusion.report.scores import print_scores
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
@@ -25,7 +25,7 @@ from diffusion.training.periodic import log_image
 from diffusion.training.spent import Spent
 
 SHOWN = 16  # samples in a picture, where samples.n does not say
-SHEET = 256  # samples in samples/all.png, at most
+SHEET = 1 << 24  # pixels of samples in samples/all.png, at most: 16,384 samples of 32×32
 SAMPLES, UNTRAINED = "samples", "untrained"  # what is drawn
 Last = Mapping[str, tuple[Denoiser, Drawn]]  # what is drawn -> by which denoiser, and where it is
 
@@ -88,7 +88,8 @@ def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | 
     if not last:
         return
     images = last[SAMPLES][1].images()
-    save_png(grid(images[:SHEET]), folder / "samples" / "all.png")
+    most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
+    save_png(grid(images[:most]), folder / "samples" / "all.png", **{DRAWN: str(len(images))})
     shown = images[: settings.samples.n or SHOWN]
     picture = grid(shown, scale=scale_of(shown))
     save_png(picture, folder / "samples" / "final.png")

@@ -1,5 +1,6 @@
 """Power-function averages of the weights at several lengths, from which any other length can be made later."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,11 @@ class PowerEMA(EMA):
         self.others: list[list[Tensor]] = []  # the averages of the lengths after the first, each like `averages`
         self.saved: dict[str, dict[str, Tensor]] = {}  # of the checkpoint that the run resumes from
         self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> its updates, its hash
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is held beside the module."""
+        return [*super().tensors, *chain.from_iterable(self.others)]
 
     def decay_at(self, n: int) -> float:
         """β of the first length."""

@@ -46,7 +46,7 @@ from diffusion.training.resume import (
     resumed_from,
 )
 from diffusion.training.saving import Checkpoints
-from diffusion.training.spent import Mark, MarkSteps, Spent, peak_gigabytes
+from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
@@ -123,8 +123,11 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
             return None
         finish(settings, folder, trainer, scorer, drawn, spent)
         loggers.summarize(trainer.loggers, folder, checkpoints.best)
-        peak = round(peak_gigabytes(trainer.strategy.root_device), 2)
-        record.update(finished=now(), seconds_of=spent.rounded, peak_gb=peak, **ended_early(trainer, clock))
+        peak = peak_bytes(trainer.strategy.root_device)
+        record.update(
+            finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
+            **ended_early(trainer, clock),
+        )  # fmt: skip
         write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
         name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
         result = known[name] if name in known else last_value(name, folder / "metrics.csv")

@@ -1,32 +1,79 @@
-"""What a run takes, in run.json: the seconds of each part, and the most memory."""
+"""What a run takes, in run.json: the seconds and the bytes of each part."""
 
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from diffusion.data import ImageData
+from diffusion.training.ema import average_of
+
+ELSEWHERE = "images (not on the GPU)"  # outside of the peak, which is the GPU's
 
 
-def peak_gigabytes(device: torch.device) -> float:
-    """The most memory (10⁹ bytes) so far, of the GPU's tensors or, without one, of the process."""
+def peak_bytes(device: torch.device) -> int:
+    """The most memory so far, of the GPU's tensors or, without one, of the process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Their bytes."""
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def gradients_of(module: pl.LightningModule) -> int:
+    """The bytes of its gradients."""
+    return size(weight.grad for weight in module.parameters() if weight.grad is not None)
+
+
+def bytes_of(trainer: pl.Trainer, module: pl.LightningModule, gradients: int) -> dict[str, int]:
+    """The bytes of the tensors that this process holds in training, by part.
+
+    Weights and averages include the buffers. The images are those of all splits, also where they are mapped from a
+    file, of which the system holds what has been read.
+
+    Args:
+        gradients: Bytes of them, which are let go in validation.
+    """
+    data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+    average = average_of(trainer)
+    states = tree_leaves([dict(optimizer.state) for optimizer in trainer.optimizers])  # some optimizers nest them
+    where = ELSEWHERE if module.device.type == "cuda" else "images"
+    return {
+        "weights": size([*module.parameters(), *module.buffers()]),
+        "gradients": gradients,
+        "optimizer": size(state for state in states if isinstance(state, Tensor)),
+        "averages of weights": 0 if average is None else size(average.tensors),
+        where: size(split.images for split in data.splits.values()),
+    }
 
 
 class Spent:
     """Seconds by part. All time is divided: what passes between two marks belongs to the part of the later one.
 
     These are seconds of the process. A GPU works on by itself: where the process waits for it, the part in which it
-    waits has the time of the work.
+    waits has the time of the work. `bytes` are those at the end of the training.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.bytes: dict[str, int] = {}
         self.last = time.perf_counter()
+
+    def bytes_up_to(self, peak: int) -> dict[str, int]:
+        """The bytes, and as "rest" what is missing up to the peak: activations, libraries, scoring."""
+        known = sum(size for part, size in self.bytes.items() if part != ELSEWHERE)
+        return {**self.bytes, "rest": max(0, peak - known)}
 
     def mark(self, part: str) -> None:
         """What has passed since the last mark was for `part`."""
@@ -45,6 +92,7 @@ class MarkSteps(Callback):
 
     def __init__(self, spent: Spent):
         self.spent = spent
+        self.gradients: int | None = None  # their bytes, once there are any
 
     def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         """Images are read, the network is built, a checkpoint is loaded."""
@@ -62,6 +110,11 @@ class MarkSteps(Callback):
         """The gradients are there."""
         self.spent.mark("backward")
 
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """All gradients are there; those of each step take as much."""
+        if self.gradients is None:
+            self.gradients = gradients_of(pl_module)
+
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """The weights are changed."""
         self.spent.mark("optimizer")
@@ -73,6 +126,10 @@ class MarkSteps(Callback):
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
         """A validation is done."""
         self.spent.mark("validation")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The optimizer's state is still there."""
+        self.spent.bytes = bytes_of(trainer, pl_module, self.gradients or 0)
 
 
 class Mark(Callback):

@@ -28,6 +28,7 @@ from diffusion.config.validation import validated
 from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
 from diffusion.runs import streams
+from diffusion.runs.importing import importing
 from diffusion.runs.jobs import CONFIG
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
@@ -37,7 +38,8 @@ def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
     """Train in `folder`, which `record` has claimed, as its first process; the result, the last `sweep.score`."""
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
-        from diffusion.training.run import train  # torch and Lightning
+        with importing():
+            from diffusion.training.run import train
 
         return train(settings, folder, record)
 
@@ -51,14 +53,16 @@ def job(folder: Path) -> None:
         words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
         sys.argv = ["diffusion.train", *map(str, words)]  # which runs this job by itself
         settings = read_config(folder)
-        from diffusion.training.run import train
+        with importing():
+            from diffusion.training.run import train
 
         train(settings, folder, record)
 
 
 def follow(folder: Path, ckpt: str | None = None) -> None:
     """Take part in the run of `folder` as one of its further processes, resuming from `ckpt`."""
-    from diffusion.training.run import train
+    with importing():
+        from diffusion.training.run import train
 
     console.quiet = True
     settings = read_config(folder).model_copy(update={"ckpt": ckpt})

@@ -92,7 +92,7 @@ def test_the_library_draws_what_the_command_draws(command, run, model, pictures,
 @pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["image=picture.png", "n=2"]])
 def test_the_recorded_command_draws_the_same_again(command, run, pictures, words):
     first = drawn(command, run, *words, "inpainting.passes=2", "sampler.steps=3")
-    record = json.loads(Path("out/edit.json").read_text())
+    record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # as strict readers do
     python, _, name, *again = shlex.split(record["command"])
     assert (python, name) == ("python", "diffusion.edit")
     status, out, err = command("edit", [*again, "hydra.run.dir=again"])

@@ -42,6 +42,7 @@ def data(folder: Path, shape: tuple[int, int, int]) -> list[str]:
     return [f"data.root={folder}", f"data.channels={channels}", f"data.resolution=[{height},{width}]"]
 
 
+@pytest.mark.whole_report
 @pytest.mark.parametrize("kind", SHAPES)
 def test_images_of_any_shape_go_from_the_folder_to_the_report(command, tiny, folder, tmp_path, kind) -> None:
     shape = channels, height, width = SHAPES[kind]

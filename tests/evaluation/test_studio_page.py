@@ -4,10 +4,12 @@ import base64
 import html
 import io
 import re
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -18,11 +20,15 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import diffusion
+from diffusion.errors import UserError
 from diffusion.evaluation import studio_page
-from diffusion.evaluation.studio import training_images
+from diffusion.evaluation.studio import Request, training_images, words_of
+from tests.support.browser import chromium, visit
 from tests.support.composing import train
 
-COMMON = (4, "heun", 3, "as usual", "as usual", "run", 0, "as usual")  # the seed, the sampler, its steps, …
+__all__ = ["chromium"]
+
+COMMON = (4, "heun", 3, "as usual", "as usual", "run", "", "as usual")  # the seed, the sampler, its steps, …
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +39,18 @@ def model(tmp_path_factory, tiny):
 
 
 @pytest.fixture(scope="module")
-def address(model):
+def address(model, tmp_path_factory):
     patch = pytest.MonkeyPatch()
+    patch.chdir(tmp_path_factory.mktemp("here"))
+    patch.setenv("GRADIO_TEMP_DIR", "")  # so that it will be as it was
     patch.setattr(Image, "ID", [*Image.ID])
     patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    page = studio_page.build(model.restored, model.device, training_images(model.restored))
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **studio_page.options())
-    yield url
-    page.close()
+    with studio_page.nearby_uploads():
+        page = studio_page.build(model.restored, model.device, training_images(model.restored))
+        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **studio_page.options())
+        yield url
+        page.close()
+    assert not list(Path.cwd().iterdir())
     patch.undo()
 
 
@@ -113,6 +123,18 @@ def test_a_session_stops_its_own_drawing_only(client, address):
     assert job.result()[1] == "stopped"
 
 
+def test_an_empty_field_leaves_a_value_out_and_0_is_a_scale(model):
+    page = studio_page.Page(model.restored, model.device, None)
+    for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
+        values = page.values((4, "run", 0, "as usual", "as usual", "run", typed, "as usual"))
+        assert values == {"seed": 4, "sampler": "run", "guidance": "run", "guidance.scale": scale}
+    assert words_of(Request("sample", {"guidance.scale": 0.0}), {}) == ["guidance.scale=0"]
+    for refused in (float("inf"), "1; rm"):
+        with pytest.raises(UserError, match="expected a number from 0 to 20"):
+            words_of(Request("sample", {"guidance.scale": refused}), {})
+    assert "guidance.scale" not in page.values(COMMON)
+
+
 def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
     Path(tmp_path, "text.png").write_text("no picture")
     for call, said in (
@@ -122,6 +144,7 @@ def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
         ),
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
         (("none", 99, *COMMON, "/draw"), "99"),
+        (("none", 1, *COMMON[:6], "<b>", "as usual", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
     ):
         *values, name = call
         with pytest.raises(AppError) as refused:
@@ -134,3 +157,64 @@ def test_decoders_of_other_formats_are_left_out(address):
     assert "EPS" not in Image.ID
     assert "PNG" in Image.ID
     assert Image.MAX_IMAGE_PIXELS <= studio_page.PIXELS
+
+
+def test_the_browser_is_told_no_folder_of_this_machine(address, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    with (tmp_path / "picture.png").open("rb") as file:
+        uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": ("picture.png", file)})
+    picture = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+    job = httpx.post(f"{address}gradio_api/call/canvas", json={"data": [picture]}).json()["event_id"]
+    canvas = httpx.get(f"{address}gradio_api/call/canvas/{job}").text
+    assert "event: complete" in canvas
+    assert httpx.get(re.search('"url": "([^"]*)"', canvas)[1]).status_code == 200
+    for text in (uploaded.text, canvas, httpx.get(address).text, httpx.get(f"{address}config").text):
+        assert str(Path.cwd()) not in text
+        assert tempfile.gettempdir() not in text
+
+
+def test_a_browser_draws_saves_stops_and_fills(chromium, address, model, tmp_path):
+    Image.new("RGB", (16, 16), (200, 30, 90)).save(tmp_path / "picture.png")
+    with visit(chromium, address) as seen:
+        page = seen.page
+
+        def button(name: str) -> Any:
+            return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+        def images(n: int) -> np.ndarray:
+            with page.expect_download() as saving:
+                page.get_by_role("link", name="save pictures and settings").locator("visible=true").click()
+            with zipfile.ZipFile(saving.value.path()) as file:
+                return np.stack([np.asarray(Image.open(io.BytesIO(file.read(f"images/0{i}.png")))) for i in range(n)])
+
+        page.get_by_label("seed", exact=True).fill("7")
+        page.get_by_label("steps (0: the sampler's)").fill("2")
+        page.get_by_label("images", exact=True).locator("visible=true").fill("3")
+        button("Draw").click()
+        assert (images(3) == as_array(model.sample(3, seed=7, steps=2))).all()
+
+        page.get_by_label("steps (0: the sampler's)").fill("1000")
+        button("Draw").click()
+        page.get_by_text("of 1000").wait_for()
+        button("Stop").click()
+        page.get_by_text("stopped", exact=True).wait_for()
+
+        page.get_by_label("steps (0: the sampler's)").fill("2")
+        page.get_by_role("tab", name="Fill a part").click()
+        with page.expect_response(re.compile("/upload$")):  # by the canvas, which has the picture then
+            with page.expect_file_chooser() as chooser:
+                page.get_by_text("Click to Upload").locator("visible=true").click()
+            chooser.value.set_files(tmp_path / "picture.png")
+        canvas = page.locator("canvas").locator("visible=true").first.bounding_box()
+        page.mouse.move(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(canvas["x"] + canvas["width"] / 2 + 40, canvas["y"] + canvas["height"] / 2, steps=5)
+        page.mouse.up()
+        button("Fill").click()
+        known = (images(4) == (200, 30, 90)).all(axis=-1)
+        assert known[:, [0, -1]].all()
+        assert not known.all(axis=(1, 2)).any()
+        assert {request.split("/")[2] for request in seen.requests if request.startswith("http")} == {
+            address.split("/")[2]
+        }
+        assert seen.grave == []

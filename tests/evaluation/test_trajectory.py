@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -38,4 +39,6 @@ def test_under_each_picture_stand_its_time_and_its_noise_level(schedule: figures
     *shown, label = [text.get_text() for text in figure.texts]
     assert shown == [f"{t}\n{level}" for t, level in zip((750, 500, 250, 0), levels, strict=True)]
     assert label == "$t$ =\n$\\sigma_t/\\alpha_t$ ="
-    assert len(figure.axes) == 8
+    black = (np.asarray(figure.axes[0].get_images()[0].get_array()) == 0).all(-1)
+    across, down = black.any(0), black.any(1)
+    assert [len(np.flatnonzero(np.diff(line, prepend=False) & line)) for line in (across, down)] == [4, 2]

@@ -18,6 +18,10 @@ NAME = f"{WATCH}::test_a_name_that_another_site_gave_the_loopback_address_is_ref
 TOKEN = f"{WATCH}::test_other_machines_need_the_token"
 AGAIN = f"{WATCH}::test_a_page_is_sent_again_only_when_its_files_change"
 DIED = f"{WATCH}::test_a_run_whose_process_is_gone_has_died_though_no_file_says_so"
+LIVES = f"{WATCH}::test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on"
+SHEET = f"{PAGE}::test_a_sheet_of_many_images_is_bounded_and_says_what_it_leaves_out"
+BYTES = "training/test_spent.py::test_the_bytes_of_each_part_are_those_of_its_tensors"
+GPU = "training/test_spent.py::test_on_a_gpu_the_images_are_outside_of_its_peak"
 TABLE = "evaluation/test_web.py::test_a_table_has_all_that_ddim_needs"
 
 FAULTS = [
@@ -36,6 +40,10 @@ FAULTS = [
     Fault("no token is needed", "elif not self.allowed():", "elif False:", TOKEN),
     Fault("a page is never made again", "if before is None or before[0] != version:", "if before is None:", AGAIN),
     Fault("the state is not watched", ", RunRecord(folder).state)", ")", DIED),
+    Fault("an error ends the request", "except Exception as error:  # files", "except KeyError as error:  #", LIVES),
+    Fault("a sheet has no bound", '["src"]) > most and n > 1', '["src"]) > most and False', SHEET),
+    Fault("images outside of the peak are of it", "if part != ELSEWHERE)", "if part)", GPU),
+    Fault("the averages have no buffers", "list(_tensors(self.average))", "self.averages", BYTES),
     Fault("the page's sampler forgets the label", "label.expand(steps), p.", "0 * label.expand(steps), p.", TABLE),
     Fault("the page's sampler begins at another scale", "math.hypot(times[0].alpha, times[0].sigma)]]", "2.0]]", TABLE),
 ]  # fmt: skip

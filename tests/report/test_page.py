@@ -44,7 +44,7 @@ def data_of(page: str) -> dict[str, Any]:
 
 def pixels(sheet: dict[str, Any]) -> np.ndarray:
     kind, content = sheet["src"].split(",")
-    assert kind == "data:image/webp;base64"
+    assert kind in ("data:image/webp;base64", "data:image/jpeg;base64")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
 
 
@@ -88,6 +88,14 @@ def test_a_runs_page_has_the_values_of_its_files(run_folder: Path) -> None:
     assert data["title"] == "Run demo"
     assert data["network"] is data["film"] is data["samples"] is data["costs"] is None
     assert data["schedule"]["beta"][0] == pytest.approx(1e-4)
+
+
+def test_the_costs_are_those_of_run_json(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    took = {"seconds_of": {"data": 2.5, "forward": 100.25}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
+    costs = run_page(Run(make_run(tmp_path / "demo", info={"state": "complete", **took})))["costs"]
+    assert {f"{what}_of": dict(parts) for what, parts in costs.items()} == took
+    old = run_page(Run(make_run(tmp_path / "old", info={"state": "complete", "seconds_of": {"data": 2.5}})))["costs"]
+    assert old == {"seconds": [["data", 2.5]], "bytes": None}
 
 
 def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) -> None:
@@ -141,6 +149,32 @@ def test_a_sheet_keeps_the_places_of_its_tiles(tmp_path: Path) -> None:
     assert (sheet["rows"], sheet["columns"], sheet["images"]) == (2, 3, 6)
     middle = pixels(sheet)[4::8, 4::8, 0]
     assert abs(middle - np.array([[0, 40, 80], [120, 160, 200]])).max() <= 4
+
+
+def test_a_sheet_of_many_images_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    noise = torch.randint(0, 256, (600, 3, 16, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    save_png(grid(noise), tmp_path / "all.png", drawn="10000")
+    whole = pictures.contact_sheet(tmp_path / "all.png")
+    assert whole is not None
+    assert (whole["images"], whole["drawn"]) == (600, 10_000)
+    assert whole["rows"] * whole["height"] == pytest.approx(whole["columns"] * whole["width"], rel=0.2)
+    most = len(whole["src"]) // 3
+    some = pictures.contact_sheet(tmp_path / "all.png", most)
+    assert some is not None
+    assert len(some["src"]) <= most
+    assert (some["images"], some["drawn"]) == (pytest.approx(200, abs=20), 10_000)
+    first = pixels(some)[:16, :48]
+    assert abs(first - pixels(whole)[:16, :48]).mean() < 8
+
+
+def test_a_large_sheet_is_a_jpeg_with_its_tiles_in_their_places(tmp_path: Path) -> None:
+    images = (torch.arange(4096).view(-1, 1, 1, 1) // 16).expand(-1, 3, 17, 17).to(torch.uint8)
+    save_png(grid(images), tmp_path / "all.png")
+    sheet = pictures.contact_sheet(tmp_path / "all.png")
+    assert sheet is not None
+    assert (sheet["rows"], sheet["columns"], sheet["images"], sheet["drawn"]) == (64, 64, 4096, 4096)
+    assert sheet["src"].startswith("data:image/jpeg;base64,")
+    assert abs(pixels(sheet)[8::17, 8::17, 0] - np.arange(4096).reshape(64, 64) // 16).max() <= 3
 
 
 def test_a_strip_takes_the_first_the_last_and_some_between(tmp_path: Path) -> None:

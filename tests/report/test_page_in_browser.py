@@ -32,9 +32,12 @@ def whole_run(run_folder: Path) -> Path:
         x = torch.full((8, 3, 8, 8), k / 10)
         frames.watch(0, k, x, Estimate(-x, x))
     frames.save_film(run_folder / "samples/film.png")
-    save_png(grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png")
+    save_png(
+        grid(torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)), run_folder / "samples/all.png", drawn="1020"
+    )
     info = json.loads((run_folder / "run.json").read_text())
-    (run_folder / "run.json").write_text(json.dumps(info | {"seconds_of": {"data": 2.0, "forward": 100.5}}))
+    took = {"seconds_of": {"data": 2.0, "forward": 100.5}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
+    (run_folder / "run.json").write_text(json.dumps(info | took))
     write_report(run_folder, linear(100))
     return run_folder
 
@@ -45,8 +48,10 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
         text = seen.page.inner_text("body")
         for score in read_scores(whole_run):
             assert value_text(score) in seen.page.content()
-        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 samples"):
+        for words in ("Run demo", "400 (8 epochs)", "1,234,567", "Noise schedule", "forward", "20 of 1,020 samples"):
             assert words in text
+        took = seen.page.locator("#time-and-memory").inner_text()
+        assert all(words in took for words in ("2 s, 2%", "4.94 MB", "2.5 GB"))
         assert seen.page.locator(".chart svg").count() >= 6
         shown = seen.shot("Samples from the same noise")
         seen.slide("step", 0)
@@ -56,7 +61,7 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
         seen.slide("denoising step", 0)
         assert seen.shot("x_t of 8 samples") != film
         before = seen.page.locator(".zoomed img").bounding_box()["width"]
-        seen.slide("zoom", 1)
+        seen.slide("zoom", 2)
         assert seen.page.locator(".zoomed img").bounding_box()["width"] == 40 < before
         seen.page.get_by_label("quantity").select_option("Generalisation gap")
         assert seen.requests == [address]
@@ -70,6 +75,22 @@ def test_it_fits_a_phone_in_both_schemes(chromium: Any, whole_run: Path, scheme:
         assert seen.overflow <= 0
         background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_it_is_printed_dark_on_white_without_what_paper_cannot_do(chromium: Any, whole_run: Path) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html", 720, "dark") as seen:
+        seen.page.wait_for_selector(".chart svg")
+        seen.page.emulate_media(media="print")
+        for where, what, value in (
+            ("body", "backgroundColor", "rgb(255, 255, 255)"),
+            (".chart svg", "color", "rgb(27, 31, 36)"),
+            ("nav", "display", "none"),
+            (".controls", "display", "none"),
+            (".zoomed", "overflow", "visible"),
+        ):
+            shown = f"getComputedStyle(document.querySelector('{where}')).{what}"
+            assert seen.page.evaluate(shown) == value, where
+        assert seen.overflow <= 0
 
 
 def test_a_screen_reader_finds_a_name_for_everything(chromium: Any, whole_run: Path) -> None:

@@ -4,6 +4,7 @@ import http.client
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -163,6 +164,41 @@ def test_other_machines_need_the_token(folder: Path, start: Any) -> None:
     cookie = headers["set-cookie"].split(";")[0]
     assert get(of, "/page/demo", Cookie=cookie)[0] == 200
     assert get(of, "/page/demo", Cookie="token=other")[0] == 403
+
+
+def test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on(
+    folder: Path, start: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = start(folder)
+    make = server.run_page
+
+    def vanishing(run: Run, **known: Any) -> dict[str, Any]:
+        shutil.rmtree(run.folder)
+        (run.folder / "metrics.csv").read_text()
+        return make(run, **known)
+
+    monkeypatch.setattr(server, "run_page", vanishing)
+    for place in ("/data/demo", "/page/sweep/0"):
+        status, _, text = get(of, place)
+        assert (status, text.count("\n")) == (500, 0)
+        assert "cannot be made now (FileNotFoundError)" in text
+        assert str(folder) not in text
+    assert re.search("no page of demo: FileNotFoundError: .*metrics.csv", capsys.readouterr().out)
+    assert get(of, "/data/demo")[0] == 404
+    assert get(of, "/")[0] == 200
+
+
+def test_a_file_that_is_damaged_ends_no_other_page(folder: Path, start: Any) -> None:
+    of = start(folder)
+    for name in ("metrics.csv", "scores.json", "run.json", "config.yaml", "samples/step-00000400.png"):
+        path = folder / "demo" / name
+        before = path.read_bytes()
+        path.write_bytes(before[: len(before) // 2] + b"\xff\x00")
+        assert get(of, "/data/demo")[0] in (200, 404, 500), name
+        assert get(of, "/data/")[0] in (200, 404), name
+        assert get(of, "/data/sweep/0")[0] == 200, name
+        path.write_bytes(before)
+        assert get(of, "/data/demo")[0] == 200, name
 
 
 def test_a_page_in_the_browser_follows_its_run(folder: Path, start: Any, chromium: Any, monkeypatch: Any) -> None:

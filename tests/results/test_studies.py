@@ -1,6 +1,7 @@
 """The studies of conf/results: each composes and runs, and a committed result belongs to today's configuration."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from diffusion.config.composition import composed, plain
 from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import UserError
+from diffusion.report.comparison import recipes_table
 from diffusion.results import committed, running
 from diffusion.results.study import count_runs, jobs, names, read
 
@@ -78,6 +80,15 @@ def test_a_page_shows_the_committed_numbers(name):
     page = (committed.committed_dir() / name / committed.PAGE).read_text("utf-8")
     assert committed.with_tables(name, page, committed.tables_of(name)) == page
     assert f"python -m diffusion.reproduce {name}" in page
+
+
+def test_the_readme_shows_committed_numbers():
+    readme = (committed.PACKAGE.parent / "README.md").read_text("utf-8")
+    shown = re.findall(r"<!-- table: (\w+)/(\w+) -->\n(.*?)\n<!-- end -->", readme, re.DOTALL)
+    assert shown
+    for name, sweep, table in shown:
+        assert table == recipes_table(committed.tables_of(name)[sweep].comparison(read(name).columns))
+        assert f"python -m diffusion.reproduce {name}" in readme
 
 
 def test_a_study_that_is_none_is_one_line(tmp_path):

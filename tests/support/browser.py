@@ -33,12 +33,15 @@ class Visit:
     def __init__(self, page: Any):
         self.page = page
         self.requests: list[str] = []
-        self.errors: list[str] = []
+        self.errors: list[str] = []  # and warnings
+        self.grave: list[str] = []  # errors alone
         page.on(
             "request", lambda request: None if request.url.startswith("data:") else self.requests.append(request.url)
         )
         page.on("console", lambda message: self.errors.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self.grave.append(message.text) if message.type == "error" else None)
+        for found in (self.errors, self.grave):
+            page.on("pageerror", lambda error, found=found: found.append(str(error)))
 
     def slide(self, label: str, value: int) -> None:
         """Set a slider, as a user would."""

@@ -1,9 +1,12 @@
 """Settings and runs without a command line."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import Train
 from diffusion.config.validation import validated
@@ -12,7 +15,14 @@ from diffusion.runs.record import RunRecord
 
 def settings(overrides: Sequence[str]) -> Train:
     """The settings of `diffusion.train` with overrides."""
-    return validated(Train, plain(composed("train", ["name=test", *overrides])))
+    return validated(Train, deepcopy(_values(tuple(overrides), searched())))
+
+
+@cache
+def _values(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> dict[str, Any]:
+    """What Hydra composes, in 0.15 s, where conf/ is searched in these folders."""
+    values: dict[str, Any] = plain(composed("train", ["name=test", *overrides]))
+    return values
 
 
 def train(overrides: Sequence[str], folder: Path) -> float | None:

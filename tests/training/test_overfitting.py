@@ -25,6 +25,7 @@ def stripes(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.whole_report
 def test_the_gap_grows_where_16_images_are_memorized(command, tiny, stripes, tmp_path):
     overfit = [
         f"data.root={stripes}", "data.val=16", "data.test=0", "data.flip=false", "data.batch_size=16",

@@ -30,6 +30,7 @@ def example(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
+@pytest.mark.whole_report
 def test_every_command_takes_the_parts_of_a_folder_that_the_user_names(command, example, capfd):
     def refused(name, words, reason):
         status, _, err = command(name, words)

@@ -19,9 +19,10 @@ from diffusion.checkpoint.provenance import code_version
 from diffusion.checkpoint.restore import restore
 from diffusion.evaluation.drawing import Drawing
 from diffusion.report.compare import compare, gather
-from diffusion.report.images import GAP
+from diffusion.report.images import GAP, tiles
 from diffusion.runs.folder import read_scores
 from diffusion.runs.metrics import read_metrics
+from diffusion.training import ending
 from diffusion.training import run as training
 from diffusion.training.clock import Clock
 
@@ -42,6 +43,7 @@ def trained(command, tiny, tmp_path) -> Path:
     return run_of(tmp_path / "outputs/trained")
 
 
+@pytest.mark.whole_report
 def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
     baselines = "score.baselines=[noise,real,floor,untrained]"
@@ -71,6 +73,8 @@ def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     assert [p.name for p in sorted((run / "samples").iterdir())] == [
         "all.png", "film.png", "final.png", "step-00000006.png", "step-00000012.png",
     ]  # fmt: skip
+    with Image.open(run / "samples/all.png") as everything:
+        assert (everything.text["drawn"], len(tiles(everything))) == ("8", 8)
     assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, as a grid of `sample` is
     for name in ("noising", "beta", "samples", "mse", "signal"):
         Image.open(run / "figures" / f"{name}.png").verify()
@@ -79,6 +83,13 @@ def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"} | numbered
     for what in ("final.png", "mse.png", "scores.json", "last.ckpt"):
         assert what in out
+
+
+def test_the_sheet_of_all_samples_is_bounded(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(ending, "SHEET", 5 * 64)
+    train([*tiny, "samples.n=7", "trainer.max_steps=1"], tmp_path / "run")
+    with Image.open(tmp_path / "run/samples/all.png") as some:
+        assert (some.text["drawn"], len(tiles(some))) == ("7", 5)
 
 
 def test_scores_during_training_have_the_settings_of_those_at_the_end(command, tiny, tmp_path):

@@ -184,7 +184,12 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def costs(info: Mapping[str, Any]) -> list[list[Any]] | None:
-    """The seconds of each part of the run, in the order in which run.json has them."""
-    spent = info.get("seconds_of")
-    return [[part, float(seconds)] for part, seconds in spent.items()] if isinstance(spent, Mapping) else None
+def costs(info: Mapping[str, Any]) -> dict[str, list[list[Any]] | None] | None:
+    """The seconds and the bytes of each part of the run, in the order in which run.json has them."""
+
+    def parts(key: str) -> list[list[Any]] | None:
+        found = info.get(key)
+        return [[part, float(value)] for part, value in found.items()] if isinstance(found, Mapping) else None
+
+    seconds, sizes = parts("seconds_of"), parts("bytes_of")
+    return {"seconds": seconds, "bytes": sizes} if seconds or sizes else None

@@ -31,6 +31,12 @@ function seconds(value) {
   return value < 5400 ? `${number(value / 60)} min` : `${number(value / 3600)} h`;
 }
 
+/** Bytes in words, to three significant digits. */
+function size(bytes) {
+  const [unit, name] = bytes < 1e6 ? [1e3, "kB"] : bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
+  return `${Number((bytes / unit).toPrecision(3))} ${name}`;
+}
+
 // ----------------------------------------------------------------------------------------------------- sections
 
 /** A section with a heading that the contents list; null where there is no content. */
@@ -156,7 +162,7 @@ function slider(label, last, first, change) {
 function zoomable(sheet, label) {
   const image = h("img", { src: sheet.src, alt: label });
   const natural = sheet.columns * sheet.width;
-  const steps = [0.5, 1, 1.5, 2, 3, 4, 6, 8];
+  const steps = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
   const box = h("div", { class: "zoomed", tabindex: "0", role: "group", "aria-label": label }, image);
   const start = Math.max(0, steps.findLastIndex((scale) => scale * natural <= 1024));
   const zoom = slider("zoom", steps.length - 1, start, (i) => { image.style.width = `${steps[i] * natural}px`; return `${steps[i]}×`; });

@@ -15,8 +15,7 @@ function runPage(run) {
   return [
     summary(run),
     run.drawing ? section("Draw", drawing(run.drawing)) : null,
-    section("Samples", run.samples ? [zoomable(run.samples, `${run.samples.images} samples at the end of the run`),
-      h("p", { class: "soft" }, `${run.samples.images} samples at the end of the run.`)] : null),
+    section("Samples", contactSheet(run.samples)),
     section("Training", training(run)),
     section("Denoising", film(run.film)),
     section("Scores", scores(run.scores)),
@@ -25,7 +24,7 @@ function runPage(run) {
     section("Noise schedule", schedule(run.schedule)),
     section("Network", network(run.network)),
     section("Recipe", recipe(run)),
-    section("Time", costs(run.costs)),
+    section("Time and memory", costs(run.costs)),
     section("Files", run.files.length ? h("dl", {}, run.files.map(([name, what, href]) => [h("dt", {}, h("a", { href }, name)), h("dd", {}, what)])) : null),
   ];
 }
@@ -34,6 +33,13 @@ function summary(run) {
   return h("div", {}, h("dl", {}, run.facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     run.command ? h("pre", {}, run.command) : null,
     run.resume ? [h("p", {}, "To resume it:"), h("pre", {}, run.resume)] : null);
+}
+
+function contactSheet(found) {
+  if (!found) return null;
+  const left = found.drawn - found.images, count = `${grouped(found.images)}${left ? ` of ${grouped(found.drawn)}` : ""} samples`;
+  return [zoomable(found, `${count} at the end of the run`), h("p", { class: "soft" },
+    `${count} at the end of the run.${left ? ` The other ${grouped(left)} are left out, so that this page stays small.` : ""}`)];
 }
 
 // ------------------------------------------------------------------------------------- curves, and the strip below
@@ -246,11 +252,21 @@ function recipe(run) {
 
 function costs(found) {
   if (!found) return null;
-  const rows = found.map(([part, spent]) => ({ part, spent })).filter((row) => row.spent > 0), total = d3.sum(rows, (row) => row.spent);
-  return [chart("Seconds of each part of the run", (width) => Plot.plot({
-    width, height: 40 + 22 * rows.length, style: plotStyle, marginLeft: 130, marginRight: 90, marginBottom: 30,
-    x: { label: "seconds", grid: true, tickFormat: number }, y: { label: null, domain: rows.map((row) => row.part) },
-    marks: [Plot.barX(rows, { x: "spent", y: "part", fill: PALETTE[0] }),
-      Plot.text(rows, { x: "spent", y: "part", dx: 4, textAnchor: "start", text: (row) => `${seconds(row.spent)}, ${Math.round((100 * row.spent) / total)}%` })],
-  })), h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. These are seconds of the process: work that a GPU still does is counted where the process waits for it.`)];
+  const bars = (title, parts, text, label) => {
+    const rows = parts.map(([part, value]) => ({ part, value })).filter((row) => row.value > 0);
+    if (!rows.length) return null;
+    return chart(title, (width) => Plot.plot({
+      width, height: 64 + 22 * rows.length, style: plotStyle, marginLeft: 150, marginRight: 110, marginBottom: 30, title,
+      x: { label, grid: true, tickFormat: number, ticks: Math.max(2, Math.floor((width - 260) / 60)), transform: (value) => value / (label === "MB" ? 1e6 : 1) },
+      y: { label: null, domain: rows.map((row) => row.part) },
+      marks: [Plot.barX(rows, { x: "value", y: "part", fill: PALETTE[0] }),
+        Plot.text(rows, { x: "value", y: "part", dx: 4, textAnchor: "start", text: (row) => text(row.value) })],
+    }));
+  };
+  const total = d3.sum(found.seconds ?? [], ([, spent]) => spent);
+  return [h("div", { class: "pair" },
+    bars("Seconds of each part of the run", found.seconds ?? [], (spent) => `${seconds(spent)}, ${Math.round((100 * spent) / total)}%`, "seconds"),
+    bars("Memory at the end of the training", found.bytes ?? [], size, "MB")),
+  found.seconds ? h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. These are seconds of the process: work that a GPU still does is counted where the process waits for it.`) : null,
+  found.bytes ? h("p", { class: "soft" }, `The rest goes up to the most memory that the run took: activations, libraries, and what samples and scores needed. It is the GPU's memory, and without a GPU the process's.`) : null];
 }
