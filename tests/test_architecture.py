@@ -10,6 +10,7 @@ import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
+from diffusion.results.committed import committed_dir
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room
 WITHOUT = {
@@ -74,12 +75,14 @@ def test_a_circle_would_be_found(rooms, monkeypatch, tmp_path):
         TopologicalSorter(rooms.imports()).prepare()
 
 
-def test_the_wheel_carries_configs_and_photographs(tmp_path):
+def test_the_wheel_carries_configs_results_and_photographs(tmp_path):
     wheels = pytest.importorskip("hatchling.builders.wheel")
     file = next(wheels.WheelBuilder(str(PACKAGE.parent)).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(file).namelist())
     for path in conf_dir().rglob("*.yaml"):
         assert f"diffusion/conf/{path.relative_to(conf_dir())}" in names
+    for path in committed_dir().rglob("*.csv"):
+        assert f"diffusion/committed/{path.relative_to(committed_dir())}" in names
     photographs = [name for name in names if name.startswith("diffusion/data/landscapes/photos/")]
     assert len(photographs) == 37
     assert "diffusion/data/landscapes/CREDITS.csv" in names

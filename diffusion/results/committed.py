@@ -4,6 +4,8 @@ A README.md beside them is written by hand. It holds each table between two comm
 
     <!-- table: SWEEP -->
     <!-- end -->
+
+`<!-- ranks: SWEEP -->` is the place of the table that compares rankings, where the study asks for one.
 """
 
 import json
@@ -23,6 +25,7 @@ from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
 from diffusion.report.formatting import describe
 from diffusion.report.images import tiles
+from diffusion.results.ranks import ranks_table
 from diffusion.results.running import Outcome
 from diffusion.results.study import jobs, read
 from diffusion.results.table import Table
@@ -88,11 +91,19 @@ def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
 
 def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
     """The page of a study with the tables in their places; at its end where it has none for them."""
+    study = read(name)
     for sweep, table in tables.items():
-        shown = f"<!-- table: {sweep} -->\n{recipes_table(table.comparison(read(name).columns))}\n<!-- end -->"
-        place = re.search(rf"<!-- table: {sweep} -->\n.*?<!-- end -->", text, re.DOTALL)
-        text = text[: place.start()] + shown + text[place.end() :] if place else f"{text}\n{shown}\n"
+        text = _with(text, f"table: {sweep}", recipes_table(table.comparison(study.columns)))
+        if study.ranks:
+            text = _with(text, f"ranks: {sweep}", ranks_table(table, study.ranks))
     return text
+
+
+def _with(text: str, name: str, shown: str) -> str:
+    """`text` with `shown` in the place of this name."""
+    block = f"<!-- {name} -->\n{shown}\n<!-- end -->"
+    place = re.search(rf"<!-- {name} -->\n.*?<!-- end -->", text, re.DOTALL)
+    return text[: place.start()] + block + text[place.end() :] if place else f"{text}\n{block}\n"
 
 
 def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:

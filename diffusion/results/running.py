@@ -62,11 +62,12 @@ def run_sweep(
     """
     asked, folder = read(name).sweeps[sweep], root / name / sweep
     models: Words = []
-    if asked.of is not None:
-        trained = place(name, asked.of)
+    folders: list[str] = []
+    for trained in (place(name, of) for of in asked.of):
         if trained not in done:
             run_sweep(*trained, root, more, smoke, done)
-        folders = [str(run.folder) for run in jobs_of(done[trained])]
+        folders += [str(run.folder) for run in jobs_of(done[trained])]
+    if folders:
         models = [f"ckpt={','.join(folders[:1] if smoke else folders)}"]
     for case in asked.cases:
         words = [*asked.common, *case]

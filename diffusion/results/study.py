@@ -23,8 +23,8 @@ class Sweep(Settings):
     command: Literal["train", "evaluate"]
     common: Words
     cases: Annotated[list[Words], MinLen(1)]
-    of: str | None = None
-    """The sweep whose models are evaluated: its name, or STUDY/SWEEP for one of another study."""
+    of: Sequence[str] = ()
+    """The sweeps whose models are evaluated, each by its name, or as STUDY/SWEEP for one of another study."""
 
 
 class Study(Settings):
@@ -44,6 +44,8 @@ class Study(Settings):
         "coverage_lite0",
     )
     """What the page and the figure show, where it was measured. The table holds all."""
+    ranks: Sequence[str] = ()
+    """Columns by which the page also compares how the models are ranked."""
 
 
 def names() -> list[str]:
@@ -85,11 +87,9 @@ def place(study: str, sweep: str) -> tuple[str, str]:
 
 def runs_of(study: str, sweep: Sweep) -> int:
     """The runs of a sweep of `study`."""
-    models = 1
-    if sweep.of is not None:
-        other, name = place(study, sweep.of)
-        models = runs_of(other, read(other).sweeps[name])
-    return models * sum(len(jobs([*sweep.common, *case])) for case in sweep.cases)
+    each = sum(len(jobs([*sweep.common, *case])) for case in sweep.cases)
+    places = [place(study, of) for of in sweep.of]
+    return each * sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else each
 
 
 def count_runs(name: str) -> dict[str, int]:

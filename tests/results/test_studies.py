@@ -46,7 +46,7 @@ def test_every_job_is_a_sound_configuration(name):
 
 def of_others() -> set[str]:
     """The studies whose models another one evaluates, so that its smoke form runs them too."""
-    named = {sweep.of for name in names() for sweep in read(name).sweeps.values() if sweep.of}
+    named = {of for name in names() for sweep in read(name).sweeps.values() for of in sweep.of}
     return {of.partition("/")[0] for of in named if "/" in of}
 
 
@@ -117,7 +117,7 @@ sweeps:
       - [optimizer.lr=0.001]
   drawn:
     command: evaluate
-    of: train
+    of: [train]
     common: [n=8, batch_size=8, features=lite0, metrics=standard, "baselines=[]"]
     cases:
       - [sampler.steps=3]

@@ -1,11 +1,13 @@
 """A committed table: what it keeps, and when another one agrees with it."""
 
 import math
+import re
 
 import pytest
 
 from diffusion.report.comparison import recipes_table
 from diffusion.report.recipes import Column, Mean
+from diffusion.results.ranks import ranks_table
 from diffusion.results.table import Table, agree, disagreements
 
 SHOWN = ("fd", "coverage")
@@ -59,3 +61,34 @@ def test_every_cell_that_differs_is_named():
 )
 def test_means_agree_within_the_interval_of_their_difference(a, b, same):
     assert agree(Mean(*a), Mean(*b)) == same
+
+
+def ranked(models: dict[str, list[tuple[float, float, float]]]) -> str:
+    """The table of ranks of recipes, each with the numbers of its seeds: a distance, another one, and a coverage."""
+    names = {"fd": True, "kid": True, "coverage": False}
+    numbers = {
+        (recipe,): {str(seed): dict(zip(names, values, strict=True)) for seed, values in enumerate(seeds)}
+        for recipe, seeds in models.items()
+    }
+    columns = tuple(Column(name, lower, name) for name, lower in names.items())
+    return ranks_table(Table(("recipe",), columns, numbers), [*names, "not measured"])
+
+
+def test_rankings_are_compared_from_good_to_bad():
+    text = ranked({f"{i}": [(i + s / 10, i**3 + s / 10, -i - s / 10) for s in range(2)] for i in range(6)})
+    assert "| fd | kid | 1.00 | [1.00, 1.00] |" in text
+    assert "| fd | coverage | 1.00 | [1.00, 1.00] |" in text
+    opposite = ranked({f"{i}": [(i, -i, i)] for i in range(6)})
+    assert "| fd | kid | -1.00 | [-1.00, -1.00] |" in opposite
+    assert "| kid | coverage | 1.00 |" in opposite
+
+
+def test_seeds_that_agree_are_no_evidence_about_recipes():
+    """By chance alone: six recipes in another order, with many seeds each."""
+    order = [2.0, 0.0, 4.0, 1.0, 5.0, 3.0]
+    text = ranked({f"{i}": [(i, order[i], 0.0)] * 50 for i in range(6)})
+    low, high = map(float, re.search(r"fd \| kid \| 0.49 \| \[(.*), (.*)\]", text).groups())
+    assert low < 0 < 0.9 < high
+    assert "| fd | coverage | — | — |" in text
+    few = ranked({f"{i}": [(i, i, i)] for i in range(4)})
+    assert "| fd | kid | 1.00 | — |" in few
