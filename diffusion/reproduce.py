@@ -105,6 +105,9 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
         console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")
     found = []
     for sweep, table in before.items():
+        if sweep not in outcome.tables:  # which the warning has said
+            found.append(f"{sweep}: not run again")
+            continue
         lines = [f"{sweep}: {line}" for line in disagreements(table, outcome.tables[sweep])]
         cells = sum(len(table.columns) for _ in table.numbers)
         console.print(f"{sweep}: {cells - len(lines)} of {count(cells, 'number')} agree with the committed ones")

@@ -1,7 +1,7 @@
 """Composing conf/ and the defaults of the settings by Hydra, outside of a command's beginning."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -73,3 +73,11 @@ def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
 def plain(node: Any) -> Any:
     """A part of a configuration as plain values, resolved."""
     return OmegaConf.to_container(node, resolve=True)
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}"""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -37,8 +37,8 @@ from diffusion.report.formatting import describe
 from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_of
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
+from diffusion.runs.jobs import CONFIG
 
-CONFIG = "config.yaml"
 GRID = 1024  # the most images of a grid
 DRAWN = "drawn.bin"  # the samples, until they are written or scored
 

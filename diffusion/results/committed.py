@@ -19,7 +19,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffusion.config.composition import composed, plain
+from diffusion.config.composition import composed, flat, plain
 from diffusion.files import PACKAGE, replace
 from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
@@ -32,6 +32,7 @@ from diffusion.results.table import Table
 
 RECORD = "record.json"
 PAGE = "README.md"
+NULL = describe(None)
 SHOWN = 6  # samples of each recipe
 
 
@@ -107,39 +108,45 @@ def _with(text: str, name: str, shown: str) -> str:
 
 
 def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:
-    """The settings of a sweep's jobs as they are composed today: of each case's first job, by its overrides.
+    """The settings of a sweep's jobs as they are composed today, by the jobs' overrides without the seed.
 
-    What the other jobs change are their overrides, which are part of the keys.
+    The first job has all settings, each other one those in which it differs from the first.
     """
-    found, asked = {}, read(name).sweeps[sweep]
+    found: dict[str, dict[str, str]] = {}
+    first: dict[str, str] = {}
+    asked = read(name).sweeps[sweep]
+    given = ["name=RUN", "ckpt=RUN"] if asked.command == "evaluate" else ["name=RUN"]
     for case in asked.cases:
-        words = [*asked.common, *case]
-        given = ["name=RUN", "ckpt=RUN"] if asked.command == "evaluate" else ["name=RUN"]
-        found[" ".join(words)] = dict(_flat(plain(composed(asked.command, [*given, *jobs(words)[0]]))))
+        for job in jobs([*asked.common, *case]):
+            words = " ".join(word for word in job if not word.startswith("seed="))
+            if words not in found:
+                node = plain(composed(asked.command, [*given, *job]))
+                settings = {key: describe(value) for key, value in flat(node).items()}
+                first = first or settings
+                found[words] = {key: now for key, then, now in changes(first, settings)} if found else settings
     return found
 
 
-def changed_settings(name: str) -> list[str]:
-    """A line for each setting in which today's configuration of a study differs from that of its committed result.
+def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(key, before, after) of each setting that differs. One that there is not counts as null."""
+    keys = dict.fromkeys([*before, *after])
+    pairs = [(key, before.get(key, NULL), after.get(key, NULL)) for key in keys]
+    return [(key, then, now) for key, then, now in pairs if then != now]
 
-    A setting that there was not, and is null, is none.
-    """
+
+def changed_settings(name: str) -> list[str]:
+    """A line for each setting in which today's configuration of a study differs from that of its committed result."""
     lines = []
     for sweep, node in (record_of(name) or {"sweeps": {}})["sweeps"].items():
-        today = settings_of(name, sweep)
-        if node["settings"].keys() != today.keys():
-            lines.append(f"{sweep}: {sorted(today)}; committed: {sorted(node['settings'])}")
+        if sweep not in read(name).sweeps:
+            lines.append(f"{sweep}: the study has no such sweep any more")
             continue
-        for case, before in node["settings"].items():
-            for key in dict.fromkeys([*before, *today[case]]):
-                then, now = before.get(key, "none"), today[case].get(key, "none")
-                if then != now:
-                    lines.append(f"{sweep}: {key} is {now}; committed: {then}")
+        before, today = node["settings"], settings_of(name, sweep)
+        if [*before] != [*today]:
+            lines.append(f"{sweep}: its runs are {'; '.join(today)}; committed: {'; '.join(before)}")
+            continue
+        for job in before:
+            lines += [
+                f"{sweep}: {key} is {now}; committed: {then}" for key, then, now in changes(before[job], today[job])
+            ]
     return lines
-
-
-def _flat(node: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """(dotted key, value as text) of a configuration."""
-    if isinstance(node, Mapping) and node:
-        return [pair for key, value in node.items() for pair in _flat(value, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, describe(node))]

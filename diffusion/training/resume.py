@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion.checkpoint.find import find
 from diffusion.checkpoint.restore import PREFIX, read, what_changed
+from diffusion.config.composition import flat
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
@@ -155,11 +156,3 @@ def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:
             f"ckpt={resumed.path}: it is of step {resumed.step}, and the run ends at step {total}: nothing is left to "
             "train; raise trainer.max_epochs or trainer.max_steps, or leave ckpt out"
         )
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}"""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

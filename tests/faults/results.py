@@ -6,6 +6,9 @@ TABLE = "results/test_table.py"
 NAMED = f"{TABLE}::test_every_cell_that_differs_is_named"
 WITHIN = f"{TABLE}::test_means_agree_within_the_interval_of_their_difference"
 WHOLE = "results/test_studies.py::test_a_study_is_run_committed_and_compared"
+SWEPT = "results/test_studies.py::test_a_change_of_any_swept_choice_is_seen"
+RANKS = f"{TABLE}::test_rankings_are_compared_from_good_to_bad"
+SEEDS = f"{TABLE}::test_seeds_that_agree_are_no_evidence_about_recipes"
 JOBS = "results/test_studies.py::test_the_jobs_are_those_that_hydra_makes"
 
 FAULTS = [
@@ -15,5 +18,12 @@ FAULTS = [
     Fault("one seed agrees with all", "abs(a.mean - b.mean) <= half", "not abs(a.mean - b.mean) > half", WITHIN),
     Fault("the first word changes first", "itertools.product(*values)]", "itertools.product(*values[::-1])]", JOBS),
     Fault("a scored model is scored again", "scores.stat().st_mtime > ckpt.stat().st_mtime", "False", WHOLE),
-    Fault("a changed setting is not seen", "                if then != now:", "                if False:", WHOLE),
+    Fault("a changed setting is not seen", "in pairs if then != now]", "in []]", SWEPT),
+    Fault("a ranking is upside down", "(1 if low[name] else -1)", "1", RANKS),
+    Fault(
+        "seeds count as recipes",
+        '    random = np.random.default_rng(seed_for("ranks"))',
+        '    clusters = [row[None] for rows in clusters for row in rows]\n    random = np.random.default_rng()',
+        SEEDS,
+    ),
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from diffusion.results import committed, running
 from diffusion.results.study import count_runs, jobs, names, read
 
 inherit.register()
+COMMITTED = [name for name in names() if committed.record_of(name)]
 WORDS = ["a=1,2", "+b=[1,2],[3]", "~c", "d=x", "e@f.g='p,q',r"]
 SMALL = [  # for a smoke form in even less time
     "data=folder", "data.resolution=8", "data.batch_size=4", "data.val=8", "data.test=8", "data.limit=null",
@@ -70,12 +71,23 @@ def test_the_runs_are_counted():
     assert count_runs("metrics")["evaluate"] == count_runs("schedule")["train"] + count_runs("continuous")["train"]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", COMMITTED)
 def test_a_committed_result_belongs_to_the_configuration(name):
     assert committed.changed_settings(name) == []
 
 
-@pytest.mark.parametrize("name", [name for name in names() if committed.record_of(name)])
+def test_a_change_of_any_swept_choice_is_seen(monkeypatch):
+    settings = committed.settings_of("schedule", "train")
+    (job,) = [job for job in settings if "schedule=sigmoid" in job]
+    settings[job]["schedule.start"] = "-9"
+    record = {"sweeps": {"train": {"settings": settings}, "gone": {}}}
+    monkeypatch.setattr(committed, "record_of", lambda name: record)
+    changed, gone = committed.changed_settings("schedule")
+    assert changed == "train: schedule.start is -3; committed: -9"
+    assert gone == "gone: the study has no such sweep any more"
+
+
+@pytest.mark.parametrize("name", COMMITTED)
 def test_a_page_shows_the_committed_numbers(name):
     page = (committed.committed_dir() / name / committed.PAGE).read_text("utf-8")
     assert committed.with_tables(name, page, committed.tables_of(name)) == page
