@@ -53,8 +53,8 @@ LOST = "test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults"
 FAULTS = [
     Fault(
         "SLURM: taken for many tasks",
-        "plugins=[storage.Storage(), *processes.environment()]",
-        "plugins=[storage.Storage()]",
+        "resumed.storage, *processes.environment()]",
+        "resumed.storage]",
         QUEUED,
     ),
     Fault("SLURM: a folder each time", "if before := slurm.marked(", "if before := print(", QUEUED),

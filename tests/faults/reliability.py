@@ -143,8 +143,8 @@ FAULTS = [
     ),
     Fault(
         "T2 damage after the run began",
-        "        except Damaged as error:\n            raise UserError",
-        "        except EOFError as error:\n            raise UserError",
+        "contents = self.contents if Path(path) == self.path else None",
+        "contents = None",
         BEGUN,
     ),
     Fault(
