@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import subprocess
 import sys
 
@@ -60,3 +61,14 @@ def test_commands_that_compute_nothing_import_no_torch(words: list[str], tmp_pat
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout.endswith("[]\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_how_threads_wait_is_said_before_torch_is_imported_unless_the_user_has(given: dict, turns: str | None) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own | given, check=True)
+    assert result.stdout == f"{turns} False\n"

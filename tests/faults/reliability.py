@@ -101,14 +101,14 @@ FAULTS = [
     ),
     Fault(
         "T2 last.ckpt falls back",
-        '    if ckpt == "last":\n        return run / "checkpoints" / "last.ckpt"\n',
+        '    if ckpt == "last":\n        return _read(run / "checkpoints" / "last.ckpt")\n',
         "",
         DAMAGE,
     ),
     Fault(
         "T2 a path falls back",
-        '    if ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
-        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
+        '    if ckpt not in ("last", "auto"):\n        return _read(of_run(Path(ckpt)))\n',
+        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return _read(of_run(Path(ckpt)))\n',
         COMMAND_LINE,
     ),
     Fault(
