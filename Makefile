@@ -59,8 +59,10 @@ format: $(VENV)/.developer ## Put the code into its format
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.developer ## Measure a run against a bare loop; network, samplers and noise against their floors
+bench: $(VENV)/.developer ## Measure the start, steps beside other work, a run against a bare loop, and parts against floors
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python bench/start.py
+	$(BIN)/python bench/busy.py
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/sampler.py

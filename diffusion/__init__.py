@@ -33,9 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "__version__", "load", "score"]
 
-# What Apple's MPS lacks, such as the normal distribution's quantile, is computed on the CPU. Torch reads this when it
-# is imported.
+# Torch reads these when it is imported. What Apple's MPS lacks, such as the normal distribution's quantile, is computed
+# on the CPU:
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+# A thread of OpenMP that waits for another one keeps its core for some microseconds, not for the milliseconds of
+# libgomp's own 300,000 turns: beside other work, that core is what the other one waits for (bench/busy.py). How many
+# threads there are is left as it is, since a number of threads has its own rounding, and a resumed run its own bits.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,16 @@
-"""The garbage collector while torch is imported, and afterwards."""
+"""What importing torch leaves out: the garbage collector, most metrics, and parts of what a run may never use."""
 
 import contextlib
 import gc
+import os
+import subprocess
 import sys
 
 import pytest
 
 from diffusion.runs.importing import importing
+
+UNUSED = ("transformers", "scipy.signal", "scipy.stats", "scipy.integrate", "scipy.special")
 
 
 def test_what_torch_makes_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +32,43 @@ def test_later_imports_freeze_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         made = [[]]
     assert gc.get_freeze_count() <= before
     assert gc.is_tracked(made)
+
+
+def test_a_run_imports_no_metrics_but_its_own_until_others_are_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "from diffusion.runs.importing import importing\n"
+        "with importing():\n"
+        "    import diffusion.training.run, torchmetrics\n"
+        f"print(sorted({{'torchmetrics.functional', *{UNUSED}}} & set(sys.modules)))\n"
+        "assert torchmetrics.Metric is sys.modules['torchmetrics.metric'].Metric\n"
+        "metric = torchmetrics.MeanSquaredError()\n"
+        "assert isinstance(metric, torchmetrics.Metric)\n"
+        "assert torchmetrics.functional is sys.modules['torchmetrics.functional']\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("[]\n", 0), result.stderr
+
+
+@pytest.mark.parametrize("words", [["sample", "--help"], ["status", "."], ["compare", "--help"]])
+def test_commands_that_compute_nothing_import_no_torch(words: list[str], tmp_path) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {words}\n"
+        "try: runpy.run_module('diffusion.' + sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'scipy', 'matplotlib', 'lightning'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout.endswith("[]\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_how_threads_wait_is_said_before_torch_is_imported_unless_the_user_has(given: dict, turns: str | None) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own | given, check=True)
+    assert result.stdout == f"{turns} False\n"

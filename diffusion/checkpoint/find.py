@@ -1,6 +1,7 @@
 """Which checkpoint `ckpt=` means: a file, a run's folder, `last`, or `auto`."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from diffusion.checkpoint import pipeline, storage
 from diffusion.checkpoint.restore import read
@@ -8,6 +9,13 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.runs.folder import Run, runs_below
 from diffusion.runs.record import RunRecord
+
+
+class Found(NamedTuple):
+    """A checkpoint to resume from, which has been read and checked."""
+
+    path: Path
+    contents: dict[str, Any]
 
 
 def trained(ckpt: str | Path) -> Path:
@@ -42,8 +50,8 @@ def of_run(path: Path) -> Path:
     return next((file for file in files if file.name == "last.ckpt"), files[0])
 
 
-def find(ckpt: str, folder: Path, name: str) -> Path | None:
-    """The file that `ckpt` names to resume from; None, a fresh start, only where `auto` finds no checkpoint at all.
+def find(ckpt: str, folder: Path, name: str) -> Found | None:
+    """The checkpoint that `ckpt` names to resume from; None, a fresh start, only where `auto` finds none at all.
 
     A path is taken as `of_run` says. `last` is that of this run's folder, or else of the newest run beside it. `auto`
     is the newest checkpoint that is provably whole, of this folder or else of the newest run beside it that is not
@@ -53,7 +61,7 @@ def find(ckpt: str, folder: Path, name: str) -> Path | None:
     Raises UserError when there is none, or with `auto` none that can be read: training never starts over in silence.
     """
     if ckpt not in ("last", "auto"):
-        return of_run(Path(ckpt))
+        return _read(of_run(Path(ckpt)))
     if storage.weights_only(folder / "checkpoints"):
         raise UserError(
             f"ckpt={ckpt}: {folder} is a run of which only the weights were kept, and no training continues from them; "
@@ -71,15 +79,17 @@ def find(ckpt: str, folder: Path, name: str) -> Path | None:
             + "name one, ckpt=RUN, or leave ckpt out"
         )
     if ckpt == "last":
-        return run / "checkpoints" / "last.ckpt"
+        return _read(run / "checkpoints" / "last.ckpt")
     for path in storage.newest_first(run / "checkpoints"):
         try:
-            read(path, sealed=True)
+            return _read(path, sealed=True)
         except UserError as error:
             console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
-        else:
-            return path
     raise UserError(f"ckpt=auto: none of the checkpoints in {run / 'checkpoints'} can be read; ckpt=null starts afresh")
+
+
+def _read(path: Path, sealed: bool = False) -> Found:
+    return Found(path, read(path, sealed))
 
 
 def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:

@@ -18,7 +18,6 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.files import remove_parts, replacing
 
 END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, the last two of which are the comment's length
@@ -182,18 +181,27 @@ def _seal(file: BinaryIO) -> None:
 
 
 class Storage(CheckpointIO):
-    """Lightning's plugin for saving and loading, through this module."""
+    """Lightning's plugin for saving and loading, through this module.
+
+    Args:
+        path: The file to resume from.
+        contents: What it held when it was checked. They are handed over once, and not kept; whatever happens to the
+            file in between, no other ones are trained on.
+    """
+
+    def __init__(self, path: Path | None = None, contents: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.contents = contents
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """See `save`."""
         save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """See `load`. Raises UserError: the file was whole when the run began."""
-        try:
-            return load(Path(path))
-        except Damaged as error:
-            raise UserError(f"ckpt={path}: {error}, since the run began; name another, or ckpt=auto") from error
+        """The contents that are at hand; of another file, or a second time, see `load`."""
+        contents = self.contents if Path(path) == self.path else None
+        self.contents = None
+        return load(Path(path)) if contents is None else contents
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove the file."""

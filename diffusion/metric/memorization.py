@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 
+import scipy  # whose parts are imported on their first use
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor
 
 NEIGHBOURS = 50
@@ -112,7 +112,7 @@ class Audit:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Clopper & Pearson's exact interval of the share."""
-        low, high = binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
+        low, high = scipy.stats.binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
         return float(low), float(high)
 
     def closest(self, count: int) -> list[tuple[int, str]]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts are imported on their first use
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.special import log_ndtr, ndtr
 
@@ -150,7 +150,7 @@ def flow_likelihood(
     ends = x0.new_tensor([first, 1.0], dtype=real_dtype(x0.device))
     start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
     state = torch.cat([x.flatten(), x.new_zeros(batch)]).cpu().double().numpy()
-    solution = solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
+    solution = scipy.integrate.solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
     final = torch.from_numpy(solution.y[:, -1])
     latent, change = final[:-batch].reshape(batch, size), final[-batch:]
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))

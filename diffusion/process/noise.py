@@ -18,9 +18,9 @@ Validation measures its error with independent noise, so its value does not show
 from collections.abc import Callable
 from typing import Annotated, Literal
 
+import scipy  # whose parts are imported on their first use
 import torch
 from annotated_types import Ge
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from diffusion.randomness import Streams, real_dtype
@@ -62,5 +62,5 @@ def assigned(x0: Tensor, streams: Streams, power: Literal[1, 2] = 2) -> Tensor:
     eps = streams.normal_like(x0)
     dtype = real_dtype(x0.device)
     distance = torch.cdist(x0.flatten(1).to(dtype), eps.flatten(1).to(dtype))
-    _, order = linear_sum_assignment((distance**power).cpu().numpy())
+    _, order = scipy.optimize.linear_sum_assignment((distance**power).cpu().numpy())
     return eps[torch.from_numpy(order).to(eps.device)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # whose parts are imported on their first use
 
 from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
@@ -43,7 +43,7 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return Mean(float(x.mean()), math.nan, len(x))
-    half = stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    half = scipy.stats.t.ppf((1 + LEVEL) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
     return Mean(float(x.mean()), float(half), len(x))
 
 
@@ -104,4 +104,4 @@ class Comparison:
         if np.ptp(x) == np.ptp(y) == 0:
             return x[0] == y[0]
         known = ((np.mean(values), np.std(values, ddof=1), len(values)) for values in (x, y))
-        return bool(stats.ttest_ind_from_stats(*next(known), *next(known), equal_var=False).pvalue > 1 - LEVEL)
+        return bool(scipy.stats.ttest_ind_from_stats(*next(known), *next(known), equal_var=False).pvalue > 1 - LEVEL)

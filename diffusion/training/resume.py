@@ -11,7 +11,8 @@ import yaml
 from torch import Tensor
 
 from diffusion.checkpoint.find import find
-from diffusion.checkpoint.restore import PREFIX, read, what_changed
+from diffusion.checkpoint.restore import PREFIX, what_changed
+from diffusion.checkpoint.storage import Storage
 from diffusion.config.composition import flat
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
@@ -40,6 +41,7 @@ class Resumed(NamedTuple):
     shapes: Shapes  # of the network's weights
     images: Mapping[str, str]  # a hash of each split; empty where the checkpoint holds none
     noise: str  # the generator that drew it; empty where the checkpoint does not say
+    storage: Storage  # which gives Lightning what has been read
 
     @property
     def folder(self) -> Path:
@@ -49,14 +51,15 @@ class Resumed(NamedTuple):
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a fresh start."""
-    path = None if settings.ckpt is None else find(settings.ckpt, folder, settings.name)
-    if path is None:
+    found = None if settings.ckpt is None else find(settings.ckpt, folder, settings.name)
+    if found is None:
         return None
-    contents = read(path)
+    path, contents = found
     step = int(contents["global_step"])
     console.print(f"resuming from {path}, step {step}")
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
-    return Resumed(path, step, config, shapes, contents.get("images", {}), contents.get("noise", ""))
+    images, noise = contents.get("images", {}), contents.get("noise", "")
+    return Resumed(path, step, config, shapes, images, noise, Storage(path, contents))
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

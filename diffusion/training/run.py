@@ -225,7 +225,8 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         ]
     trainer: pl.Trainer = make(
         settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
-        default_root_dir=str(folder), plugins=[storage.Storage(), *processes.environment()],
+        default_root_dir=str(folder),
+        plugins=[storage.Storage() if resumed is None else resumed.storage, *processes.environment()],
         enable_checkpointing=False, enable_progress_bar=False,
     )  # fmt: skip
     return trainer

@@ -49,12 +49,17 @@ REMADE = "test_a_score_that_is_made_again_takes_the_place_of_the_first"
 IMAGES = "training/test_changed_images.py"
 OTHER_IMAGES = "test_a_run_is_not_resumed_in_its_folder_with_other_images"
 LOST = "test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults"
+WAITING = "test_importing.py::test_how_threads_wait_is_said_before_torch_is_imported_unless_the_user_has"
+METRICS_LEFT_OUT = "test_importing.py::test_a_run_imports_no_metrics_but_its_own_until_others_are_asked_for"
 
 FAULTS = [
+    Fault("threads wait as libgomp likes", 'os.environ.setdefault("GOMP_SPINCOUNT", "1000")', "pass", WAITING),
+    Fault("the user's way to wait is overruled", 'if "OMP_WAIT_POLICY" not in os.environ:', "if True:", WAITING),
+    Fault("every metric is imported", "        Metrics.install()\n", "", METRICS_LEFT_OUT),
     Fault(
         "SLURM: taken for many tasks",
-        "plugins=[storage.Storage(), *processes.environment()]",
-        "plugins=[storage.Storage()]",
+        "resumed.storage, *processes.environment()]",
+        "resumed.storage]",
         QUEUED,
     ),
     Fault("SLURM: a folder each time", "if before := slurm.marked(", "if before := print(", QUEUED),

@@ -101,14 +101,14 @@ FAULTS = [
     ),
     Fault(
         "T2 last.ckpt falls back",
-        '    if ckpt == "last":\n        return run / "checkpoints" / "last.ckpt"\n',
+        '    if ckpt == "last":\n        return _read(run / "checkpoints" / "last.ckpt")\n',
         "",
         DAMAGE,
     ),
     Fault(
         "T2 a path falls back",
-        '    if ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
-        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return of_run(Path(ckpt))\n',
+        '    if ckpt not in ("last", "auto"):\n        return _read(of_run(Path(ckpt)))\n',
+        '    if Path(ckpt).exists() and ckpt not in ("last", "auto"):\n        return _read(of_run(Path(ckpt)))\n',
         COMMAND_LINE,
     ),
     Fault(
@@ -143,8 +143,8 @@ FAULTS = [
     ),
     Fault(
         "T2 damage after the run began",
-        "        except Damaged as error:\n            raise UserError",
-        "        except EOFError as error:\n            raise UserError",
+        "contents = self.contents if Path(path) == self.path else None",
+        "contents = None",
         BEGUN,
     ),
     Fault(

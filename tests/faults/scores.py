@@ -316,7 +316,7 @@ FAULTS = [
     Fault("gap: few clusters are many", "count / (count - 1) * sums", "sums", GAPS),
     Fault(
         "gap: an interval of few photographs is a normal's",
-        "stdtrit(float(self.freedom), ndtr(sigmas))",
+        "scipy.special.stdtrit(float(self.freedom), scipy.special.ndtr(sigmas))",
         "sigmas",
         GAPS,
     ),

@@ -43,6 +43,18 @@ def test_a_run_is_resumed_with_its_own_settings(command, run):
     assert config(run)["optimizer"]["lr"] == 0.001
 
 
+def test_the_checkpoint_is_read_and_checked_once(command, run, monkeypatch):
+    reads, load = [], storage.load
+
+    def counted(path, sealed=False):
+        reads.append(path.name)
+        return load(path, sealed)
+
+    monkeypatch.setattr(storage, "load", counted)
+    assert command("train", [*RUN, "trainer.max_steps=4"])[0] == 0
+    assert len(reads) == 1, reads
+
+
 def test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were(command, run, tiny, tmp_path):
     def said(folder):
         content = json.loads((folder / "run.json").read_text())

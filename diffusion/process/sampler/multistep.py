@@ -14,8 +14,8 @@ from operator import attrgetter
 from typing import Annotated
 
 import numpy as np
+import scipy  # whose parts are imported on their first use
 from annotated_types import Ge, Le
-from scipy.special import hyp1f1
 from torch import Tensor
 
 from diffusion.process import grid as grids
@@ -45,6 +45,7 @@ def mean_over_step(now: Tensor, others: list[tuple[float, Tensor]], H: float = 0
         return now
     v = np.array([position for position, _ in others])
     powers = np.arange(1, len(v) + 1)
+    hyp1f1 = scipy.special.hyp1f1
     exact = hyp1f1(1, powers + 2, -H) / ((powers + 1) * hyp1f1(1, 2, -H))
     exact[1:] *= curvature
     weights = np.linalg.solve(v ** powers[:, None], exact if len(v) > 1 else np.array([0.5]))

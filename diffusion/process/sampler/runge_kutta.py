@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+import scipy  # whose parts are imported on their first use
 import torch
 from annotated_types import Ge, Gt
-from scipy.integrate import RK45
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -131,14 +131,15 @@ class ProbabilityFlow(Sampler):
         y = x_t / (t.alpha + t.sigma)
         h = (end - u) / 10
         slopes = [now.estimate.eps - now.estimate.x0]
+        tableau = scipy.integrate.RK45
         while (u > end).any():
             h = torch.maximum(h, end - u)  # both are negative: do not step beyond the end
-            for row, c in zip(RK45.A[1:], RK45.C[1:], strict=True):
+            for row, c in zip(tableau.A[1:], tableau.C[1:], strict=True):
                 slopes.append(self.slope(denoise, y + expand(h, y) * combine(row, slopes), u + float(c) * h))
-            y_new = y + expand(h, y) * combine(RK45.B, slopes)
+            y_new = y + expand(h, y) * combine(tableau.B, slopes)
             slopes.append(self.slope(denoise, y_new, u + h))
             tolerance = self.atol + self.rtol * torch.maximum(y.abs(), y_new.abs())
-            ratio = (expand(h, y) * combine(RK45.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
+            ratio = (expand(h, y) * combine(tableau.E, slopes) / tolerance).flatten(1).square().mean(dim=1).sqrt()
             accepted = ratio < 1  # false for NaN
             y = torch.where(expand(accepted, y).bool(), y_new, y)
             slopes = [torch.where(expand(accepted, y).bool(), slopes[-1], slopes[0])]  # FSAL: first same as last

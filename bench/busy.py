@@ -1,0 +1,124 @@
+"""What waiting costs beside other work: the demo's steps under each way that OpenMP's threads can wait for each other.
+
+    python bench/busy.py [--experiment demo] [--steps 3] [--turns 4] [--busy 0 1 2]
+
+Each setting of OpenMP has a process of its own, because OpenMP reads it once. They make their steps (those of the bare
+loop of bench/loop.py) in turns, while none of the others runs, and beside as many processes as `--busy` says that do
+nothing but count. A time is the least of the turns' means. The first row is what libgomp does by itself: a thread that
+waits spins for milliseconds, in which it keeps a core from the very thread that it waits for.
+
+On two cores of which other programs took 1.2 to 1.7 already (two rounds of two steps, s a step; an idle machine was not
+to be had, so what it loses there by waiting less is not known):
+
+    turns that a thread spins   beside 0 busy   beside 1      beside 2
+    300,000 (libgomp)           6.3, 6.8        12.9, 10.8    35.4, 16.4
+    30,000                      6.0, 2.0        8.2, 6.3      12.2, 8.7
+    10,000                      3.3, 2.5        3.6, 3.5      4.2
+    1,000                       1.2, 0.8        1.8, 1.8      1.8
+    passive                     1.5, 0.7        1.2, 1.3      0.7
+    one thread                  1.1, 0.7        1.8, 1.6      2.5
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from loop import bare_loop
+from rich.table import Table
+
+from diffusion.config.build import make
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import Train
+from diffusion.config.validation import validated
+from diffusion.console import console
+from diffusion.runs import naming
+
+SETTINGS = {
+    "libgomp by itself": {"GOMP_SPINCOUNT": "300000"},
+    "as commands run": {},
+    "10,000 turns": {"GOMP_SPINCOUNT": "10000"},
+    "passive": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+COUNTING = "import os\nstarter = os.getppid()\nwhile os.getppid() == starter: pass"
+
+
+def work(experiment: str) -> None:
+    """Make as many steps as each line of the input says, and print the seconds of one."""
+    naming.register()
+    settings = validated(Train, plain(composed("train", [f"experiment={experiment}"])))
+    data = make(settings.data, "data")
+    data.prepare_data()
+    step = bare_loop(settings, data, torch.device("cpu"))
+    for _ in range(2):  # memory is allocated and kernels are chosen
+        step()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print((time.perf_counter() - start) / int(line), flush=True)
+
+
+@contextlib.contextmanager
+def started(commands: list[list[str]], settings: list[dict[str, str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Within: processes of these commands, each with its own variables of OpenMP."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen(command, env=own | each, **pipes)  # type: ignore[call-overload]
+        for command, each in zip(commands, settings, strict=True)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="demo")
+    parser.add_argument("--steps", type=int, default=3, help="in a turn")
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="processes beside it")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(options.experiment)
+        return
+    commands = [[sys.executable, __file__, "--work", "--experiment", options.experiment]] * len(SETTINGS)
+    took: dict[tuple[str, int], float] = {}
+    with started(commands, list(SETTINGS.values())) as processes:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        for busy in options.busy:
+            with started([[sys.executable, "-c", COUNTING]] * busy, [{}] * busy):
+                for _ in range(options.turns):
+                    for name, process in zip(SETTINGS, processes, strict=True):
+                        assert process.stdin is not None
+                        assert process.stdout is not None
+                        process.stdin.write(f"{options.steps}\n")
+                        process.stdin.flush()
+                        seconds = float(process.stdout.readline())
+                        took[name, busy] = min(seconds, took.get((name, busy), seconds))
+    table = Table(title=f"ms a step of {options.experiment}, and its ratio to libgomp's own, {os.cpu_count()} cores")
+    table.add_column("how threads wait", no_wrap=True)
+    for busy in options.busy:
+        table.add_column(f"beside {busy} busy", justify="right", no_wrap=True)
+    first = next(iter(SETTINGS))
+    for name in SETTINGS:
+        cells = [f"{took[name, busy] * 1e3:.0f}  {took[name, busy] / took[first, busy]:.2f}" for busy in options.busy]
+        table.add_row(name, *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

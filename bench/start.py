@@ -1,0 +1,104 @@
+"""What passes from the shell to the line that names a run's folder, beside a bare import of torch and Lightning.
+
+    python bench/start.py [--turns 5] [WORD …]
+
+The words are those of `diffusion.train`; by default they are what a newcomer types. In turns, a process begins that run
+and ends where the run would print its folder, and another one only imports torch and Lightning: the floor. Both have
+read the same files before. A number is the least of the turns', in processor time, which other work on the machine
+disturbs less, and on the wall. The ratio is that of processor times.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from rich.table import Table
+
+from diffusion.console import console
+
+FLOOR = "import torch, lightning.pytorch"
+RUN = """
+import json, os, sys, time
+marks = []
+def mark(part):
+    marks.append((part, time.process_time(), time.time()))
+mark("Python")
+from diffusion import train
+from diffusion.runs.importing import importing
+from diffusion.training import worker
+mark("imports of the command: Hydra, pydantic, rich")
+def run(settings, folder, record):
+    mark("the configuration is composed and checked, the folder claimed")
+    with importing():
+        import torch
+        mark("import of torch and what it uses of torchmetrics")
+        import lightning.pytorch
+        mark("import of Lightning")
+        from diffusion.training import run as of_run
+        mark("import of the rest")
+    def after(owner, name, part):
+        function = getattr(owner, name)
+        def marked(*args, **kwargs):
+            result = function(*args, **kwargs)
+            mark(part)
+            return result
+        setattr(owner, name, marked)
+    after(of_run.Recipe, "build", "the network and the other parts are built")
+    after(of_run, "prepare_data", "features and images are read")
+    after(of_run, "check_recipe", "one image goes through all parts")
+    def end(folder, recipe):
+        mark("the rest")
+        print(json.dumps(marks), file=sys.__stderr__, flush=True)
+        os._exit(0)
+    of_run.print_run = end
+    of_run.train(settings, folder, record)
+worker.run = run
+train.main()
+"""
+
+
+def floor() -> tuple[float, float]:
+    """Seconds of the processor and on the wall."""
+    start = time.time()
+    code = f"{FLOOR}; import time; print(time.process_time(), time.time())"
+    cpu, end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return float(cpu), float(end) - start
+
+
+def parts(words: list[str]) -> dict[str, tuple[float, float]]:
+    """The same for each part of a run's start."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", RUN, *words, f"hydra.run.dir={folder}/run"]
+        before = 0.0, time.time()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True, env=os.environ)
+    found = {}
+    for part, *moment in json.loads(done.stderr.splitlines()[-1]):
+        found[part] = moment[0] - before[0], moment[1] - before[1]
+        before = moment[0], moment[1]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    options, words = parser.parse_known_args()
+    words = words or ["model=unet_small", "trainer.devices=1", "trainer.max_steps=3"]
+    parts(words)  # what is cached from here on
+    turns = [(floor(), parts(words)) for _ in range(options.turns)]
+    least = min(turn[0][0] for turn in turns), min(turn[0][1] for turn in turns)
+    table = Table(title=f"from the shell to the run's folder: {' '.join(words)}")
+    for column in ("part", "CPU s", "wall s", "ratio"):
+        table.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
+    rows = {part: tuple(min(found[part][clock] for _, found in turns) for clock in (0, 1)) for part in turns[0][1]}
+    rows["all"] = tuple(min(sum(each[clock] for each in found.values()) for _, found in turns) for clock in (0, 1))
+    for part, (cpu, wall) in {FLOOR: least, **rows}.items():
+        table.add_row(part, f"{cpu:.2f}", f"{wall:.2f}", f"{cpu / least[0]:.2f}", end_section=part == FLOOR)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
