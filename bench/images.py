@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.data.image import crop_box, decoded, planes, square
+from diffusion.data.image import crop_box, decoded, planes, resized
 from diffusion.data.threads import in_threads
 
 START = """
@@ -83,7 +83,7 @@ def pillow(root: Path, resolution: int, images: int) -> float:
 
     def read(file: Path) -> None:
         with decoded(file, resolution, 2 * resolution) as image:
-            planes(square(image, resolution, crop_box(image.size, 0.5)))
+            planes(resized(image, resolution, crop_box(image.size, 0.5)))
 
     began = time.perf_counter()
     in_threads(read, files, "Pillow alone")

@@ -256,8 +256,8 @@ FAULTS = [
     Fault("settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
-        "small, EITHER_WAY)",
-        "small, EITHER_WAY[:1])",
+        "_views(part, EITHER_WAY)",
+        "_views(part, EITHER_WAY[:1])",
         "data/test_duplicates.py",
     ),
     Fault(
