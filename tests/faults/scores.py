@@ -248,11 +248,11 @@ FAULTS = [
     Fault("compare: a metric's settings are no protocol", " | dict(self.settings or {})\n", "\n", RECIPES),
     Fault(
         "settings: the settings of different choices are shown",
-        "all(column[i] == column[j] for column in above)",
-        "True",
+        "tuple(each[i] for each in above)",
+        "()",
         SETTINGS,
     ),
-    Fault("settings: an override is not shown", "key in overridden or ", "", SETTINGS),
+    Fault("settings: an override is not shown", "if key in overridden:", "if False:", SETTINGS),
     Fault("settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
