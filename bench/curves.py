@@ -50,7 +50,10 @@ VALIDATION = ["val/mse", "fit/mse", "gap/mse", "gap/half", *(f"val/mse_bin{i}" f
 
 
 class Measured(NamedTuple):
-    """What a work costs at one size: seconds, those of its floor, and the bytes of its peak over what was there."""
+    """What a work costs at one size: the processor's seconds, its floor's, and the bytes of its peak beyond the start.
+
+    (The time on the wall depends on what else the machine does.)
+    """
 
     what: str
     seconds: float
@@ -59,12 +62,12 @@ class Measured(NamedTuple):
 
 
 def seconds(work: Callable[[], object], once: bool) -> float:
-    """The least of the seconds of a work, which is repeated where that is short."""
+    """The least of the processor's seconds of a work, which is repeated where that is short."""
     taken: list[float] = []
     while not taken or (not once and len(taken) < AGAIN and sum(taken) < SHORT):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     return min(taken)
 
 
@@ -101,7 +104,7 @@ def images(n: int, folder: Path) -> Iterator[Measured]:
                 for entry in os.scandir(top.path):
                     entry.stat()
 
-        yield measured("first start", lambda: start(compared=False), n / pillow(root, 64, min(n, 5000)), once=True)
+        yield measured("first start", lambda: start(compared=False), lambda: pillow(root, 64, n), once=True)
         data = start(compared=False)
         splits = data.splits
         shrunk = [split.images for split in splits.values()]
@@ -132,7 +135,7 @@ def stepped(what: str, overrides: list[str], data: MadeUp) -> Measured:
     before = resident("VmRSS")
     forget_peak()
     run(settings, data, STEPS + 3, turns)
-    times = (statistics.median(wall for wall, _ in each[2:]) for each in (turns.run, turns.bare))
+    times = (statistics.median(cpu for _, cpu in each[2:]) for each in (turns.run, turns.bare))
     return Measured(what, *times, resident("VmHWM") - before)
 
 

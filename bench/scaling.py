@@ -2,7 +2,8 @@
 
     python bench/scaling.py [CURVE …] [--small | --full] [--out docs]
 
-Each size is measured in a process of its own, with generated data in a folder that is removed. The constant is what the
+Each size is measured in a process of its own, with generated data in a folder that is removed, in seconds of the
+processor, with one thread of torch: what else the machine does changes these little. The constant is what the
 first two sizes extrapolate to at size 0, and where the slope is measured it is left out: the exponent is the slope of
 log(cost − constant) against log(size) over the larger half of the sizes. A cost is also compared with its floor, a bare
 loop that does only what cannot be avoided (see `bench/curves.py`). Memory is the peak over what was there before.
@@ -41,7 +42,7 @@ MARKS = re.compile(r"(?<=<!-- curves -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 class Point(NamedTuple):
-    """A work at one size: seconds, those of its floor (NaN where it has none), bytes."""
+    """A work at one size: seconds of the processor, those of its floor (NaN where it has none), bytes."""
 
     size: int
     seconds: float
@@ -70,7 +71,7 @@ def measure(curve: str, size: int) -> dict[str, Point]:
     """What the works of a curve cost at one size, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, curve, "--size", str(size)]
-        environment = os.environ | {"DIFFUSION_CACHE": folder}
+        environment = os.environ | {"DIFFUSION_CACHE": folder, "OMP_NUM_THREADS": "1"}
         out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=folder, env=environment).stdout
     found = json.loads(out.splitlines()[-1])
     return {what: Point(size, *map(float, rest)) for what, *rest in found}
@@ -157,7 +158,7 @@ def figure(points: Points) -> Figure:
         time.set_title(curve)
         time.legend(fontsize=7)
         memory.set_xlabel(units.get(curve, curve))
-    axes[0, 0].set_ylabel("seconds (dotted: floor)")
+    axes[0, 0].set_ylabel("seconds of the processor (dotted: floor)")
     axes[1, 0].set_ylabel("MB at the peak")
     return drawn
 

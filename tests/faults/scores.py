@@ -229,8 +229,8 @@ FAULTS = [
     ),
     Fault(
         "compare: runs that are left out are not in runs.csv",
-        "    for i, run in enumerate(comparison.runs):\n        values, halves",
-        "    for i, run in enumerate(run for row in comparison.rows for run in row.runs):\n        values, halves",
+        "    for i, run in enumerate(comparison.runs):\n        row =",
+        "    for i, run in enumerate(run for row in comparison.rows for run in row.runs):\n        row =",
         JOBS,
     ),
     Fault("compare: scores of unknown makers fail", " if part in made)", ")", RECIPES),
