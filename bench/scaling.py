@@ -1,15 +1,16 @@
 """How time and memory grow: with images, batch, resolution, samples, runs below a folder, validations in a run.
 
-    python bench/scaling.py [CURVE …] [--small | --full] [--out docs]
+    python bench/scaling.py [CURVE …] [--small | --full] [--largest SIZE] [--out docs]
 
 Each size is measured in a process of its own, with generated data in a folder that is removed, in seconds of the
-processor, with one thread of torch: what else the machine does changes these little. The constant is what the
-first two sizes extrapolate to at size 0, and where the slope is measured it is left out: the exponent is the slope of
-log(cost − constant) against log(size) over the larger half of the sizes. A cost is also compared with its floor, a bare
-loop that does only what cannot be avoided (see `bench/curves.py`). Memory is the peak over what was there before.
+processor, with one thread of torch: what else the machine does changes these little. The constant is that of the line
+through all sizes, by least squares of the relative errors; the exponent is the slope of log(cost − constant) against
+log(size) over the larger half of the sizes, where the constant is not most of the cost. A cost is also compared with
+its floor, a bare loop that does only what cannot be avoided (see `bench/curves.py`). Memory is the peak over what was
+there before.
 
-The points are kept in scaling.csv, those of a curve until it is measured again; the picture and the table are drawn of
-all that are there: scaling.png, and scaling.md between the two marks.
+The points are kept in scaling.csv, until their curve is measured again; the picture and the table are drawn of all that
+are there: scaling.png, and scaling.md between the two marks.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
+from scipy.optimize import nnls
 
 from diffusion.console import console, progress_bar
 from diffusion.report import style
@@ -55,15 +57,20 @@ Points = dict[tuple[str, str], list[Point]]
 
 
 def constant(sizes: np.ndarray, costs: np.ndarray) -> float:
-    """What the first two sizes extrapolate to at size 0, which is not negative."""
-    slope = max(0.0, (costs[1] - costs[0]) / (sizes[1] - sizes[0]))
-    return float(max(0.0, costs[0] - slope * sizes[0]))
+    """c ≥ 0 of the line c + a·size, a ≥ 0, with the least squares of its relative errors."""
+    (c, _), _ = nnls(np.stack([np.ones_like(costs), sizes], axis=1) / costs[:, None], np.ones_like(costs))
+    return float(c)
 
 
 def exponent(sizes: np.ndarray, costs: np.ndarray) -> float:
-    """The slope of log(cost − constant) against log(size), over the larger half of the sizes."""
-    half = len(sizes) // 2
-    rest = np.maximum(costs - constant(sizes, costs), 1e-3 * costs)[half:]
+    """The slope of log(cost − constant) against log(size), over the larger half of the sizes.
+
+    NaN where the constant is more than half of the largest cost: then nothing is known of the rest.
+    """
+    half, fixed = len(sizes) // 2, constant(sizes, costs)
+    if fixed > costs[-1] / 2:
+        return math.nan
+    rest = np.maximum(costs - fixed, 1e-2 * costs)[half:]
     return float(np.polyfit(np.log(sizes[half:]), np.log(rest), 1)[0])
 
 
@@ -118,11 +125,13 @@ def lines(points: Points) -> list[list[str]]:
     table = []
     for (curve, what), found in points.items():
         size, taken, floor, memory = (np.array(column) for column in zip(*found, strict=True))
+        memory = np.maximum(memory, 1e3)
         grown = memory[-1] - memory[0]
         power = exponent(size, taken)
         low = math.isnan(floor[-1])
+        shown = "–" if math.isnan(power) else f"{power:.2f}" + " **" * (power > MOST)
         table.append([
-            curve, what, f"{size[0]:,} … {size[-1]:,}", f"{power:.2f}" + " **" * (power > MOST),
+            curve, what, f"{size[0]:,} … {size[-1]:,}", shown,
             text_of(constant(size, taken)), "" if low else text_of(constant(size, floor)),
             text_of(taken[-1] / size[-1]), "" if low else f"{taken[-1] / floor[-1]:.3g}",
             f"{memory[-1] / 1e6:,.0f} MB", "flat" if grown < LEAST_BYTES else f"{exponent(size, memory):.2f}",
@@ -169,6 +178,7 @@ def main() -> None:
     ranges = parser.add_mutually_exclusive_group()
     ranges.add_argument("--small", action="store_true", help="shorter ranges, to try it out: nothing is kept")
     ranges.add_argument("--full", action="store_true", help="the longest ranges, which take an hour")
+    parser.add_argument("--largest", type=int, default=sys.maxsize, help="leave out the sizes above it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs", help="default: docs")
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -177,20 +187,20 @@ def main() -> None:
         return
     from curves import CURVES
 
-    points: Points = {} if asked.small else read(asked.out / "scaling.csv")
     chosen = {name: CURVES[name] for name in asked.curves or NAMES}
-    works = [
-        (name, n) for name, c in chosen.items() for n in (c.small if asked.small else c.full if asked.full else c.usual)
-    ]
-    found: Points = defaultdict(list)
+    earlier = {} if asked.small else read(asked.out / "scaling.csv")
+    points: Points = defaultdict(list, {key: found for key, found in earlier.items() if key[0] not in chosen})
+    length = "small" if asked.small else "full" if asked.full else "usual"
+    works = [(name, n) for name, curve in chosen.items() for n in getattr(curve, length) if n <= asked.largest]
     with progress_bar() as bar:
         task = bar.add_task("curves", total=len(works), unit="size", note="")
         for name, size in works:
             bar.update(task, note=f"{name}: {size:,} {CURVES[name].unit}")
             for what, point in measure(name, size).items():
-                found[name, what].append(point)
+                points[name, what].append(point)
+            if not asked.small:
+                write(asked.out / "scaling.csv", points)
             bar.advance(task)
-    points = {key: value for key, value in points.items() if key[0] not in chosen} | found
     points = {key: points[key] for name in NAMES for key in points if key[0] == name}
     table = Table(title=f"exponents above {MOST} are marked **")
     for i, column in enumerate(COLUMNS):
