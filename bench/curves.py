@@ -1,6 +1,7 @@
 """The works whose cost `bench/scaling.py` measures, each at one size, beside a floor that does only what it must."""
 
 import json
+import math
 import os
 import statistics
 import time
@@ -57,7 +58,7 @@ class Measured(NamedTuple):
 
     what: str
     seconds: float
-    floor: float | None
+    floor: float
     memory: int
 
 
@@ -72,19 +73,19 @@ def seconds(work: Callable[[], object], once: bool) -> float:
 
 
 def measured(
-    what: str, work: Callable[[], object], floor: Callable[[], object] | float | None = None, once: bool = False
+    what: str, work: Callable[[], object], floor: Callable[[], object] | None = None, once: bool = False
 ) -> Measured:
     """What a work costs.
 
     Args:
-        floor: what it is compared with, or its seconds.
+        floor: what it is compared with; None: nothing.
         once: whether it can be done only once.
     """
     before = resident("VmRSS")
     forget_peak()
     taken = seconds(work, once)
     memory = resident("VmHWM") - before
-    return Measured(what, taken, seconds(floor, False) if callable(floor) else floor, memory)
+    return Measured(what, taken, math.nan if floor is None else seconds(floor, False), memory)
 
 
 def images(n: int, folder: Path) -> Iterator[Measured]:
@@ -329,5 +330,6 @@ CURVES = {
         validations, "validations", powers(10, 100, THIRD), powers(10, 1000, THIRD), powers(10, 10_000, THIRD)
     ),
 }  # fmt: skip
+torch.set_num_threads(1)
 quiet_libraries()
 naming.register()

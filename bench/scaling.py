@@ -14,20 +14,21 @@ are there: scaling.png, and scaling.md between the two marks.
 """
 
 import argparse
+import contextlib
 import csv
-import json
 import math
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
 from contextlib import redirect_stdout
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from curves import CURVES, Curve
 from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.optimize import nnls
@@ -38,7 +39,7 @@ from diffusion.report.formatting import markdown_table
 
 MOST = 1.1  # the greatest exponent that is accepted
 LEAST_BYTES = 20e6  # of growth, below which memory counts as flat
-NAMES = ("images", "batch", "resolution", "samples", "runs", "validations")
+FORKED = get_context("fork")  # imports are made once, before
 HEAD = ("curve", "what", "size", "seconds", "floor", "memory")
 MARKS = re.compile(r"(?<=<!-- curves -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -74,24 +75,28 @@ def exponent(sizes: np.ndarray, costs: np.ndarray) -> float:
     return float(np.polyfit(np.log(sizes[half:]), np.log(rest), 1)[0])
 
 
-def measure(curve: str, size: int) -> dict[str, Point]:
-    """What the works of a curve cost at one size, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, curve, "--size", str(size)]
-        environment = os.environ | {"DIFFUSION_CACHE": folder, "OMP_NUM_THREADS": "1"}
-        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=folder, env=environment).stdout
-    found = json.loads(out.splitlines()[-1])
-    return {what: Point(size, *map(float, rest)) for what, *rest in found}
+def measure(curve: Curve, size: int) -> dict[str, Point]:
+    """What the works of a curve cost at one size, in a process of its own. Raises SystemExit where that fails."""
+    answers = FORKED.SimpleQueue()
+    process = FORKED.Process(target=one, args=(curve, size, answers))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+    return answers.get()
 
 
-def one(curve: str, size: int) -> None:
-    """Measure in this process, and print a line of JSON."""
-    from curves import CURVES
-
+def one(curve: Curve, size: int, answers: Any) -> None:
+    """Measure in this process."""
     console.quiet = True
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        found = [*CURVES[curve].measure(size, Path(folder))]
-    print(json.dumps([(x.what, x.seconds, "nan" if x.floor is None else x.floor, x.memory) for x in found]))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nothing,
+        redirect_stdout(nothing),
+        contextlib.chdir(folder),
+    ):
+        os.environ["DIFFUSION_CACHE"] = folder
+        answers.put({x.what: Point(size, *x[1:]) for x in curve.measure(size, Path(folder))})
 
 
 def read(file: Path) -> Points:
@@ -148,7 +153,6 @@ COLUMNS = (
 @style.styled
 def figure(points: Points) -> Figure:
     """A column for each curve: seconds above, with the floors dotted, and memory below."""
-    units = {"batch": "images in a batch", "resolution": "pixels", "images": "images", "samples": "samples"}
     curves = list(dict.fromkeys(curve for curve, _ in points))
     drawn = Figure(figsize=(2.5 * len(curves), 5.4), layout="constrained")
     axes = drawn.subplots(2, len(curves), squeeze=False)
@@ -166,7 +170,7 @@ def figure(points: Points) -> Figure:
             ax.set_yscale("log")
         time.set_title(curve)
         time.legend(fontsize=7)
-        memory.set_xlabel(units.get(curve, curve))
+        memory.set_xlabel(CURVES[curve].unit)
     axes[0, 0].set_ylabel("seconds of the processor (dotted: floor)")
     axes[1, 0].set_ylabel("MB at the peak")
     return drawn
@@ -174,20 +178,14 @@ def figure(points: Points) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("curves", nargs="*", choices=[[], *NAMES], metavar="CURVE", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("curves", nargs="*", choices=[[], *CURVES], metavar="CURVE", help=f"of {', '.join(CURVES)}")
     ranges = parser.add_mutually_exclusive_group()
     ranges.add_argument("--small", action="store_true", help="shorter ranges, to try it out: nothing is kept")
     ranges.add_argument("--full", action="store_true", help="the longest ranges, which take an hour")
     parser.add_argument("--largest", type=int, default=sys.maxsize, help="leave out the sizes above it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs", help="default: docs")
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.size:
-        one(asked.curves[0], asked.size)
-        return
-    from curves import CURVES
-
-    chosen = {name: CURVES[name] for name in asked.curves or NAMES}
+    chosen = {name: CURVES[name] for name in asked.curves or CURVES}
     earlier = {} if asked.small else read(asked.out / "scaling.csv")
     points: Points = defaultdict(list, {key: found for key, found in earlier.items() if key[0] not in chosen})
     length = "small" if asked.small else "full" if asked.full else "usual"
@@ -196,12 +194,12 @@ def main() -> None:
         task = bar.add_task("curves", total=len(works), unit="size", note="")
         for name, size in works:
             bar.update(task, note=f"{name}: {size:,} {CURVES[name].unit}")
-            for what, point in measure(name, size).items():
+            for what, point in measure(CURVES[name], size).items():
                 points[name, what].append(point)
             if not asked.small:
                 write(asked.out / "scaling.csv", points)
             bar.advance(task)
-    points = {key: points[key] for name in NAMES for key in points if key[0] == name}
+    points = {key: points[key] for name in CURVES for key in points if key[0] == name}
     table = Table(title=f"exponents above {MOST} are marked **")
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if i < 2 else "right")
