@@ -122,7 +122,8 @@ def test_t6_nothing_is_saved_before_it_is_checked(command, tiny, tmp_path, monke
     end = Guard.on_train_batch_end
 
     def late(self, trainer, module, *batch):
-        end(self, trainer, SimpleNamespace(device=torch.device("meta"), stepped=module.stepped), *batch)
+        seen = SimpleNamespace(device=torch.device("meta"), stepped=module.stepped, loss=module.loss)
+        end(self, trainer, seen, *batch)
 
     monkeypatch.setattr(Guard, "on_train_batch_end", late)
     plant(monkeypatch, "loss", 0, math.nan)
