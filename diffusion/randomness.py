@@ -79,8 +79,7 @@ def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
     The seeds are copied to the device, for which nothing waits. (Except on MPS, whose copies that do not block read the
     seeds when they may be gone: pytorch/pytorch#189690.)
     """
-    words = torch.tensor([seed - 2**64 * (seed >> 63 & 1) for seed in seeds], dtype=torch.int64)
-    halves = torch.stack([words & LOW, words >> 32 & LOW])
+    halves = torch.tensor([[seed & LOW for seed in seeds], [seed >> 32 & LOW for seed in seeds]], dtype=torch.int64)
     low, high = halves.to(device, non_blocking=device.type != "mps")
     rounds = torch.arange(ROUNDS, device=device)[:, None]
     return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW

@@ -179,7 +179,7 @@ FAULTS = [
         "pass",
         REFUSED,
     ),
-    Fault("bits: one noise for all images", 'seed_for("bits", i)', 'seed_for("bits", 0)', BOUNDED),
+    Fault("bits: one noise for all images", 'seeds_for("bits", last=index.tolist())', "[0] * len(index)", BOUNDED),
     Fault(
         "bits: x0 is not clipped",
         "variational_bound(Thresholded(denoise, clip), x0",
