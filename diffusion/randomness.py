@@ -8,8 +8,9 @@ import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,18 @@ def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. It is the same on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
+    """`seed_for(*key, each)` of each number in `last`, such as a batch's images; the common part is hashed once."""
+    begun = hashlib.blake2b(f"({', '.join(map(repr, key))}{', ' * bool(key)}".encode(), digest_size=8)
+    alone = "" if key else ","
+    digests = []
+    for each in last:
+        whole = begun.copy()
+        whole.update(f"{each}{alone})".encode())
+        digests.append(whole.digest())
+    return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
 
 
 def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -130,7 +143,7 @@ class Streams:
     @classmethod
     def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
         """n streams whose seeds are functions of `key` and of their place, such as `Streams.of(8, "train", step)`."""
-        return cls([seed_for(*key, i) for i in range(n)], device)
+        return cls(seeds_for(*key, last=range(n)), device)
 
     def __len__(self) -> int:
         return self.keys.shape[2]

@@ -109,10 +109,11 @@ class Guard(Callback):
     ) -> None:
         """Check the step when it is complete."""
         # The mean over all devices: the processes see the same spikes, and stop together.
-        self.losses.append(trainer.callback_metrics["train/loss"].detach())
+        module = cast(Diffusion, pl_module)
+        self.losses.append(module.loss.detach())
         if not self.clock.completes_step(batch_idx):
             return
-        stepped = cast(Diffusion, pl_module).stepped
+        stepped = module.stepped
         step = trainer.global_step
         if stepped:
             self.skipped_in_a_row = 0
