@@ -109,11 +109,10 @@ class Guard(Callback):
     ) -> None:
         """Check the step when it is complete."""
         # The mean over all devices: the processes see the same spikes, and stop together.
-        module = cast(Diffusion, pl_module)
-        self.losses.append(module.loss.detach())
+        self.losses.append(trainer.callback_metrics["train/loss"].detach())
         if not self.clock.completes_step(batch_idx):
             return
-        stepped = module.stepped
+        stepped = cast(Diffusion, pl_module).stepped
         step = trainer.global_step
         if stepped:
             self.skipped_in_a_row = 0

@@ -76,7 +76,6 @@ class Diffusion(pl.LightningModule):
         self.label_dropout = label_dropout
         self.augmentation = augmentation
         self.config = config
-        self.loss = torch.tensor(0.0)  # of the last batch, the mean over all devices
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
@@ -106,14 +105,10 @@ class Diffusion(pl.LightningModule):
                 x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
             losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
-        self.loss = self.all_gather_flat(losses["loss"]).mean()
+        loss = self.all_gather_flat(losses["loss"]).mean()
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
+        self.log_dict({"train/loss": loss, "epoch": epoch}, on_step=True, on_epoch=False, batch_size=1)
         return losses["loss"].mean()
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Log the loss where a row is written: Lightning would take half a millisecond for it in every step."""
-        if self.trainer._logger_connector.should_update_logs:
-            epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a copied number would wait
-            self.log_dict({"train/loss": self.loss, "epoch": epoch}, on_step=True, on_epoch=False, batch_size=1)
 
     def all_gather_flat(self, values: Tensor) -> Tensor:
         """Values (B,) of this device -> those of all devices, (B · devices,)."""
