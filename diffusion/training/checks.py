@@ -20,6 +20,7 @@ from diffusion.files import replace
 from diffusion.pixels import resolution_of
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
+from diffusion.training.schedule_free import check_rate
 
 ERRORS = ("mse", "loss")  # how the names of errors begin, after the split
 LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strategies that start processes themselves
@@ -120,7 +121,8 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
         optimizer = module.new_optimizer()
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
-    module.lr_scheduler(optimizer, 1)
+    total = module.clock.total
+    check_rate(optimizer, module.lr_scheduler(optimizer, total), total)
     short = copy.copy(drawing.sampler)
     short.steps = min(2, short.steps)
     module.denoiser.eval()

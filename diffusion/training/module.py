@@ -22,7 +22,7 @@ from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.optimizer import optimizer_of
+from diffusion.training.optimizer import optimizer_of, setting_names
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
 
@@ -232,9 +232,13 @@ class Diffusion(pl.LightningModule):
         """Give a resumed optimizer the settings of this run in place of those that were saved with its state."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
+        names = setting_names(self.optimizer) - {"params", "lr"}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
             group = optimizer.param_groups[i]
-            group |= {key: value for key, value in fresh.items() if key not in ("params", "lr")}
+            group |= {key: value for key, value in fresh.items() if key in names}
+            for state in (optimizer.state.get(p, {}) for p in group["params"]):  # SOAP's settings are there, too
+                kept = [key for key in names & state.keys() if isinstance(state[key], int | float)]
+                state.update({key: group[key] for key in kept if group[key] is not None})
             before, rate = group["initial_lr"], fresh["lr"]
             group["initial_lr"] = scheduler.base_lrs[i] = rate
             if isinstance(scheduler, LambdaLR):  # as it computes the rate itself

@@ -46,6 +46,7 @@ from diffusion.training.resume import (
     resumed_from,
 )
 from diffusion.training.saving import Checkpoints
+from diffusion.training.schedule_free import with_average
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
@@ -82,7 +83,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_augmentation(with_channels(settings))
+    settings = with_average(with_augmentation(with_channels(settings)))
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
