@@ -18,6 +18,7 @@ from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
 from diffusion.pixels import resolution_of
+from diffusion.process.crops import Crops
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import check_rate
@@ -94,8 +95,8 @@ def _write_report(file: Path, report: list[dict[str, str]]) -> None:
     replace(file, json.dumps(report, indent=1))
 
 
-def check_size(data: ImageData, network: torch.nn.Module) -> None:
-    """Refuse images whose sides are not multiples of the network's `downsampling`."""
+def check_size(data: ImageData, network: torch.nn.Module, crops: Crops | None) -> None:
+    """Refuse images, or parts of them, whose sides are not multiples of the network's `downsampling`."""
     factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
     if height % factor or width % factor:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
@@ -104,6 +105,8 @@ def check_size(data: ImageData, network: torch.nn.Module) -> None:
         raise UserError(
             f"data.resolution={found}: the network needs {what} of {factor}, such as data.resolution={fitting}"
         )
+    if crops is not None:
+        crops.check(height, width, factor)
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
@@ -114,6 +117,8 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
         with torch.no_grad():
             if module.augmentation is not None:
                 image, given["augment"] = module.augmentation(image, Streams([0]))
+            if module.crops is not None:
+                image, given["window"] = module.crops(image, Streams([0]))
             module.objective(module.denoiser, image, Streams([0]), **given)
     except RuntimeError as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
