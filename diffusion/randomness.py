@@ -120,7 +120,7 @@ class Streams:
     Args:
         seeds: one seed for each of the B examples, of which 64 bits count.
         device: where the numbers are drawn.
-        batch_seed: for `stratified`: a seed that all examples of the batch share; None: a hash of `seeds`.
+        batch_seed: for `stratified` and `shared`: a seed that all examples of the batch share; None: a hash of `seeds`.
         positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
         batch_size: for `stratified`: the size of the whole batch; None: the number of `seeds`.
     """
@@ -198,6 +198,10 @@ class Streams:
         p, dtype = self.positions, real_dtype(self.device)
         places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
         return (first + places / self.batch_size) % 1
+
+    def shared(self) -> float:
+        """One U[0, 1) for the whole batch, a function of its seed."""
+        return seed_for("shared", self.batch_seed, self._next()) / 2**63
 
     def _next(self) -> int:
         """The number of this draw: successive draws differ, whatever each of them is."""

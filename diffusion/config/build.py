@@ -13,7 +13,7 @@ from diffusion.config.choices import choices_with
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 
-EXTRAS = {"lion_pytorch": "optim"}  # packages that an extra of the project installs
+EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # packages that an extra of the project installs
 
 
 def make(node: Mapping[str, Any], where: str, **kwargs: Any) -> Any:
