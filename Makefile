@@ -64,11 +64,17 @@ bench: $(VENV)/.developer ## Measure the start, steps beside other work, a run a
 	$(BIN)/python bench/start.py
 	$(BIN)/python bench/busy.py
 	$(BIN)/python bench/loop.py
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/devices.py
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/sampler.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
 	$(BIN)/python bench/images.py --images 20000
+
+.PHONY: scaling
+scaling: $(VENV)/.developer ## Measure again how costs grow with sizes: docs/scaling.png and its table
+	$(BIN)/python bench/scaling.py
 
 .PHONY: mutations
 mutations: $(VENV)/.developer ## Plant faults, in the mathematics and the guards, and see the tests catch each

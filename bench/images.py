@@ -2,7 +2,8 @@
 
     python bench/images.py [--images 200000] [--size 96] [--resolution 64] [--processes 4] [--folder FOLDER]
 
-JPEG files of soft blobs of colour are generated (in FOLDER, where they stay; else in a folder that is removed). Then
+JPEG files are generated (in FOLDER, where they stay; else in a folder that is removed), of blobs of colour, which are
+strong where they are large, as in photographs. Then
 
 - preparing: images a second, beside Pillow alone: the same files decoded, cropped and resized by as many threads
 - a second start: seconds and processor seconds of `prepare_data` and `setup` in a new process, without imports
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffusion.data.image import crop_box, decoded, planes, square
+from diffusion.data.image import crop_box, decoded, planes, resized
 from diffusion.data.threads import in_threads
 
 START = """
@@ -55,6 +56,17 @@ sys.stdin.read()  # stay, while the others start
 """
 
 
+def blobs(seed: int) -> Image.Image:
+    """16×16 pixels of noise whose amplitude falls with the frequency f as 1/f, as that of photographs does.
+
+    (Field 1987, "Relations between the statistics of natural images and the response properties of cortical cells".)
+    """
+    noise = np.fft.fft2(np.random.default_rng(seed).standard_normal((16, 16, 3)), axes=(0, 1))
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(16), np.fft.fftfreq(16)))
+    pixels = np.fft.ifft2(noise / np.maximum(frequency, 1 / 32)[..., None], axes=(0, 1)).real
+    return Image.fromarray((128 + 13 * pixels).clip(0, 255).astype(np.uint8))
+
+
 @contextmanager
 def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
     """A folder with so many different JPEG files."""
@@ -67,10 +79,8 @@ def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
             if path.exists():
                 return
             path.parent.mkdir(exist_ok=True)
-            draws = np.random.default_rng(i)
-            colours = Image.fromarray(draws.integers(0, 256, (6, 6, 3), np.uint8))
             buffer = BytesIO()
-            colours.resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
+            blobs(i).resize((size, size), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
             path.write_bytes(buffer.getvalue())
 
         in_threads(write, range(images), "writing images")
@@ -83,7 +93,7 @@ def pillow(root: Path, resolution: int, images: int) -> float:
 
     def read(file: Path) -> None:
         with decoded(file, resolution, 2 * resolution) as image:
-            planes(square(image, resolution, crop_box(image.size, 0.5)))
+            planes(resized(image, resolution, crop_box(image.size, 0.5)))
 
     began = time.perf_counter()
     in_threads(read, files, "Pillow alone")

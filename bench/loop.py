@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from measuring import Moment, between, forget_peak, median_of_ratios, moment, resident
 from rich.table import Table
+from torch import nn
 
 from diffusion.config.build import make
 from diffusion.config.composition import composed, plain
@@ -40,21 +41,10 @@ from diffusion.training.optimizer import optimizer_of
 from diffusion.training.run import Recipe, make_module, make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
+from diffusion.training.spent import Spent
 
 SKIPPED = 3  # first steps, in which memory is allocated and kernels are chosen
 GUARDS = (Guard, StopOnSignal, Checkpoints)
-
-Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
-
-
-def now(device: torch.device) -> Moment:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter(), time.process_time()
-
-
-def between(start: Moment, end: Moment) -> Moment:
-    return end[0] - start[0], end[1] - start[1]
 
 
 class Turns(Callback):
@@ -67,11 +57,11 @@ class Turns(Callback):
         self.started: Moment | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        start = now(pl_module.device)
+        start = moment(pl_module.device)
         if self.started is not None:
             self.run.append(between(self.started, start))
         self.bare_step()
-        self.started = now(pl_module.device)
+        self.started = moment(pl_module.device)
         self.bare.append(between(start, self.started))
 
 
@@ -89,22 +79,18 @@ class Stopwatch:
 
     def timed(self, hook: Callable[..., None]) -> Callable[..., None]:
         def wrapped(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-            start = now(self.device)
+            start = moment(self.device)
             hook(trainer, *args, **kwargs)
-            self.seconds[trainer.global_step] += between(start, now(self.device))[0]
+            self.seconds[trainer.global_step] += between(start, moment(self.device))[0]
 
         return wrapped
 
 
-def resident(which: str) -> int:
-    """Bytes of this process in memory: now (VmRSS) or at most so far (VmHWM)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
-    return int(line.split()[1]) * 1024
-
-
-def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callable[[], None]:
-    """A step of the loop that one would write by hand."""
-    network = make(settings.model, "model").to(device)
+def bare_loop(
+    settings: Train, data: ImageData, device: torch.device, network: nn.Module | None = None
+) -> Callable[[], None]:
+    """A step of the loop that one would write by hand, of the settings' network or of another one."""
+    network = (network or make(settings.model, "model")).to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(make(settings.optimizer, "optimizer"), network.parameters(), network)
@@ -124,16 +110,27 @@ def bare_loop(settings: Train, data: ImageData, device: torch.device) -> Callabl
     return step
 
 
-def run(settings: Train, data: ImageData, steps: int, turns: Turns | None = None, watch: bool = False) -> float:
-    """Some steps of a run as `diffusion.train` makes it. With `watch`: the median seconds of the guards in a step."""
+def run(
+    settings: Train,
+    data: ImageData,
+    steps: int,
+    turns: Turns | None = None,
+    watch: bool = False,
+    network: nn.Module | None = None,
+) -> float:
+    """Some steps of a run as `diffusion.train` makes it, of the settings' network or of another one.
+
+    With `watch`: the median seconds of the guards in a step.
+    """
     limited = settings.trainer.model_copy(update={"max_steps": steps})
     settings = settings.model_copy(update={"trainer": limited})
     with tempfile.TemporaryDirectory() as folder:
         recipe = dataclasses.replace(Recipe.build(settings), data=data)
+        recipe = recipe if network is None else dataclasses.replace(recipe, network=network)
         trainer = make_trainer(settings, Path(folder), None)
         clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
         module = make_module(settings, recipe, clock, "{}")
-        set_clock(trainer, settings, recipe, recipe.drawing(0), clock, Path(folder), None, None, None)
+        set_clock(trainer, settings, recipe, recipe.drawing(0), clock, Path(folder), None, None, None, Spent())
         prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]
@@ -144,14 +141,6 @@ def run(settings: Train, data: ImageData, steps: int, turns: Turns | None = None
         trainer.limit_val_batches = 1
         trainer.fit(module, datamodule=data)
     return statistics.median(stopwatch.seconds.values()) if watch else 0.0
-
-
-def median_of_ratios(run: list[float], bare: list[float]) -> str:
-    """`1.012 [1.005, 1.019]`: the median of the pairs' ratios, and between which of them it lies in 95% of cases."""
-    ratios = sorted(a / b for a, b in zip(run, bare, strict=True))
-    n = len(ratios)
-    k = max(0, int(n / 2 - 0.98 * n**0.5))
-    return f"{statistics.median(ratios):.3f} [{ratios[k]:.3f}, {ratios[n - 1 - k]:.3f}]"
 
 
 def main() -> None:
@@ -174,7 +163,7 @@ def main() -> None:
     console.quiet = True
     if options.memory:
         before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before (Linux)
+        forget_peak()
         if options.memory == "bare":
             step = bare_loop(configs["run"], data, device)
             for _ in range(options.steps):

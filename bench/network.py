@@ -10,7 +10,6 @@ the floor is the time that a network's products would take at that peak.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from denoising_diffusion_pytorch import Unet
 from diffusers import UNet2DModel
 from hydra.utils import instantiate
+from measuring import now
 from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
@@ -104,12 +104,6 @@ def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iter
         loss.backward()
         optimizer.step()
         yield now(device) - start
-
-
-def now(device: str) -> float:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def peak(device: str) -> float:

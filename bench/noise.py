@@ -8,10 +8,10 @@ the device; "times" draws a uniform number for each example.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
+from measuring import now
 from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,12 +33,6 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         self.count += not func.is_view and not func.name().startswith("aten::empty")
         return func(*args, **(kwargs or {}))
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def measured(work: Callable[[], object], device: torch.device, times: int) -> tuple[float, int]:

@@ -8,9 +8,9 @@ by that of one forward pass of the real network. The floor is 0: a step touches 
 
 import argparse
 import statistics
-import time
 
 import torch
+from measuring import now
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -33,12 +33,6 @@ class Instant(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         return self.answer
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
 import torch
+from measuring import Moment, between, moment
 from rich.table import Table
 from torch import Tensor
 
@@ -35,23 +35,11 @@ from diffusion.metric.score import Factory, score, score_features, wants_spatial
 
 AROUND = 8  # bare batches before and after the rest of a score
 
-Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
-
-
-def now(device: torch.device) -> Moment:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter(), time.process_time()
-
-
-def between(start: Moment, end: Moment) -> Moment:
-    return end[0] - start[0], end[1] - start[1]
-
 
 def seconds(what: Callable[[], object], device: torch.device) -> Moment:
-    start = now(device)
+    start = moment(device)
     what()
-    return between(start, now(device))
+    return between(start, moment(device))
 
 
 class Turns:
@@ -64,9 +52,9 @@ class Turns:
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
-            start = now(self.device)
+            start = moment(self.device)
             yield batch
-            self.scored.append(between(start, now(self.device)))
+            self.scored.append(between(start, moment(self.device)))
             self.bare.append(seconds(partial(self.bare_pass, batch), self.device))
 
 

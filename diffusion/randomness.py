@@ -8,8 +8,9 @@ import contextlib
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,18 @@ def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. It is the same on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
+    """`seed_for(*key, each)` of each number in `last`, such as a batch's images; the common part is hashed once."""
+    begun = hashlib.blake2b(f"({', '.join(map(repr, key))}{', ' * bool(key)}".encode(), digest_size=8)
+    alone = "" if key else ","
+    digests = []
+    for each in last:
+        whole = begun.copy()
+        whole.update(f"{each}{alone})".encode())
+        digests.append(whole.digest())
+    return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
 
 
 def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -107,7 +120,7 @@ class Streams:
     Args:
         seeds: one seed for each of the B examples, of which 64 bits count.
         device: where the numbers are drawn.
-        batch_seed: for `stratified`: a seed that all examples of the batch share; None: a hash of `seeds`.
+        batch_seed: for `stratified` and `shared`: a seed that all examples of the batch share; None: a hash of `seeds`.
         positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
         batch_size: for `stratified`: the size of the whole batch; None: the number of `seeds`.
     """
@@ -130,7 +143,7 @@ class Streams:
     @classmethod
     def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
         """n streams whose seeds are functions of `key` and of their place, such as `Streams.of(8, "train", step)`."""
-        return cls([seed_for(*key, i) for i in range(n)], device)
+        return cls(seeds_for(*key, last=range(n)), device)
 
     def __len__(self) -> int:
         return self.keys.shape[2]
@@ -185,6 +198,10 @@ class Streams:
         p, dtype = self.positions, real_dtype(self.device)
         places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
         return (first + places / self.batch_size) % 1
+
+    def shared(self) -> float:
+        """One U[0, 1) for the whole batch, a function of its seed."""
+        return seed_for("shared", self.batch_seed, self._next()) / 2**63
 
     def _next(self) -> int:
         """The number of this draw: successive draws differ, whatever each of them is."""

@@ -16,7 +16,7 @@ from diffusion.process.objective import Simple
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import linear
-from diffusion.randomness import Streams, philox, round_keys
+from diffusion.randomness import Streams, philox, round_keys, seed_for, seeds_for
 
 ONES = 2**32 - 1
 SEED = 0x299F31D0A4093822  # its halves are the key of the third vector
@@ -237,3 +237,10 @@ def test_each_step_of_a_loop_has_streams_of_its_own() -> None:
     first, second, again = (Streams.of(2, 0, "train", step).normal(1000) for step in (0, 1, 0))
     assert torch.equal(first, again)
     assert torch.corrcoef(torch.cat([first, second])).fill_diagonal_(0).abs().max() < 4 / 1000**0.5
+
+
+@pytest.mark.parametrize("key", [(), (0,), (2**62, "train", 5), ("it's",)])
+def test_the_seeds_of_a_batch_are_those_of_its_images(key: tuple[int | str, ...]) -> None:
+    last = [0, 7, 10**6]
+    assert seeds_for(*key, last=last) == [seed_for(*key, each) for each in last]
+    assert seeds_for(*key, last=[]) == []

@@ -1,6 +1,7 @@
 """Settings of a wrong kind are one line; every value that is shipped is of its kind."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import annotated_types as at
@@ -143,3 +144,11 @@ def test_arguments_are_what_their_annotations_say(target, argument, good, bad):
     for value in bad:
         with pytest.raises(UserError, match=f"^model.{argument}="):
             check_arguments(target, {argument: value}, "model")
+
+
+def test_a_function_of_a_recipe_is_called_without_hydra_between() -> None:
+    """Hydra checks its policy again at every call of its own partial functions, twice in a training step."""
+    objective = make(settings(["weighting@objective.weighting=min_snr"]).objective, "objective")
+    assert type(objective.noise) is type(objective.weighting) is partial
+    assert objective.weighting.keywords == {"gamma": 5.0}
+    assert type(make(settings([]).optimizer, "optimizer")) is partial

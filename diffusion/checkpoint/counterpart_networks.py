@@ -71,6 +71,8 @@ def network_config(network: nn.Module, model: Mapping[str, Any], size: int | lis
     chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
     if chosen.get("augment"):
         raise UserError(f"model.augment={chosen['augment']}: diffusers' networks take no labels of an augmentation")
+    if chosen.get("coordinates"):
+        raise UserError("model.coordinates=true: diffusers' networks do not make coordinates, so it is not exported")
     if kind is DiT:
         return _dit_config(chosen, size)
     if kind not in STYLES:

@@ -187,6 +187,7 @@ class Train(Settings):
     prediction: Group
     objective: Group
     augmentation: dict[str, Any] | None = None
+    crops: dict[str, Any] | None = None
     optimizer: Group
     lr_scheduler: Group
     ema: dict[str, Any] | None = None

@@ -1,9 +1,11 @@
 """The cache of decoded images: files of tensors and plain values, checked by a hash and replaced in one step."""
 
+import contextlib
+import gc
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,18 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Within: no garbage collection, which would look through a million new lists and tuples again and again."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @rank_zero_only

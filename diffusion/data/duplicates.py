@@ -47,37 +47,56 @@ def miniature(images: Tensor) -> Tensor:
 def across(splits: Mapping[str, Split]) -> list[Pair]:
     """The near-duplicates between splits: for each held-out image the nearest one of each earlier split.
 
+    Of equally near ones it is the first. Not every pair is compared: see `diffusion.data.nearest`.
+
     Args:
         splits: in the order train, val, test, which says what is earlier.
     """
-    pairs = [*combinations([name for name in splits if len(splits[name])], 2)]
-    total = sum(-(-len(splits[a]) // KNOWN) * -(-len(splits[b]) // ROWS) for a, b in pairs)
-    near: dict[tuple[str, str], dict[int, tuple[float, int]]] = {pair: {} for pair in pairs}
-    for pair, i, rms, j in track(_compared(splits, pairs), "comparing splits", total, "batch"):
-        for k in (rms < NEAR).nonzero().flatten().tolist():
-            closest = near[pair].get(i + k)
-            if closest is None or float(rms[k]) < closest[0]:
-                near[pair][i + k] = float(rms[k]), int(j[k])
+    names = [name for name in splits if len(splits[name])]
+    batches = {name: -(-len(splits[name]) // ROWS) for name in names}
+    queries = {name: i * batches[name] for i, name in enumerate(names)}
+    total = sum(batches[name] for name in names[:-1]) + sum(queries.values())
+    near: dict[tuple[str, str], dict[int, int]] = {pair: {} for pair in combinations(names, 2)}
+    for found in track(_compared(splits, names), "comparing splits", total, "batch"):
+        for pair, i, j in found:
+            near[pair][i] = j
     return [
         Pair(splits[second].names[i], second, splits[first].names[j], first)
         for (first, second), found in near.items()
-        for i, (_, j) in sorted(found.items())
+        for i, j in sorted(found.items())
     ]
 
 
-def _compared(
-    splits: Mapping[str, Split], pairs: Sequence[tuple[str, str]]
-) -> Iterator[tuple[tuple[str, str], int, Tensor, Tensor]]:
-    """Each pair of splits, `ROWS` held-out images from number i on against `KNOWN` of the earlier split at a time.
+def _compared(splits: Mapping[str, Split], names: Sequence[str]) -> Iterator[list[tuple[tuple[str, str], int, int]]]:
+    """For each batch of `ROWS` images that are shortened or compared: the pairs of near-duplicates found in it.
 
-    Yields the pair, i, and of each held-out image the RMS to the nearest one and the number of that; both (ROWS,).
+    A pair is (the splits' names, the number of the held-out image, that of the nearest image in the earlier split).
     """
-    for first, second in pairs:
-        for known in range(0, len(splits[first]), KNOWN):
-            small = miniature(splits[first].images[known : known + KNOWN])
-            for i in range(0, len(splits[second]), ROWS):
-                rms, index = _nearest(splits[second].images[i : i + ROWS], small, EITHER_WAY)
-                yield (first, second), i, rms, known + index
+    from diffusion.data.nearest import SAMPLED, Nearest, directions, shortened  # scipy: not at every start
+
+    if len(names) < 2:
+        return
+    images = splits[names[0]].images
+    along = directions(miniature(images[:: -(-len(images) // SAMPLED)]))
+    radius = NEAR * len(along) ** 0.5
+    for n, first in enumerate(names[:-1]):
+        known, short = splits[first].images, []
+        for part in known.split(ROWS):
+            short.append(shortened(miniature(part), along))
+            yield []
+        nearest = Nearest(torch.cat(short), lambda j, known=known: miniature(known[j]), radius, KNOWN)  # type: ignore[misc]
+        for second in names[n + 1 :]:
+            for start, part in enumerate(splits[second].images.split(ROWS)):
+                views = [nearest(small, shortened(small, along)) for small in _views(part, EITHER_WAY)]
+                distances, numbers = (torch.stack(each) for each in zip(*views, strict=True))
+                distance, view = distances.min(dim=0)
+                close = distance.isfinite().nonzero().flatten().tolist()
+                yield [((first, second), start * ROWS + i, int(numbers[view[i], i])) for i in close]
+
+
+def _views(images: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
+    """The miniatures of the images in each view."""
+    return (miniature(view(images)) for view in views)
 
 
 def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:

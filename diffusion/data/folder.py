@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -28,9 +28,10 @@ from torch import Tensor
 from diffusion.console import count
 from diffusion.data import pixels
 from diffusion.data.batches import Split, hash_of
-from diffusion.data.cache import cache_folder, digest, print_once, read_json, write
+from diffusion.data.cache import cache_folder, digest, print_once, read_json, without_collection, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
+from diffusion.data.listing import below
 from diffusion.data.module import ImageData
 from diffusion.data.pixels import Made, Reordered
 from diffusion.data.threads import in_threads, streamed
@@ -38,8 +39,6 @@ from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
 from diffusion.pixels import Resolution, height_width
 from diffusion.randomness import seed_for
-
-WRITTEN = {"run.json", ".hydra"}  # in the folders that commands write
 
 USUAL_TILES = 70  # of a photograph: of the bundled ones 37 give 2591
 
@@ -141,6 +140,7 @@ class Folder(ImageData):
         """The name of each image's file."""
         return images.names if self.tiles is None else images.sources
 
+    @without_collection()
     def _walk(self) -> list[tuple[str, str, str]]:
         """Name, path, and size and times of every file that may be an image, ordered by name."""
         if not self.root.exists():
@@ -159,7 +159,7 @@ class Folder(ImageData):
             self.report.append(_entry(named(path), reason, action))
 
         found = []
-        for entry in _below(self.root, note):  # without a `Path` for each, which would take longer than all else
+        for entry in below(self.root, note):  # without a `Path` for each, which would take longer than all else
             path = entry.path
             try:
                 status = entry.stat()
@@ -179,6 +179,7 @@ class Folder(ImageData):
             raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
         return sorted(found)
 
+    @without_collection()
     def _hashed(self, files: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
         """Name, path and hash of the files. Only those whose size or times have changed are read again."""
         manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
@@ -292,6 +293,7 @@ class Folder(ImageData):
                 f"data.root to a folder of images of at least {width}x{height} pixels"
             )
 
+    @without_collection()
     def _split(self, photos: list[str]) -> dict[str, Tensor]:
         """The positions of the images of each split; `photos`, the names of their files, are in order already."""
         members = defaultdict(list)
@@ -340,7 +342,7 @@ def common_size(root: Path) -> tuple[int, int] | None:
     Raises UserError where they are not all of one size.
     """
     first: dict[tuple[int, int], str] = {}
-    for path in sorted(Path(entry.path) for entry in _below(root, lambda *_: None)):
+    for path in sorted(Path(entry.path) for entry in below(root, lambda *_: None)):
         if path.is_file() and (size := size_of(path)) is not None:
             first.setdefault(size, path.relative_to(root).as_posix())
     if len(first) > 1:
@@ -350,32 +352,6 @@ def common_size(root: Path) -> tuple[int, int] | None:
             "they are resized to by data.resolution=64"
         )
     return next(iter(first))[::-1] if first else None
-
-
-def _below(folder: Path, skip: Callable[[str, str], None]) -> Iterator[os.DirEntry[str]]:
-    """Every entry below `folder` that is neither hidden nor a folder, unless it is a link to one.
-
-    What a command has written is left out: a model must not be trained on its own samples.
-    """
-    top = os.fspath(folder)
-    folders = [top]
-    while folders:
-        here = folders.pop()
-        try:
-            entries = list(os.scandir(here))
-        except OSError as error:
-            skip(here, f"can't be read: {error.strerror}")
-            continue
-        if here != top and not WRITTEN.isdisjoint(entry.name for entry in entries):
-            skip(here, "written by a command of diffusion")
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                skip(entry.path, "hidden")
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            else:
-                yield entry
 
 
 def _entry(name: str, reason: str, action: str) -> dict[str, str]:

@@ -100,7 +100,7 @@ def labelled(images: Split, photos: Sequence[str], label: Mapping[str, str], cla
 
 
 def contradicted(
-    left_out: Iterable[Mapping[str, str]], content: Mapping[str, str], used: Iterable[str], label: Mapping[str, str]
+    left_out: Sequence[Mapping[str, str]], content: Mapping[str, str], used: Iterable[str], label: Mapping[str, str]
 ) -> list[dict[str, str]]:
     """The entries `left_out` of a report, which say where a file has the bytes of a used one, but another label.
 
@@ -109,7 +109,7 @@ def contradicted(
         used: the names of the files that are used.
         label: the label of each file that has one.
     """
-    first = {content[name]: name for name in used}
+    first = {content[name]: name for name in used} if left_out and label else {}
     entries = []
     for entry in left_out:
         name = entry["path"]

@@ -10,7 +10,7 @@ from diffusion.data import to_uint8
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Conditioned, Denoise, Estimate
 from diffusion.process.sampler import Sampler
-from diffusion.randomness import Streams, seed_for
+from diffusion.randomness import Streams, seeds_for
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W), the estimate"""
@@ -93,4 +93,4 @@ def generate(
 
 def seeds_of(seed: int, indices: Sequence[int]) -> list[int]:
     """The seeds of the random streams of the images at `indices`."""
-    return [seed_for(seed, "sample", i) for i in indices]
+    return seeds_for(seed, "sample", last=indices)

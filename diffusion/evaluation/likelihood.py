@@ -23,7 +23,7 @@ from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Threshold
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, learned_range
-from diffusion.randomness import Streams, seed_for
+from diffusion.randomness import Streams, seeds_for
 
 
 class Likelihood(Protocol):
@@ -146,7 +146,7 @@ def bits_per_dimension(
         counted: Denoise = Counted(denoiser, lambda count: bar.advance(task, count))
         parts = []
         for index in torch.arange(total).split(batch_size):
-            streams = Streams([seed_for("bits", i) for i in index.tolist()], device)
+            streams = Streams(seeds_for("bits", last=index.tolist()), device)
             denoise = counted
             if labelled:
                 assert chosen.labels is not None

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from diffusion.metric.estimate import moments, pool
 from diffusion.metric.reference import ReferenceStatistics
-from diffusion.randomness import Streams, generator_for, seed_for
+from diffusion.randomness import Streams, generator_for, seeds_for
 
 
 def noise_images(n: int, shape: tuple[int, int, int], seed: int = 0, batch_size: int = 64) -> Iterator[Tensor]:
     """`n` images of N(0, 1) noise, clamped to [−1, 1], as uint8 batches (b, C, H, W); `shape` is (C, H, W)."""
     for index in torch.arange(n).split(batch_size):
-        noise = Streams([seed_for(seed, "noise image", i) for i in index.tolist()]).normal(*shape)
+        noise = Streams(seeds_for(seed, "noise image", last=index.tolist())).normal(*shape)
         yield ((noise.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

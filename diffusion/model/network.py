@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diffusion.errors import UserError
+from diffusion.model.coordinates import coordinates
 from diffusion.model.dropout import Examples, examples
 
 
@@ -14,6 +15,7 @@ class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
     One that takes the labels of an augmentation has a third such argument, `augment` (B, A) or None, which means zeros.
+    One that takes coordinates has another, `window` (B, 4) or None, which means whole images; see `coordinates`.
 
     H and W must be multiples of `downsampling`. `label` is the noise label that the prediction computes from t.
     `classes` are int64 from 0 to K, where K is the attribute `classes`. The value K means "no class"; None means "no
@@ -27,6 +29,9 @@ class Network(nn.Module):
 
     ends: tuple[str, ...] = ("stem", "out")
     """The layers that meet images, or classes as one-hot vectors, by name: `optimizer=muon` leaves them to AdamW."""
+
+    coordinates = False
+    """Whether the network takes coordinates."""
 
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
         super().__init__()
@@ -55,6 +60,14 @@ class Network(nn.Module):
                 raise UserError("model.classes=0: this network takes no classes; give none, or train with classes")
             return None
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
+
+    def located(self, x: Tensor, window: Tensor | None) -> Tensor:
+        """x with its `coordinates` as two more channels, if the network takes them; else x, and a window is refused."""
+        if self.coordinates:
+            return torch.cat([x, coordinates(x, window)], dim=1)
+        if window is not None:
+            raise UserError("model.coordinates=false: this network can't be told where a part of an image is; set it")
+        return x
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
         """block(*inputs). With `checkpointing`, the backward pass computes the block again (Chen et al. 2016).

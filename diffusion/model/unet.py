@@ -131,6 +131,7 @@ class UNet(Network):
         patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
         augment: the number of labels of the augmentation; 0: it takes none.
+        coordinates: give each pixel its place in the image, as two more channels of the input.
         norm_eps: what each group norm adds to the variance; None: as in the paper.
         down_padding: 0 or 1, see `Downsample`.
         frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
@@ -158,6 +159,7 @@ class UNet(Network):
         patch: Annotated[int, Ge(1)] = 1,
         checkpointing: bool = False,
         augment: Annotated[int, Ge(0)] = 0,
+        coordinates: bool = False,
         norm_eps: Annotated[float, Gt(0)] | None = None,
         down_padding: Literal[0, 1] = 0,
         frequency_shift: Literal[0, 1] | None = None,
@@ -172,6 +174,7 @@ class UNet(Network):
                 f"model.channels has {invalid[0]}, not a multiple of model.groups={groups}: change one of them"
             )
         self.patch = patch
+        self.coordinates = coordinates
         self.down_padding = down_padding
         self.norm_eps = self.norm_eps if norm_eps is None else norm_eps
         self.frequency_shift = self.frequency_shift if frequency_shift is None else frequency_shift
@@ -182,7 +185,7 @@ class UNet(Network):
         self.time = TimeEmbedding(
             channels[0], features, classes, self.frequency_shift, self.cosines_first, augment=augment
         )
-        self.stem = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d((in_channels + 2 * coordinates) * patch**2, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]
 
         self.encoder = nn.ModuleDict()
@@ -232,8 +235,16 @@ class UNet(Network):
                 nn.init.zeros_(module.out.weight)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, label: Tensor, classes: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        label: Tensor,
+        classes: Tensor | None = None,
+        augment: Tensor | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
         self.check_size(*x.shape[2:])
+        x = self.located(x, window)
         emb = self.time(label, self.class_rows(classes, label), augment)
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]

@@ -124,7 +124,8 @@ def by_run(
     names = [column.name for column in comparison.columns]
     rows = []
     for i, run in enumerate(comparison.runs):
-        values, halves = next(((r.values[run], r.halves) for r in comparison.rows if run in r.runs), ({}, {}))
+        row = comparison.rows[comparison.places[run]] if run in comparison.places else None
+        values, halves = ({}, {}) if row is None else (row.values[run], row.halves)
         numbers = [cell(values.get(name), halves.get((run, name))) for name in names]
         rows.append([str(run.folder), run.state, *(column[i] for column in settings.values()), *numbers])
     return ["run", "state", *settings, *names], rows

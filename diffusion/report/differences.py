@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,9 +79,12 @@ def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
     columns = {key: [settings.get(key, MISSING) for settings in values] for key in keys}
 
     def distinguishes(key: str) -> bool:
+        column = columns[key]
+        if key in overridden:
+            return len({column[i] for i in begun}) > 1
         above = [columns[group] for group in groups if key.startswith(f"{group}.")]
-        pairs = [(i, j) for i, j in combinations(begun, 2) if columns[key][i] != columns[key][j]]
-        return any(key in overridden or all(column[i] == column[j] for column in above) for i, j in pairs)
+        values: dict[tuple[str, ...], str] = {}  # of the first run with the same choices above
+        return any(values.setdefault(tuple(each[i] for each in above), column[i]) != column[i] for i in begun)
 
     def follows(key: str) -> bool:
         top = key.rpartition(".")[2]

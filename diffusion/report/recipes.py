@@ -12,6 +12,7 @@ it at 5%, because the lowest number of a table is often just the luckiest one.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,11 @@ class Comparison:
     columns: list[Column]
     left_out: list[tuple[Run, str]]
     warnings: list[str]
+
+    @cached_property
+    def places(self) -> dict[Run, int]:
+        """The row of each run that counts."""
+        return {run: i for i, row in enumerate(self.rows) for run in row.runs}
 
     def best(self, column: Column) -> tuple[int | None, set[int]]:
         """The row of the best mean, and the rows that cannot be distinguished from it; (None, {}) where unranked."""

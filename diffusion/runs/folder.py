@@ -5,13 +5,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf._utils import get_yaml_loader
 
 from diffusion.console import console
 from diffusion.errors import UserError, first_line
@@ -219,6 +218,22 @@ def command_of(folder: Path) -> str:
 
 def _yaml(path: Path) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        return yaml.load(path.read_bytes(), _loader())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not readable as yaml ({first_line(error)}); restore it") from error
+
+
+@cache
+def _loader() -> Any:
+    """OmegaConf's reader of plain values, by the parser in C where there is one, which is ten times as fast."""
+    plain = get_yaml_loader()
+    if not yaml.__with_libyaml__:
+        return plain
+
+    class Loader(yaml.cyaml.CParser, plain):  # type: ignore[misc, valid-type]
+        def __init__(self, stream: bytes):
+            yaml.cyaml.CParser.__init__(self, stream)
+            yaml.constructor.SafeConstructor.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+    return Loader

@@ -18,8 +18,10 @@ from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
 from diffusion.pixels import resolution_of
+from diffusion.process.crops import Crops
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
+from diffusion.training.schedule_free import check_rate
 
 ERRORS = ("mse", "loss")  # how the names of errors begin, after the split
 LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strategies that start processes themselves
@@ -93,8 +95,8 @@ def _write_report(file: Path, report: list[dict[str, str]]) -> None:
     replace(file, json.dumps(report, indent=1))
 
 
-def check_size(data: ImageData, network: torch.nn.Module) -> None:
-    """Refuse images whose sides are not multiples of the network's `downsampling`."""
+def check_size(data: ImageData, network: torch.nn.Module, crops: Crops | None) -> None:
+    """Refuse images, or parts of them, whose sides are not multiples of the network's `downsampling`."""
     factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
     if height % factor or width % factor:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
@@ -103,6 +105,8 @@ def check_size(data: ImageData, network: torch.nn.Module) -> None:
         raise UserError(
             f"data.resolution={found}: the network needs {what} of {factor}, such as data.resolution={fitting}"
         )
+    if crops is not None:
+        crops.check(height, width, factor)
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
@@ -113,6 +117,8 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
         with torch.no_grad():
             if module.augmentation is not None:
                 image, given["augment"] = module.augmentation(image, Streams([0]))
+            if module.crops is not None:
+                image, given["window"] = module.crops(image, Streams([0]))
             module.objective(module.denoiser, image, Streams([0]), **given)
     except RuntimeError as error:
         raise UserError(f"model: it does not fit the images or the objective ({first_line(error)})") from error
@@ -120,7 +126,8 @@ def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
         optimizer = module.new_optimizer()
     except (TypeError, ValueError) as error:
         raise UserError(f"optimizer: {first_line(error)}; see conf/optimizer for settings that work") from error
-    module.lr_scheduler(optimizer, 1)
+    total = module.clock.total
+    check_rate(optimizer, module.lr_scheduler(optimizer, total), total)
     short = copy.copy(drawing.sampler)
     short.steps = min(2, short.steps)
     module.denoiser.eval()

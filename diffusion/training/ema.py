@@ -65,9 +65,13 @@ class EMA(Callback):
         if not getattr(pl_module, "stepped", True):
             return
         self.updates += 1
-        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
+        self.average_weights()
         for average, current in self.buffers:
             average.copy_(current)
+
+    def average_weights(self) -> None:
+        """w̄ after an update."""
+        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validate w̄."""

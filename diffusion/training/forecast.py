@@ -57,6 +57,7 @@ class Plan:
         data: Set up.
         scorer: None where nothing is scored.
         devices: Of the run.
+        share: Of an image's pixels that a training step sees.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Plan:
         clock: Clock,
         scorer: Scorer | None,
         devices: int,
+        share: float = 1.0,
     ):
+        self.share = share
         self.settings, self.data, self.clock, self.scorer, self.devices = settings, data, clock, scorer, devices
         self.nfe, self.unguided = (each.evaluations(schedule) for each in (drawing, drawing.unguided))
 
@@ -81,7 +84,7 @@ class Plan:
         """The steps."""
         left = self.clock.total - step
         batch = self.clock.accumulate * self.data.batch_size
-        return Part("training", count(left, "step"), training=STEP * left * batch)
+        return Part("training", count(left, "step"), training=round(STEP * left * batch * self.share))
 
     def validation(self, step: int) -> Part:
         """Held-out and training images, by the averaged and by the raw weights."""

@@ -14,15 +14,16 @@ from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
 from diffusion.process.augmentation import Augmentation
+from diffusion.process.crops import Crops
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.objective import Objective, Uncertainty
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for
+from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.optimizer import optimizer_of
+from diffusion.training.optimizer import optimizer_of, setting_names
 
 VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
 
@@ -46,6 +47,7 @@ class Diffusion(pl.LightningModule):
         grid_seed: Their seed, equal for runs of all seeds, so that their errors are paired.
         label_dropout: The share of training images that are shown without their label.
         augmentation: Of the training images, by functions of (seed, epoch, index); None: they are as they are.
+        crops: The parts of training images that are seen, after an augmentation; None: whole images.
         config: The run's configuration as yaml text. Every checkpoint holds it, so that the model can be rebuilt.
     """
 
@@ -63,6 +65,7 @@ class Diffusion(pl.LightningModule):
         grid_seed: int = 0,
         label_dropout: float = 0.0,
         augmentation: Augmentation | None = None,
+        crops: Crops | None = None,
         config: str = "",
     ):
         super().__init__()
@@ -75,6 +78,7 @@ class Diffusion(pl.LightningModule):
         self.draws = draws
         self.label_dropout = label_dropout
         self.augmentation = augmentation
+        self.crops = crops
         self.config = config
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
@@ -103,6 +107,8 @@ class Diffusion(pl.LightningModule):
             given = self.conditions(batch, self.label_dropout)
             if self.augmentation is not None:
                 x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
+            if self.crops is not None:
+                x0, given["window"] = self.crops(x0, self.streams(batch, "crops"))
             losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
         loss = self.all_gather_flat(losses["loss"]).mean()
@@ -120,7 +126,7 @@ class Diffusion(pl.LightningModule):
         """The random streams of a training batch, others for each use; they know its place in that of all devices."""
         n = len(batch.index)
         return Streams(
-            [seed_for(self.seed, use, batch.epoch, index) for index in batch.index.tolist()],
+            seeds_for(self.seed, use, batch.epoch, last=batch.index.tolist()),
             self.device,
             batch_seed=seed_for(self.seed, "batch", batch.epoch, batch.number),
             positions=range(self.global_rank * n, (self.global_rank + 1) * n),
@@ -136,8 +142,8 @@ class Diffusion(pl.LightningModule):
         if batch.classes is None:
             return {}
         least = dropout * 2**63  # of a hash that is uniform below 2⁶³
-        keys = (("label", batch.epoch, index) for index in batch.index.tolist()) if dropout else ()
-        dropped = [seed_for(self.seed, *key) < least for key in keys]
+        seeds = seeds_for(self.seed, "label", batch.epoch, last=batch.index.tolist()) if dropout else ()
+        dropped = [seed < least for seed in seeds]
         if not any(dropped):
             return {"classes": batch.classes}
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
@@ -232,9 +238,13 @@ class Diffusion(pl.LightningModule):
         """Give a resumed optimizer the settings of this run in place of those that were saved with its state."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
+        names = setting_names(self.optimizer) - {"params", "lr"}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
             group = optimizer.param_groups[i]
-            group |= {key: value for key, value in fresh.items() if key not in ("params", "lr")}
+            group |= {key: value for key, value in fresh.items() if key in names}
+            for state in (optimizer.state.get(p, {}) for p in group["params"]):  # SOAP's settings are there, too
+                kept = [key for key in names & state.keys() if isinstance(state[key], int | float)]
+                state.update({key: group[key] for key in kept if group[key] is not None})
             before, rate = group["initial_lr"], fresh["lr"]
             group["initial_lr"] = scheduler.base_lrs[i] = rate
             if isinstance(scheduler, LambdaLR):  # as it computes the rate itself

@@ -16,6 +16,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.pixels import MODES
 from diffusion.process.augmentation import Augmentation
+from diffusion.process.crops import Crops
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
@@ -39,6 +40,7 @@ class Recipe:
     objective: Any
     optimizer: Any  # parameters -> Optimizer
     augmentation: Augmentation | None
+    crops: Crops | None
     lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
     sampler: Sampler
     guidance: Guidance | None
@@ -61,6 +63,7 @@ class Recipe:
             objective=make(settings.objective, "objective"),
             optimizer=make(settings.optimizer, "optimizer"),
             augmentation=make(settings.augmentation, "augmentation") if settings.augmentation else None,
+            crops=make(settings.crops, "crops") if settings.crops else None,
             lr_scheduler=make(settings.lr_scheduler, "lr_scheduler"),
             sampler=make(settings.sampler, "sampler"),
             guidance=guidance,
@@ -68,13 +71,18 @@ class Recipe:
             ema=make(settings.ema, "ema") if settings.ema else None,
         )
         recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
-        check_size(data, network)
+        check_size(data, network, recipe.crops)
         return recipe
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images."""
         return self.data.shape
+
+    @property
+    def share(self) -> float:
+        """Of the pixels of an image, what a training step sees."""
+        return self.crops.share if self.crops else 1.0
 
     def drawing(self, seed: int) -> Drawing:
         """How samples are drawn: where images have labels, of each class as often as in training."""
@@ -118,6 +126,21 @@ def with_augmentation(settings: Train) -> Train:
     if given not in (None, 0, wanted):
         raise UserError(f"model.augment={given}: the augmentation has {wanted} labels; leave it out, and it follows")
     return settings.model_copy(update={"model": {**settings.model, "augment": wanted}}) if wanted else settings
+
+
+def with_coordinates(settings: Train) -> Train:
+    """The settings with a network that is told where parts of images are, if there are any: `model.coordinates`.
+
+    Raises UserError for a network that cannot be told.
+    """
+    if not settings.crops:
+        return settings
+    if "coordinates" not in settings.model:
+        raise UserError(
+            "crops: the model has no setting `coordinates`, so it can't be told where a part of an image is; choose "
+            "another model, such as model=unet_small, or crops=none"
+        )
+    return settings.model_copy(update={"model": {**settings.model, "coordinates": True}})
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:

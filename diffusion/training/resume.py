@@ -25,7 +25,7 @@ from diffusion.training.saving import Checkpoints
 # What was learned and saved depends on them:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
 REPORTED = (
-    "seed", "data.", "model.", "objective.", "augmentation.", "optimizer.", "lr_scheduler.", "ema.",
+    "seed", "data.", "model.", "objective.", "augmentation.", "crops.", "optimizer.", "lr_scheduler.", "ema.",
     "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accumulate_grad_batches",
     "trainer.gradient_clip",
 )  # fmt: skip

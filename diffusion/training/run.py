@@ -36,7 +36,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_augmentation, with_channels, with_classes
+from diffusion.training.recipe import Recipe, with_augmentation, with_channels, with_classes, with_coordinates
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -47,6 +47,7 @@ from diffusion.training.resume import (
     resumed_from,
 )
 from diffusion.training.saving import Checkpoints
+from diffusion.training.schedule_free import with_average
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
@@ -83,7 +84,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_augmentation(with_channels(settings))
+    settings = with_average(with_coordinates(with_augmentation(with_channels(settings))))
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
@@ -174,7 +175,7 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
     them, or none; and pictures of `SHOWN` samples or of fewer.
     """
     nfe, score, samples = drawing.evaluations(recipe.schedule), settings.score, settings.samples
-    training = STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices
+    training = round(STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
     if score.n is None:
         affordable = SCORED * nfe <= training or settings.sweep.score != "val/mse"
         if not affordable:
@@ -200,7 +201,7 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
     return Diffusion(
         recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
         clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout,
-        recipe.augmentation, config,
+        recipe.augmentation, recipe.crops, config,
     )  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def set_clock(
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
-    plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size)
+    plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),

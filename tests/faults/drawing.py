@@ -46,11 +46,9 @@ FAULTS = [
     Fault("the model has no classes", "if known == (given or 0):", "if True:", KNOWN),
     Fault("a checkpoint forgets the labels", "        if data.classes:\n", "        if False:\n", KNOWN),
     Fault("an exported file forgets the labels", 'json.loads(found.get("labels", "{}"))', "{}", KNOWN),
-    Fault("no label is dropped", "seed_for(self.seed, *key) < least", "False", RESUME),
-    Fault(
-        "labels are dropped by the batch", '("label", batch.epoch, index)', '("label", batch.number, index)', DROPPED
-    ),
-    Fault("the same labels in each epoch", '("label", batch.epoch, index)', '("label", 0, index)', DROPPED),
+    Fault("no label is dropped", "[seed < least for seed in seeds]", "[False]", RESUME),
+    Fault("labels are dropped by the batch", '"label", batch.epoch, last', '"label", batch.number, last', DROPPED),
+    Fault("the same labels in each epoch", '"label", batch.epoch, last', '"label", 0, last', DROPPED),
     Fault("labels are dropped in validation", "self.conditions(batch)\n", "self.conditions(batch, 0.3)\n", DROPPED),
     Fault(
         "a dropped label is the first class",

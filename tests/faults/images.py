@@ -5,6 +5,7 @@ from faults.fault import Fault
 PIXELS = "data/test_pixels.py"
 GOES_ON = f"{PIXELS}::test_preparing_goes_on_where_it_was_killed"
 WHOLE = f"{PIXELS}::test_a_note_that_was_not_written_whole_does_not_count"
+NEAREST = "data/test_nearest.py"
 COPIED = f"{PIXELS}::test_a_file_that_was_only_copied_is_intact_and_is_hashed_once"
 MAPPED = f"{PIXELS}::test_nothing_is_copied_but_the_batch"
 AGAIN = f"{PIXELS}::test_another_seed_decodes_nothing_and_a_second_start_hashes_nothing"
@@ -54,11 +55,12 @@ FAULTS = [
         "data/test_folder.py",
     ),
     Fault(
-        "near-duplicates: the last part counts",
-        "if closest is None or float(rms[k]) < closest[0]:",
-        "if True:",
-        COMPARED,
+        "near-duplicates: any candidate counts",
+        "nearer = (distance < best[i])",
+        "nearer = (distance >= 0)",
+        NEAREST,
     ),
-    Fault("near-duplicates: numbers in their part", "rms, known + index\n", "rms, index\n", COMPARED),
+    Fault("near-duplicates: candidates are enough", "if count < self.tree.n else", "if False else", NEAREST),
+    Fault("near-duplicates: numbers in their part", "start * ROWS + i,", "i,", COMPARED),
     Fault("repeats: the first part only", "for part in known.split(KNOWN):", "for part in [known[:KNOWN]]:", COMPARED),
 ]

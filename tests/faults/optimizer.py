@@ -1,4 +1,4 @@
-"""Faults in the optimizer of our own, diffusion/training/muon.py; tests/training/test_muon.py must detect each."""
+"""Faults in the optimizer of our own, and in how a run goes with those of a library."""
 
 # Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
 import hydra.utils  # noqa: F401
@@ -16,6 +16,11 @@ TABLE = "test_the_table_of_classes_is_adamws"
 ENDS = "test_every_network_names_its_ends"
 NOT_THERE = "test_ends_that_are_not_there_are_refused"
 RUN = "test_a_run_resumes_bit_for_bit_and_takes_its_new_settings"
+FREE = "training/test_schedule_free.py"
+X = f"{FREE}::test_the_average_is_that_of_the_steps_weighted_by_the_square_of_the_rate"
+RATE = f"{FREE}::test_only_a_falling_rate_is_refused"
+PLACE = f"{FREE}::test_its_average_takes_the_place_of_ema"
+BAD = f"{FREE}::test_what_makes_no_sense_is_one_line"
 
 
 def fault(what: str, sound: str, faulty: str, test: str) -> Fault:
@@ -62,4 +67,24 @@ FAULTS = [
         NOT_THERE,
     ),
     fault("Muon: a resumed run's settings", "self.new_optimizer().param_groups)", "optimizer.param_groups)", RUN),
+    Fault("schedule-free: y with the rounding of x", "torch._foreach_copy_(self.weights, trained)", "pass", X),
+    Fault("schedule-free: the average stays", "torch._foreach_copy_(self.averages, self.weights)", "pass", X),
+    Fault("schedule-free: y is averaged", "self.optimizer.eval()  # type: ignore[attr-defined]", "pass", X),
+    Fault(
+        "schedule-free: a resumed run weighs its steps anew",
+        "if key in names}",
+        'if key not in ("params", "lr")}',
+        f"{FREE}::test_a_resumed_run_is_the_same_run",
+    ),
+    Fault("schedule-free: a falling rate", "for step in steps]).min() < 0", "for step in steps]).min() < -9", RATE),
+    Fault("schedule-free: any rate falls", "if not (averages_itself(optimizer) and", "if not (True and", RATE),
+    Fault("schedule-free: ema=warm stays", 'update={"ema": {"_target_": target}}', "update={}", PLACE),
+    Fault("schedule-free: beside ema=power", "type(given) not in (EMA, OptimizersAverage)", "False", BAD),
+    Fault("schedule-free: an average that nobody keeps", "if isinstance(given, OptimizersAverage):", "if False:", BAD),
+    Fault(
+        "SOAP: a resumed run's settings",
+        "isinstance(state[key], int | float)",
+        "False",
+        f"training/test_soap.py::{RUN}",
+    ),
 ]

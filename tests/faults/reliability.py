@@ -253,7 +253,7 @@ FAULTS = [
     Fault("T5 dropout goes on by itself", "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
         "T5 noise is not counted",
-        "[seed_for(self.seed, use, batch.epoch, index) for index in batch.index.tolist()]",
+        "seeds_for(self.seed, use, batch.epoch, last=batch.index.tolist())",
         "[torch.Generator().seed() for _ in range(n)]",
         RESUMED,
     ),

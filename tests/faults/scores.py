@@ -179,7 +179,7 @@ FAULTS = [
         "pass",
         REFUSED,
     ),
-    Fault("bits: one noise for all images", 'seed_for("bits", i)', 'seed_for("bits", 0)', BOUNDED),
+    Fault("bits: one noise for all images", 'seeds_for("bits", last=index.tolist())', "[0] * len(index)", BOUNDED),
     Fault(
         "bits: x0 is not clipped",
         "variational_bound(Thresholded(denoise, clip), x0",
@@ -229,8 +229,8 @@ FAULTS = [
     ),
     Fault(
         "compare: runs that are left out are not in runs.csv",
-        "    for i, run in enumerate(comparison.runs):\n        values, halves",
-        "    for i, run in enumerate(run for row in comparison.rows for run in row.runs):\n        values, halves",
+        "    for i, run in enumerate(comparison.runs):\n        row =",
+        "    for i, run in enumerate(run for row in comparison.rows for run in row.runs):\n        row =",
         JOBS,
     ),
     Fault("compare: scores of unknown makers fail", " if part in made)", ")", RECIPES),
@@ -248,16 +248,16 @@ FAULTS = [
     Fault("compare: a metric's settings are no protocol", " | dict(self.settings or {})\n", "\n", RECIPES),
     Fault(
         "settings: the settings of different choices are shown",
-        "all(column[i] == column[j] for column in above)",
-        "True",
+        "tuple(each[i] for each in above)",
+        "()",
         SETTINGS,
     ),
-    Fault("settings: an override is not shown", "key in overridden or ", "", SETTINGS),
+    Fault("settings: an override is not shown", "if key in overridden:", "if False:", SETTINGS),
     Fault("settings: one name for two classes", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
-        "small, EITHER_WAY)",
-        "small, EITHER_WAY[:1])",
+        "_views(part, EITHER_WAY)",
+        "_views(part, EITHER_WAY[:1])",
         "data/test_duplicates.py",
     ),
     Fault(

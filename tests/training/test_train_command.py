@@ -244,7 +244,7 @@ def test_a_failing_job_harms_no_other(command, tiny, tmp_path):
     assert "/1,failed" in table
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion", "muon", "soap", "schedule_free"])
 def test_half_precision_trains_and_saves_with_every_optimizer(command, tiny, tmp_path, optimizer):
     overrides = [f"optimizer={optimizer}", "trainer.precision=bf16-true", "trainer.max_steps=2", "name=half"]
     status, out, err = command("train", [*tiny, *overrides, "trainer.gradient_clip_val=1.0"])

@@ -51,7 +51,7 @@ def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
     settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     found = []
     for i, run in enumerate(comparison.runs):
-        place = next((k for k, row in enumerate(comparison.rows) if run in row.runs), None)
+        place = comparison.places.get(run)
         values = {} if place is None else comparison.rows[place].values[run]
         found.append(
             {

@@ -1,0 +1,27 @@
+"""Where the pixels of a part of an image are, as two channels beside its own (Wang et al. 2023, "Patch Diffusion")."""
+
+import torch
+from torch import Tensor
+
+
+def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:
+    """(B, 2, h, w) for x (B, C, h, w): to the right and down, −1 and 1 at the centres of the image's outer pixels.
+
+    Args:
+        window: (B, 4), the row and the column of the first pixel in the whole image, its height and its width; None: x
+            is the whole image.
+    """
+    height, width = x.shape[2:]
+    if window is None:
+        top = left = torch.zeros(len(x), 1, device=x.device)
+        rows, columns = (torch.full((len(x), 1), float(side), device=x.device) for side in (height, width))
+    else:
+        top, left, rows, columns = window.float().split(1, dim=1)
+    across = _line(left, width, columns)[:, None, :].expand(-1, height, -1)
+    down = _line(top, height, rows)[:, :, None].expand(-1, -1, width)
+    return torch.stack([across, down], dim=1).to(x.dtype)
+
+
+def _line(first: Tensor, n: int, whole: Tensor) -> Tensor:
+    """(B, n): the coordinates of n pixels from `first` (B, 1) on, of `whole` (B, 1)."""
+    return (first + torch.arange(n, device=first.device)) / (whole - 1).clamp(min=1) * 2 - 1

@@ -1,0 +1,80 @@
+"""Training on parts of images, with a network that is told where they are (Wang et al. 2023, "Patch Diffusion").
+
+A convolutional network that has learned E[x0 | x_t] of parts of several sizes, whole images among them, costs less for
+each step, and learns what is the same in all sizes from all of them. At sampling it sees whole images.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Le, MinLen
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.randomness import Streams
+
+
+class Crops:
+    """(x0 (B, C, H, W), streams) -> parts of them (B, C, H/d, W/d), and their windows (B, 4).
+
+    A window is (top, left, H, W), int64: the row and the column of the part's first pixel, and the size of the image. d
+    is drawn for the whole batch, a function of the batch's seed; the place of a part is uniform, drawn from the stream
+    of its image. So the places depend neither on devices nor on accumulation; accumulated batches each have a size.
+
+    Args:
+        divisors: the d that there are; 1: whole images.
+        probabilities: of each of them; their sum is 1.
+
+    Raises:
+        UserError: if these do not fit together.
+    """
+
+    def __init__(
+        self,
+        divisors: Annotated[Sequence[Annotated[int, Ge(1)]], MinLen(1)] = (1, 2, 4),
+        probabilities: Sequence[Annotated[float, Ge(0), Le(1)]] = (0.5, 0.3, 0.2),
+    ):
+        if len(divisors) != len(probabilities) or abs(sum(probabilities) - 1) > 1e-6:
+            raise UserError(
+                f"crops.probabilities={_listed(probabilities)}: expected one for each of crops.divisors="
+                f"{_listed(divisors)}, and 1 as their sum"
+            )
+        self.choices = [(d, p) for d, p in zip(divisors, probabilities, strict=True) if p > 0]
+
+    @property
+    def share(self) -> float:
+        """The pixels of a part, as a mean share of those of its image."""
+        return sum(p / d**2 for d, p in self.choices)
+
+    def check(self, height: int, width: int, factor: int) -> None:
+        """Raise UserError unless the sides of all parts of images (…, height, width) are multiples of `factor`."""
+        fitting = [d for d, _ in self.choices if height % (d * factor) == width % (d * factor) == 0]
+        for d, _ in self.choices:
+            if d not in fitting:
+                whole = height % d == width % d == 0
+                found = f"of {height // d}×{width // d} pixels" if whole else "that are no whole pixels"
+                raise UserError(
+                    f"crops.divisors: {d} makes parts {found} of images of {height}×{width}, and the network needs "
+                    f"multiples of {factor}; leave {d} out" + (f", such as {_listed(fitting)}" if fitting else "")
+                )
+
+    def __call__(self, x0: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:
+        height, width = x0.shape[2:]
+        u, edges = streams.shared(), accumulate(p for _, p in self.choices)
+        d = next((d for (d, _), edge in zip(self.choices, edges, strict=True) if u < edge), self.choices[-1][0])
+        h, w = height // d, width // d
+        top, left = ((streams.uniform() * (side + 1)).long().clamp(max=side) for side in (height - h, width - w))
+        window = torch.stack([top, left, torch.full_like(top, height), torch.full_like(top, width)], dim=1)
+        if d == 1:
+            return x0, window
+        rows = top[:, None] + torch.arange(h, device=x0.device)
+        columns = left[:, None] + torch.arange(w, device=x0.device)
+        image = torch.arange(len(x0), device=x0.device)
+        parts = x0[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, h, w, C)
+        return parts.movedim(3, 1).contiguous(), window
+
+
+def _listed(values: Sequence[float]) -> str:
+    return f"[{','.join(map(str, values))}]"

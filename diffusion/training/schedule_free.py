@@ -1,0 +1,79 @@
+"""Schedule-free optimizers, which average the weights themselves, and that average as the run's own."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from diffusion.config.build import make
+from diffusion.config.schema import Train
+from diffusion.errors import UserError
+from diffusion.training.ema import EMA
+
+CHECKED = 1000  # steps at which the rate is looked at, at most
+
+
+class OptimizersAverage(EMA):
+    """The average x that a schedule-free optimizer keeps (Defazio et al. 2024, "The Road Less Scheduled", algorithm 1).
+
+    After step t, with weights y that are trained and z that are never evaluated:
+        z_t = z_{t−1} − γ d_t;  x_t = (1 − c_t) x_{t−1} + c_t z_t;  y_t = (1 − β) z_t + β x_t
+    where d_t is AdamW's direction at y_{t−1}, and c_t = γ²/Σγ². The optimizer holds z, the module y. Its method `eval`
+    turns y into x, and `train` x into y, both with rounding; so the bits of y are put back. Whether and how often x is
+    looked at changes nothing in the training. A checkpoint's `state_dict` holds x, its `current_model_state` y.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is on its device now, and the optimizer is there."""
+        super().on_train_start(trainer, pl_module)
+        (self.optimizer,) = trainer.optimizers
+        self.optimizer.train()  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def average_weights(self) -> None:
+        """x."""
+        trained = [weight.clone() for weight in self.weights]
+        self.optimizer.eval()  # type: ignore[attr-defined]
+        torch._foreach_copy_(self.averages, self.weights)
+        self.optimizer.train()  # type: ignore[attr-defined]
+        torch._foreach_copy_(self.weights, trained)
+
+
+def averages_itself(optimizer: Any) -> bool:
+    """Whether an optimizer, or the class or partial that makes it, has the methods of the schedule-free ones."""
+    made = getattr(optimizer, "func", optimizer)
+    return all(callable(getattr(made, method, None)) for method in ("train", "eval"))
+
+
+def with_average(settings: Train) -> Train:
+    """The settings with the optimizer's own average in the place of `ema`, where the optimizer keeps one.
+
+    Raises UserError where another kind of average than `EMA` is chosen beside it, or its own without it.
+    """
+    given = make(settings.ema, "ema") if settings.ema else None
+    if averages_itself(make(settings.optimizer, "optimizer")):
+        if given is not None and type(given) not in (EMA, OptimizersAverage):
+            raise UserError(
+                f"ema: {type(given).__name__} is not possible beside an optimizer that averages the weights itself; "
+                "choose ema=none, or another optimizer"
+            )
+        target = f"{OptimizersAverage.__module__}.{OptimizersAverage.__qualname__}"
+        return settings.model_copy(update={"ema": {"_target_": target}})
+    if isinstance(given, OptimizersAverage):
+        raise UserError("ema: the optimizer keeps no average of its own; choose ema=warm, or optimizer=schedule_free")
+    return settings
+
+
+def check_rate(optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:
+    """Refuse a rate that falls beside an optimizer that averages the weights in place of that."""
+    if not (averages_itself(optimizer) and isinstance(scheduler, LambdaLR)):
+        return
+    steps = np.linspace(0, total_steps, min(total_steps, CHECKED - 1) + 1).astype(int).tolist()
+    if any(np.diff([factor(step) for step in steps]).min() < 0 for factor in scheduler.lr_lambdas):
+        raise UserError(
+            "lr_scheduler: the rate falls, and the optimizer averages the weights in place of that; choose "
+            "lr_scheduler=constant or lr_scheduler=warmup"
+        )

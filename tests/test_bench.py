@@ -1,0 +1,56 @@
+"""The benchmarks follow the program: they can be imported, their works can be done, and their exponents are right."""
+
+import importlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffusion.files import PACKAGE
+
+BENCH = PACKAGE.parent / "bench"
+NAMES = sorted(file.stem for file in BENCH.glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def bench_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_imported(name: str) -> None:
+    if name == "network":
+        pytest.importorskip("denoising_diffusion_pytorch")
+    importlib.import_module(name)
+
+
+@pytest.mark.parametrize(("curve", "size"), [("samples", 100), ("runs", 6), ("validations", 2), ("batch", 2)])
+def test_the_works_of_a_curve_can_be_done(
+    curve: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = importlib.import_module("curves")
+    monkeypatch.setattr(curves, "forget_peak", lambda: None)
+    monkeypatch.setattr(curves.console, "quiet", True)
+    for found in curves.CURVES[curve].measure(size, tmp_path):
+        assert found.seconds > 0
+        assert math.isnan(found.floor) or found.floor > 0
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("fixed", [0.0, 5.0])
+def test_an_exponent_is_that_of_the_part_that_grows(power: float, fixed: float) -> None:
+    scaling = importlib.import_module("scaling")
+    sizes = np.array([10, 32, 100, 316, 1000, 3162])
+    found = scaling.exponent(sizes, fixed + sizes.astype(float) ** power)
+    assert found == pytest.approx(power, abs=0.25)
+    assert (found > scaling.MOST) == (power > scaling.MOST)
+
+
+def test_a_constant_that_is_most_of_a_cost_hides_the_exponent() -> None:
+    scaling = importlib.import_module("scaling")
+    sizes = np.array([10, 32, 100, 316])
+    assert math.isnan(scaling.exponent(sizes, 1000.0 + sizes))
+    assert scaling.constant(sizes, 1000.0 + sizes) == pytest.approx(1000)
