@@ -7,7 +7,7 @@ loop of bench/loop.py) in turns, while none of the others runs, and beside as ma
 nothing but count. A time is the least of the turns' means. The first row is what libgomp does by itself: a thread that
 waits spins for milliseconds, in which it keeps a core from the very thread that it waits for.
 
-On two cores with nothing else to do (the network's step alone, the median of 7, in ms; those with – took more than 7 s):
+The network's step on two cores with no other work, in ms, the median of 7 (– is more than 7 s):
 
     turns that a thread spins   beside 0 busy   beside 1   beside 2
     300,000 (libgomp)           207             551        –
@@ -19,9 +19,9 @@ On two cores with nothing else to do (the network's step alone, the median of 7,
     one thread                  321             403        716
 
 A second round of 12 steps beside nothing: 241 and 264 by libgomp itself, 295 and 325 with 1,000 turns, 312 and 370
-passive, 399 and 392 in one thread. Times on a machine with busy processes scatter by a third. Where other programs took
-1.2 to 1.7 of the cores already and two processes were busy besides, 1,000 turns had 1.8 s, 10,000 had 4.2 s, and libgomp
-by itself 16 to 35 s.
+passive, 399 and 392 in one thread. Times beside busy processes scatter by a third. Where other programs took 1.2 to 1.7
+of the cores already and two processes were busy besides, 1,000 turns had 1.8 s, 10,000 had 4.2 s, and libgomp by itself
+16 to 35 s.
 """
 
 import argparse

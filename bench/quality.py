@@ -258,9 +258,7 @@ def student(freedom: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
     parser.add_argument("--cpu-seconds", type=float, default=460, help="of one core, for each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)

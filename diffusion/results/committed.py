@@ -133,9 +133,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[s
     keys = dict.fromkeys([*before, *after])
     pairs = [(key, before.get(key, NULL), after.get(key, NULL)) for key in keys]
     shared = before.keys() & after.keys()
-    return [
-        (key, then, now) for key, then, now in pairs if then != now and (key in shared or {then, now} - {*OFF})
-    ]
+    return [(key, then, now) for key, then, now in pairs if then != now and (key in shared or {then, now} - {*OFF})]
 
 
 def changed_settings(name: str) -> list[str]:
