@@ -40,7 +40,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 # libgomp's own 300,000 turns: beside other work, that core is what the other one waits for (bench/busy.py). How many
 # threads there are is left as it is, since a number of threads has its own rounding, and a resumed run its own bits.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 
 def __getattr__(name: str) -> Any:

@@ -65,7 +65,7 @@ def test_commands_that_compute_nothing_import_no_torch(words: list[str], tmp_pat
 
 @pytest.mark.parametrize(
     ("given", "turns"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_how_threads_wait_is_said_before_torch_is_imported_unless_the_user_has(given: dict, turns: str | None) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}

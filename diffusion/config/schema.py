@@ -102,12 +102,19 @@ class Score(Settings):
     """Also score during training, by the Fréchet and the kernel distance."""
     split: Split = "val"
     """The reference images. Use `test` only when all choices have been made."""
+    to_train: bool = False
+    """Score the last samples against the training images, too, as much of the literature does: it rewards copies."""
     audit: Audit = []
     """Look for copies of training images among the samples, by [pixels, features]."""
     baselines: list[Literal["noise", "real", "floor", "untrained"]] = ["noise", "real", "floor"]
     """What is scored beside the samples, at the same n: noise, real, floor, untrained."""
     batch_size: Count = 64
     """Samples drawn at once."""
+
+    @property
+    def references(self) -> list[Split]:
+        """The splits that the last samples are scored against; by the first of them choices are made."""
+        return [self.split, "train"] if self.to_train and self.split != "train" else [self.split]
 
 
 class Sweep(Settings):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,10 @@ class Scorer:
         spatial = wants_spatial(self.metrics, self.extractor)
         images = self.data.splits[self.split].images
         return reference_statistics(images, self.extractor, name=self.split, spatial=spatial)
+
+    def of(self, split: str) -> "Scorer":
+        """The same scorer against another split."""
+        return replace(self, split=split)
 
     def make_reference(self) -> None:
         """Make the statistics now, if they are not cached."""

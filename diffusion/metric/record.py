@@ -86,6 +86,12 @@ class Score:
         return cls(**values, source=source, details=rest)
 
     @property
+    def name(self) -> str:
+        """The metric as tables name it: fd_lite0, and train/fd_lite0 of a distance to the training images."""
+        to_train = self.reference is not None and self.reference.split == "train"
+        return f"train/{self.metric}" if to_train and self.metric != "copies" else self.metric
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """(low, high), where there is an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)

@@ -138,13 +138,13 @@ def _scores(
         found.setdefault(column, {})[run] = score
     last = [(run, score) for by_run in found.values() for run, score in by_run.items()]
     examples = [next(iter(by_run.values())) for by_run in found.values()]
-    metrics = [score.metric for score in examples]
+    metrics = [score.name for score in examples]
     for metric in dict.fromkeys(metrics):
         if metrics.count(metric) > 1 and not mixed:
-            _refuse(metric, [(run, score) for run, score in last if score.metric == metric])
+            _refuse(metric, [(run, score) for run, score in last if score.name == metric])
     columns = []
     for i, (score, by_run) in enumerate(zip(examples, found.values(), strict=True), start=1):
-        name = score.metric if metrics.count(score.metric) == 1 else f"{score.metric} [{i}]"
+        name = score.name if metrics.count(score.name) == 1 else f"{score.name} [{i}]"
         for run, other in by_run.items():
             values[run][name], halves[run, name] = other.value, half_width(other)
         higher, made = score.higher_is_better, maker(score)
@@ -179,7 +179,7 @@ def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[st
         if several and not mixed:
             listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
             raise UserError(
-                f"{run.folder}: {scores[0].metric} was measured several times there, and {listed}: add --mixed for "
+                f"{run.folder}: {scores[0].name} was measured several times there, and {listed}: add --mixed for "
                 "separate columns, or score into a folder each (a study is reported in its own study.md)"
             )
         found[protocol] += [part for part in several if part not in found[protocol]]

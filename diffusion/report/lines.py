@@ -47,7 +47,7 @@ def line(folder: Path, root: Path) -> Line:
         steps=content.get("steps"),
         total_steps=content.get("total_steps"),
         seconds_left=seconds_left(content, time.time()) if state == "running" else None,
-        metric=score.metric if score else None,
+        metric=score.name if score else None,
         value=score.value if score and known else None,
         written=next(file.stat().st_mtime for part in PARTS if (file := folder / part).exists()),
         reason=reason,
@@ -70,6 +70,6 @@ def last_score(run: Run) -> Score | None:
     """The last score of samples by the first metric of the run (copies are no metric); without one the last error."""
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
-        return [score for score in scored if score.metric == scored[0].metric][-1]
+        return [score for score in scored if score.name == scored[0].name][-1]
     series = run.metrics.get("val/mse")
     return Score("val/mse", float(series.value[-1]), None) if series else None

@@ -188,7 +188,7 @@ def scores_section(scores: Sequence[Score]) -> str:
     for score in scores:
         if score.what in BASELINES and id(score) not in used:
             rows.append(_score_row(score, {score.what: score}, protocols))
-    words = {score.protocol_key: f"{score.metric}: {protocol_text(score)}" for score in reversed(scores)}
+    words = {score.protocol_key: f"{score.name}: {protocol_text(score)}" for score in reversed(scores)}
     listed = "\n".join(f"- {number} {words[key]}." for key, number in protocols.items())
     return (
         markdown_table(("score", "value", *BASELINES.values(), "protocol", "of what, how"), rows, right=range(1, 6))
@@ -221,7 +221,7 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
     if source.get("seed") is not None:
         how.append(f"seed {source['seed']}")
     return [
-        score.metric,
+        score.name,
         MISSING if score.what in BASELINES else f"**{value_text(score)}**",
         *(value_text(baselines.get(name)) for name in BASELINES),
         protocols[score.protocol_key],

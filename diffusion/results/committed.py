@@ -33,6 +33,7 @@ from diffusion.results.table import Table
 RECORD = "record.json"
 PAGE = "README.md"
 NULL = describe(None)
+OFF = (NULL, describe(False))
 SHOWN = 6  # samples of each recipe
 
 
@@ -128,10 +129,11 @@ def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(key, before, after) of each setting that differs. One that there is not counts as null."""
+    """(key, before, after) of each setting that differs. One that there is not counts as null, and as false."""
     keys = dict.fromkeys([*before, *after])
     pairs = [(key, before.get(key, NULL), after.get(key, NULL)) for key in keys]
-    return [(key, then, now) for key, then, now in pairs if then != now]
+    shared = before.keys() & after.keys()
+    return [(key, then, now) for key, then, now in pairs if then != now and (key in shared or {then, now} - {*OFF})]
 
 
 def changed_settings(name: str) -> list[str]:

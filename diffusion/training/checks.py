@@ -56,10 +56,11 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
     split, _, metric = name.partition("/")
     if split in ("val", "fit", "gap", "train") and metric.startswith(ERRORS):
         return
-    if scorer is None or split != scorer.split:
+    if scorer is None or split not in settings.score.references:
+        logged = "/… and ".join(settings.score.references)
         raise UserError(
             f"sweep.score={name}: this run does not log it; it logs val/mse"
-            + (", and no scores (score.n=0)" if scorer is None else f", and scores as {scorer.split}/…")
+            + (", and no scores (score.n=0)" if scorer is None else f", and scores as {logged}/…")
         )
     features = scorer.extractor
     if metric not in features.canonical.values() and not metric.endswith(f"_{features.name}"):

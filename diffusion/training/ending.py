@@ -108,24 +108,26 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
     images = drawn.images()[:scored]
     scorer.extractor.to(trainer.strategy.root_device)
     source, file = run_source(settings), folder / "checkpoints" / "last.ckpt"
+    scorers = [scorer.of(split) for split in score.references]
     of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(denoiser.network)}
     if file.is_file():
         of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}
     if score.split == "test":
         scorer.ledger.warn()
-    new = scorer.score(images, **of_samples)
-    new += scorer.baselines([name for name in score.baselines if name != UNTRAINED], scored)
-    if UNTRAINED in last:
-        fresh, blank = last[UNTRAINED]
-        of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
-        new += scorer.score(blank.images(), UNTRAINED, **of_blank)
-    scorer.write(new)
-    for logger in trainer.loggers:
-        logger.log_metrics(
-            {f"{score.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
-        )
-        logger.save()
-    print_scores(new)
+    for each in scorers:
+        new = each.score(images, **of_samples)
+        new += each.baselines([name for name in score.baselines if name != UNTRAINED], scored)
+        if UNTRAINED in last:
+            fresh, blank = last[UNTRAINED]
+            of_blank = source | {"weights": "raw", "step": 0, "network_hash": network_hash(fresh.network)}
+            new += each.score(blank.images(), UNTRAINED, **of_blank)
+        each.write(new)
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"{each.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
+            )
+            logger.save()
+        print_scores(new)
     if score.audit:
         scorer.write([scorer.audit(images, score.audit, **of_samples)])
 

@@ -112,8 +112,9 @@ class Plan:
             return []
         times = self.clock.times(score.every_n_epochs, step)
         untrained = n * ("untrained" in score.baselines)
-        real = min(n, len(self.data.splits[opposite(score.split)])) if {"real", "floor"} & {*score.baselines} else 0
-        features = n + untrained + real + n * ("noise" in score.baselines)
+        against_real = bool({"real", "floor"} & {*score.baselines})
+        real = [min(n, len(self.data.splits[opposite(split)])) * against_real for split in score.references]
+        features = len(real) * (n + untrained + n * ("noise" in score.baselines)) + sum(real)
         most, blank = (most_of(each, score.batch_size, self.devices) for each in (n, untrained))
         last = most * self.nfe + blank * self.unguided
         under_way, images = f"{times} of {count(n, 'sample')}", times * most

@@ -169,7 +169,7 @@ def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
         for score in read_scores(folder):
             if score.what == "samples":
                 bounds = {"": score.value, "/low": score.low, "/high": score.high}
-                values |= {f"final/{score.metric}{which}": x for which, x in bounds.items() if x is not None}
+                values |= {f"final/{score.name}{which}": x for which, x in bounds.items() if x is not None}
         logger.experiment.summary.update(values)
 
 

@@ -1,5 +1,6 @@
 """A training run from its settings: build, check, fit, sample, score, report."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -272,7 +273,7 @@ def set_clock(
 
         used += [SampleGrid(clock, samples.every_n_epochs, draw, folder), Mark(spent, "pictures")]
     if scorer is not None and score.every_n_epochs:
-        quick = Scorer(data, scorer.split, scorer.extractor, distances(scorer.metrics), folder, scorer.ledger)
+        quick = replace(scorer, metrics=distances(scorer.metrics))
         source = run_source(settings)
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))

@@ -53,7 +53,7 @@ WAITING = "test_importing.py::test_how_threads_wait_is_said_before_torch_is_impo
 METRICS_LEFT_OUT = "test_importing.py::test_a_run_imports_no_metrics_but_its_own_until_others_are_asked_for"
 
 FAULTS = [
-    Fault("threads wait as libgomp likes", 'os.environ.setdefault("GOMP_SPINCOUNT", "1000")', "pass", WAITING),
+    Fault("threads wait as libgomp likes", 'os.environ.setdefault("GOMP_SPINCOUNT", "4000")', "pass", WAITING),
     Fault("the user's way to wait is overruled", 'if "OMP_WAIT_POLICY" not in os.environ:', "if True:", WAITING),
     Fault("every metric is imported", "        Metrics.install()\n", "", METRICS_LEFT_OUT),
     Fault(

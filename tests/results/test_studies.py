@@ -87,6 +87,14 @@ def test_a_change_of_any_swept_choice_is_seen(monkeypatch):
     assert gone == "gone: the study has no such sweep any more"
 
 
+def test_a_setting_that_is_new_and_off_changes_no_result():
+    before = {"a": "1"}
+    assert committed.changes(before, {"a": "1", "new": "false"}) == []
+    assert committed.changes(before, {"a": "1", "new": "none"}) == []
+    assert committed.changes(before, {"a": "1", "new": "true"}) == [("new", "none", "true")]
+    assert committed.changes({"a": "none"}, {"a": "false"}) == [("a", "none", "false")]
+
+
 @pytest.mark.parametrize("name", COMMITTED)
 def test_a_page_shows_the_committed_numbers(name):
     page = (committed.committed_dir() / name / committed.PAGE).read_text("utf-8")

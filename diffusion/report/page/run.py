@@ -160,7 +160,7 @@ def score_row(score: Score) -> dict[str, Any]:
     """A score as the page shows it."""
     source = score.source
     return {
-        "metric": score.metric,
+        "metric": score.name,
         "what": score.what,
         "value": score.value,
         "low": score.low,

@@ -26,9 +26,11 @@ function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
+/** 12.3 s, 4 min 10 s, 3 h 20 min: as the console says it. */
 function seconds(value) {
-  if (value < 90) return `${number(value)} s`;
-  return value < 5400 ? `${number(value / 60)} min` : `${number(value / 3600)} h`;
+  if (value < 90) return `${Number(value.toPrecision(3))} s`;
+  const minutes = Math.floor(Math.round(value) / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(value) % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /** Bytes in words, to three significant digits. */

@@ -1,0 +1,295 @@
+"""The demo's recipe against other libraries' usual trainings: which draws better pictures after the same seconds?
+
+    python bench/quality.py                       # what is missing of it, and the table; hours: see --cpu-seconds
+    python bench/quality.py --only demo --seeds 0 --split val
+
+Each training has the same time of a processor core, on the same 2091 bundled tiles of 32×32 in batches of 16. Peers
+train diffusers' UNet2DModel with the widths of unet_tiny by diffusers' example, and denoising-diffusion-pytorch's Unet
+by its Trainer's settings, each with a moving average of the weights. Seed 0 tries each peer with both predictions and
+two learning rates; the best by the validation tiles is trained with the other seeds, too. Then 512 images of each are
+drawn in 50 network evaluations and scored against tiles of photographs that nobody trained on (fd_lite0). Real training
+tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared.
+
+A run of the demo counts all of its process, with its start, its guards, its validations and checkpoints; a peer counts
+its loop alone. A training has one thread, so that other work on the machine costs it no time of its own. Everything
+done is kept in --out, and the same command goes on.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from ema_pytorch import EMA
+from omegaconf import OmegaConf
+from rich.table import Table
+from torch import Tensor, nn
+
+import diffusion
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
+from diffusion.config.composition import choice
+from diffusion.console import console
+from diffusion.metric.record import Score
+
+SIDE, BATCH, IMAGES, EVALUATIONS = 32, 16, 512, 50
+SEEDS = (0, 1, 2)
+MODEL = OmegaConf.load(conf_dir() / "model" / "unet_tiny.yaml")
+METRIC = "fd_lite0"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A training: what it is called, and the function that makes it: (seed, seconds, folder) -> images."""
+
+    name: str
+    library: str
+    images: Callable[[int, float, Path], Tensor]
+
+
+def tiles(split: str) -> Tensor:
+    """The bundled tiles of a split, uint8 (N, 3, 32, 32)."""
+    data = make(choice("data", "landscapes", ["+seed=0"], resolution=SIDE), "data")
+    data.prepare_data()
+    return data.splits[split].images
+
+
+def batches(seed: int) -> Iterator[Tensor]:
+    """Training tiles in [-1, 1], (16, 3, 32, 32), in random order, each flipped every other time."""
+    images = tiles("train").float() / 127.5 - 1
+    order = torch.Generator().manual_seed(seed)
+    while True:
+        for rows in torch.randperm(len(images), generator=order).split(BATCH)[: len(images) // BATCH]:
+            x = images[rows]
+            yield torch.where(torch.rand(len(x), 1, 1, 1, generator=order) < 0.5, x.flip(3), x)
+
+
+def trained(
+    loss: Callable[[Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    average: EMA,
+    rate: Callable[[int, float], float],
+    seed: int,
+    seconds: float,
+) -> int:
+    """Train until the processor time is over; the steps that were made.
+
+    Args:
+        rate: (step, share of the time that has gone) -> factor of the learning rate.
+    """
+    base = [group["lr"] for group in optimizer.param_groups]
+    start, step, images = time.process_time(), 0, batches(seed)
+    while (gone := time.process_time() - start) < seconds:
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * rate(step, gone / seconds)
+        optimizer.zero_grad()
+        loss(next(images)).backward()
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+        optimizer.step()
+        average.update()
+        step += 1
+    return step
+
+
+def by_diffusers(prediction: str, lr: float, seed: int, seconds: float, folder: Path) -> Tensor:
+    """As diffusers' examples/unconditional_image_generation: AdamW, 500 steps of warm-up, then a cosine; its EMA."""
+    torch.manual_seed(seed)
+    network = UNet2DModel(
+        sample_size=SIDE,
+        block_out_channels=list(MODEL.channels),
+        layers_per_block=MODEL.blocks,
+        down_block_types=[f"{'Attn' * attend}DownBlock2D" for attend in MODEL.attention],
+        up_block_types=[f"{'Attn' * attend}UpBlock2D" for attend in reversed(MODEL.attention)],
+        norm_num_groups=MODEL.groups,
+        attention_head_dim=MODEL.head_dim,
+    )
+    kind = {"eps": "epsilon", "v": "v_prediction"}[prediction]
+    noising = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type=kind)
+    average = EMA(network, beta=0.9999, inv_gamma=1.0, power=0.75, update_after_step=0, update_every=1)
+
+    def loss(x0: Tensor) -> Tensor:
+        noise, t = torch.randn_like(x0), torch.randint(0, 1000, (len(x0),))
+        target = noise if prediction == "eps" else noising.get_velocity(x0, noise, t)
+        return F.mse_loss(network(noising.add_noise(x0, noise, t), t).sample, target)
+
+    def rate(step: int, share: float) -> float:
+        return min(1.0, step / 500) * 0.5 * (1 + np.cos(np.pi * share))
+
+    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.95, 0.999), weight_decay=1e-6)
+    steps = trained(loss, optimizer, average, rate, seed, seconds)
+    console.print(f"{folder.name}: {steps} steps")
+    sampling, model = DDIMScheduler.from_config(noising.config), average.ema_model.eval()
+    sampling.set_timesteps(EVALUATIONS)
+    x = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        for t in sampling.timesteps:
+            estimate = torch.cat([model(part, t).sample for part in x.split(64)])
+            x = sampling.step(estimate, t, x).prev_sample
+    return pixels(x.clamp(-1, 1) / 2 + 0.5)
+
+
+def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, seconds: float, folder: Path) -> Tensor:
+    """As its Trainer: Adam, a constant rate, its EMA, its defaults of noise (sigmoid schedule)."""
+    torch.manual_seed(seed)
+    unit = math.gcd(*MODEL.channels)  # its widths are whole multiples
+    multiples = tuple(c // unit for c in MODEL.channels)
+    network = Unet(dim=unit, init_dim=MODEL.channels[0], dim_mults=multiples, full_attn=tuple(MODEL.attention))
+    objective = {"eps": "pred_noise", "v": "pred_v"}[prediction]
+    model = GaussianDiffusion(network, image_size=SIDE, objective=objective, sampling_timesteps=EVALUATIONS)
+    average = EMA(model, beta=0.995, update_every=10)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
+    steps = trained(lambda x0: model(x0 / 2 + 0.5), optimizer, average, lambda *_: 1.0, seed, seconds)
+    console.print(f"{folder.name}: {steps} steps")
+    torch.manual_seed(seed)
+    sampler = average.ema_model.eval()
+    with torch.inference_mode():
+        return pixels(torch.cat([sampler.sample(batch_size=64) for _ in range(IMAGES // 64)]))
+
+
+def by_demo(words: list[str], seed: int, seconds: float, folder: Path) -> Tensor:
+    """`diffusion.train experiment=demo`, for as many steps as the time allows; its own samples in 50 evaluations."""
+    common = [f"seed={seed}", "samples.n=0", "score.n=0", "samples.every_n_epochs=null", *words]
+
+    def run(steps: int, where: Path) -> float:
+        before = used()
+        command = [sys.executable, "-m", "diffusion.train", "experiment=demo", *common, f"trainer.max_steps={steps}"]
+        subprocess.run([*command, f"hydra.run.dir={where}"], check=True, stdout=subprocess.DEVNULL)
+        return used() - before
+
+    short, long = 30, 130
+    first, second = (run(steps, folder / f"calibration-{steps}") for steps in (short, long))
+    step = (second - first) / (long - short)
+    steps = round((seconds - first) / step) + short
+    taken = run(steps, folder / "run")
+    console.print(f"{folder.name}: {steps} steps in {taken:.0f} s of a core, of {seconds:.0f} s allowed")
+    model = diffusion.load(folder / "run")
+    return model.sample(IMAGES, steps=EVALUATIONS, seed=seed, progress=False)
+
+
+def used() -> float:
+    """The processor time of the processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def pixels(unit: Tensor) -> Tensor:
+    """[0, 1] -> uint8."""
+    return (unit * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def peers() -> list[Entrant]:
+    """Each peer with both predictions and two learning rates."""
+    found = []
+    for library, make_images in {
+        "diffusers": by_diffusers,
+        "denoising-diffusion-pytorch": by_denoising_diffusion_pytorch,
+    }.items():
+        for prediction, lr in itertools.product(("eps", "v"), (1e-4, 1e-3)):
+
+            def images(
+                seed: int, seconds: float, folder: Path, how: Any = make_images, what: Any = (prediction, lr)
+            ) -> Tensor:
+                return how(*what, seed, seconds, folder)
+
+            found.append(Entrant(f"{library} {prediction} {lr:g}", library, images))
+    return found
+
+
+def demo(words: list[str]) -> Entrant:
+    def images(seed: int, seconds: float, folder: Path) -> Tensor:
+        return by_demo(words, seed, seconds, folder)
+
+    return Entrant(" ".join(["demo", *words]), "diffusion", images)
+
+
+class Work:
+    """What is done, and what remains to do, in a folder."""
+
+    def __init__(self, out: Path, seconds: float):
+        self.out, self.seconds = out, seconds
+
+    def images(self, entrant: Entrant, seed: int) -> Tensor:
+        """Of one training, uint8 (512, 3, 32, 32); trained now if they are not there."""
+        folder = self.out / f"{entrant.name.replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
+        file = folder / "images.pt"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            images = entrant.images(seed, self.seconds, folder)
+            torch.save(images, file)
+        return torch.load(file, weights_only=True)
+
+    def score(self, entrant: Entrant, seed: int, split: str) -> Score:
+        return distance(self.images(entrant, seed), split)
+
+
+def distance(images: Tensor, split: str) -> Score:
+    return diffusion.score(images, "landscapes", split, features="lite0", progress=False)[METRIC]
+
+
+def mean_text(values: list[float]) -> str:
+    """The mean ± half of its 95% interval, by Student's t."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+
+
+def student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
+    parser.add_argument("--cpu-seconds", type=float, default=460, help="of one core, for each training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--split", default="test", help="tiles of the last table; peers are chosen by val")
+    parser.add_argument("--only", choices=("demo", "peers"), help="train these alone")
+    parser.add_argument("words", nargs="*", help="overrides of the demo, such as schedule=sigmoid")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    work = Work(args.out, args.cpu_seconds)
+
+    entrants = [] if args.only == "peers" else [demo(args.words)]
+    if args.only != "demo":
+        tried = {entrant: work.score(entrant, args.seeds[0], "val").value for entrant in peers()}
+        for entrant, value in tried.items():
+            console.print(f"{entrant.name}: {METRIC} {value:.1f} against the validation tiles")
+        for library in dict.fromkeys(entrant.library for entrant in tried):
+            entrants.append(min((e for e in tried if e.library == library), key=lambda e: tried[e]))
+
+    real = tiles("train")[torch.randperm(2091, generator=torch.Generator().manual_seed(0))[:IMAGES]]
+    best = distance(real, args.split).value
+    table = Table(title=f"{METRIC} of {IMAGES} images against the {args.split} tiles, {args.cpu_seconds:g} s of a core")
+    for column in ("training", "seeds", METRIC, "excess over real tiles", "against the training tiles"):
+        table.add_column(column, justify="left" if column == "training" else "right")
+    table.add_row("real training tiles", "", f"{best:.1f}", "0", f"{distance(real, 'train').value:.1f}")
+    for entrant in entrants:
+        values = [work.score(entrant, seed, args.split).value for seed in args.seeds]
+        to_train = [work.score(entrant, seed, "train").value for seed in args.seeds]
+        excess = mean_text([value - best for value in values])
+        table.add_row(entrant.name, str(len(values)), mean_text(values), excess, mean_text(to_train))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Samples scored against the held-out and against the training images: two quantities, each under its own name."""
+
+import json
+
+import pytest
+
+from diffusion.config.schema import Score
+from diffusion.report.compare import compare
+from diffusion.runs.folder import Run, read_scores
+from diffusion.runs.metrics import last_value
+
+
+def test_a_run_scores_its_samples_against_both_splits(command, tiny, tmp_path):
+    words = ["score.n=8", "score.to_train=true", "score.baselines=[real,noise]", "samples.n=0", "features=lite0"]
+    status, out, err = command("train", [*tiny, *words, "trainer.max_steps=1", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    run = tmp_path / "run"
+    found = {(s.name, s.what): s for s in read_scores(run)}
+    for name, n in (("fd_lite0", 8), ("train/fd_lite0", 24)):
+        assert {what for other, what in found if other == name} == {"samples", "real", "noise"}
+        assert found[name, "samples"].reference.n == n
+        assert f"8 images against {n} of " in out
+    assert found["fd_lite0", "samples"].value != found["train/fd_lite0", "samples"].value
+    for key, name in (("val/fd_lite0", "fd_lite0"), ("train/fd_lite0", "train/fd_lite0")):
+        assert last_value(key, run / "metrics.csv") == pytest.approx(found[name, "samples"].value)
+    columns = [column.name for column in compare([Run(run)]).columns]
+    assert {"fd_lite0", "train/fd_lite0"} <= {*columns}
+    assert "train/fd_lite0: " in (run / "README.md").read_text()
+
+
+def test_the_training_split_is_scored_once():
+    assert Score(split="train", to_train=True).references == ["train"]
+    assert Score(to_train=True).references == ["val", "train"]
+    assert Score().references == ["val"]
+
+
+def test_a_list_of_runs_shows_the_distance_to_held_out_images(tmp_path):
+    """The last score of the first metric: the distance to training images is another metric."""
+    from diffusion.report.lines import last_score
+
+    records = [
+        {"metric": "fd", "value": value, "what": "samples", "reference": {"split": split}}
+        for split, value in (("val", 3.0), ("train", 2.0))
+    ]
+    (tmp_path / "scores.json").write_text(json.dumps(records))
+    assert last_score(Run(tmp_path)).value == 3.0
