@@ -18,7 +18,7 @@ FAULTS = [
     Fault("one seed agrees with all", "abs(a.mean - b.mean) <= half", "not abs(a.mean - b.mean) > half", WITHIN),
     Fault("the first word changes first", "itertools.product(*values)]", "itertools.product(*values[::-1])]", JOBS),
     Fault("a scored model is scored again", "scores.stat().st_mtime > ckpt.stat().st_mtime", "False", WHOLE),
-    Fault("a changed setting is not seen", "in pairs if then != now]", "in []]", SWEPT),
+    Fault("a changed setting is not seen", "in pairs if then != now and", "in [] if then != now and", SWEPT),
     Fault("a ranking is upside down", "(1 if low[name] else -1)", "1", RANKS),
     Fault(
         "seeds count as recipes",

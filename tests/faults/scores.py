@@ -372,7 +372,7 @@ FAULTS = [
         "    if True:",
         "report/test_score_table.py",
     ),
-    Fault("text: the metric written last", "score.metric == scored[0].metric", "True", "report/test_status.py"),
+    Fault("text: the metric written last", "score.name == scored[0].name", "True", "report/test_status.py"),
     Fault("text: the rate since the run began", 'content.get("first_step", 0)', "0", "report/test_status.py"),
     Fault(
         "text: the lengths of epochs are forgotten",
