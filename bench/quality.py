@@ -11,8 +11,8 @@ drawn in 50 network evaluations and scored against tiles of photographs that nob
 tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared.
 
 A run of the demo counts all of its process, with its start, its guards, its validations and checkpoints; a peer counts
-its loop alone. A training has one thread, so that other work on the machine costs it no time of its own. Everything
-done is kept in --out, and the same command goes on.
+its loop alone. A training has one thread, so that other work on the machine costs it no time of its own. What a
+training has drawn is kept in --out, and the same command goes on with the next one.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import itertools
 import math
 import os
 import resource
-import statistics
+import shutil
 import subprocess
 import sys
 import time
@@ -47,6 +47,8 @@ from diffusion.config.choices import conf_dir
 from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.metric.record import Score
+from diffusion.report.formatting import plus_minus
+from diffusion.report.recipes import mean_over_seeds
 
 SIDE, BATCH, IMAGES, EVALUATIONS = 32, 16, 512, 50
 SEEDS = (0, 1, 2)
@@ -229,7 +231,8 @@ class Work:
         folder = self.out / f"{entrant.name.replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
         file = folder / "images.pt"
         if not file.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
+            folder.mkdir(parents=True)
             images = entrant.images(seed, self.seconds, folder)
             torch.save(images, file)
         return torch.load(file, weights_only=True)
@@ -243,18 +246,9 @@ def distance(images: Tensor, split: str) -> Score:
 
 
 def mean_text(values: list[float]) -> str:
-    """The mean ± half of its 95% interval, by Student's t."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:.1f}"
-    return f"{mean:.1f} ± {student(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5:.1f}"
-
-
-def student(freedom: int) -> float:
-    """The 97.5% quantile of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))
+    """The mean ± half of its 95% interval over seeds."""
+    mean = mean_over_seeds(values)
+    return plus_minus(mean.mean, mean.half)
 
 
 def main() -> None:

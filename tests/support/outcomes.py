@@ -18,6 +18,15 @@ KEPT = (
 )
 
 
+def refusal(outcome: tuple[int, str, str]) -> str:
+    """The one line in which a command refuses its words. `outcome` is its status and what it printed."""
+    status, out, err = outcome
+    assert status == 2, out + err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
 def state(run: Path) -> dict[str, Any]:
     """Weights, averages, moments, rates and counters."""
     contents = storage.load(run / "checkpoints/last.ckpt")
