@@ -61,13 +61,17 @@ def _set(values: dict[str, Any], items: Any) -> None:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """The records of a file, each put together from its parts (type 1: whole; 2, 3, 4: first, middle, last)."""
+    """The records of a file, each put together from its parts (type 1: whole; 2, 3, 4: first, middle, last).
+
+    The file may still be written: what its end has only in part is left out."""
     at, parts = HEADER, b""
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack_from("<IHB", data, at)
+        if at + HEADER + length > len(data):
+            return
         parts += data[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):
