@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -32,11 +33,13 @@ PUBLISHED = [  # Random123, tests/kat_vectors: counter, key, words
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])  # on other devices, and on the CPU
 @pytest.mark.parametrize(("counter", "key", "words"), PUBLISHED)
-def test_the_words_are_those_that_random123_publishes(counter, key, words):
-    c = torch.tensor(counter)[:, None, None]
-    even, odd = philox(c[0::2], c[1::2], round_keys([key], CPU))
-    assert (int(even[0]), int(odd[0]), int(even[1]), int(odd[1])) == words
+def test_the_words_are_those_that_random123_publishes(counter, key, words, kind):
+    c, keys = torch.tensor(counter)[:, None, None], round_keys([key], CPU)
+    even, odd = philox(*(x.numpy() if kind is np.ndarray else x for x in (c[0::2], c[1::2], keys)))
+    assert isinstance(even, kind)
+    assert (even[0].item(), odd[0].item(), even[1].item(), odd[1].item()) == words
 
 
 def plain_philox(seed: int, block: int, draw: int) -> list[int]:
