@@ -14,7 +14,7 @@ that computes its betas.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -57,6 +57,10 @@ class Schedule(nn.Module):
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
 
+    def at(self, t: Tensor) -> "Schedule":
+        """This schedule, for who asks it several times for alpha and sigma at the same t: they are computed now."""
+        return cast("Schedule", _At(self, t))
+
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
         t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow
@@ -83,6 +87,20 @@ class Schedule(nn.Module):
                 device = fn(torch.empty((), device=table.device)).device
                 self._buffers[name] = table.to(device=device, dtype=real_dtype(device))
         return self
+
+
+class _At:
+    """See `Schedule.at`."""
+
+    def __init__(self, schedule: Schedule, t: Tensor):
+        self.schedule, self.t, self.coefficients = schedule, t, schedule(t)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        known: tuple[Tensor, Tensor] = self.coefficients if t is self.t else self.schedule(t)
+        return known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.schedule, name)
 
 
 class Discrete(Schedule):
