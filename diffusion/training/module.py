@@ -111,13 +111,26 @@ class Diffusion(pl.LightningModule):
                 x0, given["window"] = self.crops(x0, self.streams(batch, "crops"))
             losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
         self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
-        loss = self.all_gather_flat(losses["loss"]).mean()
         epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
-        self.log_dict({"train/loss": loss, "epoch": epoch}, on_step=True, on_epoch=False, batch_size=1)
+        self.log_step({"train/loss": self.all_gather_flat(losses["loss"]).mean(), "epoch": epoch})
         return losses["loss"].mean()
+
+    def log_step(self, values: dict[str, Tensor]) -> None:
+        """Log what is known of a step, as `log_dict` does, which would check all that it knows of a value every time.
+
+        So it is told only once what to do with a value, and then the value alone is replaced.
+        """
+        results = self.trainer._results
+        for name, value in values.items():
+            if results is not None and (key := f"training_step.{name}") in results:
+                results.update_metrics(key, value, batch_size=1)
+            else:
+                self.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     def all_gather_flat(self, values: Tensor) -> Tensor:
         """Values (B,) of this device -> those of all devices, (B · devices,)."""
+        if self.trainer.world_size == 1:
+            return values.detach()
         gathered = self.all_gather(values.detach())
         assert isinstance(gathered, Tensor)
         return gathered.flatten()

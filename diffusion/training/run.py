@@ -25,7 +25,7 @@ from diffusion.report.run import write_report
 from diffusion.runs.jobs import config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
-from diffusion.training import loggers, processes, signals
+from diffusion.training import hooks, loggers, processes, signals
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ending import SHOWN, draw_last, finish, run_source
@@ -280,6 +280,7 @@ def set_clock(
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
+    hooks.leave_out_unused(used)
     return checkpoints
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from diffusion.config import schema
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.runs.metrics import read_metrics
+from diffusion.training import hooks
 from diffusion.training.checks import check_trainer
 from tests.support.composing import settings
 
@@ -180,6 +182,46 @@ def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
     assert status == 0, out + err
     assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
+
+
+class Reads(Callback):
+    """Of the user: what can be read of the loss after each step."""
+
+    read: ClassVar[list[tuple[float, ...]]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, *args):
+        known = (trainer.callback_metrics, trainer.logged_metrics)
+        self.read.append((float(outputs["loss"]), *(float(metrics["train/loss"]) for metrics in known)))
+
+
+def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
+    words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Reads", "trainer.log_every_n_steps=5"]
+    Reads.read.clear()
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    assert len({loss for loss, *_ in Reads.read}) == 12
+    assert all(loss == callback == logged for loss, callback, logged in Reads.read)
+
+
+class Gradients(Callback):
+    """Uses one hook."""
+
+    def on_after_backward(self, trainer, module):
+        pass
+
+
+class More(Gradients):
+    """Inherits one hook, and is given one."""
+
+    def __init__(self):
+        self.on_before_backward = lambda trainer, module, loss: None
+
+
+def test_the_hooks_that_callbacks_use_are_left_and_no_others():
+    callbacks = [Callback(), Gradients(), More()]
+    hooks.leave_out_unused(callbacks)
+    left = [[hook for hook in hooks.OF_A_STEP if callable(getattr(each, hook))] for each in callbacks]
+    assert left == [[], ["on_after_backward"], ["on_before_backward", "on_after_backward"]]
 
 
 @pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does

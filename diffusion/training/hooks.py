@@ -1,0 +1,22 @@
+"""The hooks that Lightning calls in each step, of which most callbacks use one or two."""
+
+from collections.abc import Iterable
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+OF_A_STEP = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
+
+
+def leave_out_unused(callbacks: Iterable[Callback]) -> None:
+    """Hooks that a callback leaves as `Callback` has them do nothing, but Lightning prepares each of their calls.
+
+    It passes over what cannot be called, which they are from here on.
+    """
+    for callback in callbacks:
+        for hook in OF_A_STEP:
+            if not is_overridden(hook, callback):
+                setattr(callback, hook, None)
