@@ -43,6 +43,7 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
+CPU = torch.device("cpu")
 SINGLE = {"mps"}  # device types without float64
 
 
@@ -145,6 +146,7 @@ class Streams:
     ):
         self.device = torch.device(device)
         self.keys = round_keys(seeds, self.device)
+        self.host_keys = self.keys if self.device == CPU else round_keys(seeds, CPU)
         self.draws = 0
         self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
         self.positions = range(len(seeds)) if positions is None else positions
@@ -195,11 +197,15 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits."""
+        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits.
+
+        Drawn on the CPU and copied: to launch the operations on a GPU takes longer, and nothing waits for the copy.
+        """
         dtype = real_dtype(self.device)
         bits = 53 if dtype == torch.float64 else 24
-        word = _joined(*self._words(self._next(), 0, 1, self.keys))[0, :, 0]
-        return (word >> 53 - bits).to(dtype) * 2.0**-bits
+        word = _joined(*self._words(self._next(), 0, 1, self.host_keys))[0, :, 0]
+        drawn = (word >> 53 - bits).to(dtype) * 2.0**-bits
+        return drawn.to(self.device, non_blocking=self.device.type != "mps")
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for example i of n."""
@@ -220,10 +226,10 @@ class Streams:
 
     def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd ones, (2, B, end − first)."""
-        block = torch.arange(first, end, device=self.device)
+        block = torch.arange(first, end, device=keys.device)
         even = torch.stack([block, torch.full_like(block, draw)])[:, None]
         odd = torch.zeros_like(even)
-        if self.device.type != "cpu":
+        if keys.device != CPU:
             return philox(even, odd, keys)
         words = philox(even.numpy(), odd.numpy(), keys.numpy())  # with less overhead than torch's operations have
         return torch.as_tensor(words[0]), torch.as_tensor(words[1])
