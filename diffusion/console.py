@@ -66,10 +66,10 @@ class Bar(Progress):
 
     def _log(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], self.get_time()
-        if self.disable or self.console.is_terminal or task.finished or not task.total:
+        if self.disable or task.finished or not task.total:
             return
         done, since = task.fields.setdefault("logged", (task.completed, now))
-        if task.completed - done >= task.total / 10 and now - since >= PAUSE:
+        if task.completed - done >= task.total / 10 and now - since >= PAUSE and not self.console.is_terminal:
             task.fields["logged"] = task.completed, now
             words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
             self.console.print(" ".join(str(word) for word in words if str(word)))

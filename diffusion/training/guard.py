@@ -14,7 +14,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.config import schema
@@ -85,7 +84,7 @@ class Guard(Callback):
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = get_total_norm(gradients) if gradients else None
+        self.gradient = total_norm(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
             self.skip(trainer)
 
@@ -127,7 +126,7 @@ class Guard(Callback):
         if stepped or scales(trainer):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, get_total_norm(self.weights)])
+            numbers = torch.stack([loss, gradient, total_norm(self.weights)])
             self.waiting.append(Measured(Reading(numbers), step, self.index))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
@@ -198,6 +197,11 @@ class Guard(Callback):
 def scales(trainer: pl.Trainer) -> bool:
     """Whether the gradients are float16's, scaled, whose overflows are no fault."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Torch's `get_total_norm` of tensors on one device, by which it does not sort them first."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def percentile_90(values: deque[float]) -> float:

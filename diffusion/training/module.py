@@ -87,6 +87,13 @@ class Diffusion(pl.LightningModule):
         self.differences: dict[str, Tensor] = {}  # of the last validation, by weights: held-out less training errors
         self.clusters: Tensor | None = None  # of these, by the images' sources: see `diffusion.metric.gap`
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the names of hooks here, some forty times in a step; torch would look for parameters then."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
         return self.denoiser(x_t, t)

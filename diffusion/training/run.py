@@ -224,8 +224,9 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         logs += [
             make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
         ]
+    profiler = {} if settings.trainer.profiler else {"profiler": hooks.NoProfiler()}
     trainer: pl.Trainer = make(
-        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
+        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs, **profiler,
         default_root_dir=str(folder),
         plugins=[storage.Storage() if resumed is None else resumed.storage, *processes.environment()],
         enable_checkpointing=False, enable_progress_bar=False,
