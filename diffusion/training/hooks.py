@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -13,15 +14,15 @@ OF_A_STEP = (
 )  # fmt: skip
 
 
-def leave_out_unused(callbacks: Iterable[Callback]) -> None:
-    """Hooks that a callback leaves as `Callback` has them do nothing, but Lightning prepares each of their calls.
+def leave_out_unused(owners: Iterable[Callback | LightningModule]) -> None:
+    """Hooks that are left as Lightning has them do nothing, but it prepares each of their calls.
 
     It passes over what cannot be called, which they are from here on.
     """
-    for callback in callbacks:
+    for owner in owners:
         for hook in OF_A_STEP:
-            if not is_overridden(hook, callback):
-                setattr(callback, hook, None)
+            if not is_overridden(hook, owner):
+                setattr(owner, hook, None)
 
 
 class NoProfiler(PassThroughProfiler):

@@ -198,11 +198,13 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
 
 def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
     """The LightningModule of a recipe."""
-    return Diffusion(
+    module = Diffusion(
         recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
         clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout,
         recipe.augmentation, recipe.crops, config,
     )  # fmt: skip
+    hooks.leave_out_unused([module])
+    return module
 
 
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from forked import Train
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.checkpoint import storage
@@ -210,6 +210,13 @@ class Gradients(Callback):
         pass
 
 
+class Steps(LightningModule):
+    """Uses one hook."""
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        pass
+
+
 class More(Gradients):
     """Inherits one hook, and is given one."""
 
@@ -217,11 +224,11 @@ class More(Gradients):
         self.on_before_backward = lambda trainer, module, loss: None
 
 
-def test_the_hooks_that_callbacks_use_are_left_and_no_others():
-    callbacks = [Callback(), Gradients(), More()]
-    hooks.leave_out_unused(callbacks)
-    left = [[hook for hook in hooks.OF_A_STEP if callable(getattr(each, hook))] for each in callbacks]
-    assert left == [[], ["on_after_backward"], ["on_before_backward", "on_after_backward"]]
+def test_the_hooks_that_are_used_are_left_and_no_others():
+    owners = [Callback(), Gradients(), More(), Steps()]
+    hooks.leave_out_unused(owners)
+    left = [[hook for hook in hooks.OF_A_STEP if callable(getattr(each, hook))] for each in owners]
+    assert left == [[], ["on_after_backward"], ["on_before_backward", "on_after_backward"], ["on_train_batch_end"]]
 
 
 @pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does
