@@ -69,6 +69,7 @@ def rewinding(device: torch.device) -> Iterator[None]:
 
 # Blocks that are drawn at once, so that what lies between the rounds stays in a processor's cache, or small on a GPU.
 CACHED, QUEUED = 2**16, 2**20
+FEW = 2**14  # blocks for which torch uses one thread of the CPU, as numpy does
 LOW = 2**32 - 1  # the lower half of a word of 64 bits
 ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -229,7 +230,7 @@ class Streams:
         block = torch.arange(first, end, device=keys.device)
         even = torch.stack([block, torch.full_like(block, draw)])[:, None]
         odd = torch.zeros_like(even)
-        if keys.device != CPU:
+        if keys.device != CPU or keys.shape[2] * len(block) > FEW:
             return philox(even, odd, keys)
         words = philox(even.numpy(), odd.numpy(), keys.numpy())  # with less overhead than torch's operations have
         return torch.as_tensor(words[0]), torch.as_tensor(words[1])

@@ -106,8 +106,10 @@ def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
         return [streams.uniform(), streams.normal(3, 5, 5, dtype=dtype), streams.normal(7, dtype=dtype)]
 
     whole = drawn(list(range(7)))
-    for parts in (2**16, 16, 3):  # examples and blocks are drawn 3 at once, in the end
+    # By numpy and by torch; examples and blocks are drawn 3 at once, in the end.
+    for parts, few in ((2**16, 2**14), (2**16, 0), (16, 2**14), (3, 2**14)):
         monkeypatch.setattr(randomness, "CACHED", parts)
+        monkeypatch.setattr(randomness, "FEW", few)
         for order in ([0, 1, 2, 3, 4, 5, 6], [6, 2, 0], [4]):
             for mine, all_of_them in zip(drawn(order), whole, strict=True):
                 assert torch.equal(mine, all_of_them[order])
