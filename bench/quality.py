@@ -8,7 +8,8 @@ train diffusers' UNet2DModel with the widths of unet_tiny by diffusers' example,
 by its Trainer's settings, each with a moving average of the weights. Seed 0 tries each peer with both predictions and
 two learning rates; the best by the validation tiles is trained with the other seeds, too. Then 512 images of each are
 drawn in 50 network evaluations and scored against tiles of photographs that nobody trained on (fd_lite0). Real training
-tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared.
+tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared. The demo's models
+are drawn from a second time with autoguidance, which no peer has, away from their own early checkpoints.
 
 A run of the demo counts all of its process, with its start, its guards, its validations and checkpoints; a peer counts
 its loop alone. A training has one thread, so that other work on the machine costs it no time of its own. What a
@@ -47,10 +48,12 @@ from diffusion.config.choices import conf_dir
 from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.metric.record import Score
+from diffusion.process.guidance import AutoGuidance
 from diffusion.report.formatting import plus_minus
 from diffusion.report.recipes import mean_over_seeds
 
 SIDE, BATCH, IMAGES, EVALUATIONS = 32, 16, 512, 50
+EARLY = 0.4  # of the demo's steps: when the worse model of its autoguidance is kept
 SEEDS = (0, 1, 2)
 MODEL = OmegaConf.load(conf_dir() / "model" / "unet_tiny.yaml")
 METRIC = "fd_lite0"
@@ -166,12 +169,13 @@ def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, second
 
 def by_demo(words: list[str], seed: int, seconds: float, folder: Path) -> Tensor:
     """`diffusion.train experiment=demo`, for as many steps as the time allows; its own samples in 50 evaluations."""
-    common = [f"seed={seed}", "samples.n=0", "score.n=0", "samples.every_n_epochs=null", *words]
+    common = [f"seed={seed}", "samples.n=0", "score.n=0", "samples.every_n_epochs=null", "checkpoint.keep=50", *words]
 
     def run(steps: int, where: Path) -> float:
         before = used()
         command = [sys.executable, "-m", "diffusion.train", "experiment=demo", *common, f"trainer.max_steps={steps}"]
-        subprocess.run([*command, f"hydra.run.dir={where}"], check=True, stdout=subprocess.DEVNULL)
+        command += [f"checkpoint.every_n_steps={round(EARLY * steps)}", f"hydra.run.dir={where}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return used() - before
 
     short, long = 30, 130
@@ -182,6 +186,18 @@ def by_demo(words: list[str], seed: int, seconds: float, folder: Path) -> Tensor
     console.print(f"{folder.name}: {steps} steps in {taken:.0f} s of a core, of {seconds:.0f} s allowed")
     model = diffusion.load(folder / "run")
     return model.sample(IMAGES, steps=EVALUATIONS, seed=seed, progress=False)
+
+
+def guided(folder: Path, seed: int) -> Tensor:
+    """Images of the demo's run in a folder, away from its own checkpoint at 40% of the steps: two evaluations a step.
+
+    Scale and share are those that docs/recipes.md chose on the validation tiles.
+    """
+    model = diffusion.load(folder / "run")
+    early = folder / "run" / "checkpoints" / f"step-{round(EARLY * model.restored.step):08d}.ckpt"
+    away = AutoGuidance(scale=2)
+    steps = EVALUATIONS // 2
+    return model.sample(IMAGES, steps=steps, seed=seed, guidance=away, worse=diffusion.load(early), progress=False)
 
 
 def used() -> float:
@@ -220,15 +236,28 @@ def demo(words: list[str]) -> Entrant:
     return Entrant(" ".join(["demo", *words]), "diffusion", images)
 
 
+def autoguided(trained: Entrant, work: "Work") -> Entrant:
+    """The same trainings, drawn with guidance."""
+
+    def images(seed: int, seconds: float, folder: Path) -> Tensor:
+        work.images(trained, seed)
+        return guided(work.folder(trained, seed), seed)
+
+    return Entrant(f"{trained.name}, autoguidance", trained.library, images)
+
+
 class Work:
     """What is done, and what remains to do, in a folder."""
 
     def __init__(self, out: Path, seconds: float):
         self.out, self.seconds = out, seconds
 
+    def folder(self, entrant: Entrant, seed: int) -> Path:
+        return self.out / f"{entrant.name.replace(', ', '-').replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
+
     def images(self, entrant: Entrant, seed: int) -> Tensor:
         """Of one training, uint8 (512, 3, 32, 32); trained now if they are not there."""
-        folder = self.out / f"{entrant.name.replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
+        folder = self.folder(entrant, seed)
         file = folder / "images.pt"
         if not file.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
@@ -263,7 +292,7 @@ def main() -> None:
     torch.set_num_threads(1)
     work = Work(args.out, args.cpu_seconds)
 
-    entrants = [] if args.only == "peers" else [demo(args.words)]
+    entrants = [] if args.only == "peers" else [demo(args.words), autoguided(demo(args.words), work)]
     if args.only != "demo":
         tried = {entrant: work.score(entrant, args.seeds[0], "val").value for entrant in peers()}
         for entrant, value in tried.items():
