@@ -49,6 +49,7 @@ from diffusion.training.resume import (
 from diffusion.training.saving import Checkpoints
 from diffusion.training.schedule_free import with_average
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
+from diffusion.training.worse import KeepEarlyWeights, with_worse
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
@@ -90,7 +91,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     settings = settings if resumed else with_initial(settings)
     scorer = prepare_data(settings, recipe, folder)
     settings, recipe = with_classes(settings, recipe)
-    config, drawing = config_text(settings), recipe.drawing(settings.seed)
+    config, last = config_text(settings), recipe.drawing(settings.seed)
+    drawing = last.unguided if last.waits else last  # until then
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
     images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
@@ -107,9 +109,9 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
-    settings = with_affordable_samples(settings, recipe, drawing, clock, trainer.world_size)
+    settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed, spent)
+    checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
     prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
         if resumed is not None:
@@ -120,7 +122,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         with processes.together(trainer, folder, start):
             with continuing(resumed, checkpoints, folder / "train.log"):
                 trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
-            drawn = draw_last(settings, drawing, folder, trainer, module, spent)
+            settings, last = with_worse(settings, last, folder, module)
+            drawn = draw_last(settings, last, folder, trainer, module, spent)
         if record is None:
             return None
         finish(settings, folder, trainer, scorer, drawn, spent)
@@ -237,7 +240,7 @@ def set_clock(
     trainer: pl.Trainer,
     settings: Train,
     recipe: Recipe,
-    drawing: Drawing,
+    last: Drawing,
     clock: Clock,
     folder: Path,
     scorer: Scorer | None,
@@ -249,8 +252,9 @@ def set_clock(
     data = recipe.data
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
-    plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
+    start = None if resumed is None else resumed.path
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
+    plan = Plan(settings, data, last, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),
@@ -265,7 +269,7 @@ def set_clock(
     used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
     used.append(Mark(spent, "other"))
-    samples, score = settings.samples, settings.score
+    samples, score, drawing = settings.samples, settings.score, last.unguided if last.waits else last
     if (shown := samples.n) and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:
@@ -274,9 +278,11 @@ def set_clock(
         used += [SampleGrid(clock, samples.every_n_epochs, draw, folder), Mark(spent, "pictures")]
     if scorer is not None and score.every_n_epochs:
         quick = replace(scorer, metrics=distances(scorer.metrics))
-        source = run_source(settings)
+        source = run_source(settings, guided=not last.waits)
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))
+    if last.waits:
+        used.append(KeepEarlyWeights(last, folder, settings, clock, record, start))
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
