@@ -131,10 +131,10 @@ def find_size(
     most = MOST.get(trainer.strategy.root_device.type, images)
     sizes = [size for size in divisors(images) if size <= most]
     with Trials(module, data, trainer, averages + (trainer.world_size > 1)) as trials:
-        room = f"{trials.room / 1e9:.3g} GB"
         if before in sizes and trials.fits(before):
             return before, "as before"
         size, more = largest(sizes, trials.fits)
+    room = f"{trials.room / 1e9:.3g} GB"
     if size is None:
         raise UserError(
             f"data.batch_size=auto: a step of one image needs more memory than there is ({room}); choose a smaller "

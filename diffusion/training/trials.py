@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from diffusion.data import ImageData
 from diffusion.training.module import Diffusion
@@ -37,8 +38,9 @@ class Trials:
         self.module, self.data, self.trainer, self.copies = module, data, trainer, copies
         self.device = trainer.strategy.root_device
         self.memory = Card(self.device) if self.device.type == "cuda" else Memory()
-        self.held: list[Any] = []
+        self.held: list[Tensor] = []
         self.trained: Diffusion | None = None
+        self.optimizer: Optimizer | None = None  # once it has moments
         self.undo = ExitStack()
 
     @property
@@ -51,7 +53,7 @@ class Trials:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.trained, self.held = None, []
+        self.trained, self.optimizer, self.held = None, None, []
         gc.collect()
         self.memory.release()
         self.undo.close()
@@ -59,7 +61,7 @@ class Trials:
     def fits(self, size: int) -> bool:
         """Whether a batch of `size` fits, with the gradients of the batches before it."""
         try:
-            if self.trained is None:
+            if self.optimizer is None:
                 self.begin()
             if not self.memory.may_take(size):
                 return False
@@ -79,7 +81,7 @@ class Trials:
             optimizer.train()  # type: ignore[attr-defined]
         self.step(1)
         optimizer.step()
-        self.held.append(optimizer)
+        self.optimizer = optimizer
         self.memory.ready()
 
     def step(self, size: int) -> None:

@@ -12,10 +12,13 @@ from outcomes import lines, refusal, same, state
 from torch import nn
 
 from diffusion.checkpoint import storage
+from diffusion.data import Batch
 from diffusion.errors import UserError
 from diffusion.model import UNet
 from diffusion.runs.metrics import read_metrics
 from diffusion.training import batch, trials
+from diffusion.training.clock import Clock
+from diffusion.training.module import Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.run import make_module, make_trainer
 
@@ -62,9 +65,17 @@ def test_the_numbers_do_not_depend_on_the_division(tiny: list[str], tmp_path: Pa
         for name, value in whole["current_model_state"].items():
             assert float((value - parts["current_model_state"][name]).abs().nan_to_num().max()) <= 1e-12, name
         assert logged.keys() == log.keys()
+        assert usual_losses(tmp_path / f"{size}") == pytest.approx(usual_losses(tmp_path / "8"), rel=1e-5)
         for name, series in log.items():  # the loss of all images, too
             assert list(logged[name].step) == list(series.step), name
             assert list(logged[name].value) == pytest.approx(list(series.value), rel=1e-5, abs=1e-7, nan_ok=True), name
+
+
+def usual_losses(folder: Path) -> list[float]:
+    """Those that the guard compares with."""
+    callbacks = storage.load(folder / "checkpoints/last.ckpt")["callbacks"]
+    (found,) = (content["usual"] for name, content in callbacks.items() if "Guard" in name)
+    return found
 
 
 def test_auto_is_the_largest_divisor_that_fits_and_leaves_no_trace(tiny, tmp_path, limit, capfd) -> None:
@@ -204,3 +215,18 @@ def test_it_is_swept_and_what_is_complete_is_not_run_again(command, tiny) -> Non
     assert "| data.global_batch_size |" in Path("sweep/compare.md").read_text()
     status, out, err = command("train", [*words, "hydra.sweep.dir=sweep"])
     assert out.count("is complete already") == 2
+
+
+def test_the_draws_of_a_step_are_those_of_its_images_whatever_batch_and_device_they_are_on() -> None:
+    def drawn(index: torch.Tensor, part: int, parts: int, rank: int, devices: int) -> list[Any]:
+        clock = Clock(epoch=3, total=9, accumulate=parts, together=parts)
+        trainer = SimpleNamespace(world_size=devices)
+        module = SimpleNamespace(seed=0, device=torch.device("cpu"), clock=clock, global_rank=rank, trainer=trainer)
+        number = 2 * parts + part  # of the batch, in the epoch's third step
+        streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0, 1, number))  # type: ignore[arg-type]
+        return [streams.uniform(), streams.stratified(), torch.full((len(index),), streams.shared())]
+
+    index = torch.tensor([5, 3, 8, 1, 0, 9, 2, 7])
+    quarters = [drawn(index[4 * p + 2 * r :][:2], p, 2, r, 2) for p in (0, 1) for r in (0, 1)]
+    for whole, parts in zip(drawn(index, 0, 1, 0, 1), zip(*quarters, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(parts))
