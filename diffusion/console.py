@@ -102,8 +102,9 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "image") ->
 
 
 def count(n: int, word: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{n:,} {word}{'s' * (n != 1)}"
+    """`1 image`, `2 images`, `2 batches`."""
+    plural = "es" if word.endswith("tch") else "s"
+    return f"{n:,} {word}{plural * (n != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -160,6 +160,11 @@ class Drawing:
         return self.weak is None and self.guidance is not None and self.guidance.step is not None
 
     @property
+    def in_training(self) -> "Drawing":
+        """The same before that step and the end of the run: without guidance, where its worse model is yet to come."""
+        return self.unguided if self.waits else self
+
+    @property
     def unguided(self) -> "Drawing":
         """The same without guidance, as an untrained network is sampled."""
         return replace(self, guidance=None, weak=None)

@@ -135,6 +135,9 @@ def summary(run: Run, state: str | None = None) -> str:
     if info.get("steps") is not None:
         epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
         sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")
+        if isinstance(batch := info.get("batch"), Mapping):
+            parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
+            sentences.append(f"Each was of {count(batch['images'], 'image')}: {parts}.")
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):

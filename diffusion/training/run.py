@@ -26,6 +26,7 @@ from diffusion.runs.jobs import config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
+from diffusion.training.batch import check_batch, clock_of, divide
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ending import SHOWN, draw_last, finish, run_source
@@ -82,6 +83,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     spent = Spent()
     quiet_libraries()
     check_trainer(settings.trainer)
+    check_batch(settings)
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
@@ -92,13 +94,11 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     scorer = prepare_data(settings, recipe, folder)
     settings, recipe = with_classes(settings, recipe)
     config, last = config_text(settings), recipe.drawing(settings.seed)
-    drawing = last.unguided if last.waits else last  # until then
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
-    images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
-    clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
+    clock = clock_of(settings, recipe.data, trainer.world_size)
     module = make_module(settings, recipe, clock, config)
-    check_recipe(module, recipe.data, drawing)
+    check_recipe(module, recipe.data, last.in_training)
     processes.check_processes(trainer)
     if resumed is not None:
         check_resumed(module.state_dict(), config, resumed)
@@ -109,10 +109,14 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
+    prepare_network(module, settings, trainer)
+    averages, before = getattr(recipe.ema, "copies", 0), None if resumed is None else resumed.batch_size
+    if division := divide(module, recipe.data, trainer, averages, folder, record, before):
+        recipe.data.batch_size = division.size
+        clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
     checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
-    prepare_network(module, settings, trainer)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
@@ -251,6 +255,7 @@ def set_clock(
     """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
     data = recipe.data
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+    trainer.accumulate_grad_batches = clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
     start = None if resumed is None else resumed.path
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
@@ -269,7 +274,7 @@ def set_clock(
     used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
     used.append(Mark(spent, "other"))
-    samples, score, drawing = settings.samples, settings.score, last.unguided if last.waits else last
+    samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:

@@ -118,7 +118,7 @@ FAULTS = [
     Fault("early: the source says guided", "settings, guided=not last.waits)", "settings)", UNDER_WAY),
     Fault("early: the run ended before", "if module.trainer.global_step <= step:", "if False:", SHORT),
     Fault("label and labels", "if settings.label is not None and settings.labels is not None:", "if False:", SAMPLED),
-    Fault("pictures are not counted", "self.under_way + more * self.nfe", "self.under_way", PLAN),
+    Fault("pictures are not counted", "self.in_training + more * self.nfe", "self.in_training", PLAN),
     Fault("an interrupted validation's end is forgotten", " + bool(total % every)", "", PLAN),
     Fault(
         "study of guidance: the source says another scale",

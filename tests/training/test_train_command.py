@@ -293,7 +293,7 @@ def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny,
     monkeypatch.setenv("WANDB_MODE", mode)
     wandb.teardown()  # what it has read of the variables before
     words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
-    words += ["features=lite0", "hydra.run.dir=run"]
+    words += ["features=lite0", "hydra.run.dir=run", "data.global_batch_size=4"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
         status, out, err = command("train", [*words, more, "ckpt=auto"])
         assert status == 0, out + err
@@ -304,6 +304,7 @@ def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny,
     assert (second.run.project, second.run.job_type, [*second.run.tags]) == ("diffusion", "train", ["a", "b"])
     assert second.config["code"] == code_version()
     assert second.config["versions"]["torch"] == torch.__version__
+    assert second.config["batch"] == {"images": 4, "size": 4, "accumulate": 1, "devices": 1}
     steps = [row["trainer/global_step"] for row in second.history if "train/loss" in row]
     assert steps == [*range(6, 12)]
     pictures = [row["samples"] for row in second.history if "samples" in row]
