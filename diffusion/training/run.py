@@ -22,7 +22,7 @@ from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
 from diffusion.report.run import write_report
-from diffusion.runs.jobs import config_text, write_config
+from diffusion.runs.jobs import asked_for, config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
@@ -80,7 +80,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
     Raises UserError, before any training, for what the user can fix.
     """
-    spent = Spent()
+    spent, asked = Spent(), settings
     quiet_libraries()
     check_trainer(settings.trainer)
     check_batch(settings)
@@ -109,6 +109,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
+    if record is not None:
+        record.update(asked=asked_for(asked, settings))
     prepare_network(module, settings, trainer)
     averages, before = getattr(recipe.ema, "copies", 0), None if resumed is None else resumed.batch_size
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
