@@ -3,28 +3,34 @@
     python bench/quality.py                       # what is missing of it, and the table; hours: see --cpu-seconds
     python bench/quality.py --only demo --seeds 0 --split val
 
-Each training has the same time of a processor core, on the same 2091 bundled tiles of 32×32 in batches of 16. Peers
+Each training has as many steps as a core makes in --cpu-seconds, on the same 2091 bundled tiles of 32×32 in batches of
+16. What a step takes is measured first, of all in turns, so that other work on the machine slows all alike. Peers
 train diffusers' UNet2DModel with the widths of unet_tiny by diffusers' example, and denoising-diffusion-pytorch's Unet
 by its Trainer's settings, each with a moving average of the weights. Seed 0 tries each peer with both predictions and
 two learning rates; the best by the validation tiles is trained with the other seeds, too. Then 512 images of each are
 drawn in 50 network evaluations and scored against tiles of photographs that nobody trained on (fd_lite0). Real training
-tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared.
+tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared. The demo's models
+are drawn from a second time with autoguidance, which no peer has, away from their own early checkpoints.
 
-A run of the demo counts all of its process, with its start, its guards, its validations and checkpoints; a peer counts
-its loop alone. A training has one thread, so that other work on the machine costs it no time of its own. What a
-training has drawn is kept in --out, and the same command goes on with the next one.
+A run of the demo counts all of its process, with its start, its guards, a validation and its checkpoints; a peer counts
+its loop alone. A training has one thread. What a step takes, and what a training has drawn, is kept in --out, and the
+same command goes on with the next one.
 """
 
 import argparse
+import contextlib
+import functools
+import io
 import itertools
+import json
 import math
 import os
 import resource
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +53,12 @@ from diffusion.config.choices import conf_dir
 from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.metric.record import Score
+from diffusion.process.guidance import AutoGuidance
 from diffusion.report.formatting import plus_minus
 from diffusion.report.recipes import mean_over_seeds
 
 SIDE, BATCH, IMAGES, EVALUATIONS = 32, 16, 512, 50
+SHORT, LONG = 10, 60  # steps of the trainings by which a step is measured
 SEEDS = (0, 1, 2)
 MODEL = OmegaConf.load(conf_dir() / "model" / "unet_tiny.yaml")
 METRIC = "fd_lite0"
@@ -58,11 +66,11 @@ METRIC = "fd_lite0"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A training: what it is called, and the function that makes it: (seed, seconds, folder) -> images."""
+    """A training: what it is called, and the function that makes it: (seed, steps, folder) -> images."""
 
     name: str
     library: str
-    images: Callable[[int, float, Path], Tensor]
+    images: Callable[[int, int, Path], Tensor]
 
 
 def tiles(split: str) -> Tensor:
@@ -82,34 +90,31 @@ def batches(seed: int) -> Iterator[Tensor]:
             yield torch.where(torch.rand(len(x), 1, 1, 1, generator=order) < 0.5, x.flip(3), x)
 
 
-def trained(
+def train(
     loss: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     average: EMA,
-    rate: Callable[[int, float], float],
+    rate: Callable[[int], float],
     seed: int,
-    seconds: float,
-) -> int:
-    """Train until the processor time is over; the steps that were made.
+    steps: int,
+) -> None:
+    """Train a peer.
 
     Args:
-        rate: (step, share of the time that has gone) -> factor of the learning rate.
+        rate: step -> factor of the learning rate.
     """
-    base = [group["lr"] for group in optimizer.param_groups]
-    start, step, images = time.process_time(), 0, batches(seed)
-    while (gone := time.process_time() - start) < seconds:
+    base, images = [group["lr"] for group in optimizer.param_groups], batches(seed)
+    for step in range(steps):
         for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * rate(step, gone / seconds)
+            group["lr"] = lr * rate(step)
         optimizer.zero_grad()
         loss(next(images)).backward()
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
         optimizer.step()
         average.update()
-        step += 1
-    return step
 
 
-def by_diffusers(prediction: str, lr: float, seed: int, seconds: float, folder: Path) -> Tensor:
+def by_diffusers(prediction: str, lr: float, seed: int, steps: int) -> Callable[[], Tensor]:
     """As diffusers' examples/unconditional_image_generation: AdamW, 500 steps of warm-up, then a cosine; its EMA."""
     torch.manual_seed(seed)
     network = UNet2DModel(
@@ -130,23 +135,25 @@ def by_diffusers(prediction: str, lr: float, seed: int, seconds: float, folder: 
         target = noise if prediction == "eps" else noising.get_velocity(x0, noise, t)
         return F.mse_loss(network(noising.add_noise(x0, noise, t), t).sample, target)
 
-    def rate(step: int, share: float) -> float:
-        return min(1.0, step / 500) * 0.5 * (1 + np.cos(np.pi * share))
+    def rate(step: int) -> float:
+        return min(1.0, step / 500) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.95, 0.999), weight_decay=1e-6)
-    steps = trained(loss, optimizer, average, rate, seed, seconds)
-    console.print(f"{folder.name}: {steps} steps")
-    sampling, model = DDIMScheduler.from_config(noising.config), average.ema_model.eval()
-    sampling.set_timesteps(EVALUATIONS)
-    x = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-    with torch.inference_mode():
+    train(loss, optimizer, average, rate, seed, steps)
+
+    def draw() -> Tensor:
+        sampling, model = DDIMScheduler.from_config(noising.config), average.ema_model.eval()
+        sampling.set_timesteps(EVALUATIONS)
+        x = torch.randn(IMAGES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
         for t in sampling.timesteps:
             estimate = torch.cat([model(part, t).sample for part in x.split(64)])
             x = sampling.step(estimate, t, x).prev_sample
-    return pixels(x.clamp(-1, 1) / 2 + 0.5)
+        return pixels(x.clamp(-1, 1) / 2 + 0.5)
+
+    return draw
 
 
-def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, seconds: float, folder: Path) -> Tensor:
+def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, steps: int) -> Callable[[], Tensor]:
     """As its Trainer: Adam, a constant rate, its EMA, its defaults of noise (sigmoid schedule)."""
     torch.manual_seed(seed)
     unit = math.gcd(*MODEL.channels)  # its widths are whole multiples
@@ -156,38 +163,75 @@ def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, second
     model = GaussianDiffusion(network, image_size=SIDE, objective=objective, sampling_timesteps=EVALUATIONS)
     average = EMA(model, beta=0.995, update_every=10)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
-    steps = trained(lambda x0: model(x0 / 2 + 0.5), optimizer, average, lambda *_: 1.0, seed, seconds)
-    console.print(f"{folder.name}: {steps} steps")
-    torch.manual_seed(seed)
-    sampler = average.ema_model.eval()
-    with torch.inference_mode():
-        return pixels(torch.cat([sampler.sample(batch_size=64) for _ in range(IMAGES // 64)]))
+    train(lambda x0: model(x0 / 2 + 0.5), optimizer, average, lambda _: 1.0, seed, steps)
+
+    def draw() -> Tensor:
+        torch.manual_seed(seed)
+        sampler = average.ema_model.eval()
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for each batch
+            return pixels(torch.cat([sampler.sample(batch_size=64) for _ in range(IMAGES // 64)]))
+
+    return draw
 
 
-def by_demo(words: list[str], seed: int, seconds: float, folder: Path) -> Tensor:
-    """`diffusion.train experiment=demo`, for as many steps as the time allows; its own samples in 50 evaluations."""
-    common = [f"seed={seed}", "samples.n=0", "score.n=0", "samples.every_n_epochs=null", *words]
+LIBRARIES = {"diffusers": by_diffusers, "denoising-diffusion-pytorch": by_denoising_diffusion_pytorch}
 
-    def run(steps: int, where: Path) -> float:
-        before = used()
-        command = [sys.executable, "-m", "diffusion.train", "experiment=demo", *common, f"trainer.max_steps={steps}"]
-        subprocess.run([*command, f"hydra.run.dir={where}"], check=True, stdout=subprocess.DEVNULL)
-        return used() - before
 
-    short, long = 30, 130
-    first, second = (run(steps, folder / f"calibration-{steps}") for steps in (short, long))
-    step = (second - first) / (long - short)
-    steps = round((seconds - first) / step) + short
-    taken = run(steps, folder / "run")
-    console.print(f"{folder.name}: {steps} steps in {taken:.0f} s of a core, of {seconds:.0f} s allowed")
+def run_demo(words: Sequence[str], seed: int, steps: int, folder: Path) -> None:
+    """`diffusion.train experiment=demo`, with one validation, at its end."""
+    command = [sys.executable, "-m", "diffusion.train", "experiment=demo", f"seed={seed}", f"trainer.max_steps={steps}"]
+    command += ["samples.n=0", "score.n=0", "samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
+    command += ["checkpoint.keep=9", f"checkpoint.every_n_steps={early_step(steps)}", f"hydra.run.dir={folder}", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def early_step(steps: int) -> int:
+    """The step of the worse model of autoguidance, the share that docs/recipes.md chose on the validation tiles."""
+    return round(0.4 * steps)
+
+
+def demo_images(folder: Path, seed: int) -> Tensor:
+    """Images of the demo's run in a folder."""
+    return diffusion.load(folder / "run").sample(IMAGES, steps=EVALUATIONS, seed=seed, progress=False)
+
+
+def guided_images(folder: Path, seed: int) -> Tensor:
+    """The same with autoguidance, away from its own early checkpoint, by two evaluations a step."""
     model = diffusion.load(folder / "run")
-    return model.sample(IMAGES, steps=EVALUATIONS, seed=seed, progress=False)
+    early = folder / "run" / "checkpoints" / f"step-{early_step(model.restored.step):08d}.ckpt"
+    how: dict[str, Any] = {"steps": EVALUATIONS // 2, "guidance": AutoGuidance(scale=2), "worse": diffusion.load(early)}
+    return model.sample(IMAGES, seed=seed, progress=False, **how)
 
 
 def used() -> float:
-    """The processor time of the processes that this one has started and waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    """The processor time of this process, and of those that it has started and waited for."""
+    usages = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def step_costs(words: Sequence[str], rounds: int = 3) -> dict[str, tuple[float, float]]:
+    """Of each library the processor seconds of a training beside its steps, and of a step: medians of some rounds.
+
+    All are measured in turns, by a short and a longer training each. Beside its steps a peer is counted nothing.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = (Path(temporary) / str(i) for i in itertools.count())
+        trainings: dict[str, Callable[[int], Any]] = {
+            "diffusion": lambda steps: run_demo(words, 0, steps, next(folders)),
+            **{name: functools.partial(by, "v", 1e-4, 0) for name, by in LIBRARIES.items()},
+        }
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in trainings}
+        for _ in range(rounds):
+            for name, training in trainings.items():
+                seconds = []
+                for steps in (SHORT, LONG):
+                    before = used()
+                    training(steps)
+                    seconds.append(used() - before)
+                each = (seconds[1] - seconds[0]) / (LONG - SHORT)
+                found[name].append((seconds[0] - SHORT * each if name == "diffusion" else 0.0, each))
+    medians = {name: np.median(costs, axis=0).tolist() for name, costs in found.items()}
+    return {name: (beside, each) for name, (beside, each) in medians.items()}
 
 
 def pixels(unit: Tensor) -> Tensor:
@@ -197,43 +241,70 @@ def pixels(unit: Tensor) -> Tensor:
 
 def peers() -> list[Entrant]:
     """Each peer with both predictions and two learning rates."""
-    found = []
-    for library, make_images in {
-        "diffusers": by_diffusers,
-        "denoising-diffusion-pytorch": by_denoising_diffusion_pytorch,
-    }.items():
-        for prediction, lr in itertools.product(("eps", "v"), (1e-4, 1e-3)):
-
-            def images(
-                seed: int, seconds: float, folder: Path, how: Any = make_images, what: Any = (prediction, lr)
-            ) -> Tensor:
-                return how(*what, seed, seconds, folder)
-
-            found.append(Entrant(f"{library} {prediction} {lr:g}", library, images))
-    return found
+    choices = itertools.product(LIBRARIES, ("eps", "v"), (1e-4, 1e-3))
+    return [peer(library, prediction, lr) for library, prediction, lr in choices]
 
 
-def demo(words: list[str]) -> Entrant:
-    def images(seed: int, seconds: float, folder: Path) -> Tensor:
-        return by_demo(words, seed, seconds, folder)
+def peer(library: str, prediction: str, lr: float) -> Entrant:
+    def images(seed: int, steps: int, folder: Path) -> Tensor:
+        draw = LIBRARIES[library](prediction, lr, seed, steps)
+        with torch.inference_mode():
+            return draw()
+
+    return Entrant(f"{library} {prediction} {lr:g}", library, images)
+
+
+def demo(words: Sequence[str]) -> Entrant:
+    """The demo with some overrides."""
+
+    def images(seed: int, steps: int, folder: Path) -> Tensor:
+        run_demo(words, seed, steps, folder / "run")
+        return demo_images(folder, seed)
 
     return Entrant(" ".join(["demo", *words]), "diffusion", images)
 
 
-class Work:
-    """What is done, and what remains to do, in a folder."""
+def autoguided(trained: Entrant, work: "Work") -> Entrant:
+    """The same trainings, drawn with guidance."""
 
-    def __init__(self, out: Path, seconds: float):
+    def images(seed: int, steps: int, folder: Path) -> Tensor:
+        work.images(trained, seed)
+        return guided_images(work.folder(trained, seed), seed)
+
+    return Entrant(f"{trained.name}, autoguidance", trained.library, images)
+
+
+class Work:
+    """What is done, and what remains to do, in a folder.
+
+    Args:
+        seconds: of a core, for each training.
+    """
+
+    def __init__(self, out: Path, seconds: float, words: Sequence[str]):
         self.out, self.seconds = out, seconds
+        file = out / f"{'-'.join(['seconds', *words])}.json"
+        if not file.is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(step_costs(words)))
+        self.costs: dict[str, tuple[float, float]] = json.loads(file.read_text())
+
+    def steps(self, library: str) -> int:
+        """The steps that a library makes in the time."""
+        beside, each = self.costs[library]
+        return int((self.seconds - beside) / each)
+
+    def folder(self, entrant: Entrant, seed: int) -> Path:
+        return self.out / f"{entrant.name.replace(', ', '-').replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
 
     def images(self, entrant: Entrant, seed: int) -> Tensor:
         """Of one training, uint8 (512, 3, 32, 32); trained now if they are not there."""
-        folder = self.out / f"{entrant.name.replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
+        folder = self.folder(entrant, seed)
         file = folder / "images.pt"
         if not file.is_file():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
             folder.mkdir(parents=True)
-            images = entrant.images(seed, self.seconds, folder)
+            images = entrant.images(seed, self.steps(entrant.library), folder)
             torch.save(images, file)
         return torch.load(file, weights_only=True)
 
@@ -261,9 +332,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="overrides of the demo, such as schedule=sigmoid")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    work = Work(args.out, args.cpu_seconds)
+    work = Work(args.out, args.cpu_seconds, args.words)
+    for library in work.costs:
+        console.print(f"{library}: {work.steps(library):,} steps of {work.costs[library][1]:.3f} s")
 
-    entrants = [] if args.only == "peers" else [demo(args.words)]
+    entrants = [] if args.only == "peers" else [demo(args.words), autoguided(demo(args.words), work)]
     if args.only != "demo":
         tried = {entrant: work.score(entrant, args.seeds[0], "val").value for entrant in peers()}
         for entrant, value in tried.items():

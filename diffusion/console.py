@@ -22,7 +22,7 @@ from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-PAUSE = 60.0  # seconds at least between two lines about the same work in a log file
+PAUSE, SILENCE = 60.0, 600.0  # seconds between two lines about the same work in a log file: at least, and at most
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed as it is
 if not console.is_terminal and "COLUMNS" not in os.environ:
     console.width = 140  # a log file has no edge at which to cut tables
@@ -51,7 +51,8 @@ class TimeColumn(ProgressColumn):
 class Bar(Progress):
     """Bars that move on a terminal. Elsewhere, as in a log file, a line is printed now and then (and at the end).
 
-    There is a line after each further tenth of the work, but at most one in `PAUSE` seconds.
+    There is a line after each further tenth of the work, but at most one in `PAUSE` seconds; and one after `SILENCE`
+    seconds without, so that slow work does not look stuck.
     """
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
@@ -69,7 +70,8 @@ class Bar(Progress):
         if self.disable or task.finished or not task.total:
             return
         done, since = task.fields.setdefault("logged", (task.completed, now))
-        if task.completed - done >= task.total / 10 and now - since >= PAUSE and not self.console.is_terminal:
+        wait = PAUSE if task.completed - done >= task.total / 10 else SILENCE
+        if now - since >= wait and not self.console.is_terminal:
             task.fields["logged"] = task.completed, now
             words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
             self.console.print(" ".join(str(word) for word in words if str(word)))
@@ -101,8 +103,9 @@ def track(items: Iterable[Item], label: str, total: int, unit: str = "image") ->
 
 
 def count(n: int, word: str) -> str:
-    """`1 image`, `2 images`."""
-    return f"{n:,} {word}{'s' * (n != 1)}"
+    """`1 image`, `2 images`, `2 batches`."""
+    plural = "es" if word.endswith("tch") else "s"
+    return f"{n:,} {word}{plural * (n != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -57,7 +57,7 @@ def explain(error: BaseException, command: str) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which a command without a network does not import
         return (
             f"{first_line(error).partition('. ')[0]}: lower the batch size (in training without changing the numbers: "
-            "halve data.batch_size, double trainer.accumulate_grad_batches), or give trainer.precision=bf16-mixed"
+            "lower data.batch_size, and set data.global_batch_size), or give trainer.precision=bf16-mixed"
         )
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return "a number of the optimizer's step is beyond the range of float32: lower optimizer.lr"

@@ -134,7 +134,8 @@ class Trainer(Settings):
     max_steps: Count | Literal[-1] = -1
     """Optimizer steps of the run; -1 for no limit. Of both limits the first one counts."""
     accumulate_grad_batches: Count = 1
-    """Batches whose gradients make one optimizer step."""
+    """Batches whose gradients make one optimizer step. Or data.global_batch_size sets its images; then
+    limit_train_batches and val_check_interval count steps."""
     max_time: Annotated[str, AfterValidator(_time), Words("a time as DD:HH:MM:SS, such as 00:11:30:00")] | None = None
     """Time after which training is saved and interrupted, as DD:HH:MM:SS. A resumed run trains for as long again."""
     limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None

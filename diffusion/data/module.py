@@ -1,6 +1,6 @@
 """The LightningDataModule of every data set: splits of images in memory, and the loaders of their batches."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -30,7 +30,11 @@ class ImageData(LightningDataModule):
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
         channels: 1: grey, 3: RGB, 4: RGBA, with transparency.
-        batch_size: Training images per device in a batch.
+        batch_size: Training images per device in a batch; `auto`: in diffusion.train, the most that fit the device's
+            memory and divide `global_batch_size` (on a CPU, where more are no faster, at most 8).
+        global_batch_size: Training images of an optimizer step in diffusion.train, on all devices and in all batches
+            together: as many batches are accumulated as that takes. null: those of one batch on each device, times
+            `trainer.accumulate_grad_batches`.
         eval_batch_size: The most images per device in a validation batch.
         flip: Mirror half of the training images, chosen anew in each epoch.
         seed: Seed of the order and of the mirroring, and of what a data set chooses at random.
@@ -44,18 +48,20 @@ class ImageData(LightningDataModule):
         self,
         resolution: Resolution,
         channels: Channels = 3,
-        batch_size: Annotated[int, Ge(1)] = 8,
+        batch_size: Annotated[int, Ge(1)] | Literal["auto"] = 8,
         eval_batch_size: Annotated[int, Ge(1)] = 32,
         flip: bool = True,
         seed: int = 0,
         num_workers: Annotated[int, Ge(0)] = 0,
+        global_batch_size: Annotated[int, Ge(1)] | None = None,
     ):
         super().__init__()
         height, width = height_width(resolution)
         self.channels = channels
         self.shape = channels, height, width  # of the images
         self.resolution = resolution_of(height, width)
-        self.batch_size = batch_size
+        self.batch_size = 0 if batch_size == "auto" else batch_size  # 0: diffusion.train sets it
+        self.global_batch_size = global_batch_size
         self.eval_batch_size = eval_batch_size
         self.flip = flip
         self.seed = seed
@@ -111,6 +117,8 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches that are still to come. Raises UserError where the images do not fill one batch."""
         train, (rank, devices) = self.splits["train"], self._share()
+        if self.batch_size == 0:
+            raise UserError("data.batch_size=auto: only diffusion.train finds what fits; give a number")
         per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
         if per_epoch < 1:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.checkpoint import early
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.provenance import network_hash
 from diffusion.checkpoint.restore import restore
@@ -154,6 +155,16 @@ class Drawing:
         return print_estimate(work, denoiser, self.shape, n, total, batch_size, device)
 
     @property
+    def waits(self) -> bool:
+        """Whether the worse model is the run itself at a step that it has yet to make."""
+        return self.weak is None and self.guidance is not None and self.guidance.step is not None
+
+    @property
+    def in_training(self) -> "Drawing":
+        """The same before that step and the end of the run: without guidance, where its worse model is yet to come."""
+        return self.unguided if self.waits else self
+
+    @property
     def unguided(self) -> "Drawing":
         """The same without guidance, as an untrained network is sampled."""
         return replace(self, guidance=None, weak=None)
@@ -167,27 +178,28 @@ def make_guidance(
     Args:
         shape: (C, H, W) of the model's images.
         label_dropout: of the model's training.
-        own: the file of the model, whose other weights `guidance.weights` may mean; None in training.
+        own: the file of the model, whose other weights `guidance.weights` and `guidance.step` may mean; None in
+            training, where those of `guidance.step` are yet to come (`Drawing.waits`).
 
     Raises UserError where they do not fit together.
     """
     if not node:
         return None, None
     guidance: Guidance = make(dict(node), "guidance")
-    file = None if guidance.weights is None else own
-    if guidance.ckpt is not None:
-        file = trained(guidance.ckpt)
-    elif file is None and guidance.weights is not None:
+    if guidance.ckpt is None and guidance.drops_labels and label_dropout == 0:
+        raise UserError(
+            "guidance: the model was trained with label_dropout=0, so it knows no estimate without a label; train "
+            "it with label_dropout=0.1, or give an unconditional model, guidance.ckpt=…"
+        )
+    file = own if guidance.ckpt is None else trained(guidance.ckpt)
+    if file is None and guidance.weights is not None:
         raise UserError(
             f"guidance.weights={guidance.weights}: in training it needs guidance.ckpt, the model whose weights they are"
         )
-    if file is None:
-        if guidance.drops_labels and label_dropout == 0:
-            raise UserError(
-                "guidance: the model was trained with label_dropout=0, so it knows no estimate without a label; train "
-                "it with label_dropout=0.1, or give an unconditional model, guidance.ckpt=…"
-            )
+    if file is None or (guidance.ckpt is None and guidance.weights is None and guidance.step is None):
         return guidance, None
+    if guidance.step is not None:
+        file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")
     if restored.shape != shape:
         raise UserError(

@@ -21,7 +21,8 @@ class Crops:
 
     A window is (top, left, H, W), int64: the row and the column of the part's first pixel, and the size of the image. d
     is drawn for the whole batch, a function of the batch's seed; the place of a part is uniform, drawn from the stream
-    of its image. So the places depend neither on devices nor on accumulation; accumulated batches each have a size.
+    of its image. So the places depend neither on devices nor on accumulation; accumulated batches each have a size, but
+    one together where the run sets data.global_batch_size.
 
     Args:
         divisors: the d that there are; 1: whole images.

@@ -40,6 +40,8 @@ class Guidance:
         ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Commands read it, not this class.
         weights: the worse model: its averaged or raw weights, or a number for the average of this length, where it has
             several (ema=power); null: averaged. Without `ckpt` they are weights of the model itself. Commands read it.
+        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps; null: at its end. A
+            run that trains with it keeps these weights, and guides its last samples. Commands read it.
 
     Raises:
         UserError: for a scale or an interval that cannot be.
@@ -50,6 +52,7 @@ class Guidance:
     high: Level | None = None
     ckpt: str | None = None
     weights: Literal["ema", "raw"] | float | None = None
+    step: Annotated[int, Ge(1)] | None = None
     drops_labels: ClassVar[bool] = False  # whether the model's own estimate without a label can be the weak one
 
     def __post_init__(self) -> None:
@@ -173,8 +176,9 @@ class AutoGuidance(Guidance):
     def weaker(self, denoise: Any, weak: Any) -> Any:
         if weak is None:
             raise UserError(
-                "guidance: autoguidance needs a worse model; set guidance.ckpt to a run, a checkpoint or an exported "
-                "file of a smaller or less trained one, or guidance.weights to other weights of this one"
+                "guidance: autoguidance needs a worse model; set guidance.step to an earlier step of the run, "
+                "guidance.ckpt to a run, a checkpoint or an exported file of a smaller or less trained model, or "
+                "guidance.weights to other weights of this one"
             )
         return weak
 

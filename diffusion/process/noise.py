@@ -16,7 +16,7 @@ Validation measures its error with independent noise, so its value does not show
 """
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import scipy  # whose parts are imported on their first use
 import torch
@@ -64,3 +64,8 @@ def assigned(x0: Tensor, streams: Streams, power: Literal[1, 2] = 2) -> Tensor:
     distance = torch.cdist(x0.flatten(1).to(dtype), eps.flatten(1).to(dtype))
     _, order = scipy.optimize.linear_sum_assignment((distance**power).cpu().numpy())
     return eps[torch.from_numpy(order).to(eps.device)]
+
+
+def depends_on_batch(noise: Any) -> bool:
+    """Whether a pair depends on the other images of its batch."""
+    return getattr(noise, "func", noise) is assigned

@@ -15,7 +15,7 @@ from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import style
 from diffusion.report.differences import differing
-from diffusion.report.formatting import MISSING, csv_text, markdown_table, number
+from diffusion.report.formatting import MISSING, csv_text, escaped, markdown_table, number
 from diffusion.report.page.comparison import comparison_page
 from diffusion.report.page.document import write_page
 from diffusion.report.recipes import Column, Comparison
@@ -37,13 +37,13 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     run_head, run_rows = by_run(comparison)
     _, run_texts = by_run(comparison, lambda value, half: MISSING if value is None else number(value, half))
     parts = [
-        f"# {title}",
+        f"# {escaped(title)}",
         recipes_table(comparison) if rows else "",
         LEGEND if rows else "No run is complete.",
         "\n".join(notes),
         "![comparison](compare.png)" if rows else "",
         "## Runs",
-        markdown_table(run_head, run_texts),
+        markdown_table(run_head, [[escaped(cell) for cell in line] for line in run_texts]),
     ]
     replace(folder / "compare.md", "\n\n".join(part for part in parts if part) + "\n")
     replace(folder / "compare.csv", csv_text(by_recipe(comparison)))
@@ -76,7 +76,7 @@ def recipes_table(comparison: Comparison) -> str:
     """The table of recipes as Markdown: their settings, and their numbers as `LEGEND` explains them."""
     settings = [*comparison.rows[0].settings]
     head, cells = in_cells(comparison, "**")
-    table = [[*row.settings.values(), *line] for row, line in zip(comparison.rows, cells, strict=True)]
+    table = [[*map(escaped, row.settings.values()), *line] for row, line in zip(comparison.rows, cells, strict=True)]
     return markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head)))
 
 

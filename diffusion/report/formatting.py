@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,14 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: It
     right = set(right)
     lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """A user's text as Markdown that shows it as it is, in one line, with a backslash before what Markdown would read.
+
+    An underscore within a word and a bracket that begins no link need none.
+    """
+    return re.sub(r"[\\`*<~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[])", r"\\\g<0>", " ".join(text.split()))
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:

@@ -17,6 +17,7 @@ from diffusion.report import figures, style
 from diffusion.report.formatting import (
     MISSING,
     describe,
+    escaped,
     markdown_table,
     number,
     protocol_text,
@@ -105,7 +106,7 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
 def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> str:
     """The README of a run as Markdown. `missing` are the figures that are not there, with the reasons."""
     sections = [
-        f"# Run {run.name}",
+        f"# Run {escaped(run.name)}",
         summary(run, state),
         picture(run),
         "## Recipe\n\n" + recipe(run.settings),
@@ -134,6 +135,9 @@ def summary(run: Run, state: str | None = None) -> str:
     if info.get("steps") is not None:
         epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
         sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")
+        if isinstance(batch := info.get("batch"), Mapping):
+            parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
+            sentences.append(f"Each was of {count(batch['images'], 'image')}: {parts}.")
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):
@@ -164,7 +168,7 @@ def recipe(config: Mapping[str, Any]) -> str:
     """A row per top-level key of the configuration, in its order."""
     if not config:
         return "config.yaml is missing: the recipe is not known."
-    rows = [(f"`{key}`", describe(value)) for key, value in config.items() if value is not None]
+    rows = [(f"`{key}`", escaped(describe(value))) for key, value in config.items() if value is not None]
     return markdown_table(("part", "choice"), rows)
 
 

@@ -93,7 +93,8 @@ def check_overwrites(settings: Train, folder: Path) -> None:
 def is_complete(record: RunRecord, settings: Train) -> bool:
     """Whether the run of these settings is complete in the record's folder; how it was resumed does not matter.
 
-    A setting that the run has not, because the program had not, counts as null there.
+    Groups that followed other settings are compared as they were asked for. A setting that the run has not, because the
+    program had not, counts as null there.
     """
 
     def comparable(config: dict[str, Any]) -> Any:
@@ -102,7 +103,8 @@ def is_complete(record: RunRecord, settings: Train) -> bool:
     if record.content.get("state") != "complete":
         return False
     try:
-        before = comparable(yaml.safe_load((record.folder / CONFIG).read_text("utf-8")))
+        config = yaml.safe_load((record.folder / CONFIG).read_text("utf-8"))
+        before = comparable(config | record.content.get("asked", {}))
     except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return False
     return before == comparable(yaml.safe_load(config_text(settings)))
@@ -122,6 +124,12 @@ def config_text(settings: Train) -> str:
 def write_config(settings: Train, folder: Path) -> None:
     """Write config.yaml, which the processes of a run read."""
     replace(folder / CONFIG, config_text(settings))
+
+
+def asked_for(asked: Train, settings: Train) -> dict[str, Any]:
+    """The groups as the command asked for them that have followed other settings, as the network's classes the data."""
+    now = settings.model_dump(mode="json")
+    return {group: node for group, node in asked.model_dump(mode="json").items() if node != now[group]}
 
 
 def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:

@@ -13,7 +13,7 @@ from diffusion.console import count
 from diffusion.errors import UserError
 
 MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be ranked
-UNMEASURED = ("data.batch_size", "data.flip")  # parts of these that do not matter
+UNMEASURED = ("data.batch_size", "data.global_batch_size", "data.flip")  # parts of these that do not matter
 
 
 class Series(NamedTuple):

@@ -24,6 +24,8 @@ class Clock:
         epoch: steps in an epoch.
         total: steps in the run.
         accumulate: batches in a step.
+        together: batches that are drawn for as one, and whose loss is logged as one: those of a step, where its size is
+            set (data.global_batch_size), so that nothing depends on how it is divided; else 1.
         validate_every: steps between validations; the last step is validated in any case.
         least: steps in an interval of any number of epochs, at least.
     """
@@ -31,6 +33,7 @@ class Clock:
     epoch: int
     total: int
     accumulate: int = 1
+    together: int = 1
     validate_every: int = 1
     least: int = 1
 

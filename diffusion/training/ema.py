@@ -38,6 +38,11 @@ class EMA(Callback):
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
     @property
+    def copies(self) -> int:
+        """Sets of weights that are held beside the module's."""
+        return 1
+
+    @property
     def tensors(self) -> list[Tensor]:
         """All that is held beside the module."""
         return list(_tensors(self.average))

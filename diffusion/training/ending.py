@@ -132,7 +132,7 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
         scorer.write([scorer.audit(images, score.audit, **of_samples)])
 
 
-def run_source(settings: Train) -> dict[str, Any]:
+def run_source(settings: Train, guided: bool = True) -> dict[str, Any]:
     """What the scores of a run's samples say about how they were made."""
-    drawn = source_of(settings.sampler, settings.guidance)
+    drawn = source_of(settings.sampler, settings.guidance if guided else None)
     return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}

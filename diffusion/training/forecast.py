@@ -73,7 +73,8 @@ class Plan:
     ):
         self.share = share
         self.settings, self.data, self.clock, self.scorer, self.devices = settings, data, clock, scorer, devices
-        self.nfe, self.unguided = (each.evaluations(schedule) for each in (drawing, drawing.unguided))
+        ways = drawing, drawing.unguided, drawing.in_training
+        self.nfe, self.unguided, self.in_training = (way.evaluations(schedule) for way in ways)
 
     def parts(self, step: int) -> list[Part]:
         """What is to be done after `step` steps; parts without work are left out."""
@@ -102,8 +103,8 @@ class Plan:
         """Samples that are shown as training goes on, and at its end where they are not scored too."""
         n, score = self.settings.samples.n or 0, self.settings.score.n or 0
         times, more = self.clock.times(self.settings.samples.every_n_epochs, step), max(0, n - score)
-        sampled = times * n + more
-        return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampled * self.nfe)
+        sampling = times * n * self.in_training + more * self.nfe
+        return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampling)
 
     def scores(self, step: int) -> list[Part]:
         """Samples that are scored, and what they are compared with."""
@@ -119,7 +120,7 @@ class Plan:
         last = most * self.nfe + blank * self.unguided
         under_way, images = f"{times} of {count(n, 'sample')}", times * most
         return [
-            Part("scores", under_way, sampling=images * self.nfe, features=images),
+            Part("scores", under_way, sampling=images * self.in_training, features=images),
             Part("last scores", count(n + untrained, "sample"), 0, last, features),
         ]
 

@@ -80,19 +80,13 @@ class Diffusion(pl.LightningModule):
         self.augmentation = augmentation
         self.crops = crops
         self.config = config
+        self.gathered: list[dict[str, Tensor]] = []  # of the batches so far that belong `together`
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
         self.differences: dict[str, Tensor] = {}  # of the last validation, by weights: held-out less training errors
         self.clusters: Tensor | None = None  # of these, by the images' sources: see `diffusion.metric.gap`
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Lightning notes the names of hooks here, some forty times in a step; torch would look for parameters then."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
@@ -107,7 +101,20 @@ class Diffusion(pl.LightningModule):
             getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+        """The mean loss of a batch. What is logged is the mean over the batches that belong `together`, so far."""
+        losses = self.losses(batch)
+        if batch.number % self.clock.together == 0:
+            self.gathered = []
+        self.gathered.append({name: self.all_gather_flat(losses[name]) for name in ("t", "term", "loss")})
+        whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
+        if len(self.gathered) == self.clock.together:
+            self.objective.update(whole["t"], whole["term"])
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
+        self.log_step({"train/loss": whole["loss"].mean(), "epoch": epoch})
+        return losses["loss"].mean()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """What the objective makes of a batch: its values (B,)."""
         x0 = self.images(batch)
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(batch.index.to(self.device, non_blocking=True)):
@@ -116,16 +123,14 @@ class Diffusion(pl.LightningModule):
                 x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
             if self.crops is not None:
                 x0, given["window"] = self.crops(x0, self.streams(batch, "crops"))
-            losses = self.objective(self.denoiser, x0, self.streams(batch), **given)
-        self.objective.update(self.all_gather_flat(losses["t"]), self.all_gather_flat(losses["term"]))
-        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
-        self.log_step({"train/loss": self.all_gather_flat(losses["loss"]).mean(), "epoch": epoch})
-        return losses["loss"].mean()
+            values: dict[str, Tensor] = self.objective(self.denoiser, x0, self.streams(batch), **given)
+        return values
 
     def log_step(self, values: dict[str, Tensor]) -> None:
         """Log what is known of a step, as `log_dict` does, which would check all that it knows of a value every time.
 
-        So it is told only once what to do with a value, and then the value alone is replaced.
+        So it is told only once what to do with a value, and then the value alone is replaced. (`_results` is private to
+        Lightning, here 2.6; `log_dict` takes a sixth of a step whose network costs nothing: docs/scaling.md.)
         """
         results = self.trainer._results
         for name, value in values.items():
@@ -144,13 +149,15 @@ class Diffusion(pl.LightningModule):
 
     def streams(self, batch: Batch, use: str = "train") -> Streams:
         """The random streams of a training batch, others for each use; they know its place in that of all devices."""
-        n = len(batch.index)
+        n, parts, devices = len(batch.index), self.clock.together, self.trainer.world_size
+        number, part = divmod(batch.number, parts)
+        first = (part * devices + self.global_rank) * n
         return Streams(
             seeds_for(self.seed, use, batch.epoch, last=batch.index.tolist()),
             self.device,
-            batch_seed=seed_for(self.seed, "batch", batch.epoch, batch.number),
-            positions=range(self.global_rank * n, (self.global_rank + 1) * n),
-            batch_size=n * self.trainer.world_size,
+            batch_seed=seed_for(self.seed, "batch", batch.epoch, number),
+            positions=range(first, first + n),
+            batch_size=n * devices * parts,
         )
 
     def conditions(self, batch: Batch, dropout: float = 0.0) -> dict[str, Tensor]:
@@ -301,6 +308,8 @@ class Diffusion(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
         checkpoint["noise"] = GENERATOR
+        if data.global_batch_size is not None:
+            checkpoint["batch_size"] = data.batch_size
         if data.classes:
             checkpoint["labels"] = dict(zip(data.classes, data.class_counts("train"), strict=True))
         checkpoint["epoch"] = self.clock.epoch_after(checkpoint["global_step"])

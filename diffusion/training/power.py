@@ -52,6 +52,11 @@ class PowerEMA(EMA):
         self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> its updates, its hash
 
     @property
+    def copies(self) -> int:
+        """Sets of weights that are held beside the module's."""
+        return len(self.lengths)
+
+    @property
     def tensors(self) -> list[Tensor]:
         """All that is held beside the module."""
         return [*super().tensors, *chain.from_iterable(self.others)]

@@ -42,6 +42,7 @@ class Resumed(NamedTuple):
     images: Mapping[str, str]  # a hash of each split; empty where the checkpoint holds none
     noise: str  # the generator that drew it; empty where the checkpoint does not say
     storage: Storage  # which gives Lightning what has been read
+    batch_size: Any = None  # that the run had worked out
 
     @property
     def folder(self) -> Path:
@@ -59,7 +60,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     console.print(f"resuming from {path}, step {step}")
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
     images, noise = contents.get("images", {}), contents.get("noise", "")
-    return Resumed(path, step, config, shapes, images, noise, Storage(path, contents))
+    storage = Storage(path, contents)
+    return Resumed(path, step, config, shapes, images, noise, storage, contents.get("batch_size"))
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

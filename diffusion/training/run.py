@@ -22,10 +22,11 @@ from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
 from diffusion.report.run import write_report
-from diffusion.runs.jobs import config_text, write_config
+from diffusion.runs.jobs import asked_for, config_text, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
-from diffusion.training import hooks, loggers, processes, signals
+from diffusion.training import loggers, processes, signals
+from diffusion.training.batch import check_batch, clock_of, divide
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
 from diffusion.training.ending import SHOWN, draw_last, finish, run_source
@@ -49,6 +50,7 @@ from diffusion.training.resume import (
 from diffusion.training.saving import Checkpoints
 from diffusion.training.schedule_free import with_average
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
+from diffusion.training.worse import KeepEarlyWeights, with_worse
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
@@ -78,9 +80,10 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
     Raises UserError, before any training, for what the user can fix.
     """
-    spent = Spent()
+    spent, asked = Spent(), settings
     quiet_libraries()
     check_trainer(settings.trainer)
+    check_batch(settings)
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
@@ -90,13 +93,12 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     settings = settings if resumed else with_initial(settings)
     scorer = prepare_data(settings, recipe, folder)
     settings, recipe = with_classes(settings, recipe)
-    config, drawing = config_text(settings), recipe.drawing(settings.seed)
+    config, last = config_text(settings), recipe.drawing(settings.seed)
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
-    images, batch_size = len(recipe.data.splits["train"]), recipe.data.batch_size
-    clock = Clock.of(settings.trainer, images, batch_size, trainer.world_size, settings.least_interval)
+    clock = clock_of(settings, recipe.data, trainer.world_size)
     module = make_module(settings, recipe, clock, config)
-    check_recipe(module, recipe.data, drawing)
+    check_recipe(module, recipe.data, last.in_training)
     processes.check_processes(trainer)
     if resumed is not None:
         check_resumed(module.state_dict(), config, resumed)
@@ -107,10 +109,16 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if trainer.is_global_zero:
         write_config(settings, folder)
-    settings = with_affordable_samples(settings, recipe, drawing, clock, trainer.world_size)
-    scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, drawing, clock, folder, scorer, record, resumed, spent)
+    if record is not None:
+        record.update(asked=asked_for(asked, settings))
     prepare_network(module, settings, trainer)
+    averages, before = getattr(recipe.ema, "copies", 0), None if resumed is None else resumed.batch_size
+    if division := divide(module, recipe.data, trainer, averages, folder, record, before):
+        recipe.data.batch_size = division.size
+        clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
+    settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
+    scorer = scorer if settings.score.n else None
+    checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
@@ -120,7 +128,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         with processes.together(trainer, folder, start):
             with continuing(resumed, checkpoints, folder / "train.log"):
                 trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
-            drawn = draw_last(settings, drawing, folder, trainer, module, spent)
+            settings, last = with_worse(settings, last, folder, module)
+            drawn = draw_last(settings, last, folder, trainer, module, spent)
         if record is None:
             return None
         finish(settings, folder, trainer, scorer, drawn, spent)
@@ -198,13 +207,11 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
 
 def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
     """The LightningModule of a recipe."""
-    module = Diffusion(
+    return Diffusion(
         recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
         clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout,
         recipe.augmentation, recipe.crops, config,
     )  # fmt: skip
-    hooks.leave_out_unused([module])
-    return module
 
 
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
@@ -226,9 +233,8 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         logs += [
             make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
         ]
-    profiler = {} if settings.trainer.profiler else {"profiler": hooks.NoProfiler()}
     trainer: pl.Trainer = make(
-        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs, **profiler,
+        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
         default_root_dir=str(folder),
         plugins=[storage.Storage() if resumed is None else resumed.storage, *processes.environment()],
         enable_checkpointing=False, enable_progress_bar=False,
@@ -240,7 +246,7 @@ def set_clock(
     trainer: pl.Trainer,
     settings: Train,
     recipe: Recipe,
-    drawing: Drawing,
+    last: Drawing,
     clock: Clock,
     folder: Path,
     scorer: Scorer | None,
@@ -251,9 +257,11 @@ def set_clock(
     """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
     data = recipe.data
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+    trainer.accumulate_grad_batches = clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, None if resumed is None else resumed.path)
-    plan = Plan(settings, data, drawing, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
+    start = None if resumed is None else resumed.path
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
+    plan = Plan(settings, data, last, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),
@@ -268,7 +276,7 @@ def set_clock(
     used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     used += [make(node, f"callbacks.{name}") for name, node in (settings.callbacks or {}).items()]
     used.append(Mark(spent, "other"))
-    samples, score = settings.samples, settings.score
+    samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:
 
         def draw(module: Diffusion) -> Tensor:
@@ -277,13 +285,14 @@ def set_clock(
         used += [SampleGrid(clock, samples.every_n_epochs, draw, folder), Mark(spent, "pictures")]
     if scorer is not None and score.every_n_epochs:
         quick = replace(scorer, metrics=distances(scorer.metrics))
-        source = run_source(settings)
+        source = run_source(settings, guided=not last.waits)
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))
+    if last.waits:
+        used.append(KeepEarlyWeights(last, folder, settings, clock, record, start))
     # Checkpoints come last, so that the state of the others is what is saved.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
-    hooks.leave_out_unused(used)
     return checkpoints
 
 

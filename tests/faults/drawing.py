@@ -16,6 +16,12 @@ DROPPED = f"{LABELS}::test_labels_are_dropped_by_image_and_epoch_alone"
 ASKED = f"{LABELS}::test_samples_are_of_the_classes_that_are_asked_for"
 GUIDED = f"{LABELS}::test_guidance_makes_samples_more_of_their_class"
 WORSE = f"{LABELS}::test_an_earlier_checkpoint_is_the_worse_model_of_autoguidance"
+KEPT = "training/test_worse.py::test_the_averaged_weights_of_the_step_are_kept"
+GUIDE = "training/test_worse.py::test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands"
+UNDER_WAY = "training/test_worse.py::test_pictures_under_way_are_not_guided"
+ALONG = "training/test_worse.py::test_a_run_resumed_in_another_folder_has_them"
+SHORT = "training/test_worse.py::test_a_run_that_ends_before_draws_without_guidance_and_says_so"
+EARLY = "training/test_worse.py::test_what_cannot_be_is_refused"
 SCORED = f"{LABELS}::test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class"
 STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
 DRAWN = f"{LABELS}::test_a_run_draws_and_scores_of_every_class_with_its_guidance"
@@ -86,9 +92,33 @@ FAULTS = [
         '        print(\n            f"model.classes={given}:',
         REFUSED,
     ),
-    Fault("guidance by what was not learned", "if guidance.drops_labels and label_dropout == 0:", "if False:", REFUSED),
+    Fault("guidance by what was not learned", "guidance.drops_labels and label_dropout == 0:", "False:", REFUSED),
+    Fault(
+        "early: the raw weights",
+        "with averaged_weights(trainer, module):\n            weights,",
+        "if 1:\n            weights,",
+        KEPT,
+    ),
+    Fault(
+        "early: another step", "trainer.global_step == self.step and", "trainer.global_step == self.step + 1 and", KEPT
+    ),
+    Fault(
+        "early: not in the new folder",
+        "copy_file(early.find(self.resumed.parent, self.step), self.file)",
+        "pass",
+        ALONG,
+    ),
+    Fault("early: a step that the run does not make", "if step >= clock.total:", "if False:", EARLY),
+    Fault(
+        "early: no guidance at the end",
+        "return settings, replace(drawing, weak=weak.eval())",
+        "return settings, drawing.unguided",
+        GUIDE,
+    ),
+    Fault("early: the source says guided", "settings, guided=not last.waits)", "settings)", UNDER_WAY),
+    Fault("early: the run ended before", "if module.trainer.global_step <= step:", "if False:", SHORT),
     Fault("label and labels", "if settings.label is not None and settings.labels is not None:", "if False:", SAMPLED),
-    Fault("pictures are not counted", "sampled = times * n + more", "sampled = times * n", PLAN),
+    Fault("pictures are not counted", "self.in_training + more * self.nfe", "self.in_training", PLAN),
     Fault("an interrupted validation's end is forgotten", " + bool(total % every)", "", PLAN),
     Fault(
         "study of guidance: the source says another scale",

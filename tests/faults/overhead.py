@@ -6,14 +6,11 @@ from faults.fault import Fault
 
 SETTINGS = "training/test_trainer_settings.py"
 READ = f"{SETTINGS}::test_a_callback_of_ones_own_can_read_the_loss_of_every_step"
-HOOKS = f"{SETTINGS}::test_the_hooks_that_are_used_are_left_and_no_others"
 KNOWN = "process/test_schedule.py::test_a_schedule_that_knows_its_coefficients_at_some_times_answers_for_all"
 ONCE = "process/test_objective.py::test_a_step_computes_the_schedule_s_coefficients_once"
 
 FAULTS = [
     Fault("the first loss stays", "results.update_metrics(key, value, batch_size=1)", "pass", READ),
-    Fault("hooks in use are left out", "if not is_overridden(hook, owner):", "if True:", HOOKS),
-    Fault("hooks without a use are called", "if not is_overridden(hook, owner):", "if False:", HOOKS),
     Fault(
         "the coefficients of other times",
         "self.coefficients if t is self.t else",

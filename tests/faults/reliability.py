@@ -617,11 +617,11 @@ FAULTS = [
     ),
     Fault(
         "T10 every device draws from the batch's start",
-        "positions=range(self.global_rank * n, (self.global_rank + 1) * n)",
+        "positions=range(first, first + n)",
         "positions=range(n)",
         DRAWS,
     ),
-    Fault("T10 a device's batch is the batch", "batch_size=n * self.trainer.world_size", "batch_size=n", DRAWS),
+    Fault("T10 a device's batch is the batch", "batch_size=n * devices * parts", "batch_size=n * parts", DRAWS),
     Fault("T10 each device scores for itself", "if together and gather:", "if False:", ONCE),
     Fault("T10 pixels wrap", "round().clamp(0, 255)", "round()", PIXELS),
     Fault("T10 one cache for all images", 'digest({"images": images}), ', "", KEYS),

@@ -11,6 +11,8 @@ KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
 ON = "training/test_resume.py"
 OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was"
 
+FOLLOWED = "training/test_train_command.py::test_what_follows_other_settings_makes_a_complete_job_no_other_one"
+
 FAULTS = [
     Fault(
         "settings are not checked",
@@ -58,6 +60,7 @@ FAULTS = [
     Fault("another diffusion goes on", "if key.startswith(FIXED)", "if False", OTHER),
     Fault("another recipe in silence", "if key.startswith(REPORTED)", "if False", ON),
     Fault("a refusal is the run's end", 'if "steps" in self.content or not self.previous:', "if True:", OTHER),
+    Fault("complete, but for what has followed", 'config | record.content.get("asked", {})', "config", FOLLOWED),
     Fault("complete, and run again", ' or settings.ckpt == "auto") and is_complete', ") and is_complete", ON),
     Fault("nothing is left to train", "if resumed.step > total or", "if False and", ON),
     Fault(

@@ -274,7 +274,7 @@ def test_what_does_not_fit_the_model_is_one_line() -> None:
         for scale in (1.0, 2.0):
             with pytest.raises(UserError, match=r"^guidance: .* needs a class label for each image.*guidance=none$"):
                 ClassifierFree(scale)(model)(X, at(0.4), **conditions)
-    with pytest.raises(UserError, match=r"^guidance: autoguidance needs a worse model; set guidance.ckpt"):
+    with pytest.raises(UserError, match=r"^guidance: autoguidance needs a worse model; set guidance.step"):
         AutoGuidance(2.0)(model)
     with pytest.raises(UserError, match=r"^guidance: the worse model has another noise schedule"):
         AutoGuidance(2.0)(model, labelled(schedule.VP(beta_max=19.0)))

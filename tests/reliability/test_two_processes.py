@@ -23,6 +23,7 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.reference import reference_key, reference_statistics
 from diffusion.metric.score import score
 from diffusion.runs.metrics import Metrics, read_metrics
+from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.processes import Followers, what_is_lost
 
@@ -32,6 +33,8 @@ LAYOUTS = {  # a global batch of 8, otherwise divided
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
     "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
+    "two, of a whole": ["data.global_batch_size=8", "data.batch_size=2", "trainer.devices=2"],
+    "two, as fits": ["data.global_batch_size=8", "data.batch_size=auto", "trainer.devices=2"],
 }
 COMMON = (
     "trainer.max_steps=10",
@@ -226,6 +229,7 @@ def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
         module = SimpleNamespace(
             seed=0,
             device=torch.device("cpu"),
+            clock=Clock(epoch=4, total=8),
             global_rank=rank,
             trainer=SimpleNamespace(world_size=world),
         )

@@ -1,15 +1,19 @@
-"""Text of a user is printed and drawn as it is: never as markup, an emoji's name or mathematics."""
+"""Text of a user is printed and drawn as it is: never as markup, Markdown, an emoji's name or mathematics."""
 
 import io
 import json
+import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from diffusion import compare, console, status
 from diffusion.metric.record import Reference, Score
 from diffusion.report.__main__ import main as report
+from diffusion.report.formatting import escaped, markdown_table
 from diffusion.report.scores import print_scores
 
 NAME = "m[/foo]x:x:"  # a path's `/` makes it two folders
@@ -64,3 +68,28 @@ def test_scores_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     print_scores([Score(f"fd_{NAME}", 1.0, 9, reference=Reference(NAME, 9))])
     assert list(console.track([1], NAME, 1)) == [1]
     assert printed.getvalue().count(NAME) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a_b",
+        "_a_ __b__",
+        "*a* **b**",
+        "`a`",
+        "[a](b)",
+        "![a](b) [a][b]",
+        "<b>a</b>",
+        "~~a~~",
+        "a\\*b\\",
+        "a|b",
+        "[1, 2]",
+    ],
+)
+def test_a_users_text_is_shown_as_it_is(text: str) -> None:
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown_table(["x"], [[escaped(text)]]))
+    assert re.findall("<td>(.*)</td>", html) == [escape(text)]
+
+
+def test_a_users_text_is_one_line() -> None:
+    assert escaped("a\n# b\n") == "a # b"

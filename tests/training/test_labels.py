@@ -236,7 +236,7 @@ REFUSED = {
     "classes without labels": (["data.labels=null", "model.classes=3"], "model.classes=3: the data has no classes"),
     "another number of classes": (["model.classes=4"], "model.classes=4: the data has 3 classes"),
     "guidance without dropout": (["guidance=cfg", "label_dropout=0"], "trained with label_dropout=0"),
-    "no worse model": (["guidance=auto"], "set guidance.ckpt to a run"),
+    "no worse model": (["guidance=auto"], "set guidance.step to an earlier step"),
     "worse weights without a model": (["guidance=auto", "guidance.weights=raw"], "in training it needs guidance.ckpt"),
     "an interval outside": (["guidance=interval", "guidance.low=1e9", "guidance.high=1e10"], "ranges from"),
     "low above high": (["guidance=interval", "guidance.low=3"], "low must be below high"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 import wandb
 from composing import settings, train
+from omegaconf import OmegaConf
 from PIL import Image
 from wandb_files import recorded
 
@@ -112,6 +113,16 @@ def test_a_run_is_complete_only_with_its_report(tiny, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="killed"):
         train([*tiny, "samples.n=0", "trainer.max_steps=1"], tmp_path / "run")
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "running"
+
+
+def test_what_follows_other_settings_makes_a_complete_job_no_other_one(command, tiny, tmp_path):
+    words = ["-m", *tiny, "samples.n=0", "trainer.max_steps=1", "augmentation=edm", "data.channels=1", "seed=0"]
+    for more, times in ([], 0), ([], 1), (["model.dropout=0.1"], 0):
+        status, out, err = command("train", [*words, *more, "hydra.sweep.dir=sweep"])
+        assert status == 0, out + err
+        assert out.count("is complete already") == times
+    config = OmegaConf.load(tmp_path / "sweep/0/config.yaml")
+    assert (config.model.in_channels, config.model.augment) == (1, 9)
 
 
 def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_path):
@@ -293,7 +304,7 @@ def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny,
     monkeypatch.setenv("WANDB_MODE", mode)
     wandb.teardown()  # what it has read of the variables before
     words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
-    words += ["features=lite0", "hydra.run.dir=run"]
+    words += ["features=lite0", "hydra.run.dir=run", "data.global_batch_size=4"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
         status, out, err = command("train", [*words, more, "ckpt=auto"])
         assert status == 0, out + err
@@ -304,6 +315,7 @@ def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny,
     assert (second.run.project, second.run.job_type, [*second.run.tags]) == ("diffusion", "train", ["a", "b"])
     assert second.config["code"] == code_version()
     assert second.config["versions"]["torch"] == torch.__version__
+    assert second.config["batch"] == {"images": 4, "size": 4, "accumulate": 1, "devices": 1}
     steps = [row["trainer/global_step"] for row in second.history if "train/loss" in row]
     assert steps == [*range(6, 12)]
     pictures = [row["samples"] for row in second.history if "samples" in row]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import yaml
 from forked import Train
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.checkpoint import storage
@@ -16,7 +16,6 @@ from diffusion.config import schema
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.runs.metrics import read_metrics
-from diffusion.training import hooks
 from diffusion.training.checks import check_trainer
 from tests.support.composing import settings
 
@@ -201,34 +200,6 @@ def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
     assert status == 0, out + err
     assert len({loss for loss, *_ in Reads.read}) == 12
     assert all(loss == callback == logged for loss, callback, logged in Reads.read)
-
-
-class Gradients(Callback):
-    """Uses one hook."""
-
-    def on_after_backward(self, trainer, module):
-        pass
-
-
-class Steps(LightningModule):
-    """Uses one hook."""
-
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        pass
-
-
-class More(Gradients):
-    """Inherits one hook, and is given one."""
-
-    def __init__(self):
-        self.on_before_backward = lambda trainer, module, loss: None
-
-
-def test_the_hooks_that_are_used_are_left_and_no_others():
-    owners = [Callback(), Gradients(), More(), Steps()]
-    hooks.leave_out_unused(owners)
-    left = [[hook for hook in hooks.OF_A_STEP if callable(getattr(each, hook))] for each in owners]
-    assert left == [[], ["on_after_backward"], ["on_before_backward", "on_after_backward"], ["on_train_batch_end"]]
 
 
 @pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does

@@ -1,0 +1,29 @@
+"""The weights of a run after some of its steps: the worse model of its autoguidance (`guidance.step`).
+
+checkpoints/early/step-00001234.safetensors is an exported file of the averaged weights. It stays when checkpoints go.
+"""
+
+from pathlib import Path
+
+from diffusion.checkpoint import exported, storage
+from diffusion.errors import UserError
+
+FOLDER = "early"  # beside the checkpoints
+
+
+def file_of(checkpoints: Path, step: int) -> Path:
+    """The file of a step, beside the checkpoints in a folder."""
+    return (checkpoints / FOLDER / storage.numbered(checkpoints, step).name).with_suffix(exported.SUFFIX)
+
+
+def find(checkpoints: Path, step: int) -> Path:
+    """The file of a step or else the checkpoint of that step. Raises UserError where there is neither."""
+    found = [file for file in (file_of(checkpoints, step), storage.numbered(checkpoints, step)) if file.is_file()]
+    if found:
+        return found[0]
+    kept = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))
+    steps = ", ".join(map(str, kept)) or "none"
+    raise UserError(
+        f"guidance.step={step}: {checkpoints} holds no weights of this step; it has checkpoints of {steps}: choose one "
+        "of them, or guidance.ckpt=…, or guidance=none"
+    )

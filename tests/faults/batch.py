@@ -1,0 +1,38 @@
+"""Faults in how an optimizer step is divided, and in how what fits is found."""
+
+import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
+import torchmetrics  # noqa: F401
+import torchvision  # noqa: F401
+from faults.fault import Fault
+
+ON = "training/test_batch.py"
+DIVISION = f"{ON}::test_the_numbers_do_not_depend_on_the_division"
+TRACE = f"{ON}::test_finding_it_draws_no_number_and_changes_no_weight"
+SWAP = f"{ON}::test_a_cpu_gets_small_batches_and_is_never_made_to_swap"
+GPU = f"{ON}::test_a_tenth_of_the_memory_of_a_gpu_stays_free"
+KEPT = f"{ON}::test_a_resumed_run_keeps_its_batch_where_that_fits"
+
+FAULTS = [
+    Fault("each batch draws for itself", "divmod(batch.number, parts)", "batch.number, 0", f"{DIVISION}[crops]"),
+    Fault("times adapt within a step", "if len(self.gathered) == self.clock.together:", "if True:", DIVISION),
+    Fault("the last batch's loss is the step's", 'whole["loss"].mean()', 'losses["loss"].mean()', DIVISION),
+    Fault("a step's mean is averaged again", "self.losses[-1] if self.clock.together > 1 else ", "", DIVISION),
+    Fault(
+        "an epoch is of batches",
+        "Clock.of(settings.trainer, images, whole, 1, settings.least_interval)",
+        "Clock.of(settings.trainer, images, size, 1, settings.least_interval)",
+        f"{DIVISION}[crops]",
+    ),
+    Fault("trials draw from torch", "self.undo.enter_context(torch.random.fork_rng(", "str((", TRACE),
+    Fault("trials train the run", "copy.deepcopy(self.module)", "self.module", TRACE),
+    Fault("what a step needs is not foretold", "return WORKING * self.kept * size <= self.room", "return True", SWAP),
+    Fault("a CPU gets what fits", 'MOST = {"cpu": 8}', "MOST: dict[str, int] = {}", SWAP),
+    Fault("the whole of a GPU", "SHARE * (torch.cuda", "1 * (torch.cuda", GPU),
+    Fault("another batch after each resume", "if before in sizes and", "if False and", KEPT),
+    Fault(
+        "a batch of one device on many",
+        'size = int(RunRecord(folder).content["batch"]["size"])',
+        "size = whole",
+        "reliability/test_two_processes.py::test_two_processes_train_as_one",
+    ),
+]

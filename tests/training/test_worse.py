@@ -1,0 +1,100 @@
+"""Autoguidance by the run itself: the weights of an early step are kept, and guide its last samples."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from composing import train
+from safetensors.torch import load_file
+
+import diffusion
+from diffusion.checkpoint.early import file_of
+from diffusion.errors import UserError
+from diffusion.pixels import to_rgb
+from diffusion.report.images import grid
+from diffusion.runs.folder import read_scores
+
+GUIDED = ["guidance=auto", "guidance.step=3", "guidance.scale=3", "trainer.max_steps=7", "samples.n=4"]
+
+
+@pytest.fixture(scope="module")
+def words(tiny) -> list[str]:
+    return [*tiny, "score.n=8", "score.baselines=[]", "features=lite0", "checkpoint.keep=9", *GUIDED]
+
+
+@pytest.fixture(scope="module")
+def run(words, tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("worse") / "run"
+    train([*words, "checkpoint.every_n_steps=1"], folder)
+    return folder
+
+
+def test_the_averaged_weights_of_the_step_are_kept(run):
+    kept = load_file(file_of(run / "checkpoints", 3))
+    saved = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu").denoiser.network.state_dict()
+    assert kept.keys() == saved.keys()
+    assert all(torch.equal(kept[name], saved[name]) for name in kept)
+
+
+def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run, command, tmp_path):
+    model = diffusion.load(run, device="cpu")
+    early = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
+    expected = model.sample(8, worse=early, progress=False)
+    assert not torch.equal(expected, model.sample(8, guidance="none", progress=False))
+    assert torch.equal(model.sample(8, progress=False), expected)
+    assert picture(run / "samples/all.png") == picture_of(expected)
+    assert {score.source["guidance"]["step"] for score in read_scores(run) if score.what == "samples"} == {3}
+    status, out, err = command("sample", [f"ckpt={run}", "n=8", "hydra.run.dir=drawn", "device=cpu"])
+    assert status == 0, out + err
+    drawn = np.load(tmp_path / "drawn/images.npz")["images"]
+    assert torch.equal(torch.from_numpy(drawn).permute(0, 3, 1, 2), expected)
+
+
+def test_pictures_under_way_are_not_guided(words, tmp_path):
+    for name, more in {"guided": [], "plain": ["guidance=none"]}.items():
+        kept = [word for word in words if name == "guided" or not word.startswith("guidance")]
+        train([*kept, *more, "samples.every_n_epochs=1", "score.every_n_epochs=1"], tmp_path / name)
+    pictures = [sorted((tmp_path / name / "samples").glob("step-*.png")) for name in ("guided", "plain")]
+    assert pictures[0]
+    assert [file.read_bytes() for file in pictures[0]] == [file.read_bytes() for file in pictures[1]]
+    scores = [score for score in read_scores(tmp_path / "guided") if score.source["step"] < 7]
+    assert scores
+    assert not any("guidance" in score.source for score in scores)
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_run_resumed_in_another_folder_has_them(at, run, words, tmp_path):
+    train([*words, f"ckpt={run}/checkpoints/step-0000000{at}.ckpt"], tmp_path / "rest")
+    here, there = (load_file(file_of(folder / "checkpoints", 3)) for folder in (tmp_path / "rest", run))
+    assert all(torch.equal(here[name], there[name]) for name in there)
+    assert picture(tmp_path / "rest/samples/all.png") == picture(run / "samples/all.png")
+
+
+def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_path, capsys):
+    stop = "callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: {seconds: 0}, interval: step}"
+    train([*words, f"+{stop}"], tmp_path / "short")
+    assert "guidance.step=3: the run ended before; its samples are drawn without guidance" in capsys.readouterr().out
+    assert not any("guidance" in score.source for score in read_scores(tmp_path / "short"))
+
+
+def test_what_cannot_be_is_refused(words, run, command, tmp_path):
+    with pytest.raises(UserError, match=r"guidance.step=7: the run has 7 steps; .* such as guidance.step=3"):
+        train([*words, "guidance.step=7"], tmp_path / "late")
+    with pytest.raises(UserError, match=r"guidance.weights=raw: in training it needs guidance.ckpt"):
+        train([*words, "guidance.weights=raw"], tmp_path / "raw")
+    status, _, err = command("sample", [f"ckpt={run}", "n=1", "guidance.step=99", "device=cpu"])
+    assert status == 2
+    assert "guidance.step=99" in err
+    assert "it has checkpoints of 1, 2, 3, 4, 5, 6, 7" in err
+
+
+def picture(file: Path) -> bytes:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return image.convert("RGB").tobytes()
+
+
+def picture_of(images: torch.Tensor) -> bytes:
+    return grid(to_rgb(images)).convert("RGB").tobytes()
