@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from loop import Turns, bare_loop, run
@@ -50,7 +50,7 @@ PARTS: dict[str, list[tuple[type, tuple[str, ...]]]] = {
     "loss": [(module.Diffusion, ("training_step",)), (Strategy, ("backward",))],
     "optimizer": [(torch.optim.AdamW, ("step", "zero_grad"))],
     "logging": [
-        (module.Diffusion, ("log_dict",)),
+        (module.Diffusion, ("log_step",)),
         (_LoggerConnector, ("on_batch_start", "on_batch_end", "update_train_step_metrics")),
         (LearningRateMonitor, HOOKS),
         (loggers.MetricsFile, ("log_metrics",)),
@@ -119,6 +119,8 @@ class Ledger:
             for owner, names in places:
                 for name in names:
                     function = getattr(owner, name)
+                    if function is getattr(Callback, name, None):
+                        continue  # not used, and left out
                     before.append((owner, name, owner.__dict__.get(name)))
                     wrap = self.iterated if name == "__iter__" else self.timed
                     setattr(owner, name, wrap(part, function))

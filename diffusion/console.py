@@ -67,10 +67,11 @@ class Bar(Progress):
 
     def _log(self, task_id: TaskID) -> None:
         task, now = self._tasks[task_id], self.get_time()
-        if self.disable or self.console.is_terminal or task.finished or not task.total:
+        if self.disable or task.finished or not task.total:
             return
         done, since = task.fields.setdefault("logged", (task.completed, now))
-        if now - since >= (PAUSE if task.completed - done >= task.total / 10 else SILENCE):
+        wait = PAUSE if task.completed - done >= task.total / 10 else SILENCE
+        if now - since >= wait and not self.console.is_terminal:
             task.fields["logged"] = task.completed, now
             words = (column(task) for column in self.columns if not isinstance(column, BarColumn | str))
             self.console.print(" ".join(str(word) for word in words if str(word)))

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,11 +29,11 @@ def seed_for(*key: int | str) -> int:
 def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
     """`seed_for(*key, each)` of each number in `last`, such as a batch's images; the common part is hashed once."""
     begun = hashlib.blake2b(f"({', '.join(map(repr, key))}{', ' * bool(key)}".encode(), digest_size=8)
-    alone = "" if key else ","
+    alone = b"" if key else b","
     digests = []
     for each in last:
         whole = begun.copy()
-        whole.update(f"{each}{alone})".encode())
+        whole.update(b"%d%b)" % (each, alone))
         digests.append(whole.digest())
     return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
 
@@ -42,6 +43,7 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
+CPU = torch.device("cpu")
 SINGLE = {"mps"}  # device types without float64
 
 
@@ -67,7 +69,9 @@ def rewinding(device: torch.device) -> Iterator[None]:
 
 # Blocks that are drawn at once, so that what lies between the rounds stays in a processor's cache, or small on a GPU.
 CACHED, QUEUED = 2**16, 2**20
+FEW = 2**14  # blocks for which torch uses one thread of the CPU, as numpy does
 LOW = 2**32 - 1  # the lower half of a word of 64 bits
+ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # what a round adds to the key
 ROUNDS = 10
@@ -79,13 +83,17 @@ def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
     The seeds are copied to the device, for which nothing waits. (Except on MPS, whose copies that do not block read the
     seeds when they may be gone: pytorch/pytorch#189690.)
     """
-    halves = torch.tensor([[seed & LOW for seed in seeds], [seed >> 32 & LOW for seed in seeds]], dtype=torch.int64)
-    low, high = halves.to(device, non_blocking=device.type != "mps")
+    words = np.array([seed & ALL for seed in seeds], dtype=np.uint64).view(np.int64)
+    low = torch.from_numpy(words).to(device, non_blocking=device.type != "mps")
+    high = low >> 32  # the mask removes what is above each half, after the sum
     rounds = torch.arange(ROUNDS, device=device)[:, None]
     return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
 
 
-def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+Words = TypeVar("Words", Tensor, "np.ndarray[Any, Any]")
+
+
+def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
     """Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 10 rounds of
         (c_0, c_1, c_2, c_3) ← (⌊M_1 c_2 / 2³²⌋ ⊕ c_1 ⊕ k_0, M_1 c_2, ⌊M_0 c_0 / 2³²⌋ ⊕ c_3 ⊕ k_1, M_0 c_0) mod 2³².
 
@@ -93,17 +101,21 @@ def philox(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     bits, of which the shift keeps the sign in the upper half, and the mask removes it.
 
     Args:
-        even: c_0 and c_2, (2, …), which broadcast with the keys.
+        even: c_0 and c_2, (2, …), which broadcast with the keys; tensors, or arrays of numpy.
         odd: c_1 and c_3, alike.
         keys: k_0 and k_1 of each round, (10, 2, …).
 
     Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
     """
+    library: Any = torch if isinstance(even, Tensor) else np
     for key in keys:
-        product = torch.empty_like(even)
-        torch.mul(even[1], MULTIPLIERS[1], out=product[0])
-        torch.mul(even[0], MULTIPLIERS[0], out=product[1])
-        even = ((product >> 32).bitwise_xor_(odd) ^ key).bitwise_and_(LOW)
+        product = library.empty_like(even)
+        library.multiply(even[1], MULTIPLIERS[1], out=product[0])
+        library.multiply(even[0], MULTIPLIERS[0], out=product[1])
+        even = product >> 32
+        even ^= odd
+        even = even ^ key  # of more elements in the first round
+        even &= LOW
         odd = product  # whose upper half the mask removes in the next round
     return even, odd & LOW
 
@@ -135,6 +147,7 @@ class Streams:
     ):
         self.device = torch.device(device)
         self.keys = round_keys(seeds, self.device)
+        self.host_keys = self.keys if self.device == CPU else round_keys(seeds, CPU)
         self.draws = 0
         self.batch_seed = seed_for("batch", *seeds) if batch_seed is None else batch_seed
         self.positions = range(len(seeds)) if positions is None else positions
@@ -185,11 +198,15 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits."""
+        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits.
+
+        Drawn on the CPU and copied: to launch the operations on a GPU takes longer, and nothing waits for the copy.
+        """
         dtype = real_dtype(self.device)
         bits = 53 if dtype == torch.float64 else 24
-        word = _joined(*self._words(self._next(), 0, 1, self.keys))[0, :, 0]
-        return (word >> 53 - bits).to(dtype) * 2.0**-bits
+        word = _joined(*self._words(self._next(), 0, 1, self.host_keys))[0, :, 0]
+        drawn = (word >> 53 - bits).to(dtype) * 2.0**-bits
+        return drawn.to(self.device, non_blocking=self.device.type != "mps")
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for example i of n."""
@@ -210,9 +227,13 @@ class Streams:
 
     def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd ones, (2, B, end − first)."""
-        block = torch.arange(first, end, device=self.device)
+        block = torch.arange(first, end, device=keys.device)
         even = torch.stack([block, torch.full_like(block, draw)])[:, None]
-        return philox(even, torch.zeros_like(even), keys)
+        odd = torch.zeros_like(even)
+        if keys.device != CPU or keys.shape[2] * len(block) > FEW:
+            return philox(even, odd, keys)
+        words = philox(even.numpy(), odd.numpy(), keys.numpy())  # with less overhead than torch's operations have
+        return torch.as_tensor(words[0]), torch.as_tensor(words[1])
 
 
 def _joined(even: Tensor, odd: Tensor) -> Tensor:

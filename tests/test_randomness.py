@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -32,11 +33,13 @@ PUBLISHED = [  # Random123, tests/kat_vectors: counter, key, words
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])  # on other devices, and on the CPU
 @pytest.mark.parametrize(("counter", "key", "words"), PUBLISHED)
-def test_the_words_are_those_that_random123_publishes(counter, key, words):
-    c = torch.tensor(counter)[:, None, None]
-    even, odd = philox(c[0::2], c[1::2], round_keys([key], CPU))
-    assert (int(even[0]), int(odd[0]), int(even[1]), int(odd[1])) == words
+def test_the_words_are_those_that_random123_publishes(counter, key, words, kind):
+    c, keys = torch.tensor(counter)[:, None, None], round_keys([key], CPU)
+    even, odd = philox(*(x.numpy() if kind is np.ndarray else x for x in (c[0::2], c[1::2], keys)))
+    assert isinstance(even, kind)
+    assert (even[0].item(), odd[0].item(), even[1].item(), odd[1].item()) == words
 
 
 def plain_philox(seed: int, block: int, draw: int) -> list[int]:
@@ -103,8 +106,10 @@ def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
         return [streams.uniform(), streams.normal(3, 5, 5, dtype=dtype), streams.normal(7, dtype=dtype)]
 
     whole = drawn(list(range(7)))
-    for parts in (2**16, 16, 3):  # examples and blocks are drawn 3 at once, in the end
+    # By numpy and by torch; examples and blocks are drawn 3 at once, in the end.
+    for parts, few in ((2**16, 2**14), (2**16, 0), (16, 2**14), (3, 2**14)):
         monkeypatch.setattr(randomness, "CACHED", parts)
+        monkeypatch.setattr(randomness, "FEW", few)
         for order in ([0, 1, 2, 3, 4, 5, 6], [6, 2, 0], [4]):
             for mine, all_of_them in zip(drawn(order), whole, strict=True):
                 assert torch.equal(mine, all_of_them[order])

@@ -64,12 +64,17 @@ class Denoiser(nn.Module):
         self.schedule = schedule
         self.prediction = prediction
 
-    def output(self, x_t: Tensor, t: Tensor, **conditions: Any) -> tuple[Tensor, Tensor | None]:
+    def output(
+        self, x_t: Tensor, t: Tensor, schedule: Schedule | None = None, **conditions: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """The network's y (B, C, H, W) and, if it has 2C output channels, the spread; both in the dtype of x_t.
 
         The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
+
+        Args:
+            schedule: `self.schedule.at(t)`, where that is at hand.
         """
-        c_in, label = self.prediction.inputs(self.schedule, t)
+        c_in, label = self.prediction.inputs(schedule or self.schedule, t)
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
         out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype), **conditions).to(x_t.dtype)
         channels = x_t.shape[1]

@@ -67,13 +67,13 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
-        schedule = denoiser.schedule
-        t, importance = self.timesteps(schedule, streams)
+        t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
+        schedule = denoiser.schedule.at(t)
         x_t = diffuse(schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps
-        y, spread = denoiser.output(x_t, t, **conditions)
+        y, spread = denoiser.output(x_t, t, schedule, **conditions)
         term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
         importance = importance.to(term.dtype)
         mse = squared(y.detach(), target).flatten(1).mean(dim=1)

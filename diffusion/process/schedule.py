@@ -14,7 +14,7 @@ that computes its betas.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -57,6 +57,10 @@ class Schedule(nn.Module):
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
 
+    def at(self, t: Tensor) -> "Schedule":
+        """This schedule, for who asks it several times for alpha and sigma at the same t: they are computed now."""
+        return cast("Schedule", _At(self, t))
+
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
         t = t.contiguous()  # elements of an expanded tensor share their memory, which jvp does not allow
@@ -83,6 +87,20 @@ class Schedule(nn.Module):
                 device = fn(torch.empty((), device=table.device)).device
                 self._buffers[name] = table.to(device=device, dtype=real_dtype(device))
         return self
+
+
+class _At:
+    """See `Schedule.at`."""
+
+    def __init__(self, schedule: Schedule, t: Tensor):
+        self.schedule, self.t, self.coefficients = schedule, t, schedule(t)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        known: tuple[Tensor, Tensor] = self.coefficients if t is self.t else self.schedule(t)
+        return known
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.schedule, name)
 
 
 class Discrete(Schedule):
@@ -112,18 +130,30 @@ class Discrete(Schedule):
         self.steps = len(betas)
         self.lambdas: Tensor
         self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
+        self._find_ends()
+
+    def _find_ends(self) -> None:
+        """sigma² at the first row, and alpha at the last two, by what the table's device makes of it."""
+        variance_1, alphas = torch.sigmoid(-self.lambdas[1]), torch.sigmoid(self.lambdas[-2:]).sqrt()
+        self.ends = variance_1, *alphas
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
+        """See `Schedule`."""
+        super()._apply(fn, recurse)
+        self._find_ends()
+        return self
 
     def log_snr(self, t: Tensor) -> Tensor:
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
         gap = position.round() - position
         near = gap.abs() < torch.finfo(t.dtype).eps * self.steps  # snap to the row: few i/T are exact in binary
-        position = position + torch.where(near, gap, 0).detach()
-        low = position.floor().long().clamp(1, self.steps - 1)
+        position = position + (gap * near).detach()
+        low = position.long().clamp(1, self.steps - 1)
         fraction = position - low
-        first_variance = torch.sigmoid(-self.lambdas[1]) * position.clamp(max=1)
+        variance_1, before_last, last = self.ends
+        first_variance = variance_1 * position.clamp(max=1)
         below = torch.log1p(-first_variance) - first_variance.log()
         between = torch.lerp(self.lambdas[low], self.lambdas[low + 1], fraction)
-        before_last, last = torch.sigmoid(self.lambdas[-2:]).sqrt()
         last_alpha = torch.lerp(before_last, last, fraction)
         above = 2 * last_alpha.log() - torch.log1p(-(last_alpha**2))
         return torch.where(position < 1, below, torch.where(position >= self.steps - 1, above, between))
@@ -136,9 +166,9 @@ class Discrete(Schedule):
         rows = self.lambdas[1:]
         log_snr = log_snr.to(rows.dtype)
         low = torch.searchsorted(-rows, -log_snr.detach().contiguous()).clamp(1, self.steps - 1)
-        below = torch.sigmoid(-log_snr) / torch.sigmoid(-rows[0])
+        variance_1, before_last, last = self.ends
+        below = torch.sigmoid(-log_snr) / variance_1
         between = low + (log_snr - rows[low - 1]) / (rows[low] - rows[low - 1])
-        before_last, last = torch.sigmoid(rows[-2:]).sqrt()
         above = self.steps - 1 + (before_last - torch.sigmoid(log_snr).sqrt()) / (before_last - last)
         position = torch.where(log_snr > rows[0], below, torch.where(log_snr < rows[-2], above, between))
         return position.clamp(0, self.steps) / self.steps

@@ -14,7 +14,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.config import schema
@@ -42,7 +41,7 @@ class Measured(NamedTuple):
 
     numbers: Reading
     step: int
-    names: list[str]
+    images: list[Tensor]  # the indices of those of its batches
 
 
 class Guard(Callback):
@@ -68,6 +67,7 @@ class Guard(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """List what is measured at every step: walking the module takes as long as the norm."""
+        self.files = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
         self.parameters = list(pl_module.parameters())
         average = average_of(trainer)
         self.weights = [p.detach() for p in self.parameters] if average is None else average.averages
@@ -84,7 +84,7 @@ class Guard(Callback):
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = get_total_norm(gradients) if gradients else None
+        self.gradient = total_norm(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
             self.skip(trainer)
 
@@ -92,13 +92,13 @@ class Guard(Callback):
         """Leave this step out."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        names = self.names(trainer)
+        names = self.names(self.index)
         if self.skipped_in_a_row >= MOST_SKIPPED:
             raise NotFinite(
                 f"step {trainer.global_step + 1}: {MOST_SKIPPED} steps in a row had to be skipped (the last with "
-                f"{listed(names)}); lower optimizer.lr, or resume from an older checkpoint"
+                f"{names}); lower optimizer.lr, or resume from an older checkpoint"
             )
-        console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({listed(names)})")
+        console.print(f"step {trainer.global_step + 1} skipped: its gradient is not finite ({names})")
         self.gradient = None
         self.losses.clear()
         for parameter in self.parameters:
@@ -121,13 +121,13 @@ class Guard(Callback):
             if self.skipped_in_a_row >= MOST_OVERFLOWS:
                 raise NotFinite(
                     f"step {step}: the gradient has overflowed {MOST_OVERFLOWS} times in a row (the last with "
-                    f"{listed(self.names(trainer))}); use trainer.precision=bf16-mixed or 32-true"
+                    f"{self.names(self.index)}); use trainer.precision=bf16-mixed or 32-true"
                 )
         if stepped or scales(trainer):
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, get_total_norm(self.weights)])
-            self.waiting.append(Measured(Reading(numbers), step, self.names(trainer)))
+            numbers = torch.stack([loss, gradient, total_norm(self.weights)])
+            self.waiting.append(Measured(Reading(numbers), step, self.index))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
 
@@ -148,10 +148,11 @@ class Guard(Callback):
         if self.skipped:
             console.print(f"skipped {count(self.skipped, 'step')}, whose gradients were not finite")
 
-    def names(self, trainer: pl.Trainer) -> list[str]:
-        """The files of this step's images."""
-        names = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
-        return [names[i] for index in self.index for i in index.tolist()]
+    def names(self, images: list[Tensor]) -> str:
+        """The files of a step's images: `a.png, b.png and 6 more`."""
+        index = torch.cat(images).tolist()
+        more = f" and {len(index) - NAMED} more" if len(index) > NAMED else ""
+        return ", ".join(self.files[i] for i in index[:NAMED]) + more
 
     def check(self, keep: int) -> None:
         """Check all but the newest `keep` of what was measured."""
@@ -161,7 +162,7 @@ class Guard(Callback):
             for what, value in (("loss", loss), ("gradient", gradient), ("weights", weights)):
                 if not math.isfinite(value):
                     raise NotFinite(
-                        f"step {measured.step}: the {what} became {value} with {listed(measured.names)}; the "
+                        f"step {measured.step}: the {what} became {value} with {self.names(measured.images)}; the "
                         "checkpoints are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
                         "guard.action=skip"
                     )
@@ -182,13 +183,13 @@ class Guard(Callback):
             median = statistics.median(self.usual)
             console.print(
                 f"step {measured.step}: the loss jumped to {loss:.4g} from a usual {median:.4g} "
-                f"({listed(measured.names)})",
+                f"({self.names(measured.images)})",
                 style="yellow",
             )
         if self.high >= self.spikes:
             raise Diverged(
                 f"step {measured.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} "
-                f"with {listed(measured.names)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                f"with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
                 "guard.spikes=null"
             )
 
@@ -198,12 +199,11 @@ def scales(trainer: pl.Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Torch's `get_total_norm` of tensors on one device, by which it does not sort them first."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
+
+
 def percentile_90(values: deque[float]) -> float:
     """The value below which nine tenths lie."""
     return sorted(values)[int(0.9 * (len(values) - 1))]
-
-
-def listed(names: list[str]) -> str:
-    """`a.png, b.png and 6 more`."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

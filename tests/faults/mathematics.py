@@ -126,14 +126,14 @@ FAULTS = [
     ),
     fault(
         "table: float32 rows are not found",
-        "torch.where(near, gap, 0)",
-        "torch.where(near, 0, gap)",
+        "gap * near",
+        "gap * ~near",
         SCHEDULE,
     ),
     fault(
         "table: slope of zero at a row",
-        "torch.where(near, gap, 0).detach()",
-        "torch.where(near, gap, 0)",
+        "(gap * near).detach()",
+        "(gap * near)",
         SCHEDULE,
     ),
     fault(

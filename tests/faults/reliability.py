@@ -281,7 +281,12 @@ FAULTS = [
         "[torch.zeros(1)] if average is None",
         "reliability/test_guard.py::test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_average[none]",
     ),
-    Fault("T6 files not named", 'return ", ".join(names[:NAMED]) + more', "return more", FINITE % "loss-0-nan"),
+    Fault(
+        "T6 files not named",
+        'return ", ".join(self.files[i] for i in index[:NAMED]) + more',
+        "return more",
+        FINITE % "loss-0-nan",
+    ),
     Fault("T6 exit status 2", "    status = 3", "    status = 2", FINITE % "loss-0-nan"),
     Fault(
         "T6 stops a step later",

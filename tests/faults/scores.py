@@ -363,8 +363,8 @@ FAULTS = [
     Fault("text: text is markup", "markup=False, emoji=False", "emoji=False", PLAIN),
     Fault("text: text is emoji", "markup=False, emoji=False", "markup=False", PLAIN),
     Fault("text: a label is mathematics", ", parse_math=False", "", PLAIN),
-    Fault("text: a line of progress at each tenth", "(PAUSE if", "(0.0 if", "test_console.py"),
-    Fault("text: slow work looks stuck", "else SILENCE):", 'else float("inf")):', "test_console.py"),
+    Fault("text: a line of progress at each tenth", "wait = PAUSE if", "wait = 0.0 if", "test_console.py"),
+    Fault("text: slow work looks stuck", "else SILENCE\n", 'else float("inf")\n', "test_console.py"),
     Fault("text: a run of another name", " or _name(run) not in (name, None)", "", WHICH),
     Fault("text: ckpt=RUN is a folder", "    if not path.is_dir():", "    if True:", WHICH),
     Fault(

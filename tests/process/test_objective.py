@@ -223,3 +223,12 @@ def test_diffuse_is_the_forward_process(t: float) -> None:
     alpha, sigma = schedule(torch.tensor([t], dtype=torch.float64))
     expected = (alpha * x0 + sigma * eps).float()
     torch.testing.assert_close(diffuse(schedule, x0, eps, torch.full((2,), t)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", [Eps(), V()])
+def test_a_step_computes_the_schedule_s_coefficients_once(monkeypatch, prediction):
+    denoiser, asked = Denoiser(Constant(), linear(), prediction), []
+    forward = denoiser.schedule.forward
+    monkeypatch.setattr(denoiser.schedule, "forward", lambda t: (asked.append(t), forward(t))[1])
+    Simple()(denoiser, torch.zeros(2, 1, 2, 2), Streams([0, 1]))
+    assert len(asked) == 1

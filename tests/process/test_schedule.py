@@ -252,3 +252,13 @@ def test_a_table_of_given_betas_is_the_table_and_is_linear_between_fewer() -> No
     for few in ([], [0.1]):
         with pytest.raises(UserError, match="steps must be at least 2"):
             table(few, 10)
+
+
+def test_a_schedule_that_knows_its_coefficients_at_some_times_answers_for_all():
+    schedule, t = linear(10), torch.linspace(0, 1, 7, dtype=torch.float64)
+    known, others = schedule.at(t), t[:3] / 2
+    assert known(t) is known(t)
+    for times in (t, others):
+        torch.testing.assert_close(known(times), schedule(times), rtol=0, atol=0)
+        torch.testing.assert_close(known.log_snr(times), schedule.log_snr(times), rtol=0, atol=0)
+    assert known.steps == 10

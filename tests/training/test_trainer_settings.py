@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -180,6 +181,25 @@ def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
     assert status == 0, out + err
     assert record(tmp_path / "run")["reason"] == "ended at step 4 of 12. A callback asked to stop."
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 4
+
+
+class Reads(Callback):
+    """Of the user: what can be read of the loss after each step."""
+
+    read: ClassVar[list[tuple[float, ...]]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, *args):
+        known = (trainer.callback_metrics, trainer.logged_metrics)
+        self.read.append((float(outputs["loss"]), *(float(metrics["train/loss"]) for metrics in known)))
+
+
+def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
+    words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Reads", "trainer.log_every_n_steps=5"]
+    Reads.read.clear()
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    assert len({loss for loss, *_ in Reads.read}) == 12
+    assert all(loss == callback == logged for loss, callback, logged in Reads.read)
 
 
 @pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does
