@@ -14,7 +14,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.config import schema
@@ -25,6 +24,7 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
 from diffusion.training.reading import Reading
+from diffusion.training.sharding import norm_of
 
 NAMED = 8  # files of a batch that a message names
 WINDOW = 100  # losses that a new one is compared with
@@ -84,7 +84,7 @@ class Guard(Callback):
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = get_total_norm(gradients) if gradients else None
+        self.gradient = norm_of(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
             self.skip(trainer)
 
@@ -126,7 +126,7 @@ class Guard(Callback):
         if stepped or scales(trainer):
             loss = torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, get_total_norm(self.weights)])
+            numbers = torch.stack([loss, gradient, norm_of(self.weights)])
             self.waiting.append(Measured(Reading(numbers), step, self.names(trainer)))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)

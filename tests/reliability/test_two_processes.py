@@ -32,11 +32,16 @@ LAYOUTS = {  # a global batch of 8, otherwise divided
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
     "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
+    "two, sharded": ["data.batch_size=4", "trainer.devices=2", "trainer.strategy=fsdp2"],
+    "two, sharded, accumulating": [
+        "data.batch_size=2", "trainer.devices=2", "trainer.strategy=fsdp2", "trainer.accumulate_grad_batches=2",
+    ],
 }
 COMMON = (
     "trainer.max_steps=10",
     "trainer.max_epochs=4",
     "trainer.precision=64-true",
+    "trainer.gradient_clip_val=0.1",
     "ema.decay=0.9",
     "model.dropout=0.2",
     "data.flip=true",
@@ -79,7 +84,7 @@ def test_a_run_resumes_with_another_number_of_devices(tiny, tmp_path, figure, ca
     common = [*tiny, *COMMON]
     common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps an epoch: 4 is within the second
     worst = 0.0
-    for first, then in (("one", "two"), ("two", "one")):
+    for first, then in (("one", "two"), ("two", "one"), ("one", "two, sharded"), ("two, sharded", "one")):
         whole, _ = states(tmp_path, first, [*common, *LAYOUTS[first]])
         ckpt = tmp_path / first / "checkpoints/step-00000004.ckpt"
         resumed, _ = states(tmp_path, f"{first}, then {then}", [*common, *LAYOUTS[then], f"ckpt={ckpt}"])
