@@ -67,7 +67,7 @@ class Sharded(DDPStrategy):
         """A divided tensor in the shape that it had, on the CPU of the first process; anything else as it is."""
         if not isinstance(value, DTensor):
             return value
-        full = value.detach().full_tensor()
+        full = value.full_tensor().detach()
         return full.reshape(shape or ()).cpu() if self.is_global_zero else full.new_empty(0)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
