@@ -28,17 +28,12 @@ from diffusion.training.processes import Followers, what_is_lost
 
 pytestmark = pytest.mark.reliability
 
+ACCUMULATING = ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
 LAYOUTS = {  # a global batch of 8, otherwise divided
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
-    "two, accumulating": ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"],
-    "sharded": ["data.batch_size=4", "trainer.devices=2", "trainer.strategy=fsdp2"],
-    "sharded, accumulating": [
-        "data.batch_size=2",
-        "trainer.devices=2",
-        "trainer.strategy=fsdp2",
-        "trainer.accumulate_grad_batches=2",
-    ],
+    "two, accumulating": ACCUMULATING,
+    "sharded": [*ACCUMULATING, "trainer.strategy=fsdp2"],
 }
 COMMON = (
     "trainer.max_steps=10",
