@@ -13,7 +13,7 @@ REFUSED = "training/test_sharding.py::test_what_needs_whole_weights_is_refused"
 FAULTS = [
     Fault(
         "sharding: the norm is that of a part",
-        "norm.full_tensor() if isinstance(norm", "norm.to_local() if isinstance(norm", RUN,
+        "norm = get_total_norm(tensors)", "norm = get_total_norm([held(each) for each in tensors])", RUN,
     ),
     Fault(
         "sharding: dropout draws other masks", "register_forward_pre_hook(in_channels_last)", "requires_grad_()", RUN,
