@@ -95,8 +95,8 @@ FAULTS = [
     Fault("guidance by what was not learned", "guidance.drops_labels and label_dropout == 0:", "False:", REFUSED),
     Fault(
         "early: the raw weights",
-        "with averaged_weights(trainer, module):\n            weights,",
-        "if 1:\n            weights,",
+        "with averaged_weights(trainer, pl_module):",
+        "if True:",
         KEPT,
     ),
     Fault(
