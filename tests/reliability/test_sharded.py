@@ -21,7 +21,8 @@ EDM2 = (
     "timesteps@objective.objective.timesteps=log_normal", "weighting@objective.objective.weighting=edm",
     "optimizer=adam", "optimizer.lr=1e-2", "trainer.precision=64-true", "trainer.devices=2", "trainer.max_epochs=2",
     "data.batch_size=2", "samples.n=3", "samples.every_n_epochs=1", "score.n=6", "score.every_n_epochs=2",
-    "score.baselines=[untrained]", "guidance=auto", "guidance.step=5", "~features", "+features._target_=doubles.Rows", "callbacks=gradient_norm",
+    "score.baselines=[untrained]", "guidance=auto", "guidance.step=5",
+    "~features", "+features._target_=doubles.Rows", "callbacks=gradient_norm",
 )  # fmt: skip
 
 
