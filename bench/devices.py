@@ -1,80 +1,109 @@
 """Training on several devices: gloo processes measured on this machine, and GPUs on paper.
 
     python bench/devices.py [--model unet_tiny] [--batch 8] [--steps 10]
+    python bench/devices.py --model edm2_s --batch 1 --steps 1          memory of the largest network, 9 GB in all
 
 Measured: a bare loop's step (forward, backward, AdamW) of the network at 32×32 with a fixed batch for each process, in
-one process and in two by DistributedDataParallel over gloo, with one thread each; the least of the steps, on the wall
-and of the processor. Two processes want two idle cores.
+one process and in two over gloo, with one thread each: by DistributedDataParallel, and with the weights divided as
+trainer.strategy=fsdp2 does it. The least of the steps, on the wall and of the processor; the bytes of weights,
+gradients and moments that the first process holds after a step; and how much its memory has grown at most since the
+imports. Two processes want two idle cores.
 
-On paper: with P parameters and N GPUs, a ring sends 2 (N − 1)/N · 4 P bytes from each GPU in a step. Where the slowest
-link takes L bytes a second, that is the time s = 2 (N − 1)/N · 4 P / L. A step of B images with F operations in a
-forward pass computes c = 3 B F / (u R) at a share u of a peak of R operations a second. Its efficiency is c / (c + s)
-where nothing overlaps, and c / max(c, c/3 + s) where all of it is sent during the backward pass.
+On paper: with P parameters and N GPUs, a ring sends 2 (N − 1)/N · 4 P bytes from each GPU in a step, and 3 (N − 1)/N ·
+4 P where weights are divided: they are gathered twice, and gradients reduced once. Where the slowest link takes L bytes
+a second, that is the time s = 2 (N − 1)/N · 4 P / L. A step of B images with F operations in a forward pass computes
+c = 3 B F / (u R) at a share u of a peak of R operations a second. Its efficiency is c / (c + s) where nothing overlaps,
+and c / max(c, c/3 + s) where all of it is sent during the backward pass.
 """
 
 import argparse
 import os
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from measuring import moment
+from measuring import moment, resident
 from rich.table import Table
+from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.build import make
 from diffusion.config.composition import choice
 from diffusion.console import console
+from diffusion.training.sharding import shard
+from diffusion.training.spent import size
 
 PEAK, SHARE = 989e12, 0.35  # an H100's bfloat16 operations a second (its data sheet), and the share that is aimed at
 INSIDE, BETWEEN = 450e9, 50e9  # bytes a second from a GPU: NVLink among the 8 of a machine; 400 Gbit/s among machines
 MACHINE = 8
+LAYOUTS = ((1, "alone"), (2, "ddp"), (2, "fsdp2"))  # processes, and what each of them holds
 ON_PAPER = {"unet_base": 128, "edm2_s": 32}  # images on each GPU
 
 
-def work(rank: int, processes: int, model: str, batch: int, steps: int, answers: "mp.SimpleQueue[tuple]") -> None:
+def work(rank: int, layout: tuple[int, str], asked: argparse.Namespace, answers: "mp.SimpleQueue[tuple]") -> None:
     """Make the steps of one process; the first one answers."""
+    processes, how = layout
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571"}
+    before = resident("VmRSS")
     if processes > 1:
         dist.init_process_group("gloo", rank=rank, world_size=processes)
-    network = make(choice("model", model), "model")
-    net = DistributedDataParallel(network, gradient_as_bucket_view=True) if processes > 1 else network
+    network = net = make(choice("model", asked.model), "model")
+    if how == "ddp":
+        net = DistributedDataParallel(network, gradient_as_bucket_view=True)
+    elif how == "fsdp2":
+        shard(SimpleNamespace(denoiser=SimpleNamespace(network=network), objective=None), init_device_mesh("cpu", (2,)))
     optimizer = torch.optim.AdamW(network.parameters())
-    x, label = torch.randn(batch, 3, 32, 32), torch.zeros(batch)
+    x, label = torch.randn(asked.batch, 3, 32, 32), torch.zeros(asked.batch)
     taken = []
-    for _ in range(steps + 2):
+    for _ in range(asked.steps + 2):
         start = moment()
         optimizer.zero_grad()
         net(x, label).square().mean().backward()
         optimizer.step()
         taken.append([b - a for a, b in zip(start, moment(), strict=True)])
-    buckets = str(net._get_ddp_logging_data()["bucket_sizes"]) if processes > 1 else ""  # type: ignore[operator]
+    weights, moments = list(network.parameters()), optimizer.state.values()
+    held = size([*weights, *(p.grad for p in weights), *(value for each in moments for value in each.values())])
     if rank == 0:
-        answers.put((*map(min, zip(*taken[2:], strict=True)), buckets))
+        answers.put((*map(min, zip(*taken[2:], strict=True)), held, resident("VmHWM") - before))
     if processes > 1:
         dist.destroy_process_group()
 
 
-def measured(model: str, batch: int, steps: int) -> None:
+def measured(asked: argparse.Namespace) -> None:
     """Print the steps of one and of two processes."""
-    table = Table(title=f"{model}, {batch} images of 32×32 on each process")
-    for column in ("processes", "ms on the wall", "ms of the processor", "images/s", "buckets, bytes"):
+    table = Table(title=f"{asked.model}, {asked.batch} images of 32×32 on each process")
+    for column in ("processes", "weights", "ms on the wall", "ms of the processor", "images/s", "MB held", "peak MB"):
         table.add_column(column, justify="right")
-    for processes in (1, 2):
+    for processes, how in LAYOUTS:
         answers = mp.get_context("spawn").SimpleQueue()
-        mp.spawn(work, (processes, model, batch, steps, answers), nprocs=processes)
-        wall, cpu, buckets = answers.get()
-        rate = f"{processes * batch / wall:.1f}"
-        table.add_row(str(processes), f"{wall * 1e3:.0f}", f"{cpu * 1e3:.0f}", rate, buckets)
+        mp.spawn(work, ((processes, how), asked, answers), nprocs=processes)
+        wall, cpu, held, peak = answers.get()
+        rate = f"{processes * asked.batch / wall:.2g}"
+        table.add_row(
+            str(processes), how, f"{wall * 1e3:,.0f}", f"{cpu * 1e3:,.0f}", rate, f"{held / 1e6:,.0f}",
+            f"{peak / 1e6:,.0f}",
+        )  # fmt: skip
     console.print(table)
 
 
 def on_paper() -> None:
     """Print bytes and efficiencies."""
     table = Table(title=f"on paper: H100 at {SHARE:.0%} of its peak")
-    for column in ("network", "images each", "GPUs", "MB sent", "compute ms", "send ms", "no overlap", "overlap"):
+    columns = (
+        "network",
+        "images each",
+        "GPUs",
+        "MB sent",
+        "compute ms",
+        "send ms",
+        "no overlap",
+        "overlap",
+        "MB, fsdp2",
+    )
+    for column in columns:
         table.add_column(column, justify="right")
     for model, batch in ON_PAPER.items():
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -88,7 +117,7 @@ def on_paper() -> None:
             apart, together = compute / (compute + send), compute / max(compute, compute / 3 + send)
             table.add_row(
                 model, str(batch), str(n), f"{sent / 1e6:,.0f}", f"{compute * 1e3:.1f}", f"{send * 1e3:.1f}",
-                f"{apart:.0%}", f"{together:.0%}",
+                f"{apart:.0%}", f"{together:.0%}", f"{1.5 * sent / 1e6:,.0f}",
             )  # fmt: skip
     console.print(table)
 
@@ -100,7 +129,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     asked = parser.parse_args()
     on_paper()
-    measured(asked.model, asked.batch, asked.steps)
+    measured(asked)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,7 @@ def quiet_libraries() -> None:
         ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*your dataloader is not resumable.*",  # it begins where it has to
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # no network changes one in place
     ):
         warnings.filterwarnings("ignore", message)
 

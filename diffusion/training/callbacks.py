@@ -12,10 +12,10 @@ import torch
 from annotated_types import Ge
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from diffusion.errors import UserError
+from diffusion.training.sharding import norm_of
 from diffusion.training.spent import peak_bytes
 
 
@@ -122,7 +122,7 @@ class GradientNorm(LoggedSteps):
     ) -> None:
         """Measure."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.norm = get_total_norm(gradients) if gradients else None
+        self.norm = norm_of(gradients) if gradients else None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log at a row's step."""

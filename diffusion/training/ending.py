@@ -22,6 +22,7 @@ from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import print_gap
 from diffusion.training.periodic import log_image
+from diffusion.training.sharding import whole
 from diffusion.training.spent import Spent
 
 SHOWN = 16  # samples in a picture, where samples.n does not say
@@ -44,13 +45,14 @@ def draw_last(
     module.to(device).eval()
     if (average := average_of(trainer)) is not None:
         average.apply_average(module)
+    trained = whole(trainer, module.denoiser)
     n = max(score.n or 0, settings.samples.n or 0)
     untrained = (score.n or 0) if UNTRAINED in score.baselines else 0
     if first:
         print_gap(trainer.logged_metrics)
     if first and n:
-        drawing.print_cost(module.denoiser, n, score.batch_size, device, untrained, world)
-    wanted = [(SAMPLES, module.denoiser, drawing, n)] if n else []
+        drawing.print_cost(trained, n, score.batch_size, device, untrained, world)
+    wanted = [(SAMPLES, trained, drawing, n)] if n else []
     if untrained:
         pl.seed_everything(settings.seed, verbose=False)
         fresh = build_denoiser(settings.model_dump()).to(device).eval()

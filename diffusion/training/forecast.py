@@ -18,9 +18,11 @@ from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer, opposite
+from diffusion.process.denoiser import Denoiser
 from diffusion.process.schedule import Schedule
 from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
+from diffusion.training.sharding import whole
 
 STEP = 3  # evaluations that a training step takes for each image
 TIMED = 8  # images of the evaluation that is timed on a CPU, at most; there the time grows as the batch
@@ -134,11 +136,12 @@ class Forecast(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Time an evaluation, and print the parts of the work."""
+        assert isinstance(pl_module, Diffusion)
+        denoiser = whole(trainer, pl_module.denoiser)
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Diffusion)
         parts, batch = self.plan.parts(trainer.global_step), self.batch(pl_module)
-        costs = self.costs(trainer, pl_module, batch)
+        costs = self.costs(trainer, denoiser, pl_module.device, batch)
         every = sum(costs.of(part) for part in parts)
         console.print(
             f"forecast: about {duration(every)} on {device_name(pl_module.device)} (a batch of {batch} was timed)"
@@ -154,17 +157,17 @@ class Forecast(Callback):
         size = self.plan.data.batch_size
         return min(size, TIMED) if module.device.type == "cpu" else size
 
-    def costs(self, trainer: pl.Trainer, module: Diffusion, batch: int) -> Costs:
+    def costs(self, trainer: pl.Trainer, denoiser: Denoiser, device: torch.device, batch: int) -> Costs:
         """Seconds for an image: in training's precision, in sampling's, and of the features."""
         data, features = self.plan.data, 0.0
         shape = data.shape
-        module.eval()
-        sampling = seconds_per_evaluation(module.denoiser, shape, batch, module.device) / batch
+        denoiser.eval()
+        sampling = seconds_per_evaluation(denoiser, shape, batch, device) / batch
         with trainer.precision_plugin.forward_context():
-            training = seconds_per_evaluation(module.denoiser, shape, batch, module.device) / batch
-        module.train()
+            training = seconds_per_evaluation(denoiser, shape, batch, device) / batch
+        denoiser.train()
         if self.plan.scorer is not None:
-            extractor = self.plan.scorer.extractor.to(module.device)
+            extractor = self.plan.scorer.extractor.to(device)
             blank = torch.zeros(batch, *shape, dtype=torch.uint8)
             for _ in range(2):
                 began = time.perf_counter()

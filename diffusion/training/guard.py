@@ -24,6 +24,7 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
 from diffusion.training.reading import Reading
+from diffusion.training.sharding import norm_of
 
 NAMED = 8  # files of a batch that a message names
 WINDOW = 100  # losses that a new one is compared with
@@ -84,7 +85,7 @@ class Guard(Callback):
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        self.gradient = total_norm(gradients) if gradients else None
+        self.gradient = norm_of(gradients) if gradients else None
         if self.action == "skip" and self.gradient is not None and not math.isfinite(float(self.gradient)):
             self.skip(trainer)
 
@@ -126,7 +127,7 @@ class Guard(Callback):
         if stepped or scales(trainer):
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
-            numbers = torch.stack([loss, gradient, total_norm(self.weights)])
+            numbers = torch.stack([loss, gradient, norm_of(self.weights)])
             self.waiting.append(Measured(Reading(numbers), step, self.index))
         self.losses, self.index, self.gradient = [], [], None
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
@@ -197,11 +198,6 @@ class Guard(Callback):
 def scales(trainer: pl.Trainer) -> bool:
     """Whether the gradients are float16's, scaled, whose overflows are no fault."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
-def total_norm(tensors: list[Tensor]) -> Tensor:
-    """Torch's `get_total_norm` of tensors on one device, by which it does not sort them first."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
 
 
 def percentile_90(values: deque[float]) -> float:

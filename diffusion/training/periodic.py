@@ -16,10 +16,12 @@ from diffusion.checkpoint.provenance import network_hash
 from diffusion.errors import Interrupted
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
+from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import enlarged, grid, save_png
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
+from diffusion.training.sharding import whole
 from diffusion.training.signals import agreed, poll
 
 
@@ -91,10 +93,10 @@ class SampleGrid(Periodic):
     """A grid of samples from the same noise: samples/step-00001000.png, and in the dashboards.
 
     Args:
-        draw: module -> uint8 (n, C, H, W).
+        draw: denoiser -> uint8 (n, C, H, W).
     """
 
-    def __init__(self, clock: Clock, every_n_epochs: int, draw: Callable[[Diffusion], Tensor], folder: Path):
+    def __init__(self, clock: Clock, every_n_epochs: int, draw: Callable[[Denoiser], Tensor], folder: Path):
         super().__init__(clock, every_n_epochs)
         self.draw, self.folder = draw, folder / "samples"
 
@@ -107,10 +109,11 @@ class SampleGrid(Periodic):
 
     def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
         """Draw on the first process."""
-        if not trainer.is_global_zero:
-            return
         with averaged_weights(trainer, module):
-            picture = grid(self.draw(module))
+            denoiser = whole(trainer, module.denoiser)
+            if not trainer.is_global_zero:
+                return
+            picture = grid(self.draw(denoiser))
         save_png(picture, self.path(step))
         log_image(trainer, "samples", picture)
 
@@ -150,9 +153,10 @@ class ScoreSamples(Periodic):
         """Each process draws and scores its share, and gets the score of all."""
         images: Tensor | None = None
         with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
-            weights = network_hash(module.denoiser.network)
+            denoiser = whole(trainer, module.denoiser)
+            weights = network_hash(denoiser.network)
             share = trainer.global_rank, trainer.world_size
-            images = self.drawing(module.denoiser, self.n, module.device, self.batch_size, watch=poll, share=share)
+            images = self.drawing(denoiser, self.n, module.device, self.batch_size, watch=poll, share=share)
         if agreed(trainer) or images is None:
             return
         new = self.scorer.score(images, step=step, network_hash=weights, **self.source)

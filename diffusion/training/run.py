@@ -21,6 +21,7 @@ from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
+from diffusion.process.denoiser import Denoiser
 from diffusion.report.run import write_report
 from diffusion.runs.jobs import asked_for, config_text, write_config
 from diffusion.runs.metrics import last_value
@@ -49,6 +50,7 @@ from diffusion.training.resume import (
 )
 from diffusion.training.saving import Checkpoints
 from diffusion.training.schedule_free import with_average
+from diffusion.training.sharding import check_sharding, in_channels_last, is_sharded
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
 from diffusion.training.worse import KeepEarlyWeights, with_worse
 
@@ -88,6 +90,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
     settings = with_average(with_coordinates(with_augmentation(with_channels(settings))))
+    check_sharding(settings)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
     settings = settings if resumed else with_initial(settings)
@@ -216,7 +219,9 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
 
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
     """The memory layout, compilation and precision of the network."""
-    if settings.channels_last:
+    if settings.channels_last and is_sharded(settings):
+        module.denoiser.network.register_forward_pre_hook(in_channels_last)
+    elif settings.channels_last:
         module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if settings.compile:
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
@@ -233,8 +238,10 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
         logs += [
             make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
         ]
+    # What fully_shard gathers in inference mode cannot be trained afterwards.
+    validating = {"inference_mode": False} if is_sharded(settings) else {}
     trainer: pl.Trainer = make(
-        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1}, "trainer", logger=logs,
+        settings.trainer.model_dump() | FIXED | {"val_check_interval": 1} | validating, "trainer", logger=logs,
         default_root_dir=str(folder),
         plugins=[storage.Storage() if resumed is None else resumed.storage, *processes.environment()],
         enable_checkpointing=False, enable_progress_bar=False,
@@ -279,8 +286,8 @@ def set_clock(
     samples, score, drawing = settings.samples, settings.score, last.in_training
     if (shown := samples.n) and samples.every_n_epochs:
 
-        def draw(module: Diffusion) -> Tensor:
-            return drawing(module.denoiser, shown, module.device, watch=signals.poll)
+        def draw(denoiser: Denoiser) -> Tensor:
+            return drawing(denoiser, shown, trainer.strategy.root_device, watch=signals.poll)
 
         used += [SampleGrid(clock, samples.every_n_epochs, draw, folder), Mark(spent, "pictures")]
     if scorer is not None and score.every_n_epochs:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from diffusion.data import ImageData
 from diffusion.training.ema import average_of
+from diffusion.training.sharding import held
 
 ELSEWHERE = "images (not on the GPU)"  # outside of the peak, which is the GPU's
 
@@ -27,8 +28,8 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def size(tensors: Iterable[Tensor]) -> int:
-    """Their bytes."""
-    return sum(each.numel() * each.element_size() for each in tensors)
+    """The bytes of them that this process holds."""
+    return sum(held(each).numel() * each.element_size() for each in tensors)
 
 
 def gradients_of(module: pl.LightningModule) -> int:

@@ -19,6 +19,7 @@ from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.periodic import averaged_weights
+from diffusion.training.sharding import whole
 
 
 class KeepEarlyWeights(Callback):
@@ -63,18 +64,21 @@ class KeepEarlyWeights(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Write them, on the first process."""
-        if self.record is not None and trainer.global_step == self.step and self.clock.completes_step(batch_idx):
-            assert isinstance(pl_module, Diffusion)
-            self.write(trainer, pl_module, self.record)
+        if trainer.global_step != self.step or not self.clock.completes_step(batch_idx):
+            return
+        assert isinstance(pl_module, Diffusion)
+        with averaged_weights(trainer, pl_module):
+            denoiser = whole(trainer, pl_module.denoiser)
+            if self.record is not None:
+                self.write(denoiser, self.record)
 
-    def write(self, trainer: pl.Trainer, module: Diffusion, record: RunRecord) -> None:
-        """Write the present averaged weights."""
+    def write(self, denoiser: Denoiser, record: RunRecord) -> None:
+        """Write the weights of a denoiser."""
         record.check_owner()
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with averaged_weights(trainer, module):
-            weights, kind = module.denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
-            epoch = self.clock.epoch_after(self.step)
-            exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)
+        weights, kind = denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
+        epoch = self.clock.epoch_after(self.step)
+        exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)
 
 
 def step_of(drawing: Drawing) -> int:
@@ -98,6 +102,6 @@ def with_worse(settings: Train, drawing: Drawing, folder: Path, module: Diffusio
             words = f"guidance.step={step}: the run ended before; its samples are drawn without guidance"
             console.print(words, style="yellow")
         return settings.model_copy(update={"guidance": {}}), drawing.unguided
-    weak: Denoiser = copy.deepcopy(module.denoiser)
+    weak: Denoiser = copy.deepcopy(whole(module.trainer, module.denoiser))
     weak.network.load_state_dict(exported.read(file, "")["state_dict"])
     return settings, replace(drawing, weak=weak.eval())

@@ -95,12 +95,12 @@ FAULTS = [
     Fault("guidance by what was not learned", "guidance.drops_labels and label_dropout == 0:", "False:", REFUSED),
     Fault(
         "early: the raw weights",
-        "with averaged_weights(trainer, module):\n            weights,",
-        "if 1:\n            weights,",
+        "with averaged_weights(trainer, pl_module):",
+        "if True:",
         KEPT,
     ),
     Fault(
-        "early: another step", "trainer.global_step == self.step and", "trainer.global_step == self.step + 1 and", KEPT
+        "early: another step", "if trainer.global_step != self.step or", "if trainer.global_step != self.step + 1 or", KEPT
     ),
     Fault(
         "early: not in the new folder",

@@ -1,0 +1,79 @@
+"""trainer.strategy=fsdp2 in one process: what it refuses, and that all networks can be divided."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from networks import randomised
+from outcomes import refusal
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from diffusion.config.build import make
+from diffusion.config.choices import conf_dir
+from diffusion.config.composition import choice
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import cosine
+from diffusion.training.sharding import outline, shard, units
+
+TINY = [file.stem for file in sorted((conf_dir() / "model").glob("*_tiny.yaml"))] + ["unet_memoire"]
+
+
+ROUNDING = {"rtol": 1e-10, "atol": 1e-14}  # of float64: sums in another order
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """A group of this process alone."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+class Trained(torch.nn.Module):
+    """What `shard` looks at of a LightningModule."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.denoiser, self.objective = Denoiser(network, cosine(), Eps()), None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer=muon"], "optimizer: Muon is not possible beside trainer.strategy=fsdp2"),
+        (["optimizer=schedule_free"], "ema: OptimizersAverage is not possible"),
+        (["ema=power"], "ema: PowerEMA is not possible beside trainer.strategy=fsdp2"),
+        (["compile=true"], "compile=true: it is not possible beside trainer.strategy=fsdp2"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: it is not possible"),
+    ],
+)
+def test_what_needs_whole_weights_is_refused(command, tiny, tmp_path, words, said):
+    line = refusal(command("train", [*tiny, "trainer.strategy=fsdp2", *words, "hydra.run.dir=run"]))
+    assert said in line
+    assert not (tmp_path / "run/data_report.json").exists()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_network_can_be_divided(mesh, name):
+    """Its parts are gathered one by one, and with the same outputs and gradients as without."""
+    torch.manual_seed(0)
+    network = randomised(make(choice("model", name), "model")).double().train()
+    module = Trained(copy.deepcopy(network))
+    without = outline(module.denoiser)
+    assert all(weight.is_meta for weight in without.parameters())
+    assert len(list(units(module.denoiser.network))) > 3
+    shard(module, mesh)
+    x, label = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 32, 32), (2,)))
+    for _ in range(2):  # the second meets what the first has written
+        outputs = [each(x, label) for each in (network, module.denoiser.network)]
+        torch.testing.assert_close(*outputs, **ROUNDING)
+        for y in outputs:
+            y.square().mean().backward()
+        found = dict(module.denoiser.network.named_parameters())
+        for key, whole in network.named_parameters():
+            assert isinstance(found[key], DTensor), key
+            for divided, expected in ((found[key], whole), (found[key].grad, whole.grad)):
+                torch.testing.assert_close(divided.full_tensor().reshape(whole.shape), expected, **ROUNDING, msg=key)
