@@ -100,7 +100,10 @@ FAULTS = [
         KEPT,
     ),
     Fault(
-        "early: another step", "if trainer.global_step != self.step or", "if trainer.global_step != self.step + 1 or", KEPT
+        "early: another step",
+        "if trainer.global_step != self.step or",
+        "if trainer.global_step != self.step + 1 or",
+        KEPT,
     ),
     Fault(
         "early: not in the new folder",
