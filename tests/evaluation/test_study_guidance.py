@@ -118,7 +118,7 @@ REFUSED = {
     "no guidance": ("labelled", ["guidance=none"], "guidance: there is none to study; choose one of auto, cfg, interv"),
     "a run without one": ("labelled", [], "guidance: there is none to study"),
     "no labels": ("plain", ["guidance=cfg"], "needs a class label"),
-    "no worse model": ("plain", ["guidance=auto"], "set guidance.ckpt to a run"),
+    "no worse model": ("plain", ["guidance=auto"], "set guidance.step to an earlier step"),
     "no scale": ("labelled", ["guidance=cfg", "scales=[]"], "scales=[]: expected a list of at least 1, each a number"),
     "a negative scale": ("labelled", ["guidance=cfg", "scales=[-1]"], "each a number of at least 0; scales=[1,1.25,"),
     "an infinite scale": ("labelled", ["guidance=cfg", "scales=[.inf]"], "each a number of at least 0"),
