@@ -193,7 +193,10 @@ def test_torchrun_makes_one_run(tiny, tmp_path):
 
 @pytest.mark.timeout(150)  # they would wait for half an hour
 def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tmp_path):
-    """No machine sees the processes of another one, so the time limit of their group tells. Here it is 15 seconds, as a busy machine needs some to start both."""
+    """No machine sees the processes of another one, so the time limit of their group tells.
+
+    Here it is 15 seconds, of which a busy machine needs some to start both.
+    """
     limit = [f"+trainer.strategy.{word}" for word in ("timeout._target_=datetime.timedelta", "timeout.seconds=15")]
     strategy = ["trainer.strategy=null", "+trainer.strategy._target_=lightning.pytorch.strategies.DDPStrategy", *limit]
     endless = ["trainer.max_epochs=-1", "trainer.max_steps=1000000", "data.batch_size=2", "hydra.run.dir=run"]
