@@ -11,14 +11,13 @@ from torch import Tensor
 
 from diffusion.checkpoint import averages as files
 from diffusion.checkpoint import storage
-from diffusion.config.quoting import resume_command
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import free_space, link
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
-from diffusion.training.saving import Checkpoints
+from diffusion.training.saving import Checkpoints, unwritable
 
 
 class PowerEMA(EMA):
@@ -105,10 +104,7 @@ class PowerEMA(EMA):
         try:
             self.written[self.step] = self.updates, files.save(self.named(), file)
         except OSError as error:
-            raise UserError(
-                f"cannot write {file}: {error.strerror or error}; fix that, and resume by "
-                f"{resume_command(file.parents[2])}"
-            ) from error
+            raise unwritable(file, file.parents[2], error) from error
 
     def named(self) -> dict[str, dict[str, Tensor]]:
         """σ_rel -> name in the module -> average."""

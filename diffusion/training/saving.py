@@ -120,3 +120,8 @@ class Checkpoints(Checkpoint):
             old.unlink()
         if later:
             console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from before them")
+
+
+def unwritable(file: Path, run: Path, error: OSError) -> UserError:
+    """A file beside the checkpoints of the run in a folder could not be written."""
+    return UserError(f"cannot write {file}: {error.strerror or error}; fix that, and resume by {resume_command(run)}")

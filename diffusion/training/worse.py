@@ -19,6 +19,7 @@ from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.periodic import averaged_weights
+from diffusion.training.saving import unwritable
 from diffusion.training.sharding import whole
 
 
@@ -73,12 +74,15 @@ class KeepEarlyWeights(Callback):
                 self.write(denoiser, self.record)
 
     def write(self, denoiser: Denoiser, record: RunRecord) -> None:
-        """Write the weights of a denoiser."""
+        """Write the weights of a denoiser. Raises UserError where they cannot be written."""
         record.check_owner()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         weights, kind = denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
         epoch = self.clock.epoch_after(self.step)
-        exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)
+        except OSError as error:
+            raise unwritable(self.file, self.file.parents[2], error) from error
 
 
 def step_of(drawing: Drawing) -> int:

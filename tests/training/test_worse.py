@@ -1,15 +1,20 @@
 """Autoguidance by the run itself: the weights of an early step are kept, and guide its last samples."""
 
+import errno
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from composing import train
+from PIL import Image
 from safetensors.torch import load_file
 
 import diffusion
+from diffusion.checkpoint import exported
 from diffusion.checkpoint.early import file_of
+from diffusion.checkpoint.pruning import prune
 from diffusion.errors import UserError
 from diffusion.pixels import to_rgb
 from diffusion.report.images import grid
@@ -51,6 +56,14 @@ def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run,
     assert torch.equal(torch.from_numpy(drawn).permute(0, 3, 1, 2), expected)
 
 
+def test_they_stay_when_the_checkpoints_go(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "copy")
+    prune(folder, weights=True)
+    assert not [*folder.glob("checkpoints/*.ckpt")]
+    drawn = diffusion.load(folder, device="cpu").sample(8, progress=False)
+    assert torch.equal(drawn, diffusion.load(run, device="cpu").sample(8, progress=False))
+
+
 def test_pictures_under_way_are_not_guided(words, tmp_path):
     for name, more in {"guided": [], "plain": ["guidance=none"]}.items():
         kept = [word for word in words if name == "guided" or not word.startswith("guidance")]
@@ -89,9 +102,16 @@ def test_what_cannot_be_is_refused(words, run, command, tmp_path):
     assert "it has checkpoints of 1, 2, 3, 4, 5, 6, 7" in err
 
 
-def picture(file: Path) -> bytes:
-    from PIL import Image
+def test_a_full_disk_is_one_line(words, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(exported, "write", full)
+    with pytest.raises(UserError, match=r"cannot write .*early/step-00000003.safetensors: No space left .* resume by"):
+        train(words, tmp_path / "run")
+
+
+def picture(file: Path) -> bytes:
     with Image.open(file) as image:
         return image.convert("RGB").tobytes()
 
