@@ -1,5 +1,7 @@
 """The committed results: docs/results/STUDY with record.json, and for each sweep a table, its figure and samples.
 
+Beside them are the figures of trainings that the study asks for.
+
 A README.md beside them is written by hand. It holds each table between two comments, and `commit` writes it anew there:
 
     <!-- table: SWEEP -->
@@ -10,6 +12,7 @@ A README.md beside them is written by hand. It holds each table between two comm
 
 import json
 import re
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -20,6 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from diffusion.config.composition import composed, flat, plain
+from diffusion.errors import UserError
 from diffusion.files import PACKAGE, replace
 from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
@@ -70,6 +74,8 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
         if all(file.is_file() for file in files):
             pictures = samples([row.label for row in comparison.rows], files)
             written.append(style.save(pictures, folder / f"{sweep}-samples.png"))
+        if read(name).sweeps[sweep].command == "train":
+            written += keep_figures(read(name).figures, sweep, outcome.examples[sweep], folder)
     sweeps = {
         sweep: {"columns": table.protocols(), "settings": settings_of(name, sweep)} for sweep, table in tables.items()
     }
@@ -79,6 +85,19 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     before = page.read_text("utf-8") if page.is_file() else f"# {read(name).question}\n"
     replace(page, with_tables(name, before, tables))
     return [*written, folder / RECORD, page]
+
+
+def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy these figures of each of `runs` to `folder`, as SWEEP-NAME-1.png for the first; the files."""
+    written = []
+    for name in names:
+        for i, run in enumerate(runs, start=1):
+            file = run / f"figures/{name}.png"
+            if not file.is_file():
+                there = ", ".join(sorted(other.stem for other in file.parent.glob("*.png"))) or "none"
+                raise UserError(f"figures: {name}: {run} has no such figure; it has: {there}")
+            written.append(Path(shutil.copyfile(file, folder / f"{sweep}-{name}-{i}.png")))
+    return written
 
 
 @style.styled

@@ -46,6 +46,8 @@ class Study(Settings):
     """What the page and the figure show, where it was measured. The table holds all."""
     ranks: Sequence[str] = ()
     """Columns by which the page also compares how the models are ranked."""
+    figures: Sequence[str] = ()
+    """Figures of a training that are kept for each recipe, as `mse` for figures/mse.png of its run."""
 
 
 def names() -> list[str]:

@@ -16,6 +16,7 @@ from diffusion.config.schema import COMMANDS
 from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.report.comparison import recipes_table
+from diffusion.report.run import CAPTIONS
 from diffusion.results import committed, running
 from diffusion.results.study import count_runs, jobs, names, read
 
@@ -43,6 +44,11 @@ def test_every_job_is_a_sound_configuration(name):
             every = jobs([*sweep.common, *case])
             for job in {tuple(every[0]), tuple(every[-1])}:
                 validated(COMMANDS[sweep.command], plain(composed(sweep.command, [*given, *job])))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_figures_of_a_study_are_those_of_a_report(name):
+    assert {f"{figure}.png" for figure in read(name).figures} <= CAPTIONS.keys()
 
 
 def of_others() -> set[str]:
@@ -129,6 +135,7 @@ STUDY = """\
 question: Does the learning rate matter?
 cpu_hours: 0.1
 gpu_hours: 0.1
+figures: [signal]
 sweeps:
   train:
     command: train
@@ -150,6 +157,9 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     def here(what, words):
         status, out, err = command(what, words)
         assert status == 0, out + err
+        for run in Path("outputs/results/mine/train").glob("[01]"):  # small runs draw no figures
+            (run / "figures").mkdir(exist_ok=True)
+            (run / "figures/signal.png").write_text(run.name)
         ran.append(out.count("is complete already"))
 
     monkeypatch.setattr(running, "run_command", here)
@@ -164,6 +174,11 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     assert run("--commit", "docs") == 0
     page = (tmp_path / "docs/mine/README.md").read_text()
     assert page.count("<!-- table: ") == page.count("<!-- end -->") == 2
+    assert (tmp_path / "docs/mine/train-signal-1.png").read_text() == "0"
+    with pytest.raises(UserError, match=r"figures: sgnal: .* has no such figure; it has: .*signal"):
+        committed.keep_figures(
+            ["sgnal"], "train", [next(Path("outputs/results/mine/train").glob("*/run.json")).parent], tmp_path
+        )
     del ran[:]
     assert run() == 0
     assert ran == [2, 2], "complete runs and evaluations are not run again"
