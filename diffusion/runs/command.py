@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +50,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
         streams.keep_going()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
         composed: list[tuple[Any, Any, Path]] = []
+        each = by_import(job or task)
         stack = ExitStack()
         try:
             stack.enter_context(searching(own_folders(sys.argv[1:])))
@@ -72,7 +74,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
                 folder = Path(context.runtime.output_dir)
                 if context.mode == RunMode.MULTIRUN:
-                    return (job or task)(settings_of(values, sources), folder)
+                    return each(settings_of(values, sources), folder)
                 composed.append((values, sources, folder))
                 return None
 
@@ -94,6 +96,12 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             streams.report_loss()
 
     return main
+
+
+def by_import(task: Task[S]) -> Task[S]:
+    """`task` of the module `python -m` runs, as an import gives it: a launcher's workers then find it by its name."""
+    spec = sys.modules[task.__module__].__spec__
+    return getattr(import_module(spec.name), task.__name__) if spec and task.__module__ == "__main__" else task
 
 
 def own_folders(words: list[str]) -> list[Path]:

@@ -109,6 +109,12 @@ FAULTS = [
         f"{FOLDERS_FILE}::{TAKEN}",
     ),
     Fault("jobs meet each other's processes", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
+    Fault(
+        "a worker gets copies of a command's parts",
+        'if spec and task.__module__ == "__main__" else task',
+        "if False else task",
+        f"{LAUNCHERS}::test_evaluations_are_made_side_by_side",
+    ),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),
     Fault("a closed terminal ends the run", '"SIGUSR1", "SIGHUP", "SIGXCPU")', '"SIGUSR1")', f"{CONSOLE}::{CLOSED}"),
     Fault("Ctrl-C of a sweep alone is not passed on", "stop.start()", "pass", f"{CONSOLE}::{SWEEP_ALONE}"),

@@ -19,6 +19,7 @@ FAULTS = [
     Fault("the first word changes first", "itertools.product(*values)]", "itertools.product(*values[::-1])]", JOBS),
     Fault("a scored model is scored again", "scores.stat().st_mtime > ckpt.stat().st_mtime", "False", WHOLE),
     Fault("a changed setting is not seen", "in pairs if then != now and", "in [] if then != now and", SWEPT),
+    Fault("figures are not kept", 'if read(name).sweeps[sweep].command == "train":', "if False:", WHOLE),
     Fault("a ranking is upside down", "(1 if low[name] else -1)", "1", RANKS),
     Fault(
         "seeds count as recipes",

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import yaml
+from composing import train
 
 pytestmark = pytest.mark.reliability
 
@@ -34,3 +35,14 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
         assert yaml.safe_load((folder / "config.yaml").read_text())["optimizer"]["_target_"] == f"deaths.{name}"
         assert (folder / "checkpoints/last.ckpt").is_file() is (state == "complete")
     figure(f"{launcher}: jobs of two processes, one of two killed", "the other complete")
+
+
+def test_evaluations_are_made_side_by_side(tiny, tmp_path):
+    train([*tiny, "trainer.max_steps=1", "samples.n=0"], tmp_path / "run")
+    overrides = ["-m", f"ckpt={tmp_path / 'run'}", "seed=0,1", "n=8", "baselines=[]", "hydra/launcher=joblib"]
+    command = [sys.executable, "-m", "diffusion.evaluate", *overrides, "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for i in range(2):
+        scores = json.loads((tmp_path / f"sweep/{i}/scores.json").read_text())
+        assert {score["seed"] for score in scores} == {i}, scores
