@@ -58,8 +58,11 @@ def run(folder: Path, weights: bool, really: bool) -> None:
         table.add_row(str(path.relative_to(folder)), str(len(files)), in_words(gain))
     if table.row_count:
         console.print(table)
-    less = " less the weights, which are kept," if weights and not really else ""
-    console.print(f"{count(table.row_count, 'run')}: {in_words(total)}{less} {'freed' if really else 'can be freed'}")
+        less = " less the weights, which are kept," if weights and not really else ""
+        done = "freed" if really else "can be freed"
+        console.print(f"{count(table.row_count, 'run')}: {in_words(total)}{less} {done}")
+    else:
+        console.print("nothing was removed" if really else f"the complete runs in {folder} hold nothing to remove")
     if left:
         console.print("left alone: " + ", ".join(f"{n} {state}" for state, n in left.items()))
     if table.row_count and not really:

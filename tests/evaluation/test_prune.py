@@ -44,7 +44,9 @@ def test_best_stays_of_complete_runs_and_nothing_goes_unless_asked(tmp_path, cap
     assert names(scoreless) == ["last.ckpt"]
     assert all(names(folder) == before[folder] for folder in others)
     assert prune.main([str(tmp_path), "--yes"]) == 0
-    assert "0 runs" in capsys.readouterr().out
+    assert "nothing was removed" in capsys.readouterr().out
+    assert prune.main([str(tmp_path)]) == 0
+    assert "hold nothing to remove" in capsys.readouterr().out
 
 
 def test_a_folder_that_a_process_holds_is_left_as_it_is(tmp_path, capsys):
