@@ -39,6 +39,7 @@ PAGE = "README.md"
 NULL = describe(None)
 OFF = (NULL, describe(False))
 SHOWN = 6  # samples of each recipe
+WIDTH = 16  # letters below a picture
 
 
 def committed_dir() -> Path:
@@ -103,11 +104,17 @@ def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder:
 @style.styled
 def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
     """A column of samples for each recipe; those of a row began with the same noise. `files` are grids of samples."""
-    texts = [[line for part in label.split(", ") for line in textwrap.wrap(part, 18)] for label in labels]
+    texts = [[line for part in label.split(", ") for line in wrapped(part)] for label in labels]
     lines = max(map(len, texts))
     columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
     pictures = [tiles(Image.open(file))[:SHOWN] for file in files]
     return style.picture_rows([*zip(*pictures, strict=True)], columns, "\n" * (lines - 1))
+
+
+def wrapped(part: str) -> list[str]:
+    """`schedule=cosine` in lines below a picture: one, or else key and value apart."""
+    parts = [part] if len(part) <= WIDTH else part.replace("=", "= ").split()
+    return [line for each in parts for line in textwrap.wrap(each, WIDTH)]
 
 
 def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:

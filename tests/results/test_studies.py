@@ -108,6 +108,11 @@ def test_a_page_shows_the_committed_numbers(name):
     assert f"python -m diffusion.reproduce {name}" in page
 
 
+def test_a_label_below_pictures_is_divided_between_key_and_value():
+    assert committed.wrapped("schedule=cosine") == ["schedule=cosine"]
+    assert committed.wrapped("timesteps=uniform_table") == ["timesteps=", "uniform_table"]
+
+
 def test_the_readme_shows_committed_numbers():
     readme = (committed.PACKAGE.parent / "README.md").read_text("utf-8")
     shown = re.findall(r"<!-- table: (\w+)/(\w+) -->\n(.*?)\n<!-- end -->", readme, re.DOTALL)
