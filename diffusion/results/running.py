@@ -10,9 +10,9 @@ from diffusion.config.quoting import command_line
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.results.study import Words, jobs, place, read
+from diffusion.results.study import Sweep, Words, jobs, place, read
 from diffusion.results.table import Table
-from diffusion.runs.folder import jobs_of
+from diffusion.runs.folder import Run, jobs_of
 
 SMOKE = {  # overrides that make a job one of seconds
     "train": ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.n=0", "score.n=8", "sampler.steps=2"],
@@ -43,7 +43,7 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
     seconds, code = 0.0, set()
     for sweep in read(name).sweeps:
         run_sweep(name, sweep, root, more, smoke, done)
-        runs = gather([done[name, sweep]])
+        runs = in_order(gather([done[name, sweep]]), read(name).sweeps[sweep])
         comparison = compare(runs, mixed=True)
         tables[sweep] = Table.of(comparison)
         examples[sweep] = [min(row.runs, key=lambda run: str(run.seeds)).folder for row in comparison.rows]
@@ -75,6 +75,16 @@ def run_sweep(
             words = [*map(smaller, jobs(words)[0]), *SMOKE[asked.command]]
         run_command(asked.command, ["-m", *models, *words, *more, f"hydra.sweep.dir={folder}"])
     done[name, sweep] = folder
+
+
+def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
+    """Runs as the study asks for them: folders of jobs that began together are numbered as they came."""
+    asked = [{*job} for case in sweep.cases for job in jobs([*sweep.common, *case])]
+
+    def place_of(run: Run) -> int:
+        return next((i for i, job in enumerate(asked) if job <= {*run.overrides}), len(asked))
+
+    return sorted(runs, key=place_of)
 
 
 def smaller(word: str) -> str:

@@ -18,7 +18,8 @@ from diffusion.errors import UserError
 from diffusion.report.comparison import recipes_table
 from diffusion.report.run import CAPTIONS
 from diffusion.results import committed, running
-from diffusion.results.study import count_runs, jobs, names, read
+from diffusion.results.study import Sweep, count_runs, jobs, names, read
+from diffusion.runs.folder import jobs_of
 
 inherit.register()
 COMMITTED = [name for name in names() if committed.record_of(name)]
@@ -201,3 +202,15 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     record.write_text(record.read_text().replace('"trainer.max_steps": "2"', '"trainer.max_steps": "3"'))
     with searching([tmp_path / "conf"]):
         assert committed.changed_settings("mine") == ["train: trainer.max_steps is 2; committed: 3"]
+
+
+def test_runs_are_in_the_order_of_the_study_whatever_their_folders(tmp_path):
+    sweep = Sweep(command="evaluate", common=["n=8"], cases=[["sampler=ddim,heun", "sampler.steps=5,13"]])
+    words = ["sampler=heun,13", "sampler=heun,5", "sampler=ddim,5", "sampler=other,5"]
+    for i, word in enumerate(words):
+        sampler, steps = word.split(",")
+        (tmp_path / f"{i}/.hydra").mkdir(parents=True)
+        (tmp_path / f"{i}/run.json").write_text("{}")
+        (tmp_path / f"{i}/.hydra/overrides.yaml").write_text(f"- ckpt=a\n- n=8\n- {sampler}\n- sampler.steps={steps}\n")
+    ordered = running.in_order(jobs_of(tmp_path), sweep)
+    assert [run.folder.name for run in ordered] == ["2", "1", "0", "3"]
