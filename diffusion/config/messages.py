@@ -130,7 +130,11 @@ def _unknown_choice(error: MissingConfigException) -> str:
 def _no_choice(words: Sequence[str], command: str) -> str | None:
     """`data=null`, or a number in the place of a choice."""
     for key, _, value in (word.partition("=") for word in words):
-        if is_group(key) and re.fullmatch(r"null|[-+.\d][-+.\de]*", value):
+        group, _, place = key.partition("@")
+        if is_group(group) and re.fullmatch(r"null|[-+.\d][-+.\de]*", value):
+            if place:
+                listed = ", ".join(choices(group))
+                return f"{key}={value}: {group} is one of {listed}; where none is possible, {place}=null"
             if key == "ema" and command != "train":
                 return f"ema={value}: the choice of a training run; an average of this length is weights={value}"
             return f"{key}={value}: one is needed; {key} is one of {', '.join(choices(key))}"

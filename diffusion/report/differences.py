@@ -22,6 +22,8 @@ from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, describe
 from diffusion.runs.folder import Run
 
+NULL = describe(None)
+
 
 class Described(Protocol):
     """What is compared: a `Run`, or the defaults of a command."""
@@ -108,7 +110,8 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
 def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -> set[str]:
     """Replace classes by the names of choices, in the groups whose choice is recorded for all runs; these groups.
 
-    Where one name stands for several classes, by an override or in another version of the program, both are shown.
+    Where one name stands for several classes, by an override or in another version of the program, both are shown. A
+    choice that an override has made null is none.
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
@@ -116,9 +119,9 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -
         if not having or any(key not in run.choices for run, _ in having):
             continue
         named.add(key)
-        classes = {(run.choices[key], settings.get(key)) for run, settings in having}
-        names = [name for name, _ in classes]
-        for run, settings in having:
+        given = [(run, settings) for run, settings in having if settings.get(key) != NULL]
+        names = [name for name, _ in {(run.choices[key], settings.get(key)) for run, settings in given}]
+        for run, settings in given:
             name = run.choices[key]
             settings[key] = name if names.count(name) == 1 else f"{name} ({settings.get(key)})"
     return named

@@ -69,6 +69,13 @@ def test_one_name_for_two_classes_is_shown_with_the_class(run: Make) -> None:
     assert differing(runs) == {"schedule": ["mine (linear)", "mine (cosine)"]}
 
 
+def test_a_choice_that_an_override_made_null_is_none(run: Make) -> None:
+    clip = {"_target_": "diffusion.process.threshold.clip"}
+    pairs = ((clip, "clip"), (None, "clip"), (None, None))  # Hydra records None where a part has no choice
+    runs = [run({"sampler": {"threshold": node}}, {"sampler.threshold": name}) for node, name in pairs]
+    assert differing(runs) == {"sampler.threshold": ["clip", "none", "none"]}
+
+
 def test_an_override_is_shown_in_addition_to_a_choice(run: Make) -> None:
     sgd = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
     adam = {"_target_": "torch.optim.Adam", "lr": 0.001, "amsgrad": False}

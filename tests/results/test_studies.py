@@ -74,7 +74,7 @@ def test_the_smoke_form_runs(name, command, photos, monkeypatch):
 
 
 def test_the_runs_are_counted():
-    assert count_runs("samplers") == {"train": 3, "evaluate": 45}
+    assert count_runs("samplers") == {"train": 3, "evaluate": 51}
     assert count_runs("metrics")["evaluate"] == count_runs("schedule")["train"] + count_runs("continuous")["train"]
 
 

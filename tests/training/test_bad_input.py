@@ -101,6 +101,7 @@ SETTINGS = {
     "schedule=null": "one is needed; schedule is one of cosine, ",
     "~schedule": "schedule=null: one is needed; schedule is one of cosine, ",
     "grid@sampler.grid=karras sampler.grid.rho=abc": "sampler.grid.rho=abc: expected a number",
+    "threshold@sampler.threshold=null": "one of clip, dynamic; where none is possible, sampler.threshold=null",
     "model=null": "one is needed; model is one of dit_b_2",
     "schedule.first=abc": "a number above 0 and below 1; conf/schedule has values that work",
     "schedule.last=1.5": "a number above 0 and below 1",
