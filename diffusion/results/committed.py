@@ -64,17 +64,18 @@ def tables_of(name: str) -> dict[str, Table]:
 
 
 def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
-    """Write the result of a study into `folder`; the files."""
+    """Write the result of a study into `folder`; the files. Samples of a single recipe are those of its first run."""
     folder.mkdir(parents=True, exist_ok=True)
     written, tables = [], outcome.tables
     for sweep, table in tables.items():
         comparison = table.comparison(read(name).columns)
         replace(folder / f"{sweep}.csv", table.text())
         written += [folder / f"{sweep}.csv", style.save(figure(comparison), folder / f"{sweep}.png")]
-        files = [example / "samples/all.png" for example in outcome.examples[sweep]]
-        if all(file.is_file() for file in files):
-            pictures = samples([row.label for row in comparison.rows], files)
-            written.append(style.save(pictures, folder / f"{sweep}-samples.png"))
+        files, drawn = [run / "samples/all.png" for run in outcome.examples[sweep]], folder / f"{sweep}-samples.png"
+        if len(files) == 1 and (grid := files[0].with_name("final.png")).is_file():
+            written.append(Path(shutil.copyfile(grid, drawn)))
+        elif all(file.is_file() for file in files):
+            written.append(style.save(samples([row.label for row in comparison.rows], files), drawn))
         if read(name).sweeps[sweep].command == "train":
             written += keep_figures(read(name).figures, sweep, outcome.examples[sweep], folder)
     sweeps = {

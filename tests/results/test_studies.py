@@ -163,9 +163,10 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     def here(what, words):
         status, out, err = command(what, words)
         assert status == 0, out + err
-        for run in Path("outputs/results/mine/train").glob("[01]"):  # small runs draw no figures
-            (run / "figures").mkdir(exist_ok=True)
-            (run / "figures/signal.png").write_text(run.name)
+        for run in Path("outputs/results/mine/train").glob("[01]"):  # small runs draw none
+            for file in ("figures/signal.png", "samples/final.png"):
+                (run / file).parent.mkdir(exist_ok=True)
+                (run / file).write_text(run.name)
         ran.append(out.count("is complete already"))
 
     monkeypatch.setattr(running, "run_command", here)
@@ -181,6 +182,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     page = (tmp_path / "docs/mine/README.md").read_text()
     assert page.count("<!-- table: ") == page.count("<!-- end -->") == 2
     assert (tmp_path / "docs/mine/train-signal-1.png").read_text() == "0"
+    assert (tmp_path / "docs/mine/train-samples.png").read_text() == "0"
     with pytest.raises(UserError, match=r"figures: sgnal: .* has no such figure; it has: .*signal"):
         committed.keep_figures(
             ["sgnal"], "train", [next(Path("outputs/results/mine/train").glob("*/run.json")).parent], tmp_path
