@@ -82,7 +82,8 @@ def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
     asked = [{*job} for case in sweep.cases for job in jobs([*sweep.common, *case])]
 
     def place_of(run: Run) -> int:
-        return next((i for i, job in enumerate(asked) if job <= {*run.overrides}), len(asked))
+        fitting = [(len(job), -i) for i, job in enumerate(asked) if job <= {*run.overrides}]
+        return -max(fitting)[1] if fitting else len(asked)
 
     return sorted(runs, key=place_of)
 

@@ -9,6 +9,8 @@ WHOLE = "results/test_studies.py::test_a_study_is_run_committed_and_compared"
 SWEPT = "results/test_studies.py::test_a_change_of_any_swept_choice_is_seen"
 RANKS = f"{TABLE}::test_rankings_are_compared_from_good_to_bad"
 SEEDS = f"{TABLE}::test_seeds_that_agree_are_no_evidence_about_recipes"
+ORDER = "results/test_studies.py::test_runs_are_in_the_order_of_the_study_whatever_their_folders"
+NONE = "report/test_differences.py::test_a_choice_that_an_override_made_null_is_none"
 JOBS = "results/test_studies.py::test_the_jobs_are_those_that_hydra_makes"
 
 FAULTS = [
@@ -20,6 +22,8 @@ FAULTS = [
     Fault("a scored model is scored again", "scores.stat().st_mtime > ckpt.stat().st_mtime", "False", WHOLE),
     Fault("a changed setting is not seen", "in pairs if then != now and", "in [] if then != now and", SWEPT),
     Fault("figures are not kept", 'if read(name).sweeps[sweep].command == "train":', "if False:", WHOLE),
+    Fault("runs are in the order of their folders", "return sorted(runs, key=place_of)", "return [*runs]", ORDER),
+    Fault("a part that is off has a name", "if settings.get(key) != NULL]", "]", NONE),
     Fault("a ranking is upside down", "(1 if low[name] else -1)", "1", RANKS),
     Fault(
         "seeds count as recipes",

@@ -207,12 +207,12 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
 
 
 def test_runs_are_in_the_order_of_the_study_whatever_their_folders(tmp_path):
-    sweep = Sweep(command="evaluate", common=["n=8"], cases=[["sampler=ddim,heun", "sampler.steps=5,13"]])
-    words = ["sampler=heun,13", "sampler=heun,5", "sampler=ddim,5", "sampler=other,5"]
+    sweep = Sweep(command="evaluate", common=["n=8"], cases=[[], ["sampler=ddim,heun", "sampler.steps=5,13"]])
+    words = ["sampler=heun,13", "sampler=heun,5", "sampler=ddim,5", "weights=raw,5"]
     for i, word in enumerate(words):
         sampler, steps = word.split(",")
         (tmp_path / f"{i}/.hydra").mkdir(parents=True)
         (tmp_path / f"{i}/run.json").write_text("{}")
         (tmp_path / f"{i}/.hydra/overrides.yaml").write_text(f"- ckpt=a\n- n=8\n- {sampler}\n- sampler.steps={steps}\n")
     ordered = running.in_order(jobs_of(tmp_path), sweep)
-    assert [run.folder.name for run in ordered] == ["2", "1", "0", "3"]
+    assert [run.folder.name for run in ordered] == ["3", "2", "1", "0"]
