@@ -19,10 +19,8 @@ from typing import Any, Protocol
 from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.help import default_choices
-from diffusion.report.formatting import MISSING, describe
+from diffusion.report.formatting import MISSING, NULL, describe
 from diffusion.runs.folder import Run
-
-NULL = describe(None)
 
 
 class Described(Protocol):

@@ -26,6 +26,9 @@ def describe(node: Any) -> str:
     return f"{node:g}" if isinstance(node, float) else str(node)
 
 
+NULL = describe(None)
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     """A Markdown table. The columns whose indices are in `right` are aligned to the right."""
     right = set(right)

@@ -27,7 +27,7 @@ from diffusion.errors import UserError
 from diffusion.files import PACKAGE, replace
 from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
-from diffusion.report.formatting import describe
+from diffusion.report.formatting import NULL, describe
 from diffusion.report.images import tiles
 from diffusion.results.ranks import ranks_table
 from diffusion.results.running import Outcome
@@ -36,7 +36,6 @@ from diffusion.results.table import Table
 
 RECORD = "record.json"
 PAGE = "README.md"
-NULL = describe(None)
 OFF = (NULL, describe(False))
 SHOWN = 6  # samples of each recipe
 WIDTH = 16  # letters below a picture
