@@ -117,7 +117,10 @@ def test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation(command
     assert (status, "2 times so far; of several test scores only the first is unbiased" in out) == (0, True)
 
 
-def test_the_cost_of_an_evaluation_is_printed_first(command, tiny, tmp_path: Path) -> None:
+def test_the_cost_of_an_evaluation_is_printed_first(
+    command, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))  # the reference's features are not yet kept
     run = ["trainer.max_steps=1", "score.n=8", "score.baselines=[untrained]", "features=lite0", "hydra.run.dir=r"]
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
