@@ -16,13 +16,18 @@ def file_of(checkpoints: Path, step: int) -> Path:
     return (checkpoints / FOLDER / storage.numbered(checkpoints, step).name).with_suffix(exported.SUFFIX)
 
 
+def kept(checkpoints: Path, step: int) -> Path | None:
+    """The file of a step or else the checkpoint of that step; None where there is neither."""
+    files = (file_of(checkpoints, step), storage.numbered(checkpoints, step))
+    return next((file for file in files if file.is_file()), None)
+
+
 def find(checkpoints: Path, step: int) -> Path:
-    """The file of a step or else the checkpoint of that step. Raises UserError where there is neither."""
-    found = [file for file in (file_of(checkpoints, step), storage.numbered(checkpoints, step)) if file.is_file()]
-    if found:
-        return found[0]
-    kept = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))
-    steps = ", ".join(map(str, kept)) or "none"
+    """As `kept`. Raises UserError where there is neither."""
+    if (found := kept(checkpoints, step)) is not None:
+        return found
+    numbered = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))
+    steps = ", ".join(map(str, numbered)) or "none"
     raise UserError(
         f"guidance.step={step}: {checkpoints} holds no weights of this step; it has checkpoints of {steps}: choose one "
         "of them, or guidance.ckpt=…, or guidance=none"

@@ -25,6 +25,7 @@ from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.generate import batches_of
+from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
 from diffusion.evaluation.pipeline import Scorer, make_metrics
@@ -49,7 +50,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     log_to(folder / "sample.log")
     choose_device(settings.device)  # raises, before the model is read
     restored = restore(trained(settings.ckpt), settings.weights)
-    settings = completed(settings, restored.config, restored.path)
+    settings = completed_by(settings, restored)
     drawing = make_drawing(settings, restored, labels_of(settings))
     n, batch_size = settings.n, settings.batch_size
     source = source_of(settings.sampler, settings.guidance)
@@ -153,7 +154,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score. The ledger of the checkpoint's run records scores on test."""
     choose_device(settings.device)  # raises, before the model is read
     restored = restore(trained(str(settings.ckpt)), settings.weights)
-    settings = completed(settings, restored.config, restored.path)
+    settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     device = devices[0]

@@ -12,7 +12,6 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import searched
-from diffusion.config.inherit import completed
 from diffusion.config.quoting import command_line
 from diffusion.config.schema import Edit, Sample
 from diffusion.console import console, count, log_to, quiet_libraries
@@ -21,6 +20,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing, save_images
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, source_of
+from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.pictures import known_part, read_mask, read_picture
 from diffusion.files import replace as replace_file
 from diffusion.process.editing import SDEdit
@@ -97,7 +97,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     check(settings)
     device = choose_device(settings.device)
     restored = restore(trained(settings.ckpt), settings.weights)
-    settings = completed(settings, restored.config, restored.path)
+    settings = completed_by(settings, restored)
     made = edits(settings, restored)
     console.print(made.about)
     drawing, n, denoiser = made.drawing, made.n, restored.denoiser.to(device)

@@ -13,7 +13,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices, searching
 from diffusion.config.composition import choice
-from diffusion.config.inherit import RUN, completed
+from diffusion.config.inherit import RUN
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
@@ -22,6 +22,7 @@ from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.evaluation.editing import filling
+from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.pictures import read_mask, read_picture
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
@@ -190,7 +191,7 @@ class Model:
         path = self.restored.path
         nodes: dict[str, Any] = {"sampler": {"from": RUN}, group: {"from": RUN, **settings}}
         own = Sample(ckpt=str(path), **nodes)
-        node: dict[str, Any] = getattr(completed(own, self.restored.config, path), group)
+        node: dict[str, Any] = getattr(completed_by(own, self.restored), group)
         return node
 
 

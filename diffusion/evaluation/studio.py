@@ -25,7 +25,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import composed, plain
-from diffusion.config.inherit import RUN, completed, register
+from diffusion.config.inherit import RUN, register
 from diffusion.config.quoting import command_line
 from diffusion.config.schema import COMMANDS, Edit, Sample
 from diffusion.config.validation import validated
@@ -35,6 +35,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
 from diffusion.evaluation.editing import Edits, edits, recorded
 from diffusion.evaluation.frames import MOST_FRAMES
+from diffusion.evaluation.inherited import completed_by
 from diffusion.metric.distances import squared_distances
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid, picture_of, scale_of
@@ -215,7 +216,7 @@ def _settings(command: str, words: list[str], restored: Restored, folder: Path) 
     found = [word.replace("=", f"={folder}/") if word.endswith(".png") else word for word in words]
     with COMPOSING:
         composition = plain(composed(command, ["ckpt=x", "name=studio", *found]))
-        return completed(validated(schema, composition), restored.config, restored.path.name)
+        return completed_by(validated(schema, composition), restored, restored.path.name)
 
 
 def _planned(settings: Sample | Edit, restored: Restored) -> Edits:

@@ -14,7 +14,6 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
-from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Study
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.errors import UserError
@@ -23,6 +22,7 @@ from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_devices, device_name
 from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source_of
 from diffusion.evaluation.generate import batches_of
+from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.team import team
 from diffusion.metric.record import Score
@@ -88,7 +88,7 @@ def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
     devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
     restored = restore(trained(settings.ckpt), settings.weights)
     write_configuration(folder, settings, restored)
-    return completed(settings, restored.config, restored.path), restored, devices
+    return completed_by(settings, restored), restored, devices
 
 
 def measure(

@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Callback
 from diffusion.checkpoint import early, exported
 from diffusion.config.schema import Train
 from diffusion.console import console
-from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.files import copy as copy_file
 from diffusion.process.denoiser import Denoiser
@@ -33,7 +32,7 @@ class KeepEarlyWeights(Callback):
         record: Of the run, on its first process: nothing is written in a folder that another run has taken.
         resumed: The checkpoint that the run resumes from.
 
-    Raises UserError where the run does not make that step.
+    Where the run does not make that step, this is printed.
     """
 
     def __init__(
@@ -46,10 +45,11 @@ class KeepEarlyWeights(Callback):
         resumed: Path | None,
     ):
         step = step_of(drawing)
-        if step >= clock.total:
-            raise UserError(
-                f"guidance.step={step}: the run has {clock.total} steps; choose an earlier one, such as "
-                f"guidance.step={max(1, round(0.4 * clock.total))}"
+        if step >= clock.total and record is not None:
+            console.print(
+                f"guidance.step={step}: the run has {clock.total} steps, so its last samples will be drawn without "
+                f"guidance; guidance.step={max(1, round(0.4 * clock.total))} would guide them",
+                style="yellow",
             )
         self.step, self.file, self.settings = step, early.file_of(folder / "checkpoints", step), settings
         self.labels, self.clock, self.record, self.resumed = drawing.counts, clock, record, resumed

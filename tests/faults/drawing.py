@@ -21,7 +21,8 @@ GUIDE = "training/test_worse.py::test_they_guide_the_last_samples_of_the_run_and
 UNDER_WAY = "training/test_worse.py::test_pictures_under_way_are_not_guided"
 ALONG = "training/test_worse.py::test_a_run_resumed_in_another_folder_has_them"
 SHORT = "training/test_worse.py::test_a_run_that_ends_before_draws_without_guidance_and_says_so"
-EARLY = "training/test_worse.py::test_what_cannot_be_is_refused"
+TOO_SHORT = "training/test_worse.py::test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first"
+MISSING = "training/test_worse.py::test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance"
 SCORED = f"{LABELS}::test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class"
 STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
 DRAWN = f"{LABELS}::test_a_run_draws_and_scores_of_every_class_with_its_guidance"
@@ -111,7 +112,12 @@ FAULTS = [
         "pass",
         ALONG,
     ),
-    Fault("early: a step that the run does not make", "if step >= clock.total:", "if False:", EARLY),
+    Fault(
+        "early: a run too short says nothing", "if step >= clock.total and record is not None:", "if False:", TOO_SHORT
+    ),
+    Fault("early: samples before the step are guided", "if restored.step <= step:", "if False:", MISSING),
+    Fault("early: no weights beside the model", "early.kept(restored.path.parent, step) is None", "False", MISSING),
+    Fault("early: guidance that is asked for is left out", '== {"from": RUN}:', "is not None:", MISSING),
     Fault(
         "early: no guidance at the end",
         "return settings, replace(drawing, weak=weak.eval())",

@@ -91,9 +91,40 @@ def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_pa
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "short"))
 
 
+def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(words, tmp_path, capfd):
+    train([*words, "guidance.step=7"], tmp_path / "late")
+    out = " ".join(capfd.readouterr().out.split())
+    said = "guidance.step=7: the run has 7 steps, so its last samples will be drawn without guidance; guidance.step=3"
+    assert out.index(said) < out.index("run folder:")
+    assert not any("guidance" in score.source for score in read_scores(tmp_path / "late"))
+    assert "is of step 7, and its run's guidance by that of step 7" in drawn_without(tmp_path / "late", capfd)
+
+
+def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance(run, tmp_path, command, capfd):
+    alone = shutil.copy(run / "checkpoints/last.ckpt", tmp_path)
+    assert "has no weights of step 3 beside it, by which its run guides" in drawn_without(Path(alone), capfd)
+    early = run / "checkpoints/step-00000002.ckpt"
+    assert "is of step 2, and its run's guidance by that of step 3" in drawn_without(early, capfd)
+    words = [f"ckpt={alone}", "n=8", "device=cpu", "hydra.run.dir=drawn"]
+    status, out, err = command("sample", words)
+    assert status == 0, out + err
+    assert "its samples are drawn without guidance" in " ".join(out.split())
+    status, _, err = command("sample", [*words, "guidance.scale=2"])  # which asks for guidance
+    assert status == 2
+    assert "holds no weights of this step" in err
+
+
+def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """What is printed where the samples of a model are the same with its run's guidance and with none."""
+    model = diffusion.load(file, device="cpu")
+    capfd.readouterr()
+    drawn = model.sample(8, progress=False)
+    said = " ".join(capfd.readouterr().out.split())
+    assert torch.equal(drawn, model.sample(8, guidance="none", progress=False))
+    return said
+
+
 def test_what_cannot_be_is_refused(words, run, command, tmp_path):
-    with pytest.raises(UserError, match=r"guidance.step=7: the run has 7 steps; .* such as guidance.step=3"):
-        train([*words, "guidance.step=7"], tmp_path / "late")
     with pytest.raises(UserError, match=r"guidance.weights=raw: in training it needs guidance.ckpt"):
         train([*words, "guidance.weights=raw"], tmp_path / "raw")
     status, _, err = command("sample", [f"ckpt={run}", "n=1", "guidance.step=99", "device=cpu"])

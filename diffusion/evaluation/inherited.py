@@ -1,0 +1,41 @@
+"""The settings of a command, completed by those of the run whose model it uses."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusion.checkpoint import early
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.inherit import RUN, completed
+from diffusion.config.schema import Settings
+from diffusion.console import console
+
+S = TypeVar("S", bound=Settings)
+
+
+def completed_by(settings: S, restored: Restored, where: Path | str | None = None) -> S:
+    """`settings` with what they leave to the run of a model.
+
+    The run's guidance is left out, which is printed, where the model has not come to the step of `guidance.step`, or
+    where the weights of that step are not beside its file.
+
+    Args:
+        where: what messages call the model; None: its path.
+    """
+    where, recipe = where or restored.path, restored.config
+    why = without_guidance(recipe.get("guidance"), restored)
+    if why and getattr(settings, "guidance", None) == {"from": RUN}:
+        console.print(f"{where} {why}: its samples are drawn without guidance", style="yellow")
+        recipe = {**recipe, "guidance": None}
+    return completed(settings, recipe, where)
+
+
+def without_guidance(guidance: Any, restored: Restored) -> str:
+    """Why a model cannot have its run's guidance by an earlier step; empty where it can, or where there is none."""
+    step = guidance.get("step") if isinstance(guidance, dict) and guidance.get("ckpt") is None else None
+    if not isinstance(step, int):
+        return ""
+    if restored.step <= step:
+        return f"is of step {restored.step}, and its run's guidance by that of step {step}"
+    if early.kept(restored.path.parent, step) is None:
+        return f"has no weights of step {step} beside it, by which its run guides"
+    return ""
