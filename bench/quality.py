@@ -53,7 +53,6 @@ from diffusion.config.choices import conf_dir
 from diffusion.config.composition import choice
 from diffusion.console import console
 from diffusion.metric.record import Score
-from diffusion.process.guidance import AutoGuidance
 from diffusion.report.formatting import plus_minus
 from diffusion.report.recipes import mean_over_seeds
 
@@ -181,26 +180,19 @@ def run_demo(words: Sequence[str], seed: int, steps: int, folder: Path) -> None:
     """`diffusion.train experiment=demo`, with one validation, at its end."""
     command = [sys.executable, "-m", "diffusion.train", "experiment=demo", f"seed={seed}", f"trainer.max_steps={steps}"]
     command += ["samples.n=0", "score.n=0", "samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
-    command += ["checkpoint.keep=9", f"checkpoint.every_n_steps={early_step(steps)}", f"hydra.run.dir={folder}", *words]
+    command += [f"hydra.run.dir={folder}", *words]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def early_step(steps: int) -> int:
-    """The step of the worse model of autoguidance, the share that docs/recipes.md chose on the validation tiles."""
-    return round(0.4 * steps)
-
-
 def demo_images(folder: Path, seed: int) -> Tensor:
-    """Images of the demo's run in a folder."""
-    return diffusion.load(folder / "run").sample(IMAGES, steps=EVALUATIONS, seed=seed, progress=False)
+    """Images of the demo's run in a folder, drawn as the peers draw theirs."""
+    how: dict[str, Any] = {"sampler": "ddim", "steps": EVALUATIONS, "guidance": "none"}
+    return diffusion.load(folder / "run").sample(IMAGES, seed=seed, progress=False, **how)
 
 
 def guided_images(folder: Path, seed: int) -> Tensor:
-    """The same with autoguidance, away from its own early checkpoint, by two evaluations a step."""
-    model = diffusion.load(folder / "run")
-    early = folder / "run" / "checkpoints" / f"step-{early_step(model.restored.step):08d}.ckpt"
-    how: dict[str, Any] = {"steps": EVALUATIONS // 2, "guidance": AutoGuidance(scale=2), "worse": diffusion.load(early)}
-    return model.sample(IMAGES, seed=seed, progress=False, **how)
+    """Images drawn as the demo draws them, guided away from its own early weights, by two evaluations a step."""
+    return diffusion.load(folder / "run").sample(IMAGES, steps=EVALUATIONS // 2, seed=seed, progress=False)
 
 
 def used() -> float:

@@ -198,6 +198,10 @@ def make_guidance(
         )
     if file is None or (guidance.ckpt is None and guidance.weights is None and guidance.step is None):
         return guidance, None
+    if isinstance(guidance.step, float):
+        raise UserError(
+            f"guidance.step={guidance.step:g}: of another model a share is not known to be a step; give a whole number"
+        )
     if guidance.step is not None:
         file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")

@@ -1,5 +1,6 @@
 """The settings of a command, completed by those of the run whose model it uses."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +22,23 @@ def completed_by(settings: S, restored: Restored, where: Path | str | None = Non
     Args:
         where: what messages call the model; None: its path.
     """
-    where, recipe = where or restored.path, restored.config
+    where, recipe, chosen = where or restored.path, restored.config, getattr(settings, "guidance", None)
     why = without_guidance(recipe.get("guidance"), restored)
-    if why and getattr(settings, "guidance", None) == {"from": RUN}:
+    if why and chosen == {"from": RUN}:
         console.print(f"{where} {why}: its samples are drawn without guidance", style="yellow")
         recipe = {**recipe, "guidance": None}
+    if chosen:
+        settings = settings.model_copy(update={"guidance": with_step(chosen, restored)})
     return completed(settings, recipe, where)
+
+
+def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
+    """A guidance by the model's own run, whose `step` is a number: a share is of the run's steps, or of the model's."""
+    share = guidance.get("step")
+    if not isinstance(share, float) or guidance.get("ckpt") is not None:
+        return dict(guidance)
+    step = (restored.config.get("guidance") or {}).get("step")
+    return {**guidance, "step": step if isinstance(step, int) else max(1, round(share * restored.step))}
 
 
 def without_guidance(guidance: Any, restored: Restored) -> str:

@@ -22,7 +22,7 @@ from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.evaluation.editing import filling
-from diffusion.evaluation.inherited import completed_by
+from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.evaluation.pictures import read_mask, read_picture
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric import score as metrics_of
@@ -182,7 +182,9 @@ class Model:
         if isinstance(guidance, Guidance):
             return guidance, weak
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {})
-        return make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
+        return make_guidance(
+            with_step(node, self.restored), self.restored.shape, self.restored.label_dropout, self.restored.path
+        )
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         """A choice of a group with settings, or the recipe's own."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -40,8 +40,9 @@ class Guidance:
         ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Commands read it, not this class.
         weights: the worse model: its averaged or raw weights, or a number for the average of this length, where it has
             several (ema=power); null: averaged. Without `ckpt` they are weights of the model itself. Commands read it.
-        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps; null: at its end. A
-            run that trains with it keeps these weights, and guides its last samples. Commands read it.
+        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps, or after a share of
+            them, such as 0.4; null: at its end. A run that trains with it keeps these weights, and guides its last
+            samples. Commands read it.
 
     Raises:
         UserError: for a scale or an interval that cannot be.
@@ -52,7 +53,7 @@ class Guidance:
     high: Level | None = None
     ckpt: str | None = None
     weights: Literal["ema", "raw"] | float | None = None
-    step: Annotated[int, Ge(1)] | None = None
+    step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None
     drops_labels: ClassVar[bool] = False  # whether the model's own estimate without a label can be the weak one
 
     def __post_init__(self) -> None:

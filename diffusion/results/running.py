@@ -72,7 +72,7 @@ def run_sweep(
     for case in asked.cases:
         words = [*asked.common, *case]
         if smoke:
-            words = [*map(smaller, jobs(words)[0]), *SMOKE[asked.command]]
+            words = [*jobs(words)[0], *SMOKE[asked.command]]
         run_command(asked.command, ["-m", *models, *words, *more, f"hydra.sweep.dir={folder}"])
     done[name, sweep] = folder
 
@@ -86,11 +86,6 @@ def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
         return -max(fitting)[1] if fitting else len(asked)
 
     return sorted(runs, key=place_of)
-
-
-def smaller(word: str) -> str:
-    """An override as a smoke form has it: its run has no step but the first that could guide."""
-    return "guidance.step=1" if word.startswith("guidance.step=") else word
 
 
 def run_command(command: str, words: Sequence[str]) -> None:

@@ -52,7 +52,7 @@ from diffusion.training.saving import Checkpoints
 from diffusion.training.schedule_free import with_average
 from diffusion.training.sharding import check_sharding, in_channels_last, is_sharded
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
-from diffusion.training.worse import KeepEarlyWeights, with_worse
+from diffusion.training.worse import KeepEarlyWeights, with_step, with_worse
 
 FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
@@ -96,10 +96,11 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     settings = settings if resumed else with_initial(settings)
     scorer = prepare_data(settings, recipe, folder)
     settings, recipe = with_classes(settings, recipe)
-    config, last = config_text(settings), recipe.drawing(settings.seed)
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
     clock = clock_of(settings, recipe.data, trainer.world_size)
+    settings, last = with_step(settings, recipe.drawing(settings.seed), clock, resumed)
+    config = config_text(settings)
     module = make_module(settings, recipe, clock, config)
     check_recipe(module, recipe.data, last.in_training)
     processes.check_processes(trainer)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from diffusion.checkpoint import early, exported
 from diffusion.config.schema import Train
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
 from diffusion.files import copy as copy_file
 from diffusion.process.denoiser import Denoiser
@@ -18,6 +18,7 @@ from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.periodic import averaged_weights
+from diffusion.training.resume import Resumed
 from diffusion.training.saving import unwritable
 from diffusion.training.sharding import whole
 
@@ -47,8 +48,8 @@ class KeepEarlyWeights(Callback):
         step = step_of(drawing)
         if step >= clock.total and record is not None:
             console.print(
-                f"guidance.step={step}: the run has {clock.total} steps, so its last samples will be drawn without "
-                f"guidance; guidance.step={max(1, round(0.4 * clock.total))} would guide them",
+                f"guidance.step={step}: the run has {count(clock.total, 'step')}, so its last samples will be drawn "
+                "without guidance; a share, such as guidance.step=0.4, fits a run of any length",
                 style="yellow",
             )
         self.step, self.file, self.settings = step, early.file_of(folder / "checkpoints", step), settings
@@ -85,10 +86,21 @@ class KeepEarlyWeights(Callback):
             raise unwritable(self.file, self.file.parents[2], error) from error
 
 
+def with_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed | None) -> tuple[Train, Drawing]:
+    """`guidance.step` as a number where it is a share: that of the run that is resumed, else of this run's steps."""
+    guidance = drawing.guidance
+    if not drawing.waits or guidance is None or not isinstance(guidance.step, float):
+        return settings, drawing
+    before = None if resumed is None else (resumed.config.get("guidance") or {}).get("step")
+    step = before if isinstance(before, int) else max(1, round(guidance.step * clock.total))
+    node = {**(settings.guidance or {}), "step": step}
+    return settings.model_copy(update={"guidance": node}), replace(drawing, guidance=replace(guidance, step=step))
+
+
 def step_of(drawing: Drawing) -> int:
     """`guidance.step` of a drawing that waits for it."""
     assert drawing.guidance is not None
-    assert drawing.guidance.step is not None
+    assert isinstance(drawing.guidance.step, int)  # see `with_step`
     return drawing.guidance.step
 
 

@@ -115,7 +115,11 @@ def test_an_interval_without_a_step_is_left_out(runs, command, tmp_path):
 
 
 REFUSED = {
-    "no guidance": ("labelled", ["guidance=none"], "guidance: there is none to study; choose one of auto, cfg, interv"),
+    "no guidance": (
+        "labelled",
+        ["guidance=none"],
+        "guidance: there is none to study; choose one of auto, cfg, early, interv",
+    ),
     "a run without one": ("labelled", [], "guidance: there is none to study"),
     "no labels": ("plain", ["guidance=cfg"], "needs a class label"),
     "no worse model": ("plain", ["guidance=auto"], "set guidance.step to an earlier step"),

@@ -22,6 +22,8 @@ UNDER_WAY = "training/test_worse.py::test_pictures_under_way_are_not_guided"
 ALONG = "training/test_worse.py::test_a_run_resumed_in_another_folder_has_them"
 SHORT = "training/test_worse.py::test_a_run_that_ends_before_draws_without_guidance_and_says_so"
 TOO_SHORT = "training/test_worse.py::test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first"
+SHARE = "training/test_worse.py::test_a_share_of_the_steps_is_the_step_of_that_share"
+OF_MODEL = "training/test_worse.py::test_a_share_of_the_steps_of_a_model_that_was_trained_without_guidance"
 MISSING = "training/test_worse.py::test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance"
 SCORED = f"{LABELS}::test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class"
 STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
@@ -118,6 +120,10 @@ FAULTS = [
     Fault("early: samples before the step are guided", "if restored.step <= step:", "if False:", MISSING),
     Fault("early: no weights beside the model", "early.kept(restored.path.parent, step) is None", "False", MISSING),
     Fault("early: guidance that is asked for is left out", '== {"from": RUN}:', "is not None:", MISSING),
+    Fault("early: a longer run has another step", "before if isinstance(before, int) else max", "max", SHARE),
+    Fault("early: the share of another number", "guidance.step * clock.total", "0.9 * clock.total", SHARE),
+    Fault("early: not the run's own step", "step if isinstance(step, int) else max", "max", GUIDE),
+    Fault("early: a share of another number", "share * restored.step", "0.7 * restored.step", OF_MODEL),
     Fault(
         "early: no guidance at the end",
         "return settings, replace(drawing, weak=weak.eval())",

@@ -17,6 +17,7 @@ from diffusion.checkpoint.early import file_of
 from diffusion.checkpoint.pruning import prune
 from diffusion.errors import UserError
 from diffusion.pixels import to_rgb
+from diffusion.process.guidance import AutoGuidance
 from diffusion.report.images import grid
 from diffusion.runs.folder import read_scores
 
@@ -43,17 +44,22 @@ def test_the_averaged_weights_of_the_step_are_kept(run):
 
 
 def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run, command, tmp_path):
-    model = diffusion.load(run, device="cpu")
+    whole = diffusion.load(run, device="cpu")
     early = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
-    expected = model.sample(8, worse=early, progress=False)
-    assert not torch.equal(expected, model.sample(8, guidance="none", progress=False))
-    assert torch.equal(model.sample(8, progress=False), expected)
+    expected = whole.sample(8, worse=early, progress=False)
+    assert not torch.equal(expected, whole.sample(8, guidance="none", progress=False))
+    assert torch.equal(whole.sample(8, progress=False), expected)
     assert picture(run / "samples/all.png") == picture_of(expected)
     assert {score.source["guidance"]["step"] for score in read_scores(run) if score.what == "samples"} == {3}
-    status, out, err = command("sample", [f"ckpt={run}", "n=8", "hydra.run.dir=drawn", "device=cpu"])
-    assert status == 0, out + err
-    drawn = np.load(tmp_path / "drawn/images.npz")["images"]
-    assert torch.equal(torch.from_numpy(drawn).permute(0, 3, 1, 2), expected)
+    of_sixth = run / "checkpoints/step-00000006.ckpt"  # 40% of 6 steps are 2, and of the run's 7 are 3
+    with_early = diffusion.load(of_sixth, device="cpu").sample(8, worse=early, progress=False)
+    cases = {"own": (run, [], expected), "early": (of_sixth, ["guidance=early", "guidance.scale=3"], with_early)}
+    for name, (model, chosen, images) in cases.items():
+        words = [f"ckpt={model}", "n=8", "device=cpu", f"hydra.run.dir={name}", *chosen]
+        status, out, err = command("sample", words)
+        assert status == 0, out + err
+        drawn = torch.from_numpy(np.load(tmp_path / name / "images.npz")["images"])
+        assert torch.equal(drawn.permute(0, 3, 1, 2), images)
 
 
 def test_they_stay_when_the_checkpoints_go(run, tmp_path):
@@ -91,10 +97,36 @@ def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_pa
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "short"))
 
 
+def test_a_share_of_the_steps_is_the_step_of_that_share(run, words, tmp_path):
+    """40% of 7 steps are 3. The number is what the run records, and what it keeps when it is made longer."""
+    shared = [word for word in words if not word.startswith("guidance")] + ["guidance=early", "guidance.scale=3"]
+    train(shared, tmp_path / "run")
+    assert picture(tmp_path / "run/samples/all.png") == picture(run / "samples/all.png")
+    assert {
+        score.source["guidance"]["step"] for score in read_scores(tmp_path / "run") if "guidance" in score.source
+    } == {3}
+    ours = diffusion.load(tmp_path / "run", device="cpu")
+    assert ours.restored.config["guidance"]["step"] == 3
+    expected = ours.sample(4, progress=False)
+    by_number = AutoGuidance(scale=3), diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
+    assert torch.equal(ours.sample(4, guidance=by_number[0], worse=by_number[1], progress=False), expected)
+    assert not torch.equal(ours.sample(4, guidance="early", progress=False), expected)  # of scale 2
+    train([*shared, "trainer.max_steps=20", f"ckpt={tmp_path}/run/checkpoints/last.ckpt"], tmp_path / "longer")
+    assert file_of(tmp_path / "longer/checkpoints", 3).is_file()
+
+
+def test_a_share_of_the_steps_of_a_model_that_was_trained_without_guidance(words, tmp_path):
+    unguided = [word for word in words if not word.startswith("guidance")]
+    train([*unguided, "checkpoint.every_n_steps=1"], tmp_path)
+    model, early = (diffusion.load(tmp_path / f"checkpoints/step-0000000{i}.ckpt", device="cpu") for i in (5, 2))
+    expected = model.sample(4, guidance=AutoGuidance(scale=2), worse=early, progress=False)
+    assert torch.equal(model.sample(4, guidance="early", progress=False), expected)
+
+
 def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(words, tmp_path, capfd):
     train([*words, "guidance.step=7"], tmp_path / "late")
     out = " ".join(capfd.readouterr().out.split())
-    said = "guidance.step=7: the run has 7 steps, so its last samples will be drawn without guidance; guidance.step=3"
+    said = "guidance.step=7: the run has 7 steps, so its last samples will be drawn without guidance;"
     assert out.index(said) < out.index("run folder:")
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "late"))
     assert "is of step 7, and its run's guidance by that of step 7" in drawn_without(tmp_path / "late", capfd)
@@ -125,6 +157,12 @@ def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def test_what_cannot_be_is_refused(words, run, command, tmp_path):
+    with pytest.raises(UserError, match=r"guidance.step=0.4: of another model a share is not known to be a step"):
+        train([*words, "guidance.step=0.4", f"guidance.ckpt={run}"], tmp_path / "another")
+    with pytest.raises(
+        UserError, match=r"guidance.step=1.5: expected a whole number of at least 1 or a number above 0"
+    ):
+        train([*words, "guidance.step=1.5"], tmp_path / "more")
     with pytest.raises(UserError, match=r"guidance.weights=raw: in training it needs guidance.ckpt"):
         train([*words, "guidance.weights=raw"], tmp_path / "raw")
     status, _, err = command("sample", [f"ckpt={run}", "n=1", "guidance.step=99", "device=cpu"])
