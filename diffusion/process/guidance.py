@@ -40,9 +40,9 @@ class Guidance:
         ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Commands read it, not this class.
         weights: the worse model: its averaged or raw weights, or a number for the average of this length, where it has
             several (ema=power); null: averaged. Without `ckpt` they are weights of the model itself. Commands read it.
-        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps, or after a share of
-            them, such as 0.4; null: at its end. A run that trains with it keeps these weights, and guides its last
-            samples. Commands read it.
+        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps, or, of the run itself,
+            after a share of them, such as 0.4; null: at its end. A run that trains with it keeps these weights, and
+            guides its last samples. Commands read it.
 
     Raises:
         UserError: for a scale or an interval that cannot be.
