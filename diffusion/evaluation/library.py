@@ -182,9 +182,9 @@ class Model:
         if isinstance(guidance, Guidance):
             return guidance, weak
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {})
-        return make_guidance(
-            with_step(node, self.restored), self.restored.shape, self.restored.label_dropout, self.restored.path
-        )
+        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # `worse`, as it is
+        made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
+        return made, read if weak is None else weak
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         """A choice of a group with settings, or the recipe's own."""

@@ -62,6 +62,15 @@ def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run,
         assert torch.equal(drawn.permute(0, 3, 1, 2), images)
 
 
+def test_another_worse_model_takes_their_place(run, tmp_path):
+    other = Path(shutil.copy(run / "checkpoints/step-00000005.ckpt", tmp_path))  # without weights of step 3 beside it
+    whole, worse = diffusion.load(run, device="cpu"), diffusion.load(other, weights="raw", device="cpu")
+    expected = whole.sample(4, guidance=AutoGuidance(scale=3), worse=worse, progress=False)
+    assert torch.equal(whole.sample(4, worse=worse, progress=False), expected)
+    averaged = diffusion.load(other, device="cpu")
+    assert not torch.equal(whole.sample(4, worse=averaged, progress=False), expected)
+
+
 def test_they_stay_when_the_checkpoints_go(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     prune(folder, weights=True)
