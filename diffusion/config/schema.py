@@ -200,8 +200,9 @@ class Train(Settings):
     logger: dict[str, Any] | None = None
     callbacks: dict[str, Any] | None = None
 
-    compile: bool = False
-    """Compile the network with torch.compile."""
+    compile: bool | Literal["auto"] = False
+    """Compile the network with torch.compile; `auto`: in a training of an hour or more, where a trial shows that it
+    saves more time than it takes."""
     channels_last: bool = True
     """Use the memory layout in which convolutions are fastest."""
     matmul_precision: Literal["highest", "high", "medium"] = "high"

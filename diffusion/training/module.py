@@ -81,6 +81,7 @@ class Diffusion(pl.LightningModule):
         self.crops = crops
         self.config = config
         self.gathered: list[dict[str, Tensor]] = []  # of the batches so far that belong `together`
+        self.compiled = False  # whether the network is, which a resumed run with compile=auto keeps
         self.stepped = True  # whether the weights were updated in the last step, or it was left out
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
@@ -308,6 +309,7 @@ class Diffusion(pl.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
         checkpoint["noise"] = GENERATOR
+        checkpoint["compiled"] = self.compiled
         if data.global_batch_size is not None:
             checkpoint["batch_size"] = data.batch_size
         if data.classes:

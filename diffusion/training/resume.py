@@ -43,6 +43,7 @@ class Resumed(NamedTuple):
     noise: str  # the generator that drew it; empty where the checkpoint does not say
     storage: Storage  # which gives Lightning what has been read
     batch_size: Any = None  # that the run had worked out
+    compiled: Any = None  # whether its network was compiled, where the checkpoint says so
 
     @property
     def folder(self) -> Path:
@@ -61,7 +62,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
     images, noise = contents.get("images", {}), contents.get("noise", "")
     storage = Storage(path, contents)
-    return Resumed(path, step, config, shapes, images, noise, storage, contents.get("batch_size"))
+    found_out = contents.get("batch_size"), contents.get("compiled")
+    return Resumed(path, step, config, shapes, images, noise, storage, *found_out)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:

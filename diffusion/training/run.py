@@ -30,6 +30,7 @@ from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
 from diffusion.training.clock import Clock
+from diffusion.training.compilation import is_compiled
 from diffusion.training.ending import SHOWN, draw_last, finish, run_source
 from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
@@ -120,6 +121,10 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
         recipe.data.batch_size = division.size
         clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
+    was, done = (None, 0) if resumed is None else (resumed.compiled, resumed.step)
+    module.compiled = is_compiled(settings, module, recipe.data, trainer, clock, folder, record, was, done)
+    if module.compiled:
+        module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
     checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
@@ -219,13 +224,11 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
 
 
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
-    """The memory layout, compilation and precision of the network."""
+    """The memory layout and precision of the network."""
     if settings.channels_last and is_sharded(settings):
         module.denoiser.network.register_forward_pre_hook(in_channels_last)
     elif settings.channels_last:
         module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if settings.compile:
-        module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after that, and round.
     trainer.precision_plugin.convert_module(module)
 

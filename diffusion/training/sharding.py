@@ -21,6 +21,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from diffusion.config.build import make
 from diffusion.config.schema import Train
+from diffusion.config.validation import shown
 from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.training.ema import EMA, average_of
@@ -203,7 +204,7 @@ def check_sharding(settings: Train) -> None:
             "optimizer=adamw"
         )
     if settings.compile:
-        raise UserError(f"compile=true: it is not possible {beside}; leave one of them out")
+        raise UserError(f"compile={shown(settings.compile)}: it is not possible {beside}; leave one of them out")
     precision = str((settings.trainer.model_extra or {}).get("precision"))
     if precision in ("16", "16-mixed"):
         raise UserError(f"trainer.precision={precision}: it is not possible {beside}; use bf16-mixed or 32-true")

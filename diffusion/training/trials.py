@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory: steps of the real recipe are tried on a copy of the module.
+"""Steps of the real recipe, tried on a copy of the module: whether a batch fits into memory, and what a step takes.
 
 Nothing of the run is changed: neither its weights nor torch's generators. (Lightning's BatchSizeFinder fits the module
 itself, with its callbacks and loggers, and restores what it knows of; it also knows nothing of a step's divisors.)
@@ -87,12 +87,18 @@ class Trials:
     def step(self, size: int) -> None:
         """Forward and backward, with the first `size` images."""
         assert self.trained is not None
+        with self.memory.watching(size, self.trained):
+            loss = self.loss(size)
+        loss.backward()
+
+    def loss(self, size: int) -> Tensor:
+        """The loss of the first `size` images."""
+        assert self.trained is not None
         index = torch.arange(size)
         batch = self.data.splits["train"][index, index < 0, 0, 0]
         batch = self.data.on_after_batch_transfer(self.data.transfer_batch_to_device(batch, self.device, 0), 0)
-        with self.memory.watching(size, self.trained), self.trainer.precision_plugin.forward_context():
-            loss = self.trained.losses(batch)["loss"].mean()
-        loss.backward()
+        with self.trainer.precision_plugin.forward_context():
+            return self.trained.losses(batch)["loss"].mean()
 
 
 class Memory:

@@ -1,4 +1,4 @@
-"""Faults in how an optimizer step is divided, and in how what fits is found."""
+"""Faults in how an optimizer step is divided, and in what is found by trial: what fits, and what compiling gains."""
 
 import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
 import torchmetrics  # noqa: F401
@@ -11,6 +11,8 @@ TRACE = f"{ON}::test_finding_it_draws_no_number_and_changes_no_weight"
 SWAP = f"{ON}::test_a_cpu_gets_small_batches_and_is_never_made_to_swap"
 GPU = f"{ON}::test_a_tenth_of_the_memory_of_a_gpu_stays_free"
 KEPT = f"{ON}::test_a_resumed_run_keeps_its_batch_where_that_fits"
+COMPILE = "training/test_compilation.py"
+PAYS = f"{COMPILE}::test_it_is_compiled_where_that_pays_back_and_stays_so"
 
 FAULTS = [
     Fault("each batch draws for itself", "divmod(batch.number, parts)", "batch.number, 0", f"{DIVISION}[crops]"),
@@ -34,5 +36,30 @@ FAULTS = [
         'size = int(RunRecord(folder).content["batch"]["size"])',
         "size = whole",
         "reliability/test_two_processes.py::test_two_processes_train_as_one",
+    ),
+    Fault(
+        "compiling is tried after each resume",
+        "    if before is None:\n        found, why",
+        "    if True:\n        found, why",
+        PAYS,
+    ),
+    Fault(
+        "compiling takes no time",
+        "return saved > first,",
+        "return saved > 0,",
+        f"{COMPILE}::test_it_is_not_compiled_where_that_does_not_pay_back",
+    ),
+    Fault("what is tried is not compiled", "    if module.compiled:\n", "    if False:\n", PAYS),
+    Fault(
+        "a short run is worth a trial",
+        "if plain * batches < LEAST:",
+        "if False:",
+        f"{COMPILE}::test_a_short_training_is_not_worth_a_trial",
+    ),
+    Fault(
+        "each process decides for itself",
+        'return bool(RunRecord(folder).content["compiled"])',
+        "return False",
+        f"{COMPILE}::test_the_further_processes_do_as_the_first_one_has_written",
     ),
 ]

@@ -1,0 +1,99 @@
+"""compile=auto: a network is compiled where a trial shows that it pays back, and nothing else of the run changes."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from composing import settings, train
+from outcomes import lines, same, state
+from torch import Tensor
+
+from diffusion.model import UNet
+from diffusion.training import compilation
+
+FORWARD = UNet.forward
+SLOW = 0.05  # seconds more of an evaluation
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A compiler that makes networks faster, or slower, or fails; and a training that is worth a trial."""
+    there = SimpleNamespace(eager=SLOW, compiled=0.0, first=0.0, error=None, networks=[])
+
+    def compile_(self: UNet) -> None:
+        there.networks.append(self)
+        self.calls = 0
+
+    def forward(self: UNet, *args: Any, **kwargs: Any) -> Tensor:
+        if not self.training:
+            return FORWARD(self, *args, **kwargs)
+        calls = getattr(self, "calls", None)
+        if calls == 0 and there.error is not None:
+            raise there.error
+        time.sleep(there.eager if calls is None else there.compiled + there.first * (calls == 0))
+        if calls is not None:
+            self.calls += 1
+        return FORWARD(self, *args, **kwargs)
+
+    monkeypatch.setattr(UNet, "compile", compile_)
+    monkeypatch.setattr(UNet, "forward", forward)
+    monkeypatch.setattr(compilation, "LEAST", 0.0)
+    return there
+
+
+def said(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """What a run has printed about it, after checking that its record says the same."""
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "compiled (" in line]
+    assert json.loads((folder / "run.json").read_text())["compiled"] == ("not compiled" not in line)
+    return line
+
+
+def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compiler, capfd) -> None:
+    common = [*tiny, "model.dropout=0.2", "samples.n=0"]
+    train(common, tmp_path / "plain")
+    capfd.readouterr()
+    train([*common, "compile=auto", "trainer.max_steps=6"], tmp_path / "auto")
+    line = said(tmp_path / "auto", capfd)
+    assert line.startswith("compile=auto: compiled (a step takes 0.")
+    assert " of the time, which saves " in line
+    assert len(compiler.networks) == 2  # the trial's, and the run's
+    compiler.compiled = 2 * SLOW  # which a run that goes on does not ask
+    train([*common, "compile=auto", "ckpt=auto"], tmp_path / "auto")
+    assert said(tmp_path / "auto", capfd) == "compile=auto: compiled (as before)"
+    assert len(compiler.networks) == 3
+    assert same(state(tmp_path / "auto"), state(tmp_path / "plain"))
+    assert lines(tmp_path / "auto") == lines(tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"compiled": 2 * SLOW}, "of the time, which saves nothing; compiling takes "),
+        ({"eager": 0.1, "first": 3.0}, "compiling takes 3 s)"),
+        ({"error": RuntimeError("no compiler was found\nfor C++")}, "it fails: no compiler was found"),
+    ],
+)
+def test_it_is_not_compiled_where_that_does_not_pay_back(tiny, tmp_path, compiler, capfd, change, why) -> None:
+    vars(compiler).update(change)
+    train([*tiny, "compile=auto", "samples.n=0"], tmp_path / "run")
+    line = said(tmp_path / "run", capfd)
+    assert line.startswith("compile=auto: not compiled (")
+    assert why in line
+    assert len(compiler.networks) == 1  # the trial's
+
+
+def test_a_short_training_is_not_worth_a_trial(tiny, tmp_path, compiler, capfd, monkeypatch) -> None:
+    monkeypatch.setattr(compilation, "LEAST", 3600.0)
+    train([*tiny, "compile=auto", "samples.n=0"], tmp_path / "run")
+    assert "not compiled (the training takes about " in said(tmp_path / "run", capfd)
+    assert not compiler.networks
+
+
+def test_the_further_processes_do_as_the_first_one_has_written(tiny, tmp_path) -> None:
+    (tmp_path / "run.json").write_text('{"compiled": true}')
+    chosen: Any = settings([*tiny, "compile=auto"])
+    nothing: Any = None
+    assert compilation.is_compiled(chosen, nothing, nothing, nothing, nothing, tmp_path, None)
