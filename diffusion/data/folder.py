@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -51,6 +51,14 @@ class Found(NamedTuple):
     name: str
     path: str
     content: str
+
+
+class Files(NamedTuple):
+    """Files, ordered by name. (Columns: a tuple for each of a million files takes longer to make than to use.)"""
+
+    names: list[str]
+    paths: list[str]
+    contents: list[str]  # the hash of the bytes; before they are read, size and times
 
 
 class Folder(ImageData):
@@ -116,20 +124,20 @@ class Folder(ImageData):
 
     def load(self) -> dict[str, Split]:
         files = self._hashed(self._walk())
-        known = [name for name, *_ in files] + [entry["path"] for entry in self.report]
-        label = {} if self.labels is None else label_of(self.labels, self.root, known)
-        names = [(name, content) for name, _, content in files]
+        label: dict[str, str] = {}
+        if self.labels is not None:
+            label = label_of(self.labels, self.root, [*files.names, *(entry["path"] for entry in self.report)])
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
         options += [f"channels {self.channels}"] * (self.channels != 3)
         crop = self.seed if self.random_crop else None
-        key = digest("folder 2", RESIZE, self.resolution, crop, names, *options)
+        key = digest("folder 3", RESIZE, self.resolution, crop, files.names, files.contents, *options)
         name = cache_folder() / f"folder-{key}-{self.seed}"
         decoded = pixels.stored(name, self.shape, partial(self._decode, files, key))
         made = decoded.made
         photos = self._photos(images := Split(decoded.images, made.names))
-        contents = dict(names)
+        contents = dict(zip(files.names, files.contents, strict=True)) if made.left_out else {}
         self.report += contradicted(made.left_out, contents, photos, label)
-        self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made.names), found=len(files))
+        self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made.names), found=len(files.names))
         if self.labels is not None:
             self.classes = classes_of(self.labels, self.root, photos, label)
             images = labelled(images, photos, label, self.classes)
@@ -141,8 +149,8 @@ class Folder(ImageData):
         return images.names if self.tiles is None else images.sources
 
     @without_collection()
-    def _walk(self) -> list[tuple[str, str, str]]:
-        """Name, path, and size and times of every file that may be an image, ordered by name."""
+    def _walk(self) -> Files:
+        """Every file that may be an image, with its size and times."""
         if not self.root.exists():
             raise UserError(f"data.root={self.root}: no such folder; set data.root to a folder of images")
         if not self.root.is_dir():
@@ -177,21 +185,20 @@ class Folder(ImageData):
             found.append((named(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"))
         if not found:
             raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
-        return sorted(found)
+        return Files(*map(list, zip(*sorted(found), strict=True)))
 
     @without_collection()
-    def _hashed(self, files: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-        """Name, path and hash of the files. Only those whose size or times have changed are read again."""
+    def _hashed(self, files: Files) -> Files:
+        """The files, with the hashes of their bytes. Only those whose size or times have changed are read again."""
         manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
-        names = [name for name, _, _ in files]
-        stamps = [times for _, _, times in files]
+        names, paths, stamps = files
         known = read_json(manifest)
         if known.get("names") == names and known.get("stamps") == stamps:
-            return [(n, path, content) for (n, path, _), content in zip(files, known["contents"], strict=True)]
+            return Files(names, paths, known["contents"])
         stamp = dict(zip(names, stamps, strict=True))
         before = zip(*(known.get(column, ()) for column in ("names", "stamps", "contents")), strict=False)
         contents = {name: content for name, at, content in before if stamp.get(name) == at}
-        changed = {name: Path(path) for name, path, _ in files if name not in contents}
+        changed = {name: Path(path) for name, path in zip(names, paths, strict=True) if name not in contents}
         results = in_threads(_hash, [*changed.values()], "reading files", "file")
         for name, result in zip(changed, results, strict=True):
             if isinstance(result, OSError):
@@ -201,18 +208,17 @@ class Folder(ImageData):
         read = [name for name in names if name in contents]
         columns = {"names": read, "stamps": [stamp[n] for n in read], "contents": [contents[n] for n in read]}
         write(manifest, json.dumps(columns).encode())
-        return [(name, path, contents[name]) for name, path, _ in files if name in contents]
+        path = dict(zip(names, paths, strict=True))
+        return Files(read, [path[name] for name in read], columns["contents"])
 
-    def _decode(
-        self, files: list[tuple[str, str, str]], key: str, first: int = 0
-    ) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
+    def _decode(self, files: Files, key: str, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
         """The images of each usable file from number `first` on, in order of (seed, content), and why others are not.
 
         Of files with the same bytes the first by name is used. Where the images have been decoded for another seed,
         they are taken from there.
         """
         twins: dict[str, list[Found]] = defaultdict(list)
-        for file in map(Found._make, files):
+        for file in map(Found, *files):
             twins[file.name if self.repeats else file.content].append(file)
         order = sorted(twins.values(), key=lambda same: (self._place(same[0].content), same[0].content))[first:]
         if (other := self._other_order(key)) is not None:
@@ -296,27 +302,27 @@ class Folder(ImageData):
     @without_collection()
     def _split(self, photos: list[str]) -> dict[str, Tensor]:
         """The positions of the images of each split; `photos`, the names of their files, are in order already."""
-        members = defaultdict(list)
-        for i, photo in enumerate(photos):
-            members[photo].append(i)
-        order = [*members]
-        val, test = (_count(size, len(order)) for size in (self.val, self.test))
-        left = len(order) - val - test
-        parts = {"train": order[:left], "val": order[left : left + val], "test": order[left + val :]}
-        turns = {name: zip_longest(*(members[photo] for photo in part)) for name, part in parts.items()}
-        index = {name: [i for turn in turns[name] for i in turn if i is not None] for name in parts}
+        number = {photo: i for i, photo in enumerate(dict.fromkeys(photos))}
+        numbers = np.fromiter(map(number.__getitem__, photos), np.int64, len(photos))
+        starts = np.searchsorted(numbers, np.arange(len(number) + 1))  # the first image of each photograph
+        turn = np.arange(len(photos)) - starts[numbers]
+        val, test = (_count(size, len(number)) for size in (self.val, self.test))
+        left = max(len(number) - val - test, 0)
+        ends = [0, *starts[[left, min(left + val, len(number))]].tolist(), len(photos)]
+        parts = {name: slice(*each) for name, each in zip(("train", "val", "test"), pairwise(ends), strict=True)}
+        order = {name: part.start + np.argsort(turn[part], kind="stable") for name, part in parts.items()}
+        index = {name: torch.from_numpy(each) for name, each in order.items()}
         train = len(index["train"]) if self.limit is None else self.limit
-        if train > len(index["train"]) or left <= 0:
+        if train > len(index["train"]) or left == 0:
             what = "image" if self.tiles is None else "photograph"
             more = f"add {what}s" + ", or cut large ones into tiles (data.tiles=true)" * (self.tiles is None)
             tiles = "" if self.tiles is None else f" ({len(index['train'])} training tiles)"
             raise UserError(
-                f"{self.root} has {count(len(order), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "
+                f"{self.root} has {count(len(number), f'usable {what}')}{tiles}, fewer than {max(train, 1)} for "
                 f"training, {val} for validation and {test} for test: lower data.limit, data.val or data.test (0.1 is "
                 f"a tenth of them), {more}"
             )
-        index["train"] = index["train"][:train]
-        return {name: torch.tensor(index[name], dtype=torch.long) for name in parts}
+        return index | {"train": index["train"][:train]}
 
     def _with_keys(self, name: Path, content: str, parts: dict[str, tuple[Split, Tensor]]) -> dict[str, Split]:
         """The splits, whose keys are kept: to hash a million images takes longer than a run's start.

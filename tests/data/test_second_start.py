@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion.data import Folder
 
-MOST = 13  # calls for each file: its name, its size and times, its place in the split
+MOST = 11  # calls for each file: its name, its size and times, its place in the split
 
 
 def folder_of(tmp_path: Path, images: int) -> Folder:

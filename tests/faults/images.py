@@ -63,4 +63,10 @@ FAULTS = [
     Fault("near-duplicates: candidates are enough", "if count < self.tree.n else", "if False else", NEAREST),
     Fault("near-duplicates: numbers in their part", "start * ROWS + i,", "i,", COMPARED),
     Fault("repeats: the first part only", "for part in known.split(KNOWN):", "for part in [known[:KNOWN]]:", COMPARED),
+    Fault(
+        "tiles of one photograph follow each other",
+        'np.argsort(turn[part], kind="stable")',
+        'np.argsort(0 * turn[part], kind="stable")',
+        "data/test_folder_tiles.py::test_tiles_of_a_photograph_are_in_one_split",
+    ),
 ]

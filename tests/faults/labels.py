@@ -82,7 +82,7 @@ FAULTS = [
         "a table that is no table", "except (OSError, csv.Error) as error:", "except FileExistsError as error:", TABLE
     ),
     Fault("a spreadsheet's mark is a column's name", 'encoding="utf-8-sig"', 'encoding="utf-8"', MARKED),
-    Fault("files that are not used are unknown", ' + [entry["path"] for entry in self.report]', "", ODD),
+    Fault("files that are not used are unknown", ', *(entry["path"] for entry in self.report)', "", ODD),
     Fault(
         "an image has no label",
         "if without := [name for name in photos if name not in label]:",

@@ -374,7 +374,7 @@ FAULTS = [
     ),
     Fault("T7 hidden files are used", 'if entry.name.startswith("."):', "if False:", HOSTILE),
     Fault("T7 duplicates are used", "twins[file.name if self.repeats else file.content]", "twins[file.name]", HOSTILE),
-    Fault("T7 the file system's order", "return sorted(found)", "return found", HOSTILE),
+    Fault("T7 the file system's order", "zip(*sorted(found), strict=True)", "zip(*found, strict=True)", HOSTILE),
     Fault(
         "T7 left out in silence",
         "            unknown = isinstance(result, NotAnImage)\n",
