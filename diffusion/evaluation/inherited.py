@@ -13,17 +13,19 @@ from diffusion.console import console
 S = TypeVar("S", bound=Settings)
 
 
-def completed_by(settings: S, restored: Restored, where: Path | str | None = None) -> S:
+def completed_by(settings: S, restored: Restored, where: Path | str | None = None, fills: bool = False) -> S:
     """`settings` with what they leave to the run of a model.
 
-    The run's guidance is left out, which is printed, where the model has not come to the step of `guidance.step`, or
-    where the weights of that step are not beside its file.
+    A run's guidance by one of its own steps is left out, which is printed, where the model has not come to this step,
+    where the weights of the step are not beside its file, and where a part of a picture is filled.
 
     Args:
         where: what messages call the model; None: its path.
+        fills: a part of a picture is filled, as by settings with a `mask`.
     """
     where, recipe, chosen = where or restored.path, restored.config, getattr(settings, "guidance", None)
-    why = without_guidance(recipe.get("guidance"), restored)
+    fills = fills or getattr(settings, "mask", None) is not None
+    why = without_guidance(recipe.get("guidance"), restored, fills)
     if why and chosen == {"from": RUN}:
         console.print(f"{where} {why}: its samples are drawn without guidance", style="yellow")
         recipe = {**recipe, "guidance": None}
@@ -41,8 +43,8 @@ def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]
     return {**guidance, "step": step if isinstance(step, int) else max(1, round(share * restored.step))}
 
 
-def without_guidance(guidance: Any, restored: Restored) -> str:
-    """Why a model cannot have its run's guidance by an earlier step; empty where it can, or where there is none."""
+def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
+    """Why a model is not given its run's guidance by an earlier step; empty where it is, or where there is none."""
     step = guidance.get("step") if isinstance(guidance, dict) and guidance.get("ckpt") is None else None
     if not isinstance(step, int):
         return ""
@@ -50,4 +52,6 @@ def without_guidance(guidance: Any, restored: Restored) -> str:
         return f"is of step {restored.step}, and its run's guidance by that of step {step}"
     if early.kept(restored.path.parent, step) is None:
         return f"has no weights of step {step} beside it, by which its run guides"
+    if fills:
+        return f"fills a part of a picture, where its run's guidance by step {step} would exaggerate (guidance=early)"
     return ""

@@ -121,7 +121,8 @@ class Model:
             mask: a file of the picture's proportions, white where the picture is to be filled; or bool (H, W), true
                 there.
             method: a choice of conf/inpainting, or a method, RePaint(passes=20).
-            options: as of `edit`.
+            options: as of `edit`. A recipe's guidance by an earlier step of its run, as that of the demo, is left out:
+                it exaggerates fillings. guidance="early" guides.
         """
         fill = mask
         if not isinstance(fill, Tensor):
@@ -129,7 +130,7 @@ class Model:
         if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
             raise UserError(f"mask: got {_described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
         how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
-        drawing = filling(self._drawing(**options), self._picture(picture), fill.cpu(), how)
+        drawing = filling(self._drawing(**options, fills=True), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
 
     def interpolate(
@@ -153,6 +154,7 @@ class Model:
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
         worse: "Model | None" = None,
+        fills: bool = False,
         **settings: Any,
     ) -> Drawing:
         if isinstance(sampler, Sampler):
@@ -160,7 +162,7 @@ class Model:
                 raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
         else:
             sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
-        guided, weak = self._guidance(guidance, worse)
+        guided, weak = self._guidance(guidance, worse, fills)
         return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
@@ -176,24 +178,24 @@ class Model:
         return picture.cpu()
 
     def _guidance(
-        self, guidance: str | Guidance | None, worse: "Model | None"
+        self, guidance: str | Guidance | None, worse: "Model | None", fills: bool
     ) -> tuple[Guidance | None, Denoiser | None]:
         weak = None if worse is None else worse.denoiser
         if isinstance(guidance, Guidance):
             return guidance, weak
-        node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {})
+        node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
         node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # `worse`, as it is
         made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
         return made, read if weak is None else weak
 
-    def _node(self, group: str, name: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
         """A choice of a group with settings, or the recipe's own."""
         if name is not None:
             return choice(group, name, **settings)
         path = self.restored.path
         nodes: dict[str, Any] = {"sampler": {"from": RUN}, group: {"from": RUN, **settings}}
         own = Sample(ckpt=str(path), **nodes)
-        node: dict[str, Any] = getattr(completed_by(own, self.restored), group)
+        node: dict[str, Any] = getattr(completed_by(own, self.restored, fills=fills), group)
         return node
 
 

@@ -24,6 +24,7 @@ SHORT = "training/test_worse.py::test_a_run_that_ends_before_draws_without_guida
 TOO_SHORT = "training/test_worse.py::test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first"
 SHARE = "training/test_worse.py::test_a_share_of_the_steps_is_the_step_of_that_share"
 OF_MODEL = "training/test_worse.py::test_a_share_of_the_steps_of_a_model_that_was_trained_without_guidance"
+FILLS = "training/test_worse.py::test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run"
 MISSING = "training/test_worse.py::test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance"
 SCORED = f"{LABELS}::test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class"
 STUDY = f"{LABELS}::test_a_study_counts_the_evaluations_of_guidance"
@@ -210,6 +211,11 @@ FAULTS = [
         "pass",
         f"{LABELS}::test_bits_are_those_of_an_image_given_its_label",
     ),
+    Fault("fillings are guided", "    if fills:\n", "    if False:\n", FILLS),
+    Fault(
+        "fillings of a library are guided", "self._drawing(**options, fills=True)", "self._drawing(**options)", FILLS
+    ),
+    Fault("only fillings of a library are not", "fills = fills or getattr(", "fills = fills and getattr(", FILLS),
     Fault("two devices draw one batch", "devices * batch_size)", "batch_size)", SHARES),
     Fault(
         "the pixels of a batch come last",

@@ -155,6 +155,29 @@ def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidanc
     assert "holds no weights of this step" in err
 
 
+def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_path, command, capfd):
+    """Unless guidance is asked for. Variants of a picture are guided, as samples are."""
+    model = diffusion.load(run, device="cpu")
+    image, mask = model.sample(1, progress=False)[0], torch.zeros(model.restored.shape[1:], dtype=torch.bool)
+    mask[4:] = True
+    capfd.readouterr()
+    filled = model.inpaint(image, mask, n=2, progress=False)
+    said = "fills a part of a picture, where its run's guidance by step 3 would exaggerate (guidance=early)"
+    assert said in " ".join(capfd.readouterr().out.split())
+    assert torch.equal(filled, model.inpaint(image, mask, n=2, guidance="none", progress=False))
+    worse = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
+    guided = {"guidance": AutoGuidance(scale=3), "worse": worse}
+    assert not torch.equal(filled, model.inpaint(image, mask, n=2, **guided, progress=False))
+    assert torch.equal(model.edit(image, n=2, progress=False), model.edit(image, n=2, **guided, progress=False))
+    for name, pixels in (("image", image), ("mask", mask.expand(3, -1, -1) * 255)):
+        Image.fromarray(pixels.permute(1, 2, 0).byte().numpy()).save(tmp_path / f"{name}.png")
+    words = [f"ckpt={run}", f"image={tmp_path}/image.png", "n=2", "device=cpu", "hydra.run.dir=edited"]
+    for more, shown in (([f"mask={tmp_path}/mask.png"], True), ([], False)):
+        status, out, err = command("edit", [*words, *more])
+        assert status == 0, out + err
+        assert (said in " ".join(out.split())) == shown
+
+
 def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """What is printed where the samples of a model are the same with its run's guidance and with none."""
     model = diffusion.load(file, device="cpu")
