@@ -15,6 +15,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 
@@ -32,12 +33,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have tests of their own, and some are marked: other runs lack figures and recipe, half of their time."""
+    """Reports have tests of their own, and some are marked: other runs lack figures and recipe, half of their time.
+
+    So do comparisons of sweeps lack their figure.
+    """
     whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
         monkeypatch.setattr("diffusion.report.run.draw", lambda run, schedule, images: {})
+    if "diffusion.report.comparison" in sys.modules and not whole:
+        monkeypatch.setattr("diffusion.report.comparison.figure", lambda comparison: Figure((1, 1)))
 
 
 @pytest.fixture(scope="session")
