@@ -38,7 +38,7 @@ RECORD = "record.json"
 PAGE = "README.md"
 OFF = (NULL, describe(False))
 SHOWN = 6  # samples of each recipe
-WIDTH = 16  # letters below a picture
+WIDTH = 12  # letters below a picture
 
 
 def committed_dir() -> Path:

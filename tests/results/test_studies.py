@@ -112,7 +112,8 @@ def test_a_page_shows_the_committed_numbers(name):
 
 
 def test_a_label_below_pictures_is_divided_between_key_and_value():
-    assert committed.wrapped("schedule=cosine") == ["schedule=cosine"]
+    assert committed.wrapped("schedule=edm") == ["schedule=edm"]
+    assert committed.wrapped("optimizer=adamw") == ["optimizer=", "adamw"]
     assert committed.wrapped("timesteps=uniform_table") == ["timesteps=", "uniform_table"]
 
 
