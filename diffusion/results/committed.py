@@ -38,7 +38,8 @@ RECORD = "record.json"
 PAGE = "README.md"
 OFF = (NULL, describe(False))
 SHOWN = 6  # samples of each recipe
-WIDTH = 12  # letters below a picture
+WHOLE = 12  # letters of a setting that stays in one line below a picture …
+WIDTH = 16  # … and of a line
 
 
 def committed_dir() -> Path:
@@ -113,7 +114,7 @@ def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
 
 def wrapped(part: str) -> list[str]:
     """`schedule=cosine` in lines below a picture: one, or else key and value apart."""
-    parts = [part] if len(part) <= WIDTH else part.replace("=", "= ").split()
+    parts = [part] if len(part) <= WHOLE else part.replace("=", "= ").split()
     return [line for each in parts for line in textwrap.wrap(each, WIDTH)]
 
 
