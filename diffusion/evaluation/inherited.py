@@ -53,5 +53,5 @@ def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
     if early.kept(restored.path.parent, step) is None:
         return f"has no weights of step {step} beside it, by which its run guides"
     if fills:
-        return f"fills a part of a picture, where its run's guidance by step {step} would exaggerate (guidance=early)"
+        return f"fills a part of a picture, where guidance by step {step} exaggerates (guidance=early asks for it)"
     return ""

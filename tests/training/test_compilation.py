@@ -15,7 +15,7 @@ from diffusion.model import UNet
 from diffusion.training import compilation
 
 FORWARD = UNet.forward
-SLOW = 0.05  # seconds more of an evaluation
+SLOW = 0.2  # seconds more of an evaluation: more than a busy machine adds
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compil
     ("change", "why"),
     [
         ({"compiled": 2 * SLOW}, "of the time, which saves nothing; compiling takes "),
-        ({"eager": 0.1, "first": 3.0}, "compiling takes 3 s)"),
+        ({"eager": 0.1, "first": 3.0}, "; compiling takes "),
         ({"error": RuntimeError("no compiler was found\nfor C++")}, "it fails: no compiler was found"),
     ],
 )
