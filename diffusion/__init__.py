@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion.files import VERSION as __version__
 
 if TYPE_CHECKING:
-    from diffusion.evaluation.library import Model, load, score
+    from diffusion.library import Model, load, score
 
 __all__ = ["Model", "__version__", "load", "score"]
 
@@ -47,6 +47,6 @@ def __getattr__(name: str) -> Any:
     """Import torch and what follows only for those who need it."""
     if name not in __all__:
         raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
-    from diffusion.evaluation import library
+    from diffusion import library
 
     return getattr(library, name)

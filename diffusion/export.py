@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def export() -> None:
         with importing():
-            from diffusion.checkpoint import exported, find, pipeline, restore
+            from diffusion.checkpoint import diffusers_folder, exported, find, restore
         from diffusion.config.build import make
         from diffusion.config.choices import searching
         from diffusion.config.composition import choice, composed, plain
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(write_web(file, model))
         elif chosen.format == "diffusers":
-            call = pipeline.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
+            call = diffusers_folder.write(file, model.denoiser, make(config["sampler"], "sampler"), *about)
             print(f"{file}\n  {call}")
         else:
             print(exported.write(file, model.denoiser.network.state_dict(), *about))

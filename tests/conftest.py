@@ -37,7 +37,7 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
     So do comparisons of sweeps lack their figure.
     """
-    whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
+    whole = {"report", "watch", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)
@@ -102,7 +102,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
 
     def run(name: str, overrides: Sequence[str] = ()) -> tuple[int, str, str]:
-        main = import_module(f"diffusion.{name}").main
+        found = import_module(f"diffusion.{name}")
+        main = (import_module(f"diffusion.{name}.__main__") if hasattr(found, "__path__") else found).main
         monkeypatch.setattr(sys, "argv", [f"diffusion.{name}", *overrides])
         GlobalHydra.instance().clear()
         status = 0

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.files import PACKAGE
-from diffusion.results.committed import committed_dir
+from diffusion.reproduce.committed import committed_dir
 
 CORE = ("process", "model", "data", "metric")  # rooms that import no other room
 WITHOUT = {

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion.checkpoint import pipeline, storage
+from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import read
 from diffusion.console import console
 from diffusion.errors import UserError
@@ -41,7 +41,7 @@ def of_run(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    if pipeline.is_folder(path):
+    if diffusers_folder.is_folder(path):
         return path
     inside = path / "checkpoints"
     files = storage.all_files(inside) or storage.all_files(path) or storage.weights_only(inside)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint import averages, exported, pipeline, storage
+from diffusion.checkpoint import averages, diffusers_folder, exported, storage
 from diffusion.checkpoint.provenance import file_hash, network_hash
 from diffusion.config import untrusted
 from diffusion.config.build import make
@@ -47,7 +47,7 @@ class Restored:
     @property
     def file(self) -> Path:
         """The file of the weights: in a folder of diffusers, one of several."""
-        return pipeline.weights_file(self.path) if self.path.is_dir() else self.path
+        return diffusers_folder.weights_file(self.path) if self.path.is_dir() else self.path
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,7 +72,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
         raise UserError(
             f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
         )
-    if path.suffix == exported.SUFFIX or pipeline.is_folder(path):
+    if path.suffix == exported.SUFFIX or diffusers_folder.is_folder(path):
         raise UserError(
             f"ckpt={path}: an exported model holds no training state; resume from a checkpoint, or start from its "
             "weights: init=…"
@@ -120,8 +120,8 @@ def contents_of(path: Path) -> dict[str, Any]:
 
     Raises UserError for what cannot be read.
     """
-    if pipeline.is_folder(path):
-        found = pipeline.read(path, PREFIX)
+    if diffusers_folder.is_folder(path):
+        found = diffusers_folder.read(path, PREFIX)
     elif path.suffix == exported.SUFFIX and path.is_file():
         found = exported.read(path, PREFIX)
     else:

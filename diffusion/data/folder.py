@@ -26,14 +26,14 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.console import count
-from diffusion.data import pixels
+from diffusion.data import store
 from diffusion.data.batches import Split, hash_of
 from diffusion.data.cache import cache_folder, digest, print_once, read_json, without_collection, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.listing import below
 from diffusion.data.module import ImageData
-from diffusion.data.pixels import Made, Reordered
+from diffusion.data.store import Made, Reordered
 from diffusion.data.threads import in_threads, streamed
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
@@ -132,7 +132,7 @@ class Folder(ImageData):
         crop = self.seed if self.random_crop else None
         key = digest("folder 3", RESIZE, self.resolution, crop, files.names, files.contents, *options)
         name = cache_folder() / f"folder-{key}-{self.seed}"
-        decoded = pixels.stored(name, self.shape, partial(self._decode, files, key))
+        decoded = store.stored(name, self.shape, partial(self._decode, files, key))
         made = decoded.made
         photos = self._photos(images := Split(decoded.images, made.names))
         contents = dict(zip(files.names, files.contents, strict=True)) if made.left_out else {}
@@ -238,7 +238,7 @@ class Folder(ImageData):
         folder = cache_folder()
         names = sorted(name for name in os.listdir(folder) if name.startswith(f"folder-{key}-"))
         for name in (folder / each for each in names if each.endswith(".json")):
-            if (found := pixels.read(name.with_suffix(""), self.shape)) is not None:
+            if (found := store.read(name.with_suffix(""), self.shape)) is not None:
                 return Reordered(found, self._photos(Split(found.images, found.made.names)))
         return None
 

@@ -10,7 +10,6 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from diffusion.checkpoint import storage
-from diffusion.checkpoint.pruning import prune
 from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
@@ -22,6 +21,7 @@ from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
 from diffusion.process.denoiser import Denoiser
+from diffusion.prune.pruning import prune
 from diffusion.report.run import write_report
 from diffusion.runs.jobs import asked_for, config_text, write_config
 from diffusion.runs.metrics import last_value

@@ -11,7 +11,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions, proportional
 from diffusion.evaluation.generate import generate
-from diffusion.evaluation.library import Model
+from diffusion.library import Model
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import V

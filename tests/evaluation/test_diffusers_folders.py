@@ -16,7 +16,7 @@ from stand_ins import ReplayStreams
 from torch import Tensor, nn
 
 import diffusion
-from diffusion.checkpoint import pipeline
+from diffusion.checkpoint import diffusers_folder
 from diffusion.checkpoint.find import of_run
 from diffusion.checkpoint.provenance import file_hash
 from diffusion.checkpoint.restore import Restored, restore
@@ -90,13 +90,13 @@ def model_of(*overrides: str) -> Restored:
 def written(model: Restored, folder: Path) -> Path:
     sampler = make(model.config["sampler"], "sampler")
     about = model.config, model.step, model.epoch, model.weights, model.labels
-    pipeline.write(folder, model.denoiser, sampler, *about)
+    diffusers_folder.write(folder, model.denoiser, sampler, *about)
     return folder
 
 
 def as_others(folder: Path) -> Path:
     """The folder without what only we write."""
-    file = pipeline.weights_file(folder)
+    file = diffusers_folder.weights_file(folder)
     save_file(load_file(file), file)
     return folder
 
@@ -159,7 +159,7 @@ def test_diffusers_draws_our_images_with_our_samplers(name: str, tmp_path: Path,
 def test_the_call_that_is_printed_draws_our_images(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     model, noise = model_of(), draws(1)
     about = model.config, model.step, model.epoch, model.weights, model.labels
-    call = pipeline.write(tmp_path / "x", model.denoiser, make(model.config["sampler"], "sampler"), *about)
+    call = diffusers_folder.write(tmp_path / "x", model.denoiser, make(model.config["sampler"], "sampler"), *about)
     patch.setattr("diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda *a, **k: noise[0])
     call = call.removesuffix(")") + ", batch_size=2, output_type='np')"
     images = eval(call, {"DiffusionPipeline": diffusers.DiffusionPipeline}).images
@@ -272,7 +272,7 @@ def text(file: str, content: str) -> Callable[[Path], object]:
 
 
 def pickled(folder: Path) -> None:
-    file = pipeline.weights_file(folder)
+    file = diffusers_folder.weights_file(folder)
     file.rename(file.with_name("diffusion_pytorch_model.bin"))
 
 
@@ -290,7 +290,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "long": (text(SCHEDULER, json.dumps({"a": "x" * (1 << 20)})), "of at most 1 MiB"),
     "missing config": (lambda folder: (folder / NET).unlink(), NET),
     "missing scheduler": (lambda folder: (folder / SCHEDULER).unlink(), SCHEDULER),
-    "missing weights": (lambda folder: pipeline.weights_file(folder).unlink(), "there is no such file"),
+    "missing weights": (lambda folder: diffusers_folder.weights_file(folder).unlink(), "there is no such file"),
     "pickle": (pickled, "(diffusion_pytorch_model.bin is a pickle, which could run code)"),
     "no safetensors": (text("unet/diffusion_pytorch_model.safetensors", "x" * 100), "not a readable safetensors file"),
     "vae": (change(INDEX, vae=["diffusers", "AutoencoderKL"]), "vae is ['diffusers', 'AutoencoderKL']; expected"),
@@ -371,7 +371,7 @@ def test_the_metadata_count_only_with_the_files_that_they_were_written_with(soun
 def test_what_the_metadata_name_is_built_only_if_conf_names_it(sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x"
     shutil.copytree(sound, folder)
-    file = pipeline.weights_file(folder)
+    file = diffusers_folder.weights_file(folder)
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     config = json.loads(metadata["config"])
@@ -388,8 +388,8 @@ def test_old_names_of_an_attention_are_known(sound: Path, tmp_path: Path) -> Non
     """As in google/ddpm-cifar10-32."""
     folder = tmp_path / "x"
     shutil.copytree(sound, folder)
-    file = pipeline.weights_file(folder)
-    old = {new: name for name, new in pipeline.OLD_NAMES.items()}
+    file = diffusers_folder.weights_file(folder)
+    old = {new: name for name, new in diffusers_folder.OLD_NAMES.items()}
     weights = load_file(file)
     for new, name in old.items():
         weights = {key.replace(new, name): value for key, value in weights.items()}

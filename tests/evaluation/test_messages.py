@@ -1,13 +1,13 @@
 """What commands say: of words that set nothing, in `--help`, and in their log files."""
 
 import logging
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
-from diffusion.evaluation import commands, study
+from diffusion.evaluation import commands
+from diffusion.study import samplers
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from diffusion.evaluation import commands, study
     [
         (["sample"], commands, "choose_device"),
         (["evaluate"], commands, "choose_device"),
-        (["study", "sampler"], study, "choose_devices"),
+        (["study", "sampler"], samplers, "choose_devices"),
     ],
 )
 def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, words, module, called) -> None:
@@ -54,13 +54,11 @@ def test_options_may_stand_between_settings(command) -> None:
     assert command("train", ["seed=3", "--cfg", "job", "-p", "seed", "name=x"]) == (0, "3\n", "")
 
 
-@pytest.mark.parametrize("name", ["status", "compare", "report", "export"])
-def test_an_option_that_there_is_not_is_one_line(name, capsys) -> None:
-    module = import_module(f"diffusion.{name}" + ".__main__" * (name == "report"))
-    with pytest.raises(SystemExit) as stop:
-        module.main(["--nonsense", "x"])
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+@pytest.mark.parametrize("name", ["status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"])
+def test_an_option_that_there_is_not_is_one_line(command, name) -> None:
+    status, _, err = command(name, ["--nonsense", "x"])
+    assert status == 2
+    (line,) = err.splitlines()
     assert line.startswith("error: ")
     assert line.endswith(f"--help lists what python -m diffusion.{name} takes")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from diffusion.errors import UserError
-from diffusion.evaluation import commands, study
+from diffusion.evaluation import commands
+from diffusion.study import samplers
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_in_every_command(command, trained, tiny, tmp_path: Path, monkeypatch: p
     def refuse(path: Path, weights: str) -> None:
         raise UserError(f"it is {path}")
 
-    for module in (commands, study):
+    for module in (commands, samplers):
         monkeypatch.setattr(module, "restore", refuse)
     for name, words in {"evaluate": [], "study": ["sampler"]}.items():
         assert command(name, [*words, "ckpt=outputs/x/a"])[2] == f"error: it is {MEANT['outputs/x/a']}\n"

@@ -4,8 +4,8 @@ from faults.fault import Fault
 
 INPAINTING = "process/test_inpainting.py"
 EDITING = "process/test_editing.py"
-COMMAND = "evaluation/test_editing.py"
-STUDIO = "evaluation/test_studio.py"
+COMMAND = "edit/test_edit.py"
+STUDIO = "studio/test_requests.py"
 
 FAULTS = [
     Fault(

@@ -2,7 +2,7 @@
 
 from faults.fault import Fault
 
-PIXELS = "data/test_pixels.py"
+PIXELS = "data/test_store.py"
 GOES_ON = f"{PIXELS}::test_preparing_goes_on_where_it_was_killed"
 WHOLE = f"{PIXELS}::test_a_note_that_was_not_written_whole_does_not_count"
 NEAREST = "data/test_nearest.py"

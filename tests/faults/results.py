@@ -2,16 +2,16 @@
 
 from faults.fault import Fault
 
-TABLE = "results/test_table.py"
+TABLE = "reproduce/test_table.py"
 NAMED = f"{TABLE}::test_every_cell_that_differs_is_named"
 WITHIN = f"{TABLE}::test_means_agree_within_the_interval_of_their_difference"
-WHOLE = "results/test_studies.py::test_a_study_is_run_committed_and_compared"
-SWEPT = "results/test_studies.py::test_a_change_of_any_swept_choice_is_seen"
+WHOLE = "reproduce/test_studies.py::test_a_study_is_run_committed_and_compared"
+SWEPT = "reproduce/test_studies.py::test_a_change_of_any_swept_choice_is_seen"
 RANKS = f"{TABLE}::test_rankings_are_compared_from_good_to_bad"
 SEEDS = f"{TABLE}::test_seeds_that_agree_are_no_evidence_about_recipes"
-ORDER = "results/test_studies.py::test_runs_are_in_the_order_of_the_study_whatever_their_folders"
+ORDER = "reproduce/test_studies.py::test_runs_are_in_the_order_of_the_study_whatever_their_folders"
 NONE = "report/test_differences.py::test_a_choice_that_an_override_made_null_is_none"
-JOBS = "results/test_studies.py::test_the_jobs_are_those_that_hydra_makes"
+JOBS = "reproduce/test_studies.py::test_the_jobs_are_those_that_hydra_makes"
 
 FAULTS = [
     Fault("a number that is lost agrees", 'yield f"{label}: {column.name} was not measured again"', "continue", NAMED),

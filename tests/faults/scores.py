@@ -41,11 +41,11 @@ MESSAGES = "evaluation/test_messages.py"
 PLAIN = "report/test_plain_text.py"
 WHICH = "evaluation/test_which_checkpoint.py"
 EPOCHS = "training/test_resume.py::test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were"
-BUDGETS = "evaluation/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
-BUDGET = "evaluation/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_estimated"
-FITS = "evaluation/test_study.py::test_all_takes_the_samplers_that_fit_and_names_the_others"
-FLOOR = "evaluation/test_study.py::test_a_study_from_the_command_line"
-STUDIED = "evaluation/test_study.py::test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation"
+BUDGETS = "study/test_study.py::test_every_sampler_takes_the_most_steps_within_its_budget"
+BUDGET = "study/test_study.py::test_no_setting_is_beyond_its_budget_whatever_was_estimated"
+FITS = "study/test_study.py::test_all_takes_the_samplers_that_fit_and_names_the_others"
+FLOOR = "study/test_study.py::test_a_study_from_the_command_line"
+STUDIED = "study/test_study.py::test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation"
 
 SCORES = "metric/test_record.py"
 RECIPES = "report/test_compare.py"
@@ -357,7 +357,7 @@ FAULTS = [
         "study: two samplers look alike",
         "MARKERS[(i + i // 7) % 7]",
         "MARKERS[i % 7]",
-        "report/test_report_study.py",
+        "study/test_samplers_report.py",
     ),
     Fault("study: beyond its budget", "guidance)) <= budget:", "guidance)) <= 10 * budget:", BUDGET),
     Fault("text: text is markup", "markup=False, emoji=False", "emoji=False", PLAIN),

@@ -1,0 +1,30 @@
+"""Draw variants of a picture, fill a part of it, or draw images between two noises, with a trained model.
+
+python -m diffusion.edit ckpt=RUN image=PICTURE strength=0.6                  SDEdit: noise it, and draw from there
+python -m diffusion.edit ckpt=RUN image=PICTURE mask=MASK                     fill it where the mask is white
+python -m diffusion.edit ckpt=… image=… mask=… inpainting=split_gibbs sampler=dpm_2m_sde    by another method
+python -m diffusion.edit ckpt=RUN interpolate=[0,1] frames=12                 from the noise of one seed to another's
+"""
+
+from pathlib import Path
+
+from diffusion.config import inherit
+from diffusion.config.schema import Edit
+from diffusion.runs.command import command
+from diffusion.runs.importing import importing
+
+inherit.register()
+
+
+def edit(settings: Edit, folder: Path) -> None:
+    """Draw the images into `folder`."""
+    with importing():
+        from diffusion.edit.edits import draw_edits
+
+    draw_edits(settings, folder)
+
+
+main = command("edit", Edit, __doc__, edit)
+
+if __name__ == "__main__":
+    main()

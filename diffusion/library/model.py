@@ -1,0 +1,220 @@
+"""`diffusion.load`: a trained model, for notebooks and programs, without a command line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config.build import make
+from diffusion.config.choices import searching
+from diffusion.config.composition import choice
+from diffusion.config.inherit import RUN
+from diffusion.config.schema import Sample
+from diffusion.console import count
+from diffusion.data import to_unit
+from diffusion.edit.edits import filling
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import make_sampler
+from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.evaluation.inherited import completed_by, with_step
+from diffusion.evaluation.pictures import read_mask, read_picture
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.editing import SDEdit
+from diffusion.process.guidance import Guidance
+from diffusion.process.inpainting import Inpainting
+from diffusion.process.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on a device.
+
+    `restored` holds its recipe (`config`), its `step`, the `shape` (C, H, W) of its images, and which `weights` it has.
+    """
+
+    restored: Restored
+    device: torch.device
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """(x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
+        return self.restored.denoiser
+
+    def sample(
+        self,
+        n: int,
+        sampler: str | Sampler | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        progress: bool = True,
+        labels: int | str | Sequence[int | str] | None = None,
+        guidance: str | Guidance | None = None,
+        worse: "Model | None" = None,
+        **settings: Any,
+    ) -> Tensor:
+        """`n` images, uint8 (n, C, H, W) on the CPU. Image i depends on the weights, the sampler, the seed and i alone.
+
+        Raises UserError for a sampler or a setting that there is not, and for a sampler that does not fit the model.
+
+        Args:
+            sampler: a choice of conf/sampler, such as "heun", or a sampler; None: the sampler of the model's recipe.
+            labels: a class, or several, which the images are drawn of in turn, by name or number; None: as often
+                as in the training images; "none": no class.
+            guidance: a choice of conf/guidance, such as "cfg", or a guidance, ClassifierFree(scale=2); None: that of
+                the model's recipe.
+            worse: the worse model of a guidance that has one.
+            settings: of the sampler, such as steps=18 or grid="karras".
+        """
+        drawing = self._drawing(sampler, seed, labels, guidance, worse, **settings)
+        return self._draw(drawing, n, batch_size, progress)
+
+    def edit(
+        self,
+        picture: str | Path | Tensor,
+        strength: float = 0.6,
+        n: int = 8,
+        batch_size: int = 64,
+        progress: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """`n` variants of a picture by SDEdit, uint8 (n, C, H, W) on the CPU: it is noised, and drawn from there.
+
+        Raises UserError for a picture that cannot be used, and as `sample` does.
+
+        Args:
+            picture: a file, of whose centre the largest square is taken and made smaller, or uint8 (C, H, W).
+            strength: the share of the sampler's steps that are made, above 0 and at most 1: how much is drawn anew.
+            options: sampler, seed, labels, guidance, worse and settings, as of `sample`.
+        """
+        drawing = self._drawing(**options)
+        edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
+        return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
+
+    def inpaint(
+        self,
+        picture: str | Path | Tensor,
+        mask: str | Path | Tensor,
+        method: str | Inpainting = "repaint",
+        n: int = 8,
+        batch_size: int = 64,
+        progress: bool = True,
+        **options: Any,
+    ) -> Tensor:
+        """`n` pictures that equal one except where its mask is white, uint8 (n, C, H, W) on the CPU.
+
+        There the model draws what goes with the rest. Raises UserError for a picture, a mask or a method that cannot be
+        used, and as `sample` does.
+
+        Args:
+            picture: as of `edit`.
+            mask: a file of the picture's proportions, white where the picture is to be filled; or bool (H, W), true
+                there.
+            method: a choice of conf/inpainting, or a method, RePaint(passes=20).
+            options: as of `edit`. A recipe's guidance by an earlier step of its run, as that of the demo, is left out:
+                it exaggerates fillings. guidance="early" guides.
+        """
+        fill = mask
+        if not isinstance(fill, Tensor):
+            fill = read_mask(fill, self.restored.shape, None if isinstance(picture, Tensor) else picture)
+        if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
+            raise UserError(f"mask: got {_described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
+        how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
+        drawing = filling(self._drawing(**options, fills=True), self._picture(picture), fill.cpu(), how)
+        return self._draw(drawing, n, batch_size, progress)
+
+    def interpolate(
+        self, first: int, last: int, n: int = 8, batch_size: int = 64, progress: bool = True, **options: Any
+    ) -> Tensor:
+        """`n` images on the way from image 0 of the seed `first` to that of `last`, uint8 (n, C, H, W) on the CPU.
+
+        The noise goes along a circle (`process.editing.Between`), also that which a sampler adds. All are of the class
+        of the first. Raises UserError for equal seeds, and as `sample` does.
+
+        Args:
+            options: sampler, labels, guidance, worse and settings, as of `sample`.
+        """
+        drawing = replace(self._drawing(seed=first, **options), between=(first, last))
+        return self._draw(drawing, n, batch_size, progress)
+
+    def _drawing(
+        self,
+        sampler: str | Sampler | None = None,
+        seed: int = 0,
+        labels: int | str | Sequence[int | str] | None = None,
+        guidance: str | Guidance | None = None,
+        worse: "Model | None" = None,
+        fills: bool = False,
+        **settings: Any,
+    ) -> Drawing:
+        if isinstance(sampler, Sampler):
+            if settings:
+                raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
+        else:
+            sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
+        guided, weak = self._guidance(guidance, worse, fills)
+        return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
+
+    def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
+        label = f"sampling {count(n, 'image')}" if progress else None
+        return drawing(self.denoiser, n, self.device, batch_size, label)
+
+    def _picture(self, picture: str | Path | Tensor) -> Tensor:
+        """uint8 (C, H, W), of the size of the model's images."""
+        if not isinstance(picture, Tensor):
+            return read_picture(picture, self.restored.shape)
+        if picture.dtype != torch.uint8 or picture.shape != self.restored.shape:
+            raise UserError(f"image: got {_described(picture)}; expected uint8 {self.restored.shape}, or a file")
+        return picture.cpu()
+
+    def _guidance(
+        self, guidance: str | Guidance | None, worse: "Model | None", fills: bool
+    ) -> tuple[Guidance | None, Denoiser | None]:
+        weak = None if worse is None else worse.denoiser
+        if isinstance(guidance, Guidance):
+            return guidance, weak
+        node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
+        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # `worse`, as it is
+        made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
+        return made, read if weak is None else weak
+
+    def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
+        """A choice of a group with settings, or the recipe's own."""
+        if name is not None:
+            return choice(group, name, **settings)
+        path = self.restored.path
+        nodes: dict[str, Any] = {"sampler": {"from": RUN}, group: {"from": RUN, **settings}}
+        own = Sample(ckpt=str(path), **nodes)
+        node: dict[str, Any] = getattr(completed_by(own, self.restored, fills=fills), group)
+        return node
+
+
+def _described(values: Tensor) -> str:
+    """`float32 (3, 32, 32)`."""
+    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
+
+
+def load(
+    path: str | Path, weights: str | float = "ema", device: str = "auto", config_dir: str | Path | None = None
+) -> Model:
+    """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
+
+    Raises UserError where there is none, or where the file is damaged.
+
+    Args:
+        path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
+        weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
+            this length (σ_rel) of a run with ema=power.
+        device: auto, cpu, cuda, cuda:1, mps.
+        config_dir: your own folder of choices, like conf/. The classes that it names may be built from the file.
+    """
+    with searching([config_dir]):
+        restored = restore(trained(path), weights)
+    chosen = choose_device(device)
+    restored.denoiser.to(chosen)
+    return Model(restored, chosen)

@@ -1,0 +1,59 @@
+"""`diffusion.score`: images against real ones, in notebooks and programs."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
+from diffusion.data import ImageData
+from diffusion.errors import UserError
+from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.pipeline import make_metrics
+from diffusion.metric import score as metrics_of
+from diffusion.metric.record import Score
+from diffusion.metric.reference import reference_statistics
+from diffusion.pixels import resolution_of
+
+
+def score(
+    images: Tensor,
+    reference: str | Path | ImageData = "landscapes",
+    split: str = "val",
+    features: str = "auto",
+    metrics: str = "standard",
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Score]:
+    """Scores of images against real ones, by name: `score(images)["fd_lite0"].value`.
+
+    Each holds its interval (`low`, `high`) and its protocol. Raises UserError for fewer than 4 images, and for a
+    reference that is not there.
+
+    Args:
+        images: uint8 (n, C, H, W), grey, RGB or RGBA.
+        reference: a choice of conf/data, a folder of images, or an `ImageData`. It is read in the size
+            and with the channels of the images.
+        split: of the reference: train, val or test.
+        features: a choice of conf/features.
+        metrics: a choice of conf/metrics.
+        device: auto, cpu, cuda, cuda:1, mps; of the feature extractor.
+    """
+    extractor = make(choice("features", features), "features").to(choose_device(device))
+    data = reference if isinstance(reference, ImageData) else _data(reference, images)
+    data.prepare_data()
+    if split not in data.splits:
+        raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
+    factories = make_metrics(choice("metrics", metrics))
+    spatial = metrics_of.wants_spatial(factories, extractor)
+    real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
+    return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
+
+
+def _data(reference: str | Path, images: Tensor) -> ImageData:
+    channels, height, width = images.shape[1:]
+    shape = {"resolution": resolution_of(height, width)} | ({"channels": channels} if channels != 3 else {})
+    name, root = (reference, {}) if reference in choices("data") else ("folder", {"root": str(reference)})
+    data: ImageData = make(choice("data", str(name), ["+seed=0"], **shape, **root), "data")
+    return data

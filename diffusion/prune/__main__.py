@@ -1,0 +1,96 @@
+"""`python -m diffusion.prune [FOLDER]`: make room: remove what complete runs do not need of their checkpoints."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from diffusion.console import console, count
+from diffusion.errors import Arguments, UserError, exit_status
+from diffusion.files import lock
+from diffusion.runs.folder import command_of, runs_below
+from diffusion.runs.record import LOCK, RunRecord
+
+ABOUT = """\
+Say what can be removed of the checkpoints of the complete runs in a folder and its sub-folders, and what that frees;
+with --yes, remove it. Of each run best.ckpt stays; with --weights, the last weights alone, as last.safetensors: one can
+sample from them and score them, but not train on. Runs that are alive or not complete are never touched.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Say or remove; 0, or 2 with one line on stderr."""
+    parser = Arguments("prune", ABOUT)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
+    parser.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
+    parser.add_argument("--yes", action="store_true", help="remove it; otherwise nothing is changed")
+    asked = parser.parse_args(arguments)
+    return exit_status(lambda: run(asked.folder, asked.weights, asked.yes), "check the folder's rights")
+
+
+def run(folder: Path, weights: bool, really: bool) -> None:
+    """Print the table of the runs of which something goes. Raises UserError where there is no such folder."""
+    from diffusion.prune import pruning  # torch, only when there is something to do
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
+    left: Counter[str] = Counter()
+    table, total = Table("run", "files", "frees", box=box.SIMPLE_HEAD, pad_edge=False), 0
+    for path in runs_below(folder):
+        if command_of(path) != "train":
+            continue
+        if (state := RunRecord(path).state) != "complete":
+            left[state] += 1
+            continue
+        files = pruning.superfluous(path, weights)
+        if not files:
+            continue
+        gain = pruning.freed(files)
+        if really:
+            try:
+                gain = _prune(path, weights)
+            except UserError as error:
+                console.print(f"{path}: left as it is: {error}", style="yellow")
+                continue
+        total += gain
+        table.add_row(str(path.relative_to(folder)), str(len(files)), in_words(gain))
+    if table.row_count:
+        console.print(table)
+        less = " less the weights, which are kept," if weights and not really else ""
+        done = "freed" if really else "can be freed"
+        console.print(f"{count(table.row_count, 'run')}: {in_words(total)}{less} {done}")
+    else:
+        console.print("nothing was removed" if really else f"the complete runs in {folder} hold nothing to remove")
+    if left:
+        console.print("left alone: " + ", ".join(f"{n} {state}" for state, n in left.items()))
+    if table.row_count and not really:
+        console.print("nothing has been removed; --yes removes it")
+
+
+def _prune(folder: Path, weights: bool) -> int:
+    """Prune a run while no other process can take its folder. Raises UserError where one has just done so."""
+    from diffusion.prune import pruning
+
+    try:
+        held = lock(folder / LOCK)
+    except BlockingIOError as error:
+        raise UserError("a run is alive there; wait until it ends") from error
+    try:
+        if RunRecord(folder).content.get("state") != "complete":
+            raise UserError("a run is alive there; wait until it ends")
+        return pruning.prune(folder, weights)
+    finally:
+        if held is not None:
+            held.close()
+
+
+def in_words(size: int) -> str:
+    """1234567 bytes: `1.2 MB`."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
+    return f"{size / unit:.1f} {name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

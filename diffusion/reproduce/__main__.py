@@ -1,0 +1,121 @@
+"""`python -m diffusion.reproduce [STUDY]`: the studies of docs/results, what each costs, and how to run one again."""
+
+import sys
+from pathlib import Path
+
+from diffusion.config import inherit
+from diffusion.console import console, count, duration
+from diffusion.errors import Arguments, exit_status
+
+inherit.register()  # a study composes evaluations as diffusion.evaluate does
+
+ABOUT = """\
+Run a study of docs/results again, and compare its numbers with the committed ones. Without STUDY: list the studies and
+what each costs.
+
+  python -m diffusion.reproduce                                  the studies; nothing is run
+  python -m diffusion.reproduce schedule                         run one, or what is missing of it
+  python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     four runs at once
+  python -m diffusion.reproduce schedule --smoke                 one short run of each kind: does it work here?
+
+A study is a file of conf/results, or of CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to
+a folder of their own in outputs/results, where the same command goes on after an interruption. A number agrees with a
+committed one where their difference lies within its 95% interval over seeds; every other one is named. Exit status: 0
+all agree; 1 some do not; 2 for what you can fix, with one line on stderr.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """List or run studies."""
+    parser = Arguments("reproduce", ABOUT)
+    parser.add_argument("study", nargs="?", help="its name, as the list has it")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="for every run, such as hydra/launcher=joblib"
+    )
+    parser.add_argument("--smoke", action="store_true", help="only the first run of each kind, and only for seconds")
+    parser.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
+    parser.add_argument(
+        "--commit",
+        type=Path,
+        metavar="FOLDER",
+        help="for developers: write the result into FOLDER/STUDY, as docs/results",
+    )
+    parser.add_config_dir()
+    asked = parser.parse_args(arguments)
+    differing: list[str] = []
+
+    def run() -> None:
+        from diffusion.config.choices import searching
+
+        own = [] if asked.config_dir is None else ["--config-dir", asked.config_dir]
+        with searching([asked.config_dir]):
+            if asked.study is None:
+                list_studies()
+            else:
+                words = [*asked.overrides, *own]
+                differing.extend(reproduce(asked.study, asked.out, words, asked.smoke, asked.commit))
+
+    return exit_status(run, "check the folder's rights, or use --out") or int(bool(differing))
+
+
+def list_studies() -> None:
+    """Print the studies: question, runs, cost, and whether a result is committed."""
+    from diffusion.reproduce.committed import committed_dir, record_of
+    from diffusion.reproduce.studies import count_runs, names, read
+
+    width = max(map(len, names())) + 2
+    for name in names():
+        study, record = read(name), record_of(name)
+        runs = " and ".join(f"{count(n, 'run')} of diffusion.{command}" for command, n in count_runs(name).items() if n)
+        said = f"result of {record['date']}" if record else "no result yet"
+        console.print(f"{name:{width}}{study.question}")
+        console.print(
+            f"{'':{width}}{runs}: about {study.cpu_hours:g} h of a CPU core, or {study.gpu_hours:g} h of a GPU"
+        )
+        console.print(f"{'':{width}}{said}\n")
+    console.print(f"results are in {committed_dir()}; python -m diffusion.reproduce STUDY runs one")
+
+
+def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: Path | None) -> list[str]:
+    """Run what is missing of a study; the numbers that do not agree with the committed ones, a line for each."""
+    from diffusion.reproduce import committed
+    from diffusion.reproduce.running import run_study
+    from diffusion.reproduce.studies import count_runs, read
+    from diffusion.reproduce.table import disagreements
+
+    study, root = read(name), out / "smoke" if smoke else out
+    console.print(study.question)
+    runs = " and ".join(f"{count(n, 'run')} of diffusion.{command}" for command, n in count_runs(name).items() if n)
+    if not smoke:
+        console.print(f"{runs}: about {study.cpu_hours:g} hours of one CPU core, or {study.gpu_hours:g} of a GPU")
+    outcome = run_study(name, root, overrides, smoke)
+    if smoke:
+        console.print(f"\nevery kind of run works: {root / name}")
+        return []
+    console.print(f"\nall runs of {name} are complete, after {duration(outcome.seconds)} in all: {root / name}")
+    if commit is not None:
+        for path in committed.commit(name, outcome, commit / name):
+            console.print(str(path))
+        return []
+    before = committed.tables_of(name)
+    if not before:
+        console.print("no result of this study is committed: there is nothing to compare with")
+        return []
+    for line in committed.changed_settings(name):
+        console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")
+    found = []
+    for sweep, table in before.items():
+        if sweep not in outcome.tables:  # which the warning has said
+            found.append(f"{sweep}: not run again")
+            continue
+        lines = [f"{sweep}: {line}" for line in disagreements(table, outcome.tables[sweep])]
+        cells = sum(len(table.columns) for _ in table.numbers)
+        console.print(f"{sweep}: {cells - len(lines)} of {count(cells, 'number')} agree with the committed ones")
+        found += lines
+    for line in found:
+        console.print(line, style="yellow")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Running a study: its sweeps one after the other, in folders where the same command goes on."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion.config.quoting import command_line
+from diffusion.console import console
+from diffusion.errors import UserError
+from diffusion.report.compare import compare, gather
+from diffusion.reproduce.studies import Sweep, Words, jobs, place, read
+from diffusion.reproduce.table import Table
+from diffusion.runs.folder import Run, jobs_of
+
+SMOKE = {  # overrides that make a job one of seconds
+    "train": ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.n=0", "score.n=8", "sampler.steps=2"],
+    "evaluate": ["n=8", "sampler.steps=2", "likelihood.steps=2"],
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a study: each sweep's table, and a run of each of its recipes; the seconds of all, and the code's versions."""
+
+    tables: Mapping[str, Table]
+    examples: Mapping[str, Sequence[Path]]
+    seconds: float
+    code: Sequence[str]
+
+
+def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = False) -> Outcome:
+    """Run what is missing of a study below `root`.
+
+    Args:
+        more: overrides for every job, such as `hydra/launcher=joblib`.
+        smoke: the first job of each case alone, with `SMOKE`: to see that it works.
+    """
+    tables: dict[str, Table] = {}
+    examples: dict[str, list[Path]] = {}
+    done: dict[tuple[str, str], Path] = {}
+    seconds, code = 0.0, set()
+    for sweep in read(name).sweeps:
+        run_sweep(name, sweep, root, more, smoke, done)
+        runs = in_order(gather([done[name, sweep]]), read(name).sweeps[sweep])
+        comparison = compare(runs, mixed=True)
+        tables[sweep] = Table.of(comparison)
+        examples[sweep] = [min(row.runs, key=lambda run: str(run.seeds)).folder for row in comparison.rows]
+        seconds += sum(float(run.info.get("seconds") or 0) for run in runs)
+        code |= {score.code for run in runs for score in run.scores if score.code}
+    return Outcome(tables, examples, seconds, sorted(code))
+
+
+def run_sweep(
+    name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool, done: dict[tuple[str, str], Path]
+) -> None:
+    """Run what is missing of a sweep, and before it of the sweep whose models it evaluates.
+
+    Args:
+        done: (study, sweep) -> folder of those that have been run; this one is added.
+    """
+    asked, folder = read(name).sweeps[sweep], root / name / sweep
+    models: Words = []
+    folders: list[str] = []
+    for trained in (place(name, of) for of in asked.of):
+        if trained not in done:
+            run_sweep(*trained, root, more, smoke, done)
+        folders += [str(run.folder) for run in jobs_of(done[trained])]
+    if folders:
+        models = [f"ckpt={','.join(folders[:1] if smoke else folders)}"]
+    for case in asked.cases:
+        words = [*asked.common, *case]
+        if smoke:
+            words = [*jobs(words)[0], *SMOKE[asked.command]]
+        run_command(asked.command, ["-m", *models, *words, *more, f"hydra.sweep.dir={folder}"])
+    done[name, sweep] = folder
+
+
+def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
+    """Runs as the study asks for them: folders of jobs that began together are numbered as they came."""
+    asked = [{*job} for case in sweep.cases for job in jobs([*sweep.common, *case])]
+
+    def place_of(run: Run) -> int:
+        fitting = [(len(job), -i) for i, job in enumerate(asked) if job <= {*run.overrides}]
+        return -max(fitting)[1] if fitting else len(asked)
+
+    return sorted(runs, key=place_of)
+
+
+def run_command(command: str, words: Sequence[str]) -> None:
+    """Run a command in a process of its own. Raises UserError where it fails, after it has said why."""
+    console.print(f"\n{command_line(command, words)}")
+    status = subprocess.run([sys.executable, "-m", f"diffusion.{command}", *words]).returncode
+    if status:
+        raise UserError(f"diffusion.{command} ended with status {status}; the same command goes on where it ended")

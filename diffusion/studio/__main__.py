@@ -1,0 +1,46 @@
+"""`python -m diffusion.studio ckpt=RUN`: a page in the browser to play with a trained model."""
+
+import sys
+from importlib.util import find_spec
+
+from diffusion.errors import Arguments, UserError, exit_status
+
+ABOUT = """\
+Open a page on which a trained model draws: samples with their steps, two samplers side by side, images between two
+noises, variants of an uploaded picture, and a part of it filled. Each has the command that draws it again. The page is
+for this machine alone unless --host says otherwise; it asks for no password, and everyone who reaches it can use it.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the page until it is interrupted; 0, or 2 with one line on stderr."""
+    parser = Arguments("studio", ABOUT)
+    parser.add_argument("checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, or `last`")
+    parser.add_weights()
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")
+    parser.add_argument("--no-nearest", action="store_true", help="do not load the training images to compare with")
+    parser.add_config_dir()
+    chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
+
+    def serve() -> None:
+        if find_spec("gradio") is None:
+            raise UserError("the studio needs gradio, which is not here: pip install 'diffusion-experiments[studio]'")
+        from diffusion.checkpoint.find import trained  # torch, only when there is something to do
+        from diffusion.checkpoint.restore import restore
+        from diffusion.config.choices import searching
+        from diffusion.evaluation.devices import choose_device
+        from diffusion.studio import page, requests
+
+        with searching([chosen.config_dir]):
+            restored, device = restore(trained(chosen.checkpoint), chosen.weights), choose_device(chosen.device)
+            restored.denoiser.to(device)
+            data = None if chosen.no_nearest else requests.training_images(restored)
+            page.serve(restored, device, data, chosen.host, chosen.port)
+
+    return exit_status(serve, "choose another port, --port")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""The studio's page, by gradio: forms around `requests.stream`. What it shows is inside the page, not in files.
+
+The framework keeps uploads and the canvas in a folder, whose name the browser is told: one below the working folder, so
+that the name says nothing of this machine. It is removed at the end.
+"""
+
+import base64
+import html
+import io
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
+from diffusion.config.inherit import RUN
+from diffusion.data import ImageData
+from diffusion.data.image import FORMATS
+from diffusion.errors import UserError
+from diffusion.evaluation.pictures import read_picture
+from diffusion.report.images import enlarged, gif, grid, picture_of, scale_of
+from diffusion.studio import requests
+from diffusion.studio.requests import NUMBERS, Request, Result, Stopped
+
+UPLOAD = 10_000_000  # bytes of a file
+PIXELS = 1 << 24  # of a painted mask
+CANVAS = 384  # pixels of the longer side on which a mask is painted, about
+COMPARED = 8  # images whose nearest training images are shown
+NONE = "none"
+USUAL = "as usual"  # a choice that is left to the sampler, or to the proportions of the classes
+Shown = tuple[str, str]  # HTML: pictures, and words
+
+
+class Page:
+    """What the page's buttons do with one model. `stops` holds what stops the drawing of each session that draws."""
+
+    def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
+        self.restored, self.device, self.data = restored, device, data
+        self.stops: dict[str, threading.Event] = {}
+
+    def draw(self, second: str | None, n: Any, session: gr.Request, *form: Any) -> Iterator[tuple[str, str, str, str]]:
+        """Samples, and then those of the second sampler from the same noise, beside them."""
+        values = {**self.values(form), "n": n}
+        left: Shown = "", ""
+        for left in self.run(Request("sample", values), session):
+            yield *left, "", ""
+        if second not in (None, NONE):
+            others = {key: value for key, value in values.items() if key not in ("grid", "threshold")}
+            for right in self.run(Request("sample", {**others, "sampler": second}), session):
+                yield *left, *right
+
+    def between(self, first: Any, last: Any, frames: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
+        """Images between the noises of two seeds."""
+        values = {**self.values(form), "interpolate": [first, last], "frames": frames, "seed": None}
+        yield from self.run(Request("edit", values), session)
+
+    def vary(self, file: str | None, strength: Any, n: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
+        """Variants of an uploaded picture."""
+        values = {**self.values(form), "strength": strength, "n": n}
+        yield from self.run(Request("edit", values, self.read(file)), session)
+
+    def fill(
+        self, file: str | None, painted: Any, method: str, effort: Any, n: Any, session: gr.Request, *form: Any
+    ) -> Iterator[Shown]:
+        """An uploaded picture, filled where it is painted over."""
+        values = {**self.values(form), "inpainting": method, "n": n}
+        for key in choice("inpainting", method):
+            if not key.startswith("_"):  # passes or rounds
+                values[f"inpainting.{key}"] = effort
+        yield from self.run(Request("edit", values, self.read(file), self.mask(painted)), session)
+
+    def canvas(self, file: str | None) -> dict[str, Any]:
+        """The uploaded picture, as the model sees it, to paint on."""
+        image = picture_of(self.read(file)).convert("RGB")
+        scale = max(1, CANVAS // max(image.size))
+        large = image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
+        return {"background": np.asarray(large), "layers": [], "composite": np.asarray(large)}
+
+    def stop(self, session: gr.Request) -> str:
+        """Stop what the session draws."""
+        event = self.stops.get(str(session.session_hash))
+        if event is None:
+            return "nothing is being drawn"
+        event.set()
+        return "stopping after this step"
+
+    def run(self, request: Request, session: gr.Request) -> Iterator[Shown]:
+        """Draw it; pictures and words, as it goes on."""
+        key, stop = str(session.session_hash), threading.Event()
+        self.stops[key] = stop
+        try:
+            for seen in requests.stream(self.restored, self.device, request, stop):
+                if isinstance(seen, Result):
+                    yield self.shown(seen), said(seen)
+                else:
+                    k, steps, images = seen
+                    yield picture(grid(images, None, scale_of(images))), f"step {k} of {steps}"
+        except Stopped:
+            yield "", "stopped"
+        except UserError as error:
+            raise self.refused(error) from None
+        finally:
+            if self.stops.get(key) is stop:
+                del self.stops[key]
+
+    def shown(self, result: Result) -> str:
+        """What was drawn, its steps, and the nearest training images."""
+        images = result.images
+        parts = [picture(grid(images, None, scale_of(images)), "what was drawn"), film(result.film)]
+        if self.data is not None:
+            some = images[:COMPARED]
+            near, apart = requests.nearest(some, self.data)
+            pairs = torch.cat([some, near])
+            words = "above what was drawn, below the nearest training images: " + ", ".join(apart)
+            parts.append(picture(grid(pairs, len(near), scale_of(pairs, len(near))), words))
+        return "".join(parts)
+
+    def values(self, form: Sequence[Any]) -> dict[str, Any]:
+        """The values that all tabs have, by setting. An empty field reaches the server as 0."""
+        values = dict(zip(COMMON, form, strict=True))
+        if not values["sampler.steps"]:
+            del values["sampler.steps"]  # the sampler's own
+        scale = str(values.pop("guidance.scale")).strip()
+        if scale:
+            values["guidance.scale"] = as_number(scale)
+        return {key: value for key, value in values.items() if value != USUAL}
+
+    def read(self, file: str | None) -> Tensor:
+        if file is None:
+            raise gr.Error("upload a picture first")
+        try:
+            return read_picture(file, self.restored.shape)
+        except UserError as error:
+            raise self.refused(error, file) from None
+
+    def mask(self, painted: Any) -> Tensor:
+        """bool (H, W): where any layer is painted on, of the size of the model's images."""
+        layers = [np.asarray(layer)[..., -1] > 0 for layer in (painted or {}).get("layers") or []]
+        if not any(layer.any() for layer in layers):
+            raise gr.Error("paint over what is to be filled")
+        _, height, width = self.restored.shape
+        small = Image.fromarray(np.any(layers, axis=0)).resize((width, height), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(small))
+
+    def refused(self, error: UserError, file: str = "") -> gr.Error:
+        """An error for the page, which takes it for HTML, without a folder of this machine."""
+        text = str(error)
+        for path in filter(None, (file, str(self.restored.path))):
+            text = text.replace(path, Path(path).name)
+        return gr.Error(html.escape(text, quote=False), print_exception=False)
+
+
+COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label")
+
+
+def guidances(restored: Restored) -> list[str]:
+    """The guidances that need no second model, and those by labels where the model has labels."""
+    made = {name: choice("guidance", name) for name in choices("guidance")}
+    return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
+
+
+def drops_labels(node: dict[str, Any]) -> bool:
+    """Whether the weak estimate of a guidance is the model's own without a label."""
+    return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
+
+
+def as_number(text: str) -> float | str:
+    """The number that a user has typed; other text as it is, which will be refused."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def number(key: str, label: str, value: int, low: int | None = None) -> gr.Number:
+    """A field for a whole number within its bounds, or from `low`. Left empty, it reaches the server as 0."""
+    least, most = NUMBERS[key]
+    return gr.Number(value, label=label, minimum=least if low is None else low, maximum=most, precision=0)
+
+
+def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
+    """The page of a model whose denoiser is on the device; without `data` it shows no nearest training images."""
+    restrict_decoders()
+    own, (_, height, width) = Page(restored, device, data), restored.shape
+    with gr.Blocks(title="Studio", analytics_enabled=False) as blocks:
+        gr.Markdown(f"# Studio\n{height}×{width} images, step {restored.step}, {restored.weights} weights")
+        with gr.Row():
+            seed = number("seed", "seed", 0)
+            sampler = gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler")
+            steps = number("sampler.steps", "steps (0: the sampler's)", 0, 0)
+            grids = gr.Dropdown([USUAL, *choices("grid")], value=USUAL, label="grid")
+            threshold = gr.Dropdown([USUAL, *choices("threshold")], value=USUAL, label="threshold")
+            guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
+            scale = gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1)
+            label = gr.Dropdown([USUAL, *restored.labels], value=USUAL, label="label")
+        form = [seed, sampler, steps, grids, threshold, guidance, scale, label]
+        with gr.Row():
+            stop, stopped = gr.Button("Stop"), gr.Markdown()
+        stop.click(own.stop, None, stopped, queue=False, api_name="stop")
+        with gr.Tab("Draw"):
+            n = number("n", "images", 8)
+            second = gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="a second sampler beside it")
+            go = gr.Button("Draw", variant="primary")
+            outputs = []
+            with gr.Row():
+                for _ in range(2):
+                    with gr.Column():
+                        outputs += [gr.HTML(), gr.HTML()]
+            go.click(own.draw, [second, n, *form], outputs, api_name="draw", concurrency_limit=2)
+        with gr.Tab("Between two noises"):
+            ends = [number("seed", "from seed", 0), number("seed", "to seed", 1)]
+            frames = number("frames", "images", 8)
+            go = gr.Button("Draw", variant="primary")
+            go.click(own.between, [*ends, frames, *form], [gr.HTML(), gr.HTML()], api_name="between")
+        with gr.Tab("Variants of a picture"):
+            file = gr.File(label="a picture", type="filepath")
+            strength = gr.Slider(*NUMBERS["strength"], value=0.6, label="strength")
+            n = number("n", "images", 4)
+            go = gr.Button("Draw", variant="primary")
+            go.click(own.vary, [file, strength, n, *form], [gr.HTML(), gr.HTML()], api_name="vary")
+        with gr.Tab("Fill a part"):
+            file = gr.File(label="a picture", type="filepath")
+            painted = gr.ImageMask(label="paint over what is to be filled", type="numpy", sources=[])
+            name_nearby(painted)
+            file.upload(own.canvas, file, painted, api_name="canvas")
+            method = gr.Dropdown(choices("inpainting"), value=choices("inpainting")[0], label="method")
+            effort = number("inpainting.passes", "passes or rounds", 10)
+            n = number("n", "images", 4)
+            go = gr.Button("Fill", variant="primary")
+            go.click(own.fill, [file, painted, method, effort, n, *form], [gr.HTML(), gr.HTML()], api_name="fill")
+    return blocks
+
+
+def restrict_decoders() -> None:
+    """Leave to Pillow the formats that a user's picture may have, and a size: gradio decodes painted masks itself."""
+    Image.init()
+    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
+    Image.MAX_IMAGE_PIXELS = PIXELS // 2  # at twice of which Pillow refuses
+
+
+def said(result: Result) -> str:
+    """The command that draws it again, and a link that saves everything."""
+    kept = base64.b64encode(result.archive()).decode()
+    link = f'<a download="drawn.zip" href="data:application/zip;base64,{kept}">save pictures and settings</a>'
+    command = html.escape(str(result.record["command"]))
+    return f'<p>draw it again:</p><pre style="white-space: pre-wrap">{command}</pre><p>{link}</p>'
+
+
+def film(frames: Sequence[Image.Image]) -> str:
+    """The steps as a GIF."""
+    with TemporaryDirectory() as folder:
+        made = gif([enlarged(frame) for frame in frames], Path(folder, "film.gif"))
+        return embedded(made.read_bytes(), "gif", "the steps: above the noisy images, below the estimates")
+
+
+def picture(image: Image.Image, caption: str = "") -> str:
+    """An image inside the page."""
+    made = io.BytesIO()
+    image.save(made, "PNG")
+    return embedded(made.getvalue(), "png", caption)
+
+
+def embedded(data: bytes, kind: str, caption: str) -> str:
+    """The bytes of an image as HTML."""
+    source, text = f"data:image/{kind};base64,{base64.b64encode(data).decode()}", html.escape(caption)
+    return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
+
+
+@contextmanager
+def nearby_uploads() -> Iterator[None]:
+    """Within: the framework keeps files in a new folder below the working folder, and knows it by its relative name."""
+    with TemporaryDirectory(prefix="studio-", dir=".") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = Path(folder).name
+        yield
+
+
+def name_nearby(block: gr.ImageMask) -> None:
+    """Tell the browser the relative names of the pictures that the server gives to a canvas."""
+    move = block.async_move_resource_to_block_cache
+
+    async def moved(file: str | Path | None) -> str | None:
+        path = await move(file)
+        return None if path is None else os.path.relpath(path)
+
+    vars(block)["async_move_resource_to_block_cache"] = moved
+
+
+def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
+    """Serve the page until the process is interrupted."""
+    with nearby_uploads():
+        build(restored, device, data).launch(server_name=host, server_port=port, **options())
+
+
+def options() -> dict[str, Any]:
+    """How the page is served: to nobody else, with bounded uploads, and without fonts from elsewhere."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return {"share": False, "max_file_size": UPLOAD, "ssr_mode": False, "footer_links": [], "theme": theme}

@@ -1,0 +1,268 @@
+"""What the studio's page does, without the page: a form becomes the words of a command line, which are drawn.
+
+So whatever the page draws, `diffusion.sample` or `diffusion.edit` draws again from the words. A user's values reach the
+words only as numbers within bounds or as names that are among the choices: no word of a user is composed as it is. Each
+request has its own settings, sampler and folder; what requests share, the model, none of them changes.
+"""
+
+import io
+import itertools
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import composed, plain
+from diffusion.config.inherit import RUN, register
+from diffusion.config.quoting import command_line
+from diffusion.config.schema import COMMANDS, Edit, Sample
+from diffusion.config.validation import validated
+from diffusion.console import console
+from diffusion.data import ImageData, to_uint8
+from diffusion.edit.edits import Edits, edits, recorded
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import labels_of, make_drawing
+from diffusion.evaluation.frames import MOST_FRAMES
+from diffusion.evaluation.inherited import completed_by
+from diffusion.metric.distances import squared_distances
+from diffusion.process.denoiser import Estimate
+from diffusion.report.images import grid, picture_of, scale_of
+
+NUMBERS = {  # what a form may ask for: the least and the most
+    "n": (1, 16), "frames": (2, 16), "seed": (0, 2**32 - 1), "sampler.steps": (1, 1000), "guidance.scale": (0, 20),
+    "strength": (0.01, 1), "inpainting.passes": (1, 50), "inpainting.rounds": (1, 200),
+}  # fmt: skip
+GROUPS = {"sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting"}
+PARTS = {"grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold"}
+FILMED = 4  # images of which the film shows the steps
+register()  # the choice `run`
+
+COMPOSING = threading.Lock()  # Hydra composes for one at a time
+
+
+class Stopped(Exception):
+    """The user has stopped the drawing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: a command, its values by setting, and a picture uint8 (C, H, W) with a mask bool (H, W)."""
+
+    command: str  # sample or edit
+    values: Mapping[str, Any]
+    picture: Tensor | None = None
+    fill: Tensor | None = None
+
+
+@dataclass
+class Result:
+    """What was drawn: uint8 images (n, C, H, W), pictures of the steps, and the record with the exact command."""
+
+    images: Tensor
+    record: dict[str, Any]
+    film: list[Image.Image] = field(default_factory=list)
+    request: Request | None = None
+
+    def archive(self) -> bytes:
+        """A zip file of the images, the user's picture and mask, and the record."""
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as file:
+            for i, image in enumerate(self.images):
+                file.writestr(f"images/{i:02d}.png", _png(image))
+            for name, pixels in _inputs(self.request).items():
+                file.writestr(name, _png(pixels))
+            file.writestr(f"{self.record['made by']}.json", json.dumps(self.record, indent=1, ensure_ascii=False))
+        return made.getvalue()
+
+
+def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
+    """The words of a request, without the model; the picture and the mask are picture.png and mask.png.
+
+    Args:
+        labels: of the model: the classes that may be asked for.
+
+    Raises UserError for a value that is not among the choices, or out of bounds.
+    """
+    words = []
+    for key, value in request.values.items():
+        if value is None:
+            continue
+        if key in NUMBERS:
+            words.append(f"{key}={_number(key, value)}")
+        elif key == "interpolate":
+            words.append("interpolate=[" + ",".join(_number("seed", seed) for seed in value) + "]")
+        elif key in GROUPS or key in PARTS:
+            if value not in (RUN, *choices(key)) or (value == RUN and key not in GROUPS):
+                raise UserError(f"{key}={value!r}: there is no such choice")
+            words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
+        elif key == "label":
+            if value not in labels:
+                raise UserError(f"label={value!r}: there is no such class")
+            words.append(f"label={[*labels].index(value)}")  # its number: a name may be anything
+        else:
+            raise UserError(f"{key}: the studio has no such setting")
+    return [*words, *(f"{Path(name).stem.replace('picture', 'image')}={name}" for name in _inputs(request))]
+
+
+def draw(
+    restored: Restored,
+    device: torch.device,
+    request: Request,
+    watch: Callable[[int, int, Tensor], None] | None = None,
+) -> Result:
+    """Draw what is asked for.
+
+    Args:
+        restored: the model, whose denoiser is on the device.
+        watch: called after each step with its number, their number, and uint8 estimates of the images (n, C, H, W); it
+            may raise Stopped.
+
+    Raises UserError as the commands do, without a path of this machine.
+    """
+    words = words_of(request, restored.labels)
+    with TemporaryDirectory() as folder:
+        for name, pixels in _inputs(request).items():
+            Path(folder, name).write_bytes(_png(pixels))
+        settings = _settings(request.command, words, restored, Path(folder))
+        made = _planned(settings, restored)
+        film: list[Image.Image] = []
+        steps, counted = made.drawing.sampler.steps, itertools.count(1)
+
+        def after_step(_: int, __: int, x: Tensor, estimate: Estimate) -> None:
+            k, seen = next(counted), to_uint8(estimate.x0).cpu()
+            if k % (1 + steps // MOST_FRAMES) == 0 or k == steps:
+                pair = torch.cat([to_uint8(x[:FILMED]).cpu(), seen[:FILMED]])
+                film.append(grid(pair, len(pair) // 2, scale_of(seen, len(pair) // 2)))
+            if watch is not None:
+                watch(k, steps, seen)
+
+        images = made.drawing(restored.denoiser, made.n, device, made.n, None, after_step)
+    seed = made.drawing.seed
+    weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
+    pinned = [f"ckpt={_near(restored.path)}", *([] if weights == "ema" else [f"weights={weights}"]), *words]
+    pinned += [f"seed={seed}"] if request.values.get("seed") is None else []
+    record = recorded(settings, made, restored, command_line(request.command, pinned))
+    record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
+    return Result(images, record, film, request)
+
+
+def stream(
+    restored: Restored, device: torch.device, request: Request, stop: threading.Event
+) -> Iterator[tuple[int, int, Tensor] | Result]:
+    """`draw` in a thread of its own: (step, steps, estimates) as it goes on, and at the end what was drawn.
+
+    Once `stop` is set, or the iterator closed, the thread ends after its current step. Raises what `draw` raises:
+    Stopped in the first case.
+    """
+    queue: Queue[Any] = Queue()
+
+    def watch(k: int, steps: int, seen: Tensor) -> None:
+        if stop.is_set():
+            raise Stopped
+        queue.put((k, steps, seen))
+
+    def work() -> None:
+        try:
+            queue.put(draw(restored, device, request, watch))
+        except Exception as error:  # handed to the thread that waits
+            queue.put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            got = queue.get()
+            if isinstance(got, Exception):
+                raise got
+            yield got
+            if isinstance(got, Result):
+                return
+    finally:
+        stop.set()
+        thread.join()
+
+
+def nearest(images: Tensor, data: ImageData) -> tuple[Tensor, list[str]]:
+    """The training image nearest to each image (n, C, H, W) by the distance of pixels, or its mirror image.
+
+    uint8 (n, C, H, W), and root mean squared distances in words.
+    """
+    train = data.splits["train"].images
+    found, words = [], []
+    for image in images:
+        both = torch.stack([image, image.flip(-1)]).flatten(1).float()
+        distances = torch.cat([squared_distances(both, rows.flatten(1).float()) for rows in train.split(1024)], dim=1)
+        view, j = divmod(int(distances.argmin()), len(train))
+        found.append(torch.flip(train[j], [-1]) if view else train[j])
+        words.append(f"{float(distances.min() / image.numel()) ** 0.5:.0f} of 255 apart")
+    return torch.stack(found), words
+
+
+def _settings(command: str, words: list[str], restored: Restored, folder: Path) -> Any:
+    """The settings of a command line, completed by the run's. The picture and the mask are in `folder`."""
+    schema = COMMANDS[command]
+    found = [word.replace("=", f"={folder}/") if word.endswith(".png") else word for word in words]
+    with COMPOSING:
+        composition = plain(composed(command, ["ckpt=x", "name=studio", *found]))
+        return completed_by(validated(schema, composition), restored, restored.path.name)
+
+
+def _planned(settings: Sample | Edit, restored: Restored) -> Edits:
+    if isinstance(settings, Edit):
+        return edits(settings, restored)
+    nothing = torch.zeros(0, *restored.shape, dtype=torch.uint8)
+    return Edits(make_drawing(settings, restored, labels_of(settings)), settings.n, nothing, "samples")
+
+
+def _inputs(request: Request | None) -> dict[str, Tensor]:
+    """The pictures of a request, uint8, by the name of their file."""
+    given: dict[str, Tensor] = {}
+    if request is not None and request.picture is not None:
+        given["picture.png"] = request.picture
+    if request is not None and request.fill is not None:
+        given["mask.png"] = request.fill.to(torch.uint8)[None].expand(3, -1, -1) * 255
+    return given
+
+
+def _number(key: str, value: Any) -> str:
+    low, high = NUMBERS[key]
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise UserError(f"{key}={value!r}: expected a number from {low} to {high}")
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _near(path: Path) -> str:
+    """The end of a checkpoint's path, as seen from here; of one elsewhere the run's name, without where it is."""
+    here = Path.cwd().resolve()
+    full = path.resolve()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-3:])
+
+
+def _png(image: Tensor) -> bytes:
+    made = io.BytesIO()
+    picture_of(image).save(made, "PNG")
+    return made.getvalue()
+
+
+def training_images(restored: Restored) -> ImageData | None:
+    """The images of the model's recipe, or None where they cannot be loaded, which is said."""
+    try:
+        data: ImageData = make(restored.config["data"], "data")
+        data.prepare_data()
+        data.setup()
+    except UserError as error:
+        console.print(f"without nearest training images: {error}")
+        return None
+    return data

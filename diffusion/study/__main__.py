@@ -1,0 +1,65 @@
+"""Compare samplers on one trained model, or scales of guidance: scores, and what they cost.
+
+python -m diffusion.study sampler ckpt=RUN                                    four samplers, 10 to 50 evaluations
+python -m diffusion.study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    choose them
+python -m diffusion.study sampler ckpt=… 'samplers=[dpm_2m,"dpm_2m grid@sampler.grid=karras"]'   one on two grids
+python -m diffusion.study guidance ckpt=RUN guidance=cfg                      scales of a guidance: see guidance --help
+"""
+
+import sys
+from pathlib import Path
+
+from diffusion.config import inherit
+from diffusion.config.schema import GuidanceStudy, Study
+from diffusion.errors import nearest
+from diffusion.runs.command import command
+from diffusion.runs.importing import importing
+
+ABOUT_GUIDANCE = """\
+Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
+
+python -m diffusion.study guidance ckpt=RUN guidance=cfg                      the run's sampler, scales from 1 to 3
+python -m diffusion.study guidance ckpt=… guidance=cfg scales=[1.5,2] samplers=[ddim,heun] steps=20
+python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],[0.2,1.6]]    also in an interval only
+python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
+"""
+
+inherit.register()  # a study composes samplers as diffusion.sample does
+
+
+def study(settings: Study, folder: Path) -> None:
+    """Write the study of samplers into `folder`."""
+    with importing():
+        from diffusion.study.samplers import study_samplers
+
+    study_samplers(settings, folder)
+
+
+def guidance(settings: GuidanceStudy, folder: Path) -> None:
+    """Write the study of a guidance into `folder`."""
+    with importing():
+        from diffusion.study.guidance import study_guidance
+
+    study_guidance(settings, folder)
+
+
+STUDIES = {  # what can be studied: the first word of the command line
+    "sampler": command("study", Study, __doc__, study),
+    "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, guidance),
+}
+
+
+def main() -> None:
+    """Take the study's name off the command line, because Hydra would read it as an override without a value."""
+    word = next(iter(sys.argv[1:]), "-")
+    if word in STUDIES:
+        del sys.argv[1]
+    elif not word.startswith("-"):
+        what = "names no study" if "=" in word else f"there is no such study{nearest(word, STUDIES)}"
+        print(f"error: {word}: {what}; the first word is one of: {', '.join(STUDIES)}", file=sys.stderr)
+        sys.exit(2)
+    STUDIES.get(word, STUDIES["sampler"])()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""A study of a guidance: its scales and intervals by each sampler, from the same noise and of the same classes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion.checkpoint.restore import Restored
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.inherit import RUN, of_run
+from diffusion.config.schema import GuidanceStudy
+from diffusion.console import console
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import make_sampler
+from diffusion.evaluation.devices import device_name
+from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.process.guidance import Guidance
+from diffusion.report.page.document import write_page
+from diffusion.report.page.study import study_page
+from diffusion.runs.folder import Run
+from diffusion.study.guidance_report import GuidedPoint, interval_text, write
+from diffusion.study.samplers import Trial, measure, node_of, opened
+from diffusion.study.samplers_report import Point
+
+Node = Mapping[str, Any]
+
+
+def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
+    """Score every scale in every interval by every sampler: scores.json, guidance.md, .csv and .png in `folder`."""
+    settings, restored, devices = opened(settings, folder)
+    tried = [*trials_of(settings, restored)]
+    measured, baselines = measure([trial for _, trial in tried], settings, restored, folder, devices)
+    points = []
+    for (sampler, trial), (seconds, scores) in zip(tried, measured, strict=True):
+        guidance, steps = guidance_of(trial), trial.drawing.sampler.steps
+        point = Point(sampler, steps, trial.nfe, seconds, scores)
+        points.append(GuidedPoint(point, guidance.scale, guidance.low, guidance.high))
+    what = type(guidance_of(tried[0][1])).__name__
+    device = device_name(devices[0], len(devices))
+    written = write(points, what, folder, settings.split, device, baselines)
+    for path in [*written, write_page(folder, study_page(Run(folder)))]:
+        console.print(f"  {path}")
+
+
+def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str, Trial]]:
+    """Each sampler's name with its trials: first without guidance, then every other scale in every interval.
+
+    Where no step of a sampler is in an interval, guidance changes nothing, and the trial is left out. Raises UserError
+    for what does not fit the model.
+    """
+    if not settings.guidance:
+        named = ", ".join(name for name in choices("guidance") if name != "none")
+        raise UserError(f"guidance: there is none to study; choose one of {named}, such as guidance=cfg")
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    assert guidance is not None  # there is one where there is a node
+    own = [[guidance.low, guidance.high]]
+    nodes = guidance_nodes(settings.guidance, settings.scales, settings.intervals or own)
+    schedule, guided = restored.denoiser.schedule, 0
+    for name, node in sampler_nodes(settings, restored).items():
+        sampler, unguided = make_sampler(dict(node), restored), 0
+        if sampler.adaptive:
+            raise UserError(f"samplers: {name} chooses its own number of evaluations; a study can't compare its scales")
+        for guidance_node in nodes:
+            guidance = make(guidance_node, "guidance")
+            drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, restored.labels)
+            guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises where there are no labels
+            drawing.guided(restored.denoiser)  # raises where the interval or the weak model does not fit
+            nfe = drawing.evaluations(schedule)
+            trial = Trial(title(name, guidance), drawing, nfe, source_of(node, guidance_node))
+            if guidance.scale == 1:
+                unguided = nfe
+            elif nfe == unguided:
+                console.print(f"{trial.name}: no step of the sampler is in the interval, left out")
+                continue
+            else:
+                guided += 1
+            yield name, trial
+    if not guided:
+        raise UserError("no scale but 1 is left, which is no guidance; give others: scales=[1.5,2,3]")
+
+
+def guidance_nodes(
+    node: Node, scales: Sequence[float], intervals: Sequence[Sequence[float | None]]
+) -> list[dict[str, Any]]:
+    """The configurations of a guidance: of scale 1 once, without an interval; of each other scale in each interval."""
+    found: list[dict[str, Any]] = [{**node, "scale": 1.0, "low": None, "high": None}]
+    for low, high in intervals:
+        found += [{**node, "scale": scale, "low": low, "high": high} for scale in sorted(scales) if scale != 1]
+    return [each for i, each in enumerate(found) if each not in found[:i]]
+
+
+def sampler_nodes(settings: GuidanceStudy, restored: Restored) -> dict[str, dict[str, Any]]:
+    """Name -> the configuration of each sampler, with the steps of the settings where they say how many."""
+    found: dict[str, dict[str, Any]] = {}
+    for words in settings.samplers:
+        if settings.steps is not None and " sampler.steps=" in words:
+            raise UserError(
+                f"samplers: {words}: its steps are given twice, as steps={settings.steps} is for every sampler; leave "
+                "one of them out"
+            )
+        if words == RUN:
+            node = of_run("sampler", restored.config)
+            name = f"{RUN} ({str(node['_target_']).rpartition('.')[2]})"
+        else:
+            name, node = words, node_of(words)
+        found[name] = node if settings.steps is None else {**node, "steps": settings.steps}
+    return found
+
+
+def guidance_of(trial: Trial) -> Guidance:
+    """The guidance of a trial, which has one."""
+    assert trial.drawing.guidance is not None
+    return trial.drawing.guidance
+
+
+def title(sampler: str, guidance: Guidance) -> str:
+    """`heun, scale 2 in (0.19, 1.61]`."""
+    inside = f" in {interval_text(guidance.low, guidance.high)}" if guidance.limited else ""
+    return f"{sampler}, scale {guidance.scale:g}{inside}"

@@ -1,0 +1,192 @@
+"""A study of samplers by network evaluations: each draws from the same noise, and is scored and timed."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config.build import make
+from diffusion.config.choices import choices
+from diffusion.config.composition import choice
+from diffusion.config.schema import AnyStudy, Study
+from diffusion.console import console, count, log_to, quiet_libraries
+from diffusion.errors import UserError
+from diffusion.evaluation.commands import DRAWN, counts_of, make_scorer, warn_of_other_images, write_configuration
+from diffusion.evaluation.cost import evaluations, print_estimate
+from diffusion.evaluation.devices import choose_devices, device_name
+from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source_of
+from diffusion.evaluation.generate import batches_of
+from diffusion.evaluation.inherited import completed_by
+from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.team import team
+from diffusion.metric.record import Score
+from diffusion.process.guidance import Guidance
+from diffusion.process.sampler import Sampler
+from diffusion.process.schedule import Schedule
+from diffusion.report.page.document import write_page
+from diffusion.report.page.study import save_picture, study_page
+from diffusion.runs.folder import Run
+from diffusion.study.samplers_report import Point, write
+
+S = TypeVar("S", bound=AnyStudy)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A sampler with as many steps as a budget of evaluations allows."""
+
+    name: str
+    node: Mapping[str, Any]
+    sampler: Sampler
+    nfe: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a study draws and scores once: its name, how it draws, network evaluations per image, its score's source."""
+
+    name: str
+    drawing: Drawing
+    nfe: int
+    source: Mapping[str, Any]
+
+
+def study_samplers(settings: Study, folder: Path) -> None:
+    """Score every sampler at every budget: scores.json, study.md, study.csv, pareto.png and report.html in `folder`."""
+    settings, restored, devices = opened(settings, folder)
+    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
+    trials = [
+        Trial(
+            setting.name,
+            Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak),
+            setting.nfe,
+            source_of(setting.node, settings.guidance),
+        )
+        for setting in found
+    ]
+    measured, baselines = measure(trials, settings, restored, folder, devices)
+    points = [
+        Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores)
+        for setting, (seconds, scores) in zip(found, measured, strict=True)
+    ]
+    written = write(points, settings.nfe, folder, settings.split, device_name(devices[0], len(devices)), baselines)
+    for path in [*written, write_page(folder, study_page(Run(folder)))]:
+        console.print(f"  {path}")
+
+
+def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
+    """The settings with what they leave to the run, the model, and the devices; the study's log and config.yaml."""
+    quiet_libraries()
+    log_to(folder / "study.log")
+    devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
+    restored = restore(trained(settings.ckpt), settings.weights)
+    write_configuration(folder, settings, restored)
+    return completed_by(settings, restored), restored, devices
+
+
+def measure(
+    trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, devices: Sequence[torch.device]
+) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
+    """The seconds per image and the scores by metric of each trial, in scores.json too; and the baselines' scores.
+
+    All trials draw from the same noise, and of the same classes. The cost is printed first.
+    """
+    n, batch_size, device = settings.n, settings.batch_size, devices[0]
+    scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
+    warn_of_other_images(restored, restored.config["data"], scorer.data)
+    if settings.split == "test":
+        scorer.ledger.warn()
+        console.print(
+            f"warning: choosing among {len(trials)} settings by the test split makes the chosen one's score too good; "
+            "use split=val, and score the chosen one on test, once"
+        )
+    denoiser = restored.denoiser.to(device)
+    total = sum(trial.nfe for trial in trials)
+    work = f"{count(len(trials), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
+    print_estimate(work, denoiser, restored.shape, n, most_of(n, batch_size, len(devices)) * total, batch_size, device)
+    scorer.make_reference()
+    baselines = scorer.write(scorer.baselines(settings.baselines, n))
+    counts = counts_of(scorer.data, settings.split, restored)
+    measured = []
+    with team(denoiser, devices) as together:
+        for i, trial in enumerate(trials, start=1):
+            label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
+            drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
+            file.unlink(missing_ok=True)  # a part that a study left has no time, so all is drawn again
+            drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
+            began = time.perf_counter()
+            images = together.draw(drawing, drawn, label)
+            seconds = (time.perf_counter() - began) / n
+            source = {**trial.source, "seed": drawing.seed, **restored.source}
+            new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
+            save_picture(images, source, folder)
+            drawn.remove()
+            measured.append((seconds, {score.metric: score for score in new}))
+    return measured, baselines
+
+
+def settings_of(
+    samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule, guidance: Guidance | None = None
+) -> list[Setting]:
+    """Every sampler at every budget, with the most steps that the budget allows; each setting once.
+
+    Args:
+        samplers: Choices of conf/sampler, each followed by overrides: `dpm_3m grid@sampler.grid=karras`. `all` is every
+            choice; those that do not fit the schedule are left out, and printed with the reason.
+    """
+    every = samplers == "all"
+    found: dict[str, Setting] = {}
+    for words in choices("sampler") if every else samplers:
+        base = node_of(words)
+        for budget in sorted(budgets):
+            try:
+                setting = within_budget(budget, words, base, schedule, guidance)
+            except UserError as error:
+                if not every:
+                    raise
+                console.print(f"{words}: left out from {budget} evaluations on ({error})")
+                break  # more steps do not fit either
+            if setting is None:
+                console.print(f"{words}: not within {budget} evaluations, left out")
+            else:
+                found.setdefault(json.dumps([words, setting.sampler.steps]), setting)
+    if not found:
+        raise UserError(f"nfe={list(budgets)}: no sampler runs within so few evaluations; raise nfe")
+    return list(found.values())
+
+
+def node_of(words: str) -> dict[str, Any]:
+    """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
+    name, *overrides = words.split()
+    return choice("sampler", name, overrides)
+
+
+def within_budget(
+    budget: int, words: str, base: Mapping[str, Any], schedule: Schedule, guidance: Guidance | None = None
+) -> Setting | None:
+    """The sampler with the most steps within `budget` evaluations; None where one step is too many.
+
+    Raises UserError where it does not fit the schedule, or chooses its evaluations itself.
+    """
+    for steps in range(most_steps(base, budget, schedule, words), 0, -1):  # the first one, unless there is guidance
+        node = {**base, "steps": steps}
+        sampler: Sampler = make(node, "sampler")
+        if (nfe := evaluations(sampler, schedule, guidance)) <= budget:
+            return Setting(words, node, sampler, nfe)
+    return None
+
+
+def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
+    """The most steps within `budget` without guidance: each step takes as many evaluations as the others."""
+    samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
+    if samplers[0].adaptive:
+        raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")
+    two, three = (evaluations(sampler, schedule) for sampler in samplers)
+    return max(0, 2 + (budget - two) // (three - two))

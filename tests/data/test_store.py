@@ -1,0 +1,148 @@
+"""Decoded images are mapped and not copied, and preparing them goes on where it was killed."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.data import Folder, batches, duplicates, folder, store
+from diffusion.data.batches import Split
+from diffusion.data.store import Made
+
+SHAPE = (3, 4, 4)
+
+
+def rows(first: int, n: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+    """Items first, …, n − 1, of which every third has no image, and every fourth two."""
+    for i in range(first, n):
+        number = 0 if i % 3 == 2 else 1 + (i % 4 == 3)
+        images = [np.full(SHAPE, (i + k) % 256, np.uint8) for k in range(number)]
+        yield images, Made([f"{i}.{k}" for k in range(number)], [f"c{i}"] * number, [{"path": f"{i}"}] * (not number))
+
+
+def whole(folder: Path) -> store.Decoded:
+    return store.stored(folder / "whole", SHAPE, lambda first: rows(first, 50))
+
+
+def mapped(values: torch.Tensor) -> bool:
+    """Whether the values are in a file that is mapped."""
+    address = values.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, end = (int(word, 16) for word in line.split()[0].split("-"))
+        if first <= address < end:
+            return line.endswith(".bin")
+    return False
+
+
+@pytest.mark.parametrize("killed", [1, 9, 10, 11, 33, 49])
+def test_preparing_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+    monkeypatch.setattr(store, "EVERY", 10)
+    begun = []
+
+    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        begun.append(first)
+        for i, made in enumerate(rows(first, 50), first):
+            if i == killed and len(begun) == 1:
+                raise KeyboardInterrupt
+            yield made
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stored(tmp_path / "images", SHAPE, make)
+    again, alone = store.stored(tmp_path / "images", SHAPE, make), whole(tmp_path)
+    assert begun == [0, killed // 10 * 10]
+    assert torch.equal(again.images, alone.images)
+    assert (again.made, again.hash) == (alone.made, alone.hash)
+    assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
+
+
+def test_a_note_that_was_not_written_whole_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "EVERY", 10)
+
+    def stopped(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        yield from rows(first, 25)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stored(tmp_path / "images", SHAPE, stopped)
+    log = tmp_path / "images.progress"
+    log.write_text(log.read_text()[:-30])
+    begun = []
+
+    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        begun.append(first)
+        return rows(first, 50)
+
+    again = store.stored(tmp_path / "images", SHAPE, make)
+    assert begun == [10]
+    assert torch.equal(again.images, whole(tmp_path).images)
+
+
+def test_a_file_that_was_only_copied_is_intact_and_is_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = whole(tmp_path)
+    os.utime(tmp_path / "whole.bin", ns=(0, time.time_ns()))
+    for _ in range(2):
+        found = store.read(tmp_path / "whole", SHAPE)
+        assert found is not None
+        assert found.hash == made.hash
+        monkeypatch.setattr(store, "_hash", lambda _: pytest.fail("the file was hashed"))
+
+
+def test_nothing_is_copied_but_the_batch(photos: Path, cache: Path) -> None:
+    data = Folder(root=photos, resolution=8, batch_size=4, val=8, test=8)
+    data.prepare_data()
+    assert all(mapped(split.images) for split in data.splits.values())
+    assert not mapped(data.splits["train"].images.clone())
+    held, train = (loader.dataset for loader in data.val_dataloader())
+    assert held is data.splits["val"]
+    assert train.split is data.splits["train"]  # the training images of the validation
+
+
+def test_another_seed_decodes_nothing_and_a_second_start_hashes_nothing(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(seed: int) -> Folder:
+        data = Folder(root=photos, resolution=8, batch_size=4, val=8, test=8, seed=seed)
+        data.prepare_data()
+        return data
+
+    first, keys = load(0), {}
+    monkeypatch.setattr(folder, "decoded", lambda *_: pytest.fail("a file was decoded"))
+    keys = load(1).keys
+    assert keys != first.keys
+    monkeypatch.setattr(batches, "hash_of", lambda _: pytest.fail("the pixels were hashed"))
+    monkeypatch.setattr(store, "_hash", lambda _: pytest.fail("the file was hashed"))
+    assert (load(0).keys, load(1).keys) == (first.keys, keys)
+
+
+def test_near_duplicates_do_not_depend_on_how_many_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.Generator().manual_seed(0)
+    train, val = (torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=draws) for n in (70, 40))
+    val[[3, 17, 39]] = train[[69, 0, 31]]
+    train[[5, 50]] = train[[31, 31]]  # of several equal ones the first is named
+    splits = {
+        name: Split(images, [f"{name}{i}" for i in range(len(images))])
+        for name, images in {"train": train, "val": val}.items()
+    }
+    expected = duplicates.across(splits)
+    assert [(pair.name, pair.of) for pair in expected] == [
+        ("val3", "train69"),
+        ("val17", "train0"),
+        ("val39", "train5"),
+    ]
+    monkeypatch.setattr(duplicates, "KNOWN", 16)
+    monkeypatch.setattr(duplicates, "ROWS", 7)
+    assert duplicates.across(splits) == expected
+    assert duplicates.repeats(val, train, duplicates.EITHER_WAY).nonzero().flatten().tolist() == [3, 17, 39]
+
+
+def test_what_the_file_holds_is_said_beside_it(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    about = json.loads((tmp_path / "whole.json").read_text())
+    assert (about["hash"], len(about["made"]["names"])) == (made.hash, len(made.images))

@@ -1,0 +1,205 @@
+"""`diffusion.edit`, and the same by the library: variants of a picture, filling a part, images between two noises."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.evaluation.drawing import Drawing
+from diffusion.library import Model
+from diffusion.process.inpainting import RePaint
+from diffusion.process.sampler import DDIM
+from diffusion.report.images import tiles
+from tests.support.composing import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny) -> Path:
+    folder: Path = tmp_path_factory.mktemp("runs") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Model:
+    return diffusion.load(run, device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """picture.png, 16×8 and red in the middle; mask.png, white in the right half of that middle; and bad ones."""
+    picture = np.full((8, 16, 3), 40, np.uint8)
+    picture[:, 4:12] = (200, 30, 90)
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    mask = np.zeros((8, 16), np.uint8)
+    mask[:, 8:12] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(mask.T).save(tmp_path / "tall.png")
+    Image.fromarray(0 * mask).save(tmp_path / "black.png")
+    Image.fromarray(0 * mask + 255).save(tmp_path / "white.png")
+    Image.fromarray(picture[:4]).save(tmp_path / "small.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "picture.png").read_bytes()[:60])
+    (tmp_path / "text.png").write_text("no picture")
+    return tmp_path
+
+
+PICTURE = torch.tensor([200, 30, 90], dtype=torch.uint8).reshape(3, 1, 1).expand(3, 8, 8)
+FILL = (torch.arange(8) >= 4).expand(8, 8)
+
+
+def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
+    status, out, err = command("edit", [f"ckpt={run}", "device=cpu", f"hydra.run.dir={folder}", *words])
+    assert status == 0, out + err
+    with np.load(Path(folder) / "images.npz") as saved:
+        return torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "draw"),
+    [
+        (["image=picture.png"], lambda m: m.edit("picture.png", n=8)),
+        (
+            ["image=picture.png", "strength=0.3", "n=3", "seed=5", "sampler=heun", "sampler.steps=6"],
+            lambda m: m.edit(PICTURE, 0.3, 3, seed=5, sampler="heun", steps=6, batch_size=2),
+        ),
+        (["image=picture.png", "mask=mask.png"], lambda m: m.inpaint("picture.png", "mask.png")),
+        (
+            ["image=picture.png", "mask=mask.png", "inpainting.passes=2", "n=3"],
+            lambda m: m.inpaint(PICTURE, FILL, RePaint(2), n=3),
+        ),
+        (
+            ["image=picture.png", "mask=mask.png", "inpainting=split_gibbs", "sampler=dpm_2m_sde", "sampler.steps=5"],
+            lambda m: m.inpaint(PICTURE, FILL, "split_gibbs", sampler="dpm_2m_sde", steps=5),
+        ),
+        (["interpolate=[3,4]", "frames=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
+    ],
+)
+def test_the_library_draws_what_the_command_draws(command, run, model, pictures, words, draw):
+    expected = drawn(command, run, *words)
+    assert torch.equal(draw(model), expected)
+    assert len(expected.flatten(1).unique(dim=0)) == len(expected)
+
+
+@pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["image=picture.png", "n=2"]])
+def test_the_recorded_command_draws_the_same_again(command, run, pictures, words):
+    first = drawn(command, run, *words, "inpainting.passes=2", "sampler.steps=3")
+    record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # as strict readers do
+    python, _, name, *again = shlex.split(record["command"])
+    assert (python, name) == ("python", "diffusion.edit")
+    status, out, err = command("edit", [*again, "hydra.run.dir=again"])
+    assert status == 0, out + err
+    with np.load("again/images.npz") as saved:
+        assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
+    assert json.loads(Path("again/edit.json").read_text()) == {**record, "command": record["command"]}
+    assert record["seed"] == 0
+    assert "seed=0" in again
+    assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 2)
+    assert ("inpainting" in record) == ("mask=mask.png" in words)
+
+
+def test_known_pixels_come_back_exactly_and_the_others_differ(command, run, pictures):
+    for method in ("repaint", "split_gibbs"):
+        images = drawn(command, run, "image=picture.png", "mask=mask.png", f"inpainting={method}", folder=method)
+        assert torch.equal(images[:, :, :, :4], PICTURE[:, :, :4].expand(8, 3, 8, 4))
+        assert not torch.equal(images[:, :, :, 4:], PICTURE[:, :, 4:].expand(8, 3, 8, 4))
+        tile = tiles(Image.open(f"{method}/grid.png"))
+        shown = [each[:: len(each) // 8, :: len(each) // 8] for each in tile]
+        assert (shown[0] == (200, 30, 90)).all()  # the picture, and then what is known of it
+        assert (shown[1][:, :4] == shown[0][:, :4]).all()
+        assert (shown[1][:, 4:] == 127).all()
+        assert (shown[8] == images[0].permute(1, 2, 0).numpy()).all()
+        assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
+
+
+def test_the_cost_is_said_before(command, run, pictures):
+    for words, line in (
+        (["image=picture.png"], "strength=0.6: 2 of 4 steps, from the noise level sigma/alpha ="),
+        (["image=picture.png"], "8 samples × 2 network evaluations: about"),
+        (["image=picture.png", "mask=mask.png", "n=3"], "3 samples × 31 network evaluations: about"),
+        (["image=picture.png", "mask=mask.png", "n=3"], "filling 50% of the picture"),
+        (["interpolate=[0,1]", "frames=3"], "3 samples × 4 network evaluations: about"),
+    ):
+        status, out, _ = command("edit", [f"ckpt={run}", "device=cpu", *words])
+        assert status == 0
+        assert line in out
+
+
+def test_both_ends_between_two_noises_are_the_samples_of_their_seeds(command, run, model, pictures):
+    images = drawn(command, run, "interpolate=[7,2]", "sampler=dpm_2m_sde", "sampler.steps=3")
+    ends = [model.sample(1, "dpm_2m_sde", seed=seed, steps=3)[0] for seed in (7, 2)]
+    assert torch.equal(images[0], ends[0])
+    assert torch.equal(images[-1], ends[1])
+    assert Image.open("out/grid.png").height == Image.open("out/images/0.png").height * (
+        Image.open("out/grid.png").width // (8 * 8)
+    )
+    assert Image.open("out/interpolation.gif").n_frames == 8
+
+
+def test_all_images_between_two_noises_are_of_the_class_of_the_first():
+    labelled = SimpleNamespace(network=SimpleNamespace(classes=3))
+    drawing = Drawing(DDIM(2), (3, 8, 8), 0, counts={"a": 1, "b": 2, "c": 1})
+    assert drawing.conditions(labelled, 4)["classes"].unique().numel() > 1
+    on_the_way = replace(drawing, between=(0, 1))
+    assert on_the_way.conditions(labelled, 4)["classes"].tolist() == [1] * 4
+    assert replace(on_the_way, labels="c").conditions(labelled, 3)["classes"].tolist() == [2] * 3
+
+
+REFUSED = [
+    ([], "give either image=PICTURE, or interpolate=[SEED,SEED]"),
+    (["image=picture.png", "interpolate=[0,1]"], "give either image=PICTURE, or interpolate=[SEED,SEED]"),
+    (["mask=mask.png", "interpolate=[0,1]"], "mask: it is for a picture"),
+    (["strength=0.5", "interpolate=[0,1]"], "strength: it is for a picture"),
+    (["image=picture.png", "mask=mask.png", "strength=0.5"], "strength: a mask says what is drawn anew"),
+    (["interpolate=[0,1]", "labels=[1,2]"], "labels: all images between two noises are of one class"),
+    (["interpolate=[1,1]"], "both ends have the same seed"),
+    (["interpolate=[1]"], "expected two seeds"),
+    (["image=picture.png", "strength=0"], "strength=0: expected"),
+    (["image=picture.png", "strength=1.5"], "strength=1.5: expected"),
+    (["image=nowhere.png"], "image=nowhere.png: there is no such file"),
+    (["image=."], "image=.: there is no such file"),
+    (["image=picture.png", "mask=nowhere.png"], "mask=nowhere.png: there is no such file"),
+    (["image=small.png"], "image=small.png: 16x4 pixels, smaller than 8x8; give"),
+    (["image=broken.png"], "image=broken.png: can't be decoded"),
+    (["image=text.png"], "image=text.png: not an image in a known format"),
+    (["image=picture.png", "mask=text.png"], "mask=text.png: not an image in a known format"),
+    (["image=picture.png", "mask=tall.png"], "mask=tall.png: its width is 0.5 times its height, and the picture's 2"),
+    (["image=picture.png", "mask=black.png"], "mask: every pixel is known, so there is nothing to fill"),
+    (["image=picture.png", "mask=white.png"], "mask: all of the picture is filled"),
+    (["image=picture.png", "mask=mask.png", "inpainting=repint"], "did you mean repaint"),
+    (["image=picture.png", "mask=mask.png", "inpainting.passes=0"], "passes"),
+    (["image=picture.png", "label=3"], "the model was trained without labels"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), REFUSED)
+def test_bad_input_is_one_line(command, run, pictures, words, line):
+    status, out, err = command("edit", [f"ckpt={run}", "device=cpu", *words])
+    assert status == 2, out + err
+    (said,) = err.splitlines()
+    assert said.startswith("error: ")
+    assert line in said
+
+
+@pytest.mark.parametrize(
+    ("draw", "line"),
+    [
+        (lambda m: m.edit(PICTURE.float()), r"image: got float32 \(3, 8, 8\); expected uint8 \(3, 8, 8\), or a file"),
+        (lambda m: m.edit(PICTURE[:, :4]), r"image: got uint8 \(3, 4, 8\)"),
+        (lambda m: m.inpaint(PICTURE, FILL.float()), r"mask: got float32 \(8, 8\); expected bool \(8, 8\)"),
+        (lambda m: m.inpaint(PICTURE, FILL, "repint"), "did you mean repaint"),
+        (lambda m: m.edit(PICTURE, 0.0), "strength=0: it must be above 0"),
+        (lambda m: m.edit(PICTURE, stepz=3), "sampler.stepz"),
+    ],
+)
+def test_bad_arguments_are_one_line(model, draw, line):
+    with pytest.raises(UserError, match=line):
+        draw(model)

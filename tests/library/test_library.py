@@ -1,0 +1,147 @@
+"""The library equals the commands; the core needs neither Hydra nor Lightning."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor, nn
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.library import Model
+from diffusion.process.denoiser import Denoiser, clip
+from diffusion.process.objective import Simple
+from diffusion.process.prediction import X0
+from diffusion.process.sampler import DDIM
+from diffusion.process.schedule import cosine
+from diffusion.randomness import Streams
+from tests.support.composing import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny) -> Path:
+    folder: Path = tmp_path_factory.mktemp("runs") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Model:
+    return diffusion.load(run, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "sampler", "settings"),
+    [
+        ([], None, {}),
+        (["sampler.steps=3"], None, {"steps": 3}),
+        (["sampler=heun", "sampler.steps=2", "grid@sampler.grid=karras"], "heun", {"steps": 2, "grid": "karras"}),
+    ],
+)
+def test_samples_are_those_of_the_command(command, run, model, tmp_path, words, sampler, settings):
+    checkpoint = run / "checkpoints/last.ckpt"
+    status, out, err = command(
+        "sample", [f"ckpt='{checkpoint}'", "n=5", "seed=7", "hydra.run.dir=out", "device=cpu", *words]
+    )
+    assert status == 0, out + err
+    with np.load(tmp_path / "out/images.npz") as saved:
+        expected = torch.from_numpy(saved["images"]).permute(0, 3, 1, 2)
+    images = model.sample(5, sampler, seed=7, batch_size=2, **settings)
+    assert images.dtype == torch.uint8
+    assert torch.equal(images, expected)
+
+
+def test_a_run_a_checkpoint_and_an_exported_file_are_one_model(command, run, model, tmp_path):
+    checkpoint = run / "checkpoints/last.ckpt"
+    subprocess.run(
+        [sys.executable, "-m", "diffusion.export", str(checkpoint), str(tmp_path / "x.safetensors")], check=True
+    )
+    for path in (checkpoint, str(tmp_path / "x.safetensors")):
+        assert torch.equal(diffusion.load(path).sample(3, seed=1), model.sample(3, seed=1))
+
+
+def test_a_sampler_can_be_an_object(model):
+    assert torch.equal(model.sample(2, DDIM(steps=4, threshold=clip)), model.sample(2, "ddim", steps=4))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "settings", "words"),
+    [
+        ("hein", {}, "sampler=hein: there is no such choice (did you mean heun?)"),
+        ("heun", {"stepz": 3}, "stepz"),
+        ("heun", {"steps": "many"}, "sampler.steps=many: expected a whole number"),
+        (None, {"stepz": 3}, "sampler.stepz: the run's sampler has no such setting"),
+        ("heun", {"grid": "karas"}, "grid=karas: there is no such choice (did you mean karras"),
+    ],
+)
+def test_what_there_is_not_is_one_line(model, sampler, settings, words):
+    with pytest.raises(UserError) as refused:
+        model.sample(1, sampler, **settings)
+    assert words in str(refused.value)
+
+
+def test_scores_are_those_of_the_command(command, photos, tmp_path):
+    status, out, err = command(
+        "evaluate",
+        [f"images='{photos}'", "data=folder", f"data.root='{photos}'", "data.resolution=24", "features=lite0",
+         "baselines=[]", "hydra.run.dir=out", "device=cpu"],
+    )  # fmt: skip
+    assert status == 0, out + err
+    expected = {s["metric"]: s for s in json.loads((tmp_path / "out/scores.json").read_text()) if s["what"] == "images"}
+    data = diffusion.data.Folder(root=str(photos), resolution=24, val=0, test=0, batch_size=1)
+    data.prepare_data()
+    images = data.splits["train"].images
+    scores = diffusion.score(images, reference=photos, features="lite0", device="cpu")
+    assert {name: score.value for name, score in scores.items()} == {n: s["value"] for n, s in expected.items()}
+    assert {name: score.low for name, score in scores.items()} == {n: s.get("low") for n, s in expected.items()}
+    assert scores["fd_lite0"].reference.split == "val"
+
+
+def test_the_bundled_photographs_are_the_reference_and_hydra_is_left_as_it_was():
+    before = GlobalHydra.instance().hydra
+    images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    score = diffusion.score(images, reference="landscapes", split="test", features="lite0", device="cpu")["fd_lite0"]
+    assert (score.reference.n, score.resolution) == (250, "32x32")
+    assert GlobalHydra.instance().hydra is before
+    with pytest.raises(UserError, match="split=tset: expected one of train, val, test"):
+        diffusion.score(images, split="tset", features="lite0")
+
+
+class Constant(nn.Module):
+    """Predicts one picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.picture = nn.Parameter(torch.zeros(1, 3, 8, 8))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return self.picture.expand(len(x), -1, -1, -1)
+
+
+def test_any_network_trains_in_a_plain_loop():
+    """As the README shows it."""
+    denoiser, objective = Denoiser(Constant(), cosine(), X0()), Simple()
+    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.1)
+    x0 = torch.full((16, 3, 8, 8), 0.7)
+    for step in range(150):
+        loss = objective(denoiser, x0, Streams.of(len(x0), "train", step))["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    streams = Streams.of(4, "sample", 0)
+    images = DDIM(steps=5)(denoiser, streams.normal(3, 8, 8), streams)
+    assert images.shape == (4, 3, 8, 8)
+    assert (images - 0.7).abs().max() < 0.05
+
+
+def test_the_core_imports_neither_hydra_nor_lightning():
+    program = (
+        "import sys; import diffusion, diffusion.process.sampler, diffusion.process.objective, diffusion.model.unet\n"
+        "assert not {'hydra', 'lightning', 'omegaconf', 'pydantic'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

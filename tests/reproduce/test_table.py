@@ -1,0 +1,94 @@
+"""A committed table: what it keeps, and when another one agrees with it."""
+
+import math
+import re
+
+import pytest
+
+from diffusion.report.comparison import recipes_table
+from diffusion.report.recipes import Column, Mean
+from diffusion.reproduce.ranks import ranks_table
+from diffusion.reproduce.table import Table, agree, disagreements
+
+SHOWN = ("fd", "coverage")
+COLUMNS = (Column("fd", True, "fd: how"), Column("coverage", False, "coverage: how"))
+NUMBERS = {
+    ("linear", "a,b"): {"0": {"fd": 10.0, "coverage": 0.5}, "1": {"fd": 12.0, "coverage": 0.25}},
+    ("cosine", "—"): {"0": {"fd": 0.1 + 0.2}, "1": {"fd": 1e-7}},
+}
+TABLE = Table(("schedule", "note"), COLUMNS, NUMBERS)
+
+
+def changed(recipe, column, values):
+    """TABLE with other numbers of a cell, by seed; without them where `values` is None."""
+    numbers = {key: {seed: dict(row) for seed, row in rows.items()} for key, rows in NUMBERS.items()}
+    for i, seed in enumerate(numbers[recipe]):
+        if values is None:
+            del numbers[recipe][seed][column]
+        else:
+            numbers[recipe][seed][column] = values[i]
+    return Table(TABLE.settings, COLUMNS, numbers)
+
+
+def test_nothing_is_lost_on_the_way_to_a_file():
+    again = Table.read(TABLE.text(), TABLE.protocols())
+    assert again == TABLE
+    assert recipes_table(again.comparison(SHOWN)) == recipes_table(TABLE.comparison(SHOWN))
+    assert "coverage" not in recipes_table(TABLE.comparison(["fd"]))
+    assert "| linear | a,b | 2 | 11 ± 13 ≈ |" in recipes_table(TABLE.comparison(SHOWN))
+
+
+def test_every_cell_that_differs_is_named():
+    assert [*disagreements(TABLE, TABLE)] == []
+    within = changed(("linear", "a,b"), "fd", [20.0, 22.0])  # each has an interval of ± 12.7
+    assert [*disagreements(TABLE, within)] == []
+    beyond = changed(("linear", "a,b"), "fd", [30.0, 32.0])
+    assert [*disagreements(TABLE, beyond)] == ["schedule=linear, note=a,b: fd is 31 ± 13, committed: 11 ± 13"]
+    lost = changed(("cosine", "—"), "fd", None)
+    assert [*disagreements(TABLE, lost)] == ["schedule=cosine, note=—: fd was not measured again"]
+    (line,) = disagreements(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS))
+    assert line == "coverage: measured otherwise: else; committed: coverage: how"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ((0.0, 3.0, 3), (5.0, 4.0, 3), True),
+        ((0.0, 3.0, 3), (5.1, 4.0, 3), False),
+        ((1.0, math.nan, 1), (1.0, math.nan, 1), True),
+        ((1.0, math.nan, 1), (1.01, 5.0, 3), False),
+    ],
+)
+def test_means_agree_within_the_interval_of_their_difference(a, b, same):
+    assert agree(Mean(*a), Mean(*b)) == same
+
+
+def ranked(models: dict[str, list[tuple[float, float, float]]]) -> str:
+    """The table of ranks of recipes, each with the numbers of its seeds: a distance, another one, and a coverage."""
+    names = {"fd": True, "kid": True, "coverage": False}
+    numbers = {
+        (recipe,): {str(seed): dict(zip(names, values, strict=True)) for seed, values in enumerate(seeds)}
+        for recipe, seeds in models.items()
+    }
+    columns = tuple(Column(name, lower, name) for name, lower in names.items())
+    return ranks_table(Table(("recipe",), columns, numbers), [*names, "not measured"])
+
+
+def test_rankings_are_compared_from_good_to_bad():
+    text = ranked({f"{i}": [(i + s / 10, i**3 + s / 10, -i - s / 10) for s in range(2)] for i in range(6)})
+    assert "| fd | kid | 1.00 | [1.00, 1.00] |" in text
+    assert "| fd | coverage | 1.00 | [1.00, 1.00] |" in text
+    opposite = ranked({f"{i}": [(i, -i, i)] for i in range(6)})
+    assert "| fd | kid | -1.00 | [-1.00, -1.00] |" in opposite
+    assert "| kid | coverage | 1.00 |" in opposite
+
+
+def test_seeds_that_agree_are_no_evidence_about_recipes():
+    """By chance alone: six recipes in another order, with many seeds each."""
+    order = [2.0, 0.0, 4.0, 1.0, 5.0, 3.0]
+    text = ranked({f"{i}": [(i, order[i], 0.0)] * 50 for i in range(6)})
+    low, high = map(float, re.search(r"fd \| kid \| 0.49 \| \[(.*), (.*)\]", text).groups())
+    assert low < 0 < 0.9 < high
+    assert "| fd | coverage | — | — |" in text
+    few = ranked({f"{i}": [(i, i, i)] for i in range(4)})
+    assert "| fd | kid | 1.00 | — |" in few

@@ -1,0 +1,163 @@
+"""What the studio draws, the command line draws again; values of a user reach it only within bounds."""
+
+import io
+import json
+import shlex
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.restore import Restored, restore
+from diffusion.errors import UserError
+from diffusion.studio import __main__ as command_module
+from diffusion.studio import requests
+from diffusion.studio.requests import Request, Result, Stopped, draw, stream, words_of
+from tests.support.composing import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny) -> Path:
+    folder: Path = tmp_path_factory.mktemp("somewhere") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run) -> Restored:
+    return restore(trained(str(run)), "ema")
+
+
+PICTURE = torch.arange(3 * 64).reshape(3, 8, 8).to(torch.uint8)
+FILL = (torch.arange(8) >= 4).expand(8, 8)
+
+REQUESTS = [
+    Request(
+        "sample", {"n": 3, "seed": 5, "sampler": "heun", "sampler.steps": 3, "grid": "karras", "threshold": "clip"}
+    ),
+    Request("sample", {"n": 2, "sampler": "run", "guidance": "none", "label": None}),
+    Request("edit", {"interpolate": [3, 4], "frames": 3}),
+    Request("edit", {"n": 2, "strength": 0.5, "seed": 1}, PICTURE),
+    Request("edit", {"n": 2, "inpainting": "repaint", "inpainting.passes": 2}, PICTURE, FILL),
+    Request("edit", {"n": 2, "inpainting": "split_gibbs", "inpainting.rounds": 2}, PICTURE, FILL),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_the_command_of_a_drawing_draws_it_again(command, run, model, tmp_path, request_):
+    seen = []
+    result = draw(model, CPU, request_, lambda k, steps, images: seen.append((k, steps, len(images))))
+    with zipfile.ZipFile(io.BytesIO(result.archive())) as file:
+        file.extractall(tmp_path)
+        record = json.loads(file.read(f"{request_.command}.json"))
+        saved = [
+            np.asarray(Image.open(io.BytesIO(file.read(f"images/{i:02d}.png")))) for i in range(len(result.images))
+        ]
+    assert record == result.record
+    python, _, module, ckpt, *words = shlex.split(record["command"])
+    assert (python, module, ckpt) == (
+        "python", f"diffusion.{request_.command}", "ckpt=run/checkpoints/last.ckpt"
+    )  # fmt: skip
+    assert f"seed={record['seed']}" in words
+    status, out, err = command(request_.command, [f"ckpt={run}", *words, "hydra.run.dir=out", "device=cpu"])
+    assert status == 0, out + err
+    with np.load("out/images.npz") as drawn:
+        assert (drawn["images"] == np.stack(saved)).all()
+        assert (drawn["images"] == result.images.permute(0, 2, 3, 1).numpy()).all()
+    steps = seen[0][1]
+    assert seen == [(k, steps, len(result.images)) for k in range(1, steps + 1)]
+    assert len(result.film) == steps
+    assert str(run.parent) not in json.dumps(record)
+
+
+def test_known_pixels_come_back_and_two_users_at_once_get_their_own(model):
+    alone = [draw(model, CPU, request).images for request in REQUESTS]
+    assert torch.equal(alone[4][:, :, :, :4], PICTURE[:, :, :4].expand(2, 3, 8, 4))
+    with ThreadPoolExecutor(6) as pool:
+        together = [*pool.map(lambda request: draw(model, CPU, request).images, REQUESTS)]
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_drawing_can_be_followed_and_stopped(model):
+    stop = threading.Event()
+    *steps, result = stream(model, CPU, REQUESTS[0], stop)
+    assert [k for k, _, _ in steps] == [1, 2, 3]
+    assert isinstance(result, Result)
+    before = threading.active_count()
+    stop = threading.Event()
+    running = stream(model, CPU, Request("sample", {"n": 1, "sampler": "ddim", "sampler.steps": 1000}), stop)
+    assert next(running)[0] == 1
+    stop.set()
+    with pytest.raises(Stopped):
+        for _ in running:
+            pass
+    closed = stream(
+        model, CPU, Request("sample", {"n": 1, "sampler": "ddim", "sampler.steps": 1000}), threading.Event()
+    )
+    next(closed)
+    closed.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"n": 17}, "n=17: expected a number from 1 to 16"),
+        ({"n": "1 ckpt=x"}, "n='1 ckpt=x': expected a number"),
+        ({"n": True}, "n=True: expected a number"),
+        ({"sampler.steps": float("nan")}, "sampler.steps=nan: expected a number"),
+        ({"strength": 2}, "strength=2: expected a number from 0.01 to 1"),
+        ({"seed": -1}, "seed=-1: expected a number"),
+        ({"interpolate": [0, "${oc.env:HOME}"]}, "expected a number"),
+        ({"sampler": "ddim ckpt=x"}, "sampler='ddim ckpt=x': there is no such choice"),
+        ({"sampler": "../sampler/ddim"}, "there is no such choice"),
+        ({"grid": "run"}, "grid='run': there is no such choice"),
+        ({"label": "${oc.env:HOME}"}, "label='${oc.env:HOME}': there is no such class"),
+        ({"guidance.ckpt": "x"}, "guidance.ckpt: the studio has no such setting"),
+        ({"sampler._target_": "os.system"}, "sampler._target_: the studio has no such setting"),
+    ],
+)
+def test_no_word_of_a_user_is_composed(values, line):
+    with pytest.raises(UserError) as refused:
+        words_of(Request("sample", values), {"sky": 3, "water": 4})
+    assert line in str(refused.value)
+
+
+def test_classes_are_asked_for_by_their_number():
+    assert words_of(Request("sample", {"label": "water"}), {"sky": 3, "water": 4}) == ["label=1"]
+
+
+def test_the_nearest_training_image_may_be_mirrored(tmp_path):
+    class Data:
+        splits = {"train": type("Split", (), {"images": torch.stack([PICTURE, 255 - PICTURE, PICTURE // 2])})}  # noqa: RUF012
+
+    near, words = requests.nearest(torch.stack([PICTURE.flip(-1), 250 - PICTURE]), Data())
+    assert torch.equal(near[0], PICTURE.flip(-1))
+    assert torch.equal(near[1], 255 - PICTURE)
+    assert words == ["0 of 255 apart", "5 of 255 apart"]
+
+
+def test_training_images_that_are_gone_are_done_without(model, capsys):
+    data = requests.training_images(model)
+    assert data is not None
+    assert len(data.splits["train"]) > 0
+    gone = {**model.config, "data": {**model.config["data"], "root": "nowhere"}}
+    assert requests.training_images(replace(model, config=gone)) is None
+    assert "without nearest training images: data.root" in capsys.readouterr().out
+
+
+def test_without_gradio_one_line_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setattr(command_module, "find_spec", lambda name: None)
+    assert command_module.main(["ckpt=nowhere"]) == 2
+    assert capsys.readouterr().err == (
+        "error: the studio needs gradio, which is not here: pip install 'diffusion-experiments[studio]'\n"
+    )

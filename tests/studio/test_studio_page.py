@@ -1,0 +1,221 @@
+"""The studio's page over HTTP: it draws, stops and saves, and keeps sessions apart."""
+
+import base64
+import html
+import io
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("gradio", reason="the studio's page needs gradio: pip install 'diffusion-experiments[studio]'")
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import diffusion
+from diffusion.errors import UserError
+from diffusion.studio import page as studio_page
+from diffusion.studio.requests import Request, training_images, words_of
+from tests.support.browser import chromium, visit
+from tests.support.composing import train
+
+__all__ = ["chromium"]
+
+COMMON = (4, "heun", 3, "as usual", "as usual", "run", "", "as usual")  # the seed, the sampler, its steps, …
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("somewhere") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
+    return diffusion.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def address(model, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.chdir(tmp_path_factory.mktemp("here"))
+    patch.setenv("GRADIO_TEMP_DIR", "")  # so that it will be as it was
+    patch.setenv("NO_PROXY", "127.0.0.1")  # a proxy of the machine is not asked for this one's page
+    patch.setattr(Image, "ID", [*Image.ID])
+    patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    with studio_page.nearby_uploads():
+        page = studio_page.build(model.restored, model.device, training_images(model.restored))
+        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **studio_page.options())
+        yield url
+        page.close()
+    assert not list(Path.cwd().iterdir())
+    patch.undo()
+
+
+@pytest.fixture
+def client(address) -> Client:
+    return Client(address, verbose=False, download_files=False)
+
+
+def saved(words: str) -> tuple[str, np.ndarray]:
+    """The command, and the images of the archive."""
+    command = html.unescape(re.search("<pre[^>]*>(.*)</pre>", words)[1])
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(re.search('zip;base64,([^"]*)', words)[1]))) as file:
+        names = sorted(name for name in file.namelist() if name.startswith("images/"))
+        return command, np.stack([np.asarray(Image.open(io.BytesIO(file.read(name)))) for name in names])
+
+
+def as_array(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def test_two_samplers_draw_beside_each_other_and_are_saved(client, model):
+    one, words, other, others = client.predict("ddim", 2, *COMMON, api_name="/draw")
+    for picture, said, sampler in ((one, words, "heun"), (other, others, "ddim")):
+        assert picture.count("data:image/png") == 2  # the images, and beside the nearest of the training
+        assert picture.count("data:image/gif") == 1
+        command, images = saved(said)
+        assert f"sampler={sampler}" in command
+        assert (images == as_array(model.sample(2, sampler, seed=4, steps=3))).all()
+        assert str(Path(model.restored.path).parents[2]) not in picture + said
+
+
+def test_a_picture_is_varied_and_filled(client, model, tmp_path):
+    pixels = np.full((16, 16, 3), (200, 30, 90), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    layer = np.zeros((32, 32, 4), np.uint8)
+    layer[:, 16:] = 255
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    file = handle_file(str(tmp_path / "picture.png"))
+    command, images = saved(client.predict(file, 0.5, 2, *COMMON, api_name="/vary")[1])
+    assert "strength=0.5" in command
+    assert len(images) == 2
+    canvas = client.predict(file, api_name="/canvas")
+    assert Image.open(canvas["background"]["path"]).size == (384, 384)
+    painted: dict[str, Any] = {
+        "background": None,
+        "layers": [handle_file(str(tmp_path / "layer.png"))],
+        "composite": None,
+    }
+    command, images = saved(client.predict(file, painted, "repaint", 2, 2, *COMMON, api_name="/fill")[1])
+    assert "inpainting.passes=2 image=picture.png mask=mask.png" in command
+    assert (images[:, :, :4] == (200, 30, 90)).all()
+    assert (images[:, :, 4:] != (200, 30, 90)).any()
+
+
+def test_between_two_noises(client, model):
+    command, images = saved(client.predict(0, 1, 3, *COMMON, api_name="/between")[1])
+    own = (4, "run", 0, *COMMON[3:])
+    assert "steps" not in saved(client.predict(0, 1, 3, *own, api_name="/between")[1])[0]
+    assert "interpolate=[0,1]" in command
+    assert (images == as_array(model.interpolate(0, 1, 3, sampler="heun", steps=3))).all()
+
+
+def test_a_session_stops_its_own_drawing_only(client, address):
+    job = client.submit("none", 1, 4, "ddim", 1000, *COMMON[3:], api_name="/draw")
+    while not job.outputs():
+        pass
+    assert "step" in job.outputs()[-1][1]
+    assert Client(address, verbose=False).predict(api_name="/stop") == "nothing is being drawn"
+    assert client.predict(api_name="/stop") == "stopping after this step"
+    assert job.result()[1] == "stopped"
+
+
+def test_an_empty_field_leaves_a_value_out_and_0_is_a_scale(model):
+    page = studio_page.Page(model.restored, model.device, None)
+    for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
+        values = page.values((4, "run", 0, "as usual", "as usual", "run", typed, "as usual"))
+        assert values == {"seed": 4, "sampler": "run", "guidance": "run", "guidance.scale": scale}
+    assert words_of(Request("sample", {"guidance.scale": 0.0}), {}) == ["guidance.scale=0"]
+    for refused in (float("inf"), "1; rm"):
+        with pytest.raises(UserError, match="expected a number from 0 to 20"):
+            words_of(Request("sample", {"guidance.scale": refused}), {})
+    assert "guidance.scale" not in page.values(COMMON)
+
+
+def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
+    Path(tmp_path, "text.png").write_text("no picture")
+    for call, said in (
+        (
+            (handle_file(str(tmp_path / "text.png")), 0.6, 2, *COMMON, "/vary"),
+            "image=text.png: not an image in a known",
+        ),
+        ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
+        (("none", 99, *COMMON, "/draw"), "99"),
+        (("none", 1, *COMMON[:6], "<b>", "as usual", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
+    ):
+        *values, name = call
+        with pytest.raises(AppError) as refused:
+            client.predict(*values, api_name=name)
+        assert said in str(refused.value)
+        assert "/tmp" not in str(refused.value)
+
+
+def test_decoders_of_other_formats_are_left_out(address):
+    assert "EPS" not in Image.ID
+    assert "PNG" in Image.ID
+    assert Image.MAX_IMAGE_PIXELS <= studio_page.PIXELS
+
+
+def test_the_browser_is_told_no_folder_of_this_machine(address, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
+    with (tmp_path / "picture.png").open("rb") as file:
+        uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": ("picture.png", file)})
+    picture = {"path": uploaded.json()[0], "meta": {"_type": "gradio.FileData"}}
+    job = httpx.post(f"{address}gradio_api/call/canvas", json={"data": [picture]}).json()["event_id"]
+    canvas = httpx.get(f"{address}gradio_api/call/canvas/{job}").text
+    assert "event: complete" in canvas
+    assert httpx.head(re.search('"url": "([^"]*)"', canvas)[1]).status_code == 200
+    for text in (uploaded.text, canvas, httpx.get(address).text, httpx.get(f"{address}config").text):
+        assert str(Path.cwd()) not in text
+        assert tempfile.gettempdir() not in text
+
+
+def test_a_browser_draws_saves_stops_and_fills(chromium, address, model, tmp_path):
+    Image.new("RGB", (16, 16), (200, 30, 90)).save(tmp_path / "picture.png")
+    with visit(chromium, address) as seen:
+        page = seen.page
+
+        def button(name: str) -> Any:
+            return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+        def images(n: int) -> np.ndarray:
+            with page.expect_download() as saving:
+                page.get_by_role("link", name="save pictures and settings").locator("visible=true").click()
+            with zipfile.ZipFile(saving.value.path()) as file:
+                return np.stack([np.asarray(Image.open(io.BytesIO(file.read(f"images/0{i}.png")))) for i in range(n)])
+
+        page.get_by_label("seed", exact=True).fill("7")
+        page.get_by_label("steps (0: the sampler's)").fill("2")
+        page.get_by_label("images", exact=True).locator("visible=true").fill("3")
+        button("Draw").click()
+        assert (images(3) == as_array(model.sample(3, seed=7, steps=2))).all()
+
+        page.get_by_label("steps (0: the sampler's)").fill("1000")
+        button("Draw").click()
+        page.get_by_text("of 1000").wait_for()
+        button("Stop").click()
+        page.get_by_text("stopped", exact=True).wait_for()
+
+        page.get_by_label("steps (0: the sampler's)").fill("2")
+        page.get_by_role("tab", name="Fill a part").click()
+        with page.expect_response(re.compile("/upload$")):  # by the canvas, which has the picture then
+            with page.expect_file_chooser() as chooser:
+                page.get_by_text("Click to Upload").locator("visible=true").click()
+            chooser.value.set_files(tmp_path / "picture.png")
+        canvas = page.locator("canvas").locator("visible=true").first.bounding_box()
+        page.mouse.move(canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(canvas["x"] + canvas["width"] / 2 + 40, canvas["y"] + canvas["height"] / 2, steps=5)
+        page.mouse.up()
+        button("Fill").click()
+        known = (images(4) == (200, 30, 90)).all(axis=-1)
+        assert known[:, [0, -1]].all()
+        assert not known.all(axis=(1, 2)).any()
+        assert {request.split("/")[2] for request in seen.requests if request.startswith("http")} == {
+            address.split("/")[2]
+        }
+        assert seen.grave == []

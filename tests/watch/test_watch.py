@@ -1,0 +1,233 @@
+"""The server of pages: what it shows, to whom, and that it follows runs that begin, go on, end and die."""
+
+import http.client
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import chromium, visit
+
+from diffusion.report.page import run as run_pages
+from diffusion.runs.folder import Run
+from diffusion.runs.record import start_of_process
+from diffusion.watch import __main__ as watch
+from diffusion.watch import server
+from diffusion.watch.server import make_server
+
+__all__ = ["chromium"]
+Get = Callable[..., tuple[int, dict[str, str], str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_run: Callable[..., Path]) -> Path:
+    """Two runs, of which one is in a sweep."""
+    make_run(tmp_path / "runs/demo")
+    make_run(tmp_path / "runs/sweep/0")
+    (tmp_path / "runs/sweep/multirun.yaml").write_text("")
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., ThreadingHTTPServer]]:
+    """`start(folder, token=…)`: a server that runs until the test ends."""
+    running: list[ThreadingHTTPServer] = []
+
+    def begin(folder: Path, token: str | None = None) -> ThreadingHTTPServer:
+        made = make_server(folder, "127.0.0.1", 0, token)
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        running.append(made)
+        return made
+
+    yield begin
+    for each in running:
+        each.shutdown()
+        each.server_close()
+
+
+def get(of: ThreadingHTTPServer, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], str]:
+    connection = http.client.HTTPConnection("127.0.0.1", of.server_address[1], timeout=30)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+
+
+def data(of: ThreadingHTTPServer, address: str) -> dict[str, Any]:
+    status, _, text = get(of, f"/data/{address}")
+    assert status == 200, text
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_the_index_lists_runs_and_sweeps_and_each_has_its_page(folder: Path, start: Any) -> None:
+    of = start(folder)
+    index = data(of, "")
+    assert sorted(run["name"] for run in index["runs"]) == ["demo", "sweep/0"]
+    assert [(sweep["name"], sweep["runs"]) for sweep in index["sweeps"]] == [("sweep", 1)]
+    for each in [*index["runs"], *index["sweeps"]]:
+        status, headers, text = get(of, each["link"])
+        assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+        assert "connect-src 'self'" in text
+    assert data(of, "demo")["metrics"].keys() == Run(folder / "demo").metrics.keys()
+    assert data(of, "sweep")["kind"] == "comparison"
+
+
+def test_a_run_alone_is_its_own_first_page(folder: Path, start: Any) -> None:
+    assert data(start(folder / "demo"), "")["kind"] == "run"
+
+
+def test_a_page_is_sent_again_only_when_its_files_change(
+    folder: Path, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    real, recipes = server.run_page, []
+    monkeypatch.setattr(server, "run_page", lambda run, **more: made.append(run.folder) or real(run, **more))
+    of_recipe = run_pages.recipe_of
+    monkeypatch.setattr(server, "recipe_of", lambda run: recipes.append(run) or of_recipe(run))
+    of = start(folder)
+    version = data(of, "demo")["version"]
+    assert get(of, "/data/demo", **{"If-None-Match": version})[0] == 304
+    assert len(made) == 1
+    with (folder / "demo/metrics.csv").open("a") as file:
+        file.write(",".join(["9", "499", "0.001"] + [""] * (Run(folder / "demo").metrics.__len__() - 1)) + "\n")
+    status, _, text = get(of, "/data/demo", **{"If-None-Match": version})
+    assert (status, json.loads(text)["metrics"]["train/loss"]["step"][-1]) == (200, 500)
+    assert (len(made), len(recipes)) == (2, 1)
+
+
+def test_it_follows_runs_that_begin_and_die(folder: Path, start: Any, make_run: Callable[..., Path]) -> None:
+    of = start(folder)
+    assert len(data(of, "")["runs"]) == 2
+    info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00"}
+    made = make_run(folder / "late", info=info)
+    assert {run["name"] for run in data(of, "")["runs"]} == {"demo", "sweep/0", "late"}
+    (made / "run.json").write_text("{")
+    states = {run["name"]: run["state"] for run in data(of, "")["runs"]}
+    assert states["late"] == "unreadable"
+    status, _, text = get(of, "/page/late")
+    assert (status, "not readable" in text) == (404, True)
+    assert data(of, "demo")["state"] == "complete"
+
+
+def test_a_run_whose_process_is_gone_has_died_though_no_file_says_so(
+    folder: Path, start: Any, make_run: Callable[..., Path]
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        here = {"host": platform.node(), "pid": process.pid, "process": start_of_process(process.pid)}
+        make_run(folder / "late", info={"state": "running"} | here)
+        of = start(folder)
+        assert data(of, "late")["state"] == "running"
+        process.kill()
+    assert data(of, "late")["state"] == "died"
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../../etc", "/page/%2e%2e/%2e%2e/etc", "/page//etc", "/page/nowhere", "/etc/x", "/x"]
+)
+def test_nothing_outside_of_the_folder_is_shown(folder: Path, start: Any, path: str) -> None:
+    status, _, text = get(start(folder), path)
+    assert status == 404
+    assert str(folder) not in text
+
+
+def test_it_only_reads(folder: Path, start: Any) -> None:
+    of = start(folder)
+    before = sorted(str(path) for path in folder.rglob("*"))
+    for method in ("POST", "PUT", "DELETE"):
+        assert get(of, "/", method)[0] == 501
+    for path in ("/", "/page/demo", "/page/sweep"):
+        assert get(of, path)[0] == 200
+    assert sorted(str(path) for path in folder.rglob("*")) == before
+
+
+def test_a_name_that_another_site_gave_the_loopback_address_is_refused(folder: Path, start: Any) -> None:
+    of = start(folder)
+    assert get(of, "/", Host="evil.example:8300")[0] == 403
+    assert get(of, "/", Host="localhost:8300")[0] == 200
+    assert get(of, "/", Host="[::1]:8300")[0] == 200
+
+
+def test_other_machines_need_the_token(folder: Path, start: Any) -> None:
+    of = start(folder, token="s3cret")
+    assert get(of, "/", Host="machine:8300")[0] == get(of, "/data/demo")[0] == get(of, "/?token=other")[0] == 403
+    status, headers, _ = get(of, "/page/demo?token=s3cret")
+    assert (status, headers["location"]) == (303, "/page/demo")
+    assert "HttpOnly" in headers["set-cookie"]
+    cookie = headers["set-cookie"].split(";")[0]
+    assert get(of, "/page/demo", Cookie=cookie)[0] == 200
+    assert get(of, "/page/demo", Cookie="token=other")[0] == 403
+
+
+def test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on(
+    folder: Path, start: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = start(folder)
+    make = server.run_page
+
+    def vanishing(run: Run, **known: Any) -> dict[str, Any]:
+        shutil.rmtree(run.folder)
+        (run.folder / "metrics.csv").read_text()
+        return make(run, **known)
+
+    monkeypatch.setattr(server, "run_page", vanishing)
+    for place in ("/data/demo", "/page/sweep/0"):
+        status, _, text = get(of, place)
+        assert (status, text.count("\n")) == (500, 0)
+        assert "cannot be made now (FileNotFoundError)" in text
+        assert str(folder) not in text
+    assert re.search("no page of demo: FileNotFoundError: .*metrics.csv", capsys.readouterr().out)
+    assert get(of, "/data/demo")[0] == 404
+    assert get(of, "/")[0] == 200
+
+
+def test_a_file_that_is_damaged_ends_no_other_page(folder: Path, start: Any) -> None:
+    of = start(folder)
+    for name in ("metrics.csv", "scores.json", "run.json", "config.yaml", "samples/step-00000400.png"):
+        path = folder / "demo" / name
+        before = path.read_bytes()
+        path.write_bytes(before[: len(before) // 2] + b"\xff\x00")
+        assert get(of, "/data/demo")[0] in (200, 404, 500), name
+        assert get(of, "/data/")[0] in (200, 404), name
+        assert get(of, "/data/sweep/0")[0] == 200, name
+        path.write_bytes(before)
+        assert get(of, "/data/demo")[0] == 200, name
+
+
+def test_a_page_in_the_browser_follows_its_run(folder: Path, start: Any, chromium: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(server.Pages.page, "__defaults__", (0.2,))
+    of = start(folder)
+    address = f"http://127.0.0.1:{of.server_address[1]}"
+    with visit(chromium, address) as seen:
+        seen.page.get_by_role("link", name="demo").click()
+        seen.page.wait_for_selector(".chart svg")
+        seen.slide("step", 0)
+        info = json.loads((folder / "demo/run.json").read_text())
+        (folder / "demo/run.json").write_text(
+            json.dumps(info | {"state": "failed", "reason": "no space left", "steps": 123})
+        )
+        seen.page.wait_for_selector("text=no space left", timeout=20_000)
+        assert "at step 100" in seen.page.inner_text("#training")
+        seen.page.get_by_role("link", name="all runs").click()
+        seen.page.wait_for_selector("text=123")
+        assert {re.sub(r"/(data|page)/.*", "", each) for each in seen.requests} <= {address, address + "/"}
+        assert [error for error in seen.errors if "304" not in error] == []
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, expected in {
+        (str(tmp_path / "nowhere"),): "no such folder",
+        (str(tmp_path), "--port", "70000"): "0 to 65535",
+        (str(tmp_path), "--host", "203.0.113.1", "--port", "0"): "cannot listen at 203.0.113.1",
+    }.items():
+        assert watch.main(list(words)) == 2
+        out = capsys.readouterr()
+        assert out.err.count("\n") == 1
+        assert expected in out.err
