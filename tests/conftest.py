@@ -37,7 +37,7 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
     So do comparisons of sweeps lack their figure.
     """
-    whole = {"report", "watch", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
+    whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
         empty = {"recipe": [], "differences": None, "network": None, "schedule": None}
         monkeypatch.setattr("diffusion.report.page.run.recipe_of", lambda run: empty)

@@ -16,12 +16,12 @@ from diffusion.config.quoting import command_line
 from diffusion.config.schema import Edit, Sample
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import to_unit
+from diffusion.edit.inputs import known_part, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing, save_images
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, source_of
 from diffusion.evaluation.inherited import completed_by
-from diffusion.evaluation.pictures import known_part, read_mask, read_picture
 from diffusion.files import replace as replace_file
 from diffusion.process.editing import SDEdit
 from diffusion.process.inpainting import Inpainting

@@ -18,12 +18,12 @@ from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import to_unit
 from diffusion.edit.edits import filling
+from diffusion.edit.inputs import read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
-from diffusion.evaluation.pictures import read_mask, read_picture
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance

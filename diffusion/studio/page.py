@@ -28,8 +28,8 @@ from diffusion.config.composition import choice
 from diffusion.config.inherit import RUN
 from diffusion.data import ImageData
 from diffusion.data.image import FORMATS
+from diffusion.edit.inputs import read_picture
 from diffusion.errors import UserError
-from diffusion.evaluation.pictures import read_picture
 from diffusion.report.images import enlarged, gif, grid, picture_of, scale_of
 from diffusion.studio import requests
 from diffusion.studio.requests import NUMBERS, Request, Result, Stopped
