@@ -12,9 +12,9 @@ Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
   python -m diffusion.compare outputs/demo/sweep-…            a sweep
   python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together
 
-Only settings that differ are shown. Runs that differ in their seed alone are one row; of several runs of one seed the
-newest counts. The best is marked only among scores of one protocol: where protocols differ the comparison is refused,
-naming what differs, unless --mixed is given. Nothing is trained or sampled.
+Only settings that differ are shown. Runs that differ only in their seed share a row; if a seed was run several times,
+only the newest run counts. Scores of different protocols are not comparable: the command then ends with a list of the
+differences, unless --mixed is given. Nothing is trained or sampled.
 Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 """
 

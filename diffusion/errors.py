@@ -47,7 +47,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int):
         name = Signals(number).name
-        super().__init__(f"{name}, as trainer.max_time is over" if name == "SIGALRM" else name)
+        super().__init__(f"{name}: trainer.max_time reached" if name == "SIGALRM" else name)
         self.number = int(number)
         self.status = 128 + self.number
 
@@ -102,7 +102,7 @@ class Arguments(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command."""
-        self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")
+        self.exit(2, f"error: {message}; --help lists the options of {self.prog}\n")
 
 
 def _weights(word: str) -> str | float:

@@ -8,9 +8,9 @@ from diffusion.runs.importing import importing
 
 ABOUT = """\
 Write the weights of a checkpoint and their configuration as one safetensors file. `sample` and `evaluate` read it like
-a checkpoint (ckpt=FILE.safetensors); training cannot be resumed from it, but started (init=FILE.safetensors). With
---format diffusers, write a folder that diffusers reads too: DiffusionPipeline.from_pretrained(FOLDER). What diffusers
-has no counterpart of is refused; docs/diffusers.md says what it has. With --format web, write one HTML file that draws
+a checkpoint (ckpt=FILE.safetensors); training cannot resume from it, but can start from it (init=FILE.safetensors).
+With --format diffusers, write a folder that diffusers reads too: DiffusionPipeline.from_pretrained(FOLDER); models with
+parts that diffusers lacks are refused (docs/diffusers.md). With --format web, write one HTML file that draws
 pictures in any browser, without a server: the run's page with the network inside.
 """
 SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".html"}

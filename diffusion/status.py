@@ -35,7 +35,7 @@ last one by the first of the run's metrics, or else the last denoising error.
   not started                     there is only a configuration
   unreadable                      its run.json is damaged
 
-Exit status: 0 whatever the states of the runs; 2 where there is no such folder.
+Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
 """
 
 
@@ -71,12 +71,11 @@ def print_status(folder: Path, sort: str = "run", state: str | None = None, as_j
     Raises UserError where there is no such folder or state.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
+        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     wanted = list(STYLES) if state is None else state.split(",")
     if unknown := [each for each in wanted if each not in STYLES]:
         raise UserError(
-            f"--state {unknown[0]}: there is no such state{nearest(unknown[0], STYLES)}; it is one of "
-            f"{', '.join(STYLES)}"
+            f"--state {unknown[0]}: unknown state{nearest(unknown[0], STYLES)}; it is one of {', '.join(STYLES)}"
         )
     made = [(path, command_of(path)) for path in runs_below(folder)]
     lines = [line(path, folder) for path, command in made if command == "train"]

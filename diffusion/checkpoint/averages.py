@@ -84,7 +84,7 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     found = f"{count(len(x), 'average')} at {count(len(times), 'step')}"
     if missing > WORST:
         raise UserError(
-            f"{asked}: of its profile {missing:.0%} would be missing (at most {WORST:.0%} may) in what can be combined "
+            f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
             f"of {found}; give a length nearer to {' and '.join(own)}, or train with a greater ema.snapshots"
         )
     factors = iter(x.tolist())

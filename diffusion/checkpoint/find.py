@@ -70,7 +70,7 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
     run = folder if storage.all_files(folder / "checkpoints") else newest_beside(folder, ckpt == "last", name)
     if run is None:
         if ckpt == "auto":
-            console.print("ckpt=auto: there is no checkpoint yet; starting afresh")
+            console.print("ckpt=auto: there is no checkpoint yet; starting from scratch")
             return None
         others = sorted(f"{other.name} (name={_name(other)})" for other in folder.parent.glob("*") if _saved(other))
         raise UserError(
@@ -85,7 +85,9 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
             return _read(path, sealed=True)
         except UserError as error:
             console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
-    raise UserError(f"ckpt=auto: none of the checkpoints in {run / 'checkpoints'} can be read; ckpt=null starts afresh")
+    raise UserError(
+        f"ckpt=auto: none of the checkpoints in {run / 'checkpoints'} can be read; ckpt=null starts from scratch"
+    )
 
 
 def _read(path: Path, sealed: bool = False) -> Found:

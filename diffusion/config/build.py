@@ -75,4 +75,4 @@ def _reason(error: Exception, cause: BaseException, node: Mapping[str, Any], whe
     if unknown and (having := choices_with(where, unknown[1])):
         use = " or ".join(f"{where}={choice}" for choice in having)
         return f"{target.rpartition('.')[2]} has no {unknown[1]}; use {use}"
-    return f"{target} cannot be made: {' '.join(str(cause).split())}"
+    return f"cannot build {target}: {' '.join(str(cause).split())}"

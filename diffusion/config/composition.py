@@ -48,7 +48,7 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
     """
     if name not in choices(group):
         raise UserError(
-            f"{group}={name}: there is no such choice{nearest(name, choices(group))}; {group} is one of "
+            f"{group}={name}: unknown choice{nearest(name, choices(group))}; {group} is one of "
             f"{', '.join(choices(group))}"
         )
     node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides)).get(group, {})

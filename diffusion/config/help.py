@@ -40,9 +40,7 @@ def print_help(command: str, schema: type[Settings], about: str, words: list[str
         _group_help(group)
     else:
         groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-        raise UserError(
-            f"--help {group}: there is no such group{nearest(group, groups)}; groups are {', '.join(groups)}"
-        )
+        raise UserError(f"--help {group}: unknown group{nearest(group, groups)}; groups are {', '.join(groups)}")
     return True
 
 

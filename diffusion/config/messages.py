@@ -124,7 +124,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
         return " ".join(str(error).split())
     extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGIN_GROUPS else ""
     near = nearest(choice, options)
-    return f"{group}={choice}: there is no such choice{near}; {group} is one of {', '.join(options)}{extra}"
+    return f"{group}={choice}: unknown choice{near}; {group} is one of {', '.join(options)}{extra}"
 
 
 def _no_choice(words: Sequence[str], command: str) -> str | None:
@@ -134,10 +134,10 @@ def _no_choice(words: Sequence[str], command: str) -> str | None:
         if is_group(group) and re.fullmatch(r"null|[-+.\d][-+.\de]*", value):
             if place:
                 listed = ", ".join(choices(group))
-                return f"{key}={value}: {group} is one of {listed}; where none is possible, {place}=null"
+                return f"{key}={value}: {group} is one of {listed}; if it is optional, {place}=null"
             if key == "ema" and command != "train":
                 return f"ema={value}: the choice of a training run; an average of this length is weights={value}"
-            return f"{key}={value}: one is needed; {key} is one of {', '.join(choices(key))}"
+            return f"{key}={value}: a choice is required; {key} is one of {', '.join(choices(key))}"
     return None
 
 
@@ -157,12 +157,12 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key in INSTEAD:
-            return f"{key}: a run decides this itself; {INSTEAD[key]}"
+            return f"{key}: it is set by the run itself; {INSTEAD[key]}"
         part = re.fullmatch(r"\w+@(\w+)\.(\w+)", key)
         if part and (having := choices_with(*part.groups())):
             use = " or ".join(f"{part[1]}={choice}" for choice in having)
             return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
-        return f"{key}: there is no such setting{nearest(key, _known_keys(command))}; --help lists all of them"
+        return f"{key}: unknown setting{nearest(key, _known_keys(command))}; --help lists all of them"
     for cause in chain:
         if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
             return f"{missing[1]} is not set; give it on the command line: {missing[1]}=…"

@@ -16,7 +16,7 @@ from diffusion.config.validation import Group, Words
 
 def _inside(name: str) -> str:
     if not name or name.startswith("/") or ".." in Path(name).parts:
-        raise ValueError("leads to another folder")
+        raise ValueError("points outside of outputs")
     return name
 
 
@@ -30,7 +30,7 @@ Name = Annotated[
     str,
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
     AfterValidator(_inside),
-    Words("text that leads to no other folder than outputs"),
+    Words("a name inside the folder outputs"),
 ]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]

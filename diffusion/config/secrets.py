@@ -45,7 +45,7 @@ def check_values(config: Mapping[str, Any]) -> None:
 
 def _refuse(key: str, value: str) -> None:
     if NAME.search(key) and value not in ("", "null", "None"):
-        raise UserError(f"{key}: a key is not given here, as it would be kept with the run: set it in the environment")
+        raise UserError(f"{key}: a key would be saved with the run; set it in the environment")
     if URL.search(value):
         raise UserError(
             f"{key} holds a URL with a password, which would be kept with the run: leave the password out, and have it "

@@ -47,7 +47,7 @@ def _not_nan(value: float) -> float:
     return value
 
 
-Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a part of its own")]
+Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a nested object")]
 """An object that a mapping with `_target_` describes; it is checked by itself."""
 
 Number = Annotated[float, AfterValidator(_not_nan)]
@@ -79,7 +79,7 @@ def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where
         found, expected = f"{where}.{name}={shown(values[name])}", describe(_annotation(model.model_fields[name]))
         if expected == describe(Part) and is_group(name):
             choice = "…" if values[name] is None else shown(values[name])
-            raise UserError(f"{found}: one is needed, chosen with its place: {name}@{where}.{name}={choice}") from error
+            raise UserError(f"{found}: a choice is required, with its place: {name}@{where}.{name}={choice}") from error
         group = where.partition(".")[0]
         raise UserError(f"{found}: expected {expected}; conf/{group} has values that work") from error
 
@@ -141,14 +141,14 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int
             break
         key, known = f"{key}.{name}".lstrip("."), model.model_fields
         if name not in known:
-            return f"{key}: there is no such setting{nearest(name, known)}; --help lists all of them"
+            return f"{key}: unknown setting{nearest(name, known)}; --help lists all of them"
         value, field = value.get(name), known[name]
         if inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel):
             model = field.annotation
     assert field is not None
     hint = _annotation(field)
     if kind == "missing" or (value in (None, {}) and is_group(key)):
-        return f"{key}={shown(value or None)}: one is needed; {key} is one of {', '.join(choices(key))}"
+        return f"{key}={shown(value or None)}: a choice is required; {key} is one of {', '.join(choices(key))}"
     if field.annotation is model:
         return f"{key}={shown(value)}: it has settings of its own; leave it out, or set one of them"
     default = field.get_default(call_default_factory=True)

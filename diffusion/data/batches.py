@@ -105,7 +105,7 @@ def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> Non
             made, expected = ("×".join(map(str, each)) for each in (found, shape))
             raise UserError(
                 f"data: the images of {name} are {made} (channels, height, width), and data.channels and "
-                f"data.resolution say {expected}; set them to what its `load` makes"
+                f"data.resolution say {expected}; set them to the shape that `load` returns"
             )
 
 

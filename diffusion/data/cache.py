@@ -44,11 +44,11 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         stored = memoryview(file.read_bytes())
         if checksum(stored[DIGEST:]) == stored[:DIGEST]:
             return torch.load(io.BytesIO(stored[DIGEST:]), weights_only=True)
-        print_once(f"the cached images in {file} are damaged: making them again")
+        print_once(f"the cached images in {file} are damaged: recreating them")
     except FileNotFoundError:
         pass
     except OSError as error:
-        print_once(f"the cached images in {file} can't be read ({error.strerror}): making them again")
+        print_once(f"the cached images in {file} can't be read ({error.strerror}): recreating them")
     value = make()
     buffer = io.BytesIO()
     torch.save(value, buffer)

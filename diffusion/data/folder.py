@@ -109,7 +109,7 @@ class Folder(ImageData):
         tiles = USUAL_TILES if tiles is True else tiles or None
         if tiles is not None and random_crop:
             raise UserError(
-                "data.random_crop=true: with data.tiles, all windows are random already; leave one of them out"
+                "data.random_crop=true: data.tiles already takes random windows; remove one of the two settings"
             )
         self.root = Path(root).expanduser()
         self.tiles = tiles
@@ -184,7 +184,7 @@ class Folder(ImageData):
                 continue
             found.append((named(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"))
         if not found:
-            raise UserError(f"data.root={self.root} holds no files; set data.root to a folder of images")
+            raise UserError(f"data.root={self.root} contains no files; set data.root to a folder of images")
         return Files(*map(list, zip(*sorted(found), strict=True)))
 
     @without_collection()
@@ -289,8 +289,8 @@ class Folder(ImageData):
         if self.strict and refused:
             first = refused[0]
             raise UserError(
-                f"{len(refused)} images in {self.root} can't be used, the first is {first['path']!r} "
-                f"({first['reason']}); correct or remove them (all are in {file}), or set data.strict=false"
+                f"{len(refused)} images in {self.root} can't be used, for example {first['path']!r} "
+                f"({first['reason']}); fix or remove them (full list in {file}), or set data.strict=false"
             )
         if not used:
             height, width = height_width(self.least)
@@ -354,8 +354,8 @@ def common_size(root: Path) -> tuple[int, int] | None:
     if len(first) > 1:
         found = ", ".join(f"{name} of {width}x{height}" for (width, height), name in [*first.items()][:2])
         raise UserError(
-            f"{root}: its images are not of one size ({found}); give a folder of such images, or set the size that "
-            "they are resized to by data.resolution=64"
+            f"{root}: its images have different sizes ({found}); use images of one size, or resize "
+            "them, for example with data.resolution=64"
         )
     return next(iter(first))[::-1] if first else None
 

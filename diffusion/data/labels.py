@@ -87,8 +87,8 @@ def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Map
     if len(classes) < 2:
         mend = ", set data.root to the folder that holds the folders of the classes," if source == FOLDERS else ""
         raise UserError(
-            f"data.labels={source}: {count(len(photos), 'image')} in {root} with one class only ({classes[0]!r}), so "
-            f"there is nothing to tell apart; add images of another class{mend} or set data.labels=null"
+            f"data.labels={source}: {count(len(photos), 'image')} in {root} have only one class ({classes[0]!r}), so "
+            f"there is nothing to distinguish; add images of another class{mend} or set data.labels=null"
         )
     return classes
 
@@ -130,8 +130,8 @@ def check_classes(splits: Mapping[str, Split], classes: Sequence[str], mend: str
     counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
     if wrong := [name for name, n in counts.items() if len(n) != len(classes)]:
         raise UserError(
-            f"data: the labels of {' and '.join(wrong)} are not those of {len(classes)} classes: a `load` that sets "
-            f"`classes` gives each split labels below their number, and another one gives none"
+            f"data: the labels of {' and '.join(wrong)} do not match {len(classes)} classes: if `load` sets "
+            f"`classes`, every split needs labels below {len(classes)}; otherwise no split may have labels"
         )
     if not classes:
         return

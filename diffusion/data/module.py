@@ -118,7 +118,7 @@ class ImageData(LightningDataModule):
         """The batches that are still to come. Raises UserError where the images do not fill one batch."""
         train, (rank, devices) = self.splits["train"], self._share()
         if self.batch_size == 0:
-            raise UserError("data.batch_size=auto: only diffusion.train finds what fits; give a number")
+            raise UserError("data.batch_size=auto: only diffusion.train can find a batch size that fits; set a number")
         per_epoch = self.batches_per_epoch or len(train) // (self.batch_size * devices)
         if per_epoch < 1:
             wanted = f"a batch of {self.batch_size}" + (f" on each of {devices} devices" if devices > 1 else "")
@@ -178,8 +178,8 @@ class ImageData(LightningDataModule):
         rank, devices = self._share()
         if len(split) < devices:
             raise UserError(
-                f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; give the "
-                f"split at least as many (data.{name}=…), or use fewer devices"
+                f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; set "
+                f"data.{name} to at least {devices}, or use fewer devices"
             )
         return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 

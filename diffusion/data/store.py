@@ -108,7 +108,7 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
         if held is not None:
             held.close()
     if found is None:
-        raise UserError(f"{name}.bin was changed as soon as it was written; give the command again")
+        raise UserError(f"{name}.bin changed right after it was written; run the command again")
     return found
 
 
@@ -134,7 +134,7 @@ def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Dec
         intact = False
     if not intact:
         if complain:
-            print_once(f"the cached images in {file} are damaged: making them again")
+            print_once(f"the cached images in {file} are damaged: recreating them")
         return None
     flat = torch.from_file(str(file), size=status.st_size, dtype=torch.uint8) if status.st_size else torch.empty(0)
     return Decoded(flat.to(torch.uint8).view(len(made.names), *shape), made, whole)

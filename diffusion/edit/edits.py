@@ -73,9 +73,9 @@ def check(settings: Edit) -> None:
         raise UserError("give either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
     for name in ("mask", "strength"):
         if getattr(settings, name) is not None and settings.image is None:
-            raise UserError(f"{name}: it is for a picture; give image=PICTURE, or leave it out")
+            raise UserError(f"{name} needs a picture: set image=PICTURE, or remove {name}")
     if settings.mask is not None and settings.strength is not None:
-        raise UserError("strength: a mask says what is drawn anew; leave one of mask and strength out")
+        raise UserError("mask and strength cannot be combined: remove one of them")
     if settings.interpolate is not None and settings.labels is not None:
         raise UserError("labels: all images between two noises are of one class; give label=CLASS")
 
@@ -86,7 +86,7 @@ def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting)
     Raises UserError where nothing or all is filled.
     """
     if bool(fill.all()):
-        raise UserError("mask: all of the picture is filled, so nothing is known of it; use diffusion.sample")
+        raise UserError("mask: it covers the whole picture, so nothing is kept; use diffusion.sample instead")
     return replace(drawing, sampler=method(drawing.sampler, to_unit(picture), ~fill))
 
 

@@ -52,7 +52,6 @@ def number(label: int | str, names: Sequence[str], known: int) -> int:
     if type(found) is not int or not 0 <= found < known:
         each = f"one of {', '.join(names)}, or " if names else ""
         raise UserError(
-            f"label={label}: there is no such class{nearest(str(label), names)}; expected {each}a number from 0 to "
-            f"{known - 1}"
+            f"label={label}: unknown class{nearest(str(label), names)}; expected {each}a number from 0 to {known - 1}"
         )
     return found

@@ -254,7 +254,7 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
     try:
         sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the schedule has fewer steps
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"sampler.grid: it gives no times ({first_line(error)}); choose another") from error
+        raise UserError(f"sampler.grid: cannot compute times ({first_line(error)}); choose another grid") from error
     return sampler
 
 
@@ -263,8 +263,8 @@ def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageDa
     changed = what_changed(restored.images, data.keys)
     if changed and node == restored.config["data"]:
         console.print(
-            f"warning: {changed} are not those that the model was trained with: its scores are against others, and "
-            "held-out images may have been training images"
+            f"warning: {changed} have changed since the model was trained: its scores are against different images, "
+            "and held-out images may have been training images"
         )
 
 

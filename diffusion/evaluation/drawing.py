@@ -188,7 +188,7 @@ def make_guidance(
     guidance: Guidance = make(dict(node), "guidance")
     if guidance.ckpt is None and guidance.drops_labels and label_dropout == 0:
         raise UserError(
-            "guidance: the model was trained with label_dropout=0, so it knows no estimate without a label; train "
+            "guidance: the model was trained with label_dropout=0, so it cannot estimate without a label; train "
             "it with label_dropout=0.1, or give an unconditional model, guidance.ckpt=…"
         )
     file = own if guidance.ckpt is None else trained(guidance.ckpt)
@@ -200,7 +200,7 @@ def make_guidance(
         return guidance, None
     if isinstance(guidance.step, float):
         raise UserError(
-            f"guidance.step={guidance.step:g}: of another model a share is not known to be a step; give a whole number"
+            f"guidance.step={guidance.step:g}: a fraction is only defined for the model's own run; give a step number"
         )
     if guidance.step is not None:
         file = early.find(file.parent, guidance.step)

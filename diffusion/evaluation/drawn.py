@@ -57,8 +57,8 @@ class Drawn:
             if changed := sorted(key for key in {*before, *about} if before.get(key) != about.get(key)):
                 what = changed[0]
                 raise OtherImages(
-                    f"{file}: it holds a part of other images, whose {what} is {before.get(what)!r} and not "
-                    f"{about.get(what)!r}; give that command again, or another hydra.run.dir, or remove it"
+                    f"{file}: it contains a part of other images: their {what} is {before.get(what)!r}, now "
+                    f"{about.get(what)!r}; rerun that command, choose another hydra.run.dir, or remove the file"
                 )
             if file.stat().st_size == drawn.size:
                 return drawn

@@ -49,9 +49,9 @@ def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
     if not isinstance(step, int):
         return ""
     if restored.step <= step:
-        return f"is of step {restored.step}, and its run's guidance by that of step {step}"
+        return f"is at step {restored.step}, but its run's guidance uses the model of step {step}"
     if early.kept(restored.path.parent, step) is None:
-        return f"has no weights of step {step} beside it, by which its run guides"
+        return f"has no weights of step {step} in its folder, which its run's guidance uses"
     if fills:
         return f"fills a part of a picture, where guidance by step {step} exaggerates (guidance=early asks for it)"
     return ""

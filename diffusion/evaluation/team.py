@@ -121,9 +121,7 @@ def answer(member: Member) -> None:
         error = link.recv()
     except (EOFError, OSError) as end:
         process.join()
-        raise ProcessLost(
-            f"process {process.pid}, one of those that draw: {describe_exit(process.exitcode or 0)}"
-        ) from end
+        raise ProcessLost(f"process {process.pid}, a sampling process: {describe_exit(process.exitcode or 0)}") from end
     if error is not None:
         raise error
 

@@ -47,7 +47,7 @@ def extract(
         for part in images:
             part = part if n is None else part[: n - done]
             if len(part) and resolution not in (None, found := described_size(part)):
-                raise UserError(f"images of {found} pixels to score; the reference has {resolution}: make them alike")
+                raise UserError(f"images have {found} pixels but the reference has {resolution}: use the same size")
             for batch in part.split(batch_size or default_batch_size(extractor)):
                 if len(batch):
                     features.append(extractor(batch, spatial).cpu())

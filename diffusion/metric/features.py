@@ -221,7 +221,7 @@ def auto() -> FeatureExtractor:
     except FeaturesUnavailable as error:
         log.debug("no Inception: %s", error)
         log.warning(
-            "the Inception weights are not there and cannot be downloaded: scores use lite0 features (fd_lite0, "
-            "kid_lite0), not FID; features=inception says what is missing"
+            "the Inception weights are missing and cannot be downloaded: scores use lite0 features (fd_lite0, "
+            "kid_lite0) instead of FID; features=inception shows the error"
         )
         return Lite0()

@@ -60,8 +60,8 @@ def pretrained(kind: str, source: str) -> Any:
         )
     if not Path(source).exists() and (damaged := damaged_in_cache(source)) is not None:
         raise FeaturesUnavailable(
-            f"features of {source}: the SHA-256 of {damaged} is not the published one, which is its name; remove it, "
-            f"so that it is downloaded again, or {fix}"
+            f"features of {source}: the SHA-256 of {damaged} differs from the published one (its file name); delete "
+            f"it to download it again, or {fix}"
         )
     return net
 

@@ -125,7 +125,7 @@ def _read(file: Path, what: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file raises anything from EOFError to UnpicklingError
-        log.warning("%s %s are damaged (%s) and are computed again", what, file, first_line(error))
+        log.warning("%s %s are damaged (%s) and will be recomputed", what, file, first_line(error))
         return None
 
 
@@ -135,4 +135,4 @@ def _write(fields: dict[str, Any], file: Path, what: str) -> None:
         with replacing(file, durable=True) as temporary:
             torch.save({**fields, "checksum": _checksum(fields)}, temporary)
     except OSError as error:
-        log.warning("%s not written to %s (%s): they are computed again next time", what, file, error)
+        log.warning("%s not written to %s (%s): they will be recomputed next time", what, file, error)

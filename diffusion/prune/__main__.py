@@ -35,7 +35,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
     from diffusion.prune import pruning  # torch, only when there is something to do
 
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
+        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     left: Counter[str] = Counter()
     table, total = Table("run", "files", "frees", box=box.SIMPLE_HEAD, pad_edge=False), 0
     for path in runs_below(folder):
@@ -52,7 +52,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
             try:
                 gain = _prune(path, weights)
             except UserError as error:
-                console.print(f"{path}: left as it is: {error}", style="yellow")
+                console.print(f"{path}: skipped: {error}", style="yellow")
                 continue
         total += gain
         table.add_row(str(path.relative_to(folder)), str(len(files)), in_words(gain))
@@ -62,9 +62,9 @@ def run(folder: Path, weights: bool, really: bool) -> None:
         done = "freed" if really else "can be freed"
         console.print(f"{count(table.row_count, 'run')}: {in_words(total)}{less} {done}")
     else:
-        console.print("nothing was removed" if really else f"the complete runs in {folder} hold nothing to remove")
+        console.print("nothing was removed" if really else f"complete runs in {folder}: nothing to remove")
     if left:
-        console.print("left alone: " + ", ".join(f"{n} {state}" for state, n in left.items()))
+        console.print("skipped: " + ", ".join(f"{n} {state}" for state, n in left.items()))
     if table.row_count and not really:
         console.print("nothing has been removed; --yes removes it")
 

@@ -19,7 +19,7 @@ runs of a sweep. report.html is a page for the browser; it needs no other file a
   a sweep's folder   compare.md, compare.csv, runs.csv, compare.png, report.html; the comparison is printed too
   a folder of runs   report.html, a list of the runs with links to their pages
 
-Nothing is trained or sampled, and no checkpoint is read. It can be repeated at any time, also while a run goes on.
+Nothing is trained or sampled, and no checkpoint is read. It can be rerun at any time, even during the run.
 """
 
 

@@ -51,10 +51,10 @@ CAPTIONS = {
 }
 NEEDS = {
     "samples.png": "no samples/step-*.png was written",
-    "mse.png": "metrics.csv holds no losses",
+    "mse.png": "metrics.csv contains no losses",
     "bins.png": "metrics.csv holds no MSE by time (val/mse_bin0, …)",
     "gap.png": "metrics.csv holds no gap by time (gap/mse_bin0, …)",
-    "noising.png": "no images of the data, or no noise schedule, were at hand",
+    "noising.png": "the data's images or the noise schedule were not available",
     "beta.png": "no noise schedule was at hand",
     "signal.png": "no noise schedule was at hand",
 }
@@ -128,7 +128,7 @@ def summary(run: Run, state: str | None = None) -> str:
     opening = {
         "complete": "This run is complete.",
         "running": "**This run is not finished** (or was killed): its state is `running`.",
-        "failed": "**This run failed**; below is what it left.",
+        "failed": "**This run failed**; its partial results are below.",
     }.get(state, f"The state of this run is `{state}`.")
     reason = str(info.get("reason", "")).strip(" :")
     sentences = [f"{opening} The reason: `{reason}`." if reason else opening]

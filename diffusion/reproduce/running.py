@@ -93,4 +93,4 @@ def run_command(command: str, words: Sequence[str]) -> None:
     console.print(f"\n{command_line(command, words)}")
     status = subprocess.run([sys.executable, "-m", f"diffusion.{command}", *words]).returncode
     if status:
-        raise UserError(f"diffusion.{command} ended with status {status}; the same command goes on where it ended")
+        raise UserError(f"diffusion.{command} failed with status {status}; rerun the same command to resume")

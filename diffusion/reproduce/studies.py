@@ -58,7 +58,7 @@ def names() -> list[str]:
 def read(name: str) -> Study:
     """The study of this name. Raises UserError for one that there is not, and for a file that is not a study."""
     if name not in names():
-        raise UserError(f"{name}: there is no such study{nearest(name, names())}; it is one of {', '.join(names())}")
+        raise UserError(f"{name}: unknown study{nearest(name, names())}; it is one of {', '.join(names())}")
     file = files(GROUP)[name]
     try:
         return validated(Study, yaml.safe_load(file.read_text("utf-8")))

@@ -98,7 +98,7 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
     protocols = {column.name: column.words for column in again.columns}
     for column in committed.columns:
         if column.name in protocols and protocols[column.name] != column.words:
-            yield f"{column.name}: measured otherwise: {protocols[column.name]}; committed: {column.words}"
+            yield f"{column.name}: measured under another protocol: {protocols[column.name]}; committed: {column.words}"
     for recipe in committed.numbers:
         label = ", ".join(f"{key}={value}" for key, value in zip(committed.settings, recipe, strict=True))
         for column in committed.columns:

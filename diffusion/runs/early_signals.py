@@ -42,7 +42,7 @@ def end(number: int, frame: FrameType | None) -> None:
     """End this process. Not by an exception, which a library that is being imported might swallow."""
     for other in CAUGHT:  # further signals of a burst must not interrupt this
         signal.signal(other, lambda *_: None)
-    say(number, "nothing was in training, ending at once")
+    say(number, "training had not started; exiting")
     leave(number)
 
 

@@ -81,7 +81,7 @@ def check_overwrites(settings: Train, folder: Path) -> None:
     if ckpt is None:
         raise FolderTaken(
             f"{folder} holds checkpoints, which training from the start would overwrite: ckpt=auto resumes from them, "
-            "another hydra.run.dir keeps them, ckpt=null gives them up"
+            "another hydra.run.dir keeps them, ckpt=null overwrites them"
         )
     if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
         raise FolderTaken(

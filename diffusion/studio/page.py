@@ -39,7 +39,7 @@ PIXELS = 1 << 24  # of a painted mask
 CANVAS = 384  # pixels of the longer side on which a mask is painted, about
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
-USUAL = "as usual"  # a choice that is left to the sampler, or to the proportions of the classes
+USUAL = "default"  # a choice that is left to the sampler, or to the proportions of the classes
 Shown = tuple[str, str]  # HTML: pictures, and words
 
 
@@ -123,7 +123,7 @@ class Page:
             some = images[:COMPARED]
             near, apart = requests.nearest(some, self.data)
             pairs = torch.cat([some, near])
-            words = "above what was drawn, below the nearest training images: " + ", ".join(apart)
+            words = "top: samples, bottom: the nearest training images: " + ", ".join(apart)
             parts.append(picture(grid(pairs, len(near), scale_of(pairs, len(near))), words))
         return "".join(parts)
 
@@ -211,7 +211,7 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         stop.click(own.stop, None, stopped, queue=False, api_name="stop")
         with gr.Tab("Draw"):
             n = number("n", "images", 8)
-            second = gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="a second sampler beside it")
+            second = gr.Dropdown([NONE, *choices("sampler")], value=NONE, label="second sampler for comparison")
             go = gr.Button("Draw", variant="primary")
             outputs = []
             with gr.Row():
@@ -255,7 +255,7 @@ def said(result: Result) -> str:
     kept = base64.b64encode(result.archive()).decode()
     link = f'<a download="drawn.zip" href="data:application/zip;base64,{kept}">save pictures and settings</a>'
     command = html.escape(str(result.record["command"]))
-    return f'<p>draw it again:</p><pre style="white-space: pre-wrap">{command}</pre><p>{link}</p>'
+    return f'<p>Command to reproduce this:</p><pre style="white-space: pre-wrap">{command}</pre><p>{link}</p>'
 
 
 def film(frames: Sequence[Image.Image]) -> str:

@@ -105,11 +105,11 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
             words.append("interpolate=[" + ",".join(_number("seed", seed) for seed in value) + "]")
         elif key in GROUPS or key in PARTS:
             if value not in (RUN, *choices(key)) or (value == RUN and key not in GROUPS):
-                raise UserError(f"{key}={value!r}: there is no such choice")
+                raise UserError(f"{key}={value!r}: unknown choice")
             words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
         elif key == "label":
             if value not in labels:
-                raise UserError(f"label={value!r}: there is no such class")
+                raise UserError(f"label={value!r}: unknown class")
             words.append(f"label={[*labels].index(value)}")  # its number: a name may be anything
         else:
             raise UserError(f"{key}: the studio has no such setting")

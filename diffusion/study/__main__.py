@@ -55,7 +55,7 @@ def main() -> None:
     if word in STUDIES:
         del sys.argv[1]
     elif not word.startswith("-"):
-        what = "names no study" if "=" in word else f"there is no such study{nearest(word, STUDIES)}"
+        what = "names no study" if "=" in word else f"unknown study{nearest(word, STUDIES)}"
         print(f"error: {word}: {what}; the first word is one of: {', '.join(STUDIES)}", file=sys.stderr)
         sys.exit(2)
     STUDIES.get(word, STUDIES["sampler"])()

@@ -76,7 +76,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
                 guided += 1
             yield name, trial
     if not guided:
-        raise UserError("no scale but 1 is left, which is no guidance; give others: scales=[1.5,2,3]")
+        raise UserError("only scale 1 (no guidance) is left; add others: scales=[1.5,2,3]")
 
 
 def guidance_nodes(

@@ -142,7 +142,7 @@ def find_size(
         )
     if more is not None:
         return size, f"{size} is the largest that fits: {more} needs more than {room}"
-    return size, "they fit at once" if size == images else "on a CPU more at once are no faster"
+    return size, "the whole step fits at once" if size == images else "larger batches are no faster on a CPU"
 
 
 def divisors(n: int) -> list[int]:
@@ -154,6 +154,6 @@ def check_pairs(module: Diffusion) -> None:
     """Refuse `auto` where noise is paired with the images of a batch, so that its size changes the numbers."""
     if any(depends_on_batch(getattr(part, "noise", None)) for part in module.objective.modules()):
         raise UserError(
-            "data.batch_size=auto: the noise is assigned to the images of each batch, so what fits would change the "
-            "numbers; give a number, or noise@objective.noise=nearest or independent"
+            "data.batch_size=auto: the noise is assigned to the images of each batch, so the batch size would change "
+            "the results; set a number, or noise@objective.noise=nearest or independent"
         )

@@ -60,7 +60,7 @@ class EarlyStopping(callbacks.EarlyStopping):
         numbers = sorted(name for name in trainer.callback_metrics if name.startswith(("val/", "fit/", "gap/")))
         if self.monitor not in trainer.callback_metrics:
             raise UserError(
-                f"early stopping with monitor={self.monitor}: a validation gives no such number; it gives "
+                f"early stopping with monitor={self.monitor}: validation logs no such metric; it logs "
                 f"{', '.join(numbers)}"
             )
         super().on_validation_end(trainer, pl_module)

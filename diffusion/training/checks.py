@@ -31,7 +31,7 @@ def check_trainer(settings: Trainer) -> None:
     """Refuse a run without an end, a GPU that is not there, strategies that start processes, and what a run decides."""
     for key in (f"trainer.{name}" for name in settings.model_extra or {}):
         if key in INSTEAD:
-            raise UserError(f"{key}: a run decides this itself; {INSTEAD[key]}")
+            raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
     if settings.max_epochs in (None, -1) and settings.max_steps == -1:
         raise UserError(
             "trainer.max_epochs and trainer.max_steps are both without limit: set one of them, such as "

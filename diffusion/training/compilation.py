@@ -59,7 +59,10 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
         trials.begin()
         plain = quickest(trials, data.batch_size)
         if plain * batches < LEAST:
-            return False, f"the training takes about {duration(plain * batches)}; it is tried from {duration(LEAST)} on"
+            return (
+                False,
+                f"a training of {duration(plain * batches)} is too short; it is tried from {duration(LEAST)} on",
+            )
         console.print("compile=auto: trying a compiled network, which takes minutes")
         assert trials.trained is not None
         trials.trained.denoiser.network.compile()

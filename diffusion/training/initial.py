@@ -102,7 +102,7 @@ def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> 
     values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}
     if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
         console.print(
-            f"  its network has {' '.join(shown)}, which no weight shows; give them to go on with it", style="yellow"
+            f"  its network has {' '.join(shown)}, which the weights do not show; set these to match it", style="yellow"
         )
 
 

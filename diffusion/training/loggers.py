@@ -142,7 +142,7 @@ class MetricsFile(Logger):
         except (ValueError, LookupError) as error:
             kept = set_aside(file) if folder.resolve() == self.file.parent.resolve() else file
             console.print(
-                f"{file}: damaged ({first_line(error)}); kept as {kept}, the curves begin anew", style="yellow"
+                f"{file}: damaged ({first_line(error)}); kept as {kept}; the curves start again here", style="yellow"
             )
             return []
 

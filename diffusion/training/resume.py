@@ -83,8 +83,8 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
     if differing := [name for name in saved | present if saved.get(name) != present.get(name)]:
         name = differing[0]
         raise UserError(
-            f"{where}: it is of another network, in {len(differing)} of its weights; {name} is "
-            f"{saved.get(name, 'not there')}, and {present.get(name, 'not there')} in model; give the model it was "
+            f"{where}: it was saved from a different network: {len(differing)} weights differ; {name} is "
+            f"{saved.get(name, 'missing')} there, and {present.get(name, 'missing')} in model; use the model it was "
             "trained with, or leave ckpt out to train another"
         )
     before, now = flat(resumed.config), flat(yaml.safe_load(config))
@@ -125,8 +125,8 @@ def check_noise(resumed: Resumed) -> None:
     """Say so where the run goes on with another generator than the checkpoint's, and so with other noise."""
     if resumed.noise != GENERATOR:
         console.print(
-            f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, and from here on it "
-            f"is drawn by {GENERATOR}: the run goes on as well, but not bit for bit as it would have",
+            f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, from now on it "
+            f"is drawn by {GENERATOR}: the run continues, but not bit for bit as before",
             style="yellow",
         )
 
@@ -160,6 +160,6 @@ def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:
     inside = resumed.folder.resolve() == folder.resolve()
     if resumed.step > total or (resumed.step == total and not inside):
         raise UserError(
-            f"ckpt={resumed.path}: it is of step {resumed.step}, and the run ends at step {total}: nothing is left to "
+            f"ckpt={resumed.path}: it is at step {resumed.step} and the run ends at step {total}: nothing is left to "
             "train; raise trainer.max_epochs or trainer.max_steps, or leave ckpt out"
         )

@@ -198,8 +198,8 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
         affordable = SCORED * nfe <= training or settings.sweep.score != "val/mse"
         if not affordable:
             console.print(
-                f"no scores: {SCORED} samples would take {SCORED * nfe:,} network evaluations, and the training takes "
-                f"{training:,}; score=quick or score=full makes some"
+                f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
+                f"({training:,}); score=quick or score=full enables them"
             )
         score = score.model_copy(update={"n": SCORED if affordable else 0})
     if samples.n is None:
@@ -208,7 +208,7 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
         if n < SHOWN:
             console.print(
                 f"pictures of {count(n, 'sample')}: {SHOWN} would cost more than the training; samples.n={SHOWN} draws "
-                "them"
+                "them anyway"
             )
         samples = samples.model_copy(update={"n": n})
     return settings.model_copy(update={"score": score, "samples": samples})

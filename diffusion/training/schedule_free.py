@@ -74,6 +74,6 @@ def check_rate(optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -
     steps = np.linspace(0, total_steps, min(total_steps, CHECKED - 1) + 1).astype(int).tolist()
     if any(np.diff([factor(step) for step in steps]).min() < 0 for factor in scheduler.lr_lambdas):
         raise UserError(
-            "lr_scheduler: the rate falls, and the optimizer averages the weights in place of that; choose "
+            "lr_scheduler: the learning rate decays, but this optimizer averages the weights instead; choose "
             "lr_scheduler=constant or lr_scheduler=warmup"
         )

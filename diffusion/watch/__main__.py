@@ -16,7 +16,7 @@ its report.html shows. Nothing is written.
   python -m diffusion.watch outputs/demo/…  one run, or one sweep
   python -m diffusion.watch --host 0.0.0.0  for other machines too, with a token in the address
 
-Ctrl-C ends it.
+Press Ctrl-C to stop.
 """
 
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 def watch(folder: Path, host: str, port: int) -> None:
     """Serve the pages of the runs in `folder`. Raises UserError where there is no such folder."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name one that holds runs, such as outputs")
+        raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     if not 0 <= port <= 65535:
         raise UserError(f"--port {port}: expected a number from 0 to 65535")
     from diffusion.watch.server import is_loopback, make_server
@@ -47,11 +47,11 @@ def watch(folder: Path, host: str, port: int) -> None:
     with server:
         address = f"http://{shown}:{server.server_address[1]}/" + (f"?token={token}" if token else "")
         console.print(f"watching {folder}: {address}", soft_wrap=True)
-        console.print("Ctrl-C ends it")
+        console.print("press Ctrl-C to stop")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            console.print("ended")
+            console.print("stopped")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class Handler(BaseHTTPRequestHandler):
                 style="yellow",
                 soft_wrap=True,
             )
-            said = f"this page cannot be made now ({type(error).__name__}); diffusion.watch says more in its terminal"
+            said = f"this page cannot be built now ({type(error).__name__}); see the terminal of diffusion.watch"
             self.answer(HTTPStatus.INTERNAL_SERVER_ERROR, said)
         else:
             if kind == "page":

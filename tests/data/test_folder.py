@@ -122,9 +122,7 @@ def test_strict_stops_at_refused_images_but_not_at_other_files(root: Path) -> No
     (root / "README.txt").write_text("hello")
     load(root, strict=True)
     (root / "bad\nname.png").write_bytes(b"hello")
-    with pytest.raises(
-        UserError, match=r"1 images .* can't be used, the first is 'bad\\nname.png' \(not an image"
-    ) as e:
+    with pytest.raises(UserError, match=r"1 images .* can't be used, for example 'bad\\nname.png' \(not an image") as e:
         load(root, strict=True)
     assert "\n" not in str(e.value)
 
@@ -196,7 +194,7 @@ def test_a_damaged_cache_is_reported_and_made_again(
         file.write_bytes(damaged)
         capsys.readouterr()
         assert load(root).keys == first.keys
-        assert capsys.readouterr().out.count("are damaged: making them again") == 1
+        assert capsys.readouterr().out.count("are damaged: recreating them") == 1
         assert file.read_bytes() == whole
     next(cache.glob("*.files.json")).write_text("{")
     assert load(root).keys == first.keys
@@ -234,7 +232,7 @@ def test_one_line_for_a_wrong_root_or_too_few_images(root: Path, tmp_path: Path)
     for wrong, line in {
         tmp_path / "nowhere": "no such folder",
         root / "0.png": "is a file, expected a folder",
-        empty: "holds no files",
+        empty: "contains no files",
     }.items():
         with pytest.raises(UserError, match=line):
             load(wrong)

@@ -152,7 +152,7 @@ def test_labels_that_do_not_fit_the_classes_are_one_line(monkeypatch: pytest.Mon
             return {**splits, missing: Split(split.images, split.names, None if wrong is None else wrong[: len(split)])}
 
         monkeypatch.setattr(Toy, "load", load)
-        with pytest.raises(UserError, match=f"the labels of {missing} are not those of 3 classes"):
+        with pytest.raises(UserError, match=f"the labels of {missing} do not match 3 classes"):
             toy()
 
 

@@ -91,7 +91,7 @@ def test_the_group_of_training_is_pointed_to_the_weights(command, run, command_n
 
 def test_a_length_beyond_the_snapshots_is_one_line(run):
     with pytest.raises(
-        UserError, match=r"weights=0\.005: of its profile 7\d% would be missing .* greater ema\.snapshots"
+        UserError, match=r"weights=0\.005: 7\d% of its profile would be missing .* greater ema\.snapshots"
     ):
         restore(last(run), 0.005)
     with pytest.raises(UserError, match=r"length 0\.3: .* at most 0\.2887"):

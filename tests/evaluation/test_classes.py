@@ -54,10 +54,10 @@ def test_labels_are_numbers_or_names(labels, classes) -> None:
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (3, "label=3: there is no such class; expected one of sky, sea, 7, or a number from 0 to 2"),
+        (3, "label=3: unknown class; expected one of sky, sea, 7, or a number from 0 to 2"),
         (-1, "label=-1"),
         (True, "label=True"),
-        ("seas", "label=seas: there is no such class (did you mean sea?)"),
+        ("seas", "label=seas: unknown class (did you mean sea?)"),
         ([0, "hills"], "label=hills"),
     ],
 )

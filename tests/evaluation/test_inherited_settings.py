@@ -73,7 +73,7 @@ def test_single_settings_of_the_run_can_be_changed(command, run, tmp_path, name)
         "metrics.kernal=null": "did you mean kernel",
         "data.roots=x": "did you mean root",
         "sampler.steps=x": "sampler.steps=x: expected a whole number",
-        "sampler.grid=null": "sampler.grid=null: one is needed, chosen with its place: grid@sampler.grid=…",
+        "sampler.grid=null": "sampler.grid=null: a choice is required, with its place: grid@sampler.grid=…",
     }.items(),
 )
 def test_a_setting_that_the_run_does_not_have_is_one_line(command, run, word, expected):
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_scored_is_one_line(command, drawn, tmp_path):
         Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")
     for folder, words, expected in (
         (tmp_path / "two", [], "(8.png of 8x8, 9.png of 9x9)"),
-        (drawn, [], "its images are not of one size (grid.png of "),
+        (drawn, [], "its images have different sizes (grid.png of "),
         (drawn / "images", ["n=10"], "n=10: "),
         (tmp_path / "nowhere", [], "images="),
         (drawn / ".hydra", [], "set images to a folder"),

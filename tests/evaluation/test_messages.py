@@ -34,7 +34,7 @@ def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, wor
 
 
 WORDS = {
-    "lr=1e-4": "lr: there is no such setting (did you mean optimizer.lr?); --help lists all of them",
+    "lr=1e-4": "lr: unknown setting (did you mean optimizer.lr?); --help lists all of them",
     "--lr 1e-4": "--lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
     "--lr=1e-4 seed=3": "--lr=1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
     "optimizer.lr 1e-4": "optimizer.lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
@@ -60,7 +60,7 @@ def test_an_option_that_there_is_not_is_one_line(command, name) -> None:
     assert status == 2
     (line,) = err.splitlines()
     assert line.startswith("error: ")
-    assert line.endswith(f"--help lists what python -m diffusion.{name} takes")
+    assert line.endswith(f"--help lists the options of python -m diffusion.{name}")
 
 
 def test_help_names_the_parts_of_groups_with_their_place(command) -> None:

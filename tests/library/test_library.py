@@ -72,11 +72,11 @@ def test_a_sampler_can_be_an_object(model):
 @pytest.mark.parametrize(
     ("sampler", "settings", "words"),
     [
-        ("hein", {}, "sampler=hein: there is no such choice (did you mean heun?)"),
+        ("hein", {}, "sampler=hein: unknown choice (did you mean heun?)"),
         ("heun", {"stepz": 3}, "stepz"),
         ("heun", {"steps": "many"}, "sampler.steps=many: expected a whole number"),
         (None, {"stepz": 3}, "sampler.stepz: the run's sampler has no such setting"),
-        ("heun", {"grid": "karas"}, "grid=karas: there is no such choice (did you mean karras"),
+        ("heun", {"grid": "karas"}, "grid=karas: unknown choice (did you mean karras"),
     ],
 )
 def test_what_there_is_not_is_one_line(model, sampler, settings, words):

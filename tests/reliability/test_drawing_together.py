@@ -64,7 +64,7 @@ def test_scores_and_studies_do_not_depend_on_the_processes(command, run, tmp_pat
 @pytest.mark.parametrize(
     ("sampler", "status", "line"),
     [
-        ("Dying", 1, "one of those that draw: killed by SIGKILL (out of memory?); "),
+        ("Dying", 1, "a sampling process: killed by SIGKILL (out of memory?); "),
         ("Failing", 2, "error: nothing can be drawn here\n"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_job_that_is_signalled_by_itself(tiny, tmp_path):
 def test_a_sweep_before_its_first_job(tiny, tmp_path):
     run = Started(["-m", *tiny, "seed=0,1"], tmp_path)
     os.kill(run.process.pid, USR1)
-    assert "SIGUSR1: nothing was in training" in run.ended(USR1)
+    assert "SIGUSR1: training had not started" in run.ended(USR1)
 
 
 @pytest.mark.parametrize(("rank", "handler"), [("0", early_signals.end), ("1", early_signals.note)])

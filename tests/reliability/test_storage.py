@@ -253,7 +253,7 @@ def test_t2_damage(tmp_path, capfd, figure):
         find("last", tmp_path / "run", "run")
     for path in folder.iterdir():
         put(path, path.read_bytes()[:100])
-    with pytest.raises(UserError, match="ckpt=null starts afresh"):
+    with pytest.raises(UserError, match="ckpt=null starts from scratch"):
         find("auto", tmp_path / "run", "run")
     figure("damaged checkpoints", f"{detected}, {detected} detected and named, the one before used")
 
@@ -328,7 +328,7 @@ def test_t2_from_the_command_line(command, tiny, tmp_path):
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err
-    assert "starting afresh" in out
+    assert "starting from scratch" in out
     newest = tmp_path / "run/checkpoints/step-00000012.ckpt"
     newest.write_bytes(newest.read_bytes()[:-5])  # and last.ckpt, another name of the same file
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=3"])

@@ -58,7 +58,7 @@ def test_data_that_is_gone_leaves_a_note_and_the_other_figures(
     assert main([str(run_folder)]) == 0
     assert "no images here" in capsys.readouterr().err
     assert (run_folder / "figures/beta.png").is_file()
-    assert "`figures/noising.png` is missing: no images of the data" in (run_folder / "README.md").read_text()
+    assert "`figures/noising.png` is missing: the data's images" in (run_folder / "README.md").read_text()
 
 
 def test_a_sweep_gets_its_comparison(

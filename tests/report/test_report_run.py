@@ -136,7 +136,7 @@ def test_what_is_missing_is_named(run_folder: Path) -> None:
         "No validation was logged.",
         "No samples were written.",
         "There is no checkpoint",
-        "`figures/mse.png` is missing: metrics.csv holds no losses",
+        "`figures/mse.png` is missing: metrics.csv contains no losses",
         "`figures/beta.png` is missing: no noise schedule was at hand",
         "Missing: `run.json`, `metrics.csv`, `scores.json`, `samples`, `checkpoints/last.ckpt`",
     ):
@@ -146,7 +146,7 @@ def test_what_is_missing_is_named(run_folder: Path) -> None:
 
 def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed", "reason": "NaN"})), {})
-    assert "**This run failed**; below is what it left. The reason: `NaN`." in text
+    assert "**This run failed**; its partial results are below. The reason: `NaN`." in text
     assert "How long it took is not known on a device that was not recorded" in text
 
 

@@ -97,7 +97,7 @@ def test_runs_are_sorted_filtered_and_listed_for_programs(tmp_path, capsys):
     assert "r1 " in out
     assert "r0 " not in out
     assert status.main([str(tmp_path), "--state", "fail"]) == 2
-    assert capsys.readouterr().err.startswith("error: --state fail: there is no such state (did you mean failed?); ")
+    assert capsys.readouterr().err.startswith("error: --state fail: unknown state (did you mean failed?); ")
 
 
 def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_path, capfd, monkeypatch):

@@ -127,7 +127,7 @@ def test_the_readme_shows_committed_numbers():
 
 
 def test_a_study_that_is_none_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"schedul: there is no such study \(did you mean schedule\?\)"):
+    with pytest.raises(UserError, match=r"schedul: unknown study \(did you mean schedule\?\)"):
         read("schedul")
     (tmp_path / "results").mkdir()
     file = tmp_path / "results/mine.yaml"

@@ -47,7 +47,7 @@ def test_every_cell_that_differs_is_named():
     lost = changed(("cosine", "—"), "fd", None)
     assert [*disagreements(TABLE, lost)] == ["schedule=cosine, note=—: fd was not measured again"]
     (line,) = disagreements(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS))
-    assert line == "coverage: measured otherwise: else; committed: coverage: how"
+    assert line == "coverage: measured under another protocol: else; committed: coverage: how"
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,10 @@ def test_a_drawing_can_be_followed_and_stopped(model):
         ({"strength": 2}, "strength=2: expected a number from 0.01 to 1"),
         ({"seed": -1}, "seed=-1: expected a number"),
         ({"interpolate": [0, "${oc.env:HOME}"]}, "expected a number"),
-        ({"sampler": "ddim ckpt=x"}, "sampler='ddim ckpt=x': there is no such choice"),
-        ({"sampler": "../sampler/ddim"}, "there is no such choice"),
-        ({"grid": "run"}, "grid='run': there is no such choice"),
-        ({"label": "${oc.env:HOME}"}, "label='${oc.env:HOME}': there is no such class"),
+        ({"sampler": "ddim ckpt=x"}, "sampler='ddim ckpt=x': unknown choice"),
+        ({"sampler": "../sampler/ddim"}, "unknown choice"),
+        ({"grid": "run"}, "grid='run': unknown choice"),
+        ({"label": "${oc.env:HOME}"}, "label='${oc.env:HOME}': unknown class"),
         ({"guidance.ckpt": "x"}, "guidance.ckpt: the studio has no such setting"),
         ({"sampler._target_": "os.system"}, "sampler._target_: the studio has no such setting"),
     ],
@@ -158,6 +158,4 @@ def test_training_images_that_are_gone_are_done_without(model, capsys):
 def test_without_gradio_one_line_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(command_module, "find_spec", lambda name: None)
     assert command_module.main(["ckpt=nowhere"]) == 2
-    assert capsys.readouterr().err == (
-        "error: the studio needs gradio, which is not here: pip install 'diffusion-experiments[studio]'\n"
-    )
+    assert capsys.readouterr().err == ("error: the studio needs gradio: pip install 'diffusion-experiments[studio]'\n")

@@ -28,7 +28,7 @@ from tests.support.composing import train
 
 __all__ = ["chromium"]
 
-COMMON = (4, "heun", 3, "as usual", "as usual", "run", "", "as usual")  # the seed, the sampler, its steps, …
+COMMON = (4, "heun", 3, "default", "default", "run", "", "default")  # the seed, the sampler, its steps, …
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_session_stops_its_own_drawing_only(client, address):
 def test_an_empty_field_leaves_a_value_out_and_0_is_a_scale(model):
     page = studio_page.Page(model.restored, model.device, None)
     for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
-        values = page.values((4, "run", 0, "as usual", "as usual", "run", typed, "as usual"))
+        values = page.values((4, "run", 0, "default", "default", "run", typed, "default"))
         assert values == {"seed": 4, "sampler": "run", "guidance": "run", "guidance.scale": scale}
     assert words_of(Request("sample", {"guidance.scale": 0.0}), {}) == ["guidance.scale=0"]
     for refused in (float("inf"), "1; rm"):
@@ -145,7 +145,7 @@ def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
         ),
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
         (("none", 99, *COMMON, "/draw"), "99"),
-        (("none", 1, *COMMON[:6], "<b>", "as usual", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
+        (("none", 1, *COMMON[:6], "<b>", "default", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
     ):
         *values, name = call
         with pytest.raises(AppError) as refused:

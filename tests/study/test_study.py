@@ -79,7 +79,7 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     assert (tmp_path / "study/pareto.png").is_file()
     status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
     assert status == 2
-    assert "sampler=dim: there is no such choice" in err
+    assert "sampler=dim: unknown choice" in err
     names = "expected all or a list of at least 1, each text; samplers=[ddim,dpm_2m,unipc,heun] is the default"
     budgets = "expected a list of at least 1, each a whole number of at least 1; nfe=[10,20,50] is the default"
     for override, expected in {

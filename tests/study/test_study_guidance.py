@@ -126,15 +126,19 @@ REFUSED = {
     "no scale": ("labelled", ["guidance=cfg", "scales=[]"], "scales=[]: expected a list of at least 1, each a number"),
     "a negative scale": ("labelled", ["guidance=cfg", "scales=[-1]"], "each a number of at least 0; scales=[1,1.25,"),
     "an infinite scale": ("labelled", ["guidance=cfg", "scales=[.inf]"], "each a number of at least 0"),
-    "only scale 1": ("labelled", ["guidance=cfg", "scales=[1]"], "no scale but 1 is left"),
+    "only scale 1": ("labelled", ["guidance=cfg", "scales=[1]"], "only scale 1 "),
     "one number": ("labelled", ["guidance=cfg", "intervals=[[1]]"], "each a pair [low,high] of noise levels"),
     "low above high": ("labelled", ["guidance=cfg", "intervals=[[3,1]]"], "low must be below high"),
     "an interval outside": ("labelled", ["guidance=cfg", "intervals=[[1e9,null]]"], "ranges from"),
-    "no step inside": ("labelled", ["guidance=cfg", "intervals=[[0.5,0.51]]", "steps=2"], "no scale but 1 is left"),
+    "no step inside": (
+        "labelled",
+        ["guidance=cfg", "intervals=[[0.5,0.51]]", "steps=2"],
+        "only scale 1 ",
+    ),
     "steps twice": ("labelled", ["guidance=cfg", "samplers=['ddim sampler.steps=3']", "steps=4"], "given twice"),
-    "no such sampler": ("labelled", ["guidance=cfg", "samplers=[dim]"], "sampler=dim: there is no such choice"),
+    "no such sampler": ("labelled", ["guidance=cfg", "samplers=[dim]"], "sampler=dim: unknown choice"),
     "an adaptive sampler": ("labelled", ["guidance=cfg", "samplers=[probability_flow]"], "chooses its own number"),
-    "a budget": ("labelled", ["guidance=cfg", "nfe=[10]"], "nfe: there is no such setting"),
+    "a budget": ("labelled", ["guidance=cfg", "nfe=[10]"], "nfe: unknown setting"),
 }
 
 

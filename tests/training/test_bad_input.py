@@ -98,16 +98,16 @@ SETTINGS = {
     "validation=null": "validation=null: it has settings of its own",
     "guard=3": "guard=3: it has settings of its own",
     "model.blocks=0": "a whole number of at least 1",
-    "schedule=null": "one is needed; schedule is one of cosine, ",
-    "~schedule": "schedule=null: one is needed; schedule is one of cosine, ",
+    "schedule=null": "a choice is required; schedule is one of cosine, ",
+    "~schedule": "schedule=null: a choice is required; schedule is one of cosine, ",
     "grid@sampler.grid=karras sampler.grid.rho=abc": "sampler.grid.rho=abc: expected a number",
-    "threshold@sampler.threshold=null": "one of clip, dynamic; where none is possible, sampler.threshold=null",
-    "model=null": "one is needed; model is one of dit_b_2",
+    "threshold@sampler.threshold=null": "one of clip, dynamic; if it is optional, sampler.threshold=null",
+    "model=null": "a choice is required; model is one of dit_b_2",
     "schedule.first=abc": "a number above 0 and below 1; conf/schedule has values that work",
     "schedule.last=1.5": "a number above 0 and below 1",
     "schedule.steps=1e3": "a whole number",
     "sampler.steps=ten": "sampler.steps=ten: expected a whole number",
-    "sampler.grid=karras": "sampler.grid=karras: one is needed, chosen with its place: grid@sampler.grid=karras",
+    "sampler.grid=karras": "sampler.grid=karras: a choice is required, with its place: grid@sampler.grid=karras",
     "optimizer.lr=abc": "a number",
     "optimizer.lr=nan": "a number",
     "optimizer.betas=[0.9]": "a list of 2 values, each a number",
@@ -210,7 +210,11 @@ def test_a_checkpoint_of_another_network_is_one_line(command, tiny):
     )
     assert status == 2
     (line,) = err.splitlines()
-    for word in ("ckpt=one/checkpoints/last.ckpt: it is of another network", "denoiser.network.", "in model"):
+    for word in (
+        "last.ckpt: it was saved from a different network",
+        "denoiser.network.",
+        "in model",
+    ):
         assert word in line
 
 

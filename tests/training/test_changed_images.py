@@ -54,14 +54,14 @@ def test_an_evaluation_by_the_runs_own_data_warns_where_they_have_changed(comman
     ask = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "device=cpu"]
     status, out, err = command("evaluate", ask)
     assert status == 0, out + err
-    assert "are not those that the model was trained with" not in out
+    assert "have changed since the model was trained" not in out
     replace_one(own_photos)
     status, out, err = command("evaluate", ask)
     assert status == 0, out + err
-    assert out.count("are not those that the model was trained with") == 1
+    assert out.count("have changed since the model was trained") == 1
     status, out, err = command("evaluate", [*ask, "data.batch_size=5"])  # chosen for this evaluation
     assert status == 0, out + err
-    assert "are not those that the model was trained with" not in out
+    assert "have changed since the model was trained" not in out
 
 
 def test_what_a_command_has_written_is_no_data(photos, tmp_path):

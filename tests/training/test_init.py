@@ -145,4 +145,4 @@ def test_settings_that_no_weight_shows_are_said(tiny, tmp_path, capsys) -> None:
     train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
     capsys.readouterr()
     started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")
-    assert "its network has model.norm_eps=1e-05, which no weight shows" in capsys.readouterr().out
+    assert "its network has model.norm_eps=1e-05, which the weights do not show" in capsys.readouterr().out

@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused_before_training(command, words, name):
 
 
 ASKED = {
-    "an unknown class": (["label=pink"], "label=pink: there is no such class; expected one of blue, green, red"),
+    "an unknown class": (["label=pink"], "label=pink: unknown class; expected one of blue, green, red"),
     "a number too large": (["labels=[0,3]"], "label=3"),
     "both": (["label=0", "labels=[0,1]"], "give either label=CLASS"),
     "no class to guide to": (["label=none", "guidance=cfg"], "needs a class label"),

@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
         storage.save(contents if noise is None else {**contents, "noise": noise}, path)
     status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
     assert status == 0, out + err
-    said = f"its noise was drawn by {noise or 'an older generator'}, and from here on it is drawn by {GENERATOR}"
+    said = f"its noise was drawn by {noise or 'an older generator'}, from now on it is drawn by {GENERATOR}"
     assert said in " ".join(out.split())
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
     assert status == 0, out + err

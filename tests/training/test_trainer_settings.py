@@ -45,7 +45,7 @@ def test_what_a_run_decides_is_refused_by_name(key):
 def test_it_is_refused_with_and_without_a_plus(command, tiny, plus):
     status, _, err = command("train", [*tiny, f"{plus}trainer.logger=false"])
     assert status == 2
-    assert "error: trainer.logger: a run decides this itself; choose logger=csv" in err
+    assert "error: trainer.logger: it is set by the run itself; choose logger=csv" in err
 
 
 def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
@@ -119,7 +119,7 @@ def test_a_run_of_the_time_of_one_logger_resumes(command, tiny, tmp_path):
 def test_a_misspelt_one_of_several_is_named(command, tiny):
     status, _, err = command("train", [*tiny, "callbacks=[memory,early_stoping]"])
     assert status == 2
-    assert "callbacks=early_stoping: there is no such choice (did you mean early_stopping?)" in err
+    assert "callbacks=early_stoping: unknown choice (did you mean early_stopping?)" in err
 
 
 def test_a_callback_of_a_saved_configuration_is_only_built_where_the_user_names_it(command, tiny, tmp_path):
@@ -165,7 +165,7 @@ def test_it_stays_ended_where_only_its_scores_are_missing(command, stopped):
 def test_what_no_validation_gives_cannot_be_watched(command, tiny):
     status, _, err = command("train", [*tiny, *STOPPING, "callbacks.early_stopping.monitor=val/mes"])
     assert status == 2
-    assert "early stopping with monitor=val/mes: a validation gives no such number; it gives fit/mse, " in err
+    assert "early stopping with monitor=val/mes: validation logs no such metric; it logs fit/mse, " in err
 
 
 class Ends(Callback):
@@ -210,7 +210,7 @@ def test_a_run_whose_time_is_over_is_interrupted_and_resumes(command, tiny, tmp_
     log = (tmp_path / "log").read_text()
     assert job.process.exitcode == 142, log
     now, step = record(tmp_path / "run"), storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"]
-    assert (now["state"], now["reason"]) == ("interrupted", "SIGALRM, as trainer.max_time is over")
+    assert (now["state"], now["reason"]) == ("interrupted", "SIGALRM: trainer.max_time reached")
     assert now["steps"] == step > 0
     assert "ckpt=auto" in log
     status, out, err = command("train", [*RUN, "trainer.max_time=00:01:00:00", f"trainer.max_steps={step + 2}"])

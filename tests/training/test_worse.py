@@ -138,14 +138,14 @@ def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(wor
     said = "guidance.step=7: the run has 7 steps, so its last samples will be drawn without guidance;"
     assert out.index(said) < out.index("run folder:")
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "late"))
-    assert "is of step 7, and its run's guidance by that of step 7" in drawn_without(tmp_path / "late", capfd)
+    assert "is at step 7, but its run's guidance uses the model of step 7" in drawn_without(tmp_path / "late", capfd)
 
 
 def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance(run, tmp_path, command, capfd):
     alone = shutil.copy(run / "checkpoints/last.ckpt", tmp_path)
     assert "has no weights of step 3 beside it, by which its run guides" in drawn_without(Path(alone), capfd)
     early = run / "checkpoints/step-00000002.ckpt"
-    assert "is of step 2, and its run's guidance by that of step 3" in drawn_without(early, capfd)
+    assert "is at step 2, but its run's guidance uses the model of step 3" in drawn_without(early, capfd)
     words = [f"ckpt={alone}", "n=8", "device=cpu", "hydra.run.dir=drawn"]
     status, out, err = command("sample", words)
     assert status == 0, out + err
@@ -189,7 +189,7 @@ def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def test_what_cannot_be_is_refused(words, run, command, tmp_path):
-    with pytest.raises(UserError, match=r"guidance.step=0.4: of another model a share is not known to be a step"):
+    with pytest.raises(UserError, match=r"guidance.step=0.4: a fraction is only defined for the model's own run"):
         train([*words, "guidance.step=0.4", f"guidance.ckpt={run}"], tmp_path / "another")
     with pytest.raises(
         UserError, match=r"guidance.step=1.5: expected a whole number of at least 1 or a number above 0"

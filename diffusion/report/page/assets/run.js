@@ -205,7 +205,7 @@ function scores(all) {
   });
   function rank(name) { const i = order.findIndex((key) => ROLES[key] === name); return i < 0 ? -1 : i; }
   const columns = ["metric", "of", "value", "step", "weights", "sampler", "protocol"].map((name) => ({ name, number: name === "value" || name === "step" }));
-  return [h("p", { class: "soft" }, "Bars are 95% intervals over draws of as many samples. The floor is the score of two sets of real images that differ by chance alone."),
+  return [h("p", { class: "soft" }, "Bars are 95% intervals over resamples of the same size. The floor is the score of two sets of real images that differ by chance alone."),
     h("div", { class: "pair" }, small), h("details", {}, h("summary", {}, "All scores with their protocols"),
       table(columns, all.map((score) => [score.metric, ROLES[score.what] ?? score.what, score.text, score.step, score.weights, score.sampler, score.protocol]), "All scores"))];
 }
@@ -232,7 +232,7 @@ function schedule(found) {
     chart("Factors of signal and noise", (width) => lines(width, "factors in x_t", [[of[0], found.t, found.alpha], [of[1], found.t, found.sigma]])),
     chart("Log signal-to-noise ratio", (width) => lines(width, "log-SNR", [["log-SNR", found.t, found.log_snr]])),
     found.beta ? chart("Variance added by each step", (width) => lines(width, "β_t", [["β_t", found.beta_t, found.beta]])) : null,
-    trained ? chart("What training weighs", (width) => lines(width, "what training weighs, each relative to its largest", trained, { domain: [0, 1.02] })) : null);
+    trained ? chart("Training times and loss weight", (width) => lines(width, "training times and loss weight, each relative to its maximum", trained, { domain: [0, 1.02] })) : null);
 }
 
 function network(found) {
@@ -268,5 +268,5 @@ function costs(found) {
     bars("Seconds of each part of the run", found.seconds ?? [], (spent) => `${seconds(spent)}, ${Math.round((100 * spent) / total)}%`, "seconds"),
     bars("Memory at the end of the training", found.bytes ?? [], size, "MB")),
   found.seconds ? h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. These are seconds of the process: work that a GPU still does is counted where the process waits for it.`) : null,
-  found.bytes ? h("p", { class: "soft" }, `The rest goes up to the most memory that the run took: activations, libraries, and what samples and scores needed. It is the GPU's memory, and without a GPU the process's.`) : null];
+  found.bytes ? h("p", { class: "soft" }, `The rest is the difference to the run's peak memory: activations, libraries, and what samples and scores needed. It is the GPU's memory, and without a GPU the process's.`) : null];
 }
