@@ -94,7 +94,7 @@ class Diffusion(pl.LightningModule):
         return self.denoiser(x_t, t)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed torch's generators, for code that uses no stream, by the step.
+        """Seed torch's generators by the step, for code that does not use streams.
 
         The seed is the same on all devices and for all batches of the step.
         """
@@ -113,7 +113,7 @@ class Diffusion(pl.LightningModule):
         whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
-        epoch = torch.full((), float(batch.epoch), device=self.device)  # created there: copying a number would block
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits
         self.log_step({"train/loss": whole["loss"].mean(), "epoch": epoch})
         return losses["loss"].mean()
 
@@ -210,7 +210,7 @@ class Diffusion(pl.LightningModule):
             self.gap(weights).sources = sources
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Compute (eps_θ(x_t, t) − eps)² of each image at its frozen times and noises, by averaged and raw weights."""
+        """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         signals.stop_in_validation(self.trainer, self.clock)
         split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
