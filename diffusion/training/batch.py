@@ -3,8 +3,7 @@
 `data.global_batch_size` sets the number of images in a step, and with it the results of the run; the division changes
 them only by the rounding of sums. So a run does not depend on where it is trained: it accumulates as many batches of
 `data.batch_size` as a step needs, and `auto` is the largest size that fits into memory. The size found is not part of
-the settings, by which runs are compared; it is stored in run.json and the checkpoints. A resumed run keeps it if it
-fits.
+the settings, by which runs are compared; run.json and the checkpoints store it. A resumed run keeps it if it fits.
 """
 
 from dataclasses import asdict, dataclass

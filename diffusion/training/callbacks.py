@@ -56,7 +56,7 @@ class EarlyStopping(callbacks.EarlyStopping):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the metric. Raises UserError if there is no such metric."""
+        """Check the metric. Raises UserError if validation does not log it."""
         numbers = sorted(name for name in trainer.callback_metrics if name.startswith(("val/", "fit/", "gap/")))
         if self.monitor not in trainer.callback_metrics:
             raise UserError(

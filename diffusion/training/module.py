@@ -152,7 +152,7 @@ class Diffusion(pl.LightningModule):
         return gathered.flatten()
 
     def streams(self, batch: Batch, use: str = "train") -> Streams:
-        """Return the random streams of a batch for one use; they know its place in the batch of all devices."""
+        """Return the random streams of a batch for one use; they know the batch's place among all devices."""
         n, parts, devices = len(batch.index), self.clock.together, self.trainer.world_size
         number, part = divmod(batch.number, parts)
         first = (part * devices + self.global_rank) * n
@@ -304,7 +304,7 @@ class Diffusion(pl.LightningModule):
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, what identifies images, labels and noise, and the real epoch.
+        """Save the configuration as text, the identity of images, labels and noise, and the real epoch.
 
         (For Lightning the whole run is one epoch.)
         """

@@ -21,7 +21,7 @@ SURE = 3.0  # standard errors of a normal distribution; more with few images or 
 class OverfittingNotice(Callback):
     """Logs one line, once per run, at the first validation where the gap has risen and is above zero.
 
-    Both must be significant at the level of `SURE`. The gap must be above zero because, where held-out images are
+    Both must be significant at the level of `SURE`. The gap must be above zero because, if held-out images are
     easier, a negative gap shrinks along with both errors. It must be above the lowest gap of all validations so far, in
     a paired comparison, because it is never zero where held-out images are harder. (A new network that predicts v or x0
     has such a gap: its eps follows x_t.) So the first validation never logs it, and where held-out images are easier

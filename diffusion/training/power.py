@@ -28,7 +28,7 @@ class PowerEMA(EMA):
     see `diffusion.process.averaging`). Validation and samples use the first length. For other lengths, `weights=0.08`
     in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/.
 
-    A snapshot contains all averages in the precision of the weights, so it is as large as `lengths` models.
+    A snapshot contains all averages in the precision of the weights, so it is as large as one model per length.
 
     Args:
         lengths: σ_rel of the averages: the width of the part of the training that each covers, as a fraction.
@@ -146,7 +146,7 @@ class PowerEMA(EMA):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save what EMA saves, and remove snapshots of later steps, from which the run has gone back."""
+        """Save what EMA saves, and remove snapshots of later steps, left from before the run was resumed."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if trainer.is_global_zero:
             for step, file in files.snapshots(_folder(trainer)).items():

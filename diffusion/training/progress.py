@@ -126,7 +126,7 @@ class RecordProgress(Callback):
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Record the progress every `BEAT` seconds and after each epoch."""
+        """Record the progress about every `BEAT` seconds and after each epoch."""
         step = trainer.global_step
         if time.monotonic() - self.record.written > BEAT or self.clock.every(1, step):
             self.note(step)

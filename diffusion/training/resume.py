@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and what must not have changed since."""
+"""Finds the checkpoint that a run resumes from, and checks what must not have changed since."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -72,7 +72,7 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
 
 
 def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) -> None:
-    """Refuse to resume with another network, diffusion or kind of state than the checkpoint's; print other differences.
+    """Refuse to resume with a network, diffusion or state that differs from the checkpoint's; print other changes.
 
     Args:
         state: The module's weights.
@@ -122,7 +122,7 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
 
 
 def check_noise(resumed: Resumed) -> None:
-    """Print a warning if the run continues with another generator than the checkpoint's, and so with other noise."""
+    """Print a warning if the run continues with a noise generator other than the checkpoint's."""
     if resumed.noise != GENERATOR:
         console.print(
             f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, and from here on it "

@@ -78,7 +78,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every `every_n_steps` steps, unless a validation follows, which saves."""
+        """Save every `every_n_steps` steps, unless a validation follows, which also saves."""
         step = trainer.global_step
         if self.every is None or step % self.every or not self.clock.completes_step(batch_idx):
             return
@@ -114,7 +114,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = step
 
     def prune(self, step: int) -> None:
-        """Remove the oldest beyond `keep`, and those of steps after `step`, from which the run has gone back."""
+        """Remove the oldest beyond `keep`, and those after `step`, left from before the run was resumed."""
         files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
         later = [file for file in files if storage.step_in_name(file) > step]
         for old in later + files[len(later) + self.keep :]:

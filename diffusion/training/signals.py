@@ -35,7 +35,7 @@ PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files 
 
 
 class State:
-    """What the handlers of this process have recorded."""
+    """Signals recorded by the handlers of this process."""
 
     received: int | None = None  # the first signal
     deferring = False  # True during training; otherwise a signal raises Interrupted immediately
@@ -172,7 +172,7 @@ class StopOnSignal(Callback):
     """Ends training at a point where its state is consistent, and saves it.
 
     It comes after the callbacks that change the state after a step (the average), and after those with interruptible
-    work between steps (samples), which leave it to this one to end the run.
+    work between steps (samples), which leave ending the run to this callback.
     """
 
     def __init__(self, clock: Clock, checkpoints: Any):

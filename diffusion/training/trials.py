@@ -27,7 +27,7 @@ WORKING = 2  # memory of a step on a CPU, as a multiple of the values saved for 
 
 
 class Trials:
-    """Context for trial steps with everything in memory that a run holds in training; on exit, it is freed.
+    """Context for trial steps with the memory of a training run allocated; on exit, it is freed.
 
     Args:
         module: The module with the memory layout and precision of the run; it is copied.
