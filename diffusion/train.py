@@ -5,7 +5,7 @@ python -m diffusion.train experiment=demo                     a few minutes on a
 python -m diffusion.train model=unet_small trainer.devices=1  choose from a group; override a value
 python -m diffusion.train data=folder data.root=PHOTOS        your own images
 python -m diffusion.train -m schedule=linear,cosine           a sweep: one run per combination
-python -m diffusion.train -m … hydra.sweep.dir=SWEEP          run what did not complete in that sweep's folder
+python -m diffusion.train -m … hydra.sweep.dir=SWEEP          rerun the jobs of that sweep that did not complete
 python -m diffusion.train hydra.run.dir=RUN ckpt=auto         resume a run with its own settings
 python -m diffusion.train ckpt=last                           resume the newest run of this name in a new folder
 """
@@ -39,7 +39,7 @@ compose_and_train = command("train", Train, __doc__, train, job=jobs.run_job)
 
 
 def main() -> None:
-    """Of several processes under torchrun, only the first composes a configuration; the others join its run."""
+    """Under torchrun, only the first process composes a configuration; the others join its run."""
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
         from diffusion.training import processes, worker
 

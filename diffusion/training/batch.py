@@ -1,9 +1,9 @@
-"""How the images of an optimizer step are divided: among devices, and into batches whose gradients are accumulated.
+"""How the images of an optimizer step are divided among devices and into batches for gradient accumulation.
 
-`data.global_batch_size` sets how many images a step has, and so the numbers of the run; how they are divided changes
-these by the rounding of sums. So a run need not know where it is trained: it accumulates as many batches of
-`data.batch_size` as a step takes, and `auto` is the largest that fits there. What it is, is no part of the settings,
-by which runs are compared; run.json and the checkpoints say it. A resumed run keeps it where it fits.
+`data.global_batch_size` sets the number of images in a step, and with it the results of the run; the division changes
+them only by the rounding of sums. So a run does not depend on where it is trained: it accumulates as many batches of
+`data.batch_size` as a step needs, and `auto` is the largest size that fits into memory. The size found is not part of
+the settings, by which runs are compared; run.json and the checkpoints store it. A resumed run keeps it if it fits.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,12 +23,12 @@ from diffusion.training.module import Diffusion
 from diffusion.training.trials import Trials, largest
 
 AUTO = "auto"
-MOST = {"cpu": 8}  # images in a batch that `auto` finds: more take a CPU as much longer
+MOST = {"cpu": 8}  # largest batch that `auto` chooses: on a CPU, time grows in proportion to the batch
 
 
 @dataclass(frozen=True)
 class Division:
-    """The `images` of an optimizer step, as so many batches of `size` on each of the `devices`."""
+    """A step of `images` images, divided into `accumulate` batches of `size` images on each of the `devices`."""
 
     images: int
     size: int
@@ -41,7 +41,7 @@ class Division:
 
 
 def check_batch(settings: Train) -> None:
-    """Refuse a batch of unknown size, and two settings that both decide the accumulation, before an image is read."""
+    """Reject a batch of unknown size and two settings that both set the accumulation, before any image is read."""
     whole, accumulate = settings.data.get("global_batch_size"), settings.trainer.accumulate_grad_batches
     if whole is None and settings.data.get("batch_size") == AUTO:
         raise UserError(
@@ -56,9 +56,9 @@ def check_batch(settings: Train) -> None:
 
 
 def clock_of(settings: Train, data: ImageData, devices: int) -> Clock:
-    """The run's clock; where `data.global_batch_size` is set, it does not know yet how a step is divided.
+    """Return the run's clock; with `data.global_batch_size`, it does not know yet how a step is divided.
 
-    Raises UserError where the images do not fill a step, or a step cannot be divided.
+    Raises UserError if the images do not fill a step, or a step cannot be divided.
     """
     images, whole, size = len(data.splits["train"]), data.global_batch_size, data.batch_size
     if whole is None:
@@ -92,16 +92,16 @@ def divide(
     record: RunRecord | None,
     before: Any = None,
 ) -> Division | None:
-    """How a step is divided; None where `data.global_batch_size` is not set. The first process finds it, and says so.
+    """Return how a step is divided; None without `data.global_batch_size`. The first process decides it and prints it.
 
     Args:
-        module: As it will be trained, still on the CPU. It is not changed.
-        averages: Sets of averaged weights that the run keeps.
-        folder: Of the run.
-        record: Of the run, on its first process; None on the others, which start when it is written.
-        before: The size of the batch that the resumed run had.
+        module: The module as it will be trained, still on the CPU; it is not changed.
+        averages: Number of averaged weight sets that the run keeps.
+        folder: The run's folder.
+        record: The run's record on the first process; None on the others, which start after it is written.
+        before: Batch size of the resumed run.
 
-    Raises UserError where not even one image fits, or what fits would change the numbers.
+    Raises UserError if not even one image fits, or if the batch size would change the results.
     """
     whole, devices, size, why = data.global_batch_size, trainer.world_size, data.batch_size, ""
     if whole is None:
@@ -123,10 +123,10 @@ def divide(
 def find_size(
     module: Diffusion, data: ImageData, trainer: pl.Trainer, averages: int, images: int, before: Any
 ) -> tuple[int, str]:
-    """The largest batch that fits into a device's memory and divides its `images` of a step, and why not more.
+    """Return the largest batch that fits into memory and divides a device's `images` of a step, and why no more fit.
 
     Args:
-        before: The size that a resumed run had.
+        before: Batch size of the resumed run.
     """
     most = MOST.get(trainer.strategy.root_device.type, images)
     sizes = [size for size in divisors(images) if size <= most]
@@ -146,12 +146,12 @@ def find_size(
 
 
 def divisors(n: int) -> list[int]:
-    """Those of n ≥ 1, ascending."""
+    """The divisors of n ≥ 1, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def check_pairs(module: Diffusion) -> None:
-    """Refuse `auto` where noise is paired with the images of a batch, so that its size changes the numbers."""
+    """Reject `auto` if noise is paired with the images of a batch, because the batch size would change the results."""
     if any(depends_on_batch(getattr(part, "noise", None)) for part in module.objective.modules()):
         raise UserError(
             "data.batch_size=auto: the noise is assigned to the images of each batch, so the batch size would change "

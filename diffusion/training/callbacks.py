@@ -1,6 +1,6 @@
-"""Callbacks that a run is given by the group `callbacks`: what ends it early, and what else is logged.
+"""Callbacks of the config group `callbacks`: early stopping and additional logging.
 
-Any other callback of Lightning, or of one's own, can be given by its full name:
+Any other Lightning callback, or a custom one, can be added by its full name:
 `+callbacks.NAME._target_=my_package.MyCallback`.
 """
 
@@ -20,17 +20,17 @@ from diffusion.training.spent import peak_bytes
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Ends the run at a validation after which a number has not improved for a while.
+    """Ends the run when a monitored metric has stopped improving.
 
-    A run that is resumed after it was ended so stays ended, unless `patience` is now greater. (Lightning's own would
-    train to the next validation, and take the patience from the checkpoint.)
+    A run that was stopped this way stays stopped when it is resumed, unless `patience` is now greater. (Lightning's
+    EarlyStopping would train until the next validation, with the patience of the checkpoint.)
 
     Args:
-        monitor: What is watched, such as val/mse or val/mse_raw.
-        mode: Whether it is to become small or large.
-        patience: Validations in a row without an improvement, after which the run ends.
-        min_delta: An improvement is greater than this.
-        stopping_threshold: The value at which the run ends at once; null for none.
+        monitor: The metric to monitor, such as val/mse or val/mse_raw.
+        mode: Whether the metric should become small (min) or large (max).
+        patience: Number of consecutive validations without improvement after which the run ends.
+        min_delta: A change must be greater than this to count as an improvement.
+        stopping_threshold: The value at which the run ends immediately; null for none.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class EarlyStopping(callbacks.EarlyStopping):
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the count; the patience is that of this run."""
+        """Restore the count, but keep the patience of this run."""
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stay ended."""
+        """Stay stopped if the patience is used up."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the number. Raises UserError where there is no such number."""
+        """Check the metric. Raises UserError if validation does not log it."""
         numbers = sorted(name for name in trainer.callback_metrics if name.startswith(("val/", "fit/", "gap/")))
         if self.monitor not in trainer.callback_metrics:
             raise UserError(
@@ -67,35 +67,35 @@ class EarlyStopping(callbacks.EarlyStopping):
 
 
 class LoggedSteps(Callback):
-    """What is logged in the rows of metrics.csv, every `trainer.log_every_n_steps` optimizer steps."""
+    """Base class of callbacks that log a row of metrics.csv every `trainer.log_every_n_steps` optimizer steps."""
 
     @staticmethod
     def is_due(trainer: pl.Trainer) -> bool:
-        """Whether the step that has just been made has a row."""
+        """Whether the step just completed has a row."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         return bool(every) and trainer.global_step % every == 0
 
 
 class Throughput(LoggedSteps):
-    """Logs train/images_per_second, of all devices, and train/steps_per_second, since the last row.
+    """Logs train/images_per_second, over all devices, and train/steps_per_second, since the last row.
 
-    Validations are not counted. No step waits for a GPU to finish it, so the rates of single steps mean little there.
+    Validation is excluded. Steps do not wait for a GPU to finish, so the rates of single steps mean little there.
     """
 
     def __init__(self) -> None:
         self.began: float | None = None
-        self.step = 0  # at which the rows' interval began
+        self.step = 0  # the step at which the interval began
         self.images = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Begin an interval."""
+        """Start an interval."""
         if self.began is None:
             self.began, self.step, self.images = time.monotonic(), trainer.global_step, 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log at a row's step."""
+        """Log if the step has a row."""
         self.images += len(batch.index) * trainer.world_size
         steps = trainer.global_step - self.step
         if self.began is None or not steps or not self.is_due(trainer):
@@ -107,12 +107,12 @@ class Throughput(LoggedSteps):
         self.began = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin another interval after it."""
+        """End the interval; another one starts after the validation."""
         self.began = None
 
 
 class GradientNorm(LoggedSteps):
-    """Logs train/gradient_norm: the norm of the whole gradient of a step, before it is clipped."""
+    """Logs train/gradient_norm: the norm of the whole gradient of a step, before clipping."""
 
     def __init__(self) -> None:
         self.norm: torch.Tensor | None = None
@@ -120,28 +120,28 @@ class GradientNorm(LoggedSteps):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure."""
+        """Measure the norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norm = norm_of(gradients) if gradients else None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Log at a row's step."""
+        """Log if the step has a row."""
         if self.norm is not None and self.is_due(trainer):
             pl_module.log("train/gradient_norm", self.norm, batch_size=1)
 
 
 class Memory(LoggedSteps):
-    """Logs memory/peak_gb: the most memory (10⁹ bytes) so far, of the GPU's tensors or, without one, of the process."""
+    """Logs memory/peak_gb: peak memory so far (10⁹ bytes), of the GPU's tensors or, without a GPU, of the process."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Log at a row's step."""
+        """Log if the step has a row."""
         if not self.is_due(trainer):
             return
         pl_module.log("memory/peak_gb", peak_bytes(pl_module.device) / 1e9, batch_size=1)
 
 
 class DeviceStats(callbacks.DeviceStatsMonitor):
-    """Logs what the device reports of itself at logged steps, such as its memory by kinds; a CPU's load, by psutil."""
+    """Logs the device's own statistics at logged steps, such as memory by kind; for a CPU its load, by psutil."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raises UserError on a CPU without psutil."""

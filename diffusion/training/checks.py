@@ -1,4 +1,4 @@
-"""What is refused before the first step, each in one line that says how to fix it."""
+"""Checks before the first step; each raises UserError with one line that says how to fix the problem."""
 
 import copy
 import json
@@ -23,12 +23,12 @@ from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import check_rate
 
-ERRORS = ("mse", "loss")  # how the names of errors begin, after the split
-LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning's strategies that start processes themselves
+ERRORS = ("mse", "loss")  # prefixes of the names of errors, after the split
+LAUNCHING = ("spawn", "fork", "notebook")  # in the names of Lightning strategies that start processes themselves
 
 
 def check_trainer(settings: Trainer) -> None:
-    """Refuse a run without an end, a GPU that is not there, strategies that start processes, and what a run decides."""
+    """Reject endless runs, missing GPUs, strategies that start processes, and settings that a run decides itself."""
     for key in (f"trainer.{name}" for name in settings.model_extra or {}):
         if key in INSTEAD:
             raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
@@ -51,7 +51,7 @@ def check_trainer(settings: Trainer) -> None:
 
 
 def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
-    """Refuse a `sweep.score` that the run will not log, before it is trained."""
+    """Reject a `sweep.score` that the run will not log."""
     name = settings.sweep.score
     split, _, metric = name.partition("/")
     if split in ("val", "fit", "gap", "train") and metric.startswith(ERRORS):
@@ -71,7 +71,7 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a run folder in which no file can be written, before anything is read."""
+    """Reject a run folder that is not writable, before anything is read."""
     try:
         storage.check_writable(folder)
     except OSError as error:
@@ -81,7 +81,7 @@ def check_folder(folder: Path) -> None:
 
 
 def set_up(data: ImageData, folder: Path) -> None:
-    """Read the images; data_report.json in the folder lists what was left out, also if that ends the run."""
+    """Read the images; data_report.json in the folder lists the files left out, even if they end the run."""
     try:
         data.prepare_data()
         data.setup()
@@ -97,7 +97,7 @@ def _write_report(file: Path, report: list[dict[str, str]]) -> None:
 
 
 def check_size(data: ImageData, network: torch.nn.Module, crops: Crops | None) -> None:
-    """Refuse images, or parts of them, whose sides are not multiples of the network's `downsampling`."""
+    """Reject images or crops with sides that are not multiples of the network's `downsampling`."""
     factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
     if height % factor or width % factor:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
@@ -111,7 +111,7 @@ def check_size(data: ImageData, network: torch.nn.Module, crops: Crops | None) -
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
-    """Refuse parts that do not fit together: one image goes through the objective, and one is drawn."""
+    """Reject parts that do not fit together: pass one image through the objective, and draw one sample."""
     first = data.splits["train"].take(torch.tensor([0]))
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     try:

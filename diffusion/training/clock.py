@@ -1,11 +1,11 @@
-"""One clock: the optimizer step. Epochs, batches and intervals become steps here, once, and nowhere else.
+"""The run's clock, which counts optimizer steps. Epochs, batches and intervals are converted to steps only here.
 
-A step takes G = batch_size × devices × accumulate images. An epoch of N images is ⌊N/G⌋ steps; the images left over
-differ from epoch to epoch. Few images make epochs of a step or two, so an interval of so many epochs is prolonged, by
-whole intervals, to a least number of steps. To Lightning a whole run is one epoch, whose loader ends with the run. So
-Lightning's own progress is all that a checkpoint has to save, and nothing needs to be converted or corrected when a run
-is resumed, validated, interrupted or ended. A step whose update is left out (by the guard, or by float16's scaler) is a
-step of the clock, but weights, moments, average and learning rate do not move.
+A step uses G = batch_size × devices × accumulate images. An epoch of N images has ⌊N/G⌋ steps; the remaining images
+differ from epoch to epoch. With few images an epoch has only a step or two, so an interval of some epochs is extended
+to a multiple of itself that has a minimum number of steps. For Lightning the whole run is one epoch, and the data
+loader ends with the run. So checkpoints need only Lightning's own progress, and nothing has to be converted or
+corrected when a run is resumed, validated, interrupted or ended. A step whose update is skipped (by the guard, or by
+float16's gradient scaler) counts as a step, but weights, moments, average and learning rate do not change.
 """
 
 import math
@@ -18,16 +18,16 @@ from diffusion.errors import UserError
 
 @dataclass(frozen=True)
 class Clock:
-    """How the steps of a run are divided.
+    """The length of a run and its intervals, in steps.
 
     Args:
         epoch: steps in an epoch.
         total: steps in the run.
         accumulate: batches in a step.
-        together: batches that are drawn for as one, and whose loss is logged as one: those of a step, where its size is
-            set (data.global_batch_size), so that nothing depends on how it is divided; else 1.
-        validate_every: steps between validations; the last step is validated in any case.
-        least: steps in an interval of any number of epochs, at least.
+        together: batches that count as one for random draws and for the logged loss: all batches of a step if its size
+            is set (data.global_batch_size), so that nothing depends on how it is divided; otherwise 1.
+        validate_every: steps between validations; the last step is always validated.
+        least: minimum number of steps in an interval of any number of epochs.
     """
 
     epoch: int
@@ -39,9 +39,9 @@ class Clock:
 
     @classmethod
     def of(cls, settings: Trainer, images: int, batch_size: int, devices: int, least: int = 1) -> "Clock":
-        """The clock of a run on so many training images. Raises UserError where they do not fill one step.
+        """Return the clock of a run on `images` training images. Raises UserError if they do not fill one step.
 
-        In a short run `least` is at most a tenth of it.
+        `least` is limited to a tenth of the run.
         """
         accumulate = settings.accumulate_grad_batches
         batches = images // (batch_size * devices)
@@ -74,15 +74,15 @@ class Clock:
         return replace(clock, validate_every=validate_every)
 
     def steps(self, epochs: int) -> int:
-        """An interval of so many epochs, or of a multiple of them, which has `least` steps."""
+        """Steps in an interval of `epochs` epochs, extended to the first multiple with at least `least` steps."""
         return epochs * self.epoch * math.ceil(self.least / (epochs * self.epoch))
 
     def times(self, epochs: int | None, step: int) -> int:
-        """How often an interval of so many epochs ends from `step` to the end of the run; 0 where `epochs` is None."""
+        """Number of intervals of `epochs` epochs that end after `step`, up to the end of the run; 0 for None."""
         return 0 if epochs is None else self.total // self.steps(epochs) - step // self.steps(epochs)
 
     def epoch_after(self, step: int) -> int:
-        """The epochs that are complete after so many steps."""
+        """Number of complete epochs after `step` steps."""
         return step // self.epoch
 
     def completes_step(self, batch_idx: int) -> bool:
@@ -90,9 +90,9 @@ class Clock:
         return (batch_idx + 1) % self.accumulate == 0
 
     def validates(self, step: int) -> bool:
-        """Whether a validation follows after so many steps."""
+        """Whether a validation follows after `step` steps."""
         return step % self.validate_every == 0 or step >= self.total
 
     def every(self, epochs: int | None, step: int) -> bool:
-        """Whether an interval of so many epochs ends after so many steps; never where `epochs` is None."""
+        """Whether an interval of `epochs` epochs ends after `step` steps; False if `epochs` is None."""
         return epochs is not None and step > 0 and step % self.steps(epochs) == 0

@@ -1,4 +1,4 @@
-"""`compile=auto`: the network is compiled where that saves more time in the run than it takes, as a trial shows."""
+"""`compile=auto`: compile the network if a trial shows that this saves more time in the run than it takes."""
 
 import time
 from pathlib import Path
@@ -16,8 +16,8 @@ from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.trials import Trials
 
-LEAST = 3600.0  # seconds of training, below which nothing is tried: the trial takes minutes
-TIMED = 3  # steps of which the quickest counts
+LEAST = 3600.0  # seconds of training below which nothing is tried, because the trial takes minutes
+TIMED = 3  # timed steps, of which the fastest counts
 
 
 def is_compiled(
@@ -31,14 +31,14 @@ def is_compiled(
     before: Any = None,
     done: int = 0,
 ) -> bool:
-    """Whether the network is compiled. For `auto` the first process finds out, and says so.
+    """Return whether to compile the network. For `auto`, the first process decides it and prints it.
 
     Args:
-        module: As it will be trained, still on the CPU. It is not changed.
-        folder: Of the run.
-        record: Of the run, on its first process; None on the others, which start when it is written.
-        before: Whether the resumed run was compiled, which decides: a compiled network rounds otherwise.
-        done: The steps of the resumed run.
+        module: The module as it will be trained, still on the CPU; it is not changed.
+        folder: The run's folder.
+        record: The run's record on the first process; None on the others, which start after it is written.
+        before: Whether the resumed run was compiled, which then decides, because a compiled network rounds differently.
+        done: Number of steps that the resumed run has completed.
     """
     if settings.compile != "auto":
         return settings.compile
@@ -54,7 +54,7 @@ def is_compiled(
 
 
 def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches: int) -> tuple[bool, str]:
-    """Whether compiling saves time in so many batches, and why."""
+    """Return whether compiling saves time in `batches` batches, and why."""
     with Trials(module, data, trainer, copies=0) as trials:
         trials.begin()
         plain = quickest(trials, data.batch_size)
@@ -77,7 +77,7 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
 
 
 def quickest(trials: Trials, size: int) -> float:
-    """The seconds of a step with so many images."""
+    """The seconds of the fastest of `TIMED` steps with `size` images."""
     return min(seconds(trials, size) for _ in range(TIMED))
 
 

@@ -23,28 +23,28 @@ class EMA(Callback):
     average itself; it has no warm-up; and an exception during validation leaves its weights swapped.)
 
     Args:
-        decay: The largest d_n, close to 1. The average forgets over about 1/(1 − decay) steps.
+        decay: The largest d_n, close to 1. The averaging window is about 1/(1 − decay) steps.
     """
 
     def __init__(self, decay: Annotated[float, Ge(0), Le(1)] = 0.9995):
         self.decay = decay
         self.average: Any = None  # a copy of the module: w̄ while training, w while validating
         self.swapped = False  # whether the module holds w̄, and `average` holds w
-        self.step = 0  # the last one
-        self.updates = 0  # n: the steps so far, without those that were left out
-        # The tensors of w̄ and w in one order, and the buffers of both: walking the modules takes longer than averaging.
+        self.step = 0  # the last optimizer step
+        self.updates = 0  # n: the steps so far, without skipped ones
+        # Tensors of w̄ and w in the same order, and buffers of both: walking the modules takes longer than averaging.
         self.averages: list[Tensor] = []
         self.weights: list[Tensor] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
     @property
     def copies(self) -> int:
-        """Sets of weights that are held beside the module's."""
+        """Number of weight sets kept in addition to the module's."""
         return 1
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is held beside the module."""
+        """All tensors kept in addition to the module's."""
         return list(_tensors(self.average))
 
     def decay_at(self, n: int) -> float:
@@ -56,14 +56,14 @@ class EMA(Callback):
         self.average = copy.deepcopy(pl_module).requires_grad_(False).eval()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Everything is on its device now."""
+        """Collect the tensors, which are on their device now."""
         self.average.to(pl_module.device)
         self.averages = list(self.average.parameters())
         self.weights = [p.detach() for p in pl_module.parameters()]
         self.buffers = list(zip(self.average.buffers(), pl_module.buffers(), strict=True))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Average, after a batch that has completed an optimizer step which was not left out."""
+        """Update the average after a batch that completed an optimizer step, unless the step was skipped."""
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
@@ -75,15 +75,15 @@ class EMA(Callback):
             average.copy_(current)
 
     def average_weights(self) -> None:
-        """w̄ after an update."""
+        """Update w̄."""
         torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate w̄."""
+        """Swap w̄ into the module for validation."""
         self.swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Train on with w."""
+        """Swap w back into the module for training."""
         self.swap(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,14 +93,14 @@ class EMA(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save both."""
+        """Save w̄ and w."""
         checkpoint["current_model_state"] = checkpoint["state_dict"]
         checkpoint["state_dict"] = self.average.state_dict()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore both. A run that kept no average starts one from its weights."""
+        """Restore w̄ and w. If the checkpoint has no average, a new one starts from its weights."""
         self.average.load_state_dict(checkpoint["state_dict"])
         pl_module.load_state_dict(checkpoint.get("current_model_state", checkpoint["state_dict"]))
 
@@ -132,5 +132,5 @@ def _tensors(module: torch.nn.Module) -> chain[Tensor]:
 
 
 def average_of(trainer: pl.Trainer) -> EMA | None:
-    """The run's moving average; None where it keeps none."""
+    """The run's moving average, or None."""
     return next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]

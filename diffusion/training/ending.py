@@ -1,4 +1,4 @@
-"""The end of a run: its last samples, which all of its processes draw, and their scores, by the first."""
+"""The end of a run: all processes draw the last samples, and the first process scores them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,19 +25,19 @@ from diffusion.training.periodic import log_image
 from diffusion.training.sharding import whole
 from diffusion.training.spent import Spent
 
-SHOWN = 16  # samples in a picture, where samples.n does not say
-SHEET = 1 << 24  # pixels of samples in samples/all.png, at most: 16,384 samples of 32×32
-SAMPLES, UNTRAINED = "samples", "untrained"  # what is drawn
-Last = Mapping[str, tuple[Denoiser, Drawn]]  # what is drawn -> by which denoiser, and where it is
+SHOWN = 16  # samples in a picture if samples.n is not set
+SHEET = 1 << 24  # maximum number of pixels in samples/all.png: 16,384 samples of 32×32
+SAMPLES, UNTRAINED = "samples", "untrained"  # names of the sets of samples
+Last = Mapping[str, tuple[Denoiser, Drawn]]  # name -> the denoiser and the file of its samples
 
 
 def draw_last(
     settings: Train, drawing: Drawing, folder: Path, trainer: pl.Trainer, module: Diffusion, spent: Spent
 ) -> Last:
-    """Draw the last samples, and those of an untrained network where they are a baseline; nothing where none are asked.
+    """Draw the last samples, if any are requested, and those of an untrained network if it is a baseline.
 
-    All processes of the run must call this. Afterwards the module holds its averaged weights. Samples that the run has
-    drawn before it was killed are not drawn again.
+    All processes of the run must call this. Afterwards the module holds its averaged weights. Samples drawn before a
+    run was killed are not drawn again.
     """
     spent.mark("other")
     device, score, first = trainer.strategy.root_device, settings.score, trainer.is_global_zero
@@ -69,7 +69,7 @@ def draw_last(
         how.into(drawn, denoiser, device, label if first else None, frames.watch, (rank, world))
         last[what] = denoiser, drawn
         if first and what == SAMPLES:
-            if not frames.pairs:  # the first batch was there already
+            if not frames.pairs:  # the first batch was drawn before
                 how(denoiser, min(number, FILMED), device, watch=frames.watch)
             frames.save_film(folder / "samples" / "film.png")
     spent.mark("last samples")
@@ -77,7 +77,7 @@ def draw_last(
 
 
 def begin(drawing: Drawing, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> None:
-    """As `Drawing.begin`; a part of other samples, such as those of an earlier end of the run, is given up."""
+    """Call `Drawing.begin`, but discard a partial file of other samples, such as those of an earlier end of the run."""
     try:
         drawing.begin(file, denoiser, n, batch_size, source)
     except OtherImages:
@@ -86,7 +86,7 @@ def begin(drawing: Drawing, file: Path, denoiser: Denoiser, n: int, batch_size: 
 
 
 def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | None, last: Last, spent: Spent) -> None:
-    """The pictures of the last samples, and their scores beside the baselines."""
+    """Write pictures of the last samples, and their scores with those of the baselines."""
     if not last:
         return
     images = last[SAMPLES][1].images()
@@ -104,7 +104,7 @@ def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | 
 
 
 def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer, last: Last) -> None:
-    """The scores of the last samples."""
+    """Score the last samples."""
     score, scored = settings.score, settings.score.n or 0
     denoiser, drawn = last[SAMPLES]
     images = drawn.images()[:scored]
@@ -135,6 +135,6 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
 
 
 def run_source(settings: Train, guided: bool = True) -> dict[str, Any]:
-    """What the scores of a run's samples say about how they were made."""
+    """The provenance that is stored with the scores of a run's samples."""
     drawn = source_of(settings.sampler, settings.guidance if guided else None)
     return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}

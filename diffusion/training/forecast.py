@@ -1,7 +1,7 @@
-"""What a run will cost, before its first step: its parts are counted in network evaluations, and one of them is timed.
+"""Forecast of a run's time before its first step: the number of network evaluations times the time of one.
 
-An evaluation is one image through the network once. A training step takes three for each of its images, because the
-backward pass costs as much as two.
+An evaluation is one forward pass of one image. A training step counts as three per image, because the backward pass
+costs as much as two.
 """
 
 import time
@@ -24,9 +24,9 @@ from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.sharding import whole
 
-STEP = 3  # evaluations that a training step takes for each image
-TIMED = 8  # images of the evaluation that is timed on a CPU, at most; there the time grows as the batch
-MEASURED = slice(5, 25)  # batches of the run whose time corrects the forecast
+STEP = 3  # evaluations per image in a training step
+TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
+MEASURED = slice(5, 25)  # the batches of the run that are timed to correct the forecast
 
 
 class Part(NamedTuple):
@@ -40,26 +40,26 @@ class Part(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """Seconds that an image takes."""
+    """Seconds per image."""
 
     training: float
     sampling: float
     features: float
 
     def of(self, part: Part) -> float:
-        """Seconds that a part of the work takes."""
+        """Seconds for a part of the work."""
         return part.training * self.training + part.sampling * self.sampling + part.features * self.features
 
 
 class Plan:
-    """The work of a run from one of its steps on.
+    """The remaining work of a run from any of its steps.
 
     Args:
-        settings: Of the run, with the number of samples to score.
-        data: Set up.
-        scorer: None where nothing is scored.
-        devices: Of the run.
-        share: Of an image's pixels that a training step sees.
+        settings: The run's settings, with the number of samples to score.
+        data: The data, already set up.
+        scorer: The scorer; None if nothing is scored.
+        devices: Number of devices.
+        share: Fraction of an image's pixels that a training step sees.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class Plan:
         self.nfe, self.unguided, self.in_training = (way.evaluations(schedule) for way in ways)
 
     def parts(self, step: int) -> list[Part]:
-        """What is to be done after `step` steps; parts without work are left out."""
+        """The work left after `step` steps; parts without work are omitted."""
         parts = [self.training(step), self.validation(step), self.pictures(step), *self.scores(step)]
         return [part for part in parts if part.training or part.sampling]
 
     def training(self, step: int) -> Part:
-        """The steps."""
+        """The remaining steps."""
         left = self.clock.total - step
         batch = self.clock.accumulate * self.data.batch_size
         return Part("training", count(left, "step"), training=round(STEP * left * batch * self.share))
 
     def validation(self, step: int) -> Part:
-        """Held-out and training images, by the averaged and by the raw weights."""
+        """Held-out and training images, with averaged and raw weights."""
         every, total = self.clock.validate_every, self.clock.total
         times = total // every - step // every + bool(total % every)
         batches = -(-len(self.data.splits["val"]) // (self.data.eval_batch_size * self.devices))
@@ -102,14 +102,14 @@ class Plan:
         return Part("validation", f"{count(times, 'time')}, {count(each, 'evaluation')} each", training=times * each)
 
     def pictures(self, step: int) -> Part:
-        """Samples that are shown as training goes on, and at its end where they are not scored too."""
+        """Samples shown in pictures during training, and at its end unless they are scored too."""
         n, score = self.settings.samples.n or 0, self.settings.score.n or 0
         times, more = self.clock.times(self.settings.samples.every_n_epochs, step), max(0, n - score)
         sampling = times * n * self.in_training + more * self.nfe
         return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampling)
 
     def scores(self, step: int) -> list[Part]:
-        """Samples that are scored, and what they are compared with."""
+        """Samples that are scored, and their baselines."""
         score, n = self.settings.score, self.settings.score.n or 0
         if self.scorer is None or not n:
             return []
@@ -128,14 +128,14 @@ class Plan:
 
 
 class Forecast(Callback):
-    """Before the first step, how long each part of the run will take; after some steps, the training as measured."""
+    """Prints how long each part of the run will take before the first step, and later a measured time for training."""
 
     def __init__(self, clock: Clock, plan: Plan):
         self.clock, self.plan = clock, plan
         self.seen = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Time an evaluation, and print the parts of the work."""
+        """Time an evaluation and print the forecast."""
         assert isinstance(pl_module, Diffusion)
         denoiser = whole(trainer, pl_module.denoiser)
         if not trainer.is_global_zero:
@@ -153,12 +153,12 @@ class Forecast(Callback):
             console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
 
     def batch(self, module: Diffusion) -> int:
-        """Images of the evaluation that is timed."""
+        """Batch size of the timed evaluation."""
         size = self.plan.data.batch_size
         return min(size, TIMED) if module.device.type == "cpu" else size
 
     def costs(self, trainer: pl.Trainer, denoiser: Denoiser, device: torch.device, batch: int) -> Costs:
-        """Seconds for an image: in training's precision, in sampling's, and of the features."""
+        """Seconds per image: for training and for sampling, in their precisions, and for the features."""
         data, features = self.plan.data, 0.0
         shape = data.shape
         denoiser.eval()
@@ -176,7 +176,7 @@ class Forecast(Callback):
         return Costs(training, sampling, features)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Time the `MEASURED` batches, and print what all steps will take."""
+        """Time the `MEASURED` batches and print the time of the remaining steps."""
         self.seen += 1
         if self.seen == MEASURED.start:
             self.began, self.first = self._now(pl_module), trainer.global_step

@@ -1,8 +1,8 @@
-"""Stops a run whose numbers have gone wrong, before a bad checkpoint replaces a good one.
+"""Stops a run whose values are not finite or diverge, before a bad checkpoint replaces a good one.
 
-After every optimizer step the loss, the gradient's norm and the norm of the averaged weights (of the raw ones where
-there is no average) must be finite. A NaN weight makes the average NaN at once, so one norm serves for both. On an
-accelerator the three numbers are read one step later, when they have arrived, so that no step waits for its own end.
+After every optimizer step the loss, the gradient norm and the norm of the averaged weights (of the raw ones if there is
+no average) must be finite. A NaN weight makes the average NaN immediately, so one norm covers both. On an accelerator
+the three numbers are read one step later, when they have arrived, to avoid a synchronization at every step.
 """
 
 import math
@@ -26,31 +26,31 @@ from diffusion.training.module import Diffusion
 from diffusion.training.reading import Reading
 from diffusion.training.sharding import norm_of
 
-NAMED = 8  # files of a batch that a message names
-WINDOW = 100  # losses that a new one is compared with
-LEAST = 20  # of them, before the comparison means anything
-# A spike is above this many times their 90th percentile. Losses scatter with t, most in small batches. In clean
-# training 1 step in 10,000 was a spike at batch 4, and none at batch 8; never two in a row. (At 4 times, 5 in 10,000.)
+NAMED = 8  # maximum number of files of a batch in a message
+WINDOW = 100  # number of previous losses that a new one is compared with
+LEAST = 20  # losses needed for a meaningful comparison
+# A spike is a loss above this multiple of their 90th percentile. Losses vary with t, most in small batches. In clean
+# training, 1 step in 10,000 was a spike at batch size 4 and none at 8; never two in a row. (At factor 4, 5 in 10,000.)
 FACTOR = 5
-MOST_SKIPPED = 10  # steps in a row; after that, something other than a batch is wrong
-MOST_OVERFLOWS = 50  # steps in a row that float16's scaler skipped; each halves its scale, which begins at 2^16
+MOST_SKIPPED = 10  # consecutive skipped steps; with so many, the cause is not a single batch
+MOST_OVERFLOWS = 50  # consecutive steps skipped by float16's scaler; each halves its scale, which starts at 2^16
 COUNTED = ("high", "warned", "skipped", "skipped_in_a_row")  # a resumed run continues these counts
 
 
 class Measured(NamedTuple):
-    """What was measured in one optimizer step: the loss, the gradient's norm and the weights' norm."""
+    """Measurements of one optimizer step: the loss, the gradient norm and the norm of the weights."""
 
     numbers: Reading
     step: int
-    images: list[Tensor]  # the indices of those of its batches
+    images: list[Tensor]  # image indices of its batches
 
 
 class Guard(Callback):
-    """Stands after the average and before what saves.
+    """Checks every step. Its place is after the average and before the callbacks that save.
 
     Raises NotFinite (exit status 3) and Diverged (4), naming the step and the files of its batch. With float16 mixed
-    precision gradients overflow now and then, and its scaler skips these steps: nothing is said about them unless there
-    are more in a row than a scale can be too large for.
+    precision, gradients overflow occasionally and the gradient scaler skips these steps. This is an error only if more
+    steps are skipped in a row than a too large scale can explain.
     """
 
     def __init__(self, settings: schema.Guard, clock: Clock):
@@ -60,14 +60,14 @@ class Guard(Callback):
         self.losses: list[Tensor] = []  # of the batches of this step
         self.index: list[Tensor] = []
         self.gradient: Tensor | None = None
-        self.weights: list[Tensor] = []  # the averaged ones, or the raw ones
+        self.weights: list[Tensor] = []  # the averaged weights, or the raw ones without an average
         self.waiting: deque[Measured] = deque()
         self.usual: deque[float] = deque(maxlen=WINDOW)
-        self.high = 0  # spikes in a row
+        self.high = 0  # consecutive spikes
         self.warned = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """List what is measured at every step: walking the module takes as long as the norm."""
+        """Collect the tensors to measure once: walking the module takes as long as the norm."""
         self.files = trainer.datamodule.splits["train"].names  # type: ignore[attr-defined]
         self.parameters = list(pl_module.parameters())
         average = average_of(trainer)
@@ -81,7 +81,7 @@ class Guard(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure the gradient; with `skip`, remove one that is not finite, so that no weight or moment changes."""
+        """Measure the gradient; with `skip`, remove a non-finite one, so that no weight or moment changes."""
         if scales(trainer):
             return
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -90,7 +90,7 @@ class Guard(Callback):
             self.skip(trainer)
 
     def skip(self, trainer: pl.Trainer) -> None:
-        """Leave this step out."""
+        """Skip this step."""
         self.skipped += 1
         self.skipped_in_a_row += 1
         names = self.names(self.index)
@@ -133,18 +133,18 @@ class Guard(Callback):
         self.check(keep=0 if pl_module.device.type == "cpu" else 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Check everything before it is saved. A resumed run's guard knows what this one does."""
+        """Check all pending measurements before saving, and save the counts for a resumed run."""
         self.check(keep=0)
         return {"usual": list(self.usual), **{name: getattr(self, name) for name in COUNTED}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the counts."""
+        """Restore the counts."""
         self.usual = deque(state_dict.get("usual", []), maxlen=WINDOW)
         for name in COUNTED:
             setattr(self, name, state_dict.get(name, getattr(self, name)))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Report how much was skipped."""
+        """Report the number of skipped steps."""
         self.check(keep=0)
         if self.skipped:
             console.print(f"skipped {count(self.skipped, 'step')}, whose gradients were not finite")
@@ -156,7 +156,7 @@ class Guard(Callback):
         return ", ".join(self.files[i] for i in index[:NAMED]) + more
 
     def check(self, keep: int) -> None:
-        """Check all but the newest `keep` of what was measured."""
+        """Check all but the newest `keep` measurements."""
         while len(self.waiting) > keep:
             measured = self.waiting.popleft()
             loss, gradient, weights = measured.numbers.read()
@@ -170,7 +170,7 @@ class Guard(Callback):
             self.compare(loss, measured)
 
     def compare(self, loss: float, measured: Measured) -> None:
-        """Compare a loss with the ones before it."""
+        """Compare a loss with the previous ones."""
         if self.spikes is None:
             return
         limit = FACTOR * percentile_90(self.usual) if len(self.usual) >= LEAST else math.inf
@@ -196,10 +196,10 @@ class Guard(Callback):
 
 
 def scales(trainer: pl.Trainer) -> bool:
-    """Whether the gradients are float16's, scaled, whose overflows are no fault."""
+    """Whether gradients are scaled, as with float16, where overflows are normal."""
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
 def percentile_90(values: deque[float]) -> float:
-    """The value below which nine tenths lie."""
+    """The 90th percentile."""
     return sorted(values)[int(0.9 * (len(values) - 1))]

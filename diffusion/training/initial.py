@@ -1,6 +1,6 @@
-"""`init=`: a run that starts from the weights of another model. It is a new run: step 0, a fresh optimizer and average.
+"""`init=`: start a run from the weights of another model. It is a new run: step 0, a new optimizer and average.
 
-Where a run resumes from a checkpoint, `init` is not read: the checkpoint's weights come after those.
+When a run resumes from a checkpoint, `init` is not read, because the checkpoint's weights are newer.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from diffusion.config.untrusted import plain_config
 from diffusion.console import console, count
 from diffusion.errors import UserError
 
-WITHOUT_WEIGHTS = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")  # settings of networks
+WITHOUT_WEIGHTS = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")  # not visible in the weights
 
 
 def with_initial(settings: Train) -> Train:
-    """The settings with the file or folder that `init` names: `last` may be another by the time it is read."""
+    """Return the settings with `init` resolved to a file or folder, because `last` may change before it is read."""
     if settings.init is None:
         return settings
     try:
@@ -31,15 +31,15 @@ def with_initial(settings: Train) -> Train:
 
 
 def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None:
-    """Copy into `network` the weights of a model that have the names and shapes of its own, and say what is copied.
+    """Copy those weights of a model into `network` that match its own by name and shape, and print what is copied.
 
-    They are the averaged ones, where there is an average. The others keep their fresh values.
+    The averaged weights are used if there are any. The other weights of `network` keep their initial values.
 
     Args:
-        init: a checkpoint, an exported file or a folder of diffusers.
-        config: the run's, whose schedule and prediction are compared with those of the model.
+        init: a checkpoint, an exported file or a diffusers folder.
+        config: the run's configuration; its schedule and prediction are compared with those of the model.
 
-    Raises UserError for a model that cannot be read, and for one of which no matrix fits.
+    Raises UserError if the model cannot be read, or if none of its matrices fits.
     """
     path = Path(init)
     try:
@@ -52,7 +52,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
     other = [name for name in own if name in found and found[name].shape != own[name].shape]
     missing = [name for name in own if name not in found]
     unused = [name for name in found if name not in own]
-    if not any(own[name].ndim > 1 for name in fitting):  # a bias may have the shape of another by chance
+    if not any(own[name].ndim > 1 for name in fitting):  # the shape of a bias may match by chance
         example = f", such as {next(iter(found))}," if found else ""
         raise UserError(
             f"init={path}: none of its {count(len(found), 'weight')}{example} fits the model; choose the model that it "
@@ -79,25 +79,25 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
 
 
 def _of_init(error: UserError) -> UserError:
-    """What was said of `ckpt`, of `init`."""
+    """Return an error about `ckpt` as one about `init`."""
     return UserError(str(error).replace("ckpt=", "init=", 1))
 
 
 def _counted(names: list[str], values: Mapping[str, Tensor] | None = None) -> str:
-    """`3 weights`, and how many numbers they are."""
+    """`3 weights`, and their number of elements if `values` are given."""
     numbers = f" ({sum(values[name].numel() for name in names) / 1e6:.2f} M numbers)" if values else ""
     return f"{count(len(names), 'weight')}{numbers}"
 
 
 def _say_what_differs(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Say where the weights have learned another task: another schedule or prediction."""
+    """Warn if the weights were trained with another schedule or prediction."""
     parts = [part for part in ("schedule", "prediction") if _plain(theirs.get(part)) != _plain(own.get(part))]
     if parts:
         console.print(f"  it was trained with another {' and '.join(parts)}, and has to learn this one", style="yellow")
 
 
 def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> None:
-    """Say which settings of a network differ although its weights fit."""
+    """Warn about network settings that differ although the weights fit."""
     model = theirs["model"] if isinstance(theirs.get("model"), Mapping) else {}
     values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}
     if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
@@ -107,5 +107,5 @@ def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> 
 
 
 def _plain(node: Any) -> Any:
-    """A node without what is not set."""
+    """A config node without its null values."""
     return {key: value for key, value in node.items() if value is not None} if isinstance(node, Mapping) else node

@@ -29,21 +29,21 @@ def wandb(
     tags: Sequence[str] = (),
     **settings: Any,
 ) -> Logger:
-    """Weights & Biases. Without a key it is offline: nothing is asked and nothing fails. A resumed run goes on.
+    """Weights & Biases; offline if there is no API key, without a prompt or error. A resumed run is continued there.
 
-    The command line, the machine and the source code are not sent: they may hold secrets. The commit and the versions
-    are part of the configuration, as `code` and `versions`.
+    The command line, the machine and the source code are not sent, because they may contain secrets. The commit and the
+    library versions are logged with the configuration, as `code` and `versions`.
 
     Args:
-        project: The project in which the run appears.
-        group: Under which its runs are gathered; null for the sweep that the run is a job of, if it is.
-        job_type: The kind of the run, within a group.
-        tags: Words by which runs are filtered.
+        project: The W&B project of the run.
+        group: The W&B group of the run; null for the sweep that the run is a job of, if any.
+        job_type: The kind of run within a group.
+        tags: Tags by which runs can be filtered.
     """
     import wandb as library
     from lightning.pytorch.loggers import WandbLogger
 
-    offline = library.setup().settings.mode in ("offline", "dryrun")  # as WANDB_MODE says; login would warn of it
+    offline = library.setup().settings.mode in ("offline", "dryrun")  # as set by WANDB_MODE; login would warn about it
     online = not offline and library.login(prompt=False)
     if not online:
         console.print(
@@ -65,14 +65,14 @@ def wandb(
         ),
         **settings,
     )  # fmt: skip
-    logger._wandb_init.pop("anonymous", None)  # wandb warns that it means nothing any more
+    logger._wandb_init.pop("anonymous", None)  # wandb warns that it no longer has an effect
     logger.log_hyperparams({**recipe, "code": code_version(), "versions": versions()})
     return logger
 
 
 @rank_zero_only
 def _wandb_id(folder: Path, resumes: bool) -> str:
-    """The name of the folder's run to W&B, kept in wandb/id; another one where a run begins from the start."""
+    """The W&B id of the folder's run, stored in wandb/id; a new one if the run starts from scratch."""
     file = folder / "wandb" / "id"
     if not (resumes and file.is_file()):
         file.parent.mkdir(exist_ok=True)
@@ -92,13 +92,13 @@ def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
 
 
 class MetricsFile(Logger):
-    """metrics.csv in the run's folder: a line for each logging call, written at once.
+    """metrics.csv in the run's folder: one line per logging call, written immediately.
 
-    Lines are only added. Where a new quantity needs a new column, a file with all lines takes the place of the old one.
+    Lines are only appended, except that the whole file is rewritten when a new metric needs a new column.
 
     Args:
-        resumed: The folder of the run that this one is resumed from, and its step. What that run logged up to this step
-            stays, or is copied, so that curves are whole.
+        resumed: The folder and step of the run that this one resumes from. Lines logged up to this step are kept, or
+            copied, so that curves are complete.
     """
 
     def __init__(self, folder: Path, resumed: tuple[Path, int] | None = None):
@@ -116,7 +116,7 @@ class MetricsFile(Logger):
         """None: a run's folder has one such file."""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: they are in config.yaml."""
+        """Do nothing: hyperparameters are in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -132,7 +132,7 @@ class MetricsFile(Logger):
                 table.DictWriter(file, self.columns).writerow(row)
 
     def _earlier(self) -> list[dict[str, float]]:
-        """What the run logged before it was resumed, up to the step from which it continues."""
+        """The lines logged before the run was resumed, up to the step from which it continues."""
         if self.resumed is None:
             return []
         folder, steps = self.resumed
@@ -147,7 +147,7 @@ class MetricsFile(Logger):
             return []
 
     def _write(self, earlier: list[dict[str, float]], row: dict[str, Any]) -> None:
-        """Replace the file by one with these lines."""
+        """Rewrite the file with these lines."""
         rows = [{k: int(v) if k in ("epoch", "step") else v for k, v in each.items()} for each in earlier] + [row]
         columns = sorted({name for each in rows for name in each})
         text = io.StringIO(newline="")
@@ -159,7 +159,7 @@ class MetricsFile(Logger):
 
 
 def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
-    """Put the lowest val/mse and the scores of the samples, with their intervals, into the summary that W&B lists."""
+    """Write the lowest val/mse and the scores of the samples, with their intervals, to the W&B summary."""
     from lightning.pytorch.loggers import WandbLogger
 
     for logger in loggers:
@@ -174,7 +174,7 @@ def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
 
 
 def finish(loggers: list[Logger]) -> None:
-    """Close what would otherwise continue into the next run of this process."""
+    """Close W&B runs, which would otherwise continue into the next run of this process."""
     from lightning.pytorch.loggers import WandbLogger
 
     for logger in loggers:

@@ -1,15 +1,15 @@
-"""Corrections of the progress that Lightning saves in a checkpoint, `checkpoint["loops"]["fit_loop"]`.
+"""Corrections to the progress that Lightning saves in a checkpoint, `checkpoint["loops"]["fit_loop"]`.
 
-Lightning restores a run from it by itself, in all cases but these three. The format is that of Lightning 2.6.
+Lightning restores a run from it correctly except in these three cases. The format is that of Lightning 2.6.
 """
 
 from typing import Any
 
 
 def repeat_validation(checkpoint: dict[str, Any]) -> None:
-    """The checkpoint of a validation that was broken off: repeat it from its first batch.
+    """Make the checkpoint of an interrupted validation repeat it from its first batch.
 
-    Lightning would continue after the batches that it has seen, whose errors are lost.
+    Lightning would continue after the batches already seen, whose errors are lost.
     """
     first_batch = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
@@ -18,10 +18,10 @@ def repeat_validation(checkpoint: dict[str, Any]) -> None:
 
 
 def adapt(checkpoint: dict[str, Any], accumulate: int, total: int) -> None:
-    """Before a checkpoint is restored: continue a run that was complete, and with another accumulation.
+    """Adapt a checkpoint before it is restored: to continue a complete run, or to change gradient accumulation.
 
-    The last batch of a run that was shorter is not the last one any more, and the batches so far are `accumulate` for
-    each step.
+    The last batch of a shorter run is no longer the last one, and the batches so far are counted as `accumulate` per
+    step.
     """
     progress, step = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"], checkpoint["global_step"]
     progress["is_last_batch"] = progress["is_last_batch"] and step >= total

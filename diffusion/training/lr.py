@@ -1,4 +1,4 @@
-"""Learning-rate schedules, step by step: functions (optimizer, total_steps, …) -> torch's LambdaLR.
+"""Per-step learning-rate schedules: functions (optimizer, total_steps, …) -> torch's LambdaLR.
 
 `total_steps` is the number of optimizer steps of the whole run.
 """
@@ -14,7 +14,7 @@ from diffusion.errors import UserError
 
 
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
-    """The optimizer's own rate throughout."""
+    """The optimizer's learning rate throughout."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
@@ -40,7 +40,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
 def inverse_sqrt(
     optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)] = 0, reference: Annotated[int, Ge(1)] = 1000
 ) -> LambdaLR:
-    """After the warm-up, 1/√max(step/reference, 1) of the optimizer's rate (EDM2; Karras et al. 2024, eq. 67).
+    """After the warm-up, 1/√max(step/reference, 1) times the optimizer's rate (EDM2; Karras et al. 2024, eq. 67).
 
     Args:
         warmup: the steps over which the rate rises from 0 to the optimizer's.
@@ -51,6 +51,6 @@ def inverse_sqrt(
 
 
 def check(warmup: int) -> None:
-    """Refuse steps that aren't a number of them."""
+    """Reject a negative number of warm-up steps."""
     if warmup < 0:
         raise UserError(f"lr_scheduler.warmup={warmup}: expected a number of steps, such as lr_scheduler.warmup=1000")

@@ -25,30 +25,30 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.optimizer import optimizer_of, setting_names
 
-VALIDATED = ("val", "fit")  # held-out images; as many training images, so that the gap shows over-fitting
+VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
 
 
 class Diffusion(pl.LightningModule):
     """Trains `network` as a denoiser and validates it on a frozen grid of (t, eps).
 
-    Times and noise of a training example are functions of (seed, epoch, its index in the split): an example is seen
-    once in an epoch, so its draw depends neither on the batch that it is in, nor on the number of devices, nor on a
-    restart. So is whether it is shown without its label. Its dropout is a function of (seed, step, index), if the
-    network uses `diffusion.model.dropout`.
+    The time, the noise and the label dropout of a training example are functions of (seed, epoch, index in the split).
+    An example is seen once per epoch, so these draws do not depend on its batch, the number of devices or restarts.
+    Dropout is a function of (seed, step, index) if the network uses `diffusion.model.dropout`.
 
     Args:
         network: (x, label) -> prediction.
         schedule, prediction, objective: See `diffusion.process`.
         optimizer: parameters -> Optimizer, see `optimizer_of`.
         lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
-        clock: Of the run.
+        clock: The run's clock.
         seed: Seed of all randomness in training.
-        draws: Times and noises for each image in validation.
-        grid_seed: Their seed, equal for runs of all seeds, so that their errors are paired.
-        label_dropout: The share of training images that are shown without their label.
-        augmentation: Of the training images, by functions of (seed, epoch, index); None: they are as they are.
-        crops: The parts of training images that are seen, after an augmentation; None: whole images.
-        config: The run's configuration as yaml text. Every checkpoint holds it, so that the model can be rebuilt.
+        draws: Number of times and noises per image in validation.
+        grid_seed: Seed of these times and noises; the same for runs with different seeds, so that their errors are
+            paired.
+        label_dropout: Fraction of training images that are shown without their label.
+        augmentation: Augmentation of the training images, a function of (seed, epoch, index); None for no augmentation.
+        crops: Crops of the training images, taken after augmentation; None for whole images.
+        config: The run's configuration as yaml text, stored in every checkpoint so that the model can be rebuilt.
     """
 
     def __init__(
@@ -80,29 +80,32 @@ class Diffusion(pl.LightningModule):
         self.augmentation = augmentation
         self.crops = crops
         self.config = config
-        self.gathered: list[dict[str, Tensor]] = []  # of the batches so far that belong `together`
-        self.compiled = False  # whether the network is, which a resumed run with compile=auto keeps
-        self.stepped = True  # whether the weights were updated in the last step, or it was left out
+        self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
+        self.compiled = False  # whether the network is compiled; a resumed run with compile=auto keeps this
+        self.stepped = True  # whether the last step updated the weights; False if it was skipped
         self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
-        self.differences: dict[str, Tensor] = {}  # of the last validation, by weights: held-out less training errors
-        self.clusters: Tensor | None = None  # of these, by the images' sources: see `diffusion.metric.gap`
+        self.differences: dict[str, Tensor] = {}  # held-out minus training errors of the last validation, by weights
+        self.clusters: Tensor | None = None  # clusters of these by image source: see `diffusion.metric.gap`
 
     def forward(self, x_t: Tensor, t: Tensor) -> Any:
         """The denoiser's estimate."""
         return self.denoiser(x_t, t)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed whatever does not use a stream by the step: alike on all devices and in all batches of the step."""
+        """Seed torch's generators by the step, for code that does not use streams.
+
+        The seed is the same on all devices and for all batches of the step.
+        """
         seed = seed_for(self.seed, "dropout", self.trainer.global_step)
-        # Not torch.manual_seed, which without a GPU formats the whole call stack for later, every time.
+        # Not torch.manual_seed: without a GPU it formats the whole call stack on every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch. What is logged is the mean over the batches that belong `together`, so far."""
+        """Return the mean loss of a batch; log the mean over the batches so far that belong `together`."""
         losses = self.losses(batch)
         if batch.number % self.clock.together == 0:
             self.gathered = []
@@ -110,12 +113,12 @@ class Diffusion(pl.LightningModule):
         whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
-        epoch = torch.full((), float(batch.epoch), device=self.device)  # made there: a number would be copied, and wait
+        epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits
         self.log_step({"train/loss": whole["loss"].mean(), "epoch": epoch})
         return losses["loss"].mean()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """What the objective makes of a batch: its values (B,)."""
+        """Return the objective's values (B,) for a batch, by name."""
         x0 = self.images(batch)
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(batch.index.to(self.device, non_blocking=True)):
@@ -128,10 +131,10 @@ class Diffusion(pl.LightningModule):
         return values
 
     def log_step(self, values: dict[str, Tensor]) -> None:
-        """Log what is known of a step, as `log_dict` does, which would check all that it knows of a value every time.
+        """Log the values of a step, like `log_dict` but without its checks of each value at every step.
 
-        So it is told only once what to do with a value, and then the value alone is replaced. (`_results` is private to
-        Lightning, here 2.6; `log_dict` takes a sixth of a step whose network costs nothing: docs/scaling.md.)
+        The first call for a name logs as usual; later calls only replace the value. (`_results` is private to
+        Lightning, here 2.6. With a network that costs nothing, `log_dict` takes a sixth of a step: docs/scaling.md.)
         """
         results = self.trainer._results
         for name, value in values.items():
@@ -141,7 +144,7 @@ class Diffusion(pl.LightningModule):
                 self.log(name, value, on_step=True, on_epoch=False, batch_size=1)
 
     def all_gather_flat(self, values: Tensor) -> Tensor:
-        """Values (B,) of this device -> those of all devices, (B · devices,)."""
+        """Gather values (B,) from all devices into (B · devices,)."""
         if self.trainer.world_size == 1:
             return values.detach()
         gathered = self.all_gather(values.detach())
@@ -149,7 +152,7 @@ class Diffusion(pl.LightningModule):
         return gathered.flatten()
 
     def streams(self, batch: Batch, use: str = "train") -> Streams:
-        """The random streams of a training batch, others for each use; they know its place in that of all devices."""
+        """Return the random streams of a batch for one use; they know the batch's place among all devices."""
         n, parts, devices = len(batch.index), self.clock.together, self.trainer.world_size
         number, part = divmod(batch.number, parts)
         first = (part * devices + self.global_rank) * n
@@ -162,14 +165,14 @@ class Diffusion(pl.LightningModule):
         )
 
     def conditions(self, batch: Batch, dropout: float = 0.0) -> dict[str, Tensor]:
-        """What the network is given beside x_t and t: the `classes` (B,) of the images, or nothing without labels.
+        """Return the network's inputs besides x_t and t: the `classes` (B,) of the images, or nothing without labels.
 
         Args:
-            dropout: The share of images whose class is replaced by K, "no class" (Ho & Salimans 2022).
+            dropout: Fraction of images whose class is replaced by K, "no class" (Ho & Salimans 2022).
         """
         if batch.classes is None:
             return {}
-        least = dropout * 2**63  # of a hash that is uniform below 2⁶³
+        least = dropout * 2**63  # threshold for a hash that is uniform below 2⁶³
         seeds = seeds_for(self.seed, "label", batch.epoch, last=batch.index.tolist()) if dropout else ()
         dropped = [seed < least for seed in seeds]
         if not any(dropped):
@@ -178,36 +181,36 @@ class Diffusion(pl.LightningModule):
         return {"classes": batch.classes.masked_fill(torch.tensor(dropped, device=self.device), none)}
 
     def images(self, batch: Batch) -> Tensor:
-        """x0 in float32, or in float64 where the network is; the forward process is never rounded to half precision."""
+        """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""
         dtype = next(self.denoiser.parameters()).dtype
         return batch.image.to(torch.promote_types(batch.image.dtype, dtype))
 
     def raw_denoiser(self) -> Denoiser | None:
-        """The denoiser with the raw weights, while validation uses the averaged ones; None without an average."""
+        """The denoiser with raw weights, while validation uses the averaged ones; None without an average."""
         average = average_of(self.trainer)
         return None if average is None else average.average.denoiser
 
     def error(self, split: str, weights: str) -> DenoisingError:
-        """The running error on one kind of images with one kind of weights."""
+        """The running error of one split with one kind of weights."""
         metric = self.errors[f"{split}_{weights}"]
         assert isinstance(metric, DenoisingError)
         return metric
 
     def gap(self, weights: str) -> PairedGap:
-        """The gap between the two kinds of images with one kind of weights."""
+        """The gap between the two splits with one kind of weights."""
         metric = self.gaps[weights]
         assert isinstance(metric, PairedGap)
         return metric
 
     def on_validation_epoch_start(self) -> None:
-        """The sources of the images, without which tiles of one photograph would count as independent."""
+        """Set the images' sources; without them, tiles of one photograph would count as independent."""
         loaders = zip(VALIDATED, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
         sources = {part: loader.dataset.sources for part, loader in loaders}
         for weights in ("ema", "raw"):
             self.gap(weights).sources = sources
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """(eps_θ(x_t, t) − eps)² of each image at its frozen times and noises, with averaged and with raw weights."""
+        """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
         signals.stop_in_validation(self.trainer, self.clock)
         split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
@@ -223,9 +226,9 @@ class Diffusion(pl.LightningModule):
                     self.gap(weights).update(split, error, t, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
-        """Log val/mse, fit/mse, their gap, and the bins of t. `_raw` means the raw weights', beside the average's.
+        """Log val/mse, fit/mse, their gap, and the bins of t; `_raw` marks raw weights, if there is an average.
 
-        Of a gap, `se` is the standard error, and `half` is half the width of its 95% interval.
+        `se` is the standard error of a gap, and `half` is half the width of its 95% interval.
         """
         logged: dict[str, Tensor] = {}
         for weights, suffix in (("ema", ""), ("raw", "_raw")):
@@ -237,7 +240,7 @@ class Diffusion(pl.LightningModule):
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
             gap = self.gap(weights).compute()
             logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
-            # reshaped, because torchmetrics squeezes what is of one image
+            # reshaped because torchmetrics squeezes the tensors of a single image
             self.differences[weights], self.clusters = gap["images"].reshape(-1), gap["clusters"].reshape(2, -1)
             for i, each in enumerate(gap["bins"]):
                 logged |= {f"gap/mse_bin{i}{suffix}": each.mean, f"gap/half_bin{i}{suffix}": each.half()}
@@ -248,62 +251,62 @@ class Diffusion(pl.LightningModule):
             self.gap(weights).reset()
             for split in VALIDATED:
                 self.error(split, weights).reset()
-        epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # that of the last step
+        epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # the epoch of the last step
         self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
 
     def new_optimizer(self) -> Optimizer:
-        """A fresh optimizer of all parameters."""
+        """Create a new optimizer for all parameters."""
         return optimizer_of(self.optimizer, self.parameters(), self.denoiser.network)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and its schedule by the step."""
+        """Return the optimizer and its per-step learning-rate schedule."""
         optimizer = self.new_optimizer()
         optimizer.register_step_post_hook(self.note_step)
         scheduler = self.lr_scheduler(optimizer, self.clock.total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Give a resumed optimizer the settings of this run in place of those that were saved with its state."""
+        """Replace the settings that were saved with a resumed optimizer's state by those of this run."""
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         names = setting_names(self.optimizer) - {"params", "lr"}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
             group = optimizer.param_groups[i]
             group |= {key: value for key, value in fresh.items() if key in names}
-            for state in (optimizer.state.get(p, {}) for p in group["params"]):  # SOAP's settings are there, too
+            for state in (optimizer.state.get(p, {}) for p in group["params"]):  # SOAP keeps settings there too
                 kept = [key for key in names & state.keys() if isinstance(state[key], int | float)]
                 state.update({key: group[key] for key in kept if group[key] is not None})
             before, rate = group["initial_lr"], fresh["lr"]
             group["initial_lr"] = scheduler.base_lrs[i] = rate
-            if isinstance(scheduler, LambdaLR):  # as it computes the rate itself
+            if isinstance(scheduler, LambdaLR):  # as LambdaLR computes the rate
                 group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
             elif rate != before:
                 group["lr"] *= rate / before
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Make the step, which the guard or float16's scaler may leave out."""
+        """Run the step, which the guard or float16's gradient scaler may skip."""
         self.stepped = False
         super().optimizer_step(*args, **kwargs)
 
     def note_step(self, optimizer: Optimizer, *_: Any) -> None:
-        """`optimizer` has updated the weights if it was given gradients. A fused one skips overflows by itself."""
+        """Note whether `optimizer` updated the weights: it had gradients and, if fused, did not skip an overflow."""
         given = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
         overflow = getattr(optimizer, "found_inf", None)
         self.stepped = given and not (overflow is not None and bool(overflow))
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """The rate moves with the weights."""
+        """Advance the learning rate only if the weights were updated."""
         if self.stepped:
             super().lr_scheduler_step(scheduler, metric)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The run may be longer than it was, and its batches may be others."""
+        """Adapt the saved progress: this run may be longer, or use other batches per step."""
         loops.adapt(checkpoint, self.clock.accumulate, self.clock.total)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the configuration as text, what images, labels and noise are, and the real epoch.
+        """Save the configuration as text, the identity of images, labels and noise, and the real epoch.
 
-        (To Lightning it is one.)
+        (For Lightning the whole run is one epoch.)
         """
         checkpoint["config"] = self.config
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]

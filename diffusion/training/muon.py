@@ -1,4 +1,4 @@
-"""Muon: a momentum made orthogonal for the hidden matrices of a network, and AdamW for all other parameters."""
+"""Muon: orthogonalized momentum for the hidden matrices of a network, and AdamW for all other parameters."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,16 +11,16 @@ from torch.optim import AdamW, Optimizer
 
 from diffusion.errors import UserError
 
-A, B, C = 3.4445, -4.7750, 2.0315  # of the quintic polynomial (Jordan et al. 2024)
-SMALLEST = 1e-7  # a matrix of a smaller norm, such as 0, is not scaled up to 1
-RMS = 0.2  # of AdamW's usual update of an element, in units of the rate (Liu et al. 2025, section 2.2)
+A, B, C = 3.4445, -4.7750, 2.0315  # coefficients of the quintic polynomial (Jordan et al. 2024)
+SMALLEST = 1e-7  # a matrix with a smaller norm, such as 0, is not scaled up to 1
+RMS = 0.2  # of AdamW's typical update of an element, in units of the rate (Liu et al. 2025, section 2.2)
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """U S V^T (m, n) -> U S' V^T in bfloat16, with singular values S' near 1, by Newton–Schulz (Jordan et al. 2024).
 
     X ← X/‖X‖ (Frobenius); then `steps` times G = X X^T, X ← a X + (b G + c G²) X. A singular value s becomes
-    a s + b s³ + c s⁵ at each step. After 5, what was above 1/100 of the norm is between 0.68 and 1.21.
+    a s + b s³ + c s⁵ at each step. After 5 steps, values above 1/100 of the norm are between 0.68 and 1.21.
     """
     tall = matrix.size(0) > matrix.size(1)
     x = matrix.bfloat16()
@@ -33,7 +33,7 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def hidden_matrices(network: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
-    """The weights of 2 or more dimensions, of both more than one row and column, outside of embeddings and `ends`."""
+    """The weights with 2 or more dimensions and more than one row and column, except in embeddings and `ends`."""
     try:
         apart = {id(p) for name in ends for p in network.get_submodule(name).parameters()}
     except AttributeError as error:
@@ -50,23 +50,23 @@ def hidden_matrices(network: nn.Module, ends: Sequence[str]) -> list[nn.Paramete
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024) for the hidden matrices, AdamW for biases, norms, embeddings and the network's ends.
 
-    For a matrix W (m, n), the kernel (out, in, h, w) of a convolution being the matrix (out, in·h·w), and a gradient g:
+    For a matrix W (m, n) with gradient g, where the kernel (out, in, h, w) of a convolution is a matrix (out, in·h·w):
         M ← μM + (1 − μ)g;  O = orthogonal((1 − μ)g + μM)
         W ← W − γλW;  W ← W − 0.2 γ √max(m, n) O
-    O has an RMS of 1/√max(m, n), so elements move by 0.2 γ, as much as AdamW usually moves them (Liu et al. 2025). So
-    rate γ and decay λ are those of AdamW, and all parameters share them. There are two groups of parameters: the
-    matrices, and the others. Its numbers are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw".
+    O has an RMS of 1/√max(m, n), so elements change by 0.2 γ, the typical update of AdamW (Liu et al. 2025). So all
+    parameters share AdamW's rate γ and decay λ. There are two parameter groups: the matrices and the others. The
+    results are those of torch.optim.Muon with adjust_lr_fn="match_rms_adamw".
 
     Args:
-        params: all parameters, some of which may belong to other modules than the network.
-        network: whose hidden matrices they are.
+        params: all parameters, including those of modules other than the network.
+        network: the network with the hidden matrices.
         lr: γ.
         weight_decay: λ.
-        momentum: μ, of the matrices.
+        momentum: μ, for the matrices.
         steps: Newton–Schulz steps.
-        betas: of AdamW.
-        eps: of AdamW.
-        ends: names of the network's first and last layers, which AdamW trains; null: those that it names itself.
+        betas: for AdamW.
+        eps: for AdamW.
+        ends: names of the network's first and last layers, which AdamW trains; null: the network's attribute `ends`.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Muon(Optimizer):
         return loss
 
     def update(self, p: nn.Parameter, g: Tensor, lr: float, weight_decay: float, momentum: float, steps: int) -> None:
-        """W, of the gradient g."""
+        """Update W with the gradient g."""
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(g, memory_format=torch.preserve_format)

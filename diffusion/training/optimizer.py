@@ -1,4 +1,4 @@
-"""Making an optimizer out of its settings."""
+"""Building an optimizer from its settings."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -8,11 +8,11 @@ from torch.optim import Optimizer
 
 
 def optimizer_of(make: Callable[..., Optimizer], params: Iterable[nn.Parameter], network: nn.Module) -> Optimizer:
-    """make(params), or make(params, network=network) if it asks for the network: `Muon` looks at where a weight is."""
+    """Return make(params), or make(params, network=network) if it has that argument: `Muon` needs to see the layers."""
     asked = {"network": network} if "network" in inspect.signature(make).parameters else {}
     return make(list(params), **asked)
 
 
 def setting_names(make: Callable[..., Optimizer]) -> set[str]:
-    """What `make` takes: the settings among what an optimizer keeps with its groups, where some count steps as well."""
+    """The argument names of `make`: they tell settings from other entries of parameter groups, such as step counts."""
     return {*inspect.signature(make).parameters, *getattr(make, "keywords", {})}

@@ -1,4 +1,4 @@
-"""The signal that over-fitting has started."""
+"""The notice that overfitting has started."""
 
 import logging
 import math
@@ -15,16 +15,17 @@ from diffusion.training.module import Diffusion
 
 log = logging.getLogger(__name__)
 
-SURE = 3.0  # as many standard errors of a normal; more of them where there are few images or photographs
+SURE = 3.0  # standard errors of a normal distribution; more with few images or photographs
 
 
 class OverfittingNotice(Callback):
-    """One line, once in a run, at the first validation where the gap has risen, and lies above zero.
+    """Logs one line, once per run, at the first validation where the gap has risen and is above zero.
 
-    Both as surely as `SURE` has it: above zero, since where held-out images are the easier ones the gap
-    shrinks with both errors; above the lowest gap of the validations so far, pair by pair, since where they are the
-    harder ones it is never zero. (A fresh network that predicts v or x0 has such a gap: its eps follows x_t.) So the
-    first validation says nothing, and where held-out images are easier the line comes late; the curve says the rest.
+    Both must be significant at the level of `SURE`. The gap must be above zero because, if held-out images are
+    easier, a negative gap shrinks along with both errors. It must be above the lowest gap of all validations so far, in
+    a paired comparison, because it is never zero where held-out images are harder. (A new network that predicts v or x0
+    has such a gap: its eps follows x_t.) So the first validation never logs it, and where held-out images are easier
+    the line comes late; the curve shows the rest.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class OverfittingNotice(Callback):
         self.lowest: dict[str, Tensor] = {}  # by weights: d_i (n,) of the validation with the lowest gap
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at the averaged weights first, then at the raw ones."""
+        """Check the averaged weights first, then the raw ones."""
         assert isinstance(pl_module, Diffusion)
         if self.said or trainer.sanity_checking:
             return
@@ -53,7 +54,7 @@ class OverfittingNotice(Callback):
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """A resumed run says it no second time, and compares with the lowest gap of the whole run."""
+        """A resumed run does not log the line again, and compares with the lowest gap of the whole run."""
         return {"said": self.said, "lowest": self.lowest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -62,11 +63,11 @@ class OverfittingNotice(Callback):
 
 
 def print_gap(logged: Mapping[str, Any]) -> None:
-    """One line at the end: the last errors on held-out and on training images, and their gap with its interval."""
+    """Print the last errors on held-out and on training images, and their gap with its interval, after the run."""
     if "gap/half" not in logged:
         return
     val, fit, gap, half = (float(logged[name]) for name in ("val/mse", "fit/mse", "gap/mse", "gap/half"))
-    interval = "" if math.isnan(half) else f" [{gap - half:+.5f}, {gap + half:+.5f}]"  # of one image there is none
+    interval = "" if math.isnan(half) else f" [{gap - half:+.5f}, {gap + half:+.5f}]"  # none for a single image
     console.print(
         f"denoising MSE: {val:.5f} on validation images · {fit:.5f} on training images · gap {gap:+.5f}{interval}",
         markup=False,

@@ -1,4 +1,4 @@
-"""What happens every few epochs: a validation at the very end too, pictures, scores."""
+"""Periodic work: pictures and scores every few epochs, and a validation after the last step."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -26,20 +26,20 @@ from diffusion.training.signals import agreed, poll
 
 
 class ValidateLastStep(Callback):
-    """Validates after the last step, however rarely the others are validated."""
+    """Validates after the last step, whatever the validation interval."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Ask Lightning to stop at the last step: it validates before it does."""
+        """Ask Lightning to stop at the last step: it validates before it stops."""
         if trainer.global_step >= self.clock.total:
             trainer.should_stop = True
 
 
 @contextlib.contextmanager
 def averaged_weights(trainer: pl.Trainer, module: Diffusion) -> Iterator[None]:
-    """Within: the module holds its averaged weights, where there are any, and is in evaluation mode."""
+    """Context in which the module holds its averaged weights, if there are any, and is in evaluation mode."""
     average = average_of(trainer)
     module.eval()
     if average is not None:
@@ -53,17 +53,17 @@ def averaged_weights(trainer: pl.Trainer, module: Diffusion) -> Iterator[None]:
 
 
 class Periodic(Callback):
-    """Work after every so many epochs, by the averaged weights; a subclass says what in `work`.
+    """Base class for work with the averaged weights after every `every_n_epochs` epochs; subclasses implement `work`.
 
-    A signal breaks the work off, and the resumed run does it again: before its first step it does what `is_done` says
-    is missing at the step where it begins.
+    A signal interrupts the work. The resumed run repeats it before its first step if `is_done` is false for the step
+    where it starts.
     """
 
     def __init__(self, clock: Clock, every_n_epochs: int):
         self.clock, self.every_n_epochs = clock, every_n_epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do what the run that is resumed did not finish."""
+        """Do the work that the resumed run did not finish."""
         step = trainer.global_step
         if self.clock.every(self.every_n_epochs, step) and not self.is_done(step):
             self.run(trainer, pl_module, step)
@@ -71,7 +71,7 @@ class Periodic(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Do it when it is due."""
+        """Do the work if it is due."""
         step = trainer.global_step
         if self.clock.completes_step(batch_idx) and self.clock.every(self.every_n_epochs, step):
             self.run(trainer, pl_module, step)
@@ -85,12 +85,12 @@ class Periodic(Callback):
         raise NotImplementedError
 
     def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
-        """Do the work after `step` steps. Raises Interrupted where it is broken off."""
+        """Do the work after `step` steps. Raises Interrupted if a signal interrupts it."""
         raise NotImplementedError
 
 
 class SampleGrid(Periodic):
-    """A grid of samples from the same noise: samples/step-00001000.png, and in the dashboards.
+    """Draws a grid of samples from the same noise each time: samples/step-00001000.png, and in the dashboards.
 
     Args:
         draw: denoiser -> uint8 (n, C, H, W).
@@ -101,7 +101,7 @@ class SampleGrid(Periodic):
         self.draw, self.folder = draw, folder / "samples"
 
     def path(self, step: int) -> Path:
-        """Of the picture after so many steps."""
+        """Path of the picture after `step` steps."""
         return self.folder / f"step-{step:08d}.png"
 
     def is_done(self, step: int) -> bool:
@@ -119,9 +119,10 @@ class SampleGrid(Periodic):
 
 
 class ScoreSamples(Periodic):
-    """The distances of `n` samples to the reference; logged, and in scores.json.
+    """Computes the distances of `n` samples to the reference, logs them and writes them to scores.json.
 
-    On the test split each of them is an evaluation, which is said at the start and recorded in test.json.
+    On the test split each of them counts as an evaluation: the start of the run warns about it, and test.json records
+    it.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class ScoreSamples(Periodic):
         self.scorer, self.source = scorer, source
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the reference, on the run's device; warn of repeated evaluations on test."""
+        """Compute the reference on the run's device; warn about repeated evaluations on test."""
         self.scorer.extractor.to(pl_module.device)
         self.scorer.make_reference()
         if self.scorer.split == "test" and trainer.is_global_zero:
@@ -150,7 +151,7 @@ class ScoreSamples(Periodic):
         return any(score.source.get("step") == step for score in self.scorer.written())
 
     def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
-        """Each process draws and scores its share, and gets the score of all."""
+        """Draw and score one share of the samples per process, and combine them into one score."""
         images: Tensor | None = None
         with contextlib.suppress(Interrupted), averaged_weights(trainer, module):
             denoiser = whole(trainer, module.denoiser)
@@ -163,12 +164,12 @@ class ScoreSamples(Periodic):
         if not trainer.is_global_zero:
             return
         new = self.scorer.write(new)
-        for logger in trainer.loggers:  # they count from 0: beside the loss and the validation of the last step
+        for logger in trainer.loggers:  # they count from 0: next to the loss and the validation of the last step
             logger.log_metrics({f"{self.scorer.split}/{s.metric}": s.value for s in new}, step - 1)
 
 
 def log_image(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
-    """Show a picture in the dashboards that a run has, a small one enlarged by a whole number."""
+    """Log a picture to the run's dashboards; small pictures are enlarged by a whole factor."""
     picture = enlarged(picture)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""Power-function averages of the weights at several lengths, from which any other length can be made later."""
+"""Power-function averages of the weights at several lengths, from which any other length can be computed later."""
 
 from itertools import chain
 from pathlib import Path
@@ -21,18 +21,18 @@ from diffusion.training.saving import Checkpoints, unwritable
 
 
 class PowerEMA(EMA):
-    """w̄ ← w̄ + (1 − β_γ(n))(w − w̄) after optimizer step n, with β_γ(n) = (1 − 1/n)^(γ+1), for several γ at once.
+    """w̄ ← w̄ + (1 − β_γ(n))(w − w̄) after optimizer step n, with β_γ(n) = (1 − 1/n)^(γ+1), for several γ in parallel.
 
-    An average of length σ_rel always looks back over the same part of the training, and holds nothing of the initial
-    weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3; see
-    `diffusion.process.averaging`). Validation and samples use the first length. Of the others, `weights=0.08` in
-    diffusion.sample, evaluate and study makes any length, out of the snapshots in checkpoints/averages/.
+    An average of length σ_rel always covers the same fraction of the training so far, and contains nothing of the
+    initial weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", section 3;
+    see `diffusion.process.averaging`). Validation and samples use the first length. For other lengths, `weights=0.08`
+    in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/.
 
-    A snapshot holds all averages in the precision of the weights, so it takes as much room as `lengths` models.
+    A snapshot contains all averages in the precision of the weights, so it is as large as one model per length.
 
     Args:
-        lengths: σ_rel of the averages: the width of the part of the training that each is over, as a fraction.
-        snapshots: How many are written, at equal distances over the run; with more, shorter lengths can be made.
+        lengths: σ_rel of the averages: the width of the part of the training that each covers, as a fraction.
+        snapshots: Number of snapshots, evenly spaced over the run; with more, shorter lengths can be computed.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class PowerEMA(EMA):
             raise UserError(f"ema.lengths={self.lengths}: each length once")
         self.gammas = [gamma_of(length) for length in self.lengths]
         self.snapshots = snapshots
-        self.others: list[list[Tensor]] = []  # the averages of the lengths after the first, each like `averages`
-        self.saved: dict[str, dict[str, Tensor]] = {}  # of the checkpoint that the run resumes from
-        self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> its updates, its hash
+        self.others: list[list[Tensor]] = []  # averages of the lengths after the first, each like `averages`
+        self.saved: dict[str, dict[str, Tensor]] = {}  # averages in the checkpoint that the run resumes from
+        self.written: dict[int, tuple[int, str]] = {}  # step of a snapshot -> (its updates, its hash)
 
     @property
     def copies(self) -> int:
-        """Sets of weights that are held beside the module's."""
+        """Number of weight sets kept in addition to the module's."""
         return len(self.lengths)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All that is held beside the module."""
+        """All tensors kept in addition to the module's."""
         return [*super().tensors, *chain.from_iterable(self.others)]
 
     def decay_at(self, n: int) -> float:
@@ -65,7 +65,7 @@ class PowerEMA(EMA):
         return decay(self.gammas[0], n)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Continue the averages, and take along the snapshots of a run in another folder."""
+        """Restore the averages, and link the snapshots of a run in another folder."""
         super().on_train_start(trainer, pl_module)
         self.others = [[average.clone() for average in self.averages] for _ in self.lengths[1:]]
         for length, others in zip(self.lengths[1:], self.others, strict=True):
@@ -78,7 +78,7 @@ class PowerEMA(EMA):
             self.check_space(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Average, and write a snapshot when it is due."""
+        """Update the averages, and write a snapshot if it is due."""
         step, n = self.step, self.updates
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         if self.updates > n:
@@ -94,7 +94,7 @@ class PowerEMA(EMA):
         return step * self.snapshots // total > (step - 1) * self.snapshots // total
 
     def write(self, trainer: pl.Trainer) -> None:
-        """Write a snapshot, unless there is one of as many updates. Raises UserError where it cannot be written."""
+        """Write a snapshot, unless one with as many updates exists. Raises UserError if it cannot be written."""
         if not self.updates or any(n == self.updates for n, _ in self.written.values()):
             return
         file = files.snapshot(_folder(trainer), self.step)
@@ -113,11 +113,11 @@ class PowerEMA(EMA):
 
     @property
     def names(self) -> list[str]:
-        """Of the module's parameters, in the order of the averages."""
+        """Names of the module's parameters, in the order of the averages."""
         return [name for name, _ in self.average.named_parameters()]
 
     def take_along(self, trainer: pl.Trainer) -> None:
-        """Give the snapshots that the checkpoint lists a second name in this run's folder."""
+        """Link the snapshots that the checkpoint lists into this run's folder."""
         if not self.written or trainer.ckpt_path is None:
             return
         before, here = Path(trainer.ckpt_path).parent, _folder(trainer)
@@ -133,7 +133,7 @@ class PowerEMA(EMA):
                 del self.written[step]
 
     def check_space(self, trainer: pl.Trainer) -> None:
-        """Refuse a disk on which the snapshots will not fit."""
+        """Raise UserError if the snapshots will not fit on the disk."""
         folder = _folder(trainer) / files.FOLDER
         one = len(self.lengths) * sum(average.numel() * average.element_size() for average in self.averages)
         needed, free = max(0, self.snapshots - len(self.written)) * one, free_space(folder)
@@ -146,7 +146,7 @@ class PowerEMA(EMA):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save what EMA does, and remove the snapshots of steps that the run has gone back before."""
+        """Save what EMA saves, and remove snapshots of later steps, left from before the run was resumed."""
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if trainer.is_global_zero:
             for step, file in files.snapshots(_folder(trainer)).items():
@@ -157,11 +157,11 @@ class PowerEMA(EMA):
         return super().state_dict() | {"averages": self.named(), "snapshots": dict(self.written)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue; the averages are put in their places when everything is on its device."""
+        """Restore the state; `on_train_start` copies the averages when everything is on its device."""
         super().load_state_dict(state_dict)
         self.saved, self.written = state_dict["averages"], dict(state_dict["snapshots"])
 
 
 def _folder(trainer: pl.Trainer) -> Path:
-    """Of the run's checkpoints."""
+    """The folder of the run's checkpoints."""
     return Path(trainer.default_root_dir) / "checkpoints"

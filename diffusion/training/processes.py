@@ -1,9 +1,9 @@
-"""Several processes, one run: the first checks everything and starts the others, which read the run's folder.
+"""Several processes in one run: the first checks everything and starts the others, which read the run's folder.
 
-The first process of a machine is a plain run, a job of a sweep, or a job that SLURM or another launcher started. It
-starts the others as `python -m diffusion.training.worker FOLDER CKPT`, each for one device, and Lightning finds them
-started. Under torchrun all are there already; those after the first wait for the same two words in torchrun's store. On
-several machines the run's folder must be on a file system that all of them see.
+The first process of a machine is a plain run, a job of a sweep, or a job started by SLURM or another launcher. It
+starts the others as `python -m diffusion.training.worker FOLDER CKPT`, one per device, and Lightning uses them. Under
+torchrun, all processes exist already; all but the first wait for the same two arguments in torchrun's store. With
+several machines, the run's folder must be on a shared file system.
 """
 
 import json
@@ -31,14 +31,14 @@ from diffusion.errors import ProcessLost, UserError
 from diffusion.runs import early_signals
 from diffusion.runs.jobs import RENDEZVOUS, WORKER
 
-STOPPED = [128 + number for number in early_signals.CAUGHT]  # the statuses of processes that a signal has stopped
-PAUSE = 300.0  # seconds for which a process may be stopped, as by `kill -STOP`, while the others wait for it
-CLOSING = 5.0  # seconds in which a process ends whose connections are closed: the system closes them first
-GRACE = 15.0  # seconds in which a process notices by itself that another one has died, or ends after it
+STOPPED = [128 + number for number in early_signals.CAUGHT]  # exit statuses of processes that a signal has ended
+PAUSE = 300.0  # seconds that the others wait for a suspended process, as after `kill -STOP`
+CLOSING = 5.0  # seconds within which a process ends after its connections close
+GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
 
 
 class StartedHere(LightningEnvironment):
-    """Processes that this module starts. (Left to itself, Lightning takes any run under SLURM for one of `srun`'s.)"""
+    """Processes that this module starts. (By default, Lightning assumes that `srun` started every run under SLURM.)"""
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -47,14 +47,14 @@ class StartedHere(LightningEnvironment):
 
 
 def environment() -> list[ClusterEnvironment]:
-    """Who starts the processes, for the Trainer's plugins: we do, unless torchrun has."""
+    """The Trainer's plugin for processes that this module starts; none under torchrun, which starts them."""
     return [] if under_torchrun() else [StartedHere()]
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Raise UserError for a Trainer of another size than what torchrun started: each process would be its own run.
+    """Raise UserError if the Trainer's size differs from what torchrun started: each process would be its own run.
 
-    Without torchrun, the processes of other machines would be waited for in vain.
+    Also raise it for several machines without torchrun: the run would wait for their processes forever.
     """
     if trainer.num_nodes > 1 and not under_torchrun():
         raise UserError(
@@ -72,10 +72,10 @@ def check_processes(trainer: pl.Trainer) -> None:
 
 @contextmanager
 def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[None]:
-    """Within: the other processes take part in the run of `folder`, whose config.yaml is there.
+    """Context in which the other processes take part in the run of `folder`, which must contain its config.yaml.
 
-    Afterwards they have ended, and the process group and Lightning's variables are gone. `ckpt` is the very file to
-    resume from: `last` may be another one by now.
+    Afterwards they have ended, and the process group and Lightning's variables are gone. `ckpt` is the exact file to
+    resume from, because `last` may have changed.
     """
     words = [str(folder), *([str(ckpt)] if ckpt else [])]
     variables = {name: os.environ.get(name) for name in RENDEZVOUS}
@@ -88,7 +88,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
     try:
         yield
         if dist.is_initialized():
-            dist.barrier()  # no process leaves while another still waits for its last answer
+            dist.barrier()  # no process leaves while another one still waits for its reply
     except BaseException as error:
         lost = what_is_lost(error, followers)
         followers.end(patience=0)
@@ -106,7 +106,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
 
 
 def what_is_lost(error: BaseException, followers: "Followers") -> str | None:
-    """What has become of another process, where `error` is what torch raises for that; else None."""
+    """Describe what happened to another process if `error` is what torch raises in that case; otherwise None."""
     if not isinstance(error, RuntimeError):
         return None
     closed = "Connection closed by peer" in str(error) or "Connection reset by peer" in str(error)
@@ -122,11 +122,11 @@ class Followers:
 
     def __init__(self) -> None:
         self.processes: list[Popen[Any]] = []
-        self.stopped: dict[int, float] = {}  # pid -> since when
+        self.stopped: dict[int, float] = {}  # pid -> time at which it was seen suspended
         self.ended = threading.Event()
 
     def start(self, words: Sequence[str], trainer: pl.Trainer) -> None:
-        """Start one process for each further device of this machine, and watch them."""
+        """Start one process for each additional device of this machine, and watch them."""
         cluster = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
         variables = {
             "MASTER_ADDR": cluster.main_address, "MASTER_PORT": str(cluster.main_port),
@@ -138,7 +138,7 @@ class Followers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        """End this process soon after another has died: it may wait for it forever."""
+        """End this process soon after another one has died, because it may wait for it forever."""
         while not self.ended.wait(0.2):
             self._end_stopped()
             dead = [p for p in self.processes if p.poll()]
@@ -153,7 +153,7 @@ class Followers:
                 return
 
     def _end_stopped(self) -> None:
-        """Say that a process is stopped, and kill it after a while."""
+        """Report a suspended process, and kill it after `PAUSE` seconds."""
         for process in self.processes:
             if not is_stopped(process.pid):
                 self.stopped.pop(process.pid, None)
@@ -165,7 +165,7 @@ class Followers:
                 process.kill()
 
     def killed(self, patience: float = 0.0) -> "Popen[Any] | None":
-        """A process that a signal has ended; so many seconds are waited for one."""
+        """A process that was ended by a signal, if one is found within `patience` seconds; otherwise None."""
         deadline = time.monotonic() + (patience if self.processes else 0.0)
         while (found := next((p for p in self.processes if (p.poll() or 0) < 0), None)) is None:
             if time.monotonic() >= deadline or all(p.poll() is not None for p in self.processes):
@@ -174,13 +174,13 @@ class Followers:
         return found
 
     def kill(self) -> None:
-        """Kill those that are still there."""
+        """Kill the processes that are still running."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
 
     def end(self, patience: float) -> None:
-        """Wait for the processes, `patience` seconds in all, and kill those that are still there."""
+        """Wait for the processes, `patience` seconds in total, and kill those that are still running."""
         self.ended.set()
         deadline = time.monotonic() + patience
         for process in self.processes:
@@ -192,7 +192,7 @@ class Followers:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a child of this process is stopped; False on systems that cannot tell."""
+    """Whether a child of this process is suspended; False on systems that cannot tell."""
     if not hasattr(os, "waitid"):
         return False
     with suppress(ChildProcessError):
@@ -201,7 +201,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def words_from_torchrun() -> list[str]:
-    """What torchrun's first process says to the others: the folder, and the checkpoint if there is one."""
+    """The arguments from torchrun's first process: the folder, and the checkpoint if there is one."""
     words: list[str] = json.loads(_store().get(_key()))
     return words
 

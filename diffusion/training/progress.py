@@ -1,4 +1,4 @@
-"""What a run tells while it trains: a progress bar, its record."""
+"""Progress of a training run: the progress bar, and the run's record."""
 
 import os
 import time
@@ -46,7 +46,7 @@ class RunProgress(ProgressBar):
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Move the bar. The loss is read when it is logged, so that a GPU is not waited for at every step."""
+        """Update the bar. The loss is read only when it is logged, to avoid waiting for a GPU at every step."""
         if self.progress is None or self.task is None:
             return
         step = trainer.global_step
@@ -58,18 +58,18 @@ class RunProgress(ProgressBar):
                 self.progress.update(self.task, note=f"loss {float(loss):.4f} · epoch {epoch}")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count the validation's batches, of all its loaders, from here."""
+        """Start counting the validation batches, over all loaders."""
         self.validated = 0
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Say how far the validation is."""
+        """Show the progress of the validation."""
         self.validated += 1
         if self.progress is not None and self.task is not None and not trainer.sanity_checking:
             batches = sum(int(n) for n in trainer.num_val_batches)
             self.progress.update(self.task, note=f"validating {self.validated}/{batches}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the validation's numbers."""
+        """Print the results of the validation."""
         if self.disabled or trainer.sanity_checking:
             return
         logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -84,26 +84,26 @@ class RunProgress(ProgressBar):
         )
 
     def stop(self) -> None:
-        """Remove the bar."""
+        """Stop the bar."""
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the bar as it ended."""
+        """Stop the bar."""
         self.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the terminal back."""
+        """Release the terminal."""
         self.stop()
 
 
 class RecordProgress(Callback):
-    """Keeps run.json up to date: the device, and how far the run is."""
+    """Keeps run.json up to date: the device, and the progress of the run."""
 
     def __init__(self, record: RunRecord, data: ImageData, clock: Clock, resumed: Path | None, spent: Spent):
         self.record, self.clock, self.spent = record, clock, spent
-        before = {} if resumed is None else RunRecord(resumed).content  # of the run in another folder, or in this one
+        before = {} if resumed is None else RunRecord(resumed).content  # of the resumed run, in either folder
         self.lengths = epoch_lengths(
             record.previous if resumed and resumed.resolve() == record.folder.resolve() else before
         )
@@ -114,7 +114,7 @@ class RecordProgress(Callback):
         )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The device and the size of the network are known now, and how long epochs are from here on."""
+        """Record the device, the size of the network and the length of epochs from here on."""
         step = trainer.global_step
         lengths = [(start, length) for start, length in self.lengths if start < step]
         if not lengths or lengths[-1][1] != self.clock.epoch:
@@ -126,20 +126,20 @@ class RecordProgress(Callback):
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Write how far the run is, now and then and after each epoch."""
+        """Record the progress about every `BEAT` seconds and after each epoch."""
         step = trainer.global_step
         if time.monotonic() - self.record.written > BEAT or self.clock.every(1, step):
             self.note(step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All steps are done."""
+        """Record that all steps are done."""
         self.note(trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write where the run stopped."""
+        """Record where the run stopped."""
         self.note(trainer.global_step)
 
     def note(self, step: int) -> None:
-        """Write the steps and the epochs that are complete."""
+        """Record the number of complete steps and epochs."""
         if step or "steps" in self.record.content:
             self.record.update(steps=step, epochs=self.clock.epoch_after(step), seconds_of=self.spent.rounded)

@@ -1,14 +1,14 @@
-"""Numbers on their way from a device to the CPU."""
+"""Asynchronous copies of numbers from a device to the CPU."""
 
 import torch
 from torch import Tensor
 
 
 class Reading:
-    """Numbers that are copied without making the next step wait.
+    """Numbers that are copied to the CPU without delaying the next step.
 
-    To read a number from a GPU directly would wait for everything that the GPU has been given since. Here the copy
-    starts at once, and an event says when it is complete. (MPS promises no copy that does not block.)
+    Reading a number directly from a GPU would wait for all work queued since. Here the copy starts immediately, and an
+    event marks its completion. (MPS guarantees no non-blocking copies.)
     """
 
     def __init__(self, numbers: Tensor):
@@ -20,7 +20,7 @@ class Reading:
         self.numbers = numbers
 
     def read(self) -> list[float]:
-        """The numbers; waits only for what the device was given before them."""
+        """Return the numbers; waits only for work that the device received before them."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.numbers.tolist()

@@ -25,13 +25,13 @@ from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 from diffusion.training.checks import check_size
 
-RGB = 3  # the channels of the images that conf/model is for
-LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built when the images are there
+RGB = 3  # the image channels that conf/model assumes
+LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run's settings describe, as objects."""
+    """The objects that a run's settings describe."""
 
     data: ImageData
     network: nn.Module
@@ -44,12 +44,12 @@ class Recipe:
     lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
     sampler: Sampler
     guidance: Guidance | None
-    worse: Denoiser | None  # the guidance's other model
+    worse: Denoiser | None  # the weaker model that guidance uses
     ema: Callback | None
 
     @classmethod
     def build(cls, settings: Train) -> "Recipe":
-        """Raises UserError for what cannot be built or does not fit."""
+        """Build the objects. Raises UserError if one cannot be built or does not fit the others."""
         for group in LATER:
             check_node(settings.model_dump().get(group), group)
         data: ImageData = make(settings.data, "data")
@@ -70,7 +70,7 @@ class Recipe:
             worse=worse,
             ema=make(settings.ema, "ema") if settings.ema else None,
         )
-        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises where a table cannot give as many steps
+        recipe.sampler.grid(recipe.schedule, recipe.sampler.steps)  # raises if a schedule's table has fewer steps
         check_size(data, network, recipe.crops)
         return recipe
 
@@ -81,23 +81,23 @@ class Recipe:
 
     @property
     def share(self) -> float:
-        """Of the pixels of an image, what a training step sees."""
+        """The fraction of an image's pixels that a training step sees."""
         return self.crops.share if self.crops else 1.0
 
     def drawing(self, seed: int) -> Drawing:
-        """How samples are drawn: where images have labels, of each class as often as in training."""
+        """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts)
 
 
 def with_channels(settings: Train) -> Train:
-    """The settings with a network for the channels of the images: `in_channels`, and `out_channels` in proportion.
+    """Return the settings with `in_channels` for the channels of the images, and `out_channels` in proportion.
 
-    Raises UserError where `model.in_channels` is set to another number.
+    Raises UserError if `model.in_channels` is set to a different number.
     """
     channels, model = settings.data.get("channels", RGB), settings.model
     given = model.get("in_channels", channels)
-    if given == channels or channels not in MODES:  # what is not a number of channels is refused with the data
+    if given == channels or channels not in MODES:  # an invalid number of channels is rejected with the data
         return settings
     if given != RGB:
         raise UserError(
@@ -110,9 +110,9 @@ def with_channels(settings: Train) -> Train:
 
 
 def with_augmentation(settings: Train) -> Train:
-    """The settings with a network that takes the labels of the augmentation: `model.augment` is their number.
+    """Return the settings with `model.augment` set to the number of labels of the augmentation.
 
-    Raises UserError for a network that takes none, and where `model.augment` is set to another number.
+    Raises UserError if the network has no such setting, or if `model.augment` is set to a different number.
     """
     given, wanted = settings.model.get("augment"), 0
     if settings.augmentation:
@@ -129,9 +129,9 @@ def with_augmentation(settings: Train) -> Train:
 
 
 def with_coordinates(settings: Train) -> Train:
-    """The settings with a network that is told where parts of images are, if there are any: `model.coordinates`.
+    """Return the settings with `model.coordinates` enabled if there are crops: the network needs their positions.
 
-    Raises UserError for a network that cannot be told.
+    Raises UserError if the network has no such setting.
     """
     if not settings.crops:
         return settings
@@ -144,9 +144,10 @@ def with_coordinates(settings: Train) -> Train:
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
-    """The settings and the recipe with a network for the classes of the data, which is set up.
+    """Return the settings and the recipe with `model.classes` set to the number of classes of the data.
 
-    Raises UserError where `model.classes` is set to another number, or the network has no such setting.
+    The data must be set up. Raises UserError if `model.classes` is set to a different number, or the network has no
+    such setting.
     """
     known, given = len(recipe.data.classes), settings.model.get("classes")
     if known == (given or 0):

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and what must not have changed since."""
+"""Finds the checkpoint that a run resumes from, and checks what must not have changed since."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from diffusion.errors import UserError, first_line
 from diffusion.randomness import GENERATOR
 from diffusion.training.saving import Checkpoints
 
-# What was learned and saved depends on them:
+# The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
 REPORTED = (
     "seed", "data.", "model.", "objective.", "augmentation.", "crops.", "optimizer.", "lr_scheduler.", "ema.",
@@ -33,26 +33,26 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Resumed(NamedTuple):
-    """The checkpoint that a run resumes from, and what must fit it."""
+    """The checkpoint that a run resumes from, and the properties that the run must match."""
 
     path: Path
     step: int
     config: dict[str, Any]
     shapes: Shapes  # of the network's weights
-    images: Mapping[str, str]  # a hash of each split; empty where the checkpoint holds none
-    noise: str  # the generator that drew it; empty where the checkpoint does not say
-    storage: Storage  # which gives Lightning what has been read
-    batch_size: Any = None  # that the run had worked out
-    compiled: Any = None  # whether its network was compiled, where the checkpoint says so
+    images: Mapping[str, str]  # a hash of each split; empty if the checkpoint has none
+    noise: str  # the noise generator; empty if the checkpoint does not name it
+    storage: Storage  # provides the contents already read to Lightning
+    batch_size: Any = None  # the batch size that the run found
+    compiled: Any = None  # whether its network was compiled, if the checkpoint says so
 
     @property
     def folder(self) -> Path:
-        """Of the run that saved it."""
+        """The folder of the run that saved the checkpoint."""
         return self.path.parent.parent
 
 
 def resumed_from(settings: Train, folder: Path) -> Resumed | None:
-    """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a fresh start."""
+    """The checkpoint that `ckpt` names, see `checkpoint.find`; None for a new run."""
     found = None if settings.ckpt is None else find(settings.ckpt, folder, settings.name)
     if found is None:
         return None
@@ -72,7 +72,7 @@ def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
 
 
 def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) -> None:
-    """Refuse to resume with another network, diffusion or kind of state than the checkpoint's; say what else differs.
+    """Refuse to resume with a network, diffusion or state that differs from the checkpoint's; print other changes.
 
     Args:
         state: The module's weights.
@@ -105,7 +105,7 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
 
 
 def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> None:
-    """Refuse to resume a run in its own folder with other images than it has seen; in another folder, say so.
+    """Refuse to resume a run in its own folder with changed images; in another folder, print a warning.
 
     Args:
         present: a hash of each split.
@@ -122,7 +122,7 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
 
 
 def check_noise(resumed: Resumed) -> None:
-    """Say so where the run goes on with another generator than the checkpoint's, and so with other noise."""
+    """Print a warning if the run continues with a noise generator other than the checkpoint's."""
     if resumed.noise != GENERATOR:
         console.print(
             f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, from now on it "
@@ -133,9 +133,9 @@ def check_noise(resumed: Resumed) -> None:
 
 @contextmanager
 def continuing(resumed: Resumed | None, checkpoints: Checkpoints, log: Path) -> Iterator[None]:
-    """Within: training. What fails in a resumed run before it has saved again is blamed on its checkpoint.
+    """Context of training: errors in a resumed run before its first save are attributed to its checkpoint.
 
-    Then UserError is raised, and the traceback is added to `log`.
+    They are raised as UserError, and the traceback is added to `log`.
     """
     try:
         yield
@@ -153,9 +153,9 @@ def continuing(resumed: Resumed | None, checkpoints: Checkpoints, log: Path) -> 
 
 
 def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:
-    """Refuse a run in which no step is left.
+    """Raise UserError if no step is left.
 
-    (A run that saved its last step, and ended before its scores, is resumed in its own folder to make them.)
+    (A run that saved its last step but ended before its scores can be resumed in its own folder to compute them.)
     """
     inside = resumed.folder.resolve() == folder.resolve()
     if resumed.step > total or (resumed.step == total and not inside):

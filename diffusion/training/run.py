@@ -55,11 +55,11 @@ from diffusion.training.sharding import check_sharding, in_channels_last, is_sha
 from diffusion.training.spent import Mark, MarkSteps, Spent, peak_bytes
 from diffusion.training.worse import KeepEarlyWeights, with_step, with_worse
 
-FIXED = {  # arguments of the Trainer that a run does not leave to the user: see `training.clock`
+FIXED = {  # arguments of the Trainer that the user cannot set: see `training.clock`
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
-SCORED = 512  # samples to score, where score.n is not set
+SCORED = 512  # samples to score if score.n is not set
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",
@@ -70,18 +70,18 @@ FILES = {
     "best": "checkpoints/best.ckpt",
     "weights": "checkpoints/last.safetensors",
     "report": "README.md",
-    "page": "report.html",  # the last line of the console
+    "page": "report.html",  # printed last
 }
 
 
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
-    """Run the settings, leaving everything in `folder`; the last `sweep.score`, on the first process.
+    """Train with these settings and write all output to `folder`; returns the last `sweep.score` on the first process.
 
     Args:
-        record: Of the run, on its first process; None on the others.
+        record: The run's record on the first process; None on the others.
 
-    Raises UserError, before any training, for what the user can fix.
+    Raises UserError before training starts for problems that the user can fix.
     """
     spent, asked = Spent(), settings
     quiet_libraries()
@@ -164,7 +164,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
 
 def keep_finished(what: str, folder: Path) -> None:
-    """Remove what `checkpoint.finished` does not keep. Where that fails it is said, and the run is complete."""
+    """Delete the files that `checkpoint.finished` does not keep; a failure only prints a warning."""
     if what == "all":
         return
     try:
@@ -174,7 +174,7 @@ def keep_finished(what: str, folder: Path) -> None:
 
 
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
-    """Read the images, and check that they can be scored as the settings ask; the scorer, where they ask for scores."""
+    """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
     score = settings.score
     extractor: FeatureExtractor | None = make(settings.features, "features") if score.n != 0 else None
     set_up(recipe.data, folder)
@@ -187,10 +187,10 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
 
 
 def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, clock: Clock, devices: int) -> Train:
-    """The settings with the numbers of samples to score and in a picture, where they are not set.
+    """Return the settings with values for `score.n` and `samples.n` where they are not set.
 
-    As many are drawn as take no more network evaluations than the training does: all scores, unless a search follows
-    them, or none; and pictures of `SHOWN` samples or of fewer.
+    Sampling must not take more network evaluations than training. So either `SCORED` samples are scored or none (always
+    `SCORED` if a sweep optimizes a score), and pictures show at most `SHOWN` samples.
     """
     nfe, score, samples = drawing.evaluations(recipe.schedule), settings.score, settings.samples
     training = round(STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
@@ -224,25 +224,25 @@ def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> D
 
 
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
-    """The memory layout and precision of the network."""
+    """Set the memory layout and precision of the network."""
     if settings.channels_last and is_sharded(settings):
         module.denoiser.network.register_forward_pre_hook(in_channels_last)
     elif settings.channels_last:
         module.denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Before a checkpoint is loaded and the average is copied: Lightning itself would convert after that, and round.
+    # Before a checkpoint is loaded and the average is copied: Lightning would convert afterwards, and round.
     trainer.precision_plugin.convert_module(module)
 
 
 def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.Trainer:
-    """Lightning's Trainer with the run's loggers, still without callbacks."""
+    """Create Lightning's Trainer with the run's loggers, without callbacks yet."""
     logs: list[Logger] = [loggers.MetricsFile(folder, None if resumed is None else (resumed.folder, resumed.step))]
     if settings.logger:
-        # One of a run that was begun when there could be only one is by itself.
+        # Older runs, which could have only one logger, store it without a name.
         chosen = {"": settings.logger} if "_target_" in settings.logger else settings.logger
         logs += [
             make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
         ]
-    # What fully_shard gathers in inference mode cannot be trained afterwards.
+    # Parameters that fully_shard gathers in inference mode cannot be trained afterwards.
     validating = {"inference_mode": False} if is_sharded(settings) else {}
     trainer: pl.Trainer = make(
         settings.trainer.model_dump() | FIXED | {"val_check_interval": 1} | validating, "trainer", logger=logs,
@@ -265,7 +265,7 @@ def set_clock(
     resumed: Resumed | None,
     spent: Spent,
 ) -> Checkpoints:
-    """Give the trainer and the data the length of the run, and the callbacks that follow its clock."""
+    """Set the length of the run in the trainer and the data, and add the callbacks that follow the clock."""
     data = recipe.data
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.accumulate_grad_batches = clock.accumulate
@@ -301,14 +301,14 @@ def set_clock(
         used.append(Mark(spent, "scores"))
     if last.waits:
         used.append(KeepEarlyWeights(last, folder, settings, clock, record, start))
-    # Checkpoints come last, so that the state of the others is what is saved.
+    # Checkpoints come last, so that they save the final state of the other callbacks.
     used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
     return checkpoints
 
 
 def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:
-    """The reason why a run that is complete has not made all its steps, for its record; nothing where it has."""
+    """Return, for the record, why a complete run made fewer steps than planned; empty if it made all of them."""
     if trainer.global_step >= clock.total:
         return {}
     why = [c.stopping_reason_message for c in trainer.early_stopping_callbacks if c.stopping_reason_message]
@@ -319,7 +319,7 @@ def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:
 
 
 def print_run(folder: Path, recipe: Recipe) -> None:
-    """Two lines before the first step."""
+    """Print two lines before the first step."""
     data, parameters = recipe.data, sum(p.numel() for p in recipe.network.parameters())
     (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
@@ -328,7 +328,7 @@ def print_run(folder: Path, recipe: Recipe) -> None:
 
 
 def print_files(folder: Path, seconds: float) -> None:
-    """Where everything is."""
+    """Print the paths of the output files."""
     console.print(f"done in {duration(seconds)}")
     for what, name in FILES.items():
         if (folder / name).exists():

@@ -20,13 +20,14 @@ COPIES = 4  # of the weights in a checkpoint: raw, averaged, and Adam's two mome
 
 
 class Checkpoints(Checkpoint):
-    """step-00001234.ckpt, the last `keep` of them; last.ckpt is the newest, best.ckpt that of the lowest val/mse.
+    """Saves step-00001234.ckpt and keeps the last `keep`; last.ckpt is the newest, best.ckpt has the lowest val/mse.
 
-    One is saved after every validation, so at the end too, and every `every_n_steps` optimizer steps if that is set.
+    One is saved after every validation, including the last one, and every `every_n_steps` optimizer steps if that is
+    set.
 
     Args:
         folder: The run's folder.
-        record: Of the run, on its first process: nothing is saved in a folder that another run has taken.
+        record: The run's record on the first process: nothing is saved in a folder that another run has taken over.
         resumed: The checkpoint that the run resumes from; best.ckpt is copied from its folder.
     """
 
@@ -48,7 +49,7 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Continue with the scores, and with the best checkpoint so far in this run's folder."""
+        """Restore the scores, and copy the best checkpoint so far into this run's folder."""
         self.best, self.latest = state_dict["best"], state_dict["latest"]
         if self.resumed is None or self.resumed.parent.resolve() == self.folder.resolve():
             return
@@ -60,7 +61,7 @@ class Checkpoints(Checkpoint):
             self.best = math.inf  # the next validation is the best of those whose checkpoint exists
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a disk on which the checkpoints will not fit, before the first step."""
+        """Raise UserError before the first step if the checkpoints will not fit on the disk."""
         if not trainer.is_global_zero:
             return
         weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
@@ -77,7 +78,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every so many steps. Where a validation follows, it saves."""
+        """Save every `every_n_steps` steps, unless a validation follows, which also saves."""
         step = trainer.global_step
         if self.every is None or step % self.every or not self.clock.completes_step(batch_idx):
             return
@@ -85,7 +86,7 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save, also as the best if it is."""
+        """Save, also as best.ckpt if val/mse is the lowest so far."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.latest = float(trainer.callback_metrics.get("val/mse", math.nan))
@@ -94,7 +95,7 @@ class Checkpoints(Checkpoint):
         self.save(trainer, better)
 
     def save(self, trainer: pl.Trainer, best: bool = False) -> None:
-        """Save the present state, also as the best if it is, and remove old ones."""
+        """Save the current state, also as best.ckpt if `best`, and remove old checkpoints."""
         step = trainer.global_step
         path = storage.numbered(self.folder, step)
         if self.record is not None:
@@ -113,7 +114,7 @@ class Checkpoints(Checkpoint):
         self.saved_at = step
 
     def prune(self, step: int) -> None:
-        """Remove the oldest beyond `keep`, and those of later steps than `step`: the run has gone back before them."""
+        """Remove the oldest beyond `keep`, and those after `step`, left from before the run was resumed."""
         files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
         later = [file for file in files if storage.step_in_name(file) > step]
         for old in later + files[len(later) + self.keep :]:
@@ -123,5 +124,5 @@ class Checkpoints(Checkpoint):
 
 
 def unwritable(file: Path, run: Path, error: OSError) -> UserError:
-    """A file beside the checkpoints of the run in a folder could not be written."""
+    """Return the error for a file next to a run's checkpoints that could not be written."""
     return UserError(f"cannot write {file}: {error.strerror or error}; fix that, and resume by {resume_command(run)}")

@@ -1,4 +1,4 @@
-"""Schedule-free optimizers, which average the weights themselves, and that average as the run's own."""
+"""Schedule-free optimizers, which average the weights themselves; the run uses their average as its own."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffusion.config.schema import Train
 from diffusion.errors import UserError
 from diffusion.training.ema import EMA
 
-CHECKED = 1000  # steps at which the rate is looked at, at most
+CHECKED = 1000  # maximum number of steps at which the learning rate is checked
 
 
 class OptimizersAverage(EMA):
@@ -21,20 +21,21 @@ class OptimizersAverage(EMA):
 
     After step t, with weights y that are trained and z that are never evaluated:
         z_t = z_{t−1} − γ d_t;  x_t = (1 − c_t) x_{t−1} + c_t z_t;  y_t = (1 − β) z_t + β x_t
-    where d_t is AdamW's direction at y_{t−1}, and c_t = γ²/Σγ². The optimizer holds z, the module y. Its method `eval`
-    turns y into x, and `train` x into y, both with rounding; so the bits of y are put back. Whether and how often x is
-    looked at changes nothing in the training. A checkpoint's `state_dict` holds x, its `current_model_state` y.
+    where d_t is AdamW's direction at y_{t−1}, and c_t = γ²/Σγ². The optimizer holds z, the module y. The optimizer's
+    `eval` turns y into x, and `train` turns x into y, both with rounding, so the exact bits of y are restored
+    afterwards. Reading x, however often, does not change the training. A checkpoint's `state_dict` holds x, its
+    `current_model_state` y.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Everything is on its device now, and the optimizer is there."""
+        """Collect the tensors, which are on their device now, and the optimizer."""
         super().on_train_start(trainer, pl_module)
         (self.optimizer,) = trainer.optimizers
         self.optimizer.train()  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def average_weights(self) -> None:
-        """x."""
+        """Update x."""
         trained = [weight.clone() for weight in self.weights]
         self.optimizer.eval()  # type: ignore[attr-defined]
         torch._foreach_copy_(self.averages, self.weights)
@@ -43,15 +44,16 @@ class OptimizersAverage(EMA):
 
 
 def averages_itself(optimizer: Any) -> bool:
-    """Whether an optimizer, or the class or partial that makes it, has the methods of the schedule-free ones."""
+    """Whether an optimizer, or the class or partial that creates it, has the methods of schedule-free optimizers."""
     made = getattr(optimizer, "func", optimizer)
     return all(callable(getattr(made, method, None)) for method in ("train", "eval"))
 
 
 def with_average(settings: Train) -> Train:
-    """The settings with the optimizer's own average in the place of `ema`, where the optimizer keeps one.
+    """Return the settings with the optimizer's own average in place of `ema`, if the optimizer keeps one.
 
-    Raises UserError where another kind of average than `EMA` is chosen beside it, or its own without it.
+    Raises UserError if that optimizer is combined with an average other than `EMA`, or if its average is chosen without
+    it.
     """
     given = make(settings.ema, "ema") if settings.ema else None
     if averages_itself(make(settings.optimizer, "optimizer")):
@@ -68,7 +70,7 @@ def with_average(settings: Train) -> Train:
 
 
 def check_rate(optimizer: Optimizer, scheduler: LRScheduler, total_steps: int) -> None:
-    """Refuse a rate that falls beside an optimizer that averages the weights in place of that."""
+    """Reject a falling learning rate for an optimizer that averages the weights instead."""
     if not (averages_itself(optimizer) and isinstance(scheduler, LambdaLR)):
         return
     steps = np.linspace(0, total_steps, min(total_steps, CHECKED - 1) + 1).astype(int).tolist()

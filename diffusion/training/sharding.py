@@ -1,8 +1,8 @@
-"""`trainer.strategy=fsdp2`: the weights are divided among the processes of a run, by torch's `fully_shard` (FSDP2).
+"""`trainer.strategy=fsdp2`: the weights are sharded across the processes of a run by torch's `fully_shard` (FSDP2).
 
-Each process holds a part of each parameter, of its gradient, of the optimizer's moments and of the moving average. The
-layers of a block are gathered when it is evaluated, and again for its backward pass, which leaves each process its part
-of the mean gradient. What treats each number by itself treats parts as it does whole tensors.
+Each process holds a shard of each parameter, its gradient, the optimizer's moments and the moving average. The layers
+of a block are gathered for its forward pass, and again for its backward pass, which leaves each process its shard of
+the mean gradient. Elementwise operations treat shards like whole tensors.
 """
 
 import copy
@@ -28,20 +28,20 @@ from diffusion.training.ema import EMA, average_of
 from diffusion.training.module import Diffusion
 
 NAME = "fsdp2"
-CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # whose members are evaluated one by one
-ELEMENTWISE = (Adam, AdamW, SGD)  # optimizers that update each number by itself
-WEIGHTS = ("state_dict", "current_model_state")  # in a checkpoint
+CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # their members are evaluated one by one
+ELEMENTWISE = (Adam, AdamW, SGD)  # optimizers that update each element independently
+WEIGHTS = ("state_dict", "current_model_state")  # keys of the weights in a checkpoint
 
 
 class Sharded(DDPStrategy):
-    """Lightning's strategy for it, with the processes of `ddp`.
+    """Lightning's strategy for sharded weights, with the processes of `ddp`.
 
-    Checkpoints are those of any other run: whole tensors, gathered one after the other on the first process, which
-    writes them. To resume, all processes read the checkpoint, and each keeps its parts.
+    Checkpoints are the same as those of other runs: whole tensors, gathered one by one on the first process, which
+    writes them. To resume, all processes read the checkpoint, and each keeps its shards.
     """
 
     def configure_ddp(self) -> None:
-        """Divide the weights and their average. They hold those of a checkpoint already; the optimizer comes later.
+        """Shard the weights and their average, after a checkpoint is loaded and before the optimizer is created.
 
         (This is where DDPStrategy would wrap the module.)
         """
@@ -54,25 +54,25 @@ class Sharded(DDPStrategy):
             shard(each, mesh)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Gather what is divided, and write it on the first process. All processes must call this."""
+        """Gather sharded tensors and write the checkpoint on the first process. All processes must call this."""
         whole: dict[str, Any] = {
             kind: {name: self.gathered(value, self.shapes.get(name)) for name, value in checkpoint[kind].items()}
             for kind in WEIGHTS
             if kind in checkpoint
         }
-        shapes = list(self.shapes.values())  # in the order of the optimizer's numbers
+        shapes = list(self.shapes.values())  # in the order of the optimizer's indices
         whole["optimizer_states"] = [changed(each, self.gathered, shapes) for each in checkpoint["optimizer_states"]]
         super().save_checkpoint({**checkpoint, **whole}, filepath, storage_options)
 
     def gathered(self, value: Any, shape: torch.Size | None) -> Any:
-        """A divided tensor in the shape that it had, on the CPU of the first process; anything else as it is."""
+        """Return a sharded tensor in its original shape, on the CPU of the first process; other values unchanged."""
         if not isinstance(value, DTensor):
             return value
         full = value.full_tensor().detach()
         return full.reshape(shape or ()).cpu() if self.is_global_zero else full.new_empty(0)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Keep this process's parts of the moments."""
+        """Load this process's shards of the moments."""
         (optimizer,) = self.optimizers
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         parts = [changed(each, part, parameters) for each in checkpoint["optimizer_states"]]
@@ -95,11 +95,11 @@ StrategyRegistry.register(NAME, Sharded, description="weights divided among the 
 
 
 def shard(module: Diffusion, mesh: DeviceMesh) -> None:
-    """Divide the parameters of a module's network and objective, the first dimension of each, among the processes.
+    """Shard the parameters of a module's network and objective across the processes, along their first dimension.
 
-    The network's layers and blocks, in containers or not, are gathered one by one. What reads or writes weights in the
-    network's own forward pass, as EDM2's forced normalisation does, meets divided tensors. A parameter without
-    dimensions, which cannot be divided, gets one of length 1.
+    The network's layers and blocks, in containers or not, are gathered one by one. Code in the network's own forward
+    pass that reads or writes weights, such as EDM2's forced normalisation, sees sharded tensors. A scalar parameter,
+    which cannot be sharded, gets a dimension of length 1.
     """
     roots = [module.denoiser.network]
     if isinstance(module.objective, nn.Module):
@@ -114,7 +114,7 @@ def shard(module: Diffusion, mesh: DeviceMesh) -> None:
 
 
 def units(network: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network that its forward pass evaluates one by one, as far as they have parameters."""
+    """Yield the parts of a network that its forward pass evaluates one by one, if they have parameters."""
     for child in network.children():
         if isinstance(child, CONTAINERS):
             yield from units(child)
@@ -123,13 +123,13 @@ def units(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def outline(denoiser: Denoiser) -> Denoiser:
-    """A copy whose parameters have their shapes, and no memory."""
+    """Return a copy whose parameters have their shapes, but no memory."""
     memory = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in denoiser.parameters()}
     return copy.deepcopy(denoiser, memory)
 
 
 def changed(saved: Mapping[str, Any], change: Callable[[Any, Any], Any], like: Sequence[Any]) -> dict[str, Any]:
-    """An optimizer's state dict after change(what is kept of a parameter, `like`[its number])."""
+    """Return an optimizer's state dict with change(value, like[parameter index]) in place of each value but "step"."""
     state = {
         i: {key: value if key == "step" else change(value, like[i]) for key, value in kept.items()}
         for i, kept in saved["state"].items()
@@ -138,16 +138,17 @@ def changed(saved: Mapping[str, Any], change: Callable[[Any, Any], Any], like: S
 
 
 def in_channels_last(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A forward pre-hook: images in this layout lead convolutions to it, whose weights `fully_shard` wants contiguous.
+    """A forward pre-hook that converts images to channels_last; weights stay contiguous, as `fully_shard` requires.
 
-    (So dropout draws what it does in other runs: its masks follow the layout.)
+    Convolutions adopt the layout of their input. (So dropout is the same as in other runs: its masks depend on the
+    layout.)
     """
     x, *others = inputs
     return x.contiguous(memory_format=torch.channels_last), *others
 
 
 def part(value: Any, parameter: nn.Parameter) -> Any:
-    """This process's part of a whole tensor, divided as a parameter is; anything else as it is."""
+    """Return this process's shard of a whole tensor, sharded like `parameter`; other values unchanged."""
     if not isinstance(value, Tensor):
         return value
     assert isinstance(parameter, DTensor)
@@ -156,18 +157,18 @@ def part(value: Any, parameter: nn.Parameter) -> Any:
 
 
 def whole(trainer: pl.Trainer, denoiser: Denoiser) -> Denoiser:
-    """A denoiser that each process can evaluate by itself: where the run divides the weights, a copy with all of them.
+    """Return a denoiser that each process can evaluate by itself: if weights are sharded, a copy with whole weights.
 
-    Then all processes must call this.
+    In that case all processes must call this.
     """
     strategy = trainer.strategy
     return strategy.whole(denoiser) if isinstance(strategy, Sharded) else denoiser
 
 
 def norm_of(tensors: list[Tensor]) -> Tensor:
-    """The norm of all numbers in tensors (at least one), divided or not. If they are, all processes must call this.
+    """The norm over all elements of the tensors (at least one). If they are sharded, all processes must call this.
 
-    Torch's `get_total_norm`, which sorts tensors by their devices first: here all are on one.
+    Like torch's `get_total_norm`, but without sorting tensors by device: here all are on one.
     """
     if isinstance(tensors[0], DTensor):
         norm = get_total_norm(tensors)
@@ -177,19 +178,19 @@ def norm_of(tensors: list[Tensor]) -> Tensor:
 
 
 def held(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, divided or not."""
+    """The local part of a tensor, sharded or not."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def is_sharded(settings: Train) -> bool:
-    """Whether the run divides its weights."""
+    """Whether the run shards its weights."""
     strategy = (settings.trainer.model_extra or {}).get("strategy")
     target = strategy.get("_target_") if isinstance(strategy, Mapping) else None
     return strategy == NAME or target == f"{Sharded.__module__}.{Sharded.__qualname__}"
 
 
 def check_sharding(settings: Train) -> None:
-    """Refuse, beside divided weights, what needs whole ones."""
+    """Reject settings that need whole weights if the weights are sharded."""
     if not is_sharded(settings):
         return
     beside = f"beside trainer.strategy={NAME}, which divides the weights"

@@ -1,11 +1,11 @@
-"""Signals that end a run: its state is saved at the next completed optimizer step, then it exits with 128 + the number.
+"""Signals that end a run: it saves its state at the next completed optimizer step and exits with 128 + the number.
 
-SIGTERM (143), SIGINT, which is Ctrl-C (130), SIGHUP, when the terminal is closed (129), SIGXCPU, when a limit of CPU
-time is reached (152), SIGALRM, when `trainer.max_time` is over (142), and SIGUSR1 (138), on which a job of SLURM is
-also queued again (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). A handler only takes note; several
-processes agree after each step, so that all of them stop at the same one. A validation, or the drawing of samples, is
-broken off, and the resumed run does it again. (The last validation is finished first: after it, nothing is left to
-resume.) Where nothing can be lost, before and after training, the run ends at once, as it does before torch is imported
+The signals are SIGTERM (143), SIGINT from Ctrl-C (130), SIGHUP when the terminal is closed (129), SIGXCPU when a CPU
+time limit is reached (152), SIGALRM when `trainer.max_time` is over (142), and SIGUSR1 (138), which also requeues a
+SLURM job (`#SBATCH --signal=USR1@120`, see `diffusion.runs.slurm`). Handlers only record the signal; several processes
+agree after each step, so that all stop at the same one. A signal interrupts validation and sampling, and the resumed
+run repeats them. (The last validation is finished first, because nothing is left to resume after it.) Before and after
+training, when nothing can be lost, the run ends immediately, as it does before torch is imported
 (`diffusion.runs.early_signals`).
 """
 
@@ -31,22 +31,22 @@ from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.reading import Reading
 
-PATIENCE = 3  # the third Ctrl-C ends the process at once; checkpoint files stay whole even then
+PATIENCE = 3  # the third Ctrl-C ends the process immediately; checkpoint files stay intact even then
 
 
 class State:
-    """What the handlers of this process have noted."""
+    """Signals recorded by the handlers of this process."""
 
     received: int | None = None  # the first signal
-    deferring = False  # during training; otherwise a signal raises Interrupted at once
+    deferring = False  # True during training; otherwise a signal raises Interrupted immediately
     count = 0
-    process = 0  # which process the signals are for: workers of data loaders inherit the handlers
+    process = 0  # the process that the signals are for: workers of data loaders inherit the handlers
 
 
 def handle(number: int, frame: FrameType | None) -> None:
-    """Note the first signal; the following ones of a burst change nothing."""
+    """Record the first signal; later signals of a burst change nothing, except a third Ctrl-C."""
     State.count += 1
-    if os.getpid() != State.process:  # a loader's worker serves until it is terminated a second time
+    if os.getpid() != State.process:  # a data loader's worker continues until its second SIGTERM
         if number == signal.SIGTERM and State.count > 1:
             os._exit(128 + number)
         return
@@ -63,7 +63,7 @@ def handle(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def catching() -> Iterator[None]:
-    """Within: signals are noted. A signal that the parent process ignores, as nohup does, stays ignored."""
+    """Context in which signals are recorded. Signals that the parent process ignores, as nohup does, stay ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,7 +73,7 @@ def catching() -> Iterator[None]:
     install(before)
     try:
         yield
-    except Interrupted as stop:  # the process ends, and further signals of the burst must not cut that short
+    except Interrupted as stop:  # the process ends, and further signals of the burst must not interrupt that
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             early_signals.queue_again(stop.number)
         raise
@@ -84,13 +84,13 @@ def catching() -> Iterator[None]:
 
 
 def install(numbers: Iterable[int]) -> None:
-    """Handle these signals here."""
+    """Install the handler for these signals."""
     for number in numbers:
         signal.signal(number, handle)
 
 
 def restore(before: dict[int, Any]) -> None:
-    """Put the earlier handlers back."""
+    """Restore the previous handlers."""
     State.deferring = False
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -114,9 +114,9 @@ def stop_all(trainer: pl.Trainer) -> None:
 
 
 def ask_all(trainer: pl.Trainer) -> Reading:
-    """The signal, or 0, that any of several processes has received, on its way to the CPU.
+    """Start to read the signal that any of several processes has received, or 0.
 
-    (Lightning's own reduction begins with a barrier, for which a GPU would have to finish its step.)
+    (Lightning's own reduction begins with a barrier, which makes the process wait for the GPU to finish its step.)
     """
     received = torch.full((1,), State.received or 0, device=trainer.strategy.root_device)
     dist.all_reduce(received, dist.ReduceOp.MAX)
@@ -124,16 +124,16 @@ def ask_all(trainer: pl.Trainer) -> Reading:
 
 
 def stop_in_validation(trainer: pl.Trainer, clock: Clock) -> None:
-    """Break off a validation, unless it is the last one.
+    """Interrupt a validation after a signal, unless it is the last validation.
 
-    This is called within the validation step, because Lightning then knows that it must be repeated.
+    This is called within the validation step, because Lightning then knows that the validation must be repeated.
     """
     if trainer.state.fn == "fit" and trainer.global_step < clock.total:
         stop_all(trainer)
 
 
 class DeferSignals(Callback):
-    """The first of all callbacks: from its start on, signals wait for the end of a step."""
+    """The first callback: from the start of training, signals wait for the end of a step."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the handlers that Lightning has just installed, which would stop within a step."""
@@ -143,12 +143,12 @@ class DeferSignals(Callback):
 
 
 class TimeLimit(Callback):
-    """Stops training, as SIGALRM does, after so long in this process: where that is agreed on, saved and resumed from.
+    """Stops training by SIGALRM after some time in this process; as with other signals, the run can be resumed.
 
-    (Lightning's own Timer ends a run as if it were complete, and a resumed one at once.)
+    (Lightning's own Timer ends a run as if it were complete, and a resumed one immediately.)
 
     Args:
-        time: as DD:HH:MM:SS.
+        time: in the format DD:HH:MM:SS.
     """
 
     def __init__(self, time: str):
@@ -156,23 +156,23 @@ class TimeLimit(Callback):
         self.seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Set the process's alarm clock, whose signal is handled from now on."""
+        """Start the process's timer, whose signal is handled from now on."""
         signal.setitimer(signal.ITIMER_REAL, self.seconds)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing is left to stop."""
+        """Stop the timer: nothing is left to interrupt."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """It is stopped already."""
+        """Stop the timer: the run has stopped already."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class StopOnSignal(Callback):
-    """Ends training where its state is whole, and saves it.
+    """Ends training at a point where its state is consistent, and saves it.
 
-    It stands after the callbacks that change the state after a step (the average), and after those whose work between
-    steps is broken off (samples): these leave it to this one to end the run.
+    It comes after the callbacks that change the state after a step (the average), and after those with interruptible
+    work between steps (samples), which leave ending the run to this callback.
     """
 
     def __init__(self, clock: Clock, checkpoints: Any):
@@ -184,7 +184,7 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save after a completed step. Where a validation follows, it stops and saves by itself."""
+        """Save after a completed step, unless a validation follows, which stops and saves by itself."""
         if not self.clock.completes_step(batch_idx) or self.clock.validates(trainer.global_step):
             return
         try:
@@ -196,14 +196,14 @@ class StopOnSignal(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Leave, now that the step is also logged; or while nothing has happened since the last checkpoint."""
+        """Stop once the step is also logged, or if nothing has happened since the last checkpoint."""
         if self.stopping is not None:
             raise self.stopping
         if self.checkpoints.saved_at == trainer.global_step and self.clock.completes_step(batch_idx - 1):
             stop_all(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
-        """As `stop_all`; several GPUs learn of a signal one step later, so that no step waits for its own end."""
+        """Like `stop_all`, but several GPUs see a signal one step later, to avoid a synchronization at every step."""
         if trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu":
             stop_all(trainer)
             return
@@ -212,7 +212,7 @@ class StopOnSignal(Callback):
             raise Interrupted(received)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A checkpoint that is saved from here on is one of a validation that was broken off."""
+        """Checkpoints saved from here on are those of an interrupted validation."""
         self.validating = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -222,17 +222,17 @@ class StopOnSignal(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A validation that was broken off is repeated."""
+        """Make a resumed run repeat an interrupted validation."""
         if self.validating:
             loops.repeat_validation(checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The last state is saved; nothing can be lost any more."""
+        """The last state is saved, so signals no longer have to wait."""
         State.deferring = False
         stop_all(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what was broken off, with raw and averaged weights in their own places."""
+        """Save the interrupted state, with raw and averaged weights in their own places."""
         average = average_of(trainer)
         if average is not None and average.swapped:
             average.swap(pl_module)

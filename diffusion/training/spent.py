@@ -1,4 +1,4 @@
-"""What a run takes, in run.json: the seconds and the bytes of each part."""
+"""Time and memory used by each part of a run, for run.json."""
 
 import resource
 import sys
@@ -16,11 +16,11 @@ from diffusion.data import ImageData
 from diffusion.training.ema import average_of
 from diffusion.training.sharding import held
 
-ELSEWHERE = "images (not on the GPU)"  # outside of the peak, which is the GPU's
+ELSEWHERE = "images (not on the GPU)"  # not part of the peak, which is the GPU's
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory so far, of the GPU's tensors or, without one, of the process."""
+    """Peak memory so far in bytes, of the GPU's tensors or, without a CUDA GPU, of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -28,23 +28,23 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def size(tensors: Iterable[Tensor]) -> int:
-    """The bytes of them that this process holds."""
+    """The bytes of the tensors that this process holds."""
     return sum(held(each).numel() * each.element_size() for each in tensors)
 
 
 def gradients_of(module: pl.LightningModule) -> int:
-    """The bytes of its gradients."""
+    """The bytes of a module's gradients."""
     return size(weight.grad for weight in module.parameters() if weight.grad is not None)
 
 
 def bytes_of(trainer: pl.Trainer, module: pl.LightningModule, gradients: int) -> dict[str, int]:
     """The bytes of the tensors that this process holds in training, by part.
 
-    Weights and averages include the buffers. The images are those of all splits, also where they are mapped from a
-    file, of which the system holds what has been read.
+    Weights and averages include buffers. Images include all splits, even if they are mapped from a file, of which only
+    the parts that were read are in memory.
 
     Args:
-        gradients: Bytes of them, which are let go in validation.
+        gradients: Bytes of the gradients, which are freed for validation.
     """
     data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
     average = average_of(trainer)
@@ -60,10 +60,10 @@ def bytes_of(trainer: pl.Trainer, module: pl.LightningModule, gradients: int) ->
 
 
 class Spent:
-    """Seconds by part. All time is divided: what passes between two marks belongs to the part of the later one.
+    """Wall time by part, without gaps: the time between two marks belongs to the part of the later one.
 
-    These are seconds of the process. A GPU works on by itself: where the process waits for it, the part in which it
-    waits has the time of the work. `bytes` are those at the end of the training.
+    This is the time of the process. A GPU works asynchronously, so its time counts for the part that waits for it.
+    `bytes` are those at the end of training.
     """
 
     def __init__(self) -> None:
@@ -72,56 +72,56 @@ class Spent:
         self.last = time.perf_counter()
 
     def bytes_up_to(self, peak: int) -> dict[str, int]:
-        """The bytes, and as "rest" what is missing up to the peak: activations, libraries, scoring."""
+        """The bytes by part, with the remaining bytes up to the peak as "rest": activations, libraries, scoring."""
         known = sum(size for part, size in self.bytes.items() if part != ELSEWHERE)
         return {**self.bytes, "rest": max(0, peak - known)}
 
     def mark(self, part: str) -> None:
-        """What has passed since the last mark was for `part`."""
+        """Add the time since the last mark to `part`."""
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
     @property
     def rounded(self) -> dict[str, float]:
-        """To hundredths of a second."""
+        """The seconds by part, rounded to hundredths."""
         return {part: round(seconds, 2) for part, seconds in self.seconds.items()}
 
 
 class MarkSteps(Callback):
-    """Marks the parts of a step, and the validations. It comes before all callbacks that work after a step."""
+    """Marks the parts of a step, and validations. It comes before all callbacks that work after a step."""
 
     def __init__(self, spent: Spent):
         self.spent = spent
-        self.gradients: int | None = None  # their bytes, once there are any
+        self.gradients: int | None = None  # bytes of the gradients, once there are any
 
     def on_train_start(self, *args: Any, **kwargs: Any) -> None:
         """Images are read, the network is built, a checkpoint is loaded."""
         self.spent.mark("preparation")
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """The batch is there."""
+        """The batch is loaded."""
         self.spent.mark("data")
 
     def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
-        """The loss is there."""
+        """The loss is computed."""
         self.spent.mark("forward")
 
     def on_after_backward(self, *args: Any, **kwargs: Any) -> None:
-        """The gradients are there."""
+        """The gradients are computed."""
         self.spent.mark("backward")
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """All gradients are there; those of each step take as much."""
+        """Measure the gradients, once: their size is the same in every step."""
         if self.gradients is None:
             self.gradients = gradients_of(pl_module)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """The weights are changed."""
+        """The weights are updated."""
         self.spent.mark("optimizer")
 
     def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """What Lightning did since the step."""
+        """Lightning's own work since the step is done."""
         self.spent.mark("other")
 
     def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
@@ -129,12 +129,12 @@ class MarkSteps(Callback):
         self.spent.mark("validation")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The optimizer's state is still there."""
+        """Measure the memory while the optimizer's state still exists."""
         self.spent.bytes = bytes_of(trainer, pl_module, self.gradients or 0)
 
 
 class Mark(Callback):
-    """Stands behind the callbacks of a part, and marks what they did after a step."""
+    """Comes after the callbacks of a part, and marks the time of their work after a step."""
 
     def __init__(self, spent: Spent, part: str):
         self.spent, self.part = spent, part

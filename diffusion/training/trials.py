@@ -1,7 +1,8 @@
-"""Steps of the real recipe, tried on a copy of the module: whether a batch fits into memory, and what a step takes.
+"""Trial steps of the real recipe on a copy of the module: whether a batch fits into memory, and the time of a step.
 
-Nothing of the run is changed: neither its weights nor torch's generators. (Lightning's BatchSizeFinder fits the module
-itself, with its callbacks and loggers, and restores what it knows of; it also knows nothing of a step's divisors.)
+The run is not changed, neither its weights nor torch's generators. (Lightning's BatchSizeFinder trains the module
+itself, with its callbacks and loggers, and restores only the state that it knows; it also does not know that batches
+must divide a step.)
 """
 
 import copy
@@ -21,17 +22,17 @@ from diffusion.data import ImageData
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import averages_itself
 
-SHARE = 0.9  # of the free memory that a step may take; the rest is for fragments, validation and communication
-WORKING = 2  # what a step on a CPU takes, as a multiple of the values that it keeps for its backward pass
+SHARE = 0.9  # fraction of free memory that a step may use; the rest is for fragments, validation and communication
+WORKING = 2  # memory of a step on a CPU, as a multiple of the values saved for its backward pass
 
 
 class Trials:
-    """Within: steps of the recipe, beside all that a run holds in training. Afterwards their memory is free.
+    """Context for trial steps with the memory of a training run allocated; on exit, it is freed.
 
     Args:
-        module: With the memory layout and the precision of the run; it is copied.
-        data: Set up.
-        copies: Sets of weights that the run holds besides the module's, such as averages.
+        module: The module with the memory layout and precision of the run; it is copied.
+        data: The data, already set up.
+        copies: Number of weight sets that the run holds besides the module's, such as averages.
     """
 
     def __init__(self, module: Diffusion, data: ImageData, trainer: pl.Trainer, copies: int):
@@ -45,7 +46,7 @@ class Trials:
 
     @property
     def room(self) -> int:
-        """The bytes that a step may take."""
+        """The bytes that a step may use."""
         return self.memory.room
 
     def __enter__(self) -> "Trials":
@@ -71,7 +72,7 @@ class Trials:
         return self.memory.sufficed()
 
     def begin(self) -> None:
-        """A first step, after which there are gradients, and moments of the optimizer."""
+        """Make a first step, which allocates the gradients and the optimizer's moments."""
         self.trained = copy.deepcopy(self.module)
         self.trained.trainer = self.trainer
         self.trained.to(self.device)
@@ -85,7 +86,7 @@ class Trials:
         self.memory.ready()
 
     def step(self, size: int) -> None:
-        """Forward and backward, with the first `size` images."""
+        """Run the forward and backward pass of the first `size` images."""
         assert self.trained is not None
         with self.memory.watching(size, self.trained):
             loss = self.loss(size)
@@ -102,24 +103,24 @@ class Trials:
 
 
 class Memory:
-    """Main memory. A process that takes too much of it makes the machine swap, so what a step needs is foretold."""
+    """Main memory. A process that uses too much of it makes the machine swap, so the memory of a step is predicted."""
 
     def __init__(self) -> None:
         self.room = int(SHARE * free_bytes())
-        self.kept = 0.0  # bytes for each image, in the step before
+        self.kept = 0.0  # bytes per image saved in the previous step
 
     def ready(self) -> None:
-        """The run's weights, gradients and moments are there."""
+        """Measure the room, now that the run's weights, gradients and moments are allocated."""
         self.room = int(SHARE * free_bytes())
 
     def may_take(self, size: int) -> bool:
-        """Whether a step of so many images may be tried."""
+        """Whether a step of `size` images may be tried."""
         return WORKING * self.kept * size <= self.room
 
     @contextmanager
     def watching(self, size: int, module: Diffusion) -> Iterator[None]:
-        """Within: the forward pass of a step of so many images."""
-        kept: dict[int, int] = {}  # by address, as some values are kept more than once
+        """Context for the forward pass of a step of `size` images."""
+        kept: dict[int, int] = {}  # by address, because some values are saved more than once
 
         def note(value: Tensor) -> Tensor:
             storage = value.untyped_storage()
@@ -132,15 +133,15 @@ class Memory:
         self.kept = sum(bytes_ for address, bytes_ in kept.items() if address not in weights) / size
 
     def sufficed(self) -> bool:
-        """Whether the last step had room."""
+        """Whether the last step fit into memory."""
         return True
 
     def release(self) -> None:
-        """Give back what is free."""
+        """Return unused memory to the system."""
 
 
 class Card(Memory):
-    """The memory of a GPU, whose allocator says what a step has taken, or that it is not there."""
+    """The memory of a GPU: its allocator reports what a step has used, or raises if it is too much."""
 
     def __init__(self, device: torch.device):
         super().__init__()
@@ -148,29 +149,29 @@ class Card(Memory):
         self.room = int(SHARE * (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)))
 
     def ready(self) -> None:
-        """They are part of what a step takes."""
+        """Do nothing: weights, gradients and moments count as part of a step."""
 
     @contextmanager
     def watching(self, size: int, module: Diffusion) -> Iterator[None]:
-        """Within: the forward pass of a step of so many images."""
+        """Context for the forward pass of a step of `size` images."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
         yield
 
     def sufficed(self) -> bool:
-        """Whether the last step had room."""
+        """Whether the last step fit into memory."""
         return torch.cuda.max_memory_reserved(self.device) <= self.room
 
     def release(self) -> None:
-        """Give back what is free, and forget the peak: that of the run is its own."""
+        """Return unused memory to the system, and reset the peak, so that the run's does not include the trials."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.device)
 
 
 def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> tuple[int | None, int | None]:
-    """The largest of the ascending `sizes` that fits, and the next one, which does not; None where there is none.
+    """Return the largest of the ascending `sizes` that fits, and the next one, which does not; None if there is none.
 
-    They are tried in turn: together they cost a few steps, and none is far larger than what fits.
+    They are tried in ascending order: this costs only a few steps, and none is much larger than the size that fits.
     """
     last = None
     for size in sizes:
@@ -181,7 +182,7 @@ def largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> tuple[int | No
 
 
 def free_bytes() -> int:
-    """The main memory that can be had without swapping; where the system does not tell, half of all."""
+    """Main memory that is available without swapping; half of all memory if the system does not report it."""
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024

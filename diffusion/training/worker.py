@@ -1,9 +1,10 @@
-"""The process that trains. It reads its folder's config.yaml, whoever started it, and knows nothing of Hydra.
+"""The training process. It reads its folder's config.yaml, no matter what started it, and does not use Hydra.
 
     python -m diffusion.training.worker FOLDER [CKPT]
 
-A plain `diffusion.train` becomes this process when its configuration is written; a job of a sweep is started as one; so
-are the further processes of a run on several devices, which resume from the very CKPT that the first one found.
+A plain `diffusion.train` becomes this process after its configuration is written. Each job of a sweep is started as
+one, and so are the additional processes of a run on several devices, which resume from the exact CKPT that the first
+one found.
 """
 
 from diffusion.runs import early_signals
@@ -35,7 +36,7 @@ from diffusion.runs.record import RunRecord
 
 
 def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
-    """Train in `folder`, which `record` has claimed, as its first process; the result, the last `sweep.score`."""
+    """Train in `folder`, which `record` has claimed, as its first process; returns the last `sweep.score`."""
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
         with importing():
@@ -45,13 +46,13 @@ def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
 
 
 def job(folder: Path) -> None:
-    """Train as the process of a sweep's job."""
+    """Train as a job of a sweep."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     record = RunRecord.begin(folder)
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
         words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
-        sys.argv = ["diffusion.train", *map(str, words)]  # which runs this job by itself
+        sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone
         settings = read_config(folder)
         with importing():
             from diffusion.training.run import train
@@ -60,7 +61,7 @@ def job(folder: Path) -> None:
 
 
 def follow(folder: Path, ckpt: str | None = None) -> None:
-    """Take part in the run of `folder` as one of its further processes, resuming from `ckpt`."""
+    """Take part in the run of `folder` as one of its additional processes, resuming from `ckpt`."""
     with importing():
         from diffusion.training.run import train
 
@@ -75,14 +76,14 @@ def read_config(folder: Path) -> Train:
 
 
 def _end_with(parent: int) -> None:
-    """Stop, as by SIGTERM, when the sweep's own process is gone: no job continues that nobody waits for."""
+    """Send SIGTERM to this process when the sweep's process is gone, so that no abandoned job continues."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(words: list[str]) -> None:
-    """As one process of several, or as a job of a sweep."""
+    """Run as one process of several, or as a job of a sweep."""
     streams.keep_going()
     folder, *ckpt = words
     try:

@@ -1,4 +1,4 @@
-"""Autoguidance by the run itself: its averaged weights after `guidance.step` steps guide its last samples."""
+"""Autoguidance with the run's own weights: the averaged weights after `guidance.step` steps guide its last samples."""
 
 import copy
 from dataclasses import replace
@@ -24,16 +24,16 @@ from diffusion.training.sharding import whole
 
 
 class KeepEarlyWeights(Callback):
-    """Keeps the averaged weights of one step, in checkpoints/early.
+    """Saves the averaged weights of one step, in checkpoints/early.
 
     Args:
         drawing: How the last samples will be drawn.
         folder: The run's folder.
-        settings: Of the run; the file holds what of them builds the network.
-        record: Of the run, on its first process: nothing is written in a folder that another run has taken.
+        settings: The run's settings; the file stores those that build the network.
+        record: The run's record on the first process: nothing is written in a folder that another run has taken over.
         resumed: The checkpoint that the run resumes from.
 
-    Where the run does not make that step, this is printed.
+    If the run does not reach that step, a warning is printed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class KeepEarlyWeights(Callback):
         self.labels, self.clock, self.record, self.resumed = drawing.counts, clock, record, resumed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the weights along where a run is resumed behind that step in another folder."""
+        """Copy the weights if a run is resumed after that step in another folder."""
         if not trainer.is_global_zero or trainer.global_step < self.step or self.file.is_file():
             return
         assert self.resumed is not None  # the run is past the step
@@ -65,7 +65,7 @@ class KeepEarlyWeights(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write them, on the first process."""
+        """Write the weights on the first process."""
         if trainer.global_step != self.step or not self.clock.completes_step(batch_idx):
             return
         assert isinstance(pl_module, Diffusion)
@@ -75,7 +75,7 @@ class KeepEarlyWeights(Callback):
                 self.write(denoiser, self.record)
 
     def write(self, denoiser: Denoiser, record: RunRecord) -> None:
-        """Write the weights of a denoiser. Raises UserError where they cannot be written."""
+        """Write the weights of a denoiser. Raises UserError if they cannot be written."""
         record.check_owner()
         weights, kind = denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
         epoch = self.clock.epoch_after(self.step)
@@ -87,7 +87,7 @@ class KeepEarlyWeights(Callback):
 
 
 def with_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed | None) -> tuple[Train, Drawing]:
-    """`guidance.step` as a number where it is a share: that of the run that is resumed, else of this run's steps."""
+    """Convert a fractional `guidance.step` to a number: the resumed run's, else this fraction of this run's steps."""
     guidance = drawing.guidance
     if not drawing.waits or guidance is None or not isinstance(guidance.step, float):
         return settings, drawing
@@ -105,9 +105,9 @@ def step_of(drawing: Drawing) -> int:
 
 
 def with_worse(settings: Train, drawing: Drawing, folder: Path, module: Diffusion) -> tuple[Train, Drawing]:
-    """How the last samples are drawn, when the run has been trained: with the worse model that it has kept.
+    """Return how the last samples are drawn after training: guided by the weaker model that the run has saved.
 
-    Where it ended before that step, they are drawn without guidance, which is printed.
+    If the run ended before that step, they are drawn without guidance, and a warning is printed.
     """
     if not drawing.waits:
         return settings, drawing
