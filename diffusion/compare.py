@@ -1,4 +1,4 @@
-"""`python -m diffusion.compare RUN RUN …`: one table of runs and sweeps, with a row per recipe and intervals over seeds."""
+"""`python -m diffusion.compare RUN RUN …`: a table of runs and sweeps: a row per recipe, intervals over seeds."""
 
 import sys
 from datetime import datetime

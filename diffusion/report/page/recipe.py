@@ -98,7 +98,7 @@ def _parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def schedule_curves(parts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """alpha_t, sigma_t, log-SNR and β_t by t; with an objective, also the density of training times and the loss weight.
+    """alpha_t, sigma_t, log-SNR and β_t by t; with an objective, also the density of training times and loss weight.
 
     `density` is the density of the times t drawn in training. `weight` is the factor of the error ‖y − y_θ‖² at t,
     without the importance weights of the times. (The network's own error and a learned weight are not known here.)
