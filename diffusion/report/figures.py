@@ -151,7 +151,7 @@ def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Fig
 
 @style.styled
 def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figure:
-    """Fig. 9: denoising MSE over training, on validation images and on as many training images; the gap is shaded.
+    """Fig. 9: denoising MSE over training, on equally many validation and training images; the gap is shaded.
 
     Solid lines are for the validated weights; if those are an average, dashed lines are for the raw weights. The
     objective of each training batch is light grey (for the simple loss of ε it is the MSE, otherwise it has its own

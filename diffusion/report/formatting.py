@@ -91,7 +91,7 @@ def protocol_text(score: Score) -> str:
 def number(value: float, half: float | None = None) -> str:
     """Format a number to the second significant digit of `half`, half the width of its interval.
 
-    Without an interval, to 4 significant digits: `0.01234`, `29610`. No exponent is used below a million.
+    Without an interval, to 4 significant digits: `0.01234`, `29610`; with an exponent from 1e6 on and below 1e-4.
     """
     if value == 0 or not math.isfinite(value):
         return f"{abs(value):g}"

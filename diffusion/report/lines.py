@@ -28,7 +28,7 @@ class Line:
     written: float  # time of the last write, as a Unix timestamp
     reason: str
     score: str  # the value, rounded according to its interval
-    lower: bool | None = None  # whether lower is better; None if neither is or unknown
+    lower: bool | None = None  # whether lower is better; None if neither or unknown
 
 
 def line(folder: Path, root: Path) -> Line:

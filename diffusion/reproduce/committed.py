@@ -2,8 +2,7 @@
 
 The training figures that the study requests are in the same folder.
 
-The folder's README.md is written by hand, except for the tables. Each is between two comments, where `commit` updates
-it:
+The README.md in this folder is written by hand, except for its tables, which `commit` updates between two comments:
 
     <!-- table: SWEEP -->
     <!-- end -->

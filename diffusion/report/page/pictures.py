@@ -73,7 +73,7 @@ def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int) -> dict[st
 
 
 def contact_sheet(path: Path, most: int = SHEET) -> dict[str, Any] | None:
-    """The images of a grid file as a `sheet`, with the numbers of shown and of drawn images; None without such a file.
+    """The images of a grid file as a `sheet`, with the numbers of shown and drawn images; None if there is no file.
 
     Args:
         most: The maximum number of characters; the sheet contains only the first images if all would exceed it.

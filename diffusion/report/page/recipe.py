@@ -1,4 +1,4 @@
-"""The recipe of a run for its page: the cost of the network's parts, and the schedule with the training weights.
+"""The recipe of a run for its page: the network's parts and their cost, the schedule, training times and loss weight.
 
 Both are rebuilt from the run's configuration, the network on the meta device, which needs no memory for weights.
 """

@@ -42,7 +42,7 @@ function contactSheet(found) {
     `${count} at the end of the run.${left ? ` The other ${grouped(left)} are left out, so that this page stays small.` : ""}`)];
 }
 
-// ---------------------------------------------------------------------------------------------- curves and sample strip
+// ---------------------------------------------------------------------------------------- curves and sample strip
 
 function training(run) {
   const names = Object.keys(run.metrics).filter((name) => !/_bin\d|\/half|\/se/.test(name));
