@@ -1,4 +1,4 @@
-"""`python -m diffusion.compare RUN RUN …`: one table of runs and sweeps, a row per recipe, intervals over seeds."""
+"""`python -m diffusion.compare RUN RUN …`: a table of runs and sweeps: a row per recipe, intervals over seeds."""
 
 import sys
 from datetime import datetime
@@ -20,7 +20,7 @@ Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare folders; 0, or 2 with one line on stderr."""
+    """Compare folders. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("compare", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     parser.add_argument("--mixed", action="store_true", help="scores of different protocols, in separate columns")
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run() -> None:
         from diffusion.console import count
-        from diffusion.report.compare import compare, gather  # scipy and matplotlib, only when there is something to do
+        from diffusion.report.compare import compare, gather  # imports scipy and matplotlib, so only when needed
         from diffusion.report.comparison import write
 
         comparison = compare(gather(asked.folders), asked.mixed)

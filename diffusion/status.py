@@ -1,4 +1,4 @@
-"""`python -m diffusion.status [FOLDER]`: the runs in a folder: state, step, time left, score, last write."""
+"""`python -m diffusion.status [FOLDER]`: list the runs in a folder: state, step, time left, score, last write."""
 
 import json
 import math
@@ -40,7 +40,7 @@ Exit status: 0 regardless of the runs' states; 2 if the folder does not exist.
 
 
 ORDERS: dict[str, Callable[[Line], Any]] = {
-    "run": lambda line: 0,  # as they are found
+    "run": lambda line: 0,  # in the order found
     "state": lambda line: [*STYLES].index(line.state) if line.state in STYLES else len(STYLES),
     "step": lambda line: -(line.steps or 0),
     "left": lambda line: math.inf if line.seconds_left is None else line.seconds_left,
@@ -50,7 +50,7 @@ ORDERS: dict[str, Callable[[Line], Any]] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """List the runs in a folder; 0, or 2 with one line on stderr."""
+    """List the runs in a folder. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("status", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--sort", choices=ORDERS, default="run", help="by score: the best first; by wrote: the newest")
@@ -62,13 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def print_status(folder: Path, sort: str = "run", state: str | None = None, as_json: bool = False) -> None:
-    """Print the table of the runs, and how many are in each state; or the runs as JSON.
+    """Print a table of the runs and the number of runs in each state, or the runs as JSON.
 
     Args:
         sort: one of `ORDERS`.
-        state: the states to list, with commas between them; None for all.
+        state: the states to list, separated by commas; None for all.
 
-    Raises UserError where there is no such folder or state.
+    Raises UserError if the folder does not exist or a state is unknown.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
@@ -95,7 +95,7 @@ def print_status(folder: Path, sort: str = "run", state: str | None = None, as_j
 
 
 def print_table(lines: list[Line]) -> None:
-    """Print the table, and the reasons below it, because they are long."""
+    """Print the table, with the reasons below it because they are long."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("run", "state", "step", "left", "score", "wrote"):
         table.add_column(name, overflow="fold", no_wrap=name != "run")
@@ -113,7 +113,7 @@ def print_table(lines: list[Line]) -> None:
 
 
 def iso(seconds: float) -> str:
-    """A time with its zone."""
+    """A Unix timestamp in ISO format, in local time with the UTC offset."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""`python -m diffusion.prune [FOLDER]`: make room: remove what complete runs do not need of their checkpoints."""
+"""`python -m diffusion.prune [FOLDER]`: free disk space by removing checkpoints that complete runs do not need."""
 
 import sys
 from collections import Counter
@@ -21,7 +21,7 @@ sample from them and score them, but not train on. Runs that are alive or not co
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Say or remove; 0, or 2 with one line on stderr."""
+    """List or remove checkpoints. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("prune", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
@@ -31,8 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(folder: Path, weights: bool, really: bool) -> None:
-    """Print the table of the runs of which something goes. Raises UserError where there is no such folder."""
-    from diffusion.prune import pruning  # torch, only when there is something to do
+    """Print a table of the runs with removable checkpoints, and remove these if `really`.
+
+    Raises UserError if the folder does not exist.
+    """
+    from diffusion.prune import pruning  # imports torch, so only when needed
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
@@ -70,7 +73,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
 
 
 def _prune(folder: Path, weights: bool) -> int:
-    """Prune a run while no other process can take its folder. Raises UserError where one has just done so."""
+    """Prune a run under its lock and return the bytes freed. Raises UserError if a process is using the run."""
     from diffusion.prune import pruning
 
     try:
@@ -87,7 +90,7 @@ def _prune(folder: Path, weights: bool) -> int:
 
 
 def in_words(size: int) -> str:
-    """1234567 bytes: `1.2 MB`."""
+    """Format bytes with a unit: `1.2 MB` for 1234567."""
     unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
     return f"{size / unit:.1f} {name}"
 

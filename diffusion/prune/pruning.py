@@ -1,4 +1,4 @@
-"""Which checkpoints of a complete run can go: best.ckpt and the averages are kept, or only the last weights."""
+"""Remove checkpoints of complete runs: best.ckpt and the snapshots of averages are kept, or only the last weights."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from diffusion.errors import UserError
 
 
 def superfluous(folder: Path, weights: bool) -> list[Path]:
-    """The checkpoints of a run's folder that go: all but best.ckpt or, with `weights`, all, and the snapshots too.
+    """The removable checkpoints of a run: all but best.ckpt; with `weights`, all, and the snapshots of averages.
 
-    Without a best.ckpt (where no validation was finite) the last one stays.
+    If there is no best.ckpt (no validation was finite), the last checkpoint is kept.
     """
     files = storage.all_files(folder / "checkpoints")
     kept = sorted(files, key=lambda file: (file.name != "best.ckpt", file.name != "last.ckpt"))[:1]
@@ -21,17 +21,18 @@ def superfluous(folder: Path, weights: bool) -> list[Path]:
 
 
 def freed(files: Iterable[Path]) -> int:
-    """Bytes that are free when these files are gone: a file that has further names (hard links) stays."""
+    """The bytes freed by removing these files. A file with hard links elsewhere frees nothing."""
     status = [file.lstat() for file in files]
     names = Counter((each.st_dev, each.st_ino) for each in status)
     return sum({(s.st_dev, s.st_ino): s.st_size for s in status if names[s.st_dev, s.st_ino] == s.st_nlink}.values())
 
 
 def prune(folder: Path, weights: bool) -> int:
-    """Remove what is superfluous in a complete run's folder; the bytes that this frees.
+    """Remove the superfluous checkpoints of a complete run and return the number of bytes freed.
 
-    With `weights`, those of the last checkpoint (averaged, where they were) are written first as last.safetensors, from
-    which one can sample, but not train. Nothing is removed unless that file reads back as the same network.
+    With `weights`, the weights of the last checkpoint (the average, if there is one) are first written to
+    last.safetensors, which is enough to sample, but not to train. Nothing is removed unless that file reads back as the
+    same network.
     """
     files = superfluous(folder, weights)
     if not files:

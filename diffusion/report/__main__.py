@@ -1,6 +1,6 @@
-"""`python -m diffusion.report FOLDER …`: draw a run's figures and write its README, or compare a sweep's runs.
+"""`python -m diffusion.report FOLDER …`: draw a run's figures and write its README, or compare the runs of a sweep.
 
-torch and matplotlib are imported only when there is something to draw.
+torch and matplotlib are imported only if there is something to draw.
 """
 
 import sys
@@ -24,7 +24,7 @@ Nothing is trained or sampled, and no checkpoint is read. It can be rerun at any
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report on each folder; 0, or 2 with one line on stderr for each folder of which there is no report."""
+    """Report on each folder. Returns the exit status: 0, or 2 with one line on stderr per folder without a report."""
     parser = Arguments("report", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
     parser.add_config_dir()
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(folder: Path, config_dir: str | None = None) -> None:
-    """Write the report of a run's or a sweep's folder, trusting what the choices in `config_dir` name."""
+    """Write the report of a run or sweep folder; classes that the choices in `config_dir` name are trusted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.config.choices import searching
@@ -61,9 +61,9 @@ def report(folder: Path, config_dir: str | None = None) -> None:
 
 
 def rebuild(folder: Path) -> tuple[Any, Any]:
-    """The schedule of a run's configuration, and images of its data if the noising strip is still to be drawn.
+    """Build the schedule of a run, and load images of its data if the noising figure does not exist yet.
 
-    What cannot be built is None, and a line on stderr says why.
+    A part that cannot be built is None, and a line on stderr says why.
     """
     from diffusion.config.build import make
     from diffusion.config.untrusted import check_targets, plain_config
@@ -74,14 +74,14 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
         config = plain_config(file.read_text("utf-8"), file) if file.is_file() else {}
 
         def build(part: str) -> Any:
-            """Only what choices name is built: the folder may come from somebody else."""
+            """Build only classes that config choices name: the folder may come from someone else."""
             check_targets(config[part], part, file)
             return make(config[part], part)
 
         if "schedule" in config:
             schedule = build("schedule")
         if "data" in config and not (folder / "figures/noising.png").is_file():
-            data = build("data")  # imports Lightning, and decodes what the cache has lost
+            data = build("data")  # imports Lightning, and decodes images that are missing from the cache
             data.setup()
             images = data.splits["val"].images  # as at the end of training
     except (UserError, OSError) as error:

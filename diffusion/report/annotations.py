@@ -1,4 +1,4 @@
-"""Texts beside the points of a figure, where they cover no point and no other text."""
+"""Place text labels next to the points of a figure without covering points or other labels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,14 +9,14 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-# Directions from a point to its text, the preferred ones first.
+# Directions from a point to its text, in order of preference.
 AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
-NEAR, STEP, RINGS = 0.5, 4.0, 2  # points of 1/72 inch: from marker to text, and between the distances that are tried
-MARKER = 3.0  # half a marker's width, in points
+NEAR, STEP, RINGS = 0.5, 4.0, 2  # distance from marker to text and its increment, in points; distances tried
+MARKER = 3.0  # half the width of a marker, in points (1/72 inch)
 
 
 class Label(NamedTuple):
-    """A point in the units of its axes, and the text beside it."""
+    """A point in data coordinates, and the text next to it."""
 
     x: float
     y: float
@@ -25,9 +25,9 @@ class Label(NamedTuple):
 
 
 def place(figure: Figure, ax: Axes, labels: Sequence[Label]) -> list[Annotation]:
-    """Write the labels, the first ones first; one for which there is no room is left out.
+    """Place the labels in order of priority, skip those without room, and return the placed ones.
 
-    The layout of the figure is fixed by this, so it comes last.
+    This freezes the layout of the figure, so call it last.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -57,5 +57,5 @@ def place(figure: Figure, ax: Axes, labels: Sequence[Label]) -> list[Annotation]
 
 
 def within(box: Bbox, outer: Bbox) -> bool:
-    """Whether the box is inside of the outer one."""
+    """Whether `box` is inside `outer`."""
     return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)

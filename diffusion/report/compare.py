@@ -1,6 +1,6 @@
-"""Runs compared: a row per recipe, a column per quantity and protocol; different protocols are refused.
+"""Compare runs: a row per recipe, a column per quantity and protocol. Different protocols are refused.
 
-Two runs that differ in nothing but their seed are one row. Of several runs of one recipe and seed the newest counts.
+Runs that differ only in their seed share a row. If several runs have the same recipe and seed, only the newest counts.
 """
 
 import json
@@ -18,13 +18,13 @@ from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
-# Settings that change no number except by its protocol:
+# Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
 MAKERS = ("sampler", "guidance", "weights", "seed", "folder", "checkpoint")  # of a score's source
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
-    """The runs that `folders` are, or contain as sweeps, each once, in order."""
+    """Collect the runs in `folders`, each the folder of a run or of a sweep; in order, without duplicates."""
     runs: dict[Path, Run] = {}
     for folder in folders:
         found = [Run(folder)] if is_run(folder) else jobs_of(folder)
@@ -38,10 +38,10 @@ def gather(folders: Iterable[Path]) -> list[Run]:
 
 
 def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
-    """The comparison of `runs`.
+    """Compare `runs`.
 
-    Raises UserError where scores of one metric have different protocols, naming what differs. With `mixed` these are
-    separate columns, each ranked by itself.
+    Raises UserError if scores of one metric have different protocols; the message names the differences. With `mixed`,
+    each protocol becomes a separate column, ranked on its own.
     """
     left_out = [(run, reason) for run in runs if (reason := unusable(run))]
     used = [run for run in runs if not unusable(run)]
@@ -67,17 +67,17 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
 
 
 def unusable(run: Run) -> str | None:
-    """Why a run's numbers are not those of a finished run, or None."""
+    """The reason why a run cannot be compared (it is not complete), or None."""
     if run.state == "complete":
         return None
     return f"{run.state}: {run.info['reason']}" if run.info.get("reason") else run.state
 
 
 def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The settings that distinguish recipes: those that differ, except seeds and settings that change no number.
+    """The settings that distinguish recipes: those that differ, except seeds and settings that affect no number.
 
-    `ckpt`, the evaluated checkpoint, means nothing for a run that was trained. A checkpoint's step is shown only where
-    one run has two files of one name, because best.ckpt is of another step for each seed.
+    `ckpt`, the evaluated checkpoint, is blank for training runs. The step of a checkpoint is shown only if one run has
+    two checkpoint files with the same name, because the step of best.ckpt differs between seeds anyway.
     """
     found = {key: column for key, column in differing(runs).items() if key.split(".")[0] not in IDLE}
     if "ckpt" in found:
@@ -92,7 +92,7 @@ def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def _newest_of_each_seed(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run, str]]]:
-    """Of the runs of one recipe the newest of each seed, and the others with the reason why they do not count."""
+    """Split the runs of a recipe: the newest run of each seed, and the others with the reason why they are left out."""
     newest: dict[Any, Run] = {}
     for run in runs:
         key = run.seeds or run.folder
@@ -103,7 +103,7 @@ def _newest_of_each_seed(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run
 
 
 def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
-    """Fill in the last denoising errors. They are ranked only where data, schedule and validation are equal."""
+    """Fill in the final denoising errors. They are ranked only if data, schedule and validation are the same."""
     for run, numbers in values.items():
         numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
     different = [key for key in settings if measures(key)]
@@ -127,11 +127,11 @@ def _scores(
     recipes: int,
     warnings: list[str],
 ) -> list[Column]:
-    """Fill in the last scores of samples, a column for each metric and protocol, and add warnings about them."""
+    """Fill in the latest scores, one column per metric and protocol, and append warnings about them."""
     measured = ("samples", "images", "network")
     scored = [(run, s) for run in values for s in run.scores if s.what in measured and not math.isnan(s.value)]
     several = _several_makers(scored, mixed)
-    found: dict[str, dict[Run, Score]] = {}  # by column
+    found: dict[str, dict[Run, Score]] = {}  # column -> run -> score
     for run, score in scored:
         made = maker(score)
         column = json.dumps([score.protocol_key, {part: made.get(part) for part in several[score.protocol_key]}])
@@ -155,7 +155,7 @@ def _scores(
 
 
 def maker(score: Score) -> dict[str, str]:
-    """What made the images of a score, in words: sampler, guidance, weights, seed and checkpoint, or a folder."""
+    """The origin of a score's images, as text: sampler, guidance, weights, seed and checkpoint, or a folder."""
     unguided = {"guidance": "none"} if "sampler" in score.source else {}
     source = {**unguided, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
     parts = {part: source.get(part) for part in MAKERS}
@@ -163,10 +163,10 @@ def maker(score: Score) -> dict[str, str]:
 
 
 def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[str, list[str]]:
-    """The key of each protocol -> the parts of `maker` in which scores of one folder differ.
+    """Protocol key -> the parts of `maker` in which scores from one folder differ.
 
-    (Scores of one run at several steps have one maker, and the last counts.) Of several makers it is not known which
-    one is meant: UserError, unless `mixed`.
+    (Scores of one run at several steps have the same maker, and the last one counts.) With several makers it is unclear
+    which one is meant, so this raises UserError unless `mixed`.
     """
     found: dict[str, list[str]] = {score.protocol_key: [] for _, score in scored}
     groups: dict[tuple[Run, str], list[Score]] = {}
@@ -187,7 +187,7 @@ def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[st
 
 
 def _refuse(metric: str, scored: Sequence[tuple[Run, Score]]) -> None:
-    """Raise UserError with what differs between the protocols of one metric, and a run for each value."""
+    """Raise UserError that lists the differences between the protocols of one metric, with an example run per value."""
     differences = []
     for key in dict.fromkeys(key for _, score in scored for key in score.protocol):
         values = {str(score.protocol.get(key)): run for run, score in scored}
@@ -200,7 +200,7 @@ def _refuse(metric: str, scored: Sequence[tuple[Run, Score]]) -> None:
 
 
 def _warnings(recipes: int, scored: Sequence[tuple[Run, Score]]) -> list[str]:
-    """Warnings about scores: choosing by test scores, repeated test evaluations, several versions of the code."""
+    """Warnings about scores: selection by test scores, repeated test evaluations, different versions of the code."""
     found = []
     tests = {score.metric for _, score in scored if score.on_test}
     if tests and recipes > 1:

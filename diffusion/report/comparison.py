@@ -1,4 +1,4 @@
-"""A comparison's files (compare.md, compare.csv, runs.csv, compare.png, report.html) and its table on the console."""
+"""Write a comparison: compare.md, compare.csv, runs.csv, compare.png, report.html, and a table on the console."""
 
 import math
 import textwrap
@@ -28,7 +28,7 @@ LEGEND = (
 
 
 def write(comparison: Comparison, folder: Path, title: str, console: Console | None = standard) -> list[Path]:
-    """Write the comparison to `folder` and print its table on `console`; returns the paths."""
+    """Write the comparison to `folder`, print its table on `console`, and return the paths of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = comparison.rows, comparison.columns
     notes = [f"- {column.words}." for column in columns] if rows else []
@@ -73,7 +73,7 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
 
 
 def recipes_table(comparison: Comparison) -> str:
-    """The table of recipes as Markdown: their settings, and their numbers as `LEGEND` explains them."""
+    """The table of recipes as Markdown: settings and numbers, in the notation that `LEGEND` explains."""
     settings = [*comparison.rows[0].settings]
     head, cells = in_cells(comparison, "**")
     table = [[*map(escaped, row.settings.values()), *line] for row, line in zip(comparison.rows, cells, strict=True)]
@@ -81,10 +81,10 @@ def recipes_table(comparison: Comparison) -> str:
 
 
 def in_cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[str]]]:
-    """The head and the cells of the numbers of recipes.
+    """The header and the cells with the numbers of the recipes.
 
     Args:
-        bold: what marks the best mean of a column on both sides.
+        bold: the marker put on both sides of the best mean of a column.
     """
     rows, columns = comparison.rows, comparison.columns
     best = {column.name: comparison.best(column) for column in columns}
@@ -102,7 +102,7 @@ def in_cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[st
 
 
 def by_recipe(comparison: Comparison) -> list[list[Any]]:
-    """The lines of compare.csv: the settings of a recipe, each column's mean, half interval and n, and its runs."""
+    """The lines of compare.csv: each recipe's settings, the mean, half interval and n per column, and its runs."""
     head = [f"{column.name}{suffix}" for column in comparison.columns for suffix in ("", " ±", " n")]
     lines: list[list[Any]] = [[*(comparison.rows[0].settings if comparison.rows else ()), "seeds", *head, "runs"]]
     for row in comparison.rows:
@@ -115,10 +115,10 @@ def by_recipe(comparison: Comparison) -> list[list[Any]]:
 def by_run(
     comparison: Comparison, cell: Callable[[float | None, float | None], Any] = lambda value, half: value
 ) -> tuple[list[str], list[list[Any]]]:
-    """The head and rows of a table of all runs: state, the settings in which they differ, their numbers.
+    """The header and rows of a table of all runs: state, the settings that differ, and the numbers.
 
     Args:
-        cell: of a number, and of half the width of its interval.
+        cell: the content of a cell: (number, half the width of its interval) -> value.
     """
     settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     names = [column.name for column in comparison.columns]
@@ -132,9 +132,9 @@ def by_run(
 
 
 def fitting(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
-    """A table of recipes that fits the `width` of a console: a line per recipe, or else a column per recipe.
+    """A table of recipes that fits the console `width`: a line per recipe or, if too wide, a column per recipe.
 
-    Where neither fits it is several tables.
+    If neither fits, the table is split into several.
     """
     upright = in_parts(head, rows, width)
     titles, *lines = zip(head, *rows, strict=True)
@@ -152,9 +152,9 @@ def fitting(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
 
 
 def in_parts(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
-    """A table as several that each fit the `width` of a console; each begins with the first two columns.
+    """Split a table into several that fit the console `width`; each begins with the first two columns.
 
-    The first column is text, wrapped where it is longer than a third of the width; the others are right-aligned.
+    The first column is text, wrapped if it is wider than a third of the console; the others are right-aligned.
     """
     widths = [3 + max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     first = min(widths[0], max(24, width // 3))
@@ -177,7 +177,7 @@ def in_parts(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
 
 @style.styled
 def figure(comparison: Comparison) -> Figure:
-    """A panel per column, a line per recipe: each seed as a dot, and their mean with its interval."""
+    """A panel per column, a line per recipe: a dot per seed, and the mean with its interval."""
     rows = comparison.rows
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))

@@ -1,12 +1,11 @@
-"""The settings in which runs differ, without those that only follow from another choice.
+"""The settings that differ between runs, without those that only follow from another choice.
 
-A choice (`schedule: cosine`) is a value at the place of its group in the configuration; below it are its settings
-(`schedule.offset`). Two schedules have different settings because they are different schedules: one column is enough.
-A setting is shown where
+A choice (`schedule: cosine`) is the value of a config group; its settings (`schedule.offset`) are nested below it. Two
+different schedules have different settings anyway, so the column of the choice is enough. A setting is shown if it
 
-    two runs differ in it that have the same choices above it, or it was an override of one of them and they differ.
+    differs between two runs with the same choices above it, or differs and was an override of one of the runs.
 
-Runs that agree in the settings that are shown agree in all others, too.
+Runs that agree in all shown settings also agree in all others.
 """
 
 import re
@@ -24,7 +23,7 @@ from diffusion.runs.folder import Run
 
 
 class Described(Protocol):
-    """What is compared: a `Run`, or the defaults of a command."""
+    """The interface of compared objects: a `Run`, or the defaults of a command."""
 
     @property
     def folder(self) -> Path: ...
@@ -40,7 +39,7 @@ class Described(Protocol):
 
 @cache
 def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
-    """The default settings, where conf/ is searched in these folders."""
+    """The default settings, with conf/ searched in these folders."""
     settings: dict[str, Any] = plain(composed("train", ["name=default"]))
     return settings
 
@@ -57,17 +56,17 @@ class Defaults:
 
 
 def from_default(run: Run) -> dict[str, tuple[str, str]]:
-    """Config key -> its value in the run and by default, for the settings in which a run of `train` differs."""
+    """Config key -> (value in the run, default), for the settings of a `train` run that differ from the defaults."""
     found = {key: (here, usual) for key, (here, usual) in differing([run, Defaults()]).items()}
     return {key: pair for key, pair in found.items() if key not in ("name", "score", "experiment", "callbacks")}
 
 
 def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
-    """Config key -> its value in each run, for the settings that distinguish the runs that began.
+    """Config key -> its value in each run, for the settings that distinguish the runs that have started.
 
-    Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`), or where a run
-    has no record, by its class (`optimizer: AdamW`). The run's folder is written `.`, so that paths into it do not
-    differ. Values that are those of a top-level setting that is shown, such as data.seed of seed, are left out.
+    Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run
+    has no record, by its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not
+    differ. A setting is left out if it equals a shown top-level setting of the same name, as data.seed equals seed.
     """
     flat = [_flatten(run.settings, run.folder) for run in runs]
     groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
@@ -83,7 +82,7 @@ def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
         if key in overridden:
             return len({column[i] for i in begun}) > 1
         above = [columns[group] for group in groups if key.startswith(f"{group}.")]
-        values: dict[tuple[str, ...], str] = {}  # of the first run with the same choices above
+        values: dict[tuple[str, ...], str] = {}  # choices above -> value in the first run with them
         return any(values.setdefault(tuple(each[i] for each in above), column[i]) != column[i] for i in begun)
 
     def follows(key: str) -> bool:
@@ -95,9 +94,9 @@ def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
 
 
 def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
-    """`lr=0.001, schedule=cosine` for each of `count` entries of the columns; `all` for an entry without any value.
+    """A label for each of `count` entries of the columns: `lr=0.001, schedule=cosine`; `all` for one without any value.
 
-    A setting is called by the last part of its key, unless two of them have the same.
+    A setting is named by the last part of its key, or by the full key if the last part is not unique.
     """
     last = [key.rpartition(".")[2] for key in settings]
     names = {key: key if last.count(short) > 1 else short for key, short in zip(settings, last, strict=True)}
@@ -106,10 +105,10 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
 
 
 def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -> set[str]:
-    """Replace classes by the names of choices, in the groups whose choice is recorded for all runs; these groups.
+    """Replace classes by names of choices in the groups with a recorded choice in all runs. Returns these groups.
 
-    Where one name stands for several classes, by an override or in another version of the program, both are shown. A
-    choice that an override has made null is none.
+    If one name stands for several classes, due to an override or another version of the program, both are shown. A
+    choice that an override set to null keeps the value `none`.
     """
     named = set()
     for key in dict.fromkeys(key for run in runs for key in run.choices):
@@ -126,12 +125,12 @@ def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -
 
 
 def _has(settings: Mapping[str, str], key: str) -> bool:
-    """Whether there is a setting at a dotted key or below it."""
+    """Whether there is a setting at or below a dotted key."""
     return any(other == key or other.startswith(f"{key}.") for other in settings)
 
 
 def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, bool]]:
-    """Dotted key -> its value as text, and whether it is a class, which other keys are settings of."""
+    """Dotted key -> (its value as text, whether it is a class, with other keys as its settings)."""
     if isinstance(node, Mapping) and node:
         flat = {}
         for key, value in node.items():

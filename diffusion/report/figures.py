@@ -1,14 +1,14 @@
-"""The figures of a run, each a function from data to a matplotlib `Figure`. Numbers are those of the memoir.
+"""The figures of a run: each function maps data to a matplotlib `Figure`. Figure numbers are those of the memoir.
 
 noising   Fig. 1    x_t = √ᾱ_t x0 + √(1 − ᾱ_t) ε at chosen times, with one ε
-beta      Fig. 2    β_t, or log-SNR for a schedule that does not preserve variance and so has no β_t
-samples   Fig. 8    samples from the same noise as training proceeds
+beta      Fig. 2    β_t, or log-SNR for a schedule that is not variance-preserving, which has no β_t
+samples   Fig. 8    samples from the same noise over training
 mse       Fig. 9    denoising MSE on validation and on training images
 signal    Fig. 10   √ᾱ_t and √(1 − ᾱ_t)
-bins                the MSE by time, at several steps of training
-gap                 the MSE on held-out images minus that on training images, by log-SNR, at several steps
-trajectory          denoising steps of samples, with their times
-copies              samples above the training images that are nearest to them
+bins                the MSE by time, at several training steps
+gap                 held-out minus training MSE by log-SNR, at several training steps
+trajectory          denoising steps of samples, with times and noise levels
+copies              samples above their nearest training images
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ from diffusion.report.formatting import number
 from diffusion.report.images import tiles
 from diffusion.runs.metrics import Metrics, bins_of
 
-PEAK = 20  # times the median β_t: with a higher peak a linear axis would show nothing else
-FAR = 5  # times as much noise as signal: with more noise a linear axis would hide the signal
-RAW = (0, (3, 1.5))  # the dashes of raw weights
+PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
+FAR = 5  # noise relative to signal; with more noise, a linear axis would hide the signal
+RAW = (0, (3, 1.5))  # dash pattern for raw weights
 BESIDE: Any = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend to the right of the axes
 
 Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -42,9 +42,10 @@ Schedule = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @style.styled
 def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = None, seed: int = 0) -> Figure:
-    """Fig. 1: a row per image of `images` (N, C, H, W) uint8, a column per time of `times` in 0 … T (else 11).
+    """Fig. 1: a row per image of `images` (N, C, H, W) uint8, a column per time of `times` in 0 … T.
 
-    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image; x_t is clamped to [−1, 1] to be shown.
+    x_t = alpha_t x0 + sigma_t ε with x0 in [−1, 1] and one ε per image; x_t is clamped to [−1, 1] for display. By
+    default, there are 11 evenly spaced times.
     """
     steps = _steps(schedule)
     times = np.linspace(0, steps, 11).round().astype(int).tolist() if times is None else list(times)
@@ -58,9 +59,9 @@ def noising(images: Tensor, schedule: Schedule, times: Sequence[int] | None = No
 
 @style.styled
 def beta(schedule: Schedule) -> Figure:
-    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; on a logarithmic axis where it has a high peak.
+    """Fig. 2: β_t = 1 − ᾱ_t / ᾱ_{t−1}, ᾱ_t = alpha_t², at t = 1 … T; on a logarithmic axis if it has a high peak.
 
-    β_t is the variance of the noise that a step adds where alpha² + sigma² = 1. Of any other schedule the log-SNR
+    If alpha² + sigma² = 1, β_t is the variance of the noise added by a step. For any other schedule, the log-SNR
     λ_t = log(alpha_t² / sigma_t²) is drawn; it is −∞ where alpha = 0.
     """
     figure, ax = style.axes()
@@ -86,8 +87,8 @@ def beta(schedule: Schedule) -> Figure:
 def signal(schedule: Schedule) -> Figure:
     """Fig. 10: the factors of signal √ᾱ_t = alpha_t and of noise √(1 − ᾱ_t) = sigma_t, at t = 0 … T.
 
-    Where alpha² + sigma² is not 1 the memoir's symbols are not true, and the two are labelled α_t and σ_t. Where sigma
-    grows far beyond alpha the axis is logarithmic.
+    If alpha² + sigma² is not 1, the memoir's symbols do not apply, and the labels are α_t and σ_t. If sigma grows far
+    beyond alpha, the axis is logarithmic.
     """
     figure, ax = style.axes()
     alpha, sigma = _table(schedule)
@@ -113,8 +114,8 @@ def signal(schedule: Schedule) -> Figure:
 def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, columns: int = 8) -> Figure:
     """Fig. 8: the first `rows` images of each grid, a column per training step, all from the same noise.
 
-    `grids` are (step, PNG file with a picture of `images.grid`) in order. Of more than `columns` the first, the last
-    and evenly spread ones between them are shown. A PNG of unknown layout is shown as one image.
+    `grids` are (step, PNG file of an `images.grid`) in order. If there are more than `columns`, the first, the last and
+    evenly spaced ones in between are shown. A PNG of unknown layout is shown as one image.
     """
     chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, columns).round().astype(int))]
     pictures = []
@@ -130,16 +131,16 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
 
 @style.styled
 def copies(samples: Tensor, nearest: Tensor, ratios: Sequence[float]) -> Figure:
-    """Samples (k, C, H, W) uint8 above their nearest training images, with the audit's ratio r of each."""
+    """Samples, uint8 (k, C, H, W), above their nearest training images, each with the ratio r of the copy audit."""
     rows = [list(to_rgb(images).permute(0, 2, 3, 1).numpy()) for images in (samples, nearest)]
     return style.picture_rows(rows, [f"{ratio:.2f}" for ratio in ratios], "$r$ =")
 
 
 @style.styled
 def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Figure:
-    """Denoising steps (S, N, C, H, W) uint8: a row per image, a column per step.
+    """Denoising steps, uint8 (S, N, C, H, W): a row per image, a column per step.
 
-    Under it stand the step's time t of `times` (S,), in [0, 1], counted in 0 … T, and its noise level σ_t / α_t.
+    Below each column are the time t, in 0 … T (from `times` (S,) in [0, 1]), and the noise level σ_t / α_t.
     """
     alpha, sigma = schedule(torch.tensor(times, dtype=torch.float64))
     levels = (sigma / alpha).tolist()
@@ -150,11 +151,11 @@ def trajectory(steps: Tensor, times: Sequence[float], schedule: Schedule) -> Fig
 
 @style.styled
 def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figure:
-    """Fig. 9: denoising MSE over training on validation images and on as many training images; their gap is shaded.
+    """Fig. 9: denoising MSE over training, on equally many validation and training images; the gap is shaded.
 
-    Lines for the weights that are validated, dashes for the raw ones where those are an average. The objective of each
-    training batch is light grey (it is the MSE where it is the simple loss of ε, else in its own units). With
-    `epoch_lengths`, (step, steps in an epoch from there on), a second axis counts epochs.
+    Solid lines are for the validated weights; if those are an average, dashed lines are for the raw weights. The
+    objective of each training batch is light grey (for the simple loss of ε it is the MSE, otherwise it has its own
+    units). With `epoch_lengths`, (step, steps per epoch from that step on), a second axis counts epochs.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
@@ -184,7 +185,7 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
     style.count_axis(ax)
     if epoch_lengths:
         starts, lengths = np.array(epoch_lengths, dtype=float).T
-        steps = np.array([0, *starts[1:], 1e12])  # the first length holds from the start, and the last one for ever
+        steps = np.array([0, *starts[1:], 1e12])  # the first length applies from step 0, the last one without end
         epochs = np.cumsum([0, *np.diff(steps) / lengths])
         functions = (lambda x: np.interp(x, steps, epochs), lambda y: np.interp(y, epochs, steps))
         top = ax.secondary_xaxis("top", functions=functions)
@@ -199,7 +200,7 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
 def bins(metrics: Metrics, curves: int = 5) -> Figure:
     """The validation MSE by time: a point per bin of t (tenths of [0, 1]), a curve per validation, early to late.
 
-    Of more than `curves` validations the first, the last and ones evenly spread in log(step) are shown.
+    If there are more than `curves` validations, the first, the last and log-spaced ones in between are shown.
     """
     figure, ax = style.axes()
     series = [metrics[name] for name in bins_of(metrics, "val/mse")]
@@ -220,9 +221,9 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
 def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> Figure:
     """The generalisation gap by log-SNR with 95% intervals: held-out minus training MSE, paired, early to late.
 
-    A point per tenth of t, at its middle. It is that of the validated weights; if those are an average, the last one of
-    the raw weights is dashed. Without a schedule the axis is t. Of more than `curves` validations the first, the last
-    and ones evenly spread in log(step) are shown.
+    There is a point per tenth of t, at its middle. The curves are for the validated weights; if those are an average, a
+    dashed curve shows the last validation of the raw weights. Without a schedule, the axis is t. If there are more than
+    `curves` validations, the first, the last and log-spaced ones in between are shown.
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
     names = bins_of(metrics, "gap/mse")
@@ -234,7 +235,7 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     ax.axhline(0, color=style.INK, linewidth=0.8)
 
     def curve(step: int, suffix: str, **look: Any) -> None:
-        """The gap at a step. Bins that were not logged then are left out."""
+        """Draw the gap at a step. Bins that were not logged at that step are left out."""
         columns = [(name + suffix, name.replace("mse", "half") + suffix) for name in names]
         mean, half = np.array([[metrics[n].at(step) if n in metrics else np.nan for n in pair] for pair in columns]).T
         there = np.isfinite(mean)
@@ -254,12 +255,12 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
 
 
 def _steps(schedule: Schedule) -> int:
-    """The T of a discrete schedule; a continuous one is drawn with T = 1000."""
+    """T of a discrete schedule; a continuous one is drawn with T = 1000."""
     return int(getattr(schedule, "steps", 1000))
 
 
 def _table(schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two (T + 1,) float64."""
+    """alpha_t, sigma_t at t = 0, 1/T, …, 1: two float64 tensors (T + 1,)."""
     steps = _steps(schedule)
     with torch.no_grad():
         alpha, sigma = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
@@ -272,14 +273,14 @@ def _preserving(alpha: Tensor, sigma: Tensor) -> bool:
 
 
 def _log_axis(ax: Axes, low: float, high: float) -> None:
-    """A logarithmic y axis around low … high, labelled at powers of ten."""
+    """Set a logarithmic y axis around low … high, labelled at powers of ten."""
     ax.set_yscale("log")
     ax.set_ylim(low / 2, 2 * high)
     style.plain_numbers(ax.yaxis)
 
 
 def _log_mse(ax: Axes) -> None:
-    """A logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; a short one at more numbers."""
+    """Set a logarithmic y axis, labelled at 0.01, 0.02, 0.05, 0.1, …; at more numbers if its range is short."""
     ax.set_yscale("log")
     style.plain_numbers(ax.yaxis)
     low, high = ax.get_ylim()
@@ -291,6 +292,6 @@ def _log_mse(ax: Axes) -> None:
 
 
 def _over_training(steps: Sequence[int], curves: int) -> list[tuple[int, Any]]:
-    """Up to `curves` of `steps`, evenly spread in the logarithm, each with its colour."""
+    """Up to `curves` of `steps`, log-spaced by index, each with its colour."""
     picks = np.unique(np.geomspace(1, len(steps), min(curves, len(steps))).round().astype(int)) - 1
     return list(zip([steps[i] for i in picks], style.sequence(len(picks)), strict=True))

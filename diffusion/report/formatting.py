@@ -1,4 +1,4 @@
-"""Text for reports: configuration nodes, tables, and scores with their protocols."""
+"""Format text for reports: configuration nodes, tables, and scores with their protocols."""
 
 import csv
 import io
@@ -30,16 +30,16 @@ NULL = describe(None)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
-    """A Markdown table. The columns whose indices are in `right` are aligned to the right."""
+    """A Markdown table. Columns with an index in `right` are right-aligned."""
     right = set(right)
     lines = [head, ["--:" if i in right else "---" for i in range(len(head))], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def escaped(text: str) -> str:
-    """A user's text as Markdown that shows it as it is, in one line, with a backslash before what Markdown would read.
+    """A user's text as one line of Markdown that renders verbatim: special characters are escaped with a backslash.
 
-    An underscore within a word and a bracket that begins no link need none.
+    Underscores within words, and brackets that do not begin a link, need no escape.
     """
     return re.sub(r"[\\`*<~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[])", r"\\\g<0>", " ".join(text.split()))
 
@@ -52,9 +52,9 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def sampler_text(node: Mapping[str, Any]) -> str:
-    """A score's sampler, without settings that are null: `DDIM(steps=50, eta=0, grid=karras(rho=7))`.
+    """A score's sampler, without null settings: `DDIM(steps=50, eta=0, grid=karras(rho=7))`.
 
-    Its parts are configuration nodes with their class under "name". (In an earlier version a part was its name alone.)
+    Its parts are configuration nodes with the class under "name". (In an earlier version, a part was only its name.)
     """
 
     def as_node(value: Any) -> Any:
@@ -76,7 +76,7 @@ def protocol_text(score: Score) -> str:
     if score.reference is not None:
         split = f"split `{score.reference.split}` (key {quoted(score.reference.key)})"
         reference = f"the {score.reference.n} images of the reference {split}"
-    if score.what == "network":  # bits per dimension; `bound` is what an earlier version wrote
+    if score.what == "network":  # bits per dimension; an earlier version wrote `bound`
         how = describe(score.settings or {"bound": score.details.get("bound", "not recorded")})
         return f"the {score.n} images of the {split}; {how}"
     size, _, shown = (score.resolution or "").partition(" ")
@@ -89,9 +89,9 @@ def protocol_text(score: Score) -> str:
 
 
 def number(value: float, half: float | None = None) -> str:
-    """A number to the digits that its interval allows: up to the second significant digit of `half`, half its width.
+    """Format a number to the second significant digit of `half`, half the width of its interval.
 
-    Without an interval to 4 significant digits: `0.01234`, `29610`. There is no exponent below a million.
+    Without an interval, to 4 significant digits: `0.01234`, `29610`; with an exponent from 1e6 on and below 1e-4.
     """
     if value == 0 or not math.isfinite(value):
         return f"{abs(value):g}"
@@ -104,19 +104,19 @@ def number(value: float, half: float | None = None) -> str:
 
 
 def plus_minus(value: float, half: float) -> str:
-    """`105.7 ± 1.2`; without the interval where `half` is NaN."""
+    """`105.7 ± 1.2`; only the number if `half` is NaN."""
     return number(value, half) + (f" ± {number(half, half)}" if half >= 0 else "")
 
 
 def half_width(score: Score) -> float:
-    """Half of the width of a score's interval, or else its std; NaN where it has neither."""
+    """Half the width of a score's interval, or else its std; NaN if it has neither."""
     if score.interval:
         return (score.interval[1] - score.interval[0]) / 2
     return math.nan if score.std is None else score.std
 
 
 def value_text(score: Score | None) -> str:
-    """The value with its interval or else ± std, where there is one."""
+    """The value with its interval, or ± std if it has no interval; `—` if there is no value."""
     if score is None or math.isnan(score.value):
         return MISSING
     if score.interval:
@@ -125,9 +125,9 @@ def value_text(score: Score | None) -> str:
 
 
 def interval_text(score: Score | None) -> str:
-    """`[low, high]`; empty where there is none."""
+    """`[low, high]`; empty if there is no interval."""
     if score is None or score.interval is None:
         return ""
-    low, high = (0.0 if abs(end) < 1e-12 else end for end in score.interval)  # a proportion's rounding error
+    low, high = (0.0 if abs(end) < 1e-12 else end for end in score.interval)  # rounding error of a proportion
     half = half_width(score)
     return f"[{number(low, half)}, {number(high, half)}]"

@@ -1,6 +1,6 @@
-"""Pictures of images: grids and GIFs. Images are uint8, (N, C, H, W): sRGB, or grey or RGBA, which are shown as RGB.
+"""Image grids and GIFs. Images are uint8 (N, C, H, W), sRGB; greyscale and RGBA images are shown as RGB.
 
-A grid's layout is kept in the PNG file (`tEXt` chunk "grid"), so that `tiles` can separate the images again.
+The layout of a grid is stored in the PNG file (`tEXt` chunk "grid"), so `tiles` can split it into the images again.
 """
 
 import json
@@ -17,18 +17,18 @@ from torch import Tensor
 from diffusion.pixels import MODES, to_rgb
 
 GAP = 2  # white pixels between the images of a grid
-WIDTH = 640  # pixels of a picture that is looked at
-MANY = 1 << 20  # pixels, from which a picture is written and sent by what is faster, and takes a little more room
-LAYOUT = "grid"  # the PNG text chunk with a grid's layout
-DRAWN = "drawn"  # that with the number of images, of which a grid may show the first
-FILM_TIMES = "times"  # that with the times of a film's rows
+WIDTH = 640  # pixels; target width of a picture for display
+MANY = 1 << 20  # pixels; larger pictures use faster but slightly less compact encoding
+LAYOUT = "grid"  # PNG text chunk: the layout of a grid
+DRAWN = "drawn"  # PNG text chunk: the number of images; the grid may show only the first ones
+FILM_TIMES = "times"  # PNG text chunk: the times t of the rows of a film
 
 
 def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
-    """`images` (N, C, H, W) uint8 row by row, ⌈√N⌉ `columns` unless given, each pixel `scale` pixels wide.
+    """Arrange `images`, uint8 (N, C, H, W), row by row; ⌈√N⌉ `columns` by default, each pixel `scale` pixels wide.
 
-    `GAP` white pixels lie between images; empty places in the last row are white. No value of RGB is changed.
-    Raises ValueError for another dtype or shape, and for no images.
+    There are `GAP` white pixels between images; empty places in the last row are white. RGB values are not changed.
+    Raises ValueError for another dtype or shape, or if there are no images.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
         raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
@@ -47,9 +47,9 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Im
 
 
 def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
-    """`images` (N, C, H, W) that are of so many kinds in turn, in an order with a row for each kind, and the columns.
+    """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
 
-    White images fill the last rows.
+    Short rows are padded with white images.
     """
     columns = math.ceil(len(images) / kinds)
     padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
@@ -57,13 +57,13 @@ def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
 
 
 def picture_of(image: Tensor) -> Image.Image:
-    """One image (C, H, W) as it is, grey, RGB or RGBA."""
+    """One image (C, H, W), unchanged: greyscale, RGB or RGBA."""
     pixels = image.detach().cpu().permute(1, 2, 0).numpy()
     return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
 def tiles(picture: Image.Image) -> list[np.ndarray]:
-    """The images (H, W, 3) uint8 of a picture from `grid`, also after `save_png`; any other picture is one tile."""
+    """Split a picture from `grid`, also after `save_png`, into uint8 (H, W, 3) images; other pictures are one tile."""
     pixels = np.asarray(picture.convert("RGB"))
     if LAYOUT not in picture.info:
         return [pixels]
@@ -74,19 +74,19 @@ def tiles(picture: Image.Image) -> list[np.ndarray]:
 
 
 def scale_of(images: Tensor, columns: int | None = None) -> int:
-    """The scale at which a `grid` of `images`, of whatever number and size, is about as wide as `WIDTH`; at most 16."""
+    """The scale at which a `grid` of `images` is about `WIDTH` pixels wide; from 1 to 16."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     return min(16, max(1, WIDTH // (columns * images.shape[-1])))
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
-    """`picture`, each pixel a square of as many pixels as make it about as wide as `WIDTH`; at most 16, at least 1."""
+    """`picture` enlarged by a whole number, from 1 to 16, to about `WIDTH` pixels wide (nearest neighbour)."""
     scale = min(16, max(1, WIDTH // picture.width))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def save_png(picture: Image.Image, path: str | Path, **text: str) -> Path:
-    """Write `picture` as PNG with its grid's layout and other `text` in chunks; the folder is created."""
+    """Write `picture` as PNG, with the layout of its grid and `text` as text chunks; creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     chunks = PngInfo()
@@ -97,11 +97,11 @@ def save_png(picture: Image.Image, path: str | Path, **text: str) -> Path:
 
 
 def gif(frames: Sequence[Image.Image], path: str | Path, seconds: float = 4.0, hold: float = 2.0) -> Path:
-    """An endless GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
+    """Write a looping GIF of `frames`: `seconds` for all frames but the last, which is shown for `hold` seconds.
 
-    Each frame has a palette of 256 colours by median cut (k-means refines that of the last), because a common palette
-    would spend its colours on the noisy frames. There is no dithering, which would add noise to pictures of noise.
-    A frame lasts a whole number of hundredths of a second, at least 2: browsers do not show shorter ones.
+    Each frame has its own palette of 256 colours by median cut (the last one refined by k-means), because a common
+    palette would spend its colours on the noisy frames. Dithering is off: it would add noise to pictures of noise.
+    A frame lasts a whole number of hundredths of a second, at least 2: browsers do not play shorter frames.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

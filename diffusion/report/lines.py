@@ -1,4 +1,4 @@
-"""What is said of a run in a list of runs: its state, its steps, the time left, its score."""
+"""A run's entry in a list of runs: state, steps, time left, score."""
 
 import math
 import time
@@ -16,23 +16,23 @@ from diffusion.runs.record import RunRecord
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of a run."""
+    """A run's entry in a list of runs."""
 
-    run: str  # its path in the folder
+    run: str  # its path relative to the listed folder
     state: str
     steps: int | None
     total_steps: int | None
-    seconds_left: float | None  # while it is running, at the rate so far
+    seconds_left: float | None  # only while running; at the rate so far
     metric: str | None
     value: float | None
-    written: float  # in seconds since 1970
+    written: float  # time of the last write, as a Unix timestamp
     reason: str
-    score: str  # the value, with the digits that its interval allows
-    lower: bool | None = None  # whether a low value is good
+    score: str  # the value, rounded according to its interval
+    lower: bool | None = None  # whether lower is better; None if neither or unknown
 
 
 def line(folder: Path, root: Path) -> Line:
-    """What is said of the run in `folder`."""
+    """The entry of the run in `folder`."""
     record = RunRecord(folder)
     content, state = record.content, record.state
     score, reason = None, record.damage or str(content.get("reason", ""))
@@ -57,7 +57,7 @@ def line(folder: Path, root: Path) -> Line:
 
 
 def seconds_left(content: dict[str, Any], now: float) -> float | None:
-    """What the steps left take at the rate since the run started or was resumed; None where it is not known."""
+    """Time for the remaining steps at the rate since the run was started or resumed; None if unknown."""
     try:
         done = content["steps"] - content.get("first_step", 0)
         passed = now - datetime.fromisoformat(content["started"]).timestamp()
@@ -67,7 +67,7 @@ def seconds_left(content: dict[str, Any], now: float) -> float | None:
 
 
 def last_score(run: Run) -> Score | None:
-    """The last score of samples by the first metric of the run (copies are no metric); without one the last error."""
+    """The latest score of samples by the run's first metric (except copies), or else the last validation error."""
     scored = [score for score in run.scores if score.what == "samples" and score.metric != "copies"]
     if scored:
         return [score for score in scored if score.name == scored[0].name][-1]

@@ -1,12 +1,12 @@
-"""Recipes in a table: mean ± interval over seeds, with the best one marked where that is justified.
+"""Compare recipes: mean ± interval over seeds, with the best one marked where that is justified.
 
 The interval is Student's 95% interval for the mean of k seeds,
 
     m ± t_{k−1, 0.975} s / √k,
 
-a confidence interval for the recipe's expectation; with one seed there is none. The numbers of a column have one
-protocol. The best mean of a column is marked, and so is every other mean (≈) that Welch's test cannot distinguish from
-it at 5%, because the lowest number of a table is often just the luckiest one.
+a confidence interval for the expected value of the recipe; one seed has no interval. All numbers of a column have the
+same protocol. The best mean of a column is marked. Every other mean that Welch's test cannot distinguish from it at 5%
+is marked, too (≈), because the lowest number of a table is often just the luckiest one.
 """
 
 import math
@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 
 from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
@@ -27,7 +27,7 @@ LEVEL = 0.95
 class Mean(NamedTuple):
     """The mean over `n` seeds, and half the width of its interval (NaN for one seed).
 
-    `own` is half the width of the interval that the number of one seed has by itself: of a score over draws of samples.
+    `own` is half the width of the interval of a single seed's number, such as that of a score over draws of samples.
     """
 
     mean: float
@@ -40,7 +40,7 @@ class Mean(NamedTuple):
 
 
 def mean_over_seeds(values: Sequence[float]) -> Mean:
-    """The mean of k numbers, and half the width of its interval."""
+    """The mean of the numbers of k seeds, and half the width of its interval."""
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return Mean(float(x.mean()), math.nan, len(x))
@@ -54,16 +54,16 @@ class Row:
 
     settings: dict[str, str]
     label: str
-    values: dict[Run, dict[str, float]]  # of all runs, by column
-    halves: dict[tuple[Run, str], float]  # half the width of the interval that a number has by itself
+    values: dict[Run, dict[str, float]]  # run -> column -> number, for all runs
+    halves: dict[tuple[Run, str], float]  # (run, column) -> half the width of that number's own interval
     runs: list[Run] = field(default_factory=list)
 
     def numbers(self, column: str) -> list[float]:
-        """The numbers of a column, one per run that has one."""
+        """The numbers of a column, for the runs that have one."""
         return [self.values[run][column] for run in self.runs if column in self.values[run]]
 
     def mean(self, column: str) -> Mean | None:
-        """The mean over seeds; None where there is no number."""
+        """The mean over seeds; None if there are no numbers."""
         if not (numbers := self.numbers(column)):
             return None
         own = max(self.halves.get((run, column), math.nan) for run in self.runs)
@@ -72,7 +72,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity under one protocol. `lower`: whether its lowest or its highest value is the best; None for neither."""
+    """A quantity under one protocol. `lower`: whether lower or higher is better (True or False); None for neither."""
 
     name: str
     lower: bool | None
@@ -81,7 +81,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs, rows of recipes, columns of numbers, the runs that are left out with the reasons, and warnings."""
+    """All runs, rows of recipes, columns of numbers, the runs left out with the reasons, and warnings."""
 
     runs: list[Run]
     rows: list[Row]
@@ -91,11 +91,11 @@ class Comparison:
 
     @cached_property
     def places(self) -> dict[Run, int]:
-        """The row of each run that counts."""
+        """The row index of each run that is not left out."""
         return {run: i for i, row in enumerate(self.rows) for run in row.runs}
 
     def best(self, column: Column) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and the rows that cannot be distinguished from it; (None, {}) where unranked."""
+        """The row of the best mean, and the rows that cannot be distinguished from it; (None, {}) if unranked."""
         means = {i: mean.mean for i, row in enumerate(self.rows) if (mean := row.mean(column.name))}
         if column.lower is None or len(set(means.values())) < 2:
             return None, set()
@@ -103,7 +103,7 @@ class Comparison:
         return first, {i for i in means if i != first and self._similar(column.name, first, i)}
 
     def _similar(self, column: str, a: int, b: int) -> bool:
-        """Whether Welch's test cannot distinguish two means; False where a row has one seed: there is no test."""
+        """Whether Welch's test cannot distinguish two means; False if a row has only one seed, for lack of a test."""
         x, y = self.rows[a].numbers(column), self.rows[b].numbers(column)
         if min(len(x), len(y)) < 2:
             return False

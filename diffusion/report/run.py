@@ -1,4 +1,4 @@
-"""The report of a run: its figures, and a README with what was run and the results."""
+"""The report of a run: its figures, and a README with the recipe and the results."""
 
 import math
 import os
@@ -66,15 +66,15 @@ def write_report(
     images: Tensor | None = None,
     state: str | None = None,
 ) -> Path:
-    """Draw the figures of the run in `folder` and write its report.html and README.md; returns the README's path.
+    """Draw the figures of the run in `folder`, write its report.html and README.md, and return the README's path.
 
-    A figure that cannot be drawn, because data are missing, leaves an earlier file of its name in place. The README
-    names the figures that are missing and why.
+    If a figure cannot be drawn because data are missing, an existing file is kept. The README lists the missing figures
+    with the reasons.
 
     Args:
-        schedule: The run's noise schedule. Without it the noising strip, β_t and √ᾱ_t are not drawn.
-        images: uint8 (N, C, H, W) of the run's data; the noising strip shows the first three.
-        state: Of the run, where run.json does not say it yet.
+        schedule: The run's noise schedule. Without it, the noising figure, β_t and √ᾱ_t are not drawn.
+        images: Images of the run's data, uint8 (N, C, H, W); the noising figure shows the first three.
+        state: The state of the run, if run.json does not contain it yet.
     """
     run = Run(Path(folder))
     missing = draw(run, schedule, images)
@@ -85,7 +85,7 @@ def write_report(
 
 
 def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> dict[str, str]:
-    """Draw what can be drawn into figures/; name -> reason for each figure that is missing there."""
+    """Draw into figures/ what the data allow. Returns name -> reason for each figure that is missing there."""
     metrics, folder = run.metrics, run.folder / "figures"
     if run.grids:
         style.save(figures.samples_over_training(run.grids), folder / "samples.png")
@@ -104,7 +104,7 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
 
 
 def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> str:
-    """The README of a run as Markdown. `missing` are the figures that are not there, with the reasons."""
+    """The README of a run as Markdown. `missing` maps the names of missing figures to the reasons."""
     sections = [
         f"# Run {escaped(run.name)}",
         summary(run, state),
@@ -120,7 +120,7 @@ def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> s
 
 
 def summary(run: Run, state: str | None = None) -> str:
-    """One paragraph: the state, how many steps, on which images, how long, and the command."""
+    """One paragraph (state, number of steps, images, duration, device, versions), and the command."""
     info = run.info
     if not info:
         return "run.json is missing: when this run was made, for how long and on what device is not known."
@@ -155,7 +155,7 @@ def summary(run: Run, state: str | None = None) -> str:
 
 
 def picture(run: Run) -> str:
-    """The last samples, embedded."""
+    """The latest samples, as an embedded image."""
     if (run.folder / "samples/final.png").is_file():
         return "![Samples at the end of the run](samples/final.png)\n\n*Samples at the end of the run.*"
     if run.grids:
@@ -165,7 +165,7 @@ def picture(run: Run) -> str:
 
 
 def recipe(config: Mapping[str, Any]) -> str:
-    """A row per top-level key of the configuration, in its order."""
+    """A table with a row per top-level key of the configuration, in its order."""
     if not config:
         return "config.yaml is missing: the recipe is not known."
     rows = [(f"`{key}`", escaped(describe(value))) for key, value in config.items() if value is not None]
@@ -173,10 +173,10 @@ def recipe(config: Mapping[str, Any]) -> str:
 
 
 def scores_section(scores: Sequence[Score]) -> str:
-    """A row per score together with its baselines, and the protocols in words.
+    """A table with a row per score and its baselines, and the protocols as text.
 
-    A baseline is shown with a score only if their protocols are equal; `untrained` samples also need the same sampler.
-    A baseline that belongs to no score has a row of its own, so that every score is shown.
+    A baseline is shown next to a score only if their protocols are equal; `untrained` samples also need the same
+    sampler. A baseline that belongs to no score gets its own row, so every score is shown.
     """
     if not scores:
         return "No scores were computed."
@@ -204,7 +204,7 @@ def scores_section(scores: Sequence[Score]) -> str:
 
 
 def _baseline(what: str, score: Score, scores: Sequence[Score]) -> Score | None:
-    """The latest of `scores` that is this baseline of `score`."""
+    """The latest of `scores` that is the baseline `what` for `score`."""
     for other in reversed(scores):
         same_sampler = what != "untrained" or other.source.get("sampler") == score.source.get("sampler")
         if other.what == what and same_sampler and other.protocol_key == score.protocol_key:
@@ -234,7 +234,7 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
 
 
 def mse_section(metrics: Metrics) -> str:
-    """val, fit and their gap, of the average and of the raw weights, at the end and at the best validation."""
+    """Validation and training error and their gap, for averaged and raw weights, at the end and at the best step."""
     quantities = {
         "val/mse": "validation images",
         "val/mse_raw": "validation images, raw weights",
@@ -261,7 +261,7 @@ def mse_section(metrics: Metrics) -> str:
 
 
 def figures_section(run: Run, missing: Mapping[str, str]) -> str:
-    """The figures with their captions, and the reasons why others are missing."""
+    """The figures with their captions, and the reasons for missing ones."""
     lines = validated_weights([run.metrics]) + ("; dashed: raw weights" if "val/mse_raw" in run.metrics else "")
     shown = [
         f"![{name.removesuffix('.png')}](figures/{name})\n\n*{caption.replace('%s', lines)}*"
@@ -273,7 +273,7 @@ def figures_section(run: Run, missing: Mapping[str, str]) -> str:
 
 
 def files_section(run: Run) -> str:
-    """A table of the files that are there, and the names of the others."""
+    """A table of the files that exist, and the names of the missing ones."""
     there = {name: what for name, what in FILES.items() if (run.folder / name).exists()}
     absent = [f"`{name}`" for name in FILES if name not in there]
     listed = markdown_table(("file", "what it is"), [(f"[{name}]({name})", what) for name, what in there.items()])
@@ -281,7 +281,7 @@ def files_section(run: Run) -> str:
 
 
 def commands(run: Run) -> str:
-    """The commands that sample, score, resume and report, for the checkpoints that are there."""
+    """Commands to sample, score, resume and report, for the checkpoints that exist."""
     near = os.path.relpath(run.folder)
     place = run.folder.resolve() if near.startswith("..") else Path(near)
     checkpoints = [name for name in ("best", "last") if (run.folder / f"checkpoints/{name}.ckpt").is_file()]

@@ -13,7 +13,7 @@ COLUMNS = ("samples", "images", "floor", "real", "untrained", "noise")
 
 
 def print_scores(scores: Sequence[Score]) -> None:
-    """Print the scores with their intervals and baselines. (A baseline of another n is marked with it.)"""
+    """Print the scores with their intervals and baselines. (If a baseline has another n, its column shows it.)"""
     first = scores[0]
     assert first.reference is not None
     table = Table(
@@ -26,7 +26,7 @@ def print_scores(scores: Sequence[Score]) -> None:
     )
     sizes = {score.what: score.n for score in scores}
     columns = [what for what in COLUMNS if what in sizes]
-    table.add_column("score", overflow="fold")  # is wrapped where the numbers need the space
+    table.add_column("score", overflow="fold")  # wrapped if the numbers need the space
     others = [what if sizes[what] == first.n else f"{what} (n={sizes[what]})" for what in columns[1:]]
     for name in (columns[0], "interval", *others):
         table.add_column(name, justify="left" if name == "interval" else "right", no_wrap=True)
@@ -38,7 +38,7 @@ def print_scores(scores: Sequence[Score]) -> None:
 
 
 def print_by_class(scores: Sequence[Score]) -> None:
-    """Print the scores of the samples of each class: a row for each class."""
+    """Print the scores of the samples of each class, one row per class."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     metrics = [*dict.fromkeys(score.metric for score in scores)]
     for i, name in enumerate(("class", "samples", *metrics)):

@@ -1,7 +1,7 @@
-"""The style of all figures: paper sizes, a palette that is safe for colour blindness, few lines.
+"""The style of all figures: paper sizes, a colour-blind-safe palette, few lines.
 
-Figures are built with matplotlib's object API (never pyplot), so drawing one in a training process leaves no global
-state, opens no window and needs no display.
+Figures use matplotlib's object-oriented API (never pyplot): drawing in a training process leaves no global state, opens
+no window and needs no display.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Okabe & Ito (2008), "Color Universal Design": distinct with any common colour blindness, and in grey.
+# Okabe & Ito (2008), "Color Universal Design": distinguishable with any common colour blindness, and in greyscale.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
 INK, GREY, LIGHT = "#222222", "#7F7F7F", "#C8C8C8"
 
 COLUMN = (4.6, 2.9)  # inches: one figure in a text column
 TEXT_WIDTH = 6.5  # inches: the width of an A4 or letter page's text
 DPI = 200
-FEWEST = 6  # columns of pictures that fill the page's width
+FEWEST = 6  # columns of pictures that fill the width of the page; fewer are not enlarged further
 THOUSANDS = StrMethodFormatter("{x:,.10g}")  # 12,000; 0.5
 
 STYLE: Any = {
@@ -70,7 +70,7 @@ def axes(size: tuple[float, float] = COLUMN) -> tuple[Figure, Axes]:
 
 
 def sequence(n: int) -> list[Any]:
-    """`n` colours from early (light) to late (dark), ordered by lightness, so that they can be read in grey."""
+    """`n` colours from early (light) to late (dark), ordered by lightness and thus readable in greyscale."""
     return [colormaps["viridis_r"](x) for x in np.linspace(0.12, 1.0, n)] if n > 1 else [BLUE]
 
 
@@ -87,12 +87,13 @@ def plain_numbers(axis: Axis) -> None:
 
 
 def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str], label: str) -> Figure:
-    """Rows of pictures of one size, uint8 (H, W, 3), with a text under each column, and `label` left of the texts.
+    """Rows of pictures of the same size, uint8 (H, W, 3), with a text under each column and `label` left of the texts.
 
-    The texts and the label are of equally many lines.
+    The texts and the label have the same number of lines.
 
-    A pixel is a square of a whole number of dots at 200 dpi, so that the saved figure holds the pictures' exact values.
-    The figure is about as wide as the page's text; fewer than `FEWEST` columns are as wide as those of so many.
+    A pixel is a square of a whole number of dots at 200 dpi, so the saved figure contains the exact values of the
+    pictures. The figure is about as wide as the page's text; with fewer than `FEWEST` columns, a column is as wide as
+    with `FEWEST`.
     """
     height, width = pictures[0][0].shape[:2]
     margin, gap, foot = 70, 6, 50 + 35 * label.count("\n")  # dots
@@ -106,7 +107,7 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
             pixels = picture.repeat(scale, axis=0).repeat(scale, axis=1)
             canvas[top : top + scale * height, left : left + scale * width] = pixels
     figure = Figure(figsize=tuple(total / DPI))
-    ax = figure.add_axes((0, 0, 1, 1))  # one for all pictures: each one would cost 20 ms
+    ax = figure.add_axes((0, 0, 1, 1))  # one set of axes for all pictures, since each would cost 20 ms
     ax.imshow(canvas, interpolation="nearest", aspect="auto")
     ax.set_axis_off()
     line = (foot / 2 - 2) / total[1]
@@ -118,7 +119,7 @@ def picture_rows(pictures: Sequence[Sequence[np.ndarray]], columns: Sequence[str
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write `figure` as PNG at 200 dpi; the folder is created."""
+    """Write `figure` as PNG at 200 dpi; creates the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)

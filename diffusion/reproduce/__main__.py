@@ -1,4 +1,4 @@
-"""`python -m diffusion.reproduce [STUDY]`: the studies of docs/results, what each costs, and how to run one again."""
+"""`python -m diffusion.reproduce [STUDY]`: list the studies of docs/results with their costs, or rerun one."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from diffusion.config import inherit
 from diffusion.console import console, count, duration
 from diffusion.errors import Arguments, exit_status
 
-inherit.register()  # a study composes evaluations as diffusion.evaluate does
+inherit.register()  # studies compose evaluations the same way as diffusion.evaluate
 
 ABOUT = """\
 Run a study of docs/results again, and compare its numbers with the committed ones. Without STUDY: list the studies and
@@ -26,7 +26,7 @@ all agree; 1 some do not; 2 for what you can fix, with one line on stderr.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """List or run studies."""
+    """List the studies or run one. Returns the exit status, as explained in `ABOUT`."""
     parser = Arguments("reproduce", ABOUT)
     parser.add_argument("study", nargs="?", help="its name, as the list has it")
     parser.add_argument(
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def list_studies() -> None:
-    """Print the studies: question, runs, cost, and whether a result is committed."""
+    """Print the studies: question, number of runs, cost, and the date of the committed result."""
     from diffusion.reproduce.committed import committed_dir, record_of
     from diffusion.reproduce.studies import count_runs, names, read
 
@@ -77,7 +77,7 @@ def list_studies() -> None:
 
 
 def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: Path | None) -> list[str]:
-    """Run what is missing of a study; the numbers that do not agree with the committed ones, a line for each."""
+    """Run the missing runs of a study. Returns a line per number that does not agree with the committed one."""
     from diffusion.reproduce import committed
     from diffusion.reproduce.running import run_study
     from diffusion.reproduce.studies import count_runs, read
@@ -105,7 +105,7 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
         console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")
     found = []
     for sweep, table in before.items():
-        if sweep not in outcome.tables:  # which the warning has said
+        if sweep not in outcome.tables:  # already covered by the warning
             found.append(f"{sweep}: not run again")
             continue
         lines = [f"{sweep}: {line}" for line in disagreements(table, outcome.tables[sweep])]

@@ -1,13 +1,13 @@
-"""The committed results: docs/results/STUDY with record.json, and for each sweep a table, its figure and samples.
+"""The committed results: docs/results/STUDY with record.json and, for each sweep, a table, its figure and samples.
 
-Beside them are the figures of trainings that the study asks for.
+The training figures that the study requests are in the same folder.
 
-A README.md beside them is written by hand. It holds each table between two comments, and `commit` writes it anew there:
+The README.md in this folder is written by hand, except for its tables, which `commit` updates between two comments:
 
     <!-- table: SWEEP -->
     <!-- end -->
 
-`<!-- ranks: SWEEP -->` is the place of the table that compares rankings, where the study asks for one.
+`<!-- ranks: SWEEP -->` marks the table that compares rankings, if the study requests one.
 """
 
 import json
@@ -37,25 +37,25 @@ from diffusion.reproduce.table import Table
 RECORD = "record.json"
 PAGE = "README.md"
 OFF = (NULL, describe(False))
-SHOWN = 6  # samples of each recipe
-WHOLE = 12  # letters of a setting that stays in one line below a picture …
-WIDTH = 16  # … and of a line
+SHOWN = 6  # samples per recipe
+WHOLE = 12  # characters of a setting that fits on one line below a picture
+WIDTH = 16  # characters per line below a picture
 
 
 def committed_dir() -> Path:
-    """The folder of committed results: inside the package when installed from a wheel, in docs/ of a checkout."""
+    """The folder of committed results: inside the package if installed from a wheel, in docs/ for a checkout."""
     installed = PACKAGE / "committed"
     return installed if installed.is_dir() else PACKAGE.parent / "docs/results"
 
 
 def record_of(name: str) -> dict[str, Any] | None:
-    """The record.json of a study, or None where no result is committed."""
+    """The record.json of a study, or None if no result is committed."""
     file = committed_dir() / name / RECORD
     return json.loads(file.read_text("utf-8")) if file.is_file() else None
 
 
 def tables_of(name: str) -> dict[str, Table]:
-    """The committed table of each sweep of a study; {} where no result is committed."""
+    """The committed table of each sweep of a study; {} if no result is committed."""
     record = record_of(name) or {"sweeps": {}}
     return {
         sweep: Table.read((committed_dir() / name / f"{sweep}.csv").read_text("utf-8"), node["columns"])
@@ -64,7 +64,10 @@ def tables_of(name: str) -> dict[str, Table]:
 
 
 def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
-    """Write the result of a study into `folder`; the files. Samples of a single recipe are those of its first run."""
+    """Write the result of a study into `folder` and return the files.
+
+    If a sweep has only one recipe, its samples are the grid of the recipe's first run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written, tables = [], outcome.tables
     for sweep, table in tables.items():
@@ -90,7 +93,7 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
 
 
 def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Copy these figures of each of `runs` to `folder`, as SWEEP-NAME-1.png for the first; the files."""
+    """Copy these figures of each run to `folder` (SWEEP-NAME-1.png for the first run) and return the files."""
     written = []
     for name in names:
         for i, run in enumerate(runs, start=1):
@@ -104,7 +107,7 @@ def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder:
 
 @style.styled
 def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
-    """A column of samples for each recipe; those of a row began with the same noise. `files` are grids of samples."""
+    """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids."""
     texts = [[line for part in label.split(", ") for line in wrapped(part)] for label in labels]
     lines = max(map(len, texts))
     columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
@@ -113,13 +116,13 @@ def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
 
 
 def wrapped(part: str) -> list[str]:
-    """`schedule=cosine` in lines below a picture: one, or else key and value apart."""
+    """Wrap `schedule=cosine` for below a picture: one line or, if too long, separate lines for key and value."""
     parts = [part] if len(part) <= WHOLE else part.replace("=", "= ").split()
     return [line for each in parts for line in textwrap.wrap(each, WIDTH)]
 
 
 def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
-    """The page of a study with the tables in their places; at its end where it has none for them."""
+    """The page of a study with its tables updated; a table without a marked place is appended."""
     study = read(name)
     for sweep, table in tables.items():
         text = _with(text, f"table: {sweep}", recipes_table(table.comparison(study.columns)))
@@ -129,16 +132,16 @@ def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
 
 
 def _with(text: str, name: str, shown: str) -> str:
-    """`text` with `shown` in the place of this name."""
+    """`text` with `shown` between the comments of this name, appended if they do not exist."""
     block = f"<!-- {name} -->\n{shown}\n<!-- end -->"
     place = re.search(rf"<!-- {name} -->\n.*?<!-- end -->", text, re.DOTALL)
     return text[: place.start()] + block + text[place.end() :] if place else f"{text}\n{block}\n"
 
 
 def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:
-    """The settings of a sweep's jobs as they are composed today, by the jobs' overrides without the seed.
+    """The settings of a sweep's jobs as composed today, keyed by the overrides of each job without the seed.
 
-    The first job has all settings, each other one those in which it differs from the first.
+    The first job has all settings; every other job has only those that differ from the first.
     """
     found: dict[str, dict[str, str]] = {}
     first: dict[str, str] = {}
@@ -156,7 +159,7 @@ def settings_of(name: str, sweep: str) -> dict[str, dict[str, str]]:
 
 
 def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(key, before, after) of each setting that differs. One that there is not counts as null, and as false."""
+    """(key, before, after) of each setting that differs. A missing setting is equivalent to null and to false."""
     keys = dict.fromkeys([*before, *after])
     pairs = [(key, before.get(key, NULL), after.get(key, NULL)) for key in keys]
     shared = before.keys() & after.keys()
@@ -164,7 +167,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[tuple[s
 
 
 def changed_settings(name: str) -> list[str]:
-    """A line for each setting in which today's configuration of a study differs from that of its committed result."""
+    """A line per setting that differs between today's configuration of a study and that of its committed result."""
     lines = []
     for sweep, node in (record_of(name) or {"sweeps": {}})["sweeps"].items():
         if sweep not in read(name).sweeps:

@@ -1,4 +1,4 @@
-"""Whether the columns of a table rank the same models alike."""
+"""Measure whether the columns of a table rank the models in the same order."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -10,16 +10,16 @@ from diffusion.randomness import seed_for
 from diffusion.report.formatting import MISSING, markdown_table
 from diffusion.reproduce.table import Table
 
-DRAWS = 1000  # of the bootstrap
-FEWEST = 5  # recipes, below which there is no interval
+DRAWS = 1000  # bootstrap resamples
+FEWEST = 5  # recipes; with fewer, there is no interval
 
 
 def ranks_table(table: Table, columns: Sequence[str]) -> str:
-    """Markdown: Spearman's ρ of each pair of columns over all models, with a 95% interval over recipes.
+    """A Markdown table: Spearman's ρ for each pair of columns over all models, with a 95% interval over recipes.
 
-    Models are the recipes with each of their seeds. A column in which higher is better counts with the opposite sign:
-    ρ = 1 means that both columns put the models in the same order, from good to bad. The interval is that of a
-    bootstrap that draws recipes, with all their seeds: the seeds of a recipe are no models of different quality.
+    Each seed of a recipe is a model. The sign of columns where higher is better is flipped, so ρ = 1 means that both
+    columns rank the models in the same order, from good to bad. The interval is a bootstrap interval that resamples
+    recipes with all their seeds, because the seeds of one recipe are not models of different quality.
     """
     low = {column.name: column.lower is not False for column in table.columns}
     shown = [name for name in columns if name in low]
@@ -41,14 +41,14 @@ def ranks_table(table: Table, columns: Sequence[str]) -> str:
 
 
 def correlations(values: np.ndarray) -> np.ndarray:
-    """(columns, columns): Spearman's ρ of (models, columns); NaN for a column of equal numbers."""
+    """Spearman's ρ (columns, columns) between the columns of `values` (models, columns); NaN for a constant one."""
     ranks = np.stack([stats.rankdata(column) for column in values.T])
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.atleast_2d(np.corrcoef(ranks))
 
 
 def resampled(clusters: Sequence[np.ndarray]) -> np.ndarray:
-    """(`DRAWS`, columns, columns): the correlations of as many recipes, drawn with repetition."""
+    """Correlations of `DRAWS` bootstrap samples (recipes drawn with replacement): (`DRAWS`, columns, columns)."""
     random = np.random.default_rng(seed_for("ranks"))
     draws = random.integers(len(clusters), size=(DRAWS, len(clusters)))
     return np.stack([correlations(np.concatenate([clusters[k] for k in draw])) for draw in draws])

@@ -1,4 +1,4 @@
-"""Running a study: its sweeps one after the other, in folders where the same command goes on."""
+"""Run a study: its sweeps in sequence, in fixed folders from which the same command can resume."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from diffusion.reproduce.studies import Sweep, Words, jobs, place, read
 from diffusion.reproduce.table import Table
 from diffusion.runs.folder import Run, jobs_of
 
-SMOKE = {  # overrides that make a job one of seconds
+SMOKE = {  # overrides that shorten a job to seconds
     "train": ["trainer.max_steps=2", "trainer.limit_val_batches=1", "samples.n=0", "score.n=8", "sampler.steps=2"],
     "evaluate": ["n=8", "sampler.steps=2", "likelihood.steps=2"],
 }
@@ -22,7 +22,7 @@ SMOKE = {  # overrides that make a job one of seconds
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a study: each sweep's table, and a run of each of its recipes; the seconds of all, and the code's versions."""
+    """The outcome of a study: per sweep, its table and one run per recipe; the total seconds and the code versions."""
 
     tables: Mapping[str, Table]
     examples: Mapping[str, Sequence[Path]]
@@ -31,11 +31,11 @@ class Outcome:
 
 
 def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = False) -> Outcome:
-    """Run what is missing of a study below `root`.
+    """Run the missing runs of a study below `root`.
 
     Args:
         more: overrides for every job, such as `hydra/launcher=joblib`.
-        smoke: the first job of each case alone, with `SMOKE`: to see that it works.
+        smoke: smoke test: only the first job of each case, with the overrides `SMOKE`.
     """
     tables: dict[str, Table] = {}
     examples: dict[str, list[Path]] = {}
@@ -55,10 +55,10 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
 def run_sweep(
     name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool, done: dict[tuple[str, str], Path]
 ) -> None:
-    """Run what is missing of a sweep, and before it of the sweep whose models it evaluates.
+    """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates.
 
     Args:
-        done: (study, sweep) -> folder of those that have been run; this one is added.
+        done: (study, sweep) -> folder, for all sweeps that have been run; this one is added.
     """
     asked, folder = read(name).sweeps[sweep], root / name / sweep
     models: Words = []
@@ -78,7 +78,7 @@ def run_sweep(
 
 
 def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
-    """Runs as the study asks for them: folders of jobs that began together are numbered as they came."""
+    """Sort runs into the order of the study, since folders of parallel jobs are numbered in arbitrary order."""
     asked = [{*job} for case in sweep.cases for job in jobs([*sweep.common, *case])]
 
     def place_of(run: Run) -> int:
@@ -89,7 +89,7 @@ def in_order(runs: Sequence[Run], sweep: Sweep) -> list[Run]:
 
 
 def run_command(command: str, words: Sequence[str]) -> None:
-    """Run a command in a process of its own. Raises UserError where it fails, after it has said why."""
+    """Run a command in its own process. Raises UserError if it fails, after the command has printed the reason."""
     console.print(f"\n{command_line(command, words)}")
     status = subprocess.run([sys.executable, "-m", f"diffusion.{command}", *words]).returncode
     if status:

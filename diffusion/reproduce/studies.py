@@ -1,4 +1,4 @@
-"""The studies of docs/results: what conf/results/NAME.yaml says to run, as sweeps of the project's own commands."""
+"""The studies of docs/results: conf/results/NAME.yaml defines each one as sweeps of the project's commands."""
 
 import itertools
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ Words = list[str]
 
 
 class Sweep(Settings):
-    """Runs of one command: the overrides in `common` with each of `cases`, every combination of values with commas."""
+    """Runs of one command: the overrides in `common` with each of `cases`; comma-separated values are swept."""
 
     command: Literal["train", "evaluate"]
     common: Words
     cases: Annotated[list[Words], MinLen(1)]
     of: Sequence[str] = ()
-    """The sweeps whose models are evaluated, each by its name, or as STUDY/SWEEP for one of another study."""
+    """The sweeps whose models are evaluated: SWEEP, or STUDY/SWEEP for a sweep of another study."""
 
 
 class Study(Settings):
@@ -32,9 +32,9 @@ class Study(Settings):
 
     question: str
     cpu_hours: Annotated[float, Gt(0)]
-    """Of one CPU core, about, for all runs of the study."""
+    """Approximate hours on one CPU core for all runs of the study."""
     gpu_hours: Annotated[float, Gt(0)]
-    """Of one GPU, as expected."""
+    """Expected hours on one GPU."""
     sweeps: dict[str, Sweep]
     columns: Annotated[Sequence[str], MinLen(1)] = (
         "val/mse",
@@ -43,20 +43,20 @@ class Study(Settings):
         "precision_lite0",
         "coverage_lite0",
     )
-    """What the page and the figure show, where it was measured. The table holds all."""
+    """The columns of the page and the figure, if measured. The CSV table contains all columns."""
     ranks: Sequence[str] = ()
-    """Columns by which the page also compares how the models are ranked."""
+    """Columns whose rankings of the models the page also compares."""
     figures: Sequence[str] = ()
-    """Figures of a training that are kept for each recipe, as `mse` for figures/mse.png of its run."""
+    """Training figures that are committed for each recipe, such as `mse` for figures/mse.png of its run."""
 
 
 def names() -> list[str]:
-    """The studies that there are."""
+    """The names of all studies."""
     return choices(GROUP)
 
 
 def read(name: str) -> Study:
-    """The study of this name. Raises UserError for one that there is not, and for a file that is not a study."""
+    """Read a study. Raises UserError for an unknown name or an invalid file."""
     if name not in names():
         raise UserError(f"{name}: unknown study{nearest(name, names())}; it is one of {', '.join(names())}")
     file = files(GROUP)[name]
@@ -67,9 +67,9 @@ def read(name: str) -> Study:
 
 
 def jobs(words: Sequence[str]) -> list[Words]:
-    """The jobs of a command line with values between commas: every combination, the last word's values changing first.
+    """The jobs of a command line with comma-separated values: every combination, with the last word varying fastest.
 
-    As Hydra's basic sweeper makes them.
+    The order is that of Hydra's basic sweeper.
     """
     values = []
     for override in OverridesParser.create().parse_overrides(list(words)):
@@ -82,20 +82,20 @@ def jobs(words: Sequence[str]) -> list[Words]:
 
 
 def place(study: str, sweep: str) -> tuple[str, str]:
-    """(study, sweep) of a sweep that a sweep of `study` names: `SWEEP`, or `STUDY/SWEEP`."""
+    """(study, sweep) of a reference within `study`: `SWEEP` or `STUDY/SWEEP`."""
     other, slash, name = sweep.rpartition("/")
     return (other, name) if slash else (study, sweep)
 
 
 def runs_of(study: str, sweep: Sweep) -> int:
-    """The runs of a sweep of `study`."""
+    """The number of runs of a sweep of `study`."""
     each = sum(len(jobs([*sweep.common, *case])) for case in sweep.cases)
     places = [place(study, of) for of in sweep.of]
     return each * sum(runs_of(other, read(other).sweeps[name]) for other, name in places) if places else each
 
 
 def count_runs(name: str) -> dict[str, int]:
-    """The runs of a study, by command, without those of other studies."""
+    """The number of runs of a study by command, without those of other studies."""
     found = {"train": 0, "evaluate": 0}
     for sweep in read(name).sweeps.values():
         found[sweep.command] += runs_of(name, sweep)

@@ -1,7 +1,7 @@
-"""The table of a sweep as it is committed: a number for each recipe, seed and column, from which all else follows.
+"""The committed table of a sweep: a number per recipe, seed and column, from which everything else is computed.
 
-`SWEEP.csv` in docs/results/STUDY holds the numbers, and `record.json` beside it the columns' protocols. Means,
-intervals over seeds, the best of a column and the figure are computed from them anew, as `diffusion.compare` does.
+`SWEEP.csv` in docs/results/STUDY contains the numbers, and `record.json` next to it the protocols of the columns.
+Means, intervals over seeds, the best of a column and the figure are recomputed from them, as in `diffusion.compare`.
 """
 
 import csv
@@ -31,7 +31,7 @@ class Table:
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Table":
-        """The table of compared runs. Raises UserError where a run is not complete."""
+        """The table of compared runs. Raises UserError if a run was left out, such as an incomplete one."""
         if comparison.left_out:
             run, reason = comparison.left_out[0]
             raise UserError(f"{run.folder}: {reason}; the same command runs again what did not complete")
@@ -47,7 +47,7 @@ class Table:
 
     @classmethod
     def read(cls, text: str, columns: Mapping[str, Mapping[str, Any]]) -> "Table":
-        """The table of a CSV file's text and the columns of record.json: name -> whether low is good, protocol."""
+        """Parse a CSV file's `text`, with `columns` from record.json: name -> protocol, and whether lower is better."""
         head, *lines = csv.reader(io.StringIO(text, newline=""))
         place = head.index(SEED)
         numbers: dict[Recipe, dict[str, dict[str, float]]] = {}
@@ -60,7 +60,7 @@ class Table:
         return cls(tuple(head[:place]), found, numbers)
 
     def text(self) -> str:
-        """The CSV file."""
+        """The text of the CSV file."""
         names = [column.name for column in self.columns]
         lines = [
             [*recipe, seed, *(values.get(name) for name in names)]
@@ -74,26 +74,26 @@ class Table:
         return {column.name: {"lower": column.lower, "words": column.words} for column in self.columns}
 
     def comparison(self, shown: Sequence[str]) -> Comparison:
-        """The table as a comparison, with the columns `shown` alone."""
+        """The table as a comparison, with only the columns `shown`."""
         recipes = [*self.numbers]
         columns = {key: [recipe[i] for recipe in recipes] for i, key in enumerate(self.settings)}
         rows = []
         for recipe, label in zip(recipes, labels(columns, len(recipes)), strict=True):
-            seeds: Any = dict(self.numbers[recipe])  # in the place of runs
+            seeds: Any = dict(self.numbers[recipe])  # seeds stand in for runs
             rows.append(Row(dict(zip(self.settings, recipe, strict=True)), label, seeds, {}, [*seeds]))
         return Comparison([], rows, [column for column in self.columns if column.name in shown], [], [])
 
     def mean(self, recipe: Recipe, column: str) -> Mean | None:
-        """The mean over seeds; None where there is no number."""
+        """The mean over seeds; None if there are no numbers."""
         values = [by_column[column] for by_column in self.numbers.get(recipe, {}).values() if column in by_column]
         return mean_over_seeds(values) if values else None
 
 
 def disagreements(committed: Table, again: Table) -> Iterator[str]:
-    """A line for each cell of `committed` that `again` does not confirm.
+    """Yield a line for each cell of `committed` that `again` does not confirm, and each changed protocol.
 
-    Two means m, m' with 95% intervals ± h, ± h' over their seeds agree where |m − m'| ≤ √(h² + h'²). Where one of them
-    has a single seed there is no interval, and the numbers must be equal.
+    Two means m, m' with 95% intervals ± h, ± h' over their seeds agree if |m − m'| ≤ √(h² + h'²). If one of them has a
+    single seed, it has no interval, and the numbers must be equal.
     """
     protocols = {column.name: column.words for column in again.columns}
     for column in committed.columns:
@@ -112,11 +112,11 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
 
 
 def agree(a: Mean, b: Mean) -> bool:
-    """Whether two means over seeds agree. (Without an interval, `half` is NaN, and no difference is below it.)"""
+    """Whether two means over seeds agree. (Without an interval, `half` is NaN and the comparison with it is False.)"""
     half = math.hypot(a.half, b.half)
     return a.mean == b.mean or abs(a.mean - b.mean) <= half
 
 
 def in_words(mean: Mean) -> str:
-    """`105.7 ± 1.2`, or the number of one seed."""
+    """`105.7 ± 1.2`, or only the number for a single seed."""
     return number(mean.mean) if mean.n == 1 else plus_minus(mean.mean, mean.half)

@@ -1,4 +1,4 @@
-"""`python -m diffusion.watch [FOLDER]`: the pages of the runs in a folder, in the browser, as the runs go on."""
+"""`python -m diffusion.watch [FOLDER]`: live pages of the runs in a folder, in the browser."""
 
 import secrets
 import sys
@@ -21,7 +21,7 @@ Press Ctrl-C to stop.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve a folder until it is interrupted; 0, or 2 with one line on stderr."""
+    """Serve a folder until interrupted. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("watch", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1)")
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def watch(folder: Path, host: str, port: int) -> None:
-    """Serve the pages of the runs in `folder`. Raises UserError where there is no such folder."""
+    """Serve the pages of the runs in `folder`. Raises UserError if the folder or the address is unusable."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
     if not 0 <= port <= 65535:

@@ -1,4 +1,4 @@
-"""The pages of the runs in a folder, served as the runs go on: read-only, on the loopback address by default."""
+"""Serve live pages of the runs in a folder: read-only, on the loopback address by default."""
 
 import hashlib
 import hmac
@@ -24,14 +24,14 @@ from diffusion.report.page.study import is_study, study_page
 from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
-REFRESH = 3.0  # seconds between the questions of a page
+REFRESH = 3.0  # seconds between the polls of a page
 COOKIE = "token"
 
 
 class Pages:
-    """The data of the pages below a folder; each is made again only when its files have changed.
+    """The data of the pages below a folder; a page is rebuilt only when its files have changed.
 
-    Addresses: `` is the folder's own page, `a/b` that of a folder within it.
+    Addresses: the empty string is the page of the folder itself, `a/b` is the page of a folder inside it.
     """
 
     def __init__(self, root: Path):
@@ -40,7 +40,7 @@ class Pages:
         self.lock = threading.Lock()
 
     def page(self, address: str, refresh: float = REFRESH) -> dict[str, Any]:
-        """The data of a page, with its `version`. Raises UserError where there is nothing."""
+        """The data of a page, including its `version`. Raises UserError if there is no such page."""
         folder = self.root / address if address else self.root
         if address and folder not in self.known():
             raise UserError(f"{address}: no run, sweep or study is there")
@@ -50,7 +50,7 @@ class Pages:
         return {**data, "version": version, "source": f"/data/{quote(address)}", "refresh": refresh, "home": home}
 
     def known(self) -> set[Path]:
-        """The folders that have a page: of a command, or of a sweep."""
+        """The folders that have a page: those of commands and of sweeps."""
         runs = set(runs_below(self.root))
         return runs | {
             path.parent for path in runs if path.parent != self.root and (path.parent / "multirun.yaml").is_file()
@@ -87,7 +87,7 @@ class Pages:
         return self.kept("entry", folder, version_of(folder), lambda: entry_of(folder, self.root))
 
     def kept(self, kind: str, folder: Path, version: str, make: Callable[[], Any]) -> Any:
-        """What `make` gave for this version of the folder's files."""
+        """The cached result of `make` for this version of the folder's files."""
         before = self.held.get((kind, folder))
         if before is None or before[0] != version:
             before = self.held[kind, folder] = version, make()
@@ -95,12 +95,12 @@ class Pages:
 
 
 def version_of(folder: Path) -> str:
-    """Changes whenever a file of the run changes that its page shows."""
+    """A hash that changes whenever a file shown on the run's page changes, or its state."""
     return combined(*(stamp(folder / name) for name in (*PARTS, "samples", "figures")), RunRecord(folder).state)
 
 
 def stamp(path: Path) -> str:
-    """The time and the size of a file; empty where there is none."""
+    """The modification time and size of a file; empty if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -113,7 +113,7 @@ def combined(*parts: str) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET alone, for the pages of `pages`."""
+    """Handle GET requests (no others) for the pages of `pages`."""
 
     pages: ClassVar[Pages]
     token: ClassVar[str | None] = None
@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """`/` and `/page/ADDRESS` are pages, `/data/ADDRESS` is the data of one."""
+        """Serve `/` and `/page/ADDRESS` (pages), and `/data/ADDRESS` (the data of a page)."""
         place = urlsplit(self.path)
         if not self.addressed_here():
             self.answer(HTTPStatus.FORBIDDEN, "this server has another name")
@@ -138,14 +138,14 @@ class Handler(BaseHTTPRequestHandler):
             self.serve(unquote(place.path))
 
     def addressed_here(self) -> bool:
-        """Whether the server was asked for by a loopback name: another site's name must not lead to it."""
+        """Whether the Host header is a loopback name; without a token, no other name is accepted (DNS rebinding)."""
         if self.token is not None:
             return True
         name = self.headers.get("Host", "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
         return name == "localhost" or is_loopback(name)
 
     def allowed(self) -> bool:
-        """Whether the browser has the token, where there is one."""
+        """Whether the browser has sent the token, if one is required."""
         sent = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
         return self.token is None or (sent is not None and same(sent.value, self.token))
 
@@ -192,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a page asks every few seconds."""
+        """Log nothing, since each page polls every few seconds."""
 
 
 def same(a: str, b: str) -> bool:
@@ -207,7 +207,7 @@ def is_loopback(host: str) -> bool:
 
 
 def make_server(root: Path, host: str, port: int, token: str | None) -> ThreadingHTTPServer:
-    """A server of the pages below `root`. Raises OSError where it cannot listen."""
+    """Create a server for the pages below `root`. Raises OSError if it cannot listen."""
     handler = type("Bound", (Handler,), {"pages": Pages(root), "token": token})
     server = ThreadingHTTPServer((host, port), handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""The data of the page of a sweep or of a comparison of runs."""
+"""The page data of a sweep or of a comparison of runs."""
 
 import os
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from diffusion.report.page.run import curves
 from diffusion.report.recipes import Comparison
 from diffusion.runs.folder import Run
 
-SHOWN = 24  # runs with curves and pictures; the table has all
+SHOWN = 24  # runs with curves and pictures; the table contains all runs
 IMAGES, POINTS = 8, 200
 
 
 def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[str, Any]:
-    """Recipes with their means, and runs with their numbers, curves and pictures."""
+    """The page data: recipes with their means, and runs with their numbers, curves and pictures."""
     best = {column.name: comparison.best(column) for column in comparison.columns}
     recipes = []
     for i, row in enumerate(comparison.rows):
@@ -47,7 +47,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
 
 
 def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
-    """All runs: state, the settings in which they differ, numbers; of the first `SHOWN` also curves and pictures."""
+    """All runs with state, differing settings and numbers; the first `SHOWN` runs also with curves and pictures."""
     settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     found = []
     for i, run in enumerate(comparison.runs):
@@ -70,24 +70,24 @@ def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
 
 
 def shown_path(path: Path, folder: Path) -> str:
-    """The path of a run as seen from the comparison's folder, or where that is shorter, as it was given."""
+    """The path of a run relative to the comparison's folder, or as given if that is shorter."""
     return min(os.path.relpath(path, folder), str(path), key=len)
 
 
 def link(path: Path, folder: Path) -> str | None:
-    """The address of a run's page, as seen from the comparison's."""
+    """The URL of a run's page, relative to the comparison's; None if there is no page."""
     return quote(os.path.relpath(path / NAME, folder)) if (path / NAME).is_file() else None
 
 
 def curve(run: Run) -> dict[str, Sequence[float]] | None:
-    """The validation error by step; None where none was logged."""
+    """The validation error by step; None if none was logged."""
     series = run.metrics.get("val/mse")
     found: dict[str, Sequence[float]] | None = curves({"val/mse": series}, POINTS)["val/mse"] if series else None
     return found
 
 
 def picture(run: Run) -> dict[str, Any] | None:
-    """The first samples: those at the end of the run, or else the last that were drawn."""
+    """The first few samples from the end of the run, or else from the latest grid."""
     final = run.folder / "samples/all.png"
     drawn = [(0, final)] if final.is_file() else run.grids[-1:]
     return pictures.strip(drawn, IMAGES, 1)

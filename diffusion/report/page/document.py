@@ -1,4 +1,4 @@
-"""A page as one HTML file that asks the network for nothing: data, style and scripts are inside it."""
+"""A page as one HTML file that makes no network requests: data, style and scripts are embedded."""
 
 import base64
 import hashlib
@@ -42,26 +42,26 @@ DOCUMENT = """\
 
 
 def write_page(folder: Path, data: Mapping[str, Any]) -> Path:
-    """Write report.html into `folder`; its path."""
+    """Write report.html into `folder` and return its path."""
     path = folder / NAME
     replace(path, document(data))
     return path
 
 
 def document(data: Mapping[str, Any], live: bool = False, contents: Mapping[str, bytes] | None = None) -> str:
-    """The page of `data`, which has at least a `kind` (run, comparison, study, index or model) and a `title`.
+    """The HTML page for `data`, which has at least a `kind` (run, comparison, study, index or model) and a `title`.
 
-    A policy inside the page forbids the browser to run any script but these, and to ask for anything.
+    A content security policy in the page blocks all other scripts and all network requests.
 
     Args:
-        live: Whether the page may ask the server that it comes from for newer data.
-        contents: Of a page with a model in it, what its script unpacks: name -> gzip.
+        live: Whether the page may request newer data from the server that it comes from.
+        contents: For a page with a model: the files that its script unpacks, name -> gzip.
     """
     scripts = [_asset(name) for name in (*VENDOR, *SCRIPTS)]
     hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     connect = "'self'" if live else "'none'"
     if contents:
-        hashes += " blob: 'wasm-unsafe-eval'"  # the runtime of the network is a module and a WebAssembly program
+        hashes += " blob: 'wasm-unsafe-eval'"  # the network's runtime is a JS module and a WebAssembly program
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; connect-src {connect}; "
         "base-uri 'none'; form-action 'none'"
@@ -80,7 +80,7 @@ def document(data: Mapping[str, Any], live: bool = False, contents: Mapping[str,
 
 
 def as_json(data: Any) -> str:
-    """JSON that cannot end the script element it stands in; numbers that are not finite become null."""
+    """JSON that cannot close its enclosing script element; non-finite numbers become null."""
     text = json.dumps(_finite(data), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

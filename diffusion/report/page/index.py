@@ -1,4 +1,4 @@
-"""The data of the page that lists the runs, sweeps and studies below a folder."""
+"""The page data for a list of the runs, sweeps and studies below a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +16,11 @@ IMAGES = 4
 def index_page(
     folder: Path, link: Callable[[Path], str | None], entry: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Every folder of a command below `folder`, the newest first, and the sweeps.
+    """The page data: every folder of a command below `folder`, newest first, and the sweeps.
 
     Args:
-        link: folder -> the address of its page, or None where it has none.
-        entry: what `entry_of` gives for a run's folder; a server keeps it.
+        link: folder -> the URL of its page, or None if it has no page.
+        entry: folder -> the result of `entry_of`, which a server can cache.
     """
     found = list(runs_below(folder))
     entries = [{**entry(path), "link": link(path)} for path in found]
@@ -37,7 +37,7 @@ def index_page(
 
 
 def entry_of(path: Path, root: Path) -> dict[str, Any]:
-    """What the list says of the folder of a command."""
+    """The list entry for the folder of a command."""
     said: Line = line(path, root)
     return {
         "name": relative(path, root),
@@ -56,7 +56,7 @@ def entry_of(path: Path, root: Path) -> dict[str, Any]:
 
 
 def thumbnail(path: Path) -> dict[str, Any] | None:
-    """The first of the last samples; None where there are none, and where they cannot be read."""
+    """The first few of the latest samples; None if there are none or they cannot be read."""
     last = path / "samples/all.png"
     try:
         drawn = [(0, last)] if last.is_file() else Run(path).grids[-1:]
@@ -66,6 +66,6 @@ def thumbnail(path: Path) -> dict[str, Any] | None:
 
 
 def relative(path: Path, root: Path) -> str:
-    """The path in the folder; its name for the folder itself."""
+    """The path relative to `root`; for `root` itself, its name."""
     inside = str(path.relative_to(root))
     return path.resolve().name if inside == "." else inside

@@ -1,4 +1,4 @@
-"""Pictures inside a page: WebP in data: addresses, and JPEG for large ones."""
+"""Pictures embedded in a page as data: URLs, in WebP, or JPEG for large ones."""
 
 import base64
 import io
@@ -14,13 +14,13 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.report.images import DRAWN, MANY, tiles
 
-QUALITY = 85  # artefacts below what is seen at several times the size
-SHEET = 6_000_000  # characters of a contact sheet in a page, at most
-WIDEST = 1200  # pixels of a figure in a page
+QUALITY = 85  # artefacts stay invisible even at several times the size
+SHEET = 6_000_000  # maximum characters of a contact sheet in a page
+WIDEST = 1200  # pixels; maximum width of a figure in a page
 
 
 def address(picture: Image.Image, quality: int = QUALITY) -> str:
-    """`picture` as a data: address. JPEG takes a tenth of WebP's time, and a tenth more room."""
+    """`picture` as a data: URL. JPEG takes a tenth of the time of WebP and 10% more space."""
     large = picture.width * picture.height > MANY
     kind: tuple[str, dict[str, Any]] = ("jpeg", {"subsampling": 0}) if large else ("webp", {"method": 2})
     content = io.BytesIO()
@@ -29,7 +29,7 @@ def address(picture: Image.Image, quality: int = QUALITY) -> str:
 
 
 def opened(path: Path) -> Image.Image:
-    """The picture in a file. Raises UserError where it cannot be read."""
+    """Open the picture in a file. Raises UserError if it cannot be read."""
     try:
         with Image.open(path) as picture:
             picture.load()
@@ -39,7 +39,7 @@ def opened(path: Path) -> Image.Image:
 
 
 def figure(path: Path) -> dict[str, Any] | None:
-    """A drawn figure with its size; None where there is no such file, or, with a line that says so, no readable one."""
+    """A figure with its size; None if the file does not exist, or (with a console message) if it is unreadable."""
     if not path.is_file():
         return None
     try:
@@ -52,7 +52,7 @@ def figure(path: Path) -> dict[str, Any] | None:
 
 
 def sheet(rows: Sequence[Sequence[np.ndarray]], quality: int = QUALITY) -> dict[str, Any]:
-    """Tiles (H, W, 3) uint8 in rows of as many, without gaps: one picture, out of which the page cuts the tiles."""
+    """Rows of equally many tiles, uint8 (H, W, 3), as one picture without gaps, from which the page cuts the tiles."""
     height, width = rows[0][0].shape[:2]
     pixels = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     src = address(Image.fromarray(pixels), quality)
@@ -60,10 +60,10 @@ def sheet(rows: Sequence[Sequence[np.ndarray]], quality: int = QUALITY) -> dict[
 
 
 def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int) -> dict[str, Any] | None:
-    """The first `images` of each of the grids (step, file) as a `sheet` with a row for each step, and the steps.
+    """The first `images` of each of the grids (step, file) as a `sheet` with a row per step, and the steps.
 
-    Of more than `steps` the first, the last and evenly spread ones between them are taken. None without grids, and
-    where they are not pictures of the same layout.
+    If there are more than `steps` grids, the first, the last and evenly spaced ones in between are taken. None if there
+    are no grids or their layouts differ.
     """
     chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, steps).round().astype(int))] if grids else []
     rows = [tiles(opened(path))[:images] for _, path in chosen]
@@ -73,10 +73,10 @@ def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int) -> dict[st
 
 
 def contact_sheet(path: Path, most: int = SHEET) -> dict[str, Any] | None:
-    """The images of a grid's file as a `sheet`, with how many of how many they are; None where there is no such file.
+    """The images of a grid file as a `sheet`, with the numbers of shown and drawn images; None if there is no file.
 
     Args:
-        most: Characters of the sheet, which hold the first images.
+        most: The maximum number of characters; the sheet contains only the first images if all would exceed it.
     """
     if not path.is_file():
         return None
@@ -89,7 +89,7 @@ def contact_sheet(path: Path, most: int = SHEET) -> dict[str, Any] | None:
 
 
 def square(images: Sequence[np.ndarray]) -> dict[str, Any]:
-    """A `sheet` of images (H, W, 3) that is about as high as it is wide; white ones fill the last row."""
+    """A roughly square `sheet` of images (H, W, 3); white images fill the last row."""
     height, width = images[0].shape[:2]
     columns = min(len(images), math.ceil(math.sqrt(len(images) * height / width)))
     padded = [*images, *[np.full_like(images[0], 255)] * (-len(images) % columns)]

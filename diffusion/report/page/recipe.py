@@ -1,6 +1,6 @@
-"""The recipe of a run for its page: the network's parts with their cost, and the schedule with what training weighs.
+"""The recipe of a run for its page: the network's parts and their cost, the schedule, training times and loss weight.
 
-Both are built again from the run's configuration; the network without memory for its weights.
+Both are rebuilt from the run's configuration, the network on the meta device, which needs no memory for weights.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,16 @@ from diffusion.console import console
 from diffusion.errors import UserError, first_line
 from diffusion.randomness import Streams
 
-POINTS = 101  # times at which the schedule is shown
-DRAWS = 20_000  # training times whose density is shown
+POINTS = 101  # points of the schedule curves
+DRAWS = 20_000  # training times drawn for their density
 BINS = 50
 
 
 def built(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The network, schedule, prediction and objective of a configuration, as far as they can be built.
+    """Build the network, schedule, prediction and objective of a configuration, as far as possible.
 
-    Only what choices name is built: the folder may come from somebody else. What cannot be is left out, with a line.
+    Only classes that config choices name are built: the folder may come from someone else. A part that cannot be built
+    is left out, with a console message.
     """
     parts: dict[str, Any] = {}
     for part in ("model", "schedule", "prediction", "objective"):
@@ -42,9 +43,9 @@ def built(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
 
 
 def network_table(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The parts of a network on the meta device, in the order of its modules: class, output, parameters and GFLOP.
+    """The parts of a network on the meta device, in module order: class, output, parameters and GFLOP.
 
-    One evaluation of one image of `shape` (C, H, W) is counted; a multiplication with its addition is two operations.
+    The cost is that of one forward pass for one image of `shape` (C, H, W); a multiply-add counts as two operations.
     Layers without parameters and without cost are left out.
     """
     parts = dict(_parts(network))
@@ -85,7 +86,7 @@ def network_table(network: nn.Module, shape: tuple[int, int, int]) -> dict[str, 
 
 
 def _parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The direct parts of a network, and of its lists the elements."""
+    """The direct children of a network, with containers replaced by their elements."""
     found = []
     for name, child in network.named_children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict | nn.Sequential):
@@ -97,10 +98,10 @@ def _parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def schedule_curves(parts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """alpha_t, sigma_t, the log-SNR and β_t by t; with an objective the density of training times and the loss weight.
+    """alpha_t, sigma_t, log-SNR and β_t by t; with an objective, also the density of training times and loss weight.
 
-    `density` is that of the times t drawn in training, and `weight` the factor of the error ‖y − y_θ‖² at t, without
-    the importance of the times. (The network's own error and a learned weight are not known here.)
+    `density` is the density of the times t drawn in training. `weight` is the factor of the error ‖y − y_θ‖² at t,
+    without the importance weights of the times. (The network's own error and a learned weight are not known here.)
     """
     schedule = parts.get("schedule")
     if schedule is None:

@@ -1,4 +1,4 @@
-"""The data of a run's page, all from the files of its folder."""
+"""The page data of a run, collected from the files of its folder."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ FILES = {
     "report.html": "this run as a page: open it in a browser",
 }
 STRIP_STEPS, STRIP_IMAGES = 24, 8
-POINTS = 1500  # of a curve, at most: as many as a screen has columns
+POINTS = 1500  # maximum per curve: about the number of pixel columns of a screen
 CAPTIONS = {
     "noising.png": ("Noising", "The forward process on images of this run's data, with one noise for all times."),
     "copies.png": (
@@ -45,7 +45,7 @@ CAPTIONS = {
 
 
 def recipe_of(run: Run) -> dict[str, Any]:
-    """What the page shows of the configuration, which does not change while the run goes on."""
+    """The part of the page that depends only on the configuration, which does not change during the run."""
     config, folder = run.settings, run.folder
     parts = built(config, folder / "config.yaml")
     shape = image_shape(config)
@@ -61,9 +61,9 @@ def recipe_of(run: Run) -> dict[str, Any]:
 
 
 def shown(what: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
-    """What `make` gives, or None with a line that says why: parts of a user's own may be used in other ways than here.
+    """The result of `make`, or None with a console message if it fails, since custom parts may not support this use.
 
-    A network may need more inputs than x and the label, or a device with numbers.
+    For example, a network may need more inputs than x and the label, or a device with actual values.
     """
     try:
         return make()
@@ -73,11 +73,11 @@ def shown(what: str, make: Callable[[], dict[str, Any] | None]) -> dict[str, Any
 
 
 def run_page(run: Run, state: str | None = None, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Everything that the page of a run shows; what the folder does not hold is null.
+    """All data of a run's page; parts that the folder does not contain are null.
 
     Args:
-        state: Of the run, where run.json does not say it yet.
-        recipe: What `recipe_of` gave for this run, where it is known already.
+        state: The state of the run, if run.json does not contain it yet.
+        recipe: The result of `recipe_of` for this run, if already known.
     """
     folder = run.folder
     state = state or (RunRecord(folder).state if run.info else run.state)
@@ -103,13 +103,13 @@ def run_page(run: Run, state: str | None = None, recipe: Mapping[str, Any] | Non
 
 
 def image_shape(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """(C, H, W) of a configuration's images, or None where it does not say."""
+    """(C, H, W) of the images of a configuration, or None if it does not say."""
     size, channels = (config.get("data") or {}).get("resolution"), (config.get("model") or {}).get("in_channels", 3)
     return (channels, *height_width(size)) if isinstance(size, int | list) and isinstance(channels, int) else None
 
 
 def facts(run: Run, state: str) -> list[list[str]]:
-    """What run.json says, as pairs of a name and a value in words."""
+    """The content of run.json as (name, text) pairs."""
     info = run.info
     found: list[tuple[str, Any]] = [("state", state), ("reason", info.get("reason"))]
     if info.get("steps") is not None:
@@ -133,7 +133,7 @@ def facts(run: Run, state: str) -> list[list[str]]:
 
 
 def curves(metrics: Metrics, most: int = POINTS) -> dict[str, Any]:
-    """Every logged quantity: its steps and values, of more than `most` the first, the last and evenly spread ones."""
+    """Steps and values of every logged quantity, thinned to at most `most` evenly spaced ones with both ends."""
 
     def thinned(values: np.ndarray) -> list[Any]:
         kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), most)).round().astype(int))
@@ -143,7 +143,7 @@ def curves(metrics: Metrics, most: int = POINTS) -> dict[str, Any]:
 
 
 def film(path: Path) -> dict[str, Any] | None:
-    """The denoising steps as a `sheet`: a row for each time, x_t of the images and then their estimates of x0."""
+    """The denoising steps as a `sheet`: a row per time, with x_t of the images and then their estimates of x0."""
     if not path.is_file():
         return None
     picture = pictures.opened(path)
@@ -157,7 +157,7 @@ def film(path: Path) -> dict[str, Any] | None:
 
 
 def score_row(score: Score) -> dict[str, Any]:
-    """A score as the page shows it."""
+    """A score in the form that the page shows."""
     source = score.source
     return {
         "metric": score.name,
@@ -176,7 +176,7 @@ def score_row(score: Score) -> dict[str, Any]:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """Figures that stay pictures."""
+    """The figures that the page shows as pictures instead of drawing them."""
     found = []
     for name, (title, caption) in CAPTIONS.items():
         if (drawn := pictures.figure(folder / "figures" / name)) is not None:
@@ -185,7 +185,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 
 
 def costs(info: Mapping[str, Any]) -> dict[str, list[list[Any]] | None] | None:
-    """The seconds and the bytes of each part of the run, in the order in which run.json has them."""
+    """The seconds and bytes of each part of the run, in the order of run.json; None if not recorded."""
 
     def parts(key: str) -> list[list[Any]] | None:
         found = info.get(key)

@@ -1,4 +1,4 @@
-"""The data of the page of a study: settings by their cost and score, each with pictures."""
+"""The page data of a study: sampling settings with their costs, scores and pictures."""
 
 import hashlib
 import json
@@ -18,23 +18,23 @@ IMAGES = 8
 
 
 def is_study(run: Run) -> bool:
-    """Whether the folder holds scores by the cost of sampling."""
+    """Whether the folder contains scores by sampling cost (NFE)."""
     return any("nfe" in score.source for score in run.scores)
 
 
 def save_picture(images: Tensor, source: Mapping[str, Any], folder: Path) -> Path:
-    """Keep the first of a setting's samples, uint8 (n, 3, H, W), for the page; the file's path."""
+    """Save the first samples of a setting, uint8 (n, 3, H, W), for the page, and return the path of the file."""
     return save_png(grid(images[:IMAGES], IMAGES), picture_file(folder, source))
 
 
 def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
-    """The file with the samples of a score's source."""
+    """The path of the picture with the samples for a score's source."""
     made = json.dumps([source.get("sampler"), source.get("guidance")], sort_keys=True, default=str)
     return folder / "samples" / f"{hashlib.sha256(made.encode()).hexdigest()[:12]}.png"
 
 
 def study_page(run: Run) -> dict[str, Any]:
-    """Every setting with its network evaluations, its seconds per image, its scores and samples; and the baselines."""
+    """The page data: each setting with its NFE, seconds per image, scores and samples; and the baselines."""
     settings: dict[str, dict[str, Any]] = {}
     baselines: list[dict[str, Any]] = []
     for score in run.scores:
@@ -76,5 +76,5 @@ def _value(score: Score) -> dict[str, Any]:
 
 
 def _named(sampler: Mapping[str, Any]) -> str:
-    """A sampler without its number of steps, by which the settings of one line differ."""
+    """The sampler without its number of steps, which varies along one curve."""
     return sampler_text({key: value for key, value in sampler.items() if key != "steps"})

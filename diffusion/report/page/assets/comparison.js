@@ -1,7 +1,7 @@
 "use strict";
-// The page of a sweep, or of runs that are compared.
+// The page of a sweep or of a comparison of runs.
 
-const swiped = { a: 0, b: 1, at: 50 }; // which two runs, and where the line between them is; kept when drawn again
+const swiped = { a: 0, b: 1, at: 50 }; // the two runs and the divider position; kept when the page is redrawn
 
 function comparisonPage(found) {
   return [
@@ -34,7 +34,7 @@ function recipes(found) {
 
 const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
 
-/** A small chart of each column: a dot for each run, and the mean with its interval. */
+/** A small chart per column: a dot per run, and the mean with its interval. */
 function means(found) {
   const columns = found.columns.filter((column) => column.name !== "seconds");
   if (found.recipes.length < 2 || !columns.length) return null;
@@ -59,7 +59,7 @@ function means(found) {
 
 const shortened = (text, length) => (text.length > length ? `${text.slice(0, Math.max(4, length - 1))}…` : text);
 
-/** Parallel coordinates: an axis for each setting that differs and for the numbers, a line for each run. */
+/** Parallel coordinates: an axis per differing setting and per number, a line per run. */
 function parallel(found) {
   const ranked = found.columns.find((column) => column.lower !== null);
   const runs = found.runs.filter((run) => run.recipe !== null);
@@ -94,7 +94,7 @@ function parallel(found) {
   })), h("p", { class: "soft" }, `A line for each run, coloured by ${ranked.name}.`)];
 }
 
-/** The curve of the validation error of each recipe, on common axes. */
+/** The validation error curves of each recipe, on the same scales. */
 function smallMultiples(found) {
   const curves = found.runs.filter((run) => run.curve?.step.length).flatMap((run) => run.curve.step.map((step, i) => (
     { step, value: run.curve.value[i], run: run.name, recipe: found.recipes[run.recipe].label }))).filter((row) => row.value > 0);
@@ -122,7 +122,7 @@ function sideBySide(found) {
     h("figcaption", {}, named(run, found)))));
 }
 
-/** Two runs, one over the other, with a line between them that can be moved, and what differs in their recipes. */
+/** Two overlaid runs with a movable divider, and a table of their different settings and their numbers. */
 function swipe(found) {
   const drawn = found.runs.filter((run) => run.picture);
   const [first] = drawn;

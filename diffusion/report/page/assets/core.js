@@ -1,8 +1,8 @@
 "use strict";
-// What all pages share: elements, charts that follow the width of the window, tables, pictures cut out of sheets.
+// Code shared by all pages: elements, charts that follow the window width, tables, pictures cut from sheets.
 // All text from the data becomes text nodes, never markup.
 
-/** An element with attributes and children; a function as an attribute `onNAME` listens to that event. */
+/** Create an element with attributes and children; an attribute `onNAME` is an event listener. */
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -17,7 +17,7 @@ function h(tag, attributes = {}, ...children) {
 const MISSING = "—";
 const grouped = (value) => value.toLocaleString("en-US");
 
-/** A number to four significant digits, without an exponent below a million. */
+/** Format a number: integers in full, others to four significant digits, with an exponent from 1e6 on and below 1e-4. */
 function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return MISSING;
   const size = Math.abs(value);
@@ -26,14 +26,14 @@ function number(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-/** 12.3 s, 4 min 10 s, 3 h 20 min: as the console says it. */
+/** 12.3 s, 4 min 10 s, 3 h 20 min: the format of the console. */
 function seconds(value) {
   if (value < 90) return `${Number(value.toPrecision(3))} s`;
   const minutes = Math.floor(Math.round(value) / 60);
   return minutes < 60 ? `${minutes} min ${Math.round(value) % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-/** Bytes in words, to three significant digits. */
+/** Format bytes with a unit, to three significant digits. */
 function size(bytes) {
   const [unit, name] = bytes < 1e6 ? [1e3, "kB"] : bytes < 1e9 ? [1e6, "MB"] : [1e9, "GB"];
   return `${Number((bytes / unit).toPrecision(3))} ${name}`;
@@ -41,7 +41,7 @@ function size(bytes) {
 
 // ----------------------------------------------------------------------------------------------------- sections
 
-/** A section with a heading that the contents list; null where there is no content. */
+/** A section with a heading for the table of contents; null if it has no content. */
 function section(title, ...content) {
   const children = content.flat(Infinity).filter(Boolean);
   if (!children.length) return null;
@@ -56,9 +56,9 @@ function contents(sections) {
 
 // ------------------------------------------------------------------------------------------------------- charts
 
-const charts = []; // {element, draw} of those in the page
+const charts = []; // the elements of all charts in the page
 
-/** A chart that `draw(width)` makes, drawn again when its width changes. `redraw` of the element draws it at once. */
+/** A chart drawn by `draw(width)`, redrawn when its width changes. Its element's `redraw()` redraws it immediately. */
 function chart(label, draw) {
   const element = h("div", { class: "chart", role: "group", "aria-label": label });
   let width = 0;
@@ -93,7 +93,7 @@ function table(columns, rows, caption) {
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", kind(columns[i]), shown(cell, columns[i]))))))));
 }
 
-/** A table whose columns sort it, with a field that filters its rows. Rows are {cells, values, text}. */
+/** A table that can be sorted by column, with a field to filter its rows. Rows are {cells, values, text}. */
 function sortable(columns, rows, caption) {
   const state = { by: null, down: false, words: "" };
   const count = h("span", { class: "soft", role: "status" });
@@ -116,7 +116,7 @@ function sortable(columns, rows, caption) {
       h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, h("tr", {}, heads)), body)));
 }
 
-/** Numbers before words, and what is missing last. */
+/** Sort order: numbers before words, missing values last. */
 function compared(a, b) {
   const missing = (value) => value === null || value === undefined || value === MISSING;
   if (missing(a) || missing(b)) return missing(a) - missing(b);
@@ -126,7 +126,7 @@ function compared(a, b) {
 
 // ------------------------------------------------------------------------------------------------------ pictures
 
-/** A canvas that shows `columns` × `rows` tiles of a sheet; `show(tiles)` draws them, each [row, column] of the sheet. */
+/** A canvas of `columns` × `rows` tiles of a sheet; `show(tiles)` draws them, each given as [row, column] of the sheet. */
 function tilesOf(sheet, columns, rows, label) {
   const scale = Math.max(1, Math.min(4, Math.floor(1024 / (columns * sheet.width))));
   const canvas = h("canvas", { width: columns * sheet.width * scale, height: rows * sheet.height * scale, role: "img", "aria-label": label });
@@ -147,7 +147,7 @@ function tilesOf(sheet, columns, rows, label) {
   return canvas;
 }
 
-/** A slider over 0 … last, with its text beside it; `change(i)` returns that text. Starts at `first`. */
+/** A slider from 0 to `last` that starts at `first`; `change(i)` returns the text shown next to it. */
 function slider(label, last, first, change) {
   const text = h("output", { class: "soft" });
   const input = h("input", { type: "range", min: 0, max: last, step: 1, value: first, "aria-label": label, oninput: () => input.set(Number(input.value)) });
@@ -160,7 +160,7 @@ function slider(label, last, first, change) {
   return { input, element: h("div", { class: "controls" }, h("span", {}, label), input, text) };
 }
 
-/** The whole of a sheet, enlarged as a slider says. */
+/** A whole sheet, with a zoom slider. */
 function zoomable(sheet, label) {
   const image = h("img", { src: sheet.src, alt: label });
   const natural = sheet.columns * sheet.width;

@@ -1,8 +1,8 @@
 "use strict";
-// Drawing from the model inside the page: DDIM along a table of coefficients, the network by onnxruntime-web.
+// Sampling from the model embedded in the page: DDIM with a table of coefficients; onnxruntime-web runs the network.
 
-/** Draw from a network. `network(x, label, kind)` -> y, all Float32Array of one image; see evaluation/web.py.
- *  `watch(x0, k)` is called after each step and may return true to stop, and null is returned. */
+/** Sample an image. `network(x, label, kind)` -> y, with x and y Float32Arrays of one image; see evaluation/web.py.
+ *  `watch(x0, k)` is called after each step; if it returns true, sampling stops and the result is null. */
 async function denoise(network, table, noise, kind, watch) {
   const [[scale], ...steps] = table;
   let x = noise.map((value) => value * scale);
@@ -19,7 +19,7 @@ async function denoise(network, table, noise, kind, watch) {
   return x;
 }
 
-/** Independent N(0, 1) numbers from a seed: xorshift128 (Marsaglia 2003), and Box and Muller's transform. */
+/** Independent N(0, 1) samples from a seed: xorshift128 (Marsaglia 2003) and the Box–Muller transform. */
 function gaussian(seed, length) {
   const state = Uint32Array.from([seed ^ 0x9e3779b9, 0x243f6a88, 0xb7e15162, seed + 1]);
   const word = () => {
@@ -39,14 +39,14 @@ async function unpacked(name) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-let opened = null; // the network, once it has been asked for
+let opened = null; // the network (a promise), once requested
 
-/** The network inside the page as a function. */
+/** Load the embedded network as a function. */
 function openNetwork(found) {
   opened ??= (async () => {
     const module = new Blob([await unpacked("runtime")], { type: "text/javascript" });
     const ort = await import(URL.createObjectURL(module));
-    ort.env.wasm.numThreads = 1; // more would need headers that a file from disk does not have
+    ort.env.wasm.numThreads = 1; // more threads need HTTP headers, which a local file does not have
     ort.env.wasm.wasmBinary = await unpacked("machine");
     const session = await ort.InferenceSession.create(await unpacked("network"), { executionProviders: ["wasm"] });
     return async (x, label, kind) => {
@@ -75,7 +75,7 @@ function drawing(found) {
     const byte = (i, c) => Math.round((x[c * height * width + i] + 1) * 127.5);
     for (let i = 0; i < height * width; i++) {
       for (let c = 0; c < 3; c++) image.data[4 * i + c] = byte(i, channels < 3 ? 0 : c);
-      image.data[4 * i + 3] = channels === 4 ? byte(i, 3) : 255; // over the canvas's white
+      image.data[4 * i + 3] = channels === 4 ? byte(i, 3) : 255; // composited over the canvas's white background
     }
     pen.putImageData(image, 0, 0);
   }
@@ -93,7 +93,7 @@ function drawing(found) {
         const x = await denoise(network, table, gaussian(Number(seed.value) * 1000 + i, size), Number(kinds.value), async (x0, k) => {
           paint(canvas, x0);
           said.textContent = `picture ${i + 1} of ${total}, step ${k} of ${table.length - 1}`;
-          await new Promise((wake) => setTimeout(wake)); // so that the browser shows it
+          await new Promise((wake) => setTimeout(wake)); // let the browser paint
           return stopped;
         });
         if (x) paint(canvas, x);

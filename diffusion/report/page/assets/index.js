@@ -1,5 +1,5 @@
 "use strict";
-// The page that lists the runs below a folder.
+// The list of the runs below a folder.
 
 function indexPage(found) {
   const linked = (each) => (each.link ? h("a", { href: each.link }, each.name) : each.name);

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the page that the data is of. A live page asks its server for newer data and is drawn again, without losing the
-// place where the reader is.
+// Draws the page for the embedded data. A live page polls its server for newer data and is redrawn, keeping the
+// reader's place.
 
 const pages = { run: runPage, comparison: comparisonPage, study: studyPage, index: indexPage, model: (data) => [section("Draw", drawing(data.drawing))] };
 
@@ -13,7 +13,7 @@ function draw(data) {
   page.replaceChildren(...head.filter(Boolean), ...(withHeadings.length > 2 ? [contents(withHeadings)] : []), ...sections);
 }
 
-/** Ask for the page's data every few seconds; the version says whether there is anything new. */
+/** Poll for the page's data every few seconds; the version tells whether anything is new. */
 async function follow(data) {
   let version = data.version;
   for (;;) {
@@ -28,7 +28,7 @@ async function follow(data) {
       }
       document.body.classList.remove("silent");
     } catch {
-      document.body.classList.add("silent"); // the server has ended; what is shown stays
+      document.body.classList.add("silent"); // the server has stopped; keep the current page
     }
   }
 }

@@ -9,7 +9,7 @@ const NAMES = {
   "val/mse": "validation", "val/mse_raw": "validation, raw weights", "fit/mse": "training images",
   "fit/mse_raw": "training images, raw weights", "train/loss": "training loss", "gap/mse": "gap", "gap/mse_raw": "gap, raw weights",
 };
-const chosen = { quantity: null, step: null, film: null }; // what the reader has set; kept when a live page is drawn again
+const chosen = { quantity: null, step: null, film: null }; // the reader's selections; kept when a live page is redrawn
 
 function runPage(run) {
   return [
@@ -42,7 +42,7 @@ function contactSheet(found) {
     `${count} at the end of the run.${left ? ` The other ${grouped(left)} are left out, so that this page stays small.` : ""}`)];
 }
 
-// ------------------------------------------------------------------------------------- curves, and the strip below
+// ---------------------------------------------------------------------------------------- curves and sample strip
 
 function training(run) {
   const names = Object.keys(run.metrics).filter((name) => !/_bin\d|\/half|\/se/.test(name));
@@ -59,7 +59,7 @@ function training(run) {
   const pick = h("select", { "aria-label": "quantity", onchange: (event) => { chosen.quantity = event.target.value; lines.redraw(); } },
     groups.map(([title]) => h("option", { value: title, selected: title === chosen.quantity }, title)));
   const scrub = slider("step", steps.length - 1, steps.length - 1, (i) => {
-    chosen.step = i === steps.length - 1 ? null : steps[i]; // the last one stays the last as the run goes on
+    chosen.step = i === steps.length - 1 ? null : steps[i]; // null: keep following the last step during the run
     lines.redraw();
     bins?.redraw();
     if (strip) {
@@ -81,7 +81,7 @@ function training(run) {
     h("details", {}, h("summary", {}, "The numbers"), validations(run))];
 }
 
-/** The steps that the slider stops at: those of the validations, or else of the pictures, or of everything. */
+/** The steps of the slider: those of validations and sample grids, or else of all logged values. */
 function axisSteps(run) {
   const validated = run.metrics["val/mse"]?.step ?? [];
   const all = new Set([...validated, ...(run.strip?.steps ?? [])]);
@@ -183,7 +183,7 @@ const ROLES = { samples: "samples", real: "real images", floor: "floor", untrain
 
 function scores(all) {
   if (!all.length) return null;
-  const latest = new Map(); // of each metric, protocol and subject
+  const latest = new Map(); // by metric, protocol and subject
   for (const score of all) latest.set(JSON.stringify([score.metric, score.key, score.what]), score);
   const groups = d3.groups([...latest.values()], (score) => score.metric);
   const order = Object.keys(ROLES);

@@ -1,5 +1,5 @@
 "use strict";
-// The page of a study: what each setting costs, how good it is, and what its samples look like.
+// The page of a study: the cost, the scores and the samples of each setting.
 
 const studied = { metric: null, cost: "nfe", at: 0 };
 
