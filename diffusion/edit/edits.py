@@ -68,7 +68,7 @@ def edits(settings: Edit, restored: Restored) -> Edits:
 
 
 def check(settings: Edit) -> None:
-    """Raise UserError for settings that exclude each other or are missing."""
+    """Raise UserError for settings that exclude each other, or without a picture and without seeds."""
     if (settings.image is None) == (settings.interpolate is None):
         raise UserError("give either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
     for name in ("mask", "strength"):

@@ -25,7 +25,7 @@ def proportional(counts: Sequence[int], n: int) -> Tensor:
 def conditions(
     labels: int | str | Sequence[int | str] | None, n: int, network: nn.Module, counts: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """The network's inputs for n samples besides x_t and t: `classes` (n,), or nothing for no class.
+    """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
 
     Args:
         labels: One class or several, by name or number; the samples cycle through several. "none": no class; None:

@@ -99,7 +99,7 @@ class Drawing:
             drawn.put(batch, images)
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
-        """The network's inputs for n samples besides x_t and t. Raises UserError for an unknown class.
+        """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
 
         With `between`, all samples get the inputs of the first.
         """
@@ -220,7 +220,7 @@ def most_of(n: int, batch_size: int, devices: int) -> int:
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:
-    """`3×64×64`."""
+    """The shape as text: `3×64×64`."""
     return "×".join(map(str, shape))
 
 

@@ -42,7 +42,7 @@ class Likelihood(Protocol):
         """The network evaluations per image in words, and their cost in forward passes."""
 
 
-log_snr = partial(grids.log_snr, sigma_min=0.01)  # as low as DDPM's first row; 1000 steps to there are short enough
+log_snr = partial(grids.log_snr, sigma_min=0.01)  # the noise level of DDPM's first step; 1000 steps down to it are short enough
 
 
 @dataclass(frozen=True)

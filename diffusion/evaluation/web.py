@@ -1,7 +1,7 @@
 """A model inside its page: report.html with the network, from which the browser draws samples without a server.
 
-The network is an ONNX graph that onnxruntime-web runs. The page needs no code for schedules or predictions, because a
-DDIM step (eta = 0) reads their values from a table with one row per step:
+The network is an ONNX graph that onnxruntime-web runs. The page contains no code for schedules or predictions: a table
+with one row per step has all the values of them that a DDIM step (eta = 0) needs:
     y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
 """
 

@@ -182,7 +182,7 @@ class Model:
         if isinstance(guidance, Guidance):
             return guidance, weak
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
-        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # `worse`, as it is
+        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # use `worse` as given
         made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
         return made, read if weak is None else weak
 
@@ -198,7 +198,7 @@ class Model:
 
 
 def _described(values: Tensor) -> str:
-    """`float32 (3, 32, 32)`."""
+    """The dtype and shape as text: `float32 (3, 32, 32)`."""
     return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 

@@ -166,7 +166,7 @@ COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "
 
 
 def guidances(restored: Restored) -> list[str]:
-    """The choices of guidance that need no second model; those that drop labels only if the model has labels."""
+    """The run's guidance, no guidance and, for a model with labels, guidances whose weak estimate drops the label."""
     made = {name: choice("guidance", name) for name in choices("guidance")}
     return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
 

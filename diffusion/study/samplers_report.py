@@ -143,7 +143,7 @@ def overlap(a: Point, b: Point, metric: str) -> bool:
 def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> Figure:
     """Plot the score by NFE and by seconds per image, one line per sampler, with the Pareto front and the floor."""
     samplers = list(dict.fromkeys(p.sampler for p in points))
-    height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # the legend's
+    height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # room for the legend
     figure = Figure(figsize=(style.TEXT_WIDTH + 1, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for ax, cost, label in zip(panels, ("nfe", "seconds"), ("network evaluations", "seconds per image"), strict=True):
