@@ -42,7 +42,7 @@ class Likelihood(Protocol):
         """The network evaluations per image in words, and their cost in forward passes."""
 
 
-log_snr = partial(grids.log_snr, sigma_min=0.01)  # the noise level of DDPM's first step; 1000 steps down to it are short enough
+log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1000 steps to it are small enough
 
 
 @dataclass(frozen=True)
