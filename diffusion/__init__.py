@@ -6,7 +6,7 @@
     images = model.sample(64, sampler="heun", steps=18, seed=0)
     scores = diffusion.score(images, reference="landscapes", split="val")
 
-To train a network of your own, give each step of the loop random streams of its own:
+To train your own network in your own loop, create new random streams for each step:
 
     from diffusion.process.denoiser import Denoiser
     from diffusion.process.objective import Simple
@@ -20,7 +20,7 @@ To train a network of your own, give each step of the loop random streams of its
         …
 
 The commands are `python -m diffusion.COMMAND` for train, sample, edit, studio, evaluate, study, compare, report,
-status, prune and export, each with --help. docs/architecture.md says what is where.
+status, prune and export, each with --help. docs/architecture.md describes the layout of the code.
 """
 
 import os
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "__version__", "load", "score"]
 
-# Torch reads these when it is imported. What Apple's MPS lacks, such as the normal distribution's quantile, is computed
-# on the CPU:
+# These variables must be set before torch is imported. Operations that Apple's MPS lacks, such as the quantile function
+# of the normal distribution, run on the CPU:
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-# A thread of OpenMP that waits for another one keeps its core for some microseconds, not for the milliseconds of
-# libgomp's own 300,000 turns: beside other work, that core is what the other one waits for (bench/busy.py). How many
-# threads there are is left as it is, since a number of threads has its own rounding, and a resumed run its own bits.
+# A waiting OpenMP thread spins on its core for microseconds, not for the milliseconds of libgomp's default 300,000
+# turns: on a busy machine, the thread it waits for may need that very core (bench/busy.py). The number of threads stays
+# unchanged because it affects rounding, and a resumed run must reproduce the same bits.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and what follows only for those who need it."""
+    """Import torch and the rest of the library only on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'diffusion' has no attribute {name!r}")
     from diffusion import library

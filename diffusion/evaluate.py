@@ -1,8 +1,8 @@
 """Score a trained model, or a folder of images, against real images.
 
-python -m diffusion.evaluate ckpt=RUN split=val                           the scores of a run, again
+python -m diffusion.evaluate ckpt=RUN split=val                           score a run again
 python -m diffusion.evaluate ckpt=… n=2048 sampler.steps=100              more samples, more steps
-python -m diffusion.evaluate images=FOLDER split=test                     images from anywhere, such as SAMPLES/images
+python -m diffusion.evaluate images=FOLDER split=test                     images from any source, e.g. SAMPLES/images
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 
 
 def evaluate_job(settings: Evaluate, folder: Path) -> None:
-    """The same for a job of a sweep; one that is complete is not run again."""
+    """Run `evaluate` as a job of a sweep, unless the job is already complete."""
     with importing():
         from diffusion.evaluation import commands
 

@@ -1,4 +1,4 @@
-"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: a model to share, in a format that cannot hold code."""
+"""`python -m diffusion.export CHECKPOINT [FILE.safetensors]`: export a model in a format that cannot contain code."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ SUFFIXES = {"safetensors": ".safetensors", "diffusers": "-diffusers", "web": ".h
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the file or the folder; 0, or 2 with one line on stderr."""
+    """Write the file or folder. Returns 0, or 2 after printing one line to stderr."""
     parser = Arguments("export", ABOUT)
     parser.add_argument("checkpoint", help="a checkpoint, a run's folder, or `last`")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What `diffusion.edit` does with a trained model: variants of a picture, filling a part of it, between two noises."""
+"""The work of `diffusion.edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
 import json
 from dataclasses import dataclass, replace
@@ -28,13 +28,13 @@ from diffusion.process.inpainting import Inpainting
 from diffusion.report.images import enlarged, gif, grid, in_turn, save_png, scale_of
 from diffusion.runs.folder import Run
 
-STRENGTH = 0.6  # of SDEdit, unless one is given
-COLUMNS = 12  # of images between two noises
+STRENGTH = 0.6  # default for SDEdit
+COLUMNS = 12  # of grid.png, at most
 
 
 @dataclass(frozen=True)
 class Edits:
-    """What is drawn: how, how many, and what of the user's pictures is shown before it, uint8 (m, C, H, W)."""
+    """A planned edit: how to draw, how many images, and the user's pictures shown `before` them, uint8 (m, C, H, W)."""
 
     drawing: Drawing
     n: int
@@ -43,7 +43,7 @@ class Edits:
 
 
 def edits(settings: Edit, restored: Restored) -> Edits:
-    """What the settings, completed by the run's, draw with a model. Raises UserError for what does not fit together."""
+    """Plan the edit of `settings`, completed by the run's. Raises UserError for settings that do not fit together."""
     check(settings)
     drawing = make_drawing(settings, restored, labels_of(settings))
     if settings.interpolate is not None:
@@ -68,7 +68,7 @@ def edits(settings: Edit, restored: Restored) -> Edits:
 
 
 def check(settings: Edit) -> None:
-    """Raise UserError for settings that exclude each other."""
+    """Raise UserError for settings that exclude each other, or without a picture and without seeds."""
     if (settings.image is None) == (settings.interpolate is None):
         raise UserError("give either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
     for name in ("mask", "strength"):
@@ -81,9 +81,9 @@ def check(settings: Edit) -> None:
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:
-    """Pictures that equal one, uint8 (C, H, W), except where it is filled, bool (H, W).
+    """`drawing`, changed to fill a picture, uint8 (C, H, W), where `fill`, bool (H, W), is true, and keep the rest.
 
-    Raises UserError where nothing or all is filled.
+    Raises UserError if nothing or everything is to be filled.
     """
     if bool(fill.all()):
         raise UserError("mask: it covers the whole picture, so nothing is kept; use diffusion.sample instead")
@@ -91,7 +91,7 @@ def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting)
 
 
 def draw_edits(settings: Edit, folder: Path) -> None:
-    """Draw into images/*.png, grid.png, images.npz and edit.json; between two noises also into interpolation.gif."""
+    """Write images/*.png, grid.png, images.npz and edit.json; for an interpolation also interpolation.gif."""
     quiet_libraries()
     log_to(folder / "edit.log")
     check(settings)
@@ -116,7 +116,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
 
 
 def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: str) -> dict[str, Any]:
-    """What is kept of how the images were drawn, with the command that draws them again."""
+    """The record of how the images were drawn, with the command that reproduces them."""
     method = {"inpainting": dict(settings.inpainting)} if isinstance(settings, Edit) and settings.mask else {}
     return {
         "command": command,
@@ -131,7 +131,7 @@ def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: 
 
 
 def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
-    """One picture: a row with the user's pictures, where there are some, and below them the images."""
+    """One picture: a row with the user's pictures, if any, and the drawn images below it."""
     if made.drawing.between:
         columns = min(len(images), COLUMNS)
         return grid(images, columns, scale_of(images, columns))
@@ -146,7 +146,7 @@ def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
 
 
 def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
-    """The overrides that draw the same again: those of the command line, with the seed and the file that were meant."""
+    """The overrides that reproduce the images: those of the command line, with the actual seed and checkpoint file."""
     pinned = {"ckpt": restored.path, "seed": settings.seed}
     given = [word for word in Run(folder).overrides if word.partition("=")[0] not in pinned]
     own = [f"hydra.searchpath=[{','.join(map(str, searched()[1:]))}]"] if searched()[1:] else []

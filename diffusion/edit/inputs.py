@@ -1,4 +1,4 @@
-"""Pictures and masks of a user as tensors of the size of a model's images, decoded as files that are not trusted."""
+"""Read a user's pictures and masks, as untrusted files, into tensors in the size of a model's images."""
 
 from pathlib import Path
 
@@ -9,30 +9,30 @@ from diffusion.data.image import Unusable, crop_box, decoded, planes, resized
 from diffusion.errors import UserError
 from diffusion.pixels import Channels, resolution_of
 
-GREY = 127  # from 0 to 255: a mask's pixels that are brighter are filled
+GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
 
 def read_picture(file: str | Path, shape: tuple[int, int, int], name: str = "image") -> Tensor:
-    """uint8 of `shape` (C, H, W): the largest window of these proportions around the picture's centre, resized.
+    """The largest centre crop with the proportions of `shape` (C, H, W), resized to it, as uint8.
 
-    It is made smaller, never larger.
+    The crop is downscaled, never upscaled.
 
     Args:
-        name: of the setting that names the file, for messages.
+        name: the name of the file's setting, for messages.
 
-    Raises UserError for a file that is not there, or cannot be used.
+    Raises UserError for a file that does not exist or cannot be used.
     """
     return _window(Path(file), shape, name)[0]
 
 
 def read_mask(file: str | Path, shape: tuple[int, int, int], picture: str | Path | None = None) -> Tensor:
-    """bool (H, W): where a picture is to be filled, which is where its mask is brighter than grey.
+    """The region to fill as bool (H, W): true where the mask is brighter than grey.
 
     Args:
         shape: (C, H, W) of the picture.
-        picture: the picture's file; None for one that has these proportions.
+        picture: the picture's file; None for a picture that already has the proportions of `shape`.
 
-    Raises UserError for a mask that cannot be used, or that has other proportions than the picture.
+    Raises UserError for a mask that cannot be used, or whose proportions differ from the picture's.
     """
     _, height, width = shape
     mask, proportions = _window(Path(file), (1, height, width), "mask")
@@ -46,15 +46,15 @@ def read_mask(file: str | Path, shape: tuple[int, int, int], picture: str | Path
 
 
 def known_part(picture: Tensor, fill: Tensor) -> Tensor:
-    """The picture, uint8 (C, H, W), with grey where it is filled, bool (H, W)."""
+    """The picture, uint8 (C, H, W), with grey where `fill`, bool (H, W), is true."""
     grey = torch.full_like(picture, GREY)
     if len(picture) == 4:
-        grey[3] = 255  # the grey is seen
+        grey[3] = 255  # opaque
     return torch.where(fill, grey, picture)
 
 
 def _window(file: Path, shape: tuple[int, int, int], name: str) -> tuple[Tensor, float]:
-    """The window of a picture, and the picture's width over its height."""
+    """The centre crop of a picture, and the picture's aspect ratio, width / height."""
     file, resolution = file.expanduser(), resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
     if not file.is_file():

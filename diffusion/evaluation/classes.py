@@ -1,4 +1,4 @@
-"""Which class each sample is drawn of. A class is a number from 0, and a name where the model's data had names."""
+"""The class of each sample. A class is a number from 0, and also has a name if the model's data had names."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from diffusion.errors import UserError, nearest
 
 NONE = "none"  # as a label: no class
-GOLDEN = (5**0.5 - 1) / 2  # the multiples of it mod 1 are spread evenly, however many there are
+GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 
 
 def proportional(counts: Sequence[int], n: int) -> Tensor:
-    """(n,) int64: classes in the proportions of `counts`, as nearly as whole numbers allow.
+    """Classes in the proportions of `counts`, as closely as whole numbers allow, (n,) int64.
 
-    Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, whatever n is.
+    Sample i gets the class at the quantile (i + ½)·golden ratio mod 1, for every n.
     """
     ends = torch.tensor(counts, dtype=torch.float64).cumsum(0) / max(1, sum(counts))
     quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) * GOLDEN % 1
@@ -25,14 +25,14 @@ def proportional(counts: Sequence[int], n: int) -> Tensor:
 def conditions(
     labels: int | str | Sequence[int | str] | None, n: int, network: nn.Module, counts: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """What a network is given beside x_t and t for n samples: `classes` (n,), or nothing for no class.
+    """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
 
     Args:
-        labels: A class, or several, which the samples are of in turn, by name or number; "none": no class; None: as
-            often as in the training images.
-        counts: Name -> training images, in the order of the numbers; empty where the model was trained without labels.
+        labels: One class or several, by name or number; the samples cycle through several. "none": no class; None:
+            classes in the proportions of `counts`.
+        counts: Class name -> number of images, in the order of the class numbers; empty for a model without labels.
 
-    Raises UserError for a class that there is not.
+    Raises UserError for an unknown class.
     """
     known = int(getattr(network, "classes", 0))
     if labels == NONE or (labels is None and not counts):
@@ -45,7 +45,7 @@ def conditions(
 
 
 def number(label: int | str, names: Sequence[str], known: int) -> int:
-    """The number of one of the `known` classes, given by number or name. Raises UserError where it is none of them."""
+    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
     found = names.index(str(label)) if str(label) in names else label  # a folder may be called 7
     if not known:
         raise UserError(f"label={label}: the model was trained without labels; leave it out")

@@ -1,4 +1,4 @@
-"""What `diffusion.sample` and `diffusion.evaluate` do with a trained model, or with a folder of images."""
+"""The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,15 +40,15 @@ from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES
 from diffusion.runs.jobs import CONFIG
 
-GRID = 1024  # the most images of a grid
-DRAWN = "drawn.bin"  # the samples, until they are written or scored
+GRID = 1024  # maximum number of images in a grid
+DRAWN = "drawn.bin"  # holds the samples until they are written or scored
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
-    """Draw n images: images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and trajectory.gif."""
+    """Write n images to images/*.png, grid.png, images.npz; with `trajectory` also trajectory.png and .gif."""
     quiet_libraries()
     log_to(folder / "sample.log")
-    choose_device(settings.device)  # raises, before the model is read
+    choose_device(settings.device)  # raises before the model is loaded
     restored = restore(trained(settings.ckpt), settings.weights)
     settings = completed_by(settings, restored)
     drawing = make_drawing(settings, restored, labels_of(settings))
@@ -60,7 +60,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
     with team(restored.denoiser, devices) as together:
         images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}", watch)
-        if settings.trajectory and not frames.pairs:  # the first batch was there already
+        if settings.trajectory and not frames.pairs:  # the first batch had been drawn before
             drawing(restored.denoiser, min(n, batch_size), devices[0], batch_size, "the trajectory again", watch)
     save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
     first = images[:GRID]
@@ -79,9 +79,9 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 
 
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
-    """Write uint8 images (n, C, H, W) as images/*.png, and with their seed and conditions, such as classes, as arrays.
+    """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
 
-    images.npz holds uint8 (n, H, W, C). It is written piece by piece: not all images need be in memory.
+    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory.
     """
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
@@ -89,14 +89,14 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
 
-    in_threads(write, range(len(images)), "writing images")  # Pillow encodes without the interpreter's lock
+    in_threads(write, range(len(images)), "writing images")  # Pillow releases the GIL while it encodes
     given = {name: rows.numpy() for name, rows in conditions.items()}
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "seed": seed, **given}
     np.savez_compressed(folder / "images.npz", **arrays)
 
 
 def labels_of(settings: Drawn) -> int | str | list[int | str] | None:
-    """The classes that are asked for. Raises UserError where both `label` and `labels` are given."""
+    """The requested classes. Raises UserError if both `label` and `labels` are given."""
     if settings.label is not None and settings.labels is not None:
         raise UserError("give either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
     return settings.label if settings.labels is None else settings.labels
@@ -108,13 +108,13 @@ def make_drawing(
     labels: int | str | list[int | str] | None = None,
     counts: Mapping[str, int] | None = None,
 ) -> Drawing:
-    """How the settings of a command draw samples of a model.
+    """Build the `Drawing` of a command's settings for a model.
 
     Args:
-        labels: as of `Drawing`.
-        counts: the images of each class of the reference; None: those of the model's training.
+        labels: as for `Drawing`.
+        counts: the number of reference images in each class; None: the numbers of training images.
 
-    Raises UserError for what does not fit the model.
+    Raises UserError for settings that do not fit the model.
     """
     sampler = make_sampler(settings.sampler, restored)
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
@@ -126,7 +126,7 @@ def make_drawing(
 
 
 def evaluate(settings: Evaluate, folder: Path) -> None:
-    """Scores of a checkpoint's samples, or of a folder's images, in scores.json."""
+    """Score a checkpoint's samples, or a folder's images, into scores.json."""
     quiet_libraries()
     log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
@@ -141,7 +141,7 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:
-    """Whether the checkpoint has been scored in `folder` since it was written. (A sweep's job has its own folder.)"""
+    """Whether `folder` has scores of the checkpoint that are newer than it. (Each sweep job has its own folder.)"""
     scores, config = folder / SCORES, folder / CONFIG
     if settings.ckpt is None or not scores.is_file() or not config.is_file():
         return False
@@ -151,8 +151,8 @@ def is_complete(settings: Evaluate, folder: Path) -> bool:
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
-    """Sample and score. The ledger of the checkpoint's run records scores on test."""
-    choose_device(settings.device)  # raises, before the model is read
+    """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
+    choose_device(settings.device)  # raises before the model is loaded
     restored = restore(trained(str(settings.ckpt)), settings.weights)
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
@@ -204,7 +204,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
 
 
 def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]:
-    """The images of each of the model's classes in the reference, or in its training where the reference has others."""
+    """The number of reference images in each of the model's classes; of training images if the classes differ."""
     counts = dict(zip(data.classes, data.class_counts(split), strict=True))
     return counts if [*counts] == [*restored.labels] else dict(restored.labels)
 
@@ -227,7 +227,7 @@ def make_scorer(
     ledger: Ledger,
     device: torch.device,
 ) -> Scorer:
-    """The scorer of a command against the configuration `data`. Raises UserError where it cannot score `n` images."""
+    """A command's scorer against the data configured by `data`. Raises UserError if it cannot score `n` images."""
     extractor = make(settings.features, "features").to(device)
     module: ImageData = make(data, "data")
     module.prepare_data()
@@ -238,7 +238,7 @@ def make_scorer(
 
 
 def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, **source: Any) -> list[Score]:
-    """The scores of images, with the baselines and the audit that the settings ask for; printed too."""
+    """Score images, with the baselines and the audit that the settings ask for, and print the scores."""
     new = scorer.score(images, what, **source) + scorer.baselines(settings.baselines, len(images))
     print_scores(new)
     if settings.audit:
@@ -247,19 +247,19 @@ def score_images(scorer: Scorer, settings: Evaluate, images: Tensor, what: str, 
 
 
 def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
-    """The sampler of a configuration. Raises UserError where it does not fit the model's schedule."""
+    """Build the sampler of a configuration. Raises UserError if it does not fit the model's schedule."""
     sampler = make(node, "sampler")
     if not isinstance(sampler, Sampler):
         raise UserError(f"{restored.path}: its sampler is not a sampler; choose one, such as sampler=ddim")
     try:
-        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises where the schedule has fewer steps
+        sampler.grid(restored.denoiser.schedule, sampler.steps)  # raises if the schedule has fewer steps
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"sampler.grid: cannot compute times ({first_line(error)}); choose another grid") from error
     return sampler
 
 
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
-    """Warn where `data`, of the configuration `node`, is the training run's own, and its images have changed."""
+    """Warn if `data`, built from `node`, is the data of the training run and its images have changed since."""
     changed = what_changed(restored.images, data.keys)
     if changed and node == restored.config["data"]:
         console.print(
@@ -269,9 +269,9 @@ def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageDa
 
 
 def write_configuration(folder: Path, settings: Settings, restored: Restored) -> None:
-    """Write config.yaml: the settings, and the checkpoint's step and training recipe, for comparisons.
+    """Write config.yaml for comparisons: the settings, and the checkpoint's step and training recipe.
 
-    In the folder of a training run the run's config.yaml is kept.
+    In the folder of a training run, the run's own config.yaml is kept.
     """
     if not (folder / "run.json").is_file():
         chosen = settings.model_dump(mode="json")
@@ -282,17 +282,17 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
 
 
 def at_their_size(settings: Evaluate) -> Evaluate:
-    """`settings` with the reference at the size of the images to score, unless data or a resolution is chosen."""
+    """`settings` with the reference in the size of the scored images, unless data or a resolution is chosen."""
     node = settings.data
     root = Path(str(settings.images)).expanduser()
     if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
-        return settings  # an error in the folder is reported when it is read
+        return settings  # errors in the folder are reported when it is read
     height, width = (min(side, max(1, round(side * SMALLEST / max(size)))) for side in size)
     return settings.model_copy(update={"data": {**node, "resolution": resolution_of(height, width)}})
 
 
 def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:
-    """`n` images of a folder, or all, decoded as those of the configuration `data`, repeated images included."""
+    """`n` images of a folder, or all, decoded as in the configuration `data`; duplicates are included."""
     shape = {key: data[key] for key in ("resolution", "channels") if key in data}
     check_arguments(Folder, shape, "data")
     folder = Folder(root=root, **shape, val=0, test=0, batch_size=1, repeats=True)

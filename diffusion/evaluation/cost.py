@@ -17,9 +17,9 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Blank:
-    """A denoiser without a network, on the CPU: its images are grey. (Adaptive samplers take few steps with it.)
+    """A denoiser without a network, on the CPU, that estimates grey images. (Adaptive samplers take few steps with it.)
 
-    It takes any conditions, and counts its `calls`.
+    It accepts any conditions and counts its `calls`.
     """
 
     def __init__(self, schedule: Schedule):
@@ -33,7 +33,7 @@ class Blank:
 
 
 def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None = None) -> int:
-    """Network evaluations per image (NFE), counted without a network; with guidance, those of the weak one too."""
+    """Network evaluations per image (NFE), counted without a network; with guidance, the weak network counts too."""
     blank, noise = Blank(schedule), torch.ones(1, 1, 1, 1)
     if guidance is None:
         sampler(blank, noise, Streams([0]))
@@ -46,12 +46,12 @@ def evaluations(sampler: Sampler, schedule: Schedule, guidance: Guidance | None 
 def seconds_per_evaluation(
     denoise: Denoise, shape: tuple[int, int, int], batch_size: int, device: torch.device
 ) -> float:
-    """The time of one evaluation of a batch, measured once after a warm-up."""
+    """Wall time in seconds of one evaluation of a batch, measured once after a warm-up."""
     x = torch.zeros(batch_size, *shape, device=device)
     t = torch.full((batch_size,), 0.5, device=device, dtype=real_dtype(device))
     for _ in range(2):
         began = time.perf_counter()
-        denoise(x, t).x0.flatten()[0].item()  # waits for the device
+        denoise(x, t).x0.flatten()[0].item()  # synchronizes with the device
     return time.perf_counter() - began
 
 
@@ -64,10 +64,12 @@ def print_estimate(
     batch_size: int,
     device: torch.device,
 ) -> float:
-    """Print how long the `work` on `n` images, with `total` evaluations of one, will take; returns the seconds.
+    """Print how long the `work` will take; returns the seconds.
 
     Args:
-        denoise: Without guidance; an evaluation of the weak denoiser counts like one of it.
+        n: Number of images, which limits the size of the timed batch.
+        total: Number of evaluations of a single image.
+        denoise: The denoiser without guidance; an evaluation of the weak denoiser counts the same.
     """
     batch = min(n, batch_size)
     seconds = seconds_per_evaluation(denoise, shape, batch, device) * total / batch

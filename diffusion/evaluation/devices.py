@@ -9,7 +9,7 @@ from diffusion.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the best device of this machine. Raises UserError for a device that it does not have."""
+    """The device `name`; `auto` is the best one of this machine. Raises UserError for a device that is not present."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, found in present.items() if found))
@@ -26,14 +26,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> list[torch.device]:
-    """The device of each process that draws; on a CPU, several processes share it.
+    """The device of each process that draws; several processes can share a CPU.
 
-    Raises UserError for more than there are.
+    Raises UserError for more devices than are present.
 
     Args:
         name: see `choose_device`.
-        devices: how many; "auto": all GPUs, or one CPU.
-        batches: that are to be drawn; there are no more processes than these.
+        devices: the number of devices; "auto": all GPUs, or one CPU process.
+        batches: the number of batches to draw; it limits the number of processes.
     """
     first = choose_device(name)
     there = torch.cuda.device_count() if first.type == "cuda" else 1
@@ -56,7 +56,7 @@ def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> l
 
 
 def device_name(device: torch.device, number: int = 1) -> str:
-    """`NVIDIA H100`, `cpu (2 threads)`; of several, `2 × NVIDIA H100`."""
+    """The device's name: `NVIDIA H100`, `cpu (2 threads)`; for several devices, `2 × NVIDIA H100`."""
     if number > 1:
         return f"{number} × {device_name(device)}"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""How samples are drawn: by which sampler and guidance, of which classes, from which noise."""
+"""`Drawing`: the sampler, guidance, classes and noise that samples are drawn with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,12 +31,13 @@ from diffusion.randomness import Streams
 
 @dataclass(frozen=True)
 class Drawing:
-    """Draws samples from a denoiser; sample i is the same whatever n, the batches and the devices are.
+    """Draws samples from a denoiser; sample i does not depend on n, the batches or the devices.
 
-    `labels` are those of `classes.conditions`, and `counts` the images of each class whose proportions the samples have
-    without them; empty for a model without labels. `weak` is the worse model of the guidance, where it has one.
+    `labels` are as for `classes.conditions`. Without labels, the samples have the class proportions of `counts`, the
+    number of images in each class; `counts` is empty for a model without labels. `weak` is the worse model of the
+    guidance, if it has one.
 
-    With `between`, two seeds, the images are on the way from image 0 of the one to image 0 of the other.
+    With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     """
 
     sampler: Sampler
@@ -58,7 +59,7 @@ class Drawing:
         watch: Watch | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """uint8 (n, C, H, W) on the CPU; see `generate`."""
+        """Draw n samples, uint8 (n, C, H, W) on the CPU; see `generate`."""
         given, guided = self.conditions(denoiser, n), self.guided(denoiser, device)
         return generate(
             guided, self.sampler, n, self.shape, self.seed, device, batch_size, description, watch, share, given,
@@ -66,12 +67,12 @@ class Drawing:
         )  # fmt: skip
 
     def begin(self, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Drawn:
-        """The file that n samples are drawn into, or into which a part of them has been drawn already.
+        """Open or create the file that n samples are drawn into; it may already contain some of them.
 
-        Raises OtherImages where that is a part of other samples.
+        Raises OtherImages if the file contains other samples.
 
         Args:
-            source: of the sampler and the guidance, see `source_of`.
+            source: the sampler and the guidance, see `source_of`.
         """
         drawn_by = {**source, "seed": self.seed, "weights": network_hash(denoiser.network)}
         if self.weak is not None:
@@ -88,7 +89,7 @@ class Drawing:
         watch: Watch | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Draw those samples of a device's share that are not there yet into their file; see `generate`."""
+        """Draw the missing samples of a device's share into their file; see `generate`."""
         given, guided = self.conditions(denoiser, drawn.n), self.guided(denoiser, device)
         missing = drawn.missing(share)
         for batch, images in draw(
@@ -98,9 +99,9 @@ class Drawing:
             drawn.put(batch, images)
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
-        """What the network is given beside x_t and t for n samples. Raises UserError for a class that there is not.
+        """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
 
-        With `between` all are given what the first one is.
+        With `between`, all samples get the inputs of the first.
         """
         if self.between is None:
             return conditions(self.labels, n, denoiser.network, self.counts)
@@ -108,13 +109,13 @@ class Drawing:
         return {name: row.expand(n) for name, row in first.items()}
 
     def guided(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> Denoise:
-        """The denoiser with the guidance. Raises UserError where they do not fit."""
+        """The denoiser with the guidance. Raises UserError if they do not fit together."""
         if self.guidance is None:
             return denoiser
         return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
 
     def streams_of(self, n: int, device: torch.device) -> Callable[[Sequence[int]], Streams] | None:
-        """With `between`: indices of n images on the way from one seed to the other -> their random streams."""
+        """With `between`: a function from indices of n interpolated images to their random streams; otherwise None."""
         if self.between is None:
             return None
         ends = self.between
@@ -126,7 +127,7 @@ class Drawing:
         return streams
 
     def evaluations(self, schedule: Schedule) -> int:
-        """Network evaluations for each sample."""
+        """Network evaluations per sample (NFE)."""
         return evaluations(self.sampler, schedule, self.guidance)
 
     def print_cost(
@@ -141,8 +142,8 @@ class Drawing:
         """Print how many evaluations `n` samples need and how long they will take; returns the seconds.
 
         Args:
-            untrained: How many samples of an untrained network are drawn besides.
-            devices: How many draw; the time is that of the first, which draws the most.
+            untrained: Number of additional samples to draw from an untrained network.
+            devices: Number of devices; the estimate is for the first one, which draws the most.
         """
         nfe = self.evaluations(denoiser.schedule)
         work, total = (
@@ -156,32 +157,32 @@ class Drawing:
 
     @property
     def waits(self) -> bool:
-        """Whether the worse model is the run itself at a step that it has yet to make."""
+        """Whether the worse model is the run itself at a step that it has not reached yet."""
         return self.weak is None and self.guidance is not None and self.guidance.step is not None
 
     @property
     def in_training(self) -> "Drawing":
-        """The same before that step and the end of the run: without guidance, where its worse model is yet to come."""
+        """The drawing to use during training: without guidance while the worse model does not exist yet (`waits`)."""
         return self.unguided if self.waits else self
 
     @property
     def unguided(self) -> "Drawing":
-        """The same without guidance, as an untrained network is sampled."""
+        """The drawing without guidance, for example for an untrained network."""
         return replace(self, guidance=None, weak=None)
 
 
 def make_guidance(
     node: Mapping[str, Any] | None, shape: tuple[int, int, int], label_dropout: float, own: Path | None
 ) -> tuple[Guidance | None, Denoiser | None]:
-    """The guidance of a configuration, and the worse model that it names.
+    """Build the guidance of a configuration, and load its worse model, if any.
 
     Args:
         shape: (C, H, W) of the model's images.
-        label_dropout: of the model's training.
-        own: the file of the model, whose other weights `guidance.weights` and `guidance.step` may mean; None in
-            training, where those of `guidance.step` are yet to come (`Drawing.waits`).
+        label_dropout: the label dropout that the model was trained with.
+        own: the file of the model, to which `guidance.weights` and `guidance.step` refer unless `guidance.ckpt` is set;
+            None during training, when the weights of `guidance.step` may not exist yet (`Drawing.waits`).
 
-    Raises UserError where they do not fit together.
+    Raises UserError if they do not fit together.
     """
     if not node:
         return None, None
@@ -214,16 +215,16 @@ def make_guidance(
 
 
 def most_of(n: int, batch_size: int, devices: int) -> int:
-    """How many of n samples the first of several devices draws; no other one draws more."""
+    """The number of samples, out of n, that the first of several devices draws; no other device draws more."""
     return sum(map(len, batches_of(n, batch_size, (0, devices))))
 
 
 def describe_shape(shape: tuple[int, int, int]) -> str:
-    """`3×64×64`."""
+    """The shape as text: `3×64×64`."""
     return "×".join(map(str, shape))
 
 
 def source_of(sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a score's source says of how its samples were drawn: the configuration of the sampler and the guidance."""
+    """The configuration of the sampler and the guidance, for the source of a score."""
     source = {"sampler": describe_sampler(sampler)}
     return source | {"guidance": describe_sampler(guidance)} if guidance else source

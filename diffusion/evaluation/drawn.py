@@ -1,8 +1,8 @@
-"""Drawn images on the disk: several processes fill one file batch by batch, and what is there outlives them.
+"""Drawn images on disk: several processes fill one file batch by batch, and the file survives them.
 
-So the images need no memory but that of a batch, however many they are, and a command that is killed goes on where it
-was. `drawn.bin` holds the pixels, then a byte for each batch that is 1 when the batch is there; `drawn.json` says what
-they are drawn by.
+So memory holds only one batch at a time, however many images there are, and a killed command resumes where it stopped.
+`drawn.bin` contains the pixels, then one byte per batch that is 1 once the batch is written; `drawn.json` records how
+the images are drawn.
 """
 
 import json
@@ -24,12 +24,12 @@ from diffusion.files import replace
 
 
 class OtherImages(UserError):
-    """A folder holds a part of other images."""
+    """The folder contains partially drawn images from another source."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """`n` images of a `shape` (C, H, W) in a file, of which `batch_size` are drawn at once."""
+    """`n` images of a `shape` (C, H, W) in a file, drawn in batches of `batch_size`."""
 
     file: Path
     n: int
@@ -40,19 +40,19 @@ class Drawn:
     def begin(
         cls, file: Path, n: int, shape: tuple[int, int, int], batch_size: int, source: Mapping[str, Any]
     ) -> "Drawn":
-        """The images that `file` holds a part of, or new ones; to be called by one process, before the others draw.
+        """Open a partially drawn `file`, or create a new one; call it in one process, before the others draw.
 
-        Raises OtherImages where the file holds a part of images from another source.
+        Raises OtherImages if the file contains images from another source.
 
         Args:
-            source: what they are drawn by: plain values.
+            source: how the images are drawn, as plain values.
         """
         drawn = cls(file, n, shape, batch_size)
         about = {"n": n, "shape": [*shape], "batch_size": batch_size, **json.loads(json.dumps(source))}
         try:
             before = json.loads(drawn.label.read_text("utf-8")) if file.is_file() else None
         except (OSError, ValueError):
-            before = None  # without it, nobody knows what the pixels are
+            before = None  # the origin of the pixels is unknown
         if isinstance(before, dict):
             if changed := sorted(key for key in {*before, *about} if before.get(key) != about.get(key)):
                 what = changed[0]
@@ -73,28 +73,28 @@ class Drawn:
 
     @property
     def label(self) -> Path:
-        """The file that says what the images are drawn by."""
+        """The file that records how the images are drawn."""
         return self.file.with_suffix(".json")
 
     @property
     def pixels(self) -> int:
-        """The bytes of all images."""
+        """The size of all images in bytes."""
         return self.n * math.prod(self.shape)
 
     @property
     def size(self) -> int:
-        """The bytes of the file."""
+        """The size of the file in bytes."""
         return self.pixels + math.ceil(self.n / self.batch_size)
 
     def missing(self, share: tuple[int, int] = (0, 1)) -> list[range]:
-        """The batches of a device that are not there yet; `share` is (rank, devices)."""
+        """The batches of a device that are not drawn yet; `share` is (rank, devices)."""
         with self.file.open("rb") as stream:
             stream.seek(self.pixels)
             there = stream.read()
         return [batch for batch in batches_of(self.n, self.batch_size, share) if not there[self._number(batch)]]
 
     def put(self, batch: range, images: Tensor) -> None:
-        """Write the images of a batch, uint8 (B, C, H, W). They are on the disk before they count as there."""
+        """Write the images of a batch, uint8 (B, C, H, W), and mark it as drawn once they are flushed to disk."""
         try:
             with self.file.open("r+b") as stream:
                 stream.seek(batch.start * math.prod(self.shape))
@@ -107,9 +107,9 @@ class Drawn:
             raise self.unwritable(error) from error
 
     def images(self) -> Tensor:
-        """All images, uint8 (n, C, H, W), read from the disk as they are used. Raises UserError where some are missing.
+        """All images, uint8 (n, C, H, W), memory-mapped. Raises UserError if some are missing.
 
-        They can be read after `remove`, too.
+        They stay readable after `remove`.
         """
         if left := sum(map(len, self.missing())):
             raise UserError(f"{self.file}: {left} of {count(self.n, 'image')} are missing; draw them again")
@@ -122,13 +122,13 @@ class Drawn:
         self.label.unlink(missing_ok=True)
 
     def how_to_go_on(self) -> str:
-        """What is there, and how to draw the rest."""
+        """A message: how many images are drawn, and how to draw the rest."""
         there = self.n - sum(map(len, self.missing()))
         same = f"the same command with {override('hydra.run.dir', self.file.parent)}"
         return f"{there:,} of {count(self.n, 'image')} are kept in {self.file}; {same} draws the others"
 
     def unwritable(self, error: OSError) -> UserError:
-        """The error for a disk that does not take the images."""
+        """The error for images that cannot be written to disk."""
         why = error.strerror or first_line(error)
         return UserError(f"{self.file} can't be written ({why}); free {self.size:,} bytes, and give the command again")
 

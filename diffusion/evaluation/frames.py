@@ -1,4 +1,4 @@
-"""The denoising steps of samples: kept while they are drawn, then shown as a strip, a GIF, or in a run's page."""
+"""The denoising steps of samples: recorded during sampling, then shown as a strip, a GIF, or on a run's page."""
 
 import copy
 import json
@@ -16,12 +16,12 @@ from diffusion.report import figures, style
 from diffusion.report.images import FILM_TIMES, gif, grid, save_png, scale_of
 
 SHOWN = 8  # images
-MOST_FRAMES = 100  # of a GIF
-FILM_FRAMES = 25  # of a page
+MOST_FRAMES = 100  # in a GIF
+FILM_FRAMES = 25  # on a page
 
 
 class Frames:
-    """x and the estimate of x0 of the first images along the denoising steps: of at most `MOST_FRAMES` steps."""
+    """x and the estimate of x0 of the first images, at no more than `MOST_FRAMES` of the denoising steps."""
 
     def __init__(self, sampler: Sampler, schedule: Schedule):
         self.schedule = copy.deepcopy(schedule).to("cpu")
@@ -35,7 +35,7 @@ class Frames:
             self.pairs[k] = to_uint8(x[:SHOWN]).cpu(), to_uint8(estimate.x0[:SHOWN]).cpu()
 
     def save(self, folder: Path, frames: int) -> None:
-        """trajectory.png: x_t from noise to image; trajectory.gif: x_t above the estimate of x0."""
+        """Write trajectory.png, x_t from noise to image, and trajectory.gif, x_t above the estimate of x0."""
         chosen = self._spread(frames)
         noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
         style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
@@ -44,9 +44,9 @@ class Frames:
         gif(pictures, folder / "trajectory.gif")
 
     def save_film(self, path: Path) -> None:
-        """A grid with a row for each of at most `FILM_FRAMES` steps: the x_t of the images, then the estimates of x0.
+        """Write a grid with one row per step, for at most `FILM_FRAMES` steps: x_t of the images, then x0 estimates.
 
-        The times t of the rows are in the file, beside the grid's layout.
+        The file's metadata contains the times t of the rows, next to the grid's layout.
         """
         chosen = self._spread(FILM_FRAMES)
         rows: list[Any] = [torch.cat(self.pairs[k]) for k in chosen]
@@ -54,6 +54,6 @@ class Frames:
         save_png(grid(torch.cat(rows), len(rows[0])), path, **{FILM_TIMES: times})
 
     def _spread(self, frames: int) -> list[int]:
-        """At most so many of the steps that were kept: the first, the last and evenly spread ones between them."""
+        """At most `frames` of the recorded steps, evenly spread, including the first and the last."""
         steps = list(self.pairs)
         return [steps[i] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps))).round().long()]

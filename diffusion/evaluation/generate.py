@@ -13,13 +13,13 @@ from diffusion.process.sampler import Sampler
 from diffusion.randomness import Streams, seeds_for
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
-"""Called after every step with the index of the batch's first image, the step k from 1, x (B, C, H, W), the estimate"""
+"""Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 
 
 def batches_of(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[range]:
-    """The indices of n images in batches; of `share` = (rank, devices) every devices-th batch from number rank on.
+    """Split the indices of n images into batches; `share` = (rank, devices) selects batches rank, rank + devices, ….
 
-    The batches are the same for any number of devices, so no rounding depends on it.
+    The batches are the same for any number of devices, so rounding does not depend on it.
     """
     rank, devices = share
     starts = range(rank * batch_size, n, devices * batch_size)
@@ -38,7 +38,7 @@ def draw(
     conditions: Mapping[str, Tensor] | None = None,
     streams_of: Callable[[Sequence[int]], Streams] | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
-    """The indices of each batch and its images, uint8 (B, C, H, W) on the CPU, as they are made; see `generate`."""
+    """Yield each batch's indices and images, uint8 (B, C, H, W) on the CPU, as they are drawn; see `generate`."""
     total = sum(map(len, batches)) * sampler.steps
     with progress_bar(enabled=description is not None) as progress:
         bar = progress.add_task(description or "", total=total, unit="im·step", note="")
@@ -69,19 +69,19 @@ def generate(
     conditions: Mapping[str, Tensor] | None = None,
     streams_of: Callable[[Sequence[int]], Streams] | None = None,
 ) -> Tensor:
-    """`n` images as uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
+    """Draw `n` images, uint8 (n, C, H, W) on the CPU; image i is a function of (weights, sampler, seed, i) alone.
 
-    With conditions it is a function of these and of its own row of each.
+    With conditions, image i also depends on its own row of each condition.
 
     Args:
         shape: (C, H, W).
-        description: Of the progress bar; without one there is no bar.
+        description: Label of the progress bar; None: no bar.
         watch: Called after every step.
-        share: (rank, devices): only the batches of this device, see `batches_of`.
-        conditions: Handed to the denoiser, such as `classes` (n,): a row for each image.
-        streams_of: The random streams of images, given their indices; None: those of the seed.
+        share: (rank, devices): draw only the batches of this device, see `batches_of`.
+        conditions: Inputs for the denoiser, such as `classes` (n,), with one row per image.
+        streams_of: Maps image indices to their random streams; None: the streams of the seed.
 
-    Raises UserError for conditions of another number of images.
+    Raises UserError for conditions with a number of rows other than n.
     """
     for name, rows in (conditions or {}).items():
         if len(rows) != n:

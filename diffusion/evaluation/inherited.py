@@ -14,14 +14,14 @@ S = TypeVar("S", bound=Settings)
 
 
 def completed_by(settings: S, restored: Restored, where: Path | str | None = None, fills: bool = False) -> S:
-    """`settings` with what they leave to the run of a model.
+    """`settings`, completed with the values that they leave to the run of a model.
 
-    A run's guidance by one of its own steps is left out, which is printed, where the model has not come to this step,
-    where the weights of the step are not beside its file, and where a part of a picture is filled.
+    If the run is guided by one of its own earlier steps, this guidance is left out, with a message, in three cases: the
+    model has not trained past this step, the weights of the step are not next to its file, or a picture is filled.
 
     Args:
-        where: what messages call the model; None: its path.
-        fills: a part of a picture is filled, as by settings with a `mask`.
+        where: the name of the model in messages; None: its path.
+        fills: whether part of a picture is filled; also implied by settings with a `mask`.
     """
     where, recipe, chosen = where or restored.path, restored.config, getattr(settings, "guidance", None)
     fills = fills or getattr(settings, "mask", None) is not None
@@ -35,7 +35,10 @@ def completed_by(settings: S, restored: Restored, where: Path | str | None = Non
 
 
 def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]:
-    """A guidance by the model's own run, whose `step` is a number: a share is of the run's steps, or of the model's."""
+    """`guidance` with a fractional `step` of the model's own run resolved to a number.
+
+    It becomes the step in the run's recipe, or else the fraction of the model's own steps.
+    """
     share = guidance.get("step")
     if not isinstance(share, float) or guidance.get("ckpt") is not None:
         return dict(guidance)
@@ -44,7 +47,7 @@ def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]
 
 
 def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
-    """Why a model is not given its run's guidance by an earlier step; empty where it is, or where there is none."""
+    """The reason to leave out the run's guidance by an earlier step; empty if it applies, or if there is none."""
     step = guidance.get("step") if isinstance(guidance, dict) and guidance.get("ckpt") is None else None
     if not isinstance(step, int):
         return ""

@@ -1,7 +1,7 @@
-"""The ledger of a run's evaluations on the test split, of which only the first is unbiased.
+"""The ledger of a run's evaluations on the test split. Only the first evaluation is unbiased.
 
-Whoever evaluates again has seen the first score and chooses, knowingly or not, by the test images. So every evaluation
-is recorded in the run's test.json, and its scores in scores.json have its number, `test_evaluation`.
+After the first score, further choices depend on the test images, knowingly or not. So every evaluation is recorded in
+the run's test.json, and its scores in scores.json carry its number, `test_evaluation`.
 """
 
 import json
@@ -17,11 +17,11 @@ from diffusion.files import replace
 from diffusion.metric.record import Score
 
 FILE = "test.json"
-KEPT = ("step", "checkpoint", "network_hash", "weights", "sampler", "guidance", "seed")  # of a score's source
+KEPT = ("step", "checkpoint", "network_hash", "weights", "sampler", "guidance", "seed")  # keys of a score's source
 
 
 class Ledger:
-    """test.json in a run's folder: when its checkpoints were evaluated on the test split, and with what result."""
+    """test.json in a run's folder: the date and result of each evaluation of its checkpoints on the test split."""
 
     def __init__(self, run: Path):
         self.path = run / FILE
@@ -32,12 +32,12 @@ class Ledger:
         return cls(ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent)
 
     def inherit(self, other: "Ledger") -> None:
-        """Copy the ledger of the run that this one is resumed from, unless this one has one already."""
+        """Copy the ledger of the run that this run is resumed from, unless this run already has one."""
         if other.path.is_file() and not self.path.is_file():
             replace(self.path, other.path.read_bytes())
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The evaluations so far. Raises UserError where the ledger cannot be read."""
+        """The evaluations so far. Raises UserError if the ledger cannot be read."""
         if not self.path.is_file():
             return []
         try:
@@ -61,7 +61,7 @@ class Ledger:
             )
 
     def record(self, scores: Sequence[Score]) -> list[Score]:
-        """Record an evaluation, if some of `scores` are of samples or of the network on test; the scores, numbered."""
+        """Record an evaluation if `scores` contain any of samples or the network on test; returns numbered scores."""
         on_test = [score for score in scores if score.on_test and score.what in ("samples", "network")]
         if not on_test:
             return list(scores)
@@ -82,7 +82,7 @@ class Ledger:
         return [changed(s, source={**s.source, **number}) if s.on_test else s for s in scores]
 
     def _history(self) -> str:
-        """When the first evaluation was, and how many there have been; empty where there are none."""
+        """The date of the first evaluation and the number of evaluations, in words; empty if there are none."""
         evaluations = self.evaluations()
         if not evaluations:
             return ""

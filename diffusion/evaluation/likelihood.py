@@ -1,4 +1,4 @@
-"""Bits per dimension of held-out images under a trained denoiser, as a score: the bound, or the probability flow."""
+"""Bits per dimension of held-out images under a trained denoiser: the variational bound, or the probability flow."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -30,28 +30,28 @@ class Likelihood(Protocol):
     """(denoise, x0, streams, variance) -> bits per dimension (B,) of the images x0 (B, C, H, W)."""
 
     metric: ClassVar[str]
-    of_schedule: ClassVar[bool]  # whether the value depends on the schedule, the network's errors aside
+    of_schedule: ClassVar[bool]  # whether the value depends on the schedule, apart from the network's errors
 
     @property
     def steps(self) -> int | None:
-        """Network evaluations of an image; None if they depend on the network."""
+        """Network evaluations per image; None if the number depends on the network."""
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor: ...
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """The network evaluations of an image in words, and how many forward passes take as long."""
+        """The network evaluations per image in words, and their cost in forward passes."""
 
 
-log_snr = partial(grids.log_snr, sigma_min=0.01)  # as low as DDPM's first row; 1000 steps to there are short enough
+log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1000 steps to it are small enough
 
 
 @dataclass(frozen=True)
 class Bound:
-    """DDPM's bound of −log₂ p(x)/d, with x0 clipped to the range of the data.
+    """DDPM's variational bound on −log₂ p(x)/d, with x0 clipped to the range of the data.
 
     Args:
         steps: the number of steps, N.
-        grid: (schedule, steps) -> the N + 1 times, decreasing to 0.
+        grid: (schedule, steps) -> N + 1 times that decrease to 0.
     """
 
     steps: Annotated[int, Ge(1)] = 1000
@@ -69,10 +69,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Flow:
-    """−log₂ p(x)/d by the probability flow (`flow_likelihood`). To the tolerance, it does not depend on the batches.
+    """−log₂ p(x)/d by the probability flow (`flow_likelihood`), independent of the batches up to the tolerance.
 
     Args:
-        tolerance: the relative and the absolute tolerance of the solver.
+        tolerance: the relative and absolute tolerance of the solver.
     """
 
     tolerance: Annotated[float, Gt(0)] = 1e-5
@@ -84,14 +84,14 @@ class Flow:
         return flow_likelihood(denoise, x0, streams, tolerance=self.tolerance).bits
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """See `Likelihood.cost`. Grey images take few steps; a gradient takes about as long as two forward passes."""
+        """See `Likelihood.cost`. Grey images need few steps; a gradient takes about as long as two forward passes."""
         grey = torch.zeros(1, 1, 1, 1)
         least = flow_likelihood(Blank(schedule), grey, Streams([0]), tolerance=self.tolerance).evaluations
         return f"at least {least} network evaluations with gradients", 3 * least
 
 
 class Counted:
-    """A denoiser that reports how many images it has estimated."""
+    """A denoiser that reports the number of images of each call."""
 
     def __init__(self, denoise: Any, report: Callable[[int], None]):
         self.denoise = denoise
@@ -116,13 +116,14 @@ def bits_per_dimension(
     labelled: bool = False,
     **source: Any,
 ) -> Score:
-    """The score of `n` images of a split. The cost is printed first.
+    """Score `n` images of a split. The cost is printed first.
 
-    The draws of x_t are a function of the image's place alone. The variance is the network's if it learns one, else the
-    posterior's. The interval is clustered by the images' sources, like the gap's (`diffusion.metric.gap`); with one
-    source there is none. `protocol` is what must be equal in two scores that are compared, beside the variance.
+    The draws of x_t depend only on the image's position. The variance is the network's if it learns one, else the
+    posterior's. The interval is clustered by the images' sources, like the interval of the gap
+    (`diffusion.metric.gap`); with a single source there is none. `protocol` contains the settings that, besides the
+    variance, must agree for two scores to be comparable.
 
-    With `labelled` the network is given the labels of the images, and the bits are those of p(x | label).
+    With `labelled`, the network gets the labels of the images, and the bits are those of p(x | label).
 
     Raises UserError for n < 2, for a split with fewer than 2 images, and for bits that are not finite.
     """

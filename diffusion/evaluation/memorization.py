@@ -1,4 +1,4 @@
-"""Are samples copies of training images? The audit of `metric.memorization` on a run's data, with its figure."""
+"""Audit samples for copies of training images: `metric.memorization` on a run's data, with a figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +19,11 @@ from diffusion.report import figures, style
 
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"
-ROWS = 32  # held-out images that are compared at once when one is looked for that does not repeat a training image
+ROWS = 32  # held-out images per comparison in the search for one that does not repeat a training image
 
 
 def check_audit(kinds: Sequence[str], data: ImageData) -> None:
-    """Raise UserError for data without held-out images that differ from the training images."""
+    """Raise UserError for data without validation images that differ from the training images."""
     if not kinds:
         return
     train, held_out = data.splits["train"].images, data.splits["val"].images
@@ -39,11 +39,11 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
 def audit_copies(
     images: Tensor, data: ImageData, kinds: Sequence[str], extractor: FeatureExtractor, folder: Path
 ) -> Score:
-    """The score `copies` of `images`, uint8 (n, C, H, W), printed too, and figures/copies.png in `folder`.
+    """Compute and print the score `copies` of `images`, uint8 (n, C, H, W), and write figures/copies.png in `folder`.
 
     Args:
-        kinds: Distances by which an image may be a copy: `pixels` (takes seconds), `features` (takes the extractor's
-            time for all training and held-out images, whose features are then cached).
+        kinds: Distances for the comparison: `pixels` (takes seconds), `features` (runs the extractor on all training
+            and held-out images, whose features are then cached).
     """
     check_audit(kinds, data)
     train, held_out = data.splits["train"], data.splits["val"]
@@ -94,7 +94,7 @@ def audit_copies(
 
 
 def sentence(score: Score) -> str:
-    """The result of an audit in one line. A few copies do not change the share, but near-duplicates are counted."""
+    """The result of an audit in one line. It counts near-duplicates, because a few copies hardly change the share."""
     details, share, low, high = score.details, score.value, score.low or 0.0, score.high or 0.0
     repeated, rate, calibration = details["repeats"], details["rate"], details["calibration"]
     signs = ["more than chance"] if low > rate else []

@@ -1,4 +1,4 @@
-"""Scores of images, with their baselines and the audit for copies, in scores.json: the same for all commands."""
+"""The scoring pipeline of all commands: scores of images, baselines and the audit for copies, in scores.json."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +25,9 @@ from diffusion.metric.reference import ReferenceStatistics, reference_statistics
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores, read_scores
 
-LEAST = 4  # images, for any score
+LEAST = 4  # images for any score
 MORE = "a larger share or number data.{}, or data.tiles=true where photographs are large"  # images of a split
-FEW = 200  # images of the reference: with fewer, chance and bias are most of a distance
+FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 
 
 @dataclass
@@ -42,9 +42,9 @@ class Scorer:
     ledger: Ledger  # of evaluations on the test split
 
     def check(self, n: int | None, baselines: Iterable[str], audit: Sequence[str] = ()) -> None:
-        """Raise UserError, before anything is spent, where `n` images cannot be scored, or a baseline or audit made.
+        """Raise UserError, before any costly work, if scoring `n` images, a baseline or an audit is impossible.
 
-        A reference of few images is warned of.
+        Warns about a reference with few images.
         """
         split, other, splits = self.split, opposite(self.split), self.data.splits
         if (available := len(splits.get(split, ()))) < LEAST:
@@ -69,7 +69,7 @@ class Scorer:
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
-        """The statistics of the split that the metrics need."""
+        """The reference statistics that the metrics need."""
         spatial = wants_spatial(self.metrics, self.extractor)
         images = self.data.splits[self.split].images
         return reference_statistics(images, self.extractor, name=self.split, spatial=spatial)
@@ -79,22 +79,22 @@ class Scorer:
         return replace(self, split=split)
 
     def make_reference(self) -> None:
-        """Make the statistics now, if they are not cached."""
+        """Compute the reference statistics now, unless they are cached."""
         _ = self.reference
 
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
-        """Scores of uint8 images (n, C, H, W). `source` says where they come from: see `metric.record.SOURCE`."""
+        """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
         with torch.inference_mode():
             return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
-        """Scores of the images of each class against the reference images of that class.
+        """Score the images of each class against the reference images of that class.
 
-        A class with fewer than `LEAST` images on either side has none, which is said.
+        A class with fewer than `LEAST` images on either side is not scored; a message says so.
 
         Args:
             images: uint8 (n, C, H, W).
-            classes: (n,), of the images.
+            classes: the class of each image, (n,).
         """
         reference = self.data.splits[self.split]
         assert reference.labels is not None
@@ -115,11 +115,11 @@ class Scorer:
         return found
 
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
-        """What a score of `n` images is compared with.
+        """Score baselines, to compare with a score of `n` images.
 
-        `noise`: images of noise. `real`: training images, or validation images where the reference is the training
-        split (all of them where there are fewer than n). `floor`: these images and those of the reference, mixed and
-        divided at random into two sets of the same sizes, which differ by chance alone.
+        `noise`: images of noise. `real`: n training images (all if there are fewer), or validation images if the
+        reference is the training split. `floor`: the `real` images and the reference images, mixed and split at random
+        into two sets of the same sizes, which differ only by chance.
         """
 
         @cache
@@ -137,12 +137,12 @@ class Scorer:
         return [baseline for name in names for baseline in self._named(scores(name), name, {})]
 
     def audit(self, images: Tensor, kinds: Sequence[str], what: str = "samples", **source: Any) -> Score:
-        """The share of suspected copies among the images; see `evaluation.memorization`."""
+        """The fraction of suspected copies among the images; see `evaluation.memorization`."""
         found = memorization.audit_copies(images, self.data, kinds, self.extractor, self.folder)
         return found.of(what, code_version(), source)
 
     def write(self, scores: Sequence[Score]) -> list[Score]:
-        """Append scores to scores.json, and record those on the test split in the ledger; the scores as written."""
+        """Append scores to scores.json and record test scores in the ledger; returns the scores as written."""
         numbered = self.ledger.record(scores)
         append_scores(self.folder, numbered)
         return numbered
@@ -163,19 +163,19 @@ class Scorer:
 
 
 def opposite(split: str) -> str:
-    """The split of the real images that are compared with a split."""
+    """The split whose real images serve as a baseline for the reference `split`."""
     return "val" if split == "train" else "train"
 
 
 def make_metrics(node: Mapping[str, Any]) -> list[Factory]:
-    """The metrics of a configuration's group."""
+    """Build the metrics of a configuration's group `metrics`."""
     return [make(inner, f"metrics.{name}") for name, inner in node.items() if inner]
 
 
 def describe_sampler(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's configuration as a score's source holds it: names and values, also of its parts.
+    """A sampler's configuration for the source of a score: names and values, including those of its parts.
 
-    Infinite numbers are strings, "inf", because JSON has none.
+    Infinite numbers become strings, "inf", because JSON has none.
     """
 
     def described(value: Any) -> Any:

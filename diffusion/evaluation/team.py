@@ -1,9 +1,9 @@
-"""Several processes that draw samples: this one, and one that it starts for each further device.
+"""Draw samples in several processes: this process, plus one that it starts for each additional device.
 
-They share nothing but the file that the samples are in (`drawn.py`), and who draws a sample does not change it. Each
-is given the model and what to draw, and says when its share is done. One that dies ends all, with one line; those that
-this one has started end with it, however it ends. (The processes of a training run are there already: they draw
-together at its end.)
+The processes share only the file of the samples (`drawn.py`); a sample does not depend on the process that draws it.
+Each worker receives the model and a drawing, and reports when its share is done. If one dies, all stop with a one-line
+error; the workers end with this process, however it ends. (A training run already has its processes: they draw together
+at its end.)
 """
 
 import contextlib
@@ -36,8 +36,8 @@ class Team:
     """The processes that draw from one denoiser.
 
     Args:
-        denoiser: on the first device.
-        devices: of this process, and of each other one.
+        denoiser: the denoiser, on the first device.
+        devices: the devices of this process and of each other process.
         members: the other processes.
     """
 
@@ -45,9 +45,9 @@ class Team:
         self.denoiser, self.devices, self.members = denoiser, devices, members
 
     def draw(self, drawing: Drawing, drawn: Drawn, description: str, watch: Watch | None = None) -> Tensor:
-        """Draw what is not there yet; all samples, uint8 (n, C, H, W), read from the disk as they are used.
+        """Draw the missing samples; returns all samples, uint8 (n, C, H, W), memory-mapped.
 
-        Raises ProcessLost where another process dies. What it has drawn is kept, as it is when this one is stopped.
+        Raises ProcessLost if another process dies. Finished batches are kept, also when this process is interrupted.
         """
         world = len(self.devices)
 
@@ -75,7 +75,7 @@ class Team:
 
 @contextlib.contextmanager
 def team(denoiser: Denoiser, devices: Sequence[torch.device]) -> Iterator[Team]:
-    """Within: a process for each of the devices. On a CPU they have equal shares of the threads of this one."""
+    """A context with one process per device. On a CPU, the processes share this process's threads equally."""
     threads = torch.get_num_threads()
     each = max(1, threads // len(devices)) if devices[0].type == "cpu" else threads
     members = [start(device, each) for device in devices[1:]]
@@ -95,19 +95,19 @@ def team(denoiser: Denoiser, devices: Sequence[torch.device]) -> Iterator[Team]:
 
 
 def start(device: torch.device, threads: int) -> Member:
-    """A process that draws on a device. (Not forked: CUDA and the threads of libraries do not survive that.)"""
+    """Start a process that draws on a device. (Spawned: CUDA and library threads do not survive a fork.)"""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, device, threads), daemon=True)
     process.start()
-    theirs.close()  # so that reading from ours ends when the process does
+    theirs.close()  # reading from `ours` then ends when the process does
     return process, ours
 
 
 def send(member: Member, value: Any) -> None:
-    """Give a process something. Raises ProcessLost where it has ended."""
+    """Send a value to a process. Raises ProcessLost if it has ended."""
     buffer = io.BytesIO()
-    torch.save(value, buffer)  # by itself, multiprocessing puts tensors into shared memory, which may be small
+    torch.save(value, buffer)  # multiprocessing itself would put tensors into shared memory, which may be small
     try:
         member[1].send_bytes(buffer.getbuffer())
     except OSError:
@@ -115,7 +115,7 @@ def send(member: Member, value: Any) -> None:
 
 
 def answer(member: Member) -> None:
-    """Wait until a process has done what it was given. Raises what it has raised, or ProcessLost where it has died."""
+    """Wait until a process has finished its work. Re-raises the process's exception; ProcessLost if it has died."""
     process, link = member
     try:
         error = link.recv()
@@ -127,8 +127,8 @@ def answer(member: Member) -> None:
 
 
 def serve(link: Connection, device: torch.device, threads: int) -> None:
-    """Draw what the first process asks for, until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process is stopped by it, too
+    """Draw what the first process requests, until it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process receives it, too, and stops this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     console.quiet = True
@@ -142,17 +142,17 @@ def serve(link: Connection, device: torch.device, threads: int) -> None:
         return
     except (UserError, OSError, torch.OutOfMemoryError) as error:
         link.send(error)
-    except Exception as error:  # a fault of the program, whose class may not be known to the first process
+    except Exception as error:  # a bug; the first process may not know the exception's class
         link.send(RuntimeError("".join(traceback.format_exception(error))))
 
 
 def received(link: Connection) -> Any:
-    """The next thing that the first process gives; EOFError where it gives no more."""
+    """The next value from the first process. Raises EOFError when there are no more."""
     return torch.load(io.BytesIO(link.recv_bytes()), map_location="cpu", weights_only=False)
 
 
 def end_with_parent() -> None:
-    """End this process at once when the first one has ended, however it did."""
+    """End this process as soon as the first one has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,7 +1,7 @@
-"""A model inside its page: report.html with the network, which the browser itself draws from, without a server.
+"""A model inside its page: report.html with the network, from which the browser draws samples without a server.
 
-The network is an ONNX graph that onnxruntime-web runs. What a DDIM step (eta = 0) needs of the schedule and the
-prediction is a table of numbers for each step, so the page knows neither:
+The network is an ONNX graph that onnxruntime-web runs. The page contains no code for schedules or predictions: a table
+with one row per step has all the values of them that a DDIM step (eta = 0) needs:
     y = network(c_in x_t, label),   x̂0 = clamp(p x_t + q y),   ε̂ = (x_t − α_t x̂0)/σ_t,   x_s = α_s x̂0 + σ_s ε̂.
 """
 
@@ -28,16 +28,16 @@ from diffusion.report.page.document import ASSETS, document
 from diffusion.report.page.run import run_page
 from diffusion.runs.folder import Run, is_run
 
-STEPS = (5, 10, 25, 50, 100)  # that the page offers
+STEPS = (5, 10, 25, 50, 100)  # choices on the page
 MEGABYTES = 20  # a larger page is slow to open
 RUNTIME = "vendor/ort.wasm.bundle.min.mjs"
 MACHINE = "vendor/ort-wasm-simd-threaded.wasm.gz"
 
 
 def write_web(file: Path, model: Restored) -> Path:
-    """Write the page of a model, within that of its run where the checkpoint is in a run's folder; its path.
+    """Write the page of a model, as part of its run's page if the checkpoint is in a run's folder; returns the path.
 
-    Raises UserError for a network that ONNX cannot express, and where the exporter is not installed.
+    Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
     folder = next((each for each in (model.path.parent.parent, model.path.parent) if is_run(each)), None)
     page = {"kind": "model", "title": f"Model {model.path.stem}"} if folder is None else run_page(Run(folder))
@@ -55,7 +55,7 @@ def write_web(file: Path, model: Restored) -> Path:
         "machine": (ASSETS / MACHINE).read_bytes(),
         "runtime": gzip.compress((ASSETS / RUNTIME).read_bytes(), mtime=0),
     }
-    # Links lead from the run's folder, and the page goes elsewhere.
+    # The page leaves the run's folder, so links relative to it would break.
     text = document({**page, "files": [], "drawing": drawing}, contents=contents)
     if (size := len(text.encode()) / 1e6) > MEGABYTES:
         console.print(f"warning: {file} has {size:.0f} MB; a browser takes long to open it", style="yellow")
@@ -64,10 +64,10 @@ def write_web(file: Path, model: Restored) -> Path:
 
 
 def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """Number of steps -> for each step (c_in, label, p, q, α_t, σ_t, α_s, σ_s), on the grid of the run's sampler.
+    """Number of steps -> rows (c_in, label, p, q, α_t, σ_t, α_s, σ_s), one per step, on the grid of the run's sampler.
 
-    Numbers of steps that do not fit the schedule are left out. The first row has √(α² + σ²), the factor of the noise,
-    in front.
+    Numbers of steps that do not fit the schedule are left out. A row that contains only √(α² + σ²), the factor of the
+    initial noise, precedes the steps.
     """
     grid: Grid = make(config["sampler"], "sampler").grid if config.get("sampler") else grids.uniform
     found: dict[str, list[list[float]]] = {}
@@ -89,7 +89,7 @@ def tables(denoiser: Denoiser, config: dict[str, Any]) -> dict[str, list[list[fl
 
 
 class FirstChannels(nn.Module):
-    """A network's y, without what it says of a learned variance."""
+    """A network's y, without the channels of a learned variance."""
 
     def __init__(self, network: nn.Module, channels: int):
         super().__init__()
@@ -101,7 +101,7 @@ class FirstChannels(nn.Module):
 
 
 def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
-    """The network for one image of `shape` (C, H, W) as ONNX: x, label and, where it has classes, classes -> y."""
+    """The network for one image of `shape` (C, H, W) as ONNX: x, label and, if it has classes, classes -> y."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -112,13 +112,13 @@ def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
         inputs["classes"] = torch.zeros(1, dtype=torch.int64)
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own code
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own code
         try:
             program = torch.onnx.export(
                 FirstChannels(network, shape[0]).float(), tuple(inputs.values()), dynamo=True,
                 input_names=[*inputs], output_names=["y"], verbose=False,
             )  # fmt: skip
-        except Exception as error:  # of many classes
+        except Exception as error:  # the exporter raises many types
             raise UserError(
                 f"{type(network).__name__} cannot be written as ONNX ({first_line(error)}); choose another network"
             ) from error

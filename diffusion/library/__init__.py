@@ -1,4 +1,4 @@
-"""Trained models and scores for notebooks and programs, without a command line: `diffusion.load`, `diffusion.score`."""
+"""Python API for notebooks and programs: `diffusion.load` (trained models) and `diffusion.score` (scores of images)."""
 
 from diffusion.library.model import Model, load
 from diffusion.library.scoring import score

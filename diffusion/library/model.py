@@ -1,4 +1,4 @@
-"""`diffusion.load`: a trained model, for notebooks and programs, without a command line."""
+"""`diffusion.load`: trained models for notebooks and programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,8 @@ from diffusion.process.sampler import Sampler
 class Model:
     """A trained model on a device.
 
-    `restored` holds its recipe (`config`), its `step`, the `shape` (C, H, W) of its images, and which `weights` it has.
+    `restored` contains its recipe (`config`), its training `step`, the `shape` (C, H, W) of its images, and the kind of
+    `weights` that were loaded.
     """
 
     restored: Restored
@@ -43,7 +44,7 @@ class Model:
 
     @property
     def denoiser(self) -> Denoiser:
-        """(x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
+        """The denoiser: (x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
         return self.restored.denoiser
 
     def sample(
@@ -58,18 +59,20 @@ class Model:
         worse: "Model | None" = None,
         **settings: Any,
     ) -> Tensor:
-        """`n` images, uint8 (n, C, H, W) on the CPU. Image i depends on the weights, the sampler, the seed and i alone.
+        """Draw `n` images, uint8 (n, C, H, W) on the CPU.
 
-        Raises UserError for a sampler or a setting that there is not, and for a sampler that does not fit the model.
+        Image i depends only on the weights, sampler, guidance, labels, seed and i. Raises UserError for an unknown
+        sampler or setting, and for a sampler that does not fit the model.
 
         Args:
-            sampler: a choice of conf/sampler, such as "heun", or a sampler; None: the sampler of the model's recipe.
-            labels: a class, or several, which the images are drawn of in turn, by name or number; None: as often
-                as in the training images; "none": no class.
-            guidance: a choice of conf/guidance, such as "cfg", or a guidance, ClassifierFree(scale=2); None: that of
-                the model's recipe.
-            worse: the worse model of a guidance that has one.
-            settings: of the sampler, such as steps=18 or grid="karras".
+            sampler: a choice from conf/sampler, such as "heun", or a sampler object; None: the sampler of the model's
+                recipe.
+            labels: one class or several, by name or number; the images cycle through several. None: classes in their
+                training proportions; "none": no class.
+            guidance: a choice from conf/guidance, such as "cfg", or a guidance object, ClassifierFree(scale=2); None:
+                the guidance of the model's recipe.
+            worse: the worse model, for a guidance that uses one.
+            settings: sampler settings, such as steps=18 or grid="karras".
         """
         drawing = self._drawing(sampler, seed, labels, guidance, worse, **settings)
         return self._draw(drawing, n, batch_size, progress)
@@ -83,14 +86,15 @@ class Model:
         progress: bool = True,
         **options: Any,
     ) -> Tensor:
-        """`n` variants of a picture by SDEdit, uint8 (n, C, H, W) on the CPU: it is noised, and drawn from there.
+        """Draw `n` variants of a picture by SDEdit (noise the picture, then denoise it), uint8 (n, C, H, W) on the CPU.
 
-        Raises UserError for a picture that cannot be used, and as `sample` does.
+        Raises UserError for a picture that cannot be used, and in the same cases as `sample`.
 
         Args:
-            picture: a file, of whose centre the largest square is taken and made smaller, or uint8 (C, H, W).
-            strength: the share of the sampler's steps that are made, above 0 and at most 1: how much is drawn anew.
-            options: sampler, seed, labels, guidance, worse and settings, as of `sample`.
+            picture: uint8 (C, H, W), or a file, which is cropped around its centre to the largest window with the
+                proportions of the model's images and downscaled.
+            strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
+            options: sampler, seed, labels, guidance, worse and settings, as for `sample`.
         """
         drawing = self._drawing(**options)
         edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
@@ -106,18 +110,17 @@ class Model:
         progress: bool = True,
         **options: Any,
     ) -> Tensor:
-        """`n` pictures that equal one except where its mask is white, uint8 (n, C, H, W) on the CPU.
+        """Fill the white part of a picture's mask `n` times, uint8 (n, C, H, W) on the CPU; the rest is unchanged.
 
-        There the model draws what goes with the rest. Raises UserError for a picture, a mask or a method that cannot be
-        used, and as `sample` does.
+        Raises UserError for a picture, mask or method that cannot be used, and in the same cases as `sample`.
 
         Args:
-            picture: as of `edit`.
-            mask: a file of the picture's proportions, white where the picture is to be filled; or bool (H, W), true
+            picture: as for `edit`.
+            mask: a file with the picture's proportions, white where the picture is to be filled; or bool (H, W), true
                 there.
-            method: a choice of conf/inpainting, or a method, RePaint(passes=20).
-            options: as of `edit`. A recipe's guidance by an earlier step of its run, as that of the demo, is left out:
-                it exaggerates fillings. guidance="early" guides.
+            method: a choice from conf/inpainting, or a method object, RePaint(passes=20).
+            options: as for `edit`. If the recipe guides by an earlier step of its own run, as the demo does, this
+                guidance is left out because it exaggerates fillings; guidance="early" turns it on.
         """
         fill = mask
         if not isinstance(fill, Tensor):
@@ -131,13 +134,13 @@ class Model:
     def interpolate(
         self, first: int, last: int, n: int = 8, batch_size: int = 64, progress: bool = True, **options: Any
     ) -> Tensor:
-        """`n` images on the way from image 0 of the seed `first` to that of `last`, uint8 (n, C, H, W) on the CPU.
+        """Draw `n` images from image 0 of seed `first` to image 0 of seed `last`, uint8 (n, C, H, W) on the CPU.
 
-        The noise goes along a circle (`process.editing.Between`), also that which a sampler adds. All are of the class
-        of the first. Raises UserError for equal seeds, and as `sample` does.
+        The noise is interpolated along a circle (`process.editing.Between`), including the noise that a sampler adds.
+        All images have the class of the first. Raises UserError for equal seeds, and in the same cases as `sample`.
 
         Args:
-            options: sampler, labels, guidance, worse and settings, as of `sample`.
+            options: sampler, labels, guidance, worse and settings, as for `sample`.
         """
         drawing = replace(self._drawing(seed=first, **options), between=(first, last))
         return self._draw(drawing, n, batch_size, progress)
@@ -165,7 +168,7 @@ class Model:
         return drawing(self.denoiser, n, self.device, batch_size, label)
 
     def _picture(self, picture: str | Path | Tensor) -> Tensor:
-        """uint8 (C, H, W), of the size of the model's images."""
+        """The picture as uint8 (C, H, W), in the size of the model's images."""
         if not isinstance(picture, Tensor):
             return read_picture(picture, self.restored.shape)
         if picture.dtype != torch.uint8 or picture.shape != self.restored.shape:
@@ -179,12 +182,12 @@ class Model:
         if isinstance(guidance, Guidance):
             return guidance, weak
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
-        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # `worse`, as it is
+        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # use `worse` as given
         made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
         return made, read if weak is None else weak
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
-        """A choice of a group with settings, or the recipe's own."""
+        """The configuration of a choice of a group, or of the recipe's own choice, with `settings`."""
         if name is not None:
             return choice(group, name, **settings)
         path = self.restored.path
@@ -195,23 +198,25 @@ class Model:
 
 
 def _described(values: Tensor) -> str:
-    """`float32 (3, 32, 32)`."""
+    """The dtype and shape as text: `float32 (3, 32, 32)`."""
     return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 
 def load(
     path: str | Path, weights: str | float = "ema", device: str = "auto", config_dir: str | Path | None = None
 ) -> Model:
-    """The trained model of a run, of a checkpoint, or of a file that diffusion.export wrote.
+    """Load the trained model of a run, a checkpoint, or a file written by diffusion.export.
 
-    Raises UserError where there is none, or where the file is damaged.
+    Raises UserError if there is no model, or if the file is damaged.
 
     Args:
-        path: a run's folder, which stands for its checkpoints/last.ckpt; a file; or "last", of the run that saved last.
+        path: a run's folder, meaning its checkpoints/last.ckpt; a file; or "last", the last checkpoint of the run that
+            saved most recently.
         weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
             this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps.
-        config_dir: your own folder of choices, like conf/. The classes that it names may be built from the file.
+        config_dir: your own folder of choices, structured like conf/. Classes named there may be built when the file
+            asks for them.
     """
     with searching([config_dir]):
         restored = restore(trained(path), weights)

@@ -1,4 +1,4 @@
-"""`diffusion.score`: images against real ones, in notebooks and programs."""
+"""`diffusion.score`: score images against real ones, for notebooks and programs."""
 
 from pathlib import Path
 
@@ -26,19 +26,19 @@ def score(
     device: str = "auto",
     progress: bool = True,
 ) -> dict[str, Score]:
-    """Scores of images against real ones, by name: `score(images)["fd_lite0"].value`.
+    """Score images against real ones; the scores by name: `score(images)["fd_lite0"].value`.
 
-    Each holds its interval (`low`, `high`) and its protocol. Raises UserError for fewer than 4 images, and for a
-    reference that is not there.
+    Each score includes its interval (`low`, `high`) and its protocol. Raises UserError for fewer than 4 images, and for
+    a reference that does not exist.
 
     Args:
         images: uint8 (n, C, H, W), grey, RGB or RGBA.
-        reference: a choice of conf/data, a folder of images, or an `ImageData`. It is read in the size
-            and with the channels of the images.
-        split: of the reference: train, val or test.
-        features: a choice of conf/features.
-        metrics: a choice of conf/metrics.
-        device: auto, cpu, cuda, cuda:1, mps; of the feature extractor.
+        reference: a choice from conf/data, a folder of images, or an `ImageData`. A choice or a folder is read in the
+            size and with the channels of the images.
+        split: the split of the reference: train, val or test.
+        features: a choice from conf/features.
+        metrics: a choice from conf/metrics.
+        device: the device of the feature extractor: auto, cpu, cuda, cuda:1, mps.
     """
     extractor = make(choice("features", features), "features").to(choose_device(device))
     data = reference if isinstance(reference, ImageData) else _data(reference, images)

@@ -13,7 +13,7 @@ for this machine alone unless --host says otherwise; it asks for no password, an
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve the page until it is interrupted; 0, or 2 with one line on stderr."""
+    """Serve the page until interrupted. Returns 0, or 2 after printing one line to stderr."""
     parser = Arguments("studio", ABOUT)
     parser.add_argument("checkpoint", help="ckpt=RUN: a run's folder, a checkpoint, an exported file, or `last`")
     parser.add_weights()
@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def serve() -> None:
         if find_spec("gradio") is None:
-            raise UserError("the studio needs gradio: pip install 'diffusion-experiments[studio]'")
-        from diffusion.checkpoint.find import trained  # torch, only when there is something to do
+            raise UserError("the studio needs gradio, which is not here: pip install 'diffusion-experiments[studio]'")
+        from diffusion.checkpoint.find import trained  # imports torch, so only when it is needed
         from diffusion.checkpoint.restore import restore
         from diffusion.config.choices import searching
         from diffusion.evaluation.devices import choose_device

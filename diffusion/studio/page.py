@@ -1,7 +1,7 @@
-"""The studio's page, by gradio: forms around `requests.stream`. What it shows is inside the page, not in files.
+"""The studio's gradio page: forms around `requests.stream`. Results are embedded in the page, not written to files.
 
-The framework keeps uploads and the canvas in a folder, whose name the browser is told: one below the working folder, so
-that the name says nothing of this machine. It is removed at the end.
+gradio keeps uploads and the canvas in a folder, and the browser sees its name. The folder is created below the working
+folder, so its relative name reveals nothing about this machine. It is removed at the end.
 """
 
 import base64
@@ -34,24 +34,24 @@ from diffusion.report.images import enlarged, gif, grid, picture_of, scale_of
 from diffusion.studio import requests
 from diffusion.studio.requests import NUMBERS, Request, Result, Stopped
 
-UPLOAD = 10_000_000  # bytes of a file
-PIXELS = 1 << 24  # of a painted mask
-CANVAS = 384  # pixels of the longer side on which a mask is painted, about
+UPLOAD = 10_000_000  # maximum file size in bytes
+PIXELS = 1 << 24  # maximum size of a painted mask
+CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
-USUAL = "default"  # a choice that is left to the sampler, or to the proportions of the classes
-Shown = tuple[str, str]  # HTML: pictures, and words
+USUAL = "as usual"  # the sampler's own choice, or classes in their training proportions
+Shown = tuple[str, str]  # HTML: pictures and text
 
 
 class Page:
-    """What the page's buttons do with one model. `stops` holds what stops the drawing of each session that draws."""
+    """The actions of the page's buttons for one model. `stops` maps each drawing session to the event that stops it."""
 
     def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
         self.restored, self.device, self.data = restored, device, data
         self.stops: dict[str, threading.Event] = {}
 
     def draw(self, second: str | None, n: Any, session: gr.Request, *form: Any) -> Iterator[tuple[str, str, str, str]]:
-        """Samples, and then those of the second sampler from the same noise, beside them."""
+        """Draw samples, then samples of the second sampler from the same noise, shown side by side."""
         values = {**self.values(form), "n": n}
         left: Shown = "", ""
         for left in self.run(Request("sample", values), session):
@@ -62,19 +62,19 @@ class Page:
                 yield *left, *right
 
     def between(self, first: Any, last: Any, frames: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
-        """Images between the noises of two seeds."""
+        """Draw images between the noises of two seeds."""
         values = {**self.values(form), "interpolate": [first, last], "frames": frames, "seed": None}
         yield from self.run(Request("edit", values), session)
 
     def vary(self, file: str | None, strength: Any, n: Any, session: gr.Request, *form: Any) -> Iterator[Shown]:
-        """Variants of an uploaded picture."""
+        """Draw variants of an uploaded picture."""
         values = {**self.values(form), "strength": strength, "n": n}
         yield from self.run(Request("edit", values, self.read(file)), session)
 
     def fill(
         self, file: str | None, painted: Any, method: str, effort: Any, n: Any, session: gr.Request, *form: Any
     ) -> Iterator[Shown]:
-        """An uploaded picture, filled where it is painted over."""
+        """Fill an uploaded picture where it is painted over."""
         values = {**self.values(form), "inpainting": method, "n": n}
         for key in choice("inpainting", method):
             if not key.startswith("_"):  # passes or rounds
@@ -89,7 +89,7 @@ class Page:
         return {"background": np.asarray(large), "layers": [], "composite": np.asarray(large)}
 
     def stop(self, session: gr.Request) -> str:
-        """Stop what the session draws."""
+        """Stop the session's drawing."""
         event = self.stops.get(str(session.session_hash))
         if event is None:
             return "nothing is being drawn"
@@ -97,7 +97,7 @@ class Page:
         return "stopping after this step"
 
     def run(self, request: Request, session: gr.Request) -> Iterator[Shown]:
-        """Draw it; pictures and words, as it goes on."""
+        """Run a request; yields pictures and text after each step."""
         key, stop = str(session.session_hash), threading.Event()
         self.stops[key] = stop
         try:
@@ -116,7 +116,7 @@ class Page:
                 del self.stops[key]
 
     def shown(self, result: Result) -> str:
-        """What was drawn, its steps, and the nearest training images."""
+        """The drawn images, their steps, and the nearest training images."""
         images = result.images
         parts = [picture(grid(images, None, scale_of(images)), "what was drawn"), film(result.film)]
         if self.data is not None:
@@ -128,10 +128,10 @@ class Page:
         return "".join(parts)
 
     def values(self, form: Sequence[Any]) -> dict[str, Any]:
-        """The values that all tabs have, by setting. An empty field reaches the server as 0."""
+        """Setting -> value of the form that all tabs share. An empty number field reaches the server as 0."""
         values = dict(zip(COMMON, form, strict=True))
         if not values["sampler.steps"]:
-            del values["sampler.steps"]  # the sampler's own
+            del values["sampler.steps"]  # use the sampler's default
         scale = str(values.pop("guidance.scale")).strip()
         if scale:
             values["guidance.scale"] = as_number(scale)
@@ -146,7 +146,7 @@ class Page:
             raise self.refused(error, file) from None
 
     def mask(self, painted: Any) -> Tensor:
-        """bool (H, W): where any layer is painted on, of the size of the model's images."""
+        """The mask, true where any layer is painted on, in the size of the model's images: bool (H, W)."""
         layers = [np.asarray(layer)[..., -1] > 0 for layer in (painted or {}).get("layers") or []]
         if not any(layer.any() for layer in layers):
             raise gr.Error("paint over what is to be filled")
@@ -155,7 +155,7 @@ class Page:
         return torch.from_numpy(np.array(small))
 
     def refused(self, error: UserError, file: str = "") -> gr.Error:
-        """An error for the page, which takes it for HTML, without a folder of this machine."""
+        """An error for the page: escaped, because it is shown as HTML, and without this machine's folder names."""
         text = str(error)
         for path in filter(None, (file, str(self.restored.path))):
             text = text.replace(path, Path(path).name)
@@ -166,18 +166,18 @@ COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "
 
 
 def guidances(restored: Restored) -> list[str]:
-    """The guidances that need no second model, and those by labels where the model has labels."""
+    """The run's guidance, no guidance and, for a model with labels, guidances whose weak estimate drops the label."""
     made = {name: choice("guidance", name) for name in choices("guidance")}
     return [RUN, *(name for name, node in made.items() if not node or (restored.labels and drops_labels(node)))]
 
 
 def drops_labels(node: dict[str, Any]) -> bool:
-    """Whether the weak estimate of a guidance is the model's own without a label."""
+    """Whether a guidance's weak estimate comes from the model itself without a label."""
     return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
 
 
 def as_number(text: str) -> float | str:
-    """The number that a user has typed; other text as it is, which will be refused."""
+    """The number that a user typed; other text is returned unchanged and rejected later."""
     try:
         return float(text)
     except ValueError:
@@ -185,13 +185,13 @@ def as_number(text: str) -> float | str:
 
 
 def number(key: str, label: str, value: int, low: int | None = None) -> gr.Number:
-    """A field for a whole number within its bounds, or from `low`. Left empty, it reaches the server as 0."""
+    """A field for a whole number within its bounds, or from `low`. An empty field reaches the server as 0."""
     least, most = NUMBERS[key]
     return gr.Number(value, label=label, minimum=least if low is None else low, maximum=most, precision=0)
 
 
 def build(restored: Restored, device: torch.device, data: ImageData | None) -> gr.Blocks:
-    """The page of a model whose denoiser is on the device; without `data` it shows no nearest training images."""
+    """Build the page of a model whose denoiser is on `device`; without `data`, no nearest training images are shown."""
     restrict_decoders()
     own, (_, height, width) = Page(restored, device, data), restored.shape
     with gr.Blocks(title="Studio", analytics_enabled=False) as blocks:
@@ -244,14 +244,14 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
 
 
 def restrict_decoders() -> None:
-    """Leave to Pillow the formats that a user's picture may have, and a size: gradio decodes painted masks itself."""
+    """Restrict Pillow to the allowed formats and size of user pictures, because gradio decodes painted masks itself."""
     Image.init()
     Image.ID[:] = [name for name in Image.ID if name in FORMATS]
-    Image.MAX_IMAGE_PIXELS = PIXELS // 2  # at twice of which Pillow refuses
+    Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow raises above twice this value
 
 
 def said(result: Result) -> str:
-    """The command that draws it again, and a link that saves everything."""
+    """The command that reproduces the result, and a link that saves everything, as HTML."""
     kept = base64.b64encode(result.archive()).decode()
     link = f'<a download="drawn.zip" href="data:application/zip;base64,{kept}">save pictures and settings</a>'
     command = html.escape(str(result.record["command"]))
@@ -259,35 +259,35 @@ def said(result: Result) -> str:
 
 
 def film(frames: Sequence[Image.Image]) -> str:
-    """The steps as a GIF."""
+    """The steps as a GIF in HTML."""
     with TemporaryDirectory() as folder:
         made = gif([enlarged(frame) for frame in frames], Path(folder, "film.gif"))
         return embedded(made.read_bytes(), "gif", "the steps: above the noisy images, below the estimates")
 
 
 def picture(image: Image.Image, caption: str = "") -> str:
-    """An image inside the page."""
+    """An image as HTML, embedded in the page."""
     made = io.BytesIO()
     image.save(made, "PNG")
     return embedded(made.getvalue(), "png", caption)
 
 
 def embedded(data: bytes, kind: str, caption: str) -> str:
-    """The bytes of an image as HTML."""
+    """The bytes of an image as an HTML figure."""
     source, text = f"data:image/{kind};base64,{base64.b64encode(data).decode()}", html.escape(caption)
     return f'<figure><img alt="{text}" src="{source}"><figcaption>{text}</figcaption></figure>'
 
 
 @contextmanager
 def nearby_uploads() -> Iterator[None]:
-    """Within: the framework keeps files in a new folder below the working folder, and knows it by its relative name."""
+    """A context where gradio keeps its files in a new folder below the working folder, known by its relative name."""
     with TemporaryDirectory(prefix="studio-", dir=".") as folder:
         os.environ["GRADIO_TEMP_DIR"] = Path(folder).name
         yield
 
 
 def name_nearby(block: gr.ImageMask) -> None:
-    """Tell the browser the relative names of the pictures that the server gives to a canvas."""
+    """Give the browser relative file names for the pictures that the server puts on a canvas."""
     move = block.async_move_resource_to_block_cache
 
     async def moved(file: str | Path | None) -> str | None:
@@ -298,12 +298,12 @@ def name_nearby(block: gr.ImageMask) -> None:
 
 
 def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
-    """Serve the page until the process is interrupted."""
+    """Serve the page until interrupted."""
     with nearby_uploads():
         build(restored, device, data).launch(server_name=host, server_port=port, **options())
 
 
 def options() -> dict[str, Any]:
-    """How the page is served: to nobody else, with bounded uploads, and without fonts from elsewhere."""
+    """Options for serving the page: no public link, limited uploads, and no external fonts."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     return {"share": False, "max_file_size": UPLOAD, "ssr_mode": False, "footer_links": [], "theme": theme}

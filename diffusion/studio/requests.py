@@ -1,8 +1,8 @@
-"""What the studio's page does, without the page: a form becomes the words of a command line, which are drawn.
+"""The studio without its page: a form becomes command-line overrides ("words"), and these are drawn.
 
-So whatever the page draws, `diffusion.sample` or `diffusion.edit` draws again from the words. A user's values reach the
-words only as numbers within bounds or as names that are among the choices: no word of a user is composed as it is. Each
-request has its own settings, sampler and folder; what requests share, the model, none of them changes.
+So `diffusion.sample` or `diffusion.edit` can reproduce everything the page draws. User input enters the overrides only
+as numbers within bounds or as names of existing choices; Hydra never composes a user's raw text. Each request has its
+own settings, sampler and folder; requests share only the model, which none of them changes.
 """
 
 import io
@@ -40,16 +40,16 @@ from diffusion.metric.distances import squared_distances
 from diffusion.process.denoiser import Estimate
 from diffusion.report.images import grid, picture_of, scale_of
 
-NUMBERS = {  # what a form may ask for: the least and the most
+NUMBERS = {  # the bounds of a form's numbers
     "n": (1, 16), "frames": (2, 16), "seed": (0, 2**32 - 1), "sampler.steps": (1, 1000), "guidance.scale": (0, 20),
     "strength": (0.01, 1), "inpainting.passes": (1, 50), "inpainting.rounds": (1, 200),
 }  # fmt: skip
 GROUPS = {"sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting"}
 PARTS = {"grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold"}
-FILMED = 4  # images of which the film shows the steps
+FILMED = 4  # images in the film of the steps
 register()  # the choice `run`
 
-COMPOSING = threading.Lock()  # Hydra composes for one at a time
+COMPOSING = threading.Lock()  # Hydra's composition is not thread-safe
 
 
 class Stopped(Exception):
@@ -58,7 +58,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: a command, its values by setting, and a picture uint8 (C, H, W) with a mask bool (H, W)."""
+    """A request to draw: a command, its values by setting, and a picture uint8 (C, H, W) with a mask bool (H, W)."""
 
     command: str  # sample or edit
     values: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass
 class Result:
-    """What was drawn: uint8 images (n, C, H, W), pictures of the steps, and the record with the exact command."""
+    """A result: uint8 images (n, C, H, W), pictures of the steps, and the record with the exact command."""
 
     images: Tensor
     record: dict[str, Any]
@@ -76,7 +76,7 @@ class Result:
     request: Request | None = None
 
     def archive(self) -> bytes:
-        """A zip file of the images, the user's picture and mask, and the record."""
+        """A zip file with the images, the user's picture and mask, and the record."""
         made = io.BytesIO()
         with zipfile.ZipFile(made, "w") as file:
             for i, image in enumerate(self.images):
@@ -88,12 +88,12 @@ class Result:
 
 
 def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
-    """The words of a request, without the model; the picture and the mask are picture.png and mask.png.
+    """The overrides of a request, except the model's; the picture and the mask are named picture.png and mask.png.
 
     Args:
-        labels: of the model: the classes that may be asked for.
+        labels: the model's labels, which are the allowed classes.
 
-    Raises UserError for a value that is not among the choices, or out of bounds.
+    Raises UserError for a value that is not among the choices or out of bounds.
     """
     words = []
     for key, value in request.values.items():
@@ -109,8 +109,8 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
             words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
         elif key == "label":
             if value not in labels:
-                raise UserError(f"label={value!r}: unknown class")
-            words.append(f"label={[*labels].index(value)}")  # its number: a name may be anything
+                raise UserError(f"label={value!r}: there is no such class")
+            words.append(f"label={[*labels].index(value)}")  # the number, because a name can contain anything
         else:
             raise UserError(f"{key}: the studio has no such setting")
     return [*words, *(f"{Path(name).stem.replace('picture', 'image')}={name}" for name in _inputs(request))]
@@ -122,14 +122,14 @@ def draw(
     request: Request,
     watch: Callable[[int, int, Tensor], None] | None = None,
 ) -> Result:
-    """Draw what is asked for.
+    """Draw a request.
 
     Args:
-        restored: the model, whose denoiser is on the device.
-        watch: called after each step with its number, their number, and uint8 estimates of the images (n, C, H, W); it
-            may raise Stopped.
+        restored: the model, with its denoiser on `device`.
+        watch: called after each step with the step's number, the number of steps, and uint8 estimates of the images
+            (n, C, H, W); it may raise Stopped.
 
-    Raises UserError as the commands do, without a path of this machine.
+    Raises UserError as the commands do, without paths of this machine.
     """
     words = words_of(request, restored.labels)
     with TemporaryDirectory() as folder:
@@ -161,10 +161,10 @@ def draw(
 def stream(
     restored: Restored, device: torch.device, request: Request, stop: threading.Event
 ) -> Iterator[tuple[int, int, Tensor] | Result]:
-    """`draw` in a thread of its own: (step, steps, estimates) as it goes on, and at the end what was drawn.
+    """Run `draw` in a separate thread; yields (step, steps, estimates) after each step, and finally the result.
 
-    Once `stop` is set, or the iterator closed, the thread ends after its current step. Raises what `draw` raises:
-    Stopped in the first case.
+    Once `stop` is set or the iterator is closed, the thread ends after its current step. Re-raises exceptions from
+    `draw`, including Stopped after `stop` is set.
     """
     queue: Queue[Any] = Queue()
 
@@ -176,7 +176,7 @@ def stream(
     def work() -> None:
         try:
             queue.put(draw(restored, device, request, watch))
-        except Exception as error:  # handed to the thread that waits
+        except Exception as error:  # re-raised in the waiting thread
             queue.put(error)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -195,9 +195,9 @@ def stream(
 
 
 def nearest(images: Tensor, data: ImageData) -> tuple[Tensor, list[str]]:
-    """The training image nearest to each image (n, C, H, W) by the distance of pixels, or its mirror image.
+    """The training image, or its mirror image, nearest to each image (n, C, H, W) by pixel distance.
 
-    uint8 (n, C, H, W), and root mean squared distances in words.
+    Returns uint8 (n, C, H, W), and the root mean squared distances in words.
     """
     train = data.splits["train"].images
     found, words = [], []
@@ -211,7 +211,7 @@ def nearest(images: Tensor, data: ImageData) -> tuple[Tensor, list[str]]:
 
 
 def _settings(command: str, words: list[str], restored: Restored, folder: Path) -> Any:
-    """The settings of a command line, completed by the run's. The picture and the mask are in `folder`."""
+    """The settings of a command's overrides, completed by the run's. The picture and the mask are in `folder`."""
     schema = COMMANDS[command]
     found = [word.replace("=", f"={folder}/") if word.endswith(".png") else word for word in words]
     with COMPOSING:
@@ -227,7 +227,7 @@ def _planned(settings: Sample | Edit, restored: Restored) -> Edits:
 
 
 def _inputs(request: Request | None) -> dict[str, Tensor]:
-    """The pictures of a request, uint8, by the name of their file."""
+    """File name -> picture of a request, uint8."""
     given: dict[str, Tensor] = {}
     if request is not None and request.picture is not None:
         given["picture.png"] = request.picture
@@ -244,7 +244,7 @@ def _number(key: str, value: Any) -> str:
 
 
 def _near(path: Path) -> str:
-    """The end of a checkpoint's path, as seen from here; of one elsewhere the run's name, without where it is."""
+    """A checkpoint's path relative to the working folder; elsewhere only its last three parts, from the run's name."""
     here = Path.cwd().resolve()
     full = path.resolve()
     return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-3:])
@@ -257,7 +257,7 @@ def _png(image: Tensor) -> bytes:
 
 
 def training_images(restored: Restored) -> ImageData | None:
-    """The images of the model's recipe, or None where they cannot be loaded, which is said."""
+    """The data of the model's recipe; None, with a message, if it cannot be loaded."""
     try:
         data: ImageData = make(restored.config["data"], "data")
         data.prepare_data()

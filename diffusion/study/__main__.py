@@ -1,9 +1,9 @@
-"""Compare samplers on one trained model, or scales of guidance: scores, and what they cost.
+"""Compare samplers or guidance scales on one trained model: scores and their cost.
 
 python -m diffusion.study sampler ckpt=RUN                                    four samplers, 10 to 50 evaluations
-python -m diffusion.study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    choose them
+python -m diffusion.study sampler ckpt=… samplers=[ddim,heun] nfe=[20,100]    other samplers and numbers
 python -m diffusion.study sampler ckpt=… 'samplers=[dpm_2m,"dpm_2m grid@sampler.grid=karras"]'   one on two grids
-python -m diffusion.study guidance ckpt=RUN guidance=cfg                      scales of a guidance: see guidance --help
+python -m diffusion.study guidance ckpt=RUN guidance=cfg                      guidance scales: see guidance --help
 """
 
 import sys
@@ -43,14 +43,14 @@ def guidance(settings: GuidanceStudy, folder: Path) -> None:
     study_guidance(settings, folder)
 
 
-STUDIES = {  # what can be studied: the first word of the command line
+STUDIES = {  # by the first word of the command line
     "sampler": command("study", Study, __doc__, study),
     "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, guidance),
 }
 
 
 def main() -> None:
-    """Take the study's name off the command line, because Hydra would read it as an override without a value."""
+    """Run the study named first on the command line. The name is removed, as Hydra would read it as an override."""
     word = next(iter(sys.argv[1:]), "-")
     if word in STUDIES:
         del sys.argv[1]

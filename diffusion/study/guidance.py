@@ -1,4 +1,4 @@
-"""A study of a guidance: its scales and intervals by each sampler, from the same noise and of the same classes."""
+"""Guidance study: scales and intervals of a guidance with each sampler, from the same noise and classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ Node = Mapping[str, Any]
 
 
 def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
-    """Score every scale in every interval by every sampler: scores.json, guidance.md, .csv and .png in `folder`."""
+    """Score every scale in every interval with every sampler: scores.json, guidance.md, .csv and .png in `folder`."""
     settings, restored, devices = opened(settings, folder)
     tried = [*trials_of(settings, restored)]
     measured, baselines = measure([trial for _, trial in tried], settings, restored, folder, devices)
@@ -43,16 +43,16 @@ def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
 
 
 def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str, Trial]]:
-    """Each sampler's name with its trials: first without guidance, then every other scale in every interval.
+    """Yield each sampler's name with its trials: first without guidance, then every other scale in every interval.
 
-    Where no step of a sampler is in an interval, guidance changes nothing, and the trial is left out. Raises UserError
-    for what does not fit the model.
+    If no step of a sampler lies in an interval, guidance changes nothing, and the trial is left out. Raises UserError
+    for settings that do not fit the model.
     """
     if not settings.guidance:
         named = ", ".join(name for name in choices("guidance") if name != "none")
         raise UserError(f"guidance: there is none to study; choose one of {named}, such as guidance=cfg")
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
-    assert guidance is not None  # there is one where there is a node
+    assert guidance is not None  # because settings.guidance is not empty
     own = [[guidance.low, guidance.high]]
     nodes = guidance_nodes(settings.guidance, settings.scales, settings.intervals or own)
     schedule, guided = restored.denoiser.schedule, 0
@@ -63,8 +63,8 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
         for guidance_node in nodes:
             guidance = make(guidance_node, "guidance")
             drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, restored.labels)
-            guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises where there are no labels
-            drawing.guided(restored.denoiser)  # raises where the interval or the weak model does not fit
+            guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises if there are no labels
+            drawing.guided(restored.denoiser)  # raises if the interval or the weak model does not fit
             nfe = drawing.evaluations(schedule)
             trial = Trial(title(name, guidance), drawing, nfe, source_of(node, guidance_node))
             if guidance.scale == 1:
@@ -82,7 +82,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
 def guidance_nodes(
     node: Node, scales: Sequence[float], intervals: Sequence[Sequence[float | None]]
 ) -> list[dict[str, Any]]:
-    """The configurations of a guidance: of scale 1 once, without an interval; of each other scale in each interval."""
+    """The configurations of a guidance: scale 1 once, without an interval; every other scale in each interval."""
     found: list[dict[str, Any]] = [{**node, "scale": 1.0, "low": None, "high": None}]
     for low, high in intervals:
         found += [{**node, "scale": scale, "low": low, "high": high} for scale in sorted(scales) if scale != 1]
@@ -90,7 +90,7 @@ def guidance_nodes(
 
 
 def sampler_nodes(settings: GuidanceStudy, restored: Restored) -> dict[str, dict[str, Any]]:
-    """Name -> the configuration of each sampler, with the steps of the settings where they say how many."""
+    """Name -> the configuration of each sampler, with `settings.steps` if it is set."""
     found: dict[str, dict[str, Any]] = {}
     for words in settings.samplers:
         if settings.steps is not None and " sampler.steps=" in words:
@@ -108,12 +108,12 @@ def sampler_nodes(settings: GuidanceStudy, restored: Restored) -> dict[str, dict
 
 
 def guidance_of(trial: Trial) -> Guidance:
-    """The guidance of a trial, which has one."""
+    """The guidance of a trial that has one."""
     assert trial.drawing.guidance is not None
     return trial.drawing.guidance
 
 
 def title(sampler: str, guidance: Guidance) -> str:
-    """`heun, scale 2 in (0.19, 1.61]`."""
+    """The title of a trial: `heun, scale 2 in (0.19, 1.61]`."""
     inside = f" in {interval_text(guidance.low, guidance.high)}" if guidance.limited else ""
     return f"{sampler}, scale {guidance.scale:g}{inside}"

@@ -1,4 +1,4 @@
-"""The report of a guidance study: the best scale by each sampler, and how scales trade fidelity against diversity."""
+"""The report of a guidance study: the best scale for each sampler, and the trade-off of fidelity and diversity."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from diffusion.report.formatting import MISSING, csv_text, markdown_table, numbe
 from diffusion.study.samplers_report import FLOOR, Point, badness, bars, look, overlap, ranks
 
 FILES = ("guidance.md", "guidance.csv", "guidance.png")
-FIDELITY = {"precision": "recall", "density": "coverage"}  # with its diversity; the first that was measured
+FIDELITY = {"precision": "recall", "density": "coverage"}  # fidelity -> diversity; the first measured pair is used
 
 
 class GuidedPoint(NamedTuple):
-    """One setting: a sampler with its scores, and the guidance's scale and interval (low, high]; None for no end."""
+    """One setting: a sampler with its scores, and the guidance's scale and interval (low, high]; None: unbounded."""
 
     point: Point
     scale: float
@@ -30,18 +30,18 @@ class GuidedPoint(NamedTuple):
 
     @property
     def interval(self) -> str:
-        """`(0.19, 1.61]`; `everywhere`; without guidance nothing."""
+        """The interval as text: `(0.19, 1.61]`, `everywhere`, or nothing without guidance."""
         return "" if self.scale == 1 else interval_text(self.low, self.high)
 
     @property
     def name(self) -> str:
-        """`2`, or `2 in (0.19, 1.61]`."""
+        """The scale and, if limited, its interval: `2`, or `2 in (0.19, 1.61]`."""
         limited = self.scale != 1 and (self.low, self.high) != (None, None)
         return f"{self.scale:g} in {self.interval}" if limited else f"{self.scale:g}"
 
 
 class Advice(NamedTuple):
-    """What to use with one sampler: the best setting, the one without guidance, and those that are as good."""
+    """The recommendation for one sampler: the best setting, the one without guidance, and those as good as the best."""
 
     best: GuidedPoint
     unguided: GuidedPoint | None
@@ -57,10 +57,10 @@ def write(
     device: str,
     baselines: Sequence[Score] = (),
 ) -> list[Path]:
-    """Write guidance.md, guidance.csv and guidance.png in `folder`, and print what to use.
+    """Write guidance.md, guidance.csv and guidance.png in `folder`, and print the recommendations.
 
-    The first metric that has a better end decides. `guidance` is its name. `baselines` are listed below the settings,
-    and the floor is drawn.
+    They are based on the first metric for which higher or lower is better. `guidance` is the guidance's name.
+    `baselines` are listed below the settings, and the floor is drawn.
     """
     metrics = list(points[0].point.scores)
     first = next((m for m in metrics if ranks([points[0].point], m)), metrics[0])
@@ -131,9 +131,9 @@ def write(
 
 
 def advised(points: Sequence[GuidedPoint], metric: str) -> list[Advice]:
-    """For each sampler the best setting, and the others whose interval overlaps that one's.
+    """The best setting for each sampler, and the others whose interval overlaps the best one's.
 
-    [] for a metric without a better end.
+    [] for a metric for which neither higher nor lower is better.
     """
     found: list[Advice] = []
     if not ranks([points[0].point], metric):
@@ -150,7 +150,7 @@ def advised(points: Sequence[GuidedPoint], metric: str) -> list[Advice]:
 
 
 def measured_pair(metrics: Sequence[str]) -> tuple[str, str] | None:
-    """The metrics of fidelity and of diversity: precision and recall, or else density and coverage."""
+    """The metrics of fidelity and diversity: precision and recall, or else density and coverage."""
     for pair in FIDELITY.items():
         found = [next((m for m in metrics if m.startswith(kind)), None) for kind in pair]
         if found[0] is not None and found[1] is not None:
@@ -166,7 +166,7 @@ def interval_text(low: float | None, high: float | None) -> str:
 
 
 def lines_of(points: Sequence[GuidedPoint]) -> dict[str, list[GuidedPoint]]:
-    """The points of each sampler and interval by scale, each with those without guidance; by the line's name."""
+    """Line name -> the points of a sampler and an interval, sorted by scale, including the point without guidance."""
     found: dict[str, list[GuidedPoint]] = {}
     for sampler in dict.fromkeys(p.point.sampler for p in points):
         of_sampler = [p for p in points if p.point.sampler == sampler]
@@ -183,10 +183,10 @@ def lines_of(points: Sequence[GuidedPoint]) -> dict[str, list[GuidedPoint]]:
 def trade(
     points: Sequence[GuidedPoint], metric: str, pair: tuple[str, str] | None, floor: Mapping[str, Score]
 ) -> Figure:
-    """The score by scale, a line per sampler and interval, the best by each sampler ringed; beside it `pair`, if any.
+    """Plot the score by scale, one line per sampler and interval, with the best per sampler ringed, and `pair`, if any.
 
-    `pair` is a metric of fidelity, drawn upwards, and one of diversity, to the right, with the scale at each point.
-    Where the `floor` is far from all points there, its place is written instead.
+    `pair` is a metric of fidelity (vertical axis) and one of diversity (horizontal axis); its points are labelled with
+    the scale. If the `floor` is far from all points there, its position is given as text instead.
     """
     lines = lines_of(points)
     columns = max(1, min(3, 84 // (8 + max(map(len, lines)))))
@@ -209,7 +209,7 @@ def by_scale(
     metric: str,
     floor: Score | None,
 ) -> None:
-    """The score by scale, with intervals."""
+    """Plot the score by scale, with intervals."""
     if floor is not None:
         ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
         if floor.interval:
@@ -235,7 +235,7 @@ def by_scale(
 def against(
     ax: Axes, lines: Mapping[str, Sequence[GuidedPoint]], pair: tuple[str, str], floor: Mapping[str, Score]
 ) -> list[annotations.Label]:
-    """Fidelity against diversity along the scales, with intervals; the labels of the points."""
+    """Plot fidelity against diversity along the scales, with intervals; returns the labels of the points."""
     fidelity, diversity = pair
     found: dict[tuple[float, float, str], annotations.Label] = {}
     for i, line in enumerate(lines.values()):
@@ -261,7 +261,7 @@ def against(
 
 
 def spread(ticks: Sequence[float]) -> list[float]:
-    """The smallest of `ticks` and others that are far enough apart on a linear axis for their labels."""
+    """The smallest tick, and those of the others whose labels do not overlap on a linear axis."""
     kept: list[float] = []
     for tick in sorted({*ticks}):
         if not kept or tick - kept[-1] >= 0.06 * (max(ticks) - min(ticks)):
@@ -270,6 +270,6 @@ def spread(ticks: Sequence[float]) -> list[float]:
 
 
 def near(value: float, ends: tuple[float, float]) -> bool:
-    """Whether the value is within the axis, or so near that it can be drawn without squeezing the rest."""
+    """Whether the value is within the axis, or near enough to be drawn without squeezing the rest."""
     room = ends[1] - ends[0]
     return ends[0] - room <= value <= ends[1] + room

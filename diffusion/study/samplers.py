@@ -1,4 +1,4 @@
-"""A study of samplers by network evaluations: each draws from the same noise, and is scored and timed."""
+"""Sampler study: samplers with different numbers of network evaluations draw from the same noise, scored and timed."""
 
 import json
 import time
@@ -39,7 +39,7 @@ S = TypeVar("S", bound=AnyStudy)
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampler with as many steps as a budget of evaluations allows."""
+    """A sampler with the most steps that fit into a budget of evaluations."""
 
     name: str
     node: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a study draws and scores once: its name, how it draws, network evaluations per image, its score's source."""
+    """One drawing that a study scores: its name, the drawing, network evaluations per image, the score's source."""
 
     name: str
     drawing: Drawing
@@ -82,7 +82,7 @@ def study_samplers(settings: Study, folder: Path) -> None:
 
 
 def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
-    """The settings with what they leave to the run, the model, and the devices; the study's log and config.yaml."""
+    """Open a study's log and write config.yaml. Returns the settings completed by the run, the model and devices."""
     quiet_libraries()
     log_to(folder / "study.log")
     devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
@@ -94,9 +94,9 @@ def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
 def measure(
     trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, devices: Sequence[torch.device]
 ) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
-    """The seconds per image and the scores by metric of each trial, in scores.json too; and the baselines' scores.
+    """Measure seconds per image and scores by metric for each trial, and the baselines' scores; also in scores.json.
 
-    All trials draw from the same noise, and of the same classes. The cost is printed first.
+    All trials draw from the same noise and for the same classes. The cost is printed first.
     """
     n, batch_size, device = settings.n, settings.batch_size, devices[0]
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
@@ -119,7 +119,7 @@ def measure(
         for i, trial in enumerate(trials, start=1):
             label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
             drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
-            file.unlink(missing_ok=True)  # a part that a study left has no time, so all is drawn again
+            file.unlink(missing_ok=True)  # samples of an interrupted study have no time, so all are drawn again
             drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
             began = time.perf_counter()
             images = together.draw(drawing, drawn, label)
@@ -135,11 +135,11 @@ def measure(
 def settings_of(
     samplers: str | Sequence[str], budgets: Sequence[int], schedule: Schedule, guidance: Guidance | None = None
 ) -> list[Setting]:
-    """Every sampler at every budget, with the most steps that the budget allows; each setting once.
+    """Every sampler at every budget, with the most steps that the budget allows, without duplicates.
 
     Args:
-        samplers: Choices of conf/sampler, each followed by overrides: `dpm_3m grid@sampler.grid=karras`. `all` is every
-            choice; those that do not fit the schedule are left out, and printed with the reason.
+        samplers: Choices from conf/sampler, each with optional overrides: `dpm_3m grid@sampler.grid=karras`. `all`
+            means every choice; those that do not fit the schedule are left out, and printed with the reason.
     """
     every = samplers == "all"
     found: dict[str, Setting] = {}
@@ -163,7 +163,7 @@ def settings_of(
 
 
 def node_of(words: str) -> dict[str, Any]:
-    """The configuration of a sampler, composed as `python -m diffusion.sample` does."""
+    """The configuration of a sampler, composed as in `python -m diffusion.sample`."""
     name, *overrides = words.split()
     return choice("sampler", name, overrides)
 
@@ -171,11 +171,11 @@ def node_of(words: str) -> dict[str, Any]:
 def within_budget(
     budget: int, words: str, base: Mapping[str, Any], schedule: Schedule, guidance: Guidance | None = None
 ) -> Setting | None:
-    """The sampler with the most steps within `budget` evaluations; None where one step is too many.
+    """The sampler with the most steps within `budget` evaluations; None if even one step exceeds it.
 
-    Raises UserError where it does not fit the schedule, or chooses its evaluations itself.
+    Raises UserError if the sampler does not fit the schedule, or chooses its number of evaluations itself.
     """
-    for steps in range(most_steps(base, budget, schedule, words), 0, -1):  # the first one, unless there is guidance
+    for steps in range(most_steps(base, budget, schedule, words), 0, -1):  # without guidance, the first one fits
         node = {**base, "steps": steps}
         sampler: Sampler = make(node, "sampler")
         if (nfe := evaluations(sampler, schedule, guidance)) <= budget:
@@ -184,7 +184,7 @@ def within_budget(
 
 
 def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: str) -> int:
-    """The most steps within `budget` without guidance: each step takes as many evaluations as the others."""
+    """The most steps within `budget` without guidance. Assumes the same number of evaluations for each added step."""
     samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
     if samplers[0].adaptive:
         raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")

@@ -1,4 +1,4 @@
-"""The report of a sampler study: scores by network evaluations and by seconds, and what to use within a budget."""
+"""The report of a sampler study: scores by network evaluations and by seconds, and the best sampler per budget."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,9 +43,10 @@ def write(
     device: str,
     baselines: Sequence[Score] = (),
 ) -> list[Path]:
-    """Write study.md, study.csv and pareto.png in `folder`, and print what to use.
+    """Write study.md, study.csv and pareto.png in `folder`, and print the recommendations.
 
-    The first metric that has a better end decides. `baselines` are listed below the samplers, and the floor is drawn.
+    They are based on the first metric for which higher or lower is better. `baselines` are listed below the samplers,
+    and the floor is drawn.
     """
     metrics = list(points[0].scores)
     first = next((m for m in metrics if points[0].scores[m].higher_is_better is not None), metrics[0])
@@ -89,9 +90,9 @@ def write(
 
 
 def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
-    """NFE budget -> the best setting within it, and the others whose interval overlaps that one's.
+    """NFE budget -> the best setting within it, and the others whose interval overlaps the best one's.
 
-    {} for a metric without a better end.
+    {} for a metric for which neither higher nor lower is better.
     """
     found: dict[int, tuple[Point, list[str]]] = {}
     if not ranks(points, metric):
@@ -106,9 +107,9 @@ def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) ->
 
 
 def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
-    """The settings that no other beats in both score and `cost` (nfe or seconds), by cost.
+    """The Pareto front, sorted by cost: the settings that no other beats in both score and `cost` (nfe or seconds).
 
-    [] for a metric without a better end.
+    [] for a metric for which neither higher nor lower is better.
     """
     best = math.inf
     kept: list[Point] = []
@@ -122,27 +123,27 @@ def front(points: Sequence[Point], metric: str, cost: str) -> list[Point]:
 
 
 def ranks(points: Sequence[Point], metric: str) -> bool:
-    """Whether the metric has a better end."""
+    """Whether higher or lower is better for the metric."""
     return points[0].scores[metric].higher_is_better is not None
 
 
 def badness(point: Point, metric: str) -> float:
-    """The value, negated where higher is better."""
+    """The value, negated if higher is better."""
     score = point.scores[metric]
     return -score.value if score.higher_is_better else score.value
 
 
 def overlap(a: Point, b: Point, metric: str) -> bool:
-    """Whether both have intervals, and these overlap."""
+    """Whether both have intervals and these overlap."""
     x, y = a.scores[metric].interval, b.scores[metric].interval
     return x is not None and y is not None and x[0] <= y[1] and y[0] <= x[1]
 
 
 @style.styled
 def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> Figure:
-    """The score by NFE and by seconds per image, a line per sampler, before the Pareto front and the floor."""
+    """Plot the score by NFE and by seconds per image, one line per sampler, with the Pareto front and the floor."""
     samplers = list(dict.fromkeys(p.sampler for p in points))
-    height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # the legend's
+    height = max(3.0, 0.6 + 0.19 * (len(samplers) + 2))  # room for the legend
     figure = Figure(figsize=(style.TEXT_WIDTH + 1, height), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for ax, cost, label in zip(panels, ("nfe", "seconds"), ("network evaluations", "seconds per image"), strict=True):
@@ -174,7 +175,7 @@ def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> 
 
 
 def look(i: int) -> dict[str, Any]:
-    """Colour and marker of line i, of which no other line has both."""
+    """Colour and marker of line i, a combination that no other line has."""
     return {
         "color": COLOURS[i % 7], "marker": MARKERS[(i + i // 7) % 7], "markersize": 4, "linewidth": 1.2,
         "elinewidth": 0.8,
@@ -182,13 +183,13 @@ def look(i: int) -> dict[str, Any]:
 
 
 def bars(scores: Sequence[Score]) -> list[list[float]]:
-    """The lengths of the intervals below and above the values; 0 where there is none."""
+    """The lengths of the intervals below and above the values; 0 without an interval."""
     ends = [score.interval or (score.value, score.value) for score in scores]
     return [[abs(end[side] - score.value) for score, end in zip(scores, ends, strict=True)] for side in (0, 1)]
 
 
 def apart(ticks: Iterable[int]) -> list[int]:
-    """The largest of `ticks` that are far enough apart on a logarithmic axis for their labels."""
+    """The largest tick, and those of the others whose labels do not overlap on a logarithmic axis."""
     kept: list[int] = []
     for tick in sorted(ticks, reverse=True):
         if not kept or tick < 0.8 * kept[-1]:
