@@ -1,9 +1,9 @@
 """Entry point of every command: Hydra composes the configuration, which is validated once and becomes a typed object.
 
-Exit status: 0 success; 1 a bug in the program (with a traceback); with one line on stderr: 2 an error that the user can
-fix, 3 a NaN or infinity in training, 4 a diverged loss. A training run that is stopped by a signal first saves its
-state, and exits with 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1, 142 for
-trainer.max_time, 129 if its terminal was closed.
+Exit status: 0 success; 1 a bug in the program (with a traceback), or a killed process of the run; with one line on
+stderr: 2 an error that the user can fix, 3 a NaN or infinity in training, 4 a diverged loss. A training run that is
+stopped by a signal first saves its state, and exits with 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM,
+138 for SIGUSR1, 142 for trainer.max_time, 129 if its terminal was closed.
 """
 
 import os

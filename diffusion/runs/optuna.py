@@ -4,7 +4,7 @@
         hydra.sweeper.study_name=lr hydra.sweeper.storage=sqlite:///lr.db hydra.sweep.dir=outputs/lr \\
         sweep.score=val/fd_lite0 checkpoint.keep=1 checkpoint.finished=weights
 
-requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
+This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
 """
 
 import sys

@@ -239,7 +239,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def start_of_process(pid: Any) -> str | None:
-    """An identifier of process `pid` on this machine that survives reuse of the number; None if it does not exist."""
+    """Distinguishes process `pid` on this machine from later ones with the same number; None if it does not exist."""
     try:
         os.kill(int(pid), 0)
     except PermissionError:

@@ -1,8 +1,8 @@
 """SLURM jobs: their number, whether they were requeued, and requeueing them.
 
 A requeued job (by `scontrol requeue`, preemption, or after a node failure) runs its script again. Its launches find the
-folders that they created the first time and resume from the checkpoints there: the script needs no change, and neither
-hydra.run.dir nor ckpt on its command lines.
+folders that they created the first time and resume from the checkpoints there. The script needs no change, and its
+command lines need neither hydra.run.dir nor ckpt.
 
     #!/bin/bash
     #SBATCH --signal=USR1@120 --requeue
