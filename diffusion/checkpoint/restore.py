@@ -31,7 +31,7 @@ class Restored:
     step: int
     epoch: int
     weights: str  # ema or raw; ema 0.08 for a post-hoc average of this length
-    images: Mapping[str, str]  # split -> hash of the images it was trained with; empty if not in the file
+    images: Mapping[str, str]  # split -> hash of its images at training time; empty if not in the file
     labels: Mapping[str, int]  # class -> number of training images, ordered by class index; empty without labels
 
     @cached_property

@@ -61,7 +61,7 @@ def check_node(node: Any, where: str) -> None:
             named = locate(target)
         except ErrorDuringImport:
             named = None
-        if callable(named):  # otherwise `instantiate` reports what is wrong with it
+        if callable(named):  # else `instantiate` says what is wrong with it
             check_arguments(named, {str(key): value for key, value in node.items() if str(key)[0] != "_"}, where)
 
 

@@ -145,7 +145,7 @@ class Trainer(Settings):
     limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
     """Batches per epoch, as a number or a fraction, for quick tests."""
     limit_val_batches: Count | Annotated[float, Gt(0), Le(1)] | None = None
-    """Batches per validation, as a number or a fraction, of held-out and of training images each, for quick tests."""
+    """Batches per validation, of held-out and of training images each, as a number or a fraction, for quick tests."""
     check_val_every_n_epoch: Count | None = 1
     """Epochs between validations; null if val_check_interval counts batches across epochs."""
     val_check_interval: Count | Annotated[float, Ge(0), Le(1)] | None = None
@@ -157,7 +157,7 @@ class Trainer(Settings):
     log_every_n_steps: CountOrZero = 50
     """Optimizer steps between rows of metrics.csv."""
     num_nodes: Count = 1
-    """Number of machines; each uses `devices` devices."""
+    """Number of machines, with `devices` devices each."""
     sync_batchnorm: bool = False
     """Synchronize the statistics of batch normalization across devices."""
     deterministic: bool | Literal["warn"] | None = None
@@ -180,9 +180,9 @@ class Train(Settings):
     seed: Seed = 0
     """Seed of all randomness: initial weights, data order, flips, times, noise, samples."""
     ckpt: str | None = None
-    """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise of the newest run of this
-    name; `last`: last.ckpt of the same; or a run or a checkpoint. `null` on the command line starts over, and
-    overwrites the checkpoints in the folder."""
+    """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise in the newest run of this
+    name; `last`: last.ckpt in that folder or run; or the path of a run or a checkpoint. `null` on the command line
+    starts over, and overwrites the checkpoints in this folder."""
     init: str | None = None
     """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
     with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""
@@ -241,7 +241,7 @@ class Drawn(Settings):
     batch_size: Count = 64
     """Images drawn per batch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     label: int | str | None = None
@@ -263,7 +263,7 @@ class Sample(Drawn):
     trajectory: bool = False
     """Also save the denoising steps of the first 8 images, as a strip and a GIF."""
     frames: Count = 12
-    """Pictures in the strip. (The GIF has up to 100.)"""
+    """Pictures in the strip. (The GIF has up to 100 frames.)"""
 
 
 class Edit(Drawn):
@@ -312,7 +312,7 @@ class Evaluate(Settings):
     baselines: Baselines = ["noise", "real", "floor"]
     """Baselines to score besides the samples, with the same n."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     by_class: bool = False
@@ -346,7 +346,7 @@ class AnyStudy(Settings):
     batch_size: Count = 64
     """Samples drawn per batch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     guidance: dict[str, Any] | None = None

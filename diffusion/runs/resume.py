@@ -33,7 +33,7 @@ class ResumedRun:
 
     folder: Path
     config: dict[str, Any]
-    overrides: list[Override]  # of the command line
+    overrides: list[Override]  # from the command line
 
     @property
     def choices(self) -> list[str]:
