@@ -1,4 +1,4 @@
-"""The console, progress bars and log messages. On a terminal bars move; elsewhere only lines are printed."""
+"""The console, progress bars and log messages. Bars are animated on a terminal only; elsewhere, lines are printed."""
 
 import logging
 import os
@@ -22,14 +22,14 @@ from rich.table import Column
 from rich.text import Text
 
 Item = TypeVar("Item")
-PAUSE, SILENCE = 60.0, 600.0  # seconds between two lines about the same work in a log file: at least, and at most
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed as it is
+PAUSE, SILENCE = 60.0, 600.0  # minimum and maximum seconds between two progress lines of a task in a log file
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)  # text is printed unchanged
 if not console.is_terminal and "COLUMNS" not in os.environ:
-    console.width = 140  # a log file has no edge at which to cut tables
+    console.width = 140  # a log file has no width at which to cut tables
 
 
 class RateColumn(ProgressColumn):
-    """Steps a second, of the task's `unit`."""
+    """Steps per second, in the task's `unit`."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -39,7 +39,7 @@ class RateColumn(ProgressColumn):
 
 
 class TimeColumn(ProgressColumn):
-    """`12 s, 3 min 5 s left` under way; `in 3 min 17 s` at the end."""
+    """`12 s, 3 min 5 s left` while running; `in 3 min 17 s` at the end."""
 
     def render(self, task: Task) -> Text:
         past, left = task.finished_time if task.finished else task.elapsed, task.time_remaining
@@ -49,10 +49,10 @@ class TimeColumn(ProgressColumn):
 
 
 class Bar(Progress):
-    """Bars that move on a terminal. Elsewhere, as in a log file, a line is printed now and then (and at the end).
+    """Animated bars on a terminal. Elsewhere, for example in a log file, occasional lines (and one at the end).
 
-    There is a line after each further tenth of the work, but at most one in `PAUSE` seconds; and one after `SILENCE`
-    seconds without, so that slow work does not look stuck.
+    A line is printed after each tenth of the work, but not more often than every `PAUSE` seconds; and after `SILENCE`
+    seconds without a line, so slow work does not look stuck.
     """
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
@@ -94,7 +94,7 @@ def progress_bar(enabled: bool = True) -> Progress:
 
 
 def track(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
-    """`items`, with a bar for how many of `total` are done."""
+    """Yield `items`, with a progress bar of `total` steps."""
     with progress_bar() as bar:
         task = bar.add_task(label, total=total, unit=unit, note="")
         for item in items:
@@ -120,7 +120,7 @@ def duration(seconds: float) -> str:
 
 
 def quiet_libraries() -> None:
-    """Silence what says nothing about this run: tips, and warnings about choices that are made on purpose."""
+    """Silence library messages that are irrelevant here: tips, and warnings about deliberate choices."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -130,17 +130,17 @@ def quiet_libraries() -> None:
         ".*Experiment logs directory.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*is smaller than the logging interval.*",
-        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has reduced it already
+        ".*recommended to use .self.log.*sync_dist=True.*",  # torchmetrics has already reduced it
         ".*distributed.nn.functional.all_gather is deprecated.*",  # Lightning's own call
         ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*your dataloader is not resumable.*",  # it begins where it has to
-        ".*FSDP2-wrapped module .* returned a view tensor.*",  # no network changes one in place
+        ".*your dataloader is not resumable.*",  # it starts at the right place
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # no network modifies one in place
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def log_to(file: Path) -> None:
-    """Write log messages to the console as they are, and to `file` with time and origin."""
+    """Write log messages to the console unchanged, and to `file` with time, logger and level."""
     plain, full = logging.StreamHandler(sys.stdout), logging.FileHandler(file, delay=True)
     plain.setFormatter(logging.Formatter("%(message)s"))
     full.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and fix. Every module may import this one, and it imports nothing."""
+"""Errors that a user can cause and fix. Any module may import this one; it imports no other module of the project."""
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can fix: one line that says what was found, where, what was expected, and how to fix it.
+    """An error that the user can fix: one line saying what was found, where, what was expected, and how to fix it.
 
     Commands print it as `error: <line>` and exit with its status, without a traceback.
     """
@@ -24,7 +24,7 @@ class NotFinite(UserError):
 
 
 class Diverged(UserError):
-    """The loss has risen far above what it was, for several steps in a row."""
+    """The loss was far above its usual level for several consecutive steps."""
 
     status = 4
 
@@ -36,13 +36,13 @@ class ProcessLost(UserError):
 
 
 class FolderTaken(UserError):
-    """The folder belongs to another run: nothing in it is changed."""
+    """The folder belongs to another run. Nothing in it has been changed."""
 
 
 class Interrupted(BaseException):
-    """A signal ended the run; what could be saved is saved. Commands exit with 128 + the signal's number.
+    """A signal ended the run, after saving what could be saved. Commands exit with 128 + the signal's number.
 
-    SIGALRM is the alarm clock that `trainer.max_time` sets.
+    SIGALRM is the timer set by `trainer.max_time`.
     """
 
     def __init__(self, number: int):
@@ -53,29 +53,29 @@ class Interrupted(BaseException):
 
 
 def closest(word: str, choices: Iterable[str]) -> list[str]:
-    """Up to three choices that `word` may stand for: `optimizer.lr` for `lr`, and else those that are spelt alike."""
+    """Up to three choices that `word` may stand for: `optimizer.lr` for `lr`, otherwise those with similar spelling."""
     every, last = list(choices), word.rpartition(".")[2]
     same = [choice for choice in every if choice.rpartition(".")[2] == last]
     return get_close_matches(word, same, n=3, cutoff=0.0) or get_close_matches(word, every, n=3, cutoff=0.5)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """` (did you mean a, b?)` with the choices closest to `word`, or `` when none is close."""
+    """` (did you mean a, b?)` with the choices closest to `word`; empty if none is close."""
     close = closest(word, choices)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, without what follows its first line."""
+    """The first line of an exception's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Arguments(ArgumentParser):
-    """The options of a command without a configuration. What it does not know is one line on stderr, and status 2.
+    """Argument parser of a command without a configuration. Errors are one line on stderr, and exit status 2.
 
     Args:
-        name: of the command, `diffusion.NAME`.
-        about: for `--help`.
+        name: NAME of the command `diffusion.NAME`.
+        about: description for `--help`.
     """
 
     def __init__(self, name: str, about: str):
@@ -84,7 +84,7 @@ class Arguments(ArgumentParser):
         )
 
     def add_config_dir(self) -> None:
-        """Add the option that names a folder of the user's own choices, for `config.choices.searching`."""
+        """Add the option for a folder of custom choices, for `config.choices.searching`."""
         self.add_argument(
             "--config-dir",
             metavar="CONF",
@@ -92,7 +92,7 @@ class Arguments(ArgumentParser):
         )
 
     def add_weights(self) -> None:
-        """Add the option that says which weights of a model are meant."""
+        """Add the option that selects the weights of a model."""
         self.add_argument(
             "--weights",
             type=_weights,
@@ -101,8 +101,8 @@ class Arguments(ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """End the command."""
-        self.exit(2, f"error: {message}; --help lists the options of {self.prog}\n")
+        """Print the error and exit with status 2."""
+        self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")
 
 
 def _weights(word: str) -> str | float:
@@ -113,10 +113,10 @@ def _weights(word: str) -> str | float:
 
 
 def exit_status(task: Callable[[], object], fix: str) -> int:
-    """Do `task`; the status with which a command ends. What the user can fix is one line on stderr.
+    """Run `task` and return the exit status of the command. Errors that the user can fix are one line on stderr.
 
     Args:
-        fix: what to do about a file or folder that the operating system refuses.
+        fix: advice for errors of the operating system about a file or folder.
     """
     try:
         task()

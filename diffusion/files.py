@@ -1,4 +1,4 @@
-"""Files: where the package and its cache are, and how a file is replaced so that no reader ever sees half of it."""
+"""File utilities: package and cache folders, atomic replacement of files, and locks."""
 
 import contextlib
 import errno
@@ -17,14 +17,14 @@ from diffusion.errors import UserError
 PACKAGE = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 PART = ".part"  # the suffix of a file that is still being written
-UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what file systems answer that cannot flush a folder
+UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # errors of file systems that cannot flush a folder
 
 
 def cache_dir(*parts: str) -> Path:
     """`$DIFFUSION_CACHE`, else `$XDG_CACHE_HOME/diffusion-experiments`, else `~/.cache/diffusion-experiments`.
 
-    The folder (with `parts` joined) is created. Everything in it can be deleted; it is made again when needed. Raises
-    UserError where there is no home folder.
+    Creates the folder (joined with `parts`). Everything in it can be deleted; it is recreated when needed. Raises
+    UserError if there is no home folder.
     """
     chosen = os.environ.get("DIFFUSION_CACHE")
     try:
@@ -39,9 +39,9 @@ def cache_dir(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A new file beside `path`, which takes its place when the block ends. After an exception `path` is as before.
+    """Open a new file next to `path`; rename it to `path` when the block ends. An exception leaves `path` unchanged.
 
-    With `durable`, the bytes and then the rename are flushed to the disk, so that they survive a power cut. An OSError
+    With `durable`, first the bytes and then the rename are flushed to disk, to survive a power failure. An OSError
     names `path`.
     """
     with _beside(path, durable) as part, part.open("x+b") as file:
@@ -52,13 +52,13 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def replace(path: Path, *parts: str | bytes | memoryview, durable: bool = False) -> None:
-    """Make `parts` (texts are encoded as UTF-8) the content of `path`; for `durable` see `replacing`."""
+    """Replace the content of `path` with `parts` (strings are encoded as UTF-8); for `durable` see `replacing`."""
     with replacing(path, durable) as file:
         file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
 
 
 def link(source: Path, path: Path) -> None:
-    """Give `source` the second name `path`, durably; where the file system has no hard links, copy it."""
+    """Create `path` as a hard link to `source`, durably; copy if the file system has no hard links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path, durable=True) as part:
         try:
@@ -75,20 +75,20 @@ def copy(source: Path, path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, whose name a new one needs; its new path, such as `scores.json.damaged1`."""
+    """Rename a damaged file to make room for a new one. Returns its new path, such as `scores.json.damaged1`."""
     candidates = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
     return path.rename(next(aside for aside in candidates if not aside.exists()))
 
 
 def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | None:
-    """Take the lock that the file `path` stands for; it is free again when the returned file is closed.
+    """Acquire the lock of the file `path`. Closing the returned file releases it.
 
-    Other processes see it, on the same file system, until this process has ended, however it ends. None where the
-    operating system or the file system has no such locks. Raises BlockingIOError where another process still has it
-    after `patience` seconds.
+    The lock is visible to all processes on the same file system and is released when this process ends, for any reason.
+    Returns None if the operating system or the file system has no such locks. Raises BlockingIOError if another process
+    still holds the lock after `patience` seconds.
 
     Args:
-        shared: Take it together with others who share it; then `path` must exist, and is not written to.
+        shared: Acquire a shared lock; `path` must then exist, and is not written to.
     """
     if sys.platform == "win32":
         return None
@@ -112,20 +112,20 @@ def lock(path: Path, patience: float = 0.0, shared: bool = False) -> BinaryIO | 
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what writers that were killed have left in `folder`."""
+    """Remove the unfinished files that killed writers have left in `folder`."""
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
 
 
 def free_space(folder: Path) -> int:
-    """Free bytes on the disk of a folder, which is created."""
+    """Free bytes on the disk of a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free
 
 
 @contextlib.contextmanager
 def _beside(path: Path, durable: bool) -> Iterator[Path]:
-    """The name of a file beside `path`, which is renamed to `path` when the block ends."""
+    """Yield the name of a file next to `path`, which is renamed to `path` when the block ends."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
     try:
         yield part
@@ -148,7 +148,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: until then a power cut may undo a rename."""
+    """Flush a folder's entries to disk: until then, a power failure may undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

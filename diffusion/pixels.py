@@ -1,4 +1,4 @@
-"""Sizes and channels of images: 1 channel is grey, 3 are RGB, and 4 are RGBA, whose last channel is opacity."""
+"""Sizes and channels of images: 1 channel is grey, 3 are RGB, 4 are RGBA (the last channel is opacity)."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ Channels = Literal[1, 3, 4]
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Channels -> Pillow's mode."""
 SHOWN_AS = {1: "grey as RGB", 3: "", 4: "RGBA over white"}
-"""Channels -> how `to_rgb` makes RGB of them, in words."""
+"""Channels -> how `to_rgb` converts them to RGB, in words."""
 
 
 def height_width(resolution: int | Sequence[int]) -> tuple[int, int]:
@@ -30,9 +30,9 @@ def resolution_of(height: int, width: int) -> int | list[int]:
 
 
 def to_rgb(images: Tensor) -> Tensor:
-    """uint8 (…, C, H, W) -> uint8 (…, 3, H, W): grey is repeated, and RGBA lies over white; RGB is returned as it is.
+    """uint8 (…, C, H, W) -> uint8 (…, 3, H, W): repeat grey, blend RGBA over white, return RGB unchanged.
 
-    With the colour c and the opacity a, both 0..255, that is (a c + (255 − a) 255)/255, rounded to the nearest.
+    With colour c and opacity a, both 0..255, blending is (a c + (255 − a) 255)/255, rounded to nearest.
     """
     channels = images.shape[-3]
     if channels == 1:

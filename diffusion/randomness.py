@@ -1,7 +1,7 @@
 """Counter-based randomness: each draw is a function of (seed, purpose, counters), never of earlier draws.
 
-So a resumed run equals an uninterrupted one, two devices give the same numbers as one, and two recipes with the same
-seed see the same images, times and noise. Every module may import this one.
+A resumed run therefore equals an uninterrupted one, two devices give the same numbers as one, and two recipes with the
+same seed see the same images, times and noise. Any module may import this one.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
-GENERATOR = "philox4x32-10"  # what `Streams` draws; a run that goes on with another draws other noise
+GENERATOR = "philox4x32-10"  # of `Streams`; a run that resumes with another generator draws different noise
 
 
 def seed_for(*key: int | str) -> int:
-    """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`. It is the same on every machine."""
+    """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`, identical on every machine."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
-    """`seed_for(*key, each)` of each number in `last`, such as a batch's images; the common part is hashed once."""
+    """`seed_for(*key, each)` for each number in `last`, such as image indices; the common part is hashed once."""
     begun = hashlib.blake2b(f"({', '.join(map(repr, key))}{', ' * bool(key)}".encode(), digest_size=8)
     alone = b"" if key else b","
     digests = []
@@ -39,7 +39,7 @@ def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
 
 
 def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh torch generator seeded with `seed_for(*key)`, of which the CPU's keeps the lowest 32 bits."""
+    """A new torch generator seeded with `seed_for(*key)`. The CPU generator only uses the lowest 32 bits."""
     return torch.Generator(device).manual_seed(seed_for(*key))
 
 
@@ -54,9 +54,9 @@ def real_dtype(device: torch.device) -> torch.dtype:
 
 @contextlib.contextmanager
 def rewinding(device: torch.device) -> Iterator[None]:
-    """After this context, torch's own generators of the CPU and of `device` are where they were before it.
+    """Context that restores the states of torch's generators of the CPU and of `device` at its end.
 
-    So a network that is called within it and then once more draws the same dropout both times.
+    A network called once inside the context and once after it therefore draws the same dropout masks.
     """
     kinds = [torch] if device.type == "cpu" else [torch, getattr(torch, device.type)]
     states = [kind.get_rng_state() for kind in kinds]
@@ -67,25 +67,25 @@ def rewinding(device: torch.device) -> Iterator[None]:
             kind.set_rng_state(state)
 
 
-# Blocks that are drawn at once, so that what lies between the rounds stays in a processor's cache, or small on a GPU.
+# Blocks drawn in one chunk, so intermediate values stay in the CPU's cache, or small on a GPU.
 CACHED, QUEUED = 2**16, 2**20
-FEW = 2**14  # blocks for which torch uses one thread of the CPU, as numpy does
-LOW = 2**32 - 1  # the lower half of a word of 64 bits
+FEW = 2**14  # blocks up to which torch uses a single CPU thread, as numpy does
+LOW = 2**32 - 1  # mask of the lower half of a 64-bit word
 ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)  # what a round adds to the key
+WEYL = (0x9E3779B9, 0xBB67AE85)  # increments of the key per round
 ROUNDS = 10
 
 
 def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
-    """The keys of Philox's rounds, (10, 2, B, 1): of each seed, modulo 2⁶⁴, the lower and the upper half are the key.
+    """The keys of Philox's rounds, (10, 2, B, 1). The key is the lower and the upper half of the seed modulo 2⁶⁴.
 
-    The seeds are copied to the device, for which nothing waits. (Except on MPS, whose copies that do not block read the
-    seeds when they may be gone: pytorch/pytorch#189690.)
+    The seeds are copied to the device without blocking. (Except on MPS, whose non-blocking copies may read the seeds
+    after they have been freed: pytorch/pytorch#189690.)
     """
     words = np.array([seed & ALL for seed in seeds], dtype=np.uint64).view(np.int64)
     low = torch.from_numpy(words).to(device, non_blocking=device.type != "mps")
-    high = low >> 32  # the mask removes what is above each half, after the sum
+    high = low >> 32  # the mask at the end removes the bits above each half
     rounds = torch.arange(ROUNDS, device=device)[:, None]
     return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
 
@@ -97,12 +97,12 @@ def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
     """Philox 4×32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): 10 rounds of
         (c_0, c_1, c_2, c_3) ← (⌊M_1 c_2 / 2³²⌋ ⊕ c_1 ⊕ k_0, M_1 c_2, ⌊M_0 c_0 / 2³²⌋ ⊕ c_3 ⊕ k_1, M_0 c_0) mod 2³².
 
-    int64 holds the words of 32 bits, because torch multiplies no unsigned ones. A product wraps around to the same 64
-    bits, of which the shift keeps the sign in the upper half, and the mask removes it.
+    The 32-bit words are stored as int64, because torch cannot multiply unsigned integers. A product wraps around to the
+    same 64 bits; the right shift extends its sign into the upper half, which the mask removes.
 
     Args:
-        even: c_0 and c_2, (2, …), which broadcast with the keys; tensors, or arrays of numpy.
-        odd: c_1 and c_3, alike.
+        even: c_0 and c_2, (2, …), broadcast with the keys; tensors or numpy arrays.
+        odd: c_1 and c_3, in the same form.
         keys: k_0 and k_1 of each round, (10, 2, …).
 
     Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
@@ -114,25 +114,25 @@ def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
         library.multiply(even[0], MULTIPLIERS[0], out=product[1])
         even = product >> 32
         even ^= odd
-        even = even ^ key  # of more elements in the first round
+        even = even ^ key  # not in place: it broadcasts in the first round
         even &= LOW
-        odd = product  # whose upper half the mask removes in the next round
+        odd = product  # its upper half is masked out in the next round
     return even, odd & LOW
 
 
 class Streams:
     """One random stream per example: example i draws from `seeds[i]`, whatever else is in the batch.
 
-    Equal seeds give equal draws, so a training loop needs other seeds at each step: `Streams.of(B, "train", step)`. The
+    Equal seeds give equal draws, so a training loop needs new seeds at each step: `Streams.of(B, "train", step)`. The
     idea is that of EDM's StackedRandomGenerator. Number j of draw d of an example is a function of (seed, d, j): Philox
     with the seed as its key and the counter (j, 0, d, 0), where j counts blocks of four words. The whole batch is drawn
-    at once. So the words depend neither on the batch nor on the device. What is made of them has the same numbers on
-    every kind of device, up to the rounding of its logarithm, cosine and sine.
+    in parallel. The words depend neither on the batch nor on the device; the numbers computed from them are the same on
+    every type of device, up to the rounding of its logarithm, cosine and sine.
 
     Args:
-        seeds: one seed for each of the B examples, of which 64 bits count.
-        device: where the numbers are drawn.
-        batch_seed: for `stratified` and `shared`: a seed that all examples of the batch share; None: a hash of `seeds`.
+        seeds: one seed for each of the B examples, used modulo 2⁶⁴.
+        device: device on which the numbers are drawn.
+        batch_seed: for `stratified` and `shared`: a seed shared by all examples of the batch; None: a hash of `seeds`.
         positions: for `stratified`: the positions of these examples in the batch; None: they are the whole batch.
         batch_size: for `stratified`: the size of the whole batch; None: the number of `seeds`.
     """
@@ -155,20 +155,21 @@ class Streams:
 
     @classmethod
     def of(cls, n: int, *key: int | str, device: torch.device | str = "cpu") -> "Streams":
-        """n streams whose seeds are functions of `key` and of their place, such as `Streams.of(8, "train", step)`."""
+        """n streams with seeds derived from `key` and their index, such as `Streams.of(8, "train", step)`."""
         return cls(seeds_for(*key, last=range(n)), device)
 
     def __len__(self) -> int:
         return self.keys.shape[2]
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """N(0, 1) of shape (B, *shape), by Box and Muller's z = √(−2 log u) (cos 2πv, sin 2πv).
+        """N(0, 1) of shape (B, *shape), by the Box-Muller transform z = √(−2 log u) (cos 2πv, sin 2πv).
 
-        In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, then rounded to float32, and
-        |z| ≤ 6.67, which one number in 4·10¹⁰ would exceed; one pair in 2²⁵ is (0, 0). Other dtypes round float32.
+        In float64, u and v have 53 bits, and |z| ≤ 8.58. Otherwise they have 32 bits, rounded to float32, and |z| ≤
+        6.67, which one normal number in 4·10¹⁰ would exceed; one pair in 2²⁵ is (0, 0). Other dtypes round the float32
+        result.
         """
         real = torch.float64 if dtype == torch.float64 else torch.float32
-        pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers in a block of four words
+        pairs, bits = (1, 53) if real == torch.float64 else (2, 32)  # pairs of numbers per block of four words
         n = math.prod(shape)
         blocks, draw = -(-n // (2 * pairs)), self._next()
         out = torch.empty(len(self), blocks, pairs, 2, dtype=real, device=self.device)
@@ -186,9 +187,9 @@ class Streams:
         return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
-        """N(0, 1) with the dtype of `x` (B, ...), of shape (B, *times, ...): as many of them for each example.
+        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...).
 
-        Raises UserError for another number of examples than B.
+        Raises UserError if `x` does not have B examples.
         """
         if len(x) != len(self):
             raise UserError(
@@ -198,9 +199,9 @@ class Streams:
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, in float32 their first 24 bits.
+        """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.
 
-        Drawn on the CPU and copied: to launch the operations on a GPU takes longer, and nothing waits for the copy.
+        Drawn on the CPU and copied without blocking, because launching the operations on a GPU takes longer.
         """
         dtype = real_dtype(self.device)
         bits = 53 if dtype == torch.float64 else 24
@@ -209,33 +210,33 @@ class Streams:
         return drawn.to(self.device, non_blocking=self.device.type != "mps")
 
     def stratified(self) -> Tensor:
-        """U[0, 1) of shape (B,), in `real_dtype`, evenly spread: u_i = (u + i/n) mod 1 for example i of n."""
+        """U[0, 1) of shape (B,), in `real_dtype`, evenly spaced: u_i = (u + i/n) mod 1 for example i of n."""
         first = seed_for("stratified", self.batch_seed, self._next()) / 2**63
-        # Created on the device: copying them there would wait for all of its queued work.
+        # Created on the device: a copy would wait for all of the device's queued work.
         p, dtype = self.positions, real_dtype(self.device)
         places = torch.arange(p.start, p.stop, p.step, dtype=dtype, device=self.device)
         return (first + places / self.batch_size) % 1
 
     def shared(self) -> float:
-        """One U[0, 1) for the whole batch, a function of its seed."""
+        """A single U[0, 1) for the whole batch, as a function of its seed."""
         return seed_for("shared", self.batch_seed, self._next()) / 2**63
 
     def _next(self) -> int:
-        """The number of this draw: successive draws differ, whatever each of them is."""
+        """The index of this draw: successive draws differ, whatever their type."""
         self.draws += 1
         return self.draws - 1
 
     def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd ones, (2, B, end − first)."""
+        """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd words, (2, B, end − first)."""
         block = torch.arange(first, end, device=keys.device)
         even = torch.stack([block, torch.full_like(block, draw)])[:, None]
         odd = torch.zeros_like(even)
         if keys.device != CPU or keys.shape[2] * len(block) > FEW:
             return philox(even, odd, keys)
-        words = philox(even.numpy(), odd.numpy(), keys.numpy())  # with less overhead than torch's operations have
+        words = philox(even.numpy(), odd.numpy(), keys.numpy())  # numpy has less overhead than torch here
         return torch.as_tensor(words[0]), torch.as_tensor(words[1])
 
 
 def _joined(even: Tensor, odd: Tensor) -> Tensor:
-    """53 bits of two words, the even one first."""
+    """Combine two words into 53 bits, the even word first."""
     return (even << 21) | (odd >> 11)

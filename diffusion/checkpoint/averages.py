@@ -1,8 +1,8 @@
-"""Snapshots of a run's power-function averages, and the weights of any other length made of them.
+"""Snapshots of a run's power-function averages, and post-hoc weights of any other length computed from them.
 
-checkpoints/averages/step-00001234.pt, written like a checkpoint (`storage`), holds the averages of a step. A checkpoint
-holds those of its own step, and lists the snapshots before it, each with a hash: a file of another run, or of steps
-that were done again later, is never mixed in. The mathematics is in `diffusion.process.averaging`.
+checkpoints/averages/step-00001234.pt, written like a checkpoint (`storage`), contains the averages at a step. A
+checkpoint contains those of its own step, and lists the earlier snapshots with their hashes: a file of another run, or
+of steps that were repeated later, is never mixed in. The mathematics is in `diffusion.process.averaging`.
 """
 
 import re
@@ -19,15 +19,15 @@ from diffusion.errors import UserError
 from diffusion.metric.digest import digest
 from diffusion.process.averaging import Profile, coefficients, gamma_of
 
-FOLDER = "averages"  # beside the checkpoints
-STATE = "PowerEMA"  # where the averages are among the callbacks of a checkpoint
-WORST = 0.25  # of a profile may be missing, in the L² norm
+FOLDER = "averages"  # subfolder of the checkpoints' folder
+STATE = "PowerEMA"  # key of the averages in a checkpoint's callbacks
+WORST = 0.25  # largest missing part of a profile, in the L² norm
 Averages = Mapping[str, Mapping[str, Tensor]]  # σ_rel -> name in the module -> averaged parameter
 Listed = Mapping[int, tuple[int, str]]  # step -> updates, hash
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: its averages, the optimizer steps that they are of, and the snapshots before it."""
+    """The state in a checkpoint: its averages, their number of optimizer steps, and the earlier snapshots."""
 
     averages: Averages
     updates: int
@@ -35,24 +35,24 @@ class State(NamedTuple):
 
 
 def snapshot(checkpoints: Path, step: int) -> Path:
-    """The file of a step, beside the checkpoints in a folder."""
+    """The snapshot file of a step, in a folder of checkpoints."""
     return checkpoints / FOLDER / f"step-{step:08d}.pt"
 
 
 def snapshots(checkpoints: Path) -> dict[int, Path]:
-    """step -> file, of all that are beside the checkpoints in a folder."""
+    """step -> file, for all snapshots in a folder of checkpoints."""
     found = {file: re.fullmatch(r"step-(\d+)\.pt", file.name) for file in sorted((checkpoints / FOLDER).glob("*"))}
     return {int(match[1]): file for file, match in found.items() if match}
 
 
 def save(averages: Averages, path: Path) -> str:
-    """Write a snapshot; its hash. Raises OSError as `storage.save` does."""
+    """Write a snapshot and return its hash. Raises OSError like `storage.save`."""
     storage.save({"averages": averages}, path)
     return hash_of(averages)
 
 
 def load(path: Path, expected: str) -> Averages:
-    """A snapshot. Raises storage.Damaged unless its hash is the expected one."""
+    """Read a snapshot. Raises storage.Damaged unless it has the expected hash."""
     found = storage.load(path, sealed=True).get("averages")
     if not _are_averages(found):
         raise storage.Damaged("it is no snapshot")
@@ -67,10 +67,10 @@ def hash_of(averages: Averages) -> str:
 
 
 def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[str, Tensor]:
-    """The parameters averaged over the length σ_rel, as of the step of the checkpoint `path`, by name in the module.
+    """The parameters averaged with length σ_rel, at the step of the checkpoint `path`, by name in the module.
 
-    A length that was tracked is in the checkpoint itself. Another one is combined of the averages in the checkpoint and
-    in the snapshots before it, in float64. Raises UserError where that is not possible, or would not be good enough.
+    A tracked length is in the checkpoint itself. Any other length is a linear combination, in float64, of the averages
+    in the checkpoint and in the earlier snapshots. Raises UserError if that is impossible or too inaccurate.
     """
     asked = f"ckpt={path}: weights={length:g}"
     gamma, state = gamma_of(length), _state(contents, asked)
@@ -117,7 +117,7 @@ def _shapes(averages: Averages) -> list[Any]:
 
 
 def _state(contents: Mapping[str, Any], asked: str) -> State:
-    """What the checkpoint holds. Raises UserError where it holds nothing, or nothing sound."""
+    """The state in the checkpoint. Raises UserError if it is missing or malformed."""
     callbacks = contents.get("callbacks")
     state = callbacks.get(STATE) if isinstance(callbacks, Mapping) else None
     if not isinstance(state, Mapping):
@@ -143,7 +143,7 @@ def _are_listed(value: Any) -> TypeGuard[Listed]:
 
 
 def _are_averages(value: Any) -> TypeGuard[Averages]:
-    """Whether `value` has the structure of `Averages`, with the same parameters in all of them."""
+    """Whether `value` has the structure of `Averages`, with the same parameters in each."""
     if not isinstance(value, Mapping) or not value or not all(isinstance(each, Mapping) for each in value.values()):
         return False
     items = [item for each in value.values() for item in each.items()]

@@ -1,9 +1,11 @@
-"""Which networks diffusers has too: our settings and its config.json say the same. Their weights: `model.diffusers`.
+"""Networks that exist in diffusers, too: convert our settings to its config.json and back.
+
+Their weights are converted in `model.diffusers`.
 
 | ours | diffusers |
 | --- | --- |
-| `UNet` with `patch` 1 | `UNet2DModel`, as by default or set like google/ddpm-cifar10-32 |
-| `ADMUNet` with `patch` 1 | `UNet2DModel` with blocks that resample and adaptive group norm |
+| `UNet` with `patch` 1 | `UNet2DModel`, with default settings or those of google/ddpm-cifar10-32 |
+| `ADMUNet` with `patch` 1 | `UNet2DModel` with resampling blocks and adaptive group norm |
 | `DiT` with `mlp_ratio` 4 | `DiTTransformer2DModel` |
 """
 
@@ -19,7 +21,7 @@ from diffusion.model import ADMUNet, DiT, UNet
 from diffusion.pixels import height_width
 
 UNET, DIT = "UNet2DModel", "DiTTransformer2DModel"
-PART = {UNET: "unet", DIT: "transformer"}  # the name of the network, and its folder, in a pipeline
+PART = {UNET: "unet", DIT: "transformer"}  # name and folder of the network in a pipeline
 
 UNET_DEFAULTS: dict[str, Any] = {
     "sample_size": None, "in_channels": 3, "out_channels": 3, "center_input_sample": False,
@@ -58,13 +60,13 @@ DIT_FIXED = {
 
 
 def network_config(network: nn.Module, model: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
-    """diffusers' config.json of a network that it has too.
+    """The config.json for diffusers' counterpart of a network.
 
     Args:
-        model: the node of the configuration that the network was built from.
+        model: the configuration node that the network was built from.
         size: the side of the images, or [height, width], in pixels.
 
-    Raises UserError for a network that it does not have.
+    Raises UserError for a network without a counterpart.
     """
     kind = type(network)
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
@@ -136,13 +138,13 @@ def _dit_config(chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, A
 def model_node(theirs: Fields, layers: int) -> dict[str, Any]:
     """The node `model` of our configuration that builds the network of a config.json.
 
-    Each of a U-Net's class vectors is that of a class. It has none for "no class".
+    Every class embedding of a U-Net is that of a class; it has none for "no class".
 
     Args:
-        theirs: with the defaults of its class.
-        layers: how many tensors the network has: it cannot have more layers.
+        theirs: the fields of config.json, with the defaults of its class.
+        layers: number of tensors of the network, an upper bound for its number of layers.
 
-    Raises UserError for what has no counterpart.
+    Raises UserError for settings without a counterpart.
     """
     kind = theirs.one_of("_class_name", [UNET, DIT])
     return _dit_node(theirs, layers) if kind == DIT else _unet_node(theirs, layers)

@@ -1,7 +1,7 @@
-"""Which schedules, predictions and samplers diffusers has too: our parts and its scheduler_config.json say the same.
+"""Schedules, predictions and samplers that exist in diffusers, too: convert ours to its scheduler_config.json and back.
 
-A `Discrete` table of T = 1000 rows with `Eps`, `V` or `X0`, sampled by `Ancestral` (`DDPMScheduler`) or `DDIM`
-(`DDIMScheduler`) on the grids `uniform` ("trailing"), `leading` or `linspace`. How many steps are made, and DDIM's η,
+These are a `Discrete` table of T = 1000 rows with `Eps`, `V` or `X0`, sampled by `Ancestral` (`DDPMScheduler`) or
+`DDIM` (`DDIMScheduler`) on the grids `uniform` ("trailing"), `leading` or `linspace`. The number of steps and DDIM's η
 are not in the file: they are arguments of diffusers' pipeline.
 """
 
@@ -19,7 +19,7 @@ from diffusion.process.prediction import X0, Eps, Prediction, V
 from diffusion.process.sampler import DDIM, Ancestral, Sampler
 from diffusion.process.schedule import Discrete, Schedule
 
-STEPS = 1000  # T for which a network's label 1000·t − 1 is diffusers' timestep
+STEPS = 1000  # the T for which a network's time label 1000·t − 1 is diffusers' timestep
 DDPM_NAME, DDIM_NAME = "DDPMScheduler", "DDIMScheduler"
 DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": STEPS, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
@@ -31,7 +31,7 @@ OWN_DEFAULTS: dict[str, dict[str, Any]] = {
     DDPM_NAME: {"variance_type": "fixed_small"},
     DDIM_NAME: {"set_alpha_to_one": True},
 }
-UNLIMITED = 1e6  # a `sample_max_value` that no image reaches
+UNLIMITED = 1e6  # a `sample_max_value` that is never reached
 PREDICTIONS: dict[type[Prediction], str] = {Eps: "epsilon", V: "v_prediction", X0: "sample"}
 SPACINGS: dict[Any, str] = {grid.uniform: "trailing", grid.leading: "leading", grid.linspace: "linspace"}
 VARIANCES: dict[Any, str] = {
@@ -48,7 +48,7 @@ def scheduler_config(table: Schedule, prediction: Prediction, sampler: Sampler, 
     Args:
         learned: whether the network has output channels for a variance.
 
-    Raises UserError for a part that diffusers does not have, or has otherwise.
+    Raises UserError for a part that does not exist in diffusers, or works differently there.
     """
     if type(table) is not Discrete:
         raise UserError(
@@ -70,7 +70,7 @@ def scheduler_config(table: Schedule, prediction: Prediction, sampler: Sampler, 
 
 
 def _betas(table: Discrete) -> dict[str, Any]:
-    """The name of the table of β and its ends where diffusers computes the same, else the table."""
+    """The name and the end points of the β table if diffusers computes the same one, otherwise the table itself."""
     betas = table.betas()
     first, last = (float(f"{float(betas[i]):.12g}") for i in (0, -1))
     for name, known in NAMED.items():
@@ -82,7 +82,7 @@ def _betas(table: Discrete) -> dict[str, Any]:
 
 
 def _sampling(sampler: Sampler, learned: bool) -> dict[str, Any]:
-    """What the scheduler's file says of the sampler."""
+    """The settings in the scheduler's file that describe the sampler."""
     spacing = SPACINGS.get(_function(sampler.grid)[0])
     if type(sampler) not in (DDIM, Ancestral) or spacing is None or (type(sampler) is DDIM and spacing == "linspace"):
         raise UserError(
@@ -133,7 +133,7 @@ def _threshold(sampler: Sampler) -> dict[str, Any]:
 
 
 def _function(chosen: Any) -> tuple[Any, dict[str, Any]]:
-    """The function of a part, and the settings that it was chosen with."""
+    """The function of a part (possibly a partial), and its settings including defaults."""
     function = getattr(chosen, "func", chosen)
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
@@ -141,7 +141,7 @@ def _function(chosen: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def defaults_of(name: Any) -> dict[str, Any]:
-    """What the missing keys of a scheduler's file mean."""
+    """The defaults for missing keys in a scheduler's file."""
     return {**DEFAULTS, **OWN_DEFAULTS.get(str(name), {})}
 
 
@@ -149,9 +149,9 @@ def part_nodes(theirs: Fields) -> dict[str, dict[str, Any]]:
     """The nodes `schedule`, `prediction` and `sampler` of our configuration that a scheduler_config.json describes.
 
     Args:
-        theirs: with the defaults of its class.
+        theirs: the fields of scheduler_config.json, with the defaults of its class.
 
-    Raises UserError for what has no counterpart.
+    Raises UserError for settings without a counterpart.
     """
     name = theirs.one_of("_class_name", [DDPM_NAME, DDIM_NAME])
     theirs.one_of("num_train_timesteps", [STEPS])
@@ -203,7 +203,7 @@ def _sampler_node(theirs: Fields, name: str) -> dict[str, Any]:
         theirs.one_of("set_alpha_to_one", [True])
         return {"_target_": "diffusion.process.sampler.DDIM", "steps": 50, "eta": 0.0, **node}
     kinds = {word: function.__name__ for function, word in VARIANCES.items()}
-    kinds["fixed_small_log"] = "fixed_small"  # the same, computed by way of the logarithm
+    kinds["fixed_small_log"] = "fixed_small"  # the same, computed via the logarithm
     kind = kinds[theirs.one_of("variance_type", [*kinds])]
     node["variance"] = {"_target_": f"diffusion.process.variance.{kind}", "_partial_": True}
     return {"_target_": "diffusion.process.sampler.Ancestral", "steps": STEPS, **node}

@@ -1,13 +1,13 @@
-"""Models as diffusers' pipeline folders, written and read without diffusers: JSON and safetensors, nothing that runs.
+"""Read and write models as diffusers pipeline folders, without diffusers: JSON and safetensors, no executable code.
 
-    model_index.json                               which classes the parts have
-    unet/config.json                               or transformer/, of a DiT
+    model_index.json                               the classes of the parts
+    unet/config.json                               or transformer/, for a DiT
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
 
-A folder that we write also holds, in the metadata of its weights, what an exported file does (see `exported`): the
-recipe, the step and the labels. It is taken where the JSON files are those that were written with it. Anybody's folder
-is read without it, as far as its network, schedule, prediction and sampler have a counterpart here.
+In a folder written by us, the metadata of the weights also contain those of an exported file (see `exported`): the
+recipe, the step and the labels. They are used if the JSON files are still the ones written with them. Other folders are
+read without them, provided that their network, schedule, prediction and sampler have a counterpart here.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ from diffusion.process.sampler import Sampler
 from diffusion.process.variance import learned_range
 
 INDEX, WEIGHTS = "model_index.json", "diffusion_pytorch_model.safetensors"
-LIBRARY, VERSION = "diffusers", "0.30.0"  # the oldest that we know to read what is written
-LARGEST_SIDE = 1 << 12  # of images, in pixels
+LIBRARY, VERSION = "diffusers", "0.30.0"  # the oldest version known to read our folders
+LARGEST_SIDE = 1 << 12  # of an image, in pixels
 PIPELINES = {schedulers.DDPM_NAME: "DDPMPipeline", schedulers.DDIM_NAME: "DDIMPipeline"}
 CLASSES = "time.classes.weight"
 OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-OF = "of"  # in the metadata: a hash of the JSON files that the rest of the metadata belongs to
+OF = "of"  # metadata key: a hash of the JSON files that the metadata belong to
 
 
 def is_folder(path: Path) -> bool:
-    """Whether it is a folder of a pipeline."""
+    """Whether `path` is a pipeline folder."""
     return (path / INDEX).is_file()
 
 
@@ -66,14 +66,14 @@ def write(
     kind: str,
     labels: Mapping[str, int],
 ) -> str:
-    """Write a model as a folder; how a program that has diffusers draws its images as we do, in one line.
+    """Write a model as a folder. Returns one line that explains how to draw the same images with diffusers.
 
     Args:
-        sampler: that of the recipe in `config`.
-        config, step, epoch, kind, labels: as of `exported.write`.
+        sampler: the sampler of the recipe in `config`.
+        config, step, epoch, kind, labels: see `exported.write`.
 
-    Raises UserError, before anything is written, for what diffusers has no counterpart of, and for a folder that is not
-    empty.
+    Raises UserError, before anything is written, for parts without a counterpart in diffusers and for a folder that is
+    not empty.
     """
     network = denoiser.network
     net = networks.network_config(network, config["model"], config["data"]["resolution"])
@@ -85,7 +85,7 @@ def write(
             "model.out_channels: of diffusers' samplers of U-Nets, a learned variance fits only the ancestral one with "
             "learned_range; choose --sampler 'ancestral variance@sampler.variance=learned_range'"
         )
-    pipeline_splits = name == networks.DIT  # DiTPipeline leaves the variance out before the scheduler's step
+    pipeline_splits = name == networks.DIT  # DiTPipeline drops the variance before the scheduler's step
     scheduler = schedulers.scheduler_config(
         denoiser.schedule, denoiser.prediction, sampler, learned and not pipeline_splits
     )
@@ -100,7 +100,7 @@ def write(
         part: [LIBRARY, name],
     }
     if name == networks.DIT:
-        index["vae"] = [None, None]  # it works on pixels
+        index["vae"] = [None, None]  # our DiT works on pixels
     metadata = exported.metadata(config, step, epoch, kind, labels) | {"format": "pt", OF: _hash(net, scheduler)}
     tensors = {key: value.contiguous() for key, value in to_diffusers(network.state_dict()).items()}
     for inner in (part, "scheduler"):
@@ -110,7 +110,7 @@ def write(
     for file, content in (
         (f"{part}/config.json", net),
         ("scheduler/scheduler_config.json", scheduler),
-        (INDEX, index),  # last: without it the folder is not one
+        (INDEX, index),  # last: only this file makes it a pipeline folder
     ):
         with replacing(folder / file, durable=True) as target:
             target.write(json.dumps(content, indent=2).encode())
@@ -123,7 +123,7 @@ def _takes_variance(sampler: Sampler) -> bool:
 
 
 def _call(folder: Path, net: Mapping[str, Any], scheduler: Mapping[str, Any], sampler: Sampler) -> str:
-    """How a program draws from the folder as we do."""
+    """One line that explains how to draw the same images from the folder with diffusers."""
     words = [f"num_inference_steps={sampler.steps}"]
     if scheduler["_class_name"] == schedulers.DDIM_NAME:
         words += [f"eta={getattr(sampler, 'eta', 0.0):g}", "use_clipped_model_output=True"]
@@ -137,14 +137,14 @@ def _call(folder: Path, net: Mapping[str, Any], scheduler: Mapping[str, Any], sa
 
 
 def _hash(net: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
-    """Of two JSON files: their content, whatever the order of their keys."""
+    """A hash of the contents of two JSON files, independent of the order of keys."""
     return hashlib.sha256(json.dumps([net, scheduler], sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path, prefix: str) -> dict[str, Any]:
-    """The model of a folder, whoever wrote it, in the form of a checkpoint: `prefix` is put before each tensor's name.
+    """Read the model of any pipeline folder, in the form of a checkpoint: `prefix` is added to each tensor's name.
 
-    Raises UserError, before memory is taken, for what is missing, malformed, or has no counterpart here.
+    Raises UserError, before memory is allocated, for parts that are missing, malformed, or have no counterpart here.
     """
     name = _network_of(Fields.read(folder / INDEX))
     of_network = folder / networks.PART[name] / "config.json"
@@ -172,7 +172,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
 
 
 def _network_of(index: Fields) -> str:
-    """The class of the network. Raises UserError for a pipeline with parts that have no counterpart."""
+    """The class name of the network. Raises UserError for a pipeline with parts that have no counterpart here."""
     parts = {
         key: value
         for key, value in index.values.items()
@@ -192,7 +192,7 @@ def _network_of(index: Fields) -> str:
 
 
 def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata of a file of weights, and the tensors under our names."""
+    """The metadata of a file of weights, and its tensors under our names."""
     if not file.is_file():
         others = sorted(each.name for each in file.parent.glob("*.bin"))
         pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
@@ -212,20 +212,20 @@ def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _modern(key: str) -> str:
-    """The present name of a weight of an attention, as diffusers renames it when it reads an old file."""
+    """The current name of an attention weight, as diffusers renames it when it reads an old file."""
     for old, new in OLD_NAMES.items():
         key = key.replace(old, new)
     return key
 
 
 def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The contents of a checkpoint, but its weights, that a folder's JSON describes; the weights are made to fit."""
+    """The contents of a checkpoint, without weights, from a folder's JSON. `weights` are adapted to the network."""
     model = networks.model_node(net, len(weights))
     table = weights.get(CLASSES)
     if model["classes"] and table is not None and table.ndim == 2:
         if net.values["_class_name"] == networks.UNET:
             weights[CLASSES] = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        elif model["classes"] == 1 and not table.any():  # a network without classes, which must have one there
+        elif model["classes"] == 1 and not table.any():  # no classes; diffusers' DiT needs at least one
             model["classes"] = 0
             del weights[CLASSES]
     images = {"resolution": resolution_of(*_size(net)), "channels": model["in_channels"]}
@@ -249,7 +249,7 @@ def _size(net: Fields) -> tuple[int, int]:
 
 
 def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: Fields) -> None:
-    """Raise UserError unless the network of `model` has these weights, before it takes any memory."""
+    """Raise UserError unless the weights fit the network of `model`, which is built without allocating memory."""
     try:
         with torch.device("meta"):
             network: nn.Module = make(model, "model")

@@ -1,6 +1,7 @@
-"""The weights of a run after some of its steps: the worse model of its autoguidance (`guidance.step`).
+"""The weights of a run at an early step: the weak model for autoguidance (`guidance.step`).
 
-checkpoints/early/step-00001234.safetensors is an exported file of the averaged weights. It stays when checkpoints go.
+checkpoints/early/step-00001234.safetensors is an exported file of the averaged weights. It is kept when checkpoints are
+removed.
 """
 
 from pathlib import Path
@@ -8,22 +9,22 @@ from pathlib import Path
 from diffusion.checkpoint import exported, storage
 from diffusion.errors import UserError
 
-FOLDER = "early"  # beside the checkpoints
+FOLDER = "early"  # subfolder of the checkpoints' folder
 
 
 def file_of(checkpoints: Path, step: int) -> Path:
-    """The file of a step, beside the checkpoints in a folder."""
+    """The file of a step, in a folder of checkpoints."""
     return (checkpoints / FOLDER / storage.numbered(checkpoints, step).name).with_suffix(exported.SUFFIX)
 
 
 def kept(checkpoints: Path, step: int) -> Path | None:
-    """The file of a step or else the checkpoint of that step; None where there is neither."""
+    """The file of a step, otherwise the checkpoint of that step; None if there is neither."""
     files = (file_of(checkpoints, step), storage.numbered(checkpoints, step))
     return next((file for file in files if file.is_file()), None)
 
 
 def find(checkpoints: Path, step: int) -> Path:
-    """As `kept`. Raises UserError where there is neither."""
+    """Like `kept`, but raises UserError if there is neither."""
     if (found := kept(checkpoints, step)) is not None:
         return found
     numbered = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))

@@ -1,4 +1,4 @@
-"""Exported models: safetensors files, which hold tensors and text and nothing that could run."""
+"""Exported models: safetensors files, which contain tensors and text but no executable code."""
 
 import json
 import re
@@ -18,9 +18,9 @@ from diffusion.files import replacing
 
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
-AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of weights
-KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # of the configuration
-MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # errors of metadata that we did not write
+AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of averaged weights
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # keys of the configuration
+MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # raised for foreign metadata
 
 
 def write(
@@ -34,12 +34,12 @@ def write(
 ) -> Path:
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
-    The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, features,
-    metrics, seed, score and label_dropout), "step", "epoch", "weights" and "labels" (JSON).
+    The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, guidance,
+    features, metrics, seed, score and label_dropout), "step", "epoch", "weights" and "labels" (JSON).
 
     Args:
         kind: `ema`, `raw`, or `ema 0.08` for an average of this length.
-        labels: class -> training images; see `restore.Restored`.
+        labels: class -> number of training images; see `restore.Restored`.
     """
     if file.suffix != SUFFIX:
         raise UserError(f"{file}: expected a file name that ends in {SUFFIX}")
@@ -62,7 +62,7 @@ def metadata(config: Mapping[str, Any], step: int, epoch: int, kind: str, labels
 
 
 def described(found: Mapping[str, str]) -> dict[str, Any]:
-    """What the metadata of a file say, in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
+    """The metadata of a file in the form of a checkpoint without weights. Raises one of `MALFORMED`."""
     contents: dict[str, Any] = {
         "config": OmegaConf.to_yaml(OmegaConf.create(json.loads(found["config"]))),
         "global_step": int(found["step"]),
@@ -76,7 +76,7 @@ def described(found: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read(file: Path, prefix: str) -> dict[str, Any]:
-    """What `write` has written, in the form of a checkpoint: `prefix` is put before each tensor's name.
+    """Read a file of `write` in the form of a checkpoint: `prefix` is added to each tensor's name.
 
     Raises UserError for a file that is damaged or was not written by diffusion.export.
     """

@@ -1,4 +1,4 @@
-"""A JSON object that comes with a file: each value is taken by its name, and refused where it has another type."""
+"""Typed access to an untrusted JSON object: each value is read by its key, and refused if it has the wrong type."""
 
 import json
 import math
@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 
 from diffusion.errors import UserError, first_line
 
-LARGEST = 1 << 16  # a width, a number of layers or of classes; larger ones are mistakes, or meant to fill the memory
-MOST_BYTES = 1 << 20  # of a file
+LARGEST = 1 << 16  # of widths and numbers of layers or classes; more is a mistake, or an attempt to exhaust memory
+MOST_BYTES = 1 << 20  # maximum size of a file
 
 
 class Fields:
-    """The values of a JSON object, `where` it stands, for messages, and what its missing keys mean."""
+    """The values of a JSON object, with the defaults of missing keys, and its location `where`, for messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None):
         self.values = {**(defaults or {}), **values}
@@ -21,7 +21,7 @@ class Fields:
 
     @classmethod
     def read(cls, file: Path, defaults: Mapping[str, Any] | None = None) -> "Fields":
-        """Those of a file. Raises UserError where it is no JSON object."""
+        """Read a file. Raises UserError if it is not a JSON object."""
         try:
             with file.open("rb") as opened:
                 content = opened.read(MOST_BYTES + 1)
@@ -34,20 +34,20 @@ class Fields:
         return cls(values, str(file), defaults)
 
     def refuse(self, key: str, expected: str) -> NoReturn:
-        """Raise UserError: the value of `key` is not what is expected."""
+        """Raise UserError, because the value of `key` is not the expected one."""
         text = repr(self.values.get(key))
         shown = text if len(text) <= 60 else text[:60] + "…"
         raise UserError(f"{self.where}: {key} is {shown}; expected {expected}")
 
     def whole(self, key: str, low: int = 1, high: int = LARGEST) -> int:
-        """A whole number from `low` to `high`."""
+        """An integer from `low` to `high`."""
         value = self.values.get(key)
         if not (type(value) is int and low <= value <= high):
             self.refuse(key, f"a whole number from {low} to {high}")
         return value
 
     def wholes(self, key: str) -> list[int]:
-        """A list of whole numbers of at least 1, not empty."""
+        """A non-empty list of integers from 1 to `LARGEST`."""
         value = self.values.get(key)
         if not isinstance(value, list) or not value or not all(type(n) is int and 1 <= n <= LARGEST for n in value):
             self.refuse(key, f"a list of whole numbers from 1 to {LARGEST}")
@@ -86,5 +86,5 @@ class Fields:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Equal, and both or none of them a truth value."""
+    """Whether the values are equal, and both or none of them are bool."""
     return bool(value == other) and (type(value) is bool) == (type(other) is bool)

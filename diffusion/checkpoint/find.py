@@ -1,4 +1,4 @@
-"""Which checkpoint `ckpt=` means: a file, a run's folder, `last`, or `auto`."""
+"""Find the checkpoint selected by `ckpt=`: a file, a run's folder, `last`, or `auto`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,16 +12,16 @@ from diffusion.runs.record import RunRecord
 
 
 class Found(NamedTuple):
-    """A checkpoint to resume from, which has been read and checked."""
+    """A checkpoint to resume from, already read and checked."""
 
     path: Path
     contents: dict[str, Any]
 
 
 def trained(ckpt: str | Path) -> Path:
-    """The file that `ckpt` names to sample from, score or export; `last` is of the run in outputs/ that saved last.
+    """The file that `ckpt` selects to sample from, score or export; `last` is the most recently saved run in outputs/.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     if str(ckpt) != "last":
         return of_run(Path(ckpt))
@@ -34,10 +34,10 @@ def trained(ckpt: str | Path) -> Path:
 
 
 def of_run(path: Path) -> Path:
-    """A file stands for itself; a run's folder for its last.ckpt, or without one for the newest that it holds.
+    """Resolve a path to a checkpoint. For a run's folder: its last.ckpt, otherwise its newest checkpoint.
 
-    Where only the weights were kept, it stands for these. A folder of diffusers stands for itself. Raises UserError for
-    another folder without a checkpoint.
+    If only the weights were kept, the path resolves to these. A file or a diffusers folder is returned unchanged.
+    Raises UserError for any other folder without a checkpoint.
     """
     if not path.is_dir():
         return path
@@ -51,14 +51,14 @@ def of_run(path: Path) -> Path:
 
 
 def find(ckpt: str, folder: Path, name: str) -> Found | None:
-    """The checkpoint that `ckpt` names to resume from; None, a fresh start, only where `auto` finds none at all.
+    """The checkpoint that `ckpt` selects to resume from; None, a fresh start, only if `auto` finds none at all.
 
-    A path is taken as `of_run` says. `last` is that of this run's folder, or else of the newest run beside it. `auto`
-    is the newest checkpoint that is provably whole, of this folder or else of the newest run beside it that is not
-    complete; those that it skips are printed with the reason. Runs that are still alive or have another `name`, and the
-    other jobs of a sweep (their recipes differ), are not considered.
+    A path is resolved by `of_run`. `last` is last.ckpt in this run's folder, otherwise in the newest sibling run.
+    `auto` is the newest checkpoint whose checksum is correct, in this folder, otherwise in the newest sibling run that
+    is not complete; skipped checkpoints are printed with the reason. Runs that are still alive or have another `name`,
+    and the other jobs of a sweep (their recipes differ), are not considered.
 
-    Raises UserError when there is none, or with `auto` none that can be read: training never starts over in silence.
+    Raises UserError if there is none or, with `auto`, none that can be read: training never silently starts over.
     """
     if ckpt not in ("last", "auto"):
         return _read(of_run(Path(ckpt)))
@@ -95,7 +95,7 @@ def _read(path: Path, sealed: bool = False) -> Found:
 
 
 def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:
-    """The run beside `folder` that saved last, has this name and is not alive; complete runs count if `complete`."""
+    """The most recently saved sibling run of this name that is not alive. Complete runs count only if `complete`."""
     if (folder.parent / "multirun.yaml").exists():
         return None
     saved: dict[Path, int] = {}
@@ -111,13 +111,13 @@ def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:
 
 
 def _saved(run: Path, weights: bool = False) -> int:
-    """When the newest checkpoint of a run (or its `weights`, without one) was written, in ns; 0 where there is none."""
+    """Time in ns at which the newest checkpoint of a run (or with `weights`, exported file) was written; 0 if none."""
     files = storage.all_files(run / "checkpoints") + (storage.weights_only(run / "checkpoints") if weights else [])
     return max((file.lstat().st_mtime_ns for file in files), default=0)
 
 
 def _name(run: Path) -> str | None:
-    """The `name` in a run's configuration; None where it is not known."""
+    """The `name` in a run's configuration; None if unknown."""
     try:
         return Run(run).config.get("name")
     except UserError:

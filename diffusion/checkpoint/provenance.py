@@ -1,4 +1,4 @@
-"""Where numbers come from: the version of the code, the bytes of a checkpoint, the weights of a network."""
+"""Provenance of results: version of the code, hash of a checkpoint file, hash of a network's weights."""
 
 import hashlib
 import platform
@@ -16,7 +16,7 @@ from diffusion.metric.digest import digest
 
 @cache
 def code_version() -> str:
-    """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e`, the commit, with `+` where tracked files have changed since."""
+    """`0.1.0`; in a git checkout `0.1.0 3f9a71c2d04e` with the commit; a final `+` if tracked files have changed."""
     if not (PACKAGE.parent / ".git").exists():
         return VERSION
     git = ["git", "-C", str(PACKAGE.parent)]
@@ -31,7 +31,7 @@ def code_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of this program and of what its numbers depend on most."""
+    """Versions of this program and of the software that its results depend on most."""
     return {
         "diffusion": VERSION,
         "python": platform.python_version(),
@@ -49,8 +49,8 @@ def file_hash(path: Path) -> str:
 def network_hash(network: nn.Module) -> str:
     """The first 16 digits of the SHA-256 of a network's weights as float32.
 
-    It is the same during training and after reading from any file, so a network is recognised although its checkpoint
-    is gone. (A checkpoint of half-precision weights gives back exactly these weights in float32.)
+    The hash is the same during training and after loading from any file, so a network can be identified even if its
+    checkpoint is gone. (A checkpoint of half-precision weights restores exactly these weights in float32.)
     """
     state = network.state_dict().items()
     return digest({name: value.float() if value.is_floating_point() else value for name, value in state})[:16]

@@ -1,4 +1,4 @@
-"""Reading a checkpoint as data, and rebuilding the denoiser that it holds."""
+"""Read a checkpoint as data, and rebuild its denoiser."""
 
 import os
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ from diffusion.errors import UserError
 from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
 
-PREFIX = "denoiser.network."  # of the network's weights in a checkpoint
+PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A trained denoiser, in evaluation mode, and where it comes from."""
+    """A trained denoiser in evaluation mode, and its provenance."""
 
     denoiser: Denoiser
     config: dict[str, Any]
     path: Path
     step: int
     epoch: int
-    weights: str  # ema or raw, or the length of an average that was made afterwards: ema 0.08
-    images: Mapping[str, str]  # a hash of each split that it was trained beside; empty where the file holds none
-    labels: Mapping[str, int]  # class -> training images, in the order of the classes' numbers; empty without labels
+    weights: str  # ema or raw; ema 0.08 for a post-hoc average of this length
+    images: Mapping[str, str]  # split -> hash of its images at training time; empty if not in the file
+    labels: Mapping[str, int]  # class -> number of training images, ordered by class index; empty without labels
 
     @cached_property
     def source(self) -> dict[str, Any]:
-        """What a score of this model says about its weights."""
+        """The weights of this model, as recorded in its scores."""
         return {
             "weights": self.weights,
             "step": self.step,
@@ -46,7 +46,7 @@ class Restored:
 
     @property
     def file(self) -> Path:
-        """The file of the weights: in a folder of diffusers, one of several."""
+        """The file of the weights; for a diffusers folder, the one inside it."""
         return diffusers_folder.weights_file(self.path) if self.path.is_dir() else self.path
 
     @property
@@ -57,7 +57,7 @@ class Restored:
 
     @property
     def label_dropout(self) -> float:
-        """The share of its training images that were shown without their label."""
+        """The fraction of training images that were shown without their label."""
         value = self.config.get("label_dropout", 0)
         return float(value) if isinstance(value, int | float) else 0.0
 
@@ -65,7 +65,7 @@ class Restored:
 def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     """The contents of a training checkpoint: tensors and primitives, never code.
 
-    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train, and with `sealed` for
+    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train and, with `sealed`, for
     one without our checksum.
     """
     if not os.path.lexists(path):
@@ -86,7 +86,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
 
 
 def check_contents(contents: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError unless the contents have the structure of a checkpoint, on which the other functions rely."""
+    """Raise UserError unless the contents have the structure of a checkpoint, which the other functions rely on."""
     if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
         raise UserError(
             f"ckpt={path}: not a checkpoint of diffusion.train (it holds no configuration); use one of those"
@@ -109,16 +109,16 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs from `images` of a checkpoint: `the images of train and val`, `the labels`; empty for nothing."""
+    """Differences from a checkpoint's `images`, in words: `the images of train and val`, `the labels`, or empty."""
     changed = [name for name, key in before.items() if now.get(name) != key]
     splits = " and ".join(name for name in changed if name != "labels")
     return " and ".join([f"the images of {splits}"] * bool(splits) + ["the labels"] * ("labels" in changed))
 
 
 def contents_of(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint, or of an exported file or a folder of diffusers in the form of a checkpoint.
+    """The contents of a checkpoint, or of an exported file or a diffusers folder in the form of a checkpoint.
 
-    Raises UserError for what cannot be read.
+    Raises UserError if they cannot be read.
     """
     if diffusers_folder.is_folder(path):
         found = diffusers_folder.read(path, PREFIX)
@@ -131,11 +131,11 @@ def contents_of(path: Path) -> dict[str, Any]:
 
 
 def restore(path: str | Path, weights: str | float = "ema") -> Restored:
-    """The denoiser of a checkpoint, of an exported file or of a folder of diffusers, on the CPU.
+    """Load the denoiser of a checkpoint, an exported file or a diffusers folder, on the CPU.
 
     Args:
-        weights: `raw` for the trained weights; `ema` for the averaged ones, or the raw ones where there is no average;
-            a number for an average of this length (σ_rel) of a run with ema=power, see `checkpoint.averages`.
+        weights: `raw` for the trained weights; `ema` for the averaged weights, or the raw ones if there is no average;
+            a number for an average of this length (σ_rel), for a run with ema=power, see `checkpoint.averages`.
     """
     path = Path(path)
     contents = contents_of(path)
@@ -171,6 +171,6 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
 
 
 def build_denoiser(config: Mapping[str, Any]) -> Denoiser:
-    """The denoiser, with fresh weights, of a configuration's model, schedule and prediction."""
+    """Build the denoiser of a configuration's model, schedule and prediction, with newly initialized weights."""
     network: torch.nn.Module = make(config["model"], "model")
     return Denoiser(network, make(config["schedule"], "schedule"), make(config["prediction"], "prediction"))

@@ -1,8 +1,8 @@
-"""Checkpoint files: written whole or not at all, checked when they are read.
+"""Checkpoint files: written atomically, verified when read.
 
-A file is torch's zip archive whose comment is the SHA-256 of all bytes before it (`unzip -z last.ckpt` shows it). It is
-written beside its place, flushed to the disk and renamed (see `diffusion.files`): wherever the process is killed, the
-name holds the whole old file or the whole new one.
+A file is torch's zip archive with a comment: the SHA-256 of all bytes before it (`unzip -z last.ckpt` shows it). It is
+written to a temporary file in the same folder, flushed to disk and renamed (see `diffusion.files`): whenever the
+process is killed, the path contains either the complete old file or the complete new one.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion.files import remove_parts, replacing
 
-END = b"PK\x05\x06"  # the signature of a zip's last record: 22 bytes, the last two of which are the comment's length
+END = b"PK\x05\x06"  # signature of a zip's last record, of 22 bytes; its last two are the length of the comment
 RECORD = 22
 LABEL = b"sha256:"
 COMMENT = len(LABEL) + 64
@@ -30,13 +30,13 @@ PRIMITIVES = (Tensor, str, bytes, int, float, bool, type(None), torch.dtype, tor
 
 
 class Damaged(Exception):
-    """A file that is not what was written. The message says in one line what is wrong with it."""
+    """A file that differs from what was written. The message describes the problem in one line."""
 
 
 def save(contents: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint durably, after removing what killed writers have left in its folder.
+    """Write a checkpoint durably, after removing the unfinished files of killed writers in its folder.
 
-    Raises OSError when it cannot be written (the old file is then unchanged, and nothing is left behind), and TypeError
+    Raises OSError if it cannot be written (the old file is then unchanged, and nothing is left behind), and TypeError
     for a value that is neither a tensor nor a primitive, because it could not be read back.
     """
     check_plain(contents)
@@ -46,14 +46,14 @@ def save(contents: Mapping[str, Any], path: Path) -> None:
         try:
             torch.save(dict(contents), file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides the operating system's reason behind its own
+            if isinstance(error.__context__, OSError):  # torch hides the error of the operating system
                 raise error.__context__ from None
             raise
         _seal(file)
 
 
 def load(path: Path, sealed: bool = False) -> dict[str, Any]:
-    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged as `verify` does."""
+    """The contents of a checkpoint on the CPU: tensors and primitives, never code. Raises Damaged like `verify`."""
     verify(path, sealed)
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
@@ -66,10 +66,10 @@ def load(path: Path, sealed: bool = False) -> dict[str, Any]:
 
 
 def verify(path: Path, sealed: bool = False) -> None:
-    """Raise Damaged unless the file is whole.
+    """Raise Damaged unless the file is complete and intact.
 
-    A file that another program wrote has no checksum, so damage cannot be detected: it passes, unless `sealed` requires
-    a checksum. (Damage cannot make one of our files look like that: its last record announces a comment.)
+    A file written by another program has no checksum, so damage cannot be detected: it is accepted unless `sealed`
+    requires a checksum. (No damage makes one of our files look like that: its last record announces a comment.)
     """
     try:
         status = path.stat()
@@ -101,7 +101,7 @@ def verify(path: Path, sealed: bool = False) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Write a file in `folder` the way a checkpoint is written, and remove it. Raises OSError where that fails."""
+    """Write a test file in `folder` as a checkpoint is written, and remove it. Raises OSError if that fails."""
     folder.mkdir(parents=True, exist_ok=True)
     trial = folder / ".trial"
     with replacing(trial, durable=True) as file:
@@ -121,7 +121,7 @@ def step_in_name(file: Path) -> int:
 
 
 def step_in_file(path: Path) -> int:
-    """The step of a checkpoint, without reading its tensors; −1 where it cannot be read."""
+    """The step of a checkpoint, without reading its tensors; −1 if it cannot be read."""
     try:
         return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
     except (*UNREADABLE, TypeError):
@@ -129,27 +129,27 @@ def step_in_file(path: Path) -> int:
 
 
 def numbered_files(folder: Path) -> list[Path]:
-    """The step-….ckpt of a folder, the greatest step first; of equal steps, the one written last.
+    """The step-….ckpt files of a folder, highest step first; for equal steps, the most recently written first.
 
-    The modification time alone is not enough: clocks are set back, and copies look newer than what is written later.
+    The modification time alone is not enough: clocks are set back, and copies look newer than files written later.
     """
     found = [(step, file.lstat().st_mtime_ns, file) for file in folder.glob("*") if (step := step_in_name(file)) >= 0]
     return [file for *_, file in sorted(found, reverse=True)]
 
 
 def all_files(folder: Path) -> list[Path]:
-    """The numbered files, last.ckpt (a second name of the newest) and best.ckpt (of one that may be gone)."""
+    """The numbered files, last.ckpt (a hard link to the newest) and best.ckpt (a link to one that may be gone)."""
     named = [file for name in ("last", "best") if os.path.lexists(file := folder / f"{name}.ckpt")]
     return numbered_files(folder) + named
 
 
 def weights_only(folder: Path) -> list[Path]:
-    """The exported files of a folder without checkpoints: what is left where only the weights were kept."""
+    """The exported files of a folder without checkpoints, as left if only the weights were kept."""
     return [] if all_files(folder) else sorted(folder.glob("*.safetensors"))
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """All checkpoints of a folder by their step. A last.ckpt that cannot be read comes near the end, then best.ckpt."""
+    """All checkpoints of a folder, highest step first. Near the end: an unreadable last.ckpt, then best.ckpt."""
 
     def step(file: Path) -> int:
         return step_in_file(file) if file.name == "last.ckpt" else step_in_name(file)
@@ -171,7 +171,7 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
 
 
 def _seal(file: BinaryIO) -> None:
-    """Announce a comment in the zip's last record, whose last two bytes are its length, and append it."""
+    """Append the checksum as a zip comment, after setting the comment's length: the last two bytes of the archive."""
     file.seek(-2, os.SEEK_END)
     file.write(COMMENT.to_bytes(2, "little"))
     file.seek(0)
@@ -181,12 +181,12 @@ def _seal(file: BinaryIO) -> None:
 
 
 class Storage(CheckpointIO):
-    """Lightning's plugin for saving and loading, through this module.
+    """Lightning plugin that saves and loads checkpoints with this module.
 
     Args:
         path: The file to resume from.
-        contents: What it held when it was checked. They are handed over once, and not kept; whatever happens to the
-            file in between, no other ones are trained on.
+        contents: Its contents when it was checked. They are returned once and then freed, so training continues from
+            exactly these contents, even if the file has changed meanwhile.
     """
 
     def __init__(self, path: Path | None = None, contents: dict[str, Any] | None = None) -> None:
@@ -198,7 +198,7 @@ class Storage(CheckpointIO):
         save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        """The contents that are at hand; of another file, or a second time, see `load`."""
+        """Return the given contents on first use; another file, or a second use, is read by `load`."""
         contents = self.contents if Path(path) == self.path else None
         self.contents = None
         return load(Path(path)) if contents is None else contents

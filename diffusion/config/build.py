@@ -1,4 +1,4 @@
-"""Objects from a configuration. What goes wrong in making one is a UserError of one line."""
+"""Build objects from a configuration. Any failure is reported as a one-line UserError."""
 
 import re
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from diffusion.config.choices import choices_with
 from diffusion.config.validation import check_arguments
 from diffusion.errors import UserError
 
-EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # packages that an extra of the project installs
+EXTRAS = {"lion_pytorch": "optim", "pytorch_optimizer": "optim"}  # package -> extra of this project that has it
 
 
 def make(node: Mapping[str, Any], where: str, **kwargs: Any) -> Any:
-    """The object that `node` describes, a mapping with `_target_`, as `hydra.utils.instantiate` makes it.
+    """Build the object that `node`, a mapping with `_target_`, describes, with `hydra.utils.instantiate`.
 
     Args:
-        where: the node's place in the configuration, such as `model`; messages begin with it.
+        where: the node's key in the configuration, such as `model`, for error messages.
     """
     check_node(node, where)
     try:
@@ -34,10 +34,10 @@ def make(node: Mapping[str, Any], where: str, **kwargs: Any) -> Any:
 
 
 def _called_at_once(made: Any, node: Any) -> Any:
-    """`made` of a node, with plain partial functions in place of Hydra's, in it and in the arguments that it keeps.
+    """Replace Hydra's partial functions with plain ones, in `made` and in the arguments that it stores as attributes.
 
-    Hydra's check what they may make, and the whole policy for that, again at every call, which takes a third of a
-    millisecond: twice in a training step. What they call was checked when they were made.
+    At every call, Hydra's partial functions check again whether their target is allowed, which takes a third of a
+    millisecond, twice per training step. Their target was already checked when they were made.
     """
     if not isinstance(node, Mapping):
         return made
@@ -51,7 +51,7 @@ def _called_at_once(made: Any, node: Any) -> Any:
 
 
 def check_node(node: Any, where: str) -> None:
-    """Raise UserError where a value of the node, or of a node in it, is not of the type that its class annotates."""
+    """Raise UserError if a value in the node, or in a nested one, does not have the type annotated by its class."""
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():
@@ -66,7 +66,7 @@ def check_node(node: Any, where: str) -> None:
 
 
 def _reason(error: Exception, cause: BaseException, node: Mapping[str, Any], where: str) -> str:
-    """Why an object could not be made, and where it can be seen, how to fix that."""
+    """Why an object could not be built and, if known, how to fix that."""
     package = next((name for name in EXTRAS if name in str(error)), None)
     if package is not None and isinstance(cause, ImportError):
         return f"{package} is not installed; pip install 'diffusion-experiments[{EXTRAS[package]}]'"

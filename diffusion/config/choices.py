@@ -1,6 +1,6 @@
-"""The choices that conf/ offers: a folder for each group, a yaml file for each choice.
+"""The choices in conf/: one folder per group, one yaml file per choice.
 
-A folder of the same kind adds choices of the user's own: `--config-dir CONF`, see `searching`.
+Users add custom choices with a folder of the same structure: `--config-dir CONF`, see `searching`.
 """
 
 import re
@@ -21,10 +21,10 @@ _own: ContextVar[tuple[Path, ...]] = ContextVar("own", default=())
 
 @contextmanager
 def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
-    """Within: these folders, where they are not None, offer choices beside those of conf/.
+    """Context in which these folders (None is ignored) add choices to those of conf/.
 
-    The classes that they name are trusted like those of conf/, and may be built from a file. So the folders come from
-    the user, on the command line or as an argument, and never from a file. Raises UserError for one that is not there.
+    The classes that they name are trusted like those of conf/, and may be built from a file. The folders must therefore
+    come from the user, on the command line or as an argument, never from a file. Raises UserError for a missing folder.
     """
     own = [Path(folder).expanduser() for folder in folders if folder is not None]
     if missing := [folder for folder in own if not folder.is_dir()]:
@@ -39,13 +39,13 @@ def searching(folders: Iterable[str | Path | None]) -> Iterator[None]:
 
 
 def conf_dir() -> Path:
-    """The folder of yaml files: inside the package when installed from a wheel, beside it in a checkout."""
+    """The folder of yaml files: inside the package if installed from a wheel, next to it in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
 def searched() -> tuple[Path, ...]:
-    """conf/ and the user's own folders, in Hydra's order: of two files of one name, the first is the choice."""
+    """conf/ and the user's folders, in Hydra's order: the first of two files with the same name wins."""
     return conf_dir(), *_own.get()
 
 
@@ -55,7 +55,7 @@ def is_group(name: str) -> bool:
 
 
 def files(group: str) -> dict[str, Path]:
-    """A group's choices by name, and the file of each."""
+    """A group's choices, as name -> file."""
     found: dict[str, Path] = {}
     for folder in searched():
         for file in (folder / group).rglob("*.yaml"):
@@ -69,19 +69,19 @@ def choices(group: str) -> list[str]:
 
 
 def choices_with(group: str, key: str) -> list[str]:
-    """The choices of a group that have a setting of this name, or choose it from a group of its own."""
+    """The choices of a group that have a setting of this name, or a nested group in its place."""
     pattern = re.compile(rf"^{re.escape(key)}:|@{re.escape(key)}:", re.MULTILINE)
     return [choice for choice, file in files(group).items() if pattern.search(file.read_text("utf-8"))]
 
 
 def inner_groups(group: str) -> tuple[str, ...]:
-    """The groups that are chosen as parts of another one, such as `grid` of `sampler`."""
+    """The groups nested in another one, such as `grid` in `sampler`."""
     texts = [file.read_text("utf-8") for file in files(group).values()]
     return tuple(sorted({name for text in texts for name in re.findall(r"^ *- /(\w+)@", text, re.MULTILINE)}))
 
 
 def nodes(group: str) -> list[Any]:
-    """The choices of a group, as they are written."""
+    """The parsed yaml of a group's choices, without interpolation."""
     return [_node(file.read_text("utf-8"), file) for file in files(group).values()]
 
 

@@ -1,4 +1,4 @@
-"""Composing conf/ and the defaults of the settings by Hydra, outside of a command's beginning."""
+"""Compose conf/ and the default settings with Hydra, outside a command's own startup."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from diffusion.errors import UserError, nearest
 
 
 def register_settings(name: str, schema: type[Settings]) -> None:
-    """Make the defaults of a command's settings known to Hydra: conf/NAME.yaml includes NAME_settings."""
+    """Register the defaults of a command's settings with Hydra: conf/NAME.yaml includes NAME_settings."""
     ConfigStore.instance().store(f"{name}_settings", defaults(schema))
 
 
 def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
-    """The settings with their defaults, as plain values; `???` where there is none. Groups are left out.
+    """The settings with their defaults, as plain values; `???` for required ones. Groups are omitted.
 
     Args:
-        prefix: of the place of the settings, such as `sweep.`.
+        prefix: key of the settings in the configuration, such as `sweep.`.
     """
     found: dict[str, Any] = {}
     for key, field in schema.model_fields.items():
@@ -42,9 +42,9 @@ def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
-    """The node of a choice with single settings: `choice("sampler", "heun", steps=18, grid="karras")`.
+    """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
-    Raises UserError for a choice that there is not.
+    Raises UserError for an unknown choice.
     """
     if name not in choices(group):
         raise UserError(
@@ -57,7 +57,7 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
 
 
 def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
-    """A file of conf/ with overrides, composed by Hydra. Whoever uses Hydra around this finds it as it was."""
+    """Compose a file of conf/ with overrides. Hydra's global state is restored afterwards."""
     main = next(folder for folder in searched() if (folder / f"{config}.yaml").is_file())
     others = [str(folder.absolute()) for folder in searched() if folder != main]
     path = [f"hydra.searchpath={json.dumps(others)}"] if others else []
@@ -71,7 +71,7 @@ def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def plain(node: Any) -> Any:
-    """A part of a configuration as plain values, resolved."""
+    """A part of a configuration as plain values, with interpolations resolved."""
     return OmegaConf.to_container(node, resolve=True)
 
 

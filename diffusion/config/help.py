@@ -1,7 +1,7 @@
 """`--help` and `--help GROUP` of the commands: every choice and every setting with its documentation.
 
-The documentation is read from the settings' schema, and from the docstrings of the classes that the choices name. The
-classes are not imported for it, so the answer comes in well under a second.
+The documentation is read from the settings' schema, and from the docstrings of the classes that the choices name. These
+classes are not imported, so the help appears in well under a second.
 """
 
 import ast
@@ -29,7 +29,7 @@ GROUP=CHOICE takes a choice, KEY=VALUE sets a value, -m before them runs a sweep
 
 
 def print_help(command: str, schema: type[Settings], about: str, words: list[str]) -> bool:
-    """Print the help that `words` ask for; whether they ask for any."""
+    """Print the help requested by the command-line `words`. Returns whether they request any."""
     asked = [i for i, word in enumerate(words) if word in FLAGS]
     if not asked:
         return False
@@ -49,7 +49,7 @@ def _command_help(command: str, schema: type[Settings], about: str) -> None:
     chosen = default_choices(command)
     groups = []
     for group, choice in chosen.items():
-        names = dict.fromkeys([*choices(group), *([choice] if choice != "None" else [])])  # `run` is no file
+        names = dict.fromkeys([*choices(group), *([choice] if choice != "None" else [])])  # `run` has no file
         groups.append((f"{group}=", [name + " (default)" * (name == choice) for name in names]))
     groups += [(f"{part}@{group}.{part}=", choices(part)) for group in chosen for part in inner_groups(group)]
     _print("Groups", [(place, ", ".join(names)) for place, names in groups])
@@ -84,7 +84,7 @@ def _print(title: str, rows: list[tuple[str, str]], about: str = "") -> None:
 
 
 def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, default, documentation) of the settings outside of groups."""
+    """Yield (key, default, documentation) of the settings outside groups."""
     for key, field in schema.model_fields.items():
         if inspect.isclass(field.annotation) and issubclass(field.annotation, Settings):
             yield from _settings(field.annotation, f"{prefix}{key}.")
@@ -94,7 +94,7 @@ def _settings(schema: type[Settings], prefix: str = "") -> Iterator[tuple[str, s
 
 
 def _choice_settings(group: str, node: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, value, documentation) of what a choice sets, and of what its parts set."""
+    """(key, value, documentation) of the settings of a choice and of its nested parts."""
     documented = _documented_settings(group) | documentation(str(node.get("_target_", "")))
     rows = []
     for key, value in node.items():
@@ -116,14 +116,14 @@ def _documented_settings(group: str) -> dict[str, str]:
 
 
 def default_choices(command: str) -> dict[str, str]:
-    """Group -> the choice that a command makes by default."""
+    """Group -> a command's default choice."""
     listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     return {group: str(choice) for group, choice in found.items() if is_group(group) and group != "hydra"}
 
 
 def _header(text: str) -> Iterator[str]:
-    """The comment at the top of a yaml file, up to its launch commands or another blank comment line."""
+    """Yield the lines of the comment at the top of a yaml file, up to its launch commands or a blank comment line."""
     for line in text.splitlines():
         if not line.startswith("# ") or line.startswith("#   "):
             return
@@ -133,7 +133,7 @@ def _header(text: str) -> Iterator[str]:
 
 @cache
 def _definitions(room: str) -> dict[str, ast.ClassDef | ast.FunctionDef]:
-    """Every class and function that is defined at the top of a file in diffusion/ROOM."""
+    """Every top-level class and function of the files in diffusion/ROOM, by name."""
     trees = [ast.parse(file.read_text("utf-8")) for file in sorted((PACKAGE / room).rglob("*.py"))]
     return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
@@ -151,7 +151,7 @@ def summary(target: str) -> str:
 
 
 def documentation(target: str) -> dict[str, str]:
-    """What the docstring of a class or function of this project says of each argument, its base classes included."""
+    """Argument -> its docstring entry, for a class (with its base classes) or function of this project."""
     node = _definition(target)
     if node is None:
         return {}

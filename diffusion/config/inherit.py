@@ -1,8 +1,8 @@
-"""What `sample` and `evaluate` take from a checkpoint's recipe where nothing else is chosen.
+"""Settings that `sample` and `evaluate` inherit from a checkpoint's recipe unless something else is chosen.
 
-`sampler=run`, their default, means the run's sampler; single settings of it can be changed beside it:
-`sampler.steps=20`, `grid@sampler.grid=karras`. The same holds for features, metrics and data. A number that is null is
-the run's too.
+`sampler=run`, the default, selects the run's sampler. Single settings of it can be overridden: `sampler.steps=20`,
+`grid@sampler.grid=karras`. The same applies to guidance, features, metrics and data. A number that is null is also
+inherited from the run.
 """
 
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ from diffusion.config.schema import Settings
 from diffusion.errors import UserError, nearest
 
 RUN = "run"
-GROUPS = ("sampler", "guidance", "features", "metrics", "data")  # that may be the run's
+GROUPS = ("sampler", "guidance", "features", "metrics", "data")  # groups that have the choice `run`
 NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
 S = TypeVar("S", bound=Settings)
 
 
 def register() -> None:
-    """Make the choice `run` known to Hydra. Its node takes any settings, because the run's are not known yet."""
+    """Register the choice `run` with Hydra. It accepts any settings, because those of the run are not known yet."""
     for group in GROUPS:
         node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
         ConfigStore.instance().store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
 
 
 def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str = "") -> S:
-    """`settings` with what they leave to the run, whose `recipe` comes from the file `where`.
+    """Fill in the `settings` that are inherited from the run, given its `recipe` from the file `where`.
 
-    Without a recipe, and for what an exported file does not hold, the defaults of diffusion.train are taken. Raises
-    UserError for what must not be taken from a file.
+    Without a recipe, and for parts that an exported file does not contain, the defaults of diffusion.train are used.
+    Raises UserError for settings that must not come from a file.
     """
     changes: dict[str, Any] = {}
     defaults = composed("train")
@@ -55,21 +55,21 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
             chosen = {key: value for key, value in node.items() if key != "from"}
             changes[group] = _merged(inherited, chosen, group)
     for key, path in NUMBERS.items():
-        if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # n of images: all of them
+        if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # images: n=null is all
             changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
     return settings.model_copy(update=changes)
 
 
 def of_run(group: str, recipe: Mapping[str, Any] | None, defaults: DictConfig | None = None) -> Any:
-    """The choice of a group in a run's recipe; where it has none, the default of diffusion.train."""
+    """The node of a group in a run's recipe or, if it has none, the default of diffusion.train."""
     others = composed("train") if defaults is None else defaults
     return (recipe or {}).get(group) or plain(others.get(group, {}))
 
 
 def _merged(inherited: Any, changes: Any, place: str) -> Any:
-    """`inherited` with the changes, at any depth; a node with a `_target_` of its own replaces the inherited one.
+    """Apply `changes` to `inherited`, recursively. A node with its own `_target_` replaces the inherited one.
 
-    Raises UserError for a setting that `inherited`, at `place` in the configuration, does not have.
+    Raises UserError for a setting that does not exist in `inherited`, which is at `place` in the configuration.
     """
     if not isinstance(inherited, Mapping) or not isinstance(changes, Mapping) or "_target_" in changes:
         return changes
@@ -87,7 +87,7 @@ def _merged(inherited: Any, changes: Any, place: str) -> Any:
 
 
 def _number(recipe: Mapping[str, Any], path: tuple[str, ...], where: Path | str) -> int | None:
-    """The whole number at `path` of a recipe from the file `where`; None where there is none."""
+    """The integer at `path` in a recipe from the file `where`; None if missing."""
     value: Any = recipe
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None

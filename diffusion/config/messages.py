@@ -1,4 +1,4 @@
-"""Errors of a command line and of its configuration, explained in one line."""
+"""One-line explanations of errors in a command line and its configuration."""
 
 import re
 import sys
@@ -25,16 +25,16 @@ from diffusion.config.composition import composed
 from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest
 
-PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # more choices come with packages
+PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # optional packages add choices
 
 
 def exit_status(error: BaseException) -> int:
-    """The exit status of an error that `explain` explains."""
+    """The exit status for an error that `explain` can explain."""
     return next((cause.status for cause in _chain(error) if isinstance(cause, UserError)), 2)
 
 
 def explain(error: BaseException, command: str) -> str | None:
-    """What the user can fix, in one line; None for a fault of the program."""
+    """An error that the user can fix, in one line; None for a bug in the program."""
     chain = list(_chain(error))
     for cause in chain:
         if isinstance(cause, UserError):
@@ -48,13 +48,13 @@ def explain(error: BaseException, command: str) -> str | None:
             return _unquoted_commas(match[1])
     if any(isinstance(cause, ConfigCompositionException | OmegaConfBaseException) for cause in chain):
         return _bad_override(chain, command)
-    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra's, for GROUP=null or 1
+    if isinstance(error, ValueError) and "Config group override must be" in str(error):  # Hydra: GROUP=null or 1
         return _no_choice(sys.argv[1:], command)
     if isinstance(error, InstantiationException):
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which a command without a network does not import
+    if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; not every command imports torch
         return (
             f"{first_line(error).partition('. ')[0]}: lower the batch size (in training without changing the numbers: "
             "lower data.batch_size, and set data.global_batch_size), or give trainer.precision=bf16-mixed"
@@ -67,7 +67,7 @@ def explain(error: BaseException, command: str) -> str | None:
 
 
 def ordered(words: Sequence[str], command: str) -> list[str]:
-    """`words` with Hydra's options after the settings: between them Hydra would not accept them.
+    """Move Hydra's options behind the settings, because Hydra does not accept them in between.
 
     Raises UserError for a word that is neither an option nor KEY=VALUE, such as `--lr 1e-4`.
     """
@@ -82,7 +82,7 @@ def ordered(words: Sequence[str], command: str) -> list[str]:
 
 
 def options_of(words: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Hydra's options in `words`, and what it does not know. Raises UserError for an option without its value."""
+    """Hydra's options in `words`, and the unknown words. Raises UserError for an option without its value."""
     parser = get_args_parser()
     parser.error = _refuse_option  # type: ignore[method-assign]
     return parser.parse_known_intermixed_args(list(words))
@@ -93,7 +93,7 @@ def _refuse_option(message: str) -> NoReturn:
 
 
 def _stray(words: Sequence[str], command: str) -> str:
-    """Words that are no KEY=VALUE: what was meant by the first."""
+    """The message for words that are not KEY=VALUE, with a suggestion for the first one."""
     key, equals, value = words[0].lstrip("-").partition("=")
     found = words[0]
     if not equals:
@@ -104,7 +104,7 @@ def _stray(words: Sequence[str], command: str) -> str:
 
 
 def summary(error: BaseException, command: str) -> str:
-    """An error in one line, whoever has to fix it."""
+    """Any error in one line, including bugs in the program."""
     reason = explain(error, command) if isinstance(error, Exception) else None
     return reason or f"{type(error).__name__}: {first_line(error)}"
 
@@ -116,9 +116,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    """`data=landscpes`: the choices that there are, the nearest first."""
+    """The message for an unknown choice such as `data=landscpes`, with the closest ones."""
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    known = error.options or (choices(group) if is_group(group) else [])  # Hydra names none within a list
+    known = error.options or (choices(group) if is_group(group) else [])  # Hydra lists none for a list of choices
     options = [option for option in known if not option.startswith("_") and "_settings" not in option]
     if not group or not options:
         return " ".join(str(error).split())
@@ -128,7 +128,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _no_choice(words: Sequence[str], command: str) -> str | None:
-    """`data=null`, or a number in the place of a choice."""
+    """The message for `data=null`, or for a number given as a choice."""
     for key, _, value in (word.partition("=") for word in words):
         group, _, place = key.partition("@")
         if is_group(group) and re.fullmatch(r"null|[-+.\d][-+.\de]*", value):
@@ -142,7 +142,7 @@ def _no_choice(words: Sequence[str], command: str) -> str | None:
 
 
 def _unreadable(word: str) -> str:
-    """A word that Hydra's grammar does not accept, such as `data.root=/a/run (1)`."""
+    """The message for a word that Hydra's grammar does not accept, such as `data.root=/a/run (1)`."""
     return f"{word}: a value with characters such as ( ) {{ }} = or a quote needs quotes: {quoting.quoted(word)}"
 
 
@@ -152,7 +152,7 @@ def _unquoted_commas(word: str) -> str:
 
 
 def _bad_override(chain: list[BaseException], command: str) -> str:
-    """An override of a key that the configuration does not have, or a value of a wrong type."""
+    """The message for an override of an unknown key, or with a value of the wrong type."""
     text = " ".join(str(chain[0]).split())
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
@@ -170,14 +170,14 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
 
 
 def _known_keys(command: str) -> list[str]:
-    """All dotted keys of the configuration that the command line's choices compose, for spelling suggestions."""
+    """All dotted keys of the configuration composed with the command line's choices, for spelling suggestions."""
     words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(words)
     for kept in ([o.input_line for o in parsed if "." not in o.key_or_group and not o.is_sweep_override()], []):
         try:
             config = composed(command, [line for line in kept if line])
         except Exception:
-            continue  # the overrides are what is wrong; the keys of the defaults are near enough
+            continue  # the overrides themselves are invalid; the keys of the defaults are close enough
         return [*_dotted(OmegaConf.to_container(config, resolve=False))]
     return []
 

@@ -1,4 +1,4 @@
-"""Command lines for users to copy, with the quotes that a shell and Hydra's grammar need."""
+"""Command lines for users to copy, quoted for the shell and for Hydra's grammar."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ def override(key: str, value: object) -> str:
 
 
 def quoted(word: str) -> str:
-    """`KEY=VALUE` with VALUE as text: `'KEY="VALUE"'`."""
+    """`KEY=VALUE` with VALUE as a quoted string: `'KEY="VALUE"'`."""
     key, _, value = word.partition("=")
     escaped = value.replace('"', '\\"')
     return shlex.quote(f'{key}="{escaped}"')

@@ -1,7 +1,7 @@
 """The settings of each command: type, default, range and documentation in one place.
 
-`python -m diffusion.train --help` prints them. What a choice of a group takes, such as `model.channels`, is documented
-where the class or function that it names is defined.
+`python -m diffusion.train --help` prints them. The settings of a choice, such as `model.channels`, are documented in
+the class or function that the choice names.
 """
 
 import re
@@ -56,131 +56,136 @@ class Settings(BaseModel):
 
 
 class Validation(Settings):
-    """Denoising MSE on a frozen grid of (t, eps), over held-out images and as many training images."""
+    """Denoising MSE on a fixed grid of (t, eps), over held-out images and an equal number of training images."""
 
     draws: Count = 1
-    """Times and noises for each image."""
+    """Number of (t, eps) pairs per image."""
     seed: Seed = 0
-    """Seed of the grid. It is not the run's, so runs of different seeds are measured alike."""
+    """Seed of the grid. It is separate from the run's seed, so runs with different seeds share the same grid."""
 
 
 class Checkpoint(Settings):
-    """Checkpoints: one after each validation, as last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
+    """Checkpoints, saved after every validation: last.ckpt, best.ckpt (lowest val/mse) and step-….ckpt."""
 
     keep: Count = 2
-    """How many of the newest step-….ckpt are kept. A damaged checkpoint needs one before it; 1 takes least room."""
+    """Number of newest step-….ckpt files to keep. 1 uses the least disk space, but leaves no older checkpoint to fall
+    back to if the newest is damaged."""
     finished: Literal["all", "best", "weights"] = "all"
-    """What stays when the run is complete: all, best.ckpt, or only the last weights, as last.safetensors."""
+    """Checkpoints to keep when the run is complete: all, only best.ckpt, or only the final weights, as
+    last.safetensors."""
     every_n_steps: Count | None = None
-    """Also save every so many optimizer steps, for long epochs."""
+    """Also save at this interval, in optimizer steps; useful for long epochs."""
 
 
 class Guard(Settings):
-    """Stops a run whose loss, gradient or weights are no longer finite, or whose loss diverges."""
+    """Stops a run if its loss, gradients or weights are no longer finite, or if its loss diverges."""
 
     action: Literal["stop", "skip"] = "stop"
-    """At a gradient that is not finite: stop, or skip the step and count it."""
+    """What to do on a non-finite gradient: stop, or skip the step and count it."""
     spikes: Count | None = 6
-    """Stop after so many losses in a row far above the usual; null for never."""
+    """Stop after this many consecutive losses far above the usual level; null: never."""
 
 
 class Samples(Settings):
-    """Pictures of samples from the same noise, as training goes on."""
+    """Pictures of samples drawn during training, always from the same noise."""
 
     n: CountOrZero | None = None
-    """Images in a picture; 0 for none. Unset: 16, or fewer where all pictures would cost more than the training."""
+    """Images per picture; 0: none. Unset: 16, or fewer if all pictures together would cost more than training."""
     every_n_epochs: Count | None = 10
-    """Epochs between pictures; null for one picture at the end only."""
+    """Epochs between pictures; null: only one picture, at the end."""
 
 
 class Score(Settings):
-    """Scores of samples at the end of a run, by the group `metrics` on the group `features`."""
+    """Scores of samples at the end of a run: the metrics in the group `metrics`, on the features in `features`."""
 
     n: CountOrZero | None = None
-    """Samples to score; 0 for none. Unset: 512, or none where they would cost more than the training."""
+    """Number of samples to score; 0: none. Unset: 512, or none if they would cost more than training (and sweep.score
+    does not need them)."""
     every_n_epochs: Count | None = None
-    """Also score during training, by the Fréchet and the kernel distance."""
+    """Also score during training, every this many epochs, with the Fréchet and kernel distances."""
     split: Split = "val"
-    """The reference images. Use `test` only when all choices have been made."""
+    """Split of the reference images. Use `test` only after all choices have been made."""
     to_train: bool = False
-    """Score the last samples against the training images, too, as much of the literature does: it rewards copies."""
+    """Also score the final samples against the training images, as much of the literature does. This rewards copies."""
     audit: Audit = []
-    """Look for copies of training images among the samples, by [pixels, features]."""
+    """Look for copies of training images among the samples, comparing [pixels, features]."""
     baselines: list[Literal["noise", "real", "floor", "untrained"]] = ["noise", "real", "floor"]
-    """What is scored beside the samples, at the same n: noise, real, floor, untrained."""
+    """Baselines to score besides the samples, with the same n: noise, real, floor, untrained."""
     batch_size: Count = 64
-    """Samples drawn at once."""
+    """Samples drawn per batch."""
 
     @property
     def references(self) -> list[Split]:
-        """The splits that the last samples are scored against; by the first of them choices are made."""
+        """The splits that the final samples are scored against. Only the first one is used to make choices."""
         return [self.split, "train"] if self.to_train and self.split != "train" else [self.split]
 
 
 class Sweep(Settings):
-    """What a sweeper that searches, such as Optuna, makes small or large: see diffusion/runs/optuna.py."""
+    """The objective of a search, for example by Optuna: see diffusion/runs/optuna.py."""
 
     score: str = "val/mse"
-    """The quantity of metrics.csv whose last value a job hands to the sweeper, such as val/fd_lite0."""
+    """Column of metrics.csv whose last value a job returns to the sweeper, such as val/fd_lite0."""
 
 
 class Trainer(Settings):
-    """Lightning's Trainer. Its other arguments are what a run decides itself, and refused: see `INSTEAD`."""
+    """Arguments of Lightning's Trainer. Those that a run sets itself are refused: see `INSTEAD`."""
 
     model_config = ConfigDict(extra="allow")
 
     max_epochs: Count | Literal[-1] | None = 250
-    """Epochs of the run; -1 for no limit."""
+    """Epochs of the run; -1: no limit."""
     max_steps: Count | Literal[-1] = -1
-    """Optimizer steps of the run; -1 for no limit. Of both limits the first one counts."""
+    """Optimizer steps of the run; -1: no limit. Training ends at the first limit reached, max_epochs or max_steps."""
     accumulate_grad_batches: Count = 1
-    """Batches whose gradients make one optimizer step. Or data.global_batch_size sets its images; then
-    limit_train_batches and val_check_interval count steps."""
+    """Gradient accumulation: batches per optimizer step. Alternatively, data.global_batch_size sets the images per
+    step; limit_train_batches and val_check_interval then count optimizer steps."""
     max_time: Annotated[str, AfterValidator(_time), Words("a time as DD:HH:MM:SS, such as 00:11:30:00")] | None = None
-    """Time after which training is saved and interrupted, as DD:HH:MM:SS. A resumed run trains for as long again."""
+    """Time limit, as DD:HH:MM:SS, after which training saves a checkpoint and stops. A resumed run gets the full time
+    again."""
     limit_train_batches: Count | Annotated[float, Ge(0), Le(1)] | None = None
-    """Batches of an epoch, as a number or a fraction, to try something out."""
+    """Batches per epoch, as a number or a fraction, for quick tests."""
     limit_val_batches: Count | Annotated[float, Gt(0), Le(1)] | None = None
-    """Batches of a validation, of held-out and of training images each, to try something out."""
+    """Batches per validation, of held-out and of training images each, as a number or a fraction, for quick tests."""
     check_val_every_n_epoch: Count | None = 1
-    """Epochs between validations; null where val_check_interval counts across epochs."""
+    """Epochs between validations; null if val_check_interval counts batches across epochs."""
     val_check_interval: Count | Annotated[float, Ge(0), Le(1)] | None = None
     """Batches between validations, as a number or a fraction of an epoch. The last step is always validated."""
     gradient_clip_val: Annotated[float, Ge(0)] | None = None
-    """Norm to which gradients are clipped."""
+    """Maximum norm (or value) of gradients; larger ones are clipped."""
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    """Clip the gradient's norm, which null does too, or each of its values."""
+    """Clip the norm of the gradient (also with null), or each of its values."""
     log_every_n_steps: CountOrZero = 50
     """Optimizer steps between rows of metrics.csv."""
     num_nodes: Count = 1
-    """Machines, each with as many `devices`."""
+    """Number of machines, with `devices` devices each."""
     sync_batchnorm: bool = False
-    """On several devices, use the statistics of all of them in batch normalisation."""
+    """Synchronize the statistics of batch normalization across devices."""
     deterministic: bool | Literal["warn"] | None = None
-    """Only algorithms that give the same result every time."""
+    """Use deterministic algorithms only; `warn` uses others, with a warning, where there are none."""
     benchmark: bool | None = None
-    """Let cuDNN try out its algorithms."""
+    """Let cuDNN benchmark its algorithms and choose the fastest."""
     inference_mode: bool = True
-    """Validate in torch's inference mode, rather than without gradients only."""
+    """Validate in torch.inference_mode instead of torch.no_grad."""
     detect_anomaly: bool = False
-    """Find the operation that made a gradient NaN. It is slow."""
+    """Find the operation that produced a NaN gradient. Slow."""
     profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = None
-    """Time the parts of the training loop, in a table at its end."""
+    """Profile the parts of the training loop, and print a table at the end."""
 
 
 class Train(Settings):
     """Train a denoising diffusion model on images."""
 
     name: Name = "${hydra:runtime.choices.model}"
-    """Runs go to outputs/NAME/TIME."""
+    """Name of the run, which is saved in outputs/NAME/TIME."""
     seed: Seed = 0
-    """Seed of all randomness: initial weights, order, flips, times, noise, samples."""
+    """Seed of all randomness: initial weights, data order, flips, times, noise, samples."""
     ckpt: str | None = None
-    """Resume: `auto` from the newest whole checkpoint of this folder, or else of the newest run of this name; `last`
-    from its last.ckpt; or a run, or a checkpoint. `null` on the command line gives up what the folder holds."""
+    """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise in the newest run of this
+    name; `last`: last.ckpt in that folder or run; or the path of a run or a checkpoint. `null` on the command line
+    starts over, and overwrites the checkpoints in this folder."""
     init: str | None = None
-    """Start a new run from the weights of a run, a checkpoint, an exported file or a folder of diffusers, as far as
-    they fit. Where the run resumes (`ckpt`), they are not read again."""
+    """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
+    with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""
 
     data: Group
     model: Group
@@ -201,18 +206,19 @@ class Train(Settings):
     callbacks: dict[str, Any] | None = None
 
     compile: bool | Literal["auto"] = False
-    """Compile the network with torch.compile; `auto`: in a training of an hour or more, where a trial shows that it
-    saves more time than it takes."""
+    """Compile the network with torch.compile; `auto`: only if training takes an hour or more, and a trial shows that
+    compilation saves more time than it takes."""
     channels_last: bool = True
-    """Use the memory layout in which convolutions are fastest."""
+    """Use the channels-last memory layout, in which convolutions are fastest."""
     matmul_precision: Literal["highest", "high", "medium"] = "high"
-    """Float32 matrix products on a GPU; `high` is TF32."""
+    """Precision of float32 matrix products on a GPU; `high` is TF32."""
 
     label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Share of the training images that are shown without their label, so that the network learns both."""
+    """Fraction of training images shown without their label, to train the network with and without labels."""
     least_interval: Count = 25
-    """Optimizer steps, at least, between validations (each saves a checkpoint), pictures or scores that come every so
-    many epochs: with few images an epoch is a step or two. In a short run, a tenth of it."""
+    """Minimum number of optimizer steps between validations (each saves a checkpoint), pictures or scores whose
+    interval is given in epochs: with few images, an epoch is only a step or two. In a short run, at most a tenth of its
+    steps."""
 
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
@@ -223,58 +229,60 @@ class Train(Settings):
 
 
 class Drawn(Settings):
-    """What every command that draws images from a trained model is given."""
+    """The settings shared by all commands that sample from a trained model."""
 
     ckpt: str
-    """A run's folder, a checkpoint, an exported file, a folder of diffusers, or `last`: of the run in outputs/ that
-    saved last."""
+    """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
+    most recently."""
     weights: Weights = "ema"
-    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
+    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     seed: Seed | None = None
-    """Image i depends on (seed, i) alone, whatever n and batch_size are; null for the run's seed."""
+    """Image i depends only on (seed, i), not on n or batch_size; null: the run's seed."""
     batch_size: Count = 64
-    """Images drawn at once."""
+    """Images drawn per batch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
-    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
+    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     label: int | str | None = None
-    """The class of all images, by name or number; `none` for no class; null: as often as in the training images."""
+    """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training
+    images."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
-    """Several classes, which the images are of in turn: the picture has a row for each."""
+    """Several classes, assigned to the images in turn; the picture has one row per class."""
     sampler: Group
     guidance: dict[str, Any] | None = None
     name: Name = "${hydra:job.name}"
-    """Of the output."""
+    """Name of the output."""
 
 
 class Sample(Drawn):
     """Draw images from a trained model."""
 
     n: Count = 64
-    """Images."""
+    """Number of images."""
     trajectory: bool = False
-    """Also draw the denoising steps of the first 8 images, as a strip and a GIF."""
+    """Also save the denoising steps of the first 8 images, as a strip and a GIF."""
     frames: Count = 12
-    """Pictures in the strip. (The GIF has up to 100.)"""
+    """Pictures in the strip. (The GIF has up to 100 frames.)"""
 
 
 class Edit(Drawn):
-    """Draw variants of a picture, fill a part of it, or draw images between two noises."""
+    """Draw variants of a picture, inpaint a part of it, or interpolate between two noises."""
 
     image: str | None = None
-    """A picture to begin with. Its largest square around the centre is made as small as the model's images."""
+    """Picture to start from. It is cropped around its centre to the proportions of the model's images, and scaled
+    down."""
     strength: Annotated[float, Gt(0), Le(1)] | None = None
-    """How much of the picture is drawn anew: the share of the sampler's steps that are made. null: 0.6."""
+    """How strongly the picture is changed: the fraction of the sampler's steps that are run. null: 0.6."""
     mask: str | None = None
-    """Instead, fill the picture where this one is white (brighter than grey) or transparent, by the group `inpainting`.
-    It has the picture's proportions."""
+    """Instead, inpaint the picture where this mask is white (brighter than grey) or transparent, by the method in the
+    group `inpainting`. The mask must have the same proportions as the picture."""
     interpolate: Annotated[list[Seed], MinLen(2), MaxLen(2), Words("two seeds [A,B]")] | None = None
-    """Without a picture: images on the way from image 0 of one seed to image 0 of another."""
+    """Without a picture: interpolate from image 0 of one seed to image 0 of another."""
     n: Count = 8
-    """Images of a picture."""
+    """Number of variants of the picture."""
     frames: Annotated[int, Ge(2)] = 8
-    """Images on the way between two noises, both ends included."""
+    """Number of images in an interpolation, including both ends."""
     inpainting: Group
 
 
@@ -282,31 +290,31 @@ class Evaluate(Settings):
     """Score a trained model, or a folder of images, against real images."""
 
     ckpt: str | None = None
-    """Score samples of this run, checkpoint, exported file or folder of diffusers, or of the `last` run …"""
+    """Score samples of this run, checkpoint, exported file or diffusers folder, or of the `last` run …"""
     images: str | None = None
-    """… or the images of this folder, such as the `images` of diffusion.sample."""
+    """… or the images in this folder, such as the `images` folder of diffusion.sample."""
     weights: Weights = "ema"
-    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
+    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     split: Split = "val"
-    """The reference images. `test` is for when all choices have been made, and once for a run …"""
+    """Split of the reference images. Use `test` only after all choices have been made, and only once per run …"""
     again: bool = False
-    """… unless this is true: then it is one more evaluation on test, and counted."""
+    """… unless this is true: allow another evaluation on test, which is recorded as such."""
     n: Count | None = None
-    """Samples; null for the run's number. With images=FOLDER, so many of them; null for all."""
+    """Number of samples; null: as in the run. With images=FOLDER, number of its images to score; null: all."""
     seed: Seed | None = None
-    """Seed of the samples; null for the run's."""
+    """Seed of the samples; null: the run's seed."""
     batch_size: Count | None = None
-    """Samples drawn at once; null for the run's number."""
+    """Samples drawn per batch; null: as in the run."""
     audit: Audit = []
-    """Look for copies of training images, by [pixels, features]."""
+    """Look for copies of training images, comparing [pixels, features]."""
     bits: CountOrZero = 0
-    """Held-out images whose bits per dimension are measured, by the group `likelihood`; 0 for none."""
+    """Number of held-out images whose bits per dimension are computed, by the group `likelihood`; 0: none."""
     baselines: Baselines = ["noise", "real", "floor"]
-    """What is scored beside the samples, at the same n."""
+    """Baselines to score besides the samples, with the same n."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
-    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
+    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     by_class: bool = False
     """Also score the samples of each class against the reference images of that class."""
     sampler: Group
@@ -316,60 +324,61 @@ class Evaluate(Settings):
     data: Group
     likelihood: Group
     name: Name = "${hydra:job.name}"
-    """Of the output."""
+    """Name of the output."""
 
 
 class AnyStudy(Settings):
-    """What every study on one trained model is given."""
+    """The settings shared by all studies of a trained model."""
 
     ckpt: str
-    """A run's folder, a checkpoint, an exported file, or `last`: of the run in outputs/ that saved last."""
+    """A run's folder, a checkpoint, an exported file, or `last`: the run in outputs/ that saved most recently."""
     n: Count = 250
-    """Samples of each setting, all from the same noise; of a model with labels, of each class as often as the
+    """Samples per setting, all from the same noise; for a model with labels, each class as often as in the
     reference."""
     baselines: Baselines = ["floor"]
-    """What is scored beside the samples, at the same n."""
+    """Baselines to score besides the samples, with the same n."""
     weights: Weights = "ema"
-    """Averaged or raw weights; or a number, for an average of this length out of a run with ema=power."""
+    """Averaged (`ema`) or `raw` weights; or a number: the length of a post-hoc average, for a run with ema=power."""
     split: Split = "val"
-    """The reference images. On test each setting is an evaluation, and the best one's score is too good."""
+    """Split of the reference images. On test, each setting counts as an evaluation, and the best score is biased."""
     seed: Seed = 0
     """Seed of the samples."""
     batch_size: Count = 64
-    """Samples drawn at once."""
+    """Samples drawn per batch."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
-    """Processes that draw, each on a GPU of its own or together on the CPU; auto: all GPUs, or 1."""
+    """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     guidance: dict[str, Any] | None = None
     features: Group
     metrics: Group
     name: Name = "${hydra:job.name}"
-    """Of the output."""
+    """Name of the output."""
 
 
 class Study(AnyStudy):
-    """Compare samplers on one trained model: scores against network evaluations and seconds."""
+    """Compare samplers on one trained model: scores against network evaluations (NFE) and seconds."""
 
     samplers: Literal["all"] | Annotated[list[str], MinLen(1)] = ["ddim", "dpm_2m", "unipc", "heun"]
-    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that fit."""
+    """Choices of conf/sampler, with overrides after a space: "dpm_2m grid@sampler.grid=karras"; or `all` that are
+    compatible."""
     nfe: Annotated[list[Count], MinLen(1)] = [10, 20, 50]
-    """Budgets of network evaluations per image."""
+    """Budgets of network evaluations (NFE) per image."""
 
 
 class GuidanceStudy(AnyStudy):
-    """Compare scales and intervals of a guidance on one trained model: scores, and fidelity against diversity."""
+    """Compare guidance scales and intervals on one trained model: scores, and fidelity against diversity."""
 
     scales: Annotated[list[NonNegative], MinLen(1)] = [1, 1.25, 1.5, 2, 3]
-    """Scales of the guidance, in the place of guidance.scale. 1 is no guidance, and always among the results."""
+    """Values of guidance.scale to compare. 1 means no guidance, and is always included in the results."""
     intervals: Annotated[list[Interval], MinLen(1)] | None = None
-    """Intervals (low, high] of sigma/alpha in which the guidance acts, such as [[null,null],[0.2,1.6]], in the place of
-    guidance.low and guidance.high: each scale is tried in each. null: the guidance's own."""
+    """Intervals (low, high] of sigma/alpha in which guidance is applied, such as [[null,null],[0.2,1.6]], as values of
+    guidance.low and guidance.high. Each scale is tried in each interval. null: the guidance's own interval."""
     samplers: Annotated[list[str], MinLen(1)] = ["run"]
-    """The run's sampler, and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
+    """The run's sampler (`run`), and choices of conf/sampler with overrides after a space: "heun sampler.steps=18"."""
     steps: Count | None = None
-    """Steps of every sampler; null: each one's own. All scales have as many: guidance may double the evaluations (NFE),
-    and the table shows how many there are."""
+    """Steps of every sampler; null: each sampler's own. All scales use the same number of steps, so guidance may double
+    the network evaluations (NFE); the table shows them."""
 
 
 COMMANDS: dict[str, type[Settings]] = {
@@ -377,11 +386,11 @@ COMMANDS: dict[str, type[Settings]] = {
     "study_guidance": GuidanceStudy,
 }  # fmt: skip
 
-RENAMED = {  # keys that work for one more version
+RENAMED = {  # old keys, accepted for one more version
     "score.yardsticks": "score.baselines", "yardsticks": "baselines", "logger.project": "logger.wandb.project",
 }  # fmt: skip
 
-INSTEAD = {  # arguments of Lightning's Trainer that a run does not leave to the user, and what to use instead
+INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
     "trainer.barebones": "make bench measures the bare loop",
     "trainer.callbacks": "choose callbacks=early_stopping or several, callbacks=[throughput,memory]; one of your own "
     "is +callbacks.NAME._target_=my_package.MyCallback",

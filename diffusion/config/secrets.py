@@ -1,6 +1,6 @@
-"""Keys stay in the environment: a command refuses to run with one on its line or in its configuration.
+"""Secrets belong in the environment: a command refuses to run with one on its command line or in its configuration.
 
-Both are kept in the run's folder, in its checkpoints and by loggers, which is where keys leak from.
+Both are saved in the run's folder, in its checkpoints and by loggers, from where secrets leak.
 """
 
 import os
@@ -14,17 +14,17 @@ NAME = re.compile(
     r"(?i)(^|[_.-])(api_?keys?|access_?keys?(_id)?|key|token|secret|pwd|pass(w(or)?d|phrase)?|credentials?"
     r"|auth(orization)?)$"
 )
-URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")  # user:password@, but for `${oc.env:…}`, which is kept as it stands
+URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")  # user:password@, except `${oc.env:…}`, which is saved unresolved
 INNER = re.compile(r"[{,]\s*[\"']?([\w.-]+)[\"']?\s*:\s*([^,{}]+)")  # of `{name: value, …}`
-NO_SECRET = ("PWD",)  # variables that are called like one
-SHORTEST = 8  # characters of a value that is taken for a key; shorter ones occur by chance
+NO_SECRET = ("PWD",)  # variables with the name of a secret that are none
+SHORTEST = 8  # minimum length of an environment value to search for; shorter ones occur by chance
 
 
 def check_words(words: Iterable[str]) -> None:
-    """UserError if one of a command's `words` sets or holds a secret. The line doesn't repeat it."""
+    """Raise UserError if one of a command's `words` sets or contains a secret. The message does not repeat it."""
     for word in words:
         key, _, value = word.partition("=")
-        if not key.startswith("hydra."):  # which no run keeps
+        if not key.startswith("hydra."):  # hydra.* is not saved with a run
             _refuse_source(key, value)
         _refuse(key.lstrip("+~"), value)
         for inner, held in INNER.findall(value):
@@ -32,13 +32,13 @@ def check_words(words: Iterable[str]) -> None:
 
 
 def check_sources(config: Any) -> None:
-    """UserError if a value of the `config`, as it is before it is resolved, comes from the environment."""
+    """Raise UserError if a value of the unresolved `config` comes from the environment."""
     for key, value in _flat(config):
         _refuse_source(key, value)
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """UserError if a value of the resolved `config` is a secret."""
+    """Raise UserError if a value of the resolved `config` is a secret."""
     for key, value in _flat(config):
         _refuse(key, value)
 

@@ -1,8 +1,8 @@
-"""Configurations that come with a file: read as plain data, and built only from classes that conf/ names.
+"""Untrusted configurations from files: read as plain data, and built only from classes named in conf/.
 
 A checkpoint or a run's folder may come from somebody else. Its configuration must neither run code nor read the
-environment: no interpolation is resolved, and each part may only name what the choices of its group name, in conf/ or
-in a folder that the user gives with this very command (`--config-dir`, see `choices.searching`).
+environment: no interpolation is resolved, and each part may only name classes that the choices of its group name, in
+conf/ or in a folder that the user passes to the current command (`--config-dir`, see `choices.searching`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.config.choices import inner_groups, nodes
 from diffusion.errors import UserError
 
-PARTS = ("model", "schedule", "prediction", "data")  # what is built to sample and score
-OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # what may be built; an exported file need not hold it
-REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # we never write them; aliases can grow without end
+PARTS = ("model", "schedule", "prediction", "data")  # required, to sample and score
+OPTIONAL_PARTS = ("sampler", "guidance", "features", "metrics")  # may be missing in an exported file
+REFUSED_TOKENS = (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)  # never written by us; aliases can expand endlessly
 
 
 def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
-    """A file's configuration as plain data.
+    """Parse a file's configuration as plain data.
 
-    Raises UserError where it cannot be read or holds an interpolation `${…}`, which diffusion.train resolves before it
+    Raises UserError if it cannot be read or contains an interpolation `${…}`: diffusion.train resolves these before it
     writes a configuration.
     """
     wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
@@ -45,7 +45,7 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
 
 
 def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
-    """`plain_config`, checked: its model, schedule, prediction and data can be built, and name allowed classes only."""
+    """As `plain_config`, with checks that `PARTS` can be built and that only allowed classes are named."""
     config = plain_config(text, where)
     for part in (*PARTS, *OPTIONAL_PARTS):
         check_targets(config.get(part), part, where)
@@ -65,10 +65,10 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
 
 
 def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) -> None:
-    """Raise UserError where a part of a file's configuration names a class that no choice of its group names.
+    """Raise UserError if a part of a file's configuration names a class that no choice of its group names.
 
     Args:
-        trusted: a node whose classes are allowed too, because the user has named them.
+        trusted: a node given by the user, whose classes are also allowed.
     """
     allowed = {*allowed_targets(part), *_targets(trusted)}
     for target in _targets(node):
@@ -80,13 +80,13 @@ def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) 
 
 
 def allowed_targets(part: str) -> frozenset[str]:
-    """Every `_target_` in the choices of a group, and of the groups within it."""
+    """Every `_target_` in the choices of a group and of its nested groups."""
     groups = (part, *inner_groups(part))
     return frozenset(target for group in groups for node in nodes(group) for target in _targets(node))
 
 
 def _has_directives(node: Any) -> bool:
-    """Whether the node tells Hydra, at any depth, to build it in another way, such as `_partial_`."""
+    """Whether the node contains, at any depth, a directive for Hydra other than `_target_`, such as `_partial_`."""
     if isinstance(node, Mapping):
         special = any(str(key).startswith("_") and key != "_target_" for key in node)
         return special or _has_directives(list(node.values()))
@@ -94,7 +94,7 @@ def _has_directives(node: Any) -> bool:
 
 
 def _values(node: Any) -> Iterator[Any]:
-    """Every value, at any depth. (Keys are never interpolated.)"""
+    """Yield every value, at any depth. (Keys are never interpolated.)"""
     if isinstance(node, Mapping):
         node = list(node.values())
     if isinstance(node, list | tuple):
@@ -105,7 +105,7 @@ def _values(node: Any) -> Iterator[Any]:
 
 
 def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_`, at any depth."""
+    """Yield every `_target_`, at any depth."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield str(node["_target_"])

@@ -1,8 +1,8 @@
-"""Checking settings against the types that they are annotated with, by pydantic.
+"""Check settings against their type annotations, with pydantic.
 
-There is one set of rules for the settings of a command (`diffusion.config.schema`) and for the arguments of whatever
-class or function a `_target_` names: a value must have its annotated type exactly ("3" is not a number) and lie within
-its annotated range. What is wrong is said in one line, with the type in words.
+The same rules apply to the settings of a command (`diffusion.config.schema`) and to the arguments of any class or
+function named by a `_target_`: a value must have exactly its annotated type ("3" is not a number) and lie within its
+annotated range. Errors are reported in one line, with the type in words.
 """
 
 import inspect
@@ -23,14 +23,14 @@ from pydantic.fields import FieldInfo
 from diffusion.config.choices import choices, is_group
 from diffusion.errors import UserError, nearest
 
-PLAIN = (int, float, bool, str, list, tuple, type(None))  # what yaml writes, apart from mappings
+PLAIN = (int, float, bool, str, list, tuple, type(None))  # the types of yaml values, apart from mappings
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Words:
-    """In an `Annotated` type: what its values are, in words."""
+    """Description of an `Annotated` type, in words."""
 
     words: str
 
@@ -47,8 +47,8 @@ def _not_nan(value: float) -> float:
     return value
 
 
-Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a nested object")]
-"""An object that a mapping with `_target_` describes; it is checked by itself."""
+Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a part of its own")]
+"""An object described by a mapping with `_target_`, which is checked separately."""
 
 Number = Annotated[float, AfterValidator(_not_nan)]
 
@@ -57,7 +57,7 @@ Group = Annotated[dict[str, Any], at.MinLen(1), Words("a choice of its group")]
 
 
 def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """`values` as an object of the class `model`. Raises UserError for the first value that does not fit."""
+    """Convert `values` to an object of the class `model`. Raises UserError for the first invalid value."""
     try:
         return model.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
@@ -66,10 +66,10 @@ def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
 
 
 def check_arguments(target: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
-    """Raise UserError where a value is not of the type that the class or function `target` annotates.
+    """Raise UserError if a value does not have the type annotated by the class or function `target`.
 
     Args:
-        where: the place of the values in the configuration, such as `model`.
+        where: key of the values in the configuration, such as `model`.
     """
     model = _model_of(target)
     try:
@@ -111,7 +111,7 @@ def describe(hint: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line writes it."""
+    """A value as written on the command line."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(shown, value)) + "]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -133,7 +133,7 @@ def _bounds(constraints: Iterable[Any]) -> str:
 
 
 def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int | str, ...], kind: str) -> str:
-    """What is wrong at a place of the settings, what was expected, and how to fix it."""
+    """What is wrong at a key of the settings, what was expected, and how to fix it."""
     key, field = "", None
     value: Any = values
     for name in place:
@@ -165,7 +165,7 @@ def _annotation(field: FieldInfo) -> Any:
 
 @cache
 def _model_of(target: Callable[..., Any]) -> type[BaseModel]:
-    """A pydantic model of the arguments of a class or function, with those that are passed on to parent classes."""
+    """A pydantic model of the arguments of a class or function, including those passed on to parent classes."""
     hints: dict[str, Any] = {}
     functions = [target]
     if inspect.isclass(target):
@@ -190,7 +190,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _checkable(hint: Any) -> Any:
-    """`hint` with `Part` in the place of every type that yaml cannot write."""
+    """Replace every type in `hint` that yaml cannot express with `Part`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint in (Path, float):
         return str if hint is Path else Number

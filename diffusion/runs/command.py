@@ -1,9 +1,9 @@
-"""The way into every command: Hydra composes the configuration, which is checked once and becomes a typed object.
+"""Entry point of every command: Hydra composes the configuration, which is validated once and becomes a typed object.
 
-Exit status: 0 done; 1 a fault of the program (with a traceback); with one line on stderr: 2 something that the user can
-fix, 3 a NaN or infinity in training, 4 a loss that has diverged. A training run that is stopped saves its state first,
-and ends with 128 + the signal's number: 130 by Ctrl-C, 143 by SIGTERM, 138 by SIGUSR1, 142 by trainer.max_time,
-129 when its terminal is closed.
+Exit status: 0 success; 1 a bug in the program (with a traceback), or a killed process of the run; with one line on
+stderr: 2 an error that the user can fix, 3 a NaN or infinity in training, 4 a diverged loss. A training run that is
+stopped by a signal first saves its state, and exits with 128 + the signal's number: 130 for Ctrl-C, 143 for SIGTERM,
+138 for SIGUSR1, 142 for trainer.max_time, 129 if its terminal was closed.
 """
 
 import os
@@ -36,19 +36,19 @@ Task = Callable[[S, Path], Any]
 
 
 def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] | None = None) -> Callable[[], None]:
-    """The main function of a command whose choices are in conf/NAME.yaml and whose settings are in `schema`.
+    """Create the main function of a command with its choices in conf/NAME.yaml and its settings in `schema`.
 
     Args:
-        about: what the command does, with examples, for `--help`.
-        task: what the command does with its settings and its output folder, after Hydra has finished.
-        job: the same for one job of a sweep (`-m`), within Hydra; its result is what a sweeper minimises.
+        about: description of the command, with examples, for `--help`.
+        task: function of the settings and the output folder, called after Hydra has finished.
+        job: the same for one job of a sweep (`-m`), called by Hydra; a sweeper minimizes its result.
     """
     register_settings(name, schema)
     naming.register()
 
     def main() -> None:
         streams.keep_going()
-        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions through to the lines below
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
         composed: list[tuple[Any, Any, Path]] = []
         each = by_import(job or task)
         stack = ExitStack()
@@ -69,7 +69,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 return validated(schema, values)
 
             def compose(cfg: DictConfig) -> Any:
-                """Hydra calls this, once, or for each job of a sweep."""
+                """Called by Hydra, once or for each job of a sweep."""
                 sources = OmegaConf.to_container(cfg, resolve=False)
                 values, context = OmegaConf.to_container(cfg, resolve=True), HydraConfig.get()
                 folder = Path(context.runtime.output_dir)
@@ -99,13 +99,13 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
 
 
 def by_import(task: Task[S]) -> Task[S]:
-    """`task` of the module `python -m` runs, as an import gives it: a launcher's workers then find it by its name."""
+    """Re-import a `task` of the `python -m` main module under its real name, for the worker processes of a launcher."""
     spec = sys.modules[task.__module__].__spec__
     return getattr(import_module(spec.name), task.__name__) if spec and task.__module__ == "__main__" else task
 
 
 def own_folders(words: list[str]) -> list[Path]:
-    """The folders of choices that a command line adds to conf/, by --config-dir and hydra.searchpath=[…]."""
+    """The folders of choices that a command line adds to conf/, with --config-dir and hydra.searchpath=[…]."""
     given, _ = messages.options_of(words)
     paths = [word for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
     found = [given.config_dir] if given.config_dir else []
@@ -116,7 +116,7 @@ def own_folders(words: list[str]) -> list[Path]:
 
 
 def _folder(path: str) -> Path:
-    """The folder that Hydra means by FOLDER, file://FOLDER or pkg://PACKAGE."""
+    """Resolve FOLDER, file://FOLDER or pkg://PACKAGE to a folder, as Hydra does."""
     scheme, _, rest = path.rpartition("://")
     if scheme != "pkg" or not rest:
         return Path(rest)
@@ -126,7 +126,7 @@ def _folder(path: str) -> Path:
 
 
 def _renamed(word: str) -> str:
-    """A word of the command line, with the key's new name where it has one."""
+    """Replace a renamed key in a word of the command line."""
     key, equals, value = word.partition("=")
     if key not in RENAMED:
         return word
@@ -135,6 +135,6 @@ def _renamed(word: str) -> str:
 
 
 def _at_home(word: str) -> str:
-    """A word of the command line, with the home folder in the place of ~ in `KEY=~/…`, which shells leave as it is."""
+    """Expand ~ in a word `KEY=~/…` of the command line, which shells do not expand."""
     key, equals, value = word.partition("=")
     return f"{key}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word

@@ -1,8 +1,8 @@
-"""Signals from a process's first instant until training takes over: nothing can be lost yet, so the process ends.
+"""Signal handling from process start until training takes over: nothing can be lost yet, so the process exits.
 
-It ends with 128 + the signal's number, as it would later (`diffusion.training.signals`); on SIGUSR1 a job of SLURM is
-also queued again. Of several processes of one run only the first ends the run: the others take note, and all agree at
-the first training step. This module is imported before all others, so it imports nothing that takes time.
+The exit status is 128 + the signal's number, as it is later (`diffusion.training.signals`); on SIGUSR1, a SLURM job is
+also requeued. If a run has several processes, only the first one ends the run: the others remember the signal, and all
+agree at the first training step. This module is imported before all others, so it must not import anything slow.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ CAUGHT = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 class State:
     """What this process knows about signals."""
 
-    received: int | None = None  # by a process that is not the run's first
+    received: int | None = None  # set in the processes other than the run's first
     before_exit: Callable[[str], None] | None = None  # called with the signal's name before the process ends
 
 
 def watch() -> None:
-    """Handle signals here from now on. A signal that the parent process ignores, as nohup does, stays ignored."""
+    """Install the handlers of this module. Signals that the parent process ignores, as nohup does, stay ignored."""
     first = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
     for number in CAUGHT:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -39,7 +39,7 @@ def note(number: int, frame: FrameType | None) -> None:
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """End this process. Not by an exception, which a library that is being imported might swallow."""
+    """End this process; not by an exception, which a library that is being imported might swallow."""
     for other in CAUGHT:  # further signals of a burst must not interrupt this
         signal.signal(other, lambda *_: None)
     say(number, "training had not started; exiting")
@@ -47,7 +47,7 @@ def end(number: int, frame: FrameType | None) -> None:
 
 
 def leave(number: int) -> NoReturn:
-    """End this process at once, because of a signal."""
+    """Exit immediately, because of a signal."""
     try:
         if State.before_exit is not None:
             State.before_exit(signal.Signals(number).name)
@@ -57,17 +57,17 @@ def leave(number: int) -> NoReturn:
 
 
 def queue_again(number: int) -> None:
-    """On SIGUSR1, queue SLURM's job again, and say so."""
+    """On SIGUSR1, requeue the SLURM job and print a message."""
     if number == getattr(signal, "SIGUSR1", None) and (line := slurm.requeue()):
         write_line(line)
 
 
 def say(number: int, what: str) -> None:
-    """One line on stderr about a signal."""
+    """Write one line about a signal to stderr."""
     write_line(f"\n{signal.Signals(number).name}: {what}")
 
 
 def write_line(line: str) -> None:
-    """Write to stderr in a way that is safe in a signal handler, also when the terminal is gone."""
+    """Write to stderr; safe in a signal handler, and if the terminal is gone."""
     with contextlib.suppress(OSError):
         os.write(2, f"{line}\n".encode())

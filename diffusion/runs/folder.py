@@ -1,4 +1,4 @@
-"""The content of a run's folder as plain data. This module imports neither torch nor matplotlib."""
+"""The contents of a run's folder as plain data. This module imports neither torch nor matplotlib."""
 
 import contextlib
 import json
@@ -19,16 +19,16 @@ from diffusion.metric.record import Score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
 
-CONFIGS = ("config.yaml", ".hydra/config.yaml")  # resolved, written by a run; as composed by Hydra, before a run begins
+CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
 SCORES = "scores.json"
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Each file is read when it is first used; a file that is missing reads as empty.
+    """A run's folder. Files are read lazily; a missing file reads as empty.
 
-    Raises UserError for a folder without any file of a run, and for a file that cannot be parsed.
+    Raises UserError for a folder that contains no file of a run, and for a file that cannot be parsed.
     """
 
     folder: Path
@@ -48,10 +48,10 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """`config`; for an evaluation, the checkpoint's recipe, updated by what was chosen for the evaluation.
+        """`config`; for an evaluation, the checkpoint's recipe updated with the settings of the evaluation.
 
-        Then `seed` is the training's, `ckpt` is the name of the file (the recipe says from which run), and `reference`
-        is the data of the scores where it is not the recipe's.
+        For an evaluation, `seed` is that of training, `ckpt` is the file name of the checkpoint (the recipe identifies
+        the run), and `reference` is the data used for scoring, if it differs from the recipe's.
         """
         recipe, config = self.config.get("recipe"), dict(self.config)
         if not isinstance(recipe, dict):
@@ -63,24 +63,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """The name of the run."""
         return str(self.config.get("name") or self.info.get("name") or self.folder.resolve().name)
 
     @property
     def resolved(self) -> bool:
-        """Whether `config` is without interpolations, or there are scores."""
+        """Whether `config` has no interpolations, or there are scores."""
         return any((self.folder / name).is_file() for name in (CONFIGS[0], SCORES))
 
     @cached_property
     def overrides(self) -> list[str]:
-        """The overrides that the command line or a sweep gave to this run, without `ckpt`."""
+        """This run's overrides from the command line or a sweep, without `ckpt`."""
         path = self.folder / ".hydra/overrides.yaml"
         words = _yaml(path) if path.is_file() else None
         return [str(word) for word in words if not str(word).startswith("ckpt=")] if isinstance(words, list) else []
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """A group's place in the configuration -> the choice made there, as Hydra recorded it; {} without a record."""
+        """Key of a group in the configuration -> its choice, as recorded by Hydra; {} without a record."""
         path = self.folder / ".hydra/hydra.yaml"
         node = _yaml(path) if path.is_file() else None
         for part in ("hydra", "runtime", "choices"):
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def seeds(self) -> tuple[Any, ...] | None:
-        """The run's seed; for an evaluation, the seed of the training and that of the samples. None where unknown."""
+        """The run's seed; for an evaluation, the seeds of training and of the samples. None if unknown."""
         recipe = self.config.get("recipe")
         seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
         return None if None in seeds else seeds
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """The state in run.json; a folder with scores and without run.json is an evaluation, and complete."""
+        """The state in run.json; a folder with scores but no run.json is a complete evaluation."""
         return str(self.info.get("state", "complete" if self.scores else "not started"))
 
     @cached_property
@@ -127,28 +127,28 @@ class Run:
 
     @property
     def epoch_lengths(self) -> list[tuple[int, int]]:
-        """(step, steps in an epoch from there on), in order; more than one where a resumed run has another length."""
+        """(step, steps per epoch from that step on), in order; several if the length changed on resuming the run."""
         return epoch_lengths(self.info)
 
 
 def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """What a run.json says of the lengths of epochs; [] where it says nothing."""
+    """The epoch lengths recorded in a run.json; [] if there are none."""
     return [(int(step), int(length)) for step, length in info.get("epoch_lengths", ())]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` holds a file of a run."""
+    """Whether `folder` contains a file of a run."""
     return any((folder / part).is_file() for part in PARTS)
 
 
 def jobs_of(folder: Path) -> list[Run]:
-    """The runs in `folder`'s sub-folders, in order of their names."""
+    """The runs in the subfolders of `folder`, ordered by name."""
     inside = [path for path in folder.iterdir() if is_run(path)] if folder.is_dir() else []
     return [Run(path) for path in sorted(inside, key=natural_order)]
 
 
 def runs_below(folder: Path) -> Iterator[Path]:
-    """The folders that commands made, `folder` or those within it, in order of their names (job 2 before 10)."""
+    """Yield the output folders of commands at or below `folder`, ordered by name (job 2 before 10)."""
     waiting = [folder]
     while waiting:
         here = waiting.pop()
@@ -160,19 +160,19 @@ def runs_below(folder: Path) -> Iterator[Path]:
 
 
 def sweep_of(folder: Path) -> str | None:
-    """NAME/sweep-TIME, the end of the path of the sweep that a run's folder is a job of; None where it is none."""
+    """NAME/sweep-TIME, the last parts of the path of the sweep that a run belongs to; None for other runs."""
     file = folder / ".hydra/hydra.yaml"
     job = file.is_file() and re.search(r"^  mode: MULTIRUN$", file.read_text(errors="replace"), re.MULTILINE)
     return "/".join(folder.parts[-3:-1]) if job or (folder.parent / "multirun.yaml").exists() else None
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:
-    """A key that puts r2 before r10, and names before numbers."""
+    """A sort key that puts r2 before r10, and names before numbers."""
     return [(int(digits or 0), text) for digits, text in re.findall(r"(\d*)(\D*)", path.name)]
 
 
 def read_scores(folder: Path) -> list[Score]:
-    """The scores in a folder's scores.json, in the order in which they were made; [] where there is no such file."""
+    """The scores in a folder's scores.json, oldest first; [] if there is no such file."""
     path = folder / SCORES
     if not path.is_file():
         return []
@@ -186,9 +186,9 @@ def read_scores(folder: Path) -> list[Score]:
 
 
 def append_scores(folder: Path, new: Sequence[Score]) -> Path:
-    """Add scores to scores.json; its path. One that is made again, as by a run that repeats its end, is replaced.
+    """Add scores to scores.json and return its path. A score with the same identity is replaced.
 
-    A damaged file is set aside, with a warning.
+    This happens when a run repeats its end. A damaged file is renamed, with a warning.
     """
     path = folder / SCORES
     try:
@@ -208,7 +208,7 @@ def append_scores(folder: Path, new: Sequence[Score]) -> Path:
 
 
 def command_of(folder: Path) -> str:
-    """The command that made the folder: `train`, or the one that Hydra recorded, such as `sample`."""
+    """The command that created the folder: `train`, or the one recorded by Hydra, such as `sample`."""
     record = folder / ".hydra/hydra.yaml"
     if (folder / "run.json").is_file() or not record.is_file():
         return "train"
@@ -225,7 +225,7 @@ def _yaml(path: Path) -> Any:
 
 @cache
 def _loader() -> Any:
-    """OmegaConf's reader of plain values, by the parser in C where there is one, which is ten times as fast."""
+    """OmegaConf's yaml loader, with the C parser if available, which is ten times faster."""
     plain = get_yaml_loader()
     if not yaml.__with_libyaml__:
         return plain

@@ -1,4 +1,4 @@
-"""Importing torch and Lightning, by a command that has something to do with them."""
+"""Fast import of torch and Lightning, for the commands that need them."""
 
 import contextlib
 import gc
@@ -10,15 +10,15 @@ from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
-TAKEN = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # by Lightning and by us
+TAKEN = {"Metric": "torchmetrics.metric", "MetricCollection": "torchmetrics.collections"}  # used by Lightning and by us
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Within: the first import of torch, and of what follows, without garbage collection and without all metrics.
+    """Context for the first import of torch and its dependents, without garbage collection and unused metrics.
 
-    These modules make half a million objects that stay. Looking for garbage among them takes a fifth of the time of
-    their import, and later pauses training; so these objects are left out of all collections.
+    These modules create half a million permanent objects. Searching them for garbage takes a fifth of their import time
+    and later pauses training, so they are excluded from all collections.
     """
     if "torch" in sys.modules:
         yield
@@ -33,23 +33,23 @@ def importing() -> Iterator[None]:
 
 
 class Metrics(ModuleType):
-    """The package torchmetrics before its `__init__`, which is executed when more is asked for than what is `TAKEN`.
+    """The package torchmetrics with a lazy `__init__`, executed on access to any attribute that is not in `TAKEN`.
 
-    That imports every metric there is, for text and sound too, and with them transformers, torchvision and scipy.signal
-    where they are installed: a third of the time until a run begins.
+    Its `__init__` imports every metric, including those for text and audio, and with them transformers, torchvision and
+    scipy.signal, if installed: a third of the time until a run begins.
     """
 
     @classmethod
     def install(cls) -> None:
-        """Make this what `import torchmetrics` finds."""
+        """Make `import torchmetrics` return this module."""
         spec = find_spec("torchmetrics")
         assert spec is not None
         package = module_from_spec(spec)
         package.__class__ = cls
-        # What its own modules, and Lightning, look up in it:
+        # Attributes that its own modules and Lightning look up:
         package.__dict__.update(_logger=logging.getLogger(spec.name), __version__=metadata.version(spec.name))
         sys.modules[spec.name] = package
-        import_module("torchmetrics.utilities")  # the others import this, and it imports one of them: it goes first
+        import_module("torchmetrics.utilities")  # must come first: it and the other modules import each other
 
     def __getattr__(self, name: str) -> Any:
         if name in TAKEN:

@@ -1,7 +1,8 @@
-"""Runs begin here: a folder is claimed, and a job of a sweep becomes a process of its own.
+"""Start runs: claim a folder, and run each job of a sweep in its own process.
 
-A sweep survives its jobs: whatever ends one (an error, no memory left, `kill -9`), the sweep says so, records it in the
-job's run.json and goes on. The same command with `hydra.sweep.dir=FOLDER` runs what is missing or failed there.
+A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`), the sweep reports it,
+records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER` runs the missing and
+failed jobs.
 """
 
 import contextlib
@@ -27,21 +28,21 @@ from diffusion.runs import early_signals, slurm
 from diffusion.runs.record import RunRecord, claim
 
 CONFIG = "config.yaml"
-PATIENCE = 2.0  # seconds in which a process that has received Ctrl-C handles it
+PATIENCE = 2.0  # seconds that a process has to handle Ctrl-C
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
 RESUMING = ("auto", "last")
-RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # how a run's processes meet
+RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a run's processes
 
 
 class JobFailed(UserError):
-    """A job of a sweep did not complete; the others go on."""
+    """A job of a sweep did not complete; the other jobs continue."""
 
 
 def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
-    """Claim `folder` for a run of this process: its settings and its record.
+    """Claim `folder` for a run of this process. Returns its settings and its record.
 
-    None where the run is complete already, and is asked to resume or has been queued again by SLURM. Otherwise SLURM's
-    job resumes from its last checkpoint, if it has one.
+    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM. Otherwise, a
+    requeued SLURM job resumes from its last checkpoint, if it has one.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         slurm.check_tasks()
@@ -54,7 +55,7 @@ def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
 
 
 def run_job(settings: Train, folder: Path) -> Any:
-    """Run a job of a sweep in a process of its own, unless it is complete already; its result."""
+    """Run a job of a sweep in a separate process, unless it is already complete. Returns its result."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N instead")
     record = RunRecord(folder)
@@ -69,10 +70,10 @@ def run_job(settings: Train, folder: Path) -> Any:
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:
-    """Refuse a run that would replace the checkpoints of another one in `folder`.
+    """Raise FolderTaken if the run would overwrite the checkpoints of another run in `folder`.
 
-    To train from the start there, `ckpt=null` must say so. (A job of a sweep that runs again does start from the start:
-    it has failed, and the folder is its own.)
+    Training there from scratch requires an explicit `ckpt=null`. (Sweep jobs are not checked: a job that runs again has
+    failed, owns its folder, and starts from scratch.)
     """
     ckpt = settings.ckpt
     held = any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
@@ -91,10 +92,10 @@ def check_overwrites(settings: Train, folder: Path) -> None:
 
 
 def is_complete(record: RunRecord, settings: Train) -> bool:
-    """Whether the run of these settings is complete in the record's folder; how it was resumed does not matter.
+    """Whether the run with these settings is complete in the record's folder, regardless of how it was resumed.
 
-    Groups that followed other settings are compared as they were asked for. A setting that the run has not, because the
-    program had not, counts as null there.
+    Groups that were adapted to other settings are compared as originally requested. A setting that is missing in the
+    run, because an older version of the program did not have it, counts as null.
     """
 
     def comparable(config: dict[str, Any]) -> Any:
@@ -117,26 +118,27 @@ def _without_nulls(node: Any) -> Any:
 
 
 def config_text(settings: Train) -> str:
-    """The settings as yaml, in their own order."""
+    """The settings as yaml, in the order of their definition."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def write_config(settings: Train, folder: Path) -> None:
-    """Write config.yaml, which the processes of a run read."""
+    """Write config.yaml, which is read by the processes of a run."""
     replace(folder / CONFIG, config_text(settings))
 
 
 def asked_for(asked: Train, settings: Train) -> dict[str, Any]:
-    """The groups as the command asked for them that have followed other settings, as the network's classes the data."""
+    """The original nodes of groups that were adapted to other settings, e.g. the network's classes to the data."""
     now = settings.model_dump(mode="json")
     return {group: node for group, node in asked.model_dump(mode="json").items() if node != now[group]}
 
 
 def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
-    """Run the configuration of `folder` in a process of its own; its result. JobFailed says how else it ended.
+    """Run the configuration of `folder` in a separate process and return its result. Raises JobFailed if it fails.
 
     Args:
-        lock: Of the folder. The process takes it over, so that it is free when that has ended, also after this one.
+        lock: Lock of the folder. The new process inherits it, so the lock is held until that process ends, even if this
+            one ends first.
     """
     environment = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}  # of no other job
     with relaying_signals() as (received, processes):
@@ -149,7 +151,7 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
         status = process.wait()
     record = RunRecord(folder)
     if received:
-        if status != 128 + received[0]:  # otherwise the job, which received the signal too, has done this
+        if status != 128 + received[0]:  # otherwise the job has done this, as it received the signal too
             early_signals.queue_again(received[0])
         if record.content.get("state") == "running":  # it ended before it could write this
             record.content |= {"state": "interrupted", "reason": signal.Signals(received[0]).name}
@@ -169,7 +171,7 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
 
 @contextlib.contextmanager
 def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
-    """Within: signals are noted in the first list and passed on to the processes in the second one."""
+    """Context in which signals are appended to the first list and forwarded to the processes in the second list."""
     received: list[int] = []
     processes: list[Any] = []
 
@@ -178,7 +180,7 @@ def relaying_signals() -> Iterator[tuple[list[int], list[Any]]]:
         for process in processes:
             if number != signal.SIGINT:
                 process.send_signal(number)
-            else:  # Ctrl-C reaches the whole process group by itself; `kill -INT` of this process alone does not
+            else:  # Ctrl-C already reaches the whole process group; `kill -INT` reaches this process only
                 stop = threading.Timer(PATIENCE, process.send_signal, [signal.SIGTERM])
                 stop.daemon = True
                 stop.start()

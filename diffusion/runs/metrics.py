@@ -1,4 +1,4 @@
-"""metrics.csv as columns without holes: the file has a row per logging call, mostly empty cells."""
+"""metrics.csv as columns without gaps: the file has one row per logging call, with mostly empty cells."""
 
 import csv
 import math
@@ -12,21 +12,21 @@ import numpy as np
 from diffusion.console import count
 from diffusion.errors import UserError
 
-MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be ranked
-UNMEASURED = ("data.batch_size", "data.global_batch_size", "data.flip")  # parts of these that do not matter
+MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be comparable
+UNMEASURED = ("data.batch_size", "data.global_batch_size", "data.flip")  # settings in these groups that do not matter
 
 
 class Series(NamedTuple):
     """One logged quantity: `step` (n,) int, ascending, and `value` (n,) float.
 
-    `step` is the number of training steps made. The file counts from 0: its step 99 is logged after 100 steps.
+    `step` is the number of completed training steps. The file counts from 0: its step 99 is logged after 100 steps.
     """
 
     step: np.ndarray
     value: np.ndarray
 
     def at(self, step: int) -> float:
-        """The value at a step; NaN where nothing was logged then."""
+        """The value at a step; NaN if nothing was logged."""
         found = self.value[self.step == step]
         return float(found[0]) if len(found) else math.nan
 
@@ -35,10 +35,10 @@ Metrics = Mapping[str, Series]
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The lines of the file without their empty cells; [] without a file.
+    """The rows of the file without their empty cells; [] if there is no file.
 
-    A last line without an end is being written, or was when the run was killed: it is left out. Raises ValueError for a
-    file that is not a table of numbers.
+    A last line without a line break is skipped: it is still being written, or the run was killed meanwhile. Raises
+    ValueError for a file that is not a table of numbers.
     """
     if not path.is_file():
         return []
@@ -51,12 +51,12 @@ def read_rows(path: Path) -> list[dict[str, float]]:
 
 
 def measures(setting: str) -> bool:
-    """Whether errors (val/mse) of two runs that differ in this setting are of different tasks, and no ranking."""
+    """Whether the errors (val/mse) of two runs that differ in this setting measure different tasks."""
     return setting.split(".")[0] in MEASURED and setting not in UNMEASURED
 
 
 def last_value(name: str, path: Path) -> float:
-    """The last value of a quantity, also one that is not finite. Raises UserError where it was not logged."""
+    """The last value of a column, even if not finite. Raises UserError if it was not logged."""
     rows = read_rows(path)
     values = [row[name] for row in rows if name in row]
     if not values:
@@ -66,9 +66,9 @@ def last_value(name: str, path: Path) -> float:
 
 
 def read_metrics(path: Path) -> dict[str, Series]:
-    """Column name -> `Series` of its finite values; of a step that was logged twice the later row counts.
+    """Column name -> `Series` of its finite values. If a step was logged twice, the later row is used.
 
-    Raises ValueError as `read_rows` does.
+    Raises ValueError like `read_rows`.
     """
     cells: dict[str, dict[int, float]] = {}
     for row in read_rows(path):
@@ -86,16 +86,16 @@ def read_metrics(path: Path) -> dict[str, Series]:
 
 
 def bins_of(metrics: Metrics, quantity: str) -> list[str]:
-    """The columns `val/mse_bin0`, `val/mse_bin1`, … of a quantity such as `val/mse`, in order of time."""
+    """The columns `val/mse_bin0`, `val/mse_bin1`, … of a quantity such as `val/mse`, ordered by time t."""
     prefix = f"{quantity}_bin"
     found = [name for name in metrics if re.fullmatch(rf"{prefix}\d+", name)]
     return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
 
 
 def validated_weights(metrics: Iterable[Metrics]) -> str:
-    """The weights whose error is val/mse: `EMA weights`, or `raw weights` in a run without an average.
+    """The weights measured by val/mse: `EMA weights`, or `raw weights` in a run without an average.
 
-    (val/mse_raw is logged only beside the error of an average.)
+    (val/mse_raw is only logged in addition to the error of an average.)
     """
     averaged = {"val/mse_raw" in each for each in metrics if "val/mse" in each}
     names = {True: "EMA weights", False: "raw weights"}

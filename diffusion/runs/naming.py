@@ -1,8 +1,8 @@
-"""Names of output folders, as resolvers for conf/hydra: no two launches and no two jobs share a folder.
+"""Resolvers for the names of output folders in conf/hydra. Each launch and each job has its own folder.
 
-${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … where another launch was in the same second; a job
-                                   that SLURM has queued again gets the folder that it made before
-${job_folder:}                     the folder of a sweep's job: its number, unless that is another job's
+${new_folder:outputs/NAME/TIME}    that folder, or TIME-2, TIME-3, … if there was another launch in the same second; a
+                                   requeued SLURM job gets the folder that it created before
+${job_folder:}                     the folder of a sweep's job: its number, unless taken by another job
 """
 
 import itertools
@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.files import replace
 from diffusion.runs import slurm
 
-OVERRIDES = ".hydra/overrides.yaml"  # which Hydra writes
-RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # do not make a job another job
+OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra
+RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
 
 
 def new_folder(wanted: str) -> str:
-    """`wanted`, with the first suffix that makes it new. It is created at once, which decides whose it is."""
+    """`wanted`, with the first suffix that makes it new. Creating the folder right here resolves races."""
     Path(wanted).parent.mkdir(parents=True, exist_ok=True)
     if before := slurm.marked(Path(wanted).parent):
         return str(before)
@@ -38,8 +38,8 @@ def new_folder(wanted: str) -> str:
 def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
     """The name of a job's folder in `sweep`.
 
-    A job that was there before (it has the same overrides) gets its folder again. A new one gets its number or, where
-    another job has that (a resumed Optuna study counts from 0 again; a grid may have grown), the next free one.
+    A job that ran there before (with the same overrides) gets its old folder. A new job gets its number or, if another
+    job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     key = _key(overrides)
     for file in sorted(sweep.glob(f"*/{OVERRIDES}")):
@@ -58,7 +58,7 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
 
 
 def register() -> None:
-    """Make the resolvers known to OmegaConf."""
+    """Register the resolvers with OmegaConf."""
     OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_folder", _job_folder, replace=True)
 
@@ -69,7 +69,7 @@ def _job_folder(*, _root_: DictConfig) -> str:
 
 
 def _key(overrides: list[Any]) -> list[str]:
-    """What identifies a job. Whether it resumes does not matter; from which file, given by a path, does."""
+    """The identity of a job. Whether it resumes does not matter, but a path to resume from does."""
     return sorted(str(override) for override in overrides if str(override) not in RESUMING)
 
 

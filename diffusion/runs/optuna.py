@@ -1,10 +1,10 @@
-"""What a search asks for is checked; a resumed Optuna study runs the trials that it lacks, not all of them once more.
+"""Hydra callbacks for searches: check the objective, and resume an Optuna study with only its missing trials.
 
     python -m diffusion.train -m hydra/sweeper=optuna 'optimizer.lr=tag(log, interval(1e-5, 1e-2))' \\
         hydra.sweeper.study_name=lr hydra.sweeper.storage=sqlite:///lr.db hydra.sweep.dir=outputs/lr \\
         sweep.score=val/fd_lite0 checkpoint.keep=1 checkpoint.finished=weights
 
-needs `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score` a trial minimises the last val/mse.
+This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
 """
 
 import sys
@@ -21,23 +21,23 @@ from diffusion.errors import UserError, exit_status
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import measures
 
-ERRORS = ("mse", "loss")  # what the names of denoising errors contain
-WEIGHED = ("prediction", "objective")  # settings that decide which times a network learns best
+ERRORS = ("mse", "loss")  # substrings of the names of denoising errors
+WEIGHED = ("prediction", "objective")  # settings that determine at which times a network is most accurate
 
 
 class CheckSearch(Callback):
-    """Before a search begins: its objective is wanted large or small, and compares what its trials differ in."""
+    """Check, before a search, that its direction suits the objective and that trials can be compared by it."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """End with one line and status 2 where it does not. (Hydra turns a callback's exceptions into warnings.)"""
+        """Exit with one line and status 2 on failure. (Hydra turns exceptions of callbacks into warnings.)"""
         if config.hydra.runtime.choices.get("hydra/sweeper") == "basic":
-            return  # it runs a grid, and compares nothing
+            return  # a grid, which compares nothing
         if status := exit_status(partial(check_search, config), "check the folder's rights"):
             sys.exit(status)
 
 
 def check_search(config: DictConfig) -> None:
-    """Raise UserError for a search in the wrong direction, or by the errors of different tasks."""
+    """Raise UserError for a search in the wrong direction, or one that compares errors of different tasks."""
     name, direction = config.sweep.score, config.hydra.sweeper.get("direction")
     error = any(word in name for word in ERRORS)
     larger = False if error else Score(name.partition("/")[2], 0.0, None).higher_is_better
@@ -62,7 +62,7 @@ def check_search(config: DictConfig) -> None:
 
 
 def searched(config: DictConfig) -> Iterator[str]:
-    """The settings that the trials of a search differ in."""
+    """Yield the settings in which the trials of a search differ."""
     for override in OverridesParser.create().parse_overrides([*config.hydra.overrides.task]):
         if override.is_sweep_override():
             yield str(override.package or override.key_or_group)
@@ -70,14 +70,14 @@ def searched(config: DictConfig) -> Iterator[str]:
 
 
 class ResumeStudy(Callback):
-    """`hydra.sweeper.n_trials` includes the trials that the study has completed already, in whatever process.
+    """Count the trials that a study has already completed, in any process, towards `hydra.sweeper.n_trials`.
 
-    Hydra's plugin would run that many again, and a sampler with a seed would draw the first ones again. This is for a
-    study with a `study_name` in a `storage`. A killed process leaves a trial that stays "running" there; it is ignored.
+    Otherwise, Hydra's plugin would run `n_trials` more, and a seeded sampler would repeat the first ones. Applies to a
+    study with a `study_name` in a `storage`. The trial of a killed process stays "running" there; it is ignored.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the sweeper is made."""
+        """Called before the sweeper is created."""
         sweeper = config.hydra.sweeper
         if "study_name" not in sweeper or not (sweeper.study_name and sweeper.storage):
             return
@@ -86,7 +86,7 @@ class ResumeStudy(Callback):
         try:
             trials = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage).trials
         except KeyError:
-            return  # a new one
+            return  # a new study
         complete = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
         with read_write(config):
             sweeper.n_trials = max(0, sweeper.n_trials - complete)

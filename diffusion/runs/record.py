@@ -1,11 +1,12 @@
-"""run.json: what a run says about itself; while its process is alive, the folder belongs to it.
+"""run.json: the record of a run, which owns its folder while its process is alive.
 
-A run holds the lock of its folder's `.lock` until its process ends. Where the file system has no locks, or does not
-share them between machines, run.json is a lease: the run touches it, and one that has not done so for a while counts as
-dead. Should such a run come back after another one has taken the folder, it notices and writes nothing more.
+A run holds the lock `.lock` in its folder until its process ends. If the file system has no locks, or does not share
+them between machines, run.json serves as a lease: the run touches it regularly, and is considered dead if it has not
+done so for a while. If such a run wakes up after another one has taken the folder, it detects this and stops writing.
 
-States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` is a running one
-whose process is gone; `not started` has only a configuration; `unreadable` has a damaged run.json.
+States: `running`, `complete`, `interrupted` (by a signal) and `failed` are written by the run; `died` means that the
+process of a `running` one is gone; `not started`, that there is only a configuration; `unreadable`, that run.json is
+damaged.
 """
 
 import contextlib
@@ -28,29 +29,29 @@ from diffusion.errors import FolderTaken, Interrupted, UserError, first_line
 from diffusion.files import lock, replace
 from diffusion.runs import early_signals, slurm
 
-BEAT = 30.0  # seconds between the touches of run.json by which a run shows that it is alive
-SILENCE = 10 * BEAT  # after which a run on another machine counts as dead
+BEAT = 30.0  # seconds between touches of run.json, the heartbeat of a run
+SILENCE = 10 * BEAT  # seconds after which a run on another machine is considered dead
 FILE = "run.json"
 LOCK = ".lock"
-PATIENCE = 2.0  # seconds in which a lock becomes free whose process is just ending, or that someone only looked at
-LEASE = 120.0  # seconds in which a file server gives up the lock of a machine that has failed
-HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # the locks of this process
-if hasattr(os, "register_at_fork"):  # workers of data loaders may outlive a run that was killed, with its lock
+PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
+LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
+HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
+if hasattr(os, "register_at_fork"):  # data loader workers may outlive a killed run, and keep its lock
     os.register_at_fork(after_in_child=lambda: [held.close() for held in HELD])
 
 
 class RunRecord:
-    """The run.json of a folder; `content` is empty where there is none."""
+    """The run.json of a folder; `content` is empty if there is none."""
 
     def __init__(self, folder: Path, content: dict[str, Any] | None = None):
         self.folder, self.path = folder, folder / FILE
-        self.damage: str | None = None  # why the file cannot be read
+        self.damage: str | None = None  # the reason why the file cannot be read
         self.content = self._read() if content is None else content
-        self.previous: dict[str, Any] = {}  # of the run that was in the folder before
+        self.previous: dict[str, Any] = {}  # content of the folder's previous run
         self.began = time.time()
-        self.written = 0.0  # when, on the monotonic clock
+        self.written = 0.0  # time of the last write, on the monotonic clock
         self.ended = threading.Event()
-        self.lock: BinaryIO | None = None  # of the folder, while this process has it
+        self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -66,14 +67,14 @@ class RunRecord:
         return content
 
     def checked(self) -> dict[str, Any]:
-        """The content; UserError where the file cannot be read."""
+        """The content. Raises UserError if the file cannot be read."""
         if self.damage:
             raise UserError(f"{self.path}: not readable as a run's record ({self.damage}); restore or remove it")
         return self.content
 
     @classmethod
     def begin(cls, folder: Path) -> "RunRecord":
-        """Write that this process runs in `folder`. From here on a signal is written down before the process ends."""
+        """Record that this process runs in `folder`. From now on, a signal is recorded before the process ends."""
         record = cls(
             folder,
             {
@@ -97,7 +98,7 @@ class RunRecord:
         self.write()
 
     def write(self) -> None:
-        """Replace the file. Raises FolderTaken as `check_owner` does."""
+        """Replace the file. Raises FolderTaken like `check_owner`."""
         self.check_owner()
         self._replace()
 
@@ -106,7 +107,7 @@ class RunRecord:
         replace(self.path, json.dumps(self.content, indent=1))
 
     def check_owner(self) -> None:
-        """Raise FolderTaken where another run has taken the folder, because this one seemed to be dead."""
+        """Raise FolderTaken if another run has taken the folder because this one seemed dead."""
         other = RunRecord(self.folder)
         if other.content and other.content.get("id") != self.content.get("id"):
             raise FolderTaken(
@@ -114,14 +115,14 @@ class RunRecord:
             )
 
     def finish(self, state: str, **more: Any) -> None:
-        """Write how the run ended: complete, interrupted or failed."""
+        """Record how the run ended: complete, interrupted or failed."""
         self.ended.set()
         self.update(state=state, finished=now(), **more)
 
     def fail(self, state: str, reason: str) -> None:
-        """Write that the run has failed or was interrupted.
+        """Record that the run failed or was interrupted.
 
-        Where it ends before its first step, and another one was in the folder before, that one's record is put back.
+        If it ends before its first step, the record of the folder's previous run, if any, is restored.
         """
         self.ended.set()
         with contextlib.suppress(FolderTaken):
@@ -134,7 +135,7 @@ class RunRecord:
 
     @contextlib.contextmanager
     def running(self, describe: Callable[[BaseException], str]) -> Iterator[None]:
-        """Within: the run. On failure, write the state and the reason; `describe` makes one line of an error."""
+        """Context of the run. On failure, record the state and the reason; `describe` formats an error as one line."""
         threading.Thread(target=self._beat, daemon=True).start()
         try:
             yield
@@ -149,7 +150,7 @@ class RunRecord:
                 self.lock.close()
 
     def _beat(self) -> None:
-        """Touch the file now and then, whatever the run is doing."""
+        """Touch the file regularly, whatever the run is doing."""
         while not self.ended.wait(BEAT):
             with contextlib.suppress(OSError, FolderTaken):
                 self.check_owner()
@@ -157,7 +158,7 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """What the run says, corrected where it can no longer speak."""
+        """The recorded state, corrected if the run has died or its record is damaged."""
         if self.damage:
             return "unreadable"
         state = str(self.content.get("state", "not started"))
@@ -167,7 +168,7 @@ class RunRecord:
 
     @property
     def seems_alive(self) -> bool:
-        """Whether a process that says that it is running does exist, or has written lately where it cannot be seen."""
+        """Whether the process recorded as running exists or, on another machine, has touched the file recently."""
         if self.content.get("state") != "running":
             return False
         if self.content.get("host") == platform.node():
@@ -182,20 +183,20 @@ class RunRecord:
 
     @property
     def queued_again(self) -> bool:
-        """Whether SLURM has queued this run's job again: its earlier process is gone, however recently it wrote."""
+        """Whether SLURM has requeued this run's job: its earlier process is gone, however recently it wrote."""
         return slurm.queued_again() and self.content.get("slurm") == slurm.job()
 
     @property
     def owner(self) -> str:
-        """The process, in words."""
+        """The process, described in words."""
         return f"process {self.content.get('pid')} on {self.content.get('host')}, since {self.content.get('started')}"
 
 
 def claim(folder: Path, check: Callable[[], None] = lambda: None) -> RunRecord:
-    """Begin a run of this process in `folder`, and hold its lock; of two processes that claim it at once, one succeeds.
+    """Begin a run of this process in `folder`, holding its lock. Only one of two simultaneous claims succeeds.
 
-    Raises FolderTaken where a run is alive: two would destroy each other's checkpoints. `check` may raise too, and then
-    nothing is written.
+    Raises FolderTaken if a run is alive there: two would destroy each other's checkpoints. If `check` raises, nothing
+    is written.
     """
     patience = LEASE if RunRecord(folder).queued_again else PATIENCE
     try:
@@ -225,7 +226,7 @@ def _taken(record: RunRecord) -> FolderTaken:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process, or this one, has the lock of a run's folder; False where there are no locks."""
+    """Whether any process, including this one, holds the lock of a run's folder; False if there are no locks."""
     try:
         probe = lock(folder / LOCK, shared=True)
     except BlockingIOError:
@@ -238,20 +239,20 @@ def is_locked(folder: Path) -> bool:
 
 
 def start_of_process(pid: Any) -> str | None:
-    """What tells process `pid` of this machine from a later one with the same number; None where there is none."""
+    """Distinguishes process `pid` on this machine from later ones with the same number; None if it does not exist."""
     try:
         os.kill(int(pid), 0)
     except PermissionError:
-        pass  # it is alive, and another user's
+        pass  # alive, but owned by another user
     except (OSError, OverflowError, ValueError, TypeError):
         return None
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if fields[0] == "Z" else fields[19]  # its start in ticks since boot; Z: it has ended unnoticed
+        return None if fields[0] == "Z" else fields[19]  # start time in ticks since boot; Z: a zombie
     except (OSError, IndexError):
         return "alive"
 
 
 def now() -> str:
-    """The time, with its zone, to the second."""
+    """The current time with its time zone, to the second."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

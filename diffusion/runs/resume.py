@@ -1,8 +1,8 @@
-"""Resuming a run in its own folder: its saved configuration, with what the command line overrides.
+"""Resume a run in its own folder: its saved configuration plus the overrides of the command line.
 
 `hydra.run.dir=RUN ckpt=auto` continues with the recipe of RUN. The saved configuration is data, never a command line:
-no interpolation is resolved, and a class that conf/ does not name is only built where the command line names it again,
-itself or by a folder of choices (`--config-dir`).
+no interpolation is resolved, and a class that conf/ does not name is only built if the command line names it again,
+directly or with a folder of choices (`--config-dir`).
 """
 
 import copy
@@ -22,24 +22,24 @@ from diffusion.config.choices import choices, files, is_group
 from diffusion.console import console
 from diffusion.errors import UserError
 
-SEVERAL = ("logger", "callbacks")  # of whose choices any number can be taken
-IGNORED = ("experiment",)  # a choice that stands for others, which are saved by themselves
+SEVERAL = ("logger", "callbacks")  # groups that allow several choices
+IGNORED = ("experiment",)  # groups of presets for other choices, which are saved separately
 MISSING = object()
 
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """The configuration that a run has saved in its folder."""
+    """The configuration saved in a run's folder."""
 
     folder: Path
     config: dict[str, Any]
-    overrides: list[Override]  # of the command line
+    overrides: list[Override]  # from the command line
 
     @property
     def choices(self) -> list[str]:
-        """GROUP=CHOICE for each choice that the run was composed of, where it is still there.
+        """GROUP=CHOICE for each choice in the run's configuration that still exists.
 
-        Hydra composes the command line over them, so that the settings of these choices can be overridden.
+        Hydra composes the command line on top of them, so their settings can be overridden.
         """
         noted = self.folder / ".hydra/hydra.yaml"
         try:
@@ -47,7 +47,7 @@ class ResumedRun:
         except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError):
             return []
         given = tuple(f"{place}." for override in self.overrides for place in _places(override))
-        for group in SEVERAL:  # Hydra notes no list of choices, but each is a part by its name
+        for group in SEVERAL:  # Hydra does not record lists of choices, but each is a key of the node
             node = self.config.get(group)
             names = [name for name in choices(group) if isinstance(node, Mapping) and name in node]
             made.setdefault(group, f"[{','.join(names)}]")
@@ -61,9 +61,9 @@ class ResumedRun:
         ]
 
     def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:
-        """The saved configuration, with what the command line overrides taken from the `composed` one.
+        """The saved configuration, with the keys overridden on the command line taken from `composed`.
 
-        Raises UserError where the saved configuration names a class that is not trusted.
+        Raises UserError if the saved configuration names an untrusted class.
         """
         result = copy.deepcopy(self.config)
         for override in self.overrides:
@@ -76,13 +76,13 @@ class ResumedRun:
 
 
 def resumed_run(words: list[str]) -> ResumedRun | None:
-    """The run that the command line resumes in its own folder; None where it does something else."""
+    """The run that the command line resumes in its own folder; None if it does not resume one."""
     if any(word in ("-m", "--multirun") for word in words):
         return None
     try:
         overrides = OverridesParser.create().parse_overrides(messages.options_of(words)[0].overrides)
     except HydraException:
-        return None  # Hydra will say what is wrong with them
+        return None  # Hydra will report what is wrong with them
     given = {override.key_or_group: override.value() for override in overrides}
     if given.get("ckpt") not in ("auto", "last") or "hydra.run.dir" not in given:
         return None
@@ -99,7 +99,7 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
 
 
 def _places(override: Override) -> Iterator[str]:
-    """The keys of the configuration that an override sets; a choice sets all that is below its place."""
+    """Yield the keys of the configuration set by an override; a choice sets everything below its key."""
     key = str(override.key_or_group)
     if key == "experiment":
         yield from _places_of_experiment(str(override.value()))
@@ -108,8 +108,8 @@ def _places(override: Override) -> Iterator[str]:
 
 
 def _places_of_experiment(name: str) -> Iterator[str]:
-    """The keys that a choice of `experiment` sets, by itself or by another one that it includes."""
-    file = files("experiment").get(name)  # none: Hydra will say so
+    """Yield the keys set by a choice of `experiment`, including those of experiments that it includes."""
+    file = files("experiment").get(name)  # Hydra will report a missing one
     node = yaml.safe_load(file.read_text("utf-8")) or {} if file else {}
     for entry in node.pop("defaults", []):
         if isinstance(entry, Mapping):

@@ -1,8 +1,8 @@
-"""A job of SLURM: its number, whether it was queued again, and queueing it again.
+"""SLURM jobs: their number, whether they were requeued, and requeueing them.
 
-A job that is queued again (by `scontrol requeue`, by preemption, after a node's failure) runs its script anew. Its
-launches then find the folders that they made the first time and resume from the checkpoints there: the script needs no
-change, and neither hydra.run.dir nor ckpt on its command lines.
+A requeued job (by `scontrol requeue`, preemption, or after a node failure) runs its script again. Its launches find the
+folders that they created the first time and resume from the checkpoints there. The script needs no change, and its
+command lines need neither hydra.run.dir nor ckpt.
 
     #!/bin/bash
     #SBATCH --signal=USR1@120 --requeue
@@ -19,7 +19,7 @@ from pathlib import Path
 from diffusion.errors import UserError
 from diffusion.files import replace
 
-MARK = ".slurm"  # a file in a folder that says which launch made it
+MARK = ".slurm"  # file in a folder that identifies the launch that created it
 
 
 def job() -> str | None:
@@ -34,7 +34,7 @@ def queued_again() -> bool:
 
 
 def requeue() -> str | None:
-    """Queue this job again; a line that says what came of it. Outside of SLURM: nothing, and None."""
+    """Requeue this job. Returns a line that describes the result; outside of SLURM, do nothing and return None."""
     name = job()
     if name is None:
         return None
@@ -45,19 +45,19 @@ def requeue() -> str | None:
 
 
 def mark(folder: Path) -> None:
-    """Note that this launch made `folder`."""
+    """Mark `folder` as created by this launch."""
     if job() is not None:
         replace(folder / MARK, _launch())
 
 
 def marked(parent: Path) -> Path | None:
-    """The folder in `parent` that this launch made when the job ran before."""
+    """The folder in `parent` that this launch created when the job ran before."""
     marks = sorted(parent.glob(f"*/{MARK}")) if queued_again() else []
     return next((file.parent for file in marks if file.read_text("utf-8") == _launch()), None)
 
 
 def check_tasks() -> None:
-    """Raise UserError in one of several tasks of an `srun`: each would be a run by itself."""
+    """Raise UserError in one of several tasks of an `srun`, because each would be a separate run."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(

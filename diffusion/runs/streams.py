@@ -1,4 +1,4 @@
-"""Standard output and error that may go away: a closed terminal or pipe, or a full disk, never ends a run."""
+"""Robust standard output and error: a closed terminal or pipe, or a full disk, never ends a run."""
 
 import contextlib
 import errno
@@ -8,11 +8,11 @@ from typing import Any
 
 from diffusion.runs.early_signals import write_line
 
-LOST: list[OSError] = []  # why output was lost, other than by a reader who wanted no more
+LOST: list[OSError] = []  # errors that lost output, other than a closed pipe or terminal
 
 
 class _Dropping(io.FileIO):
-    """A file that drops what cannot be written."""
+    """A file that drops data that cannot be written."""
 
     def write(self, data: Any) -> int:
         try:
@@ -24,7 +24,7 @@ class _Dropping(io.FileIO):
 
 
 def keep_going() -> None:
-    """From now on, what cannot be written to standard output and error is dropped."""
+    """From now on, drop output that cannot be written to standard output and error."""
     for number, name in enumerate(("stdout", "stderr"), 1):
         stream = getattr(sys, name)
         buffer = getattr(stream, "buffer", None)
@@ -36,7 +36,7 @@ def keep_going() -> None:
 
 
 def report_loss() -> None:
-    """Say on standard error that output was lost, if it was."""
+    """Warn on standard error if output was lost."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     if LOST:
