@@ -215,8 +215,8 @@ class Folder(ImageData):
     def _decode(self, files: Files, key: str, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
         """Yield each file's images, or why it is unusable, from file number `first` on, in order of (seed, content).
 
-        Only the first by name of several files with the same bytes is used. If the images have already been decoded for
-        another seed, these are copied.
+        Of files with the same bytes, only the first by name is used. If the images have already been decoded for
+        another seed, they are copied from there.
         """
         twins: dict[str, list[Found]] = defaultdict(list)
         for file in map(Found, *files):
