@@ -1,4 +1,4 @@
-"""Data sets of images, as LightningDataModules: an image folder, the bundled landscapes, CIFAR-10."""
+"""Image data sets as LightningDataModules: a folder of images, the bundled landscapes, and CIFAR-10."""
 
 from diffusion.data.batches import Batch, Split, to_uint8, to_unit
 from diffusion.data.cifar10 import Cifar10

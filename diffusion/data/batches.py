@@ -15,7 +15,7 @@ from diffusion.data.cache import digest
 from diffusion.data.order import Index
 from diffusion.errors import UserError
 
-TILE = re.compile(r" \d+px at \d+,\d+$")  # the part of a tile's name that follows the name of its photograph
+TILE = re.compile(r" \d+px at \d+,\d+$")  # the ending of a tile's name, after the name of its photograph
 
 
 class Batch(NamedTuple):
@@ -24,14 +24,14 @@ class Batch(NamedTuple):
     image: Tensor
     """(B, C, H, W), uint8 from the loader, float32 in [-1, 1] on the device."""
     index: Tensor  # type: ignore[assignment]  # this hides the tuple's method of that name
-    """(B,) int64, the positions of the images in the loader's split. It stays on the CPU."""
+    """(B,) int64, the positions of the images in the loader's split. Stays on the CPU."""
     flip: Tensor
     """(B,) bool, which images are mirrored left to right."""
     epoch: int = 0
     number: int = 0
     """The position of the batch in its epoch."""
     classes: Tensor | None = None
-    """(B,) int64, the number of each image's class; None where the data set has no labels."""
+    """(B,) int64, the class index of each image; None if the data set has no labels."""
 
 
 def to_unit(image: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ def to_uint8(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Split(Dataset[Batch]):
-    """Images of one size, uint8 (N, C, H, W), and the name of each one, which says where it comes from.
+    """Images of one size, uint8 (N, C, H, W), each with a name that tells where it comes from.
 
-    `labels`, int64 (N,), are the numbers of their classes, in `ImageData.classes`; None where there are none.
-    `known_key` is the `key`, where it is known already.
+    `labels`, int64 (N,), are indices into `ImageData.classes`; None without labels. `known_key` is the `key`, if it is
+    already known.
     """
 
     images: Tensor
@@ -61,18 +61,18 @@ class Split(Dataset[Batch]):
         return len(self.images)
 
     def __getitem__(self, key: Index) -> Batch:
-        """A whole batch at once, so that B images take one indexing operation."""
+        """Return a whole batch: one indexing operation for B images."""
         index, flip, epoch, number = key
         classes = None if self.labels is None else self.labels[index]
         return Batch(self.images[index], index, flip, epoch, number, classes)
 
     @cached_property
     def sources(self) -> list[str]:
-        """The source of each image: the photograph of a tile (see `tiles`), or else the name of the image."""
+        """The source of each image: the photograph of a tile (see `tiles`), otherwise the image's own name."""
         return [TILE.sub("", name) for name in self.names]
 
     def take(self, index: Tensor) -> "Split":
-        """The images at the positions `index` (M,), in that order; those that follow each other are not copied."""
+        """The images at the positions `index` (M,), in that order. A contiguous range is not copied."""
         if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
             first, end = int(index[0]), int(index[0]) + len(index)
             labels = None if self.labels is None else self.labels[first:end]
@@ -81,12 +81,12 @@ class Split(Dataset[Batch]):
         return Split(self.images[index], [self.names[i] for i in index.tolist()], labels)
 
     def class_counts(self, classes: int) -> list[int]:
-        """The images of each of so many classes; [] without labels."""
+        """The number of images in each of `classes` classes; [] without labels."""
         return [] if self.labels is None else torch.bincount(self.labels, minlength=classes).tolist()
 
     @cached_property
     def key(self) -> str:
-        """A hash of the pixels, and so of the files and of how they were resized. Statistics are cached under it.
+        """A hash of the pixels, which depend on the files and on the resizing. Statistics are cached under it.
 
         Labels do not change it: the images are the same.
         """
@@ -99,7 +99,7 @@ class Split(Dataset[Batch]):
 
 
 def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> None:
-    """Raise UserError where images are not of the shape (C, H, W) that the settings of their data set say."""
+    """Raise UserError if images do not have the shape (C, H, W) given by the data set's settings."""
     for name, split in splits.items():
         if (found := tuple(split.images.shape[1:])) != shape:
             made, expected = ("×".join(map(str, each)) for each in (found, shape))
@@ -111,7 +111,7 @@ def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> Non
 
 @dataclass(frozen=True)
 class Some(Dataset[Batch]):
-    """The images of a split at the positions `rows` (M,), which are counted anew from 0; none of them is copied."""
+    """The images of a split at the positions `rows` (M,), indexed from 0; none of them is copied."""
 
     split: Split
     rows: Tensor
@@ -120,16 +120,16 @@ class Some(Dataset[Batch]):
         return len(self.rows)
 
     def __getitem__(self, key: Index) -> Batch:
-        """A batch, as that of a `Split`."""
+        """As in `Split`."""
         index, flip, epoch, number = key
         return self.split[self.rows[index], flip, epoch, number]._replace(index=index)
 
     @property
     def sources(self) -> list[str]:
-        """As those of a `Split`."""
+        """As in `Split`."""
         return [TILE.sub("", self.split.names[i]) for i in self.rows.tolist()]
 
 
 def hash_of(values: Tensor) -> str:
-    """A hash of the values, which are not copied where they are contiguous."""
+    """A hash of the values; contiguous values are not copied."""
     return hashlib.blake2b(values.contiguous().numpy().data, digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""The cache of decoded images: files of tensors and plain values, checked by a hash and replaced in one step."""
+"""The cache of decoded images: files of tensors and plain values, verified by a hash and replaced atomically."""
 
 import contextlib
 import gc
@@ -20,7 +20,7 @@ DIGEST = 32  # bytes of the BLAKE2b hash at the start of a cache file
 
 
 def cache_folder() -> Path:
-    """The folder of decoded images. Raises UserError where it cannot be created."""
+    """The folder of decoded images. Raises UserError if it cannot be created."""
     try:
         return cache_dir("data")
     except OSError as error:
@@ -30,12 +30,12 @@ def cache_folder() -> Path:
 
 
 def digest(*parts: object) -> str:
-    """A hash (32 hexadecimal digits) of the representations of `parts`, for the name of what is made from them."""
+    """A hash (32 hexadecimal digits) of the `repr` of `parts`, to name what is made from them."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
 def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of `make` (tensors and plain values), read from `file` if that is intact, else made and written."""
+    """The result of `make` (tensors and plain values), read from `file` if it is intact, else computed and written."""
 
     def checksum(content: memoryview) -> bytes:
         return hashlib.blake2b(content, digest_size=DIGEST).digest()
@@ -57,7 +57,7 @@ def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def write(file: Path, *parts: bytes | memoryview) -> None:
-    """Replace `file` in one step. Raises UserError where it cannot be written."""
+    """Replace `file` atomically. Raises UserError if it cannot be written."""
     try:
         replace(file, *parts)
     except OSError as error:
@@ -65,14 +65,14 @@ def write(file: Path, *parts: bytes | memoryview) -> None:
 
 
 def unwritable(file: Path, error: OSError) -> UserError:
-    """The error for a file of the cache that cannot be written."""
+    """The error for a cache file that cannot be written."""
     return UserError(
         f"{file} can't be written ({error.strerror}); free some space or set DIFFUSION_CACHE to a writable folder"
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of the cache; empty where the file is missing or damaged."""
+    """The object in a JSON file of the cache; empty if the file is missing or damaged."""
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -82,7 +82,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Within: no garbage collection, which would look through a million new lists and tuples again and again."""
+    """Disable garbage collection, which would scan a million new lists and tuples again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -94,5 +94,5 @@ def without_collection() -> Iterator[None]:
 
 @rank_zero_only
 def print_once(line: str) -> None:
-    """Print a line on the first process only."""
+    """Print a line on rank 0 only."""
     console.print(line)

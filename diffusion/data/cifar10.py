@@ -15,15 +15,15 @@ from diffusion.randomness import generator_for
 
 
 class Cifar10(ImageData):
-    """The official test split. Training and validation images are the official training split, divided by the seed.
+    """CIFAR-10 with the official test split; the seed divides the official training split into train and val.
 
     Args:
-        root: Folder of cifar-10-batches-py or of its archive; null for the project's cache.
-        resolution: Side of the images, which is 32 pixels.
-        channels: 3, as they are RGB.
+        root: Folder that contains cifar-10-batches-py or its archive; null for the project's cache.
+        resolution: Side of the images, always 32 pixels.
+        channels: Always 3 (RGB).
         download: Download the archive (170 MB) if it is not there.
-        val: Validation images, out of the 50,000 images for training.
-        labels: Give each image its class, one of ten such as airplane, for a network with `model.classes`.
+        val: Number of validation images, taken from the 50,000 training images.
+        labels: Label each image with its class, one of ten such as airplane, for a network with `model.classes`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Near-duplicates across splits: held-out images that are almost the same as training images.
 
-Two images are near-duplicates if their 16×16 miniatures, or that of one and of the mirror image of the other, differ by
-less than 8/255 RMS. The bundled tiles are chosen by the same rule. Plain skies can be near-duplicates without being the
+Two images are near-duplicates if their 16×16 miniatures, possibly with one image mirrored, differ by less than 8/255
+RMS. The bundled tiles are chosen with the same threshold. Plain skies can be near-duplicates without being from the
 same photograph.
 """
 
@@ -20,11 +20,11 @@ from diffusion.data.cache import cache_folder, digest, print_once, read_json, wr
 
 SIDE = 16
 NEAR = 8  # grey levels, RMS
-ROWS = 512  # images whose distances are in memory at once …
-KNOWN = 16384  # … to so many others
+ROWS = 512  # images whose distances are in memory at a time …
+KNOWN = 16384  # … to this many others
 
 View = Callable[[Tensor], Tensor]
-"""uint8 (N, C, H, W) -> the same images, transformed, such as mirrored."""
+"""uint8 (N, C, H, W) -> the same images, transformed, for example mirrored."""
 
 EITHER_WAY: tuple[View, ...] = (lambda images: images, lambda images: images.flip(-1))
 
@@ -39,18 +39,18 @@ class Pair(NamedTuple):
 
 
 def miniature(images: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) -> (N, C·16·16) float32: the means of blocks, centred."""
+    """uint8 (N, C, H, W) -> (N, C·16·16) float32: the means of blocks, minus 128."""
     side = min(SIDE, *images.shape[-2:])
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) - 128 for x in images.split(ROWS)])
 
 
 def across(splits: Mapping[str, Split]) -> list[Pair]:
-    """The near-duplicates between splits: for each held-out image the nearest one of each earlier split.
+    """The near-duplicates between splits: for each held-out image, the nearest one in each earlier split.
 
-    Of equally near ones it is the first. Not every pair is compared: see `diffusion.data.nearest`.
+    Of equally near images, the first is returned. Not every pair is compared: see `diffusion.data.nearest`.
 
     Args:
-        splits: in the order train, val, test, which says what is earlier.
+        splits: in the order train, val, test, which defines "earlier".
     """
     names = [name for name in splits if len(splits[name])]
     batches = {name: -(-len(splits[name]) // ROWS) for name in names}
@@ -68,11 +68,11 @@ def across(splits: Mapping[str, Split]) -> list[Pair]:
 
 
 def _compared(splits: Mapping[str, Split], names: Sequence[str]) -> Iterator[list[tuple[tuple[str, str], int, int]]]:
-    """For each batch of `ROWS` images that are shortened or compared: the pairs of near-duplicates found in it.
+    """Yield the pairs of near-duplicates found in each batch of `ROWS` images that is shortened or compared.
 
-    A pair is (the splits' names, the number of the held-out image, that of the nearest image in the earlier split).
+    A pair is (names of the splits, index of the held-out image, index of the nearest image in the earlier split).
     """
-    from diffusion.data.nearest import SAMPLED, Nearest, directions, shortened  # scipy: not at every start
+    from diffusion.data.nearest import SAMPLED, Nearest, directions, shortened  # scipy is not imported at every start
 
     if len(names) < 2:
         return
@@ -102,7 +102,7 @@ def _views(images: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
 def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
     """The near-duplicates between splits, which make scores too good, as entries of `ImageData.report`.
 
-    Their number is printed, and the list is cached, so that the same splits are compared only once.
+    Their number is printed, and the list is cached, so the same splits are compared only once.
     """
     if sum(len(split) > 0 for split in splits.values()) < 2:
         return []
@@ -126,7 +126,7 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 
 def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
-    """Which of `images` (n, C, H, W) are, in any of the views, near-duplicates of one of `known`: (n,) bool."""
+    """Which of `images` (n, C, H, W) are near-duplicates, in any of the views, of one of `known`: (n,) bool."""
     near = torch.zeros(len(images), dtype=torch.bool)
     for part in known.split(KNOWN):
         near |= _nearest(images, miniature(part), views)[0] < NEAR
@@ -134,7 +134,7 @@ def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
 
 
 def _nearest(images: Tensor, known: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:
-    """For each image, in its nearest view: RMS to the nearest of the miniatures `known`, and its index; both (n,)."""
+    """RMS from each image, in its nearest view, to the nearest of the miniatures `known`, and its index; both (n,)."""
     found = [torch.cdist(x, known).min(dim=1) for view in views for x in miniature(view(images)).split(ROWS)]
     distances, indices = (torch.cat(each).view(len(views), -1) for each in zip(*found, strict=True))
     distance, view = distances.min(dim=0)

@@ -1,10 +1,10 @@
-"""Any folder of images, nested or not: decoded once, cached by content, with a report of the files that can't be used.
+"""Images from any folder, nested or not: decoded once, cached by content, with a report of unusable files.
 
 Every regular file that is not hidden is tried, whatever its name. Images are ordered by a hash of (seed, content), so
-neither the file system, nor names, nor bad files change which images are used. In that order the last images are the
-test split, those before them the validation split, and the first ones the training split: no image is in two splits,
-and `limit` changes neither validation nor test. Where images are cut into tiles, this is the order of the photographs;
-the tiles of a split are one of each photograph in turn, the largest first.
+neither the file system, nor names, nor bad files change which images are used. In that order, the first images are the
+training split, followed by the validation split and the test split: no image is in two splits, and `limit` changes
+neither validation nor test. With tiles, this is the order of the photographs, and a split takes one tile from each of
+its photographs in turn, the largest first.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ from diffusion.errors import UserError
 from diffusion.pixels import Resolution, height_width
 from diffusion.randomness import seed_for
 
-USUAL_TILES = 70  # of a photograph: of the bundled ones 37 give 2591
+USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
@@ -54,39 +54,40 @@ class Found(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Files, ordered by name. (Columns: a tuple for each of a million files takes longer to make than to use.)"""
+    """Files, ordered by name. (Stored as columns: creating a tuple for each of a million files is slow.)"""
 
     names: list[str]
     paths: list[str]
-    contents: list[str]  # the hash of the bytes; before they are read, size and times
+    contents: list[str]  # hashes of the bytes; sizes and times before the files are read
 
 
 class Folder(ImageData):
     """The images of a folder, cropped and resized; or, with `tiles`, many tiles of each photograph.
 
-    `report` also lists every file that is not used: as "refused" if it is an image or has the name of one, else as
+    `report` also lists every unused file: as "refused" if it is an image or has the extension of one, otherwise as
     "skipped". It is also written to the cache.
 
-    Raises UserError where there is no such folder, no usable image in it, or too few for `limit`, `val` and `test`; and
-    with `labels`, where an image has no class, or a class no training image.
+    Raises UserError if the folder does not exist, has no usable image, or has too few for `limit`, `val` and `test`;
+    with `labels`, also if an image has no class, or a class has no training image.
 
     Args:
         root: The folder. Links to files are followed, links to folders are not; hidden files are skipped.
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], to which images are cropped. Smaller images
             are refused.
-        tiles: Cut so many tiles, or fewer where there is no room, out of each photograph, as the bundled ones are cut;
-            true: 70, which is about their number. Use it for a few large photographs. All tiles of a photograph are in
-            the same split. Photographs with a side below 128 pixels, or below the resolution, are refused. null: one
-            image each.
-        limit: The most training images; null for all that validation and test leave.
-        val, test: A number of images, or as a number below 1 a fraction of the usable images, at least one; 0 for none.
-            With `tiles`, photographs are counted.
-        random_crop: Place the crop anywhere along the side that is cut, by (seed, content), instead of at the centre.
-        strict: Stop at an image that can't be used, instead of leaving it out.
+        tiles: Number of tiles to cut from each photograph, in the same way as the bundled ones, or fewer if there is no
+            room. true: 70, about as many as the bundled ones have. Meant for a few large photographs. All tiles of a
+            photograph are in the same split. Photographs with a side below 128 pixels, or below the resolution, are
+            refused. null: one image per file.
+        limit: Maximum number of training images; null for all that are not in validation or test.
+        val, test: Number of images; below 1, a fraction of the usable images, at least one; 0 for none. With `tiles`,
+            photographs are counted.
+        random_crop: Crop at a random position along the side that is cut, drawn from (seed, content), instead of at the
+            centre.
+        strict: Raise an error for an unusable image, instead of leaving it out.
         repeats: Use byte-identical files as often as they occur, instead of once.
-        labels: Give each image a class, for a network with `model.classes`: folders takes the folders directly in root
-            as the classes; FILE.csv reads a table with the columns file,label, of which file is a path relative to
-            root. A tile has the class of its photograph. null: no classes.
+        labels: Class labels, for a network with `model.classes`. folders: the classes are the folders directly in root.
+            FILE.csv: a table with the columns file,label, where file is a path relative to root. A tile has the class
+            of its photograph. null: no labels.
     """
 
     missing_class = "add images of it or take it out, lower data.val or data.test, or leave out data.limit"
@@ -145,12 +146,12 @@ class Folder(ImageData):
         return self._with_keys(name, decoded.hash, {part: (images, index[part]) for part in index})
 
     def _photos(self, images: Split) -> list[str]:
-        """The name of each image's file."""
+        """The file name of each image."""
         return images.names if self.tiles is None else images.sources
 
     @without_collection()
     def _walk(self) -> Files:
-        """Every file that may be an image, with its size and times."""
+        """List every file that may be an image, with its size and times."""
         if not self.root.exists():
             raise UserError(f"data.root={self.root}: no such folder; set data.root to a folder of images")
         if not self.root.is_dir():
@@ -167,7 +168,7 @@ class Folder(ImageData):
             self.report.append(_entry(named(path), reason, action))
 
         found = []
-        for entry in below(self.root, note):  # without a `Path` for each, which would take longer than all else
+        for entry in below(self.root, note):  # no `Path` for each: it would take longer than the rest
             path = entry.path
             try:
                 status = entry.stat()
@@ -189,7 +190,7 @@ class Folder(ImageData):
 
     @without_collection()
     def _hashed(self, files: Files) -> Files:
-        """The files, with the hashes of their bytes. Only those whose size or times have changed are read again."""
+        """The files with hashes of their bytes. Only files whose size or times have changed are read again."""
         manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
         names, paths, stamps = files
         known = read_json(manifest)
@@ -212,10 +213,10 @@ class Folder(ImageData):
         return Files(read, [path[name] for name in read], columns["contents"])
 
     def _decode(self, files: Files, key: str, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
-        """The images of each usable file from number `first` on, in order of (seed, content), and why others are not.
+        """Yield each file's images, or why it is unusable, from file number `first` on, in order of (seed, content).
 
-        Of files with the same bytes the first by name is used. Where the images have been decoded for another seed,
-        they are taken from there.
+        Of files with the same bytes, only the first by name is used. If the images have already been decoded for
+        another seed, they are copied from there.
         """
         twins: dict[str, list[Found]] = defaultdict(list)
         for file in map(Found, *files):
@@ -224,17 +225,17 @@ class Folder(ImageData):
         if (other := self._other_order(key)) is not None:
             yield from (other.of([file.name for file in same]) for same in order)
             return
-        # Pillow decodes without the interpreter's lock.
+        # Pillow releases the GIL while it decodes.
         results = streamed(self._images, [same[0] for same in order], "decoding images")
         for same, result in zip(order, results, strict=True):
             yield self._made(same, result)
 
     def _place(self, content: str) -> int:
-        """Images are in the order of this number."""
+        """The sort key of an image, by the hash of its file."""
         return seed_for(self.seed, "order", content)
 
     def _other_order(self, key: str) -> Reordered | None:
-        """The same images, decoded for another seed."""
+        """The same images, decoded for another seed; None if there are none."""
         folder = cache_folder()
         names = sorted(name for name in os.listdir(folder) if name.startswith(f"folder-{key}-"))
         for name in (folder / each for each in names if each.endswith(".json")):
@@ -245,7 +246,7 @@ class Folder(ImageData):
     def _made(
         self, same: list[Found], result: list[tuple[str, np.ndarray]] | Unusable
     ) -> tuple[Sequence[np.ndarray], Made]:
-        """The images of files with the same bytes, and what they are."""
+        """The images of files with the same bytes, and their description."""
         used, *again = same
         if isinstance(result, Unusable):
             unknown = isinstance(result, NotAnImage)
@@ -261,7 +262,7 @@ class Folder(ImageData):
         )
 
     def _images(self, file: Found) -> list[tuple[str, np.ndarray]] | Unusable:
-        """The crop of an image, or its tiles, each with what its name adds to that of the file."""
+        """The cropped image, or the tiles, each with the suffix that its name adds to the file's name."""
         try:
             if self.tiles is not None:
                 with decoded(Path(file.path), self.least, 8 * smallest(self.resolution), self.channels) as image:
@@ -276,7 +277,7 @@ class Folder(ImageData):
             return reason
 
     def _check_report(self, file: Path, used: int, found: int) -> None:
-        """Write and print the report. Raises UserError where no image is usable, or one is refused under `strict`."""
+        """Write and print the report. Raises UserError if no image is usable, or one is refused under `strict`."""
         self.report.sort(key=lambda entry: entry["path"])
         refused = [entry for entry in self.report if entry["action"] == "refused"]
         if self.report:
@@ -301,7 +302,7 @@ class Folder(ImageData):
 
     @without_collection()
     def _split(self, photos: list[str]) -> dict[str, Tensor]:
-        """The positions of the images of each split; `photos`, the names of their files, are in order already."""
+        """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         number = {photo: i for i, photo in enumerate(dict.fromkeys(photos))}
         numbers = np.fromiter(map(number.__getitem__, photos), np.int64, len(photos))
         starts = np.searchsorted(numbers, np.arange(len(number) + 1))  # the first image of each photograph
@@ -325,11 +326,11 @@ class Folder(ImageData):
         return index | {"train": index["train"][:train]}
 
     def _with_keys(self, name: Path, content: str, parts: dict[str, tuple[Split, Tensor]]) -> dict[str, Split]:
-        """The splits, whose keys are kept: to hash a million images takes longer than a run's start.
+        """The splits with cached keys: hashing a million images would take longer than the rest of a run's start.
 
         Args:
             content: a hash of all images.
-            parts: the name of each split -> all images, and the positions of its own.
+            parts: split name -> (all images, the positions of the split's images).
         """
         file = name.with_suffix(".keys")
         known, splits = read_json(file), {}
@@ -343,9 +344,9 @@ class Folder(ImageData):
 
 
 def common_size(root: Path) -> tuple[int, int] | None:
-    """(height, width) in pixels of all images of a folder, from their headers; None where there are none.
+    """(height, width) in pixels of all images in a folder, read from their headers; None if there are no images.
 
-    Raises UserError where they are not all of one size.
+    Raises UserError if their sizes differ.
     """
     first: dict[tuple[int, int], str] = {}
     for path in sorted(Path(entry.path) for entry in below(root, lambda *_: None)):
@@ -366,7 +367,7 @@ def _entry(name: str, reason: str, action: str) -> dict[str, str]:
 
 
 def _named_image(path: str) -> bool:
-    """Whether a file's name ends as that of an image."""
+    """Whether a file has the extension of an image format."""
     return Path(path).suffix.lower() in Image.registered_extensions()
 
 
@@ -379,5 +380,5 @@ def _hash(path: Path) -> str | OSError:
 
 
 def _count(size: int | float, images: int) -> int:
-    """A number of images as it is; a fraction of `images`, at least one."""
+    """The number of images: `size` itself, or if it is a fraction, that share of `images`, at least one."""
     return max(round(size * images), 1) if 0 < size < 1 else int(size)

@@ -1,9 +1,9 @@
-"""One image file -> one rectangle of grey, RGB or RGBA bytes, or a reason why the file cannot be used.
+"""Read one image file as grey, RGB or RGBA pixels, or report why the file cannot be used.
 
-Every colour mode and EXIF orientation is accepted; of an animation the first frame. These are refused: files of more
-than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than MAX_PIXELS (known
-from the header, before any pixel is decoded), images with a side shorter than the resolution (if they were enlarged,
-the network would learn the blur), and pixel values of which white is not known.
+Every colour mode and EXIF orientation is accepted; only the first frame of an animation is read. These are refused:
+files of more than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than
+MAX_PIXELS (known from the header, before any pixel is decoded), images with a side shorter than the resolution (if they
+were upscaled, the network would learn the blur), and pixel values whose white level is unknown.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from diffusion.data.threads import Room
 from diffusion.pixels import MODES, Channels, Resolution, height_width
 
 MAX_PIXELS = 1 << 27  # 134 million: above the 108 of the largest phone pictures
-MAX_BYTES = 1 << 31  # of a file: twice what MAX_PIXELS take as 16-bit RGBA, uncompressed
-# Pixels that are decoded at a time, by all threads. Decoding takes 8 to 24 bytes a pixel: at most 3.2 GB together.
+MAX_BYTES = 1 << 31  # per file: twice the size of MAX_PIXELS in uncompressed 16-bit RGBA
+# Pixels being decoded at any time, over all threads. Decoding takes 8 to 24 bytes per pixel: at most 3.2 GB in total.
 ROOM = Room(MAX_PIXELS)
-# To open a WebP or AVIF image Pillow reads its whole file, and makes room for a frame: one at a time, outside of ROOM.
+# To open a WebP or AVIF image, Pillow reads the whole file and allocates a frame: one at a time, not counted in ROOM.
 OPENING = Lock()
-# Pillow's pixels lie in blocks of 1 MB, which glibc keeps for the thread that has freed them. Large ones it gives back.
+# Pillow allocates pixels in blocks of 1 MB, which glibc keeps for the thread that frees them. It returns large blocks.
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]
-# EPS is left out, because reading it runs a program.
+# EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]
-RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key, because another Pillow may round differently
+RESIZE = f"Pillow {PILLOW} Lanczos"  # part of every cache key: another Pillow may round differently
 WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 
 
@@ -44,12 +44,12 @@ class NotAnImage(Unusable):
 def read(
     file: Path, at_least: Resolution | None = None, keep: int | None = None, channels: Channels = 3
 ) -> Image.Image:
-    """The upright image in `file`, as grey, RGB or RGBA. Raises Unusable.
+    """Read the image in `file`, upright, as grey, RGB or RGBA. Raises Unusable.
 
     Args:
-        at_least: the shortest side that is accepted, in pixels; or [height, width].
-        keep: if given, a JPEG is decoded at a half, a quarter or an eighth of its size where no side gets shorter than
-            this, which is several times faster.
+        at_least: minimum side in pixels; or minimum [height, width].
+        keep: if given, decode a JPEG at a half, a quarter or an eighth of its size, as long as no side becomes shorter
+            than this; several times faster.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about sizes and metadata, which are checked here
@@ -58,7 +58,7 @@ def read(
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Unusable(f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
-                if not (_fits(width, height, at_least) or _fits(height, width, at_least)):  # however it is turned
+                if not (_fits(width, height, at_least) or _fits(height, width, at_least)):  # in either orientation
                     raise _too_small(width, height, at_least)
                 if image.format == "PNG":  # decoding does not verify the checksums of the pixels
                     with _open(file) as twin:
@@ -96,16 +96,16 @@ def _too_small(width: int, height: int, at_least: Resolution | None) -> Unusable
 def decoded(
     file: Path, at_least: Resolution | None = None, keep: int | None = None, channels: Channels = 3
 ) -> Iterator[Image.Image]:
-    """As `read`, for several threads: the images that are in such blocks at a time fit into ROOM; others wait."""
+    """`read` for several threads: wait until ROOM has space for the image, and occupy it inside the `with` block."""
     with ROOM.taken(_weight(file, keep)):
         yield read(file, at_least, keep, channels)
 
 
 def _weight(file: Path, keep: int | None) -> int:
-    """The pixels that `read` decodes, and a quarter of all, of each of which a JPEG's decoder may hold 6 bytes.
+    """The share of ROOM for reading a file: the pixels that `read` decodes, plus a quarter of all pixels in the file.
 
-    They are known from the header. A file that is read whole counts as the pixels that take as much memory. 0 where the
-    file is not an image; `read` says why.
+    (A JPEG decoder may need 6 bytes for each of these.) Computed from the header. A file that is read whole counts too,
+    as one pixel for every 8 bytes. 0 if the file is not an image; `read` then reports why.
     """
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
@@ -119,7 +119,7 @@ def _weight(file: Path, keep: int | None) -> int:
 
 
 def _is_read_whole(file: Path) -> bool:
-    """Whether a file is WebP, or AVIF or another kind of its family, by its first bytes."""
+    """Whether a file is WebP, or AVIF or a related format, judging by its first bytes."""
     with file.open("rb") as opened:
         head = opened.read(12)
     return head[:4] == b"RIFF" or head[4:8] == b"ftyp"
@@ -139,8 +139,8 @@ def size_of(file: Path) -> tuple[int, int] | None:
 def resized(image: Image.Image, resolution: Resolution, box: tuple[int, int, int, int]) -> np.ndarray:
     """The window `box` (left, top, right, bottom) of `image`, resized without using any pixel outside of it.
 
-    Lanczos with antialiasing, of RGBA with the colours weighted by their opacity. uint8 (H, W, C), or (H, W) for a
-    single channel. Where nothing is seen, at opacity 0, the colour is black.
+    Lanczos with antialiasing; RGBA colours are weighted by their opacity. Returns uint8 (H, W, C), or (H, W) for a
+    single channel. Fully transparent pixels become black.
     """
     height, width = height_width(resolution)
     pixels = np.asarray(image.crop(box).resize((width, height), Image.Resampling.LANCZOS))
@@ -156,8 +156,8 @@ def crop_box(size: tuple[int, int], position: float, resolution: Resolution = 1)
     """The largest window of an image of `size` (width, height), as (left, top, right, bottom).
 
     Args:
-        position: where the window is along the side that is cut, in [0, 1]; 0.5 is the centre.
-        resolution: what it is resized to, and so the ratio of its sides, to the nearest pixel.
+        position: position of the window along the side that is cut, in [0, 1]; 0.5 is the centre.
+        resolution: the target resolution, which sets the aspect ratio of the window, to the nearest pixel.
     """
     width, height = size
     down, right = height_width(resolution)
@@ -168,7 +168,7 @@ def crop_box(size: tuple[int, int], position: float, resolution: Resolution = 1)
 
 
 def check_bytes(size: int) -> None:
-    """Raise Unusable for a file of more than MAX_BYTES, such as a sparse one, which would take hours to read."""
+    """Raise Unusable if a file has more than MAX_BYTES, such as a sparse file, which would take hours to read."""
     if size > MAX_BYTES:
         raise Unusable(f"{size:,} bytes, more than {MAX_BYTES:,}")
 
@@ -180,7 +180,7 @@ def _open(file: Path) -> Image.Image:
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
-    """`rgb`, turned according to the EXIF orientation of `image`."""
+    """Rotate `rgb` according to the EXIF orientation of `image`."""
     try:
         rgb.info = {}
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -192,7 +192,7 @@ def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
 
 
 def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
-    """`image` as grey, RGB or RGBA. Grey is the luma of ITU-R 601 of the RGB."""
+    """Convert `image` to grey (ITU-R 601 luma of its RGB), RGB or RGBA."""
     if channels == 4 and image.has_transparency_data and image.mode not in WIDE:
         return image.convert("RGBA")
     rgb = _rgb(image)

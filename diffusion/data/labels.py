@@ -1,7 +1,7 @@
-"""The classes of images: which there are, and the number of each image's.
+"""Image classes: the list of classes, and the class index of each image.
 
-A folder's come from the folders directly in it, or from a table. They are attached by the names of the files after the
-images are decoded, so the cached pixels are the same with and without them.
+Classes come from the folders directly in the data set's folder, or from a table. They are attached by file name after
+the images are decoded, so the cached pixels are the same with and without labels.
 """
 
 import csv
@@ -22,7 +22,8 @@ COLUMNS = ("file", "label")
 def label_of(source: str | Path, root: Path, known: Iterable[str]) -> dict[str, str]:
     """The label of each file that has one, by its name relative to `root`.
 
-    Raises UserError where the table can't be read, lacks a column or a label, or names another file than `known`.
+    Raises UserError if the table can't be read, lacks a column or a label, has two labels for a file, or names a file
+    that is not in `known`.
 
     Args:
         source: "folders", or the path of a CSV file.
@@ -46,9 +47,9 @@ def label_of(source: str | Path, root: Path, known: Iterable[str]) -> dict[str, 
 
 
 def _rows(file: Path, root: Path) -> list[tuple[str, str]]:
-    """The columns file and label of a CSV file."""
+    """Read the columns file and label of a CSV file."""
     try:
-        # Bytes that are not text are written as in the names of files.
+        # Bytes that are not UTF-8 are escaped as in the file names.
         with file.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as stream:
             table = csv.DictReader(stream)
             rows, columns = list(table), table.fieldnames or []
@@ -68,10 +69,10 @@ def _rows(file: Path, root: Path) -> list[tuple[str, str]]:
 def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Mapping[str, str]) -> list[str]:
     """The names of the classes of the usable images, sorted.
 
-    Raises UserError where an image has no label, or all have the same.
+    Raises UserError if an image has no label, or if all have the same label.
 
     Args:
-        photos: the names of the images' files, which may repeat.
+        photos: the file names of the images, which may repeat.
         label: the label of each file that has one.
     """
     photos = sorted({*photos})
@@ -94,7 +95,7 @@ def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Map
 
 
 def labelled(images: Split, photos: Sequence[str], label: Mapping[str, str], classes: Sequence[str]) -> Split:
-    """`images` with the numbers of their classes, by the label of each one's photograph."""
+    """`images` with class indices, according to the label of each image's photograph."""
     number = {name: i for i, name in enumerate(classes)}
     return replace(images, labels=torch.tensor([number[label[name]] for name in photos], dtype=torch.long))
 
@@ -102,11 +103,11 @@ def labelled(images: Split, photos: Sequence[str], label: Mapping[str, str], cla
 def contradicted(
     left_out: Sequence[Mapping[str, str]], content: Mapping[str, str], used: Iterable[str], label: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """The entries `left_out` of a report, which say where a file has the bytes of a used one, but another label.
+    """The report entries `left_out`, with a note if a file has the same bytes as a used one but another label.
 
     Args:
         content: a hash of each file.
-        used: the names of the files that are used.
+        used: the names of the used files.
         label: the label of each file that has one.
     """
     first = {content[name]: name for name in used} if left_out and label else {}
@@ -121,11 +122,11 @@ def contradicted(
 
 
 def check_classes(splits: Mapping[str, Split], classes: Sequence[str], mend: str) -> None:
-    """Raise UserError where a class has no training image, which a network can't learn, or labels are not of a class.
+    """Raise UserError if labels do not match the classes, or if a class has no training image, so it can't be learned.
 
     Args:
-        classes: their names; empty where images have no labels.
-        mend: how to give it some, for the error.
+        classes: the class names; empty without labels.
+        mend: advice for the error about a class without training images.
     """
     counts = {name: split.class_counts(len(classes)) for name, split in splits.items()}
     if wrong := [name for name, n in counts.items() if len(n) != len(classes)]:

@@ -1,16 +1,17 @@
-"""The files of a folder of images."""
+"""List the files in a folder of images."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-WRITTEN = {"run.json", ".hydra"}  # in the folders that commands write
+WRITTEN = {"run.json", ".hydra"}  # present in the output folders of commands
 
 
 def below(folder: Path, skip: Callable[[str, str], None]) -> Iterator[os.DirEntry[str]]:
-    """Every entry below `folder` that is neither hidden nor a folder, unless it is a link to one.
+    """Yield every entry below `folder`, including links to folders, but not folders or hidden entries.
 
-    What a command has written is left out: a model must not be trained on its own samples.
+    Output folders of commands are skipped: a model must not be trained on its own samples. `skip` is called with the
+    path and the reason for each skipped entry.
     """
     top = os.fspath(folder)
     folders = [top]

@@ -1,4 +1,4 @@
-"""The LightningDataModule of every data set: splits of images in memory, and the loaders of their batches."""
+"""The base LightningDataModule of all data sets: holds the splits in memory and builds their data loaders."""
 
 from typing import Annotated, Literal
 
@@ -19,30 +19,30 @@ from diffusion.randomness import generator_for
 
 
 class ImageData(LightningDataModule):
-    """The base of all data sets; a subclass defines in `load` how its splits "train", "val" and "test" are made.
+    """Base class of all data sets. Subclasses define `load`, which returns the splits "train", "val" and "test".
 
-    It works without a Trainer too: `data.prepare_data(); data.setup(); data.splits["val"].images`. `report` lists
-    {"path", "reason", "action"} of files that need attention; "used" ones are held-out images that nearly repeat an
-    image of an earlier split. `classes` are the names of the classes in the order of their numbers, empty where images
-    have no labels; a `load` that gives its splits labels sets it. Build the Trainer with
-    `use_distributed_sampler=False`: the loaders share the images out among the devices.
+    It also works without a Trainer: `data.prepare_data(); data.setup(); data.splits["val"].images`. `report` lists
+    files that need attention, as {"path", "reason", "action"}; the action "used" marks held-out images that are
+    near-duplicates of an image in an earlier split. `classes` lists the class names in the order of their indices, and
+    is empty without labels; a `load` that returns labels must set it. Build the Trainer with
+    `use_distributed_sampler=False`: the loaders already divide the images among the devices.
 
     Args:
         resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH].
-        channels: 1: grey, 3: RGB, 4: RGBA, with transparency.
-        batch_size: Training images per device in a batch; `auto`: in diffusion.train, the most that fit the device's
-            memory and divide `global_batch_size` (on a CPU, where more are no faster, at most 8).
-        global_batch_size: Training images of an optimizer step in diffusion.train, on all devices and in all batches
-            together: as many batches are accumulated as that takes. null: those of one batch on each device, times
+        channels: 1 for grey, 3 for RGB, 4 for RGBA (with transparency).
+        batch_size: Training images per device in a batch. `auto`, in diffusion.train only: the largest size that fits
+            in the device's memory and divides `global_batch_size`; at most 8 on a CPU, where more is no faster.
+        global_batch_size: Training images per optimizer step in diffusion.train, over all devices and all accumulated
+            batches; it determines the gradient accumulation. null: one batch on each device, times
             `trainer.accumulate_grad_batches`.
-        eval_batch_size: The most images per device in a validation batch.
-        flip: Mirror half of the training images, chosen anew in each epoch.
-        seed: Seed of the order and of the mirroring, and of what a data set chooses at random.
-        num_workers: Processes that gather batches; 0 is the fastest, because the images are in memory.
+        eval_batch_size: Maximum number of images per device in a validation batch.
+        flip: Mirror half of the training images, selected at random in each epoch.
+        seed: Seed of the order, of the mirroring, and of any other random choice of the data set.
+        num_workers: Worker processes of the data loaders; 0 is the fastest, because the images are in memory.
     """
 
     missing_class = "add training images of it"
-    """How to mend a class without training images."""
+    """Advice in the error about a class without training images."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class ImageData(LightningDataModule):
         self.splits: dict[str, Split] = {}
         self.classes: list[str] = []
         self.report: list[dict[str, str]] = []
-        self.batches_per_epoch: int | None = None  # None: as many as the images fill
-        self.batches: int | None = None  # in what Lightning takes for an epoch, the whole run; None: in an epoch
-        self.seen = 0  # training images that the resumed run has used, on all devices …
-        self.done = 0  # … and the batches that they count as in this run
+        self.batches_per_epoch: int | None = None  # None: as many full batches as the images fill
+        self.batches: int | None = None  # per Lightning epoch, which is the whole run; None: batches_per_epoch
+        self.seen = 0  # training images used before the run was resumed, over all devices …
+        self.done = 0  # … and the batches that this run counts for them
 
     def load(self) -> dict[str, Split]:
-        """The splits "train", "val" and "test". Whatever is not in the cache yet is made."""
+        """Return the splits "train", "val" and "test"; create what is not in the cache yet."""
         raise NotImplementedError
 
     def prepare_data(self) -> None:
@@ -89,7 +89,7 @@ class ImageData(LightningDataModule):
             self.splits = splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the splits."""
+        """Load the splits."""
         self.prepare_data()
 
     def state_dict(self) -> dict[str, int]:
@@ -99,23 +99,23 @@ class ImageData(LightningDataModule):
         return {"seen": (self.seen // size + self._batches_done() - self.done) * size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue at that position, also with another batch size or another number of devices."""
+        """Resume at that position, even with another batch size or number of devices."""
         self.seen = state_dict["seen"]
 
     @property
     def keys(self) -> dict[str, str]:
-        """A hash of each split's pixels; where images have labels, as "labels" one of these and of the classes."""
+        """A hash of each split's pixels, by split; with labels, also "labels", a hash of the labels and the classes."""
         keys = {name: split.key for name, split in self.splits.items()}
         if self.classes:
             keys["labels"] = digest(self.classes, [(name, split.label_key) for name, split in self.splits.items()])
         return keys
 
     def class_counts(self, split: str) -> list[int]:
-        """The images of each class in a split, in the order of `classes`; [] without labels."""
+        """The number of images of each class in a split, in the order of `classes`; [] without labels."""
         return self.splits[split].class_counts(len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The batches that are still to come. Raises UserError where the images do not fill one batch."""
+        """Load the remaining batches. Raises UserError if the images do not fill one batch, or its size is not set."""
         train, (rank, devices) = self.splits["train"], self._share()
         if self.batch_size == 0:
             raise UserError("data.batch_size=auto: only diffusion.train can find a batch size that fits; set a number")
@@ -134,10 +134,10 @@ class ImageData(LightningDataModule):
         return self._loader(train, batches)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """[the validation split, as many training images]: their errors differ where the network over-fits.
+        """[the validation split, equally many training images]: their errors differ if the network overfits.
 
-        The training images are the same for every seed. Both loaders count their images from 0, so what is drawn by
-        index is the same for both, and the errors are paired.
+        The training images are the same for every seed. Both loaders index their images from 0, so random draws by
+        index are the same for both, and the errors are paired.
         """
         train, val = self.splits["train"], self.splits["val"]
         fixed = torch.randperm(len(train), generator=generator_for("overfit"))[: len(val)]
@@ -147,7 +147,7 @@ class ImageData(LightningDataModule):
         return self._eval_loader("test", self.splits["test"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move images, flips and classes. The indices, which seed the noise, are read on the CPU and stay there.
+        """Move images, flips and classes. The indices, which seed the noise, stay on the CPU, where they are read.
 
         (Reading them back from a GPU would make every step wait for the previous one.)
         """
@@ -158,16 +158,16 @@ class ImageData(LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """On the device: mirror the images as `flip` says, and scale them to float32 [-1, 1]."""
+        """Mirror the images according to `flip` and scale them to float32 [-1, 1], on the device."""
         image = torch.where(batch.flip[:, None, None, None], batch.image.flip(-1), batch.image)
         return batch._replace(image=to_unit(image))
 
     def _batches_done(self) -> int:
-        """Batches of the optimizer steps so far."""
+        """The number of batches in the optimizer steps so far."""
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def _share(self) -> tuple[int, int]:
-        """(rank of this device, number of devices)."""
+        """(rank, world size)."""
         if self.trainer is not None:
             return self.trainer.global_rank, self.trainer.world_size
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -1,9 +1,9 @@
-"""The nearest of many vectors within a radius, found without a comparison of every pair; the result is exact.
+"""Exact nearest neighbours within a radius, found without comparing every pair of vectors.
 
-A map that brings no two vectors farther apart shortens each vector to a few numbers: its coordinates along some
-orthonormal directions in which the vectors vary most, and the length of what these leave. Vectors within the radius are
-within it there too, so a k-d tree of the short ones finds the candidates, and only these are compared in full. Where
-`CANDIDATES` may not be enough, as among thousands of black images, a query is compared with all vectors.
+Each vector is shortened to a few numbers: its coordinates along some orthonormal directions in which the vectors vary
+most, and the norm of the remainder. This map never increases distances, so vectors within the radius stay within it. A
+k-d tree of the short vectors finds the candidates, and only these are compared in full. If `CANDIDATES` may not be
+enough, as among thousands of black images, a query is compared with all vectors.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,20 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-COORDINATES = 15  # more find fewer candidates, and the tree has more to look through
-CANDIDATES = 16  # of a query, nearest in the short vectors
-SAMPLED = 2048  # vectors from which the directions are found
-SLACK = 1e-3  # of the radius: the short vectors are rounded
-PART = 2048  # pairs that are compared at once
+COORDINATES = 15  # more would find fewer candidates, but make the tree slower
+CANDIDATES = 16  # per query: its nearest short vectors
+SAMPLED = 2048  # vectors used to find the directions
+SLACK = 1e-3  # relative to the radius: short vectors have rounding errors
+PART = 2048  # pairs compared at a time
 
 Vectors = Callable[[Tensor], Tensor]
-"""Numbers (n,) of some vectors -> these, float32 (n, D)."""
+"""Indices (n,) -> these vectors, float32 (n, D)."""
 
 
 def directions(sample: Tensor) -> Tensor:
-    """Orthonormal columns (D, k) along which the vectors (n, D) vary much: a step of the subspace iteration.
+    """Orthonormal columns (D, k) along which the vectors (n, D) vary much: a step of subspace iteration.
 
-    From a fixed start (Halko, Martinsson and Tropp 2011). Any orthonormal columns give the exact result.
+    It has a fixed start (Halko, Martinsson and Tropp 2011). The search is exact with any orthonormal columns.
     """
     start = torch.randn(sample.shape[1], COORDINATES, generator=torch.Generator().manual_seed(0))
     centred = sample - sample.mean(dim=0)
@@ -34,33 +34,33 @@ def directions(sample: Tensor) -> Tensor:
 
 
 def shortened(vectors: Tensor, along: Tensor) -> Tensor:
-    """(n, D) -> (n, k + 1) float64: no two are farther apart than before."""
+    """(n, D) -> (n, k + 1) float64; no distance increases."""
     coordinates = vectors @ along
     rest = (vectors - coordinates @ along.T).norm(dim=1, keepdim=True)
     return torch.cat([coordinates, rest], dim=1).double()
 
 
 class Nearest:
-    """Answers which of many vectors is the nearest to each of some others.
+    """Finds the nearest of many vectors to each query vector.
 
     Args:
-        short: of the vectors, see `shortened`.
-        full: the vectors themselves, which need not be in memory.
-        radius: no farther ones are looked for.
-        rows: vectors that are in memory at once where all are compared.
+        short: the vectors, `shortened`.
+        full: returns the full vectors, which need not be in memory.
+        radius: maximum distance.
+        rows: vectors in memory at a time when all are compared.
     """
 
     def __init__(self, short: Tensor, full: Vectors, radius: float, rows: int):
         self.tree, self.full, self.radius, self.rows = cKDTree(short.numpy()), full, radius, rows
-        self.compared = 0  # pairs, in full
+        self.compared = 0  # pairs compared in full
 
     def __call__(self, vectors: Tensor, short: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest vector, infinite where none is within the radius, and its number; both (m,).
+        """Distance to the nearest vector (infinite if none is within the radius) and its index; both (m,).
 
-        Of equally near ones it is the first.
+        Of equally near vectors, the first is returned.
 
         Args:
-            vectors, short: (m, D), and the same shortened.
+            vectors, short: the queries, (m, D), and the same `shortened`.
         """
         m = len(vectors)
         best, number = torch.full((m,), torch.inf), torch.zeros(m, dtype=torch.long)
@@ -71,21 +71,21 @@ class Nearest:
         near, index = self.tree.query(short.numpy(), k=range(1, count + 1), distance_upper_bound=reach, workers=-1)
         query, place = np.nonzero(np.isfinite(near))
         self._compare(vectors, torch.from_numpy(query), torch.from_numpy(index[query, place]), best, number)
-        # What is left out is at least as far as the last candidate.
+        # All other vectors are at least as far as the last candidate.
         last = torch.from_numpy(near[:, -1]) - SLACK * self.radius
         more = (last <= best.clamp(max=self.radius)).nonzero().flatten() if count < self.tree.n else best.new_empty(0)
         for first in range(0, self.tree.n if len(more) else 0, self.rows):
             known = self.full(torch.arange(first, min(self.tree.n, first + self.rows)))
             for some in more.split(self.rows):
                 squares = torch.cdist(vectors[some].double(), known.double()).square()
-                # Products round; what may be the nearest one is compared without them.
+                # Distances from matrix products are rounded; vectors that may be the nearest are compared without them.
                 likely = squares <= squares.min(dim=1, keepdim=True).values.clamp(max=reach**2) + SLACK
                 a, b = (likely & (squares <= reach**2)).nonzero(as_tuple=True)
                 self._compare(vectors, some[a], first + b, best, number)
         return best, number
 
     def _compare(self, vectors: Tensor, query: Tensor, index: Tensor, best: Tensor, number: Tensor) -> None:
-        """Compare pairs in full, and note in `best` and `number` what is nearer than before."""
+        """Compare pairs in full, and update `best` and `number` where a vector is nearer than before."""
         self.compared += len(query)
         for i, j in zip(query.split(PART), index.split(PART), strict=True):
             distance = (vectors[i] - self.full(j)).norm(dim=1)

@@ -1,9 +1,8 @@
-"""The order in which a run sees the images: a function of (seed, number of the batch), independent of earlier batches.
+"""The order in which a run sees the images: a function of (seed, batch number), independent of earlier batches.
 
-Epoch e is a permutation of the images drawn from (seed, "order", e). In it, image i is mirrored if bit i of the draw
+Epoch e is a permutation of the images drawn from (seed, "order", e). Image i is mirrored in it if bit i of the draw
 from (seed, "flip", e) is set. A global batch has `batch_size` × devices images. An epoch has n global batches; the
-images that remain are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th
-part.
+remaining images are left out. Global batch k of a run is batch k mod n of epoch ⌊k/n⌋, and device r gets its r-th part.
 """
 
 from collections.abc import Iterator
@@ -22,18 +21,18 @@ Index = tuple[Tensor, Tensor, int, int]
 
 @dataclass(eq=False)
 class TrainingBatches(Sampler[Index]):
-    """One device's batches of a whole run, or of one part of it after another (`set_epoch`).
+    """One device's batches of a whole run, or of one part of it at a time (`set_epoch`).
 
     Args:
         size: images in the split.
-        batch_size: images of one device in a batch.
+        batch_size: images per device in a batch.
         per_epoch: batches in an epoch.
         length: batches in a part; a run of diffusion.train is a single part.
-        first: the number of the first batch, which is not 0 when a run is resumed.
-        done: batches that the resumed run has done; not `first` if its global batches had another size.
+        first: number of the first batch; not 0 if the run is resumed.
+        done: batches done before the run was resumed; differs from `first` if the global batch size has changed.
         flip: mirror half of the images.
         seed: seed of the order and of the mirroring.
-        rank, devices: which device this is, and the number of devices.
+        rank, devices: rank and world size.
     """
 
     size: int
@@ -49,11 +48,11 @@ class TrainingBatches(Sampler[Index]):
     part: int = field(default=0, init=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Continue with another part. Lightning calls this with the number of its epoch."""
+        """Select a part. Lightning calls this with its epoch number."""
         self.part = epoch
 
     def __len__(self) -> int:
-        """The batches of a part, including those that the resumed run has done, because Lightning counts them too."""
+        """The number of batches in a part, including those before resuming, because Lightning counts them too."""
         return self.length
 
     def __iter__(self) -> Iterator[Index]:
@@ -73,8 +72,8 @@ class TrainingBatches(Sampler[Index]):
 class InOrder(Sampler[Index]):
     """One device's share of `index` (M,), without mirroring: each image once, and equally many batches on each device.
 
-    The batches differ in size by at most one image, and none is padded. So a mean or an FID over several devices counts
-    each image once, and no device waits for a batch that another device does not have.
+    Batch sizes differ by at most one image, and no batch is padded. A mean or an FID over several devices counts each
+    image once, and no device waits for a batch that another device does not have.
     """
 
     def __init__(self, index: Tensor, batch_size: int, rank: int, devices: int):

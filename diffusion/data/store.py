@@ -1,8 +1,8 @@
-"""Decoded images in a file that every process maps into its memory: however many there are, a batch takes up its own.
+"""Decoded images in a file that every process memory-maps, so a batch only needs memory for its own images.
 
-NAME.bin holds the images, uint8 (N, 3, H, W), and NAME.json, which is written last, what they are. While they are made
-they are in NAME.part, and NAME.progress says what is in it, so that work which is killed goes on where it was. A file
-whose size and time of change are those in NAME.json is taken to be intact; another one is, if its hash is right.
+NAME.bin contains the images, uint8 (N, C, H, W); NAME.json, which is written last, describes them. Images are first
+written to NAME.part, and NAME.progress records its content, so interrupted work resumes where it stopped. NAME.bin is
+assumed to be intact if its size and modification time are those in NAME.json; otherwise its hash is verified.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from diffusion.data.cache import print_once, read_json, unwritable, write
 from diffusion.errors import UserError
 from diffusion.files import lock
 
-EVERY = 1000  # items between two notes of the progress
-CHUNK = 1 << 24  # bytes that are hashed at once
-PATIENCE = 7 * 24 * 3600.0  # seconds for which another process is waited for that makes the same images
+EVERY = 1000  # items between two records of the progress
+CHUNK = 1 << 24  # bytes hashed at a time
+PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
 
 
 @dataclass
 class Made:
-    """What one item, or several, have given: rows of images, and what each of them is."""
+    """A description of the images of some items: names, hashes of their files, and report entries of unused files."""
 
     names: list[str] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Made:
 
 
 class Decoded(NamedTuple):
-    """The images of a file, uint8 (N, 3, H, W), which are read from the disk as they are used."""
+    """The images of a file, uint8 (N, C, H, W), which are read from disk when they are used."""
 
     images: Tensor
     made: Made
@@ -48,15 +48,15 @@ class Decoded(NamedTuple):
 
 
 Make = Callable[[int], Iterator[tuple[Sequence[np.ndarray], Made]]]
-"""The number of the first item -> for each item from there on its images, uint8 (3, H, W), and what they are."""
+"""The number of the first item -> for each item from there on: its images, uint8 (C, H, W), and their description."""
 
 
 @dataclass(frozen=True)
 class Reordered:
-    """Images that are there in another order.
+    """Images that are stored in another order.
 
     Args:
-        sources: the name of each image's file.
+        sources: the file name of each image.
     """
 
     found: Decoded
@@ -72,11 +72,11 @@ class Reordered:
 
     @cached_property
     def left_out(self) -> dict[str, dict[str, str]]:
-        """The entry of each file that is left out."""
+        """The report entry of each file that is left out."""
         return {entry["path"]: entry for entry in self.found.made.left_out}
 
     def of(self, files: Sequence[str]) -> tuple[Sequence[np.ndarray], Made]:
-        """The images of files with the same bytes, by name, of which the first is used, and what they are."""
+        """The images of `files`, which have the same bytes and of which the first is used, and their description."""
         rows, made = self.rows.get(files[0], []), self.found.made
         left_out = [self.left_out[name] for name in files if name in self.left_out]
         what = Made([made.names[i] for i in rows], [made.contents[i] for i in rows], left_out)
@@ -84,9 +84,9 @@ class Reordered:
 
 
 def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
-    """The images in the file `name`, which are made where they are not there yet, or damaged.
+    """The images in the file `name`, which are made if they are missing or damaged.
 
-    Raises UserError where the file cannot be written.
+    Raises UserError if the file cannot be written, or if it changes while it is read.
     """
     if (found := read(name, shape, complain=True)) is not None:
         return found
@@ -113,10 +113,10 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
 
 
 def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Decoded | None:
-    """The images in the file `name`; None where it is missing or damaged.
+    """The images in the file `name`; None if it is missing or damaged.
 
     Args:
-        complain: print that it is damaged.
+        complain: print a message if it is damaged.
     """
     file, about = name.with_suffix(".bin"), read_json(name.with_suffix(".json"))
     try:
@@ -128,7 +128,7 @@ def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Dec
         made, stamp, whole = Made(**about["made"]), about["stamp"], about["hash"]
         intact = status.st_size == len(made.names) * math.prod(shape)
         if intact and stamp != now and (intact := _hash(file).hexdigest() == whole):
-            with contextlib.suppress(UserError):  # in a cache that cannot be written it is hashed at each start
+            with contextlib.suppress(UserError):  # in a read-only cache it is hashed at each start
                 write(name.with_suffix(".json"), json.dumps(about | {"stamp": now}).encode())
     except (KeyError, TypeError, OSError):
         intact = False
@@ -141,7 +141,7 @@ def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Dec
 
 
 def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
-    """Make the images that are not there yet."""
+    """Make the images that are still missing."""
     part, log = name.with_suffix(".part"), name.with_suffix(".progress")
     done, made = _progress(log)
     size = len(made.names) * math.prod(shape)
@@ -179,7 +179,7 @@ def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
 
 
 def _progress(log: Path) -> tuple[int, Made]:
-    """How many items are done, and what they have given. A last line that was not written whole does not count."""
+    """The number of finished items, and the description of their images. An incomplete last line is ignored."""
     done, made = 0, Made()
     for line in log.read_text("utf-8").splitlines() if log.exists() else []:
         try:
@@ -198,7 +198,7 @@ def _extend(made: Made, more: Made) -> None:
 
 
 def _hash(file: Path) -> Any:
-    """The BLAKE2b hash of a file so far."""
+    """The BLAKE2b hash object of a file's content."""
     whole = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
         while content := stream.read(CHUNK):

@@ -1,4 +1,4 @@
-"""Work on many files by threads, which neither holds a signal up nor fills the memory."""
+"""Process many files in threads, without delaying signals or filling the memory."""
 
 import contextlib
 import os
@@ -14,24 +14,24 @@ Result = TypeVar("Result")
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image") -> list[Result]:
-    """`work` of each item, in their order; see `streamed`."""
+    """Apply `work` to each item; return the results in the order of the items. See `streamed`."""
     return [*streamed(work, items, label, unit)]
 
 
 def streamed(
     work: Callable[[Item], Result], items: Sequence[Item], label: str, unit: str = "image"
 ) -> Iterator[Result]:
-    """`work` of each item, in their order, as it is done, with a progress bar.
+    """Apply `work` to each item and yield the results in order as they become available, with a progress bar.
 
-    An exception, such as a signal's, is not held up: waiting items are dropped, and nothing waits for those under way,
-    not even the end of the process. (With a ThreadPoolExecutor that would, also for a disk that does not answer.)
+    An exception, such as one from a signal, is raised without delay: waiting items are dropped, and nothing waits for
+    running ones, not even process exit. (With a ThreadPoolExecutor, exit would wait, even for a disk that hangs.)
     """
     with ThreadPool(min(32, (os.cpu_count() or 1) + 4)) as pool:  # its threads are daemons
         yield from track(pool.imap(work, items), label, len(items), unit)
 
 
 class Room:
-    """Room for so much at a time, shared by threads. What takes more than all of it gets all of it."""
+    """A capacity of `size` shared by threads. A request for more than `size` gets all of it."""
 
     def __init__(self, size: int):
         self.size = self.free = size
@@ -39,7 +39,7 @@ class Room:
 
     @contextlib.contextmanager
     def taken(self, amount: int) -> Iterator[None]:
-        """Wait for the room; within, it is taken."""
+        """Wait until `amount` is free, and occupy it inside the `with` block."""
         amount = min(amount, self.size)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= amount)

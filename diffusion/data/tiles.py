@@ -1,21 +1,21 @@
-"""Tiles of several scales out of photographs, split by photograph; and the bundled landscapes, 37 photographs.
+"""Tiles of several scales cut from photographs, split by photograph; and the bundled landscapes, 37 photographs.
 
-The bundled windows are a fixed list, the same at every resolution and for every seed, so that results can be compared.
-The candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from
-the photograph's name. A candidate is rejected if
+The bundled windows are a fixed list, the same at every resolution and for every seed, so results can be compared. The
+candidates of a photograph have a side s, log-uniform in [128 px, short side], and a uniform position, drawn from the
+photograph's name. A candidate is rejected if
 
 - IoU > 1/2 with an earlier window of the photograph (overlap),
 - std of its luminance < 10/255 at 64x64 (nearly uniform), or
 - RMS of the difference to the 16x16 miniature of any earlier window < 8/255 (near-duplicate).
 
 The others are taken in turn from the quarters of the range of log s, the largest first, because there is less room for
-large windows, and they are the ones with sky above land. Of every category with three photographs or more, the first
-by name is for validation and the second for test. Each split takes one window of each photograph in turn, until it has
+large windows, and they are the ones with sky above land. In every category with three photographs or more, the first by
+name is for validation and the second for test. Each split takes one window from each photograph in turn, until it has
 its number of tiles.
 
-The tiles of any other folder (`data.folder`) are chosen in the same way, apart from these: a photograph is first
-reduced to a short side of four times the smallest window, which is that of the bundled ones; positions are drawn from
-its content; and windows are near-duplicates within their photograph alone.
+Tiles of any other folder (`data.folder`) are chosen in the same way, with three differences: a photograph is first
+reduced to a short side of four times the smallest window, like the bundled ones; positions are drawn from its content;
+and near-duplicates are rejected only within a photograph.
 """
 
 import csv
@@ -45,11 +45,11 @@ TILES = {"train": 2091, "val": 250, "test": 250}  # 2091 as in the memoir
 SMALLEST = 128
 MOST_OVERLAP = 0.5
 LEAST_CONTRAST = 10
-TRIES = 2500  # candidates of a photograph; more would only add to the smallest windows
+TRIES = 2500  # candidates per photograph; more would only add windows of the smallest sizes
 
 
 class Window(NamedTuple):
-    """A square of a photograph, in pixels."""
+    """A square window of a photograph, in pixels."""
 
     photo: str
     left: int
@@ -61,7 +61,7 @@ class Window(NamedTuple):
         return self.left, self.top, self.left + self.side, self.top + self.side
 
     def part(self, resolution: Resolution) -> tuple[int, int, int, int]:
-        """Its middle with the ratio of the sides of `resolution`, as (left, top, right, bottom)."""
+        """The middle of the window, with the aspect ratio of `resolution`, as (left, top, right, bottom)."""
         left, top, right, bottom = crop_box((self.side, self.side), 0.5, resolution)
         return self.left + left, self.top + top, self.left + right, self.top + bottom
 
@@ -70,11 +70,11 @@ class Landscapes(ImageData):
     """2091 training, 250 validation and 250 test tiles of the photographs in `landscapes/` (see CREDITS.csv).
 
     Args:
-        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], of the middle of the squares.
-        channels: 1: grey, 3: RGB.
-        labels: Give each tile the scene of its photograph, one of seven such as mountain, for a network with
-            `model.classes`. Not every tile shows it.
-        limit: Training tiles, evenly spread over the photographs; null for all 2091.
+        resolution: Side of the square images, in pixels; or [HEIGHT,WIDTH], cut from the middle of the squares.
+        channels: 1 for grey, 3 for RGB.
+        labels: Label each tile with the scene of its photograph, one of seven such as mountain, for a network with
+            `model.classes`. Not every tile shows this scene.
+        limit: Number of training tiles, spread evenly over the photographs; null for all 2091.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Landscapes(ImageData):
         def cut(window: Window) -> np.ndarray:
             return planes(resized(shown[window.photo], self.resolution, window.part(self.resolution)))
 
-        tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow resizes without holding the interpreter's lock
+        tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow releases the GIL while it resizes
         images = dict(zip(chosen, tiles, strict=True))
         return {
             name: {
@@ -134,7 +134,7 @@ def _credits() -> list[dict[str, str]]:
 
 
 def split_photos() -> dict[str, list[str]]:
-    """The file names of each split's photographs."""
+    """The file names of the photographs in each split."""
     categories = defaultdict(list)
     for row in _credits():
         categories[row["category"]].append(row["file"])
@@ -148,10 +148,10 @@ def split_photos() -> dict[str, list[str]]:
 
 
 def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
-    """The windows of each split.
+    """Choose the windows of each split.
 
     Args:
-        photos: every photograph, by file name.
+        photos: all photographs, by file name.
     """
     parts = in_threads(lambda photo: candidates_of(*photo), [*photos.items()], "choosing windows", "photograph")
     candidates, miniatures = zip(*chain.from_iterable(parts), strict=True)
@@ -172,12 +172,12 @@ def choose_windows(photos: dict[str, Image.Image]) -> dict[str, list[Window]]:
 def cut(
     photo: Image.Image, content: str, resolution: Resolution, most: int, short: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Up to `most` tiles of any photograph, uint8 (C, H, W), and the place of each, as `named`.
+    """Yield up to `most` tiles of any photograph: the place, in the format of `named`, and uint8 (C, H, W).
 
     Args:
-        photo: no side is shorter than `smallest(resolution)`.
-        content: a hash of the photograph, from which positions are drawn.
-        short: the short side of the photograph in its file, in pixels; places are given in these.
+        photo: no side may be shorter than `smallest(resolution)`.
+        content: a hash of the photograph; seeds the positions.
+        short: the short side of the photograph in its file, in pixels; places are in pixels of the file.
     """
     least = smallest(resolution)
     factor = max(1.0, min(photo.size) / (4 * least))
@@ -193,20 +193,20 @@ def cut(
 
 
 def named(window: Window) -> str:
-    """The name of a tile, of which `batches.TILE` recognises the end."""
+    """The name of a tile; `batches.TILE` recognises its ending."""
     return f"{window.photo} {window.side}px at {window.left},{window.top}"
 
 
 def smallest(resolution: Resolution) -> int:
-    """The side of the smallest window, in pixels: no tile is enlarged."""
+    """The side of the smallest window, in pixels; no tile is upscaled."""
     return max(SMALLEST, *height_width(resolution))
 
 
 def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
     """Which pairs of miniatures, uint8 (N, ...), differ by less than NEAR RMS: bool (N, N).
 
-    |a - b|^2 = |a|^2 + |b|^2 - 2ab. When centred, each of the three is an integer below 2^24, which float32 holds
-    exactly whatever the order of summation. So the answer is the same on every machine.
+    |a - b|^2 = |a|^2 + |b|^2 - 2ab. Of centred values, each of the three is an integer below 2^24, which float32
+    represents exactly, whatever the order of summation. So the result is the same on every machine.
     """
     flat = miniatures.reshape(len(miniatures), -1).astype(np.float32) - 128
     product = (flat @ flat.T).astype(np.float64)
@@ -215,7 +215,7 @@ def near_duplicates(miniatures: np.ndarray) -> np.ndarray:
 
 
 def candidates_of(name: str, photo: Image.Image, smallest: int = SMALLEST) -> list[tuple[Window, np.ndarray]]:
-    """The windows of one photograph, large and small in turn, with their miniatures, uint8 (16, 16, 3)."""
+    """The candidate windows of one photograph, large and small in turn, with miniatures, uint8 (16, 16, 3)."""
     width, height = photo.size
     short = min(width, height)
     luminance = photo.convert("L")

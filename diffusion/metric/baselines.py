@@ -1,4 +1,4 @@
-"""Baselines that a score is read against: noise, other real images, and real images divided at random."""
+"""Baselines to judge a score by: noise, other real images, and real images divided at random."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ def draw(images: Tensor, n: int, seed: int = 0) -> Tensor:
 def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
-    The score of these two sets is the floor: the value for sets of real images that differ by chance only. The new
+    The score of these two sets is the floor: the value for sets of real images that differ only by chance. The new
     reference has the name and key of the old one, because it belongs to the same scores. Spatial features, if there are
     any (`features` (N, D + S)), are divided in the same way.
     """

@@ -12,15 +12,15 @@ from diffusion.randomness import Streams, seed_for
 
 
 def bin_of(t: Tensor, num_bins: int) -> Tensor:
-    """The bin of each of `t` (B,): k of (k/num_bins, (k+1)/num_bins], see `DenoisingError`; int64 (B,)."""
+    """The bins of the times `t` (B,): k for (k/num_bins, (k+1)/num_bins], see `DenoisingError`; int64 (B,)."""
     return ((t.double() * num_bins - 1e-6).ceil().long() - 1).clamp(min=0)
 
 
 class DenoisingError(Metric):
     """Mean of per-example denoising errors, over all times and in bins of t; sums in float64.
 
-    Bin k of `num_bins` covers t in (k/num_bins, (k+1)/num_bins]. A time that is less than 1e-6 of a bin above an edge
-    counts as the edge, so that the float32 times i/T of a table are in the same bin as their exact values.
+    Bin k of `num_bins` covers t in (k/num_bins, (k+1)/num_bins]. A time less than 1e-6 of a bin above an edge counts
+    as the edge, so the float32 times i/T of a table are in the same bin as their exact values.
     """
 
     full_state_update = False
@@ -36,18 +36,18 @@ class DenoisingError(Metric):
         self.add_state("count", torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, error: Tensor, t: Tensor) -> None:
-        """Add errors (B,), means over pixels, at times t (B,). Raises ValueError where t is not in (0, 1]."""
+        """Add errors (B,), means over pixels, at times t (B,). Raises ValueError if a t is not in (0, 1]."""
         error, t = (x.detach().to(self.total.device).double() for x in (error, t))
         if not ((t > 0) & (t <= 1)).all():
             raise ValueError(f"times from {t.min():g} to {t.max():g}; expected 0 < t <= 1")
         member = F.one_hot(bin_of(t, self.num_bins), self.num_bins).double()
-        self.total += error @ member  # a product adds in a fixed order
+        self.total += error @ member  # a matrix product sums in a fixed order
         self.count += member.sum(dim=0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> torch.nn.Module:
-        """Move the sums to a device, but never change their dtype: bfloat16 would keep two digits of them.
+        """Move the sums to a device, but never change their dtype: bfloat16 would keep only two digits.
 
-        They stay where they are for MPS, which has no float64 (a TypeError).
+        They are not moved to MPS, which has no float64 (a TypeError).
         """
         try:
             return super()._apply(lambda x: x.to(fn(torch.empty_like(x)).device), *args, **kwargs)
@@ -55,7 +55,7 @@ class DenoisingError(Metric):
             return self
 
     def compute(self) -> dict[str, Tensor]:
-        """`mse`: the mean over all examples, a float64 scalar; `bins` (num_bins,): of each bin, NaN if it is empty."""
+        """`mse`: the mean over all examples, float64; `bins` (num_bins,): the mean of each bin, NaN if empty."""
         return {"mse": self.total.sum() / self.count.sum(), "bins": self.total / self.count}
 
 
@@ -66,8 +66,8 @@ class FrozenGrid:
     examples 0..N−1 cover (0, 1] evenly for every N and every number of draws.
 
     Args:
-        draws: draws of each example, k = 0, 1, …
-        rows: T of a table, whose times i/T are then used; None for continuous times.
+        draws: number of draws per example, k = 0, 1, …
+        rows: T of a table; times are then rounded up to i/T. None for continuous times.
     """
 
     def __init__(self, draws: int = 1, seed: int = 0, rows: int | None = None):
@@ -75,7 +75,7 @@ class FrozenGrid:
         self.start = seed_for(seed, "grid t") / 2**63
 
     def t(self, index: Tensor, k: int = 0) -> Tensor:
-        """`index` (B,) int64 -> t (B,), float64 in (0, 1], on the CPU, so rounding is the same for every device."""
+        """`index` (B,) int64 -> t (B,), float64 in (0, 1], on the CPU, so rounding does not depend on the device."""
         t = 1 - (self.start + index.cpu().double() * (5**0.5 - 1) / 2 + k * 2**0.5) % 1
         return t if self.rows is None else (t * self.rows).ceil() / self.rows
 

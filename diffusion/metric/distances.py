@@ -28,11 +28,11 @@ def frechet(x: Tensor, reference: Reference) -> tuple[float, Tensor]:
 
         d² = |μ1 − μ2|² + tr Σ1 + tr Σ2 − 2 tr (Σ1 Σ2)^½
 
-    One Gaussian has the moments μ1, Σ1 of the features `x` (N, D), the other one those of the reference. With
-    Σ1 = A Aᵀ, where A = (x − μ1)ᵀ/√(N−1), and Σ2 = B Bᵀ, the last trace is the sum of the singular values s_k of
-    Z = Aᵀ B (N, D). These are exact to rounding also where the covariances are singular (fewer images than features).
-    The eigenvalues of Σ1 Σ2 would then lose half of their digits, and give distances down to −1e-4 for identical sets.
-    Since ‖A − B U‖² ≥ 0 for every rotation U, the sum is negative only by rounding, which the clamp removes.
+    μ1, Σ1 are the moments of the features `x` (N, D), and μ2, Σ2 those of the reference. With Σ1 = A Aᵀ, where
+    A = (x − μ1)ᵀ/√(N−1), and Σ2 = B Bᵀ, the last trace is the sum of the singular values s_k of Z = Aᵀ B (N, r). These
+    are accurate to rounding even if the covariances are singular (fewer images than features). The eigenvalues of Σ1 Σ2
+    would then lose half of their digits, and yield distances down to −1e-4 for identical sets. Since ‖A − B U‖² ≥ 0 for
+    every rotation U, the sum is negative only by rounding, which the clamp removes.
 
     With V the eigenvectors of ZᵀZ, s_k is the norm of column k of Z V. Sample i contributes c_i = Σ_k (Z V)_ik² / s_k
     to the trace, and its influence is
@@ -64,7 +64,7 @@ class FrechetDistance(SampleMetric):
 
 
 class SpatialFrechetDistance(FrechetDistance):
-    """Fréchet distance of spatial features, which show where things are in an image (sFID: Nash et al. 2021).
+    """Fréchet distance of spatial features, which depend on where things are in an image (sFID: Nash et al. 2021).
 
     (arXiv:2103.03841, section 5.) The features are a few channels of a feature map inside the network, not pooled.
     """
@@ -80,14 +80,14 @@ class SpatialFrechetDistance(FrechetDistance):
 class FrechetInfinity(SampleMetric):
     """Fréchet distance extrapolated to infinitely many samples (FID∞: Chong & Forsyth 2020, arXiv:1911.07023).
 
-    The distance of N samples is d²_∞ + c/N + … So d²_∞ is the intercept of the line through (1/N, d²_N), for sizes N
-    of random subsets evenly from n/2 to n. It is a weighted sum Σ_j a_j d²_{N_j}, and so is its influence. (The paper
-    starts at n/10 with n = 50,000, which is over twice the number of features. For fewer, terms beyond 1/N would
-    dominate.) The bias from the reference's finite size remains. The value is rough where n is less than a few times
-    the number of features D, and not computed where n < D.
+    The distance of N samples is d²_∞ + c/N + … So d²_∞ is the intercept of a line fitted to (1/N, d²_N), for
+    random subsets with sizes N evenly spaced from n/2 to n. It is a weighted sum Σ_j a_j d²_{N_j}, and so is its
+    influence. (The paper starts at n/10 with n = 50,000, which is over twice the number of features. With fewer
+    samples, terms beyond 1/N would dominate.) The bias from the reference's finite size remains. The value is rough if
+    n is less than a few times the number of features D, and not computed if n < D.
 
     Args:
-        points: Sizes of subsets. Each takes an eigenvalue problem of the features' size.
+        points: Number of subset sizes. Each requires an eigendecomposition of the size of the features.
     """
 
     points: Annotated[int, Ge(2)] = 15
@@ -96,14 +96,14 @@ class FrechetInfinity(SampleMetric):
     pools = ("samples",)
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
-        """`fd_infinity`, which may be negative by chance. Raises TooFew for fewer samples than features, or than 20."""
+        """`fd_infinity`, which may be negative by chance. Raises TooFew for fewer than max(20, D) samples."""
         x = pool(x)
         n, least = len(x), max(20, x.shape[1])
         if n < least:
             raise TooFew(f"extrapolating the Fréchet distance of {n} samples; it needs at least {least}")
         sizes = torch.linspace(n / 2, n, self.points).round().long().tolist()
         u = 1 / torch.tensor(sizes, dtype=torch.float64)
-        # Least squares' weights of the intercept.
+        # Least-squares weights of the intercept.
         weights = 1 / len(u) - u.mean() * (u - u.mean()) / (u - u.mean()).square().sum()
         value, influence = 0.0, torch.zeros(n, dtype=torch.float64)
         for j, (size, weight) in enumerate(zip(sizes, weights.tolist(), strict=True)):
@@ -163,12 +163,12 @@ def mmd2(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
 class KernelDistance(SampleMetric):
     """Kernel distance: unbiased MMD² with a cubic polynomial kernel (KID: Bińkowski et al. 2018, arXiv:1801.01401).
 
-    The mean over random subsets, times 1 (some tables give it times 1000), with its standard error. `std` is the
-    standard deviation over the subsets, which other tools report and which depends on their size.
+    The mean over random subsets, with its standard error; not multiplied by 1000, as it is in some tables. `std` is the
+    standard deviation over the subsets, which other tools report; it depends on their size.
 
     Args:
-        subsets: Random subsets that are averaged. They are functions of the seed and the two sets.
-        subset_size: Features of each set in a subset; at most half of the smaller set, so that subsets differ.
+        subsets: Number of random subsets to average. They are functions of the seed and the two sets.
+        subset_size: Features per set in a subset; at most half of the smaller set, so that subsets differ.
     """
 
     subsets: Annotated[int, Ge(1)] = 100
@@ -178,11 +178,11 @@ class KernelDistance(SampleMetric):
     pools = PAIRS
 
     def size(self, n: int) -> int:
-        """The size of a subset of `n` features."""
+        """The size of a subset if there are `n` sample features."""
         return min(self.subset_size, min(n, POOL) // 2, len(self.reference.features) // 2)
 
     def settings_for(self, n: int) -> dict[str, Any]:
-        """Also the actual size of the subsets."""
+        """Includes the actual size of the subsets."""
         return super().settings_for(n) | {"subset_size": self.size(n)}
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
@@ -193,7 +193,7 @@ class KernelDistance(SampleMetric):
             raise TooFew(f"kernel distance of {len(x)} features to {len(y)}: each set needs at least 4")
         values, without = mmd2(x, y, self._draw("generated", len(x), m), self._draw("reference", len(y), m))
         std = float(values.std(correction=0))
-        error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # the second term: of the random subsets
+        error = math.hypot(jackknife(without), std / math.sqrt(self.subsets))  # second term: from the random subsets
         return {"kid": Estimate(float(values.mean()), error, std=std)}
 
     def _draw(self, which: str, n: int, m: int) -> Tensor:
@@ -212,8 +212,8 @@ class CMMD(SampleMetric):
     scale · E[1 − k] · 2/N, not 0. σ = 10 was chosen for the unit vectors of CLIP ViT-L/14@336 (features=clip).
 
     Args:
-        sigma: Width σ of the kernel.
-        scale: Factor of the value.
+        sigma: Kernel width σ.
+        scale: Factor that multiplies the value.
     """
 
     sigma: Annotated[float, Gt(0)] = 10.0

@@ -9,12 +9,12 @@ from diffusion.metric.estimate import ROWS, Estimate, SampleMetric, infinitesima
 
 
 class InceptionScore(SampleMetric):
-    """Inception Score: how sure and how diverse the predicted classes of the samples are (Salimans et al. 2016).
+    """Inception Score: how confident and how diverse the predicted classes of the samples are (Salimans et al. 2016).
 
         IS = exp( mean_i KL(p(y | x_i) ‖ p̄(y)) ),   p̄ = mean_i p(y | x_i)
 
-    Of all samples at once (Barratt & Sharma 2018, arXiv:1801.01973). The mean over ten parts, which some tables give,
-    is lower, because the score grows with the number of samples.
+    It is computed over all samples at once (Barratt & Sharma 2018, arXiv:1801.01973). The mean over ten parts, which
+    some tables report, is lower, because the score grows with the number of samples.
     """
 
     needs_logits = True

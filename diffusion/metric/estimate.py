@@ -1,19 +1,19 @@
 """Metrics of a set of samples: functions of their features, with a standard error and a confidence interval.
 
-A metric takes features that are already extracted, so one pass of the extractor serves all metrics, and compares them
-with a reference. Its standard error is the jackknife's (Efron & Stein 1981). With v_(i) the value without sample i,
+A metric compares extracted features with a reference, so all metrics share a single pass of the extractor. Its standard
+error is the jackknife's (Efron & Stein 1981). With v_(i) the value without sample i,
 
     error² = (n−1)/n · Σ_i (v_(i) − v̄)²
 
-Where leaving samples out is costly, it is the limit for small changes of a sample's weight (infinitesimal jackknife),
+Where leaving samples out is expensive, it is the limit for small changes of sample weights (infinitesimal jackknife),
 
     error² = Σ_i φ_i² / n(n−1),    φ_i = d value / d(weight of sample i).
 
 The jackknife is conservative: its expectation is at least the variance, up to terms of higher order. Its limit may be
-a little too small where there are fewer samples than features. (A bootstrap is not suitable: drawing with replacement
+slightly too small if there are fewer samples than features. (A bootstrap is not suitable: drawing with replacement
 repeats images, which biases distances and coverages by as much as their error.) The reference is held fixed, because
-models are compared by the same reference. So an interval shows the spread over other samples of the same model, equally
-many. It does not include the bias at that number of samples.
+models are compared with the same reference. So an interval shows the spread over other sample sets of the same model
+and size. It does not include the bias at that size.
 """
 
 import math
@@ -27,9 +27,9 @@ from torch import Tensor
 from diffusion.randomness import generator_for
 
 LEVEL = 0.95  # of confidence intervals
-POOL = 10_000  # the most features of either set that metrics of pairs compare
+POOL = 10_000  # maximum number of features per set in pairwise metrics
 PAIRS = ("samples", "reference")  # the two sets
-ROWS = 1024  # rows of a matrix of pairs that are in memory at once
+ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
 
 class TooFew(ValueError):
@@ -42,15 +42,16 @@ class Estimate(NamedTuple):
     value: float
     error: float
     minimum: float = -math.inf  # the lowest possible value
-    share_of: int | None = None  # if the value is a share: of how many samples
+    share_of: int | None = None  # if the value is a share: the number of samples
     std: float | None = None  # over the kernel distance's subsets
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
-        """Low and high: value ± z · error; for a share Wilson's interval (1927), which also holds at 0 and 1.
+        """(low, high): value ± z · error; for a share, Wilson's interval (1927), which is also valid at 0 and 1.
 
-        None where the error is 0, such as for a density of 0: then these samples say nothing about the spread over
-        other samples. Wilson's interval is for m independent samples, where the error of a share p is √(p(1−p)/m). The
-        m used here is the one that gives this error.
+        None if the error of a value other than a share is 0, such as for a density of 0: then these samples say nothing
+        about the spread over other samples. Wilson's interval assumes m independent samples, for which the error of a
+        share p is √(p(1−p)/m). Here, m is the number that yields the given error, or the number of samples if
+        there is none.
         """
         z = math.sqrt(2) * float(torch.erfinv(torch.tensor(level, dtype=torch.float64)))
         if self.share_of is None:
@@ -63,7 +64,7 @@ class Estimate(NamedTuple):
 
 
 def jackknife(without: Tensor) -> float:
-    """The standard error from the values without each sample, (n,)."""
+    """The standard error from the leave-one-out values, (n,)."""
     n = len(without)
     return float(((n - 1) / n * (without - without.mean()).square().sum()).sqrt())
 
@@ -84,9 +85,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pool(features: Tensor) -> Tensor:
-    """At most `POOL` rows of `features` (N, D), in an order that depends on their values only.
+    """At most `POOL` rows of `features` (N, D), in an order that depends only on their values.
 
-    So subsets of them do not depend on how the images were batched or divided among devices.
+    So subsets do not depend on how the images were batched or divided among devices.
     """
     order = features.double().sum(dim=1).argsort()
     return features[order[torch.randperm(len(features), generator=generator_for("pool"))[:POOL]]]
@@ -98,12 +99,12 @@ class Reference:
 
     mean: Tensor  # (D,) float64
     cov: Tensor  # (D, D) float64, unbiased
-    features: Tensor  # (M, D) float32: all of them, or `POOL`
-    n: int  # images
+    features: Tensor  # (M, D) float32: all, or `POOL` of them
+    n: int  # number of images
 
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
-        """The reference with the features (N, D)."""
+        """Build a reference from features (N, D)."""
         return cls(*moments(features.cpu()), pool(features.cpu()), len(features))
 
     @cached_property
@@ -131,16 +132,16 @@ class SampleMetric:
     head: Any = None
 
     needs_logits: ClassVar[bool] = False
-    needs_spatial: ClassVar[bool] = False  # it takes the spatial features of samples and reference
-    settings: ClassVar[tuple[str, ...]] = ()  # the attributes that change its value
-    pools: ClassVar[tuple[str, ...]] = ()  # of "samples" and "reference", the sets of which it uses at most `POOL`
+    needs_spatial: ClassVar[bool] = False  # it uses the spatial features of samples and reference
+    settings: ClassVar[tuple[str, ...]] = ()  # attributes that change its value
+    pools: ClassVar[tuple[str, ...]] = ()  # sets ("samples", "reference") of which it uses at most `POOL` features
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """Features (N, D) on the CPU -> estimates by short name: fd, kid, precision, … Raises TooFew."""
         raise NotImplementedError
 
     def settings_for(self, n: int) -> dict[str, Any]:
-        """The settings that a score of `n` features records, with `pool` where a set is larger than that."""
+        """The settings recorded in a score of `n` features, with `pool` if a set is larger than `POOL`."""
         sizes = {"samples": n, "reference": self.reference.n}
         cut = any(sizes[name] > POOL for name in self.pools)
         return {name: getattr(self, name) for name in self.settings} | ({"pool": POOL} if cut else {})

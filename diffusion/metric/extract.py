@@ -13,7 +13,7 @@ from diffusion.pixels import SHOWN_AS
 
 
 def default_batch_size(extractor: FeatureExtractor) -> int:
-    """Images in a batch of the extractor, on its device."""
+    """The batch size of the extractor on its device."""
     return 128 if extractor.device.type == "cuda" else 8
 
 
@@ -32,10 +32,10 @@ def extract(
 
     Args:
         images: uint8 (N, C, H, W), or an iterable of uint8 (b, C, H, W) of any sizes b.
-        n: how many images of this process; further ones are not used, and fewer are a ValueError. None: all.
+        n: number of images of this process; further images are ignored, and fewer raise ValueError. None: all.
         batch_size: of the extractor; None: `default_batch_size`.
-        resolution: of `described_size`; UserError for images of another one. None: any.
-        gather: of all processes; False: of this process only.
+        resolution: expected `described_size`; other images raise UserError. None: any.
+        gather: return the features of all processes; False: of this process only.
     """
     if isinstance(images, Tensor):
         n = len(images) if n is None else n
@@ -65,5 +65,5 @@ def extract(
 
 
 def described_size(images: Tensor) -> str:
-    """`HEIGHTxWIDTH` of images (…, C, H, W), and of grey and RGBA ones how they are made RGB: `8x8 RGBA over white`."""
+    """`HEIGHTxWIDTH` of images (…, C, H, W), and how grey or RGBA is converted to RGB: `8x8 RGBA over white`."""
     return " ".join(filter(None, ["x".join(map(str, images.shape[-2:])), SHOWN_AS.get(images.shape[-3])]))

@@ -1,8 +1,7 @@
-"""Feature extractors: frozen networks that turn images into vectors, whose sets the metrics compare.
+"""Feature extractors: frozen networks that map images to feature vectors, which the metrics compare.
 
-An extractor has what a score must record: its `name`, the `resize` that it applies, and the `weights_hash` of its
-weights. The names `fid` and `kid` are for the standard Inception weights only; with another extractor, scores have its
-name.
+A score records the `name`, `resize` and `weights_hash` of its extractor. The names `fid` and `kid` are reserved for the
+standard Inception weights; the names of other scores include the extractor's name.
 """
 
 import hashlib
@@ -41,9 +40,9 @@ class FeatureExtractor(nn.Module):
 
     name: str
     num_features: int
-    num_spatial = 0  # values of a feature map inside the network, if there are spatial features
+    num_spatial = 0  # number of spatial features, from a feature map inside the network; 0: there are none
     has_logits = False
-    resize: str  # how an image is brought to the network's size, in words
+    resize: str  # how images are resized to the network's input size, in words
     weights_hash: str  # the first 16 hexadecimal digits of the `digest` of the weights
     canonical: Mapping[str, str] = MappingProxyType({})  # published names of metrics on exactly these features
 
@@ -64,21 +63,21 @@ class FeatureExtractor(nn.Module):
         raise NotImplementedError
 
     def spatial_layer(self) -> nn.Module:
-        """The layer whose feature map has the spatial features, in its first channels."""
+        """The layer whose output has the spatial features in its first channels."""
         raise NotImplementedError
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (B, num_features) -> the logits of the network's classes, float32 (B, K) on the CPU.
 
-        Where `has_logits`. They are a linear map of the features, so they need not be stored.
+        Only if `has_logits`. They are a linear map of the features, so they need not be stored.
         """
         raise NotImplementedError
 
     def forward(self, images: Tensor, spatial: bool = False) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, of which `to_rgb` makes 3.
+        """uint8 (B, C, H, W) -> float32 (B, num_features) on `device`; C is 1, 3 or 4, converted by `to_rgb`.
 
-        With `spatial`, (B, num_features + num_spatial) of the same pass, the spatial features last. Raises TypeError
-        for another dtype, ValueError for another shape, and UserError where there are no spatial features.
+        With `spatial`, (B, num_features + num_spatial) from the same forward pass, spatial features last. Raises
+        TypeError for another dtype, ValueError for another shape, and UserError if there are no spatial features.
         """
         if spatial and not self.num_spatial:
             raise UserError(f"features={self.name}: no spatial features (sFID); use features=inception or lite0")
@@ -88,7 +87,7 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, C, H, W), C 1, 3 or 4"
             )
-        # Runs may use autocast, and features in bfloat16 would be another protocol.
+        # Runs may use autocast, but features in bfloat16 would be another protocol.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             images = to_rgb(images.to(self.device))
             if not spatial:
@@ -99,18 +98,18 @@ class FeatureExtractor(nn.Module):
             return torch.cat([features, maps[0][:, :SPATIAL_CHANNELS].flatten(1)], dim=1).float()
 
     def train(self, mode: bool = True) -> "FeatureExtractor":
-        """Stay in evaluation mode, also as a part of another module."""
+        """Stay in evaluation mode, even as a submodule of another module."""
         return super().train(False)
 
 
 class Inception(FeatureExtractor):
     """The Inception-v3 of the standard FID (Heusel et al. 2017, arXiv:1706.08500), as torch-fidelity runs it.
 
-    Other weights than the standard ones are accepted with a warning, but their distances are named `fd_inception` and
-    `kid_inception`. Raises FeaturesUnavailable where there are no usable weights.
+    Non-standard weights are accepted with a warning, but their distances are named `fd_inception` and `kid_inception`.
+    Raises FeaturesUnavailable if there are no usable weights.
 
     Args:
-        path: File of the weights; null for the one in torch.hub's folder `checkpoints`, downloaded if missing.
+        path: Weights file; null for the one in torch.hub's folder `checkpoints`, downloaded if missing.
     """
 
     name = "inception"
@@ -125,12 +124,12 @@ class Inception(FeatureExtractor):
         fix = f"get it from {URL_INCEPTION_V3}, or use features=lite0"
         try:
             sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-            # torch-fidelity unpickles anything, so first make sure that the file holds tensors only.
+            # torch-fidelity unpickles anything, so first make sure that the file contains only tensors.
             torch.load(file, map_location="cpu", weights_only=True)
             self.net = FeatureExtractorInceptionV3(self.name, ["2048"], feature_extractor_weights_path=str(file))
         except OSError as error:
             raise FeaturesUnavailable(f"Inception weights {file}: {error.strerror or error}; {fix}") from error
-        except Exception as error:  # damaged and other files raise many exceptions, with messages of many lines
+        except Exception as error:  # damaged or wrong files raise many kinds of exceptions, with multi-line messages
             raise FeaturesUnavailable(
                 f"Inception weights {file}: not a usable file of weights ({first_line(error)}); {fix}"
             ) from error
@@ -143,7 +142,7 @@ class Inception(FeatureExtractor):
 
     @staticmethod
     def download() -> Path:
-        """The file of the weights in torch.hub's folder, downloaded if missing."""
+        """The weights file in torch.hub's folder, downloaded if missing."""
         file = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
         if file.is_file():
             return file
@@ -165,9 +164,9 @@ class Inception(FeatureExtractor):
         return self.net(images)[0]
 
     def spatial_layer(self) -> nn.Module:
-        """The layer of published numbers: `mixed_6/conv` of TensorFlow's graph (evaluator of Dhariwal & Nichol 2021).
+        """The layer used for published numbers: TensorFlow's `mixed_6/conv` (evaluator of Dhariwal & Nichol 2021).
 
-        By torch-fidelity's table, that is `Mixed_6d.branch1x1` after its ReLU.
+        In torch-fidelity's table, that is `Mixed_6d.branch1x1` after its ReLU.
         """
         return self.net.Mixed_6d.branch1x1
 
@@ -179,7 +178,7 @@ class Inception(FeatureExtractor):
 
 
 class Lite0(FeatureExtractor):
-    """EfficientNet-Lite0 with its ImageNet weights, which are in a Python package, so nothing is downloaded.
+    """EfficientNet-Lite0 with its ImageNet weights from a Python package, so nothing is downloaded.
 
     (Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6.) The features are the pooled
     outputs of the last convolution. The distances rank models, but are not FID; they are named `fd_lite0`, `kid_lite0`.
@@ -215,7 +214,7 @@ class Lite0(FeatureExtractor):
 
 
 def auto() -> FeatureExtractor:
-    """The standard Inception if its weights are there or can be downloaded, else Lite0, with a warning."""
+    """The standard Inception if its weights are available or can be downloaded, else Lite0, with a warning."""
     try:
         return Inception()
     except FeaturesUnavailable as error:

@@ -1,7 +1,7 @@
-"""Feature extractors with published weights of Hugging Face's hub: DINOv2 and CLIP.
+"""Feature extractors with weights published on the Hugging Face Hub: DINOv2 and CLIP.
 
-The package transformers (the extra `features`) reads them from a folder in the format of `save_pretrained`, from its
-local cache, or from the hub.
+The package transformers (the extra `features`) loads them from a folder written by `save_pretrained`, from its local
+cache, or from the Hub.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 
 def pretrained(kind: str, source: str) -> Any:
-    """A model of transformers.
+    """Load a model of transformers.
 
-    Raises FeaturesUnavailable where the package or the weights are missing, where the weights are another model's
-    (transformers would initialise the missing ones at random), and where a file from the hub is damaged.
+    Raises FeaturesUnavailable if the package or the weights are missing, if the weights belong to another model
+    (transformers would initialise the missing ones at random), or if a file from the Hub is damaged.
 
     Args:
-        kind: the name of its class.
-        source: a folder, or a name on the hub.
+        kind: the name of the model class.
+        source: a folder, or a name on the Hub.
     """
     try:
         import transformers
@@ -39,8 +39,8 @@ def pretrained(kind: str, source: str) -> Any:
             "pip install 'diffusion-experiments[features]', or use features=lite0"
         ) from error
     transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports each of its attempts
-    transformers.utils.logging.disable_progress_bar()  # of reading, not of downloading
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt
+    transformers.utils.logging.disable_progress_bar()  # of loading, not of downloading
     load = getattr(transformers, kind).from_pretrained
     fix = "give a folder with a copy by features.source=FOLDER, or use features=lite0"
     try:
@@ -52,7 +52,7 @@ def pretrained(kind: str, source: str) -> Any:
             log.warning("%s is neither a folder nor in the local cache: asking the hub for it", source)
             transformers.utils.logging.enable_progress_bar()
             net, loaded = load(source, output_loading_info=True)
-    except Exception as error:  # missing and damaged files raise many exceptions, with messages of many lines
+    except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages
         raise FeaturesUnavailable(f"features of {source}: not a usable {kind} ({first_line(error)}); {fix}") from error
     if missing := len(loaded["missing_keys"]) + len(loaded["mismatched_keys"]):
         raise FeaturesUnavailable(
@@ -67,9 +67,9 @@ def pretrained(kind: str, source: str) -> Any:
 
 
 def damaged_in_cache(source: str) -> Path | None:
-    """A file of weights in the hub's local cache whose SHA-256 is not the published one; None where there is none.
+    """A weights file in the Hub's local cache whose SHA-256 is not the published one; None if there is none.
 
-    In the cache, large files are named by their published SHA-256. The hub's library does not verify it again.
+    In the cache, large files are named by their published SHA-256. The Hub's library does not verify it again.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -85,14 +85,14 @@ def damaged_in_cache(source: str) -> Path | None:
 
 
 class Foundation(FeatureExtractor):
-    """Base class: images are resized as by Pillow (bicubic, antialiased, rounded to uint8) and standardised.
+    """Base class: images are resized like Pillow does (bicubic, antialiased, rounded to uint8) and standardised.
 
     Args:
-        source: A name on the hub, or a folder with a copy.
+        source: A name on the Hub, or a folder with a copy.
     """
 
-    kind: str  # a class of transformers
-    published: str  # the name on the hub for which `names` are published names of metrics
+    kind: str  # the name of a class in transformers
+    published: str  # the name on the Hub for which metrics have published `names`
     names: Mapping[str, str]
     side: int
     mean: tuple[float, float, float]
@@ -117,8 +117,8 @@ class Foundation(FeatureExtractor):
 class DINOv2(Foundation):
     """DINOv2 (Oquab et al. 2023, arXiv:2304.07193), for FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675).
 
-    The features are the class token after the last normalisation, of images at 224×224. The name `fd_dinov2` is for the
-    ViT-L/14 of the paper, `facebook/dinov2-large`; scores with another network have its name.
+    The features are the class token after the final layer norm, for images at 224×224. The name `fd_dinov2` is reserved
+    for the paper's ViT-L/14, `facebook/dinov2-large`; the names of other scores include the network's name.
     """
 
     kind, published = "Dinov2Model", "facebook/dinov2-large"
@@ -135,7 +135,7 @@ class DINOv2(Foundation):
     def _fit_positions(self, embeddings: Any) -> None:
         """Interpolate the position embeddings from 37×37 to 16×16 patches, as in DINOv2's code.
 
-        It scales by (16 + 0.1)/37, not by 16/37, to avoid a rounding error. Published features depend on that.
+        The scale is (16 + 0.1)/37, not 16/37, to avoid a rounding error. Published features depend on it.
         """
         place = embeddings.position_embeddings.data
         rows, patches = round((place.shape[1] - 1) ** 0.5), self.side // embeddings.patch_size
@@ -154,9 +154,9 @@ class DINOv2(Foundation):
 class CLIP(Foundation):
     """CLIP's image encoder (Radford et al. 2021, arXiv:2103.00020), for CMMD (Jayasumana et al. 2023).
 
-    The features are the unit vectors of CLIP's joint space of images and texts, of the middle square of an image at the
-    network's size. The name `cmmd` is for ViT-L/14 at 336×336, `openai/clip-vit-large-patch14-336`; scores with another
-    network have its name.
+    The features are unit vectors in CLIP's joint space of images and texts, for the middle square of an image, resized
+    to the network's input size. The name `cmmd` is reserved for ViT-L/14 at 336×336,
+    `openai/clip-vit-large-patch14-336`; the names of other scores include the network's name.
     """
 
     kind, published = "CLIPVisionModelWithProjection", "openai/clip-vit-large-patch14-336"

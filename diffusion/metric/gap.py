@@ -1,22 +1,22 @@
 """The generalisation gap: how much harder held-out images are to denoise than training images, with its error.
 
-Held-out image i and training image i are noised by the same eps at the same t. Most of the variance of an error is due
-to t, and cancels in their difference d_i. The gap is the mean of d_i.
+Held-out image i and training image i are noised with the same eps at the same t. Most of the variance of an error is
+due to t, and cancels in their difference d_i. The gap is the mean of d_i.
 
 Images of one source, such as tiles of one photograph, are not independent. So the pairs are clustered by the sources of
-both their images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011),
+both images, and the squared standard error is that of two-way clustering (Cameron, Gelbach & Miller 2011),
 
     V = V_val + V_fit − V_both,    V_c = G_c/(G_c − 1) · Σ_g (Σ_{i in g} (d_i − d̄))² / n²,
 
-where G_c is the number of clusters. If V is less than V_val or V_fit, the largest of them is used. Where each image has
-a source of its own, all three are s²(d)/n. An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom,
+where G_c is the number of clusters. If V is less than V_val or V_fit, the largest of them is used. If each image has
+its own source, all three are s²(d)/n. An interval uses Student's t with min(G_val, G_fit) − 1 degrees of freedom,
 because the spread of a few clusters is not well known (Cameron & Miller 2015, section VI).
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -42,11 +42,11 @@ class Mean(NamedTuple):
 class PairedGap(Metric):
     """Mean and standard error of the paired differences of denoising errors, over all times and in bins of t.
 
-    Errors arrive set by set, in any batches and on any number of devices. Images without a partner are not used.
+    Errors are added set by set, in any batches and on any number of devices. Images without a partner are not used.
     """
 
     sources: dict[str, list[str]]
-    """By set: the source of each image, by its index. If a set is missing, each image has a source of its own."""
+    """By set: the source of each image, by its index. If a set is missing, each image is its own source."""
 
     full_state_update = False
     higher_is_better = False
@@ -64,7 +64,7 @@ class PairedGap(Metric):
         """Add errors (B,) at times t (B,) in (0, 1] of the images `index` (B,) of one set.
 
         Args:
-            draw: the number of the noise, if an image has several.
+            draw: the number of the noise draw, if an image has several.
         """
         keys = torch.stack([index, torch.full_like(index, draw)], dim=1)
         values = torch.stack([error.detach().float(), t.detach().float()], dim=1)
@@ -72,7 +72,7 @@ class PairedGap(Metric):
         getattr(self, f"{part}_values").append(values.to(self.device))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the errors of all devices, also where a device has none."""
+        """Gather the errors of all devices, even if a device has none."""
         nothing = torch.zeros(0, device=self.device)
         for part in SETS:
             if not len(getattr(self, f"{part}_keys")):
@@ -80,10 +80,10 @@ class PairedGap(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> dict[str, Any]:
-        """`gap`, a `Mean`; `bins`, one for each; `images` (n,), d_i by the images' index, and their `clusters` (2, n).
+        """`gap`, a `Mean`; `bins`, one per bin; `images` (n,), d_i by image index; and their `clusters` (2, n).
 
-        NaN where there are too few pairs or sources. The draws of an image are not independent, so for `gap` they are
-        averaged first.
+        NaN if there are too few pairs or sources. The draws of an image are not independent, so they are averaged first
+        for `gap`.
         """
         (val_keys, val), (fit_keys, fit) = (self._of(part) for part in SETS)
         places = {key: i for i, key in enumerate(fit_keys)}
@@ -102,7 +102,7 @@ class PairedGap(Metric):
         }
 
     def _clusters(self, index: Tensor) -> Tensor:
-        """The number of the source of each image of `index` (n,), in each set: int64 (2, n)."""
+        """The source number of each image in `index` (n,), for each set: int64 (2, n)."""
         numbered = []
         for part in SETS:
             names: Sequence[object] = self.sources.get(part) or range(int(index.max()) + 1 if len(index) else 0)
@@ -119,12 +119,12 @@ class PairedGap(Metric):
 
 
 def mean_and_error(x: Tensor, clusters: Tensor | None = None) -> Mean:
-    """The mean of `x` (n,), whose elements are independent unless they are in one cluster; see above.
+    """The mean of `x` (n,), whose elements are independent unless they share a cluster; see above.
 
-    The mean of no elements is NaN, and so is the error of a single element or cluster.
+    The mean of no elements is NaN, as is the error with a single element or cluster.
 
     Args:
-        clusters: (ways, n), one or two numbers for each element; None where all are independent.
+        clusters: (ways, n), one or two cluster numbers per element; None if all are independent.
     """
     if clusters is None:
         clusters = torch.arange(len(x))[None]

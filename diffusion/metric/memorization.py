@@ -1,24 +1,25 @@
 """Memorization: samples that are suspiciously close to a training image, compared with held-out photographs.
 
-An image is embedded by a function f: as its miniature of 8×8 pixels, or as an extractor's features. A sample x is
-compared in several views v: as it is and mirrored; for the miniature also shifted by −1, 0 or +1 pixel down and right,
-with replicated edges. With y_1, y_2, … the training images by their distance from x, the ratio
+A function f embeds an image as its miniature of 8×8 pixels, or as an extractor's features. A sample x is compared in
+several views v: unchanged and mirrored; with the miniature also shifted by −1, 0 or +1 pixel down and right, with
+replicated edges. With y_1, y_2, … the training images ordered by their distance from x, the ratio
 
     r(x) = d(x, y_1) / mean_{k ≤ 50} d(x, y_k),    d(x, y) = min_v |f(v(x)) − f(y)|
 
-is near 0 for a copy and near 1 for an image that is like many others. Without the division, a plain sky, which is close
-to many images, would look like a copy (Carlini et al. 2023, arXiv:2301.13188, section 4.2). Held-out photographs are
-not copies, so they calibrate the threshold. With the ratios r_(1) ≤ … ≤ r_(m) of m of them, a sample is flagged if
+is near 0 for a copy and near 1 for an image that resembles many others. Without the division, a plain sky, which is
+close to many images, would look like a copy (Carlini et al. 2023, arXiv:2301.13188, section 4.2). Held-out photographs
+are not copies, so they calibrate the threshold. With the ratios r_(1) ≤ … ≤ r_(m) of m of them, a sample is flagged if
 
     r(x) < r_(k),   k = ⌊rate · (m + 1)⌋.
 
 A photograph from the distribution of the held-out ones is flagged with probability at most k/(m + 1) ≤ rate, whatever
 the distribution and the embedding (conformal prediction: Vovk et al. 2005). Tiles of other photographs do not have
-exactly that distribution: of the bundled tiles, 1.1% are flagged on average where k/(m + 1) is 0.8%. Several embeddings
-share the rate equally, and a sample that any of them flags is a suspected copy.
+exactly that distribution: on average, 1.1% of the bundled tiles are flagged if k/(m + 1) is 0.8%. Several embeddings
+share the rate equally, and a sample flagged by any of them is a suspected copy.
 
-Held-out photographs that repeat training images, by a given criterion, would lower the threshold, so they are left out
-of the m. Flagged samples that meet the same criterion are counted apart, because a few copies hardly change the share.
+Held-out photographs that repeat training images, by a given criterion, would lower the threshold, so they are excluded
+from the m. Flagged samples that meet the same criterion are counted separately, because a few copies hardly change the
+share.
 """
 
 import math
@@ -27,14 +28,14 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 NEIGHBOURS = 50
-ROWS = 256  # samples whose distances are in memory at once
-SIDE = 8  # pixels of a miniature, which JPEG compression and noise hardly change
+ROWS = 256  # samples whose distances are in memory at a time
+SIDE = 8  # pixels per side of a miniature, which JPEG compression and noise hardly change
 
 Embed = Callable[[Tensor], Tensor]
 """uint8 (B, C, H, W) -> (B, D)."""
@@ -77,7 +78,7 @@ def miniature(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(x.float(), side).flatten(1) for x in images.split(ROWS)])
 
 
-# At 32×32 a pixel is a quarter of a block, so shifted copies are found by shifted views only.
+# At 32×32 a pixel is a quarter of a block, so only shifted views find shifted copies.
 PIXELS = Embedding(miniature, SHIFTED)
 
 
@@ -111,12 +112,12 @@ class Audit:
         return float(self.flagged.double().mean())
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Clopper & Pearson's exact interval of the share."""
+        """The exact Clopper-Pearson interval of the share."""
         low, high = scipy.stats.binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
         return float(low), float(high)
 
     def closest(self, count: int) -> list[tuple[int, str]]:
-        """The most suspicious samples, repeats first, each with the embedding by which it is suspicious.
+        """The most suspicious samples, repeats first, each with the embedding that makes it suspicious.
 
         Ratios are compared in units of their embedding's threshold.
         """
@@ -134,7 +135,7 @@ def nearest(images: Tensor, train: Tensor) -> Nearest:
         train: the embeddings of the training images (N, D).
     """
     centre = train.mean(dim=0)
-    train = train - centre  # small values, because |a|² + |b|² − 2ab loses digits of large ones
+    train = train - centre  # keep values small: |a|² + |b|² − 2ab loses digits of large ones
     norms, k = train.square().sum(dim=1), min(NEIGHBOURS, len(train))
     ratios, indices, views = [], [], []
     for rows in torch.arange(images.shape[1]).split(ROWS):
@@ -160,13 +161,14 @@ def audit(
 ) -> Audit:
     """Suspected copies of `train` among `samples`, calibrated by `held_out`; all uint8 (·, C, H, W).
 
-    Raises ValueError for fewer than 2 training images, and where no held-out image differs from them.
+    Raises ValueError for fewer than 2 training images, without embeddings, or if no held-out image differs from them.
 
     Args:
         embeddings: at least one, by name.
-        repeats: images (B, C, H, W) -> (B,) bool, which of them are near-duplicates of a training image.
-        rate: the highest rate at which samples that are not copies may be flagged. If there are too few held-out
-            photographs for it, the lowest possible rate, len(embeddings)/(m + 1), is used, and is in the result.
+        repeats: images (B, C, H, W) -> (B,) bool, whether each is a near-duplicate of a training image.
+        rate: the highest rate at which samples that are not copies may be flagged. With too few held-out
+            photographs for it, the lowest possible rate, len(embeddings)/(m + 1), is used. The result contains the
+            actual rate.
     """
     if len(train) < 2 or len(held_out) < 1 or not embeddings:
         raise ValueError(f"audit: {len(train)} training and {len(held_out)} held-out images; expected 2 and 1 at least")

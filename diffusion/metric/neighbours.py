@@ -1,7 +1,7 @@
-"""Fidelity and diversity, measured apart: which samples are among the real images, and the other way around.
+"""Fidelity and diversity, measured separately: which samples are among the real images, and vice versa.
 
-The support of a set is estimated by a union of balls around its points. The radius of a ball is the distance to the
-k-th nearest neighbour of its point in the same set.
+The support of a set is estimated by a union of balls around its points. The radius of a ball is the distance from its
+centre to the k-th nearest neighbour in the same set.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class PrecisionRecall(SampleMetric):
     sample. Without sample j, the balls that have j among their k nearest neighbours grow to the next neighbour.
 
     Args:
-        k: The neighbour that gives the radius of a ball.
+        k: The radius of a ball is the distance to the k-th nearest neighbour.
     """
 
     k: Annotated[int, Ge(1)] = 3
@@ -64,7 +64,7 @@ class PrecisionRecall(SampleMetric):
             d = squared_distances(y[rows], x)
             inside |= (d <= real[rows, None]).any(dim=0)
             covers, would = d <= radius, (d > radius) & (d <= grown)
-            left = covers.sum(dim=1, keepdim=True) - covers.float()  # balls with the image, without sample j's …
+            left = covers.sum(dim=1, keepdim=True) - covers.float()  # balls that contain the image, except sample j's …
             for f in neighbour.T:
                 left.index_add_(1, f, would.float())  # … and those that reach it when j is left out
             reached += int(covers.any(dim=1).sum())
@@ -84,7 +84,7 @@ class DensityCoverage(SampleMetric):
     distributions. Coverage is the share of real images' balls that contain a sample.
 
     Args:
-        k: The neighbour that gives the radius of a ball.
+        k: The radius of a ball is the distance to the k-th nearest neighbour.
     """
 
     k: Annotated[int, Ge(1)] = 5

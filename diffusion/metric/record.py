@@ -1,8 +1,8 @@
-"""A score: one number with the protocol by which it was measured, from the metric to scores.json and to every table.
+"""A score: a number together with its measurement protocol, as used by metrics, scores.json and all tables.
 
-Two scores may be compared only if their protocols are equal. What was scored (images of which sampler, weights and
-seed) is the score's source, which does not belong to the protocol. This module does not import torch, so that tables
-can be made without it.
+Two scores may be compared only if their protocols are equal. What was scored (the sampler, weights and seed of the
+images) is the score's source, which is not part of the protocol. This module does not import torch, so tables can be
+made without it.
 """
 
 import json
@@ -23,7 +23,7 @@ SOURCE = (
 
 @dataclass(frozen=True)
 class Reference:
-    """The real images that a score compares with: their split, their number, and a hash of their pixels."""
+    """The real images that a score compares with: split, number of images, and a hash of their pixels."""
 
     split: str
     n: int | None = None
@@ -32,29 +32,29 @@ class Reference:
 
 @dataclass(frozen=True)
 class Score:
-    """One score. Fields that a metric does not have are None."""
+    """One score. Fields that do not apply to its metric are None."""
 
     metric: str  # fid, kid, fd_lite0, coverage_lite0, copies, bits_per_dim, …
     value: float  # NaN where the record has no value
     n: int | None  # images scored
     what: str = "samples"  # what was scored: samples, images, network; or a baseline: noise, untrained, real, floor
     reference: Reference | None = None
-    error: float | None = None  # standard error over draws of as many images, the reference held fixed
-    low: float | None = None  # ends of the confidence interval for the value's expectation at this n
+    error: float | None = None  # standard error over other sets of n images, with a fixed reference
+    low: float | None = None  # bounds of the confidence interval of the value's expectation at this n
     high: float | None = None
-    level: float | None = None  # of confidence, such as 0.95
-    std: float | None = None  # over the kernel distance's subsets
-    settings: Mapping[str, Any] | None = None  # of the metric, those that change its value: {"k": 5}
+    level: float | None = None  # confidence level, such as 0.95
+    std: float | None = None  # over the subsets of the kernel distance
+    settings: Mapping[str, Any] | None = None  # settings of the metric that change its value: {"k": 5}
     features: str | None = None
-    weights_hash: str | None = None  # of the features' network
-    resize: str | None = None  # how images are brought to that network's size
-    resolution: str | None = None  # of the images before that: `extract.described_size`
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else the metric reports
+    weights_hash: str | None = None  # of the feature extractor
+    resize: str | None = None  # how images are resized for the extractor
+    resolution: str | None = None  # of the images before resizing: `extract.described_size`
+    details: Mapping[str, Any] = field(default_factory=dict)  # other values that the metric reports
     source: Mapping[str, Any] = field(default_factory=dict)  # where the images come from: see SOURCE
     code: str | None = None  # the version of the program
 
     def of(self, what: str, code: str, source: Mapping[str, Any]) -> "Score":
-        """The same score, with what was scored, the version of the program, and the source."""
+        """A copy of the score with what was scored, the program version, and the source."""
         return replace(self, what=what, code=code, source={**self.source, **source})
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Score:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
-        """The inverse of `to_json`, also for records of earlier versions. Fields that are missing are None."""
+        """The inverse of `to_json`; also reads records of earlier versions. Missing fields are None."""
         known = {f.name for f in fields(cls)} - {"details", "source", "reference"}
         values = {"metric": "unknown", "n": None} | {key: value for key, value in record.items() if key in known}
         rest = {key: value for key, value in record.items() if key not in known and key != "reference"}
@@ -87,13 +87,13 @@ class Score:
 
     @property
     def name(self) -> str:
-        """The metric as tables name it: fd_lite0, and train/fd_lite0 of a distance to the training images."""
+        """The metric's name in tables: fd_lite0, or train/fd_lite0 for a distance to the training images."""
         to_train = self.reference is not None and self.reference.split == "train"
         return f"train/{self.metric}" if to_train and self.metric != "copies" else self.metric
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """(low, high), where there is an interval."""
+        """(low, high); None without an interval."""
         return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
@@ -103,7 +103,7 @@ class Score:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What must be equal in two scores that are compared."""
+        """Everything that must be equal in two scores to compare them."""
         parts = {key: getattr(self, key) for key in ("metric", "n", "features", "weights_hash", "resize", "resolution")}
         parts |= {key: self.details.get(key) for key in PROTOCOL_DETAILS} | dict(self.settings or {})
         reference = self.reference or Reference("not recorded")
@@ -123,7 +123,7 @@ class Score:
 
     @property
     def higher_is_better(self) -> bool | None:
-        """True or False; None for a metric of which neither is true, or that is not known."""
+        """True or False; None if neither direction is better, or the metric is unknown."""
         if self.metric.startswith(HIGHER_IS_BETTER):
             return True
         return False if self.metric.startswith(LOWER_IS_BETTER) else None

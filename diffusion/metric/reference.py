@@ -18,7 +18,7 @@ from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cached statistics; to be raised when their content changes
+FORMAT = 1  # version of the cached statistics; increase it when their content changes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ReferenceStatistics(Reference):
     resolution: str
     key: str
     name: str = ""
-    spatial: "ReferenceStatistics | None" = None  # of the spatial features, if they were asked for
+    spatial: "ReferenceStatistics | None" = None  # of the spatial features, if requested
 
 
 def reference_key(images: Tensor, extractor: FeatureExtractor) -> str:
@@ -50,7 +50,7 @@ def reference_statistics(
 ) -> ReferenceStatistics:
     """Statistics of real `images`, uint8 (N, C, H, W) with N at least 4. A damaged cache file is logged and replaced.
 
-    Raises UserError for fewer images, and for spatial features that the extractor does not have.
+    Raises UserError for fewer images, or if `spatial` is set and the extractor has no spatial features.
 
     Args:
         name: the reference's name in scores.
@@ -76,10 +76,10 @@ def reference_statistics(
 
 
 def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
-    """Features (N, D) of `images`, uint8 (N, C, H, W), float32 on the CPU, of this process only.
+    """Features (N, D) of this process's `images`, uint8 (N, C, H, W), as float32 on the CPU.
 
     Args:
-        keep: for real images: extract them once, then read them from the cache. A damaged file is logged and replaced.
+        keep: cache the features, for real images. A damaged cache file is logged and replaced.
     """
     file = cache_dir("features") / f"{reference_key(images, extractor)}.pt" if keep else None
     if file is not None and (cached := _read(file, "features")) is not None:
@@ -94,7 +94,7 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False,
 def _statistics(
     batches: tuple[Tensor, ...], images: Tensor, extractor: FeatureExtractor, key: str
 ) -> ReferenceStatistics:
-    """The statistics of features (b, D) that `extractor` has given for `images`."""
+    """The statistics of the features of `images` by `extractor`, in batches (b, D)."""
     n, rows, zero = len(images), [batch.double() for batch in batches], torch.zeros((), dtype=torch.float64)
     mean = sum((x.sum(dim=0) for x in rows), zero) / n
     outer = sum((x.T @ x for x in rows), zero)
@@ -116,7 +116,7 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def _read(file: Path, what: str) -> dict[str, Any] | None:
-    """The fields in a cache file; None if it is missing, or damaged, which is logged."""
+    """The fields in a cache file; None if it is missing or damaged. Damage is logged."""
     try:
         fields = torch.load(file, map_location="cpu", weights_only=True)
         if fields.pop("checksum") != _checksum(fields):
@@ -130,7 +130,7 @@ def _read(file: Path, what: str) -> dict[str, Any] | None:
 
 
 def _write(fields: dict[str, Any], file: Path, what: str) -> None:
-    """Write the fields to a cache file, or log why that is impossible."""
+    """Write the fields to a cache file, or log why that fails."""
     try:
         with replacing(file, durable=True) as temporary:
             torch.save({**fields, "checksum": _checksum(fields)}, temporary)

@@ -1,13 +1,13 @@
 """Scores of generated images against statistics of real ones, each with its protocol.
 
-Metrics are a sequence of factories (classes, or `functools.partial` of them). One pass of the extractor serves all of
-them. The baselines of a score are calls of the same functions with as many images (`metric.baselines`):
+Metrics are given as a sequence of factories (classes, or `functools.partial` of them) and share a single pass of the
+extractor. Baselines come from the same functions, with equally many images (`metric.baselines`):
 
     score(samples, extractor, reference)
     score(noise_images(n, (C, H, W)), extractor, reference)      # what a sampler starts from
     real = extract(draw(training_images, n), extractor)
     score_features(real, extractor, reference)                    # other real images
-    score_features(*divide(real, reference), …)                   # the floor: two sets that differ by chance only
+    score_features(*divide(real, reference), …)                   # the floor: two sets that differ only by chance
 """
 
 import logging
@@ -34,17 +34,17 @@ DISTANCES: tuple[Factory, ...] = (FrechetDistance, KernelDistance)
 
 
 def wants_spatial(metrics: Sequence[Factory], extractor: FeatureExtractor) -> bool:
-    """Whether one of the metrics takes spatial features, and the extractor has them."""
+    """Whether one of the metrics needs spatial features, and the extractor has them."""
     return extractor.num_spatial > 0 and any(map(_takes_spatial, metrics))
 
 
 def distances(metrics: Sequence[Factory]) -> Sequence[Factory]:
-    """Those of `metrics` that are in `DISTANCES`, with their settings; `DISTANCES` if there are none."""
+    """The members of `metrics` that are in `DISTANCES`, with their settings; `DISTANCES` if there are none."""
     return [metric for metric in metrics if getattr(metric, "func", metric) in DISTANCES] or DISTANCES
 
 
 def _takes_spatial(metric: Factory) -> bool:
-    return getattr(getattr(metric, "func", metric), "needs_spatial", False)  # of a partial its class
+    return getattr(getattr(metric, "func", metric), "needs_spatial", False)  # a partial's class
 
 
 def score(
@@ -56,11 +56,11 @@ def score(
     progress: bool = True,
     metrics: Sequence[Factory] = DISTANCES,
 ) -> dict[str, Score]:
-    """`metrics` of generated images against `reference`, by name.
+    """Compute `metrics` of generated images against `reference`; return the scores by name.
 
-    In a distributed run each process passes its part of the images (and its `n`), and every process gets the scores of
-    all images. The extractor runs on its device, the metrics on the CPU. Raises TypeError for images that are not
-    uint8, and UserError for fewer than 4 images, or for another resolution than the reference's.
+    In a distributed run, each process passes its own part of the images (and its `n`), and every process returns the
+    scores of all images. The extractor runs on its device, the metrics on the CPU. Raises TypeError for images that are
+    not uint8, and UserError for fewer than 4 images, or for a resolution other than the reference's.
 
     Args:
         images, n, batch_size: see `metric.extract.extract`.
@@ -76,10 +76,10 @@ def score_features(
     reference: ReferenceStatistics,
     metrics: Sequence[Factory] = DISTANCES,
 ) -> dict[str, Score]:
-    """`score` of the extractor's features (N, D), or (N, D + S) with spatial ones.
+    """`score` from the extractor's features (N, D), or (N, D + S) with spatial ones.
 
-    A metric for which there are no logits, no spatial features or too few images is left out, which is logged. Raises
-    UserError if none is left, and ValueError for a reference of another extractor.
+    A metric that lacks logits, spatial features or images is left out, with a log message. Raises UserError for fewer
+    than 4 images or if no metric is left, and ValueError for a reference of another extractor.
     """
     made_by = (reference.extractor, reference.weights_hash, reference.resize)
     if made_by != (extractor.name, extractor.weights_hash, extractor.resize):
