@@ -1,4 +1,4 @@
-# `make help` lists the targets. The first two of a newcomer: `make demo` and `make test`.
+# `make help` lists the targets. Start with `make demo` and `make test`.
 PYTHON   ?= python3
 VENV     := .venv
 BIN      := $(VENV)/bin
@@ -11,7 +11,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Two stamps: the program, and what its developers need besides.
+# Two stamp files: one for the program, one for the additional development dependencies.
 $(VENV)/.program: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make PYTHON=python3.11 …"; exit 2; }
@@ -25,41 +25,41 @@ $(VENV)/.developer: $(VENV)/.program
 	@touch $@
 
 .PHONY: install
-install: $(VENV)/.developer ## Set up .venv with everything, for development
+install: $(VENV)/.developer ## Set up .venv with all development dependencies
 
 .PHONY: demo
-demo: $(VENV)/.program ## Train a small model on the bundled photographs, in minutes on any machine
+demo: $(VENV)/.program ## Train a small model on the bundled photographs; takes minutes on any machine
 	$(RUN) diffusion.train experiment=demo
 
 .PHONY: memoire
-memoire: $(VENV)/.program ## The memoir's recipe to the letter (wants a GPU)
+memoire: $(VENV)/.program ## Train the memoir's exact recipe (preferably on a GPU)
 	$(RUN) diffusion.train experiment=memoire
 
 .PHONY: test
-test: $(VENV)/.developer ## Pass the tests
+test: $(VENV)/.developer ## Run the tests
 	$(RUN) pytest $(PARALLEL) -m "not reliability and not slow"
 
 .PHONY: test-reliability
-test-reliability: $(VENV)/.developer ## Kill, damage, interrupt and poison runs, and see them survive
+test-reliability: $(VENV)/.developer ## Run the reliability tests: kill, damage, interrupt and poison runs
 	$(RUN) pytest $(PARALLEL) -m reliability
 
 .PHONY: test-slow
-test-slow: $(VENV)/.developer ## The long proofs: recipes train, networks compile, EDM2-S and CIFAR-10 make some steps
+test-slow: $(VENV)/.developer ## Run the slow tests: train recipes, compile networks, some steps of EDM2-S and CIFAR-10
 	$(RUN) pytest -m slow
 
 .PHONY: check
-check: $(VENV)/.developer ## Lint, format and types
+check: $(VENV)/.developer ## Check linting, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 .PHONY: format
-format: $(VENV)/.developer ## Put the code into its format
+format: $(VENV)/.developer ## Fix linting and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.developer ## Measure the start, steps beside other work, a run against a bare loop, and parts against floors
+bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run against a bare loop, and components
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/start.py
 	$(BIN)/python bench/busy.py
@@ -73,21 +73,21 @@ bench: $(VENV)/.developer ## Measure the start, steps beside other work, a run a
 	$(BIN)/python bench/images.py --images 20000
 
 .PHONY: scaling
-scaling: $(VENV)/.developer ## Measure again how costs grow with sizes: docs/scaling.png and its table
+scaling: $(VENV)/.developer ## Measure again how costs grow with size; updates docs/scaling.png and its table
 	$(BIN)/python bench/scaling.py
 
 .PHONY: mutations
-mutations: $(VENV)/.developer ## Plant faults, in the mathematics and the guards, and see the tests catch each
+mutations: $(VENV)/.developer ## Plant faults in the mathematics and the guards, and check that the tests catch each one
 	$(BIN)/python tests/mutations.py
 
 .PHONY: docs
-docs: $(VENV)/.developer ## Measure the samplers' orders again: docs/samplers.md, docs/convergence.png
+docs: $(VENV)/.developer ## Measure the samplers' orders again; updates docs/samplers.md and docs/convergence.png
 	$(BIN)/python docs/convergence.py
 
 .PHONY: wheel
-wheel: $(VENV)/.developer ## Build a wheel that carries the configs and the photographs
+wheel: $(VENV)/.developer ## Build a wheel that includes the configs and the photographs
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 .PHONY: clean
-clean: ## Remove the environment and caches (runs in outputs/ stay)
+clean: ## Remove the environment and caches (runs in outputs/ are kept)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
