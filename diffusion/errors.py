@@ -102,7 +102,7 @@ class Arguments(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with status 2."""
-        self.exit(2, f"error: {message}; --help lists what {self.prog} takes\n")
+        self.exit(2, f"error: {message}; --help lists the options of {self.prog}\n")
 
 
 def _weights(word: str) -> str | float:

@@ -47,7 +47,7 @@ def _not_nan(value: float) -> float:
     return value
 
 
-Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a part of its own")]
+Part = Annotated[Any, BeforeValidator(_only_mappings), Words("a nested object")]
 """An object described by a mapping with `_target_`, which is checked separately."""
 
 Number = Annotated[float, AfterValidator(_not_nan)]

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def serve() -> None:
         if find_spec("gradio") is None:
-            raise UserError("the studio needs gradio, which is not here: pip install 'diffusion-experiments[studio]'")
+            raise UserError("the studio needs gradio: pip install 'diffusion-experiments[studio]'")
         from diffusion.checkpoint.find import trained  # imports torch, so only when it is needed
         from diffusion.checkpoint.restore import restore
         from diffusion.config.choices import searching

@@ -39,7 +39,7 @@ PIXELS = 1 << 24  # maximum size of a painted mask
 CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
-USUAL = "as usual"  # the sampler's own choice, or classes in their training proportions
+USUAL = "default"  # the sampler's own choice, or classes in their training proportions
 Shown = tuple[str, str]  # HTML: pictures and text
 
 

@@ -109,7 +109,7 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
             words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
         elif key == "label":
             if value not in labels:
-                raise UserError(f"label={value!r}: there is no such class")
+                raise UserError(f"label={value!r}: unknown class")
             words.append(f"label={[*labels].index(value)}")  # the number, because a name can contain anything
         else:
             raise UserError(f"{key}: the studio has no such setting")

@@ -61,7 +61,7 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
         if plain * batches < LEAST:
             return (
                 False,
-                f"a training of {duration(plain * batches)} is too short; it is tried from {duration(LEAST)} on",
+                f"a training of {duration(plain * batches)} is too short; compiling is tried from {duration(LEAST)} on",
             )
         console.print("compile=auto: trying a compiled network, which takes minutes")
         assert trials.trained is not None
