@@ -1,4 +1,4 @@
-"""A network, a noise schedule and a data set of one's own; conf/ names them, and docs/extending.md explains how."""
+"""A custom network, noise schedule and data set: conf/ names them, and docs/extending.md explains how."""
 
 import math
 from typing import Annotated, Any

@@ -56,7 +56,6 @@ function contents(sections) {
 
 // ------------------------------------------------------------------------------------------------------- charts
 
-const charts = []; // the elements of all charts in the page
 
 /** A chart drawn by `draw(width)`, redrawn when its width changes. Its element's `redraw()` redraws it immediately. */
 function chart(label, draw) {
@@ -74,7 +73,6 @@ function chart(label, draw) {
     const now = Math.round(entry.contentRect.width);
     if (now && Math.abs(now - width) > 1) { width = now; element.redraw(); }
   }).observe(element);
-  charts.push(element);
   return element;
 }
 
