@@ -56,7 +56,6 @@ function contents(sections) {
 
 // ------------------------------------------------------------------------------------------------------- charts
 
-
 /** A chart drawn by `draw(width)`, redrawn when its width changes. Its element's `redraw()` redraws it immediately. */
 function chart(label, draw) {
   const element = h("div", { class: "chart", role: "group", "aria-label": label });
