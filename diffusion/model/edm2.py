@@ -59,7 +59,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 class MPFourier(nn.Module):
     """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75).
 
-    Always in float32: in bfloat16 the rounded f and φ would give other features than in training.
+    Always in float32: in bfloat16, f and φ would be rounded and the features would differ from those in training.
     """
 
     def __init__(self, width: int, bandwidth: float):
@@ -94,7 +94,7 @@ class MPConv(nn.Module):
     def force(self) -> None:
         """w ← w/magnitude(w) in memory (eq. 66). Weights that are already normalised keep all their bits.
 
-        It writes to `data`, so that the backward pass of an earlier forward pass stays valid.
+        It writes to `data`, which keeps the backward pass of an earlier forward pass valid.
         """
         size = magnitude(self.weight, self.dims).to(self.weight.dtype)
         self.weight.data.copy_(torch.where((size - 1).abs() < 1e-5, self.weight, unit(self.weight, self.dims)))

@@ -105,7 +105,7 @@ class Conditioned:
 
 
 class Thresholded:
-    """A denoiser whose x0 is passed through `threshold`, with eps recomputed so that x_t = alpha_t x0 + sigma_t eps."""
+    """A denoiser that applies `threshold` to x0 and recomputes eps, which keeps x_t = alpha_t x0 + sigma_t eps."""
 
     def __init__(self, denoise: Denoise, threshold: Callable[[Tensor], Tensor]):
         self.denoise = denoise

@@ -27,8 +27,8 @@ class SDEdit:
     t of grid point N − k, with x_t = alpha_t y + sigma_t ε.
 
     Args:
-        strength: the fraction of the steps to run; features of the picture above the starting noise level are kept,
-            those below it are resampled.
+        strength: the fraction of the steps to run; features of the picture stronger than the starting noise level are
+            kept, weaker ones are resampled.
     """
 
     strength: Annotated[float, Gt(0), Le(1)] = 0.6

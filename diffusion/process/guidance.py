@@ -55,7 +55,7 @@ class Guidance:
     ckpt: str | None = None
     weights: Literal["ema", "raw"] | float | None = None
     step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None
-    drops_labels: ClassVar[bool] = False  # whether the model itself, without labels, can be the weak denoiser
+    drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:

@@ -21,7 +21,7 @@ from diffusion.randomness import Streams, real_dtype
 
 
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log of the probability that N(mean, variance) falls into the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
+    """log of the probability that N(mean, variance) lies in the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
 
     δ± = x0 ± 1/255, except that δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest. So the probabilities of all
     levels sum to 1. (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest level, a misprint.)

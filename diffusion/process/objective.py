@@ -48,7 +48,7 @@ class TrainingBatch(NamedTuple):
 class Objective(nn.Module):
     """Base class: draws t and eps, diffuses x0 and runs the network. Subclasses define `term`, the loss at t.
 
-    Returns "loss" = importance·term, whose batch mean is minimised; "term"; "importance"; "t"; and "mse", the mean
+    Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; "t"; and "mse", the mean
     squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1. Conditions, such as
     `classes` (B,), are passed to the network as keyword arguments.
 
@@ -168,7 +168,7 @@ class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
     u is linear in fixed random Fourier features of log(sigma/alpha)/4. Training drives exp(u) to the mean loss of the
-    noise level, so that all levels contribute equally. The optimizer must be given the parameters of u; sampling does
+    noise level, so all levels contribute equally. The parameters of u must be passed to the optimizer; sampling does
     not need them.
 
     Args:
