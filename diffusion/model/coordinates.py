@@ -1,15 +1,15 @@
-"""Where the pixels of a part of an image are, as two channels beside its own (Wang et al. 2023, "Patch Diffusion")."""
+"""The positions of a crop's pixels in the whole image, as two extra channels (Wang et al. 2023, "Patch Diffusion")."""
 
 import torch
 from torch import Tensor
 
 
 def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:
-    """(B, 2, h, w) for x (B, C, h, w): to the right and down, −1 and 1 at the centres of the image's outer pixels.
+    """(B, 2, h, w) for x (B, C, h, w): to the right, then down; −1 and 1 are the centres of the image's outer pixels.
 
     Args:
-        window: (B, 4), the row and the column of the first pixel in the whole image, its height and its width; None: x
-            is the whole image.
+        window: (B, 4), the row and column of the crop's first pixel in the whole image, then the height and width of
+            that image; None: x is the whole image.
     """
     height, width = x.shape[2:]
     if window is None:
@@ -23,5 +23,5 @@ def coordinates(x: Tensor, window: Tensor | None = None) -> Tensor:
 
 
 def _line(first: Tensor, n: int, whole: Tensor) -> Tensor:
-    """(B, n): the coordinates of n pixels from `first` (B, 1) on, of `whole` (B, 1)."""
+    """(B, n): the coordinates of the n pixels from `first` (B, 1) on, in a whole image of `whole` (B, 1) pixels."""
     return (first + torch.arange(n, device=first.device)) / (whole - 1).clamp(min=1) * 2 - 1

@@ -1,6 +1,6 @@
 """The transformer of "Scalable Diffusion Models with Transformers" (DiT; Peebles, Xie 2023, section 3).
 
-It is equal to diffusers' `DiTTransformer2DModel` (see `diffusion.model.diffusers`).
+It is equivalent to diffusers' `DiTTransformer2DModel` (see `diffusion.model.diffusers`).
 
     patches ── linear ── + positions ── blocks ── norm, linear ── patches
            the embedding of label and class shifts, scales and gates each branch (adaLN-Zero)
@@ -20,7 +20,7 @@ from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.network import Network
 
 EPS = 1e-6  # of every norm
-WAVES = 256  # sinusoids of the label
+WAVES = 256  # number of sinusoids of the label
 
 
 def phases(height: int, width: int, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def to_image(tokens: Tensor, patch: int, height: int, width: int) -> Tensor:
-    """tokens (B, N, patch²·C) -> (B, C, height, width); a token holds its pixels row by row, each with its channels."""
+    """tokens (B, N, patch²·C) -> (B, C, height, width); a token stores its pixels row by row, channels last."""
     pixels = tokens.unflatten(2, (patch, patch, -1)).unflatten(1, (height // patch, width // patch))
     return pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
@@ -112,10 +112,10 @@ class DiT(Network):
         dropout: the dropout probability of the attention's output and in the MLP.
         classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-        augment: the number of labels of the augmentation; 0: it takes none.
+        augment: the number of augmentation labels; 0: none.
 
     Raises:
-        UserError: if `width` and `heads` do not fit together.
+        UserError: if `width` is not a multiple of 4 and of `heads`.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class DiT(Network):
 def initialise(network: nn.Module) -> None:
     """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output.
 
-    The convolution that embeds the patches is initialised as the linear map that it is.
+    The patch-embedding convolution is initialised as a linear layer.
     """
     for name, parameter in network.named_parameters():
         if name.endswith("bias") or "modulation" in name or name.startswith("out."):

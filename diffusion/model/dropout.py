@@ -1,12 +1,12 @@
-"""Dropout whose mask depends on the example, not on its position in a batch or on the device.
+"""Dropout with a mask that depends on the example, not on its position in the batch or on the device.
 
-For each element of the features, a and b are drawn uniformly, once for all examples. Example k gets u_k = a + k·b
-(mod 2³²), and drops the element if u_k < p·2³². Then each u_k is uniform, the elements of one example are independent,
-and so are the masks of any two examples (except for the lowest bits of u_k, which do not matter). So a mean over the
-batch has the same variance as with fully independent masks. (Pairwise independent hashing: Carter, Wegman 1979.)
+For each element of the features, a and b are drawn uniformly, once for all examples. Example k gets u_k = a + k·b (mod
+2³²), and drops the element if u_k < p·2³². Each u_k is uniform, the elements of one example are independent, and so are
+the masks of any two examples (except for the lowest bits of u_k, which do not matter). So a mean over the batch has the
+same variance as with fully independent masks. (Pairwise independent hashing: Carter, Wegman 1979.)
 
-A batch costs the random numbers of two examples. They come from torch's own generator, which the trainer seeds equally
-on all devices and for all micro-batches of a step.
+A batch needs only the random numbers of two examples. They come from torch's default generator, which the trainer seeds
+identically on all devices and for all micro-batches of a step.
 """
 
 import contextlib

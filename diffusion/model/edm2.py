@@ -25,7 +25,7 @@ LIMIT = 256.0  # the largest absolute activation at the end of a block, for floa
 
 
 def magnitude(x: Tensor, dims: Sequence[int]) -> Tensor:
-    """The root mean square of x over `dims`, which are kept with length 1; in float32, or float64 for float64."""
+    """The root mean square of x over `dims`, kept as dimensions of size 1; in float32, or in float64 if x is."""
     n = math.prod([x.shape[dim] for dim in dims])
     norm = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
     return norm / math.sqrt(n)
@@ -59,7 +59,7 @@ def mp_cat(a: Tensor, b: Tensor, t: float = 0.5) -> Tensor:
 class MPFourier(nn.Module):
     """label (B,) -> √2·cos(2π(f·label + φ)) (B, width), with fixed f ~ N(0, bandwidth²) and φ ~ U(0, 1) (eq. 75).
 
-    Always in float32: in bfloat16 the rounded f and φ would give other features than those of the training.
+    Always in float32: in bfloat16, f and φ would be rounded and the features would differ from those in training.
     """
 
     def __init__(self, width: int, bandwidth: float):
@@ -94,7 +94,7 @@ class MPConv(nn.Module):
     def force(self) -> None:
         """w ← w/magnitude(w) in memory (eq. 66). Weights that are already normalised keep all their bits.
 
-        It writes to `data`, so that the backward pass of an earlier forward pass stays valid.
+        It writes to `data`, which keeps the backward pass of an earlier forward pass valid.
         """
         size = magnitude(self.weight, self.dims).to(self.weight.dtype)
         self.weight.data.copy_(torch.where((size - 1).abs() < 1e-5, self.weight, unit(self.weight, self.dims)))
@@ -167,7 +167,7 @@ class Block(nn.Module):
 
 
 def joined(block: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder block, whose input is h and an output of the encoder, concatenated."""
+    """A decoder block, applied to the concatenation of h and an output of the encoder."""
     return block(mp_cat(h, skip), emb)
 
 
@@ -190,7 +190,7 @@ class EDM2UNet(Network):
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
 
     Raises:
-        UserError: if the arguments do not fit together.
+        UserError: if the arguments are inconsistent.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ class EDM2UNet(Network):
                 if isinstance(module, MPConv):
                     module.force()
         emb = self.embedding(label, self.class_rows(classes, label))
-        h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones are the bias
+        h = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], dim=1))  # the weights of the ones act as the bias
         skips = [h]
         for block in self.encoder.values():
             h = self.run(block, h, emb)

@@ -23,8 +23,8 @@ def sinusoidal(label: Tensor, width: int, shift: int = 1) -> Tensor:
 class TimeEmbedding(nn.Module):
     """label (B,), rows (B,), augment (B, A) -> (B, features): silu(W₂ silu(W₁ sinusoidal(label)) + class vector).
 
-    DDPM has the outer silu in each residual block. Here it is applied once, which gives the same result. The class
-    vector is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT.
+    DDPM applies the outer silu in each residual block. Here it is applied once, with the same result. The class vector
+    is added as in ADM (Dhariwal, Nichol 2021, section 3) and DiT.
 
     Args:
         width: the number of sinusoids.
@@ -32,8 +32,8 @@ class TimeEmbedding(nn.Module):
         classes: K; `rows` are from 0 to K, where K means "no class". 0: no classes, and `rows` is None.
         shift: the shift of the frequencies, see `sinusoidal`.
         cosines_first: [cos, sin] instead of [sin, cos], as in ADM and DiT.
-        augment: A, the number of labels of the augmentation; W_a labels is added to the sinusoids, as in EDM's code.
-            W_a is made of zeros. 0: no augmentation.
+        augment: A, the number of augmentation labels; W_a·labels is added to the sinusoids, as in EDM's code, and W_a
+            is zero-initialised. 0: no augmentation.
     """
 
     def __init__(

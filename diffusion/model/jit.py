@@ -1,6 +1,6 @@
 """The transformer of "Back to Basics: Let Denoising Generative Models Denoise" (JiT; Li, He 2025, arXiv:2511.13720).
 
-It works on large patches of pixels and predicts the image (section 4). A patch may hold more numbers than a token,
+It works on large patches of pixels and predicts the image (section 4). A patch may contain more numbers than a token,
 because images lie near a low-dimensional manifold; noise and velocities do not. So train it with `prediction=x0`,
 `schedule=flow` and `weighting=velocity`. The paper's times are logit-normal, with mean 0.8 and standard deviation 0.8
 in this project's t, which grows with the noise.
@@ -35,16 +35,17 @@ class RMSNorm(nn.RMSNorm):
 
 
 def rotations(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (height·width, head_dim/2), of the angles by which `rotate` turns the pairs of a head; float32.
+    """cos and sin, each (height·width, head_dim/2), of the angles for `rotate`, one for each pair of a head; float32.
 
-    The first half of the pairs turns by row·ω_k, the second half by column·ω_k, with ω_k = 10000^(−k/(head_dim/4)).
+    The angles of the first half of the pairs are row·ω_k, those of the second half column·ω_k, with ω_k =
+    10000^(−k/(head_dim/4)).
     """
     angle = torch.cat(phases(height, width, head_dim // 4, device), dim=1)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (…, N, head_dim) with each pair (k, k + head_dim/2) turned by its angle (RoFormer; Su et al. 2021, eq. 34).
+    """x (…, N, head_dim) with each pair (k, k + head_dim/2) rotated by its angle (RoFormer; Su et al. 2021, eq. 34).
 
     The inner product of two rotated vectors depends on their positions only through the difference.
     """
@@ -105,11 +106,12 @@ class JiT(Network):
         width: the length of a token; a multiple of 4 times `heads`.
         depth: the number of blocks.
         heads: the number of attention heads.
-        mlp_ratio: 3/2 of the SwiGLU's hidden width divided by `width`; an MLP of this ratio has as many weights.
+        mlp_ratio: 3/2 of the SwiGLU's hidden width divided by `width`, which gives it as many weights as an MLP of this
+            ratio.
         dropout: the dropout probability of the attention's output and in the SwiGLU.
         classes: K, the number of classes; 0: an unconditional network.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-        augment: the number of labels of the augmentation; 0: it takes none.
+        augment: the number of augmentation labels; 0: none.
 
     Raises:
         UserError: if `width` is not a multiple of 4 times `heads`.

@@ -14,12 +14,12 @@ from diffusion.model.dropout import Examples, examples
 class Network(nn.Module):
     """A network: forward(x (B, C, H, W), label (B,), classes (B,) or None) -> (B, out_channels, H, W).
 
-    One that takes the labels of an augmentation has a third such argument, `augment` (B, A) or None, which means zeros.
-    One that takes coordinates has another, `window` (B, 4) or None, which means whole images; see `coordinates`.
+    Networks with augmentation labels have another argument, `augment` (B, A) or None, which means zeros. Networks with
+    coordinates have another, `window` (B, 4) or None, which means whole images; see `coordinates`.
 
     H and W must be multiples of `downsampling`. `label` is the noise label that the prediction computes from t.
     `classes` are int64 from 0 to K, where K is the attribute `classes`. The value K means "no class"; None means "no
-    class" for all images. If K = 0, the network is unconditional and takes only None.
+    class" for all images. If K = 0, the network is unconditional and accepts only None.
 
     Args:
         downsampling: H and W must be multiples of it.
@@ -28,10 +28,10 @@ class Network(nn.Module):
     """
 
     ends: tuple[str, ...] = ("stem", "out")
-    """The layers that meet images, or classes as one-hot vectors, by name: `optimizer=muon` leaves them to AdamW."""
+    """Names of the layers that read or write images, or read one-hot classes: `optimizer=muon` leaves them to AdamW."""
 
     coordinates = False
-    """Whether the network takes coordinates."""
+    """Whether the network accepts coordinates."""
 
     def __init__(self, downsampling: int, classes: int = 0, checkpointing: bool = False):
         super().__init__()
@@ -62,7 +62,10 @@ class Network(nn.Module):
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
     def located(self, x: Tensor, window: Tensor | None) -> Tensor:
-        """x with its `coordinates` as two more channels, if the network takes them; else x, and a window is refused."""
+        """x with its `coordinates` as two more channels if the network accepts them, else x.
+
+        Raises UserError for a window if the network does not accept coordinates.
+        """
         if self.coordinates:
             return torch.cat([x, coordinates(x, window)], dim=1)
         if window is not None:
@@ -70,9 +73,9 @@ class Network(nn.Module):
         return x
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
-        """block(*inputs). With `checkpointing`, the backward pass computes the block again (Chen et al. 2016).
+        """block(*inputs). With `checkpointing`, the backward pass recomputes the block (Chen et al. 2016).
 
-        Dropout draws the same masks the second time.
+        Dropout uses the same masks both times.
         """
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(_with_examples, Examples.numbers, block, *inputs, use_reentrant=False)
@@ -80,7 +83,7 @@ class Network(nn.Module):
 
 
 def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs: object) -> Tensor:
-    """block(*inputs) in the context `examples`, which the backward pass has already left."""
+    """block(*inputs) in the context `examples`, which has already ended when the backward pass recomputes a block."""
     with examples(numbers):
         return block(*inputs)
 

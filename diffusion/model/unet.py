@@ -1,6 +1,7 @@
 """The U-Net of "Denoising Diffusion Probabilistic Models" (Ho, Jain, Abbeel 2020, appendix B).
 
-It is equal to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar10-32` (see `diffusion.model.diffusers`).
+It is equivalent to diffusers' `UNet2DModel` with the settings of `google/ddpm-cifar10-32` (see
+`diffusion.model.diffusers`).
 
     stem ── blocks ── ↓ ── blocks ── ↓ ── blocks ── middle ── blocks ── ↑ ── blocks ── ↑ ── blocks ── output
           each output of the encoder is concatenated to the input of one decoder block, last in, first out
@@ -19,7 +20,7 @@ from diffusion.model.dropout import Dropout
 from diffusion.model.embedding import TimeEmbedding
 from diffusion.model.network import Network, check_levels
 
-EPS = 1e-6  # of every group norm, as in DDPM
+EPS = 1e-6  # of all group norms, as in DDPM
 
 
 class Attention(nn.Module):
@@ -69,8 +70,8 @@ class Downsample(nn.Module):
     """(B, C, H, W) -> (B, C, H/2, W/2) by a 3×3 convolution of stride 2.
 
     Args:
-        padding: 1: of all sides; 0: of the right and the bottom only. This is TensorFlow's "SAME" padding, with which
-            DDPM's published weights were trained.
+        padding: 1: pad all sides; 0: pad only the right and the bottom. The latter is TensorFlow's "SAME" padding,
+            which DDPM's published weights were trained with.
     """
 
     def __init__(self, channels: int, padding: int = 0):
@@ -85,10 +86,10 @@ def enlarged(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """(B, C, H, W) -> (B, C_out, 2H, 2W): each pixel repeated 2×2, then the 3×3 convolution w of padding 1.
 
     Both operations are linear, so together they are a transposed convolution of stride 2 with the 4×4 kernel w ∗ 1₂ₓ₂.
-    It gives the same result with 2.25 times fewer multiplications and without the enlarged image in memory.
+    The result is the same, with 2.25 times fewer multiplications and without the enlarged image in memory.
     """
     w = conv.weight.transpose(0, 1).flip(2, 3)
-    kernel = 4 * F.avg_pool2d(w, 2, stride=1, padding=1)  # the sum of each 2×2 window; ONNX knows no other divisor
+    kernel = 4 * F.avg_pool2d(w, 2, stride=1, padding=1)  # the sum of each 2×2 window; ONNX supports no other divisor
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
@@ -104,7 +105,7 @@ class Upsample(nn.Module):
 
 
 def joined(unit: nn.Module, h: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder block, whose input is h and an output of the encoder, concatenated."""
+    """A decoder block, applied to the concatenation of h and an output of the encoder."""
     return unit(torch.cat([h, skip], dim=1), emb)
 
 
@@ -130,15 +131,15 @@ class UNet(Network):
         classes: K, the number of classes; 0: an unconditional network.
         patch: p; each p×p square of pixels becomes one pixel with p² times the channels before the first level.
         checkpointing: keep only the inputs of blocks for the backward pass: less memory, up to half more time.
-        augment: the number of labels of the augmentation; 0: it takes none.
-        coordinates: give each pixel its place in the image, as two more channels of the input.
-        norm_eps: what each group norm adds to the variance; None: as in the paper.
+        augment: the number of augmentation labels; 0: none.
+        coordinates: add the position of each pixel in the image as two more input channels.
+        norm_eps: the constant that each group norm adds to the variance; None: as in the paper.
         down_padding: 0 or 1, see `Downsample`.
         frequency_shift: the shift of the label's frequencies, see `sinusoidal`; None: as in the paper.
         cosines_first: cosines before sines in the label's embedding; None: as in the paper.
 
     Raises:
-        UserError: if the arguments do not fit together.
+        UserError: if the arguments are inconsistent.
     """
 
     norm_eps = EPS
@@ -213,7 +214,7 @@ class UNet(Network):
         self.initialise()
 
     def units(self, features: int, groups: int, dropout: float, head_dim: int | None) -> Units:
-        """The constructors of the network's blocks and of its layers that halve and double the images."""
+        """The constructors of the blocks and of the downsampling and upsampling layers."""
 
         def block(c_in: int, c_out: int, attend: bool) -> Block:
             heads = (head_dim or c_out) if attend else None

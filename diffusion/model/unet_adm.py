@@ -1,8 +1,8 @@
 """The U-Net of "Diffusion Models Beat GANs on Image Synthesis" (ADM; Dhariwal, Nichol 2021, section 3).
 
-It is equal to diffusers' `UNet2DModel` with residual blocks that resample (see `diffusion.model.diffusers`). It differs
-from DDPM's U-Net in three ways: the embedding scales and shifts each second group norm (adaptive group norm), residual
-blocks halve and double the images (as in BigGAN), and attention has several heads, on several levels.
+It is equivalent to diffusers' `UNet2DModel` with resampling residual blocks (see `diffusion.model.diffusers`). It
+differs from DDPM's U-Net in three ways: the embedding scales and shifts each second group norm (adaptive group norm),
+residual blocks downsample and upsample the images (as in BigGAN), and attention has several heads, on several levels.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ from diffusion.errors import UserError
 from diffusion.model.dropout import Dropout
 from diffusion.model.unet import Attention, UNet, Units, enlarged
 
-EPS = 1e-5  # of every group norm, as in ADM's code
+EPS = 1e-5  # of all group norms, as in ADM's code
 Resample = Literal["down", "up"] | None
 
 

@@ -29,7 +29,7 @@ class Stage(nn.Module):
 
 
 def joined(stage: nn.Module, up: nn.Module, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-    """A decoder stage, whose input is the enlarged x and the encoder's features of that size, concatenated."""
+    """A decoder stage, applied to the concatenation of the upsampled x and the encoder's features of that size."""
     return stage(torch.cat([up(x), skip], dim=1), emb)
 
 
@@ -44,7 +44,7 @@ class MemoirUNet(Network):
     Args:
         in_channels: the channels of the image.
         out_channels: the channels of the prediction; twice `in_channels` if the variance is learned.
-        channels: the width of each stage of the encoder, in channels; the decoder has them in reverse.
+        channels: the width of each stage of the encoder, in channels; the decoder has the reverse order.
         bottleneck: the width of the bottleneck, in channels.
         features: the length of the time embedding.
         classes: K, the number of classes; 0: an unconditional network.
@@ -77,8 +77,8 @@ class MemoirUNet(Network):
         self.up = nn.ModuleList(nn.ConvTranspose2d(c_in, c, 2, stride=2) for c_in, c in pairwise(upwards))
         self.decoder = nn.ModuleList(Stage(2 * c, c, features) for c in reversed(channels))
         self.out = nn.Conv2d(channels[0], out_channels, 1)
-        # There is no normalisation, so the signal keeps its scale through some fifteen layers only with an
-        # initialisation that preserves the variance through each ReLU (He et al. 2015).
+        # Without normalisation, the signal keeps its scale through some fifteen layers only if the initialisation
+        # preserves the variance through each ReLU (He et al. 2015).
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight)

@@ -1,7 +1,7 @@
-"""Augmentation whose amounts the network is told: callables (x0, streams) -> (x0', labels), (B, C, H, W) and (B, A).
+"""Augmentation with conditioning: callables (x0, streams) -> (x0', labels), (B, C, H, W) and (B, A).
 
-At sampling the labels are zero, which mean an image as it is in the data. So transformed images do not leak into the
-samples (Karras et al. 2022, appendix F.2).
+The labels tell the network how each image was transformed. Sampling sets them to zero, which means an untransformed
+image, so the transformations do not leak into the samples (Karras et al. 2022, appendix F.2).
 """
 
 import math
@@ -18,32 +18,34 @@ from diffusion.randomness import Streams
 Augmentation = Callable[[Tensor, Streams], tuple[Tensor, Tensor]]
 
 Matrix = tuple[Tensor, Tensor, Tensor, Tensor]
-"""[[a, b], [c, d]] of each image, as (a, b, c, d), each (B,). A product of them does not depend on the batch."""
+"""[[a, b], [c, d]] of each image as (a, b, c, d), each (B,): products do not depend on the rest of the batch."""
 
 
 def non_leaky(
     x0: Tensor, streams: Streams, probability: Annotated[float, Ge(0), Le(1)] = 0.12
 ) -> tuple[Tensor, Tensor]:
-    """EDM's six transformations of images, in this order, and their labels (table 6).
+    """EDM's six image transformations, in this order, and their labels (table 6).
 
-    With z ~ N(0, 1), drawn for each, and angles ~ U(−π, π); each but the first is made with `probability` A:
+    Each transformation draws its own z ~ N(0, 1) and angle ~ U(−π, π). The first two are applied with the probability
+    in the table, the others with `probability` A:
 
     | transformation | amount | labels |
     | --- | --- | --- |
-    | mirrored left to right, with probability 1/2 | | a_0 = 1 |
-    | mirrored top to bottom, with probability A/2 | | a_1 = 1 |
-    | enlarged | 2^{z/5} | a_2 = z |
-    | turned by θ | | a_3 = cos θ − 1, a_4 = sin θ |
-    | enlarged along the direction φ and reduced across it | 2^{z/5} | a_5 = z cos 2φ, a_6 = z sin 2φ |
-    | shifted to the right and down | z_1 W/8, z_2 H/8 | a_7 = z_1, a_8 = z_2 |
+    | horizontal flip, with probability 1/2 | | a_0 = 1 |
+    | vertical flip, with probability A/2 | | a_1 = 1 |
+    | scaling | 2^{z/5} | a_2 = z |
+    | rotation by θ | | a_3 = cos θ − 1, a_4 = sin θ |
+    | stretching along the direction φ and shrinking across it | 2^{z/5} | a_5 = z cos 2φ, a_6 = z sin 2φ |
+    | translation to the right and down | z_1 W/8, z_2 H/8 | a_7 = z_1, a_8 = z_2 |
 
-    The angle in a_5 and a_6 is doubled, because z along φ is the same as −z along φ + π/2, and another than −z along
-    φ + π: so equal labels mean equal transformations. The labels of what is not made are zero. Without the last four an
-    image keeps its values; else it is resampled once, by bicubic interpolation with mirrored edges (the paper's code
-    resamples by wavelets). The angle from the axis to the right towards the one down is positive.
+    The angle in a_5 and a_6 is doubled because z along φ is the same as −z along φ + π/2, but not the same as −z along
+    φ + π. With the doubled angle, equal labels mean equal transformations. The labels of transformations that are not
+    applied are zero. If none of the last four is applied, the pixels keep their values; otherwise the image is
+    resampled once, by bicubic interpolation with reflected edges (the paper's code resamples with wavelets). Positive
+    angles are clockwise.
 
     Args:
-        probability: A; the paper's is 0.12 on CIFAR-10 and 0.15 on photographs of faces and animals.
+        probability: A; the paper uses 0.12 for CIFAR-10 and 0.15 for photographs of faces and animals.
     """
     height, width = x0.shape[2:]
     made = [streams.uniform() < p for p in (0.5, probability / 2, *[probability] * 4)]
@@ -56,7 +58,7 @@ def non_leaky(
 
     x = torch.where(made[0][:, None, None, None], x0.flip(3), x0)
     x = torch.where(made[1][:, None, None, None], x.flip(2), x)
-    # Position p shows what was at S⁻¹ R⁻¹ A⁻¹ (p − shift): S scales, R turns, and A = R_φ diag(s, 1/s) R_φ⁻¹.
+    # The value at p is read at S⁻¹ R⁻¹ A⁻¹ (p − shift): S scales, R rotates, and A = R_φ diag(s, 1/s) R_φ⁻¹.
     stretch = 2 ** (z_stretch / 5)
     back = product(rotation(-theta), rotation(phi), diagonal(1 / stretch, stretch), rotation(-phi))
     back = product(diagonal(*[2 ** (-z_scale / 5)] * 2), back)
@@ -90,11 +92,11 @@ def product(first: Matrix, *others: Matrix) -> Matrix:
 
 
 def warped(x: Tensor, back: Matrix, right: Tensor, down: Tensor) -> Tensor:
-    """x (B, C, H, W), whose value at p is what was at M (p − (right, down)); p = (0, 0) is the centre.
+    """Resample x (B, C, H, W): the value at p is read at M (p − (right, down)), where p = (0, 0) is the centre.
 
     Args:
-        back: M, of positions (x, y) in pixels.
-        right, down: in pixels, (B,).
+        back: M, applied to positions (x, y) in pixels.
+        right, down: the translation in pixels, (B,).
     """
     height, width = x.shape[2:]
     columns = torch.arange(width, dtype=torch.float32, device=x.device) - (width - 1) / 2

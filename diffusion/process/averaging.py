@@ -1,10 +1,10 @@
-"""Averages of weights with a power-function profile, and averages of other lengths made of them after training.
+"""Weight averages with a power-function profile, and averages of other lengths computed from them after training.
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models" (arXiv:2312.02696), sections 3.1
 and 3.2 and appendix C. The average of the weights w(s) after n steps is ∫ p(s) w(s) ds with the profile
     p(s) = (γ + 1) s^γ / n^(γ+1)   for 0 ≤ s ≤ n,  else 0.
-Its length is σ_rel, the profile's standard deviation as a fraction of n: the average always looks back over the same
-part of the training, and forgets the initial weights. A length of 0.1 gives most weight to the last 10 to 30%.
+Its length σ_rel is the standard deviation of the profile as a fraction of n, so the average always covers the same
+fraction of the training and forgets the initial weights. A length of 0.1 puts most weight on the last 10 to 30%.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
-LONGEST = 12**-0.5  # γ = 0: all steps weigh the same
+LONGEST = 12**-0.5  # γ = 0: equal weight for all steps
 
 
 class Profile(NamedTuple):
@@ -32,9 +32,9 @@ def length_of(gamma: float) -> float:
 
 
 def gamma_of(length: float) -> float:
-    """γ of a length: the largest root of (γ + 2)² (γ + 3) = (γ + 1) / σ_rel². It is at least 0.
+    """γ for a given length: the largest root of (γ + 2)² (γ + 3) = (γ + 1) / σ_rel², at least 0.
 
-    Raises UserError for a length that is not in (0, 1/√12]: a longer one would weigh early steps more than late ones.
+    Raises UserError for a length outside (0, 1/√12]; a longer one would give early steps more weight than late ones.
     """
     if not 0 < length <= LONGEST:
         raise UserError(
@@ -48,7 +48,7 @@ def gamma_of(length: float) -> float:
 def decay(gamma: float, n: int) -> float:
     """β(n) = (1 − 1/n)^(γ+1) of w̄_n = β(n) w̄_{n−1} + (1 − β(n)) w_n, at step n = 1, 2, …
 
-    So w_s weighs exactly ∫ p over (s − 1, s], and the initial weights nothing, because β(1) = 0.
+    The weight of w_s is then exactly ∫ p over (s − 1, s], and that of the initial weights is 0, because β(1) = 0.
     """
     return float((1 - 1 / n) ** (gamma + 1))
 
@@ -56,7 +56,7 @@ def decay(gamma: float, n: int) -> float:
 def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tensor:
     """⟨p_i, p_j⟩ = ∫ p_i p_j, float64 (rows, columns).
 
-    With n_i ≤ n_j it is (γ_i + 1)(γ_j + 1) / ((γ_i + γ_j + 1) n_j) · (n_i/n_j)^{γ_j}.
+    For n_i ≤ n_j it is (γ_i + 1)(γ_j + 1) / ((γ_i + γ_j + 1) n_j) · (n_i/n_j)^{γ_j}.
     """
     gamma_i, n_i = torch.tensor(rows, dtype=torch.float64).T[:, :, None]
     gamma_j, n_j = torch.tensor(columns, dtype=torch.float64).T[:, None, :]
@@ -67,10 +67,10 @@ def inner_products(rows: Sequence[Profile], columns: Sequence[Profile]) -> Tenso
 
 
 def coefficients(kept: Sequence[Profile], wanted: Profile) -> tuple[Tensor, float]:
-    """The combination of the profiles `kept` that is nearest to `wanted` in the L² norm, and what is missing.
+    """The linear combination of the profiles `kept` closest to `wanted` in the L² norm, and its relative error.
 
-    The coefficients x solve A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3 of the paper), and are divided by
-    their sum, as in the authors' code: an average of constant weights is these weights.
+    The coefficients x solve A x = b with A = ⟨p_i, p_j⟩ and b = ⟨p_i, p⟩ (algorithm 3 of the paper). They are divided
+    by their sum, as in the authors' code, so averaging constant weights returns those weights.
 
     Returns:
         x, float64 (kept,), and ‖p − Σ x_i p_i‖ / ‖p‖.

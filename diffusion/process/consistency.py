@@ -1,13 +1,13 @@
-"""Consistency tuning: a trained denoiser becomes a sampler of one or two steps (ECT, Geng et al. 2024).
+"""Consistency tuning: turn a trained denoiser into a one- or two-step sampler (ECT, Geng et al. 2024).
 
-A consistency function f takes every point of a path of the probability flow to the image where the path ends (Song et
-al. 2023). Here f(x_t, t) is the denoiser's estimate of x0. It is trained to equal the estimate at a lower noise level,
-    loss = d(f(x_t, t), stopgrad f(x_r, r))/(t − r),    x_t and x_r of one image and one noise,
-where at r = 0 the estimate is the image itself. With r = 0 throughout, that is diffusion training, whose f is a mean
-over all images that x_t may come from. As r rises towards t, f turns into the consistency function.
+A consistency function f maps every point of a probability-flow path to the image at the end of the path (Song et al.
+2023). Here f(x_t, t) is the denoiser's estimate of x0. It is trained to match the estimate at a lower noise level,
+    loss = d(f(x_t, t), stopgrad f(x_r, r))/(t − r),    x_t and x_r from the same image and the same noise,
+where the estimate at r = 0 is the image itself. With r = 0 throughout, this is diffusion training, and f is the mean
+over all images that x_t may come from. As r rises towards t, f becomes the consistency function.
 
-In this module t and r of a formula are noise levels sigma/alpha, as in the paper (EDM's terms), and exist on every
-schedule. In the code `t` and `r` are times, and their noise levels have the name `level`.
+In the formulas of this module, t and r are noise levels sigma/alpha, as in the paper (EDM's convention), which exist on
+every schedule. In the code, `t` and `r` are times, and `level` and `lower` are their noise levels.
 """
 
 import math
@@ -32,10 +32,10 @@ LOW = 1e-3  # a noise level at which x_t is nearly the image
 def pseudo_huber(x: Tensor, y: Tensor, c: Annotated[float, Gt(0)] = 0.00054) -> Tensor:
     """(B,) √(e² + c²) − c, where e² is the mean over pixels of (x − y)² (Song & Dhariwal 2023, section 3.3).
 
-    Their c of 0.00054 √D is for sums over the D pixels, so it is 0.00054 here.
+    Their c = 0.00054 √D is for sums over the D pixels, so it is 0.00054 here.
 
     Args:
-        c: e below which the distance is quadratic; it is linear above.
+        c: the error e below which the distance is quadratic; above c it is linear.
     """
     square = squared(x, y)
     return square / (torch.sqrt(square + c**2) + c)
@@ -47,21 +47,21 @@ def squared(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Consistency(Objective):
-    """d(f(x_t, t), stopgrad f(x_r, r))/(t − r), where r rises towards t in stages of the training (ECT).
+    """d(f(x_t, t), stopgrad f(x_r, r))/(t − r), where r rises towards t in stages during training (ECT).
 
-    In stage a = 1 … `stages`, equal shares of the run, r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t). "mse" is
-    the mean squared difference of the two estimates. Both are made with the same dropout.
+    The run is split evenly into stages a = 1 … `stages`, where r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t).
+    "mse" is the mean squared difference of the two estimates. Both use the same dropout masks.
 
     Args:
         timesteps: the distribution of t; None: log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
         noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
         distance: d: (f(x_t, t), f(x_r, r)) -> (B,).
-        stages: the number of stages; (t − r)/t ends at q^−stages at high noise.
+        stages: the number of stages; in the last one, (t − r)/t is q^−stages at high noise.
         q: q; 1: r = 0 throughout, which is diffusion training.
-        k: k, by which the step from t to r is longer at low noise.
-        b: b, the reciprocal of the noise level up to which it is longer.
+        k: k, which makes the step from t to r longer at low noise.
+        b: b, the reciprocal of the noise level below which the step is longer.
 
-    Raises UserError when it is first called, for a prediction whose x0 does not become x_t where there is no noise.
+    Raises UserError on the first call if the prediction's estimate of x0 does not approach x_t as the noise vanishes.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Consistency(Objective):
         self.stages = stages
         self.q, self.k, self.b = q, k, b
         self.checked = False
-        self.stage: Tensor  # a; a run's steps determine it, so that checkpoints need not hold it
+        self.stage: Tensor  # a; computed from the step of the run, so checkpoints do not contain it
         self.register_buffer("stage", torch.ones((), dtype=torch.long), persistent=False)
 
     def begin(self, step: int, total: int) -> None:
         self.stage.fill_(1 + min(step * self.stages // total, self.stages - 1))
 
     def lower(self, level: Tensor) -> Tensor:
-        """r (B,) of the noise levels t (B,) at this stage."""
+        """The noise levels r (B,) for the noise levels t (B,) in the current stage."""
         n = 1 + self.k * torch.sigmoid(-self.b * level)
         return level * (1 - n / self.q**self.stage).clamp(min=0)
 
@@ -101,7 +101,7 @@ class Consistency(Objective):
         lower = self.lower(level)
         noisy = lower > 0
         r = torch.where(noisy, schedule.time(-2 * lower.log()).clamp(0, 1), t)
-        with torch.no_grad(), rewinding(x0.device):  # before f(x_t, t), which then draws the same dropout
+        with torch.no_grad(), rewinding(x0.device):  # before f(x_t, t), which then draws the same dropout masks
             target = denoiser(diffuse(schedule, x0, eps, r), r, **conditions).x0
             target = torch.where(expand(noisy, x0).bool(), target, x0)
         estimate = denoiser(diffuse(schedule, x0, eps, t), t, **conditions).x0
@@ -112,7 +112,7 @@ class Consistency(Objective):
 
 
 def check(denoiser: Denoiser) -> None:
-    """Raise UserError unless an error of y makes a much smaller one of x0 where there is hardly any noise."""
+    """Raise UserError unless, at a very low noise level, an error of y causes a much smaller error of x0."""
     schedule = denoiser.schedule
     log_snr = torch.full((1,), -2 * math.log(LOW), dtype=torch.float64)
     t = schedule.time(log_snr.to(next(schedule.buffers(), log_snr)))

@@ -1,7 +1,7 @@
-"""Training on parts of images, with a network that is told where they are (Wang et al. 2023, "Patch Diffusion").
+"""Training on random crops, with their positions as network inputs (Wang et al. 2023, "Patch Diffusion").
 
-A convolutional network that has learned E[x0 | x_t] of parts of several sizes, whole images among them, costs less for
-each step, and learns what is the same in all sizes from all of them. At sampling it sees whole images.
+A convolutional network learns E[x0 | x_t] of crops of several sizes, including whole images. Training steps cost less
+on average, and structure that all sizes share is learned from all of them. Sampling uses whole images.
 """
 
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from diffusion.randomness import Streams
 
 
 class Crops:
-    """(x0 (B, C, H, W), streams) -> parts of them (B, C, H/d, W/d), and their windows (B, 4).
+    """(x0 (B, C, H, W), streams) -> random crops (B, C, H/d, W/d) and their windows (B, 4).
 
-    A window is (top, left, H, W), int64: the row and the column of the part's first pixel, and the size of the image. d
-    is drawn for the whole batch, a function of the batch's seed; the place of a part is uniform, drawn from the stream
-    of its image. So the places depend neither on devices nor on accumulation; accumulated batches each have a size, but
-    one together where the run sets data.global_batch_size.
+    A window is (top, left, H, W), int64: the row and column of the crop's first pixel, and the size of the whole image.
+    One d is drawn per batch, from the batch's seed. Crop positions are uniform, each drawn from the stream of its
+    image, so they do not depend on the number of devices or on gradient accumulation. Accumulated micro-batches each
+    draw their own d; they share one if the run sets data.global_batch_size.
 
     Args:
-        divisors: the d that there are; 1: whole images.
-        probabilities: of each of them; their sum is 1.
+        divisors: the possible values of d; 1: whole images.
+        probabilities: the probability of each divisor; they sum to 1.
 
     Raises:
-        UserError: if these do not fit together.
+        UserError: if the probabilities do not sum to 1, or there is not one for each divisor.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Crops:
 
     @property
     def share(self) -> float:
-        """The pixels of a part, as a mean share of those of its image."""
+        """The mean number of pixels of a crop, as a fraction of the whole image."""
         return sum(p / d**2 for d, p in self.choices)
 
     def check(self, height: int, width: int, factor: int) -> None:
-        """Raise UserError unless the sides of all parts of images (…, height, width) are multiples of `factor`."""
+        """Raise UserError unless the sides of all crops of images (…, height, width) are multiples of `factor`."""
         fitting = [d for d, _ in self.choices if height % (d * factor) == width % (d * factor) == 0]
         for d, _ in self.choices:
             if d not in fitting:

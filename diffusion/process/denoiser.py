@@ -34,7 +34,7 @@ class Denoise(Protocol):
 
 
 def expand(coefficient: Tensor, x: Tensor) -> Tensor:
-    """`coefficient`, of shape (), (B,) or that of x (B, ...), in the dtype of x and in a shape that broadcasts with it.
+    """`coefficient`, of shape (), (B,) or that of x (B, ...), cast to the dtype of x and reshaped to broadcast with x.
 
     Coefficients are computed in float64 and rounded only once, here.
     """
@@ -49,9 +49,9 @@ def diffuse(schedule: Schedule, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """A network and what it predicts: y = network(c_in·x_t, label), then x0 and eps by `prediction.solve`.
+    """A network and its prediction: y = network(c_in·x_t, label), then x0 and eps from `prediction.solve`.
 
-    Whatever else the network takes, such as `classes` (B,), is given by keyword and handed to it.
+    Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments.
 
     Raises:
         UserError: if the prediction does not determine x0 on this schedule.
@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
         The network's input is cast to the dtype of its weights. All other arithmetic is in the dtype of x_t.
 
         Args:
-            schedule: `self.schedule.at(t)`, where that is at hand.
+            schedule: `self.schedule.at(t)`, if it is already computed.
         """
         c_in, label = self.prediction.inputs(schedule or self.schedule, t)
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:
-        """The image and the noise that the network's output y implies."""
+        """The estimates of image and noise implied by the network's output y."""
         (p, q), (u, w) = self.prediction.solve(self.schedule, t)
         x0 = expand(p, x_t) * x_t + expand(q, x_t) * y
         eps = expand(u, x_t) * x_t + expand(w, x_t) * y
@@ -92,7 +92,7 @@ class Denoiser(nn.Module):
 
 
 class Conditioned:
-    """A denoiser whose every estimate is under the same conditions, such as `classes` (B,): one for each image."""
+    """A denoiser that passes the same conditions, such as `classes` (B,), one per image, to every evaluation."""
 
     def __init__(self, denoise: Any, **conditions: Any):
         self.denoise = denoise
@@ -105,7 +105,7 @@ class Conditioned:
 
 
 class Thresholded:
-    """A denoiser whose x0 is passed through `threshold`, with eps recomputed so that x_t = alpha_t x0 + sigma_t eps."""
+    """A denoiser that applies `threshold` to x0 and recomputes eps, which keeps x_t = alpha_t x0 + sigma_t eps."""
 
     def __init__(self, denoise: Denoise, threshold: Callable[[Tensor], Tensor]):
         self.denoise = denoise

@@ -1,4 +1,4 @@
-"""Samples that begin elsewhere than at independent noise: at a noised picture, or between two noises."""
+"""Sampling that starts from a noised picture or from an interpolation of two noises."""
 
 import copy
 import math
@@ -21,14 +21,14 @@ from diffusion.randomness import Streams, real_dtype
 
 @dataclass(eq=False)
 class SDEdit:
-    """Wraps a sampler as one that begins at a noised picture (Meng et al. 2022): SDEdit(strength)(sampler, picture).
+    """Wrap a sampler to start from a noised picture (Meng et al. 2022): SDEdit(strength)(sampler, picture).
 
-    Of the sampler's N steps the last k are made, k = strength·N, rounded, at least 1. They begin at the time t of the
-    grid's point N − k, with x_t = alpha_t y + sigma_t ε.
+    Only the last k of the sampler's N steps are run, where k = strength·N, rounded, at least 1. They start at the time
+    t of grid point N − k, with x_t = alpha_t y + sigma_t ε.
 
     Args:
-        strength: the share of the steps that are made: what is above the noise level that they begin at is kept of the
-            picture, and what is below is drawn anew.
+        strength: the fraction of the steps to run; features of the picture stronger than the starting noise level are
+            kept, weaker ones are resampled.
     """
 
     strength: Annotated[float, Gt(0), Le(1)] = 0.6
@@ -41,17 +41,17 @@ class SDEdit:
             )
 
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
-        """A sampler of variants of `picture`, y (C, H, W) in [−1, 1]."""
+        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]."""
         steps = max(1, round(self.strength * sampler.steps))
         return Edited(steps, sampler.grid, inner=sampler, picture=picture[None])
 
 
 @dataclass(eq=False)
 class Edited(Sampler):
-    """The sampler that `SDEdit` makes, of so many `steps`.
+    """The sampler returned by `SDEdit`; `steps` is the number of steps it runs.
 
     Args:
-        inner: the sampler that is wrapped.
+        inner: the wrapped sampler.
         picture: y, (1, C, H, W).
     """
 
@@ -78,27 +78,27 @@ class Edited(Sampler):
         return x
 
     def begins(self, schedule: Schedule) -> tuple[float, float]:
-        """The time t at which the steps begin, and its noise level sigma/alpha."""
+        """The starting time t and its noise level sigma/alpha."""
         schedule = copy.deepcopy(schedule).cpu()
         t = self.inner.grid(schedule, self.inner.steps)[self.inner.steps - self.steps]
         return float(t), float(noise_level(schedule, t))
 
 
 class Between(Streams):
-    """Random streams on the way from one set of streams to another: each normal draw is
+    """Interpolate between two sets of random streams: each normal draw is
         z = cos(φ) a + sin(φ) b,  φ = w π/2,
-    of the draws a and b of both. As cos² + sin² = 1, z ~ N(0, I) for every w: each is noise like any other, also what a
-    sampler draws during its steps, and w = 0 and 1 are the two ends. Where a and b are orthogonal, as noises of many
+    where a and b are the draws of the two streams; w = 0 and 1 are the two ends. Because cos² + sin² = 1, z ~ N(0, I)
+    for every w, also for the noise that a sampler draws during its steps. If a and b are orthogonal, as noises of many
     pixels nearly are, this is the spherical interpolation of DDIM (eq. 67).
 
     Args:
-        seeds: of the streams at w = 0, one for each of the B examples.
-        others: of those at w = 1.
-        shares: w of each example, from 0 to 1.
-        device: where the numbers are drawn.
+        seeds: the seeds at w = 0, one for each of the B examples.
+        others: the seeds at w = 1.
+        shares: w for each example, from 0 to 1.
+        device: the device on which the numbers are drawn.
 
     Raises:
-        UserError: if an example has the same seed at both ends, where z would not be N(0, I).
+        UserError: if an example has the same seed at both ends, because z would then not be N(0, I).
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def _at_least_one(steps: int) -> None:
 def uniform(schedule: Schedule, steps: int) -> Tensor:
     """t_k = 1 − k/N, from t = 1 to 0; on a table, rounded to its rows ("trailing" spacing).
 
-    Raises UserError on a schedule such as EDM's, with nearly all of its time at noise levels that hide the image.
+    Raises UserError on schedules such as EDM's, which spend nearly all of the time at noise levels that hide the image.
     """
     table = _table_steps(schedule, steps)
     if table is None:
@@ -145,7 +145,7 @@ def _noise_levels(
 ) -> Tensor:
     """N times that are equally spaced in axis(sigma/alpha) from the largest noise level to the smallest, then 0.
 
-    If t = 1 is pure noise, the first time is t = 1 all the same, and the others are placed as if it had level 160.
+    If t = 1 is pure noise, the first time is still t = 1, and the others are placed as if it had level 160.
     """
     _at_least_one(steps)
     for name, level in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):

@@ -1,13 +1,13 @@
-"""Guidance: a denoiser that is pushed away from the estimate of a weaker one.
+"""Guidance: push a denoiser's estimate away from that of a weaker denoiser.
 
-With D the estimate of x0, strong and weak at the same x_t, and the scale w:
+With D_strong and D_weak the estimates of x0 at the same x_t, and the scale w:
     D_guided = D_weak + w (D_strong − D_weak),  and the same for eps.
-The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps stays true, also where alpha_t or sigma_t is 0. The
-guided score is that of p_strong^w p_weak^(1−w) at each noise level. These densities are not those of one distribution
-with more and more noise, so for w ≠ 1 guided sampling does not sample from p_strong^w p_weak^(1−w) of the images.
+The weights w and 1 − w sum to 1, so x_t = alpha_t x0 + sigma_t eps still holds, even where alpha_t or sigma_t is 0. At
+each noise level, the guided score is the score of p_strong^w p_weak^(1−w). These densities are not noised versions of a
+single distribution, so for w ≠ 1 guided sampling does not sample from p_strong^w p_weak^(1−w) of the images.
 
 w = 1 is no guidance, w = 0 is the weak denoiser, and w > 1 extrapolates. Ho & Salimans write 1 + w for this w.
-A new guidance is a `Guidance` that says which denoiser is the weak one and what conditions it is given.
+A new kind of guidance is a subclass of `Guidance` that defines the weak denoiser and its conditions.
 """
 
 import copy
@@ -28,24 +28,25 @@ Level = Annotated[float, Ge(0)]  # a noise level, sigma/alpha
 
 @dataclass(eq=False)
 class Guidance:
-    """Base class: wraps a denoiser as guidance(denoise, weak), another denoiser that samplers can be given.
+    """Base class: guidance(denoise, weak) wraps a denoiser as another denoiser, for use with any sampler.
 
-    It acts on images whose noise level sigma/alpha is in (low, high]; all others get the strong estimate, unchanged
-    (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
+    Guidance applies to images with a noise level sigma/alpha in (low, high]; all others get the unchanged strong
+    estimate (Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval").
 
     Args:
         scale: w, the weight of the strong estimate; 1 is no guidance.
-        low: guidance acts above this noise level; null: down to 0.
-        high: guidance acts up to this noise level; null: from the start.
-        ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Commands read it, not this class.
-        weights: the worse model: its averaged or raw weights, or a number for the average of this length, where it has
-            several (ema=power); null: averaged. Without `ckpt` they are weights of the model itself. Commands read it.
-        step: the worse model: the run itself, or that of `ckpt`, after so many optimizer steps, or, of the run itself,
-            after a share of them, such as 0.4; null: at its end. A run that trains with it keeps these weights, and
-            guides its last samples. Commands read it.
+        low: apply guidance only above this noise level; null: down to 0.
+        high: apply guidance only up to this noise level; null: from the start.
+        ckpt: the worse model: a run, a checkpoint or an exported file; null: none. Used by the commands, not by this
+            class.
+        weights: the weights of the worse model: averaged, raw, or the length of one of several averages (ema=power);
+            null: averaged. Without `ckpt`, they are weights of the model itself. Used by the commands.
+        step: the step of the worse model: a number of optimizer steps of the run itself or of the run of `ckpt`, or a
+            fraction of the steps of the run itself, such as 0.4; null: the last step. A training run with this setting
+            keeps these weights, and guides its last samples with them. Used by the commands.
 
     Raises:
-        UserError: for a scale or an interval that cannot be.
+        UserError: for an invalid scale or interval.
     """
 
     scale: Annotated[float, Ge(0)]
@@ -54,7 +55,7 @@ class Guidance:
     ckpt: str | None = None
     weights: Literal["ema", "raw"] | float | None = None
     step: Annotated[int, Ge(1)] | Annotated[float, Gt(0), Lt(1)] | None = None
-    drops_labels: ClassVar[bool] = False  # whether the model's own estimate without a label can be the weak one
+    drops_labels: ClassVar[bool] = False  # whether the weak denoiser can be the model itself, without labels
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
@@ -67,11 +68,11 @@ class Guidance:
 
     @property
     def limited(self) -> bool:
-        """Whether guidance acts in an interval only."""
+        """Whether guidance is limited to an interval of noise levels."""
         return self.low is not None or self.high is not None
 
     def bounds(self) -> tuple[float, float]:
-        """The interval's ends as numbers, 0 and infinity where there is none."""
+        """The ends of the interval as numbers; 0 and infinity if unset."""
         return 0.0 if self.low is None else self.low, math.inf if self.high is None else self.high
 
     def check(self, schedule: Schedule) -> None:
@@ -94,7 +95,8 @@ class Guidance:
             weak: another denoiser on the same noise schedule, or None.
 
         Raises:
-            UserError: if the interval is outside of the schedule, or the weak denoiser missing or on another schedule.
+            UserError: if the interval is outside of the schedule, or if the weak denoiser is missing or has another
+                schedule.
         """
         self.check(denoise.schedule)
         if weak is not None and not same(denoise.schedule, weak.schedule):
@@ -105,11 +107,11 @@ class Guidance:
         return Guided(self, denoise, self.weaker(denoise, weak))
 
     def weaker(self, denoise: Any, weak: Any) -> Any:
-        """The denoiser whose estimate is the weak one."""
+        """The denoiser that computes the weak estimate."""
         raise NotImplementedError
 
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
-        """What the weak denoiser is given of the strong one's conditions."""
+        """The conditions for the weak denoiser, selected from those for the strong one."""
         raise NotImplementedError
 
     def acts(self, schedule: Schedule, t: Tensor) -> Tensor:
@@ -120,9 +122,9 @@ class Guidance:
 
 
 class Guided:
-    """The denoiser that `Guidance` makes. The weak denoiser is evaluated only where guidance changes an image.
+    """The denoiser returned by `Guidance`. The weak denoiser is evaluated only if guidance changes an image.
 
-    A learned variance is that of the strong denoiser.
+    A learned variance comes from the strong denoiser.
     """
 
     def __init__(self, guidance: Guidance, strong: Any, weak: Any):
@@ -135,7 +137,7 @@ class Guided:
         if self.guidance.scale == 1:
             return strong
         acts = self.guidance.acts(self.schedule, t)
-        if self.guidance.limited and not acts.any():  # which waits for the device
+        if self.guidance.limited and not acts.any():  # `any` waits for the device
             return strong
         weak: Estimate = self.weak(x_t, t, **weak_conditions)
         where = expand(acts, x_t).bool()
@@ -148,9 +150,11 @@ class Guided:
 
 @dataclass(eq=False)
 class ClassifierFree(Guidance):
-    """Away from the estimate without a class label (Ho & Salimans 2022, eq. 6): scale 1 is conditional, 0 is not.
+    """Guide away from the estimate without a class label (Ho & Salimans 2022, eq. 6).
 
-    The weak estimate is that of the same denoiser without `classes`, or that of an unconditional one if it is given.
+    Scale 1 is the conditional model, 0 the unconditional one.
+
+    The weak estimate comes from the same denoiser without `classes`, or from an unconditional denoiser if one is given.
     """
 
     drops_labels: ClassVar[bool] = True
@@ -169,9 +173,9 @@ class ClassifierFree(Guidance):
 
 @dataclass(eq=False)
 class AutoGuidance(Guidance):
-    """Away from a worse model (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself").
+    """Guide away from a worse model (Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself").
 
-    Both are given the same conditions, or none. The worse model is smaller or trained for less long, on the same data.
+    Both get the same conditions, if any. The worse model is smaller or trained for fewer steps, on the same data.
     """
 
     def weaker(self, denoise: Any, weak: Any) -> Any:

@@ -1,13 +1,13 @@
-"""Inpainting: from a picture of which some pixels are known to samples of the others, given those, without gradients.
+"""Inpainting: sample the unknown pixels of a picture given the known ones, without gradients.
 
-The target is the conditional law p(x0 | x0 = y where known). An `Inpainting` wraps any sampler as another sampler, so
-guidance, thresholds and conditions work as they do without it. In what it draws, the known pixels are those of y.
+The target is the conditional distribution p(x0 | x0 = y where known). An `Inpainting` wraps any sampler as another
+sampler, so guidance, thresholds and conditions work as usual. In its samples, the known pixels equal those of y.
 
-How near the law is reached is measured on a Gaussian with its exact denoiser. There the result is affine in all noise,
-so its moments are exact (`oracle.sampler_moments`). The errors below are W2, the 2-Wasserstein distance to the
-conditional law, of two values given a third one, whose standard deviations are 0.40 and 0.36. The unconditional law is
-0.25 away. On all noise schedules they are the same within 0.004, as the grid has the same noise levels (`grid.karras`
-from 80 to 0.01). tests/process/test_inpainting.py holds them.
+Accuracy is measured on a Gaussian with its exact denoiser. There the result is affine in all noise, so its moments are
+exact (`oracle.sampler_moments`). The errors below are 2-Wasserstein distances (W2) to the conditional distribution of
+two values given a third; its standard deviations are 0.40 and 0.36. The unconditional distribution has a distance of
+0.25. The errors agree within 0.004 on all noise schedules, because the grid has the same noise levels (`grid.karras`
+from 80 to 0.01). tests/process/test_inpainting.py checks them.
 """
 
 import math
@@ -28,18 +28,18 @@ from diffusion.randomness import Streams
 
 @dataclass(eq=False)
 class Inpainting:
-    """Base class: wraps a sampler as inpainting(sampler, picture, known), another sampler."""
+    """Base class: inpainting(sampler, picture, known) wraps a sampler as another sampler."""
 
     def __call__(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":
-        """A sampler of pictures that have the known pixels of `picture`.
+        """A sampler that fills in the unknown pixels of `picture`.
 
         Args:
-            sampler: from noise to images.
-            picture: y, (C, H, W) in [−1, 1]; what is not known of it has no influence.
+            sampler: the sampler to wrap.
+            picture: y, (C, H, W) in [−1, 1]; its unknown pixels have no influence.
             known: bool, (H, W) or (C, H, W).
 
         Raises:
-            UserError: if all is known.
+            UserError: if every pixel is known.
         """
         if bool(known.all()):
             raise UserError("mask: every pixel is known, so there is nothing to fill; mark what is to be filled")
@@ -52,10 +52,10 @@ class Inpainting:
 
 @dataclass(eq=False)
 class Inpainted(Sampler):
-    """Base class of the samplers that `Inpainting` makes: the last step's result has the known pixels of `picture`.
+    """Base class of the wrapped samplers. The final result has the known pixels of `picture`.
 
     Args:
-        inner: the sampler that is wrapped.
+        inner: the wrapped sampler.
         picture: y, (1, C, H, W).
         known: bool, of the same shape.
     """
@@ -77,26 +77,27 @@ class Inpainted(Sampler):
         return self.with_known(x, self.picture)
 
     def with_known(self, x: Tensor, values: Tensor) -> Tensor:
-        """x with other values where pixels are known."""
+        """x with the known pixels replaced by `values`."""
         return torch.where(self.known.to(x.device), values.to(x), x)
 
 
 @dataclass(eq=False)
 class RePaint(Inpainting):
-    """The known pixels of x_t are replaced by noised ones, and each step is made several times (RePaint, Algorithm 1).
+    """Replace the known pixels of x_t by noised ones, and repeat each step several times (RePaint, Algorithm 1).
 
-    Before a step from t to s the known pixels become alpha_t y + sigma_t z. After it, noise leads from s back to t,
+    Before a step from t to s, the known pixels are set to alpha_t y + sigma_t z. After it, noise takes x_s back to t,
         x_t = (alpha_t/alpha_s) x_s + √(sigma_t² − (alpha_t/alpha_s)² sigma_s²) z,
-    and the step is made again, so that known and unknown pixels come to fit together (Lugmayr et al. 2022, with jumps
-    of one step). Every sampler can be wrapped. A multistep solver's steps become those of its first order, because
-    earlier estimates belong to other noise.
+    and the step is repeated, which makes known and unknown pixels consistent (Lugmayr et al. 2022, with jumps of one
+    step). Every sampler can be wrapped. A multistep solver takes first-order steps, because its earlier estimates
+    belong to other noise.
 
-    One pass is replacement alone, which does not reach the conditional law, whatever the number of steps. Many passes
-    are a Langevin dynamics at each noise level, whose law is the conditional one as the noise falls to 0. W2 by DDIM in
-    50, 100, 200 and 400 steps: 0.090, 0.087, 0.086 and 0.086 in 1 pass, 0.035, 0.020, 0.015 and 0.013 in 10.
+    A single pass is plain replacement, which does not converge to the conditional distribution, however many steps are
+    used. Many passes are Langevin dynamics at each noise level, with the conditional distribution as their limit as the
+    noise falls to 0. W2 with DDIM and 50, 100, 200 and 400 steps: 0.090, 0.087, 0.086 and 0.086 with 1 pass; 0.035,
+    0.020, 0.015 and 0.013 with 10.
 
     Args:
-        passes: how often each step is made but the last; each costs as much as sampling.
+        passes: how many times each step except the last is run; each pass costs as much as plain sampling.
     """
 
     passes: Annotated[int, Ge(1)] = 10
@@ -126,22 +127,23 @@ class _Repainted(Inpainted):
 
 @dataclass(eq=False)
 class SplitGibbs(Inpainting):
-    """Gibbs sampling of (x0, z), z = x0 + ρ·noise, with z = y where known, as ρ falls (PnP-DM, Algorithm 1).
+    """Gibbs sampling of (x0, z), z = x0 + ρ·noise, with z = y where known, for decreasing ρ (PnP-DM, Algorithm 1).
 
-    At each noise level ρ = sigma_t/alpha_t of a list that decreases along the sampler's grid, in turn:
+    For each of the decreasing noise levels ρ = sigma_t/alpha_t, chosen from the sampler's grid, draw
         z  | x0:  y where known, and x0 + ρ ε elsewhere;
-        x0 | z:   what the sampler draws from x_t = alpha_t z at time t.
+        x0 | z:   a sample of the sampler, started from x_t = alpha_t z at time t.
     (Coeurdoux et al. 2023; Wu et al. 2024, "Principled Probabilistic Imaging using Diffusion Models as Plug-and-Play
-    Priors".) If the second draw is exact, the law at a level ρ that is held is exactly p(x0 | x0 + ρ ε = y where
-    known): the conditional law given known pixels with noise of standard deviation ρ, and so the right one as ρ → 0.
-    That law is reached within 0.0015 at ρ = 0.3 and 1 by DPM-Solver++'s SDE in 60 steps.
+    Priors".) If the second draw is exact, the stationary distribution at a fixed ρ is exactly p(x0 | x0 + ρ ε = y where
+    known): known pixels with noise of standard deviation ρ. As ρ → 0, this is the target. With DPM-Solver++'s SDE and
+    60 steps, it is reached within 0.0015 at ρ = 0.3 and at ρ = 1.
 
-    An exact draw is random: it needs a sampler that adds noise, such as dpm_2m_sde. One that does not, such as DDIM,
-    makes rounds at a low noise level Langevin steps, and is as right there, but not at a high one (0.06 at ρ = 1). W2
-    in 50 steps, in 10, 20 and 50 rounds: 0.077, 0.046 and 0.023 by the SDE, and 0.086, 0.060 and 0.042 by DDIM.
+    An exact draw is random, so it needs a sampler that adds noise, such as dpm_2m_sde. With a sampler that adds none,
+    such as DDIM, rounds at a low noise level are Langevin steps and equally accurate; rounds at a high level are not
+    (0.06 at ρ = 1). W2 with 50 steps and 10, 20 and 50 rounds: 0.077, 0.046 and 0.023 with the SDE, 0.086, 0.060 and
+    0.042 with DDIM.
 
     Args:
-        rounds: the number of noise levels; each costs the steps of the grid that are below it.
+        rounds: the number of noise levels; each round runs all steps of the grid below its level.
     """
 
     rounds: Annotated[int, Ge(1)] = 20
@@ -152,7 +154,7 @@ class SplitGibbs(Inpainting):
         )
 
     def levels(self, sampler: Sampler) -> Any:
-        """(schedule, n) -> n times of the sampler's grid, at about equal distances in it, and 0."""
+        """(schedule, n) -> n times of the sampler's grid, about evenly spaced in it, then 0."""
 
         def levels(schedule: Schedule, n: int) -> Tensor:
             grid = sampler.grid(schedule, sampler.steps)

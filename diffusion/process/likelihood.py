@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtr
@@ -21,7 +21,7 @@ from diffusion.randomness import Streams, real_dtype
 
 
 def log_decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log of the probability that N(mean, variance) falls into the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
+    """log of the probability that N(mean, variance) lies in the interval (δ₋, δ₊) of x0, elementwise (DDPM, eq. 13).
 
     δ± = x0 ± 1/255, except that δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest. So the probabilities of all
     levels sum to 1. (The memoir's Definition 4.8 has δ₋ = ∞ at the lowest level, a misprint.)
@@ -46,7 +46,7 @@ def bound_term(schedule: Schedule, variance: Variance, estimate: Estimate, x0: T
     difference = expand(alpha_s * rest, x0) * (x0 - estimate.x0)
     kl = gaussian_kl(difference, expand(fixed_small(schedule, t, s), x0), log_variance)
     last = expand(s, x0) == 0
-    mean = torch.where(last, estimate.x0, x0)  # where the decoder is not used, its gradient must be finite all the same
+    mean = torch.where(last, estimate.x0, x0)  # even where the decoder is not used, its gradient must be finite
     nats = torch.where(last, -log_decoder(x0, mean, log_variance), kl)
     return nats.flatten(1).mean(dim=1) / math.log(2)
 
@@ -82,8 +82,9 @@ def variational_bound(
 ) -> Bound:
     """An upper bound on −log p(x0), estimated with one x_t for each of the N steps (DDPM, eq. 5; memoir, section 4).
 
-    With finitely many steps the bound is loose where a step changes log-SNR by much. Steps that are equal in t, as in
-    DDPM, do so on some schedules: on sub_vp, 1000 of them give twice the bits of the same denoiser on `grids.log_snr`.
+    With finitely many steps, the bound is loose where a single step changes log-SNR a lot. Equal steps in t, as in
+    DDPM, do this on some schedules: on sub_vp, 1000 of them give twice as many bits as `grids.log_snr` with the same
+    denoiser.
 
     Args:
         denoise: the denoiser to evaluate.
@@ -115,7 +116,7 @@ class FlowLikelihood(NamedTuple):
 def flow_likelihood(
     denoise: Denoise, x0: Tensor, streams: Streams, first: float | None = None, tolerance: float = 1e-5
 ) -> FlowLikelihood:
-    """−log p(x0) by the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
+    """−log p(x0) from the probability flow, with uniform dequantisation (Song et al., eq. 39 and appendix D.2).
 
         dx/dλ = (alpha' x0_θ + sigma' eps_θ)/λ',   log p_0(x) = log p_1(x_1) + ∫ div(dx/dλ) dλ,
     where Hutchinson's estimator of the divergence is vᵀ ∂(dx/dλ)/∂x v, with one random sign vector v per image. The
@@ -126,8 +127,8 @@ def flow_likelihood(
         denoise: the denoiser to evaluate.
         x0: images (B, C, H, W), 8-bit levels in [−1, 1].
         streams: one random stream per image.
-        first: the time at which the integration starts, above 0; None: row 1 of a table, the lowest noise that its
-            networks know, else 1e-5.
+        first: the time at which the integration starts, above 0; None: row 1 of a table, the lowest noise level its
+            networks are trained on, else 1e-5.
         tolerance: the relative and the absolute tolerance of the solver.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape

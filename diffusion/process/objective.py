@@ -48,9 +48,9 @@ class TrainingBatch(NamedTuple):
 class Objective(nn.Module):
     """Base class: draws t and eps, diffuses x0 and runs the network. Subclasses define `term`, the loss at t.
 
-    Returns "loss" = importance·term, whose batch mean is minimised; "term"; "importance"; "t"; and "mse", the mean
+    Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; "t"; and "mse", the mean
     squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1. Conditions, such as
-    `classes` (B,), are given by keyword and handed to the network.
+    `classes` (B,), are passed to the network as keyword arguments.
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
@@ -80,7 +80,7 @@ class Objective(nn.Module):
         return {"loss": importance * term, "term": term, "importance": importance, "mse": mse, "t": t}
 
     def begin(self, step: int, total: int) -> None:
-        """Told before each step, counted from 0, of how many: an objective may change in the course of a run."""
+        """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""
 
     def update(self, t: Tensor, term: Tensor) -> None:
         """Pass the losses `term` (B,) at t (B,), gathered from all devices, to `timesteps`, which may adapt to them."""
@@ -117,8 +117,8 @@ class Simple(Objective):
 class VariationalBound(Objective):
     """L_vlb: T times the term of the variational bound at one row of the table, in bits per dimension (DDPM, eq. 5).
 
-    Its expectation over uniform rows is the bound without L_T, which has no parameters. It is one of noise that is
-    independent of the image, so there is no other choice here, nor in `Hybrid`.
+    Its expectation over uniform rows is the bound without L_T, which has no parameters. The bound assumes noise that is
+    independent of the image, so this class and `Hybrid` have no `noise` argument.
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
@@ -168,7 +168,7 @@ class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
     u is linear in fixed random Fourier features of log(sigma/alpha)/4. Training drives exp(u) to the mean loss of the
-    noise level, so that all levels contribute equally. The optimizer must be given the parameters of u; sampling does
+    noise level, so all levels contribute equally. The parameters of u must be passed to the optimizer; sampling does
     not need them.
 
     Args:

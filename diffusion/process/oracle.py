@@ -83,7 +83,7 @@ class MixtureOracle(Oracle):
 
 
 class GaussianOracle(MixtureOracle):
-    """The denoiser for x0 ~ N(mean, covariance), a mixture of one component. Its probability flow is known as well.
+    """The denoiser for x0 ~ N(mean, covariance), a mixture of one component, with its exact probability flow.
 
     Args:
         schedule: the noise schedule.
@@ -141,8 +141,8 @@ def sampler_moments(
     """The exact mean (D,) and covariance (D, D) of the output of `sampler` with `oracle`, without Monte-Carlo error.
 
     With the denoiser of a Gaussian, the steps of most samplers are affine in x_t and in their noise. So the output is
-    affine in all the noise that is drawn. Running the sampler on unit vectors, one for each value that it draws, gives
-    the matrix of this map.
+    affine in all the noise drawn. Running the sampler on unit vectors, one for each random value, yields the matrix of
+    this map.
     """
     D = len(oracle.mean)
     counter = _UnitNoise(D)

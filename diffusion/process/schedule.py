@@ -58,7 +58,7 @@ class Schedule(nn.Module):
         return 2 * (alpha.log() - sigma.log())
 
     def at(self, t: Tensor) -> "Schedule":
-        """This schedule, for who asks it several times for alpha and sigma at the same t: they are computed now."""
+        """This schedule with alpha and sigma at t precomputed, for repeated calls with this tensor t."""
         return cast("Schedule", _At(self, t))
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class Discrete(Schedule):
     """A discrete schedule: β_1 … β_T give ᾱ_i = Π_{j≤i} (1 − β_j) at t = i/T (DDPM, eq. 4; memoir, section 4).
 
     Between rows, log-SNR is interpolated linearly, with two exceptions. In the first interval sigma² is linear, because
-    log-SNR is infinite at t = 0. In the last interval alpha is linear, because log-SNR may be infinite at t = 1. A
+    log-SNR is infinite at t = 0. In the last interval alpha is linear, because log-SNR may be infinite at t = 1. The
     derivative at a row is that of the interval after it.
 
     Args:
@@ -133,7 +133,7 @@ class Discrete(Schedule):
         self._find_ends()
 
     def _find_ends(self) -> None:
-        """sigma² at the first row, and alpha at the last two, by what the table's device makes of it."""
+        """Compute sigma² at the first row and alpha at the last two on the table's device, in its precision."""
         variance_1, alphas = torch.sigmoid(-self.lambdas[1]), torch.sigmoid(self.lambdas[-2:]).sqrt()
         self.ends = variance_1, *alphas
 
@@ -195,7 +195,7 @@ def linear(steps: Steps = 1000, first: Beta = 1e-4, last: Beta = 0.02) -> Discre
 
 
 def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012) -> Discrete:
-    """√β_i linear in i (the code of latent diffusion). With DDPM's first and last, the "quad" schedule of DDIM's code.
+    """√β_i linear in i (the code of latent diffusion). With DDPM's β_1 and β_T: the "quad" schedule of DDIM's code.
 
     Args:
         steps: T.
@@ -206,22 +206,22 @@ def scaled_linear(steps: Steps = 1000, first: Beta = 8.5e-4, last: Beta = 0.012)
 
 
 def table(betas: Sequence[Beta] = (1e-4, 0.02), steps: Steps | None = None) -> Discrete:
-    """β_i linear between the given values, which lie at equal distances from i = 1 to T.
+    """β_i interpolated linearly between the given values, which are evenly spaced from i = 1 to T.
 
     Args:
-        betas: the values of β, at least two; as many as T are the table itself.
-        steps: T; None: as many as there are values.
+        betas: the values of β, at least two; T values are used unchanged.
+        steps: T; None: the number of values.
     """
     values = torch.tensor([*betas], dtype=torch.float64)
     if len(values) < 2:
-        return Discrete(values)  # which says what is wrong
+        return Discrete(values)  # raises the error
     position = torch.linspace(0, len(values) - 1, steps or len(values), dtype=torch.float64)
     low = position.floor().long().clamp(max=len(values) - 2)
     return Discrete(torch.lerp(values[low], values[low + 1], position - low))
 
 
 def _normalised(f: Callable[[Tensor], Tensor], steps: int, largest: float) -> Discrete:
-    """ᾱ_i = (f(i/T) − f(1)) / (f(0) − f(1)) for a decreasing f. β_i is clamped to `largest`, as β_T would be 1."""
+    """ᾱ_i = (f(i/T) − f(1)) / (f(0) − f(1)) for a decreasing f. β_i is clamped to `largest`, because β_T would be 1."""
     f_i = f(torch.arange(steps + 1, dtype=torch.float64) / steps) - f(torch.ones((), dtype=torch.float64))
     return Discrete((1 - f_i[1:] / f_i[:-1]).clamp(max=largest))
 

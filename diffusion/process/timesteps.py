@@ -1,8 +1,8 @@
 """Distributions of the training times: callables (schedule, streams) -> t (B,), importance (B,).
 
-A distribution is given by its quantile function t(u) of a uniform u. The u of the examples are independent, or spread
-evenly over the batch (`stratified`: VDM's low-discrepancy sampler, Kingma et al., appendix I.1).
-The loss at t is multiplied by `importance`, which makes its expectation the one under uniform times:
+A distribution is defined by its quantile function t(u), where u is uniform. The u of a batch are independent, or evenly
+spread over [0, 1) (`stratified`: VDM's low-discrepancy sampler, Kingma et al., appendix I.1). The loss at t is
+multiplied by `importance`, which makes its expectation equal to that under uniform times:
     E_u[|dt/du| f(t(u))] = ∫ f(t) dt.
 With `reweight=False` the importance is 1: the distribution itself then weights the loss, as in EDM and SD3.
 """
@@ -33,7 +33,8 @@ class Quantile:
 
     Args:
         stratified: spread the times evenly over the batch instead of drawing them independently.
-        reweight: correct the loss for the density of the times, so that its expectation is the one under uniform times.
+        reweight: correct the loss for the density of the times, which makes its expectation equal to that under uniform
+            times.
     """
 
     stratified: bool = False
@@ -137,12 +138,12 @@ class LossSecondMoment(nn.Module):
     """Rows of a table with probability p_i ∝ √E[L_i²], estimated from the last losses (Improved DDPM, section 3.3).
 
     The distribution is uniform until every row has `history` losses. The losses are a buffer, so they are saved in
-    checkpoints. They change only in `update`: devices gather their losses first, and so keep equal buffers.
+    checkpoints. They change only in `update`. Devices gather their losses first, so their buffers stay equal.
 
     Args:
         steps: T, as in the schedule.
         history: how many losses to keep for each row.
-        uniform: the probability of a uniform draw, so that every row keeps being visited.
+        uniform: the probability of a uniform draw, which ensures that every row is still visited.
     """
 
     def __init__(
@@ -180,8 +181,8 @@ class LossSecondMoment(nn.Module):
         i = (t * steps).round().long() - 1
         new = torch.zeros(steps, dtype=torch.long, device=i.device).index_add_(0, i, torch.ones_like(i))  # per row
         later = (i[:, None] == i).triu(1).sum(dim=1)  # losses of the same row that come later in the batch
-        # Each row shifts left by its number of new losses. An extra first column takes the new losses that do not fit
-        # into a row's history. A loop over the rows would wait for the device; these operations do not.
+        # Each row shifts left by its number of new losses. An extra first column receives the new losses that do not
+        # fit into a row's history. A loop over the rows would wait for the device; these operations do not.
         moved = self.losses.gather(1, (new[:, None] + torch.arange(history, device=i.device)).clamp(max=history - 1))
         moved = torch.cat([moved[:, :1], moved], dim=1)
         moved[i, (history - later).clamp(min=0)] = losses.detach().to(moved)

@@ -2,8 +2,8 @@
 
     r = alpha_t sigma_s / (alpha_s sigma_t) = exp((lambda_t − lambda_s)/2)
     q(x_s | x_t, x0) = N(alpha_s x0 + sigma_s r eps, sigma_s² (1 − r²) I)
-(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). Because it holds for any pair, sampling in fewer steps
-only takes a coarser grid, not new betas. A variance is a function (schedule, t, s, spread) -> log variance.
+(DDPM, eqs. 6–7; the memoir's Proposition 4.5 for s = t − 1/T). Because this holds for any pair, sampling in fewer steps
+needs only a coarser grid, not new betas. A variance is a function (schedule, t, s, spread) -> log variance.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def ratio(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """log(sigma_s² (1 − r²)): the variance of the posterior, the memoir's β̃_t.
 
-    That variance is 0 at s = 0, where the variance of the step from 2t to t is used instead. For s = t − 1/T this is
-    β̃_2, which DDPM uses for its decoder.
+    At s = 0, where it would be 0, the variance of the step from 2t to t is used instead. For s = t − 1/T this is β̃_2,
+    which DDPM uses for its decoder.
     """
     last = s == 0
     s = torch.where(last, t.clamp(max=0.5), s)
@@ -39,7 +39,7 @@ def fixed_small(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None 
 
 
 def fixed_large(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
-    """log(sigma_t² (1 − r²)): the memoir's β_t if s = t − 1/T. At s = 0 that of `fixed_small`, as in DDPM's code."""
+    """log(sigma_t² (1 − r²)): the memoir's β_t if s = t − 1/T. At s = 0: `fixed_small`, as in DDPM's code."""
     return torch.where(s == 0, fixed_small(schedule, t, s), forward_variance(schedule, t, s))
 
 
@@ -53,7 +53,7 @@ def forward_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
 def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | None = None) -> Tensor:
     """v·log(large) + (1 − v)·log(small), v = (spread + 1)/2 (Improved DDPM, eq. 15).
 
-    Small is `fixed_small`. Large is `forward_variance`, also at s = 0, as in Improved DDPM's code. `spread` is the
+    Small is `fixed_small`. Large is `forward_variance`, even at s = 0, as in Improved DDPM's code. `spread` is the
     second half of the network's output channels.
     """
     if spread is None:

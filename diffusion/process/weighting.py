@@ -3,8 +3,8 @@
 The papers state their weights for different predictions. With x0 = p·x_t + q·y (`Prediction.solve`), the errors differ
 only by a factor:
     ‖x0 − x0_θ‖² = q² ‖y − y_θ‖²   and   ‖eps − eps_θ‖² = SNR ‖x0 − x0_θ‖².
-So each weight is written once, for the error of x0, and means the same for every prediction. Only `unit` depends on
-what is predicted, as the "simple" losses of the literature do.
+So each weight is written once, for the error of x0, and has the same meaning for every prediction. Only `unit` depends
+on the prediction, like the "simple" losses of the literature.
 """
 
 from typing import Annotated
@@ -88,10 +88,10 @@ def edm(schedule: Schedule, prediction: Prediction, t: Tensor, sigma_data: Posit
 def velocity(schedule: Schedule, prediction: Prediction, t: Tensor, clip: Annotated[float, Ge(0)] = 0.05) -> Tensor:
     """‖x0 − x0_θ‖²/max(sigma_t, clip)²: the squared error of the velocity (Li & He, JiT, table 1).
 
-    As sigma_t eps = x_t − alpha_t x0, the error of eps is −alpha_t/sigma_t times that of x0. On the flow schedule, with
-    any shift, the error of v = eps − x0 is therefore −(alpha_t + sigma_t)/sigma_t = −1/sigma_t times that of x0. On a
-    variance-preserving schedule, that of v = alpha_t eps − sigma_t x0 is −(alpha_t² + sigma_t²)/sigma_t = −1/sigma_t
-    times that of x0.
+    Because sigma_t eps = x_t − alpha_t x0, the error of eps is −alpha_t/sigma_t times the error of x0. On the flow
+    schedule, with any shift, the error of v = eps − x0 is therefore −(alpha_t + sigma_t)/sigma_t = −1/sigma_t times the
+    error of x0. On a variance-preserving schedule, the error of v = alpha_t eps − sigma_t x0 is −(alpha_t² +
+    sigma_t²)/sigma_t = −1/sigma_t times the error of x0.
 
     Args:
         clip: the smallest sigma_t to divide by; 0: the plain error of the velocity at every t.

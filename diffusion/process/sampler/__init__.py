@@ -1,7 +1,7 @@
 """Samplers: from noise to images along a grid of times. A sampler defines one `step` from t to s < t.
 
-`loop` has the loop that all samplers share, `posterior` the samplers that discretise the reverse process, `runge_kutta`
-the single-step ODE solvers, and `multistep` the solvers that use the estimates of earlier steps.
+`loop` contains the loop shared by all samplers, `posterior` the samplers that discretise the reverse process,
+`runge_kutta` the single-step ODE solvers, and `multistep` the solvers that reuse the estimates of earlier steps.
 """
 
 from diffusion.process.sampler.loop import Evaluator, Point, Sampler, Time

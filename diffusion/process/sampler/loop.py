@@ -1,4 +1,4 @@
-"""The loop that all samplers share, and what a step works with: `Time`, `Evaluator` and the earlier `Point`s."""
+"""The loop shared by all samplers, and the types used in a step: `Time`, `Evaluator` and `Point`."""
 
 import copy
 import itertools
@@ -22,12 +22,12 @@ Grid = Callable[[Schedule, int], Tensor]
 Threshold = Callable[[Tensor], Tensor]
 Watch = Callable[[int, Tensor, Estimate], None]
 
-MEMORY = 3  # how many of the last points a multistep solver can use
+MEMORY = 3  # how many earlier points a multistep solver can use
 LIMITS = {Ge: ("at least", operator.ge), Gt: ("above", operator.gt), Le: ("at most", operator.le)}
 
 
 class Time(NamedTuple):
-    """A time and its coefficients as Python floats, so that steps compute in float64 whatever the dtype of x.
+    """A time and its coefficients as Python floats: steps compute them in float64, whatever the dtype of x.
 
     lam = log(alpha/sigma) is half the log-SNR: +inf where sigma = 0, −inf where alpha = 0.
     """
@@ -52,20 +52,20 @@ class Point(NamedTuple):
 
 
 class Evaluator:
-    """The denoiser for use in a step: it takes a `Time`, counts its evaluations and looks up times on the schedule."""
+    """The denoiser as used in a step: it accepts a `Time`, counts evaluations and looks up times on the schedule."""
 
     def __init__(self, denoise: Denoise, device: torch.device):
         self.denoise = denoise
-        self.schedule = copy.deepcopy(denoise.schedule).cpu()  # a CPU copy: no waiting for the device
+        self.schedule = copy.deepcopy(denoise.schedule).cpu()  # a CPU copy avoids waiting for the device
         self.dtype = real_dtype(device)
         self.evaluations = 0
-        self.steps_left: int | None = None  # this step and those after it; None if the last does not end at sigma = 0
+        self.steps_left: int | None = None  # with the current one; None if the last step does not end at sigma = 0
 
     def __call__(self, x_t: Tensor, t: Time) -> Estimate:
         return self.at_each(x_t, torch.full((len(x_t),), t.t, dtype=self.dtype, device=x_t.device))
 
     def at_each(self, x_t: Tensor, t: Tensor) -> Estimate:
-        """The same, with one time for each image: t (B,)."""
+        """Like `__call__`, but with one time per image: t (B,)."""
         self.evaluations += 1
         return self.denoise(x_t, t)
 
@@ -135,14 +135,15 @@ class Sampler:
             denoise: the denoiser.
             noise: N(0, I), (B, C, H, W); None if there is a `start`.
             streams: one random stream per image.
-            watch: called after each step as watch(k, x, estimate), where x has the k-th time of the grid; the last k
+            watch: called after each step as watch(k, x, estimate), where x is at the k-th time of the grid; the last k
                 is N.
-            start: (x_t, t): begin with x_t (B, C, H, W) at time t instead, and make only the grid's steps below t, as
-                SDEdit does with x_t = `diffuse(schedule, x0, streams.normal_like(x0), t)`.
-            conditions: handed to the denoiser at each evaluation, such as `classes` (B,).
+            start: (x_t, t): start from x_t (B, C, H, W) at time t instead, and run only the grid's steps below t.
+                SDEdit does this with x_t = `diffuse(schedule, x0, streams.normal_like(x0), t)`.
+            conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
 
         Raises:
-            UserError: for both or neither of `noise` and `start`, t outside (0, 1], or a grid that does not decrease.
+            UserError: if both or neither of `noise` and `start` are given, t is outside (0, 1], or the grid does not
+                decrease.
         """
         if (noise is None) == (start is None):
             raise UserError(
@@ -163,7 +164,7 @@ class Sampler:
         if start is not None:
             grid = from_time(start[1], grid)
         times = evaluator.times(grid)
-        if start is None:  # variance alpha² + sigma², that of x_t for data of unit variance
+        if start is None:  # variance alpha² + sigma², like x_t for data of unit variance
             x = x * math.hypot(times[0].alpha, times[0].sigma)
         past: list[Point] = []
         for k, (t, s) in enumerate(itertools.pairwise(times), start=self.steps + 2 - len(times)):
@@ -177,7 +178,7 @@ class Sampler:
 
 
 def from_time(t: float, grid: Tensor) -> Tensor:
-    """t, then the times of the grid below it. One that is nearly t is left out: differences over its step are noise."""
+    """t, then the grid's times below it, except one almost equal to t: differences over such a step would be noise."""
     if not 0 < t <= 1:
         raise UserError(f"sampler: start has t = {t:g}; a time must be above 0 and at most 1")
     return torch.cat([grid.new_tensor([t]), grid[grid < t * (1 - 1e-4)]])

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Annotated
 
 import numpy as np
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 from annotated_types import Ge, Le
 from torch import Tensor
 
@@ -66,12 +66,12 @@ def positions(axis: Callable[[Time], float], t: Time, s: Time, past: list[Point]
 
 @dataclass(eq=False)
 class Multistep(Sampler):
-    """Base class of the solvers whose steps use x0 as a polynomial in lam through several estimates.
+    """Base class of the solvers that approximate x0 during a step by a polynomial in lam through several estimates.
 
     Args:
         order: the number of estimates used, 1 to 3.
-        lower_order_final: whether the step before the last, which ends at sigma = 0, has at most order 2, and so on, as
-            in diffusers. None: below 8 steps, of which it lowers the errors.
+        lower_order_final: reduce the order at the end, as in diffusers: order 1 in the last step, which ends at sigma =
+            0, at most 2 in the step before it, and so on. None: only below 8 steps, where this reduces the errors.
     """
 
     grid: Grid = grids.log_snr
@@ -79,7 +79,7 @@ class Multistep(Sampler):
     lower_order_final: bool | None = None
 
     def order_of(self, denoise: Evaluator, later: int = 0) -> int:
-        """The order of the current step, or of the step `later` steps later, which is negative for an earlier one."""
+        """The order of the current step, or of the step that comes `later` steps after it (before it if negative)."""
         lower = self.steps < 8 if self.lower_order_final is None else self.lower_order_final
         return min(self.order, denoise.steps_left - later) if lower and denoise.steps_left else self.order
 
@@ -93,8 +93,9 @@ class DPMSolver(Multistep):
 
     Args:
         eta: η; 0 solves the ODE, 1 the SDE.
-        curvature: at order 3, a factor of the second difference. 1 is exact for a quadratic; 1/2, that of the reference
-            code, reduces the order to 2 but has smaller errors in few steps. None: 1/2 below 40 steps (15 with noise).
+        curvature: at order 3, a factor of the second difference. 1 is exact for a quadratic; 1/2, as in the reference
+            code, reduces the order to 2 but has smaller errors with few steps. None: 1/2 below 40 steps (15 with
+            noise), else 1.
     """
 
     eta: Annotated[float, Ge(0)] = 0.0
@@ -116,8 +117,8 @@ class DPMSolver2S(Sampler):
     """DPM-Solver++(2S) (Algorithm 1, r = 1/2) and its SDE form. Two evaluations per step.
 
     D is the estimate of x0 at the midpoint in lam. The SDE form solves the first half of the step twice with the same
-    noise, once with x0 at t and once with D, so that the noise of the two halves adds up to that of the whole step. A
-    step is of first order, with one evaluation, if lam is infinite at one of its ends.
+    noise, once with x0 at t and once with D, so the noise of the two halves adds up to that of the whole step. A step
+    with infinite lam at one of its ends is of first order, with one evaluation.
 
     Args:
         eta: η; 0 solves the ODE, 1 the SDE.
@@ -144,7 +145,7 @@ class UniPC(Multistep):
     """UniPC-p with B₂(h) = e^h − 1 (Algorithm 1): predicts x_s, then corrects it with the estimate made at x_s.
 
     That estimate is used again in the next prediction, so there is one evaluation per step.
-    `order` is p, the order of the predictor; that of the corrector is one higher.
+    `order` is p, the order of the predictor; the order of the corrector is one higher.
     """
 
     def step(

@@ -1,4 +1,4 @@
-"""Samplers that discretise the reverse process directly: DDPM, DDIM, those of the score SDE; and consistency models'.
+"""Samplers that discretise the reverse process directly: DDPM, DDIM and the score SDE's; and consistency sampling.
 
 r = alpha_t sigma_s / (alpha_s sigma_t) = exp(lam_t − lam_s), as in `variance`.
 """
@@ -56,7 +56,7 @@ class DDIM(Sampler):
     the Euler-ancestral sampler of k-diffusion.
 
     Args:
-        eta: η, the amount of noise: from 0, none, to 1, as in DDPM.
+        eta: η, the amount of noise, from 0 (none) to 1 (as in DDPM).
     """
 
     eta: Annotated[float, Ge(0), Le(1)] = 0.0
@@ -74,10 +74,13 @@ class DDIM(Sampler):
 
 @dataclass(eq=False)
 class Consistency(Sampler):
-    """x_s = alpha_s x0 + sigma_s z, without noise in the last step: of x_t only x0 remains (Song et al. 2023, Alg. 1).
+    """x_s = alpha_s x0 + sigma_s z, without noise in the last step (Song et al. 2023, Algorithm 1).
 
-    It is for a model trained by `consistency.Consistency`, whose x0 is a sample and not a mean. With a plain denoiser,
-    the images become smoother with each step. By default the last step begins at sigma/alpha = 0.821, as in ECT.
+    A step keeps only the estimate of x0, nothing else of x_t.
+
+    For models trained with `consistency.Consistency`, which estimate a sample of x0, not its mean. With a plain
+    denoiser, the images become smoother with each step. By default, the last step starts at sigma/alpha = 0.821, as in
+    ECT.
     """
 
     grid: Grid = grids.consistency
@@ -112,13 +115,14 @@ class PredictorCorrector(Sampler):
     """`corrections` Langevin steps at each t, then the predictor's step to s (Score SDE, Algorithms 2–5).
 
     A Langevin step is x ← x + ε score + √(2ε) z with ε = 2 (snr ‖z‖/‖score‖)². There are two differences from the
-    reference code. It averages the norms over the batch, but here each image has its own norms and so does not depend
-    on the rest of the batch. And its factor 1 − β_t ≈ 1 of ε is omitted.
+    reference code. It averages the norms over the batch; here each image has its own norms, so it does not depend on
+    the rest of the batch. And its factor 1 − β_t ≈ 1 in ε is omitted.
 
     Args:
-        predictor: (steps, grid, threshold) -> the sampler that makes the steps from t to s.
+        predictor: (steps, grid, threshold) -> the sampler that runs the steps from t to s.
         corrections: the number of Langevin steps at each t.
-        snr: the signal-to-noise ratio of a Langevin step; many steps overestimate the variance by a share of snr².
+        snr: the signal-to-noise ratio of a Langevin step; after many steps, the variance is too large by a fraction of
+            about snr².
     """
 
     predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion

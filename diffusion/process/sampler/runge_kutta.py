@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import scipy  # whose parts are imported on their first use
+import scipy  # its submodules are imported on first use
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
@@ -38,7 +38,7 @@ class Euler(Sampler):
     not beyond the end of the schedule. On a table, the new time lies between rows.
 
     Args:
-        churn: S_churn, the amount of fresh noise in all N steps together; 0 is deterministic.
+        churn: S_churn, the total amount of fresh noise over all N steps; 0 is deterministic.
         churn_low: S_tmin, the lowest sigma/alpha at which noise is added.
         churn_high: S_tmax, the highest sigma/alpha at which noise is added.
         churn_noise: S_noise, the standard deviation of the fresh noise.
@@ -103,12 +103,12 @@ class Midpoint(Euler):
 
 @dataclass(eq=False)
 class ProbabilityFlow(Sampler):
-    """The probability-flow ODE by adaptive Dormand–Prince 5(4), then one denoising step (Score SDE, section 4.3).
+    """Solve the probability-flow ODE by adaptive Dormand–Prince 5(4), then denoise once (Score SDE, section 4.3).
 
     Each interval of the grid is solved to the tolerance, except the last, which ends at sigma = 0 and is one
-    first-order step. So `steps` = 2 on a log-SNR grid solves the ODE in one go. The axis is the straight line (c = 1),
-    on which no schedule has a singular end. Each image has its own step sizes and so does not depend on the rest of the
-    batch. The whole batch is evaluated until its last image is finished.
+    first-order step. So `steps` = 2 on a log-SNR grid solves the ODE in a single interval. The axis is the straight
+    line (c = 1), on which no schedule has a singular end. Each image has its own step sizes, so it does not depend on
+    the rest of the batch. The whole batch is evaluated until the last image is finished.
 
     Args:
         rtol: the largest error of one step relative to the values of the image, root mean square over pixels.
