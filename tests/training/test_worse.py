@@ -179,7 +179,7 @@ def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_
 
 
 def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """The output of a command, after a check that the run's guidance does not change the model's samples."""
+    """Check that the model is sampled without its run's guidance, and return the printed output."""
     model = diffusion.load(file, device="cpu")
     capfd.readouterr()
     drawn = model.sample(8, progress=False)
