@@ -3,11 +3,11 @@
     python bench/devices.py [--model unet_tiny] [--batch 8] [--steps 10]
     python bench/devices.py --model edm2_s --batch 1 --steps 1          memory of the largest network, 9 GB in all
 
-Measured: a step of a bare loop (forward pass, backward pass, AdamW) at 32×32 with a fixed batch per process. It runs in
-one process, and in two processes over gloo with one thread each, with DistributedDataParallel and with sharded weights
-as in trainer.strategy=fsdp2. The table shows the fastest step in wall time and CPU time, the bytes of weights,
-gradients and optimizer moments on rank 0 after a step, and rank 0's peak memory beyond the imports. Two processes need
-two idle cores.
+Measured: a step of a bare loop (forward pass, backward pass, AdamW) at 32×32 with a fixed batch and one thread per
+process. It runs in one process, and in two processes over gloo with DistributedDataParallel and with sharded weights as
+in trainer.strategy=fsdp2. The table shows the fastest step in wall time and CPU time, the bytes of weights, gradients
+and optimizer moments on rank 0 after a step, and rank 0's peak memory beyond the imports. Two processes need two idle
+cores.
 
 Estimated: with P parameters and N GPUs, a ring sends 2 (N − 1)/N · 4 P bytes from each GPU in a step, or 3 (N − 1)/N ·
 4 P with sharded weights, which are gathered twice while gradients are reduced once. If the slowest link carries L bytes
