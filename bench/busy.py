@@ -1,15 +1,15 @@
-"""What waiting costs beside other work: the demo's steps under each way that OpenMP's threads can wait for each other.
+"""The cost of waiting threads on a busy machine: the demo's steps under each of OpenMP's ways of waiting.
 
     python bench/busy.py [--experiment demo] [--steps 3] [--turns 4] [--busy 0 1 2]
 
-Each setting of OpenMP has a process of its own, because OpenMP reads it once. They make their steps (those of the bare
-loop of bench/loop.py) in turns, while none of the others runs, and beside as many processes as `--busy` says that do
-nothing but count. A time is the least of the turns' means. The first row is what libgomp does by itself: a thread that
-waits spins for milliseconds, in which it keeps a core from the very thread that it waits for.
+Each OpenMP setting has its own process, because OpenMP reads it only once. The processes make their steps (steps of the
+bare loop of bench/loop.py) one at a time, next to `--busy` processes that do nothing but count. A time is the least of
+the turns' means. The first row is libgomp's default: a waiting thread spins for milliseconds and so keeps a core from
+the very thread that it waits for.
 
-The network's step on two cores with no other work, in ms, the median of 7 (– is more than 7 s):
+A step of the network on two cores with no other load, in ms, the median of 7 (– is more than 7 s):
 
-    turns that a thread spins   beside 0 busy   beside 1   beside 2
+    spin count                  0 busy          1 busy     2 busy
     300,000 (libgomp)           207             551        –
     30,000                      235             866        556
     10,000                      212             799        581
@@ -18,10 +18,10 @@ The network's step on two cores with no other work, in ms, the median of 7 (– 
     passive                     281             492        619
     one thread                  321             403        716
 
-A second round of 12 steps beside nothing: 241 and 264 by libgomp itself, 295 and 325 with 1,000 turns, 312 and 370
-passive, 399 and 392 in one thread. Times beside busy processes scatter by a third. Where other programs took 1.2 to 1.7
-of the cores already and two processes were busy besides, 1,000 turns had 1.8 s, 10,000 had 4.2 s, and libgomp by itself
-16 to 35 s.
+A second round of 12 steps without busy processes: 241 and 264 with libgomp's default, 295 and 325 with a spin count of
+1,000, 312 and 370 passive, 399 and 392 in one thread. Times next to busy processes scatter by a third. With two busy
+processes and other programs that already used 1.2 to 1.7 cores, a step took 1.8 s with a spin count of 1,000, 4.2 s
+with 10,000, and 16 to 35 s with libgomp's default.
 """
 
 import argparse
@@ -54,13 +54,13 @@ COUNTING = "import os\nstarter = os.getppid()\nwhile os.getppid() == starter: pa
 
 
 def work(experiment: str) -> None:
-    """Make as many steps as each line of the input says, and print the seconds of one."""
+    """For each line of the input, make that number of steps and print the mean seconds of a step."""
     naming.register()
     settings = validated(Train, plain(composed("train", [f"experiment={experiment}"])))
     data = make(settings.data, "data")
     data.prepare_data()
     step = bare_loop(settings, data, torch.device("cpu"))
-    for _ in range(2):  # memory is allocated and kernels are chosen
+    for _ in range(2):  # allocate memory and choose kernels
         step()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -72,7 +72,7 @@ def work(experiment: str) -> None:
 
 @contextlib.contextmanager
 def started(commands: list[list[str]], settings: list[dict[str, str]]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Within: processes of these commands, each with its own variables of OpenMP."""
+    """Context manager: run these commands as processes, each with its own OpenMP variables."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [

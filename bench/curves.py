@@ -1,4 +1,4 @@
-"""The works whose cost `bench/scaling.py` measures, each at one size, beside a floor that does only what it must."""
+"""The workloads of `bench/scaling.py`, each measured at one size next to a floor that does only the necessary work."""
 
 import json
 import math
@@ -42,18 +42,18 @@ from diffusion.runs.jobs import config_text
 from diffusion.status import main as status
 from diffusion.training.loggers import MetricsFile
 
-AGAIN = 5  # times that a short work is repeated; the least counts
+AGAIN = 5  # repetitions of a short workload; the fastest counts
 SHORT = 0.5  # seconds
-SEEDS = 5  # of each recipe
-STEPS = 5  # of a run, after the first ones
+SEEDS = 5  # per recipe
+STEPS = 5  # measured steps of a run, after the first ones
 CPU = torch.device("cpu")
 VALIDATION = ["val/mse", "fit/mse", "gap/mse", "gap/half", *(f"val/mse_bin{i}" for i in range(10))]
 
 
 class Measured(NamedTuple):
-    """What a work costs at one size: the processor's seconds, its floor's, and the bytes of its peak beyond the start.
+    """The cost of a workload at one size: CPU seconds, the floor's CPU seconds, and peak memory growth in bytes.
 
-    (The time on the wall depends on what else the machine does.)
+    (Wall time depends on other load on the machine.)
     """
 
     what: str
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 
 
 def seconds(work: Callable[[], object], once: bool) -> float:
-    """The least of the processor's seconds of a work, which is repeated where that is short."""
+    """The CPU seconds of a workload; the least of several repetitions if it is short."""
     taken: list[float] = []
     while not taken or (not once and len(taken) < AGAIN and sum(taken) < SHORT):
         began = time.process_time()
@@ -75,11 +75,11 @@ def seconds(work: Callable[[], object], once: bool) -> float:
 def measured(
     what: str, work: Callable[[], object], floor: Callable[[], object] | None = None, once: bool = False
 ) -> Measured:
-    """What a work costs.
+    """Measure a workload.
 
     Args:
-        floor: what it is compared with; None: nothing.
-        once: whether it can be done only once.
+        floor: the workload to compare with; None: nothing.
+        once: whether the workload can run only once.
     """
     before = resident("VmRSS")
     forget_peak()
@@ -89,7 +89,7 @@ def measured(
 
 
 def images(n: int, folder: Path) -> Iterator[Measured]:
-    """A folder of n images; floors: Pillow alone, listing with sizes and times, miniatures, indexing."""
+    """A folder of n images; floors: Pillow alone, miniatures, listing files with their metadata, indexing."""
     with pictures(n, 96, folder / "photos") as root:
         os.environ["DIFFUSION_CACHE"] = str(folder / "cache")
 
@@ -128,7 +128,7 @@ def images(n: int, folder: Path) -> Iterator[Measured]:
 
 
 def stepped(what: str, overrides: list[str], data: MadeUp) -> Measured:
-    """A step of a run beside one of the bare loop, in turns."""
+    """Measure steps of a run, alternating with steps of the bare loop."""
     data.prepare_data()
     words = ["samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000000", "score.n=0", "samples.n=0"]
     settings = validated(Train, plain(composed("train", ["name=bench", "ema=none", *words, *overrides])))
@@ -141,19 +141,19 @@ def stepped(what: str, overrides: list[str], data: MadeUp) -> Measured:
 
 
 def batch(n: int, folder: Path) -> Iterator[Measured]:
-    """A step of a run of batch n: unet_tiny, 8×8 pixels; floor: a bare loop."""
+    """A training step with batch size n: unet_tiny, 8×8 pixels; floor: a bare loop."""
     yield stepped("a training step", ["model=unet_tiny", "data.resolution=8"], MadeUp(max(64, 2 * n), 8, n))
 
 
 def resolution(n: int, folder: Path) -> Iterator[Measured]:
-    """A step of a run at n pixels: unet_tiny without its attention, which grows as their square; floor: a bare loop."""
+    """A training step at n pixels: unet_tiny without attention, whose cost grows as n²; floor: a bare loop."""
     side = round(n**0.5)
     words = ["model=unet_tiny", "model.attention=[false,false,false,false]", f"data.resolution={side}"]
     yield stepped("a training step", words, MadeUp(16, side, 2))
 
 
 class Projection(FeatureExtractor):
-    """32 random features, which cost next to nothing."""
+    """32 random features, which cost almost nothing."""
 
     name, num_features, resize = "random", 32, "none"
 
@@ -167,7 +167,7 @@ class Projection(FeatureExtractor):
 
 
 def samples(n: int, folder: Path) -> Iterator[Measured]:
-    """n samples of a network that costs nothing, drawn into a file and scored; floors: random pixels, features."""
+    """n samples from a network that costs nothing, drawn into a file and scored; floors: random pixels, features."""
     os.environ["DIFFUSION_CACHE"] = str(folder / "cache")
     shape, file = (3, 16, 16), folder / "drawn.bin"
     drawing, denoiser = Drawing(DDIM(steps=5), shape, seed=0), Denoiser(Free(), cosine(), V())
@@ -199,12 +199,12 @@ def samples(n: int, folder: Path) -> Iterator[Measured]:
 
 @cache
 def usual_config() -> str:
-    """The settings of a run, without overrides, as yaml."""
+    """The settings of a run without overrides, as yaml."""
     return config_text(validated(Train, plain(composed("train", ["name=bench"]))))
 
 
 def write_run(folder: Path, number: int) -> None:
-    """A run that is complete, with 20 validations and 3 scores; `SEEDS` runs have one recipe."""
+    """Write a complete run with 20 validations and 3 scores; `SEEDS` runs share a recipe."""
     seed, recipe = number % SEEDS, number // SEEDS
     words = [f"optimizer.lr={1e-5 * (1 + recipe):.6g}", f"seed={seed}"]
     config = yaml.load(usual_config(), yaml.CSafeLoader)
@@ -223,7 +223,7 @@ def write_run(folder: Path, number: int) -> None:
 
 
 def write_validations(folder: Path, n: int, seed: int = 0) -> None:
-    """metrics.csv with n validations, and as many losses."""
+    """Write a metrics.csv with n validations and n losses."""
     lines = [",".join(["epoch", "step", "train/loss", *VALIDATION])]
     for i in range(n):
         values = (f"{0.05 + 1 / (10 + i + k + seed):.6f}" for k in range(len(VALIDATION)))
@@ -232,7 +232,7 @@ def write_validations(folder: Path, n: int, seed: int = 0) -> None:
 
 
 def runs(n: int, folder: Path) -> Iterator[Measured]:
-    """n runs below a folder, in sweeps of 50; floor: reading the files that are needed, with a parser in C."""
+    """n runs below a folder, in sweeps of 50; floor: reading the necessary files with a parser in C."""
     root, sweep = folder / "outputs", folder / "sweep"
     for i in range(n):
         write_run(root / f"sweep-{i // 50}" / f"{i % 50}", i)
@@ -255,7 +255,7 @@ def runs(n: int, folder: Path) -> Iterator[Measured]:
 
 
 def validations(n: int, folder: Path) -> Iterator[Measured]:
-    """n validations in a run: made by a network that costs nothing, logged, read, drawn; floors: a bare loop, csv."""
+    """n validations in a run: logged, read, plotted, made with a network that costs nothing; floors: csv, bare loop."""
     line = dict.fromkeys(VALIDATION, 0.05) | {"epoch": 1.0}
     text = ",".join(map(str, line.values())) + "\n"
 
@@ -296,7 +296,7 @@ def validations(n: int, folder: Path) -> Iterator[Measured]:
 
 
 class Curve(NamedTuple):
-    """How costs grow with a size: what has that size, and the sizes of `--small`, by default, and of `--full`."""
+    """How costs grow with a size: its unit, and the sizes measured with `--small`, by default, and with `--full`."""
 
     measure: Callable[[int, Path], Iterator[Measured]]
     unit: str
@@ -306,7 +306,7 @@ class Curve(NamedTuple):
 
 
 def powers(first: int, last: int, factor: float) -> tuple[int, ...]:
-    """Sizes from the first to the last, about so many times the one before."""
+    """Sizes from the first to the last, each about `factor` times the previous one."""
     sizes = [float(first)]
     while sizes[-1] * factor < last * 0.99:
         sizes.append(sizes[-1] * factor)

@@ -1,19 +1,19 @@
-"""Training on several devices: gloo processes measured on this machine, and GPUs on paper.
+"""Training on several devices: gloo processes measured on this machine, and estimates for GPUs.
 
     python bench/devices.py [--model unet_tiny] [--batch 8] [--steps 10]
     python bench/devices.py --model edm2_s --batch 1 --steps 1          memory of the largest network, 9 GB in all
 
-Measured: a bare loop's step (forward, backward, AdamW) of the network at 32×32 with a fixed batch for each process, in
-one process and in two over gloo, with one thread each: by DistributedDataParallel, and with the weights divided as
-trainer.strategy=fsdp2 does it. The least of the steps, on the wall and of the processor; the bytes of weights,
-gradients and moments that the first process holds after a step; and how much its memory has grown at most since the
-imports. Two processes want two idle cores.
+Measured: a step of a bare loop (forward pass, backward pass, AdamW) at 32×32 with a fixed batch and one thread per
+process. It runs in one process, and in two processes over gloo with DistributedDataParallel and with sharded weights as
+in trainer.strategy=fsdp2. The table shows the fastest step in wall time and CPU time, the bytes of weights, gradients
+and optimizer moments on rank 0 after a step, and rank 0's peak memory beyond the imports. Two processes need two idle
+cores.
 
-On paper: with P parameters and N GPUs, a ring sends 2 (N − 1)/N · 4 P bytes from each GPU in a step, and 3 (N − 1)/N ·
-4 P where weights are divided: they are gathered twice, and gradients reduced once. Where the slowest link takes L bytes
-a second, that is the time s = 2 (N − 1)/N · 4 P / L. A step of B images with F operations in a forward pass computes
-c = 3 B F / (u R) at a share u of a peak of R operations a second. Its efficiency is c / (c + s) where nothing overlaps,
-and c / max(c, c/3 + s) where all of it is sent during the backward pass.
+Estimated: with P parameters and N GPUs, a ring sends 2 (N − 1)/N · 4 P bytes from each GPU in a step, or 3 (N − 1)/N ·
+4 P with sharded weights, which are gathered twice while gradients are reduced once. If the slowest link carries L bytes
+per second, this takes the time s = 2 (N − 1)/N · 4 P / L. A step of B images with F operations in a forward pass
+computes for c = 3 B F / (u R) at a share u of a peak of R operations per second. The efficiency is c / (c + s) without
+overlap, and c / max(c, c/3 + s) if everything is sent during the backward pass.
 """
 
 import argparse
@@ -35,15 +35,15 @@ from diffusion.console import console
 from diffusion.training.sharding import shard
 from diffusion.training.spent import size
 
-PEAK, SHARE = 989e12, 0.35  # an H100's bfloat16 operations a second (its data sheet), and the share that is aimed at
-INSIDE, BETWEEN = 450e9, 50e9  # bytes a second from a GPU: NVLink among the 8 of a machine; 400 Gbit/s among machines
+PEAK, SHARE = 989e12, 0.35  # bfloat16 operations per second of an H100 (data sheet), and the target share
+INSIDE, BETWEEN = 450e9, 50e9  # bytes per second per GPU: NVLink within a machine of 8; 400 Gbit/s between machines
 MACHINE = 8
-LAYOUTS = ((1, "alone"), (2, "ddp"), (2, "fsdp2"))  # processes, and what each of them holds
-ON_PAPER = {"unet_base": 128, "edm2_s": 32}  # images on each GPU
+LAYOUTS = ((1, "alone"), (2, "ddp"), (2, "fsdp2"))  # number of processes, and their strategy
+ON_PAPER = {"unet_base": 128, "edm2_s": 32}  # images per GPU
 
 
 def work(rank: int, layout: tuple[int, str], asked: argparse.Namespace, answers: "mp.SimpleQueue[tuple]") -> None:
-    """Make the steps of one process; the first one answers."""
+    """Make the steps of one process; rank 0 puts the measurements into `answers`."""
     processes, how = layout
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571"}
@@ -73,7 +73,7 @@ def work(rank: int, layout: tuple[int, str], asked: argparse.Namespace, answers:
 
 
 def measured(asked: argparse.Namespace) -> None:
-    """Print the steps of one and of two processes."""
+    """Print the measurements of one and of two processes."""
     table = Table(title=f"{asked.model}, {asked.batch} images of 32×32 on each process")
     for column in ("processes", "weights", "ms on the wall", "ms of the processor", "images/s", "MB held", "peak MB"):
         table.add_column(column, justify="right")
@@ -90,7 +90,7 @@ def measured(asked: argparse.Namespace) -> None:
 
 
 def on_paper() -> None:
-    """Print bytes and efficiencies."""
+    """Print the estimated bytes and efficiencies."""
     table = Table(title=f"on paper: H100 at {SHARE:.0%} of its peak")
     columns = (
         "network",

@@ -1,14 +1,15 @@
-"""Large folders of images: what preparing them costs, what a second start costs, and the memory of processes.
+"""Large folders of images: the cost of preparing them, the cost of a second start, and the memory of processes.
 
     python bench/images.py [--images 200000] [--size 96] [--resolution 64] [--processes 4] [--folder FOLDER]
 
-JPEG files are generated (in FOLDER, where they stay; else in a folder that is removed), of blobs of colour, which are
-strong where they are large, as in photographs. Then
+The script generates JPEG files of colour blobs, in which large blobs are stronger than small ones, as in photographs.
+They stay in FOLDER; without one, they are in a temporary folder. It then measures
 
-- preparing: images a second, beside Pillow alone: the same files decoded, cropped and resized by as many threads
-- a second start: seconds and processor seconds of `prepare_data` and `setup` in a new process, without imports
-- memory: of one process and of several, after 200 batches of 64 images: anonymous memory, which is each one's own, and
-  the pages of the images' file, which all share, and which the system takes back when it needs them
+- preparing: images per second, compared with Pillow alone (the same files decoded, cropped and resized by the same
+  number of threads)
+- a second start: wall seconds and CPU seconds of `prepare_data` and `setup` in a new process, without imports
+- memory of one process and of several, after 200 batches of 64 images: anonymous memory, which each process has for
+  itself, and the pages of the file of images, which all share and which the system reclaims when it needs them
 """
 
 import argparse
@@ -57,7 +58,7 @@ sys.stdin.read()  # stay, while the others start
 
 
 def blobs(seed: int) -> Image.Image:
-    """16×16 pixels of noise whose amplitude falls with the frequency f as 1/f, as that of photographs does.
+    """16×16 pixels of noise with an amplitude that falls with the frequency f as 1/f, as in photographs.
 
     (Field 1987, "Relations between the statistics of natural images and the response properties of cortical cells".)
     """
@@ -69,7 +70,7 @@ def blobs(seed: int) -> Image.Image:
 
 @contextmanager
 def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
-    """A folder with so many different JPEG files."""
+    """Context manager: a folder with `images` different JPEG files."""
     with tempfile.TemporaryDirectory() as temporary:
         root = folder or Path(temporary) / "photos"
         root.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def pictures(images: int, size: int, folder: Path | None) -> Iterator[Path]:
 
 
 def pillow(root: Path, resolution: int, images: int) -> float:
-    """Images a second by Pillow alone."""
+    """Images per second with Pillow alone."""
     files = sorted(root.rglob("*.jpg"))[:images]
 
     def read(file: Path) -> None:
@@ -101,7 +102,7 @@ def pillow(root: Path, resolution: int, images: int) -> float:
 
 
 def started(root: Path, resolution: int, cache: Path, processes: int) -> list[dict[str, float]]:
-    """What each of several processes reports that have the images at the same time."""
+    """Start several processes that use the images at the same time, and return their reports."""
     command = [sys.executable, "-c", START, str(root), str(resolution)]
     environment = os.environ | {"DIFFUSION_CACHE": str(cache)}
     running = [

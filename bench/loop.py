@@ -1,13 +1,13 @@
-"""What a run costs beside a bare PyTorch loop of the same network, optimizer and batch: time and memory.
+"""Time and memory of a run, compared with a bare PyTorch loop over the same network, optimizer and batch size.
 
     python bench/loop.py [--model unet_small] [--batch 8] [--steps 40]
 
-A step of one, a step of the other, and so on in one process, since a machine's speed drifts by more than the
-difference; a step lasts to the start of the next. The ratio is the median of the pairs' ratios with its 95% interval
-(order statistics). The floor is the bare loop: batch, noise, forward, backward, optimizer, nothing else. A run with the
-moving average of its weights keeps what the bare loop does not, so it is measured both without and with. What the
-callbacks that guard the numbers, the signals and the checkpoints take of a step is timed within it.
-Memory, over that of the imports, is the peak of a process of its own for each (of the device on a GPU, else resident).
+Steps of the two alternate in one process, because a machine's speed drifts by more than the difference; a step lasts
+until the next one starts. The ratio is the median of the pairs' ratios with its 95% interval (order statistics). The
+floor is the bare loop: batch, noise, forward pass, backward pass, optimizer, nothing else. The bare loop has no moving
+average of the weights, so the run is measured both without and with one. The callbacks that guard the numbers, the
+signals and the checkpoints are timed inside a step.
+Memory is the peak beyond the imports, measured in a separate process for each (device memory on a GPU, else resident).
 """
 
 import argparse
@@ -43,12 +43,12 @@ from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
 from diffusion.training.spent import Spent
 
-SKIPPED = 3  # first steps, in which memory is allocated and kernels are chosen
+SKIPPED = 3  # first steps, which allocate memory and choose kernels
 GUARDS = (Guard, StopOnSignal, Checkpoints)
 
 
 class Turns(Callback):
-    """Before each step of the run, a step of the bare loop, and how long both took; the last callback of all."""
+    """Makes a step of the bare loop before each step of the run and times both; must be the last callback."""
 
     def __init__(self, bare_step: Callable[[], None]) -> None:
         self.bare_step = bare_step
@@ -66,7 +66,7 @@ class Turns(Callback):
 
 
 class Stopwatch:
-    """The seconds spent in the hooks of some callbacks, for each batch."""
+    """The seconds that each batch spends in the hooks of some callbacks."""
 
     HOOKS = ("on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end")
 
@@ -89,7 +89,7 @@ class Stopwatch:
 def bare_loop(
     settings: Train, data: ImageData, device: torch.device, network: nn.Module | None = None
 ) -> Callable[[], None]:
-    """A step of the loop that one would write by hand, of the settings' network or of another one."""
+    """A step of a hand-written training loop, for `network` or by default the network of the settings."""
     network = (network or make(settings.model, "model")).to(device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -118,9 +118,9 @@ def run(
     watch: bool = False,
     network: nn.Module | None = None,
 ) -> float:
-    """Some steps of a run as `diffusion.train` makes it, of the settings' network or of another one.
+    """Make some steps of a run as `diffusion.train` does, for `network` or by default the network of the settings.
 
-    With `watch`: the median seconds of the guards in a step.
+    With `watch`, return the median seconds of the guards in a step.
     """
     limited = settings.trainer.model_copy(update={"max_steps": steps})
     settings = settings.model_copy(update={"trainer": limited})

@@ -1,4 +1,4 @@
-"""What several benchmarks share: moments, memory, ratios, made-up images, a network that costs nothing."""
+"""Shared by several benchmarks: clocks, memory, ratios, random images, a network that costs nothing."""
 
 import statistics
 import time
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from diffusion.data import ImageData
 from diffusion.data.batches import Split
 
-Moment = tuple[float, float]  # seconds on the wall, and of processor time, which a busy machine disturbs less
+Moment = tuple[float, float]  # seconds of wall time and of CPU time, which a busy machine disturbs less
 
 
 def now(device: torch.device | str = "cpu") -> float:
-    """Seconds on the wall, when the device has done what it was given."""
+    """The wall time in seconds, after the device has finished its pending work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def moment(device: torch.device | str = "cpu") -> Moment:
-    """When the device has done what it was given."""
+    """The wall time and CPU time, after the device has finished its pending work."""
     return now(device), time.process_time()
 
 
@@ -32,18 +32,18 @@ def between(start: Moment, end: Moment) -> Moment:
 
 
 def resident(which: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), at most so far (VmHWM), or its own without files (RssAnon)."""
+    """Resident memory of this process in bytes: now (VmRSS), at its peak (VmHWM), or without files (RssAnon)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024
 
 
 def forget_peak() -> None:
-    """VmHWM begins anew (Linux)."""
+    """Reset the peak, VmHWM (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def median_of_ratios(these: Sequence[float], those: Sequence[float]) -> str:
-    """`1.012 [1.005, 1.019]`: the median of the pairs' ratios, and between which of them it lies in 95% of cases."""
+    """`1.012 [1.005, 1.019]`: the median of the pairs' ratios and its 95% interval (order statistics)."""
     ratios = sorted(a / b for a, b in zip(these, those, strict=True))
     n = len(ratios)
     k = max(0, int(n / 2 - 0.98 * n**0.5))
@@ -51,7 +51,7 @@ def median_of_ratios(these: Sequence[float], those: Sequence[float]) -> str:
 
 
 class Free(nn.Module):
-    """A network of one parameter, which costs next to nothing."""
+    """A network with one parameter, which costs almost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Free(nn.Module):
 
 
 class MadeUp(ImageData):
-    """Images of random pixels: so many for training, and `held_out` for validation."""
+    """Images of random pixels: `images` for training, `held_out` for validation."""
 
     def __init__(self, images: int, resolution: int, batch_size: int, held_out: int = 8):
         super().__init__(resolution, batch_size=batch_size)

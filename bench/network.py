@@ -1,11 +1,11 @@
-"""One training step of unet_small against other libraries' U-Nets of equal widths, and against the machine's peak.
+"""One training step of unet_small against other libraries' U-Nets of the same widths, and against the machine's peak.
 
     python bench/network.py [--device cuda] [--rounds 10]
 
-Forward, backward and AdamW at batch 8, 64×64, float32. The networks take turns in one process, so that whatever else
-the machine does falls on all of them alike; the table gives medians. Products are counted on meta tensors, two
-operations per multiply-add; the peak is the best of a matrix product and a 3×3 convolution measured beforehand, and
-the floor is the time that a network's products would take at that peak.
+Forward pass, backward pass and AdamW at batch 8, 64×64, float32. The networks take turns in one process, so other load
+on the machine affects all of them equally; the table shows medians. Products are counted on meta tensors, two
+operations per multiply-add. The peak is the best of a matrix product and a 3×3 convolution, measured beforehand; the
+floor is the time that a network's products would take at that peak.
 """
 
 import argparse
@@ -85,14 +85,14 @@ def batch(device: str) -> tuple[Tensor, Tensor]:
 
 
 def gflop_of(build: Callable[[], nn.Module], forward: Forward) -> float:
-    """Of one forward and backward pass."""
+    """The GFLOP of one forward and backward pass."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         forward(build(), *batch("meta")).square().mean().backward()
     return counter.get_total_flops() / 1e9
 
 
 def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iterator[float]:
-    """The seconds of one training step after another, for as long as asked."""
+    """Yield the seconds of one training step after another, without end."""
     network = build().to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
     x, label = batch(device)
@@ -107,7 +107,7 @@ def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iter
 
 
 def peak(device: str) -> float:
-    """The best GFLOP/s of a matrix product 2048³ and of a 3×3 convolution, 128 to 128 channels on 8 images of 32×32."""
+    """The best GFLOP/s of a 2048³ matrix product and a 3×3 convolution (128 to 128 channels, 8 images of 32×32)."""
     a = torch.randn(2048, 2048, device=device)
     x, w = torch.randn(8, 128, 32, 32, device=device), torch.randn(128, 128, 3, 3, device=device)
     x, w = (tensor.to(memory_format=torch.channels_last) for tensor in (x, w))

@@ -1,10 +1,10 @@
-"""What counted noise costs: beside torch.randn, which counts nothing, and as a share of a training step.
+"""The cost of counter-based noise, compared with torch.randn and as a share of a training step.
 
     python bench/noise.py [--model unet_small] [--resolution 64] [--batch 8 512]
 
-The step is the network's forward and backward pass of the smallest batch; a larger one is taken to last in proportion.
-Each time is the least of several. The floor is torch.randn. "streams" hashes the seeds of a batch and copies them to
-the device; "times" draws a uniform number for each example.
+The step is a forward and backward pass of the network with the smallest batch; the time for larger batches is assumed
+to be proportional. Each time is the least of several. The floor is torch.randn. "streams" hashes the seeds of a batch
+and copies them to the device; "times" draws a uniform number for each example.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from diffusion.randomness import Streams
 
 
 class Counter(TorchDispatchMode):
-    """Counts torch's operations that work on numbers: about as many as a GPU has kernels to launch."""
+    """Counts torch's operations that compute, about the number of kernels that a GPU launches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Counter(TorchDispatchMode):
 
 
 def measured(work: Callable[[], object], device: torch.device, times: int) -> tuple[float, int]:
-    """The least of the seconds that it takes, and its operations."""
+    """The seconds of the fastest of several calls, and the number of operations of a call."""
     with Counter() as counter:
         work()
     seconds = []

@@ -1,13 +1,13 @@
-"""What the framework takes of a step: a run's step beside a bare loop's, of a network that costs nothing; its parts.
+"""The framework's overhead per training step over a bare loop, with a network that costs nothing; time of each part.
 
     python bench/overhead.py [--batch 8 1024] [--steps 300]
 
-The network has one parameter, and images one pixel, so that a step is Python and next to no arithmetic. A step of the
-run, a step of the bare loop (see `bench/loop.py`), and so on in one process, with one thread; medians of the
-processor's time. The goal: at most 1 ms more than the bare loop's, and as much at batch 1,024 as at batch 8.
+The network has one parameter and images have one pixel, so a step is Python and almost no arithmetic. Steps of the run
+alternate with steps of the bare loop (see `bench/loop.py`) in one process with one thread; the table shows the median
+CPU time. The goal: at most 1 ms more than the bare loop, and the same at batch 1,024 as at batch 8.
 
-The ledger is of a second run, in which the parts' functions are timed, each without those that it calls. What is in no
-part is Lightning's own. "loss" and "optimizer" do what the bare loop does, too.
+The times of the parts come from a second run, which times the functions of each part without the calls to other parts.
+Time outside all parts is Lightning's own. The bare loop also does the work of "loss" and "optimizer".
 """
 
 import argparse
@@ -68,16 +68,16 @@ PARTS: dict[str, list[tuple[type, tuple[str, ...]]]] = {
 
 
 class Ledger:
-    """The seconds of each part in a step, without those of the parts that it calls."""
+    """The seconds of each part in a step, without the parts that it calls."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
         self.now: dict[str, float] = defaultdict(float)
-        self.open: list[float] = []  # seconds of the calls within each open one
+        self.open: list[float] = []  # for each open call, the seconds of the calls inside it
         self.began: float | None = None
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time counts as that of the part."""
+        """Wrap a function to count its time toward the part."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             began = time.process_time()
@@ -93,7 +93,7 @@ class Ledger:
         return wrapped
 
     def iterated(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of an iterator, whose items' time counts as that of the part."""
+        """Wrap a function that returns an iterator, to count the time of its items toward the part."""
 
         def wrapped(*args: Any) -> Any:
             items = iter(function(*args))
@@ -104,7 +104,7 @@ class Ledger:
         return wrapped
 
     def step(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         now = time.process_time()
         if self.began is not None:
             self.now["whole"] = now - self.began
@@ -113,14 +113,14 @@ class Ledger:
         self.now.clear()
 
     def install(self) -> Callable[[], None]:
-        """Time the functions of all parts, from here until the returned function is called."""
+        """Time the functions of all parts until the returned function is called."""
         before = []
         for part, places in PARTS.items():
             for owner, names in places:
                 for name in names:
                     function = getattr(owner, name)
                     if function is getattr(Callback, name, None):
-                        continue  # not used, and left out
+                        continue  # the callback does not override this hook
                     before.append((owner, name, owner.__dict__.get(name)))
                     wrap = self.iterated if name == "__iter__" else self.timed
                     setattr(owner, name, wrap(part, function))
@@ -133,7 +133,7 @@ class Ledger:
 
 
 class Steps(Turns):
-    """Notes where steps of the run begin, without a step of a bare loop between them."""
+    """Marks the start of each step of the run, without steps of a bare loop in between."""
 
     def __init__(self, ledger: Ledger):
         super().__init__(lambda: None)

@@ -1,20 +1,21 @@
-"""The demo's recipe against other libraries' usual trainings: which draws better pictures after the same seconds?
+"""The demo's recipe against other libraries' standard training: which draws better images after the same CPU time?
 
-    python bench/quality.py                       # what is missing of it, and the table; hours: see --cpu-seconds
+    python bench/quality.py                       # missing trainings, then the table; takes hours: see --cpu-seconds
     python bench/quality.py --only demo --seeds 0 --split val
 
-Each training has as many steps as a core makes in --cpu-seconds, on the same 2091 bundled tiles of 32×32 in batches of
-16. What a step takes is measured first, of all in turns, so that other work on the machine slows all alike. Peers
-train diffusers' UNet2DModel with the widths of unet_tiny by diffusers' example, and denoising-diffusion-pytorch's Unet
-by its Trainer's settings, each with a moving average of the weights. Seed 0 tries each peer with both predictions and
-two learning rates; the best by the validation tiles is trained with the other seeds, too. Then 512 images of each are
-drawn in 50 network evaluations and scored against tiles of photographs that nobody trained on (fd_lite0). Real training
-tiles, scored alike, are as good as memory can be: the excess over their distance is what is compared. The demo's models
-are drawn from a second time with autoguidance, which no peer has, away from their own early checkpoints.
+Each training makes the steps that fit into --cpu-seconds of one core, on the same 2091 bundled tiles of 32×32 in
+batches of 16. The time of a step is measured beforehand, with all libraries in turns, so other load on the machine
+slows all of them equally. Peers train diffusers' UNet2DModel with the widths of unet_tiny as in diffusers' example, and
+denoising-diffusion-pytorch's Unet with the settings of its Trainer, both with a moving average of the weights. Seed 0
+tries each peer with both predictions and two learning rates; the best one on the validation tiles is trained with the
+other seeds, too. Then each model draws 512 images in 50 network evaluations, which are scored against tiles of
+photographs that no model was trained on (fd_lite0). Real training tiles, scored in the same way, are the limit of pure
+memorization: the comparison is by the excess over their distance. The demo's models are also sampled with autoguidance
+away from their own early checkpoints, which no peer has.
 
-A run of the demo counts all of its process, with its start, its guards, a validation and its checkpoints; a peer counts
-its loop alone. A training has one thread. What a step takes, and what a training has drawn, is kept in --out, and the
-same command goes on with the next one.
+The time of a demo run includes its whole process: startup, guards, a validation and checkpoints; the time of a peer is
+its loop alone. A training has one thread. --out keeps the times of the steps and the images of finished trainings, and
+the same command continues with the next one.
 """
 
 import argparse
@@ -57,7 +58,7 @@ from diffusion.report.formatting import plus_minus
 from diffusion.report.recipes import mean_over_seeds
 
 SIDE, BATCH, IMAGES, EVALUATIONS = 32, 16, 512, 50
-SHORT, LONG = 10, 60  # steps of the trainings by which a step is measured
+SHORT, LONG = 10, 60  # steps of the two trainings that measure the time of a step
 SEEDS = (0, 1, 2)
 MODEL = OmegaConf.load(conf_dir() / "model" / "unet_tiny.yaml")
 METRIC = "fd_lite0"
@@ -65,7 +66,7 @@ METRIC = "fd_lite0"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A training: what it is called, and the function that makes it: (seed, steps, folder) -> images."""
+    """A training: its name, its library, and its function (seed, steps, folder) -> images."""
 
     name: str
     library: str
@@ -80,7 +81,7 @@ def tiles(split: str) -> Tensor:
 
 
 def batches(seed: int) -> Iterator[Tensor]:
-    """Training tiles in [-1, 1], (16, 3, 32, 32), in random order, each flipped every other time."""
+    """Training tiles in [-1, 1], (16, 3, 32, 32), in random order, each flipped with probability 1/2."""
     images = tiles("train").float() / 127.5 - 1
     order = torch.Generator().manual_seed(seed)
     while True:
@@ -100,7 +101,7 @@ def train(
     """Train a peer.
 
     Args:
-        rate: step -> factor of the learning rate.
+        rate: step -> factor on the learning rate.
     """
     base, images = [group["lr"] for group in optimizer.param_groups], batches(seed)
     for step in range(steps):
@@ -114,7 +115,7 @@ def train(
 
 
 def by_diffusers(prediction: str, lr: float, seed: int, steps: int) -> Callable[[], Tensor]:
-    """As diffusers' examples/unconditional_image_generation: AdamW, 500 steps of warm-up, then a cosine; its EMA."""
+    """Train as diffusers' examples/unconditional_image_generation: AdamW, 500 warmup steps, cosine decay, its EMA."""
     torch.manual_seed(seed)
     network = UNet2DModel(
         sample_size=SIDE,
@@ -153,9 +154,9 @@ def by_diffusers(prediction: str, lr: float, seed: int, steps: int) -> Callable[
 
 
 def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, steps: int) -> Callable[[], Tensor]:
-    """As its Trainer: Adam, a constant rate, its EMA, its defaults of noise (sigmoid schedule)."""
+    """Train as the library's Trainer: Adam, a constant learning rate, its EMA and noise defaults (sigmoid schedule)."""
     torch.manual_seed(seed)
-    unit = math.gcd(*MODEL.channels)  # its widths are whole multiples
+    unit = math.gcd(*MODEL.channels)  # Unet's widths are integer multiples of `dim`
     multiples = tuple(c // unit for c in MODEL.channels)
     network = Unet(dim=unit, init_dim=MODEL.channels[0], dim_mults=multiples, full_attn=tuple(MODEL.attention))
     objective = {"eps": "pred_noise", "v": "pred_v"}[prediction]
@@ -167,7 +168,7 @@ def by_denoising_diffusion_pytorch(prediction: str, lr: float, seed: int, steps:
     def draw() -> Tensor:
         torch.manual_seed(seed)
         sampler = average.ema_model.eval()
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar for each batch
+        with contextlib.redirect_stderr(io.StringIO()):  # hides a progress bar per batch
             return pixels(torch.cat([sampler.sample(batch_size=64) for _ in range(IMAGES // 64)]))
 
     return draw
@@ -177,7 +178,7 @@ LIBRARIES = {"diffusers": by_diffusers, "denoising-diffusion-pytorch": by_denois
 
 
 def run_demo(words: Sequence[str], seed: int, steps: int, folder: Path) -> None:
-    """`diffusion.train experiment=demo`, with one validation, at its end."""
+    """Run `diffusion.train experiment=demo` with a single validation at the end."""
     command = [sys.executable, "-m", "diffusion.train", "experiment=demo", f"seed={seed}", f"trainer.max_steps={steps}"]
     command += ["samples.n=0", "score.n=0", "samples.every_n_epochs=null", "trainer.check_val_every_n_epoch=1000"]
     command += [f"hydra.run.dir={folder}", *words]
@@ -185,26 +186,26 @@ def run_demo(words: Sequence[str], seed: int, steps: int, folder: Path) -> None:
 
 
 def demo_images(folder: Path, seed: int) -> Tensor:
-    """Images of the demo's run in a folder, drawn as the peers draw theirs."""
+    """Images from the demo's run in a folder, drawn in the same way as the peers' images."""
     how: dict[str, Any] = {"sampler": "ddim", "steps": EVALUATIONS, "guidance": "none"}
     return diffusion.load(folder / "run").sample(IMAGES, seed=seed, progress=False, **how)
 
 
 def guided_images(folder: Path, seed: int) -> Tensor:
-    """Images drawn as the demo draws them, guided away from its own early weights, by two evaluations a step."""
+    """Images drawn as the demo draws them: guided away from its own early weights, with two evaluations per step."""
     return diffusion.load(folder / "run").sample(IMAGES, steps=EVALUATIONS // 2, seed=seed, progress=False)
 
 
 def used() -> float:
-    """The processor time of this process, and of those that it has started and waited for."""
+    """The CPU time of this process and of the child processes that it has waited for."""
     usages = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def step_costs(words: Sequence[str], rounds: int = 3) -> dict[str, tuple[float, float]]:
-    """Of each library the processor seconds of a training beside its steps, and of a step: medians of some rounds.
+    """CPU seconds that each library's training needs besides its steps, and per step: medians over `rounds`.
 
-    All are measured in turns, by a short and a longer training each. Beside its steps a peer is counted nothing.
+    All are measured in turns, with a short and a longer training each. For a peer, only the steps count.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folders = (Path(temporary) / str(i) for i in itertools.count())
@@ -257,7 +258,7 @@ def demo(words: Sequence[str]) -> Entrant:
 
 
 def autoguided(trained: Entrant, work: "Work") -> Entrant:
-    """The same trainings, drawn with guidance."""
+    """The same trainings, sampled with guidance."""
 
     def images(seed: int, steps: int, folder: Path) -> Tensor:
         work.images(trained, seed)
@@ -267,10 +268,10 @@ def autoguided(trained: Entrant, work: "Work") -> Entrant:
 
 
 class Work:
-    """What is done, and what remains to do, in a folder.
+    """The trainings in a folder, finished or yet to be done.
 
     Args:
-        seconds: of a core, for each training.
+        seconds: CPU seconds of one core for each training.
     """
 
     def __init__(self, out: Path, seconds: float, words: Sequence[str]):
@@ -282,7 +283,7 @@ class Work:
         self.costs: dict[str, tuple[float, float]] = json.loads(file.read_text())
 
     def steps(self, library: str) -> int:
-        """The steps that a library makes in the time."""
+        """The number of steps that a library makes in `seconds`."""
         beside, each = self.costs[library]
         return int((self.seconds - beside) / each)
 
@@ -290,11 +291,11 @@ class Work:
         return self.out / f"{entrant.name.replace(', ', '-').replace(' ', '-')}-{self.seconds:g}s-seed{seed}"
 
     def images(self, entrant: Entrant, seed: int) -> Tensor:
-        """Of one training, uint8 (512, 3, 32, 32); trained now if they are not there."""
+        """The images of one training, uint8 (512, 3, 32, 32); trains first if they are missing."""
         folder = self.folder(entrant, seed)
         file = folder / "images.pt"
         if not file.is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
+            shutil.rmtree(folder, ignore_errors=True)  # left by a killed training
             folder.mkdir(parents=True)
             images = entrant.images(seed, self.steps(entrant.library), folder)
             torch.save(images, file)

@@ -1,9 +1,9 @@
-"""What a sampler costs outside the network, as a share of the network's time.
+"""A sampler's cost outside the network, as a share of the network's time.
 
     python bench/sampler.py [--model unet_small] [--batch 8] [--resolution 64]
 
-Every sampler of conf/sampler runs with a network that answers at once; the time of an evaluation so measured is divided
-by that of one forward pass of the real network. The floor is 0: a step touches a few arrays of the images' size.
+Every sampler of conf/sampler runs with a network that returns immediately; its time per evaluation is divided by the
+time of one forward pass of the real network. The floor is 0: a step touches a few arrays of the images' size.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from diffusion.randomness import Streams
 
 
 class Instant(nn.Module):
-    """Answers with the same tensor at once."""
+    """A network that always returns the same tensor."""
 
     def __init__(self, like: Tensor, channels: int):
         super().__init__()

@@ -1,16 +1,15 @@
-"""How time and memory grow: with images, batch, resolution, samples, runs below a folder, validations in a run.
+"""How time and memory grow with images, batch, resolution, samples, runs below a folder, and validations in a run.
 
     python bench/scaling.py [CURVE …] [--small | --full] [--largest SIZE] [--out docs]
 
-Each size is measured in a process of its own, with generated data in a folder that is removed, in seconds of the
-processor, with one thread of torch: what else the machine does changes these little. The constant is that of the line
-through all sizes, by least squares of the relative errors; the exponent is the slope of log(cost − constant) against
-log(size) over the larger half of the sizes, where the constant is not most of the cost. A cost is also compared with
-its floor, a bare loop that does only what cannot be avoided (see `bench/curves.py`). Memory is the peak over what was
-there before.
+Each size is measured in its own process with one torch thread, on generated data in a temporary folder. Costs are in
+CPU seconds, which other load on the machine changes little. The constant is the intercept of the line through all
+sizes, fitted by least squares of the relative errors; the exponent is the slope of log(cost − constant) against
+log(size) over the larger half of the sizes, unless the constant is most of the cost. Each cost is also compared with
+its floor, a bare loop that does only the unavoidable work (see `bench/curves.py`). Memory is the peak growth.
 
-The points are kept in scaling.csv, until their curve is measured again; the picture and the table are drawn of all that
-are there: scaling.png, and scaling.md between the two marks.
+The points are kept in scaling.csv until their curve is measured again. The figure (scaling.png) and the table (between
+the two marks in scaling.md) show all kept points.
 """
 
 import argparse
@@ -37,15 +36,15 @@ from diffusion.console import console, progress_bar
 from diffusion.report import style
 from diffusion.report.formatting import markdown_table
 
-MOST = 1.1  # the greatest exponent that is accepted
-LEAST_BYTES = 20e6  # of growth, below which memory counts as flat
-FORKED = get_context("fork")  # imports are made once, before
+MOST = 1.1  # the largest accepted exponent
+LEAST_BYTES = 20e6  # memory that grows by less counts as flat
+FORKED = get_context("fork")  # so modules are imported only once
 HEAD = ("curve", "what", "size", "seconds", "floor", "memory")
 MARKS = re.compile(r"(?<=<!-- curves -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 class Point(NamedTuple):
-    """A work at one size: seconds of the processor, those of its floor (NaN where it has none), bytes."""
+    """A workload at one size: CPU seconds, CPU seconds of its floor (NaN without one), bytes."""
 
     size: int
     seconds: float
@@ -54,11 +53,11 @@ class Point(NamedTuple):
 
 
 Points = dict[tuple[str, str], list[Point]]
-"""Curve and work -> its points, in order of size."""
+"""Curve and workload -> its points, in order of size."""
 
 
 def constant(sizes: np.ndarray, costs: np.ndarray) -> float:
-    """c ≥ 0 of the line c + a·size, a ≥ 0, with the least squares of its relative errors."""
+    """The c ≥ 0 of the line c + a·size, a ≥ 0, fitted by least squares of the relative errors."""
     (c, _), _ = nnls(np.stack([np.ones_like(costs), sizes], axis=1) / costs[:, None], np.ones_like(costs))
     return float(c)
 
@@ -66,7 +65,7 @@ def constant(sizes: np.ndarray, costs: np.ndarray) -> float:
 def exponent(sizes: np.ndarray, costs: np.ndarray) -> float:
     """The slope of log(cost − constant) against log(size), over the larger half of the sizes.
 
-    NaN where the constant is more than half of the largest cost: then nothing is known of the rest.
+    NaN if the constant is more than half of the largest cost, which says too little about the rest.
     """
     half, fixed = len(sizes) // 2, constant(sizes, costs)
     if fixed > costs[-1] / 2:
@@ -76,7 +75,7 @@ def exponent(sizes: np.ndarray, costs: np.ndarray) -> float:
 
 
 def measure(curve: Curve, size: int) -> dict[str, Point]:
-    """What the works of a curve cost at one size, in a process of its own. Raises SystemExit where that fails."""
+    """Measure the workloads of a curve at one size, in a new process. Raises SystemExit if that fails."""
     answers = FORKED.SimpleQueue()
     process = FORKED.Process(target=one, args=(curve, size, answers))
     process.start()
@@ -100,7 +99,7 @@ def one(curve: Curve, size: int, answers: Any) -> None:
 
 
 def read(file: Path) -> Points:
-    """The points that are kept."""
+    """Read the points of earlier measurements."""
     points: Points = defaultdict(list)
     for row in csv.DictReader(file.read_text().splitlines()) if file.exists() else ():
         values = (float(row[name]) for name in ("seconds", "floor", "memory"))
@@ -109,7 +108,7 @@ def read(file: Path) -> Points:
 
 
 def write(file: Path, points: Points) -> None:
-    """Keep the points."""
+    """Write the points to a file."""
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(HEAD)
@@ -126,7 +125,7 @@ def text_of(seconds: float) -> str:
 
 
 def lines(points: Points) -> list[list[str]]:
-    """A line of the table for each work."""
+    """A line of the table for each workload."""
     table = []
     for (curve, what), found in points.items():
         size, taken, floor, memory = (np.array(column) for column in zip(*found, strict=True))
@@ -152,7 +151,7 @@ COLUMNS = (
 
 @style.styled
 def figure(points: Points) -> Figure:
-    """A column for each curve: seconds above, with the floors dotted, and memory below."""
+    """A column for each curve: seconds at the top, with dotted floors, and memory at the bottom."""
     curves = list(dict.fromkeys(curve for curve, _ in points))
     drawn = Figure(figsize=(2.5 * len(curves), 5.4), layout="constrained")
     axes = drawn.subplots(2, len(curves), squeeze=False)

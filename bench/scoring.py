@@ -1,13 +1,13 @@
-"""What the metrics cost beside the extractor: scoring samples against cached statistics, over its forward pass alone.
+"""Cost of the metrics: scoring samples against cached statistics, relative to the extractor's forward pass alone.
 
     python bench/scoring.py [--n 2048] [--features lite0] [--metrics standard] [--resolution 64]
 
-A batch is scored, then passes through the bare extractor, then the next is scored, and so on, since a machine's speed
-drifts by more than the difference. What a score does besides its batches (it reads the statistics, and measures) is set
-against the bare batches just before and after it. The ratio is the median of the pairs' ratios, with its 95% interval
-(order statistics), and the share of the rest; the goal is below 1.1 at 2,048 samples. The rest is less in proportion
-the more samples there are. Images and the features of the reference, as many again, are random: what is in them costs
-nothing.
+Each batch is scored and then passed through the bare extractor before the next one, because a machine's speed drifts by
+more than the difference. The rest of the score (reading the statistics and computing the metrics) is compared with the
+bare batches just before and after it. The ratio is the median of the pairs' ratios, with its 95% interval (order
+statistics), plus the share of the rest; the goal is below 1.1 at 2,048 samples. The share of the rest falls with the
+number of samples. The images and an equal number of reference features are random: their content does not affect the
+cost.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def seconds(what: Callable[[], object], device: torch.device) -> Moment:
 
 
 class Turns:
-    """Batches for a score; after each is scored, it passes through the bare extractor. How long both took."""
+    """Yields batches to score; passes each through the bare extractor after it is scored, and times both."""
 
     def __init__(self, images: Tensor, batch_size: int, bare: Callable[[Tensor], object], device: torch.device):
         self.batches, self.bare_pass, self.device = images.split(batch_size), bare, device
@@ -59,7 +59,7 @@ class Turns:
 
 
 def fill_cache(images: Tensor, extractor: FeatureExtractor, spatial: bool) -> None:
-    """The statistics of random features, kept as those of `images`."""
+    """Cache the statistics of random features as the statistics of `images`."""
     width = extractor.num_features + spatial * extractor.num_spatial
     extractor.forward = lambda batch, spatial: torch.randn(len(batch), width).abs()  # type: ignore[method-assign]
     try:
@@ -69,7 +69,7 @@ def fill_cache(images: Tensor, extractor: FeatureExtractor, spatial: bool) -> No
 
 
 def interval(scored: list[float], bare: list[float], rest: float) -> str:
-    """`1.032 [1.029, 1.036]`: the median of the pairs' ratios, and between which of them it lies; plus `rest`."""
+    """`1.032 [1.029, 1.036]`: the median of the pairs' ratios plus `rest`, and its 95% interval."""
     ratios = sorted(a / b + rest for a, b in zip(scored, bare, strict=True))
     n = len(ratios)
     k = max(0, int(n / 2 - 0.98 * n**0.5))
@@ -99,7 +99,7 @@ def main() -> None:
         os.environ["DIFFUSION_CACHE"] = cache
         fill_cache(real, extractor, spatial)
         for batch in images[: 3 * batch_size].split(batch_size):
-            bare(batch)  # memory is allocated and kernels are chosen
+            bare(batch)  # allocate memory and choose kernels
         turns = Turns(images, batch_size, bare, device)
 
         def scored() -> None:
@@ -117,7 +117,7 @@ def main() -> None:
             found: dict[str, object] = {}
 
             def measure(metric: Factory = metric, found: dict[str, object] = found) -> None:
-                with suppress(UserError):  # too few images for it
+                with suppress(UserError):  # too few images for this metric
                     found.update(score_features(features, extractor, against, metrics=[metric]))
 
             taken = seconds(measure, device)

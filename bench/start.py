@@ -1,11 +1,11 @@
-"""What passes from the shell to the line that names a run's folder, beside a bare import of torch and Lightning.
+"""Startup time of a run, from the shell to the line that names its folder, against importing torch and Lightning.
 
     python bench/start.py [--turns 5] [WORD …]
 
-The words are those of `diffusion.train`; by default they are what a newcomer types. In turns, a process begins that run
-and ends where the run would print its folder, and another one only imports torch and Lightning: the floor. Both have
-read the same files before. A number is the least of the turns', in processor time, which other work on the machine
-disturbs less, and on the wall. The ratio is that of processor times.
+The words are arguments of `diffusion.train`; the default is what a newcomer types. In each turn, one process starts the
+run and exits where the run would print its folder, and another only imports torch and Lightning: the floor. All files
+are already cached. A number is the least over the turns, in CPU time, which other load on the machine disturbs less,
+and in wall time. The ratio is between CPU times.
 """
 
 import argparse
@@ -62,7 +62,7 @@ train.main()
 
 
 def floor() -> tuple[float, float]:
-    """Seconds of the processor and on the wall."""
+    """CPU seconds and wall seconds of the imports."""
     start = time.time()
     code = f"{FLOOR}; import time; print(time.process_time(), time.time())"
     cpu, end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -70,7 +70,7 @@ def floor() -> tuple[float, float]:
 
 
 def parts(words: list[str]) -> dict[str, tuple[float, float]]:
-    """The same for each part of a run's start."""
+    """CPU seconds and wall seconds of each part of a run's start."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", RUN, *words, f"hydra.run.dir={folder}/run"]
         before = 0.0, time.time()
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     options, words = parser.parse_known_args()
     words = words or ["model=unet_small", "trainer.devices=1", "trainer.max_steps=3"]
-    parts(words)  # what is cached from here on
+    parts(words)  # fill the caches
     turns = [(floor(), parts(words)) for _ in range(options.turns)]
     least = min(turn[0][0] for turn in turns), min(turn[0][1] for turn in turns)
     table = Table(title=f"from the shell to the run's folder: {' '.join(words)}")

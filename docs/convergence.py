@@ -120,7 +120,7 @@ def covariance_error(oracle: GaussianOracle, sampler: Sampler) -> float:
 
 
 def adaptive_evaluations(oracle: GaussianOracle) -> int:
-    """The evaluations of the adaptive solver from t = 1 to sigma/alpha = 0.05, and of the denoising step after it."""
+    """The evaluations of the adaptive solver from t = 1 to sigma/alpha = 0.05, and of the final denoising step."""
     sampler = ProbabilityFlow(2, grid=partial(grid.log_snr, sigma_min=0.05))
     sampler(oracle, STARTS, None)
     return sampler.evaluations
@@ -175,7 +175,7 @@ def wasserstein(mean: Tensor, covariance: Tensor) -> float:
 
 
 def defaults_table() -> str:
-    """The largest and the median error over all schedules of every choice of conf/sampler that is affine in x_t."""
+    """The largest and the median error over all schedules, for every choice of conf/sampler that is affine in x_t."""
     oracles = [
         GaussianOracle(make(choice("schedule", name), "schedule"), MEAN, COVARIANCE) for name in choices("schedule")
     ]

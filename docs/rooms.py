@@ -1,8 +1,8 @@
-"""The rooms of `diffusion/` and what they import, as the picture in architecture.md.
+"""The rooms of `diffusion/` and their imports, as the diagram in architecture.md.
 
-python docs/rooms.py     # writes the picture anew
+python docs/rooms.py     # rewrites the diagram
 
-Read from the source: every import counts, those inside functions and under TYPE_CHECKING too.
+The imports are read from the source: imports inside functions and under TYPE_CHECKING count, too.
 """
 
 import ast
@@ -12,7 +12,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
 PACKAGE = DOCS.parent / "diffusion"
-BASE = ("errors", "randomness", "console", "files", "pixels")  # modules that every room may import; not drawn
+BASE = ("errors", "randomness", "console", "files", "pixels")  # every room may import these modules; not drawn
 PICTURE = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
 
 
@@ -26,7 +26,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Which modules of the package each module imports."""
+    """Module -> the modules of the package that it imports."""
     known = modules()
     found: dict[str, set[str]] = {}
     for module, file in known.items():
@@ -51,12 +51,12 @@ def imported_names(file: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The folder that a module is in: `process`; for a module of the top floor, `errors` for one, its own name."""
+    """The folder of a module, such as `process`; for a top-level module, such as `errors`, its own name."""
     return ([*module.split("."), ""])[1]
 
 
 def arrows() -> dict[str, set[str]]:
-    """Which rooms the files of each room import."""
+    """Room -> the other rooms that its files import."""
     found: dict[str, set[str]] = defaultdict(set)
     for module, others in imports().items():
         found[room(module)] |= {room(other) for other in others} - {room(module)}
@@ -64,9 +64,9 @@ def arrows() -> dict[str, set[str]]:
 
 
 def picture() -> str:
-    """The rooms as a Mermaid flowchart: an arrow leads from a room to one that it imports.
+    """The rooms as a Mermaid flowchart, with arrows from each room to the rooms that it imports.
 
-    Where a room is reached through another one too, the direct arrow is left out.
+    A direct arrow is left out if the room is also reached through another one.
     """
     commands = {name for name in arrows() if (PACKAGE / f"{name}.py").exists()} - set(BASE)
     graph: dict[str, set[str]] = defaultdict(set)

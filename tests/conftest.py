@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, a cache of their own, and commands that run in this process."""
+"""Shared by all tests: no network access, a separate cache, and commands that run in this process."""
 
 import gc
 import os
@@ -20,22 +20,22 @@ from PIL import Image
 
 
 def pytest_collection_finish() -> None:
-    """Imported modules and collected tests are half a million objects: no garbage collection looks through them."""
+    """Exclude the half a million objects of imported modules and collected tests from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests neither read nor fill the user's cache."""
+    """Keep tests from reading or filling the user's cache."""
     os.environ["DIFFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)
 def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have tests of their own, and some are marked: other runs lack figures and recipe, half of their time.
+    """Leave out the figures and the recipe of runs, half of their time, and the figures of comparisons of sweeps.
 
-    So do comparisons of sweeps lack their figure.
+    Tests of reports and of reliability keep them, as do tests with the mark `whole_report`.
     """
     whole = {"report", "reliability"} & set(request.path.parts) or request.node.get_closest_marker("whole_report")
     if "diffusion.report.run" in sys.modules and not whole:
@@ -48,7 +48,7 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 40 small pictures: sky above land, in colours that differ from one to the next."""
+    """A folder of 40 small images: sky above land, each in different colours."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(40):
         picture = Image.new("RGB", (24, 24), (40 + 5 * i, 120, 250 - 5 * i))
@@ -78,7 +78,7 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def tiny(photos: Path) -> list[str]:
-    """Overrides that make a run of seconds: 24 training images of 8×8, a network of a few thousand weights."""
+    """Overrides for a run that takes seconds: 24 training images of 8×8 and a network with a few thousand weights."""
     return [*TINY, f"data.root={photos}"]
 
 
@@ -87,7 +87,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    """`command("train", overrides)` -> (exit status, stdout, stderr), run in this process, in an empty folder."""
+    """`command("train", overrides)` -> (exit status, stdout, stderr); runs in this process, in an empty folder."""
     from importlib import import_module
 
     from composing import job_in_this_process
@@ -97,7 +97,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     from diffusion.runs import jobs
 
     monkeypatch.chdir(tmp_path)
-    # Hydra composes everything once more to read hydra.mode, which no test sets, and then goes by -m alone.
+    # Hydra would compose everything again to read hydra.mode, which no test sets; without it, only -m counts.
     monkeypatch.setattr(Hydra, "get_mode", lambda self, config_name, overrides: None)
     monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
 
@@ -118,7 +118,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures that the proofs of reliability have noted."""
+    """Print the figures recorded by the reliability tests."""
     figures = {
         what: value for report in terminalreporter.getreports("passed") for what, value in report.user_properties
     }

@@ -1,10 +1,10 @@
-"""Plant faults in a copy of the program, one at a time: the tests must catch each.
+"""Mutation testing: plant faults in a copy of the program, one at a time; the tests must catch each.
 
     python tests/mutations.py [mathematics | reliability] [-k WORD]
 
-The faults are those of tests/faults/*.py, or of one of these files, whose description begins with WORD. First the tests
-that should object are run on a sound copy. Prints a table, with the test that caught each; exits with 1 if a fault
-survives, or if tests object to the sound copy.
+The faults come from tests/faults/*.py, or from one of these files; -k selects faults whose description begins with
+WORD. The tests must first pass on a copy without faults. Prints a table with the test that caught each fault; exits
+with 1 if a fault survives, or if tests fail on the copy without faults.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def copy(target: Path, fault: Fault | None) -> None:
-    """What the tests need, with the fault."""
+    """Copy everything the tests need, and plant the fault."""
     for name in ("diffusion", "conf", "tests"):
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", target)
@@ -39,12 +39,12 @@ def copy(target: Path, fault: Fault | None) -> None:
 
 
 def places(fault: Fault) -> int:
-    """How often the sound text occurs."""
+    """The number of occurrences of the sound text."""
     return sum(path.read_text("utf-8").count(fault.sound) for path in (ROOT / "diffusion").rglob("*.py"))
 
 
 def judge(folder: Path, tests: str) -> None:
-    """In a process of its own: run the tests in the copy, and exit with pytest's status."""
+    """Run the tests on the copy and exit with pytest's status; called in a child process."""
     output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -59,7 +59,7 @@ def judge(folder: Path, tests: str) -> None:
 
 
 def check(fault: Fault | None, tests: str) -> tuple[int | None, str, float]:
-    """pytest's status on a copy with the fault (None: without one), the test that objected, the seconds it took."""
+    """pytest's status on a copy with the fault (None: no fault), the test that failed, and the seconds it took."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def plant(faults: list[Fault]) -> int:
-    """Print what came of each; how many were not as they should be."""
+    """Print the outcome of each fault; return the number of unexpected outcomes."""
     if astray := [fault for fault in faults if places(fault) != 1]:
         for fault in astray:
             print(f"{fault.what}: {fault.sound!r} occurs {places(fault)} times")
@@ -94,10 +94,10 @@ def plant(faults: list[Fault]) -> int:
     plan: list[tuple[Fault | None, str]] = [(None, tests) for tests in sorted({fault.tests for fault in faults})]
     plan += [(fault, fault.tests) for fault in faults]
     wrong = 0
-    with ProcessPoolExecutor(os.cpu_count(), FORK) as pool:  # not multiprocessing's: its workers may have no children
+    with ProcessPoolExecutor(os.cpu_count(), FORK) as pool:  # workers of multiprocessing.Pool cannot have children
         results = pool.map(check, *zip(*plan, strict=True))
         for (fault, tests), (status, said, seconds) in zip(plan, results, strict=True):
-            wrong += status != (fault is not None)  # pytest's status is 1 where a test failed
+            wrong += status != (fault is not None)  # pytest's status is 1 if a test failed
             verdict = (
                 ("SURVIVED" if fault else "passes") if status == 0 else said if status == 1 else f"{status}: {said}"
             )

@@ -1,4 +1,4 @@
-"""Imports lead one way, docs/architecture.md shows how, and the wheel carries what a run needs."""
+"""Imports have no cycles and match docs/architecture.md, and the wheel contains everything a run needs."""
 
 import importlib.util
 import zipfile
@@ -30,7 +30,7 @@ def rooms() -> ModuleType:
 
 
 def test_no_module_imports_itself_by_way_of_others(rooms):
-    TopologicalSorter(rooms.imports()).prepare()  # raises CycleError, which names the circle
+    TopologicalSorter(rooms.imports()).prepare()  # raises CycleError, which names the cycle
 
 
 def test_rooms_are_in_an_order(rooms):

@@ -1,4 +1,4 @@
-"""The benchmarks follow the program: they can be imported, their works can be done, and their exponents are right."""
+"""The benchmarks match the program: they can be imported, their workloads run, and their exponents are right."""
 
 import importlib
 import math
@@ -22,7 +22,7 @@ def bench_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_imported(name: str) -> None:
-    if name in ("network", "quality"):  # peers, which the extra `bench` installs
+    if name in ("network", "quality"):  # they need the peers that the extra `bench` installs
         pytest.importorskip("denoising_diffusion_pytorch")
     importlib.import_module(name)
 

@@ -1,4 +1,4 @@
-"""What the console says of numbers and times."""
+"""Numbers and times on the console."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_times_say_which_is_which() -> None:
 
 
 def lines_in_a_log(seconds_per_step: float, steps: int = 100, terminal: bool = False) -> list[str]:
-    """What a log file holds of work, before the line at its end."""
+    """The lines of progress in a log file, before the final line."""
     now, file, bar = [0.0], io.StringIO(), progress_bar()
     bar.get_time = lambda: now[0]
     bar.live.console = Console(file=file, force_terminal=terminal, width=140, markup=False)

@@ -1,4 +1,4 @@
-"""Each planted fault has its place in the program, and tests that are there: `make mutations` would find out late."""
+"""The text and the tests of each planted fault exist; `make mutations` would find this out only late."""
 
 import sys
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What importing torch leaves out: the garbage collector, most metrics, and parts of what a run may never use."""
+"""Importing torch leaves out the garbage collector, most metrics, and some parts that a run may never use."""
 
 import contextlib
 import gc
@@ -16,7 +16,7 @@ UNUSED = ("transformers", "scipy.signal", "scipy.stats", "scipy.integrate", "sci
 def test_what_torch_makes_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     before = gc.get_freeze_count()
-    with contextlib.suppress(ImportError), importing():  # a failure leaves no process without garbage collection
+    with contextlib.suppress(ImportError), importing():  # garbage collection must be enabled again after a failure
         assert not gc.isenabled()
         made = [[] for _ in range(1000)]
         raise ImportError

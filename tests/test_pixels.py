@@ -1,4 +1,4 @@
-"""Grey and RGBA images are shown and scored as RGB by one rule."""
+"""Grey and RGBA images are shown and scored as RGB by the same rule."""
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def test_rgba_lies_over_white_as_pillow_composes_it() -> None:
     white = Image.new("RGBA", (65536, 1), "white")
     expected = np.asarray(Image.alpha_composite(white, Image.fromarray(pixels)).convert("RGB")).astype(int)
     found = to_rgb(torch.from_numpy(pixels).permute(2, 0, 1)).permute(1, 2, 0).numpy()
-    assert abs(found - expected).max() <= 1  # Pillow rounds otherwise
+    assert abs(found - expected).max() <= 1  # Pillow rounds differently
     exact = (pixels[..., :3] * (opacity[:, None] / 255)) + 255 - opacity[:, None]
     assert abs(found - exact).max() <= 0.5
 

@@ -1,4 +1,4 @@
-"""Random streams: Philox to the bit, all bits of a seed count, and draws depend on nothing but their seed."""
+"""Random streams: Philox bit for bit, all bits of a seed count, and draws depend only on their seed."""
 
 import math
 from typing import Any
@@ -43,7 +43,7 @@ def test_the_words_are_those_that_random123_publishes(counter, key, words, kind)
 
 
 def plain_philox(seed: int, block: int, draw: int) -> list[int]:
-    """The words of a block in Python's integers."""
+    """The words of a block, computed with Python integers."""
     c, k = [block, 0, draw, 0], [seed & ONES, seed >> 32]
     for _ in range(10):
         first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -53,7 +53,7 @@ def plain_philox(seed: int, block: int, draw: int) -> list[int]:
 
 
 def plain_normal(seed: int, draw: int, n: int, bits: int) -> list[float]:
-    """The first n numbers of a draw, from words of 32 bits or from 53 bits of two words."""
+    """The first n numbers of a draw, from 32-bit words or from 53 bits of two words."""
     found: list[float] = []
     block = 0
     while len(found) < n:
@@ -98,7 +98,7 @@ def test_the_lowest_and_the_highest_words_are_in_the_bounds(monkeypatch, word, d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
-    """To the bit: neither on the batch, nor its size, nor its order, nor the parts in which it is drawn."""
+    """Bit for bit: not on the batch, its size, its order, or the parts in which it is drawn."""
     seeds = [3, 2**40, 11, 5, 8, 13, 2**63 - 1]
 
     def drawn(order: list[int]) -> list[Tensor]:
@@ -106,7 +106,7 @@ def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
         return [streams.uniform(), streams.normal(3, 5, 5, dtype=dtype), streams.normal(7, dtype=dtype)]
 
     whole = drawn(list(range(7)))
-    # By numpy and by torch; examples and blocks are drawn 3 at once, in the end.
+    # With numpy and with torch; the last case draws 3 examples and 3 blocks at a time.
     for parts, few in ((2**16, 2**14), (2**16, 0), (16, 2**14), (3, 2**14)):
         monkeypatch.setattr(randomness, "CACHED", parts)
         monkeypatch.setattr(randomness, "FEW", few)
@@ -141,7 +141,7 @@ def test_successive_draws_of_evenly_spread_times_differ():
 
 
 def test_all_bits_of_a_seed_count():
-    """Neighbours in one bit of 64 are as different as any others."""
+    """Seeds that differ in one of 64 bits are as different as any others."""
     seeds = [SEED, *(SEED ^ 1 << bit for bit in range(64))]
     draws = Streams(seeds).normal(2000)
     assert torch.corrcoef(draws).fill_diagonal_(0).abs().max() < 5.2 / 2000**0.5  # 2080 pairs: once in 2400 trials
@@ -150,7 +150,7 @@ def test_all_bits_of_a_seed_count():
 
 
 class Counter(TorchDispatchMode):
-    """Torch's operations."""
+    """Counts torch's operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,12 +174,12 @@ def test_a_batch_of_any_size_is_drawn_by_as_many_operations(dtype):
     assert operations(2) == operations(64)
 
 
-N = 1000  # numbers of an example, and examples
+N = 1000  # numbers per example, and examples
 
 
 @pytest.fixture(scope="module")
 def noise() -> Tensor:
-    """(4, N, N): of 4 draws, N successive seeds and N places."""
+    """(4, N, N): 4 draws, N successive seeds, N places."""
     streams = Streams(range(N))
     return torch.stack([streams.normal(N, dtype=torch.float64) for _ in range(4)])
 
@@ -207,7 +207,7 @@ def test_the_distribution_of_times_is_uniform():
 
 
 def test_seeds_draws_and_places_are_independent(noise):
-    """Correlations of the numbers and of their squares, which Box and Muller's pairs would share."""
+    """Correlations of the numbers and of their squares; the two numbers of a Box–Muller pair could share them."""
     for values in (noise, (noise.square() - 1) / 2**0.5):
         pairs = {
             "draws": (values[:-1], values[1:]),

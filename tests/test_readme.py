@@ -1,4 +1,4 @@
-"""The README and the docs keep their word: photographs are credited, links lead somewhere, named choices exist."""
+"""The README and the docs are correct: photographs are credited, links have targets, named choices exist."""
 
 import csv
 import re

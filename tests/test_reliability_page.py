@@ -1,4 +1,4 @@
-"""Each proof that docs/reliability.md names is there."""
+"""Every test named in docs/reliability.md exists."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is called or looks like a secret is refused, and no ordinary setting is."""
+"""Settings with the name or the look of a secret are rejected, and no ordinary setting is."""
 
 import pytest
 from omegaconf import OmegaConf

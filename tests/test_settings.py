@@ -1,4 +1,4 @@
-"""Settings of a wrong kind are one line; every value that is shipped is of its kind."""
+"""Settings of a wrong type cause a one-line error; every shipped value has the right type."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +29,7 @@ def test_every_choice_composes_and_is_of_its_kind(group, choice):
 
 
 MADE = ("schedule", "prediction", "objective", "lr_scheduler", "ema", "sampler", "guidance", "model", "data")
-SEVERAL = ("logger", "callbacks", "metrics")  # of whose choices any number can be taken
+SEVERAL = ("logger", "callbacks", "metrics")  # any number of their choices can be used
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in MADE and c not in ("none", "wandb")])
@@ -147,7 +147,7 @@ def test_arguments_are_what_their_annotations_say(target, argument, good, bad):
 
 
 def test_a_function_of_a_recipe_is_called_without_hydra_between() -> None:
-    """Hydra checks its policy again at every call of its own partial functions, twice in a training step."""
+    """Hydra checks its policy again at every call of its own partial functions: twice per training step."""
     objective = make(settings(["weighting@objective.weighting=min_snr"]).objective, "objective")
     assert type(objective.noise) is type(objective.weighting) is partial
     assert objective.weighting.keywords == {"gamma": 5.0}

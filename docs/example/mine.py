@@ -1,4 +1,4 @@
-"""A custom network, noise schedule and data set: conf/ names them, and docs/extending.md explains how."""
+"""A custom network, noise schedule and data set; conf/ names them, and docs/extending.md explains how."""
 
 import math
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ class Convolutions(nn.Module):
     """Three convolutions over the image and the noise level.
 
     Args:
-        width: Channels between them.
+        width: Channels between the convolutions.
     """
 
     def __init__(self, width: Annotated[int, Ge(1)] = 32):
@@ -54,7 +54,7 @@ class Discs(ImageData):
     """A disc of one colour on another colour.
 
     Args:
-        n: Training images; there are half as many for validation, and as many again for the test.
+        n: Training images; the validation and test splits have n // 2 images each.
     """
 
     def __init__(self, n: Annotated[int, Ge(2)] = 500, **options: Any):

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has an empty cache of its own."""
+    """An empty cache for each test."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("DIFFUSION_CACHE", str(folder))
     return folder / "data"

@@ -1,4 +1,4 @@
-"""CIFAR-10 is read from an archive in its real format. Here it is a tiny one that the test makes."""
+"""CIFAR-10 is read from an archive in its real format; the tests create a tiny one."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ NAMES = [f"kind {i}" for i in range(10)]
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the archive: five training batches and a test batch, rows of 1024 red, green and blue bytes."""
     pixels = np.random.default_rng(0).integers(0, 256, (6 * PER_BATCH, 3072), np.uint8)
-    pixels[-1] = pixels[2]  # the last test image is a training image too
+    pixels[-1] = pixels[2]  # the last test image is also a training image
     members, sums = {}, {}
     for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
         rows = pixels[k * PER_BATCH : (k + 1) * PER_BATCH]

@@ -21,7 +21,7 @@ def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
         config.data.root = str(tmp_path)
     data = instantiate(config.data)
     assert isinstance(data, ImageData)
-    # Splits that are drawn at random have another seed than the run, so that runs of several seeds share them.
+    # Random splits do not use the run's seed, so runs with different seeds share them.
     assert (data.seed, data.batch_size) == (3 if file.stem == "landscapes" else 0, 8)
     kind = get_class(config.data._target_)
     options = {*inspect.signature(kind).parameters, *inspect.signature(ImageData).parameters} - {"options"}

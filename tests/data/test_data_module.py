@@ -42,7 +42,7 @@ def toy(**options: int) -> Toy:
 
 
 def drawn(epoch: int = 0, size: int = 50, batch_size: int = 8, **options: int) -> list[tuple[Tensor, Tensor, int, int]]:
-    """The batches of one epoch of one device."""
+    """The batches of one epoch on one device."""
     per_epoch = size // (batch_size * options.get("devices", 1))
     sampler = TrainingBatches(size, batch_size, per_epoch, per_epoch, **options)
     sampler.set_epoch(epoch)
@@ -66,7 +66,7 @@ def test_order_and_mirroring_depend_on_seed_and_epoch_only() -> None:
     orders = [[index for index, *_ in plain(drawn(**options))] for options in ({}, {"epoch": 1}, {"seed": 1})]
     assert orders[1] != orders[0] != orders[2]
     flips = [bool(flip[index == 7]) for epoch in range(200) for index, flip, *_ in drawn(epoch=epoch) if 7 in index]
-    assert 60 < sum(flips) < 140  # image 7 is mirrored in half of the epochs
+    assert 60 < sum(flips) < 140  # image 7 is mirrored in about half of the epochs
     assert not any(flip.any() for _, flip, *_ in drawn(flip=False))
 
 
@@ -134,7 +134,7 @@ def test_validation_is_the_split_and_as_many_fixed_training_images_paired_by_ind
     train = [tuple(image.flatten().tolist()) for image in data.splits["train"].images]
     shown = [train.index(tuple(image.flatten().tolist())) for batch in fit for image in batch.image]
     assert len(set(shown)) == 7
-    assert max(shown) > 7  # they are not simply the first ones
+    assert max(shown) > 7  # not simply the first images
     again = torch.cat([batch.image for batch in toy(batch_size=2, seed=1).val_dataloader()[1]])
     assert torch.equal(again, torch.cat([batch.image for batch in fit]))
     assert sum(len(batch.index) for batch in toy().test_dataloader()) == 5
@@ -183,7 +183,7 @@ def test_too_few_images_and_impossible_sizes_are_one_line() -> None:
 
 
 class Recorder(pl.LightningModule):
-    """Writes the batches that it gets to a file in `folder`."""
+    """Writes the batches that it receives to a file in `folder`."""
 
     def __init__(self, folder: Path, stop_after: int | None):
         super().__init__()
@@ -218,10 +218,10 @@ def fit(
     batches: int | None = None,
     **options: int,
 ) -> Seen:
-    """The global batches of three epochs by Lightning's Trainer, with a checkpoint after each of them.
+    """The global batches of three epochs by Lightning's Trainer, with a checkpoint after each batch.
 
     Args:
-        batches: if given, Lightning takes a run of so many batches for one epoch, as in diffusion.train.
+        batches: if given, Lightning treats a run of that many batches as one epoch, as in diffusion.train.
     """
     data = Toy(4, **{"batch_size": 5, **options})
     data.batches = batches
@@ -239,7 +239,7 @@ def fit(
         limit_val_batches=0,
     )
     try:
-        with mock.patch.dict(os.environ):  # where Lightning leaves the address of its processes
+        with mock.patch.dict(os.environ):  # Lightning leaves the address of its processes there
             trainer.fit(Recorder(folder, stop_after), data, ckpt_path=resumed, weights_only=True)
     except (KeyboardInterrupt, SystemExit):
         assert stop_after is not None
@@ -257,7 +257,7 @@ def in_order(number: int, batch_size: int, first: int = 0) -> Seen:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("batches", [None, 12], ids=["three epochs", "one run"])
-@pytest.mark.parametrize("step", [2, 4, 7, 12])  # within an epoch, at its end, within the second, at the very end
+@pytest.mark.parametrize("step", [2, 4, 7, 12])  # in an epoch, at its end, in the second one, at the end of the run
 def test_a_resumed_run_continues_exactly(tmp_path: Path, step: int, batches: int | None, workers: int) -> None:
     whole = fit(tmp_path / "whole", batches=batches, num_workers=workers)
     assert whole == in_order(12, 5)
@@ -266,7 +266,7 @@ def test_a_resumed_run_continues_exactly(tmp_path: Path, step: int, batches: int
     assert first + fit(tmp_path / "rest", ckpt, batches=batches, num_workers=workers) == whole
 
 
-@pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does
+@pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
 @pytest.mark.parametrize("batches", [None, 18], ids=["three epochs", "one run"])
 @pytest.mark.parametrize(("before", "after"), [((4, 1), (2, 2)), ((2, 2), (4, 1))], ids=["one to two", "two to one"])
 def test_a_run_resumed_on_another_number_of_devices_continues_exactly(
@@ -284,12 +284,12 @@ def test_a_run_resumed_on_another_number_of_devices_continues_exactly(
 def test_a_run_resumed_with_another_batch_size_continues_at_the_same_image(
     tmp_path: Path, batch_size: int, first: int
 ) -> None:
-    """After 3 batches of 5 the run has 12 − 3 batches left, from the batch on that has image 15 of the epoch."""
+    """After 3 batches of 5, the run has 12 − 3 batches left, starting with the batch of image 15 of the epoch."""
     fit(tmp_path / "first", stop_after=3, batches=12)
     rest = fit(tmp_path / "rest", tmp_path / "first/step=3.ckpt", batches=12, batch_size=batch_size)
     assert rest == in_order(9, batch_size, first)
     again = fit(tmp_path / "again", tmp_path / "rest/step=8.ckpt", batches=12, batch_size=batch_size)
-    assert again == rest[5:]  # its checkpoints know the position too
+    assert again == rest[5:]  # its checkpoints also contain the position
 
 
 def test_epochs_of_one_run_follow_each_other_without_a_repeated_batch() -> None:

@@ -48,7 +48,7 @@ def test_a_folder_prints_and_reports_them(tmp_path: Path, capsys: pytest.Capture
     images = noise(40, 0).permute(0, 2, 3, 1).numpy()
     for i in range(40):
         Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
-        Image.fromarray(images[i]).save(tmp_path / f"{i}.bmp")  # other bytes, the same picture
+        Image.fromarray(images[i]).save(tmp_path / f"{i}.bmp")  # other bytes, the same image
     data = Folder(tmp_path, resolution=16, val=20, test=0, batch_size=4)
     data.prepare_data()
     used = [entry for entry in data.report if entry["action"] == "used"]
@@ -62,7 +62,7 @@ def test_a_folder_prints_and_reports_them(tmp_path: Path, capsys: pytest.Capture
 
 
 class Drawn(ImageData):
-    """A data set with two training images in the validation split, and none in the test split."""
+    """A data set with two training images in the validation split and none in the test split."""
 
     def load(self) -> dict[str, Split]:
         train = noise(20, self.seed)

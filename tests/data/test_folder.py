@@ -1,4 +1,4 @@
-"""A folder gives the same splits wherever it is and whatever bad files are in it, and reports what it left out."""
+"""A folder has the same splits regardless of its location and of bad files, and reports the files it leaves out."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def picture(i: int, width: int = 12, height: int = 8) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Twenty good pictures, half of them nested."""
+    """Twenty good images, half of them in nested folders."""
     root = tmp_path / "photos"
     (root / "a" / "b").mkdir(parents=True)
     for i in range(20):
@@ -47,7 +47,7 @@ def reasons(data: Folder) -> dict[str, tuple[str, str]]:
 
 
 def add_bad_files(root: Path) -> dict[str, str]:
-    """Other files of many kinds, and the action and reason expected for each."""
+    """Add bad files of many kinds; return the expected action and reason for each."""
     good = (root / "0.png").read_bytes()
     files = {
         "cut.png": (good[:200], "refused", "can't be decoded"),
@@ -115,7 +115,7 @@ def test_bad_files_are_reported_once_and_change_nothing(
     assert json.loads(file.read_text()) == data.report
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "refused" in line)
     assert line == f"data: 20 images, 6 refused, 5 other files skipped; the reasons are in {file}"
-    assert load(root).report == data.report  # from the cache too
+    assert load(root).report == data.report  # also from the cache
 
 
 def test_strict_stops_at_refused_images_but_not_at_other_files(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""`data.tiles` cuts a few large photographs into tiles as the bundled ones are cut, and splits them by photograph."""
+"""`data.tiles` cuts a few large photographs into tiles like the bundled ones, and splits them by photograph."""
 
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +22,7 @@ def photograph(i: int, width: int = 600, height: int = 400) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fifteen photographs of six by four hundred pixels, one of them lying on its side in its file."""
+    """Fifteen photographs of 600×400 pixels, one of them stored on its side."""
     root = tmp_path_factory.mktemp("photographs")
     for i in range(15):
         exif = Image.Exif()
@@ -46,7 +46,7 @@ def test_tiles_of_a_photograph_are_in_one_split(root: Path) -> None:
         counts = [split.sources.count(photo) for photo in set(split.sources)]
         assert min(counts) > 4
         assert max(counts) <= 12
-        assert split.sources[: len(counts)] == list(dict.fromkeys(split.sources))  # one of each in turn
+        assert split.sources[: len(counts)] == list(dict.fromkeys(split.sources))  # one tile of each photograph in turn
 
 
 def test_a_tile_is_the_square_that_its_name_says(root: Path) -> None:

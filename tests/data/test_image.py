@@ -1,4 +1,4 @@
-"""Every mode, depth and orientation gives the right pixels, or a reason why the file cannot be used."""
+"""Every mode, depth and orientation yields the right pixels, or a reason why the file cannot be used."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def pixels(file: Path, at_least: int | None = None) -> np.ndarray:
 
 
 def picture(width: int = 24, height: int = 16) -> Image.Image:
-    """A smooth picture without any symmetry."""
+    """A smooth image without any symmetry."""
     y, x = np.mgrid[:height, :width]
     planes = np.stack([255 * x / width, 255 * y / height, 127 + 127 * np.sin(x / 9)], -1)
     return Image.fromarray(planes.astype(np.uint8))

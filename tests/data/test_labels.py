@@ -1,4 +1,4 @@
-"""Images have the classes that their data set says, whatever is left out or cut, and the pixels stay the same."""
+"""Images have the classes of their data set, even if others are left out or cut, and the pixels stay the same."""
 
 import csv
 from collections import Counter
@@ -25,7 +25,7 @@ def picture(i: int, side: int = 8) -> Image.Image:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Ten cats, the half of them nested, and ten dogs."""
+    """Ten cats, half of them in nested folders, and ten dogs."""
     root = tmp_path / "pets"
     (root / "cat" / "old").mkdir(parents=True)
     (root / "dog").mkdir()
@@ -41,7 +41,7 @@ def load(root: Path, **options: object) -> Folder:
 
 
 def labels(data: ImageData) -> dict[str, str]:
-    """The name of the class of each image, by its name."""
+    """Image name -> name of its class."""
     found = {}
     for split in data.splits.values():
         assert split.labels is not None
@@ -62,7 +62,7 @@ def table(file: Path, rows: Iterable[Row], header: str = "file,label") -> Path:
 
 
 def by_parity(root: Path) -> list[Row]:
-    """A row for each picture, with another class than its folder's."""
+    """A row for each image, with a class other than its folder's."""
     paths = sorted(root.rglob("*.png"))
     return [(path.relative_to(root).as_posix(), "low" if int(path.stem) < 10 else "high") for path in paths]
 
@@ -193,7 +193,7 @@ def test_a_table_gives_the_classes(root: Path, tmp_path: Path) -> None:
     data = load(root, labels=str(table(tmp_path / "table.csv", [*rows, rows[1]], "file,label")))
     assert data.classes == ["high", "low"]
     assert labels(data) == dict(by_parity(root))
-    marked = tmp_path / "marked.csv"  # as spreadsheets write it, with more columns
+    marked = tmp_path / "marked.csv"  # in the format of spreadsheets, with more columns
     marked.write_text("\ufefflabel,note,file\n" + "\n".join(f"{label},?,{name}" for name, label in rows), "utf-8")
     assert labels(load(root, labels=marked)) == labels(data)
 
@@ -240,7 +240,7 @@ def test_tiles_have_the_class_of_their_photograph(tmp_path: Path) -> None:
 def test_files_left_out_move_no_label(root: Path) -> None:
     sound = labels(load(root, labels="folders"))
     (root / "bird").mkdir()
-    (root / "bird/cut.png").write_bytes((root / "cat/2.png").read_bytes()[:99])  # no usable bird: no such class
+    (root / "bird/cut.png").write_bytes((root / "cat/2.png").read_bytes()[:99])  # no usable bird, so no class
     (root / "cat/0 broken.png").write_bytes(b"hello")
     (root / "README.txt").write_text("hello")
     (root / "dog/1 again.png").write_bytes((root / "dog/1.png").read_bytes())

@@ -1,4 +1,4 @@
-"""The nearest vector within a radius is the one that comparing every pair finds, without comparing every pair."""
+"""The nearest vector within a radius equals that of an exhaustive search, but without comparing every pair."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ WIDTH = 48
 
 
 def drawn(n: int, seed: int, groups: int = 0) -> Tensor:
-    """Whole numbers (n, WIDTH), whose distances are not rounded; gathered around so many centres, or far apart."""
+    """Integers (n, WIDTH), so distances are exact; around `groups` centres, or far apart if `groups` is 0."""
     draws = torch.Generator().manual_seed(seed)
     spread = 3 if groups else 120
     vectors = torch.randint(-spread, spread + 1, (n, WIDTH), generator=draws)
@@ -49,7 +49,7 @@ def test_it_finds_what_comparing_every_pair_finds(
     known, vectors = drawn(n, seed, groups), drawn(m, seed + 1, groups)
     some = torch.arange(min(again, n, m))
     vectors[some] = known[some]
-    known[some // 2] = known[some]  # of equal ones the first is found
+    known[some // 2] = known[some]  # the first of equal vectors is found
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(nearest, "CANDIDATES", candidates)
         _, distance, number = found(vectors, known, float(radius))

@@ -1,4 +1,4 @@
-"""A second start of a folder does little for each file: a million of them are listed, and nothing is read again."""
+"""A second start of a folder does little work per file: it lists a million files and reads none of them again."""
 
 import gc
 import sys
@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion.data import Folder
 
-MOST = 11  # calls for each file: its name, its size and times, its place in the split
+MOST = 11  # calls per file: its name, its size and times, its place in the split
 
 
 def folder_of(tmp_path: Path, images: int) -> Folder:
@@ -26,7 +26,7 @@ def folder_of(tmp_path: Path, images: int) -> Folder:
 
 
 def calls(data: Folder) -> int:
-    """Of Python and of C functions, in a start."""
+    """The number of calls of Python and C functions in a start."""
     made = 0
 
     def count(_frame: Any, event: str, _arg: Any) -> None:
@@ -48,7 +48,7 @@ def test_a_second_start_makes_few_calls_for_each_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def collected() -> Iterator[set[str]]:
-    """The functions in which garbage is looked for, which is done after every tenth new object."""
+    """The functions during which garbage collection runs, with a collection after every tenth new object."""
     before, names = gc.get_threshold(), set()
 
     def note(_phase: str, _info: dict[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Decoded images are mapped and not copied, and preparing them goes on where it was killed."""
+"""Decoded images are memory-mapped and not copied, and preparing them resumes where it was killed."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SHAPE = (3, 4, 4)
 
 
 def rows(first: int, n: int) -> Iterator[tuple[list[np.ndarray], Made]]:
-    """Items first, …, n − 1, of which every third has no image, and every fourth two."""
+    """Items first, …, n − 1; every third has no image, and every fourth has two."""
     for i in range(first, n):
         number = 0 if i % 3 == 2 else 1 + (i % 4 == 3)
         images = [np.full(SHAPE, (i + k) % 256, np.uint8) for k in range(number)]
@@ -30,7 +30,7 @@ def whole(folder: Path) -> store.Decoded:
 
 
 def mapped(values: torch.Tensor) -> bool:
-    """Whether the values are in a file that is mapped."""
+    """Whether the values are in a memory-mapped file."""
     address = values.data_ptr()
     for line in Path("/proc/self/maps").read_text().splitlines():
         first, end = (int(word, 16) for word in line.split()[0].split("-"))
@@ -101,7 +101,7 @@ def test_nothing_is_copied_but_the_batch(photos: Path, cache: Path) -> None:
     assert not mapped(data.splits["train"].images.clone())
     held, train = (loader.dataset for loader in data.val_dataloader())
     assert held is data.splits["val"]
-    assert train.split is data.splits["train"]  # the training images of the validation
+    assert train.split is data.splits["train"]  # the training images used in validation
 
 
 def test_another_seed_decodes_nothing_and_a_second_start_hashes_nothing(
@@ -125,7 +125,7 @@ def test_near_duplicates_do_not_depend_on_how_many_are_compared_at_once(monkeypa
     draws = torch.Generator().manual_seed(0)
     train, val = (torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=draws) for n in (70, 40))
     val[[3, 17, 39]] = train[[69, 0, 31]]
-    train[[5, 50]] = train[[31, 31]]  # of several equal ones the first is named
+    train[[5, 50]] = train[[31, 31]]  # the first of several equal images is named
     splits = {
         name: Split(images, [f"{name}{i}" for i in range(len(images))])
         for name, images in {"train": train, "val": val}.items()

@@ -50,7 +50,7 @@ def test_photographs_have_equally_many_tiles(windows: Windows) -> None:
     for split, least in {"train": 36, "val": 41, "test": 41}.items():
         counts = sorted(Counter(window.photo for window in windows[split]).values())
         assert counts[0] >= least
-        assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs without further windows have fewer
+        assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs without further windows have fewer tiles
 
 
 def test_windows_are_inside_their_photographs_and_of_all_sizes(

@@ -1,4 +1,4 @@
-"""`diffusion.edit`, and the same by the library: variants of a picture, filling a part, images between two noises."""
+"""`diffusion.edit` and the library's equivalent: variants of an image, inpainting, images between two noises."""
 
 import json
 import shlex
@@ -36,7 +36,7 @@ def model(run) -> Model:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """picture.png, 16×8 and red in the middle; mask.png, white in the right half of that middle; and bad ones."""
+    """picture.png, 16×8 with a red middle; mask.png, white in the right half of the middle; and bad files."""
     picture = np.full((8, 16, 3), 40, np.uint8)
     picture[:, 4:12] = (200, 30, 90)
     Image.fromarray(picture).save(tmp_path / "picture.png")
@@ -92,7 +92,7 @@ def test_the_library_draws_what_the_command_draws(command, run, model, pictures,
 @pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["image=picture.png", "n=2"]])
 def test_the_recorded_command_draws_the_same_again(command, run, pictures, words):
     first = drawn(command, run, *words, "inpainting.passes=2", "sampler.steps=3")
-    record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # as strict readers do
+    record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # like strict parsers
     python, _, name, *again = shlex.split(record["command"])
     assert (python, name) == ("python", "diffusion.edit")
     status, out, err = command("edit", [*again, "hydra.run.dir=again"])
@@ -113,7 +113,7 @@ def test_known_pixels_come_back_exactly_and_the_others_differ(command, run, pict
         assert not torch.equal(images[:, :, :, 4:], PICTURE[:, :, 4:].expand(8, 3, 8, 4))
         tile = tiles(Image.open(f"{method}/grid.png"))
         shown = [each[:: len(each) // 8, :: len(each) // 8] for each in tile]
-        assert (shown[0] == (200, 30, 90)).all()  # the picture, and then what is known of it
+        assert (shown[0] == (200, 30, 90)).all()  # the picture, then its known part
         assert (shown[1][:, :4] == shown[0][:, :4]).all()
         assert (shown[1][:, 4:] == 127).all()
         assert (shown[8] == images[0].permute(1, 2, 0).numpy()).all()

@@ -1,4 +1,4 @@
-"""weights=0.08: an average of any length, made of a run's snapshots, wherever weights are chosen."""
+"""weights=0.08: an average of any length, reconstructed from a run's snapshots, wherever weights can be chosen."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ OVERRIDES = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny) -> Path:
-    """A complete run with 8 snapshots; its folder."""
+    """The folder of a complete run with 8 snapshots."""
     folder: Path = tmp_path_factory.mktemp("runs") / "run"
     train([*tiny, *OVERRIDES], folder)
     return folder
@@ -38,7 +38,7 @@ def run(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture
 def copied(run, tmp_path) -> Path:
-    """A copy of it, to be changed."""
+    """A copy of the run that a test can change."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
@@ -62,7 +62,7 @@ def test_samples_of_a_length_are_those_of_the_library(command, run, tmp_path):
 
 
 def test_what_is_not_averaged_is_the_checkpoints(run):
-    """A buffer, or a parameter outside of the network."""
+    """A buffer, or a parameter outside the network."""
     contents = storage.load(last(run))
     made, state = averages.of_length(contents, last(run), 0.08), contents["state_dict"]
     network = restore(last(run), 0.08).denoiser.network.state_dict()
@@ -78,7 +78,7 @@ def test_scores_of_lengths_are_told_apart(command, run, tmp_path):
         assert status == 0, out + err
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     found = [score["weights"] for score in scores if score["metric"] == "fd_lite0"]
-    assert sorted(found) == ["ema", "ema 0.08", "ema 0.2"]  # the second of 0.08 took the place of the first
+    assert sorted(found) == ["ema", "ema 0.08", "ema 0.2"]  # the second one of 0.08 replaced the first
     assert len({score["network_hash"] for score in scores}) == 3
 
 
@@ -105,7 +105,7 @@ def test_a_run_without_snapshots_is_one_line(tiny, tmp_path):
 
 
 def put(folder: Path, state: dict[str, Any]) -> None:
-    """The checkpoint with this state of the averages."""
+    """Write this state of the averages into the checkpoint."""
     contents = storage.load(last(folder))
     contents["callbacks"]["PowerEMA"].update(state)
     storage.save(contents, last(folder))
@@ -174,7 +174,7 @@ def test_a_malformed_state_of_averages_is_one_line(run, key, value):
 
 
 def test_two_snapshots_of_as_many_updates_are_one(run):
-    """As a hostile file may list them: their combination would not be determined."""
+    """As a hostile file may list them: their combination would be undetermined."""
     contents = storage.load(last(run))
     listed = contents["callbacks"]["PowerEMA"]["snapshots"]
     contents["callbacks"]["PowerEMA"]["snapshots"] = {3: (4, "x"), **listed}

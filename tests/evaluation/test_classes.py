@@ -1,4 +1,4 @@
-"""Which class each sample is of, and that it gets to the network, by generate and by the library."""
+"""The class of each sample, and that it reaches the network, with generate and with the library."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Network evaluations are counted as they are made, with guidance those of both networks."""
+"""Network evaluations are counted as they are made; with guidance, those of both networks."""
 
 import pytest
 import torch

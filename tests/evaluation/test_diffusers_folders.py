@@ -1,4 +1,4 @@
-"""Folders of diffusers' pipelines: what we write draws the same there, and what anybody wrote is read as data."""
+"""Folders of diffusers' pipelines: ours give the same samples in diffusers, and others are read as data only."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ NETWORKS = {
 }  # fmt: skip
 LEARNED = [*UNET, "model.out_channels=6", *ANCESTRAL, "variance@sampler.variance=learned_range",
            "grid@sampler.grid=leading"]  # fmt: skip
-RECIPES = {  # what the scheduler's file says
+RECIPES = {  # recipe -> the contents of the scheduler's file
     "ddim": [],
     "ddim_leading": ["grid@sampler.grid=leading", "sampler.steps=7", "sampler.eta=0.5"],
     "ddim_not_clipped": ["prediction=v", "sampler.threshold=null", "sampler.eta=1"],
@@ -66,7 +66,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def network_of(node: dict[str, Any]) -> nn.Module:
-    """With weights drawn at random, so that every path has an effect."""
+    """A network with random weights, so every path has an effect."""
     network: nn.Module = make(node, "model")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def network_of(node: dict[str, Any]) -> nn.Module:
 
 
 def model_of(*overrides: str) -> Restored:
-    """A model that was never trained, of the recipe."""
+    """An untrained model of the recipe."""
     words = ["data.resolution=8", "sampler.steps=10", *overrides]
     words = words if any(word.startswith("model=") for word in words) else [*UNET, *words]
     config = plain(composed("train", ["name=test", *words]))
@@ -95,7 +95,7 @@ def written(model: Restored, folder: Path) -> Path:
 
 
 def as_others(folder: Path) -> Path:
-    """The folder without what only we write."""
+    """The folder without the parts that only we write."""
     file = diffusers_folder.weights_file(folder)
     save_file(load_file(file), file)
     return folder
@@ -113,7 +113,7 @@ def ours(model: Restored, noise: list[Tensor], **given: Tensor) -> Tensor:
 
 
 def theirs(folder: Path, model: Restored, noise: list[Tensor], patch: pytest.MonkeyPatch, **given: Tensor) -> Tensor:
-    """What diffusers draws from the folder, by the rules of its pipelines."""
+    """The samples that diffusers draws from the folder, by the rules of its pipelines."""
     without = {"vae": None} if (folder / "transformer").exists() else {}
     loaded = diffusers.DiffusionPipeline.from_pretrained(folder, **without)
     queue = list(noise[1:])
@@ -193,7 +193,7 @@ def test_a_folder_of_others_is_read_without_what_only_we_write(name: str, tmp_pa
     for key, value in model.denoiser.network.state_dict().items():
         assert torch.equal(state[key][: len(value)], value)
     assert back.shape == (3, 8, 8)
-    rows = 3 if name.startswith("dit") else 4  # a U-Net's row for "no class" is one of a class, as far as one can tell
+    rows = 3 if name.startswith("dit") else 4  # in a U-Net, nothing distinguishes the row "no class" from a class
     assert [*back.labels] == ([*map(str, range(rows))] if model.labels else [])
 
 
@@ -257,7 +257,7 @@ def test_the_command_writes_a_folder_from_which_images_are_drawn_and_scored(comm
 
 
 def change(file: str, **values: Any) -> Callable[[Path], object]:
-    """Change values of a JSON file; ... removes one."""
+    """A function that changes values of a JSON file; ... removes one."""
 
     def changed(folder: Path) -> None:
         path = folder / file
@@ -414,7 +414,7 @@ THEIRS = {
 
 @pytest.mark.parametrize("settings", THEIRS)
 def test_a_folder_that_diffusers_wrote_is_read(settings: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
-    """Saved by diffusers itself."""
+    """The folder is saved by diffusers itself."""
     blocks = {
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
         "block_out_channels": (8, 16), "norm_num_groups": 4,

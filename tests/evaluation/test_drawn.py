@@ -1,4 +1,4 @@
-"""Samples that go to the disk as they are drawn: memory that does not grow with them, and a killed command goes on."""
+"""Samples are written to disk as they are drawn: memory does not grow with them, and a killed command resumes."""
 
 import weakref
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class Small(torch.nn.Module):
-    """A network of one weight."""
+    """A network with one weight."""
 
     def __init__(self, weight: float = 0.3) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def test_what_is_no_whole_file_is_begun_again(break_: Callable[[Path], None], tm
 
 
 def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, and not measured: the images of a batch are gone before those of the next but one are made."""
+    """Counted, not measured: the images of a batch are freed before the second next batch is drawn."""
     held: list[weakref.ref[Tensor]] = []
     most = 0
     put = Drawn.put

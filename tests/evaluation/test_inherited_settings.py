@@ -1,4 +1,4 @@
-"""`sample` and `evaluate` inherit the run's settings: its scores are reproduced, and single settings can be changed."""
+"""`sample` and `evaluate` inherit the run's settings: they reproduce its scores, and single settings can be changed."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ CUSTOM = (*SCORED, "grid@sampler.grid=linspace", "metrics.kernel.subsets=7", "fe
 
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory) -> Path:
-    """A run whose sampler, seed, n, features and metrics are not the defaults."""
+    """A run with a sampler, seed, n, features and metrics other than the defaults."""
     folder = tmp_path_factory.mktemp("custom") / "run"
     train([*tiny, *CUSTOM, "trainer.max_steps=2"], folder)
     return folder
@@ -62,7 +62,7 @@ def test_single_settings_of_the_run_can_be_changed(command, run, tmp_path, name)
     assert found["fd_lite0"]["sampler"]["grid"]["name"] == grid
     assert (found["fd_lite0"]["n"], found["fd_lite0"]["seed"]) == (5, 3)
     kept = OmegaConf.load(tmp_path / "evaluation/config.yaml")
-    assert kept.sampler.steps == expected["steps"]  # what was used, not that it is the run's
+    assert kept.sampler.steps == expected["steps"]  # the value used, not a reference to the run
     assert kept.data is None
 
 

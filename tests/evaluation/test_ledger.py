@@ -1,4 +1,4 @@
-"""The ledger of test evaluations: a second one is refused, or counted."""
+"""The ledger of test evaluations: a second evaluation is rejected, or counted."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recor
     assert status == 0, out + err
     assert (
         json.loads((tmp_path / "resumed/test.json").read_text()) == entries
-    )  # the resumed run has been evaluated, too
+    )  # the resumed run has also been evaluated
 
 
 def test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_recorded(

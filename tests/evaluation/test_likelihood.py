@@ -1,4 +1,4 @@
-"""Bits per dimension of a checkpoint: DDPM's bound, whatever the batches, with its protocol."""
+"""Bits per dimension of a checkpoint: DDPM's bound for any batch size, with its protocol."""
 
 import json
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     assert "bits per dimension: 7 images of test × 20 network evaluations: about" in out
     score = next(s for s in read_scores(tmp_path / "evaluation") if s.metric == "bits_per_dim")
     restored = restore("run/checkpoints/last.ckpt")
-    # In one batch; the command has taken three.
+    # In one batch; the command used three.
     x0 = to_unit(draw(data.splits["test"].images, 7))
     streams = Streams([seed_for("bits", i) for i in range(7)])
     bits = variational_bound(Thresholded(restored.denoiser, clip), x0, streams, 20, grid=GRID).bits.double()
@@ -84,7 +84,7 @@ def test_the_flow_is_a_likelihood_of_its_own(command, tiny, data: Folder, tmp_pa
     assert status == 0, out + err
     assert "bits per dimension: 2 images of val × at least " in out
     score = next(s for s in read_scores(tmp_path / "evaluation") if s.metric == "bits_per_dim_flow")
-    assert score.settings == {"likelihood": "Flow(tolerance=0.01)"}  # no schedule: it can be compared across them
+    assert score.settings == {"likelihood": "Flow(tolerance=0.01)"}  # no schedule: comparable across schedules
     assert score.higher_is_better is False
     x0, streams = to_unit(draw(data.splits["val"].images, 2)), Streams([seed_for("bits", i) for i in range(2)])
     bits = flow_likelihood(restore("run/checkpoints/last.ckpt").denoiser, x0, streams, tolerance=1e-2).bits
@@ -139,7 +139,7 @@ def network() -> Denoiser:
 
 
 def bits_of(data: Folder) -> torch.Tensor:
-    """The bits of each image of the validation split, in the order in which they are drawn."""
+    """The bits of each image of the validation split, in the order of evaluation."""
     x0 = to_unit(draw(data.splits["val"].images, 8))
     streams = Streams([seed_for("bits", i) for i in range(8)])
     return variational_bound(Thresholded(network(), clip), x0, streams, 20, grid=GRID).bits.double()

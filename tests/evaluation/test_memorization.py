@@ -1,4 +1,4 @@
-"""The audit for copies as a run uses it: its score, its figure, its line on the console."""
+"""The audit for copies in a run: its score, its figure, its line on the console."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from diffusion.report import figures
 
 
 class Corners(FeatureExtractor):
-    """Features for a test: the corner of an image."""
+    """Features: the corner of an image."""
 
     name, num_features, resize = "corners", 48, "none"
 
@@ -32,7 +32,7 @@ class Corners(FeatureExtractor):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """60 pictures of noise within a black border, which lets them be shifted: no two are alike."""
+    """60 different images of noise within a black border, which allows shifting them."""
     root = tmp_path_factory.mktemp("noise")
     for i in range(60):
         noise = torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
@@ -116,7 +116,7 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
 
     found: list[tuple[float, dict[str, float]]] = []
     train, val = data.splits["train"], data.splits["val"]
-    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # held-out images and samples mirrored, too
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # held-out images and samples are also mirrored
     assert audited(val.images[:7]) == 2 * 7
     assert found[0] == found[1]
     train.images[3, 0, 0, 0] ^= 1
@@ -127,7 +127,7 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
     assert audited(val.images[:9]) == 2 * 9
     for file in (tmp_path / "cache/features").iterdir():
         file.write_bytes(file.read_bytes()[:-100])
-    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # damaged: made again
+    assert audited(val.images[:7]) == 40 + 2 * 20 + 2 * 7  # damaged, so recomputed
     assert found[-1] == found[0]
 
 

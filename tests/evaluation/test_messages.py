@@ -1,4 +1,4 @@
-"""What commands say: of words that set nothing, in `--help`, and in their log files."""
+"""Messages of commands: about arguments without effect, in `--help`, and in log files."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The baselines of a score: noise and other real images, as many as were scored."""
+"""The baselines of a score: noise and other real images, in the same number as the samples."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from diffusion.evaluation.pipeline import Scorer
 
 
 def scorer(split: str, splits: dict[str, Any]) -> Scorer:
-    """Without an extractor, metrics and a ledger."""
+    """A scorer without an extractor, metrics and a ledger."""
     data: Any = SimpleNamespace(splits=splits, shape=(3, 4, 4))
     return Scorer(data, split, None, [], Path(), None)  # type: ignore[arg-type]
 
@@ -49,7 +49,7 @@ def test_what_cannot_be_scored_is_one_line() -> None:
 
 
 def test_a_reference_of_few_images_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    """The 250 of the bundled photographs are enough."""
+    """The 250 images of the bundled photographs are enough."""
     scorer("val", {"train": range(900), "val": range(250)}).check(5, [])
     assert capsys.readouterr().out == ""
     scorer("val", {"train": range(900), "val": range(199)}).check(5, [])

@@ -1,4 +1,4 @@
-"""Grey and RGBA images, and images that are no squares, from the folder to the report."""
+"""Grey and RGBA images and non-square images, from the folder to the report."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ SHAPES = {"grey, wide": (1, 8, 12), "RGBA": (4, 8, 8), "RGB, tall": (3, 12, 8)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 RGBA images of 30x24 pixels, of any opacity."""
+    """40 RGBA images of 30x24 pixels with various opacities."""
     root = tmp_path_factory.mktemp("images")
     for i in range(40):
         random = np.random.default_rng(i)

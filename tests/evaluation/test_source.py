@@ -1,4 +1,4 @@
-"""The source of a score: the code, the sampler and the checkpoint that it comes from."""
+"""The source of a score: its code, sampler and checkpoint."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def test_a_source_has_the_values_of_a_samplers_parts() -> None:
     assert made == {"name": "DDIM", "steps": 9, "grid": grid, "threshold": clip, "eta": 0.0}
     assert made != describe_sampler(node(1.0))
     assert sampler_text(made) == "DDIM(steps=9, grid=karras(rho=7), threshold=clip(limit=1), eta=0)"
-    earlier = {"name": "DDIM", "steps": 9, "grid": "karras"}  # as an earlier version wrote it
+    earlier = {"name": "DDIM", "steps": 9, "grid": "karras"}  # in the format of an earlier version
     assert sampler_text(earlier) == "DDIM(steps=9, grid=karras)"
 
 
@@ -63,4 +63,4 @@ def test_checkpoints_of_two_seeds_are_evaluated_to_one_row(command, tiny, tmp_pa
     before = (tmp_path / "run0/config.yaml").read_text()
     status, out, err = command("evaluate", [*words, "device=cpu", "hydra.run.dir=run0"])
     assert status == 0, out + err
-    assert (tmp_path / "run0/config.yaml").read_text() == before  # the run's recipe, by which it is resumed
+    assert (tmp_path / "run0/config.yaml").read_text() == before  # the run's recipe, needed to resume it

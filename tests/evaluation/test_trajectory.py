@@ -1,4 +1,4 @@
-"""The denoising steps of samples as pictures."""
+"""The denoising steps of samples as images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A model inside its page: the browser draws what torch draws from the same noise."""
+"""A model inside its page: from the same noise, the browser draws the same samples as torch."""
 
 import sys
 from pathlib import Path
@@ -31,7 +31,7 @@ def network(classes: int = 0) -> UNet:
     torch.manual_seed(0)
     made = UNet(channels=[8, 16], blocks=1, attention=[False, True], groups=4, classes=classes)
     with torch.no_grad():
-        for weight in made.parameters():  # at initialisation the output is 0
+        for weight in made.parameters():  # at initialization the output is 0
             weight.add_(0.05 * torch.randn_like(weight))
     return made.eval()
 

@@ -1,4 +1,4 @@
-"""Which checkpoint `ckpt=` means in each command: a run's folder and `last` stand for files."""
+"""The checkpoint that `ckpt=` means in each command: a run's folder and `last` stand for files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""EDM's augmentation: its geometry, its labels, and where its amounts come from."""
+"""Faults in EDM's augmentation: its geometry, its labels, and the source of its amounts."""
 
 import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
 from faults.fault import Fault

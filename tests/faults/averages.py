@@ -1,6 +1,6 @@
-"""Power-function averages of weights, and averages of other lengths: one formula or safeguard at a time is wrong."""
+"""Faults in power-function averages of weights and in averages of other lengths."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 from faults.fault import Fault
 

@@ -1,4 +1,4 @@
-"""Faults in how an optimizer step is divided, and in what is found by trial: what fits, and what compiling gains."""
+"""Faults in the division of an optimizer step, and in the trials of batch size and compilation."""
 
 import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
 import torchmetrics  # noqa: F401

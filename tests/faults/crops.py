@@ -1,4 +1,4 @@
-"""Parts of images: their places and sizes, their coordinates, and what a run does with them."""
+"""Faults in random crops: their places and sizes, their coordinates, and their use in a run."""
 
 import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
 from faults.fault import Fault

@@ -1,6 +1,6 @@
-"""Faults that only a device that is not the CPU would show, and steps that are none; tests/training/test_device.py."""
+"""Faults visible only on a device other than the CPU, and in skipped steps; see tests/training/test_device.py."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import hydra.utils  # noqa: F401
 import lightning.pytorch  # noqa: F401
 import matplotlib.pyplot  # noqa: F401

@@ -1,4 +1,4 @@
-"""Faults in inpainting, SDEdit, noises between two, and the command that uses them."""
+"""Faults in inpainting, SDEdit, interpolation of noise, and the command that uses them."""
 
 from faults.fault import Fault
 

@@ -1,10 +1,10 @@
-"""What a planted fault is."""
+"""The definition of a planted fault."""
 
 from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """The only place of `sound` in diffusion/ becomes `faulty`; `tests` should notice.
+    """Replaces the only occurrence of `sound` in diffusion/ by `faulty`, which `tests` should detect.
 
     `tests`: a file below tests/, a test in it, or one of its cases (file::test[case]).
     """

@@ -1,4 +1,4 @@
-"""Guards of decoded images: what is mapped, what is done already, what is compared."""
+"""Faults in the safeguards of decoded images: memory mapping, finished work, comparisons."""
 
 from faults.fault import Fault
 

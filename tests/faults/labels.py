@@ -1,6 +1,6 @@
-"""Labels of images: one safeguard at a time is removed."""
+"""Faults in the labels of images: each removes one safeguard."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 from faults.fault import Fault
 

@@ -1,6 +1,6 @@
-"""Guards of runs that others start and end: SLURM, several processes, sweeps that are taken up again."""
+"""Faults in the safeguards of runs started and ended from outside: SLURM, several processes, resumed sweeps."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401

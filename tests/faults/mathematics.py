@@ -1,6 +1,6 @@
 """Faults in the formulas of diffusion/process. The tests in tests/process must detect each of them."""
 
-import diffusers  # imported here once, not in the process of each fault, for speed; nothing of the project is
+import diffusers  # imported here once, not in each fault's process, for speed; the project itself is not
 import hydra.utils  # noqa: F401
 import scipy.integrate
 import scipy.special  # noqa: F401

@@ -1,6 +1,6 @@
-"""Faults in the optimizer of our own, and in how a run goes with those of a library."""
+"""Faults in our own optimizer, and in runs with a library's optimizers."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import hydra.utils  # noqa: F401
 import lightning.pytorch  # noqa: F401
 import torchmetrics  # noqa: F401

@@ -1,6 +1,6 @@
-"""Models to and from diffusers, and runs that start from a model: one safeguard at a time is removed."""
+"""Faults in models to and from diffusers, and in runs that start from a model: each removes one safeguard."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import diffusers  # noqa: F401
 import lightning.pytorch  # noqa: F401
 from faults.fault import Fault

@@ -1,6 +1,6 @@
-"""What a step leaves out must not be missed: one shortcut at a time goes too far."""
+"""Faults in the shortcuts of a training step: each shortcut skips too much."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 from faults.fault import Fault
 

@@ -1,6 +1,6 @@
-"""The pages and their server: one safeguard at a time is removed."""
+"""Faults in the pages and their server: each removes one safeguard."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 from faults.fault import Fault
 

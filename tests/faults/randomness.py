@@ -1,6 +1,6 @@
-"""Faults in what random streams draw, and in what a run says of it."""
+"""Faults in the draws of random streams, and in a run's messages about them."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import scipy.stats  # noqa: F401
 from faults.fault import Fault
 

@@ -1,6 +1,6 @@
-"""The guards by which runs survive, one taken away at a time; the proof of each (T1–T10) should notice."""
+"""Faults in the safeguards that let runs survive: each removes one, and its test (T1–T10) should fail."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 import matplotlib.pyplot  # noqa: F401
 import torchmetrics  # noqa: F401

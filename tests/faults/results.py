@@ -1,4 +1,4 @@
-"""The committed results: what is compared, and with what."""
+"""Faults in the comparison with the committed results."""
 
 from faults.fault import Fault
 

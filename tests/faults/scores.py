@@ -1,6 +1,6 @@
-"""Numbers and how they are reported: one safeguard at a time is removed."""
+"""Faults in numbers and their reports: each removes one safeguard."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import matplotlib.pyplot  # noqa: F401
 import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401

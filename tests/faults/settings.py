@@ -1,6 +1,6 @@
-"""Guards against settings of a wrong kind, and against going on with another recipe."""
+"""Faults in the safeguards against settings of a wrong type, and against resuming with another recipe."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
 import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401

@@ -1,4 +1,4 @@
-"""Images of other sizes and channels: one safeguard at a time is removed."""
+"""Faults in the support of images with other sizes and channels: each removes one safeguard."""
 
 import lightning.pytorch  # noqa: F401  # here, and not in each copy's process, for speed
 from faults.fault import Fault

@@ -1,6 +1,6 @@
-"""Faults in how a run divides its weights among processes."""
+"""Faults in the sharding of weights among processes."""
 
-# Libraries are imported here, and not in each copy's process, for speed; nothing of the project's.
+# Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import hydra.utils  # noqa: F401
 import lightning.pytorch  # noqa: F401
 import torchmetrics  # noqa: F401

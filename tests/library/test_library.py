@@ -1,4 +1,4 @@
-"""The library equals the commands; the core needs neither Hydra nor Lightning."""
+"""The library gives the same results as the commands; the core needs neither Hydra nor Lightning."""
 
 import json
 import subprocess
@@ -113,7 +113,7 @@ def test_the_bundled_photographs_are_the_reference_and_hydra_is_left_as_it_was()
 
 
 class Constant(nn.Module):
-    """Predicts one picture."""
+    """A network that always predicts the same image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Constant(nn.Module):
 
 
 def test_any_network_trains_in_a_plain_loop():
-    """As the README shows it."""
+    """As in the README."""
     denoiser, objective = Denoiser(Constant(), cosine(), X0()), Simple()
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=0.1)
     x0 = torch.full((16, 3, 8, 8), 0.7)

@@ -29,13 +29,13 @@ def projection() -> type[Projection]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of cached reference statistics, which is empty."""
+    """An empty folder for cached reference statistics."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "reference"
 
 
 @pytest.fixture
 def photographs() -> Tensor:
-    """600 different uint8 images of 32×32 pixels, which are smooth random fields."""
+    """600 different uint8 images of 32×32 pixels: smooth random fields."""
     coarse = torch.rand(600, 3, 5, 5, generator=torch.Generator().manual_seed(1))
     return (F.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1) * 255).round().to(torch.uint8)

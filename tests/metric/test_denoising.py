@@ -11,7 +11,7 @@ def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
     metric.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.1, 0.25, 0.26]))
     metric.update(torch.tensor([10.0]), torch.tensor([1.0]))
     result = metric.compute()
-    assert float(result["mse"]) == 4.0  # of four examples, not of two batches
+    assert float(result["mse"]) == 4.0  # the mean of four examples, not of two batches
     assert result["bins"].tolist()[:2] == [1.5, 3.0]
     assert math.isnan(result["bins"][2])
     assert float(result["bins"][3]) == 10.0
@@ -19,7 +19,7 @@ def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_row_of_a_table_is_in_its_bin(dtype: torch.dtype) -> None:
-    """Row i of T = 1000 is in bin ⌈i/100⌉ − 1, also at the edges 100, 200, …, whatever the rounding of i/T."""
+    """Row i of T = 1000 is in bin ⌈i/100⌉ − 1, also at the edges 100, 200, …, regardless of the rounding of i/T."""
     i = torch.arange(1, 1001)
     metric = DenoisingError()
     metric.update(i.double(), (i.to(dtype) / 1000))

@@ -46,7 +46,7 @@ def kid(x: Tensor, y: Tensor, **kwargs) -> tuple[float, float, float]:
 
 
 def from_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -> float:
-    """The Fréchet distance of Gaussians from their moments, by singular values of A A' with A Aᵀ a covariance."""
+    """The Fréchet distance of Gaussians from their moments, by singular values of A A' where A Aᵀ is a covariance."""
 
     def root(cov: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(cov)
@@ -81,20 +81,20 @@ def test_frechet_of_gaussians_is_the_closed_form() -> None:
     z = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(1)).double()
     sampled = fd(mean + z[0] * a @ rotation.T, z[1] * b @ rotation.T)
     assert sampled == pytest.approx(exact, rel=0.05)
-    # Sets that have exactly these moments: columns of an orthonormal basis, scaled.
+    # Sets with exactly these moments: scaled columns of an orthonormal basis.
     basis = torch.linalg.qr(torch.cat([torch.ones(50, 1).double(), z[0, :50]], dim=1))[0][:, 1:] * 49**0.5
     assert fd(mean + basis * a @ rotation.T, basis * b @ rotation.T) == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [8, 200])  # fewer and more images than features: covariances of rank 7 and 64
 def test_the_distance_of_identical_sets_is_zero_and_never_negative(n: int) -> None:
-    for seed in range(10):  # by rounding some would be negative
+    for seed in range(10):  # some would be negative by rounding
         x = features(n, seed, d=64)
         assert 0 <= fd(x, x) < 1e-10
 
 
 def test_frechet_of_singular_covariances_is_exact() -> None:
-    """Where n < D, the trace is known from the singular values of the data."""
+    """For n < D, the trace follows from the singular values of the data."""
     x, y = features(20, 1, d=64).double(), features(30, 2, d=64).double()
     cx, cy = x - x.mean(0), y - y.mean(0)
     cross = torch.linalg.svdvals(cx @ cy.T).sum() / math.sqrt(19 * 29)
@@ -128,7 +128,7 @@ def test_mmd2_equals_its_definition_on_every_subset(monkeypatch: pytest.MonkeyPa
     expected = [brute_force_mmd2(x[a], y[b]) for a, b in zip(i, j, strict=True)]
     values, without = mmd2(x, y, i, j)
     assert values.tolist() == pytest.approx(expected, rel=1e-10)
-    square = brute_force_mmd2(x, y[:13])  # equal sizes, so that the values without a sample are known by the definition
+    square = brute_force_mmd2(x, y[:13])  # with equal sizes, the definition applies to the values without a sample
     every, others = torch.arange(13)[None], [torch.cat([x[:a], x[a + 1 :]]) for a in (4, 9)]
     whole = float(mmd2(x, y[:13], every, every)[0])
     assert whole == pytest.approx(square, rel=1e-10)
@@ -153,7 +153,7 @@ def test_kernel_distance_agrees_with_torchmetrics() -> None:
     (mean, std, _), (their_mean, their_std) = kid(x, y, subsets=30, subset_size=50), theirs.compute()
     fidelity = kid_features_to_metric(x, y, kid_subsets=30, kid_subset_size=50, rng_seed=0, verbose=False, cuda=False)
     assert mean == pytest.approx(fidelity[KEY_METRIC_KID_MEAN], abs=4 * std / 30**0.5)
-    assert float(mean) == pytest.approx(float(their_mean), abs=4 * float(std) / 30**0.5)  # of 30 subsets each
+    assert float(mean) == pytest.approx(float(their_mean), abs=4 * float(std) / 30**0.5)  # 30 subsets each
     assert float(std) == pytest.approx(float(their_std), rel=0.5)
 
 
@@ -173,7 +173,7 @@ def test_kernel_subsets_depend_on_the_seed_and_the_sets_only() -> None:
     x, y = features(100, 11, shift=0.1), features(80, 12)
 
     before = kid(x, y, subsets=10)
-    torch.rand(7)  # other draws of the process do not matter
+    torch.rand(7)  # other random draws of the process do not matter
     assert kid(x, y, subsets=10) == before
     assert kid(x, y, subsets=10, seed=1) != before
     assert kid(x.flip(0), y.roll(3, 0), subsets=10) == pytest.approx(before, rel=1e-9)
@@ -196,7 +196,7 @@ def test_too_few_features_are_refused() -> None:
 
 
 def test_frechet_influence_is_the_derivative_by_weight() -> None:
-    """A slightly larger weight of an image is one more copy of it among many copies of all images."""
+    """A slightly larger weight of an image equals one more copy of it among many copies of all images."""
     x, reference = features(30, 20).double(), Reference.of(features(50, 21, shift=0.3))
     value, influence = frechet(x, reference)
     assert abs(float(influence.mean())) < 1e-10
@@ -211,7 +211,7 @@ def test_frechet_influence_is_the_derivative_by_weight() -> None:
 
 
 def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
-    """The true distance of these Gaussians is 0, so the value of 150 samples in 16 dimensions is bias, which goes."""
+    """The true distance of these Gaussians is 0: the value of 150 samples in 16 dimensions is all bias and vanishes."""
     generator, d = torch.Generator().manual_seed(3), 16
     reference = Reference(
         torch.zeros(d).double(), torch.eye(d).double(), torch.randn(20, d, generator=generator), 10**9
@@ -228,7 +228,7 @@ def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
 
 
 def test_the_extrapolation_is_exact_where_the_bias_is_b_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the distance is exactly d + b/N, the result is d, whatever the slope and the number of points."""
+    """If the distance is exactly d + b/N, the result is d for any slope and number of points."""
     d, b = 3.25, 170.0
     monkeypatch.setattr(
         "diffusion.metric.distances.frechet", lambda x, _: (d + b / len(x), torch.zeros(len(x)).double())
@@ -244,8 +244,8 @@ def test_the_extrapolation_is_exact_where_the_bias_is_b_over_n(monkeypatch: pyte
 def test_the_error_of_the_extrapolation_is_that_of_the_regression(points: int) -> None:
     """Far from the reference d² is linear in the mean, and its error is 2 |μ1 − μ2| s/√N at every N.
 
-    The covariance of means over random subsets of the n samples is s²/n, and s²/N_j for a subset with itself. So the
-    variance of the intercept Σ_j a_j d²_{N_j} is 4 |μ1 − μ2|² s² (1/n + Σ_j a_j² (1/N_j − 1/n)).
+    The means of two random subsets of the n samples have covariance s²/n, and the mean of one has variance s²/N_j. So
+    the variance of the intercept Σ_j a_j d²_{N_j} is 4 |μ1 − μ2|² s² (1/n + Σ_j a_j² (1/N_j − 1/n)).
     """
     n, shift, s = 4000, 1e4, 3.0
     x = torch.randn(n, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * s
@@ -262,7 +262,7 @@ def cmmd(x: Tensor, y: Tensor, **kwargs) -> float:
 
 
 def test_cmmd_equals_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1000 (mean k(x, x') + mean k(y, y') − 2 mean k(x, y)), k = exp(−|·|² / 2·10²), with a = b included."""
+    """1000 (mean k(x, x') + mean k(y, y') − 2 mean k(x, y)), k = exp(−|·|² / 2·10²), including the pairs a = b."""
     monkeypatch.setattr("diffusion.metric.distances.ROWS", 7)
     x, y = 3 * features(20, 1).double(), 3 * features(25, 2).double()
 
@@ -285,7 +285,7 @@ def test_cmmd_of_gaussians_is_the_closed_form() -> None:
 
     within = [expected(s, s, 0) for s in (a, b)]
     exact = 1000 * (sum(within) - 2 * expected(a, b, d * shift**2))
-    bias = 1000 * sum(1 - w for w in within) / n  # of the pairs a = b
+    bias = 1000 * sum(1 - w for w in within) / n  # from the pairs a = b
     found = CMMD(Reference.of(y), sigma=sigma).measure(x + shift)["cmmd"]
     assert found.value == pytest.approx(exact + bias, abs=6 * found.error)
     assert found.error < 0.1 * exact

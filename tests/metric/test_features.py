@@ -28,7 +28,7 @@ WEIGHTS = fidelity.URL_INCEPTION_V3.rpartition("/")[2]
 
 @pytest.fixture
 def offline(tmp_path, monkeypatch) -> Path:
-    """Where the file of the weights belongs in torch.hub's folder; there are no weights and no network."""
+    """The path of the weights in torch.hub's folder; there are no weights and no network access."""
 
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise URLError("no network here")
@@ -41,7 +41,7 @@ def offline(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory) -> Path:
-    """A file of the right format with other weights."""
+    """A file in the right format with other weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: None)
         patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
@@ -133,7 +133,7 @@ def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, 
 
 
 def test_spatial_features_of_inception_are_those_of_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
-    """`mixed_6/conv` of TensorFlow's graph is the first branch of Mixed_6d after its ReLU; all in a single pass."""
+    """`mixed_6/conv` of TensorFlow's graph is the first branch of Mixed_6d after its ReLU; one pass computes all."""
     monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
     extractor, passes = Inception(inception_file), []
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -162,7 +162,7 @@ def test_lite0_has_spatial_features(lite0: Lite0) -> None:
     assert lite0.named("sfd") == "sfd_lite0"
     mirrored = lite0(images.flip(-1), spatial=True)[:, 1280:].reshape(2, 7, 14, 14)
     maps = both[:, 1280:].reshape(2, 7, 14, 14)
-    assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # they show where things are
+    assert (mirrored.flip(-1) - maps).norm() < 0.6 * (mirrored - maps).norm()  # the features depend on position
 
 
 def test_inception_is_found_where_torch_fidelity_stores_it(offline: Path, inception_file: Path) -> None:
@@ -195,7 +195,7 @@ def test_unusable_inception_weights_are_one_line(
 
 
 def test_lite0_recognises_what_is_in_a_photograph(lite0: Lite0) -> None:
-    """By its ImageNet classes: the weights are the real ones, and the input is scaled and resized as they expect."""
+    """By ImageNet classes: these are the real weights, and the input is scaled and resized as they expect."""
     found = torch.cat([lite0(photograph("mont-saint-michel", side)) for side in (320, 224, 96)])
     assert found.shape == (3, 1280)
     assert found.dtype == torch.float32

@@ -28,7 +28,7 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def saved(transformers, tmp_path_factory) -> Callable[..., Path]:
-    """A folder with a tiny random model, in the format of the real ones."""
+    """A folder with a tiny random model in the format of the real models."""
 
     def save(kind: str, name: str, **kwargs) -> Path:
         torch.manual_seed(0)
@@ -68,7 +68,7 @@ def test_images_are_resized_as_by_pillow(side: int) -> None:
     levels = (levels + torch.tensor(DINOv2.mean)[:, None, None]) * 255
     assert (levels - levels.round()).abs().max() < 1e-3
     off = (levels.permute(0, 2, 3, 1).round() - as_pillow(images, 224)).abs()
-    assert off.max() <= 2  # Pillow rounds twice, once for each axis
+    assert off.max() <= 2  # Pillow rounds twice, once per axis
     assert off.mean() < 0.2
 
 
@@ -104,7 +104,7 @@ def test_clip_is_a_unit_vector_of_the_middle_square(transformers, saved) -> None
     with torch.no_grad():
         expected = F.normalize(net(pixel_values=x).image_embeds, dim=1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert extractor.named("cmmd") == "cmmd_clip-tiny"  # the name cmmd is for the paper's network only
+    assert extractor.named("cmmd") == "cmmd_clip-tiny"  # only the paper's network has the name cmmd
 
 
 def test_scores_record_the_weights(saved, cache) -> None:
@@ -150,7 +150,7 @@ def test_a_folder_with_the_published_name_does_not_have_the_published_weights(
 
 
 def test_the_hash_of_weights_from_the_hub_is_verified(saved, tmp_path: Path, monkeypatch) -> None:
-    """In the hub's cache on disk large files are named by their SHA-256, which is verified."""
+    """The hub's cache names large files by their SHA-256, which is verified."""
     folder, cache = saved("Dinov2Model", "dinov2-tiny"), tmp_path / "models--facebook--dinov2-large"
     blobs, snapshot = cache / "blobs", cache / "snapshots" / "abc"
     for made in (blobs, snapshot, cache / "refs"):

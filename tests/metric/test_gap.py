@@ -29,7 +29,7 @@ def test_the_gap_is_the_paired_mean_with_its_standard_error() -> None:
         assert float(found["gap"].mean) == pytest.approx(float(d.mean()))
         assert float(found["gap"].error) == pytest.approx(float(d.std()) / math.sqrt(N))
         assert float(found["gap"].freedom) == N - 1
-        # pairing removes the variance that is due to the times
+        # pairing removes the variance due to the times
         assert float(found["gap"].error) < 0.2 * float(VAL.std()) / math.sqrt(N)
 
 
@@ -64,7 +64,7 @@ def test_only_pairs_count_and_the_mean_of_none_is_nan() -> None:
 
 
 def test_tiles_of_one_photograph_are_one_cluster_and_of_a_single_cluster_there_is_no_error() -> None:
-    """With equally many tiles of each photograph, the error is that of the photographs' means."""
+    """With the same number of tiles per photograph, the error equals the error of the photographs' means."""
     common = torch.arange(5.0).repeat(N // 5)
 
     def computed(sources: list[str]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_tiles_of_one_photograph_are_one_cluster_and_of_a_single_cluster_there_i
 
 
 def test_clusters_of_both_sets_count() -> None:
-    """V by its definition: two pairs covary if they share a source of either set."""
+    """V by its definition: two pairs covary if they share a source in either set."""
     metric = PairedGap()
     sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
     metric.sources = {part: list(map(str, names)) for part, names in sources.items()}

@@ -13,7 +13,7 @@ DRAWS = 120
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 0.7)])
 def test_intervals_cover_at_the_stated_rate(shift: float, scale: float) -> None:
-    """95%, or more where the jackknife is conservative; and none is twice as wide as it should be."""
+    """At least 95%, as the jackknife can be conservative; and no interval is more than twice too wide."""
     generator = torch.Generator().manual_seed(1)
     reference = Reference.of(torch.randn(100, 6, generator=generator))
     classes = torch.randn(6, 10, generator=generator)
@@ -47,7 +47,7 @@ def test_an_interval_stays_in_the_range_of_the_metric() -> None:
     assert Estimate(0.1, 0.2, minimum=0.0).interval(0.95) == pytest.approx((0, 0.1 + 1.95996 * 0.2), abs=1e-5)
     assert Estimate(1.0, 0.5).interval(0.6826894921) == pytest.approx((0.5, 1.5))  # one standard error
     assert Estimate(0.0, 0.0, minimum=0.0).interval() is None  # an error of 0 says nothing about other samples
-    low, high = Estimate(0.0, 0.0, share_of=100).interval() or (None, None)  # 0 of 100 does not mean 0 of all
+    low, high = Estimate(0.0, 0.0, share_of=100).interval() or (None, None)  # 0 of 100 does not mean 0 overall
     assert low == pytest.approx(0, abs=1e-12)
     assert high == pytest.approx(3.84 / 103.84, rel=1e-3)
     n, p = 50, 0.3  # Wilson's interval in its usual form

@@ -30,13 +30,13 @@ TRAIN, HELD = scenes(400, seed=1), scenes(199, seed=2)
 def audited(
     samples: Tensor, train: Tensor = TRAIN, held_out: Tensor = HELD, rate: float = 0.01, **more: Embedding
 ) -> Audit:
-    """The audit by pixels and `more`, where images repeat if they are near-duplicates in any view."""
+    """The audit by pixels and `more`; images repeat if they are near-duplicates in any view."""
     return audit(samples, train, held_out, {"pixels": PIXELS} | more, lambda x: repeats(x, train, SHIFTED), rate)
 
 
 @pytest.fixture(scope="module")
 def real() -> dict[str, Tensor]:
-    """Tiles of 32×32 of a few bundled photographs: 300 for training, and 150 + 150 of other photographs held out."""
+    """32×32 tiles of a few bundled photographs: 300 for training, and 150 + 150 held-out ones of other photographs."""
     few = {split: files[:6] for split, files in tiles.split_photos().items()}
     photos = {file: read(tiles.HERE / "photos" / file) for files in few.values() for file in files}
     with pytest.MonkeyPatch.context() as patch:
@@ -136,7 +136,7 @@ def test_a_few_samples_that_repeat_training_images_are_counted_apart() -> None:
         [TRAIN[[3]], *(ALTERED[how](TRAIN[[3]]) for how in ("flipped", "shifted up")), brighter(TRAIN[[3]])]
     )
     found = audited(torch.cat([scenes(246, seed=4), copied]))
-    assert found.interval()[0] < 0.01  # the share alone would not show them
+    assert found.interval()[0] < 0.01  # the share alone would not reveal them
     assert found.repeats.nonzero().flatten().tolist() == [246, 247, 248, 249]
     assert {i for i, _ in found.closest(4)} == {246, 247, 248, 249}
     assert not audited(scenes(50, seed=5)).repeats.any()
@@ -154,7 +154,7 @@ def test_held_out_images_are_flagged_at_most_at_the_rate() -> None:
     for rate in (0.01, 0.1):
         found = audited(scenes(2000, seed=3), rate=rate)
         assert found.rate == pytest.approx(rate)
-        # The number of flagged images is beta-binomial, because the threshold is random too.
+        # The number of flagged images is beta-binomial, because the threshold is also random.
         k = round(rate * 200)
         p = beta.ppf(1 - 1e-3, k, 200 - k)
         assert int(found.flagged.sum()) <= binom.ppf(1 - 1e-3, 2000, p)

@@ -44,7 +44,7 @@ def test_all_four_equal_their_definitions(k: int, shift: float, monkeypatch: pyt
 
 
 def test_errors_are_the_jackknife_of_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The values are computed again without each sample in turn."""
+    """The values are recomputed without each sample in turn."""
     monkeypatch.setattr(neighbours, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
     reference = Reference.of(y)
@@ -62,7 +62,7 @@ def test_known_cases() -> None:
     far = x + 100
     same, apart = values(x, x, 3), values(far, x, 3)
     assert same == pytest.approx({"precision": 1, "recall": 1, "coverage": 1, "density": same["density"]})
-    assert same["density"] > 1  # each sample is also in the ball of its equal
+    assert same["density"] > 1  # each sample is also in the ball of its duplicate
     assert apart == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
     of_none = DensityCoverage(Reference.of(x)).measure(far)
     assert of_none["density"].interval() is None  # not [0, 0]

@@ -1,4 +1,4 @@
-"""A score as scores.json holds it, also as earlier versions wrote it."""
+"""Scores in scores.json, also in the formats of earlier versions."""
 
 import json
 import math

@@ -110,7 +110,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
         assert s.error > 0
     features = extract(photographs[100:160], extractor, progress=False)
     assert score_features(features, extractor, reference, metrics=EVERY) == found
-    _warn_once.cache_clear()  # another test may have had as few
+    _warn_once.cache_clear()  # another test may have used equally few images
     with caplog.at_level(logging.WARNING):
         few = score(photographs[:4], extractor, reference, progress=False, metrics=(PrecisionRecall, FrechetDistance))
     assert list(few) == ["fd_projection"]
@@ -118,7 +118,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
 
 
 def test_the_floor_is_the_value_by_chance(projection: Projection, photographs: Tensor) -> None:
-    """Darker images have a distance. Mixed with the reference's and divided at random, they differ by chance only."""
+    """Darker images have a distance. Mixed with the reference and split at random, they differ only by chance."""
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
     other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor, progress=False)
@@ -168,7 +168,7 @@ def test_spatial_features_need_no_second_pass_and_their_distance_equals_numpys(
     found = score(images, extractor, reference, progress=False, metrics=metrics)
     assert sum(seen) == 160
     assert list(found) == ["fd_projection", "sfd_projection"]
-    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is the same too
+    assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is also the same
     x, y = (extractor.thumbnail(z / 255).flatten(1).double().numpy() for z in (images, real))
     (m1, c1), (m2, c2) = ((z.mean(axis=0), np.cov(z.T)) for z in (x, y))
     expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
@@ -204,7 +204,7 @@ def test_an_extractor_without_spatial_features_is_one_line(projection: Projectio
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
-    """One of two processes that score together."""
+    """Score in one of two processes that work together."""
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
     reference = reference_statistics(whole, extractor, progress=False)
     found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
@@ -221,7 +221,7 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
 
 @pytest.mark.parametrize("first", [37, 12, 0])
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
-    """Two processes with unequal shares, or one without images: both get the score of all images."""
+    """With unequal shares, or one process without images, both processes get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
     reference = reference_statistics(whole, extractor, progress=False)
     alone = score(images, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
@@ -381,7 +381,7 @@ def test_a_damaged_file_is_logged_and_replaced(
 
 
 def test_the_checksum_detects_changed_values(projection: Projection, photographs: Tensor, cache: Path) -> None:
-    """A file that can be loaded but has other values is not used."""
+    """A file that loads but has other values is not used."""
     extractor = projection()
     first = reference_statistics(photographs[:50], extractor, progress=False)
     file = cache / f"{first.key}.pt"

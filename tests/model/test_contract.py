@@ -1,4 +1,4 @@
-"""What holds for every network: channels and sizes of images, classes, precision, checkpointing, compilation."""
+"""Shared by all networks: channels and sizes of images, classes, precision, activation checkpointing, compilation."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ EVERY = pytest.mark.parametrize("kind", SMALL, ids=lambda kind: kind.__name__)
 
 
 def build(kind: type[Network], **settings: object) -> Network:
-    """A small network with random weights, also where they are zero-initialised."""
+    """A small network with random weights, including the zero-initialized ones."""
     torch.manual_seed(0)
     return randomised(kind(**SMALL[kind] | settings))  # type: ignore[arg-type, return-value]
 
@@ -116,7 +116,7 @@ def test_channels_last_gives_nearly_the_same(kind: type[Network]) -> None:
 
 
 def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Tensor]]:
-    """The output of a training step, and its gradients; the backward pass runs outside of the context `examples`."""
+    """The output and gradients of a training step; the backward pass runs outside the context `examples`."""
     network, (x, label) = build(kind, classes=2, **settings).train(), images()
     x.requires_grad_()
     torch.manual_seed(2)
@@ -138,7 +138,7 @@ def test_checkpointing_gives_the_same_gradients_bit_for_bit(kind: type[Network])
 
 
 def kept(network: nn.Module, x: Tensor, label: Tensor) -> int:
-    """The bytes that are kept for the backward pass, without the weights."""
+    """The bytes kept for the backward pass, without the weights."""
     storages: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Our networks and diffusers' are the same: weights convert both ways and the outputs agree."""
+"""Our networks equal those of diffusers: weights convert both ways and the outputs agree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +86,7 @@ def theirs(
 
 
 def randomised(network: nn.Module) -> nn.Module:
-    """`network` with all weights drawn at random, so that every path has an effect; in evaluation mode."""
+    """`network` in evaluation mode with all weights random, so every path has an effect."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():

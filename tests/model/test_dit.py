@@ -85,7 +85,7 @@ def test_attention_connects_every_pair_of_pixels() -> None:
 def test_sizes_and_costs_match_the_published_ones(
     depth: int, width: int, heads: int, millions: float, gflop: float
 ) -> None:
-    """Those of DiT-S/2, B/2, L/2 and XL/2 (table 1), where a multiply-add counts once."""
+    """DiT-S/2, B/2, L/2 and XL/2 (table 1), which counts a multiply-add once."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = DiT(4, 8, depth=depth, width=width, heads=heads, classes=1000)
         network(torch.empty(1, 4, 32, 32), torch.empty(1))

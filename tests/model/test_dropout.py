@@ -9,7 +9,7 @@ from diffusion.model.unet import UNet
 
 
 def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50), seed: int = 0) -> Tensor:
-    """The elements that are dropped for each example."""
+    """The dropped elements of each example."""
     torch.manual_seed(seed)
     with examples(index):
         return Dropout(p)(torch.ones(len(index), *shape)) == 0

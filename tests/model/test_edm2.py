@@ -1,4 +1,4 @@
-"""EDM2's U-Net: each operation preserves magnitudes, and so do all blocks, before and after training."""
+"""EDM2's U-Net: operations and blocks preserve magnitudes, before and after training."""
 
 import math
 
@@ -122,7 +122,7 @@ def magnitudes(network: EDM2UNet, x: Tensor, label: Tensor) -> dict[str, float]:
 
 
 def train(network: EDM2UNet, steps: int, rate: float) -> None:
-    """Train with Adam towards a target that depends on the whole input."""
+    """Train with Adam toward a target that depends on the whole input."""
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, betas=(0.9, 0.99))
     network.train()
     for i in range(steps):
@@ -144,7 +144,7 @@ def test_every_block_preserves_the_magnitude_at_initialisation_and_after_trainin
     after = magnitudes(network, *images())
     assert all(0.5 < size < 2 for size in after.values()), after
     moved = [rms(conv.weight - weights[name]) for name, conv in convolutions(network).items()]
-    assert min(moved) > 0.05  # where weights have magnitude 1: training has changed them
+    assert min(moved) > 0.05  # weights have magnitude 1, so training has changed them
 
 
 def test_weights_keep_magnitude_one_in_training_and_do_not_change_in_evaluation() -> None:

@@ -1,4 +1,4 @@
-"""Each shipped network can be built from its yaml and has the size and cost that the yaml's comment states."""
+"""Each shipped network can be built from its yaml and has the size and cost stated in the yaml's comment."""
 
 import re
 from pathlib import Path

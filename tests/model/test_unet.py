@@ -35,7 +35,7 @@ def test_the_output_is_exactly_zero_at_initialisation(out_channels: int, height:
 
 
 def test_a_seed_gives_the_same_weights_as_before_there_were_classes_and_patches() -> None:
-    """The digest is that of the network without these arguments."""
+    """The digest is from the network before it had these arguments."""
     torch.manual_seed(0)
     weights = small().state_dict()
     digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest()

@@ -17,7 +17,7 @@ def test_adamw_matches_the_memoirs_pseudocode(amsgrad: bool) -> None:
     expected = theta.detach().clone()
     m, v, largest = torch.zeros(3, 5, dtype=torch.float64)
     optimizer = torch.optim.AdamW([theta], lr=lr, betas=(beta1, beta2), weight_decay=decay, eps=tiny, amsgrad=amsgrad)
-    for k, scale in enumerate([3.0, 0.1, 1.0], start=1):  # a decreasing gradient, so that amsgrad's maximum matters
+    for k, scale in enumerate([3.0, 0.1, 1.0], start=1):  # a decreasing gradient, so amsgrad's maximum matters
         g = scale * torch.randn(5, dtype=torch.float64, generator=generator)
         theta.grad = g.clone()
         optimizer.step()

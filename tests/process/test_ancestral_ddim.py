@@ -72,7 +72,7 @@ def test_one_ddim_step_matches_diffusers(row: int, eta: float) -> None:
 
 
 def test_unmodified_diffusers_agrees_to_float32() -> None:
-    """diffusers' ᾱ is float32: 1 − ᾱ of the first row has a relative error of 1e-4. Other rows agree to 1e-5."""
+    """diffusers' ᾱ is float32: 1 − ᾱ of the first row has a relative error of 1e-4; other rows agree to 1e-5."""
     x = draw(0).float()
     scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)
     scheduler.set_timesteps(50)
@@ -132,7 +132,7 @@ def test_ancestral_trajectory_matches_diffusers(
     ids=["small", "large", "eta=1", "eta=0.5"],
 )
 def test_stochastic_samplers_sample_a_gaussian(sampler: object) -> None:
-    """Mean and covariance of n samples agree within 4.5 standard errors plus 4% of discretisation error.
+    """Mean and covariance of n samples agree within 4.5 standard errors plus 4% discretization error.
 
     The variance of a sample mean is Σ_ii/n, that of a sample covariance is (Σ_ii Σ_jj + Σ_ij²)/n.
     """

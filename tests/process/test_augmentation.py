@@ -1,4 +1,4 @@
-"""EDM's augmentation: each transformation is what it should be, and its labels say so."""
+"""EDM's augmentation: each transformation is correct, and its labels describe it."""
 
 import math
 
@@ -15,14 +15,14 @@ N = 4000
 
 
 def smooth(n: int, height: int = 24, width: int = 32) -> Tensor:
-    """Images of low frequencies, (n, 2, height, width), in which interpolation is nearly exact."""
+    """Low-frequency images, (n, 2, height, width), for which interpolation is nearly exact."""
     random = np.random.default_rng(0).normal(size=(n, 2, height, width))
     blurred = ndimage.gaussian_filter(random, (0, 0, 3, 3), mode="reflect")
     return torch.from_numpy(blurred / np.abs(blurred).max()).float()
 
 
 def by_scipy(image: Tensor, back: np.ndarray, right: float, down: float) -> np.ndarray:
-    """The image (H, W) whose value at p is what was at back (p − (right, down)), by splines, with mirrored edges."""
+    """The image (H, W) with the value at p from back (p − (right, down)), by splines, with mirrored edges."""
     height, width = image.shape
     y, x = np.mgrid[:height, :width].astype(float)
     p = np.stack([x - (width - 1) / 2 - right, y - (height - 1) / 2 - down])
@@ -32,7 +32,7 @@ def by_scipy(image: Tensor, back: np.ndarray, right: float, down: float) -> np.n
 
 
 def inverse_of(labels: Tensor) -> tuple[np.ndarray, float, float]:
-    """What is done to an image, from its labels alone: the inverse of the linear map, and the z of the shifts."""
+    """An image's transformation from its labels alone: the inverse of the linear map, and the z of the shifts."""
     z_scale, cos, sin, along, across = (float(labels[i]) for i in (2, 3, 4, 5, 6))
     z, phi = math.hypot(along, across), math.atan2(across, along) / 2
     s, turn = 2 ** (z / 5), lambda c, s: np.array([[c, -s], [s, c]])
@@ -75,12 +75,12 @@ def test_labels_have_their_distributions() -> None:
     stretched = labels[labels[:, 5] != 0, 5:7]
     assert abs(float(stretched.square().sum(dim=1).mean()) - 1) < 0.2
     both = ((labels[:, 2] != 0) & (labels[:, 4] != 0)).double().mean()
-    assert abs(float(both) - p * p) < 0.03  # each is made or not by itself
+    assert abs(float(both) - p * p) < 0.03  # each is applied independently
 
 
 @pytest.mark.parametrize("kind", range(7), ids=["mirror", "upend", "scale", "turn", "stretch", "shift", "all"])
 def test_the_image_is_what_its_labels_say(kind: int) -> None:
-    """One transformation at a time, and all together, against splines by scipy."""
+    """Single transformations and all together, against scipy's splines."""
     n, columns = 200, [[0], [1], [2], [3, 4], [5, 6], [7, 8], list(range(9))][kind]
     x = smooth(n)
     height, width = x.shape[2:]
@@ -99,7 +99,7 @@ def test_the_image_is_what_its_labels_say(kind: int) -> None:
 def test_a_quarter_turn_is_exact_and_clockwise() -> None:
     x = torch.rand(2, 3, 8, 8)
     quarter, none = torch.full((2,), math.pi / 2), torch.zeros(2)
-    turned = warped(x, rotation(-quarter), none, none)  # the axis to the right goes to the one down
+    turned = warped(x, rotation(-quarter), none, none)  # the axis to the right becomes the axis down
     torch.testing.assert_close(turned, x.rot90(-1, (2, 3)), rtol=0, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Power-function averages: their profile, their recurrence, and averages of other lengths made of them."""
+"""Power-function averages: their profile, their recurrence, and averages of other lengths reconstructed from them."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_a_length_that_no_average_has_is_one_line(length):
 
 
 def recurred(gamma: float, path: Tensor) -> float:
-    """w̄ after the last of the weights `path` (n,)."""
+    """w̄ after the last of the weights in `path` (n,)."""
     average = torch.tensor(-1e9, dtype=torch.float64)  # the initial weights, which must not count
     for n, w in enumerate(path, start=1):
         average = decay(gamma, n) * average + (1 - decay(gamma, n)) * w
@@ -68,8 +68,8 @@ def test_a_step_weighs_the_integral_of_the_profile_over_it(length):
 @pytest.mark.parametrize("length", [0.05, 0.1, 0.25])
 @pytest.mark.parametrize("k", [0, 1, 2, 3])
 def test_on_a_polynomial_path_the_average_is_the_closed_form_up_to_the_steps(length, k):
-    """w(t) = t^k has the average (γ+1)/(γ+1+k) n^k. Steps hold w from (s − 1, s] at s: the average is above it, by
-    k/2 · (γ+1)/(γ+k) / n of n^k and terms in 1/n²."""
+    """w(t) = t^k has the average (γ+1)/(γ+1+k) n^k. Steps keep w at its value at s over (s − 1, s], so the average
+    exceeds this by k/2 · (γ+1)/(γ+k) / n of n^k and terms in 1/n²."""
     gamma, n = gamma_of(length), 1000
     path = (torch.arange(1, n + 1, dtype=torch.float64) / n) ** k
     closed = (gamma + 1) / (gamma + 1 + k)
@@ -106,7 +106,7 @@ def test_another_length_is_met_and_what_is_missing_is_told(length, bound):
 
 @pytest.mark.parametrize("length", [0.03, 0.08, 0.15])
 def test_no_other_combination_is_nearer(length):
-    """Before the division by their sum, which is 1 to 1e-3, the coefficients are those of least squares."""
+    """Before the division by their sum, which is 1 to 1e-3, the coefficients are the least-squares solution."""
     wanted = Profile(gamma_of(length), 1600)
     x, _ = coefficients(KEPT, wanted)
     s, width = midpoints(1600.0, 16_000)

@@ -1,4 +1,4 @@
-"""Class labels go by keyword through the denoiser, the objectives and every sampler to the network."""
+"""Class labels are passed by keyword through the denoiser, the objectives and every sampler to the network."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_an_estimate_depends_on_the_class() -> None:
     assert not torch.allclose(estimate.x0[0], estimate.x0[1])
     torch.testing.assert_close(estimate.x0, swapped.x0.flip(0))
     assert torch.equal(Conditioned(model, classes=Y)(x, t).eps, estimate.eps)
-    # Without a class it is the network's own "no class".
+    # Without a class, the network's own "no class" is used.
     assert torch.equal(model(x, t).x0, model(x, t, classes=torch.full((4,), 3)).x0)
 
 
@@ -51,7 +51,7 @@ def test_an_objective_trains_the_classes(objective: Simple) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_sampler_passes_the_classes_at_every_evaluation(name: str) -> None:
-    """So an image depends on its own class, and not on the rest of its batch."""
+    """So an image depends on its own class and not on the rest of its batch."""
     model, seen = denoiser().double(), []
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
 

@@ -1,4 +1,4 @@
-"""Consistency tuning: its loss against closed forms, and samples of one and two steps."""
+"""Consistency tuning: its loss against closed forms, and samples drawn in one and two steps."""
 
 import math
 from itertools import pairwise
@@ -39,7 +39,7 @@ SCHEDULES = {
 
 
 class Affine(nn.Module):
-    """A network of two numbers."""
+    """A network with two parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Affine(nn.Module):
 
 
 class Exact:
-    """The consistency function of a mixture on a line, plus `shift`; with `mean` E[x0 | x_t] in its place.
+    """The consistency function of a mixture on a line, plus `shift`; with `mean`, E[x0 | x_t] instead.
 
     The probability flow on a line keeps the order of points, so f(x, t) is the x0 with P(x0) = P_t(x).
     """
@@ -89,7 +89,7 @@ class Exact:
 
 
 def objective(noise: Tensor, level: float, stage: int, **settings: Any) -> Consistency:
-    """With these noises (B,) at one noise level, at a stage; half of the step to r = 0 in each."""
+    """The objective with these noises (B,) at one noise level and stage; each stage halves the step t − r."""
     t = torch.full((len(noise),), level / EDM.sigma_max, dtype=torch.float64)
     made = Consistency(
         lambda schedule, streams: (t, torch.ones_like(t)),
@@ -101,7 +101,7 @@ def objective(noise: Tensor, level: float, stage: int, **settings: Any) -> Consi
 
 
 def pull(model: Exact, x: float, level: float, stage: int) -> float:
-    """The gradient of the loss at one x_t, by f(x_t, t): 2 E[f(x_t, t) − f(x_r, r) | x_t]/(t − r)."""
+    """The gradient of the loss at one x_t with respect to f(x_t, t): 2 E[f(x_t, t) − f(x_r, r) | x_t]/(t − r)."""
     x0, eps, probability = model.pairs(x, level)
     loss = objective(eps, level, stage)(model, x0.reshape(-1, 1, 1, 1), Streams([]))["loss"]  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad((probability * loss).sum(), model.shift)
@@ -111,7 +111,7 @@ def pull(model: Exact, x: float, level: float, stage: int) -> float:
 @pytest.mark.parametrize("data", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize(("x", "level"), [(0.4, 0.5), (-1.0, 2.0)])
 def test_the_consistency_function_is_a_fixed_point_as_r_rises_to_t(data, x, level) -> None:  # type: ignore[no-untyped-def]
-    """There the pull of the loss, ∝ t − r, halves from stage to stage. On the denoiser's mean it does not vanish."""
+    """The pull of the loss there, ∝ t − r, halves at each stage. On the denoiser's mean it does not vanish."""
     exact = [abs(pull(Exact(data), x, level, stage)) for stage in (7, 8, 9)]
     assert exact[0] / exact[1] == pytest.approx(2, abs=0.05)
     assert exact[1] / exact[2] == pytest.approx(2, abs=0.03)
@@ -132,7 +132,7 @@ def test_the_pull_on_the_consistency_function_of_a_gaussian_is_the_closed_form()
 
 
 def test_another_function_has_a_higher_loss_against_the_same_target() -> None:
-    """Its excess is that of a mean square: the shift squared, and the pull times the shift."""
+    """The excess is that of a mean square: the squared shift plus the pull times the shift."""
     x, level, stage = 0.4, 0.5, 8
     model = Exact(MIXTURE)
     x0, eps, probability = model.pairs(x, level)
@@ -156,9 +156,9 @@ def test_another_function_has_a_higher_loss_against_the_same_target() -> None:
 
 
 def test_the_stages_lead_from_the_mean_to_the_consistency_function() -> None:
-    """For N(0, v), f(x, t) = G(t) x with G(t) = G(r) (v + r t)/(v + t²) is what a stage converges to; G(0) = 1.
+    """For N(0, v), a stage converges to f(x, t) = G(t) x with G(t) = G(r) (v + r t)/(v + t²) and G(0) = 1.
 
-    With r = 0 it is the mean, v/(v + t²); as r rises to t, it nears √(v/(v + t²)), at first order in the step.
+    With r = 0 this is the mean, v/(v + t²); as r rises to t, it approaches √(v/(v + t²)), at first order in the step.
     """
     v, level = 0.25, torch.tensor([0.8], dtype=torch.float64)
     exact, mean = (v / (v + level**2)) ** 0.5, v / (v + level**2)
@@ -177,7 +177,7 @@ def test_the_stages_lead_from_the_mean_to_the_consistency_function() -> None:
 
 @pytest.mark.parametrize("on", SCHEDULES)
 def test_with_r_0_it_is_diffusion_training(on: str) -> None:
-    """d(x0_θ, x0)/t bit for bit; a squared distance is the loss of x0 with the weight 1/t, by any prediction."""
+    """d(x0_θ, x0)/t bit for bit; a squared distance is the x0 loss with the weight 1/t, for any prediction."""
     kind, of = SCHEDULES[on]
     denoiser, x0, times = Denoiser(Affine(), kind, of), torch.rand(8, 3, 4, 4) * 2 - 1, LogNormal(std=1.0)
     times.reweight = False
@@ -202,7 +202,7 @@ def test_with_r_0_it_is_diffusion_training(on: str) -> None:
 
 @pytest.mark.parametrize("on", SCHEDULES)
 def test_the_noise_levels_of_a_pair_are_those_of_the_paper_on_every_schedule(on: str) -> None:
-    """x_r has the image and the noise of x_t; its level is t (1 − n(t)/q^a), and the image itself below 0."""
+    """x_r has the image and noise of x_t at the level t (1 − n(t)/q^a); below 0, it is the image itself."""
     kind, of = SCHEDULES[on]
     denoiser, seen = Denoiser(Affine(), kind, of), []
     call = denoiser.forward
@@ -236,7 +236,7 @@ def test_stages_are_equal_shares_of_a_run_and_the_last_one_stays() -> None:
         assert int(wrapped.objective.stage) == int(made.stage)
         found.append(int(made.stage))
     assert found == [1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
-    assert made.half().stage.dtype == torch.long  # precision does not round it
+    assert made.half().stage.dtype == torch.long  # half precision does not round it
     assert not Consistency().state_dict()
 
 
@@ -275,7 +275,7 @@ def test_both_estimates_of_a_pair_have_the_same_dropout_and_the_next_step_anothe
                 after = torch.rand(())
                 torch.manual_seed(seed)
                 denoiser(x0, torch.full((4,), 0.5).double())
-                assert torch.rand(()) == after  # as much was drawn as by one estimate
+                assert torch.rand(()) == after  # uses as many random draws as one estimate
         assert torch.equal(masks[0], masks[1])
         assert torch.equal(masks[0], masks[2])
         assert not torch.equal(masks[0], masks[3])
@@ -358,7 +358,7 @@ def test_it_is_ancestral_sampling_where_x_t_is_pure_noise_and_one_step_is_ddims(
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_with_the_consistency_function_any_number_of_steps_samples_the_distribution(steps: int) -> None:
-    """Each x_s is exact, but for the first, N(0, σ²) in place of the mixture's x_t at σ = 80."""
+    """Each x_s is exact except the first, which is N(0, σ²) instead of the mixture's x_t at σ = 80."""
     n, streams = 20_000, SharedStream(0)
     noise = streams.normal_like(torch.empty(n, 1, 1, 1, dtype=torch.float64))
     found = ConsistencySampler(steps)(Exact(MIXTURE), noise, streams)  # type: ignore[arg-type]
@@ -369,7 +369,7 @@ def test_with_the_consistency_function_any_number_of_steps_samples_the_distribut
 
 
 class Perceptron(nn.Module):
-    """A network for numbers: (x (B, 1, 1, 1), label (B,)) -> (B, 1, 1, 1)."""
+    """A network for scalars: (x (B, 1, 1, 1), label (B,)) -> (B, 1, 1, 1)."""
 
     def __init__(self, width: int = 64):
         super().__init__()
@@ -393,14 +393,14 @@ class Shared(SharedStream):
 
 
 def draws(n: int, seed: int) -> Tensor:
-    """(n, 1, 1, 1) of the mixture."""
+    """(n, 1, 1, 1) samples of the mixture."""
     weights, means, variances = MIXTURE
     oracle = MixtureOracle(EDM, weights, means[:, None], variances[:, None, None])
     return oracle.sample(n, torch.Generator().manual_seed(seed)).float().reshape(-1, 1, 1, 1)
 
 
 def distance(samples: Tensor) -> float:
-    """The 1-Wasserstein distance to as many draws of the mixture."""
+    """The 1-Wasserstein distance to the same number of samples of the mixture."""
     return float((samples.flatten().sort()[0] - draws(len(samples), 99).flatten().sort()[0]).abs().mean())
 
 

@@ -1,4 +1,4 @@
-"""Parts of images: which they are, how they are drawn, and the coordinates that a network is given of them."""
+"""Random crops: their places and sizes, their distribution, and the coordinates passed to the network."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ N = 2000
 
 
 def image(batch: int = 5, height: int = 16, width: int = 24) -> torch.Tensor:
-    """A pixel tells its image, row and column."""
+    """An image whose pixels encode their image, row and column."""
     b, i, j = torch.meshgrid(*(torch.arange(n).float() for n in (batch, height, width)), indexing="ij")
     return torch.stack([b, i, j], dim=1)
 

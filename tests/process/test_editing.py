@@ -1,4 +1,4 @@
-"""SDEdit begins at the noised picture; noises between two are noise."""
+"""SDEdit starts from the noised image; interpolations between two noises are noise."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ PICTURE = torch.tensor([0.4, -0.3, 0.9]).reshape(3, 1, 1)
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_variant_is_what_the_sampler_draws_from_the_noised_picture(name):
-    """0.6 of 5 steps are 3, which begin at the third of the 6 times."""
+    """0.6 of 5 steps are 3 steps, which start at the third of the 6 times."""
     sampler = ALL[name][0](5, grid=grid.log_snr)
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
     edited, seen = SDEdit(0.6)(sampler, PICTURE), []
@@ -44,7 +44,7 @@ def test_the_less_noise_the_nearer_to_the_picture():
 
     distances = [distance(strength) for strength in (0.001, 0.3, 0.6, 1.0)]
     assert distances == sorted(distances)
-    assert distances[0] < 0.05  # one step at least
+    assert distances[0] < 0.05  # at least one step
     streams = Streams.of(64, "x")
     plain = DDIM(50)(oracle, streams.normal(3, 1, 1), streams)
     assert distances[-1] == pytest.approx(float((plain - PICTURE).square().mean().sqrt()), rel=0.02)
@@ -69,7 +69,7 @@ def between(shares):
 
 def test_the_ends_are_the_draws_of_both_and_the_middle_is_noise():
     streams, a, b = between([0, 1, 0.5, 0.25]), Streams([seed_for("a")]), Streams([seed_for("b")])
-    for dtype in (torch.float32, torch.float64):  # of the second draw as of the first
+    for dtype in (torch.float32, torch.float64):  # the second draw, too
         z, first, last = (s.normal(3, 32, 32, dtype=dtype) for s in (streams, a, b))
         assert z.dtype == dtype
         assert torch.equal(z[0], first[0])

@@ -114,7 +114,7 @@ def test_default_ends_are_those_of_the_schedule() -> None:
 @pytest.mark.parametrize("choice", [grid.karras, grid.log_snr, grid.cosine])
 @pytest.mark.parametrize("on", ["cosine", "zero_snr", "cosine_continuous", "flow"])
 def test_pure_noise_takes_one_level_of_the_grid(choice: object, on: str) -> None:
-    """sigma/alpha(1) is 1e3 … ∞ on these schedules: the levels after t = 1 are those of a schedule that ends at 160."""
+    """sigma/alpha(1) is 1e3 … ∞ on these schedules: levels after t = 1 equal those of a schedule that ends at 160."""
     times = choice(SCHEDULES[on], 10)
     capped = choice(SCHEDULES[on], 10, sigma_max=160.0)
     assert times[0] == 1 > capped[0]

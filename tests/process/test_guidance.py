@@ -1,4 +1,4 @@
-"""Guidance on labelled Gaussians, for which the guided score and the guided flow are known, and in every sampler."""
+"""Guidance on labelled Gaussians, with known guided score and guided flow, and in every sampler."""
 
 import math
 from functools import partial
@@ -95,8 +95,8 @@ def test_equal_variances_are_guided_to_a_gaussian_at_the_extrapolated_mean(scale
 def test_unequal_variances_are_guided_along_the_product_of_their_flows(scale: float, name: str) -> None:
     """With v = sigma/alpha, z = x/alpha follows d log z/dv = v (w/(c_1 + v²) + (1−w)/(c_0 + v²)) on each axis.
 
-    So the flow from v to 0 multiplies z by (c_1/(c_1 + v²))^(w/2) (c_0/(c_0 + v²))^((1−w)/2). From noise it ends at
-    variance c_1^w c_0^(1−w). The density p_1^w p_0^(1−w) has 1/(w/c_1 + (1−w)/c_0): it is another one.
+    So the flow from v to 0 multiplies z by (c_1/(c_1 + v²))^(w/2) (c_0/(c_0 + v²))^((1−w)/2). Starting from noise, the
+    final variance is c_1^w c_0^(1−w). The density p_1^w p_0^(1−w) has a different one, 1/(w/c_1 + (1−w)/c_0).
     """
     kind, steps, stated = DETERMINISTIC[name]
     c1, c0 = torch.tensor([0.02, 0.05, 0.3]).double(), torch.tensor([0.2, 0.3, 0.9]).double()
@@ -141,7 +141,7 @@ def test_in_every_sampler_a_model_guided_by_itself_is_that_model(name: str) -> N
 
 @pytest.mark.parametrize("name", ALL)
 def test_in_every_sampler_guidance_acts_in_its_interval_alone(name: str) -> None:
-    """An interval that holds all of the sampler's noise levels is none, and one that holds no level is no guidance."""
+    """An interval with all of the sampler's noise levels changes nothing; one without any level means no guidance."""
     model, weak = labelled(), labelled()
     whole, within, never = (ClassifierFree(2.0, *ends)(model, weak) for ends in ((), (1e-4, 1e4), (1e-5, 1e-4)))
     guided = drawn(name, whole, classes=Y)
@@ -170,7 +170,7 @@ def test_in_every_sampler_a_guided_image_depends_on_its_own_class_alone(name: st
 @pytest.mark.parametrize("kind", [partial(DDIM), partial(DDIM, eta=1.0), DPMSolver], ids=["ddim", "ancestral", "2m"])
 @pytest.mark.parametrize("y", range(3))
 def test_scale_one_samples_the_law_of_the_class(y: int, kind: Any) -> None:
-    """The exact mean and covariance of the images: those of N(m_y, Σ_y)."""
+    """The exact mean and covariance of the images are those of N(m_y, Σ_y)."""
     model = labelled()
     guided = ClassifierFree(1.0)(model)
 
@@ -185,7 +185,7 @@ def test_scale_one_samples_the_law_of_the_class(y: int, kind: Any) -> None:
 @pytest.mark.parametrize("on", SCHEDULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interval_excludes_its_low_end_and_includes_its_high_end(kind: str, on: str) -> None:
-    """Each image by its own noise level: those outside get the strong estimate bit for bit."""
+    """Each image counts by its own noise level: images outside get the strong estimate bit for bit."""
     model, weak = labelled(SCHEDULES[on]), labelled(SCHEDULES[on]).mixture
     t = torch.tensor([0.3, 0.3005, 0.6, 0.6005]).double()
     alpha, sigma = SCHEDULES[on](t)
@@ -223,7 +223,7 @@ def test_the_weak_denoiser_has_the_conditions_of_its_kind() -> None:
 
 
 def test_a_learned_variance_is_the_strong_denoisers() -> None:
-    """So ancestral sampling goes on with it, whatever the weak denoiser has."""
+    """So ancestral sampling uses it, regardless of the weak denoiser."""
     model = Denoiser(randomised(DiT(2, 4, patch=2, width=8, depth=1, heads=2, classes=3)), schedule.linear(), V())
     weak = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2), seed=1), schedule.linear(), V())
     x = torch.linspace(-1, 1, 4 * 32).reshape(4, 2, 4, 4)
@@ -239,7 +239,7 @@ def test_a_learned_variance_is_the_strong_denoisers() -> None:
 
 
 def test_a_network_is_guided_by_its_own_no_class() -> None:
-    """An image whose label already is "no class" is not changed."""
+    """An image that already has the label "no class" is not changed."""
     model = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2, classes=3)), VP, V()).double()
     x, t, y = torch.linspace(-1, 1, 4 * 32).double().reshape(4, 2, 4, 4), at(0.4), torch.tensor([0, 1, 3, 2])
     with_label, without = model(x, t, classes=y), model(x, t)
@@ -285,7 +285,7 @@ def test_what_does_not_fit_the_model_is_one_line() -> None:
 
 
 def test_an_interval_must_hold_a_noise_level_of_the_schedule() -> None:
-    """Those of a table begin at its first row, and pure noise has all levels."""
+    """The levels of a table start at its first row; pure noise has no upper end."""
     table = schedule.linear()
     first, last = (float((table(t)[1] / table(t)[0])[0]) for t in (at(0.001, 1), at(1.0, 1)))
     for low, high in ((last, None), (None, 0.99 * first), (1e3, 1e4)):
@@ -314,7 +314,7 @@ def test_every_choice_is_made_and_fits_the_schedules(name: str) -> None:
 
 
 def test_the_papers_interval_is_that_of_its_steps() -> None:
-    """Its code guides steps 17 to 22 of EDM's 32 (https://github.com/kynkaat/guidance-interval)."""
+    """The paper's code guides steps 17 to 22 of EDM's 32 (https://github.com/kynkaat/guidance-interval)."""
     made, on = make(choice("guidance", "interval"), "guidance"), SCHEDULES["edm"]
     times = grid.karras(on, 32, sigma_min=0.002, sigma_max=80.0)
     assert made.acts(on, times).nonzero().flatten().tolist() == list(range(17, 23))

@@ -1,4 +1,4 @@
-"""Inpainting samples the conditional law: on a Gaussian with the exact moments of its result, and on points."""
+"""Inpainting samples the conditional distribution: on a Gaussian, by the exact moments of the result, and on points."""
 
 from functools import partial
 
@@ -23,7 +23,7 @@ METHODS = [RePaint(3), SplitGibbs(4)]
 
 
 def conditional(rho: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the last two values of the Gaussian, given the first one with noise of deviation rho."""
+    """Mean and covariance of the Gaussian's last two values, given the first one with noise of deviation rho."""
     gain = COVARIANCE[1:, 0] / (COVARIANCE[0, 0] + rho**2)
     return MEAN[1:] + gain * (Y - MEAN[0]), COVARIANCE[1:, 1:] - torch.outer(gain, COVARIANCE[0, 1:])
 
@@ -48,7 +48,7 @@ def test_the_figures_about_the_gaussian():
     assert wasserstein((MEAN[1:], COVARIANCE[1:, 1:]), (mean, covariance)) == pytest.approx(0.25, abs=0.005)
 
 
-# What the docstrings state.
+# The errors stated in the docstrings.
 STATED = [
     (RePaint(1), DDIM, 50, 0.090),
     (RePaint(1), DDIM, 100, 0.087),
@@ -71,7 +71,7 @@ def test_the_conditional_law_is_reached_within_the_stated_error(method, kind, st
 
 @pytest.mark.parametrize("on", SCHEDULES)
 def test_the_error_is_nearly_the_same_on_every_schedule(on):
-    """But some end below the noise level at which the grid begins."""
+    """Except that some end below the noise level where the grid begins."""
     for method, stated in ((RePaint(5), 0.038), (SplitGibbs(20), 0.060)):
         assert wasserstein(law(method, DDIM(50, grid=FINE), on), conditional()) == pytest.approx(stated, abs=0.004)
 
@@ -80,7 +80,7 @@ def test_the_error_is_nearly_the_same_on_every_schedule(on):
     ("kind", "rho", "rounds", "stated"), [(SDE, 1.0, 8, 0.0015), (SDE, 0.3, 30, 0.0015), (DDIM, 0.3, 30, 0.03)]
 )
 def test_rounds_at_one_level_reach_the_law_given_a_noisy_value(kind, rho, rounds, stated):
-    """The theory of split Gibbs sampling. A sampler without noise reaches it less well, at high noise not at all."""
+    """The theory of split Gibbs sampling. A sampler without noise comes less close, and fails at high noise."""
     inner = kind(60, grid=partial(grid.karras, sigma_min=0.01, sigma_max=2.0))
     sampler = SplitGibbs(rounds)(inner, PICTURE, KNOWN)
     t = SCHEDULES["ve"].time(torch.tensor(rho, dtype=torch.float64).log() * -2)
@@ -89,13 +89,13 @@ def test_rounds_at_one_level_reach_the_law_given_a_noisy_value(kind, rho, rounds
     mean, covariance = sampler_moments(sampler, GaussianOracle(SCHEDULES["ve"], MEAN, COVARIANCE))
     reached = mean[1:], covariance[1:, 1:]
     assert wasserstein(reached, conditional(rho)) < stated
-    assert wasserstein(conditional(rho), conditional()) > 0.05  # which is another law
+    assert wasserstein(conditional(rho), conditional()) > 0.05  # a different distribution
 
 
 @pytest.mark.parametrize("method", [RePaint(10), SplitGibbs(20)], ids=["repaint", "split_gibbs"])
 @pytest.mark.parametrize("kind", [DDIM, SDE], ids=["ddim", "sde"])
 def test_of_points_only_those_with_the_known_value_are_drawn_and_equally_often(method, kind):
-    """Within 0.12 of one half, of 200: 3.4 standard errors."""
+    """Within 0.12 of one half, for 200 samples: 3.4 standard errors."""
     points = torch.tensor([[-0.8, 0.3, 0.4], [-0.8, -0.6, -0.9], [0.6, 0.9, 0.0]], dtype=torch.float64)
     picture = points[0].reshape(3, 1, 1)
     streams = Streams.of(200, "points")
@@ -168,7 +168,7 @@ def test_repaint_makes_a_multistep_solvers_steps_of_first_order(kind):
 
 
 def test_repaint_shows_the_denoiser_known_pixels_with_fresh_noise_of_the_right_size():
-    """Within 5 standard errors. On a Gaussian the law hardly depends on it, but networks expect it."""
+    """Within 5 standard errors. On a Gaussian the result hardly depends on it, but networks expect it."""
     seen = []
 
     class Spy(GaussianOracle):

@@ -1,4 +1,4 @@
-"""Bits per dimension against closed forms, for Gaussian data, whose optimal denoiser and density are known."""
+"""Bits per dimension against closed forms, for Gaussian data with known optimal denoiser and density."""
 
 import math
 from functools import partial
@@ -40,7 +40,7 @@ def true_bits(x0: Tensor) -> Tensor:
 @pytest.mark.parametrize("mean", [-1.3, -1.0, -0.21, 0.5, 1.0])
 @pytest.mark.parametrize("std", [0.004, 0.05, 2.0])
 def test_decoder_probabilities_sum_to_one(mean: float, std: float) -> None:
-    """They do only with δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest."""
+    """This requires δ₋ = −∞ at the lowest level and δ₊ = ∞ at the highest."""
     masses = log_decoder(LEVELS, torch.tensor(mean), torch.tensor(2 * math.log(std))).exp()
     assert abs(float(masses.sum()) - 1) < 1e-12
 
@@ -60,7 +60,7 @@ def test_decoder_is_accurate_in_the_tails_and_in_float32() -> None:
     far = log_decoder(LEVELS[:255].float(), torch.tensor(1.0), torch.tensor(2 * math.log(0.01)))
     assert far.isfinite().all()
     mirrored = log_decoder(-LEVELS[:255].float(), torch.tensor(-1.0), torch.tensor(2 * math.log(0.01)))
-    torch.testing.assert_close(far, mirrored)  # the upper tail is as accurate as the lower
+    torch.testing.assert_close(far, mirrored)  # the upper tail is as accurate as the lower one
     peak = -((LEVELS[0] + 1 / 255 - 1) ** 2) / (2 * 0.01**2)
     assert abs(float(far[0]) / float(peak) - 1) < 1e-3
 
@@ -182,7 +182,7 @@ def test_a_bound_term_is_the_weighted_noise_error() -> None:
     ids=["vp", "sub_vp", "linear", "cosine_continuous", "flow", "edm"],
 )
 def test_flow_likelihood_matches_the_gaussian_density(schedule: Schedule) -> None:
-    """With equal variances, Hutchinson's estimator has no noise, so the value of each single image must be right."""
+    """With equal variances, Hutchinson's estimator has no noise, so the value of every single image must be right."""
     n, size = 16, 8
     x0 = gaussian_images(n, size)
     result = flow_likelihood(oracle(schedule, size**2), x0, Streams(range(n)))

@@ -63,7 +63,7 @@ def test_closed_form_matches_a_monte_carlo_simulation(schedule: Discrete) -> Non
 
 @pytest.mark.parametrize("i", ROWS.tolist())
 def test_posterior_matches_bayes_rule_on_a_grid(schedule: Discrete, i: int) -> None:
-    """q(x_{i−1} | x_i, x0) ∝ q(x_i | x_{i−1}) q(x_{i−1} | x0), normalised on a grid of x_{i−1}."""
+    """q(x_{i−1} | x_i, x0) ∝ q(x_i | x_{i−1}) q(x_{i−1} | x0), normalized on a grid of x_{i−1}."""
     t, s = torch.tensor(i / T), torch.tensor((i - 1) / T)
     x0, eps = 0.6, -1.3
     x_t = ALPHA_BAR[i].sqrt() * x0 + (1 - ALPHA_BAR[i]).sqrt() * eps

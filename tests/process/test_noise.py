@@ -88,7 +88,7 @@ def test_nearest_of_one_is_independent() -> None:
 
 @pytest.mark.parametrize("pairing", [independent, nearest, assigned])
 def test_an_objective_diffuses_with_its_noise_and_learns_it(pairing) -> None:  # type: ignore[no-untyped-def]
-    """At t = 1 of a schedule that ends in noise, x_t is eps. The classes stay with their images."""
+    """At t = 1 of a schedule that ends in pure noise, x_t is eps. The classes stay with their images."""
     model = Denoiser(randomised(DiT(3, 3, patch=2, width=8, depth=1, heads=2, classes=3)), VP(), V())
     x0, y, seen = images(6, 3, 4, 4), torch.tensor([0, 1, 2, 2, 1, 0]), []
     model.network.register_forward_pre_hook(lambda _, args, kwargs: seen.append((args[0], kwargs)), with_kwargs=True)
@@ -105,7 +105,7 @@ def test_an_objective_diffuses_with_its_noise_and_learns_it(pairing) -> None:  #
 def test_the_flow_of_the_pairs_leads_from_noise_to_the_images() -> None:
     """x0 ~ N(0, c) on a line, in large batches: sorted pairs are x0 = √c eps, so dx/dt = (1 − √c) x/(t + (1 − t)√c).
 
-    Independent noise has another slope there, (t − (1 − t)c)/(t² + (1 − t)²c).
+    Independent noise has a different slope, (t − (1 − t)c)/(t² + (1 − t)²c).
     """
     c, n, t = 0.25, 400, 0.5
     x0 = images(n, 1, 1, 1, spread=c**0.5)
@@ -115,7 +115,7 @@ def test_the_flow_of_the_pairs_leads_from_noise_to_the_images() -> None:
     ):
         eps = pairing(x0, Streams(range(n)))
         x_t, velocity = (1 - t) * x0 + t * eps, eps - x0
-        slope = float((x_t * velocity).mean() / x_t.square().mean())  # the best linear prediction
+        slope = float((x_t * velocity).mean() / x_t.square().mean())  # of the best linear prediction
         assert abs(slope - expected) < 0.15
 
 

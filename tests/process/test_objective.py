@@ -168,7 +168,7 @@ def test_gradient_of_the_spread_points_to_the_better_variance() -> None:
 
 
 def test_gradient_of_the_bound_is_finite_at_the_last_row() -> None:
-    """There, x0_θ of an untrained network that predicts eps is in the thousands, which only the decoder minds."""
+    """There, x0_θ of an untrained network that predicts eps is in the thousands, which affects only the decoder."""
     objective, network, end = Hybrid(), Constant(spread=0.0), torch.ones(256, dtype=torch.float64)
     objective.timesteps = lambda schedule, streams: (end, end)
     x0 = (2 * torch.randint(256, (256, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 255 - 1).float()
@@ -187,7 +187,7 @@ def test_bound_objectives_reject_missing_spread_and_continuous_schedules() -> No
 
 
 def test_learned_uncertainty_converges_to_the_log_of_the_loss() -> None:
-    """loss/exp(u) + u is smallest at u = log(loss). Here the loss is the same at every noise level."""
+    """loss/exp(u) + u is minimal at u = log(loss). Here the loss is the same at every noise level."""
     denoiser, x0 = Denoiser(Constant(2.0), VP(), X0()), torch.zeros(16, 1, 2, 2)
     objective = Uncertainty(Simple(Uniform(reweight=False)))
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.03)

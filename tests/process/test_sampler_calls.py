@@ -146,9 +146,9 @@ def test_the_adaptive_solver_rejects_a_network_with_infinite_output() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_start_continues_a_trajectory(name: str) -> None:
-    """From x after k steps, at its time, come the rest of the grid's steps, numbered as in the whole trajectory.
+    """A start from x after k steps makes the rest of the grid's steps, numbered as in the whole trajectory.
 
-    All but the multistep solvers, which begin again at order 1, make the very same steps.
+    The steps are identical except for the multistep solvers, which restart at order 1.
     """
     kind, oracle = ALL[name][0], GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE)
     zero = type("Zero", (), {"normal_like": staticmethod(torch.zeros_like)})() if name in DETERMINISTIC else None
@@ -195,7 +195,7 @@ def test_an_image_from_a_start_depends_only_on_its_seed(name: str) -> None:
 
 
 def test_a_start_in_float32_skips_a_step_of_nearly_no_length() -> None:
-    """A time that differs from one of the grid by rounding takes its place."""
+    """A start time that differs from a time of the grid by rounding replaces it."""
     oracle, seen = GaussianOracle(SCHEDULES["linear"], MEAN, COVARIANCE), []
     sampler = DPMSolver(10, grid=grid.uniform)
     sampler(oracle, None, SharedStream(0), lambda k, x, e: seen.append(k), start=(torch.zeros(1, D, 1, 1), 0.5000001))

@@ -1,4 +1,4 @@
-"""Every yaml of conf/sampler, conf/grid and conf/threshold builds what it describes."""
+"""Every yaml of conf/sampler, conf/grid and conf/threshold builds the object that it describes."""
 
 from functools import cache
 from pathlib import Path
@@ -29,14 +29,14 @@ def composed(*overrides: str) -> Sampler:
     return instantiate(composition.composed("train", overrides).sampler)
 
 
-# It is not for a plain denoiser, whose x0 is a mean: test_consistency.py has its tests.
+# It does not suit a plain denoiser, whose x0 is a mean; test_consistency.py has its tests.
 DENOISING = [name for name in choices("sampler") if name != "consistency"]
 
 
 @pytest.mark.parametrize("name", DENOISING)
 @pytest.mark.parametrize("table", [True, False])
 def test_every_sampler_recovers_points_with_its_default_settings(name: str, table: bool) -> None:
-    """In at most 100 steps, samples land on a finite set of points that lies within the range of clipping."""
+    """In at most 100 steps, samples land on a finite set of points within the clipping range."""
     sampler = composed(f"sampler={name}")
     sampler.steps = min(sampler.steps, 100)
     points = torch.tensor([[-0.8, -0.2, 0.4], [0.5, 0.5, -0.9], [0.6, -0.7, 0.0]])
@@ -46,7 +46,7 @@ def test_every_sampler_recovers_points_with_its_default_settings(name: str, tabl
     assert torch.cdist(x, points).min(1).values.max() < 0.05
 
 
-# The largest error over all schedules with 5, 10, 20 and 40 steps; docs/samplers.md has what was measured.
+# Bounds of the largest error over all schedules with 5, 10, 20 and 40 steps; docs/samplers.md has the measurements.
 LARGEST = {
     "adams_bashforth": (0.45, 0.20, 0.05, 0.015),
     "ancestral": (0.42, 0.30, 0.19, 0.12),
@@ -77,10 +77,10 @@ def oracle(on: str) -> GaussianOracle:
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", [n for n in DENOISING if n not in ("predictor_corrector", "probability_flow")])
 def test_default_settings_sample_a_gaussian_on_every_schedule_in_few_steps(name: str, steps: int) -> None:
-    """The error is the 2-Wasserstein distance. Uniform grids are refused where nearly no time is at low noise.
+    """The error is the 2-Wasserstein distance. Uniform grids are rejected on schedules with hardly any low noise.
 
-    The two samplers left out are not affine in x_t; the others are, as their thresholds do not reach these data. To
-    save time, 40 steps are taken on every other schedule.
+    The two samplers left out are not affine in x_t; the others are, because their thresholds do not reach these data.
+    To save time, 40 steps are tested on every other schedule only.
     """
     sampler = composed(f"sampler={name}")
     sampler.steps = steps
@@ -101,7 +101,7 @@ def wasserstein(mean: Tensor, covariance: Tensor) -> float:
 
 @pytest.mark.parametrize("name", [n for n in choices("sampler") if n not in ("euler_ancestral", "flow_heun")])
 def test_each_class_has_the_grid_of_its_yaml_by_default(name: str) -> None:
-    """Two choices use a class with another grid than that of the paper that the class is from."""
+    """Two choices use a class with a grid other than that of the class's own paper."""
     made = composed(f"sampler={name}")
     assert type(made)(steps=5).grid is made.grid.func
 

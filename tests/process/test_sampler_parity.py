@@ -1,7 +1,7 @@
 """Every solver, step by step, against diffusers or the algorithm of the paper, for a fixed network.
 
-diffusers keeps its noise levels in float32. They are replaced by those of our schedule, so that only the solvers are
-compared. Where the two differ on purpose, the test says why.
+diffusers keeps its noise levels in float32. They are replaced by those of our schedule to compare only the solvers. If
+the two differ on purpose, the test says why.
 """
 
 import itertools

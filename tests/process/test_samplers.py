@@ -1,7 +1,7 @@
-"""Every sampler on every schedule, against distributions for which the result is known.
+"""Every sampler on every schedule, against distributions with known results.
 
 With the optimal denoiser of a Gaussian, a step is affine in x_t and in its noise. So `oracle.sampler_moments` computes
-the exact mean and covariance of a sampler's output, without Monte-Carlo error. A test compares them with samples.
+the exact mean and covariance of a sampler's output, without Monte Carlo error. A test compares them with samples.
 """
 
 import math

@@ -133,7 +133,7 @@ def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
 
 @pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])
 def test_derivative_at_the_last_row_but_one_is_that_of_the_last_interval(table: Discrete) -> None:
-    """alpha is linear there. A slope of log-SNR that falls by 21 within one row would be 60 times as large."""
+    """alpha is linear there. From log-SNR, which falls by 21 within one row, the slope would be 60 times as large."""
     row = torch.tensor([1 - 1 / table.steps], dtype=torch.float64)
     for slope, beside in zip(table.derivatives(row), table.derivatives(row + 1e-7), strict=True):
         torch.testing.assert_close(slope, beside, rtol=1e-3, atol=0)
@@ -183,7 +183,7 @@ def test_float32_times_find_their_rows(schedule: Discrete) -> None:
 
 
 def test_linear_table_converges_to_vp() -> None:
-    """For β_i = β(i/T)/T and T → ∞: DDPM's linear table is a discretisation of VP with β from 0.1 to 20."""
+    """For β_i = β(i/T)/T and T → ∞: DDPM's linear table is a discretization of VP with β from 0.1 to 20."""
     gaps = []
     for steps in (1000, 4000):
         table = linear(steps, 0.1 / steps, 20 / steps)

@@ -1,4 +1,4 @@
-"""Distributions of the training times: each matches its paper, and importance makes any of them unbiased."""
+"""Distributions of the training times: each matches its paper, and importance weights make all of them unbiased."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ DRAWS: dict[str, tuple[Callable[..., Quantile], Schedule]] = {
 
 
 class EvenStreams(Streams):
-    """Fixed u instead of random ones, which turns a Monte-Carlo mean into a quadrature."""
+    """Fixed u instead of random ones, which turns a Monte Carlo mean into a quadrature."""
 
     def __init__(self, u: Tensor):
         self.u = u

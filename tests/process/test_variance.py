@@ -31,7 +31,7 @@ def test_kl_is_accurate_for_close_variances() -> None:
 
 
 def test_ratio_matches_its_definition_and_keeps_precision() -> None:
-    """r = alpha_t sigma_s/(alpha_s sigma_t), and 1 − r² stays accurate where the subtraction would not."""
+    """r = alpha_t sigma_s/(alpha_s sigma_t); 1 − r² stays accurate where the subtraction would lose precision."""
     t, s = torch.tensor([0.2, 0.5, 0.9]).double(), torch.tensor([0.1, 0.499, 0.05]).double()
     for schedule in (TABLE, VP(), Flow()):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)

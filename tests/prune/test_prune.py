@@ -1,4 +1,4 @@
-"""What complete runs do not need is named, and removed when asked; nothing else is touched."""
+"""Files that complete runs do not need are listed, and removed on request; nothing else is touched."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from diffusion.prune import pruning
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:
-    """A run's folder with checkpoints of 1000 bytes, last.ckpt and best.ckpt second names of two of them."""
+    """A run's folder with checkpoints of 1000 bytes; last.ckpt and best.ckpt are hard links to two of them."""
     inside = folder / "checkpoints"
     inside.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"state": state}))
@@ -37,8 +37,8 @@ def test_best_stays_of_complete_runs_and_nothing_goes_unless_asked(tmp_path, cap
     assert prune.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert {folder: names(folder) for folder in before} == before
-    assert "2 runs: 4.0 kB can be freed" in out  # steps 2 and 3; 1 and 2: best.ckpt and last.ckpt are second names
-    assert "skipped: 1 failed, 1 interrupted, 1 running" in out
+    assert "2 runs: 4.0 kB can be freed" in out  # steps 2 and 3; 1 and 2: best.ckpt and last.ckpt are links
+    assert "left alone: 1 failed, 1 interrupted, 1 running" in out
     assert prune.main([str(tmp_path), "--yes"]) == 0
     assert "2 runs: 4.0 kB freed" in capsys.readouterr().out
     assert names(done) == ["best.ckpt"]

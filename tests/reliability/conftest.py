@@ -1,4 +1,4 @@
-"""Figures of the proofs, printed at the end: `figure("kills survived", "200 of 200")`; and runs that are quick."""
+"""Figures printed at the end of the tests, as by `figure("kills survived", "200 of 200")`, and faster runs."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,13 +9,13 @@ Figure = Callable[[str, object], None]
 
 @pytest.fixture
 def figure(record_property: Figure) -> Figure:
-    """Note one line of the summary."""
+    """Record one line of the summary."""
     return lambda what, value: record_property(what, str(value))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """In this process and in those forked from it: no figures are drawn after a run, which takes as long as the run."""
+    """Skip the figures after a run, which take as long as the run, in this process and in its forks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
         yield

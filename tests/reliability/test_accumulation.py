@@ -1,4 +1,4 @@
-"""T5, T10 with accumulated gradients: checkpoints are of whole steps, and accumulation equals a larger batch."""
+"""T5, T10 with gradient accumulation: checkpoints contain whole steps, and accumulation equals a larger batch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from diffusion.checkpoint import storage
 
 pytestmark = pytest.mark.reliability
 
-RECIPE = [  # 12 batches of 2 in an epoch: 3 steps of 4 batches
+RECIPE = [  # 12 batches of 2 per epoch: 3 steps of 4 batches
     "data.batch_size=2", "model.dropout=0.3", "optimizer=adam", "samples.n=0", "trainer.max_epochs=3",
     "checkpoint.keep=20", "trainer.accumulate_grad_batches=4",
 ]  # fmt: skip
 
 
 def final_state(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """The last state of a run in a process of its own."""
+    """The final state of a run in a separate process."""
     log = folder.with_suffix(".log")
     assert train([*overrides, f"hydra.run.dir={folder}"], log) == 0, log.read_text()
     return state(folder)
@@ -27,14 +27,14 @@ def final_state(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("every", "steps"),
-    [(6, [2, 4, 6, 8, 9]), (9, [3, 6, 9])],  # batches between validations, which fall within steps
+    [(6, [2, 4, 6, 8, 9]), (9, [3, 6, 9])],  # batches between validations, not a multiple of a step's batches
 )
 def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure):
     overrides = [*tiny, *RECIPE, f"trainer.val_check_interval={every}"]
     expected = final_state(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")
     assert sorted(storage.load(file)["global_step"] for file in files) == steps
-    for step, file in [*zip(reversed(steps), files, strict=True)][1:]:  # after the last one nothing is left to train
+    for step, file in [*zip(reversed(steps), files, strict=True)][1:]:  # the last one has nothing left to train
         folder = tmp_path / f"from {step}"
         assert same(final_state(folder, [*overrides, f"ckpt={file}"]), expected), step
         assert lines(folder) == lines(tmp_path / "whole"), step
@@ -44,7 +44,7 @@ def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure
 
 
 def test_a_run_resumes_with_another_accumulation(tiny, tmp_path):
-    """Global batches of 8, of which the first half of the run makes 2 batches of 4 and the second one batch."""
+    """Global batches of 8: one half of the run uses 2 batches of 4 for each, the other half a single batch."""
     common = [*tiny, "model.dropout=0.2", "trainer.precision=64-true", "trainer.max_epochs=4", "checkpoint.keep=20"]
     halves, whole = ["data.batch_size=4", "trainer.accumulate_grad_batches=2"], ["data.batch_size=8"]
     train_here([*common, *whole], tmp_path / "whole")
@@ -59,12 +59,12 @@ def test_a_run_resumes_with_another_accumulation(tiny, tmp_path):
 
 
 def steps_of(folder: Path) -> set[tuple[float, bool]]:
-    """For each line of metrics.csv its step, and whether it is of a validation."""
+    """The step of each line of metrics.csv, and whether it is a validation."""
     return {(float(line["step"]), "val/mse" in line) for line in lines(folder)}
 
 
 def test_accumulation_equals_a_larger_batch_also_where_it_does_not_divide_the_epoch(tiny, tmp_path):
-    """24 images are 2 steps of 10, whether these are 10 images at once or 5 batches of 2."""
+    """24 images are 2 steps of 10, as single batches of 10 or as 5 batches of 2."""
     common = [*tiny, "model.dropout=0.2", "data.flip=true", "trainer.precision=64-true", "trainer.max_epochs=3"]
     layouts = {"one": ["data.batch_size=10"], "five": ["data.batch_size=2", "trainer.accumulate_grad_batches=5"]}
     states = {}

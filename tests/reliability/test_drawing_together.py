@@ -1,4 +1,4 @@
-"""Samples are the same bytes whoever draws them, and processes that draw live and die together."""
+"""Samples are the same bytes with any number of processes, and processes that draw samples live and die together."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ def run(command, tiny: list[str], tmp_path: Path) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What was drawn."""
+    """The output files."""
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".png", ".gif", ".npz")}
 
 
@@ -77,7 +77,7 @@ def test_a_process_that_dies_ends_all_with_one_line_and_what_is_drawn_is_kept(
     assert line in err
     assert ("of 7 images are kept in" in err) == (sampler == "Dying")
     assert not multiprocessing.active_children()
-    for folder in ("out", "whole"):  # the first goes on, alone
+    for folder in ("out", "whole"):  # the first continues, in one process
         assert command("sample", [*words, "devices=1", f"hydra.run.dir={folder}"])[0] == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
@@ -107,7 +107,7 @@ def test_a_run_whose_process_dies_at_its_end_draws_only_the_rest_again(tiny, tmp
     assert "of the run was killed by SIGKILL; to resume: python -m diffusion.train hydra.run.dir=" in line
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "failed"
     held = (tmp_path / "run/samples/samples.bin").read_bytes()
-    assert held[-4:] == b"\1\0\1\0"  # the first process has drawn its share
+    assert held[-4:] == b"\1\0\1\0"  # rank 0 has drawn its share
     assert train([*words, "ckpt=auto", "trainer.devices=1", "data.batch_size=4"], tmp_path / "log") == 0
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "complete"
     assert not (tmp_path / "run/samples/samples.bin").exists()

@@ -1,4 +1,4 @@
-"""A signal before training begins, even before torch is imported, ends the run as it would later."""
+"""A signal before training starts, even before torch is imported, ends the run in the same way as later."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def children(pid: int) -> list[int]:
 
 
 class Started:
-    """`python -m diffusion.train` as a job of SLURM, in a process group of its own."""
+    """`python -m diffusion.train` as a SLURM job, in its own process group."""
 
     def __init__(self, overrides: list[str], folder: Path):
         self.calls, program = folder / "calls", folder / "bin/scontrol"
@@ -50,14 +50,14 @@ class Started:
         assert "libtorch" not in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def job(self, begun: bool) -> int:
-        """The process of a sweep's job: when it has `begun` to catch signals, or at once."""
+        """The process of a sweep's job, before it catches signals, or with `begun` once it does."""
         while not (found := children(self.process.pid)) or catches(found[0]) is not begun:
             assert self.process.poll() is None
             time.sleep(0.002)
         return found[0]
 
     def ended(self, number: int) -> str:
-        """Its output. Its exit status, and the calls of scontrol, must be as expected."""
+        """Return its output, after checks of its exit status and of the calls of scontrol."""
         said, _ = self.process.communicate(timeout=100)
         assert self.process.returncode == 128 + number, said
         requeued = self.calls.read_text() if self.calls.exists() else ""
@@ -70,7 +70,7 @@ class Started:
     ("number", "recorded"), [(USR1, False), (USR1, True), (TERM, False), (TERM, True), (INT, False), (INT, True)]
 )
 def test_a_run_that_has_not_begun(tiny, tmp_path, number, recorded, figure):
-    """At the first instant at which it catches signals, or at which its record says that it is running."""
+    """The signal comes as soon as the run catches signals, or as soon as its record says that it is running."""
     run = Started(tiny, tmp_path)
     while recorded and not list(tmp_path.rglob("run.json")):
         time.sleep(0.001)
@@ -92,13 +92,13 @@ def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, afte
     time.sleep(after)
     os.kill(run.process.pid, number)
     run.ended(number)
-    (file,) = tmp_path.glob("outputs/x/*/*/run.json")  # no other job began
+    (file,) = tmp_path.glob("outputs/x/*/*/run.json")  # no other job was started
     said = json.loads(file.read_text())
     assert (said["state"], said["reason"].rpartition(" ")[2]) == ("interrupted", number.name)
 
 
 def test_a_job_that_is_signalled_by_itself(tiny, tmp_path):
-    """It ends at once, while it is still importing; the others run."""
+    """It ends immediately, even during imports; the other jobs run."""
     run = Started(["-m", *tiny, "seed=0,1", "trainer.max_steps=1"], tmp_path)
     job = run.job(True)
     assert "libtorch" not in Path(f"/proc/{job}/maps").read_text()

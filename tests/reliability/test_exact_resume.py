@@ -1,4 +1,4 @@
-"""T5. A run resumed from any step in a fresh process is the same run, bit for bit; every saved item is needed."""
+"""T5. A run resumed from any step in a new process is the same run, bit for bit; every saved item is needed."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from diffusion.training.module import Diffusion
 
 pytestmark = pytest.mark.reliability
 
-RECIPE = [  # 24 images: 6 batches of 4, 3 optimizer steps an epoch, 9 in all
+RECIPE = [  # 24 images: 6 batches of 4, 3 optimizer steps per epoch, 9 in total
     "model.dropout=0.3", "data.flip=true", "optimizer=adam", "lr_scheduler=cosine", "ema=warm",
     "trainer.max_epochs=3", "trainer.accumulate_grad_batches=2", "checkpoint.every_n_steps=1", "checkpoint.keep=20",
     "samples.n=0",
@@ -32,7 +32,7 @@ def digest(value: Tensor) -> str:
 
 
 def traced(folder: Path, overrides: list[str]) -> None:
-    """Train in this process; trace.pt holds the bits of everything that each batch used and gave."""
+    """Train in this process; trace.pt contains the digests of all inputs and results of each batch."""
     trace: list[dict[str, Any]] = []
     step, normal, uniform = Diffusion.training_step, Streams.normal, Streams.uniform
     inside = False
@@ -63,7 +63,7 @@ def traced(folder: Path, overrides: list[str]) -> None:
 
 
 def train(folder: Path, overrides: list[str]) -> bool:
-    """Train in a process of its own; whether it succeeded."""
+    """Train in a separate process and return whether it succeeded."""
     folder.mkdir()
     process = FORK.Process(target=traced, args=(folder, overrides))
     process.start()
@@ -80,7 +80,7 @@ def flat(node: Any, name: str = "") -> dict[str, Any]:
 
 
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The trace, and the bits of the last state."""
+    """The trace, and the digests of the final state."""
     contents = storage.load(folder / "checkpoints/last.ckpt")
     assert contents["global_step"] == 9
     return torch.load(folder / "trace.pt", weights_only=True), flat({key: contents[key] for key in STATES})
@@ -113,7 +113,7 @@ def _reset(progress: dict[str, Any]) -> None:
         progress[counts] = dict.fromkeys(progress[counts], 0)
 
 
-ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint without the item would be
+ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # the value of each item in a checkpoint without it
     "raw weights": lambda c: c.update(current_model_state=c["state_dict"]),
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
     "moments of Adam": lambda c: c["optimizer_states"][0].update(state={}),
@@ -127,7 +127,7 @@ ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # what a checkpoint witho
 
 
 def test_every_saved_item_is_needed(tiny, tmp_path, figure):
-    overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # whose times know the batch's number
+    overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # its times depend on the batch's number
     assert train(tmp_path / "whole", overrides)
     trace, state = outcome(tmp_path / "whole")
     log = lines(tmp_path / "whole")

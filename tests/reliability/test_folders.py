@@ -1,4 +1,4 @@
-"""A run that is alive has its folder to itself: no second run starts there, and none resumes from what it saves."""
+"""A live run owns its folder: no second run starts there, and none resumes from its checkpoints."""
 
 import os
 import platform
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.reliability
 
 @pytest.fixture
 def other() -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that is alive."""
+    """Another live process."""
     started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     yield started
     started.communicate()
 
 
 def claim(folder: Path, pid: int) -> None:
-    """Write the record of a run of the process `pid`."""
+    """Write the record of a run by the process `pid`."""
     folder.mkdir(parents=True, exist_ok=True)
     RunRecord.begin(folder).update(pid=pid, process=start_of_process(pid))
 
@@ -53,7 +53,7 @@ def test_no_second_run_starts_beside_one_that_is_alive(command, tiny, tmp_path, 
 
 
 def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
-    """Without a lock, both would look before either has written."""
+    """Without a lock, both would read before either has written."""
     code = (
         "import sys, time, pathlib; from diffusion.runs import record; print('ready', flush=True); input();"
         "record.claim(pathlib.Path(sys.argv[1]), lambda: time.sleep(0.5)); print('mine', flush=True); input()"
@@ -128,7 +128,7 @@ def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wron
 
 
 def test_a_run_holds_its_folder_where_its_process_cannot_be_seen(command, tiny, tmp_path):
-    """As from another container of the same machine, whose process numbers are others."""
+    """As from another container on the same machine, with different process ids."""
     code = (
         "import sys, pathlib; from diffusion.runs import record;"
         "record.claim(pathlib.Path(sys.argv[1])).update(pid=99999999); print('mine', flush=True); input()"
@@ -179,7 +179,7 @@ def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
 
 
 def test_a_run_whose_folder_was_taken_writes_nothing_more(tiny, tmp_path, monkeypatch):
-    """A machine that was cut off, and counted as dead, comes back."""
+    """A machine that was cut off and presumed dead comes back."""
     run = tmp_path / "run"
     run.mkdir()
     record = RunRecord.begin(run)
@@ -189,7 +189,7 @@ def test_a_run_whose_folder_was_taken_writes_nothing_more(tiny, tmp_path, monkey
         training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
     assert (run / "run.json").read_bytes() == before
     assert not list(run.glob("checkpoints/*.ckpt"))
-    monkeypatch.setattr(RunRecord, "update", lambda *_, **__: None)  # which would notice before a checkpoint is due
+    monkeypatch.setattr(RunRecord, "update", lambda *_, **__: None)  # it would notice before the first checkpoint
     with pytest.raises(FolderTaken, match="another one has taken its folder"):
         training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
     assert not list(run.glob("checkpoints/*.ckpt"))

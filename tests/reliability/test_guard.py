@@ -1,4 +1,4 @@
-"""T6: a run whose numbers go wrong stops within a step, names the images, and keeps no bad checkpoint."""
+"""T6: a run with bad numbers stops within a step, names the images, and keeps no bad checkpoint."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from diffusion.training.module import Diffusion
 pytestmark = pytest.mark.reliability
 
 RECIPE = ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=4", "checkpoint.every_n_steps=2")  # 2 steps an epoch
-BAD = 3  # the step that goes wrong; nothing is saved or validated after it, which would be a check by itself
+BAD = 3  # the bad step; it is not followed by a save or a validation, which would be a check by itself
 
 
 def finite(folder: Path) -> bool:
@@ -41,7 +41,7 @@ def finite(folder: Path) -> bool:
 
 
 def plant(monkeypatch, fault: str, accumulation: int, value: float) -> list[str]:
-    """In one batch of step BAD, put `value` where `fault` says. Returns the names of the step's files."""
+    """In one batch of step BAD, put `value` into the place named by `fault`. Returns the names of the step's files."""
     step = Diffusion.training_step
     average = EMA.on_train_batch_end
     named: list[str] = []
@@ -102,7 +102,7 @@ stopped: set[tuple[str, int, float]] = set()
 def test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_average(
     command, tiny, tmp_path, monkeypatch, ema
 ):
-    """After an optimizer's step, whose loss and gradient were finite."""
+    """The weight goes bad in an optimizer step with finite loss and gradient."""
     note = Diffusion.note_step
 
     def noted(self, optimizer, *arguments):
@@ -118,7 +118,7 @@ def test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_averag
 
 
 def test_t6_nothing_is_saved_before_it_is_checked(command, tiny, tmp_path, monkeypatch):
-    """Also where numbers are read a step later, as on an accelerator."""
+    """Also if numbers are read one step later, as on an accelerator."""
     end = Guard.on_train_batch_end
 
     def late(self, trainer, module, *batch):
@@ -142,7 +142,7 @@ def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, mo
 
 
 def spike(monkeypatch, spikes):
-    """Losses of steps 31, 32, … are reported as ten times what they are."""
+    """Report the losses of steps 31, 32, … as ten times their value."""
     step = Diffusion.training_step
 
     def spiked(self, batch, batch_idx):
@@ -194,7 +194,7 @@ def test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses(figure):
 
 
 def test_t6_no_false_alarm_in_a_training_of_1000_steps(command, tiny, tmp_path, figure):
-    """With batches of four, whose losses scatter widely, from a fresh network until it denoises."""
+    """With batches of four, which have widely scattered losses, from a new network until it denoises."""
     overrides = ["model.channels=[8]", "model.attention=[false]", "trainer.max_steps=1000", "trainer.max_epochs=200"]
     rarely = ["trainer.check_val_every_n_epoch=200", "trainer.log_every_n_steps=50", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *overrides, *rarely, "optimizer.lr=0.003"])
@@ -204,5 +204,5 @@ def test_t6_no_false_alarm_in_a_training_of_1000_steps(command, tiny, tmp_path, 
     assert state["global_step"] == 1000
     guard = state["callbacks"]["Guard"]
     assert (guard["warned"], guard["high"], len(guard["usual"])) == (False, 0, WINDOW)
-    assert sorted(guard["usual"])[WINDOW // 2] < 0.5  # it learned: losses begin at 1
+    assert sorted(guard["usual"])[WINDOW // 2] < 0.5  # it learned: losses start at 1
     figure("clean steps of a real training", f"1000, 0 false alarms (last losses up to {max(guard['usual']):.2f})")

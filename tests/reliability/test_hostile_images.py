@@ -1,7 +1,7 @@
-"""T7. Forty hostile files among eight good ones: each is used with the right pixels or named once, with the reason.
+"""T7. Forty hostile files among eight good ones: each is used with the right pixels or named once with a reason.
 
-Damage that a format can't notice is used: nothing tells it from a picture. Only PNG has checksums, of every byte. A bit
-of the pixels of a JPEG, WebP, GIF or BMP is noticed where the decoder stumbles over it, and else not at all.
+Files with damage that their format cannot detect are used: nothing distinguishes them from other images. Only PNG has
+checksums, over every byte. A flipped bit in the pixels of a JPEG, WebP, GIF or BMP is noticed only if decoding fails.
 """
 
 import io
@@ -24,7 +24,7 @@ from diffusion.data import Folder
 pytestmark = pytest.mark.reliability
 
 Pixels = np.ndarray  # (8, 8, 3) uint8
-UPRIGHT = {  # what the viewer does with stored rows and columns, by EXIF orientation
+UPRIGHT = {  # EXIF orientation -> how a viewer turns the stored rows and columns
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -51,7 +51,7 @@ def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
 
 
 def unnoticed(content: bytes) -> bytes:
-    """With a bit flipped that changes the picture, and that decoding it alone does not notice."""
+    """Flip a bit that changes the image without an error from the decoder."""
     right = Image.open(io.BytesIO(content)).tobytes()
     for place in range(40, len(content) - 16):
         damaged = flipped(content, place)
@@ -77,7 +77,7 @@ def bomb(side: int) -> bytes:
 
 
 def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
-    """Writes the forty; (name -> its right pixels) of the usable ones, (name -> a word of the reason) of the others."""
+    """Write the forty files; return name -> right pixels of the usable ones, and name -> a word of the reason."""
     used: dict[str, Pixels] = {}
     refused: dict[str, str] = {}
     seeds = iter(range(100, 1000))
@@ -96,7 +96,7 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         ("text.png", b"hello", "not an image"),
         ("page.jpg", b"<html><body>404</body></html>", "not an image"),
         ("bomb.png", bomb(50_000), "too many pixels"),
-        ("small bomb.png", bomb(13_000), "13000x13000 pixels"),  # of which Pillow only warns
+        ("small bomb.png", bomb(13_000), "13000x13000 pixels"),  # Pillow only warns about it
         ("1x1.png", encoded(Image.new("RGB", (1, 1)), "PNG"), "smaller"),
         ("1x10000.png", encoded(Image.new("RGB", (1, 10_000)), "PNG"), "smaller"),
         ("program.eps", encoded(rgb(), "EPS"), "not an image"),  # reading one would run a program
@@ -163,7 +163,7 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
     image = rgb()
     image.save(outside / "one.png")
     (root / "escape.png").symlink_to(outside / "one.png")
-    used["escape.png"] = np.asarray(image)  # a link to a file is that file, wherever it lies
+    used["escape.png"] = np.asarray(image)  # a link counts as its target, wherever that is
     (root / "escape").symlink_to(outside, target_is_directory=True)
     (root / "loop.png").symlink_to(root / "loop.png")
     os.mknod(root / "socket.png", 0o600 | stat.S_IFSOCK)
@@ -181,7 +181,7 @@ def fill(root: Path) -> tuple[dict[str, Pixels], dict[str, str]]:
         "sparse.bin": "214,748,364,800 bytes",
         "the good one again.png": "the same bytes as",
     }
-    if os.geteuid() == 0:  # to whom nothing is locked
+    if os.geteuid() == 0:  # root can read every file
         used["locked.png"] = np.asarray(Image.open(root / "locked.png"))
     else:
         refused["locked.png"] = "can't be read"
@@ -257,9 +257,9 @@ print((kilobytes("VmHWM") - before) * 1024)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak since a moment")
 @pytest.mark.parametrize("kind", ["many pixels", "many bytes"])
 def test_large_images_are_decoded_within_a_budget_of_memory(tmp_path, figure, kind):
-    """Six images that are nothing on the disk: with room for one, they take less memory than two at a time.
+    """Six images that are tiny on disk: with room for one, they use less memory than two at a time.
 
-    A WebP file is read whole before its size is known, by one thread, while another may decode: less than three.
+    For WebP the bound is three: one thread reads a whole file before its size is known, while another may decode.
     """
     side, size = 4096, 64 << 20
     root = tmp_path / "photos"
@@ -271,7 +271,7 @@ def test_large_images_are_decoded_within_a_budget_of_memory(tmp_path, figure, ki
             file = root / f"{i}.webp"
             Image.new("RGB", (8, 8), (9 * i, 0, 0)).save(file, lossless=True)
             written = file.read_bytes()
-            with file.open("r+b") as opened:  # a chunk without meaning, and without blocks on the disk
+            with file.open("r+b") as opened:  # a meaningless chunk without blocks on disk
                 opened.write(b"RIFF" + (len(written) + size).to_bytes(4, "little") + written[8:])
                 opened.write(b"JUNK" + size.to_bytes(4, "little"))
                 opened.truncate(len(written) + 8 + size)
@@ -301,7 +301,7 @@ train.main()
 
 @pytest.mark.parametrize("work", ["_hash", "decoded"], ids=["reading", "decoding"])
 def test_a_signal_waits_for_no_file(tmp_path, tiny, work):
-    """A disk that does not answer, or 40 files that take long, hold neither the exception nor the exit up."""
+    """A disk that does not answer, or 40 slow files, delay neither the exception nor the exit."""
     code = [sys.executable, "-c", NO_ANSWER, work, *tiny, "hydra.run.dir=run"]
     environment = os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(code, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
@@ -310,7 +310,7 @@ def test_a_signal_waits_for_no_file(tmp_path, tiny, work):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     try:
-        assert process.wait(timeout=60) == 128 + signal.SIGTERM  # it would wait for ever
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM  # it could wait forever
     finally:
         process.kill()
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "interrupted"
@@ -321,7 +321,7 @@ PLACES = 24
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
 def test_a_bit_anywhere_in_the_pixels(tmp_path, monkeypatch, figure, form):
-    """Each file is named once or used; of PNG every one is named."""
+    """Each file is named once or used; every PNG is named."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "photos"
     root.mkdir()

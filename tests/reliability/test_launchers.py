@@ -1,6 +1,6 @@
-"""T9, T10 under launchers that have workers of their own: each job has its configuration, folder and processes.
+"""T9, T10 under launchers with their own workers: each job has its configuration, folder and processes.
 
-They come with the extra `sweep`, which dev includes.
+The launchers come with the extra `sweep`, which dev includes.
 """
 
 import json
@@ -21,7 +21,7 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]
     command = [sys.executable, "-m", "diffusion.train", *overrides]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "45671"}  # as left in the shell; no two jobs may meet there
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "45671"}  # as left in the shell; no two jobs may use it
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | address, text=True, capture_output=True, check=False)
     assert done.returncode != 0
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["sweep"]

@@ -1,4 +1,4 @@
-"""T11: a run goes on, or saves itself, when its console goes away or its sweep's first process alone is interrupted."""
+"""T11: a run continues or saves itself when its console disappears or only its sweep's first process is interrupted."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""T12: what is odd, damaged or missing is told in one line, and never as a traceback."""
+"""T12: unusual, damaged or missing files cause an error in one line, never a traceback."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.reliability
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory) -> Path:
-    """A run of two steps."""
+    """A finished run of two steps."""
     from composing import train
 
     folder = tmp_path_factory.mktemp("finished") / "run"
@@ -32,12 +32,12 @@ def finished(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of it that can be spoilt."""
+    """A copy of the run that a test can damage."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def one_line(result: tuple[int, str, str], *words: str) -> None:
-    """The command ended with 2, and one line that has the words."""
+    """Check that the command exited with 2 and one line that contains the words."""
     code, out, err = result
     assert code == 2, out + err
     (line,) = err.splitlines()
@@ -54,7 +54,7 @@ VALUES = (None, -1, 10**12, float("nan"), "x", [], {}, torch.zeros(3), torch.ten
 
 
 def test_a_state_of_training_that_does_not_fit(command, run, figure):
-    """One value of what a checkpoint holds besides weights is replaced or lost; the checksum is right."""
+    """One value of a checkpoint other than the weights is replaced or lost; the checksum is right."""
     file = run / "checkpoints/last.ckpt"
     sound = storage.load(file)
     parts = [key for key in sound if key not in ("config", "state_dict", "current_model_state", "images")]
@@ -91,7 +91,7 @@ def test_a_state_of_training_that_does_not_fit(command, run, figure):
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
 @pytest.mark.parametrize("name", ["train", "sample"])
-@pytest.mark.timeout(60)  # who reads a pipe that nobody writes waits for ever
+@pytest.mark.timeout(60)  # reading a pipe without a writer blocks forever
 def test_a_checkpoint_that_is_no_regular_file(command, tiny, tmp_path, make, name):
     make(tmp_path / "x.ckpt")
     one_line(command(name, [*(tiny if name == "train" else []), "ckpt=x.ckpt"]), "x.ckpt")

@@ -1,4 +1,4 @@
-"""Two processes keep the power-function averages of one."""
+"""Two processes compute the same power-function averages as one."""
 
 from pathlib import Path
 

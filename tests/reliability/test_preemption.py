@@ -1,4 +1,4 @@
-"""T4: a run that is signalled saves its state, and the resumed run is the same run bit for bit."""
+"""T4: a signalled run saves its state, and the resumed run is the same run bit for bit."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ RECIPE = (
 
 
 def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
-    """The process sends itself the signals at the n-th call of a function."""
+    """A function that makes its process send itself the signals at the n-th call of a function."""
 
     def prepare() -> None:
         from diffusion.training import signals
@@ -52,7 +52,7 @@ def at(place: str, call: int, numbers: tuple[int, ...]) -> Callable[[], None]:
 
 
 def curves(run: Path) -> dict[tuple[int, str], str]:
-    """(step, metric) -> what metrics.csv says."""
+    """(step, metric) -> value in metrics.csv."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(int(float(row["step"])), k): v for row in rows for k, v in row.items() if v and "/" in k}
@@ -63,7 +63,7 @@ PLACES = {
     f"{place} {call}, {' '.join(number.name for number in numbers)}": (place, call, numbers, step)
     for place, call, numbers, step in [  # the last is the step at which the run is saved
         ("step", 4, (TERM,), 2), ("step", 6, (TERM,), 3), ("step", 9, (INT,), 5), ("step", 11, (TERM,), 6),
-        ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it at once
+        ("step", 13, (TERM, TERM), 7), ("step", 4, (INT, INT, INT), 0),  # the third Ctrl-C ends it immediately
         ("validation", 1, (TERM,), 3), ("validation", 6, (INT, INT), 6), ("validation", 14, (INT,), 12),
         ("swap", 1, (TERM,), 3), ("swap", 4, (TERM, TERM), 3), ("saving", 1, (TERM,), 2),
         ("saving", 2, (TERM, INT), 3), ("linking", 3, (INT,), 3), ("sampling", 2, (TERM,), 3),
@@ -73,7 +73,7 @@ PLACES = {
 
 
 class Whole(NamedTuple):
-    """What an uninterrupted run leaves."""
+    """The results of an uninterrupted run."""
 
     duration: float
     state: dict
@@ -95,7 +95,7 @@ def whole(tiny, tmp_path_factory) -> Whole:
 
 
 def resume(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -> int:
-    """Resume a run, which must end as one that was never stopped; the step at which it began."""
+    """Resume a run, check that it ends like an uninterrupted one, and return the step at which it resumed."""
     files = storage.newest_first(run / "checkpoints")
     step = storage.load(files[0])["global_step"] if files else 0
     assert train([*tiny, *RECIPE, f"hydra.run.dir={run}", "ckpt=auto"], log) == 0, (story, log.read_text())
@@ -113,7 +113,7 @@ def test_t4_signalled_at_a_place(tiny, whole, tmp_path, figure, where):
     status = train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log, at(place, call, numbers))
     assert status == 128 + numbers[0], log.read_text()
     if place == "sampling":
-        assert not (run / f"samples/step-{step:08d}.png").exists()  # it was broken off
+        assert not (run / f"samples/step-{step:08d}.png").exists()  # drawing was interrupted
     assert resume(tiny, run, log, whole, where) == step
     places.append(step)
     figure("preemptions at a given place", f"{len(places)}, {len(places)} resumed bitwise (at steps {places})")
@@ -127,14 +127,14 @@ def lines(file: Path) -> int:
 
 
 def test_t4_signalled_at_twenty_random_times(tiny, whole, tmp_path, figure):
-    """From outside: in the first quarter before training begins, else after any of its steps, and a moment more."""
+    """From outside: a quarter of them before training starts, the others shortly after a random step."""
     random.seed(4)
     steps, late = [], 0
     for k in range(20):
         after = 0 if k < 5 else random.randrange(1, 26)  # lines of metrics.csv, of 29
         pause = random.uniform(0, 0.5 if k < 5 else 0.05) * whole.duration
         numbers = random.choice([(TERM,), (INT,), (TERM, TERM), (INT, TERM)])
-        run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no run beside it, which it might resume
+        run, log = tmp_path / str(k) / "run", tmp_path / f"{k}.log"  # no other run next to it, which it might resume
         started = Train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log)
         while lines(run / "metrics.csv") < after and started.alive:
             time.sleep(0.002)
@@ -144,14 +144,14 @@ def test_t4_signalled_at_twenty_random_times(tiny, whole, tmp_path, figure):
                 os.kill(started.pid, number)
         status, story = started.ended(), f"{k}: {numbers} after line {after} and {pause:.3f} s"
         assert status in (128 + numbers[0], 0), (story, log.read_text())
-        late += status == 0  # it was done
+        late += status == 0  # it had already finished
         steps.append(resume(tiny, run, log, whole, story))
     figure("preemptions at random times", f"20, of which {late} too late; 20 resumed bitwise (at steps {steps})")
 
 
-@pytest.mark.timeout(120)  # processes that don't agree wait for each other
+@pytest.mark.timeout(120)  # processes that disagree wait for each other
 def test_t4_two_processes_stop_at_the_same_step(tiny, tmp_path, figure):
-    """Only the first process is signalled; both save, end, and resume as if never stopped."""
+    """Only rank 0 is signalled; both processes save, end, and resume as if never stopped."""
     overrides = [*tiny, *RECIPE, "data.batch_size=2", "trainer.devices=2"]
     whole, log = tmp_path / "whole" / "run", tmp_path / "log"
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()

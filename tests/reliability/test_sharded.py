@@ -1,4 +1,4 @@
-"""Two processes that divide the weights (trainer.strategy=fsdp2) leave what two leave that each hold them all."""
+"""Two processes with sharded weights (trainer.strategy=fsdp2) give the same results as two with full copies."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from diffusion.checkpoint.early import file_of
 
 pytestmark = pytest.mark.reliability
 
-# The parts of the largest network: scalar parameters, weights written in the forward pass, a learned weight of the loss
-# whose parameters are not the network's, checkpointing of activations. Pictures and scores meanwhile and at the end.
+# The features of the largest network: scalar parameters, weights written in the forward pass, a learned loss weight
+# with parameters outside the network, activation checkpointing. Images and scores during training and at the end.
 EDM2 = (
     "model=edm2_tiny", "model.channels=[8,16]", "model.attention=[false,true]", "model.head_dim=8", "model.dropout=0.2",
     "model.checkpointing=true", "schedule=edm", "prediction=edm", "grid@sampler.grid=karras", "objective=uncertainty",
@@ -27,7 +27,7 @@ EDM2 = (
 
 
 def flat(value, name: str = ""):
-    """The tensors at any depth, by their place."""
+    """Path -> tensor, for all tensors in nested mappings and lists."""
     if isinstance(value, dict | list):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for key, each in parts for k, v in flat(each, f"{name}.{key}").items()}

@@ -1,4 +1,4 @@
-"""SIGUSR1 under SLURM: the run is saved and queued again once; the same command line resumes in its own folder."""
+"""SIGUSR1 under SLURM: the run is saved and requeued once; the same command line resumes it in its folder."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from diffusion.runs import jobs
 
 pytestmark = pytest.mark.reliability
 
-STEP = {  # as in a task of an array job that `srun` has started
+STEP = {  # as in a task of an array job started by `srun`
     "SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_NAME": "train",
     "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_NODELIST": "localhost",
     "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0",
@@ -31,7 +31,7 @@ class Cluster:
         program.chmod(0o755)
 
     def run(self, overrides: list[str], **more: str) -> tuple[int, str]:
-        """`python -m diffusion.train OVERRIDES`, without the seconds for imports: status and output."""
+        """Run `python -m diffusion.train OVERRIDES` in a fork, which saves imports; return exit status and output."""
         self.log.unlink(missing_ok=True)
         status = train(overrides, self.log, lambda: self.enter(STEP | more))
         return status, self.log.read_text()
@@ -46,7 +46,7 @@ class Cluster:
 
 
 def steps(folder: Path) -> list[int]:
-    """The step of every line of metrics.csv that has a loss."""
+    """The steps of all lines of metrics.csv with a loss."""
     header, *lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
     return [int(float(line[header.index("step")])) for line in lines if line[header.index("train/loss")]]
 
@@ -61,7 +61,7 @@ def test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in
     (folder,) = (tmp_path / "outputs/x").iterdir()
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     assert storage.load(folder / "checkpoints/last.ckpt")["global_step"] == 3
-    (tmp_path / "outputs/x/newer").mkdir()  # another job's
+    (tmp_path / "outputs/x/newer").mkdir()  # of another job
 
     status, output = cluster.run(overrides, SLURM_RESTART_COUNT="1")
     assert status == 0, output

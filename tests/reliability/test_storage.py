@@ -1,4 +1,4 @@
-"""T1–T3: checkpoint files survive kill −9, damage, and disks that refuse them."""
+"""T1–T3: checkpoint files survive kill −9, damage, and disk errors."""
 
 import contextlib
 import errno
@@ -33,13 +33,13 @@ pytestmark = pytest.mark.reliability
 
 
 def contents(step: int) -> dict:
-    """A checkpoint whose content says its step; it takes several writes."""
+    """A checkpoint with its step throughout its content; writing it takes several calls."""
     weights = {f"w{i}": torch.full((20_000,), float(step)) for i in range(4)}
     return {"config": "name: test", "state_dict": weights, "global_step": step, "epoch": 0}
 
 
 def save(folder: Path, step: int) -> None:
-    """Save as saving.Checkpoints does on the first process."""
+    """Save as saving.Checkpoints does on rank 0."""
     storage.save(contents(step), path := storage.numbered(folder, step))
     files.link(path, folder / "last.ckpt")
     for old in storage.numbered_files(folder)[2:]:
@@ -47,14 +47,14 @@ def save(folder: Path, step: int) -> None:
 
 
 def found(run: Path) -> Path:
-    """What `ckpt=auto` resumes from in the folder of a run."""
+    """The checkpoint that `ckpt=auto` resumes from in a run's folder."""
     checkpoint = find("auto", run, "run")
     assert checkpoint is not None
     return checkpoint.path
 
 
 def whole(path: Path) -> int:
-    """The step of a checkpoint; all of its content must be that step's."""
+    """The step of a checkpoint, after a check that all of its content is from that step."""
     held = storage.load(path)
     step = held["global_step"]
     assert all(torch.equal(value, torch.full((20_000,), float(step))) for value in held["state_dict"].values())
@@ -71,7 +71,7 @@ def before(function):
 
 
 def after(function):
-    """Die when the function has returned."""
+    """Die after the function has returned."""
 
     def call(*args):
         function(*args)
@@ -81,7 +81,7 @@ def after(function):
 
 
 def arm(point: str) -> None:
-    """From now on, die at this point of saving."""
+    """Die at this point of the next save."""
     if point == "mid-write":
         opened, left = Path.open, random.randrange(1, 12)
 
@@ -115,7 +115,7 @@ def child(folder: Path, pipe: int, point: str | None, tmpdir: Path | None, first
 
 @pytest.fixture
 def other_disk(tmp_path):
-    """A folder on another file system than tmp_path, or where there is none, on the same one (the figure says so)."""
+    """A folder on a file system other than that of tmp_path; if there is none, on the same one (see the figure)."""
     candidates = [Path("/dev/shm"), Path("/run"), Path("/var/tmp")]
     found = next((c for c in candidates if c.is_dir() and os.access(c, os.W_OK)
                   and c.stat().st_dev != tmp_path.stat().st_dev), None)  # fmt: skip
@@ -124,11 +124,11 @@ def other_disk(tmp_path):
 
 
 def test_t1_kill_9(tmp_path, other_disk, figure):
-    """200 children are killed while they save; the newest checkpoint is one that they had acknowledged, or newer."""
+    """200 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
     random.seed(1)
     leftovers = unreadable = 0
     for k in range(200):
-        run = tmp_path / f"run{k % 20}"  # some continue in a folder that a killed one left
+        run = tmp_path / f"run{k % 20}"  # some continue in the folder of a killed child
         folder = run / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
         point = POINTS[(k // 2) % len(POINTS)] if k % 2 else None
@@ -144,7 +144,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
         os.close(write)
         acknowledged = b""
         if point is None:
-            acknowledged = os.read(read, 4)  # it is at work
+            acknowledged = os.read(read, 4)  # it has started to save
             time.sleep(random.uniform(0, 0.02))
             os.kill(pid, signal.SIGKILL)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
@@ -164,7 +164,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
         assert not any(name.endswith(files.PART) for name in names)
         assert not list(other_disk.iterdir())
         assert len(names) <= 3
-    assert leftovers > 20  # else the kills did not fall within a save
+    assert leftovers > 20  # otherwise the kills did not fall within a save
     assert unreadable == 0
     other = other_disk.stat().st_dev != tmp_path.stat().st_dev
     where = "for half on another file system" if other else "on the same file system: THERE IS NO OTHER HERE"
@@ -172,7 +172,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
 
 
 def test_t1_the_order_of_calls(tmp_path, monkeypatch):
-    """The file is on the disk before its name changes, and the folder after."""
+    """The file is synced to disk before it is renamed, and the folder after."""
     calls = []
     fsync, replace = os.fsync, os.replace
 
@@ -195,7 +195,7 @@ def test_t1_the_order_of_calls(tmp_path, monkeypatch):
 
 
 def damages(data: bytes):
-    """(what, the damaged bytes; None for a folder in its place)"""
+    """Yield (description, damaged bytes; None for a folder in place of the file)."""
     size = len(data)
     for k in range(20):
         yield f"truncated {k}", data[: size * k // 20 + 1 if k < 15 else size - (20 - k) * 13]
@@ -217,11 +217,11 @@ def put(path: Path, data: bytes | None) -> None:
 
 
 def test_t2_damage(tmp_path, capfd, figure):
-    """With the newest damaged, the one before it is used and the reason printed; a named file never falls back."""
+    """If the newest is damaged, the previous one is used and the reason printed; a named file has no fallback."""
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2, 3):
         storage.save(contents(step), storage.numbered(folder, step))
-        os.utime(storage.numbered(folder, step), (9 - step, 9 - step))  # clocks are set back
+        os.utime(storage.numbered(folder, step), (9 - step, 9 - step))  # as if the clock had been set back
     newest = storage.numbered(folder, 3)
     good = newest.read_bytes()
     detected = 0
@@ -259,7 +259,7 @@ def test_t2_damage(tmp_path, capfd, figure):
 
 
 def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
-    """As torch or another program writes it: whether it is whole cannot be known."""
+    """As written by torch or another program: nothing shows whether it is complete."""
     folder = tmp_path / "checkpoints"
     storage.save(contents(1), storage.numbered(folder, 1))
     torch.save(contents(2), storage.numbered(folder, 2))
@@ -269,7 +269,7 @@ def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
 
 
 def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
-    """It goes on with what was read when it began, which was whole."""
+    """The run continues with the checkpoint that it read at the start, which was complete."""
     assert command("train", [*tiny, "hydra.run.dir=run"])[0] == 0
     made = run_of.make_trainer
 
@@ -286,7 +286,7 @@ def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
 
 
 def checkpoints_at(folder: Path, step: int, keep: int = 2) -> Checkpoints:
-    """The callback of a run that has just saved at `step`."""
+    """The callback of a run that has just saved at step `step`."""
 
     def write(path: Path) -> None:
         storage.save(contents(step), path)
@@ -301,7 +301,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
-    """The clock was set back, or the files were copied: what is saved now looks older than what was there."""
+    """The clock was set back, or the files were copied: new checkpoints look older than existing ones."""
     folder = tmp_path / "checkpoints"
     for step in (10, 20, 30, 40):
         checkpoints_at(tmp_path, step)
@@ -317,20 +317,20 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
     put(folder / "last.ckpt", b"damaged")
     assert found(tmp_path) == storage.numbered(folder, 30)
     capfd.readouterr()
-    checkpoints_at(tmp_path, 25, keep=3)  # from an older one, named
+    checkpoints_at(tmp_path, 25, keep=3)  # resumed from an older one by name
     assert steps(tmp_path) == [25]
     assert found(tmp_path) == storage.numbered(folder, 25)
     assert "removed step-00000030.ckpt" in capfd.readouterr().out
 
 
 def test_t2_from_the_command_line(command, tiny, tmp_path):
-    """auto resumes from a whole one, and exits if all are damaged; it starts afresh if there is none, or if asked."""
+    """auto resumes from an intact one and exits if all are damaged; it starts anew if there is none, or if asked."""
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
     assert status == 0, out + err
     assert "starting from scratch" in out
     newest = tmp_path / "run/checkpoints/step-00000012.ckpt"
-    newest.write_bytes(newest.read_bytes()[:-5])  # and last.ckpt, another name of the same file
+    newest.write_bytes(newest.read_bytes()[:-5])  # and last.ckpt, a hard link to the same file
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=3"])
     assert status == 0, out + err
     assert "skipped" in out
@@ -431,7 +431,7 @@ def test_t3_a_failed_save_raises_and_leaves_the_old_file(tmp_path, monkeypatch, 
 
 
 def limited(path: Path) -> None:
-    """Exit with the number of the error by which the operating system refuses to write a larger file."""
+    """Exit with the errno with which the operating system refuses to write a larger file."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     try:
         storage.save(contents(2), path)
@@ -440,7 +440,7 @@ def limited(path: Path) -> None:
 
 
 def test_t3_an_error_of_the_operating_system_is_raised_as_it_is(tmp_path):
-    """This one is not injected: torch, whose writer is C++, makes a RuntimeError of it."""
+    """This error is real, not injected: torch's C++ writer would turn it into a RuntimeError."""
     storage.save(contents(1), path := tmp_path / "a.ckpt")
     process = FORK.Process(target=limited, args=(path,))
     process.start()
@@ -451,7 +451,7 @@ def test_t3_an_error_of_the_operating_system_is_raised_as_it_is(tmp_path):
 
 
 def test_t3_a_disk_that_is_full_when_the_best_checkpoint_is_copied(command, tiny, tmp_path, monkeypatch):
-    """Where there are no hard links, best.ckpt is a copy."""
+    """Without hard links, best.ckpt is a copy."""
     link = files.link
 
     def full(source, path):
@@ -467,7 +467,7 @@ def test_t3_a_disk_that_is_full_when_the_best_checkpoint_is_copied(command, tiny
 
 
 def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, monkeypatch):
-    """Not in silence, and the checkpoint before it is whole."""
+    """It reports the error, and the previous checkpoint is intact."""
     real, calls = storage.save, []
 
     def full_the_second_time(what, path):
@@ -498,8 +498,8 @@ def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path,
 
 
 def test_t3_files_that_will_be_replaced_count_as_room(tmp_path, monkeypatch):
-    """Files that new ones replace need no more room; but a new one is written before an old one is removed."""
-    network = torch.nn.Linear(1000, 25)  # 100 kB, and a checkpoint has four of these
+    """Files that replace old ones need no extra room, but a new one is written before an old one is removed."""
+    network = torch.nn.Linear(1000, 25)  # 100 kB; a checkpoint contains four of these
     one = COPIES * sum(4 * p.numel() for p in network.parameters())
     trainer = SimpleNamespace(is_global_zero=True)
     for step in (1, 2, 3):

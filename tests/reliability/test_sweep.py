@@ -1,4 +1,4 @@
-"""T9. The death of a sweep's job harms no other; only what is missing runs again; no secret is kept."""
+"""T9. The death of a sweep's job harms no other job; only missing jobs run again; no secret is stored."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from diffusion.training import worker
 
 pytestmark = pytest.mark.reliability
 
-DEATHS = {  # the optimizer, and what its record says
+DEATHS = {  # the optimizer -> the text in the job's record
     "good": None,
     "error": "an ordinary error",
     "memory": "out of memory",
@@ -32,7 +32,7 @@ SECRET = "canary-7c1e55d0"
 
 
 class Forked:
-    """`subprocess.Popen([python, "-m", "diffusion.training.worker", FOLDER])`, without the seconds for imports."""
+    """Replaces `subprocess.Popen([python, "-m", "diffusion.training.worker", FOLDER])` by a fork, to save imports."""
 
     def __init__(self, command: list[str], **options: object):
         assert command[:3] == [sys.executable, "-m", worker.__name__]
@@ -44,12 +44,12 @@ class Forked:
         return self.process.exitcode
 
 
-WAIT_FOR_PROCESS = jobs.wait_for_process  # which the fixture `command` replaces
+WAIT_FOR_PROCESS = jobs.wait_for_process  # the fixture `command` replaces it
 
 
 @pytest.fixture
 def launch(command, monkeypatch):
-    """`launch(overrides)` -> (exit status, stdout, stderr) of `python -m diffusion.train`, its jobs forked."""
+    """`launch(overrides)` -> (exit status, stdout, stderr) of `python -m diffusion.train` with forked jobs."""
     monkeypatch.setattr(jobs, "wait_for_process", WAIT_FOR_PROCESS)
     monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(Popen=Forked))
     monkeypatch.setenv("MY_API_TOKEN", SECRET)
@@ -89,7 +89,7 @@ def test_jobs_that_die_harm_no_other_and_only_they_run_again(launch, tiny, tmp_p
     assert sorted(name for name in after if after[name] != before.get(name)) == ["1", "2", "3", "4", "5", "6"]
 
     config = tmp_path / "sweep/7/config.yaml"
-    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since then
     status, out, err = launch(overrides)
     assert status == 0, out + err
     last = times(tmp_path / "sweep")
@@ -108,7 +108,7 @@ def test_the_reason_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
 
 
 def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
-    """Started from the command line and killed, it kills neither its launcher nor the other jobs."""
+    """Killing a job started from the command line ends neither its launcher nor the other jobs."""
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
     done = subprocess.run(
         [sys.executable, "-m", "diffusion.train", *overrides, "hydra.sweep.dir=sweep"], cwd=tmp_path, text=True,
@@ -120,7 +120,7 @@ def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
 
 
 def one_launch(folder: str, barrier: object) -> None:
-    """`python -m diffusion.train`, whose training only writes a file."""
+    """`python -m diffusion.train`, with a training that only writes a file."""
     from diffusion import train
 
     def write(settings: object, run: Path, record: object) -> None:
@@ -152,7 +152,7 @@ def test_a_job_gets_its_own_folder_again_and_never_another_jobs(tmp_path):
     grid = [["schedule=linear"], ["schedule=cosine"]]
     assert [job_folder(tmp_path, i, words) for i, words in enumerate(grid)] == ["0", "1"]
     assert job_folder(tmp_path, 5, ["schedule=cosine", "ckpt=auto"]) == "1"
-    assert job_folder(tmp_path, 0, ["schedule=sigmoid"]) == "2"  # a study that counts from 0 again
+    assert job_folder(tmp_path, 0, ["schedule=sigmoid"]) == "2"  # a study that restarts its count at 0
     assert job_folder(tmp_path, 0, ["schedule=linear"]) == "0"
 
 
@@ -176,14 +176,14 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     status, out, err = command("train", [*multirun, *tiny, override, "hydra.run.dir=run", "hydra.sweep.dir=run"])
     assert status != 0
     assert "environment" in err or "leave it out" in err
-    if "oc.env" not in override:  # Hydra's own line repeats the override, which holds the name alone
+    if "oc.env" not in override:  # Hydra's line repeats the override, which contains only the name
         assert SECRET not in out + err
     assert not leaks(tmp_path)
 
 
 def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
-    """One of two trials is complete: one more runs, with other values."""
-    import optuna  # of the extra `sweep`, which dev brings
+    """One of two trials is complete: one more runs, with different values."""
+    import optuna  # from the extra `sweep`, which dev includes
 
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
     overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
@@ -208,5 +208,5 @@ def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
     assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
     assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
     complete = [i for i, record in records(tmp_path / "study").items() if record["state"] == "complete"]
-    assert {"0", "2"} <= {*complete}  # job 1 may have ended before it noticed that nobody was waiting
+    assert {"0", "2"} <= {*complete}  # job 1 may have ended before it noticed that its launcher was gone
     figure("an Optuna study killed in the middle", "2 trials of 2 complete, none twice")

@@ -1,4 +1,4 @@
-"""T10. Two processes equal one: the same global batch gives the same numbers, and each image is scored once."""
+"""T10. Two processes equal one: the same global batch yields the same numbers, and each image is scored once."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from diffusion.training.processes import Followers, what_is_lost
 pytestmark = pytest.mark.reliability
 
 ACCUMULATING = ["data.batch_size=2", "trainer.devices=2", "trainer.accumulate_grad_batches=2"]
-LAYOUTS = {  # a global batch of 8, otherwise divided
+LAYOUTS = {  # a global batch of 8, divided in different ways
     "one": ["data.batch_size=8"],
     "two": ["data.batch_size=4", "trainer.devices=2"],
     "two, accumulating": ACCUMULATING,
@@ -52,7 +52,7 @@ COMMON = (
 
 
 def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, Tensor], Metrics]:
-    """Raw and averaged weights and Adam's moments of a run, and its metrics.csv."""
+    """A run's raw weights, averaged weights and Adam moments, and its metrics.csv."""
     folder = tmp_path / name
     train(overrides, folder)
     assert json.loads((folder / "run.json").read_text())["state"] == "complete"
@@ -73,7 +73,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, figure):
     assert worst <= 1e-12
     two = runs["two"][1]
     assert two.keys() == log.keys()
-    for name, series in log.items():  # one process keeps the log of both: the loss of all images, each counted once
+    for name, series in log.items():  # rank 0 logs for both: the loss of all images, each counted once
         assert list(two[name].step) == list(series.step), name
         assert list(two[name].value) == pytest.approx(list(series.value), rel=1e-5, abs=1e-7, nan_ok=True), name
     figure("two processes against one, 10 steps in float64, largest difference", f"{worst:.1e}")
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, figure):
 
 def test_a_run_resumes_with_another_number_of_devices(tiny, tmp_path, figure, capfd):
     common = [*tiny, *COMMON]
-    common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps an epoch: 4 is within the second
+    common += ["checkpoint.every_n_steps=4", "checkpoint.keep=9"]  # 3 steps per epoch: step 4 is in the second one
     runs, worst = {}, 0.0
     for first, then in (("one", "two"), ("two", "one"), ("one", "sharded"), ("sharded", "one")):
         if first not in runs:
@@ -116,7 +116,7 @@ def pictures(n: int) -> Tensor:
 
 
 def part(rank: int, split: int, address: str, out: str) -> None:
-    """One of two processes: its share of 37 images, scored together with the other process's."""
+    """Score one process's share of 37 images together with the other process."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
@@ -182,7 +182,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 
 
 def test_torchrun_makes_one_run(tiny, tmp_path):
-    """All its processes use the folder and the configuration of the first one."""
+    """All processes use the folder and configuration of rank 0."""
     command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
     done = subprocess.run([*command, "trainer.devices=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -193,9 +193,9 @@ def test_torchrun_makes_one_run(tiny, tmp_path):
 
 @pytest.mark.timeout(150)  # they would wait for half an hour
 def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tmp_path):
-    """No machine sees the processes of another one, so the time limit of their group tells.
+    """No machine sees another machine's processes, so only the timeout of the process group shows that one is dead.
 
-    Here it is 15 seconds, of which a busy machine needs some to start both.
+    Here it is 15 seconds; a busy machine needs some of them to start both.
     """
     limit = [f"+trainer.strategy.{word}" for word in ("timeout._target_=datetime.timedelta", "timeout.seconds=15")]
     strategy = ["trainer.strategy=null", "+trainer.strategy._target_=lightning.pytorch.strategies.DDPStrategy", *limit]
@@ -212,7 +212,7 @@ def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tm
         os.kill(second, signal.SIGSTOP)
         while "error: " not in (said := (tmp_path / "log").read_text()):
             time.sleep(0.05)
-        os.kill(second, signal.SIGKILL)  # for which torchrun waits otherwise
+        os.kill(second, signal.SIGKILL)  # torchrun would wait for it
         assert agent.wait(60) == 1
     finally:
         agent.kill()
@@ -222,7 +222,7 @@ def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tm
 
 
 def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monkeypatch):
-    """Each of the two processes would be a run by itself."""
+    """Each of the two processes would be a separate run."""
     there = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     for name, value in there.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""T4 in two processes: both are signalled, wherever they are; they save at one step, end, and resume bit for bit."""
+"""T4 in two processes: both are signalled at any place; they save at the same step, end, and resume bit for bit."""
 
 import json
 import os
@@ -23,7 +23,7 @@ RECIPE = (
     "samples.every_n_epochs=1", "samples.n=2", "score.every_n_epochs=1", "score.n=4", "score.baselines=[]",
     "~features", "+features._target_=doubles.Rows", "sampler.steps=4",
 )  # fmt: skip
-PLACES: dict[str, tuple[Any, str, int]] = {  # one after the other, the first process's n-th call of a function
+PLACES: dict[str, tuple[Any, str, int]] = {  # rank 0's n-th call of a function
     "before the first step": (Diffusion, "configure_optimizers", 1),
     "pictures, which the first process draws alone": (signals, "poll", 2),
     "samples to score": (periodic, "poll", 2),
@@ -33,12 +33,12 @@ PLACES: dict[str, tuple[Any, str, int]] = {  # one after the other, the first pr
 
 
 def signalled(place: tuple[Any, str, int]) -> Callable[[], None]:
-    """The whole process group gets SIGTERM there."""
+    """A function that makes the whole process group receive SIGTERM at this place."""
     return lambda: counted(*place, lambda: os.killpg(0, signal.SIGTERM))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """The last state, every line of metrics.csv, every score, every picture."""
+    """The final state, all lines of metrics.csv, all scores and all images."""
     scores = [(r["metric"], r["step"], str(r["value"])) for r in json.loads((folder / "scores.json").read_text())]
     pictures = [(file.name, file.read_bytes()) for file in sorted(folder.glob("samples/*"))]
     return state(folder) | {"lines": lines(folder), "scores": scores, "pictures": pictures}
@@ -62,7 +62,7 @@ def test_two_processes_signalled_wherever_they_are(tiny, tmp_path, figure):
     figure("two processes signalled", f"at {len(PLACES)} places one after the other, resumed bitwise")
 
 
-@pytest.mark.timeout(150)  # the first process would wait for half an hour
+@pytest.mark.timeout(150)  # rank 0 would wait for half an hour
 def test_a_process_that_is_stopped_does_not_hold_the_others_for_ever(tiny, tmp_path, figure):
     run, log = tmp_path / "run", tmp_path / "log"
 

@@ -1,4 +1,4 @@
-"""T8. Untrusted files are data: nothing in them runs, and they read nothing of this machine."""
+"""T8. Untrusted files are only data: no code in them runs, and they cannot read anything on this machine."""
 
 import io
 import json
@@ -45,7 +45,7 @@ class Runs:
 
 
 def pickles(sentinel: str) -> dict[str, bytes]:
-    """Files that run something when they are unpickled."""
+    """Files that run code when unpickled."""
     touch = f"touch {sentinel}"
     bombs = {
         "os.system": Runs(os.system, touch),
@@ -72,9 +72,9 @@ def pickles(sentinel: str) -> dict[str, bytes]:
 
 
 def configs(sentinel: str) -> dict[str, dict[str, Any]]:
-    """Parts of a configuration that would run something, or read the environment, when they are built."""
+    """Parts of a configuration that would run code or read the environment when built."""
     path = {"_target_": "pathlib.Path", "_args_": [sentinel]}
-    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}  # which Hydra's own block list lets through
+    touch = {"_target_": "pathlib.Path.touch", "_args_": [path]}  # not on Hydra's own block list
     run = {"_target_": "subprocess.call", "args": ["touch", sentinel]}
     return {
         "target": {"model": {"_target_": "os.system", "command": f"touch {sentinel}"}},
@@ -106,7 +106,7 @@ def configs(sentinel: str) -> dict[str, dict[str, Any]]:
 
 
 def texts(sentinel: str, base: str) -> dict[str, str]:
-    """Configurations that are more than plain yaml; all but the first and the last are valid otherwise."""
+    """Configurations that are more than plain yaml; all but the first and the last are otherwise valid."""
     lists = "a: &a [x,x]\n" + "".join(f"{b}: &{b} [*{a},*{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
     return {
         "yaml tag": f"model: !!python/object/apply:os.system ['touch {sentinel}']\n",
@@ -129,7 +129,7 @@ def sentinel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def payloads(tiny, tmp_path_factory, sentinel) -> dict[str, Path]:
-    """Untrusted files; those whose configuration is the payload have a run's folder beside them."""
+    """Untrusted files; if the payload is in the configuration, a run's folder next to the file contains it, too."""
     folder = tmp_path_factory.mktemp("untrusted")
     files = {name: folder / f"{name}.{'safetensors' if 'exported' in name else 'ckpt'}" for name in PAYLOADS}
     train([*tiny, "trainer.max_steps=1", "samples.n=0"], folder / "own")
@@ -162,7 +162,7 @@ def test_no_payload_runs_and_no_secret_leaves(
     command, tiny, tmp_path, monkeypatch, capfd, payloads, sentinel, figure, name
 ):
     monkeypatch.setenv("FOREIGN_SECRET", SECRET)
-    monkeypatch.setattr("diffusion.metric.features.Lite0", torch.nn.Identity)  # nothing gets as far as scoring
+    monkeypatch.setattr("diffusion.metric.features.Lite0", torch.nn.Identity)  # no command gets as far as scoring
     monkeypatch.setattr("diffusion.report.style.save", lambda *_: None)
     path = payloads[name]
     output = ""
@@ -230,7 +230,7 @@ MALFORMED = {
 }
 DDIM = "diffusion.process.sampler.DDIM"
 GRID = {"_target_": "diffusion.process.grid.uniform", "_partial_": True}
-MISLEADING = {  # by command: what is built for samples and scores
+MISLEADING = {  # command -> the parts that it builds for samples and scores
     "no sampler": ("sample", part(sampler=GRID)),
     "steps text": ("sample", part(sampler={"_target_": DDIM, "steps": "x"})),
     "no grid": ("sample", part(sampler={"_target_": DDIM, "steps": 1, "grid": 5})),
@@ -294,9 +294,9 @@ def test_a_malformed_exported_file_is_refused_in_one_line(tmp_path, capfd, paylo
 
 
 SMALL = ("model=unet_tiny", "model.channels=[8,16]", "model.attention=[false,true]", "model.groups=4")
-INNER = {"timesteps": "objective.timesteps", "weighting": "objective.weighting"}  # groups with a place
+INNER = {"timesteps": "objective.timesteps", "weighting": "objective.weighting"}  # groups inside another part
 WIDE = ("edm2", "edm2_s", "edm2_xs", "unet_adm")
-TWICE = ("hybrid", "vlb")  # objectives that want a network with twice the outputs
+TWICE = ("hybrid", "vlb")  # objectives that need a network with twice the outputs
 CHOICES = [
     (group, choice) for group in (*untrusted.PARTS, "objective", "experiment", *INNER) for choice in choices(group)
 ]
@@ -307,10 +307,10 @@ def test_the_checkpoint_of_every_shipped_choice_loads(tmp_path, group, choice):
     overrides = [] if group in ("model", "experiment") else [*SMALL]
     overrides += [f"{group}@{INNER[group]}={choice}" if group in INNER else f"{group}={choice}"]
     overrides += ["data.root=photos"] if choice == "folder" else []
-    overrides += ["model.depth=2"] if choice.startswith(("dit_", "jit_")) else []  # the largest take gigabytes …
+    overrides += ["model.depth=2"] if choice.startswith(("dit_", "jit_")) else []  # the largest need gigabytes …
     overrides += ["model.blocks=1", "model.channels=[64,64,64,64]"] if choice in WIDE else []  # … and half a minute
     overrides += ["model.out_channels=6"] if choice in TWICE and group == "objective" else []
-    if group == "schedule":  # eps has no meaning where alpha = 0, v none where alpha = 1
+    if group == "schedule":  # eps is meaningless where alpha = 0, and v where alpha = 1
         overrides += ["prediction=edm", "grid@sampler.grid=karras"] if choice in ("edm", "ve") else ["prediction=v"]
     settings = settings_of(overrides)
     recipe = Recipe.build(settings)

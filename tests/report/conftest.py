@@ -70,7 +70,7 @@ def score(what: str, value: float, **changed: Any) -> dict[str, Any]:
     return record | changed
 
 
-PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step": None}  # of images that no network made
+PLAIN: dict[str, Any] = {"sampler": None, "weights": None, "seed": None, "step": None}  # images that no network drew
 SCORES = [
     score("samples", 123.4),
     score("noise", 301.5, **PLAIN),
@@ -82,7 +82,7 @@ SCORES = [
 
 
 def write_metrics(path: Path) -> None:
-    """Sparse rows as Lightning's CSVLogger writes them: a row per logging call; steps are counted from 0."""
+    """Write sparse rows as Lightning's CSVLogger does: one row per logging call, with steps counted from 0."""
     bins = [f"val/mse_bin{i}" for i in range(10)]
     names = ["epoch", "step", "train/loss", "val/mse", "val/mse_raw", "fit/mse", "fit/mse_raw", "gap/mse", *bins]
     gaps = [f"gap/{what}_bin{i}{weights}" for what in ("mse", "half") for i in range(10) for weights in ("", "_raw")]
@@ -104,7 +104,7 @@ def pictures(n: int = 6, size: int = 8, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture
 def make_run() -> Callable[..., Path]:
-    """`make_run(folder, lr=…, info={…}, scores=[…])`: a complete run folder; an info of None writes no run.json."""
+    """`make_run(folder, lr=…, info={…}, scores=[…])` writes a complete run folder; `info=None` writes no run.json."""
 
     def make(folder: Path, lr: float = 3e-4, info: dict[str, Any] | None = INFO, scores: Any = SCORES) -> Path:
         (folder / "checkpoints").mkdir(parents=True)
@@ -125,7 +125,7 @@ def make_run() -> Callable[..., Path]:
 
 @pytest.fixture
 def without_average() -> Callable[[Path], None]:
-    """`without_average(run)`: its metrics.csv as of a run without EMA."""
+    """`without_average(run)` rewrites its metrics.csv as that of a run without EMA."""
 
     def strip(run: Path) -> None:
         with (run / "metrics.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The comparison of runs: rows of recipes, intervals over seeds, ranking, and what is refused."""
+"""The comparison of runs: rows of recipes, intervals over seeds, ranking, and rejected input."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ FILES = {"compare.md", "compare.csv", "runs.csv", "compare.png", "report.html"}
 
 @pytest.fixture
 def seeds(tmp_path: Path, make_run: Make) -> Callable[..., list[Path]]:
-    """`seeds(name, lr, values)`: a run for each value, its Fréchet distance; they differ in seeds alone."""
+    """`seeds(name, lr, values)`: a run for each value of the Fréchet distance; they differ only in their seeds."""
 
     def make(name: str, lr: float, values: list[float], **record: Any) -> list[Path]:
         folders = []
@@ -75,7 +75,7 @@ def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_not_a_
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Callable[..., Path]:
-    """`evaluation(recipe, value, …)`: the folder of an evaluation of a checkpoint of that recipe."""
+    """`evaluation(recipe, value, …)`: the folder of an evaluation of a checkpoint with that recipe."""
 
     def make(recipe: dict[str, Any] | None, value: float, **chosen: Any) -> Path:
         folder = tmp_path / f"evaluation-{len(list(tmp_path.glob('evaluation-*')))}"
@@ -261,7 +261,7 @@ def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> N
     assert [run.folder for run in row.runs] == [folders[2], folders[1]]
     reason = f"same recipe and seed as {folders[2]}"
     assert [(run.folder, why) for run, why in comparison.left_out] == [(folders[0], reason), (folders[3], reason)]
-    copied = compare(gather([folders[0], folders[3]]))  # of one age: the last
+    copied = compare(gather([folders[0], folders[3]]))  # of equal age: the last one
     assert [run.folder for run in copied.rows[0].runs] == [folders[3]]
     assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
 
@@ -333,7 +333,7 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
     assert compare(gather(val)).warnings == []
 
 
-@pytest.mark.parametrize("key", ["test_evaluation", "look"])  # its name now and in an earlier version
+@pytest.mark.parametrize("key", ["test_evaluation", "look"])  # the key's current name, and that of an earlier version
 def test_a_repeated_test_evaluation_is_warned_of_by_name(seeds: Any, key: str) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
     first, second = (seeds(name, 1e-3, [1.0], reference=reference, **{key: k}) for k, name in ((1, "a"), (2, "b")))
@@ -387,7 +387,7 @@ def test_the_score_of_one_seed_has_the_digits_of_its_own_interval(seeds: Any, tm
     comparison = compare(gather([tmp_path / "a", tmp_path / "b"]))
     write(comparison, tmp_path / "out", "t", None)
     text = (tmp_path / "out/compare.md").read_text()
-    assert text.count("| 250 |") == 2  # in the table of recipes and in that of runs
+    assert text.count("| 250 |") == 2  # in the tables of recipes and of runs
     assert "240.58" in (tmp_path / "out/compare.csv").read_text()
 
 

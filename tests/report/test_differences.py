@@ -1,4 +1,4 @@
-"""Settings in which runs differ: a column for a choice, and its settings only where runs of that choice differ."""
+"""Settings in which runs differ: a column for a choice, and its settings only if runs of that choice differ."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ COSINE = {"_target_": "diffusion.process.schedule.cosine", "steps": 100, "s": 0.
 
 @pytest.fixture
 def run(tmp_path: Path) -> Make:
-    """`run(config, choices, overrides)`: a run's folder as Hydra and training leave it."""
+    """`run(config, choices, overrides)`: a run's folder as written by Hydra and training."""
     made: list[Run] = []
 
     def make(config: dict[str, Any], choices: dict[str, str] | None = None, overrides: tuple[str, ...] = ()) -> Run:
@@ -71,7 +71,7 @@ def test_one_name_for_two_classes_is_shown_with_the_class(run: Make) -> None:
 
 def test_a_choice_that_an_override_made_null_is_none(run: Make) -> None:
     clip = {"_target_": "diffusion.process.threshold.clip"}
-    pairs = ((clip, "clip"), (None, "clip"), (None, None))  # Hydra records None where a part has no choice
+    pairs = ((clip, "clip"), (None, "clip"), (None, None))  # Hydra records None for a part without a choice
     runs = [run({"sampler": {"threshold": node}}, {"sampler.threshold": name}) for node, name in pairs]
     assert differing(runs) == {"sampler.threshold": ["clip", "none", "none"]}
 

@@ -1,4 +1,4 @@
-"""Comparing runs takes work that grows as their number, and finds what comparing each two of them would."""
+"""The work to compare runs grows linearly with their number, and the result equals that of comparing all pairs."""
 
 import sys
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from diffusion.runs.folder import jobs_of
 
 @dataclass(frozen=True)
 class Described:
-    """Settings with one choice, `a`, its setting `a.x`, and a setting beside it."""
+    """Settings with one choice, `a`, its setting `a.x`, and another setting."""
 
     settings: dict[str, Any]
     overrides: list[str]
@@ -52,7 +52,7 @@ def test_a_setting_is_shown_where_two_runs_of_equal_choices_differ_in_it(found: 
 
 
 def write_runs(folder: Path, n: int) -> Path:
-    """n runs of different learning rates."""
+    """Write n runs with different learning rates."""
     for i in range(n):
         (run := folder / str(i)).mkdir(parents=True)
         run.joinpath("config.yaml").write_text(f"seed: 0\nlr: {i}\nschedule:\n  _target_: linear\n  steps: {i % 7}\n")
@@ -61,7 +61,7 @@ def write_runs(folder: Path, n: int) -> Path:
 
 
 def operations(folder: Path) -> int:
-    """Of the interpreter, in a comparison of the runs in a folder, and in its tables."""
+    """The number of bytecode operations to compare the runs in a folder and to make the tables."""
     found, made = jobs_of(folder), 0
     for run in found:
         run.settings  # noqa: B018  reading it is another matter

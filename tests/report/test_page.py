@@ -1,4 +1,4 @@
-"""report.html as a file: what it holds, and that nothing in it can be taken for markup."""
+"""report.html as a file: its content, and that no text in it can act as markup."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\u2
 
 
 def data_of(page: str) -> dict[str, Any]:
-    """The data inside a page."""
+    """The data embedded in a page."""
     found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert len(found) == 1
     data: dict[str, Any] = json.loads(found[0])
@@ -107,7 +107,7 @@ def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) ->
 def test_a_run_that_died_says_how_it_is_resumed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00", "steps": 40}
     folder = make_run(tmp_path / "demo", info=info)
-    os.utime(folder / "run.json", (0, 0))  # long silent
+    os.utime(folder / "run.json", (0, 0))  # no update for a long time
     data = run_page(Run(folder))
     assert data["state"] == "died"
     assert "ckpt=auto" in data["resume"]

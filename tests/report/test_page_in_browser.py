@@ -1,4 +1,4 @@
-"""report.html in a real browser: it opens from disk, asks for nothing, shows the files' values, and can be used."""
+"""report.html in a real browser: it opens from disk, makes no requests, shows the files' values, and is usable."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ HOSTILE = "x</script><script>document.title = 'taken'</script><img src=x onerror
 
 @pytest.fixture
 def whole_run(run_folder: Path) -> Path:
-    """A run with a film, all its samples, and the seconds of its parts; its page is written."""
+    """A run with a film, all samples, the seconds of its parts, and its page."""
     frames = Frames(DDIM(steps=10), linear())
     for k in range(1, 11):
         x = torch.full((8, 3, 8, 8), k / 10)

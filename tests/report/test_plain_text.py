@@ -1,4 +1,4 @@
-"""Text of a user is printed and drawn as it is: never as markup, Markdown, an emoji's name or mathematics."""
+"""A user's text is printed and drawn literally: never as markup, Markdown, an emoji's name or mathematics."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from diffusion.report.__main__ import main as report
 from diffusion.report.formatting import escaped, markdown_table
 from diffusion.report.scores import print_scores
 
-NAME = "m[/foo]x:x:"  # a path's `/` makes it two folders
+NAME = "m[/foo]x:x:"  # the `/` makes it two folders in a path
 REASON = "rank 1 of [0,1] was killed [/red] by [bold]SIGKILL :boom:"
 ROOT = "/$a_{$/b"  # not a formula
 

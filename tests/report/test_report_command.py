@@ -28,7 +28,7 @@ class StandIn:
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixture's configurations name `diffusion.data.StandIn`, as if conf/data named it."""
+    """The fixture's configs name `diffusion.data.StandIn`, as if conf/data contained it."""
     monkeypatch.setattr("diffusion.data.StandIn", StandIn, raising=False)
     known = untrusted.allowed_targets
     monkeypatch.setattr(untrusted, "allowed_targets", lambda part: known(part) | {"diffusion.data.StandIn"})
@@ -83,7 +83,7 @@ def test_a_wrong_path_is_one_line_and_status_2(
     assert nowhere.startswith("error: ")
     assert "nowhere: no such folder" in nowhere
     assert "empty: neither a run" in empty
-    assert (run_folder / "README.md").is_file()  # the others are still reported on
+    assert (run_folder / "README.md").is_file()  # the other runs still get reports
 
 
 def test_an_untrusted_configuration_cannot_choose_what_runs(

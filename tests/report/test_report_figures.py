@@ -27,7 +27,7 @@ def random_images(n: int, size: int = 8) -> torch.Tensor:
 
 
 def pictures(figure: Figure, rows: int, columns: int) -> np.ndarray:
-    """The square pictures of a figure, (rows, columns, H, W, 3), each pixel in the place of its square of dots."""
+    """The square images of a figure, (rows, columns, H, W, 3), in dots of the figure."""
     ((canvas,),) = (ax.get_images() for ax in figure.axes)
     dots = np.asarray(canvas.get_array())
     left, gap, foot = 70, 6, 50
@@ -40,7 +40,7 @@ def pictures(figure: Figure, rows: int, columns: int) -> np.ndarray:
 
 
 def unscaled(shown: np.ndarray, size: int) -> np.ndarray:
-    """Pictures (…, H, W, 3) with one dot for each pixel, after a look that all dots of a pixel are equal."""
+    """Images (…, H, W, 3) with one dot per pixel, after a check that all dots of a pixel are equal."""
     scale = shown.shape[-2] // size
     small = shown[..., ::scale, ::scale, :]
     assert (small.repeat(scale, axis=-3).repeat(scale, axis=-2) == shown).all()
@@ -107,7 +107,7 @@ def test_noising_follows_the_forward_process_with_one_noise() -> None:
     shown = unscaled(pictures(figure, rows=2, columns=3), 16)
     assert shown.shape == (2, 3, 16, 16, 3)
     assert (shown[:, 0] == images.permute(0, 2, 3, 1).numpy()).all()  # alpha_0 = 1, sigma_0 = 0
-    # the noise read off at t = 100 predicts t = 40, wherever neither was clamped
+    # the noise computed from t = 100 predicts t = 40 where neither was clamped
     alpha, sigma = (table.numpy() for table in schedule(torch.tensor([0.4, 1.0], dtype=torch.float64)))
     x0, x40, x100 = (shown[:, i] / 127.5 - 1 for i in range(3))
     predicted = alpha[0] * x0 + sigma[0] * (x100 - alpha[1] * x0) / sigma[1]

@@ -17,12 +17,12 @@ def test_grid_is_pixel_exact_and_comes_apart_again(tmp_path: Path) -> None:
     picture = grid(images, columns=2, scale=3)
     pixels = np.asarray(picture)
     assert pixels.shape == (3 * (12 + GAP) - GAP, 2 * (18 + GAP) - GAP, 3)
-    # image 3 lies in row 1, column 1, each of its pixels a square of 3 × 3
+    # image 3 is in row 1, column 1, and each of its pixels is a square of 3 × 3
     block = pixels[12 + GAP : 24 + GAP, 18 + GAP :]
     assert (block[::3, ::3] == images[3].permute(1, 2, 0).numpy()).all()
     assert (block == block[::3, ::3].repeat(3, 0).repeat(3, 1)).all()
     assert (pixels[12 : 12 + GAP] == 255).all()
-    assert (pixels[2 * (12 + GAP) :, 18:] == 255).all()  # the last row's empty place
+    assert (pixels[2 * (12 + GAP) :, 18:] == 255).all()  # the empty place in the last row
     with Image.open(save_png(picture, tmp_path / "new" / "grid.png")) as read:
         back = tiles(read)
     assert len(back) == 5
@@ -68,7 +68,7 @@ def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:
             durations.append(read.info["duration"])
             shown.append(np.asarray(read.convert("RGB")))
     assert durations == [200, 200, 200, 1500]
-    # a frame of at most 256 colours is kept exactly: no dithering, and no colours of another frame's palette
+    # a frame with at most 256 colours is kept exactly: no dithering, and no colours from another frame's palette
     assert (shown[2] == (10, 200, 30)).all()
     assert (shown[3] == np.asarray(frames[3])).all()
 

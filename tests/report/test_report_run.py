@@ -54,7 +54,7 @@ def test_scores_have_their_protocol_and_baselines(run_folder: Path) -> None:
     text = compose(Run(run_folder), {})
     how = "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
     assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "—", "[1]", how]]
-    # the noise's KID has n = 128, which is another protocol, so it must not be in the row of the samples
+    # the KID of the noise has n = 128, a different protocol, so it must not be in the row of the samples
     assert cells(text, "kid_lite0") == [
         ["kid_lite0", "**0.0123 ± 0.0021**", "—", "—", "—", "—", "[2]", how],
         ["kid_lite0", "—", "—", "0.4560 ± 0.0010", "—", "—", "[3]", "noise"],

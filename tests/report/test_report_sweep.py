@@ -27,7 +27,7 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def jobs_in_markdown(path: Path) -> list[list[str]]:
-    """The table of runs in compare.md, without the line below its head."""
+    """The table of runs in compare.md, without the line below its header."""
     lines = path.read_text().partition("## Runs")[2].strip().splitlines()
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [table[0], *table[2:]]
@@ -40,7 +40,7 @@ def test_every_job_is_listed_with_its_state_settings_and_numbers(tmp_path: Path,
     console = quiet()
     compare_jobs(sweep, console)
     head, *jobs = rows(sweep / "runs.csv")
-    assert head == HEAD  # default_root_dir differs by the job's folder only, so it is no setting
+    assert head == HEAD  # default_root_dir only reflects the job's folder, so it does not count
     assert [job[0] for job in jobs] == [str(sweep / name) for name in ("0", "2", "10")]
     assert [job[2] for job in jobs] == ["0.0003", "0.001", "0.01"]
     assert jobs[0][1] == "complete"
@@ -68,7 +68,7 @@ def test_failed_and_unstarted_jobs_are_listed(tmp_path: Path, make_run: Make) ->
     make_run(tmp_path / "sweep/0")
     failed = make_run(tmp_path / "sweep/1", lr=0.1, info={"state": "failed", "reason": "NaN at step 7"}, scores=[])
     (failed / "metrics.csv").unlink()
-    early = tmp_path / "sweep/2/.hydra"  # stopped before training: only what Hydra wrote is there
+    early = tmp_path / "sweep/2/.hydra"  # stopped before training: only Hydra's files exist
     early.mkdir(parents=True)
     (early / "config.yaml").write_text("seed: ${oc.env:SEED}\noptimizer: {_target_: torch.optim.AdamW, lr: 5.0}")
     (tmp_path / "sweep/figures").mkdir()

@@ -1,4 +1,4 @@
-"""The table of scores on the console: every number in full on 80 columns."""
+"""The table of scores on the console: every number is complete in 80 columns."""
 
 import io
 import math

@@ -1,4 +1,4 @@
-"""The list of runs: each with its state, also where the run could not write it."""
+"""The list of runs: each with its state, even if the run could not write it."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from diffusion import status
 from diffusion.report.lines import seconds_left
 from diffusion.runs.record import SILENCE, RunRecord, start_of_process
 
-GONE = 2**22 - 1  # no process has this number
+GONE = 2**22 - 1  # no process has this id
 
 
 def record(folder: Path, **info: object) -> Path:
@@ -34,13 +34,13 @@ HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "proces
         ({"state": "failed", "reason": "x"}, 0, "failed"),
         ({"state": "interrupted"}, 0, "interrupted"),
         (HERE, 0, "running"),
-        (HERE, 10 * SILENCE, "running"),  # a machine that slept
+        (HERE, 10 * SILENCE, "running"),  # the machine was asleep
         (HERE | {"pid": GONE}, 0, "died"),
         ({"state": "running", "host": platform.node(), "pid": GONE}, 0, "died"),
-        (HERE | {"process": "0"}, 0, "died"),  # another process has the number now
+        (HERE | {"process": "0"}, 0, "died"),  # the process id now belongs to another process
         (HERE | {"host": "elsewhere"}, 0, "running"),
         (HERE | {"host": "elsewhere"}, SILENCE + 60, "died"),
-        ({"state": "running"}, 2 * SILENCE, "died"),  # of a version that kept no process
+        ({"state": "running"}, 2 * SILENCE, "died"),  # from a version that did not record the process
     ],
 )
 def test_states(tmp_path, info, silence, expected):

@@ -1,4 +1,4 @@
-"""The server of pages: what it shows, to whom, and that it follows runs that begin, go on, end and die."""
+"""The server of pages: its pages, its access control, and that it follows runs as they start, progress, end and die."""
 
 import http.client
 import json
@@ -29,7 +29,7 @@ Get = Callable[..., tuple[int, dict[str, str], str]]
 
 @pytest.fixture
 def folder(tmp_path: Path, make_run: Callable[..., Path]) -> Path:
-    """Two runs, of which one is in a sweep."""
+    """Two runs, one of them in a sweep."""
     make_run(tmp_path / "runs/demo")
     make_run(tmp_path / "runs/sweep/0")
     (tmp_path / "runs/sweep/multirun.yaml").write_text("")

@@ -1,4 +1,4 @@
-"""The studies of conf/results: each composes and runs, and a committed result belongs to today's configuration."""
+"""The studies of conf/results: each composes and runs, and committed results match the current configuration."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from diffusion.runs.folder import jobs_of
 inherit.register()
 COMMITTED = [name for name in names() if committed.record_of(name)]
 WORDS = ["a=1,2", "+b=[1,2],[3]", "~c", "d=x", "e@f.g='p,q',r"]
-SMALL = [  # for a smoke form in even less time
+SMALL = [  # makes a smoke run even faster
     "data=folder", "data.resolution=8", "data.batch_size=4", "data.val=8", "data.test=8", "data.limit=null",
     "trainer.accelerator=cpu", "score.audit=[]",
 ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_the_figures_of_a_study_are_those_of_a_report(name):
 
 
 def of_others() -> set[str]:
-    """The studies whose models another one evaluates, so that its smoke form runs them too."""
+    """The studies whose models another study evaluates, so its smoke run covers them, too."""
     named = {of for name in names() for sweep in read(name).sweeps.values() for of in sweep.of}
     return {of.partition("/")[0] for of in named if "/" in of}
 
@@ -67,7 +67,7 @@ def test_the_smoke_form_runs(name, command, photos, monkeypatch):
         assert status == 0, out + err
 
     monkeypatch.setattr(running, "run_command", here)
-    monkeypatch.setattr(sweep_report, "compare_jobs", lambda folder, console=None: [folder])  # which has its own tests
+    monkeypatch.setattr(sweep_report, "compare_jobs", lambda folder, console=None: [folder])  # tested elsewhere
     outcome = running.run_study(name, Path("results"), smoke=True)
     assert list(outcome.tables) == list(read(name).sweeps)
     for sweep, table in outcome.tables.items():

@@ -1,4 +1,4 @@
-"""A committed table: what it keeps, and when another one agrees with it."""
+"""A committed table: its content, and when another table agrees with it."""
 
 import math
 import re
@@ -20,7 +20,7 @@ TABLE = Table(("schedule", "note"), COLUMNS, NUMBERS)
 
 
 def changed(recipe, column, values):
-    """TABLE with other numbers of a cell, by seed; without them where `values` is None."""
+    """TABLE with other numbers in a cell, by seed; `values=None` removes them."""
     numbers = {key: {seed: dict(row) for seed, row in rows.items()} for key, rows in NUMBERS.items()}
     for i, seed in enumerate(numbers[recipe]):
         if values is None:
@@ -64,7 +64,7 @@ def test_means_agree_within_the_interval_of_their_difference(a, b, same):
 
 
 def ranked(models: dict[str, list[tuple[float, float, float]]]) -> str:
-    """The table of ranks of recipes, each with the numbers of its seeds: a distance, another one, and a coverage."""
+    """The table of ranks of recipes, each with the numbers of its seeds: two distances and a coverage."""
     names = {"fd": True, "kid": True, "coverage": False}
     numbers = {
         (recipe,): {str(seed): dict(zip(names, values, strict=True)) for seed, values in enumerate(seeds)}
@@ -84,7 +84,7 @@ def test_rankings_are_compared_from_good_to_bad():
 
 
 def test_seeds_that_agree_are_no_evidence_about_recipes():
-    """By chance alone: six recipes in another order, with many seeds each."""
+    """By chance alone: six recipes in a different order, with many seeds each."""
     order = [2.0, 0.0, 4.0, 1.0, 5.0, 3.0]
     text = ranked({f"{i}": [(i, order[i], 0.0)] * 50 for i in range(6)})
     low, high = map(float, re.search(r"fd \| kid \| 0.49 \| \[(.*), (.*)\]", text).groups())

@@ -1,4 +1,4 @@
-"""What the studio draws, the command line draws again; values of a user reach it only within bounds."""
+"""The command line reproduces the studio's images; user values reach the studio only within bounds."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The studio's page over HTTP: it draws, stops and saves, and keeps sessions apart."""
+"""The studio's page over HTTP: it draws, stops and saves, and keeps sessions separate."""
 
 import base64
 import html
@@ -42,8 +42,8 @@ def model(tmp_path_factory, tiny):
 def address(model, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("here"))
-    patch.setenv("GRADIO_TEMP_DIR", "")  # so that it will be as it was
-    patch.setenv("NO_PROXY", "127.0.0.1")  # a proxy of the machine is not asked for this one's page
+    patch.setenv("GRADIO_TEMP_DIR", "")  # restores it after the test
+    patch.setenv("NO_PROXY", "127.0.0.1")  # bypasses a proxy of the machine
     patch.setattr(Image, "ID", [*Image.ID])
     patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     with studio_page.nearby_uploads():
@@ -75,7 +75,7 @@ def as_array(images: torch.Tensor) -> np.ndarray:
 def test_two_samplers_draw_beside_each_other_and_are_saved(client, model):
     one, words, other, others = client.predict("ddim", 2, *COMMON, api_name="/draw")
     for picture, said, sampler in ((one, words, "heun"), (other, others, "ddim")):
-        assert picture.count("data:image/png") == 2  # the images, and beside the nearest of the training
+        assert picture.count("data:image/png") == 2  # the images, and next to the nearest training images
         assert picture.count("data:image/gif") == 1
         command, images = saved(said)
         assert f"sampler={sampler}" in command
@@ -202,7 +202,7 @@ def test_a_browser_draws_saves_stops_and_fills(chromium, address, model, tmp_pat
 
         page.get_by_label("steps (0: the sampler's)").fill("2")
         page.get_by_role("tab", name="Fill a part").click()
-        with page.expect_response(re.compile("/upload$")):  # by the canvas, which has the picture then
+        with page.expect_response(re.compile("/upload$")):  # by the canvas, which then has the picture
             with page.expect_file_chooser() as chooser:
                 page.get_by_text("Click to Upload").locator("visible=true").click()
             chooser.value.set_files(tmp_path / "picture.png")

@@ -46,7 +46,7 @@ def test_the_best_of_each_sampler_and_those_whose_interval_overlaps() -> None:
     same = [point("ddim", 2, 50.0), point("ddim", 1, 50.0)]
     assert advised(same, "fd_lite0")[0].best.scale == 1  # the cheaper one
     (best,) = advised(POINTS[:3], PAIR[1])
-    assert best.best.scale == 1  # of the highest recall
+    assert best.best.scale == 1  # has the highest recall
 
 
 def test_a_metric_without_a_better_end_decides_nothing() -> None:

@@ -1,4 +1,4 @@
-"""A study of samplers: each within its budget, all from the same noise, and the cost is printed first."""
+"""A study of samplers: each stays within its budget, all use the same noise, and the cost is printed first."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
 def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid.
 
-    This one's noise ends where the last step of `consistency` should begin.
+    The noise of this schedule ends where the last step of `consistency` should begin.
     """
     found = settings_of("all", [6, 12], linear(steps=8))
     there = {file.stem for file in (conf_dir() / "sampler").glob("*.yaml")}
@@ -48,7 +48,7 @@ def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.Cap
 
 
 def test_no_setting_is_beyond_its_budget_whatever_was_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where evaluations do not rise evenly with the steps the estimate is too high; then the count decides."""
+    """If evaluations do not rise evenly with the steps, the estimate is too high; then the count decides."""
     monkeypatch.setattr("diffusion.study.samplers.most_steps", lambda *_: 11)
     assert {s.nfe for s in settings_of(["ddim"], [10, 11, 20], linear())} == {10, 11}
 
@@ -120,7 +120,7 @@ def test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation(command
 def test_the_cost_of_an_evaluation_is_printed_first(
     command, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))  # the reference's features are not yet kept
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))  # the reference's features are not cached yet
     run = ["trainer.max_steps=1", "score.n=8", "score.baselines=[untrained]", "features=lite0", "hydra.run.dir=r"]
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
@@ -130,4 +130,4 @@ def test_the_cost_of_an_evaluation_is_printed_first(
     assert status == 0, out + err
     cost = re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
     assert cost is not None
-    assert cost.start() < out.index("Reference features")  # of another split than the training's
+    assert cost.start() < out.index("Reference features")  # of a split other than that of the training

@@ -1,4 +1,4 @@
-"""A study of a guidance: scales and intervals from the same noise, of the reference's classes, and counted."""
+"""A study of guidance: scales and intervals use the same noise and the reference's classes; evaluations are counted."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ from diffusion.study import samplers
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of two classes, the second with twice as many images; and one without labels. Of a few steps."""
+    """Short runs: one with two classes, the second with twice as many images, and one without labels."""
     root = tmp_path_factory.mktemp("runs")
     for name, n in {"blue": 10, "red": 20}.items():
         (root / "shelves" / name).mkdir(parents=True)
@@ -69,12 +69,12 @@ def test_every_scale_in_every_interval_is_scored_and_counted(runs, command, tmp_
     assert [(s.source["nfe"], s.source["guidance"]["scale"]) for s in scores[:3]] == [(4, 1), (8, 0.5), (8, 3)]
     assert {s.source["guidance"]["name"] for s in scores} == {"ClassifierFree"}
     assert [s.source["guidance"]["low"] for s in scores[:5]] == [None, None, None, 0.5, 0.5]
-    assert len({s.value for s in scores}) == 5  # of both samplers, which are the same here
+    assert len({s.value for s in scores}) == 5  # from both samplers, which are the same here
     assert re.search(r"10 settings × 6 samples, 64 network evaluations per image: about .* on cpu", out)
     assert out.index("network evaluations per image") < out.index("1/10 ddim, scale 1, 4 NFE")
     assert "3/10 ddim, scale 3, 8 NFE" in out
     assert "5/10 ddim, scale 3 in (0.5, 5], 6 NFE" in out
-    drawn = [(x, classes) for x, classes in seen[2:] if len(x) == 6]  # after the timing
+    drawn = [(x, classes) for x, classes in seen[2:] if len(x) == 6]  # after the time measurement
     starts = [(x, classes) for x, classes in drawn if x.equal(drawn[0][0])]
     assert [classes for _, classes in starts if classes] == [starts[0][1]] * 10  # the same noise and classes
     restored = restore(runs["labelled"] / "checkpoints/last.ckpt")

@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of pages; they skip where there is none."""
+"""A headless Chromium for the tests of pages, which are skipped without one."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ def chromium() -> Iterator[Any]:
 
 
 class Visit:
-    """A page that is open, with what it asked for and what it complained about."""
+    """An open page, with its requests and console messages."""
 
     def __init__(self, page: Any):
         self.page = page
         self.requests: list[str] = []
-        self.errors: list[str] = []  # and warnings
-        self.grave: list[str] = []  # errors alone
+        self.errors: list[str] = []  # errors and warnings
+        self.grave: list[str] = []  # errors only
         page.on(
             "request", lambda request: None if request.url.startswith("data:") else self.requests.append(request.url)
         )
@@ -44,25 +44,25 @@ class Visit:
             page.on("pageerror", lambda error, found=found: found.append(str(error)))
 
     def slide(self, label: str, value: int) -> None:
-        """Set a slider, as a user would."""
+        """Set a slider like a user."""
         self.page.get_by_label(label, exact=True).evaluate(
             "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
         )
 
     def shot(self, label: str) -> bytes:
-        """The pixels of the picture with this label, as its canvas has them."""
+        """The pixels of the canvas with this label."""
         pixels: str = self.page.locator(f'canvas[aria-label*="{label}"]').first.evaluate("c => c.toDataURL()")
         return pixels.encode()
 
     @property
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """The number of pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
 @contextmanager
 def visit(browser: Any, address: str, width: int = 1200, scheme: str = "light") -> Iterator[Visit]:
-    """Open an address in a window of that width."""
+    """Open an address in a window of the given width."""
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     opened = Visit(page)
     try:

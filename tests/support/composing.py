@@ -20,13 +20,13 @@ def settings(overrides: Sequence[str]) -> Train:
 
 @cache
 def _values(overrides: tuple[str, ...], folders: tuple[Path, ...]) -> dict[str, Any]:
-    """What Hydra composes, in 0.15 s, where conf/ is searched in these folders."""
+    """The values that Hydra composes, in 0.15 s, with these folders as search path of conf/."""
     values: dict[str, Any] = plain(composed("train", ["name=test", *overrides]))
     return values
 
 
 def train(overrides: Sequence[str], folder: Path) -> float | None:
-    """Train in `folder`, in this process, as its first process."""
+    """Train in `folder` in this process, as rank 0."""
     from diffusion.training import run
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def train(overrides: Sequence[str], folder: Path) -> float | None:
 
 
 def job_in_this_process(folder: Path, lock: BinaryIO | None) -> object:
-    """A job of a sweep in a process that has imported torch already, in place of `jobs.wait_for_process`."""
+    """Run a sweep's job in this process, which has already imported torch; replaces `jobs.wait_for_process`."""
     from diffusion.training import run, worker
 
     record = RunRecord.begin(folder)

@@ -1,4 +1,4 @@
-"""Optimizers whose first step ends the job, each in its own way; with $CURED they are plain SGD."""
+"""Optimizers whose first step ends the job, each in a different way; with $CURED they are plain SGD."""
 
 import os
 import signal
@@ -37,5 +37,5 @@ kill = _dying(_kill)
 
 
 def nan(parameters: Any, **_: Any) -> torch.optim.Optimizer:
-    """The first step makes every weight NaN."""
+    """An optimizer whose first step makes every weight NaN."""
     return torch.optim.SGD(parameters, lr=0.01 if "CURED" in os.environ else float("nan"))

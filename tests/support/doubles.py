@@ -1,4 +1,4 @@
-"""Named by configurations of tests: optimizers that signal their own process, and an extractor of a few features."""
+"""Classes for the configs of tests: optimizers that signal their own process, failing samplers, a cheap extractor."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ from diffusion.randomness import Streams
 
 
 class Signalling(torch.optim.SGD):
-    """Its third step sends SIGUSR1 to its process, the first time that a job of SLURM runs."""
+    """Sends SIGUSR1 to its own process in the third step, if a SLURM job runs for the first time."""
 
     steps = 0
 
@@ -32,12 +32,12 @@ def signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
 
 
 def second_signalling(parameters: Any, **_: Any) -> torch.optim.Optimizer:
-    """Only the second of two processes is signalled."""
+    """An optimizer that signals only the second of two processes."""
     return (Signalling if os.environ.get("LOCAL_RANK") == "1" else torch.optim.SGD)(parameters, lr=0.01)
 
 
 class Rows(FeatureExtractor):
-    """Features that cost nothing: mean pixels of columns."""
+    """Features that cost nothing: the mean pixels of columns."""
 
     name, num_features, resize = "rows", 8, "none"
 
@@ -56,7 +56,7 @@ def is_spawned() -> bool:
 
 
 class Dying(DDIM):
-    """A sampler that kills its process when it draws several images, unless the process is the first one."""
+    """A sampler that kills its process when it draws several images, except on rank 0."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if len(args[1]) > 1 and (is_spawned() or os.environ.get("LOCAL_RANK", "0") != "0"):
@@ -65,7 +65,7 @@ class Dying(DDIM):
 
 
 class Failing(DDIM):
-    """A sampler that finds something wrong, unless its process is the first one."""
+    """A sampler that raises an error, except on rank 0."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if is_spawned():
@@ -74,5 +74,5 @@ class Failing(DDIM):
 
 
 def unchanged(x0: torch.Tensor, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
-    """An augmentation that leaves each image as it is."""
+    """An augmentation that leaves every image unchanged."""
     return x0, x0.new_zeros(len(x0), 2)

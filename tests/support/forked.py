@@ -1,4 +1,4 @@
-"""Commands in processes that are forked from this one, without the seconds for imports."""
+"""Commands in forks of this process, which saves seconds of imports."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
-    """From now on, the n-th call of `owner.name` calls `act` first."""
+    """Patch `owner.name` so that its n-th call from now on calls `act` first."""
     function, left = getattr(owner, name), call
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -26,9 +26,9 @@ def counted(owner: Any, name: str, call: int, act: Callable[[], None]) -> None:
 
 
 class Train:
-    """`python -m diffusion.train OVERRIDES` in a process group of its own; its output is appended to `log`.
+    """`python -m diffusion.train OVERRIDES` in a new process group; its output is appended to `log`.
 
-    `prepare` is called there first.
+    The new process calls `prepare` first.
     """
 
     def __init__(self, overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None):
@@ -62,11 +62,11 @@ class Train:
         return self.process.is_alive()
 
     def ended(self) -> int:
-        """Wait for the process; its exit status, as a shell gives it."""
+        """Wait for the process and return its exit status as a shell reports it."""
         try:
             self.process.join()
         except BaseException:
-            os.killpg(self.pid, signal.SIGKILL)  # it hangs: it and what it has started
+            os.killpg(self.pid, signal.SIGKILL)  # it hangs: end it and its children
             raise
         status = self.process.exitcode
         assert status is not None
@@ -74,5 +74,5 @@ class Train:
 
 
 def train(overrides: list[str], log: Path, prepare: Callable[[], None] = lambda: None) -> int:
-    """The exit status of `python -m diffusion.train OVERRIDES`."""
+    """Run `python -m diffusion.train OVERRIDES` and return its exit status."""
     return Train(overrides, log, prepare).ended()

@@ -1,4 +1,4 @@
-"""A labelled Gaussian data set in closed form: the best denoiser with class labels, and without."""
+"""A labelled Gaussian data set in closed form: the optimal denoiser with and without class labels."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from diffusion.process.schedule import Schedule
 
 
 class Labelled:
-    """(x_t, t, classes=None) -> Estimate: that of each image's class, N(m_k, Σ_k), or of their mixture.
+    """(x_t, t, classes=None) -> Estimate for each image's class, N(m_k, Σ_k), or for the mixture of all classes.
 
-    `calls` has the conditions of each evaluation. The spread is `classes`, so that it says whose estimate it is.
+    `calls` lists the conditions of each evaluation. The spread of an estimate is `classes`, to identify its condition.
     """
 
     def __init__(self, schedule: Schedule, weights: Tensor, means: Tensor, covariances: Tensor):

@@ -1,11 +1,11 @@
-"""What the tests of several networks share."""
+"""Shared by the tests of several networks."""
 
 import torch
 from torch import nn
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
-    """`network` with random noise added to all weights, also the zero-initialised ones; in evaluation mode."""
+    """`network` in evaluation mode, with random noise added to all weights, including zero-initialized ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""The outcome of a run, to be compared bit for bit."""
+"""The outcome of a run, for bitwise comparison."""
 
 import csv
 from pathlib import Path
@@ -19,7 +19,7 @@ KEPT = (
 
 
 def refusal(outcome: tuple[int, str, str]) -> str:
-    """The one line in which a command refuses its words. `outcome` is its status and what it printed."""
+    """The one line with which a command rejects its arguments. `outcome` is its exit status and its output."""
     status, out, err = outcome
     assert status == 2, out + err
     line = err.strip().splitlines()[-1]
@@ -28,7 +28,7 @@ def refusal(outcome: tuple[int, str, str]) -> str:
 
 
 def state(run: Path) -> dict[str, Any]:
-    """Weights, averages, moments, rates and counters."""
+    """Weights, averages, optimizer moments, learning rates and counters."""
     contents = storage.load(run / "checkpoints/last.ckpt")
     return {name: contents[name] for name in KEPT}
 
@@ -41,7 +41,7 @@ def lines(run: Path) -> list[dict[str, str]]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, at any depth."""
+    """Whether two nested structures are bitwise equal."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):

@@ -1,4 +1,4 @@
-"""All samplers, each with a number of steps and its error at this number, all schedules, and a Gaussian data set."""
+"""All samplers, each with a number of steps and its error for that number, all schedules, and a Gaussian data set."""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +42,7 @@ SCHEDULES = {
 }
 FINE = partial(grid.karras, sigma_min=0.01, sigma_max=80.0)
 
-# name: (steps -> sampler, number of steps, largest error of mean and covariance with this number of steps)
+# name: (steps -> sampler, number of steps, largest error of mean and covariance with that number of steps)
 DETERMINISTIC: dict[str, tuple[Callable[..., Sampler], int, float]] = {
     "ddim": (DDIM, 200, 0.012),
     "euler": (Euler, 200, 0.012),

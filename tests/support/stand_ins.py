@@ -1,4 +1,4 @@
-"""Test doubles for a network and for the random streams."""
+"""Test doubles for a network and for random streams."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class FixedNetwork(nn.Module):
 
 
 class ReplayStreams:
-    """Streams that return prepared noise, so that another library can be given the same noise."""
+    """Streams that return prepared noise, to use the same noise in another library."""
 
     def __init__(self, *noise: Tensor):
         self.noise = list(noise)
@@ -22,7 +22,7 @@ class ReplayStreams:
 
 
 class SharedStream:
-    """Streams with a single generator for all examples, which is fast for thousands of small ones."""
+    """Streams with a single generator for all examples, which is fast for thousands of small examples."""
 
     def __init__(self, seed: int):
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What a W&B run has recorded offline."""
+"""Reads the files of an offline W&B run."""
 
 import json
 import struct
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HEADER, BLOCK = 7, 1 << 15  # of the file; of its blocks, which are those of LevelDB's log
+HEADER, BLOCK = 7, 1 << 15  # bytes of the file's header; of a block, as in LevelDB's log
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Recorded:
 
 
 def recorded(folder: Path) -> list[Recorded]:
-    """The offline runs in the folder of a training run, in order of time. W&B's own process may still be writing."""
+    """The offline runs in the folder of a training run, oldest first. W&B's own process may still be writing."""
     deadline = time.monotonic() + 30
     while True:
         found = [_read(file) for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
@@ -61,9 +61,9 @@ def _set(values: dict[str, Any], items: Any) -> None:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """The records of a file, each put together from its parts (type 1: whole; 2, 3, 4: first, middle, last).
+    """The records of a file, each assembled from its parts (type 1: whole; 2, 3, 4: first, middle, last).
 
-    The file may still be written: what its end has only in part is left out."""
+    The file may still be written: a partial record at its end is left out."""
     at, parts = HEADER, b""
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:

@@ -1,8 +1,8 @@
-"""A device for tests, `away:0`: its tensors hold their numbers on the CPU, and are refused what CUDA would refuse.
+"""A device for tests, `away:0`, which keeps its tensors' data on the CPU and rejects the operations that CUDA rejects.
 
-An operation that mixes devices raises, and so does the wrong device's generator. What would make the CPU wait for a GPU
-is listed: reads, copies that block, shapes that depend on values. What is copied without blocking arrives when an event
-recorded after it, or the device, is waited for; until then it is NaN.
+An operation that mixes devices raises an error, and so does a generator of the wrong device. Operations that would make
+the CPU wait for a GPU are recorded: reads, blocking copies, and shapes that depend on values. The data of a
+non-blocking copy arrive on a wait for the device or for an event recorded after the copy; until then they are NaN.
 """
 
 import traceback
@@ -29,28 +29,28 @@ make_tensor = torch.tensor
 
 
 class Device:
-    """What happened on it: `waits`, a line for each time the CPU would have waited."""
+    """The state of the device. `waits` has a line for each time the CPU would have waited."""
 
     def __init__(self) -> None:
         self.waits: list[str] = []
-        self.coming: list[tuple[torch.Tensor, torch.Tensor]] = []  # (where to, what) of copies that do not block
+        self.coming: list[tuple[torch.Tensor, torch.Tensor]] = []  # (target, data) of non-blocking copies
         self.float64 = True
         self.present = False
         self.generators: set[int] = set()
-        self.name = torch.device("privateuseone", 0)  # which will be called away:0
+        self.name = torch.device("privateuseone", 0)  # renamed to away:0 later
 
     def wait(self, what: str) -> None:
         self.waits.append(f"{what} at {here()}")
 
     def arrive(self, count: int | None = None) -> None:
-        """The first `count` copies are there."""
+        """Complete the first `count` copies; None: all."""
         for target, value in self.coming[:count]:
             target.copy_(value)
         del self.coming[:count]
 
 
 def here() -> str:
-    """The innermost line that is neither torch's nor this file's."""
+    """The innermost line of the stack outside torch and this file."""
     frames = traceback.extract_stack()
     frame = next(f for f in reversed(frames) if f.filename != __file__ and "/torch/" not in f.filename)
     return f"{frame.filename}:{frame.lineno} {frame.line}"
@@ -60,7 +60,7 @@ DEVICE = Device()
 
 
 class Away(torch.Tensor):
-    """A tensor of the device; `held` has its numbers."""
+    """A tensor on the device; `held` has its data."""
 
     held: torch.Tensor
 
@@ -86,7 +86,7 @@ class Away(torch.Tensor):
             memo[id(self)] = torch.nn.Parameter(copy, self.requires_grad) if is_parameter else copy
         return memo[id(self)]
 
-    def __reduce_ex__(self, protocol: Any) -> Any:  # in a checkpoint
+    def __reduce_ex__(self, protocol: Any) -> Any:  # for checkpoints
         return self.held.__reduce_ex__(protocol)
 
     def tolist(self) -> Any:
@@ -103,11 +103,11 @@ class Away(torch.Tensor):
 
 
 def run(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation of aten, some argument of which is on the device, or which makes a tensor there."""
+    """Run an aten operation with an argument on the device, or one that creates a tensor there."""
     if func in (aten._to_copy.default, aten.copy_.default):
         return copied(func, args, kwargs)
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-        return func.decompose(*args, **kwargs)  # comes here whole in inference mode
+        return func.decompose(*args, **kwargs)  # arrives undecomposed in inference mode
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
     indices = [x for x in tree_flatten(args[1])[0] if x is not None] if func in INDEXING else []
     away = [x for x in tensors if isinstance(x, Away)]
@@ -135,7 +135,7 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def copied(func: Any, args: Any, kwargs: Any) -> Any:
-    """A copy, with or without a change of device."""
+    """Copy a tensor, with or without a change of device."""
     source, blocking = args[func is aten.copy_.default], not kwargs.get("non_blocking", False)
     leaves = isinstance(source, Away)
     if func is aten.copy_.default:
@@ -156,7 +156,7 @@ def copied(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 class Generator(torch.Generator):
-    """In place of torch's: a generator of any device."""
+    """Replaces torch.Generator: a generator for any device."""
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
         away = torch.device(device).type == NAME
@@ -168,13 +168,13 @@ class Generator(torch.Generator):
 
 
 def tensor(data: Any, *, device: Any = None, **kwargs: Any) -> torch.Tensor:
-    """In place of torch.tensor, which does not ask the device."""
+    """Replaces torch.tensor, which does not dispatch to the device."""
     away = device is not None and torch.device(device).type == NAME
     return make_tensor(data, **kwargs).to(device) if away else make_tensor(data, device=device, **kwargs)
 
 
 def jvp(function: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    """In place of torch.func.jvp, whose zero tensors need a device in C++: the derivative of a vector product's."""
+    """Replaces torch.func.jvp, whose zero tensors need a C++ device: differentiates a vector-Jacobian product."""
     with torch.enable_grad():
         x = [value.detach().requires_grad_() for value in primals]
         out = function(*x)
@@ -187,7 +187,7 @@ def jvp(function: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 
 class Event:
-    """What is on its way when it is recorded has arrived when it was waited for."""
+    """An event: waiting for it completes the copies that were pending when it was recorded."""
 
     def record(self) -> None:
         self.count = len(DEVICE.coming)
@@ -208,7 +208,7 @@ class Backend(backend_registration._DummyBackendModule):
     def manual_seed(self, seed: int) -> None: ...
 
     def get_rng_state(self) -> torch.Tensor:
-        return torch.empty(0)  # its numbers are drawn by the CPU's generator
+        return torch.empty(0)  # the CPU's generator draws its numbers
 
     def set_rng_state(self, state: torch.Tensor) -> None: ...
 
@@ -218,11 +218,11 @@ class Backend(backend_registration._DummyBackendModule):
 
 class Hook(backend_registration._DummyPrivateUse1Hook):
     def is_available(self) -> bool:
-        return DEVICE.present  # not for other tests
+        return DEVICE.present  # False in other tests
 
 
 class Machine(Accelerator):
-    """A machine with one such device, for Lightning."""
+    """A Lightning accelerator with one such device."""
 
     def setup_device(self, device: torch.device) -> None: ...
 
@@ -239,9 +239,9 @@ class Machine(Accelerator):
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Before the first test, as torch counts the devices at the first gradient of a process; it allows one of Python's.
+    """Register the device before the first test, if any test uses it.
 
-    Where no test uses it, it is not there.
+    torch counts devices at the first gradient of a process, and allows one device implemented in Python.
     """
     if any("away" in getattr(item, "fixturenames", ()) for item in session.items):
         backend_registration._setup_privateuseone_for_python_backend(NAME, Backend(), Hook())
@@ -249,7 +249,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[None]:
-    """The device's operations, and its name for Lightning."""
+    """Register the device's operations and its name for Lightning."""
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: run(func, args, kwargs), "PrivateUse1")
     AcceleratorRegistry.register(NAME, Machine)
@@ -262,7 +262,7 @@ def machine() -> Iterator[None]:
 
 @pytest.fixture
 def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    """The device, on which `trainer.accelerator=away trainer.strategy=away` trains and commands work."""
+    """The device, for training with `trainer.accelerator=away trainer.strategy=away` and for commands."""
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch, "tensor", tensor)
     monkeypatch.setattr(torch.func, "jvp", jvp)
@@ -276,7 +276,7 @@ def away(machine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
 
 @pytest.fixture
 def single(away: Device, monkeypatch: pytest.MonkeyPatch) -> Device:
-    """The same device, without float64, as Apple's."""
+    """The same device without float64, like Apple's."""
     away.float64 = False
     monkeypatch.setattr(randomness, "SINGLE", {NAME})
     return away

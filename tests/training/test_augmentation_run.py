@@ -1,4 +1,4 @@
-"""A run with augmentation: the network is told its labels, whatever the batches are, and draws without them."""
+"""A run with augmentation: the network receives its labels with any batch layout, and samples without them."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def run(tiny, tmp_path_factory) -> Path:
 
 
 def test_the_network_has_learned_from_the_labels(run) -> None:
-    """Its weights of the labels were zero."""
+    """The weights for the labels were initially zero."""
     weights = storage.load(run / "checkpoints/last.ckpt")["state_dict"][f"{PREFIX}time.augment"]
     assert weights.shape == (8, 9)
     assert (weights != 0).any(dim=0).all()
@@ -56,7 +56,7 @@ def test_accumulated_batches_are_one_batch(tiny, run, tmp_path) -> None:
 
 
 def test_the_noise_is_the_same_with_and_without(tiny, tmp_path) -> None:
-    """An augmentation that changes nothing gives the run without it, to the bit."""
+    """An augmentation that changes nothing gives the same run as none, bit for bit."""
     common = [*tiny, "trainer.max_steps=2", "samples.n=0", "trainer.precision=64-true"]
     train(common, tmp_path / "without")
     train(
@@ -107,7 +107,7 @@ def test_what_diffusers_has_no_place_for_is_one_line(run, tmp_path, capsys) -> N
 
 
 def test_the_amounts_are_not_those_of_the_noise(tiny, tmp_path, monkeypatch) -> None:
-    """So noise and times of an image are independent of how it is changed."""
+    """So an image's noise and times are independent of its augmentation."""
     uses: list[str] = []
     streams = Diffusion.streams
     monkeypatch.setattr(

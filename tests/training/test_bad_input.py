@@ -1,4 +1,4 @@
-"""What a user can get wrong is one line that names it and how to fix it, and a non-zero exit, before any training."""
+"""A user's mistake causes one line that names it and how to fix it, and a non-zero exit, before any training."""
 
 import os
 import shlex
@@ -48,7 +48,7 @@ CASES = {
 
 
 def error_line(err: str) -> str:
-    """The one line that reports the error; only progress bars may be above it."""
+    """The one line that reports the error; only progress bars may precede it."""
     *before, line = err.strip().splitlines()
     assert line.startswith("error: "), err
     assert all("━" in other for other in before), err

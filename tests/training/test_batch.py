@@ -1,4 +1,4 @@
-"""data.global_batch_size: a step has as many images, and the same numbers, however it is divided; auto: what fits."""
+"""data.global_batch_size: steps have this size and the same numbers however they are divided; auto: what fits."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ FORWARD = UNet.forward
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Memory for training steps of so many images, `most`, where torch's own generator is used in each."""
+    """Simulate memory for training batches of at most `most` images; each step uses torch's own generator."""
     there = SimpleNamespace(most=3, tried=[])
 
     def forward(self: UNet, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -59,20 +59,20 @@ def test_the_numbers_do_not_depend_on_the_division(tiny: list[str], tmp_path: Pa
         record = json.loads((tmp_path / f"{size}/run.json").read_text())
         assert record["batch"] == {"images": 8, "size": size, "accumulate": 8 // size, "devices": 1}
     whole, log = state(tmp_path / "8"), read_metrics(tmp_path / "8/metrics.csv")
-    assert whole["global_step"] == (6 if recipe == "crops" else 9)  # 24 images are 3 steps, and 0.7 of them 2
+    assert whole["global_step"] == (6 if recipe == "crops" else 9)  # 24 images are 3 steps, and 0.7 of these are 2
     for size in (4, 2):
         parts, logged = state(tmp_path / f"{size}"), read_metrics(tmp_path / f"{size}/metrics.csv")
         for name, value in whole["current_model_state"].items():
             assert float((value - parts["current_model_state"][name]).abs().nan_to_num().max()) <= 1e-12, name
         assert logged.keys() == log.keys()
         assert usual_losses(tmp_path / f"{size}") == pytest.approx(usual_losses(tmp_path / "8"), rel=1e-5)
-        for name, series in log.items():  # the loss of all images, too
+        for name, series in log.items():  # including the loss of all images
             assert list(logged[name].step) == list(series.step), name
             assert list(logged[name].value) == pytest.approx(list(series.value), rel=1e-5, abs=1e-7, nan_ok=True), name
 
 
 def usual_losses(folder: Path) -> list[float]:
-    """Those that the guard compares with."""
+    """The usual losses that the guard compares with."""
     callbacks = storage.load(folder / "checkpoints/last.ckpt")["callbacks"]
     (found,) = (content["usual"] for name, content in callbacks.items() if "Guard" in name)
     return found
@@ -84,7 +84,7 @@ def test_auto_is_the_largest_divisor_that_fits_and_leaves_no_trace(tiny, tmp_pat
     limit.tried.clear()
     capfd.readouterr()
     train([*common, "data.batch_size=auto"], tmp_path / "auto")
-    assert limit.tried[1:6] == [1, 1, 2, 3, 4]  # after the image that every recipe is tried with
+    assert limit.tried[1:6] == [1, 1, 2, 3, 4]  # after the single image that tests every recipe
     said = "24 images a step = 3 × 8 batches on 1 device"
     assert f"batch: {said} (3 is the largest that fits: 4 needs more than " in capfd.readouterr().out
     assert same(state(tmp_path / "auto"), state(tmp_path / "given"))
@@ -95,7 +95,7 @@ def test_auto_is_the_largest_divisor_that_fits_and_leaves_no_trace(tiny, tmp_pat
 
 
 def divided(tiny: list[str], folder: Path, *overrides: str) -> Any:
-    """How a step is divided, and the weights and the state of torch's generator before and after that was found."""
+    """The division of a step, and the weights and the state of torch's generator before and after the search."""
     chosen = settings([*tiny, "data.batch_size=auto", *overrides])
     recipe = Recipe.build(chosen)
     recipe.data.setup()
@@ -137,7 +137,7 @@ def test_what_a_step_keeps_is_counted_once_and_without_the_weights() -> None:
     x = torch.ones(6, 4)
     with memory.watching(6, layer):  # type: ignore[arg-type]
         (layer(x) * layer(x).exp()).sum()
-    assert memory.kept == 3 * 4 * 4  # x, and both factors, of which one is exp's result
+    assert memory.kept == 3 * 4 * 4  # x and both factors, one of which is the result of exp
 
 
 def test_a_tenth_of_the_memory_of_a_gpu_stays_free(monkeypatch) -> None:
@@ -222,7 +222,7 @@ def test_the_draws_of_a_step_are_those_of_its_images_whatever_batch_and_device_t
         clock = Clock(epoch=3, total=9, accumulate=parts, together=parts)
         trainer = SimpleNamespace(world_size=devices)
         module = SimpleNamespace(seed=0, device=torch.device("cpu"), clock=clock, global_rank=rank, trainer=trainer)
-        number = 2 * parts + part  # of the batch, in the epoch's third step
+        number = 2 * parts + part  # the batch's number, in the epoch's third step
         streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0, 1, number))  # type: ignore[arg-type]
         return [streams.uniform(), streams.stratified(), torch.full((len(index),), streams.shared())]
 

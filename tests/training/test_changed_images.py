@@ -1,4 +1,4 @@
-"""A run notices that the images have changed, and never reads what a command has written."""
+"""A run notices changed images, and never reads the output of a command."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ def own_photos(photos, tmp_path) -> Path:
 
 
 def replace_one(folder: Path) -> None:
-    """Another picture under the old name, in whichever split it is."""
+    """Put another image under an old name, in any split."""
     Image.new("RGB", (24, 24), (1, 2, 3)).save(folder / "05.png")
 
 
@@ -79,7 +79,7 @@ def test_what_a_command_has_written_is_no_data(photos, tmp_path):
     assert reasons["outputs/demo/1"] == reasons["outputs/samples/1"] == "written by a command of diffusion"
     inside = Folder(root=str(root / "outputs/demo/1/samples"), resolution=8, val=0, test=0, batch_size=1)
     inside.prepare_data()
-    assert len(inside.splits["train"]) == 1  # named itself, it is read
+    assert len(inside.splits["train"]) == 1  # named explicitly, it is read
 
 
 def test_folders_may_be_nested_deeply(photos, tmp_path, command):

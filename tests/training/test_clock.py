@@ -1,4 +1,4 @@
-"""Intervals in epochs become steps; where epochs are tiny, they are at least so many steps."""
+"""Intervals in epochs are converted to steps, with a minimum number of steps for tiny epochs."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffusion.training.clock import Clock
 
 
 def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
-    """The steps after which a validation follows."""
+    """The steps that are followed by a validation."""
     clock = Clock.of(Trainer(**settings), images, 8, 1, least)
     return [step for step in range(1, clock.total + 1) if clock.validates(step)]
 
@@ -21,9 +21,9 @@ def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
 def test_epochs_of_one_step_are_not_each_validated() -> None:
     assert validated_at(11, max_epochs=250) == [*range(25, 251, 25)]
     assert validated_at(11, max_epochs=-1, max_steps=1000) == [*range(25, 1001, 25)]
-    assert validated_at(24, max_epochs=250) == [*range(27, 751, 27), 750]  # of whole epochs
+    assert validated_at(24, max_epochs=250) == [*range(27, 751, 27), 750]  # whole epochs
     assert validated_at(11, least=1, max_epochs=9) == [*range(1, 10)]
-    assert validated_at(11, max_epochs=10, val_check_interval=2) == [2, 4, 6, 8, 10]  # in batches: as it was asked for
+    assert validated_at(11, max_epochs=10, val_check_interval=2) == [2, 4, 6, 8, 10]  # in batches: exactly as requested
 
 
 @pytest.mark.parametrize("images", [2091, 250, 200])

@@ -1,4 +1,4 @@
-"""compile=auto: a network is compiled where a trial shows that it pays back, and nothing else of the run changes."""
+"""compile=auto: a network is compiled if a trial shows that it pays off, and nothing else in the run changes."""
 
 import json
 import time
@@ -15,12 +15,12 @@ from diffusion.model import UNet
 from diffusion.training import compilation
 
 FORWARD = UNet.forward
-SLOW = 0.2  # seconds more of an evaluation: more than a busy machine adds
+SLOW = 0.2  # extra seconds of an evaluation: more than a busy machine adds
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A compiler that makes networks faster, or slower, or fails; and a training that is worth a trial."""
+    """A compiler that makes networks faster or slower, or fails; and a training that is worth a trial."""
     there = SimpleNamespace(eager=SLOW, compiled=0.0, first=0.0, error=None, networks=[])
 
     def compile_(self: UNet) -> None:
@@ -45,7 +45,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def said(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What a run has printed about it, after checking that its record says the same."""
+    """The run's line about compilation, after a check that its record says the same."""
     (line,) = [line for line in capfd.readouterr().out.splitlines() if "compiled (" in line]
     assert json.loads((folder / "run.json").read_text())["compiled"] == ("not compiled" not in line)
     return line
@@ -59,8 +59,8 @@ def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compil
     line = said(tmp_path / "auto", capfd)
     assert line.startswith("compile=auto: compiled (a step takes 0.")
     assert " of the time, which saves " in line
-    assert len(compiler.networks) == 2  # the trial's, and the run's
-    compiler.compiled = 2 * SLOW  # which a run that goes on does not ask
+    assert len(compiler.networks) == 2  # the trial's and the run's
+    compiler.compiled = 2 * SLOW  # a resumed run makes no trial
     train([*common, "compile=auto", "ckpt=auto"], tmp_path / "auto")
     assert said(tmp_path / "auto", capfd) == "compile=auto: compiled (as before)"
     assert len(compiler.networks) == 3

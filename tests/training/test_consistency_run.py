@@ -1,4 +1,4 @@
-"""Runs of consistency tuning: their stages, resuming, and what is refused before the first step."""
+"""Runs of consistency tuning: their stages, resuming, and settings rejected before the first step."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ STATES = ("state_dict", "current_model_state")
 
 @pytest.fixture
 def stages(monkeypatch):
-    """The stage of each batch that is trained on."""
+    """The stage of each training batch."""
     seen, call = [], Consistency.forward
 
     def forward(self, denoiser, *args, **given):
@@ -48,7 +48,7 @@ def test_a_run_goes_through_its_stages_and_resumes_bit_for_bit(tiny, tmp_path, s
 
 
 def test_the_experiment_tunes_the_weights_of_a_checkpoint(tiny, tmp_path, monkeypatch):
-    """And does not move far from them in one step of a small rate."""
+    """And one step with a small learning rate does not move far from them."""
     train([*tiny, "experiment=demo", "trainer.max_steps=2", "samples.n=0"], tmp_path / "base")
     saved = storage.load(tmp_path / "base/checkpoints/last.ckpt")["current_model_state"]
     make = run.make_module

@@ -1,4 +1,4 @@
-"""A run with crops=random: what it trains on, that it resumes, and that it draws whole images."""
+"""A run with crops=random: its training data, that it resumes, and that it samples whole images."""
 
 import shutil
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_training_sees_parts_with_their_windows_and_validation_whole_images(run)
     seen = torch.load(run / "seen.pt", weights_only=True)
     parts = [(side, window) for _, side, window in seen if window is not None]
     assert {side for side, _ in parts} == {2, 4, 8}
-    assert len(parts) == 13  # of 12 steps, and one image that is tried before them
+    assert len(parts) == 13  # 12 steps, and one image tested before them
     assert {side for _, side, window in seen if window is None} == {8}
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["coordinates"] is True
 
@@ -52,7 +52,7 @@ def test_a_resumed_run_is_the_same_run(tiny, run, tmp_path) -> None:
 
 
 def test_whole_parts_are_the_plain_training_with_coordinates(tiny, tmp_path) -> None:
-    """To the bit, also beside an augmentation and labels, whose draws are their own."""
+    """Bit for bit, also with an augmentation and labels, which have separate random draws."""
     common = [*tiny, "trainer.max_steps=3", "samples.n=0", "augmentation=edm", "augmentation.probability=0.5"]
     train([*common, "crops=random", "crops.divisors=[1]", "crops.probabilities=[1.0]"], tmp_path / "whole")
     train([*common, "model.coordinates=true"], tmp_path / "plain")

@@ -1,4 +1,4 @@
-"""The images that a run left out are listed in its folder with the reasons, even if that ended the run."""
+"""The images that a run leaves out are listed in its folder with the reasons, even if they end the run."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""On another device than the CPU everything works, with the CPU's numbers, and a training step never waits."""
+"""Everything works on a device other than the CPU, with the CPU's numbers, and a training step never waits."""
 
 import copy
 import itertools
@@ -93,7 +93,7 @@ def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny,
     for folder, device in (("there", AWAY), ("here", ())):
         status, out, err = command("train", [*tiny, *whole, *device, f"hydra.run.dir={folder}"])
         assert status == 0, out + err
-        assert set(Thumbnail.used) == {"away" if device else "cpu"}  # the reference too
+        assert set(Thumbnail.used) == {"away" if device else "cpu"}  # also for the reference
         Thumbnail.used.clear()
     metrics = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("here", "there")]
     for name in ("train/loss", "val/mse", "val/mse_raw", "gap/se", "gap/se_raw"):
@@ -129,7 +129,7 @@ def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, a
 
 
 class Small(nn.Module):
-    """A network of one number, with a spread."""
+    """A network with one parameter and a spread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,13 +157,13 @@ OBJECTIVES: dict[str, Callable[[], nn.Module]] = {
 
 
 def tried(objective: nn.Module) -> nn.Module:
-    """After its first call, on the CPU, which `check_recipe` makes."""
+    """Make the first call, on the CPU, as `check_recipe` does."""
     objective(Denoiser(Small(), linear(), Eps()), torch.zeros(1, 3, 2, 2), Streams([0]))
     return objective
 
 
 def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
-    """Losses of two steps and the gradient, (9,), back on the CPU; nothing waits in between."""
+    """The losses of two steps and the gradient, (9,), copied to the CPU; nothing waits in between."""
     denoiser = Denoiser(Small(), linear(), Eps()).to(device)
     objective.to(device)
     x0 = torch.linspace(-1, 1, 4 * 12).reshape(4, 3, 2, 2).to(device)
@@ -176,7 +176,7 @@ def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
         objective.update(result["t"], result["term"])
         result["loss"].mean().backward()
         losses.append(result["loss"].detach())
-    if getattr(getattr(objective, "noise", None), "func", None) is not assigned:  # which says that it waits
+    if getattr(getattr(objective, "noise", None), "func", None) is not assigned:  # its documentation says that it waits
         assert away.waits[before:] == []
     return torch.cat([*losses, denoiser.network.weight.grad[None]]).cpu()
 
@@ -260,7 +260,7 @@ SKIPPING = ("lr_scheduler=cosine", "lr_scheduler.warmup=2", "hydra.run.dir=run",
 
 
 def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
-    """The steps of a run's clock, and the updates of its weights, as everything that counts them has it."""
+    """The steps of a run's clock and the updates of its weights, according to everything that counts them."""
     contents = storage.load(run_folder / "checkpoints/last.ckpt")
     validated = read_metrics(run_folder / "metrics.csv")["val/mse"].step[-1]
     recorded = json.loads((run_folder / "run.json").read_text())["steps"]
@@ -300,7 +300,7 @@ def test_a_step_that_the_guard_skips_updates_nothing(command, tiny, monkeypatch,
     status, out, err = command("train", [*tiny, *SKIPPING, *rarely])
     assert status == 0, out + err
     assert "skipped 3 steps" in out
-    assert steps_and_updates(tmp_path / "run") == ({12}, {9})  # validated at its end, too
+    assert steps_and_updates(tmp_path / "run") == ({12}, {9})  # validated at its end, as well
     still = [k for k, (a, b) in enumerate(itertools.pairwise(averages)) if torch.equal(a, b)]
     assert still == [0, 8]
 

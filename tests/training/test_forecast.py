@@ -1,4 +1,4 @@
-"""The forecast of a run's work, against what the run then does."""
+"""The forecast of a run's work, compared with its actual work."""
 
 from collections import Counter
 
@@ -23,13 +23,13 @@ def test_the_forecast_counts_what_the_run_does(tiny, tmp_path, monkeypatch, word
     done: Counter[str] = Counter()
 
     def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(module, UNet) and not output.is_meta:  # as for the cost of its parts, in report.html
+        if isinstance(module, UNet) and not output.is_meta:  # meta tensors: the cost of its parts, in report.html
             done["training" if torch.is_grad_enabled() else "rest"] += len(output)
 
     planned: list[list[forecast.Part]] = []
 
     def plan(self: forecast.Plan, step: int) -> list[forecast.Part]:
-        done.clear()  # the parts of the run were tried out before
+        done.clear()  # the check of the parts comes before the run
         planned.append(parts(self, step))
         return planned[-1]
 

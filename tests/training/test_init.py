@@ -1,4 +1,4 @@
-"""`init=`: a run begins with the weights of another model, and is a run of its own in everything else."""
+"""`init=`: a run starts with the weights of another model and is independent of it in everything else."""
 
 import shutil
 from pathlib import Path
@@ -22,7 +22,7 @@ SHORT = ["trainer.max_steps=1", "samples.n=0", "optimizer.lr=1e-30", "optimizer.
 
 @pytest.fixture(scope="module")
 def first(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run from which others start; its folder, beside which it is in other forms."""
+    """The folder of a run that others start from; next to it is the model in other formats."""
     folder = tmp_path_factory.mktemp("first") / "run"
     train([*tiny, "trainer.max_steps=2", "samples.n=0", "seed=5"], folder)
     assert export.main([str(folder), str(folder.parent / "model.safetensors")]) == 0
@@ -36,7 +36,7 @@ def weights(folder: Path, which: str = "state_dict") -> dict[str, torch.Tensor]:
 
 
 def started(init: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A network's weights before and after."""
+    """A network's weights before and after initialization."""
     config: dict[str, Any] = settings_of([*overrides, f"init={init}"]).model_dump()
     network = make(config["model"], "model")
     fresh = {name: value.clone() for name, value in network.state_dict().items()}
@@ -100,7 +100,7 @@ def test_a_model_that_is_not_there_is_one_line(command, tiny, tmp_path, init) ->
 
 
 def test_a_run_reads_it_at_its_start_and_never_again(command, tiny, tmp_path, first) -> None:
-    """With the words that it was begun with; the model may be gone."""
+    """It resumes with its original arguments, even if the model is gone."""
     own = tmp_path / "own.safetensors"
     assert export.main([str(first), str(own)]) == 0
     words = [*tiny, *SHORT, f"init={own}", "ckpt=auto", "hydra.run.dir=new"]
@@ -111,7 +111,7 @@ def test_a_run_reads_it_at_its_start_and_never_again(command, tiny, tmp_path, fi
     assert saved["global_step"] == 1
     assert {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()} == {1}
     expected = weights(first)
-    for which in ("state_dict", "current_model_state"):  # the average starts from these weights too
+    for which in ("state_dict", "current_model_state"):  # the average also starts from these weights
         for name, value in weights(tmp_path / "new", which).items():
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-12)
     own.unlink()
@@ -141,7 +141,7 @@ def test_no_training_is_resumed_from_a_folder_of_diffusers(tiny, first, tmp_path
 
 
 def test_settings_that_no_weight_shows_are_said(tiny, tmp_path, capsys) -> None:
-    """A network as diffusers makes it by default has the names and shapes of ours, and computes something else."""
+    """diffusers' default network has the names and shapes of ours, but computes something else."""
     train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
     capsys.readouterr()
     started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")

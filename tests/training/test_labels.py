@@ -1,4 +1,4 @@
-"""A run with labels: they reach the network in training, validation, pictures and scores, and later commands."""
+"""A run with labels: they reach the network in training, validation, samples and scores, and in later commands."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (220, 30, 20)}
 
 @pytest.fixture(scope="module")
 def shelves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three folders of 16 pictures, each of one colour with a stripe somewhere."""
+    """Three folders of 16 images, each folder with one colour and a stripe in random places."""
     root = tmp_path_factory.mktemp("shelves")
     for name, colour in COLOURS.items():
         (root / name).mkdir()
@@ -71,7 +71,7 @@ def test_a_labelled_run_resumes_bit_for_bit(words, tmp_path):
 
 
 def test_labels_are_dropped_by_image_and_epoch_alone(words, tmp_path, monkeypatch):
-    """In training a share of them; in validation none."""
+    """A share of them in training, none in validation."""
     seen: list[tuple[bool, Batch, Tensor]] = []
     plain = Diffusion.conditions
 
@@ -109,7 +109,7 @@ def test_labels_are_dropped_by_image_and_epoch_alone(words, tmp_path, monkeypatc
 
 
 def colour(images: Tensor) -> list[str]:
-    """The nearest of the colours to each image's median pixel."""
+    """The colour nearest to each image's median pixel."""
     middle = images.flatten(2).float().median(dim=2).values
     distances = torch.cdist(middle, torch.tensor([*COLOURS.values()]).float())
     return [[*COLOURS][i] for i in distances.argmin(dim=1).tolist()]
@@ -124,7 +124,7 @@ def sampled(command, tmp_path: Path, run: Path, *words: str) -> tuple[Tensor, di
 
 
 def test_samples_are_of_the_classes_that_are_asked_for(run, command, tmp_path):
-    """After a minute's training of a few thousand weights, most images have the colour of their class."""
+    """After training a few thousand weights for a minute, most images have the colour of their class."""
     images, arrays, out = sampled(command, tmp_path, run, "labels=[red,0]", "sampler.steps=8")
     assert arrays["classes"].tolist() == [2, 0] * 6
     assert "the rows of grid.png: red, 0" in out

@@ -1,4 +1,4 @@
-"""metrics.csv and scores.json: written whole, read with care, and never lost."""
+"""metrics.csv and scores.json: written atomically, read with checks, and never lost."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from diffusion.training.loggers import MetricsFile
 
 
 def log(folder: Path, steps: range, resumed: tuple[Path, int] | None = None) -> MetricsFile:
-    """Losses at `steps`; a validation after each second of them."""
+    """Log losses at `steps`, with a validation after every second one."""
     logger = MetricsFile(folder, resumed)
     for step in steps:
         logger.log_metrics({"loss": 0.5 + step, "epoch": 0.0}, step)
@@ -67,7 +67,7 @@ def test_what_ends_the_resumed_run_early_loses_nothing(tmp_path, monkeypatch):
     for step in (2, 3):
         resumed.log_metrics({"loss": 0.5 + step, "epoch": 0}, step)
     assert list(read_metrics(tmp_path / "metrics.csv")["loss"].step) == [1, 2, 3, 4]
-    assert list(read_metrics(tmp_path / "metrics.csv")["val/mse"].step) == [2]  # that of step 4 is logged again
+    assert list(read_metrics(tmp_path / "metrics.csv")["val/mse"].step) == [2]  # the one of step 4 is logged again
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_kept_aside(tmp_path, damage, capsys):
     broken = (tmp_path / "metrics.csv").read_bytes()
     with pytest.raises(ValueError, match=r"line|codec|float"):
         read_metrics(tmp_path / "metrics.csv")
-    log(tmp_path / "..", range(2, 4), (tmp_path, 2))  # of another folder: it stays in its place
+    log(tmp_path / "..", range(2, 4), (tmp_path, 2))  # from another folder, which is left unchanged
     assert (tmp_path / "metrics.csv").read_bytes() == broken
     (tmp_path / "../metrics.csv").unlink()
     log(tmp_path, range(2, 4), (tmp_path, 2))

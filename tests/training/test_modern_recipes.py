@@ -1,4 +1,4 @@
-"""The recipes of EDM2 and of labelled CIFAR-10 make their steps: with narrow networks, and in full."""
+"""The recipes of EDM2 and of labelled CIFAR-10 train: with narrow networks, and in full size."""
 
 import hashlib
 import math
@@ -25,7 +25,7 @@ FULL = {"edm2": ["data.batch_size=1", "data.eval_batch_size=1"], "cifar10": ["da
 
 @pytest.fixture
 def cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of CIFAR-10's files in their format, of 8 images each."""
+    """A folder with files in CIFAR-10's format, 8 images each."""
     folder, random, sums = tmp_path / "cifar-10-batches-py", np.random.default_rng(0), {}
     folder.mkdir()
     names = {f"data_batch_{i}": 8 for i in range(1, 6)} | {"test_batch": 8}
@@ -64,6 +64,6 @@ def test_twenty_steps_of_the_recipe(name: str, photos: Path, cifar10: Path, tmp_
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FULL)
 def test_twenty_steps_of_the_whole_network(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
-    """By batches of 1 and of 4 images: minutes, as EDM2-S took 13 for images of 64×64 on two busy cores."""
+    """With batches of 1 and of 4 images. Takes minutes: 13 for EDM2-S with 64×64 images on two busy cores."""
     size = ["data.resolution=16"] if name == "edm2" else []
     check(name, [*FULL[name], *size], photos, cifar10, tmp_path / "run")

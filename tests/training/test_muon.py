@@ -1,4 +1,4 @@
-"""Muon: which parameters it orthogonalises, its numbers, and a run that resumes with it."""
+"""Muon: the parameters that it orthogonalizes, its numbers, and resuming a run with it."""
 
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ from diffusion.training.optimizer import optimizer_of
 
 
 class Small(nn.Module):
-    """A convolution, a matrix, a table and vectors between two ends."""
+    """A convolution, a matrix, a table and vectors between a first and a last layer."""
 
     ends = ("first", "last")
 
@@ -110,7 +110,7 @@ def test_all_other_parameters_are_updated_as_by_adamw():
 
 
 def test_an_update_is_about_as_large_as_adamws():
-    """The root mean square of an element is 0.2·lr, whatever the shape of the matrix."""
+    """The root mean square of an update's elements is 0.2·lr for any shape of the matrix."""
     network = Small()
     network.conv, network.matrix = nn.Conv2d(8, 64, 3), nn.Linear(200, 16)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -148,7 +148,7 @@ def test_every_network_names_its_ends(name):
     assert {name.removesuffix(".weight") for name in names} == set(network.ends)
     shapes = dict(network.named_parameters())
     first, last = shapes[f"{network.ends[0]}.weight"], shapes[f"{network.ends[-1]}.weight"]
-    assert first.shape[1] % 3 in (0, 1)  # the image's channels, and in EDM2 one of ones
+    assert first.shape[1] % 3 in (0, 1)  # the image's channels; in EDM2 one more with ones
     assert last.shape[0] % 3 == 0
 
 

@@ -16,7 +16,7 @@ from diffusion.training.overfitting import OverfittingNotice, print_gap
 
 @pytest.fixture
 def stripes(tmp_path: Path) -> Path:
-    """32 pictures of random rows: one picture does not help to denoise another."""
+    """32 images of random rows: one image does not help to denoise another."""
     folder = tmp_path / "stripes"
     folder.mkdir()
     for i in range(32):
@@ -50,7 +50,7 @@ def test_a_fresh_network_has_no_gap(command, tiny, tmp_path):
     status, out, err = command("train", [*tiny, *still, "hydra.run.dir=run"])
     assert status == 0, out + err
     metrics = read_metrics(tmp_path / "run/metrics.csv")
-    # Its output is zero, so its error is that of the noise alone, which is the same for both sets.
+    # Its output is zero, so its error is that of the noise alone, the same for both sets.
     assert metrics["gap/mse"].value[-1] == pytest.approx(0.0, abs=1e-7)
     assert metrics["gap/se"].value[-1] == pytest.approx(0.0, abs=1e-7)
     assert "over-fitting" not in out + err
@@ -60,7 +60,7 @@ TRAINER = SimpleNamespace(sanity_checking=False, is_global_zero=True, global_ste
 
 
 def validated(**differences: list[float]) -> Diffusion:
-    """A module after a validation with these d_i, each eight times where there are several."""
+    """A module after a validation with these d_i, each repeated eight times if there are several."""
     module = Diffusion.__new__(Diffusion)
     nn.Module.__init__(module)
     several = {weights: d * 8 if len(d) > 1 else d for weights, d in differences.items()}
@@ -107,7 +107,7 @@ def test_the_notice_is_printed_once_with_its_weights(caplog):
 
 @pytest.mark.parametrize("photographs", [6, 24])
 def test_the_notice_counts_photographs_and_not_tiles(photographs):
-    """The rise is more than three standard errors, which may be chance with 6 photographs, but not with 24."""
+    """A rise of more than three standard errors can be chance with 6 photographs, but not with 24."""
     gaps = torch.tensor([0.0, 0.0, 0.0, 0.1, 0.1, 0.1]).repeat(photographs // 6).double()
     notice = OverfittingNotice()
     for level in (0.0, 1.0):

@@ -1,4 +1,4 @@
-"""Parts of one's own, as in docs/example: a command takes them where the user names their folder, and only there."""
+"""Custom parts, as in docs/example: a command uses them only if the user names their folder."""
 
 import shutil
 
@@ -25,7 +25,7 @@ DATA, MODEL = REFUSED.format("data", "Discs", "data", "data"), REFUSED.format("m
 
 @pytest.fixture
 def example(tmp_path, monkeypatch):
-    """The example, in the working directory, from which `python -m` imports its module."""
+    """The example in the working directory, from which `python -m` imports its module."""
     shutil.copytree(PACKAGE.parent / "docs/example", tmp_path, dirs_exist_ok=True)
     monkeypatch.syspath_prepend(str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""The parts of training with known answers: EMA, learning rates, what is validated, the frozen protocol."""
+"""Parts of training with known results: EMA, learning rates, the weights that are validated, the fixed protocol."""
 
 import math
 
@@ -18,7 +18,7 @@ from diffusion.training.ema import EMA
 
 
 class Walk(pl.LightningModule):
-    """A weight that is n after optimizer step n."""
+    """A module with a weight that equals n after optimizer step n."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def test_the_average_follows_its_recurrence_with_the_warm_up():
     for n in range(1, 13):
         average += (1 - min(0.5, (1 + n) / (10 + n))) * (n - average)
     assert float(module.weight) == pytest.approx(average, rel=1e-6)
-    assert torch.isinf(module.table)  # buffers are copied: an average of infinities is no number
+    assert torch.isinf(module.table)  # buffers are copied: averaging infinities would give NaN
 
 
 def test_decay_warms_up_to_its_value():
@@ -74,7 +74,7 @@ def test_learning_rates():
 
 
 class Noise(nn.Module):
-    """A network that answers with its input: any function of (x, label) will do."""
+    """A network that returns its input: any function of (x, label) will do."""
 
     def forward(self, x, label):
         return 0.5 * x + label[:, None, None, None] / 2000

@@ -1,4 +1,4 @@
-"""ema=power: what is tracked, what is written, and that a resumed run is the same run."""
+"""ema=power: the tracked averages, the snapshots, and that a resumed run is the same run."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ RESUMED = ("ema=power", "ema.snapshots=4", "samples.n=0", "trainer.max_steps=12"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """No figures are drawn after a run."""
+    """Skip the figures after a run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("diffusion.training.run.write_report", lambda *_, **__: None)
         yield
@@ -31,7 +31,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny) -> Path:
-    """A run of 48 steps that keeps 0.05 and 0.1, and 16 snapshots; its last checkpoint."""
+    """The last checkpoint of a run of 48 steps that tracks 0.05 and 0.1 and keeps 16 snapshots."""
     folder: Path = tmp_path_factory.mktemp("runs") / "run"
     train([*tiny, *OVERRIDES], folder)
     return folder / "checkpoints/last.ckpt"
@@ -39,7 +39,7 @@ def run(tmp_path_factory, tiny) -> Path:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, tiny) -> Path:
-    """The same run, which tracks 0.08 and 0.2."""
+    """The last checkpoint of the same run, but with 0.08 and 0.2."""
     folder: Path = tmp_path_factory.mktemp("runs") / "other"
     train([*tiny, *OVERRIDES, "ema.lengths=[0.08,0.2]"], folder)
     return folder / "checkpoints/last.ckpt"
@@ -102,7 +102,7 @@ def test_a_snapshot_holds_the_averages_of_its_step(tiny, tmp_path):
 
 @pytest.mark.parametrize(("length", "bound"), [("0.08", 3e-4), ("0.2", 3e-2)])
 def test_a_length_made_afterwards_is_the_one_that_was_tracked(run, other, length, bound):
-    """`bound` is of the distance between the averages of 0.05 and 0.1. Of the weights it is 7e-7 and 7e-5."""
+    """`bound` is relative to the distance between the averages of 0.05 and 0.1; relative to the weights: 7e-7, 7e-5."""
     own, tracked = held(run)["averages"], held(other)["averages"][length]
     made = averages.of_length(storage.load(run), run, float(length))
     apart = (flat(own["0.05"]) - flat(own["0.1"])).norm()
@@ -119,7 +119,7 @@ def test_a_tracked_length_is_exact_and_needs_no_snapshot(run, tmp_path):
 
 
 def test_a_length_hardly_another_than_a_tracked_one_is_hardly_another(run):
-    """Combined, not taken: at a snapshot's step, to 1e-6."""
+    """Combined, not copied: equal to 1e-6 at a snapshot's step."""
     made, tracked = averages.of_length(storage.load(run), run, 0.1 + 1e-9), held(run)["averages"]["0.1"]
     assert float((flat(made) - flat(tracked)).abs().max()) < 1e-6
 
@@ -190,7 +190,7 @@ def test_settings_that_cannot_be_are_one_line(command, tiny, word, said):
 
 
 def test_a_step_left_out_makes_no_second_snapshot(tiny, tmp_path, monkeypatch):
-    """The average has not moved, and two equal ones could not be combined."""
+    """The average has not changed, and two equal ones could not be combined."""
     from diffusion.training.module import Diffusion
 
     made = Diffusion.optimizer_step

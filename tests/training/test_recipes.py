@@ -17,7 +17,7 @@ RECIPES = ("improved_ddpm", "v_cosine", "min_snr", "edm", "flow", "score_sde_vp"
 
 
 class Constant(nn.Module):
-    """Answers with the same picture whatever it is shown."""
+    """A network that returns the same image for any input."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
@@ -28,7 +28,7 @@ class Constant(nn.Module):
 
 
 def mean_loss(objective: nn.Module, denoiser: Denoiser, x0: Tensor) -> Tensor:
-    """The objective on the same draws, whatever the denoiser."""
+    """The mean objective, on the same random draws for every denoiser."""
     return objective(denoiser, x0, Streams(range(len(x0))))["loss"].mean()
 
 

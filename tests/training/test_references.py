@@ -1,4 +1,4 @@
-"""Samples scored against the held-out and against the training images: two quantities, each under its own name."""
+"""Samples scored against held-out and against training images: two metrics with different names."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_the_training_split_is_scored_once():
 
 
 def test_a_list_of_runs_shows_the_distance_to_held_out_images(tmp_path):
-    """The last score of the first metric: the distance to training images is another metric."""
+    """The list shows the last score of the first metric; the distance to training images is another metric."""
     from diffusion.report.lines import last_score
 
     records = [

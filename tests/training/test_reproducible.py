@@ -1,4 +1,4 @@
-"""Counted randomness: what a run draws depends on (seed, epoch, image), and on nothing that happened before."""
+"""Counter-based randomness: a run's draws depend on (seed, epoch, image) and on nothing that happened before."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_a_resumed_run_is_the_same_run_bit_for_bit(tiny, tmp_path, stop):
     for key in ("current_model_state", "state_dict"):  # raw and averaged
         assert equal(weights(whole, key), weights(rest, key))
         assert not equal(weights(first, key), weights(rest, key))
-    # Curves are whole: what the first part logged was copied.
+    # Curves are complete: the log of the first part was copied.
     assert (rest / "metrics.csv").read_text().count("\n") >= (whole / "metrics.csv").read_text().count("\n")
     assert (rest / "checkpoints/best.ckpt").is_file()
 
@@ -68,7 +68,7 @@ def test_another_seed_is_another_run(tiny, tmp_path):
 
 
 def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
-    """A fresh network's output is zero, so its error is that of the grid's noise alone."""
+    """A new network's output is zero, so its error is that of the grid's noise alone."""
     fixed = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
     overrides = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
     folders = [run(tmp_path, name, [*fixed, override]) for name, override in overrides.items()]
@@ -79,7 +79,7 @@ def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
 
 @pytest.mark.parametrize("noise", ["independent", "nearest"])
 def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
-    """In float64 two batches of 4 give the step of one of 8: the same images, times and noise."""
+    """In float64, two batches of 4 make the same step as one of 8: the same images, times and noise."""
     common = [*tiny, "optimizer=sgd", "trainer.max_steps=3", "trainer.precision=64-true"]
     common += [f"noise@objective.noise={noise}"]
     large = run(tmp_path, "large", [*common, "data.batch_size=8"])
@@ -89,7 +89,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
 
 
 def test_two_recipes_see_the_same_images_times_and_noise(tiny):
-    """Under one seed the draws of a training image do not depend on the batch that it is in."""
+    """For a given seed, the draws of a training image do not depend on its batch."""
     seen: list[dict[int, tuple[Tensor, Tensor]]] = []
     for size in (4, 8):
         data: ImageData = make(settings([*tiny, f"data.batch_size={size}"]).data, "data")
@@ -117,7 +117,7 @@ def test_compiling_keeps_the_names_of_the_weights(tiny):
 
 
 def test_a_run_does_not_depend_on_the_global_seed_before_it(tiny, tmp_path):
-    """Two runs in one process are equal to runs in processes of their own."""
+    """Two runs in one process equal runs in separate processes."""
     short = [*tiny, DROPOUT, "trainer.max_steps=2"]
     first = run(tmp_path, "first", short)
     pl.seed_everything(123, verbose=False)

@@ -1,4 +1,4 @@
-"""Resuming: with the run's recipe, never with another one in silence, and never where nothing is left to train."""
+"""Resuming: with the run's recipe, never silently with another one, and never if nothing is left to train."""
 
 import json
 
@@ -16,7 +16,7 @@ RUN = ["hydra.run.dir=run", "ckpt=auto"]
 
 @pytest.fixture
 def run(command, tiny, tmp_path):
-    """A run of two steps with a recipe of its own; its folder."""
+    """The folder of a run of two steps with a recipe other than the default."""
     words = [*tiny, "optimizer.lr=0.001", "lr_scheduler=warmup", "lr_scheduler.warmup=3", "samples.n=0"]
     status, out, err = command("train", [*words, "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
@@ -133,7 +133,7 @@ def test_other_settings_of_the_optimizer_and_of_its_rate_are_used(command, run):
     status, out, err = command("train", [*RUN, *words])
     assert status == 0, out + err
     rates = read_metrics(run / "metrics.csv")["lr-AdamW"]
-    assert rates.value[-2:].tolist() == pytest.approx([0.01 * 3 / 4, 0.01])  # the warm-up is over 3 steps
+    assert rates.value[-2:].tolist() == pytest.approx([0.01 * 3 / 4, 0.01])  # the warmup takes 3 steps
     saved = storage.load(run / "checkpoints/last.ckpt")
     (group,) = saved["optimizer_states"][0]["param_groups"]
     assert (*group["betas"], group["weight_decay"], group["initial_lr"]) == (0.5, 0.6, 0.3, 0.01)
@@ -157,7 +157,7 @@ def test_validations_are_counted_across_epochs(command, tiny, tmp_path):
     assert list(read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step) == [7, 14, 18]
 
 
-CHOSEN = {  # what is given to resume, and what then differs from the run's own settings
+CHOSEN = {  # overrides when resuming -> the differences from the run's own settings
     "schedule.steps=500 schedule=linear": {"schedule.steps": 500},
     "experiment=min_snr": {"objective.weighting.gamma": 5.0},
     "grid@sampler.grid=karras": {"sampler.grid.rho": 7.0},

@@ -1,4 +1,4 @@
-"""optimizer=schedule_free: its average x is validated, saved and drawn by, and looking at it changes no training."""
+"""optimizer=schedule_free: its average x is used to validate, save and sample, without any effect on training."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ BETA = 0.9
 
 
 class Trainer:
-    """What the callback reads of a trainer."""
+    """The attributes of a trainer that the callback reads."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self.optimizers, self.global_step, self.callbacks = [optimizer], 0, []
@@ -44,7 +44,7 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_average_is_that_of_the_steps_weighted_by_the_square_of_the_rate():
-    """A constant gradient makes z_t = z_0 − Σγ_i sign(g), whatever y is; x is Σγ_i² z_i / Σγ_i²."""
+    """With a constant gradient z_t = z_0 − Σγ_i sign(g) for any y, and x is Σγ_i² z_i / Σγ_i²."""
     module = nn.Linear(3, 2).double()
     module.device = torch.device("cpu")
     start = module.weight.detach().clone()
@@ -90,7 +90,7 @@ def test_a_checkpoint_holds_x_and_y_and_is_drawn_by_x(run):
 
 
 def test_the_average_is_what_is_validated(run):
-    """So its error differs from that of the raw weights, which stands beside it."""
+    """So its error differs from that of the raw weights, which is logged next to it."""
     last = [line for line in lines(run) if "val/mse" in line][-1]
     assert float(last["val/mse"]) != float(last["val/mse_raw"])
 
@@ -157,7 +157,7 @@ def test_what_makes_no_sense_is_one_line(command, tiny, case):
 
 
 class Hidden:
-    """Finds no pytorch_optimizer, as if it was not installed."""
+    """Hides pytorch_optimizer, as if it were not installed."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "pytorch_optimizer":

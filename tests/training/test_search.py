@@ -1,4 +1,4 @@
-"""What a search such as Optuna's may ask for, and what its jobs answer."""
+"""The metrics that a search such as Optuna can optimize, and the values that its jobs return."""
 
 import json
 

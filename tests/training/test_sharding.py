@@ -1,4 +1,4 @@
-"""trainer.strategy=fsdp2 in one process: what it refuses, and that all networks can be divided."""
+"""trainer.strategy=fsdp2 in one process: unsupported settings, and that all networks can be sharded."""
 
 import copy
 
@@ -21,19 +21,19 @@ from diffusion.training.sharding import outline, shard, units
 TINY = [file.stem for file in sorted((conf_dir() / "model").glob("*_tiny.yaml"))] + ["unet_memoire"]
 
 
-ROUNDING = {"rtol": 1e-10, "atol": 1e-14}  # of float64: sums in another order
+ROUNDING = {"rtol": 1e-10, "atol": 1e-14}  # float64, with sums in a different order
 
 
 @pytest.fixture
 def mesh(tmp_path):
-    """A group of this process alone."""
+    """A device mesh of only this process."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
 
 
 class Trained(torch.nn.Module):
-    """What `shard` looks at of a LightningModule."""
+    """The attributes of a LightningModule that `shard` uses."""
 
     def __init__(self, network):
         super().__init__()
@@ -58,7 +58,7 @@ def test_what_needs_whole_weights_is_refused(command, tiny, tmp_path, words, sai
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_network_can_be_divided(mesh, name):
-    """Its parts are gathered one by one, and with the same outputs and gradients as without."""
+    """Its parts are gathered one by one; outputs and gradients equal those without sharding."""
     torch.manual_seed(0)
     network = randomised(make(choice("model", name), "model")).double().train()
     module = Trained(copy.deepcopy(network))
@@ -67,7 +67,7 @@ def test_every_network_can_be_divided(mesh, name):
     assert len(list(units(module.denoiser.network))) > 3
     shard(module, mesh)
     x, label = (torch.randn(shape, dtype=torch.float64) for shape in ((2, 3, 32, 32), (2,)))
-    for _ in range(2):  # the second meets what the first has written
+    for _ in range(2):  # the second finds the files of the first
         outputs = [each(x, label) for each in (network, module.denoiser.network)]
         torch.testing.assert_close(*outputs, **ROUNDING)
         for y in outputs:

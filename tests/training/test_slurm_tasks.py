@@ -1,4 +1,4 @@
-"""SLURM's variables alone change nothing: only processes that we or torchrun started belong together."""
+"""SLURM's variables alone change nothing: only processes started by us or by torchrun form a group."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""optimizer=soap: its numbers where the eigenbasis is known, and a run that resumes with it."""
+"""optimizer=soap: its numbers for a known eigenbasis, and resuming a run with it."""
 
 import io
 
@@ -20,7 +20,7 @@ def soap(weights: list[nn.Parameter], **options) -> torch.optim.Optimizer:
 
 
 def adam(gradients: Tensor, rate: float, beta: float, eps: float) -> Tensor:
-    """The way (T, …) that Adam goes by gradients (T, …) with both betas alike, and eps beside the biased √v."""
+    """Adam's path (T, …) for gradients (T, …), with equal betas and eps added to the biased √v."""
     m, v, way = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0]), [torch.zeros_like(gradients[0])]
     for t, g in enumerate(gradients, start=1):
         m, v, debias = m.lerp(g, 1 - beta), v.lerp(g**2, 1 - beta), 1 - beta**t
@@ -28,17 +28,17 @@ def adam(gradients: Tensor, rate: float, beta: float, eps: float) -> Tensor:
     return torch.stack(way)
 
 
-STEPS, RATE, EPS = 25, 0.01, 1e-3  # eps above the rounding of eigenvectors, which are computed in float32
+STEPS, RATE, EPS = 25, 0.01, 1e-3  # eps exceeds the rounding of the float32 eigenvectors
 OPTIONS = {"lr": RATE, "betas": (0.95, 0.95), "weight_decay": 0.0, "eps": EPS}
 
 
 def test_a_matrix_is_updated_as_by_adam_in_its_eigenbasis():
-    """Gradients U S_t V^T have the eigenvectors U and V, so diag S_t makes Adam's steps, from the second one on."""
+    """Gradients U S_t V^T have the eigenvectors U and V, so diag S_t follows Adam from the second step on."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
     u, v = torch.linalg.qr(noise[0]).Q, torch.linalg.qr(noise[1, :4]).Q
     phases = torch.arange(4) + torch.arange(STEPS, dtype=torch.float64)[:, None]
-    s = torch.tensor([8.0, 4.0, 2.0, 1.0]) * (1 + 0.2 * phases.sin())  # apart, so that the eigenvectors are these
+    s = torch.tensor([8.0, 4.0, 2.0, 1.0]) * (1 + 0.2 * phases.sin())  # distinct values, for unique eigenvectors
     weight = nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
     optimizer, way = soap([weight], **OPTIONS), adam(s[1:], RATE, 0.95, EPS)
     for step in range(STEPS):
@@ -50,7 +50,7 @@ def test_a_matrix_is_updated_as_by_adam_in_its_eigenbasis():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_kernel_is_turned_along_each_of_its_sides(layout):
-    """Of a gradient a ⊗ b ⊗ c ⊗ d one coordinate is left, its length, so the kernel goes Adam's way along it."""
+    """A gradient a ⊗ b ⊗ c ⊗ d has one nonzero coordinate, its length, so the kernel follows Adam along it."""
     vectors = [torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (6, 4, 3, 2)]
     direction = torch.einsum("a,b,c,d->abcd", *(each / each.norm() for each in vectors))
     kernel = nn.Parameter(torch.zeros(6, 4, 3, 2, dtype=torch.float64).to(memory_format=layout))

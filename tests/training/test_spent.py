@@ -1,4 +1,4 @@
-"""What run.json says a run took: the bytes of each part are those of its tensors."""
+"""The memory of a run according to run.json: the bytes of each part are those of its tensors."""
 
 import json
 from itertools import chain
@@ -32,7 +32,7 @@ def test_the_bytes_of_each_part_are_those_of_its_tensors(tiny, tmp_path, monkeyp
     module = seen["module"]
     weights, buffers = total(module.parameters()), total(buffer for buffer in module.buffers() if buffer.numel())
     moments = total(chain.from_iterable((s["exp_avg"], s["exp_avg_sq"]) for s in seen["optimizer"].state.values()))
-    steps = 4 * len(seen["optimizer"].state)  # a number of each weight
+    steps = 4 * len(seen["optimizer"].state)  # one number per weight
     assert moments == 2 * weights
     assert found.pop("rest") == 10**9 - sum(found.values())
     assert found == {

@@ -1,4 +1,4 @@
-"""The hours on a GPU that an experiment's comment states follow from its network, its batches and its steps."""
+"""The GPU hours stated in an experiment's comment follow from its network, its batches and its steps."""
 
 import re
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffusion.config.build import make
 from diffusion.config.choices import files
 
-PEAK, SHARE = 989e12, 0.35  # FLOP/s of an H100 in bfloat16, and how much of it is used
+PEAK, SHARE = 989e12, 0.35  # FLOP/s of an H100 in bfloat16, and the used share
 STATED = re.compile(
     r"([\d,]+) steps of (\d+) images.* At ([\d.]+) GFLOP an image forward, .* take (\d+) H100 hours at 35% of its peak"
 )

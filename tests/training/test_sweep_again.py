@@ -1,4 +1,4 @@
-"""The same sweep again: complete jobs are not run, however they were resumed; another checkpoint is another job."""
+"""The same sweep again: complete jobs do not run, even if they were resumed; another checkpoint is another job."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from diffusion.runs.naming import job_folder
 from diffusion.runs.record import RunRecord
 
 
-@pytest.mark.filterwarnings("error::UserWarning")  # the comparison of runs without numbers is made too
+@pytest.mark.filterwarnings("error::UserWarning")  # runs without numbers are compared, too
 def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     ran = []
 
@@ -23,7 +23,7 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     assert command("train", [*overrides, "ckpt=auto"])[0] == 0
     assert command("train", overrides)[0] == 0
     assert ran == ["0", "1", "1"]
-    for setting, again in (("limit: null", []), ("channels: 3", ["0"])):  # that the program had not
+    for setting, again in (("limit: null", []), ("channels: 3", ["0"])):  # settings that the program did not have
         config = tmp_path / "sweep/0/config.yaml"
         text = config.read_text()
         config.write_text(text.replace(f"  {setting}\n", ""))

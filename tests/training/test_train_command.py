@@ -1,4 +1,4 @@
-"""The commands as a user meets them: a run from start to end, what comes after it, sweeps, dashboards."""
+"""The commands from a user's view: a run from start to end, later commands, sweeps, dashboards."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ STANDARD = [f"{metric}_lite0" for metric in ("fd", "kid", "precision", "recall",
 
 
 def run_of(folder: Path) -> Path:
-    """The one run below `folder`."""
+    """The only run below `folder`."""
     (record,) = folder.rglob("run.json")
     return record.parent
 
@@ -76,7 +76,7 @@ def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
     ]  # fmt: skip
     with Image.open(run / "samples/all.png") as everything:
         assert (everything.text["drawn"], len(tiles(everything))) == ("8", 8)
-    assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, as a grid of `sample` is
+    assert Image.open(run / "samples/final.png").width == 2 * (2 + 16 * 8) - 2  # readable, like a grid of `sample`
     for name in ("noising", "beta", "samples", "mse", "signal"):
         Image.open(run / "figures" / f"{name}.png").verify()
     assert "fd_lite0" in (run / "README.md").read_text()
@@ -94,7 +94,7 @@ def test_the_sheet_of_all_samples_is_bounded(tiny, tmp_path, monkeypatch):
 
 
 def test_scores_during_training_have_the_settings_of_those_at_the_end(command, tiny, tmp_path):
-    """So they are one column of a comparison, in which the last score counts."""
+    """So they share a column of a comparison, in which the last score counts."""
     score = ["score.n=8", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *score, "metrics.kernel.subset_size=3"])
     assert status == 0, out + err
@@ -147,7 +147,7 @@ def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_pat
     [("null", 6, 16), ("null", 5, 15), ("1", 12, 12), ("1", 1, 3), ("null", 0, 0)],  # a step is 3 · 4 evaluations
 )
 def test_by_default_pictures_cost_no_more_than_the_training(tiny, every, steps, shown):
-    """DDIM in 4 steps; a picture at the end, and one after each epoch of 6 steps."""
+    """DDIM in 4 steps; images at the end and after each epoch of 6 steps."""
     chosen = settings([*tiny, f"samples.every_n_epochs={every}"])
     recipe, clock = training.Recipe.build(chosen), Clock(epoch=6, total=steps)
     drawing = Drawing(recipe.sampler, recipe.shape, 0)
@@ -158,7 +158,7 @@ def test_by_default_pictures_cost_no_more_than_the_training(tiny, every, steps, 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])
 def test_a_score_says_which_weights_it_is_of_also_during_training(command, tiny, tmp_path, ema):
-    """The last score, that at the end, and that of the checkpoint later are of the same weights; the first is not."""
+    """The final score and a later score of the checkpoint are of the same weights; the first score is not."""
     score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[untrained]", "features=lite0", "samples.n=0"]
     status, out, err = command(
         "train", [*tiny, *score, f"ema={ema}", "trainer.precision=bf16-true", "hydra.run.dir=run"]
@@ -292,7 +292,7 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
     for _ in range(2):
         status, out, err = command("train", [*tiny, *overrides, "trainer.max_steps=6", f"hydra.run.dir=run{_}"])
         assert status == 0, out + err
-    for i in range(2):  # each run has its own
+    for i in range(2):  # each run has a separate one
         files = [p for p in (tmp_path / f"run{i}").rglob("*") if p.is_file()]
         assert any(("offline-run" in str(p) and p.suffix == ".wandb") or "tfevents" in p.name for p in files)
         assert not any(SECRET.encode() in p.read_bytes() for p in files)
@@ -302,7 +302,7 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
 def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch, mode, reason):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", mode)
-    wandb.teardown()  # what it has read of the variables before
+    wandb.teardown()  # forgets the variables that it has read
     words = [*tiny, "logger=wandb", "logger.wandb.tags=[a,b]", "samples.every_n_epochs=1", "samples.n=2", "score.n=8"]
     words += ["features=lite0", "hydra.run.dir=run", "data.global_batch_size=4"]
     for more in ("trainer.max_epochs=1", "trainer.max_epochs=2"):
@@ -360,7 +360,7 @@ def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):
     words = " ".join(out.split())
     assert "hydra=" not in words
     assert "job_logging" not in words
-    others = ("hydra", "likelihood", "inpainting", "results")  # these are of evaluate, edit and reproduce
+    others = ("hydra", "likelihood", "inpainting", "results")  # these belong to evaluate, edit and reproduce
     for group in (path.name for path in conf_dir().iterdir() if path.is_dir() and path.name not in others):
         assert f" {group}= " in words or f" {group}@" in words
         for choice in choices(group):

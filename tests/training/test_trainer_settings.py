@@ -1,4 +1,4 @@
-"""The Trainer is the user's too: callbacks, loggers, an end by time, and every argument works or is refused by name."""
+"""The user's Trainer settings: callbacks, loggers, a time limit; every argument works or is rejected by name."""
 
 import inspect
 import json
@@ -134,7 +134,7 @@ def test_a_callback_of_a_saved_configuration_is_only_built_where_the_user_names_
 
 @pytest.fixture
 def stopped(command, tiny, tmp_path):
-    """A run that did not improve after its first validation. It has 6 steps between validations."""
+    """A run that does not improve after its first validation, with 6 steps between validations."""
     words = [*STOPPING, "callbacks.early_stopping.patience=1", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 0, out + err
@@ -169,7 +169,7 @@ def test_what_no_validation_gives_cannot_be_watched(command, tiny):
 
 
 class Ends(Callback):
-    """Of the user: ends at the fourth step."""
+    """A user's callback that ends training at the fourth step."""
 
     def on_train_batch_end(self, trainer, *args):
         trainer.should_stop = trainer.global_step == 4
@@ -184,7 +184,7 @@ def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
 
 
 class Reads(Callback):
-    """Of the user: what can be read of the loss after each step."""
+    """A user's callback that reads the loss after each step."""
 
     read: ClassVar[list[tuple[float, ...]]] = []
 
@@ -202,7 +202,7 @@ def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
     assert all(loss == callback == logged for loss, callback, logged in Reads.read)
 
 
-@pytest.mark.reliability  # torch cannot fork where another device than the CPU has been used, as test_device does
+@pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
 def test_a_run_whose_time_is_over_is_interrupted_and_resumes(command, tiny, tmp_path):
     words = [*tiny, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01", f"hydra.run.dir={tmp_path}/run"]
     job = Train(words, tmp_path / "log")

@@ -1,4 +1,4 @@
-"""Autoguidance by the run itself: the weights of an early step are kept, and guide its last samples."""
+"""Autoguidance within a run: the weights of an early step are kept and guide its last samples."""
 
 import errno
 import shutil
@@ -63,7 +63,7 @@ def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run,
 
 
 def test_another_worse_model_takes_their_place(run, tmp_path):
-    other = Path(shutil.copy(run / "checkpoints/step-00000005.ckpt", tmp_path))  # without weights of step 3 beside it
+    other = Path(shutil.copy(run / "checkpoints/step-00000005.ckpt", tmp_path))  # without weights of step 3 next to it
     whole, worse = diffusion.load(run, device="cpu"), diffusion.load(other, weights="raw", device="cpu")
     expected = whole.sample(4, guidance=AutoGuidance(scale=3), worse=worse, progress=False)
     assert torch.equal(whole.sample(4, worse=worse, progress=False), expected)
@@ -107,7 +107,7 @@ def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_pa
 
 
 def test_a_share_of_the_steps_is_the_step_of_that_share(run, words, tmp_path):
-    """40% of 7 steps are 3. The number is what the run records, and what it keeps when it is made longer."""
+    """40% of 7 steps are 3. The run records this number and keeps it when it is extended."""
     shared = [word for word in words if not word.startswith("guidance")] + ["guidance=early", "guidance.scale=3"]
     train(shared, tmp_path / "run")
     assert picture(tmp_path / "run/samples/all.png") == picture(run / "samples/all.png")
@@ -119,7 +119,7 @@ def test_a_share_of_the_steps_is_the_step_of_that_share(run, words, tmp_path):
     expected = ours.sample(4, progress=False)
     by_number = AutoGuidance(scale=3), diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
     assert torch.equal(ours.sample(4, guidance=by_number[0], worse=by_number[1], progress=False), expected)
-    assert not torch.equal(ours.sample(4, guidance="early", progress=False), expected)  # of scale 2
+    assert not torch.equal(ours.sample(4, guidance="early", progress=False), expected)  # with scale 2
     train([*shared, "trainer.max_steps=20", f"ckpt={tmp_path}/run/checkpoints/last.ckpt"], tmp_path / "longer")
     assert file_of(tmp_path / "longer/checkpoints", 3).is_file()
 
@@ -150,13 +150,13 @@ def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidanc
     status, out, err = command("sample", words)
     assert status == 0, out + err
     assert "its samples are drawn without guidance" in " ".join(out.split())
-    status, _, err = command("sample", [*words, "guidance.scale=2"])  # which asks for guidance
+    status, _, err = command("sample", [*words, "guidance.scale=2"])  # requests guidance
     assert status == 2
     assert "holds no weights of this step" in err
 
 
 def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_path, command, capfd):
-    """Unless guidance is asked for. Variants of a picture are guided, as samples are."""
+    """Unless guidance is requested. Variants of an image are guided, like samples."""
     model = diffusion.load(run, device="cpu")
     image, mask = model.sample(1, progress=False)[0], torch.zeros(model.restored.shape[1:], dtype=torch.bool)
     mask[4:] = True
@@ -179,7 +179,7 @@ def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_
 
 
 def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
-    """What is printed where the samples of a model are the same with its run's guidance and with none."""
+    """Check that the model is sampled without its run's guidance, and return the printed output."""
     model = diffusion.load(file, device="cpu")
     capfd.readouterr()
     drawn = model.sample(8, progress=False)
