@@ -38,7 +38,7 @@ def test_best_stays_of_complete_runs_and_nothing_goes_unless_asked(tmp_path, cap
     out = capsys.readouterr().out
     assert {folder: names(folder) for folder in before} == before
     assert "2 runs: 4.0 kB can be freed" in out  # steps 2 and 3; 1 and 2: best.ckpt and last.ckpt are links
-    assert "left alone: 1 failed, 1 interrupted, 1 running" in out
+    assert "skipped: 1 failed, 1 interrupted, 1 running" in out
     assert prune.main([str(tmp_path), "--yes"]) == 0
     assert "2 runs: 4.0 kB freed" in capsys.readouterr().out
     assert names(done) == ["best.ckpt"]
