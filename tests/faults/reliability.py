@@ -89,8 +89,8 @@ FAULTS = [
     ),
     Fault(
         "T2 a fresh start in silence",
-        '    raise UserError(f"ckpt=auto: none of',
-        '    return None\n    raise UserError(f"ckpt=auto: none of',
+        '    raise UserError(\n        f"ckpt=auto: none of',
+        '    return None\n    raise UserError(\n        f"ckpt=auto: none of',
         DAMAGE,
     ),
     Fault(
