@@ -216,9 +216,9 @@ a Gaussian; on a mixture, the tests measure order 2.
 
 `sampler.curvature` scales the second difference of DPM-Solver++(3M). The value 1 has order 3; 0.5, as in the reference
 code and in diffusers, has order 2, but smaller errors with few steps. The default is 0.5 below 40 steps (15 in the SDE
-form), else 1. `sampler.lower_order_final` limits the step before the last of `unipc` and of DPM-Solver++ to order 2, as
-in diffusers. By default, it is active below 8 steps. This table shows the root mean square error relative to the exact
-solution for a one-dimensional mixture of two Gaussians, as the geometric mean over eight schedules:
+form), and 1 otherwise. `sampler.lower_order_final` limits the second-to-last step of `unipc` and of DPM-Solver++ to
+order 2, as in diffusers. By default, it is active below 8 steps. This table shows the root mean square error relative
+to the exact solution for a one-dimensional mixture of two Gaussians, as the geometric mean over eight schedules:
 
 | sampler | grid | 5 steps | 10 | 20 | 30 | 40 | 60 |
 | --- | --- | --: | --: | --: | --: | --: | --: |
@@ -252,11 +252,11 @@ variance is too large by a fraction of about snr².
 of x0, which must be a sample and not a mean, as in a model tuned by `experiment=ect`
 ([mathematics.md](mathematics.md)).
 
-## Default settings in few steps
+## Default settings with few steps
 
 The error is the 2-Wasserstein distance between the sampler's output and the Gaussian, from t = 1 to 0. Each cell shows
 the largest error over all choices of `schedule=`, then the median. `tests/process/test_sampler_configs.py` checks the
-largest.
+largest errors.
 
 {defaults}
 
@@ -264,9 +264,9 @@ With many steps, the largest error, 0.013, comes from `scaled_linear`: sampling 
 still contains a fraction of the image. A step of `heun` between two distant noise levels adds an error that grows with
 their ratio; use at least 10 steps. `reverse_diffusion` is designed for a thousand steps.
 
-The grids in the noise level used to start at the end of the schedule. There, sigma/alpha is 2e4 with `cosine` and 1e8
-with `zero_snr`, so most of the steps were in pure noise. Now t = 1 counts as level 160 if alpha is below 1/160, and the
-step from it is of first order. This changed the samples of these grids on `cosine`, `cosine_shifted`,
+Originally, the grids in the noise level started at the end of the schedule. There, sigma/alpha is 2e4 with `cosine` and
+1e8 with `zero_snr`, so most of the steps were in pure noise. Now t = 1 counts as level 160 if alpha is below 1/160, and
+the step from it is of first order. This changed the samples of these grids on `cosine`, `cosine_shifted`,
 `cosine_continuous`, `sigmoid`, `zero_snr` and `flow`. The largest errors over the schedules changed as follows:
 
 | sampler | 5 steps | 10 | 20 | 40 |
@@ -277,7 +277,7 @@ step from it is of first order. This changed the samples of these grids on `cosi
 | `dpm_3m` | 0.616 → 0.277 | 0.299 → 0.093 | 0.139 → 0.013 | 0.013 → 0.013 |
 | `unipc` | 0.689 → 0.136 | 0.159 → 0.049 | 0.039 → 0.013 | 0.013 → 0.013 |
 
-Among all 860 errors, 219 fell and 29 rose by more than 5% and 0.001. `heun` with 5 steps on `zero_snr` rose the most,
+Of all 860 errors, 219 fell and 29 rose by more than 5% and 0.001. `heun` with 5 steps on `zero_snr` rose the most,
 from 0.79 to 1.02. `dpm_2m` with 10 steps on `cosine` rose from 0.009 to 0.031 on this Gaussian, but fell from 0.070 to
 0.041 on the mixture of the table above. `dpm_3m` with 20 steps rose from 0.006 to 0.011 on most schedules, because of
 its curvature.
@@ -287,7 +287,7 @@ its curvature.
 The choices of `grid@sampler.grid=` are `uniform` (trailing), `leading`, `linspace`, `quadratic`, `karras`, `edm`,
 `log_snr`, `cosine` and `consistency`. Every sampler works with every grid and every schedule, with two exceptions. The
 grids `leading` and `linspace` need a discrete schedule, and `uniform` raises an error on `edm`, where equal steps in
-sigma left an error of 0.6. Each class defaults to the grid of its paper, and so do the choices of `sampler=`.
+sigma had an error of 0.6. Each class defaults to the grid of its paper, and so do the choices of `sampler=`.
 
 A sampler can also start at any time t: `sampler(denoiser, None, streams, start=(x_t, t))` runs the grid's steps below
 t. With x_t = `diffuse(schedule, x0, noise, t)`, this is SDEdit.

@@ -104,8 +104,8 @@ def check_shape(splits: Mapping[str, Split], shape: tuple[int, int, int]) -> Non
         if (found := tuple(split.images.shape[1:])) != shape:
             made, expected = ("×".join(map(str, each)) for each in (found, shape))
             raise UserError(
-                f"data: the images of {name} are {made} (channels, height, width), and data.channels and "
-                f"data.resolution say {expected}; set them to the shape that `load` returns"
+                f"data: the images of {name} are {made} (channels, height, width), but data.channels and "
+                f"data.resolution specify {expected}; set them to the shape that `load` returns"
             )
 
 

@@ -58,8 +58,8 @@ class Cifar10(ImageData):
             data = CIFAR10(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
             raise UserError(
-                f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put its "
-                f"{CIFAR10.filename} there or set data.root to its folder, and leave data.download=true to unpack it"
+                f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put "
+                f"{CIFAR10.filename} there or set data.root to its folder, and keep data.download=true to unpack it"
             ) from error
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         names = [f"{'train' if train else 'test'} {i}" for i in range(len(images))]

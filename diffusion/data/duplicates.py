@@ -119,7 +119,7 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
         print_once(
             f"data: {count} held-out {'images are near-duplicates' if count > 1 else 'image is a near-duplicate'} of "
             f"images in an earlier split, such as {first.name} ({first.split}) of {first.of} ({first.of_split}): they "
-            f"make scores too good; all are in {file}"
+            f"make scores look too good; full list in {file}"
         )
     reason = "in {0.split}: a near-duplicate of {0.of} in {0.of_split}".format
     return [{"path": pair.name, "reason": reason(pair), "action": "used"} for pair in pairs]

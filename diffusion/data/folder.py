@@ -90,7 +90,7 @@ class Folder(ImageData):
             of its photograph. null: no labels.
     """
 
-    missing_class = "add images of it or take it out, lower data.val or data.test, or leave out data.limit"
+    missing_class = "add images of it or remove it, lower data.val or data.test, or remove data.limit"
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class Folder(ImageData):
         tiles = USUAL_TILES if tiles is True else tiles or None
         if tiles is not None and random_crop:
             raise UserError(
-                "data.random_crop=true: data.tiles already takes random windows; remove one of the two settings"
+                "data.random_crop=true: data.tiles already cuts random windows; remove one of the two settings"
             )
         self.root = Path(root).expanduser()
         self.tiles = tiles
@@ -353,7 +353,7 @@ def common_size(root: Path) -> tuple[int, int] | None:
         if path.is_file() and (size := size_of(path)) is not None:
             first.setdefault(size, path.relative_to(root).as_posix())
     if len(first) > 1:
-        found = ", ".join(f"{name} of {width}x{height}" for (width, height), name in [*first.items()][:2])
+        found = ", ".join(f"{name} is {width}x{height}" for (width, height), name in [*first.items()][:2])
         raise UserError(
             f"{root}: its images have different sizes ({found}); use images of one size, or resize "
             "them, for example with data.resolution=64"

@@ -213,5 +213,5 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     low, high = values.min(), values.max()
     white = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
     if not (low >= 0 and high <= white):
-        raise Unusable(f"values from {low} to {high}, expected 0..65535, or as floats [0, 1] or [0, 255]")
+        raise Unusable(f"values from {low} to {high}, expected 0..65535, or floats in [0, 1] or [0, 255]")
     return np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)

@@ -37,11 +37,11 @@ def label_of(source: str | Path, root: Path, known: Iterable[str]) -> dict[str, 
         raise UserError(f"{file}: {_example(empty, 'row')} has no label; fill in the column label")
     table = dict(rows)
     if twice := [name for name, label in rows if table[name] != label]:
-        raise UserError(f"{file}: {_example(twice, 'file')} has two labels; leave one row for each file")
+        raise UserError(f"{file}: {_example(twice, 'file')} has two labels; keep one row per file")
     if unknown := sorted(table.keys() - set(known)):
         raise UserError(
-            f"{file}: {_example(unknown, 'file')} is not in data.root={root}; give paths relative to that folder, and "
-            "remove the rows of files that are gone"
+            f"{file}: {_example(unknown, 'file')} is not in data.root={root}; use paths relative to that folder, and "
+            "remove the rows of missing files"
         )
     return table
 
@@ -55,8 +55,8 @@ def _rows(file: Path, root: Path) -> list[tuple[str, str]]:
             rows, columns = list(table), table.fieldnames or []
     except (OSError, csv.Error) as error:
         raise UserError(
-            f"data.labels={file}: not a table that can be read ({getattr(error, 'strerror', None) or error}); give a "
-            f"CSV file with the columns file,label, or data.labels=folders for the folders in {root}"
+            f"data.labels={file}: not a readable table ({getattr(error, 'strerror', None) or error}); set it to a CSV "
+            f"file with the columns file,label, or set data.labels=folders for the folders in {root}"
         ) from error
     if missing := [column for column in COLUMNS if column not in columns]:
         raise UserError(
@@ -79,14 +79,14 @@ def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Map
     if without := [name for name in photos if name not in label]:
         found = _example(without, "image")
         raise UserError(
-            f"data.labels=folders: {found} is directly in data.root={root}; move such images into folders, one for "
-            "each class"
+            f"data.labels=folders: {found} is directly in data.root={root}; move such images into folders, one per "
+            "class"
             if source == FOLDERS
-            else f"{source}: {found} in data.root={root} has no row; add file,label for each, or take the image out"
+            else f"{source}: {found} in data.root={root} has no row; add file,label for each, or remove the image"
         )
     classes = sorted({label[name] for name in photos})
     if len(classes) < 2:
-        mend = ", set data.root to the folder that holds the folders of the classes," if source == FOLDERS else ""
+        mend = ", set data.root to the folder that contains the class folders," if source == FOLDERS else ""
         raise UserError(
             f"data.labels={source}: {count(len(photos), 'image')} in {root} have only one class ({classes[0]!r}), so "
             f"there is nothing to distinguish; add images of another class{mend} or set data.labels=null"

@@ -48,7 +48,7 @@ def number(label: int | str, names: Sequence[str], known: int) -> int:
     """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
     found = names.index(str(label)) if str(label) in names else label  # a folder may be called 7
     if not known:
-        raise UserError(f"label={label}: the model was trained without labels; leave it out")
+        raise UserError(f"label={label}: the model was trained without labels; remove it")
     if type(found) is not int or not 0 <= found < known:
         each = f"one of {', '.join(names)}, or " if names else ""
         raise UserError(

@@ -61,7 +61,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     with team(restored.denoiser, devices) as together:
         images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}", watch)
         if settings.trajectory and not frames.pairs:  # the first batch had been drawn before
-            drawing(restored.denoiser, min(n, batch_size), devices[0], batch_size, "the trajectory again", watch)
+            drawing(restored.denoiser, min(n, batch_size), devices[0], batch_size, "redrawing the trajectory", watch)
     save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
     first = images[:GRID]
     shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
@@ -75,7 +75,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     console.print(f"{count(n, 'image')} of step {restored.step} ({restored.weights} weights) in {folder}")
     console.print(f"  {written}")
     if settings.labels:
-        console.print(f"  the rows of grid.png: {', '.join(map(str, settings.labels))}")
+        console.print(f"  rows of grid.png: {', '.join(map(str, settings.labels))}")
 
 
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
@@ -98,7 +98,7 @@ def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str
 def labels_of(settings: Drawn) -> int | str | list[int | str] | None:
     """The requested classes. Raises UserError if both `label` and `labels` are given."""
     if settings.label is not None and settings.labels is not None:
-        raise UserError("give either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
+        raise UserError("set either label=CLASS for all images, or labels=[CLASS,CLASS] for several classes")
     return settings.label if settings.labels is None else settings.labels
 
 
@@ -130,11 +130,11 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
-        raise UserError("give either ckpt=CHECKPOINT or images=FOLDER to score")
+        raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
         evaluate_checkpoint(settings, folder)
     elif settings.bits:
-        raise UserError("bits: images alone have no likelihood; give ckpt=CHECKPOINT, or leave bits out")
+        raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT, or remove bits")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
@@ -169,8 +169,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     labelled = bool(restored.labels) and [*restored.labels] == scorer.data.classes
     if settings.by_class and not labelled:
         raise UserError(
-            "by_class=true: it needs a model that was trained with labels, and a reference with the same ones; leave "
-            "it out, or set data.labels as in the training"
+            "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
+            "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
     source, drawn_by = {"seed": drawing.seed, **restored.source}, source_of(settings.sampler, settings.guidance)
@@ -263,8 +263,8 @@ def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageDa
     changed = what_changed(restored.images, data.keys)
     if changed and node == restored.config["data"]:
         console.print(
-            f"warning: {changed} have changed since the model was trained: its scores are against different images, "
-            "and held-out images may have been training images"
+            f"warning: {changed} have changed since the model was trained: its scores refer to different images, and "
+            "held-out images may have been training images"
         )
 
 
@@ -304,6 +304,6 @@ def folder_images(root: str, data: Mapping[str, Any], n: int | None) -> Tensor:
     images = folder.splits["train"].images
     if n is not None and n > len(images):
         raise UserError(
-            f"n={n}: {root} has {count(len(images), 'usable image')}; ask for no more, or leave n out for all of them"
+            f"n={n}: {root} has {count(len(images), 'usable image')}; lower n, or remove it to use all of them"
         )
     return images[:n]

@@ -40,14 +40,16 @@ def choose_devices(name: str, devices: int | Literal["auto"], batches: int) -> l
     if devices != "auto" and devices > 1:
         if first.index is not None or first.type == "mps":
             raise UserError(
-                f"devices={devices}: device={name} is a single one; use device=cuda, device=cpu or devices=1"
+                f"devices={devices}: device={name} is a single device; use device=cuda, device=cpu or devices=1"
             )
         if first.type == "cuda" and devices > there:
             raise UserError(
                 f"devices={devices}: this machine has {count(there, 'GPU')}; use devices=auto for all of them"
             )
         if devices > batches:
-            console.print(f"devices={devices}: {count(batches, 'batch')} only; a lower batch_size gives more to share")
+            console.print(
+                f"devices={devices}: only {count(batches, 'batch')} to share; a lower batch_size creates more"
+            )
     chosen = (1 if first.index is not None else there) if devices == "auto" else devices
     number = max(1, min(chosen, batches))
     if first.type != "cuda" or number == 1:

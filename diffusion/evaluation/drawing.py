@@ -190,26 +190,26 @@ def make_guidance(
     if guidance.ckpt is None and guidance.drops_labels and label_dropout == 0:
         raise UserError(
             "guidance: the model was trained with label_dropout=0, so it cannot estimate without a label; train "
-            "it with label_dropout=0.1, or give an unconditional model, guidance.ckpt=…"
+            "it with label_dropout=0.1, or set guidance.ckpt to an unconditional model"
         )
     file = own if guidance.ckpt is None else trained(guidance.ckpt)
     if file is None and guidance.weights is not None:
         raise UserError(
-            f"guidance.weights={guidance.weights}: in training it needs guidance.ckpt, the model whose weights they are"
+            f"guidance.weights={guidance.weights}: in training it needs guidance.ckpt, the model with these weights"
         )
     if file is None or (guidance.ckpt is None and guidance.weights is None and guidance.step is None):
         return guidance, None
     if isinstance(guidance.step, float):
         raise UserError(
-            f"guidance.step={guidance.step:g}: a fraction is only defined for the model's own run; give a step number"
+            f"guidance.step={guidance.step:g}: a fraction is only defined for the model's own run; set a step number"
         )
     if guidance.step is not None:
         file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")
     if restored.shape != shape:
         raise UserError(
-            f"guidance.ckpt={file}: its images are {describe_shape(restored.shape)}, and those of the model "
-            f"{describe_shape(shape)}; choose a model of the same images"
+            f"guidance.ckpt={file}: its images are {describe_shape(restored.shape)}, but the model's are "
+            f"{describe_shape(shape)}; choose a model with images of the same shape"
         )
     return guidance, restored.denoiser
 

@@ -57,7 +57,7 @@ class Drawn:
             if changed := sorted(key for key in {*before, *about} if before.get(key) != about.get(key)):
                 what = changed[0]
                 raise OtherImages(
-                    f"{file}: it contains a part of other images: their {what} is {before.get(what)!r}, now "
+                    f"{file}: contains part of another command's images: their {what} is {before.get(what)!r}, now "
                     f"{about.get(what)!r}; rerun that command, choose another hydra.run.dir, or remove the file"
                 )
             if file.stat().st_size == drawn.size:
@@ -112,7 +112,7 @@ class Drawn:
         They stay readable after `remove`.
         """
         if left := sum(map(len, self.missing())):
-            raise UserError(f"{self.file}: {left} of {count(self.n, 'image')} are missing; draw them again")
+            raise UserError(f"{self.file}: {left} of {count(self.n, 'image')} are missing; draw them first")
         flat = torch.from_file(str(self.file), size=self.pixels, dtype=torch.uint8)
         return flat.view(self.n, *self.shape)
 
@@ -125,12 +125,12 @@ class Drawn:
         """A message: how many images are drawn, and how to draw the rest."""
         there = self.n - sum(map(len, self.missing()))
         same = f"the same command with {override('hydra.run.dir', self.file.parent)}"
-        return f"{there:,} of {count(self.n, 'image')} are kept in {self.file}; {same} draws the others"
+        return f"{there:,} of {count(self.n, 'image')} are kept in {self.file}; {same} draws the rest"
 
     def unwritable(self, error: OSError) -> UserError:
         """The error for images that cannot be written to disk."""
         why = error.strerror or first_line(error)
-        return UserError(f"{self.file} can't be written ({why}); free {self.size:,} bytes, and give the command again")
+        return UserError(f"{self.file} can't be written ({why}); free {self.size:,} bytes, and rerun the command")
 
     def _number(self, batch: range) -> int:
         return batch.start // self.batch_size

@@ -85,7 +85,7 @@ def generate(
     """
     for name, rows in (conditions or {}).items():
         if len(rows) != n:
-            raise UserError(f"{name}: there are {len(rows)} for {count(n, 'image')}; give one to each image")
+            raise UserError(f"{name}: got {len(rows)} for {count(n, 'image')}; pass one per image")
     batches = batches_of(n, batch_size, share)
     drawn = draw(denoise, sampler, batches, shape, seed, device, description, watch, conditions, streams_of)
     return torch.cat([torch.empty(0, *shape, dtype=torch.uint8), *(images for _, images in drawn)])

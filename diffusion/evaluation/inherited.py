@@ -54,7 +54,7 @@ def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:
     if restored.step <= step:
         return f"is at step {restored.step}, but its run's guidance uses the model of step {step}"
     if early.kept(restored.path.parent, step) is None:
-        return f"has no weights of step {step} in its folder, which its run's guidance uses"
+        return f"has no weights of step {step} in its folder, but its run's guidance uses them"
     if fills:
-        return f"fills a part of a picture, where guidance by step {step} exaggerates (guidance=early asks for it)"
+        return f"fills part of a picture, where guidance by step {step} is too strong (guidance=early turns it on)"
     return ""

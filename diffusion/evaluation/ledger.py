@@ -50,14 +50,14 @@ class Ledger:
     def warn(self) -> None:
         """Print a warning if there are evaluations already."""
         if history := self._history():
-            console.print(f"warning: {history}; of several test scores only the first is unbiased")
+            console.print(f"warning: {history}; only the first of several test scores is unbiased")
 
     def refuse(self) -> None:
         """Raise UserError if there are evaluations already."""
         if history := self._history():
             raise UserError(
-                f"split=test: {history}, as {self.path} says; use split=val to choose; again=true evaluates on the "
-                "test split once more, and counts it"
+                f"split=test: {history}, according to {self.path}; use split=val for model selection; again=true "
+                "evaluates on the test split once more, and records it"
             )
 
     def record(self, scores: Sequence[Score]) -> list[Score]:
@@ -87,4 +87,6 @@ class Ledger:
         if not evaluations:
             return ""
         first, times = evaluations[0], count(len(evaluations), "time")
-        return f"the test split was evaluated for this run on {first['when']} (step {first['step']}), {times} so far"
+        return (
+            f"the test split was first evaluated for this run on {first['when']} (step {first['step']}), {times} so far"
+        )

@@ -130,7 +130,7 @@ def bits_per_dimension(
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
     if split not in data.splits or len(data.splits[split]) < 2:
-        raise UserError(f"bits={n}: the split {split} has no images to measure; choose another by split=…")
+        raise UserError(f"bits={n}: the split {split} has fewer than 2 images; set split to another one")
     held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
     images, total = chosen.images, len(chosen)
@@ -156,8 +156,8 @@ def bits_per_dimension(
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(
-            f"bits={n}: {likelihood.metric} is not finite on schedule {type(denoiser.schedule).__name__}; leave bits "
-            "out, choose another likelihood, or use a checkpoint of another schedule"
+            f"bits={n}: {likelihood.metric} is not finite on schedule {type(denoiser.schedule).__name__}; remove bits, "
+            "choose another likelihood, or use a checkpoint of another schedule"
         )
     numbers = {source: i for i, source in enumerate(dict.fromkeys(chosen.sources))}
     mean = mean_and_error(bits, torch.tensor([[numbers[source] for source in chosen.sources]]))

@@ -28,11 +28,11 @@ def check_audit(kinds: Sequence[str], data: ImageData) -> None:
         return
     train, held_out = data.splits["train"].images, data.splits["val"].images
     if len(held_out) == 0:
-        raise UserError("audit: no validation images to calibrate it; give it some (data.val=0.1), or leave it out")
+        raise UserError("audit: no validation images to calibrate it; add some (data.val=0.1), or remove the audit")
     if all(repeats(some, train, SHIFTED).all() for some in held_out.split(ROWS)):
         raise UserError(
             f"audit: all {len(held_out)} validation images repeat training images (within {NEAR}/255), so none can "
-            f"calibrate it; leave out score.audit or audit, or correct the splits"
+            f"calibrate it; remove score.audit or audit, or correct the splits"
         )
 
 
@@ -103,7 +103,9 @@ def sentence(score: Score) -> str:
         signs.append(f"{repeated} of them {verb} a training image (within {NEAR}/255)")
     result = f"{' and '.join(signs)}: see the figure" if signs else "no sign of copying"
     n, out = calibration["n"], calibration["left_out"]
-    left_out = f"; {out} of {n + out} validation images repeat training images and do not calibrate" if out else ""
+    left_out = (
+        f"; {out} of {n + out} validation images repeat training images and are not used for calibration" if out else ""
+    )
     return (
         f"copies: {details['flagged']} of {score.n} samples suspected ({share:.1%}, 95% interval {low:.1%} to "
         f"{high:.1%}; of held-out photographs at most {rate:.1%}): {result}{left_out}"

@@ -26,7 +26,7 @@ from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores, read_scores
 
 LEAST = 4  # images for any score
-MORE = "a larger share or number data.{}, or data.tiles=true where photographs are large"  # images of a split
+MORE = "a larger data.{}, or data.tiles=true for large photographs"  # images of a split
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 
 
@@ -49,22 +49,22 @@ class Scorer:
         split, other, splits = self.split, opposite(self.split), self.data.splits
         if (available := len(splits.get(split, ()))) < LEAST:
             raise UserError(
-                f"split={split}: the data has {count(available, 'image')} of it, and scores need at least {LEAST}; "
-                f"give it more ({MORE.format(split)}), choose another split of {', '.join(splits)}, or train without "
-                "scores (score.n=0)"
+                f"split={split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
+                f"({MORE.format(split)}), choose another split ({', '.join(splits)}), or train without scores "
+                "(score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")
         if {"real", "floor"} & set(baselines) and len(splits[other]) < LEAST:
             raise UserError(
-                f"baselines: real and floor need at least {LEAST} images of {other}; give it more "
-                f"({MORE.format(other)}), or leave them out"
+                f"baselines: real and floor need at least {LEAST} images of {other}; add images "
+                f"({MORE.format(other)}), or remove these baselines"
             )
         memorization.check_audit(audit, self.data)
         if available < FEW:
             console.print(
                 f"warning: the reference, split={split}, has {count(available, 'image')}; distances to fewer than "
-                f"{FEW} are mostly chance and bias: judge the pictures, or give it more images ({MORE.format(split)})"
+                f"{FEW} are mostly chance and bias: judge by eye, or add images ({MORE.format(split)})"
             )
 
     @cached_property
@@ -104,7 +104,7 @@ class Scorer:
             if min(len(own), len(real)) < LEAST:
                 console.print(
                     f"class {name}: {count(len(own), 'sample')} against {count(len(real), 'image')} of {self.split}: "
-                    f"not scored, as scores need at least {LEAST} of each"
+                    f"not scored, because scores need at least {LEAST} of each"
                 )
                 continue
             where = f"{self.split}, class {name}"
@@ -154,8 +154,8 @@ class Scorer:
     def warn_of_repeated_tests(self) -> None:
         """Warn that scoring on test during training leaves no unbiased test score."""
         console.print(
-            "warning: score.every_n_epochs with score.split=test evaluates on the test split again and again, and only "
-            "the first score is unbiased; use score.split=val, and test once, when all choices are made"
+            "warning: score.every_n_epochs with score.split=test evaluates on the test split repeatedly, but only the "
+            "first score is unbiased; use score.split=val, and test once, when all choices are made"
         )
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:

@@ -58,7 +58,7 @@ def write_web(file: Path, model: Restored) -> Path:
     # The page leaves the run's folder, so links relative to it would break.
     text = document({**page, "files": [], "drawing": drawing}, contents=contents)
     if (size := len(text.encode()) / 1e6) > MEGABYTES:
-        console.print(f"warning: {file} has {size:.0f} MB; a browser takes long to open it", style="yellow")
+        console.print(f"warning: {file} is {size:.0f} MB; browsers open it slowly", style="yellow")
     replace(file, text)
     return file
 
@@ -120,7 +120,7 @@ def network_onnx(network: nn.Module, shape: tuple[int, int, int]) -> bytes:
             )  # fmt: skip
         except Exception as error:  # the exporter raises many types
             raise UserError(
-                f"{type(network).__name__} cannot be written as ONNX ({first_line(error)}); choose another network"
+                f"{type(network).__name__} cannot be exported to ONNX ({first_line(error)}); choose another network"
             ) from error
     assert program is not None
     program.optimize()

@@ -100,7 +100,7 @@ class FrechetInfinity(SampleMetric):
         x = pool(x)
         n, least = len(x), max(20, x.shape[1])
         if n < least:
-            raise TooFew(f"extrapolating the Fréchet distance of {n} samples; it needs at least {least}")
+            raise TooFew(f"extrapolating the Fréchet distance of {n} samples needs at least {least}")
         sizes = torch.linspace(n / 2, n, self.points).round().long().tolist()
         u = 1 / torch.tensor(sizes, dtype=torch.float64)
         # Least-squares weights of the intercept.

@@ -56,7 +56,7 @@ def extract(
             if done == n:
                 break
     if n is not None and done < n:
-        raise ValueError(f"{description}: {done} images came; expected {n}")
+        raise ValueError(f"{description}: got {done} images; expected {n}")
     mine = torch.cat(features)
     if together and gather:
         parts = gather_all_tensors(mine.to(extractor.device if distributed.get_backend() == "nccl" else "cpu"))

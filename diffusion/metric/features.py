@@ -131,7 +131,7 @@ class Inception(FeatureExtractor):
             raise FeaturesUnavailable(f"Inception weights {file}: {error.strerror or error}; {fix}") from error
         except Exception as error:  # damaged or wrong files raise many kinds of exceptions, with multi-line messages
             raise FeaturesUnavailable(
-                f"Inception weights {file}: not a usable file of weights ({first_line(error)}); {fix}"
+                f"Inception weights {file}: not a usable weights file ({first_line(error)}); {fix}"
             ) from error
         self.standard = sha256 == INCEPTION_SHA256
         if self.standard:
@@ -153,8 +153,8 @@ class Inception(FeatureExtractor):
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), hash_prefix=INCEPTION_SHA256)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise FeaturesUnavailable(
-                f"Inception weights: there is no {file}, and downloading {URL_INCEPTION_V3} failed: {error}; "
-                "put that file there, give a copy by features.path=FILE, or use features=lite0"
+                f"Inception weights: {file} is missing, and downloading {URL_INCEPTION_V3} failed: {error}; "
+                "put that file there, set features.path=FILE to a copy, or use features=lite0"
             ) from error
         finally:
             socket.setdefaulttimeout(timeout)

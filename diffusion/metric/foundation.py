@@ -42,14 +42,14 @@ def pretrained(kind: str, source: str) -> Any:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt
     transformers.utils.logging.disable_progress_bar()  # of loading, not of downloading
     load = getattr(transformers, kind).from_pretrained
-    fix = "give a folder with a copy by features.source=FOLDER, or use features=lite0"
+    fix = "set features.source=FOLDER to a folder with a copy, or use features=lite0"
     try:
         try:
             net, loaded = load(source, local_files_only=True, output_loading_info=True)
         except OSError:
             if Path(source).exists():
                 raise
-            log.warning("%s is neither a folder nor in the local cache: asking the hub for it", source)
+            log.warning("%s is neither a folder nor in the local cache: requesting it from the Hub", source)
             transformers.utils.logging.enable_progress_bar()
             net, loaded = load(source, output_loading_info=True)
     except Exception as error:  # missing or damaged files raise many kinds of exceptions, with multi-line messages

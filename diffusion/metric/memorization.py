@@ -171,10 +171,10 @@ def audit(
             actual rate.
     """
     if len(train) < 2 or len(held_out) < 1 or not embeddings:
-        raise ValueError(f"audit: {len(train)} training and {len(held_out)} held-out images; expected 2 and 1 at least")
+        raise ValueError(f"audit: {len(train)} training and {len(held_out)} held-out images; expected at least 2 and 1")
     distinct = ~repeats(held_out)
     if not distinct.any():
-        raise ValueError(f"audit: all {len(held_out)} held-out images repeat training images; expected 1 that doesn't")
+        raise ValueError(f"audit: all {len(held_out)} held-out images repeat training images; expected 1 that does not")
     m = int(distinct.sum())
     k = max(1, math.floor(rate / len(embeddings) * (m + 1) + 1e-9))
     flagged, found, thresholds = torch.zeros(len(samples), dtype=torch.bool), {}, {}

@@ -83,7 +83,7 @@ def score_features(
     """
     made_by = (reference.extractor, reference.weights_hash, reference.resize)
     if made_by != (extractor.name, extractor.weights_hash, extractor.resize):
-        raise ValueError(f"reference by {reference.extractor} {reference.weights_hash}, not by {extractor.name}")
+        raise ValueError(f"reference of {reference.extractor} {reference.weights_hash}, not of {extractor.name}")
     if len(features) < 4:
         raise UserError(f"{count(len(features), 'image')} to score; Fréchet and kernel distances need at least 4")
     found = {}
@@ -91,16 +91,16 @@ def score_features(
     for factory in metrics:
         x, against = (maps, reference.spatial) if _takes_spatial(factory) else (plain, reference)
         if against is None or not x.shape[1]:
-            _warn_once(f"sFID: left out, {extractor.name} has no spatial features; features=inception has")
+            _warn_once(f"sFID: skipped, {extractor.name} has no spatial features; features=inception does")
             continue
         metric = factory(against, head=extractor.logits)
         if metric.needs_logits and not extractor.has_logits:
-            log.info("%s: left out, %s has no classes", type(metric).__name__, extractor.name)
+            log.info("%s: skipped, %s has no classes", type(metric).__name__, extractor.name)
             continue
         try:
             estimates = metric.measure(x)
         except TooFew as error:
-            _warn_once(f"{type(metric).__name__}: left out ({error})")
+            _warn_once(f"{type(metric).__name__}: skipped ({error})")
             continue
         for short, estimate in estimates.items():
             low, high = estimate.interval() or (None, None)
@@ -122,7 +122,9 @@ def score_features(
                 reference=Reference(reference.name, reference.n, reference.key),
             )
     if metrics and not found:
-        raise UserError(f"none of the chosen metrics exists for {len(features)} images and {extractor.name} features")
+        raise UserError(
+            f"none of the chosen metrics can be computed for {len(features)} images and {extractor.name} features"
+        )
     return found
 
 

@@ -57,7 +57,7 @@ class Network(nn.Module):
         """
         if self.classes == 0:
             if classes is not None:
-                raise UserError("model.classes=0: this network takes no classes; give none, or train with classes")
+                raise UserError("model.classes=0: this network accepts no classes; pass none, or train with classes")
             return None
         return torch.full_like(label, self.classes, dtype=torch.int64) if classes is None else classes
 
@@ -69,7 +69,7 @@ class Network(nn.Module):
         if self.coordinates:
             return torch.cat([x, coordinates(x, window)], dim=1)
         if window is not None:
-            raise UserError("model.coordinates=false: this network can't be told where a part of an image is; set it")
+            raise UserError("model: this network does not accept crop positions; set model.coordinates=true")
         return x
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:
@@ -91,7 +91,7 @@ def _with_examples(numbers: Tensor | None, block: Callable[..., Tensor], *inputs
 def check_levels(channels: Sequence[int], attention: Sequence[bool], head_dim: int | None) -> None:
     """Raise UserError unless each level of a U-Net has a width, an attention flag and whole attention heads."""
     if not channels:
-        raise UserError("model.channels is empty: give the width of at least one level, such as [64,128]")
+        raise UserError("model.channels is empty: set the width of at least one level, such as [64,128]")
     if len(attention) != len(channels):
         raise UserError(
             f"model.attention has {len(attention)} entries and model.channels {len(channels)}: "

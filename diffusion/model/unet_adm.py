@@ -76,7 +76,7 @@ class ADMUNet(UNet):
         """See `UNet.units`. Raises UserError for a `down_padding`."""
         if self.down_padding:
             raise UserError(
-                f"model.down_padding={self.down_padding}: ADMUNet averages pixels, and pads nothing; leave it 0"
+                f"model.down_padding={self.down_padding}: ADMUNet averages pixels without padding; set it to 0"
             )
 
         def block(c_in: int, c_out: int, attend: bool = False, resample: Resample = None) -> AdaptiveBlock:

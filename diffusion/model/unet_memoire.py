@@ -68,7 +68,7 @@ class MemoirUNet(Network):
     ):
         super().__init__(2 ** len(channels), classes, checkpointing)
         if not channels:
-            raise UserError("model.channels is empty: give the width of at least one stage, such as [64,128,256]")
+            raise UserError("model.channels is empty: set the width of at least one stage, such as [64,128,256]")
         self.time = TimeEmbedding(channels[0], features, classes)
         widths = [in_channels, *channels]
         self.encoder = nn.ModuleList(Stage(c_in, c, features) for c_in, c in pairwise(widths))

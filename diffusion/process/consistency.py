@@ -119,7 +119,7 @@ def check(denoiser: Denoiser) -> None:
     (_, q), _ = denoiser.prediction.solve(schedule, t)
     if float(q.abs()) > 0.1:
         raise UserError(
-            f"objective=consistency: with {type(denoiser.prediction).__name__} the estimate of x0 does not become x_t "
-            "where there is no noise, so no step to there can be short; use a model of prediction=v, edm, velocity or "
+            f"objective=consistency: with {type(denoiser.prediction).__name__}, the estimate of x0 does not approach "
+            "x_t as the noise vanishes, which the objective requires; use a model with prediction=v, edm, velocity or "
             "eps"
         )

@@ -40,7 +40,7 @@ class Crops:
         if len(divisors) != len(probabilities) or abs(sum(probabilities) - 1) > 1e-6:
             raise UserError(
                 f"crops.probabilities={_listed(probabilities)}: expected one for each of crops.divisors="
-                f"{_listed(divisors)}, and 1 as their sum"
+                f"{_listed(divisors)}, with a sum of 1"
             )
         self.choices = [(d, p) for d, p in zip(divisors, probabilities, strict=True) if p > 0]
 
@@ -55,10 +55,11 @@ class Crops:
         for d, _ in self.choices:
             if d not in fitting:
                 whole = height % d == width % d == 0
-                found = f"of {height // d}×{width // d} pixels" if whole else "that are no whole pixels"
+                found = f"of {height // d}×{width // d} pixels" if whole else "that are not whole pixels"
                 raise UserError(
-                    f"crops.divisors: {d} makes parts {found} of images of {height}×{width}, and the network needs "
-                    f"multiples of {factor}; leave {d} out" + (f", such as {_listed(fitting)}" if fitting else "")
+                    f"crops.divisors: {d} divides images of {height}×{width} into parts {found}, but the network needs "
+                    f"multiples of {factor}; remove {d}"
+                    + (f", for example crops.divisors={_listed(fitting)}" if fitting else "")
                 )
 
     def __call__(self, x0: Tensor, streams: Streams) -> tuple[Tensor, Tensor]:

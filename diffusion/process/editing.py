@@ -36,8 +36,8 @@ class SDEdit:
     def __post_init__(self) -> None:
         if not 0 < self.strength <= 1:
             raise UserError(
-                f"strength={self.strength:g}: it must be above 0, where the picture stays as it is, and at most 1, "
-                "where all of it is drawn anew"
+                f"strength={self.strength:g}: it must be in (0, 1]: near 0 the picture is kept, at 1 it is fully "
+                "regenerated"
             )
 
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
@@ -68,7 +68,7 @@ class Edited(Sampler):
         **conditions: Any,
     ) -> Tensor:
         if noise is None or start is not None:
-            raise UserError("sampler: a noised picture is where it begins; give the noise, and no other start")
+            raise UserError("sampler: it starts from the noised picture; pass noise, and no start")
         t, _ = self.begins(denoise.schedule)
         x_t = diffuse(
             denoise.schedule, self.picture.to(noise), noise, noise.new_tensor(t, dtype=real_dtype(noise.device))
@@ -106,7 +106,7 @@ class Between(Streams):
     ):
         super().__init__(seeds, device)
         if any(a == b for a, b in zip(seeds, others, strict=True)):
-            raise UserError("interpolate: both ends have the same seed; give two, such as interpolate=[0,1]")
+            raise UserError("interpolate: both ends have the same seed; use two, such as interpolate=[0,1]")
         self.other = Streams(others, device)
         self.angles = [w * math.pi / 2 for w in shares]
 

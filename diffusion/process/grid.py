@@ -47,8 +47,8 @@ def uniform(schedule: Schedule, steps: int) -> Tensor:
         alpha, sigma = copy.deepcopy(schedule).cpu()(torch.tensor(0.05, dtype=torch.float64))
         if sigma > alpha:
             raise UserError(
-                f"sampler: on this schedule sigma/alpha is {float(sigma / alpha):.2g} at t = 0.05, so hardly a step of "
-                "the grid `uniform` is at low noise; use grid@sampler.grid=karras"
+                f"sampler: on this schedule sigma/alpha is {float(sigma / alpha):.2g} at t = 0.05, so hardly any step "
+                "of the grid `uniform` is at low noise; use grid@sampler.grid=karras"
             )
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return t if table is None else torch.round(t * table) / table

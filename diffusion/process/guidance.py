@@ -59,7 +59,7 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale < math.inf:
-            raise UserError(f"guidance: scale = {self.scale:g}; it must be at least 0 and finite, and 1 is no guidance")
+            raise UserError(f"guidance: scale = {self.scale:g}; it must be finite and at least 0; 1 means no guidance")
         low, high = self.bounds()
         if not 0 <= low < high:
             raise UserError(
@@ -84,7 +84,7 @@ class Guidance:
         if high < least or low >= largest:
             raise UserError(
                 f"guidance: low = {low:g} and high = {high:g}, but the schedule's noise level sigma/alpha ranges from "
-                f"{least:g} to {largest:g}; choose guidance.low and guidance.high within"
+                f"{least:g} to {largest:g}; set guidance.low and guidance.high within it"
             )
 
     def __call__(self, denoise: Any, weak: Any = None) -> "Guided":
@@ -101,8 +101,8 @@ class Guidance:
         self.check(denoise.schedule)
         if weak is not None and not same(denoise.schedule, weak.schedule):
             raise UserError(
-                "guidance: the worse model has another noise schedule than the model; choose one that was trained with "
-                "the same schedule"
+                "guidance: the worse model's noise schedule differs from the model's; choose one trained with the same "
+                "schedule"
             )
         return Guided(self, denoise, self.weaker(denoise, weak))
 
@@ -165,8 +165,8 @@ class ClassifierFree(Guidance):
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         if conditions.get("classes") is None:
             raise UserError(
-                "guidance: classifier-free guidance needs a class label for each image, and there are none; give "
-                "classes to a model that was trained with them, or choose guidance=none"
+                "guidance: classifier-free guidance needs a class label per image; set classes (the model must be "
+                "trained with them), or use guidance=none"
             )
         return {name: value for name, value in conditions.items() if name != "classes"}
 

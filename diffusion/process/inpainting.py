@@ -42,7 +42,7 @@ class Inpainting:
             UserError: if every pixel is known.
         """
         if bool(known.all()):
-            raise UserError("mask: every pixel is known, so there is nothing to fill; mark what is to be filled")
+            raise UserError("mask: every pixel is known, so there is nothing to fill; mark the area to fill")
         return self.wrapped(sampler, picture[None], known.expand(picture.shape)[None])
 
     def wrapped(self, sampler: Sampler, picture: Tensor, known: Tensor) -> "Inpainted":

@@ -195,7 +195,7 @@ def table_steps(schedule: Schedule, name: str) -> int:
     if steps is None:
         raise UserError(
             f"{name} needs a discrete schedule, such as schedule=linear; for a continuous schedule use "
-            "timesteps@objective.timesteps=uniform (and for the bound weighting@objective.weighting=vlb)"
+            "timesteps@objective.timesteps=uniform (and, for the bound, weighting@objective.weighting=vlb)"
         )
     return steps
 

@@ -57,7 +57,7 @@ def test_a_folder_prints_and_reports_them(tmp_path: Path, capsys: pytest.Capture
     assert {entry["path"] for entry in used} == both != set()
     line = capsys.readouterr().out
     assert f"{len(both)} held-out images are near-duplicates" in line
-    pairs = json.loads(Path(line.split("all are in ")[1].strip()).read_text())["near-duplicates"]
+    pairs = json.loads(Path(line.split("full list in ")[1].strip()).read_text())["near-duplicates"]
     assert {pair["name"] for pair in pairs} == both
 
 

@@ -290,10 +290,10 @@ def test_a_table_that_does_not_fit_is_one_line(root: Path, tmp_path: Path) -> No
     for wrong, line in {
         tuple(rest): rf"the image '{first}' in .* has no row; add file,label",
         tuple(rest[2:]): r"each of 3 images, such as '.*', in .* has no row",
-        (*rows, ("gone.png", "low")): r"the file 'gone.png' is not in .*; give paths relative",
+        (*rows, ("gone.png", "low")): r"the file 'gone.png' is not in .*; use paths relative",
         (*rows, ("b.png", "low"), ("a.png", "low")): r"each of 2 files, such as 'a.png', is not in",
         ((first, " "), *rest): rf"the row '{first}' has no label; fill in",
-        ((first, "other"), *rows): rf"the file '{first}' has two labels; leave one",
+        ((first, "other"), *rows): rf"the file '{first}' has two labels; keep one",
         (): "each of 20 images, such as",
     }.items():
         refused(root, rf"table\.csv: .*{line}", labels=table(file, wrong))
@@ -305,11 +305,11 @@ def test_a_table_that_does_not_fit_is_one_line(root: Path, tmp_path: Path) -> No
         "": "no column file and no column label",
     }.items():
         refused(root, line, labels=table(file, [], header))
-    refused(root, r"nowhere\.csv: .*No such file or directory\); give a CSV file", labels=tmp_path / "nowhere.csv")
-    refused(root, r"folder: .*No such file.*or data\.labels=folders", labels="folder")
+    refused(root, r"nowhere\.csv: .*No such file or directory\); set it to a CSV file", labels=tmp_path / "nowhere.csv")
+    refused(root, r"folder: .*No such file.*or set data\.labels=folders", labels="folder")
     refused(root, "Is a directory", labels=root)
     file.write_text("file,label\n" + "x" * (csv.field_size_limit() + 1))
-    refused(root, "not a table that can be read", labels=file)
+    refused(root, "not a readable table", labels=file)
 
 
 def test_a_class_too_small_for_the_training_split_is_one_line(root: Path) -> None:

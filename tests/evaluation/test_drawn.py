@@ -109,7 +109,7 @@ def test_a_part_of_other_images_is_refused(change: dict[str, float], what: str, 
     begun(tmp_path)
     with pytest.raises(OtherImages) as error:
         begun(tmp_path, **change)  # type: ignore[arg-type]
-    assert f"drawn.bin: it contains a part of other images: their {what}" in str(error.value)
+    assert f"drawn.bin: contains part of another command's images: their {what}" in str(error.value)
     begun(tmp_path)
 
 

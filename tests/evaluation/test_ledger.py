@@ -21,7 +21,7 @@ def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recor
     def numbers(name: str, *words: str) -> set[int | None]:
         status, out, err = command("evaluate", [*common, *words, "baselines=[noise]", f"hydra.run.dir={name}"])
         assert status == 0, out + err
-        assert ("of several test scores only the first is unbiased" in out) == ("again=true" in words)
+        assert ("only the first of several test scores is unbiased" in out) == ("again=true" in words)
         return {score.source.get("test_evaluation") for score in read_scores(tmp_path / name)}
 
     assert numbers("first", "split=test") == {1}
@@ -29,8 +29,11 @@ def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recor
     status, _, err = command("evaluate", [*common, "split=test", "hydra.run.dir=second"])
     when = json.loads((tmp_path / "run/test.json").read_text())[0]["when"]
     assert (status, err.count("\n")) == (2, 1)
-    assert f"split=test: the test split was evaluated for this run on {when} (step 1), 1 time so far" in err
-    assert "as run/test.json says; use split=val to choose; again=true evaluates on the test split once more" in err
+    assert f"split=test: the test split was first evaluated for this run on {when} (step 1), 1 time so far" in err
+    assert (
+        "according to run/test.json; use split=val for model selection; again=true evaluates on the test split once more"
+        in err
+    )
     assert not (tmp_path / "second/scores.json").exists()
     assert numbers("third", "split=test", "again=true") == {2}
     entries = json.loads((tmp_path / "run/test.json").read_text())
@@ -53,7 +56,7 @@ def test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_re
     status, out, err = command("train", [*tiny, *score, "score.split=test", "hydra.run.dir=run"])
     assert status == 0, out + err
     assert "warning: score.every_n_epochs with score.split=test" in out
-    assert "2 times so far; of several test scores only the first is unbiased" in out
+    assert "2 times so far; only the first of several test scores is unbiased" in out
     entries = json.loads((tmp_path / "run/test.json").read_text())
     expected = [(1, 6), (2, 12), (3, 12)]
     assert [(entry["test_evaluation"], entry["step"]) for entry in entries] == expected

@@ -109,7 +109,7 @@ def test_a_learned_variance_is_used(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
     score = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
     assert score.settings == {"variance": "learned_range"}
-    with pytest.raises(UserError, match="bits=6: the split train2 has no images"):
+    with pytest.raises(UserError, match="bits=6: the split train2 has fewer than 2 images"):
         bits_per_dimension(denoiser, data, "train2", 6, 4, CPU, Bound(10), {})
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
         bits_per_dimension(denoiser, data, "val", 1, 4, CPU, Bound(10), {})

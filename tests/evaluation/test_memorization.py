@@ -98,7 +98,7 @@ def test_held_out_repeats_are_counted_and_reported(
     assert details["rate"] == pytest.approx(2 / 19)
     assert details["calibration"] == {"split": "val", "n": 18, "left_out": 2, "key": repeating.key}
     line = " ".join(capsys.readouterr().out.split())
-    assert line.endswith("; 2 of 20 validation images repeat training images and do not calibrate")
+    assert line.endswith("; 2 of 20 validation images repeat training images and are not used for calibration")
 
 
 def test_real_images_are_embedded_once_and_again_when_one_changes(

@@ -35,12 +35,12 @@ def test_what_cannot_be_scored_is_one_line() -> None:
     splits = {"train": range(9), "val": range(2)}
     with pytest.raises(
         UserError,
-        match=r"real and floor need at least 4 images of val; give it more \(a larger share or number data\.val",
+        match=r"real and floor need at least 4 images of val; add images \(a larger data\.val",
     ):
         scorer("train", splits).check(5, ["floor"])
     with pytest.raises(
         UserError,
-        match=r"split=val: the data has 2 images of it, and scores need at least 4; give it more \(.*data.tiles",
+        match=r"split=val: it has 2 images, but scores need at least 4; add images \(.*data.tiles",
     ):
         scorer("val", splits).check(5, [])
     with pytest.raises(UserError, match=r"n=3: scores need at least 4 images"):

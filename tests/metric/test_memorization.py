@@ -195,5 +195,5 @@ def test_the_interval_is_that_of_clopper_and_pearson() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 2 and 1 at least"):
+    with pytest.raises(ValueError, match="expected at least 2 and 1"):
         audited(HELD, TRAIN[:1])

@@ -114,7 +114,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
     with caplog.at_level(logging.WARNING):
         few = score(photographs[:4], extractor, reference, progress=False, metrics=(PrecisionRecall, FrechetDistance))
     assert list(few) == ["fd_projection"]
-    assert "PrecisionRecall: left out (4 nearest neighbours among 4 features" in caplog.text
+    assert "PrecisionRecall: skipped (4 nearest neighbours among 4 features" in caplog.text
 
 
 def test_the_floor_is_the_value_by_chance(projection: Projection, photographs: Tensor) -> None:
@@ -198,8 +198,8 @@ def test_an_extractor_without_spatial_features_is_one_line(projection: Projectio
     metrics = (SpatialFrechetDistance, FrechetDistance)
     with caplog.at_level(logging.WARNING):
         assert list(score(photographs[:50], extractor, reference, progress=False, metrics=metrics)) == ["fd_projection"]
-    assert "sFID: left out, projection has no spatial features; features=inception has" in caplog.text
-    with pytest.raises(UserError, match="none of the chosen metrics exists"):
+    assert "sFID: skipped, projection has no spatial features; features=inception does" in caplog.text
+    with pytest.raises(UserError, match="none of the chosen metrics can be computed"):
         score(photographs[:50], extractor, reference, progress=False, metrics=metrics[:1])
 
 
@@ -268,7 +268,7 @@ def test_exactly_n_images_are_counted(projection: Projection, photographs: Tenso
     assert sum(seen) == 48  # no further batch is generated
     exact = values(photographs[100:137], extractor, photographs[:100])
     assert {k: s.value for k, s in found.items()} == pytest.approx(exact, rel=1e-9)
-    with pytest.raises(ValueError, match="5 images came; expected 6"):
+    with pytest.raises(ValueError, match="got 5 images; expected 6"):
         score(iter([photographs[:5]]), extractor, reference, n=6, progress=False)
 
 
@@ -421,7 +421,7 @@ def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> No
         score(photographs[:3], extractor, reference, progress=False)
     with pytest.raises(UserError, match=r"3 reference images \(val\)"):
         reference_statistics(photographs[:3], extractor, name="val", progress=False)
-    with pytest.raises(ValueError, match="reference by projection"):
+    with pytest.raises(ValueError, match="reference of projection"):
         score(photographs[:10], projection(seed=1), reference, progress=False)
 
 

@@ -318,7 +318,7 @@ def test_pseudo_huber_is_quadratic_below_c_and_linear_above() -> None:
 
 
 def test_a_prediction_of_the_image_itself_is_refused() -> None:
-    with pytest.raises(UserError, match="with X0 the estimate of x0 does not become x_t"):
+    with pytest.raises(UserError, match="with X0, the estimate of x0 does not approach x_t"):
         Consistency()(Denoiser(Affine(), schedule.cosine(), prediction.X0()), torch.rand(2, 1, 2, 2), Streams([1, 2]))
 
 

@@ -91,7 +91,7 @@ def test_a_network_sees_the_place_of_a_part(patch) -> None:
         plain = UNet(in_channels=5, classes=2, **options)
         plain.load_state_dict(network.state_dict())
         assert torch.equal(plain(torch.cat([parts, coordinates(parts, window)], dim=1), label, classes), told)
-        with pytest.raises(UserError, match=r"model.coordinates=false"):
+        with pytest.raises(UserError, match=r"set model.coordinates=true"):
             UNet(**options)(parts, label, window=window)
 
 
@@ -104,8 +104,8 @@ def test_probabilities_that_do_not_fit_are_refused(divisors, probabilities) -> N
 def test_sizes_that_do_not_fit_are_refused() -> None:
     crops = Crops()
     crops.check(32, 64, 8)
-    with pytest.raises(UserError, match=r"4 makes parts of 8×16 .* multiples of 16; leave 4 out, such as \[1,2\]"):
+    with pytest.raises(UserError, match=r"into parts of 8×16 .* multiples of 16; remove 4, for example .*=\[1,2\]"):
         crops.check(32, 64, 16)
-    with pytest.raises(UserError, match="4 makes parts that are no whole pixels of images of 18×18"):
+    with pytest.raises(UserError, match="4 divides images of 18×18 into parts that are not whole pixels"):
         Crops([1, 4], [0.5, 0.5]).check(18, 18, 1)
     Crops([1, 4], [1.0, 0.0]).check(18, 18, 1)

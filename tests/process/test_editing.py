@@ -52,13 +52,13 @@ def test_the_less_noise_the_nearer_to_the_picture():
 
 @pytest.mark.parametrize("strength", [0, -1, 1.01, float("nan")])
 def test_a_strength_that_cannot_be_is_refused(strength):
-    with pytest.raises(UserError, match=f"strength={strength:g}: it must be above 0"):
+    with pytest.raises(UserError, match=rf"strength={strength:g}: it must be in \(0, 1\]"):
         SDEdit(strength)
 
 
 def test_a_variant_has_no_other_start():
     edited, oracle = SDEdit(0.5)(DDIM(4), PICTURE), GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
-    with pytest.raises(UserError, match="no other start"):
+    with pytest.raises(UserError, match="and no start"):
         edited(oracle, None, Streams.of(1, "x"), start=(PICTURE[None], 0.5))
 
 

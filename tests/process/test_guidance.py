@@ -251,7 +251,7 @@ def test_a_network_is_guided_by_its_own_no_class() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"scale": -0.5}, "guidance: scale = -0.5; it must be at least 0 and finite, and 1 is no guidance"),
+        ({"scale": -0.5}, "guidance: scale = -0.5; it must be finite and at least 0; 1 means no guidance"),
         ({"scale": math.nan}, "scale = nan"),
         ({"scale": math.inf}, "scale = inf"),
         ({"scale": 2, "low": 1.0, "high": 0.5}, "low = 1 and high = 0.5; .* low must be below high"),
@@ -272,15 +272,15 @@ def test_what_does_not_fit_the_model_is_one_line() -> None:
     model = labelled()
     for conditions in ({}, {"classes": None}):
         for scale in (1.0, 2.0):
-            with pytest.raises(UserError, match=r"^guidance: .* needs a class label for each image.*guidance=none$"):
+            with pytest.raises(UserError, match=r"^guidance: .* needs a class label per image.*guidance=none$"):
                 ClassifierFree(scale)(model)(X, at(0.4), **conditions)
     with pytest.raises(UserError, match=r"^guidance: autoguidance needs a worse model; set guidance.step"):
         AutoGuidance(2.0)(model)
-    with pytest.raises(UserError, match=r"^guidance: the worse model has another noise schedule"):
+    with pytest.raises(UserError, match=r"^guidance: the worse model's noise schedule differs from the model's"):
         AutoGuidance(2.0)(model, labelled(schedule.VP(beta_max=19.0)))
     AutoGuidance(2.0)(model, labelled(schedule.VP()))
     unlabelled = Denoiser(DiT(2, 2, patch=2, width=8, depth=1, heads=2), VP, V())
-    with pytest.raises(UserError, match=r"^model.classes=0: this network takes no classes"):
+    with pytest.raises(UserError, match=r"^model.classes=0: this network accepts no classes"):
         ClassifierFree(2.0)(unlabelled)(torch.ones(4, 2, 4, 4), at(0.4), classes=Y)
 
 
@@ -290,7 +290,7 @@ def test_an_interval_must_hold_a_noise_level_of_the_schedule() -> None:
     first, last = (float((table(t)[1] / table(t)[0])[0]) for t in (at(0.001, 1), at(1.0, 1)))
     for low, high in ((last, None), (None, 0.99 * first), (1e3, 1e4)):
         for refused in (partial(ClassifierFree, 2.0), partial(AutoGuidance, 2.0)):
-            with pytest.raises(UserError, match=r"^guidance: low = .*ranges from 0.0100005 to 157.407; choose"):
+            with pytest.raises(UserError, match=r"^guidance: low = .*ranges from 0.0100005 to 157.407; set"):
                 refused(low, high).check(table)
     with pytest.raises(UserError, match="ranges from"):
         ClassifierFree(2.0, last)(labelled(table))

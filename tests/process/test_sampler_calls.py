@@ -208,5 +208,5 @@ def test_a_start_is_checked() -> None:
         with pytest.raises(UserError, match=r"start has t = .* above 0 and at most 1"):
             DDIM(5)(oracle, None, SharedStream(0), start=(x, t))
     for noise, start in ((x, (x, 0.5)), (None, None)):
-        with pytest.raises(UserError, match=r"give one of them"):
+        with pytest.raises(UserError, match=r"pass either noise or start"):
             DDIM(5)(oracle, noise, SharedStream(0), start=start)

@@ -114,7 +114,7 @@ def test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation(command
     scores = [s for s in read_scores(tmp_path / "test") if (s.metric, s.what) == ("fd_lite0", "samples")]
     assert [score.source["test_evaluation"] for score in scores] == [1, 2]
     status, out, err = command("study", [*words, "nfe=[2]", "split=test", "hydra.run.dir=again"])
-    assert (status, "2 times so far; of several test scores only the first is unbiased" in out) == (0, True)
+    assert (status, "2 times so far; only the first of several test scores is unbiased" in out) == (0, True)
 
 
 def test_the_cost_of_an_evaluation_is_printed_first(

@@ -96,7 +96,7 @@ def test_labels_and_guidance_go_with_it(tiny, photos, tmp_path) -> None:
 BAD = {
     "parts that the network can't divide": (
         ["crops=random", "model.channels=[8,16,16]", "model.attention=[false,true,true]"],
-        ["crops.divisors: 4 makes parts of 2×2", "such as [1,2]"],
+        ["crops.divisors: 4 divides images of 8×8 into parts of 2×2", "crops.divisors=[1,2]"],
     ),
     "a network that can't be told": (["crops=random", "model=edm2_tiny"], ["crops: ", "model=unet_small"]),
     "probabilities of 0.9": (["crops=random", "crops.probabilities=[0.5,0.2,0.2]"], ["crops.probabilities=[0.5,0.2"]),

@@ -127,7 +127,7 @@ def test_samples_are_of_the_classes_that_are_asked_for(run, command, tmp_path):
     """After training a few thousand weights for a minute, most images have the colour of their class."""
     images, arrays, out = sampled(command, tmp_path, run, "labels=[red,0]", "sampler.steps=8")
     assert arrays["classes"].tolist() == [2, 0] * 6
-    assert "the rows of grid.png: red, 0" in out
+    assert "  rows of grid.png: red, 0" in out
     wanted = ["red", "blue"] * 6
     right = np.mean([a == b for a, b in zip(colour(images), wanted, strict=True)])
     assert right > 0.7
@@ -256,7 +256,7 @@ def test_what_does_not_fit_is_refused_before_training(command, words, name):
 ASKED = {
     "an unknown class": (["label=pink"], "label=pink: unknown class; expected one of blue, green, red"),
     "a number too large": (["labels=[0,3]"], "label=3"),
-    "both": (["label=0", "labels=[0,1]"], "give either label=CLASS"),
+    "both": (["label=0", "labels=[0,1]"], "set either label=CLASS"),
     "no class to guide to": (["label=none", "guidance=cfg"], "needs a class label"),
     "a worse model that is none": (["guidance=auto", "guidance.ckpt=nowhere.ckpt"], "nowhere.ckpt"),
     "a setting of no guidance": (["guidance.scale=2"], "the run's guidance has no such setting"),

@@ -162,7 +162,7 @@ def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_
     mask[4:] = True
     capfd.readouterr()
     filled = model.inpaint(image, mask, n=2, progress=False)
-    said = "fills a part of a picture, where guidance by step 3 exaggerates (guidance=early asks for it)"
+    said = "fills part of a picture, where guidance by step 3 is too strong (guidance=early turns it on)"
     assert said in " ".join(capfd.readouterr().out.split())
     assert torch.equal(filled, model.inpaint(image, mask, n=2, guidance="none", progress=False))
     worse = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")

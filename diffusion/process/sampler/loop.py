@@ -146,9 +146,7 @@ class Sampler:
                 decrease.
         """
         if (noise is None) == (start is None):
-            raise UserError(
-                "sampler: it begins with noise or with start=(x_t, t); give one of them, and None for the other"
-            )
+            raise UserError("sampler: pass either noise or start=(x_t, t), and None for the other")
         if conditions:
             denoise = Conditioned(denoise, **conditions)
         if self.threshold is not None:
