@@ -279,9 +279,9 @@ def test_an_image_without_a_folder_is_one_line(root: Path) -> None:
 
 
 def test_one_class_is_nothing_to_tell_apart(root: Path, tmp_path: Path) -> None:
-    refused(root.parent, r"20 images in .* one class only \('pets'\).*set data\.root to", labels="folders")
+    refused(root.parent, r"20 images in .* have only one class \('pets'\).*set data\.root to", labels="folders")
     alone = table(tmp_path / "one.csv", [(name, "pet") for name, _ in by_parity(root)])
-    refused(root, r"one\.csv: 20 images in .* one class only \('pet'\).*data\.labels=null", labels=alone)
+    refused(root, r"one\.csv: 20 images in .* have only one class \('pet'\).*data\.labels=null", labels=alone)
 
 
 def test_a_table_that_does_not_fit_is_one_line(root: Path, tmp_path: Path) -> None:

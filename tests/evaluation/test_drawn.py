@@ -98,10 +98,10 @@ def test_a_batch_counts_as_there_only_after_its_pixels_are(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"seed": 1}, "seed is 0 and not 1"),
-        ({"steps": 4}, "sampler is {'steps': 3} and not {'steps': 4}"),
-        ({"n": 12}, "n is 11 and not 12"),
-        ({"batch_size": 4}, "batch_size is 3 and not 4"),
+        ({"seed": 1}, "seed is 0, now 1"),
+        ({"steps": 4}, "sampler is {'steps': 3}, now {'steps': 4}"),
+        ({"n": 12}, "n is 11, now 12"),
+        ({"batch_size": 4}, "batch_size is 3, now 4"),
         ({"weight": 0.4}, "weights is '"),
     ],
 )

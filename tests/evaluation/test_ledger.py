@@ -31,8 +31,8 @@ def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recor
     assert (status, err.count("\n")) == (2, 1)
     assert f"split=test: the test split was first evaluated for this run on {when} (step 1), 1 time so far" in err
     assert (
-        "according to run/test.json; use split=val for model selection; again=true evaluates on the test split once more"
-        in err
+        "according to run/test.json; use split=val for model selection; "
+        "again=true evaluates on the test split once more" in err
     )
     assert not (tmp_path / "second/scores.json").exists()
     assert numbers("third", "split=test", "again=true") == {2}
