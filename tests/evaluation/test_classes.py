@@ -91,7 +91,7 @@ def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
 
 
 def test_conditions_of_another_number_of_images_are_refused() -> None:
-    with pytest.raises(UserError, match="classes: there are 2 for 3 images"):
+    with pytest.raises(UserError, match="classes: got 2 for 3 images"):
         generate(denoiser(), DDIM(3), 3, (3, 4, 4), 0, conditions={"classes": torch.tensor([0, 1])})
 
 

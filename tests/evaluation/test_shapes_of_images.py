@@ -104,7 +104,7 @@ def test_a_model_of_grey_images_is_exported_for_diffusers(command, tiny, folder,
 def test_images_of_other_channels_than_the_reference_are_not_scored(folder) -> None:
     made = Folder(folder, [8, 12], channels=3, val=8, test=0)
     grey = torch.zeros(8, 1, 8, 12, dtype=torch.uint8)
-    with pytest.raises(UserError, match="8x12 grey as RGB pixels to score; the reference has 8x12"):
+    with pytest.raises(UserError, match="8x12 grey as RGB pixels but the reference has 8x12"):
         diffusion.score(grey, made, features="lite0", device="cpu")
 
 

@@ -415,7 +415,7 @@ def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> No
     reference = reference_statistics(photographs[:100], extractor, progress=False)
     with pytest.raises(TypeError, match="uint8"):
         score(photographs[:10] / 255, extractor, reference, progress=False)
-    with pytest.raises(UserError, match="16x64 pixels to score; the reference has 32x32"):
+    with pytest.raises(UserError, match="16x64 pixels but the reference has 32x32"):
         score(photographs[:10].reshape(10, 3, 16, 64), extractor, reference, progress=False)
     with pytest.raises(UserError, match="3 images to score"):
         score(photographs[:3], extractor, reference, progress=False)
