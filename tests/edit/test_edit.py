@@ -196,7 +196,7 @@ def test_bad_input_is_one_line(command, run, pictures, words, line):
         (lambda m: m.edit(PICTURE[:, :4]), r"image: got uint8 \(3, 4, 8\)"),
         (lambda m: m.inpaint(PICTURE, FILL.float()), r"mask: got float32 \(8, 8\); expected bool \(8, 8\)"),
         (lambda m: m.inpaint(PICTURE, FILL, "repint"), "did you mean repaint"),
-        (lambda m: m.edit(PICTURE, 0.0), "strength=0: it must be in (0, 1]"),
+        (lambda m: m.edit(PICTURE, 0.0), r"strength=0: it must be in \(0, 1\]"),
         (lambda m: m.edit(PICTURE, stepz=3), "sampler.stepz"),
     ],
 )

@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_scored_is_one_line(command, drawn, tmp_path):
     for side in (8, 9):
         Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")
     for folder, words, expected in (
-        (tmp_path / "two", [], "(8.png of 8x8, 9.png of 9x9)"),
+        (tmp_path / "two", [], "(8.png is 8x8, 9.png is 9x9)"),
         (drawn, [], "its images have different sizes (grid.png is "),
         (drawn / "images", ["n=10"], "n=10: "),
         (tmp_path / "nowhere", [], "images="),

@@ -101,7 +101,7 @@ def test_auto_falls_back_with_a_warning_of_one_line(offline: Path, caplog) -> No
     assert (extractor.name, extractor.named("fd"), extractor.named("kid")) == ("lite0", "fd_lite0", "kid_lite0")
     assert len(caplog.records) == 1
     assert "\n" not in caplog.text.strip()
-    assert "not FID" in caplog.text
+    assert "instead of FID" in caplog.text
 
 
 def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, monkeypatch, caplog) -> None:
