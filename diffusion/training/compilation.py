@@ -61,9 +61,9 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
         if plain * batches < LEAST:
             return (
                 False,
-                f"a training of {duration(plain * batches)} is too short; compiling is tried from {duration(LEAST)} on",
+                f"a training of {duration(plain * batches)} is too short; compiling needs at least {duration(LEAST)}",
             )
-        console.print("compile=auto: trying a compiled network, which takes minutes")
+        console.print("compile=auto: trying a compiled network; this takes minutes")
         assert trials.trained is not None
         trials.trained.denoiser.network.compile()
         try:
@@ -73,7 +73,10 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
             return False, f"it fails: {first_line(error)}"
     saved, share = (plain - compiled) * batches, compiled / plain
     gain = f"saves {duration(saved)} of {duration(plain * batches)}" if saved > 0 else "saves nothing"
-    return saved > first, f"a step takes {share:.2f} of the time, which {gain}; compiling takes {duration(first)}"
+    return (
+        saved > first,
+        f"a compiled step takes {share:.2f} of the time, which {gain}; compiling takes {duration(first)}",
+    )
 
 
 def quickest(trials: Trials, size: int) -> float:

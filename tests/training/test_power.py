@@ -177,7 +177,7 @@ def test_other_lengths_are_refused_when_a_run_is_resumed(command, tiny, tmp_path
     [
         ("ema.lengths=[0.05,0.3]", "at most 0.288"),
         ("ema.lengths=[]", "at least 1"),
-        ("ema.lengths=[0.1,0.1]", "each length once"),
+        ("ema.lengths=[0.1,0.1]", "a length is repeated"),
         ("ema.snapshots=0", "at least 1"),
         ("ema=0.08", "ema is one of none, power, warm"),
     ],
@@ -217,7 +217,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypat
 
 def test_snapshots_for_which_there_is_no_room_are_refused_before_the_first_step(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(power, "free_space", lambda folder: 100_000)
-    with pytest.raises(UserError, match=r"and the snapshots take .* lower ema\.snapshots"):
+    with pytest.raises(UserError, match=r"but the snapshots need .* lower ema\.snapshots"):
         train([*tiny, *RESUMED], tmp_path / "run")
     assert not averages.snapshots(tmp_path / "run/checkpoints")
 

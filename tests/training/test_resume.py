@@ -77,11 +77,11 @@ def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
         storage.save(contents if noise is None else {**contents, "noise": noise}, path)
     status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
     assert status == 0, out + err
-    said = f"its noise was drawn by {noise or 'an older generator'}, from now on it is drawn by {GENERATOR}"
+    said = f"its noise came from {noise or 'an older generator'}, and now comes from {GENERATOR}"
     assert said in " ".join(out.split())
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
     assert status == 0, out + err
-    assert "noise was drawn" not in " ".join(out.split())
+    assert "noise came from" not in " ".join(out.split())
 
 
 def test_a_complete_run_is_not_run_again(command, run):
