@@ -73,10 +73,7 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
             return False, f"it fails: {first_line(error)}"
     saved, share = (plain - compiled) * batches, compiled / plain
     gain = f"saves {duration(saved)} of {duration(plain * batches)}" if saved > 0 else "saves nothing"
-    return (
-        saved > first,
-        f"a compiled step takes {share:.2f} of the time, which {gain}; compiling takes {duration(first)}",
-    )
+    return saved > first, f"a step takes {share:.2f} of the time, which {gain}; compiling takes {duration(first)}"
 
 
 def quickest(trials: Trials, size: int) -> float:

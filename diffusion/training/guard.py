@@ -190,8 +190,8 @@ class Guard(Callback):
         if self.high >= self.spikes:
             raise Diverged(
                 f"step {measured.step}: the loss has been far above its usual level for {self.high} steps, now "
-                f"{loss:.4g} with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
-                "guard.spikes=null"
+                f"{loss:.4g} with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, "
+                "or guard.spikes=null"
             )
 
 

@@ -236,9 +236,7 @@ def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, ma
     first = of(value=1.0, sampler={"name": "DDIM", "steps": 9})
     guided = first | {"value": 2.0, "guidance": {"name": "ClassifierFree", "scale": 2.0}}
     folder = make_run(tmp_path / "a", scores=[first, guided])
-    with pytest.raises(
-        UserError, match=r"several times, and guidance is none and ClassifierFree\(scale=2\): add"
-    ):
+    with pytest.raises(UserError, match=r"several times, and guidance is none and ClassifierFree\(scale=2\): add"):
         compare(gather([folder]))
 
 

@@ -168,8 +168,8 @@ REFUSED = {
     "auto of nothing": (["data.batch_size=auto"], "data.batch_size=auto: ", "such as data.global_batch_size=64"),
     "two that decide": (
         ["data.global_batch_size=8", "trainer.accumulate_grad_batches=2"],
-        "trainer.accumulate_grad_batches=2: data.global_batch_size=8 decides",
-        "give trainer.accumulate_grad_batches=1",
+        "trainer.accumulate_grad_batches=2: data.global_batch_size=8 already sets",
+        "; set trainer.accumulate_grad_batches=1",
     ),
     "no divisor": (
         ["data.global_batch_size=9"], "data.batch_size=4: data.global_batch_size=9, and it cannot",
@@ -177,8 +177,8 @@ REFUSED = {
     ),
     "too many": (["data.global_batch_size=25"], "data.global_batch_size=25: the training split has 24", "lower it"),
     "devices": (
-        ["data.global_batch_size=7", "trainer.devices=2"], "data.global_batch_size=7: it cannot be divided equally among 2 devices",
-        "such as 8",
+        ["data.global_batch_size=7", "trainer.devices=2"],
+        "data.global_batch_size=7: it cannot be divided equally among 2 devices", "such as 8",
     ),
     "a part of a device": (
         ["data.global_batch_size=12", "trainer.devices=2"], "the 6 images of each device cannot be",

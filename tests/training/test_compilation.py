@@ -57,7 +57,7 @@ def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compil
     capfd.readouterr()
     train([*common, "compile=auto", "trainer.max_steps=6"], tmp_path / "auto")
     line = said(tmp_path / "auto", capfd)
-    assert line.startswith("compile=auto: compiled (a compiled step takes 0.")
+    assert line.startswith("compile=auto: compiled (a step takes 0.")
     assert " of the time, which saves " in line
     assert len(compiler.networks) == 2  # the trial's and the run's
     compiler.compiled = 2 * SLOW  # a resumed run makes no trial

@@ -157,7 +157,7 @@ def test_a_snapshot_that_is_lost_is_left_behind_and_said(tiny, tmp_path, capfd):
     inside = tmp_path / "run/checkpoints"
     averages.snapshot(inside, 3).write_bytes(b"torn")
     train([*tiny, *RESUMED, f"ckpt={storage.numbered(inside, 7)}"], tmp_path / "new")
-    assert "step-00000003.pt: left behind" in capfd.readouterr().out.replace("\n", "")
+    assert "step-00000003.pt: not copied" in capfd.readouterr().out.replace("\n", "")
     assert list(held(tmp_path / "new/checkpoints/last.ckpt")["snapshots"]) == [6, 9, 12]
     assert averages.of_length(
         storage.load(tmp_path / "new/checkpoints/last.ckpt"), tmp_path / "new/checkpoints/x", 0.08
@@ -211,7 +211,7 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(averages, "save", full)
-    with pytest.raises(UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; fix that"):
+    with pytest.raises(UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; fix this"):
         train([*tiny, *RESUMED], tmp_path / "run")
 
 

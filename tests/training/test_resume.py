@@ -145,7 +145,7 @@ def test_nothing_left_to_train_is_refused(command, tiny, run, steps):
     words = ["ckpt=run/checkpoints/last.ckpt", f"trainer.max_steps={steps}", "hydra.run.dir=other"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err
-    assert f"it is of step 2, and the run ends at step {steps}" in err
+    assert f"it is at step 2 and the run ends at step {steps}" in err
     assert "trainer.max_epochs" in err
 
 
