@@ -342,7 +342,7 @@ def main() -> None:
     table = Table(
         title=f"{METRIC} of {IMAGES} images against the {args.split} tiles, {args.cpu_seconds:g} CPU seconds each"
     )
-    for column in ("training", "seeds", METRIC, "excess over real tiles", "against the training tiles"):
+    for column in ("training", "seeds", METRIC, "above real tiles", "against the training tiles"):
         table.add_column(column, justify="left" if column == "training" else "right")
     table.add_row("real training tiles", "", f"{best:.1f}", "0", f"{distance(real, 'train').value:.1f}")
     for entrant in entrants:
