@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
     assert missing
     there, here = tuple(given[other[0]].shape), tuple(now[other[0]].shape)
     lines = capsys.readouterr().out.replace("\n  ", "\n").splitlines()
-    assert f": {len(now) - len(other) - len(missing)} weights" in lines[0]
+    assert f": loaded {len(now) - len(other) - len(missing)} weights" in lines[0]
     assert lines[1:] == [
         f"{len(other)} weights of another shape, newly initialized: {other[0]} is {there} there and {here} here",
         f"{len(missing)} weights missing in the file, newly initialized, such as {missing[0]}",
