@@ -44,9 +44,9 @@ from diffusion.console import console
 from diffusion.runs import naming
 
 SETTINGS = {
-    "libgomp by itself": {"GOMP_SPINCOUNT": "300000"},
-    "as commands run": {},
-    "1,000 turns": {"GOMP_SPINCOUNT": "1000"},
+    "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
+    "as set by the commands": {},
+    "1,000 polls": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -90,9 +90,9 @@ def started(commands: list[list[str]], settings: list[dict[str, str]]) -> Iterat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="demo")
-    parser.add_argument("--steps", type=int, default=3, help="in a turn")
+    parser.add_argument("--steps", type=int, default=3, help="steps per turn")
     parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="processes beside it")
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, 1, 2], help="numbers of busy processes")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -114,10 +114,12 @@ def main() -> None:
                         process.stdin.flush()
                         seconds = float(process.stdout.readline())
                         took[name, busy] = min(seconds, took.get((name, busy), seconds))
-    table = Table(title=f"ms a step of {options.experiment}, and its ratio to libgomp's own, {os.cpu_count()} cores")
+    table = Table(
+        title=f"ms per step of {options.experiment}, and the ratio to libgomp's default, {os.cpu_count()} cores"
+    )
     table.add_column("how threads wait", no_wrap=True)
     for busy in options.busy:
-        table.add_column(f"beside {busy} busy", justify="right", no_wrap=True)
+        table.add_column(f"{busy} busy processes", justify="right", no_wrap=True)
     first = next(iter(SETTINGS))
     for name in SETTINGS:
         cells = [f"{took[name, busy] * 1e3:.0f}  {took[name, busy] / took[first, busy]:.2f}" for busy in options.busy]

@@ -74,8 +74,16 @@ def work(rank: int, layout: tuple[int, str], asked: argparse.Namespace, answers:
 
 def measured(asked: argparse.Namespace) -> None:
     """Print the measurements of one and of two processes."""
-    table = Table(title=f"{asked.model}, {asked.batch} images of 32×32 on each process")
-    for column in ("processes", "weights", "ms on the wall", "ms of the processor", "images/s", "MB held", "peak MB"):
+    table = Table(title=f"{asked.model}, {asked.batch} images of 32×32 per process")
+    for column in (
+        "processes",
+        "weights",
+        "wall time, ms",
+        "CPU time of the first process, ms",
+        "images per second",
+        "MB held by each",
+        "peak MB",
+    ):
         table.add_column(column, justify="right")
     for processes, how in LAYOUTS:
         answers = mp.get_context("spawn").SimpleQueue()
@@ -91,17 +99,17 @@ def measured(asked: argparse.Namespace) -> None:
 
 def on_paper() -> None:
     """Print the estimated bytes and efficiencies."""
-    table = Table(title=f"on paper: H100 at {SHARE:.0%} of its peak")
+    table = Table(title=f"calculated: H100 at {SHARE:.0%} of its peak")
     columns = (
         "network",
-        "images each",
+        "images per GPU",
         "GPUs",
         "MB sent",
-        "compute ms",
-        "send ms",
+        "compute, ms",
+        "send, ms",
         "no overlap",
-        "overlap",
-        "MB, fsdp2",
+        "full overlap",
+        "MB sent, fsdp2",
     )
     for column in columns:
         table.add_column(column, justify="right")

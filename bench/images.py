@@ -138,10 +138,10 @@ def main() -> None:
     print(f"{first['images']:,} images of {given.resolution}×{given.resolution}: {size:,.0f} MB")
     print(f"Pillow alone                {limit:,.0f} images/s")
     print(f"first start                 {first['seconds']:.1f} s, {first['images'] / first['seconds']:,.0f} images/s")
-    print(f"second start                {second['seconds']:.2f} s ({second['processor']:.2f} s of the processor)")
+    print(f"second start                {second['seconds']:.2f} s ({second['processor']:.2f} s of CPU time)")
     for what, reports in {"one process": [second], f"{given.processes} processes": several}.items():
         own, shared = (sum(report[key] for report in reports) / len(reports) / 1e3 for key in ("own", "shared"))
-        print(f"memory of {what:<17} {own:,.0f} MB of its own each, {shared:,.0f} MB of files, which are shared")
+        print(f"memory of {what:<17} {own:,.0f} MB private per process, {shared:,.0f} MB of shared files")
 
 
 if __name__ == "__main__":

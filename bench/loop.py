@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="unet_small")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=40, help="steps of each")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each loop")
     parser.add_argument("--memory", choices=("bare", "run", "average"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     quiet_libraries()
@@ -198,7 +198,7 @@ def main() -> None:
     console.quiet = False
     console.print(table)
     share = seconds / statistics.median(wall)
-    console.print(f"guards of numbers, signals and checkpoints: {seconds * 1e3:.2f} ms a step, {share:.2%}")
+    console.print(f"guard, signals and checkpoints: {seconds * 1e3:.2f} ms per step, {share:.2%}")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def main() -> None:
                 seconds[name].append(taken)
 
     reference = statistics.median(seconds["diffusers"])
-    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, float32, {args.device} ({best:.0f} GFLOP/s at best)"
+    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, float32, {args.device} (peak {best:.0f} GFLOP/s)"
     table = Table(title=title, box=box.SIMPLE, padding=0, collapse_padding=True)
     for column in ("network", "param.", "GFLOP", "floor ms", "ms", "of peak", "ratio"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)

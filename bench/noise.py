@@ -63,7 +63,9 @@ def main() -> None:
         answer.square().mean().backward()
 
     step, _ = measured(backward, device, 5)
-    table = Table(title=f"{options.model}: {step * 1e3:.0f} ms a forward and backward pass of {smallest}, on {device}")
+    table = Table(
+        title=f"{options.model}: {step * 1e3:.0f} ms per forward and backward pass of {smallest} images, on {device}"
+    )
     for column in ("batch", "what", "ms", "operations", "share of a step"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for batch in options.batch:

@@ -170,9 +170,9 @@ def main() -> None:
         steps = ledger.steps[SKIPPED:]
         parts = {part: statistics.median(step.get(part, 0.0) for step in steps) for part in PARTS}
         rest = statistics.median(step["whole"] for step in steps) - sum(parts.values())
-        columns[batch] = {"bare loop": bare, "run": ours, "more": ours - bare, **parts, "Lightning's own": rest}
+        columns[batch] = {"bare loop": bare, "run": ours, "more": ours - bare, **parts, "Lightning itself": rest}
     console.quiet = False
-    table = Table(title="microseconds of a step")
+    table = Table(title="CPU time of a step in microseconds")
     table.add_column("")
     for batch in columns:
         table.add_column(f"batch {batch:,}", justify="right")
@@ -180,7 +180,9 @@ def main() -> None:
         table.add_row(row, *(f"{values[row] * 1e6:,.0f}" for values in columns.values()), end_section=row == "more")
     console.print(table)
     above = [batch for batch, values in columns.items() if values["more"] > LIMIT]
-    console.print(f"above {LIMIT * 1e3:g} ms at batch {', '.join(map(str, above))}" if above else "within 1 ms")
+    console.print(
+        f"overhead above {LIMIT * 1e3:g} ms at batch {', '.join(map(str, above))}" if above else "overhead within 1 ms"
+    )
 
 
 if __name__ == "__main__":

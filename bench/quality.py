@@ -318,10 +318,10 @@ def mean_text(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
-    parser.add_argument("--cpu-seconds", type=float, default=460, help="of one core, for each training")
+    parser.add_argument("--cpu-seconds", type=float, default=460, help="seconds of one core for each training")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--split", default="test", help="tiles of the last table; peers are chosen by val")
-    parser.add_argument("--only", choices=("demo", "peers"), help="train these alone")
+    parser.add_argument("--split", default="test", help="split of the last table; peers are chosen on val")
+    parser.add_argument("--only", choices=("demo", "peers"), help="train only these")
     parser.add_argument("words", nargs="*", help="overrides of the demo, such as schedule=sigmoid")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -339,8 +339,10 @@ def main() -> None:
 
     real = tiles("train")[torch.randperm(2091, generator=torch.Generator().manual_seed(0))[:IMAGES]]
     best = distance(real, args.split).value
-    table = Table(title=f"{METRIC} of {IMAGES} images against the {args.split} tiles, {args.cpu_seconds:g} s of a core")
-    for column in ("training", "seeds", METRIC, "excess over real tiles", "against the training tiles"):
+    table = Table(
+        title=f"{METRIC} of {IMAGES} images against the {args.split} tiles, {args.cpu_seconds:g} CPU seconds each"
+    )
+    for column in ("training", "seeds", METRIC, "above real tiles", "against the training tiles"):
         table.add_column(column, justify="left" if column == "training" else "right")
     table.add_row("real training tiles", "", f"{best:.1f}", "0", f"{distance(real, 'train').value:.1f}")
     for entrant in entrants:

@@ -54,8 +54,10 @@ def main() -> None:
             passes.append(now(device) - start)
     forward = statistics.median(passes[2:])
 
-    table = Table(title=f"{options.model}: {forward * 1e3:.1f} ms a forward pass of {options.batch}, on {device}")
-    for column in ("sampler", "evaluations", "ms outside, each", "share of the network"):
+    table = Table(
+        title=f"{options.model}: {forward * 1e3:.1f} ms per forward pass of {options.batch} images, on {device}"
+    )
+    for column in ("sampler", "evaluations", "ms outside the network", "share of a forward pass"):
         table.add_column(column, justify="left" if column == "sampler" else "right")
     for name in choices("sampler"):
         sampler = make(choice("sampler", name), "sampler")

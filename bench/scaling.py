@@ -144,8 +144,8 @@ def lines(points: Points) -> list[list[str]]:
 
 
 COLUMNS = (
-    "curve", "what", "sizes", "exponent", "constant", "the floor's", "each, at the largest size", "over the floor",
-    "memory there", "its exponent",
+    "curve", "what", "sizes", "exponent", "constant", "floor constant", "cost per item", "cost / floor",
+    "peak memory", "memory exponent",
 )  # fmt: skip
 
 
@@ -170,18 +170,20 @@ def figure(points: Points) -> Figure:
         time.set_title(curve)
         time.legend(fontsize=7)
         memory.set_xlabel(CURVES[curve].unit)
-    axes[0, 0].set_ylabel("seconds of the processor (dotted: floor)")
-    axes[1, 0].set_ylabel("MB at the peak")
+    axes[0, 0].set_ylabel("CPU seconds (dotted: floor)")
+    axes[1, 0].set_ylabel("peak MB")
     return drawn
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("curves", nargs="*", choices=[[], *CURVES], metavar="CURVE", help=f"of {', '.join(CURVES)}")
+    parser.add_argument(
+        "curves", nargs="*", choices=[[], *CURVES], metavar="CURVE", help=f"any of {', '.join(CURVES)}; default: all"
+    )
     ranges = parser.add_mutually_exclusive_group()
-    ranges.add_argument("--small", action="store_true", help="shorter ranges, to try it out: nothing is kept")
-    ranges.add_argument("--full", action="store_true", help="the longest ranges, which take an hour")
-    parser.add_argument("--largest", type=int, default=sys.maxsize, help="leave out the sizes above it")
+    ranges.add_argument("--small", action="store_true", help="shorter ranges for a quick trial; nothing is saved")
+    ranges.add_argument("--full", action="store_true", help="the longest ranges; slow")
+    parser.add_argument("--largest", type=int, default=sys.maxsize, help="skip larger sizes")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs", help="default: docs")
     asked = parser.parse_args()
     chosen = {name: CURVES[name] for name in asked.curves or CURVES}
@@ -199,7 +201,7 @@ def main() -> None:
                 write(asked.out / "scaling.csv", points)
             bar.advance(task)
     points = {key: points[key] for name in CURVES for key in points if key[0] == name}
-    table = Table(title=f"exponents above {MOST} are marked **")
+    table = Table(title=f"exponents above {MOST} are marked **; costs and memory are those at the largest size")
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if i < 2 else "right")
     for line in lines(points):

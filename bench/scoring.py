@@ -133,13 +133,13 @@ def main() -> None:
         near = statistics.mean([*bares[-AROUND:], *(pair[clock] for pair in after)])
         line[clock] = (sum(bares), sum(scoreds) + rest, rest, interval(scoreds, bares, rest / near / len(bares)))
     for i, what in enumerate(
-        ("the extractor's forward pass", "scoring against cached statistics", "  of it not in batches")
+        ("the extractor's forward pass", "scoring against cached statistics", "  outside the batches")
     ):
         table.add_row(what, *(f"{line[clock][i]:.2f}" for clock in (0, 1)))
     for names, taken in {"reading the statistics": reading, **each}.items():
         table.add_row(f"    {names}", *(f"{value:.2f}" for value in taken))
     console.print(table)
-    console.print(f"ratio {line[0][3]} by the wall, {line[1][3]} by processor time (goal: below 1.1)")
+    console.print(f"ratio {line[0][3]} in wall time, {line[1][3]} in CPU time (goal: below 1.1)")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def gather(folders: Iterable[Path]) -> list[Run]:
         if not found:
             raise UserError(
                 f"{folder}: neither a run (it has none of {', '.join(PARTS)}) nor a sweep (no run in its sub-folders); "
-                "name a folder that python -m diffusion.train wrote"
+                "choose a folder written by python -m diffusion.train"
             )
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
@@ -179,8 +179,8 @@ def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[st
         if several and not mixed:
             listed = "; ".join(f"{part} is {' and '.join(names)}" for part, names in several.items())
             raise UserError(
-                f"{run.folder}: {scores[0].name} was measured several times there, and {listed}: add --mixed for "
-                "separate columns, or score into a folder each (a study is reported in its own study.md)"
+                f"{run.folder}: {scores[0].name} was measured several times, and {listed}: add --mixed for separate "
+                "columns, or score into separate folders (a study has its own study.md)"
             )
         found[protocol] += [part for part in several if part not in found[protocol]]
     return found
@@ -195,7 +195,7 @@ def _refuse(metric: str, scored: Sequence[tuple[Run, Score]]) -> None:
             differences.append(f"{key} is " + " and ".join(f"{value} in {run.folder}" for value, run in values.items()))
     raise UserError(
         f"{metric} was measured under different protocols and can't be ranked: {'; '.join(differences)}; score them "
-        "alike with python -m diffusion.evaluate, or add --mixed for separate columns"
+        "under one protocol with python -m diffusion.evaluate, or add --mixed for separate columns"
     )
 
 
@@ -206,13 +206,13 @@ def _warnings(recipes: int, scored: Sequence[tuple[Run, Score]]) -> list[str]:
     if tests and recipes > 1:
         found.append(
             f"{', '.join(sorted(tests))}: choosing among {recipes} recipes by their test scores makes the winner's "
-            "score too good; choose by the validation split, and score only the chosen one on test"
+            "score too good; choose on the validation split, and score only the chosen one on test"
         )
     numbers: dict[Run, int] = {}
     for run, score in scored:
         numbers[run] = max(numbers.get(run, 1), score.source.get("test_evaluation") or 1)
     if again := [f"{run.folder} (test evaluation {number})" for run, number in numbers.items() if number > 1]:
-        found.append(f"{', '.join(again)}: not the first evaluation on test of its run, and only the first is unbiased")
+        found.append(f"{', '.join(again)}: not the first test evaluation of its run; only the first is unbiased")
     versions: dict[str, Run] = {}
     for run, score in scored:
         if score.code:

@@ -21,7 +21,7 @@ from diffusion.report.page.document import write_page
 from diffusion.report.recipes import Column, Comparison
 
 LEGEND = (
-    "A row per recipe: only settings that differ are shown, and runs that differ in their seed alone are one row. "
+    "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
     "Mean ± half of the 95% t-interval over seeds. **Bold**: the best mean of a column; ≈: a mean that Welch's test "
     "cannot distinguish from it at 5%."
 )

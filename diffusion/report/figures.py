@@ -124,7 +124,7 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
             with Image.open(path) as picture:
                 pictures.append(tiles(picture)[:rows])
         except OSError as error:
-            raise UserError(f"{path}: not a readable picture; delete it, or write it again by sampling") from error
+            raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
     by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
     return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
 
@@ -160,7 +160,7 @@ def mse(metrics: Metrics, epoch_lengths: Sequence[tuple[int, int]] = ()) -> Figu
     figure, ax = style.axes((style.TEXT_WIDTH, 3.2))
     if "train/loss" in metrics:
         step, value = metrics["train/loss"]
-        ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="the objective, per batch", zorder=1)
+        ax.plot(step, value, color=style.LIGHT, linewidth=0.6, label="objective, per batch", zorder=1)
     curves = [
         ("val/mse", style.BLUE, "validation images"),
         ("fit/mse", style.VERMILION, "training images"),
@@ -245,9 +245,9 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     for step, colour in _over_training(steps, curves):
         curve(step, "", color=colour, marker="o", linewidth=1.3, label=f"step {step:,}")
     if f"{names[0]}_raw" in metrics:
-        curve(steps[-1], "_raw", color=style.VERMILION, linestyle=RAW, linewidth=0.9, label="the last, raw weights")
+        curve(steps[-1], "_raw", color=style.VERMILION, linestyle=RAW, linewidth=0.9, label="last step, raw weights")
     ax.set_xlabel(
-        "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$: noise left, image right"
+        "time $t/T$" if schedule is None else r"log-SNR  $\log(\alpha_t^2/\sigma_t^2)$ (left: noise, right: image)"
     )
     ax.set_ylabel("held-out MSE − training MSE")
     ax.legend(**BESIDE)

@@ -32,31 +32,31 @@ from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
 BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
 CAPTIONS = {
-    "samples.png": "Samples as training proceeds (memoir, Fig. 8): a column per training step; each row starts from "
+    "samples.png": "Samples during training (memoir, Fig. 8): one column per training step; each row starts from "
     "the same noise.",
-    "mse.png": "Denoising MSE over training (memoir, Fig. 9), on the frozen validation images and on as many training "
-    "images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
-    "single batches (in its own units, where it is not the simple loss of ε).",
-    "copies.png": "The samples that are most like a training image, above that image (mirrored where that is nearer). "
-    "r is the distance to it, divided by the mean distance to the 50 nearest: near 0 for a copy.",
-    "bins.png": "The validation MSE by time t, in tenths of [0, T], early in training to late.",
+    "mse.png": "Denoising MSE during training (memoir, Fig. 9), on the frozen validation images and on equally many "
+    "training images; where the shaded gap widens, the network memorizes its images. Lines: %s; grey: the objective of "
+    "single batches (in its own units, unless it is the simple loss of ε).",
+    "copies.png": "The samples most similar to a training image, each above that image (mirrored if that is closer). "
+    "r is the distance to it divided by the mean distance to the 50 nearest: near 0 for a copy.",
+    "bins.png": "The validation MSE by time t, in tenths of [0, T], from early to late in training.",
     "gap.png": "The generalisation gap by noise level: denoising MSE on held-out images minus that on training images, "
-    "at the same times and noises, with 95% intervals. Where it rises the network memorizes its training images; "
+    "at the same times and noises, with 95% intervals. Where it rises, the network memorizes its training images; "
     "its level also depends on which of the two sets is harder.",
     "noising.png": "The forward process on images of this run's data (memoir, Fig. 1): "
     "x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε with one ε for all t.",
-    "beta.png": "The variance that each step adds, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); log-SNR for a schedule that "
-    "does not preserve variance, which has no β_t.",
+    "beta.png": "The variance added by each step, β_t = 1 − ᾱ_t/ᾱ_{t−1} (memoir, Fig. 2); the log-SNR for a schedule "
+    "that does not preserve variance, because it has no β_t.",
     "signal.png": "The factors of the image, √ᾱ_t, and of the noise, √(1−ᾱ_t), in x_t (memoir, Fig. 10).",
 }
 NEEDS = {
     "samples.png": "no samples/step-*.png was written",
     "mse.png": "metrics.csv contains no losses",
-    "bins.png": "metrics.csv holds no MSE by time (val/mse_bin0, …)",
-    "gap.png": "metrics.csv holds no gap by time (gap/mse_bin0, …)",
+    "bins.png": "metrics.csv contains no MSE by time (val/mse_bin0, …)",
+    "gap.png": "metrics.csv contains no gap by time (gap/mse_bin0, …)",
     "noising.png": "the data's images or the noise schedule were not available",
-    "beta.png": "no noise schedule was at hand",
-    "signal.png": "no noise schedule was at hand",
+    "beta.png": "the noise schedule was not available",
+    "signal.png": "the noise schedule was not available",
 }
 
 
@@ -114,7 +114,7 @@ def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> s
         "## Denoising error\n\n" + mse_section(run.metrics),
         "## Figures\n\n" + figures_section(run, missing),
         "## Files\n\n" + files_section(run),
-        "## What to do with it\n\n" + commands(run),
+        "## Next steps\n\n" + commands(run),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -123,7 +123,7 @@ def summary(run: Run, state: str | None = None) -> str:
     """One paragraph (state, number of steps, images, duration, device, versions), and the command."""
     info = run.info
     if not info:
-        return "run.json is missing: when this run was made, for how long and on what device is not known."
+        return "run.json is missing: the date, duration and device of this run are unknown."
     state = state or str(info.get("state", "not recorded"))
     opening = {
         "complete": "This run is complete.",
@@ -134,18 +134,18 @@ def summary(run: Run, state: str | None = None) -> str:
     sentences = [f"{opening} The reason: `{reason}`." if reason else opening]
     if info.get("steps") is not None:
         epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
-        sentences.append(f"It made {count(info['steps'], 'training step')}{epochs}.")
+        sentences.append(f"It completed {count(info['steps'], 'training step')}{epochs}.")
         if isinstance(batch := info.get("batch"), Mapping):
             parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
-            sentences.append(f"Each was of {count(batch['images'], 'image')}: {parts}.")
+            sentences.append(f"Each step used {count(batch['images'], 'image')}: {parts}.")
     if info.get("parameters") is not None:
         sentences.append(f"The network has {info['parameters']:,} parameters.")
     if isinstance(info.get("images"), Mapping):
         sentences.append("Images: " + ", ".join(f"{n:,} {split}" for split, n in info["images"].items()) + ".")
     seconds = info.get("seconds")
-    took = "How long it took is not known" if seconds is None else f"It took {duration(seconds)}"
-    device = f"on {info['device']}" if info.get("device") else "on a device that was not recorded"
-    cores = f", in a machine with {info['host_cores']} CPU cores" if info.get("host_cores") else ""
+    took = "It took an unknown time" if seconds is None else f"It took {duration(seconds)}"
+    device = f"on {info['device']}" if info.get("device") else "on an unknown device"
+    cores = f", on a machine with {info['host_cores']} CPU cores" if info.get("host_cores") else ""
     dates = " to ".join(str(info[key]).replace("T", " ") for key in ("started", "finished") if info.get(key))
     sentences.append(f"{took} {device}{cores}{f' ({dates})' if dates else ''}.")
     if isinstance(info.get("versions"), Mapping) and info["versions"]:
@@ -167,7 +167,7 @@ def picture(run: Run) -> str:
 def recipe(config: Mapping[str, Any]) -> str:
     """A table with a row per top-level key of the configuration, in its order."""
     if not config:
-        return "config.yaml is missing: the recipe is not known."
+        return "config.yaml is missing: the recipe is unknown."
     rows = [(f"`{key}`", escaped(describe(value))) for key, value in config.items() if value is not None]
     return markdown_table(("part", "choice"), rows)
 
@@ -195,11 +195,11 @@ def scores_section(scores: Sequence[Score]) -> str:
     words = {score.protocol_key: f"{score.name}: {protocol_text(score)}" for score in reversed(scores)}
     listed = "\n".join(f"- {number} {words[key]}." for key, number in protocols.items())
     return (
-        markdown_table(("score", "value", *BASELINES.values(), "protocol", "of what, how"), rows, right=range(1, 6))
+        markdown_table(("score", "value", *BASELINES.values(), "protocol", "source"), rows, right=range(1, 6))
         + "\n\nLower is closer to the reference, except for precision, recall, coverage and the Inception Score, where "
-        "higher is better; density and the Vendi score have no better end. In brackets: 95% intervals over draws of as "
-        "many samples. The floor is the score of two sets of real images that differ by chance alone. Only numbers of "
-        "one protocol may be compared:\n\n" + listed
+        "higher is better; density and the Vendi score have no better direction. In brackets: 95% intervals over "
+        "resamples of the same size. The floor is the score of two sets of real images that differ by chance alone. "
+        "Only compare numbers of the same protocol:\n\n" + listed
     )
 
 
@@ -238,8 +238,8 @@ def mse_section(metrics: Metrics) -> str:
     quantities = {
         "val/mse": "validation images",
         "val/mse_raw": "validation images, raw weights",
-        "fit/mse": "as many training images",
-        "fit/mse_raw": "as many training images, raw weights",
+        "fit/mse": "equally many training images",
+        "fit/mse_raw": "equally many training images, raw weights",
         "gap/mse": "gap (validation − training)",
     }
     if not quantities.keys() & metrics.keys():
@@ -257,7 +257,7 @@ def mse_section(metrics: Metrics) -> str:
     absent = [f"`{name}`" for name in quantities if name not in metrics]
     note = f"\n\nNot logged: {', '.join(absent)}." if absent else ""
     weights = validated_weights([metrics])
-    return f"{markdown_table(head, rows, right=(1, 2))}\n\nOf the {weights} unless stated otherwise.{note}"
+    return f"{markdown_table(head, rows, right=(1, 2))}\n\nFor the {weights} unless stated otherwise.{note}"
 
 
 def figures_section(run: Run, missing: Mapping[str, str]) -> str:
@@ -276,7 +276,7 @@ def files_section(run: Run) -> str:
     """A table of the files that exist, and the names of the missing ones."""
     there = {name: what for name, what in FILES.items() if (run.folder / name).exists()}
     absent = [f"`{name}`" for name in FILES if name not in there]
-    listed = markdown_table(("file", "what it is"), [(f"[{name}]({name})", what) for name, what in there.items()])
+    listed = markdown_table(("file", "contents"), [(f"[{name}]({name})", what) for name, what in there.items()])
     return listed + (f"\n\nMissing: {', '.join(absent)}." if absent else "")
 
 
@@ -289,16 +289,16 @@ def commands(run: Run) -> str:
     if checkpoints:
         ckpt = override("ckpt", f"{place}/checkpoints/{checkpoints[0]}.ckpt")
         lines += [
-            "# more samples, by the run's sampler unless another is chosen",
+            "# draw more samples; with the run's sampler by default",
             f"python -m diffusion.sample {ckpt} n=64 seed=1",
         ]
     if "last" in checkpoints:
         lines += [
-            "# the scores again, or on another split",
+            "# recompute the scores, here on another split",
             f"python -m diffusion.evaluate {override('ckpt', f'{place}/checkpoints/last.ckpt')} split=val",
-            "# resume it; to train beyond its end, raise trainer.max_epochs or trainer.max_steps",
+            "# resume; to train beyond the end, raise trainer.max_epochs or trainer.max_steps",
             resume_command(place),
         ]
-    lines += ["# this page and its figures again", f"python -m diffusion.report {shlex.quote(str(place))}"]
+    lines += ["# recreate this page and its figures", f"python -m diffusion.report {shlex.quote(str(place))}"]
     note = "" if checkpoints else "There is no checkpoint: nothing to sample from, evaluate or resume.\n\n"
     return note + "```bash\n" + "\n".join(lines) + "\n```"

@@ -37,7 +37,7 @@ class Division:
 
     def __str__(self) -> str:
         batches, devices = count(self.accumulate, "batch"), count(self.devices, "device")
-        return f"{count(self.images, 'image')} a step = {self.size} × {batches} on {devices}"
+        return f"{count(self.images, 'image')} per step = {self.size} × {batches} on {devices}"
 
 
 def check_batch(settings: Train) -> None:
@@ -45,13 +45,13 @@ def check_batch(settings: Train) -> None:
     whole, accumulate = settings.data.get("global_batch_size"), settings.trainer.accumulate_grad_batches
     if whole is None and settings.data.get("batch_size") == AUTO:
         raise UserError(
-            "data.batch_size=auto: the numbers depend on how many images an optimizer step has, which what fits must "
-            "not decide; give data.global_batch_size too, such as data.global_batch_size=64"
+            "data.batch_size=auto: the results depend on the number of images per optimizer step, which free memory "
+            "must not decide; set data.global_batch_size too, such as data.global_batch_size=64"
         )
     if whole is not None and accumulate > 1:
         raise UserError(
-            f"trainer.accumulate_grad_batches={accumulate}: data.global_batch_size={whole} decides how many batches a "
-            "step takes; give trainer.accumulate_grad_batches=1, or data.global_batch_size=null"
+            f"trainer.accumulate_grad_batches={accumulate}: data.global_batch_size={whole} already sets the batches "
+            "per step; set trainer.accumulate_grad_batches=1, or data.global_batch_size=null"
         )
 
 
@@ -66,19 +66,19 @@ def clock_of(settings: Train, data: ImageData, devices: int) -> Clock:
     if whole > images:
         raise UserError(
             f"data.global_batch_size={whole}: the training split has {count(images, 'image')}, fewer than an optimizer "
-            "step takes; lower it, add images, or cut large photographs into tiles (data=folder data.tiles=true)"
+            "step needs; lower it, add images, or cut large photographs into tiles (data=folder data.tiles=true)"
         )
     if whole % devices:
         raise UserError(
-            f"data.global_batch_size={whole}: {devices} devices cannot have equal parts of it; give a multiple of "
-            f"{devices}, such as {devices * -(-whole // devices)}"
+            f"data.global_batch_size={whole}: it cannot be divided equally among {devices} devices; set a multiple "
+            f"of {devices}, such as {devices * -(-whole // devices)}"
         )
     if size and whole // devices % size:
         near = max(part for part in divisors(whole // devices) if part <= size)
         what = f"the {whole // devices} images of each device" if devices > 1 else "it"
         raise UserError(
             f"data.batch_size={size}: data.global_batch_size={whole}, and {what} cannot be divided into batches of "
-            f"{size}; give a divisor, such as data.batch_size={near}, or data.batch_size=auto"
+            f"{size}; set a divisor, such as data.batch_size={near}, or data.batch_size=auto"
         )
     return Clock.of(settings.trainer, images, whole, 1, settings.least_interval)
 
@@ -137,12 +137,12 @@ def find_size(
     room = f"{trials.room / 1e9:.3g} GB"
     if size is None:
         raise UserError(
-            f"data.batch_size=auto: a step of one image needs more memory than there is ({room}); choose a smaller "
-            "model or data.resolution, or trainer.precision=bf16-mixed"
+            f"data.batch_size=auto: a step with one image needs more memory than is available ({room}); choose a "
+            "smaller model or data.resolution, or trainer.precision=bf16-mixed"
         )
     if more is not None:
         return size, f"{size} is the largest that fits: {more} needs more than {room}"
-    return size, "the whole step fits at once" if size == images else "larger batches are no faster on a CPU"
+    return size, "the whole step fits in one batch" if size == images else "larger batches are no faster on a CPU"
 
 
 def divisors(n: int) -> list[int]:

@@ -149,5 +149,5 @@ class DeviceStats(callbacks.DeviceStatsMonitor):
             super().setup(trainer, pl_module, stage)
         except ModuleNotFoundError as error:
             raise UserError(
-                "callbacks=device_stats: on a CPU it needs psutil; pip install psutil, or leave it out"
+                "callbacks=device_stats: on a CPU it needs psutil; pip install psutil, or remove it"
             ) from error

@@ -34,7 +34,7 @@ def check_trainer(settings: Trainer) -> None:
             raise UserError(f"{key}: it is set by the run itself; {INSTEAD[key]}")
     if settings.max_epochs in (None, -1) and settings.max_steps == -1:
         raise UserError(
-            "trainer.max_epochs and trainer.max_steps are both without limit: set one of them, such as "
+            "trainer.max_epochs and trainer.max_steps are both unlimited: set one of them, such as "
             "trainer.max_epochs=250"
         )
     extra = settings.model_extra or {}
@@ -43,11 +43,11 @@ def check_trainer(settings: Trainer) -> None:
     if asked in ("gpu", "cuda") and present == 0 and not (asked == "gpu" and torch.backends.mps.is_available()):
         raise UserError(f"trainer.accelerator={asked}: this machine has no usable GPU; use trainer.accelerator=auto")
     if isinstance(devices, int) and devices > present > 0 and asked in ("gpu", "cuda", "auto"):
-        raise UserError(
-            f"trainer.devices={devices}: this machine has {count(present, 'GPU')}; ask for at most {present}"
-        )
+        raise UserError(f"trainer.devices={devices}: this machine has {count(present, 'GPU')}; set at most {present}")
     if isinstance(strategy, str) and any(word in strategy for word in LAUNCHING):
-        raise UserError(f"trainer.strategy={strategy}: it starts processes itself, as diffusion.train does; use ddp")
+        raise UserError(
+            f"trainer.strategy={strategy}: it starts processes, but diffusion.train starts its own; use ddp"
+        )
 
 
 def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
@@ -65,8 +65,8 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
     features = scorer.extractor
     if metric not in features.canonical.values() and not metric.endswith(f"_{features.name}"):
         raise UserError(
-            f"sweep.score={name}: this run's scores are on the features {features.name}, such as "
-            f"{split}/{features.named('fd')}; give one of them, or other features (features=…)"
+            f"sweep.score={name}: this run's scores use the features {features.name}, such as "
+            f"{split}/{features.named('fd')}; choose one of them, or other features (features=…)"
         )
 
 

@@ -51,12 +51,12 @@ class Clock:
         epoch = batches // accumulate
         if epoch < 1 and limit is not None:
             raise UserError(
-                f"trainer.limit_train_batches={limit}: no optimizer step is left of an epoch of "
-                f"{images // (batch_size * devices)} batches; give a greater number, or leave it out"
+                f"trainer.limit_train_batches={limit}: it leaves no optimizer step in an epoch of "
+                f"{images // (batch_size * devices)} batches; set a larger number, or remove it"
             )
         if epoch < 1:
             raise UserError(
-                f"the training split has {count(images, 'image')}, and an optimizer step takes "
+                f"the training split has {count(images, 'image')}, but an optimizer step needs "
                 f"{batch_size * devices * accumulate} (data.batch_size={batch_size} × {count(devices, 'device')} × "
                 f"trainer.accumulate_grad_batches={accumulate}): lower one of them, add images, or cut large "
                 "photographs into tiles (data=folder data.tiles=true)"

@@ -61,9 +61,9 @@ def worthwhile(module: Diffusion, data: ImageData, trainer: pl.Trainer, batches:
         if plain * batches < LEAST:
             return (
                 False,
-                f"a training of {duration(plain * batches)} is too short; compiling is tried from {duration(LEAST)} on",
+                f"a training of {duration(plain * batches)} is too short; compiling needs at least {duration(LEAST)}",
             )
-        console.print("compile=auto: trying a compiled network, which takes minutes")
+        console.print("compile=auto: trying a compiled network; this takes minutes")
         assert trials.trained is not None
         trials.trained.denoiser.network.compile()
         try:

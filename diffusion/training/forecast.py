@@ -187,7 +187,7 @@ class Forecast(Callback):
             return
         left = self.clock.total - trainer.global_step
         seconds = (self._now(pl_module) - self.began) / steps * left
-        console.print(f"{count(left, 'step')} to go: about {duration(seconds)} of training, as measured")
+        console.print(f"{count(left, 'step')} left: about {duration(seconds)} of training (measured)")
 
     @staticmethod
     def _now(module: pl.LightningModule) -> float:

@@ -147,7 +147,7 @@ class Guard(Callback):
         """Report the number of skipped steps."""
         self.check(keep=0)
         if self.skipped:
-            console.print(f"skipped {count(self.skipped, 'step')}, whose gradients were not finite")
+            console.print(f"skipped {count(self.skipped, 'step')} with non-finite gradients")
 
     def names(self, images: list[Tensor]) -> str:
         """The files of a step's images: `a.png, b.png and 6 more`."""
@@ -164,7 +164,7 @@ class Guard(Callback):
                 if not math.isfinite(value):
                     raise NotFinite(
                         f"step {measured.step}: the {what} became {value} with {self.names(measured.images)}; the "
-                        "checkpoints are older; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
+                        "checkpoints are from earlier steps; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
                         "guard.action=skip"
                     )
             self.compare(loss, measured)
@@ -189,9 +189,9 @@ class Guard(Callback):
             )
         if self.high >= self.spikes:
             raise Diverged(
-                f"step {measured.step}: the loss has been far above what it was for {self.high} steps, now {loss:.4g} "
-                f"with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, or "
-                "guard.spikes=null"
+                f"step {measured.step}: the loss has been far above its usual level for {self.high} steps, now "
+                f"{loss:.4g} with {self.names(measured.images)}; lower optimizer.lr, set trainer.gradient_clip_val=1, "
+                "or guard.spikes=null"
             )
 
 

@@ -56,23 +56,27 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
         example = f", such as {next(iter(found))}," if found else ""
         raise UserError(
             f"init={path}: none of its {count(len(found), 'weight')}{example} fits the model; choose the model that it "
-            "was trained with, or leave init out"
+            "was trained with, or remove init"
         )
     with torch.no_grad():
         for name in fitting:
             own[name].copy_(found[name])
-    console.print(f"starting from {path}, step {contents['global_step']}: {_counted(fitting, own)} of {len(own)} taken")
+    console.print(
+        f"starting from {path}, step {contents['global_step']}: loaded {_counted(fitting, own)} of {len(own)}"
+    )
     if other:
         name = other[0]
         console.print(
-            f"  {_counted(other)}, of another shape, left fresh: {name} is {tuple(found[name].shape)} there and "
+            f"  {_counted(other)} of another shape, newly initialized: {name} is {tuple(found[name].shape)} there and "
             f"{tuple(own[name].shape)} here",
             style="yellow",
         )
     if missing:
-        console.print(f"  {_counted(missing)} not there, left fresh, such as {missing[0]}", style="yellow")
+        console.print(
+            f"  {_counted(missing)} missing in the file, newly initialized, such as {missing[0]}", style="yellow"
+        )
     if unused:
-        console.print(f"  {_counted(unused)} of it not used, such as {unused[0]}", style="yellow")
+        console.print(f"  {_counted(unused)} unused, such as {unused[0]}", style="yellow")
     theirs = plain_config(contents["config"], path)
     _say_what_differs(theirs, config)
     _say_what_no_weight_shows(theirs, network)
@@ -93,7 +97,7 @@ def _say_what_differs(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None
     """Warn if the weights were trained with another schedule or prediction."""
     parts = [part for part in ("schedule", "prediction") if _plain(theirs.get(part)) != _plain(own.get(part))]
     if parts:
-        console.print(f"  it was trained with another {' and '.join(parts)}, and has to learn this one", style="yellow")
+        console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")
 
 
 def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> None:
@@ -102,7 +106,7 @@ def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> 
     values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}
     if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
         console.print(
-            f"  its network has {' '.join(shown)}, which the weights do not show; set these to match it", style="yellow"
+            f"  its network has {' '.join(shown)}, which its weights do not show; set the same values", style="yellow"
         )
 
 

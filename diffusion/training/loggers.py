@@ -47,8 +47,8 @@ def wandb(
     online = not offline and library.login(prompt=False)
     if not online:
         console.print(
-            f"wandb: {'WANDB_MODE is offline' if offline else 'no key'}, so the run is kept here; send it with: wandb "
-            f"sync {folder}/wandb/offline-run-*"
+            f"wandb: {'WANDB_MODE is offline' if offline else 'no key'}, so the run is stored locally; upload it with: "
+            f"wandb sync {folder}/wandb/offline-run-*"
         )
     logger = WandbLogger(
         project=project,
@@ -142,7 +142,7 @@ class MetricsFile(Logger):
         except (ValueError, LookupError) as error:
             kept = set_aside(file) if folder.resolve() == self.file.parent.resolve() else file
             console.print(
-                f"{file}: damaged ({first_line(error)}); kept as {kept}; the curves start again here", style="yellow"
+                f"{file}: damaged ({first_line(error)}); kept as {kept}; the curves restart here", style="yellow"
             )
             return []
 

@@ -38,8 +38,8 @@ def hidden_matrices(network: nn.Module, ends: Sequence[str]) -> list[nn.Paramete
         apart = {id(p) for name in ends for p in network.get_submodule(name).parameters()}
     except AttributeError as error:
         raise UserError(
-            f"optimizer.ends=[{','.join(ends)}]: {type(network).__name__} has no layer of one of these names; expected "
-            "its first and last layers, such as optimizer.ends=[first,last]"
+            f"optimizer.ends=[{','.join(ends)}]: {type(network).__name__} has no layer with one of these names; "
+            "expected its first and last layers, such as optimizer.ends=[first,last]"
         ) from error
     layers = [layer for layer in network.modules() if not isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
     named = [pair for layer in layers for pair in layer.named_parameters(recurse=False)]
@@ -84,8 +84,8 @@ class Muon(Optimizer):
         ends = getattr(network, "ends", None) if ends is None else ends
         if ends is None:
             raise UserError(
-                f"optimizer.ends=null: {type(network).__name__} does not say which its first and last layers are; name "
-                "them, such as optimizer.ends=[first,last], or give it an attribute `ends`"
+                f"optimizer.ends=null: {type(network).__name__} does not declare its first and last layers; name them, "
+                "such as optimizer.ends=[first,last], or add an attribute `ends` to it"
             )
         params, hidden = list(params), {id(p) for p in hidden_matrices(network, ends)}
         self.adamw = AdamW([p for p in params if id(p) not in hidden], lr, betas, eps, weight_decay)

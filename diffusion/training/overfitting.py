@@ -47,7 +47,7 @@ class OverfittingNotice(Callback):
                 if trainer.is_global_zero:
                     log.warning(
                         "step %d: over-fitting has started: the error%s on held-out images is %.5f above that on "
-                        "training images, %.1f times its standard error, and %.5f at its lowest",
+                        "training images, %.1f times its standard error; the lowest gap was %.5f",
                         trainer.global_step, " of the raw weights" if weights == "raw" else "",
                         gap.mean, gap.mean / gap.error, lowest.mean(),
                     )  # fmt: skip

@@ -43,7 +43,7 @@ class PowerEMA(EMA):
         super().__init__()
         self.lengths = [float(length) for length in lengths or (0.05, 0.10)]
         if len(set(self.lengths)) < len(self.lengths):
-            raise UserError(f"ema.lengths={self.lengths}: each length once")
+            raise UserError(f"ema.lengths={self.lengths}: a length is repeated; list each one once")
         self.gammas = [gamma_of(length) for length in self.lengths]
         self.snapshots = snapshots
         self.others: list[list[Tensor]] = []  # averages of the lengths after the first, each like `averages`
@@ -129,7 +129,7 @@ class PowerEMA(EMA):
                 storage.verify(source, sealed=True)
                 link(source, files.snapshot(here, step))
             except (storage.Damaged, OSError) as error:
-                console.print(f"{source}: left behind ({error}); weights=… has one snapshot less", style="yellow")
+                console.print(f"{source}: not copied ({error}); weights=… has one snapshot less", style="yellow")
                 del self.written[step]
 
     def check_space(self, trainer: pl.Trainer) -> None:
@@ -139,7 +139,7 @@ class PowerEMA(EMA):
         needed, free = max(0, self.snapshots - len(self.written)) * one, free_space(folder)
         if needed > free:
             raise UserError(
-                f"{folder}: {free / 1e9:.2f} GB are free, and the snapshots take {needed / 1e9:.2f} GB; lower "
+                f"{folder}: {free / 1e9:.2f} GB are free, but the snapshots need {needed / 1e9:.2f} GB; lower "
                 "ema.snapshots, or choose another disk (hydra.run.dir=…)"
             )
 

@@ -58,7 +58,7 @@ def check_processes(trainer: pl.Trainer) -> None:
     """
     if trainer.num_nodes > 1 and not under_torchrun():
         raise UserError(
-            f"trainer.num_nodes={trainer.num_nodes}: on several machines start one torchrun on each: torchrun "
+            f"trainer.num_nodes={trainer.num_nodes}: to use several machines, start torchrun on each: torchrun "
             f"--nnodes={trainer.num_nodes} --nproc-per-node={trainer.num_devices} -m diffusion.train …"
         )
     if under_torchrun() and trainer.world_size != int(os.environ["WORLD_SIZE"]):
@@ -114,7 +114,7 @@ def what_is_lost(error: BaseException, followers: "Followers") -> str | None:
         return f"process {killed.pid} of the run was killed by {signal.Signals(-killed.returncode).name}"
     if silent := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
         return f"another process of the run has not answered for {duration(int(silent[1]) / 1000)}: it may be stopped"
-    return "another process of the run has ended, or its machine" if closed else None
+    return "another process of the run, or its machine, has died" if closed else None
 
 
 class Followers:
@@ -160,7 +160,7 @@ class Followers:
             elif process.pid not in self.stopped:
                 self.stopped[process.pid] = time.monotonic()
                 what = f"process {process.pid} of the run is stopped: kill -CONT {process.pid} continues it"
-                print(f"{what}; in {PAUSE:.0f} s it is killed", file=sys.stderr)
+                print(f"{what}; it will be killed in {PAUSE:.0f} s", file=sys.stderr)
             elif time.monotonic() - self.stopped[process.pid] > PAUSE:
                 process.kill()
 

@@ -101,7 +101,7 @@ def with_channels(settings: Train) -> Train:
         return settings
     if given != RGB:
         raise UserError(
-            f"model.in_channels={given}: the images have {count(channels, 'channel')}; leave it out, and it follows "
+            f"model.in_channels={given}: the images have {count(channels, 'channel')}; remove it, and it follows "
             "data.channels"
         )
     out = model.get("out_channels", RGB)
@@ -120,11 +120,11 @@ def with_augmentation(settings: Train) -> Train:
         wanted = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1]
         if given is None:
             raise UserError(
-                "augmentation: the model has no setting `augment`, so it can't be told how images were changed; choose "
-                "another model, such as model=unet_small, or augmentation=none"
+                "augmentation: the model has no setting `augment`, so it cannot be conditioned on the augmentation; "
+                "choose another model, such as model=unet_small, or augmentation=none"
             )
     if given not in (None, 0, wanted):
-        raise UserError(f"model.augment={given}: the augmentation has {wanted} labels; leave it out, and it follows")
+        raise UserError(f"model.augment={given}: the augmentation has {wanted} labels; remove it, and it follows")
     return settings.model_copy(update={"model": {**settings.model, "augment": wanted}}) if wanted else settings
 
 
@@ -137,8 +137,8 @@ def with_coordinates(settings: Train) -> Train:
         return settings
     if "coordinates" not in settings.model:
         raise UserError(
-            "crops: the model has no setting `coordinates`, so it can't be told where a part of an image is; choose "
-            "another model, such as model=unet_small, or crops=none"
+            "crops: the model has no setting `coordinates`, so it cannot be conditioned on the position of a crop; "
+            "choose another model, such as model=unet_small, or crops=none"
         )
     return settings.model_copy(update={"model": {**settings.model, "coordinates": True}})
 
@@ -154,10 +154,12 @@ def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
         return settings, recipe
     if given:
         raise UserError(
-            f"model.classes={given}: the data has {known or 'no'} classes; leave it out, and it follows data.labels"
+            f"model.classes={given}: the data has {known or 'no'} classes; remove it, and it follows data.labels"
         )
     if "classes" not in settings.model:
-        raise UserError("data.labels: the model has no setting `classes`, so it takes no labels; choose another model")
+        raise UserError(
+            "data.labels: the model has no setting `classes`, so it cannot use labels; choose another model"
+        )
     changed = settings.model_copy(update={"model": {**settings.model, "classes": known}})
     pl.seed_everything(settings.seed, verbose=False)
     return changed, replace(Recipe.build(changed), data=recipe.data)

@@ -85,7 +85,7 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
         raise UserError(
             f"{where}: it was saved from a different network: {len(differing)} weights differ; {name} is "
             f"{saved.get(name, 'missing')} there, and {present.get(name, 'missing')} in model; use the model it was "
-            "trained with, or leave ckpt out to train another"
+            "trained with, or remove ckpt to train another"
         )
     before, now = flat(resumed.config), flat(yaml.safe_load(config))
     changed = [key for key in before | now if before.get(key) != now.get(key)]
@@ -97,8 +97,8 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
     }
     if refused := [words[key] for key in words if key.startswith(FIXED)]:
         raise UserError(
-            f"{where}: it was trained with other settings: {', '.join(refused)}; give the settings it was trained "
-            "with, or leave ckpt out to train with others from the start"
+            f"{where}: it was trained with other settings: {', '.join(refused)}; use the settings it was trained "
+            "with, or remove ckpt to train with others from the start"
         )
     if reported := [words[key] for key in words if key.startswith(REPORTED)]:
         console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")
@@ -113,10 +113,10 @@ def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> 
     changed = what_changed(resumed.images, present)
     if not changed:
         return
-    found = f"ckpt={resumed.path}: {changed} are not those that it was trained with"
+    found = f"ckpt={resumed.path}: {changed} are not those it was trained with"
     if resumed.folder.resolve() == folder.resolve():
         raise UserError(
-            f"{found}; restore them, or train on with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
+            f"{found}; restore them, or continue with these in another folder: hydra.run.dir=… ckpt={resumed.path}"
         )
     console.print(f"{found}; held-out images may have been training images", style="yellow")
 
@@ -125,8 +125,8 @@ def check_noise(resumed: Resumed) -> None:
     """Print a warning if the run continues with a noise generator other than the checkpoint's."""
     if resumed.noise != GENERATOR:
         console.print(
-            f"ckpt={resumed.path}: its noise was drawn by {resumed.noise or 'an older generator'}, from now on it "
-            f"is drawn by {GENERATOR}: the run continues, but not bit for bit as before",
+            f"ckpt={resumed.path}: its noise came from {resumed.noise or 'an older generator'}, and now comes from "
+            f"{GENERATOR}: the run continues, but not bit for bit as before",
             style="yellow",
         )
 
@@ -147,7 +147,7 @@ def continuing(resumed: Resumed | None, checkpoints: Checkpoints, log: Path) -> 
         with log.open("a", encoding="utf-8") as file:
             traceback.print_exc(file=file)
         raise UserError(
-            f"ckpt={resumed.path}: training cannot be continued from its state ({type(error).__name__}: "
+            f"ckpt={resumed.path}: training cannot resume from its state ({type(error).__name__}: "
             f"{first_line(error)}; the traceback is in {log}); use another checkpoint, or ckpt=auto"
         ) from error
 
@@ -161,5 +161,5 @@ def check_steps_left(total: int, resumed: Resumed, folder: Path) -> None:
     if resumed.step > total or (resumed.step == total and not inside):
         raise UserError(
             f"ckpt={resumed.path}: it is at step {resumed.step} and the run ends at step {total}: nothing is left to "
-            "train; raise trainer.max_epochs or trainer.max_steps, or leave ckpt out"
+            "train; raise trainer.max_epochs or trainer.max_steps, or remove ckpt"
         )

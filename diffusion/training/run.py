@@ -170,7 +170,7 @@ def keep_finished(what: str, folder: Path) -> None:
     try:
         prune(folder, weights=what == "weights")
     except (UserError, OSError) as error:
-        console.print(f"all checkpoints are kept: {first_line(error)}", style="yellow")
+        console.print(f"keeping all checkpoints: {first_line(error)}", style="yellow")
 
 
 def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None:
@@ -323,7 +323,7 @@ def print_run(folder: Path, recipe: Recipe) -> None:
     data, parameters = recipe.data, sum(p.numel() for p in recipe.network.parameters())
     (_, height, width), kind = data.shape, {1: ", grey", 4: ", RGBA"}.get(data.channels, "")
     counts = ", ".join(f"{len(split.images)} {name}" for name, split in data.splits.items())
-    console.print(f"images {height}×{width}{kind}: {counts} · network of {parameters / 1e6:.2f} M parameters")
+    console.print(f"images {height}×{width}{kind}: {counts} · network with {parameters / 1e6:.2f} M parameters")
     console.print(f"run folder: {folder}")
 
 

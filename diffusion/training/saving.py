@@ -71,8 +71,8 @@ class Checkpoints(Checkpoint):
         needed, free = max(one, (self.keep + 2) * one - present), free_space(self.folder)
         if free < needed:
             raise UserError(
-                f"{self.folder}: {free / 1e9:.2f} GB are free, and the checkpoints take {needed / 1e9:.2f} GB more; "
-                f"make room, or choose another disk (hydra.run.dir=…)"
+                f"{self.folder}: {free / 1e9:.2f} GB are free, but the checkpoints need {needed / 1e9:.2f} GB more; "
+                f"free some space, or choose another disk (hydra.run.dir=…)"
             )
 
     def on_train_batch_end(
@@ -108,8 +108,8 @@ class Checkpoints(Checkpoint):
                 self.prune(step)
         except OSError as error:
             raise UserError(
-                f"cannot write {path}: {error.strerror or error}; the checkpoints before it are whole: fix that, and "
-                f"resume by {resume_command(self.folder.parent)}"
+                f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact; fix this, and "
+                f"resume with {resume_command(self.folder.parent)}"
             ) from error
         self.saved_at = step
 
@@ -120,9 +120,9 @@ class Checkpoints(Checkpoint):
         for old in later + files[len(later) + self.keep :]:
             old.unlink()
         if later:
-            console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from before them")
+            console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from an earlier step")
 
 
 def unwritable(file: Path, run: Path, error: OSError) -> UserError:
     """Return the error for a file next to a run's checkpoints that could not be written."""
-    return UserError(f"cannot write {file}: {error.strerror or error}; fix that, and resume by {resume_command(run)}")
+    return UserError(f"cannot write {file}: {error.strerror or error}; fix this, and resume with {resume_command(run)}")

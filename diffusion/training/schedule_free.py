@@ -59,7 +59,7 @@ def with_average(settings: Train) -> Train:
     if averages_itself(make(settings.optimizer, "optimizer")):
         if given is not None and type(given) not in (EMA, OptimizersAverage):
             raise UserError(
-                f"ema: {type(given).__name__} is not possible beside an optimizer that averages the weights itself; "
+                f"ema: {type(given).__name__} is not supported with an optimizer that averages the weights itself; "
                 "choose ema=none, or another optimizer"
             )
         target = f"{OptimizersAverage.__module__}.{OptimizersAverage.__qualname__}"

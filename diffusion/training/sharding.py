@@ -91,7 +91,7 @@ class Sharded(DDPStrategy):
         return copied
 
 
-StrategyRegistry.register(NAME, Sharded, description="weights divided among the processes by fully_shard")
+StrategyRegistry.register(NAME, Sharded, description="weights sharded across the processes by fully_shard")
 
 
 def shard(module: Diffusion, mesh: DeviceMesh) -> None:
@@ -193,19 +193,19 @@ def check_sharding(settings: Train) -> None:
     """Reject settings that need whole weights if the weights are sharded."""
     if not is_sharded(settings):
         return
-    beside = f"beside trainer.strategy={NAME}, which divides the weights"
+    beside = f"with trainer.strategy={NAME}, which shards the weights"
     average = make(settings.ema, "ema") if settings.ema else None
     if average is not None and type(average) is not EMA:
-        raise UserError(f"ema: {type(average).__name__} is not possible {beside}; choose ema=warm, or ema=none")
+        raise UserError(f"ema: {type(average).__name__} is not supported {beside}; choose ema=warm, or ema=none")
     optimizer = make(settings.optimizer, "optimizer")
     if (made := getattr(optimizer, "func", optimizer)) not in ELEMENTWISE:
         known = ", ".join(each.__name__ for each in ELEMENTWISE)
         raise UserError(
-            f"optimizer: {getattr(made, '__name__', made)} is not possible {beside}; expected one of {known}, such as "
+            f"optimizer: {getattr(made, '__name__', made)} is not supported {beside}; expected one of {known}, such as "
             "optimizer=adamw"
         )
     if settings.compile:
-        raise UserError(f"compile={shown(settings.compile)}: it is not possible {beside}; leave one of them out")
+        raise UserError(f"compile={shown(settings.compile)}: not supported {beside}; remove one of the two")
     precision = str((settings.trainer.model_extra or {}).get("precision"))
     if precision in ("16", "16-mixed"):
-        raise UserError(f"trainer.precision={precision}: it is not possible {beside}; use bf16-mixed or 32-true")
+        raise UserError(f"trainer.precision={precision}: not supported {beside}; use bf16-mixed or 32-true")

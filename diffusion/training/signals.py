@@ -53,7 +53,7 @@ def handle(number: int, frame: FrameType | None) -> None:
     if State.received is None:
         State.received, State.count = number, 1
         if not State.deferring:
-            early_signals.say(number, "ending at once")
+            early_signals.say(number, "stopping immediately")
             raise Interrupted(number)
         early_signals.say(number, "saving at the next completed step")
     elif number == signal.SIGINT and State.count >= PATIENCE:

@@ -49,7 +49,7 @@ class KeepEarlyWeights(Callback):
         if step >= clock.total and record is not None:
             console.print(
                 f"guidance.step={step}: the run has {count(clock.total, 'step')}, so its last samples will be drawn "
-                "without guidance; a share, such as guidance.step=0.4, fits a run of any length",
+                "without guidance; a fraction, such as guidance.step=0.4, fits a run of any length",
                 style="yellow",
             )
         self.step, self.file, self.settings = step, early.file_of(folder / "checkpoints", step), settings
@@ -115,7 +115,7 @@ def with_worse(settings: Train, drawing: Drawing, folder: Path, module: Diffusio
     file = early.file_of(folder / "checkpoints", step)
     if module.trainer.global_step <= step:
         if module.trainer.is_global_zero:
-            words = f"guidance.step={step}: the run ended before; its samples are drawn without guidance"
+            words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
             console.print(words, style="yellow")
         return settings.model_copy(update={"guidance": {}}), drawing.unguided
     weak: Denoiser = copy.deepcopy(whole(module.trainer, module.denoiser))

@@ -98,10 +98,8 @@ def test_a_checkpoint_that_is_no_regular_file(command, tiny, tmp_path, make, nam
 
 
 def test_odd_settings_of_a_run(command, tiny):
-    one_line(command("train", [*tiny, "trainer.max_epochs=-1"]), "both without limit")
-    one_line(
-        command("train", [*tiny, "trainer.limit_train_batches=0"]), "trainer.limit_train_batches=0.0: no optimizer"
-    )
+    one_line(command("train", [*tiny, "trainer.max_epochs=-1"]), "both unlimited")
+    one_line(command("train", [*tiny, "trainer.limit_train_batches=0"]), "trainer.limit_train_batches=0.0: it leaves")
     one_line(command("train", [*tiny, "optimizer.lr=1e38"]), "lower optimizer.lr")
 
 

@@ -462,7 +462,7 @@ def test_t3_a_disk_that_is_full_when_the_best_checkpoint_is_copied(command, tiny
     monkeypatch.setattr(saving, "link", full)
     status, out, err = command("train", [*tiny, "hydra.run.dir=run"])
     assert status == 2, out + err
-    assert "No space left on device; the checkpoints before it are whole" in err.splitlines()[-1]
+    assert "No space left on device; earlier checkpoints are intact" in err.splitlines()[-1]
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
 
 
@@ -508,16 +508,16 @@ def test_t3_files_that_will_be_replaced_count_as_room(tmp_path, monkeypatch):
             os.truncate(file, one)
         for room in range(1, 6):
             monkeypatch.setattr(saving, "free_space", lambda folder, room=room: room * one)
-            with pytest.raises(UserError, match="make room") if room < 5 - step else contextlib.nullcontext():
+            with pytest.raises(UserError, match="free some space") if room < 5 - step else contextlib.nullcontext():
                 checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
     put(tmp_path / "checkpoints/best.ckpt", bytes(9 * one))
     monkeypatch.setattr(saving, "free_space", lambda folder: one - 1)
-    with pytest.raises(UserError, match="make room"):
+    with pytest.raises(UserError, match="free some space"):
         checkpoints.on_train_start(trainer, network)  # type: ignore[arg-type]
 
 
 def test_t3_a_full_disk_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "free_space", lambda folder: 1000)
     monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
-    with pytest.raises(UserError, match="make room"):
+    with pytest.raises(UserError, match="free some space"):
         train(tiny, tmp_path / "run")

@@ -104,7 +104,7 @@ def test_the_reason_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
     assert status == 2
     record = records(tmp_path / "sweep")["0"]
     assert record["state"] == "failed"
-    assert "an optimizer step takes 400" in str(record["reason"])
+    assert "an optimizer step needs 400" in str(record["reason"])
 
 
 def test_a_job_is_a_process_of_its_own(tiny, tmp_path):

@@ -250,7 +250,8 @@ def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
 
 
 @pytest.mark.parametrize(
-    ("last", "said"), [("kill -9 $$", "was killed by SIGKILL"), ("exit 2", "another process of the run has ended")]
+    ("last", "said"),
+    [("kill -9 $$", "was killed by SIGKILL"), ("exit 2", "another process of the run, or its machine, has died")],
 )
 def test_a_process_whose_connections_are_closed_before_it_has_ended_is_waited_for(last, said):
     followers = Followers()

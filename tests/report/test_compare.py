@@ -228,7 +228,7 @@ def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
 ) -> None:
     first = of(value=1.0, checkpoint={"path": "a", "sha256": "0"})
     folder = make_run(tmp_path / "a", scores=[first, first | part | {"value": 2.0}])
-    with pytest.raises(UserError, match=rf"several times there, and {next(iter(part))} is \w+ and \w+: add"):
+    with pytest.raises(UserError, match=rf"several times, and {next(iter(part))} is \w+ and \w+: add"):
         compare(gather([folder]))
 
 
@@ -236,9 +236,7 @@ def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, ma
     first = of(value=1.0, sampler={"name": "DDIM", "steps": 9})
     guided = first | {"value": 2.0, "guidance": {"name": "ClassifierFree", "scale": 2.0}}
     folder = make_run(tmp_path / "a", scores=[first, guided])
-    with pytest.raises(
-        UserError, match=r"several times there, and guidance is none and ClassifierFree\(scale=2\): add"
-    ):
+    with pytest.raises(UserError, match=r"several times, and guidance is none and ClassifierFree\(scale=2\): add"):
         compare(gather([folder]))
 
 
@@ -338,7 +336,7 @@ def test_a_repeated_test_evaluation_is_warned_of_by_name(seeds: Any, key: str) -
     reference = {"split": "test", "n": 250, "key": "k"}
     first, second = (seeds(name, 1e-3, [1.0], reference=reference, **{key: k}) for k, name in ((1, "a"), (2, "b")))
     (warning,) = compare(gather(second)).warnings
-    assert warning.startswith(f"{second[0]} (test evaluation 2): not the first evaluation on test of its run")
+    assert warning.startswith(f"{second[0]} (test evaluation 2): not the first test evaluation of its run")
     assert compare(gather(first)).warnings == []
 
 

@@ -153,7 +153,7 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     assert drawn["training images"].tolist() == [[100, 0.39], [200, 0.09], [300, 0.04], [400, 0.03]]
     assert drawn["validation, raw weights"][:, 1].tolist() == [0.8, 0.2, 0.1, 0.12]
     assert drawn["training, raw weights"][:, 1].tolist() == [0.78, 0.18, 0.08, 0.06]
-    assert drawn["the objective, per batch"][:, 1].tolist() == [1 / step for step in range(50, 401, 50)]
+    assert drawn["objective, per batch"][:, 1].tolist() == [1 / step for step in range(50, 401, 50)]
     (gap,) = figure.axes[0].collections
     corners = {tuple(point) for point in gap.get_paths()[0].vertices.tolist()}
     assert {(400.0, 0.06), (400.0, 0.03)} <= corners
@@ -190,7 +190,7 @@ def test_the_gap_stands_at_the_log_snr_of_its_decile_with_its_interval(run_folde
     schedule = linear(steps=1000)
     ax = figures.gap(metrics, schedule, curves=2).axes[0]
     _, last, _ = ax.containers
-    assert [c.get_label() for c in ax.containers] == ["step 100", "step 400", "the last, raw weights"]
+    assert [c.get_label() for c in ax.containers] == ["step 100", "step 400", "last step, raw weights"]
     alpha, sigma = schedule(torch.arange(0.05, 1, 0.1, dtype=torch.float64))
     np.testing.assert_allclose(last.lines[0].get_xdata(), 2 * (alpha / sigma).log(), rtol=1e-9)
     np.testing.assert_allclose(last.lines[0].get_ydata(), [0.03] * 10)

@@ -114,11 +114,11 @@ def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
 
 def test_the_weights_that_were_validated_are_named(run_folder: Path, without_average: Callable[[Path], None]) -> None:
     text = write_report(run_folder).read_text()
-    assert "Of the EMA weights unless stated otherwise." in text
+    assert "For the EMA weights unless stated otherwise." in text
     assert "Lines: EMA weights; dashed: raw weights; grey" in text
     without_average(run_folder)
     text = write_report(run_folder).read_text()
-    assert "Of the raw weights unless stated otherwise." in text
+    assert "For the raw weights unless stated otherwise." in text
     assert "Lines: raw weights; grey" in text
     assert "EMA" not in text
 
@@ -137,7 +137,7 @@ def test_what_is_missing_is_named(run_folder: Path) -> None:
         "No samples were written.",
         "There is no checkpoint",
         "`figures/mse.png` is missing: metrics.csv contains no losses",
-        "`figures/beta.png` is missing: no noise schedule was at hand",
+        "`figures/beta.png` is missing: the noise schedule was not available",
         "Missing: `run.json`, `metrics.csv`, `scores.json`, `samples`, `checkpoints/last.ckpt`",
     ):
         assert said in text
@@ -147,7 +147,7 @@ def test_what_is_missing_is_named(run_folder: Path) -> None:
 def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed", "reason": "NaN"})), {})
     assert "**This run failed**; its partial results are below. The reason: `NaN`." in text
-    assert "How long it took is not known on a device that was not recorded" in text
+    assert "It took an unknown time on an unknown device" in text
 
 
 def test_an_earlier_figure_stays_where_its_data_is_not_at_hand(run_folder: Path) -> None:

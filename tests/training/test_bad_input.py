@@ -127,7 +127,7 @@ SETTINGS = {
     "checkpoint.keep=0": "a whole number of at least 1",
     "checkpoint.keep=all": "a whole number of at least 1",
     "checkpoint.finished=none": "all, best, weights",
-    "trainer.max_epochs=-1": "without limit: set one of them",
+    "trainer.max_epochs=-1": "both unlimited: set one of them",
     "checkpoint.every_n_steps=0": "at least 1",
 }
 

@@ -85,11 +85,11 @@ def test_auto_is_the_largest_divisor_that_fits_and_leaves_no_trace(tiny, tmp_pat
     capfd.readouterr()
     train([*common, "data.batch_size=auto"], tmp_path / "auto")
     assert limit.tried[1:6] == [1, 1, 2, 3, 4]  # after the single image that tests every recipe
-    said = "24 images a step = 3 × 8 batches on 1 device"
+    said = "24 images per step = 3 × 8 batches on 1 device"
     assert f"batch: {said} (3 is the largest that fits: 4 needs more than " in capfd.readouterr().out
     assert same(state(tmp_path / "auto"), state(tmp_path / "given"))
     assert lines(tmp_path / "auto") == lines(tmp_path / "given")
-    assert "Each was of 24 images: 3 × 8 batches on 1 device." in " ".join(
+    assert "Each step used 24 images: 3 × 8 batches on 1 device." in " ".join(
         (tmp_path / "auto/README.md").read_text().split()
     )
 
@@ -118,7 +118,7 @@ def test_a_cpu_gets_small_batches_and_is_never_made_to_swap(tiny, tmp_path, monk
     assert divided(tiny, tmp_path, "data.global_batch_size=24")[0].size == 8
     assert "larger batches are no faster on a CPU" in capfd.readouterr().out
     assert divided(tiny, tmp_path, "data.global_batch_size=6")[0].size == 6
-    assert "the whole step fits at once" in capfd.readouterr().out
+    assert "the whole step fits in one batch" in capfd.readouterr().out
     tried, step = [], trials.Trials.step
     monkeypatch.setattr(trials.Trials, "step", lambda self, size: (tried.append((size, self)), step(self, size)))
     divided(tiny, tmp_path, "data.global_batch_size=4")
@@ -128,7 +128,7 @@ def test_a_cpu_gets_small_batches_and_is_never_made_to_swap(tiny, tmp_path, monk
     assert divided(tiny, tmp_path, "data.global_batch_size=24")[0].size == 3
     assert max(size for size, _ in tried) == 3  # four are not tried
     monkeypatch.setattr(trials, "free_bytes", lambda: 1000)
-    with pytest.raises(UserError, match="a step of one image needs more memory than there is"):
+    with pytest.raises(UserError, match="a step with one image needs more memory than is available"):
         divided(tiny, tmp_path, "data.global_batch_size=24")
 
 
@@ -158,7 +158,7 @@ def test_a_resumed_run_keeps_its_batch_where_that_fits(tiny, tmp_path, limit, ca
     for most, said in ((9, "3 × 4 batches on 1 device (as before)"), (2, "2 × 6 batches on 1 device (2 is the lar")):
         limit.most = most
         train([*common, ckpt], tmp_path / f"{most}")
-        assert f"batch: 12 images a step = {said}" in capfd.readouterr().out
+        assert f"batch: 12 images per step = {said}" in capfd.readouterr().out
     assert same(state(tmp_path / "9"), state(tmp_path / "whole"))
     weights, other = (state(tmp_path / name)["state_dict"] for name in ("whole", "2"))
     assert max(float((weights[name] - other[name]).abs().max()) for name in weights) <= 1e-12
@@ -168,8 +168,8 @@ REFUSED = {
     "auto of nothing": (["data.batch_size=auto"], "data.batch_size=auto: ", "such as data.global_batch_size=64"),
     "two that decide": (
         ["data.global_batch_size=8", "trainer.accumulate_grad_batches=2"],
-        "trainer.accumulate_grad_batches=2: data.global_batch_size=8 decides",
-        "give trainer.accumulate_grad_batches=1",
+        "trainer.accumulate_grad_batches=2: data.global_batch_size=8 already sets",
+        "; set trainer.accumulate_grad_batches=1",
     ),
     "no divisor": (
         ["data.global_batch_size=9"], "data.batch_size=4: data.global_batch_size=9, and it cannot",
@@ -177,8 +177,8 @@ REFUSED = {
     ),
     "too many": (["data.global_batch_size=25"], "data.global_batch_size=25: the training split has 24", "lower it"),
     "devices": (
-        ["data.global_batch_size=7", "trainer.devices=2"], "data.global_batch_size=7: 2 devices cannot have",
-        "such as 8",
+        ["data.global_batch_size=7", "trainer.devices=2"],
+        "data.global_batch_size=7: it cannot be divided equally among 2 devices", "such as 8",
     ),
     "a part of a device": (
         ["data.global_batch_size=12", "trainer.devices=2"], "the 6 images of each device cannot be",
@@ -187,7 +187,7 @@ REFUSED = {
     "no number": (["data.global_batch_size=all"], "data.global_batch_size=all: expected a whole number", "null"),
     "no word": (["data.batch_size=some"], "data.batch_size=some: expected a whole number", "or auto"),
     "pairs": (["data.global_batch_size=8", "data.batch_size=auto", "noise@objective.noise=ot"], "auto: the noise", "="),
-    "nothing fits": (["data.global_batch_size=8", "data.batch_size=auto"], "auto: a step of one image", "bf16"),
+    "nothing fits": (["data.global_batch_size=8", "data.batch_size=auto"], "auto: a step with one image", "bf16"),
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def test_a_run_is_not_resumed_in_its_folder_with_other_images(command, tiny, own
     status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=6"])
     assert status == 2, out + err
     (line,) = err.splitlines()
-    assert "are not those that it was trained with; restore them, or train on with these in another folder" in line
+    assert "are not those it was trained with; restore them, or continue with these in another folder" in line
     assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
     status, out, err = command(
         "train", [*words, "trainer.max_steps=6", "hydra.run.dir=other", "ckpt=run/checkpoints/last.ckpt"]

@@ -51,7 +51,7 @@ def test_every_form_of_a_model_gives_its_averaged_weights(tiny, first, capsys, f
     _, now = started(init, *tiny)
     assert all(torch.equal(value, expected[name]) for name, value in now.items())
     n = len(expected)
-    assert capsys.readouterr().out == f"starting from {init}, step 2: {n} weights (0.05 M numbers) of {n} taken\n"
+    assert capsys.readouterr().out == f"starting from {init}, step 2: loaded {n} weights (0.05 M numbers) of {n}\n"
 
 
 def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
@@ -64,12 +64,12 @@ def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
     assert missing
     there, here = tuple(given[other[0]].shape), tuple(now[other[0]].shape)
     lines = capsys.readouterr().out.replace("\n  ", "\n").splitlines()
-    assert f": {len(now) - len(other) - len(missing)} weights" in lines[0]
+    assert f": loaded {len(now) - len(other) - len(missing)} weights" in lines[0]
     assert lines[1:] == [
-        f"{len(other)} weights, of another shape, left fresh: {other[0]} is {there} there and {here} here",
-        f"{len(missing)} weights not there, left fresh, such as {missing[0]}",
-        *([f"{len(unused)} weights of it not used, such as {unused[0]}"] if unused else []),
-        "it was trained with another schedule and prediction, and has to learn this one",
+        f"{len(other)} weights of another shape, newly initialized: {other[0]} is {there} there and {here} here",
+        f"{len(missing)} weights missing in the file, newly initialized, such as {missing[0]}",
+        *([f"{len(unused)} weights unused, such as {unused[0]}"] if unused else []),
+        "it was trained with another schedule and prediction and must adapt to this one",
     ]
     for name, value in now.items():
         assert torch.equal(value, fresh[name] if name in [*other, *missing] else given[name])
@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
 
 def test_other_classes_are_left_fresh(tiny, first, capsys) -> None:
     fresh, now = started(first / "checkpoints/last.ckpt", *tiny, "model.classes=4")
-    assert "  1 weight not there, left fresh, such as time.classes.weight\n" in capsys.readouterr().out
+    assert "  1 weight missing in the file, newly initialized, such as time.classes.weight\n" in capsys.readouterr().out
     given = weights(first)
     table = "time.classes.weight"
     assert all(torch.equal(value, fresh[name] if name == table else given[name]) for name, value in now.items())
@@ -145,4 +145,4 @@ def test_settings_that_no_weight_shows_are_said(tiny, tmp_path, capsys) -> None:
     train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
     capsys.readouterr()
     started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")
-    assert "its network has model.norm_eps=1e-05, which the weights do not show" in capsys.readouterr().out
+    assert "its network has model.norm_eps=1e-05, which its weights do not show" in capsys.readouterr().out

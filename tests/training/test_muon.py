@@ -160,10 +160,10 @@ def test_the_table_of_classes_is_adamws():
 
 
 def test_ends_that_are_not_there_are_refused():
-    with pytest.raises(UserError, match=r"optimizer.ends=\[first,end\]: Small has no layer of one of these names"):
+    with pytest.raises(UserError, match=r"optimizer.ends=\[first,end\]: Small has no layer with one of these names"):
         muon(Small(), ends=["first", "end"])
     plain = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 3))
-    with pytest.raises(UserError, match=r"optimizer.ends=null: Sequential does not say"):
+    with pytest.raises(UserError, match=r"optimizer.ends=null: Sequential does not declare"):
         muon(plain)
     assert len(muon(plain, ends=["0", "2"]).param_groups[0]["params"]) == 1
 

@@ -157,7 +157,7 @@ def test_a_snapshot_that_is_lost_is_left_behind_and_said(tiny, tmp_path, capfd):
     inside = tmp_path / "run/checkpoints"
     averages.snapshot(inside, 3).write_bytes(b"torn")
     train([*tiny, *RESUMED, f"ckpt={storage.numbered(inside, 7)}"], tmp_path / "new")
-    assert "step-00000003.pt: left behind" in capfd.readouterr().out.replace("\n", "")
+    assert "step-00000003.pt: not copied" in capfd.readouterr().out.replace("\n", "")
     assert list(held(tmp_path / "new/checkpoints/last.ckpt")["snapshots"]) == [6, 9, 12]
     assert averages.of_length(
         storage.load(tmp_path / "new/checkpoints/last.ckpt"), tmp_path / "new/checkpoints/x", 0.08
@@ -177,7 +177,7 @@ def test_other_lengths_are_refused_when_a_run_is_resumed(command, tiny, tmp_path
     [
         ("ema.lengths=[0.05,0.3]", "at most 0.288"),
         ("ema.lengths=[]", "at least 1"),
-        ("ema.lengths=[0.1,0.1]", "each length once"),
+        ("ema.lengths=[0.1,0.1]", "a length is repeated"),
         ("ema.snapshots=0", "at least 1"),
         ("ema=0.08", "ema is one of none, power, warm"),
     ],
@@ -211,13 +211,13 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(averages, "save", full)
-    with pytest.raises(UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; fix that"):
+    with pytest.raises(UserError, match=r"cannot write .*step-00000003\.pt: No space left on device; fix this"):
         train([*tiny, *RESUMED], tmp_path / "run")
 
 
 def test_snapshots_for_which_there_is_no_room_are_refused_before_the_first_step(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(power, "free_space", lambda folder: 100_000)
-    with pytest.raises(UserError, match=r"and the snapshots take .* lower ema\.snapshots"):
+    with pytest.raises(UserError, match=r"but the snapshots need .* lower ema\.snapshots"):
         train([*tiny, *RESUMED], tmp_path / "run")
     assert not averages.snapshots(tmp_path / "run/checkpoints")
 

@@ -77,11 +77,11 @@ def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
         storage.save(contents if noise is None else {**contents, "noise": noise}, path)
     status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
     assert status == 0, out + err
-    said = f"its noise was drawn by {noise or 'an older generator'}, from now on it is drawn by {GENERATOR}"
+    said = f"its noise came from {noise or 'an older generator'}, and now comes from {GENERATOR}"
     assert said in " ".join(out.split())
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
     assert status == 0, out + err
-    assert "noise was drawn" not in " ".join(out.split())
+    assert "noise came from" not in " ".join(out.split())
 
 
 def test_a_complete_run_is_not_run_again(command, run):
@@ -145,7 +145,7 @@ def test_nothing_left_to_train_is_refused(command, tiny, run, steps):
     words = ["ckpt=run/checkpoints/last.ckpt", f"trainer.max_steps={steps}", "hydra.run.dir=other"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err
-    assert f"it is of step 2, and the run ends at step {steps}" in err
+    assert f"it is at step 2 and the run ends at step {steps}" in err
     assert "trainer.max_epochs" in err
 
 

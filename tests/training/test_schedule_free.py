@@ -134,7 +134,7 @@ def test_only_a_falling_rate_is_refused():
         check_rate(free, scheduler, 100)
     for make_scheduler in (lr.cosine, lr.inverse_sqrt):
         check_rate(adamw, make_scheduler(adamw, 5000), 5000)
-        with pytest.raises(UserError, match="lr_scheduler: the rate falls"):
+        with pytest.raises(UserError, match="lr_scheduler: the learning rate decays"):
             check_rate(free, make_scheduler(free, 5000), 5000)
 
 

@@ -43,11 +43,11 @@ class Trained(torch.nn.Module):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["optimizer=muon"], "optimizer: Muon is not possible beside trainer.strategy=fsdp2"),
-        (["optimizer=schedule_free"], "ema: OptimizersAverage is not possible"),
-        (["ema=power"], "ema: PowerEMA is not possible beside trainer.strategy=fsdp2"),
-        (["compile=true"], "compile=true: it is not possible beside trainer.strategy=fsdp2"),
-        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: it is not possible"),
+        (["optimizer=muon"], "optimizer: Muon is not supported with trainer.strategy=fsdp2"),
+        (["optimizer=schedule_free"], "ema: OptimizersAverage is not supported"),
+        (["ema=power"], "ema: PowerEMA is not supported with trainer.strategy=fsdp2"),
+        (["compile=true"], "compile=true: not supported with trainer.strategy=fsdp2"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: not supported"),
     ],
 )
 def test_what_needs_whole_weights_is_refused(command, tiny, tmp_path, words, said):

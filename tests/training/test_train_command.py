@@ -129,7 +129,7 @@ def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_pat
     words = [*tiny, "score.n=null", "samples.n=0", "trainer.max_steps=2", "hydra.run.dir=run"]
     status, out, err = command("train", words)
     assert status == 0, out + err
-    assert "512 samples would take 2,048 network evaluations, and the training takes 24; score=quick or" in out
+    assert "512 samples need 2,048 network evaluations, more than the training (24); score=quick or" in out
     assert not (tmp_path / "run/scores.json").exists()
     recipe, clock = (
         training.Recipe.build(chosen := settings(words[:-1])),

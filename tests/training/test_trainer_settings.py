@@ -59,7 +59,7 @@ def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
 def test_machines_without_torchrun_are_refused(command, tiny):
     status, _, err = command("train", [*tiny, "trainer.num_nodes=2"])
     assert status == 2
-    assert "trainer.num_nodes=2: on several machines start one torchrun on each" in err
+    assert "trainer.num_nodes=2: to use several machines, start torchrun on each" in err
 
 
 def test_several_callbacks_and_loggers_and_settings_of_theirs_on_resume(command, tiny, tmp_path):

@@ -102,7 +102,10 @@ def test_a_run_resumed_in_another_folder_has_them(at, run, words, tmp_path):
 def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_path, capsys):
     stop = "callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: {seconds: 0}, interval: step}"
     train([*words, f"+{stop}"], tmp_path / "short")
-    assert "guidance.step=3: the run ended before; its samples are drawn without guidance" in capsys.readouterr().out
+    assert (
+        "guidance.step=3: the run ended before this step; its samples are drawn without guidance"
+        in capsys.readouterr().out
+    )
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "short"))
 
 
@@ -210,7 +213,9 @@ def test_a_full_disk_is_one_line(words, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(exported, "write", full)
-    with pytest.raises(UserError, match=r"cannot write .*early/step-00000003.safetensors: No space left .* resume by"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*early/step-00000003.safetensors: No space left .* resume with"
+    ):
         train(words, tmp_path / "run")
 
 

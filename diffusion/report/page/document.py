@@ -31,7 +31,7 @@ DOCUMENT = """\
 </style>
 </head>
 <body>
-<noscript>This page draws its charts with a script. The same numbers are in README.md beside it.</noscript>
+<noscript>The charts of this page need JavaScript. The same numbers are in README.md in the same folder.</noscript>
 <main id="page"></main>
 <script type="application/json" id="data">{data}</script>
 {contents}

@@ -35,7 +35,7 @@ def opened(path: Path) -> Image.Image:
             picture.load()
             return picture
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture; delete it, or write it again by sampling") from error
+        raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
 
 
 def figure(path: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ FILES = {
     "metrics.csv": "everything logged, by step (counted from 0)",
     "scores.json": "the scores, each with its protocol",
     "samples": "grids of samples from the same noise at different steps",
-    "checkpoints/last.ckpt": "the last state of training, to resume from",
+    "checkpoints/last.ckpt": "the last training state, to resume from",
     "checkpoints/best.ckpt": "the state with the lowest validation MSE",
     "figures": "the figures above",
     "report.html": "this run as a page: open it in a browser",
@@ -36,10 +36,10 @@ FILES = {
 STRIP_STEPS, STRIP_IMAGES = 24, 8
 POINTS = 1500  # maximum per curve: about the number of pixel columns of a screen
 CAPTIONS = {
-    "noising.png": ("Noising", "The forward process on images of this run's data, with one noise for all times."),
+    "noising.png": ("Noising", "The forward process on images of this run's data, with the same noise at all times."),
     "copies.png": (
         "Nearest training images",
-        "The samples that are most like a training image, above that image. r is near 0 for a copy.",
+        "The samples most similar to a training image, each above that image. r is near 0 for a copy.",
     ),
 }
 
@@ -148,7 +148,7 @@ def film(path: Path) -> dict[str, Any] | None:
         return None
     picture = pictures.opened(path)
     if FILM_TIMES not in picture.info:
-        raise UserError(f"{path}: not a film (it has no times); delete it")
+        raise UserError(f"{path}: not a film (its times are missing); delete it")
     times = json.loads(picture.info[FILM_TIMES])
     cut = tiles(picture)
     columns = len(cut) // len(times)

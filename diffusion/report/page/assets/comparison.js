@@ -91,7 +91,7 @@ function parallel(found) {
       Plot.text(labels, { x: "axis", y: "at", text: "text", textAnchor: "start", dx: 5, stroke: "var(--ground)", fill: "currentColor", strokeWidth: 4 }),
       Plot.tip(points, Plot.pointer({ x: "axis", y: "at", title: (point) => `${point.run}\n${point.axis}: ${typeof point.value === "number" ? number(point.value) : point.value}` })),
     ],
-  })), h("p", { class: "soft" }, `A line for each run, coloured by ${ranked.name}.`)];
+  })), h("p", { class: "soft" }, `One line per run, coloured by ${ranked.name}.`)];
 }
 
 /** The validation error curves of each recipe, on the same scales. */
@@ -140,7 +140,7 @@ function swipe(found) {
     left.style.clipPath = `inset(0 ${100 - swiped.at}% 0 0)`;
     const rows = found.run_settings.map((name, i) => [name, a.settings[i], b.settings[i]]).filter(([, x, y]) => x !== y);
     const numbers = found.columns.map((column) => [column.name, a.texts[column.name] ?? MISSING, b.texts[column.name] ?? MISSING]);
-    difference.replaceChildren(table([{ name: "" }, { name: `A: ${a.name}` }, { name: `B: ${b.name}` }], [...rows, ...numbers], "What differs between A and B"));
+    difference.replaceChildren(table([{ name: "" }, { name: `A: ${a.name}` }, { name: `B: ${b.name}` }], [...rows, ...numbers], "Differences between A and B"));
   }
   const pick = (key, label) => h("label", {}, `${label} `, h("select", { "aria-label": label, onchange: (event) => { swiped[key] = Number(event.target.value); fill(); } },
     alike.map((run, i) => h("option", { value: i, selected: i === swiped[key] }, named(run, found)))));

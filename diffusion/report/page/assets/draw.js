@@ -85,7 +85,7 @@ function drawing(found) {
     button.textContent = "stop";
     pictures.replaceChildren();
     try {
-      said.textContent = "opening the network …";
+      said.textContent = "loading the network …";
       const network = await openNetwork(found), total = Number(n.value), table = found.tables[steps.value], began = performance.now();
       for (let i = 0; i < total && !stopped; i++) {
         const canvas = h("canvas", { width, height, role: "img", "aria-label": `Picture ${i + 1}`, style: `width: ${width * scale}px; flex: none; background: #fff` });
@@ -106,7 +106,7 @@ function drawing(found) {
     button.textContent = "draw";
   }
 
-  return [h("p", {}, `The network is inside this page (step ${grouped(found.step)}, ${found.weights} weights): your browser draws, and nothing leaves it. DDIM without noise, estimates clamped to [−1, 1].`),
+  return [h("p", {}, `The network is embedded in this page (step ${grouped(found.step)}, ${found.weights} weights): it runs in your browser, and nothing is uploaded. DDIM without noise, estimates clamped to [−1, 1].`),
     h("div", { class: "controls" }, seedField, nField, h("label", {}, "steps ", steps), found.classes.length ? h("label", {}, "class ", kinds) : null, button),
     said, pictures];
 }

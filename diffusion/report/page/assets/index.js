@@ -13,7 +13,7 @@ function indexPage(found) {
     text: `${run.name} ${run.state} ${run.command} ${run.reason}`,
   }));
   return [
-    found.runs.length ? null : h("p", {}, "No run is here yet."),
+    found.runs.length ? null : h("p", {}, "No runs yet."),
     found.runs.length ? section("Runs", sortable(columns, rows, "Runs")) : null,
     found.sweeps.length ? section("Sweeps", h("ul", {}, found.sweeps.map((sweep) => h("li", {}, linked(sweep), ` (${sweep.runs} runs)`)))) : null,
   ];

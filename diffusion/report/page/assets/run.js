@@ -32,14 +32,14 @@ function runPage(run) {
 function summary(run) {
   return h("div", {}, h("dl", {}, run.facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     run.command ? h("pre", {}, run.command) : null,
-    run.resume ? [h("p", {}, "To resume it:"), h("pre", {}, run.resume)] : null);
+    run.resume ? [h("p", {}, "To resume:"), h("pre", {}, run.resume)] : null);
 }
 
 function contactSheet(found) {
   if (!found) return null;
   const left = found.drawn - found.images, count = `${grouped(found.images)}${left ? ` of ${grouped(found.drawn)}` : ""} samples`;
   return [zoomable(found, `${count} at the end of the run`), h("p", { class: "soft" },
-    `${count} at the end of the run.${left ? ` The other ${grouped(left)} are left out, so that this page stays small.` : ""}`)];
+    `${count} at the end of the run.${left ? ` The other ${grouped(left)} are omitted to keep this page small.` : ""}`)];
 }
 
 // ---------------------------------------------------------------------------------------- curves and sample strip
@@ -53,7 +53,7 @@ function training(run) {
   if (!groups.some(([title]) => title === chosen.quantity)) chosen.quantity = groups[0][0];
   const group = () => groups.find(([title]) => title === chosen.quantity);
   const steps = axisSteps(run);
-  const lines = chart("Curves of training", (width) => curves(run, group(), width, (step) => set(nearest(steps, step))));
+  const lines = chart("Training curves", (width) => curves(run, group(), width, (step) => set(nearest(steps, step))));
   const bins = binNames(run.metrics).length ? chart("Validation error by noise level", (width) => byLevel(run, width)) : null;
   const strip = run.strip ? tilesOf(run.strip, run.strip.columns, 1, "Samples from the same noise") : null;
   const pick = h("select", { "aria-label": "quantity", onchange: (event) => { chosen.quantity = event.target.value; lines.redraw(); } },
@@ -74,10 +74,10 @@ function training(run) {
   const set = (i) => scrub.input.set(i);
   set(chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step));
   return [h("div", { class: "controls" }, h("label", {}, "quantity ", pick)), lines,
-    h("p", { class: "soft" }, `Errors are of the ${run.weights} unless stated otherwise. Point at a curve to read it; click to set the step.`),
+    h("p", { class: "soft" }, `Errors are for the ${run.weights} unless stated otherwise. Point at a curve to read it; click to set the step.`),
     scrub.element, strip ? h("figure", {}, strip, shown) : null,
     bins ? [h("h3", {}, "Validation error by noise level"), bins,
-      h("p", { class: "soft" }, "By time t, in tenths of [0, 1] from little noise to pure noise; the thick line is the validation nearest to the chosen step.")] : null,
+      h("p", { class: "soft" }, "By time t, in tenths of [0, 1] from little noise to pure noise; the thick line is the validation closest to the selected step.")] : null,
     h("details", {}, h("summary", {}, "The numbers"), validations(run))];
 }
 
@@ -161,7 +161,7 @@ function film(found) {
     chosen.film = i;
     const time = number(found.times[i]);
     noisy.show(all(i, 0), `x_t of ${half} samples at t = ${time}`);
-    clean.show(all(i, half), `Estimates of x0 of the same samples, as t becomes ${time}`);
+    clean.show(all(i, half), `Estimates of x0 for the same samples, in the step to t = ${time}`);
     return `t = ${time}`;
   });
   const stop = () => { clearInterval(timer); timer = null; play.textContent = "play"; };
@@ -173,8 +173,8 @@ function film(found) {
   } }, "play");
   scrub.input.set(Math.min(chosen.film ?? last, last));
   scrub.element.append(play);
-  return [scrub.element, h("figure", {}, noisy, h("figcaption", {}, "x_t: the picture as it is denoised")),
-    h("figure", {}, clean, h("figcaption", {}, "the estimate of x0 that the network made in the step before"))];
+  return [scrub.element, h("figure", {}, noisy, h("figcaption", {}, "x_t: the picture during denoising")),
+    h("figure", {}, clean, h("figcaption", {}, "the network's estimate of x0 in the previous step"))];
 }
 
 // --------------------------------------------------------------------------------------------------------- scores
@@ -237,16 +237,16 @@ function schedule(found) {
 
 function network(found) {
   if (!found) return null;
-  return [h("p", {}, `${found.class}: ${grouped(found.parameters)} parameters; one evaluation of one image takes ${number(found.gflop)} GFLOP (a multiplication with its addition counts as two).`),
-    h("details", { open: found.rows.length <= 30 }, h("summary", {}, "Its parts"),
+  return [h("p", {}, `${found.class}: ${grouped(found.parameters)} parameters; one evaluation of one image takes ${number(found.gflop)} GFLOP (a multiply-add counts as two operations).`),
+    h("details", { open: found.rows.length <= 30 }, h("summary", {}, "Parts"),
       table([{ name: "part" }, { name: "class" }, { name: "output" }, { name: "parameters", number: true }, { name: "GFLOP", number: true }],
         found.rows.map((row) => [row.part, row.class, row.output, grouped(row.parameters), row.gflop.toFixed(4)]), "Parts of the network"))];
 }
 
 function recipe(run) {
   const differences = run.differences === null ? null : run.differences.length
-    ? [h("p", {}, "What differs from the defaults:"), table([{ name: "setting" }, { name: "this run" }, { name: "default" }], run.differences, "Settings that differ from the defaults")]
-    : h("p", {}, "All settings are the defaults.");
+    ? [h("p", {}, "Settings that differ from the defaults:"), table([{ name: "setting" }, { name: "this run" }, { name: "default" }], run.differences, "Settings that differ from the defaults")]
+    : h("p", {}, "All settings have their default values.");
   return [differences, run.recipe.length ? h("details", {}, h("summary", {}, "All settings"), table([{ name: "part" }, { name: "choice" }], run.recipe, "All settings")) : null];
 }
 
@@ -266,7 +266,7 @@ function costs(found) {
   const total = d3.sum(found.seconds ?? [], ([, spent]) => spent);
   return [h("div", { class: "pair" },
     bars("Seconds of each part of the run", found.seconds ?? [], (spent) => `${seconds(spent)}, ${Math.round((100 * spent) / total)}%`, "seconds"),
-    bars("Memory at the end of the training", found.bytes ?? [], size, "MB")),
-  found.seconds ? h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. These are seconds of the process: work that a GPU still does is counted where the process waits for it.`) : null,
-  found.bytes ? h("p", { class: "soft" }, `The rest is the difference to the run's peak memory: activations, libraries, and what samples and scores needed. It is the GPU's memory, and without a GPU the process's.`) : null];
+    bars("Memory at the end of training", found.bytes ?? [], size, "MB")),
+  found.seconds ? h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. This is the wall time of the process: GPU work is counted where the process waits for it.`) : null,
+  found.bytes ? h("p", { class: "soft" }, `The rest is the difference to the run's peak memory: activations, libraries, and memory for samples and scores. This is GPU memory; without a GPU, the memory of the process.`) : null];
 }

@@ -4,7 +4,7 @@
 const studied = { metric: null, cost: "nfe", at: 0 };
 
 function studyPage(found) {
-  if (!found.settings.length) return [h("p", {}, "No setting is scored yet.")];
+  if (!found.settings.length) return [h("p", {}, "No settings have been scored yet.")];
   if (!found.metrics.includes(studied.metric)) studied.metric = found.metrics.find((name) => higher(found, name) !== null) ?? found.metrics[0];
   studied.at = Math.min(studied.at, found.settings.length - 1);
   return [section("Score by cost", pareto(found)), section("Settings", settingsTable(found))];
@@ -47,7 +47,7 @@ function pareto(found) {
   const walk = slider("setting", found.settings.length - 1, studied.at, (i) => { show(i); return described(found.settings[i]); });
   walk.input.set(studied.at);
   return [h("div", { class: "controls" }, choose("metric", "score", Object.fromEntries(found.metrics.map((name) => [name, name]))), choose("cost", "cost", costs_)),
-    plot, h("p", { class: "soft" }, "Bars are 95% intervals; the dashed line is the floor, the score of real images against real ones. Point at a setting to see its samples."),
+    plot, h("p", { class: "soft" }, "Bars are 95% intervals; the dashed line is the floor, the score of real images against other real images. Point at a setting to see its samples."),
     walk.element, figure];
 }
 
