@@ -26,7 +26,7 @@ CASES = {
     ),
     "more steps than the table": (["sampler.steps=1001"], ["1001", "1000"]),
     "missing checkpoint": (["ckpt=nothing.ckpt"], ["nothing.ckpt", "no such file"]),
-    "nothing to resume": (["ckpt=last"], ["ckpt=last", "no run"]),
+    "nothing to resume": (["ckpt=last"], ["ckpt=last", "no finished run"]),
     "inception by name": (["features=inception", "score.n=8"], ["nception", "features=lite0"]),
     "a learned variance without its channels": (["objective=hybrid"], ["learned_range", "output channels"]),
     "a table's times on a continuous schedule": (["schedule=vp"], ["timesteps@objective.timesteps=uniform"]),
@@ -69,8 +69,8 @@ def test_one_line_says_what_is_wrong_and_how_to_fix_it(command, tiny, tmp_path, 
 
 
 SETTINGS = {
-    "name=../x": "no other folder",
-    "name=/x": "no other folder",
+    "name=../x": "a name inside the folder outputs",
+    "name=/x": "a name inside the folder outputs",
     "seed=abc": "a whole number from 0 to 4294967295; seed=0 is the default",
     "seed=-1": "a whole number from 0",
     "seed=1.5": "a whole number",
@@ -94,7 +94,7 @@ SETTINGS = {
     "trainer.max_steps=abc": "a whole number of at least 1 or -1; trainer.max_steps=-1 is the default",
     "trainer.max_epochs=0": "at least 1",
     "trainer.devices={}": "trainer.devices",
-    "name=null": "no other folder",
+    "name=null": "a name inside the folder outputs",
     "validation=null": "validation=null: it has nested settings",
     "guard=3": "guard=3: it has nested settings",
     "model.blocks=0": "a whole number of at least 1",
