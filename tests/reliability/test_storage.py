@@ -363,7 +363,7 @@ def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
     status, out, err = command("train", [*run, "seed=1"])
     assert status == 2, out + err
     (line,) = err.splitlines()
-    for word in ("run holds checkpoints", "ckpt=auto", "hydra.run.dir", "ckpt=null"):
+    for word in ("run contains checkpoints", "ckpt=auto", "hydra.run.dir", "ckpt=null"):
         assert word in line
     assert kept() == before
     assert command("train", [*tiny, "hydra.run.dir=other", "samples.n=0", "trainer.max_epochs=1"])[0] == 0

@@ -143,7 +143,7 @@ def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(wor
 
 def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance(run, tmp_path, command, capfd):
     alone = shutil.copy(run / "checkpoints/last.ckpt", tmp_path)
-    assert "has no weights of step 3 beside it, by which its run guides" in drawn_without(Path(alone), capfd)
+    assert "has no weights of step 3 in its folder, which its run's guidance uses" in drawn_without(Path(alone), capfd)
     early = run / "checkpoints/step-00000002.ckpt"
     assert "is at step 2, but its run's guidance uses the model of step 3" in drawn_without(early, capfd)
     words = [f"ckpt={alone}", "n=8", "device=cpu", "hydra.run.dir=drawn"]
