@@ -13,8 +13,8 @@ Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
   python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together
 
 Only settings that differ are shown. Runs that differ only in their seed share a row; if a seed was run several times,
-only the newest run counts. Scores of different protocols are not comparable: the command then ends with a list of the
-differences, unless --mixed is given. Nothing is trained or sampled.
+only the newest run counts. Scores of different protocols are not comparable: the command then lists the differences and
+stops, unless --mixed is set. Nothing is trained or sampled.
 Writes compare.md, compare.csv (recipes), runs.csv and compare.png.
 """
 
@@ -23,11 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Compare folders. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("compare", ABOUT)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run's or a sweep's folder")
-    parser.add_argument("--mixed", action="store_true", help="scores of different protocols, in separate columns")
+    parser.add_argument("--mixed", action="store_true", help="show scores of different protocols, in separate columns")
     parser.add_argument(
         "--out",
         type=Path,
-        help="where to write (default: the folder, if there is only one; else outputs/comparisons/…)",
+        help="output folder (default: the given folder, if there is only one; otherwise outputs/comparisons/…)",
     )
     asked = parser.parse_args(arguments)
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
             print(path)
 
-    return exit_status(run, "check the folder's rights, or use --out")
+    return exit_status(run, "check the folder's permissions, or use --out")
 
 
 if __name__ == "__main__":

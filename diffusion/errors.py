@@ -88,7 +88,7 @@ class Arguments(ArgumentParser):
         self.add_argument(
             "--config-dir",
             metavar="CONF",
-            help="choices of your own, as CONF/GROUP/NAME.yaml; their classes are trusted",
+            help="your own choices, as CONF/GROUP/NAME.yaml; their classes are trusted",
         )
 
     def add_weights(self) -> None:
@@ -97,7 +97,7 @@ class Arguments(ArgumentParser):
             "--weights",
             type=_weights,
             default="ema",
-            help="ema (default), raw, or a length of a run with ema=power: 0.08",
+            help="ema (default), raw, or, for a run with ema=power, a length such as 0.08",
         )
 
     def error(self, message: str) -> NoReturn:

@@ -30,7 +30,7 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
         from diffusion.evaluation import commands
 
     if commands.is_complete(settings, folder):
-        console.print(f"{folder} is complete already")
+        console.print(f"{folder} is already complete")
     else:
         evaluate(settings, folder)
 

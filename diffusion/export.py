@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_weights()
     parser.add_argument("--format", choices=[*SUFFIXES], default="safetensors", help="default: safetensors")
     parser.add_argument(
-        "--sampler", metavar="CHOICE", help="the sampler, of conf/sampler, that a folder names (default: the run's)"
+        "--sampler",
+        metavar="CHOICE",
+        help="the sampler from conf/sampler to write to a diffusers folder (default: the run's)",
     )
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])

@@ -193,7 +193,7 @@ class Streams:
         """
         if len(x) != len(self):
             raise UserError(
-                f"randomness: {len(self)} random streams for {len(x)} images; give one to each image, such as "
+                f"randomness: {len(self)} random streams for {len(x)} images; pass one per image, such as "
                 f'Streams.of({len(x)}, "train", step)'
             )
         return self.normal(*times, *x.shape[1:], dtype=x.dtype)

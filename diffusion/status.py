@@ -26,7 +26,7 @@ STYLES = {
 }  # fmt: skip
 ABOUT = """\
 List the runs in a folder and its sub-folders: state, step, time left, score, time of the last write. The score is the
-last one by the first of the run's metrics, or else the last denoising error.
+latest value of the run's first metric or, if there is none, the latest denoising error.
 
   complete, failed, interrupted   as the run recorded at its end, with the reason
   running                         its process is alive
@@ -53,12 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     """List the runs in a folder. Returns the exit status: 0, or 2 with one line on stderr."""
     parser = Arguments("status", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
-    parser.add_argument("--sort", choices=ORDERS, default="run", help="by score: the best first; by wrote: the newest")
-    parser.add_argument("--state", help="only these states: running, or failed,died")
-    parser.add_argument("--json", action="store_true", help="a list of objects, for programs")
+    parser.add_argument("--sort", choices=ORDERS, default="run", help="score: best first; wrote: newest first")
+    parser.add_argument("--state", help="show only these states, such as running or failed,died")
+    parser.add_argument("--json", action="store_true", help="print a list of objects, for programs")
     asked = parser.parse_args(arguments)
     task = partial(print_status, asked.folder, asked.sort, asked.state, asked.json)
-    return exit_status(task, "check the folder's rights")
+    return exit_status(task, "check the folder's permissions")
 
 
 def print_status(folder: Path, sort: str = "run", state: str | None = None, as_json: bool = False) -> None:

@@ -55,9 +55,9 @@ def load(path: Path, expected: str) -> Averages:
     """Read a snapshot. Raises storage.Damaged unless it has the expected hash."""
     found = storage.load(path, sealed=True).get("averages")
     if not _are_averages(found):
-        raise storage.Damaged("it is no snapshot")
+        raise storage.Damaged("it is not a snapshot")
     if hash_of(found) != expected:
-        raise storage.Damaged("it is of another run, or of steps that were done again")
+        raise storage.Damaged("it belongs to another run, or to steps that were repeated")
     return found
 
 
@@ -85,7 +85,7 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     if missing > WORST:
         raise UserError(
             f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
-            f"of {found}; give a length nearer to {' and '.join(own)}, or train with a greater ema.snapshots"
+            f"of {found}; use a length closer to {' and '.join(own)}, or train with a larger ema.snapshots"
         )
     factors = iter(x.tolist())
     first = next(iter(own.values()))
@@ -96,7 +96,7 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
             factor = next(factors)
             for name, total in sums.items():
                 total.add_(held[each][name].double(), alpha=factor)
-    console.print(f"weights={length:g}: combined of {found}; {missing:.1%} of its profile is missing")
+    console.print(f"weights={length:g}: combined from {found}; {missing:.1%} of its profile is missing")
     return {name: total.to(first[name].dtype) for name, total in sums.items()}
 
 
@@ -104,10 +104,10 @@ def _snapshot(file: Path, key: str, own: Averages, asked: str) -> Averages:
     try:
         found = load(file, key)
         if _shapes(found) != _shapes(own):
-            raise storage.Damaged("it is of other averages")
+            raise storage.Damaged("it contains other averages")
     except storage.Damaged as error:
         raise UserError(
-            f"{asked}: {file} is needed, and {error}; put back the snapshot that its run wrote, or give weights=ema"
+            f"{asked}: {file} is needed, but {error}; restore the snapshot that its run wrote, or use weights=ema"
         ) from error
     return found
 
@@ -122,8 +122,8 @@ def _state(contents: Mapping[str, Any], asked: str) -> State:
     state = callbacks.get(STATE) if isinstance(callbacks, Mapping) else None
     if not isinstance(state, Mapping):
         raise UserError(
-            f"{asked}: an average of another length is made of a run's averages, and this file holds none; name a run "
-            "that was trained with ema=power, or give weights=ema or weights=raw"
+            f"{asked}: an average of another length is computed from a run's averages, and this file contains none; "
+            "use a run trained with ema=power, or weights=ema or weights=raw"
         )
     averages, updates, listed = state.get("averages"), state.get("updates"), state.get("snapshots")
     if not (type(updates) is int and updates > 0 and _are_averages(averages) and _are_listed(listed)):

@@ -72,14 +72,14 @@ def network_config(network: nn.Module, model: Mapping[str, Any], size: int | lis
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
     chosen = {**defaults, **{key: value for key, value in model.items() if key in defaults}}
     if chosen.get("augment"):
-        raise UserError(f"model.augment={chosen['augment']}: diffusers' networks take no labels of an augmentation")
+        raise UserError(f"model.augment={chosen['augment']}: diffusers' networks have no augmentation labels")
     if chosen.get("coordinates"):
-        raise UserError("model.coordinates=true: diffusers' networks do not make coordinates, so it is not exported")
+        raise UserError("model.coordinates=true: diffusers' networks do not add coordinates, so it cannot be exported")
     if kind is DiT:
         return _dit_config(chosen, size)
     if kind not in STYLES:
         names = ", ".join(known.__name__ for known in (*STYLES, DiT))
-        raise UserError(f"model: diffusers has no counterpart of {kind.__name__}; of our networks it has {names}")
+        raise UserError(f"model: diffusers has no counterpart of {kind.__name__}, only of {names}")
     if chosen["patch"] != 1:
         raise UserError(f"model.patch={chosen['patch']}: diffusers' U-Nets work on pixels, so only patch=1 is exported")
     assert isinstance(network, UNet)
@@ -116,9 +116,9 @@ def _unet_config(network: UNet, chosen: Mapping[str, Any], size: int | list[int]
 def _dit_config(chosen: Mapping[str, Any], size: int | list[int]) -> dict[str, Any]:
     height, width = height_width(size)
     if height != width:
-        raise UserError(f"data.resolution=[{height},{width}]: diffusers' DiT draws squares; no other is exported")
+        raise UserError(f"data.resolution=[{height},{width}]: diffusers' DiT supports only square images")
     if int(chosen["mlp_ratio"] * chosen["width"]) != 4 * chosen["width"]:
-        raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT has 4; no other one is exported")
+        raise UserError(f"model.mlp_ratio={chosen['mlp_ratio']:g}: diffusers' DiT supports only 4")
     return {
         **DIT_DEFAULTS,
         **DIT_FIXED,
@@ -162,7 +162,7 @@ def _unet_node(theirs: Fields, layers: int) -> dict[str, Any]:
     theirs.one_of("attn_norm_num_groups", [groups] if kind is ADMUNet else [None, groups])
     blocks = theirs.whole("layers_per_block")
     if blocks * len(channels) > layers:
-        theirs.refuse("layers_per_block", f"fewer, as the file holds {layers} tensors")
+        theirs.refuse("layers_per_block", f"fewer, because the file contains {layers} tensors")
     attention = []
     for key, plain, attending in zip(("down_block_types", "up_block_types"), BLOCKS[kind], ATTENDING, strict=True):
         types = theirs.values.get(key)
@@ -200,9 +200,9 @@ def _dit_node(theirs: Fields, layers: int) -> dict[str, Any]:
         theirs.whole("in_channels"),
     )
     if isinstance(theirs.values.get("sample_size"), list):
-        theirs.refuse("sample_size", "one number: its images are squares")
+        theirs.refuse("sample_size", "one number: its images are square")
     if depth > layers:
-        theirs.refuse("num_layers", f"fewer, as the file holds {layers} tensors")
+        theirs.refuse("num_layers", f"fewer, because the file contains {layers} tensors")
     return {
         "_target_": "diffusion.model.DiT",
         "in_channels": channels,

@@ -56,7 +56,9 @@ def scheduler_config(table: Schedule, prediction: Prediction, sampler: Sampler, 
             "schedule=linear or cosine are exported"
         )
     if table.steps != STEPS:
-        raise UserError(f"schedule.steps={table.steps}: the network's time input is diffusers' only for {STEPS} steps")
+        raise UserError(
+            f"schedule.steps={table.steps}: the network's time input matches diffusers' only for {STEPS} steps"
+        )
     if type(prediction) not in PREDICTIONS:
         raise UserError(
             f"prediction: diffusers has no counterpart of {type(prediction).__name__} on a table; it has eps, v and x0"
@@ -91,8 +93,8 @@ def _sampling(sampler: Sampler, learned: bool) -> dict[str, Any]:
         )
     if spacing == "trailing" and STEPS % sampler.steps:
         raise UserError(
-            f"sampler.steps={sampler.steps}: diffusers rounds the times of a number that does not divide {STEPS} "
-            "otherwise; choose --sampler ddim or --sampler ancestral"
+            f"sampler.steps={sampler.steps}: diffusers rounds the times differently for a number that does not "
+            f"divide {STEPS}; choose --sampler ddim or --sampler ancestral"
         )
     found: dict[str, Any] = {"timestep_spacing": spacing, **_threshold(sampler)}
     if isinstance(sampler, DDIM):
@@ -106,12 +108,12 @@ def _sampling(sampler: Sampler, learned: bool) -> dict[str, Any]:
     if spacing == "trailing" and sampler.steps < STEPS and kind != "fixed_small":
         raise UserError(
             f"sampler: with {sampler.steps} steps and the variance {kind}, diffusers adds noise in the last one; "
-            "choose --sampler ancestral, which makes all steps, or the grid leading"
+            "choose --sampler ancestral, which takes all steps, or the grid leading"
         )
     if (kind == "learned_range") != learned:
         raise UserError(
-            f"sampler.variance: diffusers' ancestral sampler takes learned_range exactly where the network learns a "
-            f"variance, and here it is {kind} with {'' if learned else 'no '}channels for one; choose --sampler ddim"
+            f"sampler.variance: diffusers' ancestral sampler uses learned_range if and only if the network learns "
+            f"a variance; here it is {kind} with {'' if learned else 'no '}channels for one; choose --sampler ddim"
         )
     return {"_class_name": DDPM_NAME, "variance_type": kind, **found}
 

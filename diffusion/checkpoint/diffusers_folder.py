@@ -82,15 +82,15 @@ def write(
     name = net["_class_name"]
     if learned and name == networks.UNET and not _takes_variance(sampler):
         raise UserError(
-            "model.out_channels: of diffusers' samplers of U-Nets, a learned variance fits only the ancestral one with "
-            "learned_range; choose --sampler 'ancestral variance@sampler.variance=learned_range'"
+            "model.out_channels: of diffusers' samplers for U-Nets, only the ancestral one with learned_range uses a "
+            "learned variance; choose --sampler 'ancestral variance@sampler.variance=learned_range'"
         )
     pipeline_splits = name == networks.DIT  # DiTPipeline drops the variance before the scheduler's step
     scheduler = schedulers.scheduler_config(
         denoiser.schedule, denoiser.prediction, sampler, learned and not pipeline_splits
     )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: it is there already, and not an empty folder; name another")
+        raise UserError(f"{folder}: already exists and is not an empty folder; choose another")
     net["_diffusers_version"] = scheduler["_diffusers_version"] = VERSION
     part = networks.PART[name]
     index: dict[str, Any] = {
@@ -132,8 +132,8 @@ def _call(folder: Path, net: Mapping[str, Any], scheduler: Mapping[str, Any], sa
     if not dit and net.get("num_class_embeds") is None:
         return f"{loaded}({', '.join(words)})"
     part = networks.PART[net["_class_name"]]
-    why = "works on the latents of a vae" if dit else "takes no classes"
-    return f"{loaded}: draw by its .{part} and .scheduler ({', '.join(words)}), as the pipeline itself {why}"
+    why = "works on the latents of a vae" if dit else "accepts no classes"
+    return f"{loaded}: draw with its .{part} and .scheduler ({', '.join(words)}), because the pipeline itself {why}"
 
 
 def _hash(net: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str:
@@ -183,7 +183,7 @@ def _network_of(index: Fields) -> str:
     for key, value in parts.items():
         if key != "scheduler" and (key != found or value != known[key]):
             words = " or ".join(f"{part} {value[1]}" for part, value in known.items())
-            index.refuse(key, f"a pipeline of {words} and a scheduler alone: other parts have no counterpart here")
+            index.refuse(key, f"a pipeline of only {words} and a scheduler: other parts have no counterpart here")
     if found is None:
         raise UserError(
             f"{index.where}: it names neither {' nor '.join(known)}; other networks have no counterpart here"
@@ -196,7 +196,7 @@ def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not file.is_file():
         others = sorted(each.name for each in file.parent.glob("*.bin"))
         pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
-        raise UserError(f"{file}: there is no such file{pickled}; only safetensors are read, whole and not in parts")
+        raise UserError(f"{file}: no such file{pickled}; only safetensors in a single file are supported")
     try:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
@@ -204,7 +204,7 @@ def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{file}: not a readable safetensors file ({first_line(error)}); get it again") from error
     if other := [key for key, value in theirs.items() if not value.is_floating_point()]:
-        raise UserError(f"{file}: {other[0]} is of {theirs[other[0]].dtype}; expected weights of floating point")
+        raise UserError(f"{file}: {other[0]} is {theirs[other[0]].dtype}; expected floating-point weights")
     try:
         return metadata, from_diffusers({_modern(key): value for key, value in theirs.items()})
     except (UserError, KeyError, RuntimeError) as error:
@@ -261,6 +261,6 @@ def _check_shapes(weights: Mapping[str, Tensor], model: Mapping[str, Any], net: 
     if differing := [key for key in expected | found if expected.get(key) != found.get(key)]:
         key = differing[0]
         raise UserError(
-            f"{net.where}: the weights are not of this network, in {len(differing)} of {len(expected | found)}: {key} "
+            f"{net.where}: the weights do not fit this network, in {len(differing)} of {len(expected | found)}: {key} "
             f"is {found.get(key, 'not there')}, and should be {expected.get(key, 'not there')}; get the folder again"
         )

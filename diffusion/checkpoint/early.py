@@ -30,6 +30,6 @@ def find(checkpoints: Path, step: int) -> Path:
     numbered = sorted(storage.step_in_name(file) for file in storage.numbered_files(checkpoints))
     steps = ", ".join(map(str, numbered)) or "none"
     raise UserError(
-        f"guidance.step={step}: {checkpoints} holds no weights of this step; it has checkpoints of {steps}: choose one "
-        "of them, or guidance.ckpt=…, or guidance=none"
+        f"guidance.step={step}: {checkpoints} contains no weights of this step; its checkpoints are of {steps}: choose "
+        "one of them, or guidance.ckpt=…, or guidance=none"
     )

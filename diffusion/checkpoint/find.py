@@ -64,8 +64,8 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
         return _read(of_run(Path(ckpt)))
     if storage.weights_only(folder / "checkpoints"):
         raise UserError(
-            f"ckpt={ckpt}: {folder} is a run of which only the weights were kept, and no training continues from them; "
-            "give another hydra.run.dir, or give them up: ckpt=null trains from the start"
+            f"ckpt={ckpt}: only the weights of {folder} were kept, and training cannot resume from them; set another "
+            "hydra.run.dir, or discard them: ckpt=null trains from scratch"
         )
     run = folder if storage.all_files(folder / "checkpoints") else newest_beside(folder, ckpt == "last", name)
     if run is None:
@@ -74,9 +74,9 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
             return None
         others = sorted(f"{other.name} (name={_name(other)})" for other in folder.parent.glob("*") if _saved(other))
         raise UserError(
-            f"ckpt=last: no run of the name {name} in {folder.parent} that has ended has a checkpoint; "
+            f"ckpt=last: no finished run named {name} in {folder.parent} has a checkpoint; "
             + (f"there are {', '.join(others)}; " if others else "")
-            + "name one, ckpt=RUN, or leave ckpt out"
+            + "choose one, ckpt=RUN, or remove ckpt"
         )
     if ckpt == "last":
         return _read(run / "checkpoints" / "last.ckpt")

@@ -69,12 +69,10 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
     one without our checksum.
     """
     if not os.path.lexists(path):
-        raise UserError(
-            f"ckpt={path}: there is no such file; name a checkpoint such as outputs/…/checkpoints/last.ckpt"
-        )
+        raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
     if path.suffix == exported.SUFFIX or diffusers_folder.is_folder(path):
         raise UserError(
-            f"ckpt={path}: an exported model holds no training state; resume from a checkpoint, or start from its "
+            f"ckpt={path}: an exported model contains no training state; resume from a checkpoint, or start from its "
             "weights: init=…"
         )
     try:
@@ -89,7 +87,7 @@ def check_contents(contents: Mapping[str, Any], path: Path) -> None:
     """Raise UserError unless the contents have the structure of a checkpoint, which the other functions rely on."""
     if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
         raise UserError(
-            f"ckpt={path}: not a checkpoint of diffusion.train (it holds no configuration); use one of those"
+            f"ckpt={path}: not a checkpoint of diffusion.train (it contains no configuration); use one of those"
         )
     sound = {"config": isinstance(contents["config"], str)}
     sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
@@ -148,7 +146,7 @@ def restore(path: str | Path, weights: str | float = "ema") -> Restored:
         raise UserError(f"weights={weights}: expected one of {', '.join(states)}")
     if not states[weights]:
         raise UserError(
-            f"ckpt={path}: it holds no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
+            f"ckpt={path}: it contains no {weights} weights; use weights={'ema' if weights == 'raw' else 'raw'}"
         )
     chosen = weights if isinstance(weights, str) else f"ema {weights:g}"
     if chosen == "ema":

@@ -61,7 +61,7 @@ def load(path: Path, sealed: bool = False) -> dict[str, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Damaged(f"it cannot be read ({reason})") from error
     if not isinstance(contents, dict):
-        raise Damaged("it holds no checkpoint")
+        raise Damaged("it contains no checkpoint")
     return contents
 
 
@@ -167,7 +167,7 @@ def check_plain(value: Any, where: str = "checkpoint") -> None:
         for i, item in enumerate(value):
             check_plain(item, f"{where}[{i}]")
     elif not isinstance(value, PRIMITIVES):
-        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors and primitives only")
+        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint may contain only tensors and primitives")
 
 
 def _seal(file: BinaryIO) -> None:

@@ -90,4 +90,4 @@ def _node(text: str, file: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not readable yaml ({first_line(error)}); correct it") from error
+        raise UserError(f"{file}: not readable yaml ({first_line(error)}); fix it") from error

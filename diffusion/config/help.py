@@ -24,8 +24,8 @@ from diffusion.files import PACKAGE
 
 FLAGS = ("--help", "-h", "help")
 FOOT = """\
-GROUP=CHOICE takes a choice, KEY=VALUE sets a value, -m before them runs a sweep over values with commas between them,
---cfg job prints the whole configuration and runs nothing. --help GROUP explains the choices of a group."""
+GROUP=CHOICE selects a choice, KEY=VALUE sets a value, and -m before them runs a sweep over comma-separated values.
+--cfg job prints the whole configuration without running anything. --help GROUP explains the choices of a group."""
 
 
 def print_help(command: str, schema: type[Settings], about: str, words: list[str]) -> bool:

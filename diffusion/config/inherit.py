@@ -44,13 +44,13 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
             inherited = of_run(group, recipe, defaults)
             if group == "features" and inherited not in nodes(group):
                 raise UserError(
-                    f"{where}: its features are set differently from conf/features, and a file may not say which "
-                    "weights are read; choose them again, such as features=clip features.source=FOLDER"
+                    f"{where}: its features differ from conf/features, and a file may not decide which "
+                    "weights are read; set them yourself, such as features=clip features.source=FOLDER"
                 )
             if group == "guidance" and inherited.get("ckpt") is not None:
                 raise UserError(
-                    f"{where}: its guidance is by another model, and a file may not say which weights are read; choose "
-                    "it again, such as guidance=auto guidance.ckpt=RUN, or guidance=none"
+                    f"{where}: its guidance uses another model, and a file may not decide which weights are read; set "
+                    "it yourself, such as guidance=auto guidance.ckpt=RUN, or guidance=none"
                 )
             chosen = {key: value for key, value in node.items() if key != "from"}
             changes[group] = _merged(inherited, chosen, group)
@@ -92,5 +92,5 @@ def _number(recipe: Mapping[str, Any], path: tuple[str, ...], where: Path | str)
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     if value is not None and (type(value) is not int or value < 0):
-        raise UserError(f"{where}: its {'.'.join(path)} is {value!r}, expected a whole number; give {path[-1]}=…")
+        raise UserError(f"{where}: its {'.'.join(path)} is {value!r}, expected a whole number; set {path[-1]}=…")
     return value

@@ -56,11 +56,11 @@ def explain(error: BaseException, command: str) -> str | None:
         return " ".join(str(error).split())
     if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; not every command imports torch
         return (
-            f"{first_line(error).partition('. ')[0]}: lower the batch size (in training without changing the numbers: "
-            "lower data.batch_size, and set data.global_batch_size), or give trainer.precision=bf16-mixed"
+            f"{first_line(error).partition('. ')[0]}: lower the batch size (to train with unchanged results, "
+            "lower data.batch_size and set data.global_batch_size), or set trainer.precision=bf16-mixed"
         )
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
-        return "a number of the optimizer's step is beyond the range of float32: lower optimizer.lr"
+        return "a value in the optimizer's step overflows float32: lower optimizer.lr"
     if isinstance(error, OSError) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir"):
         return f"cannot write {error.filename}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
     return None
@@ -122,7 +122,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = [option for option in known if not option.startswith("_") and "_settings" not in option]
     if not group or not options:
         return " ".join(str(error).split())
-    extra = "; pip install 'diffusion-experiments[sweep]' brings more" if group in PLUGIN_GROUPS else ""
+    extra = "; pip install 'diffusion-experiments[sweep]' installs more" if group in PLUGIN_GROUPS else ""
     near = nearest(choice, options)
     return f"{group}={choice}: unknown choice{near}; {group} is one of {', '.join(options)}{extra}"
 
@@ -136,7 +136,7 @@ def _no_choice(words: Sequence[str], command: str) -> str | None:
                 listed = ", ".join(choices(group))
                 return f"{key}={value}: {group} is one of {listed}; if it is optional, {place}=null"
             if key == "ema" and command != "train":
-                return f"ema={value}: the choice of a training run; an average of this length is weights={value}"
+                return f"ema={value}: ema is a choice for training; for an average of this length, set weights={value}"
             return f"{key}={value}: a choice is required; {key} is one of {', '.join(choices(key))}"
     return None
 
@@ -148,7 +148,7 @@ def _unreadable(word: str) -> str:
 
 def _unquoted_commas(word: str) -> str:
     (key, _, value), text = word.partition("="), quoting.quoted(word)
-    return f"{word}: write {key}=[{value}] for a list, {text} for a text, or add -m to run them one by one"
+    return f"{word}: write {key}=[{value}] for a list, {text} for text, or add -m to run them one by one"
 
 
 def _bad_override(chain: list[BaseException], command: str) -> str:
@@ -165,7 +165,7 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
         return f"{key}: unknown setting{nearest(key, _known_keys(command))}; --help lists all of them"
     for cause in chain:
         if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
-            return f"{missing[1]} is not set; give it on the command line: {missing[1]}=…"
+            return f"{missing[1]} is not set; pass it on the command line: {missing[1]}=…"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
 
 

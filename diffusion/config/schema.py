@@ -42,7 +42,7 @@ Baselines = list[Literal["noise", "real", "floor"]]
 Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
 NonNegative = Annotated[float, Ge(0)]
 Interval = Annotated[
-    list[NonNegative | None], MinLen(2), MaxLen(2), Words("a pair [low,high] of noise levels, null for no end")
+    list[NonNegative | None], MinLen(2), MaxLen(2), Words("a pair [low,high] of noise levels, null for no bound")
 ]
 
 
@@ -392,25 +392,25 @@ RENAMED = {  # old keys, accepted for one more version
 
 INSTEAD = {  # arguments of Lightning's Trainer that a run sets itself, and what to use instead
     "trainer.barebones": "make bench measures the bare loop",
-    "trainer.callbacks": "choose callbacks=early_stopping or several, callbacks=[throughput,memory]; one of your own "
-    "is +callbacks.NAME._target_=my_package.MyCallback",
+    "trainer.callbacks": "set callbacks=early_stopping, or several: callbacks=[throughput,memory]; add your own "
+    "with +callbacks.NAME._target_=my_package.MyCallback",
     "trainer.default_root_dir": "set the run's folder, hydra.run.dir=FOLDER",
-    "trainer.enable_autolog_hparams": "choose logger=csv, which sends settings nowhere",
+    "trainer.enable_autolog_hparams": "set logger=csv, which uploads no settings",
     "trainer.enable_checkpointing": "a run always saves checkpoints; set checkpoint.keep or checkpoint.every_n_steps",
     "trainer.enable_model_summary": "the run's README describes the network",
-    "trainer.enable_progress_bar": "the bar is left out where the output is no terminal",
-    "trainer.fast_dev_run": "experiment=debug tries everything out in a few steps",
-    "trainer.limit_predict_batches": "a run predicts nothing; set samples.n",
+    "trainer.enable_progress_bar": "the bar is hidden if the output is not a terminal",
+    "trainer.fast_dev_run": "experiment=debug tests everything in a few steps",
+    "trainer.limit_predict_batches": "a run has no prediction loop; set samples.n",
     "trainer.limit_test_batches": "a run has no test loop; set score.n",
-    "trainer.logger": "choose logger=csv, wandb, tensorboard or several, logger=[wandb,tensorboard]; metrics.csv is "
+    "trainer.logger": "set logger=csv, wandb, tensorboard, or several: logger=[wandb,tensorboard]; metrics.csv is "
     "always written",
     "trainer.min_epochs": "set callbacks.early_stopping.patience, in validations",
     "trainer.min_steps": "set callbacks.early_stopping.patience, in validations",
-    "trainer.model_registry": "python -m diffusion.export RUN writes a model's file",
-    "trainer.num_sanity_val_steps": "a run tries its parts out before the first step by itself",
-    "trainer.overfit_batches": "few images are data=folder data.limit=N, and few batches of an epoch "
+    "trainer.model_registry": "export a model with python -m diffusion.export RUN",
+    "trainer.num_sanity_val_steps": "a run always tests its parts before the first step",
+    "trainer.overfit_batches": "for few images, set data=folder data.limit=N; for few batches per epoch, "
     "trainer.limit_train_batches=N",
-    "trainer.plugins": "precision is trainer.precision; a run brings its own plugins for checkpoints and processes",
+    "trainer.plugins": "set trainer.precision; a run has its own plugins for checkpoints and processes",
     "trainer.reload_dataloaders_every_n_epochs": "the images do not change during a run",
-    "trainer.use_distributed_sampler": "each device gets its share of the images by itself",
+    "trainer.use_distributed_sampler": "the images are distributed over the devices automatically",
 }

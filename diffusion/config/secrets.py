@@ -48,18 +48,18 @@ def _refuse(key: str, value: str) -> None:
         raise UserError(f"{key}: a key would be saved with the run; set it in the environment")
     if URL.search(value):
         raise UserError(
-            f"{key} holds a URL with a password, which would be kept with the run: leave the password out, and have it "
-            "read where it is used, from the environment, ~/.pgpass, ~/.netrc or a keyring"
+            f"{key} contains a URL with a password, which would be saved with the run: remove the password, and let it "
+            "be read from the environment, ~/.pgpass, ~/.netrc or a keyring"
         )
     for name, secret in os.environ.items():
         if NAME.search(name) and name not in NO_SECRET and len(secret) >= SHORTEST and secret in value:
-            raise UserError(f"{key} holds the value of ${name}, which would be kept with the run: leave it out")
+            raise UserError(f"{key} contains the value of ${name}, which would be saved with the run: remove it")
 
 
 def _refuse_source(key: str, value: str) -> None:
     if "${oc.env:" in value:
         raise UserError(
-            f"{key}={value}: a value from the environment would be kept with the run; if it is no secret, let the "
+            f"{key}={value}: a value from the environment would be saved with the run; if it is not secret, let the "
             f"shell fill it in: {key}=$NAME"
         )
 

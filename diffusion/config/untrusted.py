@@ -40,7 +40,7 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
         raise UserError(wanted % "is not a mapping")
     for value in _values(config):
         if isinstance(value, str) and "${" in value:
-            raise UserError(wanted % f"holds the interpolation {value}")
+            raise UserError(wanted % f"contains the interpolation {value}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -53,13 +53,13 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
         node = config.get(part)
         if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or _has_directives(node):
             raise UserError(
-                f"{where}: its configuration has no {part} that can be built; use a file of diffusion.train"
+                f"{where}: its configuration has no {part} that can be built; use a file written by diffusion.train"
             )
     resolution = config["data"].get("resolution")
     sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
     if any(type(side) is not int or side < 1 for side in sides):
         raise UserError(
-            f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file of diffusion.train"
+            f"{where}: its data.resolution is {resolution!r}, expected pixels; use a file written by diffusion.train"
         )
     return config
 
@@ -74,8 +74,8 @@ def check_targets(node: Any, part: str, where: Path | str, trusted: Any = None) 
     for target in _targets(node):
         if target not in allowed:
             raise UserError(
-                f"{where}: its {part} names {target}; from a file only what conf/{part} names is built; if you trust "
-                f"it, give --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
+                f"{where}: its {part} names {target}; a file may use only classes named in conf/{part}; if you trust "
+                f"it, pass --config-dir CONF (diffusion.load: config_dir=CONF), where CONF/{part}/NAME.yaml names it"
             )
 
 

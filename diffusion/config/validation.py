@@ -106,7 +106,7 @@ def describe(hint: Any) -> str:
         length = "" if arguments[-1] is Ellipsis else f" of {len(arguments)} values"
         return f"a list{length}, each {describe(arguments[0])}"
     if inspect.isclass(hint) and issubclass(hint, BaseModel):
-        return "settings of its own"
+        return "nested settings"
     return SCALARS.get(hint, "anything")
 
 
@@ -150,7 +150,7 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int
     if kind == "missing" or (value in (None, {}) and is_group(key)):
         return f"{key}={shown(value or None)}: a choice is required; {key} is one of {', '.join(choices(key))}"
     if field.annotation is model:
-        return f"{key}={shown(value)}: it has settings of its own; leave it out, or set one of them"
+        return f"{key}={shown(value)}: it has nested settings; remove it, or set one of them"
     default = field.get_default(call_default_factory=True)
     usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
     parts = () if typing.get_origin(hint) is list else (hint, *typing.get_args(hint))

@@ -70,14 +70,14 @@ def edits(settings: Edit, restored: Restored) -> Edits:
 def check(settings: Edit) -> None:
     """Raise UserError for settings that exclude each other, or without a picture and without seeds."""
     if (settings.image is None) == (settings.interpolate is None):
-        raise UserError("give either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
+        raise UserError("set either image=PICTURE, or interpolate=[SEED,SEED] to draw between two noises")
     for name in ("mask", "strength"):
         if getattr(settings, name) is not None and settings.image is None:
             raise UserError(f"{name} needs a picture: set image=PICTURE, or remove {name}")
     if settings.mask is not None and settings.strength is not None:
         raise UserError("mask and strength cannot be combined: remove one of them")
     if settings.interpolate is not None and settings.labels is not None:
-        raise UserError("labels: all images between two noises are of one class; give label=CLASS")
+        raise UserError("labels: all images between two noises have the same class; set label=CLASS")
 
 
 def filling(drawing: Drawing, picture: Tensor, fill: Tensor, method: Inpainting) -> Drawing:

@@ -39,8 +39,8 @@ def read_mask(file: str | Path, shape: tuple[int, int, int], picture: str | Path
     others = width / height if picture is None else _window(Path(picture), shape, "image")[1]
     if abs(proportions / others - 1) > 0.02:
         raise UserError(
-            f"mask={file}: its width is {proportions:.3g} times its height, and the picture's {others:.3g} times; "
-            "give a mask of the same proportions, white where the picture is to be filled"
+            f"mask={file}: its width is {proportions:.3g} times its height, but the picture's is {others:.3g} times; "
+            "use a mask with the same proportions, white where the picture is to be filled"
         )
     return mask[0] > GREY
 
@@ -58,7 +58,7 @@ def _window(file: Path, shape: tuple[int, int, int], name: str) -> tuple[Tensor,
     file, resolution = file.expanduser(), resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
     if not file.is_file():
-        raise UserError(f"{name}={file}: there is no such file; give a picture, such as a PNG or JPEG")
+        raise UserError(f"{name}={file}: no such file; choose a picture, such as a PNG or JPEG")
     try:
         with decoded(file, resolution, channels=channels) as picture:
             pixels = resized(picture, resolution, crop_box(picture.size, 0.5, resolution))
@@ -66,5 +66,5 @@ def _window(file: Path, shape: tuple[int, int, int], name: str) -> tuple[Tensor,
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(
-            f"{name}={file}: {error}; give a whole picture, such as a PNG or JPEG, of at least {least} pixels"
+            f"{name}={file}: {error}; use an intact picture, such as a PNG or JPEG, of at least {least} pixels"
         ) from error

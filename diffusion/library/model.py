@@ -157,7 +157,9 @@ class Model:
     ) -> Drawing:
         if isinstance(sampler, Sampler):
             if settings:
-                raise UserError(f"{', '.join(settings)}: give them to the sampler itself, or name one, sampler='heun'")
+                raise UserError(
+                    f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name, sampler='heun'"
+                )
         else:
             sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
         guided, weak = self._guidance(guidance, worse, fills)

@@ -14,9 +14,9 @@ from diffusion.runs.folder import command_of, runs_below
 from diffusion.runs.record import LOCK, RunRecord
 
 ABOUT = """\
-Say what can be removed of the checkpoints of the complete runs in a folder and its sub-folders, and what that frees;
-with --yes, remove it. Of each run best.ckpt stays; with --weights, the last weights alone, as last.safetensors: one can
-sample from them and score them, but not train on. Runs that are alive or not complete are never touched.
+List the checkpoints of complete runs, in a folder and its sub-folders, that can be removed, and the space this frees;
+with --yes, remove them. Each run keeps its best.ckpt or, with --weights, only the last weights, as last.safetensors:
+these can be sampled and scored, but not trained further. Runs that are active or not complete are never changed.
 """
 
 
@@ -25,9 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments("prune", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--weights", action="store_true", help="keep only the weights, a quarter of a checkpoint")
-    parser.add_argument("--yes", action="store_true", help="remove it; otherwise nothing is changed")
+    parser.add_argument("--yes", action="store_true", help="remove them; without this, nothing is changed")
     asked = parser.parse_args(arguments)
-    return exit_status(lambda: run(asked.folder, asked.weights, asked.yes), "check the folder's rights")
+    return exit_status(lambda: run(asked.folder, asked.weights, asked.yes), "check the folder's permissions")
 
 
 def run(folder: Path, weights: bool, really: bool) -> None:
@@ -69,7 +69,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
     if left:
         console.print("skipped: " + ", ".join(f"{n} {state}" for state, n in left.items()))
     if table.row_count and not really:
-        console.print("nothing has been removed; --yes removes it")
+        console.print("nothing was removed; --yes removes them")
 
 
 def _prune(folder: Path, weights: bool) -> int:

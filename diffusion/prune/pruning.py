@@ -47,7 +47,7 @@ def prune(folder: Path, weights: bool) -> int:
         exported.write(file, state, model.config, model.step, model.epoch, model.weights, model.labels)
         read = restore.restore(file, "ema").denoiser.network.state_dict()
         if any(not read[name].equal(value) for name, value in state.items()):
-            raise UserError(f"{file}: it does not read back as it was written; nothing was removed, try again")
+            raise UserError(f"{file}: its content is not what was written; nothing was removed; try again")
         gain -= file.stat().st_size
     for old in files:
         old.unlink()

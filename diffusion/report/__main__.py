@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_config_dir()
     chosen = parser.parse_args(arguments)
     tasks = [partial(report, folder, chosen.config_dir) for folder in chosen.folders]
-    return max([exit_status(task, "check the folder's rights") for task in tasks])
+    return max([exit_status(task, "check the folder's permissions") for task in tasks])
 
 
 def report(folder: Path, config_dir: str | None = None) -> None:
@@ -85,7 +85,7 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
             data.setup()
             images = data.splits["val"].images  # as at the end of training
     except (UserError, OSError) as error:
-        print(f"note: not every figure is drawn: {error}", file=sys.stderr)
+        print(f"note: some figures are not drawn: {error}", file=sys.stderr)
     return schedule, images
 
 

@@ -10,29 +10,29 @@ from diffusion.errors import Arguments, exit_status
 inherit.register()  # studies compose evaluations the same way as diffusion.evaluate
 
 ABOUT = """\
-Run a study of docs/results again, and compare its numbers with the committed ones. Without STUDY: list the studies and
-what each costs.
+Rerun a study of docs/results, and compare its numbers with the committed ones. Without STUDY, list the studies and
+their costs.
 
   python -m diffusion.reproduce                                  the studies; nothing is run
-  python -m diffusion.reproduce schedule                         run one, or what is missing of it
+  python -m diffusion.reproduce schedule                         run one, or its missing runs
   python -m diffusion.reproduce schedule hydra/launcher=joblib hydra.launcher.n_jobs=4     four runs at once
   python -m diffusion.reproduce schedule --smoke                 one short run of each kind: does it work here?
 
-A study is a file of conf/results, or of CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to
-a folder of their own in outputs/results, where the same command goes on after an interruption. A number agrees with a
-committed one where their difference lies within its 95% interval over seeds; every other one is named. Exit status: 0
-all agree; 1 some do not; 2 for what you can fix, with one line on stderr.
+A study is a file in conf/results or CONF/results: sweeps of diffusion.train and diffusion.evaluate. Its runs go to a
+separate folder in outputs/results; after an interruption, the same command resumes there. A number agrees with the
+committed one if their difference lies within its 95% interval over seeds; all others are listed. Exit status: 0 if all
+agree; 1 if some do not; 2 for an error that you can fix, with one line on stderr.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     """List the studies or run one. Returns the exit status, as explained in `ABOUT`."""
     parser = Arguments("reproduce", ABOUT)
-    parser.add_argument("study", nargs="?", help="its name, as the list has it")
+    parser.add_argument("study", nargs="?", help="the study's name, as listed")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="for every run, such as hydra/launcher=joblib"
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings for every run, such as hydra/launcher=joblib"
     )
-    parser.add_argument("--smoke", action="store_true", help="only the first run of each kind, and only for seconds")
+    parser.add_argument("--smoke", action="store_true", help="only the first run of each kind, for a few seconds")
     parser.add_argument("--out", type=Path, default=Path("outputs/results"), help="default: outputs/results")
     parser.add_argument(
         "--commit",
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
                 words = [*asked.overrides, *own]
                 differing.extend(reproduce(asked.study, asked.out, words, asked.smoke, asked.commit))
 
-    return exit_status(run, "check the folder's rights, or use --out") or int(bool(differing))
+    return exit_status(run, "check the folder's permissions, or use --out") or int(bool(differing))
 
 
 def list_studies() -> None:
@@ -99,14 +99,14 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
         return []
     before = committed.tables_of(name)
     if not before:
-        console.print("no result of this study is committed: there is nothing to compare with")
+        console.print("no result of this study is committed, so there is nothing to compare with")
         return []
     for line in committed.changed_settings(name):
         console.print(f"warning: the committed result belongs to another configuration: {line}", style="yellow")
     found = []
     for sweep, table in before.items():
         if sweep not in outcome.tables:  # already covered by the warning
-            found.append(f"{sweep}: not run again")
+            found.append(f"{sweep}: not rerun")
             continue
         lines = [f"{sweep}: {line}" for line in disagreements(table, outcome.tables[sweep])]
         cells = sum(len(table.columns) for _ in table.numbers)

@@ -171,7 +171,7 @@ def changed_settings(name: str) -> list[str]:
     lines = []
     for sweep, node in (record_of(name) or {"sweeps": {}})["sweeps"].items():
         if sweep not in read(name).sweeps:
-            lines.append(f"{sweep}: the study has no such sweep any more")
+            lines.append(f"{sweep}: the study no longer has this sweep")
             continue
         before, today = node["settings"], settings_of(name, sweep)
         if [*before] != [*today]:

@@ -34,7 +34,7 @@ class Table:
         """The table of compared runs. Raises UserError if a run was left out, such as an incomplete one."""
         if comparison.left_out:
             run, reason = comparison.left_out[0]
-            raise UserError(f"{run.folder}: {reason}; the same command runs again what did not complete")
+            raise UserError(f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete")
         columns = tuple(column for column in comparison.columns if column.name not in MACHINES)
         names = {column.name for column in columns}
         numbers: dict[Recipe, dict[str, dict[str, float]]] = {}

@@ -194,12 +194,12 @@ def append_scores(folder: Path, new: Sequence[Score]) -> Path:
     try:
         held = lock(folder / ".scores.lock", patience=10)
     except BlockingIOError as error:
-        raise UserError(f"{folder}/.scores.lock: another process holds it; end that, and try again") from error
+        raise UserError(f"{folder}/.scores.lock: another process holds this lock; end it and try again") from error
     with held or contextlib.nullcontext():
         try:
             before = read_scores(folder)
         except UserError as error:
-            console.print(f"{error}; kept as {set_aside(path)}", style="yellow")
+            console.print(f"{error}; renamed to {set_aside(path)}", style="yellow")
             before = []
         made = {score.identity for score in new}
         kept = [score for score in before if score.identity not in made]

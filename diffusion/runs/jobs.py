@@ -47,7 +47,7 @@ def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         slurm.check_tasks()
     if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(RunRecord(folder), settings):
-        console.print(f"{folder} is complete already")
+        console.print(f"{folder} is already complete")
         return None
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         settings = settings.model_copy(update={"ckpt": "auto"})
@@ -57,10 +57,10 @@ def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
 def run_job(settings: Train, folder: Path) -> Any:
     """Run a job of a sweep in a separate process, unless it is already complete. Returns its result."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise UserError("torchrun starts the processes of one run, not of a sweep: give -m trainer.devices=N instead")
+        raise UserError("torchrun starts the processes of one run, not of a sweep: use -m trainer.devices=N instead")
     record = RunRecord(folder)
     if is_complete(record, settings):
-        console.print(f"{folder} is complete already")
+        console.print(f"{folder} is already complete")
         return record.content.get("result")
     if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
         settings = settings.model_copy(update={"ckpt": "auto"})
@@ -81,13 +81,13 @@ def check_overwrites(settings: Train, folder: Path) -> None:
         return
     if ckpt is None:
         raise FolderTaken(
-            f"{folder} holds checkpoints, which training from the start would overwrite: ckpt=auto resumes from them, "
+            f"{folder} contains checkpoints that training from scratch would overwrite: ckpt=auto resumes from them, "
             "another hydra.run.dir keeps them, ckpt=null overwrites them"
         )
     if not Path(ckpt).resolve().is_relative_to(folder.resolve()):
         raise FolderTaken(
-            f"{folder} holds the checkpoints of another run, which resuming from {ckpt} would replace: give a new "
-            "hydra.run.dir, or ckpt=auto to resume the run that is there"
+            f"{folder} contains checkpoints of another run, which resuming from {ckpt} would overwrite: set a new "
+            "hydra.run.dir, or resume the existing run with ckpt=auto"
         )
 
 
@@ -164,8 +164,8 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
         record.content |= {"state": "interrupted" if stopped else "failed", "reason": describe_exit(status)}
         record.write()
     raise JobFailed(
-        f"{record.content.get('reason') or record.content['state']}; the same command with "
-        f"{override('hydra.sweep.dir', folder.parent)} runs again what did not complete"
+        f"{record.content.get('reason') or record.content['state']}; rerun the same command with "
+        f"{override('hydra.sweep.dir', folder.parent)} to repeat the jobs that did not complete"
     )
 
 

@@ -46,7 +46,7 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     lines = list(csv.reader(content[: content.rfind(b"\n") + 1].decode("utf-8").splitlines()))
     for number, line in enumerate(lines, 1):
         if len(line) != len(lines[0]):
-            raise ValueError(f"line {number} has {count(len(line), 'cell')}, the first one {len(lines[0])}")
+            raise ValueError(f"line {number} has {count(len(line), 'cell')}, the first line {len(lines[0])}")
     return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
 
 
@@ -61,7 +61,7 @@ def last_value(name: str, path: Path) -> float:
     values = [row[name] for row in rows if name in row]
     if not values:
         names = sorted({each for row in rows for each in row if "_bin" not in each} - {"epoch", "step"})
-        raise UserError(f"{path}: it holds no {name}; it holds {', '.join(names)}")
+        raise UserError(f"{path}: no metric {name}; it contains {', '.join(names)}")
     return values[-1]
 
 

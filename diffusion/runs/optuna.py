@@ -32,7 +32,7 @@ class CheckSearch(Callback):
         """Exit with one line and status 2 on failure. (Hydra turns exceptions of callbacks into warnings.)"""
         if config.hydra.runtime.choices.get("hydra/sweeper") == "basic":
             return  # a grid, which compares nothing
-        if status := exit_status(partial(check_search, config), "check the folder's rights"):
+        if status := exit_status(partial(check_search, config), "check the folder's permissions"):
             sys.exit(status)
 
 
@@ -44,19 +44,19 @@ def check_search(config: DictConfig) -> None:
     wanted = {"minimize": True, "maximize": False}.get(getattr(direction, "name", str(direction)))
     if larger is not None and wanted == larger:
         better, fix = ("higher", "maximize") if larger else ("lower", "minimize")
-        raise UserError(f"sweep.score={name}: {better} is better; give hydra.sweeper.direction={fix}")
+        raise UserError(f"sweep.score={name}: {better} is better; set hydra.sweeper.direction={fix}")
     if not error:
         return
     swept = list(searched(config))
     if different := [key for key in swept if measures(key) or key == "experiment"]:
         raise UserError(
-            f"sweep.score={name}: errors of trials that differ in {', '.join(different)} are of different tasks, and "
-            "the least of them is not the best; search by a score of samples, such as sweep.score=val/fd_lite0"
+            f"sweep.score={name}: errors of trials that differ in {', '.join(different)} measure different "
+            "tasks, so the lowest is not the best; optimize a score of samples, such as sweep.score=val/fd_lite0"
         )
     if weighed := [key for key in swept if key.split(".")[0] in WEIGHED]:
         console.print(
-            f"warning: sweep.score={name} weighs all times alike, whichever {', '.join(weighed)} weighs: a lower "
-            "error need not mean better samples; a score of samples, such as sweep.score=val/fd_lite0, compares them",
+            f"warning: sweep.score={name} weights all times equally, regardless of {', '.join(weighed)}: a lower error "
+            "need not mean better samples; a score of samples, such as sweep.score=val/fd_lite0, compares them",
             style="yellow",
         )
 

@@ -62,7 +62,7 @@ class RunRecord:
             self.damage = first_line(error)
             return {}
         if not isinstance(content, dict):
-            self.damage = f"it holds a {type(content).__name__}"
+            self.damage = f"it contains a {type(content).__name__}"
             return {}
         return content
 
@@ -111,7 +111,7 @@ class RunRecord:
         other = RunRecord(self.folder)
         if other.content and other.content.get("id") != self.content.get("id"):
             raise FolderTaken(
-                f"{self.folder}: this run was silent, and another one has taken its folder ({other.owner})"
+                f"{self.folder}: another run took over this folder while this run was unresponsive ({other.owner})"
             )
 
     def finish(self, state: str, **more: Any) -> None:

@@ -90,8 +90,8 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
     if not file.is_file():
         if any(file.parent.glob("checkpoints/*.ckpt")):
             raise UserError(
-                f"{file}: missing, and without it a run in this folder would go on with other settings; restore it, or "
-                f"give all settings and another folder: hydra.run.dir=… ckpt={file.parent}/checkpoints/last.ckpt"
+                f"{file}: missing; without it, a run in this folder would resume with other settings; restore it, or "
+                f"pass all settings and another folder: hydra.run.dir=… ckpt={file.parent}/checkpoints/last.ckpt"
             )
         return None
     console.print(f"resuming with the settings in {file}")

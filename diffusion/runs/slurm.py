@@ -39,7 +39,7 @@ def requeue() -> str | None:
     if name is None:
         return None
     if shutil.which("scontrol") is None:
-        return f"SLURM job {name}: there is no scontrol here to queue it again"
+        return f"SLURM job {name}: cannot be requeued, because scontrol is missing"
     done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
     return f"SLURM job {name}: " + ("queued again" if done.returncode == 0 else done.stderr.strip())
 
@@ -61,7 +61,7 @@ def check_tasks() -> None:
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(
-            f"srun started {tasks} tasks, each of which would be a run by itself: start one (-n 1) and set "
+            f"srun started {tasks} tasks, and each would be a separate run: start one (-n 1) and set "
             "trainer.devices; for several machines start one torchrun on each (srun --ntasks-per-node=1 torchrun …)"
         )
 

@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
-Open a page on which a trained model draws: samples with their steps, two samplers side by side, images between two
-noises, variants of an uploaded picture, and a part of it filled. Each has the command that draws it again. The page is
-for this machine alone unless --host says otherwise; it asks for no password, and everyone who reaches it can use it.
+Open a web page where a trained model draws: samples with their steps, two samplers side by side, images between two
+noises, variants of an uploaded picture, or a part of it filled in. Each result shows the command that reproduces it.
+The page is reachable only from this machine unless --host is set; it has no password, so everyone who reaches it can
+use it.
 """
 
 
@@ -20,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="the port (default: 7860)")
-    parser.add_argument("--no-nearest", action="store_true", help="do not load the training images to compare with")
+    parser.add_argument(
+        "--no-nearest", action="store_true", help="do not load the training images, so the nearest ones are not shown"
+    )
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
@@ -39,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             data = None if chosen.no_nearest else requests.training_images(restored)
             page.serve(restored, device, data, chosen.host, chosen.port)
 
-    return exit_status(serve, "choose another port, --port")
+    return exit_status(serve, "choose another --port")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class Page:
     def shown(self, result: Result) -> str:
         """The drawn images, their steps, and the nearest training images."""
         images = result.images
-        parts = [picture(grid(images, None, scale_of(images)), "what was drawn"), film(result.film)]
+        parts = [picture(grid(images, None, scale_of(images)), "the drawn images"), film(result.film)]
         if self.data is not None:
             some = images[:COMPARED]
             near, apart = requests.nearest(some, self.data)
@@ -149,7 +149,7 @@ class Page:
         """The mask, true where any layer is painted on, in the size of the model's images: bool (H, W)."""
         layers = [np.asarray(layer)[..., -1] > 0 for layer in (painted or {}).get("layers") or []]
         if not any(layer.any() for layer in layers):
-            raise gr.Error("paint over what is to be filled")
+            raise gr.Error("paint over the part to fill")
         _, height, width = self.restored.shape
         small = Image.fromarray(np.any(layers, axis=0)).resize((width, height), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(small))
@@ -232,7 +232,7 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
             go.click(own.vary, [file, strength, n, *form], [gr.HTML(), gr.HTML()], api_name="vary")
         with gr.Tab("Fill a part"):
             file = gr.File(label="a picture", type="filepath")
-            painted = gr.ImageMask(label="paint over what is to be filled", type="numpy", sources=[])
+            painted = gr.ImageMask(label="paint over the part to fill", type="numpy", sources=[])
             name_nearby(painted)
             file.upload(own.canvas, file, painted, api_name="canvas")
             method = gr.Dropdown(choices("inpainting"), value=choices("inpainting")[0], label="method")
@@ -262,7 +262,7 @@ def film(frames: Sequence[Image.Image]) -> str:
     """The steps as a GIF in HTML."""
     with TemporaryDirectory() as folder:
         made = gif([enlarged(frame) for frame in frames], Path(folder, "film.gif"))
-        return embedded(made.read_bytes(), "gif", "the steps: above the noisy images, below the estimates")
+        return embedded(made.read_bytes(), "gif", "the steps: noisy images on top, estimates below")
 
 
 def picture(image: Image.Image, caption: str = "") -> str:

@@ -263,6 +263,6 @@ def training_images(restored: Restored) -> ImageData | None:
         data.prepare_data()
         data.setup()
     except UserError as error:
-        console.print(f"without nearest training images: {error}")
+        console.print(f"nearest training images are not shown: {error}")
         return None
     return data

@@ -50,7 +50,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
     """
     if not settings.guidance:
         named = ", ".join(name for name in choices("guidance") if name != "none")
-        raise UserError(f"guidance: there is none to study; choose one of {named}, such as guidance=cfg")
+        raise UserError(f"guidance: nothing to study; choose one of {named}, such as guidance=cfg")
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     assert guidance is not None  # because settings.guidance is not empty
     own = [[guidance.low, guidance.high]]
@@ -70,7 +70,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
             if guidance.scale == 1:
                 unguided = nfe
             elif nfe == unguided:
-                console.print(f"{trial.name}: no step of the sampler is in the interval, left out")
+                console.print(f"{trial.name}: no step of the sampler is in the interval; skipped")
                 continue
             else:
                 guided += 1
@@ -95,8 +95,8 @@ def sampler_nodes(settings: GuidanceStudy, restored: Restored) -> dict[str, dict
     for words in settings.samplers:
         if settings.steps is not None and " sampler.steps=" in words:
             raise UserError(
-                f"samplers: {words}: its steps are given twice, as steps={settings.steps} is for every sampler; leave "
-                "one of them out"
+                f"samplers: {words}: its steps are set twice, because steps={settings.steps} applies to every sampler; "
+                "remove one of them"
             )
         if words == RUN:
             node = of_run("sampler", restored.config)

@@ -84,7 +84,7 @@ def write(
         if a.largest
     ]
     pair = measured_pair(metrics)
-    seen = f" The picture shows {pair[0]} (fidelity) against {pair[1]} (diversity), too." if pair else ""
+    seen = f" The figure also shows {pair[0]} (fidelity) against {pair[1]} (diversity)." if pair else ""
     heads = ("sampler", "interval", "scale", "steps", "NFE", "s/image", *metrics)
     rows = [
         [
@@ -96,15 +96,15 @@ def write(
     rows += [[what, *5 * [MISSING], *(value_text(s.get(m)) for m in metrics)] for what, s in by_kind.items()]
     parts = [
         f"# {guidance} against {reference}",
-        "Scale 1 is no guidance. All samples are from the same noise, and of the same classes where there are classes, "
-        f"so that differences are due to the guidance and the sampler. The best scale by {first}; scales whose "
-        f"interval overlaps its interval can't be distinguished from it.{seen}",
+        "Scale 1 is no guidance. All samples use the same noise and, if there are classes, the same classes, so "
+        f"differences are due to the guidance and the sampler. The first table shows the best scale by {first}; scales "
+        f"whose interval overlaps that of the best can't be distinguished from it.{seen}",
         *([FLOOR] if floor else []),
         markdown_table(titles, lines, right=(2, 3, 4)),
         *notes,
         markdown_table(heads, rows, right=range(2, len(heads))),
-        "The interval is that of the noise level sigma/alpha in which the guidance acts. Seconds on "
-        f"{device}, in batches. {protocol_text(points[0].point.scores[first])}.",
+        "The interval is the range of noise levels sigma/alpha in which the guidance acts. Seconds are "
+        f"on {device}, in batches. {protocol_text(points[0].point.scores[first])}.",
         "![score by scale, and fidelity against diversity](guidance.png)",
     ]
     replace(folder / "guidance.md", "\n\n".join(parts) + "\n")

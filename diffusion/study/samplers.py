@@ -151,10 +151,10 @@ def settings_of(
             except UserError as error:
                 if not every:
                     raise
-                console.print(f"{words}: left out from {budget} evaluations on ({error})")
+                console.print(f"{words}: skipped from {budget} evaluations on ({error})")
                 break  # more steps do not fit either
             if setting is None:
-                console.print(f"{words}: not within {budget} evaluations, left out")
+                console.print(f"{words}: does not run within {budget} evaluations; skipped")
             else:
                 found.setdefault(json.dumps([words, setting.sampler.steps]), setting)
     if not found:
@@ -187,6 +187,6 @@ def most_steps(node: Mapping[str, Any], budget: int, schedule: Schedule, words: 
     """The most steps within `budget` without guidance. Assumes the same number of evaluations for each added step."""
     samplers: list[Sampler] = [make({**node, "steps": steps}, "sampler") for steps in (2, 3)]
     if samplers[0].adaptive:
-        raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't have it")
+        raise UserError(f"samplers: {words} chooses its own number of evaluations; a study by NFE can't include it")
     two, three = (evaluations(sampler, schedule) for sampler in samplers)
     return max(0, 2 + (budget - two) // (three - two))

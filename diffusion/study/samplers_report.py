@@ -18,7 +18,7 @@ from diffusion.report.formatting import MISSING, csv_text, markdown_table, numbe
 
 FLOOR = (
     "The floor is the score of real images against real ones at this n: chance alone. A difference between samplers "
-    "that is smaller than its interval is no finding."
+    "that is smaller than its interval is not significant."
 )
 FILES = ("study.md", "study.csv", "pareto.png")
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
@@ -68,13 +68,13 @@ def write(
     ]
     parts = [
         f"# Samplers against {reference}",
-        "All samples are from the same noise, so that differences are due to the samplers. The best within each budget "
-        f"of network evaluations by {first}; settings whose interval overlaps its interval can't be distinguished "
-        "from it.",
+        "All samples use the same noise, so differences are due to the samplers. The first table shows the best "
+        f"sampler within each budget of network evaluations by {first}; settings whose interval overlaps that of the "
+        "best can't be distinguished from it.",
         *([FLOOR] if "floor" in by_kind else []),
         markdown_table(titles, advice, right=(0, 2, 3, 4)),
         markdown_table(("sampler", "steps", "NFE", "s/image", *metrics), table, right=range(1, 4 + len(metrics))),
-        f"Seconds on {device}, in batches. {protocol_text(points[0].scores[first])}.",
+        f"Seconds are on {device}, in batches. {protocol_text(points[0].scores[first])}.",
         "![score by evaluations and by seconds](pareto.png)",
     ]
     replace(folder / "study.md", "\n\n".join(parts) + "\n")

@@ -9,8 +9,8 @@ from diffusion.console import console
 from diffusion.errors import Arguments, UserError, exit_status
 
 ABOUT = """\
-Serve the pages of the runs in a folder, as the runs go on: an index of all runs, and of each run, sweep and study what
-its report.html shows. Nothing is written.
+Serve live pages of the runs in a folder: an index of all runs, and the contents of report.html for each run, sweep and
+study. Nothing is written.
 
   python -m diffusion.watch                 the runs in outputs, at http://127.0.0.1:8300
   python -m diffusion.watch outputs/demo/…  one run, or one sweep
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments("watch", ABOUT)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs"), help="default: outputs")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any that is free")
+    parser.add_argument("--port", type=int, default=8300, help="default: 8300; 0: any free port")
     asked = parser.parse_args(arguments)
     return exit_status(partial(watch, asked.folder, asked.host, asked.port), "choose another address or port")
 

@@ -43,7 +43,7 @@ class Pages:
         """The data of a page, including its `version`. Raises UserError if there is no such page."""
         folder = self.root / address if address else self.root
         if address and folder not in self.known():
-            raise UserError(f"{address}: no run, sweep or study is there")
+            raise UserError(f"{address}: no run, sweep or study here")
         with self.lock:
             data, version = self.made(folder)
         home = "/" if address else None
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
                 **{"Set-Cookie": f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"},
             )
         elif not self.allowed():
-            self.answer(HTTPStatus.FORBIDDEN, "open the address that diffusion.watch has printed: it has a token")
+            self.answer(HTTPStatus.FORBIDDEN, "open the address that diffusion.watch has printed: it contains a token")
         else:
             self.serve(unquote(place.path))
 
@@ -152,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self, path: str) -> None:
         kind, address = ("page", "") if path == "/" else [*path.split("/", 2), ""][1:3]
         if kind not in ("page", "data"):
-            self.answer(HTTPStatus.NOT_FOUND, "nothing is here")
+            self.answer(HTTPStatus.NOT_FOUND, "there is nothing here")
             return
         try:
             data = self.pages.page(address)
@@ -162,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(HTTPStatus.NOT_FOUND, str(error))
         except Exception as error:  # files may vanish, or be damaged, while they are read
             console.print(
-                f"no page of {address or '/'}: {type(error).__name__}: {first_line(error)}",
+                f"cannot build the page of {address or '/'}: {type(error).__name__}: {first_line(error)}",
                 style="yellow",
                 soft_wrap=True,
             )

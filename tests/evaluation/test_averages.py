@@ -86,12 +86,12 @@ def test_scores_of_lengths_are_told_apart(command, run, tmp_path):
 def test_the_group_of_training_is_pointed_to_the_weights(command, run, command_name):
     status, _, err = command(command_name, [*["sampler"] * (command_name == "study"), f"ckpt='{run}'", "ema=0.08"])
     assert status == 2
-    assert err == "error: ema=0.08: the choice of a training run; an average of this length is weights=0.08\n"
+    assert err == "error: ema=0.08: ema is a choice for training; for an average of this length, set weights=0.08\n"
 
 
 def test_a_length_beyond_the_snapshots_is_one_line(run):
     with pytest.raises(
-        UserError, match=r"weights=0\.005: 7\d% of its profile would be missing .* greater ema\.snapshots"
+        UserError, match=r"weights=0\.005: 7\d% of its profile would be missing .* larger ema\.snapshots"
     ):
         restore(last(run), 0.005)
     with pytest.raises(UserError, match=r"length 0\.3: .* at most 0\.2887"):
@@ -100,7 +100,7 @@ def test_a_length_beyond_the_snapshots_is_one_line(run):
 
 def test_a_run_without_snapshots_is_one_line(tiny, tmp_path):
     train([*tiny, "samples.n=0", "trainer.max_steps=2"], tmp_path / "warm")
-    with pytest.raises(UserError, match=r"weights=0\.08: .* this file holds none; name a run .* ema=power"):
+    with pytest.raises(UserError, match=r"weights=0\.08: .* this file contains none; use a run .* ema=power"):
         restore(last(tmp_path / "warm"), 0.08)
 
 
@@ -141,9 +141,9 @@ def of_other_averages(folder: Path) -> None:
     [
         (removed, "cannot be read (No such file or directory)"),
         (torn, "its end is missing or damaged"),
-        (of_another_step, "it is of another run, or of steps that were done again"),
-        (of_something_else, "it is no snapshot"),
-        (of_other_averages, "it is of other averages"),
+        (of_another_step, "it belongs to another run, or to steps that were repeated"),
+        (of_something_else, "it is not a snapshot"),
+        (of_other_averages, "it contains other averages"),
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )
@@ -151,7 +151,7 @@ def test_a_snapshot_that_is_not_the_runs_is_one_line(copied: Path, harm: Callabl
     harm(copied)
     with pytest.raises(UserError) as refused:
         restore(last(copied), 0.08)
-    assert "step-00000004.pt is needed, and" in str(refused.value)
+    assert "step-00000004.pt is needed, but" in str(refused.value)
     assert said in str(refused.value)
     assert restore(last(copied), 0.1).weights == "ema 0.1"  # a tracked length is in the checkpoint
 
@@ -190,9 +190,9 @@ def test_an_exported_average_keeps_its_length(run, tmp_path, capfd):
         torch.equal(a, b)
         for a, b in zip(here.denoiser.state_dict().values(), there.denoiser.state_dict().values(), strict=True)
     )
-    with pytest.raises(UserError, match="this file holds none"):
+    with pytest.raises(UserError, match="this file contains none"):
         restore(file, 0.1)
-    with pytest.raises(UserError, match="it holds no raw weights"):
+    with pytest.raises(UserError, match="it contains no raw weights"):
         restore(file, "raw")
     capfd.readouterr()
     with pytest.raises(SystemExit):

@@ -212,8 +212,8 @@ REFUSED = {
     "linspace": (["grid@sampler.grid=linspace"], "sampler: diffusers has no counterpart of DDIM on the grid linspace"),
     "seven steps": (["sampler.steps=7"], "sampler.steps=7: "),
     "large": ([*ANCESTRAL, "variance@sampler.variance=fixed_large"], "sampler: with 10 steps and the variance fixed_l"),
-    "learned": ([*UNET, "model.out_channels=6"], "model.out_channels: of diffusers' samplers of U-Nets, a learned "),
-    "not learned": ([*LEARNED, "model.out_channels=3"], "sampler.variance: diffusers' ancestral sampler takes "),
+    "learned": ([*UNET, "model.out_channels=6"], "model.out_channels: of diffusers' samplers for U-Nets, only "),
+    "not learned": ([*LEARNED, "model.out_channels=3"], "sampler.variance: diffusers' ancestral sampler uses "),
 }  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_what_diffusers_does_not_have_is_refused_before_anything_is_written(name
 def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/mine").write_text("mine")
-    with pytest.raises(UserError, match="it is there already, and not an empty folder; name another"):
+    with pytest.raises(UserError, match="already exists and is not an empty folder; choose another"):
         written(model_of(), tmp_path / "x")
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["mine"]
 
@@ -290,7 +290,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "long": (text(SCHEDULER, json.dumps({"a": "x" * (1 << 20)})), "of at most 1 MiB"),
     "missing config": (lambda folder: (folder / NET).unlink(), NET),
     "missing scheduler": (lambda folder: (folder / SCHEDULER).unlink(), SCHEDULER),
-    "missing weights": (lambda folder: diffusers_folder.weights_file(folder).unlink(), "there is no such file"),
+    "missing weights": (lambda folder: diffusers_folder.weights_file(folder).unlink(), "no such file; only safe"),
     "pickle": (pickled, "(diffusion_pytorch_model.bin is a pickle, which could run code)"),
     "no safetensors": (text("unet/diffusion_pytorch_model.safetensors", "x" * 100), "not a readable safetensors file"),
     "vae": (change(INDEX, vae=["diffusers", "AutoencoderKL"]), "vae is ['diffusers', 'AutoencoderKL']; expected"),
@@ -299,7 +299,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no network": (change(INDEX, unet=...), "it names neither unet nor transformer"),
     "another class": (change(NET, _class_name="UNet1DModel"), "_class_name is 'UNet1DModel'"),
     "huge channels": (change(NET, block_out_channels=[1 << 40, 1 << 40]), "block_out_channels is [1099"),
-    "wide": (change(NET, block_out_channels=[65536, 65536], norm_num_groups=1), "the weights are not of this network"),
+    "wide": (change(NET, block_out_channels=[65536, 65536], norm_num_groups=1), "the weights do not fit this network"),
     "huge blocks": (change(NET, layers_per_block=100), "layers_per_block is 100; expected fewer"),
     "huge images": (change(NET, sample_size=1 << 30), "sample_size is 1073741824"),
     "no size": (change(NET, sample_size=None), "sample_size is None"),
@@ -337,7 +337,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "half of an attention": (tensors(**{"mid_block.attentions.9.to_q.weight": torch.zeros(1)}), "no counterpart here"),
     "another shape": (tensors(**{"conv_out.bias": torch.zeros(9)}), "out.bias is (9,), and should be (3,)"),
     "one more": (tensors(**{"conv_in.x": torch.zeros(9)}), "stem.x is (9,), and should be not there"),
-    "whole numbers": (tensors(**{"conv_out.bias": torch.zeros(3, dtype=torch.int8)}), "conv_out.bias is of torch.int8"),
+    "whole numbers": (tensors(**{"conv_out.bias": torch.zeros(3, dtype=torch.int8)}), "conv_out.bias is torch.int8"),
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, wor
     status, out, err = command(name, [*rest, "ckpt=nowhere.ckpt", "hydra.run.dir=out"])
     assert status == 2
     assert "the statistics are damaged\n" in out
-    assert "nowhere.ckpt: there is no such file" in err
+    assert "nowhere.ckpt: no such file" in err
     (line,) = (tmp_path / f"out/{name}.log").read_text().splitlines()
     assert line.endswith("[diffusion.metric.reference][WARNING] the statistics are damaged")
 

@@ -58,8 +58,8 @@ def test_a_run_of_another_name_is_not_resumed(command, trained, tiny, tmp_path: 
     status, _, err = command("train", words)
     assert (status, err) == (
         2,
-        f"error: ckpt=last: no run of the name nothinghere in {tmp_path}/outputs/x that has ended has a checkpoint; "
-        "there are a (name=a), b (name=b); name one, ckpt=RUN, or leave ckpt out\n",
+        f"error: ckpt=last: no finished run named nothinghere in {tmp_path}/outputs/x has a checkpoint; "
+        "there are a (name=a), b (name=b); choose one, ckpt=RUN, or remove ckpt\n",
     )
     out = command("train", [*words, "name=a", "trainer.max_steps=2", "samples.n=0"])[1]
     assert f"resuming from {tmp_path}/outputs/x/a/checkpoints/last.ckpt, step 1\n" in out

@@ -88,7 +88,7 @@ def test_what_stays_of_a_finished_run_can_be_used(command, tiny, tmp_path, finis
     if finished == "weights":
         status, out, err = command("train", [*words, "ckpt=auto", "trainer.max_epochs=3"])
         assert status == 2, out + err
-        assert "only the weights were kept" in err
+        assert "run were kept, and training cannot resume from them" in err
         status, out, err = command("train", words)
         assert status == 2
         assert "would overwrite" in err

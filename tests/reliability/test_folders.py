@@ -185,12 +185,12 @@ def test_a_run_whose_folder_was_taken_writes_nothing_more(tiny, tmp_path, monkey
     record = RunRecord.begin(run)
     other = RunRecord.begin(run)
     before = (run / "run.json").read_bytes()
-    with pytest.raises(FolderTaken, match="another one has taken its folder"), record.running(str):
+    with pytest.raises(FolderTaken, match="another run took over this folder"), record.running(str):
         training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
     assert (run / "run.json").read_bytes() == before
     assert not list(run.glob("checkpoints/*.ckpt"))
     monkeypatch.setattr(RunRecord, "update", lambda *_, **__: None)  # it would notice before the first checkpoint
-    with pytest.raises(FolderTaken, match="another one has taken its folder"):
+    with pytest.raises(FolderTaken, match="another run took over this folder"):
         training.train(settings([*tiny, "samples.n=0", "trainer.max_steps=2"]), run, record)
     assert not list(run.glob("checkpoints/*.ckpt"))
     other.check_owner()

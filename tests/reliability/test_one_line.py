@@ -124,6 +124,6 @@ def test_a_record_with_an_odd_process(run, capsys, pid):
 
 def test_a_value_from_the_environment_is_not_kept(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("DB_PASS", "hunter2hunter2")
-    one_line(command("train", [*tiny, "name=${oc.env:DB_PASS}"]), "a value from the environment would be kept")
-    one_line(command("train", [*tiny, "name=hunter2hunter2"]), "holds the value of $DB_PASS")
+    one_line(command("train", [*tiny, "name=${oc.env:DB_PASS}"]), "a value from the environment would be saved")
+    one_line(command("train", [*tiny, "name=hunter2hunter2"]), "contains the value of $DB_PASS")
     assert "hunter2" not in "".join(file.read_text() for file in tmp_path.rglob("*.yaml"))

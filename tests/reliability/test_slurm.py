@@ -71,7 +71,7 @@ def test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in
     assert steps(folder) == [*range(12)]
     assert cluster.calls() == ["requeue 70_3"]
 
-    assert "complete already" in cluster.run(overrides, SLURM_RESTART_COUNT="2")[1]
+    assert "already complete" in cluster.run(overrides, SLURM_RESTART_COUNT="2")[1]
     figure("SIGUSR1 under SLURM", "saved, queued again once, resumed in its folder")
 
 

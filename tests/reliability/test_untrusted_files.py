@@ -119,7 +119,7 @@ def texts(sentinel: str, base: str) -> dict[str, str]:
 UNBUILT = [*configs(""), *texts("", "")]
 PAYLOADS = [*pickles(""), *UNBUILT, "exported target", "exported secret"]
 REASONS = {"yaml tag": "is not plain yaml", "yaml path": "is not plain yaml", "aliases": "is not plain yaml"}
-REASONS |= dict.fromkeys(("secret", "secret path", "secret target", "decoded"), "holds the interpolation")
+REASONS |= dict.fromkeys(("secret", "secret path", "secret target", "decoded"), "contains the interpolation")
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ MISLEADING = {  # command -> the parts that it builds for samples and scores
     ),
     "n text": ("evaluate", part(score={"n": "x"})),
 }
-WEIGHTS = "a file may not say which weights are read"
+WEIGHTS = "a file may not decide which weights are read"
 
 
 @pytest.mark.parametrize("name", MISLEADING)

@@ -183,7 +183,7 @@ def test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on(
         assert (status, text.count("\n")) == (500, 0)
         assert "cannot be built now (FileNotFoundError)" in text
         assert str(folder) not in text
-    assert re.search("no page of demo: FileNotFoundError: .*metrics.csv", capsys.readouterr().out)
+    assert re.search("cannot build the page of demo: FileNotFoundError: .*metrics.csv", capsys.readouterr().out)
     assert get(of, "/data/demo")[0] == 404
     assert get(of, "/")[0] == 200
 

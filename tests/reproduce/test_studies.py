@@ -93,7 +93,7 @@ def test_a_change_of_any_swept_choice_is_seen(monkeypatch):
     monkeypatch.setattr(committed, "record_of", lambda name: record)
     changed, gone = committed.changed_settings("schedule")
     assert changed == "train: schedule.start is -3; committed: -9"
-    assert gone == "gone: the study has no such sweep any more"
+    assert gone == "gone: the study no longer has this sweep"
 
 
 def test_a_setting_that_is_new_and_off_changes_no_result():
@@ -170,7 +170,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
             for file in ("figures/signal.png", "samples/final.png"):
                 (run / file).parent.mkdir(exist_ok=True)
                 (run / file).write_text(run.name)
-        ran.append(out.count("is complete already"))
+        ran.append(out.count("is already complete"))
 
     monkeypatch.setattr(running, "run_command", here)
     monkeypatch.setattr(committed, "committed_dir", lambda: tmp_path / "docs")

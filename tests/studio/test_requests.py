@@ -152,7 +152,7 @@ def test_training_images_that_are_gone_are_done_without(model, capsys):
     assert len(data.splits["train"]) > 0
     gone = {**model.config, "data": {**model.config["data"], "root": "nowhere"}}
     assert requests.training_images(replace(model, config=gone)) is None
-    assert "without nearest training images: data.root" in capsys.readouterr().out
+    assert "nearest training images are not shown: data.root" in capsys.readouterr().out
 
 
 def test_without_gradio_one_line_says_how_to_install_it(monkeypatch, capsys):

@@ -41,9 +41,9 @@ def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.Cap
     assert {s.nfe for s in found if s.name == "dpm_2m"} == {6, 12}
     assert {s.nfe for s in found if s.name == "ddim"} == {6}
     out = capsys.readouterr().out
-    assert "probability_flow: left out from 6 evaluations on (samplers: probability_flow chooses its own" in out
-    assert "\nddim: left out from 12 evaluations on (sampler: steps = 12, but the schedule has only T = 8 rows" in out
-    assert "consistency: left out from 6 evaluations on (sampler: the grid's sigma_min = 0.821" in out
+    assert "probability_flow: skipped from 6 evaluations on (samplers: probability_flow chooses its own" in out
+    assert "\nddim: skipped from 12 evaluations on (sampler: steps = 12, but the schedule has only T = 8 rows" in out
+    assert "consistency: skipped from 6 evaluations on (sampler: the grid's sigma_min = 0.821" in out
     assert "dpm_2m" not in out
 
 

@@ -110,7 +110,7 @@ def test_the_guidance_of_the_run_and_its_interval_are_the_default(runs, command,
 def test_an_interval_without_a_step_is_left_out(runs, command, tmp_path):
     words = [f"ckpt={runs['labelled']}", "guidance=cfg", "scales=[2]", "baselines=[]", "steps=2"]
     out = studied(command, *words, "intervals=[[null,null],[0.5,0.51]]")
-    assert "run (DDIM), scale 2 in (0.5, 0.51]: no step of the sampler is in the interval, left out\n" in out
+    assert "run (DDIM), scale 2 in (0.5, 0.51]: no step of the sampler is in the interval; skipped\n" in out
     assert "2 settings × 6 samples, 6 network evaluations" in out
 
 
@@ -118,9 +118,9 @@ REFUSED = {
     "no guidance": (
         "labelled",
         ["guidance=none"],
-        "guidance: there is none to study; choose one of auto, cfg, early, interv",
+        "guidance: nothing to study; choose one of auto, cfg, early, interv",
     ),
-    "a run without one": ("labelled", [], "guidance: there is none to study"),
+    "a run without one": ("labelled", [], "guidance: nothing to study"),
     "no labels": ("plain", ["guidance=cfg"], "needs a class label"),
     "no worse model": ("plain", ["guidance=auto"], "set guidance.step to an earlier step"),
     "no scale": ("labelled", ["guidance=cfg", "scales=[]"], "scales=[]: expected a list of at least 1, each a number"),
@@ -135,7 +135,7 @@ REFUSED = {
         ["guidance=cfg", "intervals=[[0.5,0.51]]", "steps=2"],
         "only scale 1 ",
     ),
-    "steps twice": ("labelled", ["guidance=cfg", "samplers=['ddim sampler.steps=3']", "steps=4"], "given twice"),
+    "steps twice": ("labelled", ["guidance=cfg", "samplers=['ddim sampler.steps=3']", "steps=4"], "set twice"),
     "no such sampler": ("labelled", ["guidance=cfg", "samplers=[dim]"], "sampler=dim: unknown choice"),
     "an adaptive sampler": ("labelled", ["guidance=cfg", "samplers=[probability_flow]"], "chooses its own number"),
     "a budget": ("labelled", ["guidance=cfg", "nfe=[10]"], "nfe: unknown setting"),

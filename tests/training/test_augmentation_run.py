@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_one_line(command, tiny, case) -> None:
 
 def test_what_diffusers_has_no_place_for_is_one_line(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
-    assert "model.augment=9: diffusers' networks take no labels" in capsys.readouterr().err
+    assert "model.augment=9: diffusers' networks have no augmentation labels" in capsys.readouterr().err
 
 
 def test_the_amounts_are_not_those_of_the_noise(tiny, tmp_path, monkeypatch) -> None:

@@ -214,7 +214,7 @@ def test_it_is_swept_and_what_is_complete_is_not_run_again(command, tiny) -> Non
     assert [json.loads(Path(f"sweep/{i}/run.json").read_text())["batch"]["images"] for i in (0, 1)] == [4, 8]
     assert "| data.global_batch_size |" in Path("sweep/compare.md").read_text()
     status, out, err = command("train", [*words, "hydra.sweep.dir=sweep"])
-    assert out.count("is complete already") == 2
+    assert out.count("is already complete") == 2
 
 
 def test_the_draws_of_a_step_are_those_of_its_images_whatever_batch_and_device_they_are_on() -> None:

@@ -45,7 +45,7 @@ def test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults(comm
     status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=2"])
     assert status == 2, out + err
     (line,) = err.splitlines()
-    assert "config.yaml: missing, and without it a run in this folder would go on with other settings" in line
+    assert "config.yaml: missing; without it, a run in this folder would resume with other settings" in line
 
 
 def test_an_evaluation_by_the_runs_own_data_warns_where_they_have_changed(command, tiny, own_photos):

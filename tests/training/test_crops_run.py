@@ -114,4 +114,4 @@ def test_what_does_not_fit_is_one_line(command, tiny, case) -> None:
 
 def test_what_diffusers_does_not_make_is_one_line(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
-    assert "model.coordinates=true: diffusers' networks do not make coordinates" in capsys.readouterr().err
+    assert "model.coordinates=true: diffusers' networks do not add coordinates" in capsys.readouterr().err

@@ -136,7 +136,7 @@ def test_the_configuration_says_which_file_last_was(tiny, tmp_path, first, monke
 
 def test_no_training_is_resumed_from_a_folder_of_diffusers(tiny, first, tmp_path) -> None:
     theirs = first.parent / "theirs"
-    with pytest.raises(UserError, match=f"^ckpt={theirs}: an exported model holds no training state; .* init=…$"):
+    with pytest.raises(UserError, match=f"^ckpt={theirs}: an exported model contains no training state; .* init=…$"):
         train([*tiny, f"ckpt={theirs}"], tmp_path / "new")
 
 

@@ -17,7 +17,7 @@ TINY = ("data.n=16", "data.resolution=8", "model.width=4", "sampler.steps=2", "s
 TINY += ("trainer.accelerator=cpu", "trainer.max_steps=1", "hydra.run.dir=run")
 OWN = ("--config-dir", "conf")
 REFUSED = (
-    "its {} names mine.{}; from a file only what conf/{} names is built; if you trust it, give --config-dir CONF "
+    "its {} names mine.{}; a file may use only classes named in conf/{}; if you trust it, pass --config-dir CONF "
     "(diffusion.load: config_dir=CONF), where CONF/{}/NAME.yaml names it"
 )
 DATA, MODEL = REFUSED.format("data", "Discs", "data", "data"), REFUSED.format("model", "Convolutions", "model", "model")

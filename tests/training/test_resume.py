@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
 def test_a_complete_run_is_not_run_again(command, run):
     status, out, err = command("train", RUN)
     assert status == 0, out + err
-    assert "run is complete already" in out
+    assert "run is already complete" in out
     assert "resuming from" not in out
 
 
@@ -193,7 +193,7 @@ def test_a_saved_configuration_is_never_interpolated(command, run, monkeypatch):
     file.write_text(file.read_text().replace("name: unet_tiny", "name: ${oc.env:FOREIGN}"))
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
     assert status == 2, out + err
-    assert "holds the interpolation" in err
+    assert "contains the interpolation" in err
     assert "canary" not in out + err
 
 

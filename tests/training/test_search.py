@@ -12,7 +12,7 @@ SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweep
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["schedule=choice(linear,cosine)"], "trials that differ in schedule are of different tasks"),
+        (["schedule=choice(linear,cosine)"], "trials that differ in schedule measure different tasks"),
         (["data.resolution=choice(8,16)"], "differ in data.resolution"),
         (["experiment=edm,flow"], "differ in experiment"),
         (["optimizer.lr=interval(1e-5,1e-2)", "sweep.score=val/coverage_lite0"], "direction=maximize"),
@@ -42,7 +42,7 @@ def test_other_weightings_are_warned_of(command, tiny):
     words = ["samples.n=0", "trainer.max_steps=1", "prediction=choice(v)"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 0, out + err
-    assert "warning: sweep.score=val/mse weighs all times alike, whichever prediction" in " ".join(out.split())
+    assert "warning: sweep.score=val/mse weights all times equally, regardless of prediction:" in " ".join(out.split())
 
 
 def test_a_grid_may_differ_in_anything(command, tiny):

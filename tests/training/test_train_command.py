@@ -120,7 +120,7 @@ def test_what_follows_other_settings_makes_a_complete_job_no_other_one(command, 
     for more, times in ([], 0), ([], 1), (["model.dropout=0.1"], 0):
         status, out, err = command("train", [*words, *more, "hydra.sweep.dir=sweep"])
         assert status == 0, out + err
-        assert out.count("is complete already") == times
+        assert out.count("is already complete") == times
     config = OmegaConf.load(tmp_path / "sweep/0/config.yaml")
     assert (config.model.in_channels, config.model.augment) == (1, 9)
 

@@ -45,7 +45,7 @@ def test_what_a_run_decides_is_refused_by_name(key):
 def test_it_is_refused_with_and_without_a_plus(command, tiny, plus):
     status, _, err = command("train", [*tiny, f"{plus}trainer.logger=false"])
     assert status == 2
-    assert "error: trainer.logger: it is set by the run itself; choose logger=csv" in err
+    assert "error: trainer.logger: it is set by the run itself; set logger=csv" in err
 
 
 def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
@@ -147,7 +147,7 @@ def test_a_run_that_no_longer_improves_is_complete_and_says_why(command, stopped
     assert "ended at step 12 of 24. Monitored metric val/mse did not improve" in now["reason"]
     assert now["reason"] in (stopped / "README.md").read_text()
     assert storage.load(stopped / "checkpoints/last.ckpt")["global_step"] == 12
-    assert "is complete already" in command("train", RUN)[1]
+    assert "is already complete" in command("train", RUN)[1]
     status, out, err = command("train", [*RUN, "callbacks.early_stopping.patience=2"])
     assert status == 0, out + err
     assert (record(stopped)["steps"], record(stopped)["state"]) == (18, "complete")
