@@ -62,7 +62,7 @@ def check_tasks() -> None:
     if tasks != "1" and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise UserError(
             f"srun started {tasks} tasks, and each would be a separate run: start one (-n 1) and set "
-            "trainer.devices; for several machines start one torchrun on each (srun --ntasks-per-node=1 torchrun …)"
+            "trainer.devices; for several machines start torchrun on each (srun --ntasks-per-node=1 torchrun …)"
         )
 
 
