@@ -81,7 +81,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def without_collection() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Disable garbage collection, which would scan a million new lists and tuples again and again."""
     collecting = gc.isenabled()
     gc.disable()

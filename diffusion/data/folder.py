@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusion.console import count
 from diffusion.data import store
 from diffusion.data.batches import Split, hash_of
-from diffusion.data.cache import cache_folder, digest, print_once, read_json, without_collection, write
+from diffusion.data.cache import cache_folder, digest, print_once, read_json, without_gc, write
 from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop_box, decoded, planes, resized, size_of
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.listing import below
@@ -149,7 +149,7 @@ class Folder(ImageData):
         """The file name of each image."""
         return images.names if self.tiles is None else images.sources
 
-    @without_collection()
+    @without_gc()
     def _walk(self) -> Files:
         """List every file that may be an image, with its size and times."""
         if not self.root.exists():
@@ -188,7 +188,7 @@ class Folder(ImageData):
             raise UserError(f"data.root={self.root} contains no files; set data.root to a folder of images")
         return Files(*map(list, zip(*sorted(found), strict=True)))
 
-    @without_collection()
+    @without_gc()
     def _hashed(self, files: Files) -> Files:
         """The files with hashes of their bytes. Only files whose size or times have changed are read again."""
         manifest = cache_folder() / f"folder-{digest(os.fspath(self.root.resolve()))}.files.json"
@@ -300,7 +300,7 @@ class Folder(ImageData):
                 f"data.root to a folder of images of at least {width}x{height} pixels"
             )
 
-    @without_collection()
+    @without_gc()
     def _split(self, photos: list[str]) -> dict[str, Tensor]:
         """The positions of each split's images; `photos` are the file names of all images, already ordered."""
         number = {photo: i for i, photo in enumerate(dict.fromkeys(photos))}

@@ -121,7 +121,7 @@ class Drawn:
         self.file.unlink(missing_ok=True)
         self.label.unlink(missing_ok=True)
 
-    def how_to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         """A message: how many images are drawn, and how to draw the rest."""
         there = self.n - sum(map(len, self.missing()))
         same = f"the same command with {override('hydra.run.dir', self.file.parent)}"

@@ -66,9 +66,9 @@ class Team:
             for member in self.members:
                 answer(member)
         except ProcessLost as error:
-            raise ProcessLost(f"{error}; {drawn.how_to_go_on()}") from error
+            raise ProcessLost(f"{error}; {drawn.resume_hint()}") from error
         except KeyboardInterrupt:
-            console.print(f"stopped: {drawn.how_to_go_on()}")
+            console.print(f"stopped: {drawn.resume_hint()}")
             raise
         return drawn.images()
 

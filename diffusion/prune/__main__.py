@@ -58,12 +58,12 @@ def run(folder: Path, weights: bool, really: bool) -> None:
                 console.print(f"{path}: skipped: {error}", style="yellow")
                 continue
         total += gain
-        table.add_row(str(path.relative_to(folder)), str(len(files)), in_words(gain))
+        table.add_row(str(path.relative_to(folder)), str(len(files)), size_text(gain))
     if table.row_count:
         console.print(table)
         less = " less the weights, which are kept," if weights and not really else ""
         done = "freed" if really else "can be freed"
-        console.print(f"{count(table.row_count, 'run')}: {in_words(total)}{less} {done}")
+        console.print(f"{count(table.row_count, 'run')}: {size_text(total)}{less} {done}")
     else:
         console.print("nothing was removed" if really else f"complete runs in {folder}: nothing to remove")
     if left:
@@ -89,7 +89,7 @@ def _prune(folder: Path, weights: bool) -> int:
             held.close()
 
 
-def in_words(size: int) -> str:
+def size_text(size: int) -> str:
     """Format bytes with a unit: `1.2 MB` for 1234567."""
     unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
     return f"{size / unit:.1f} {name}"

@@ -108,7 +108,7 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
             if now is None:
                 yield f"{label}: {column.name} was not measured again"
             elif not agree(before, now):
-                yield f"{label}: {column.name} is {in_words(now)}, committed: {in_words(before)}"
+                yield f"{label}: {column.name} is {mean_text(now)}, committed: {mean_text(before)}"
 
 
 def agree(a: Mean, b: Mean) -> bool:
@@ -117,6 +117,6 @@ def agree(a: Mean, b: Mean) -> bool:
     return a.mean == b.mean or abs(a.mean - b.mean) <= half
 
 
-def in_words(mean: Mean) -> str:
+def mean_text(mean: Mean) -> str:
     """`105.7 ± 1.2`, or only the number for a single seed."""
     return number(mean.mean) if mean.n == 1 else plus_minus(mean.mean, mean.half)

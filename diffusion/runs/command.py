@@ -56,7 +56,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             stack.enter_context(searching(own_folders(sys.argv[1:])))
             if print_help(name, schema, about, sys.argv[1:]):
                 return
-            words = [_at_home(_renamed(word)) for word in messages.ordered(sys.argv[1:], name)]
+            words = [_expand_home(_renamed(word)) for word in messages.ordered(sys.argv[1:], name)]
             secrets.check_words(words)
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
@@ -134,7 +134,7 @@ def _renamed(word: str) -> str:
     return f"{RENAMED[key]}{equals}{value}"
 
 
-def _at_home(word: str) -> str:
+def _expand_home(word: str) -> str:
     """Expand ~ in a word `KEY=~/…` of the command line, which shells do not expand."""
     key, equals, value = word.partition("=")
     return f"{key}{equals}{os.path.expanduser(value)}" if value.startswith("~/") else word

@@ -78,8 +78,8 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
     if unused:
         console.print(f"  {_counted(unused)} unused, such as {unused[0]}", style="yellow")
     theirs = plain_config(contents["config"], path)
-    _say_what_differs(theirs, config)
-    _say_what_no_weight_shows(theirs, network)
+    _print_differences(theirs, config)
+    _print_unseen_settings(theirs, network)
 
 
 def _of_init(error: UserError) -> UserError:
@@ -93,14 +93,14 @@ def _counted(names: list[str], values: Mapping[str, Tensor] | None = None) -> st
     return f"{count(len(names), 'weight')}{numbers}"
 
 
-def _say_what_differs(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+def _print_differences(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Warn if the weights were trained with another schedule or prediction."""
     parts = [part for part in ("schedule", "prediction") if _plain(theirs.get(part)) != _plain(own.get(part))]
     if parts:
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")
 
 
-def _say_what_no_weight_shows(theirs: Mapping[str, Any], network: nn.Module) -> None:
+def _print_unseen_settings(theirs: Mapping[str, Any], network: nn.Module) -> None:
     """Warn about network settings that differ although the weights fit."""
     model = theirs["model"] if isinstance(theirs.get("model"), Mapping) else {}
     values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}

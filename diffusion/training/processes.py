@@ -90,7 +90,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
         if dist.is_initialized():
             dist.barrier()  # no process leaves while another one still waits for its reply
     except BaseException as error:
-        lost = what_is_lost(error, followers)
+        lost = lost_process(error, followers)
         followers.end(patience=0)
         if lost is not None:
             raise ProcessLost(f"{lost}; to resume: {resume_command(folder)}") from error
@@ -105,7 +105,7 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
                 os.environ[name] = value
 
 
-def what_is_lost(error: BaseException, followers: "Followers") -> str | None:
+def lost_process(error: BaseException, followers: "Followers") -> str | None:
     """Describe what happened to another process if `error` is what torch raises in that case; otherwise None."""
     if not isinstance(error, RuntimeError):
         return None

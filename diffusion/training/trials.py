@@ -64,12 +64,12 @@ class Trials:
         try:
             if self.optimizer is None:
                 self.begin()
-            if not self.memory.may_take(size):
+            if not self.memory.allows(size):
                 return False
             self.step(size)
         except torch.OutOfMemoryError:
             return False
-        return self.memory.sufficed()
+        return self.memory.was_enough()
 
     def begin(self) -> None:
         """Make a first step, which allocates the gradients and the optimizer's moments."""
@@ -113,7 +113,7 @@ class Memory:
         """Measure the room, now that the run's weights, gradients and moments are allocated."""
         self.room = int(SHARE * free_bytes())
 
-    def may_take(self, size: int) -> bool:
+    def allows(self, size: int) -> bool:
         """Whether a step of `size` images may be tried."""
         return WORKING * self.kept * size <= self.room
 
@@ -132,7 +132,7 @@ class Memory:
         weights = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
         self.kept = sum(bytes_ for address, bytes_ in kept.items() if address not in weights) / size
 
-    def sufficed(self) -> bool:
+    def was_enough(self) -> bool:
         """Whether the last step fit into memory."""
         return True
 
@@ -158,7 +158,7 @@ class Card(Memory):
         torch.cuda.reset_peak_memory_stats(self.device)
         yield
 
-    def sufficed(self) -> bool:
+    def was_enough(self) -> bool:
         """Whether the last step fit into memory."""
         return torch.cuda.max_memory_reserved(self.device) <= self.room
 

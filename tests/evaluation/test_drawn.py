@@ -75,7 +75,7 @@ def test_a_killed_command_goes_on_and_draws_nothing_twice(tmp_path: Path) -> Non
         drawing().into(begun(tmp_path), denoiser(), CPU, watch=stop)
     again, seen = begun(tmp_path), []
     assert again.missing() == [range(6, 9), range(9, 11)]
-    assert again.how_to_go_on().startswith(f"6 of 11 images are kept in {tmp_path}/drawn.bin; the same command with ")
+    assert again.resume_hint().startswith(f"6 of 11 images are kept in {tmp_path}/drawn.bin; the same command with ")
     with pytest.raises(UserError, match="5 of 11 images are missing"):
         again.images()
     drawing().into(again, denoiser(), CPU, watch=lambda first, *_: seen.append(first))

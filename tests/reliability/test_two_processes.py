@@ -25,7 +25,7 @@ from diffusion.metric.score import score
 from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
-from diffusion.training.processes import Followers, what_is_lost
+from diffusion.training.processes import Followers, lost_process
 
 pytestmark = pytest.mark.reliability
 
@@ -257,7 +257,7 @@ def test_a_process_whose_connections_are_closed_before_it_has_ended_is_waited_fo
     followers = Followers()
     followers.processes.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; {last}"]))
     try:
-        assert said in what_is_lost(RuntimeError("Connection closed by peer [::1]:1"), followers)
-        assert what_is_lost(ValueError("Connection closed by peer"), followers) is None
+        assert said in lost_process(RuntimeError("Connection closed by peer [::1]:1"), followers)
+        assert lost_process(ValueError("Connection closed by peer"), followers) is None
     finally:
         followers.end(patience=1)

@@ -145,9 +145,9 @@ def test_a_tenth_of_the_memory_of_a_gpu_stays_free(monkeypatch) -> None:
     for name, value in numbers.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     card = trials.Card(torch.device("cuda"))
-    assert (card.room, card.may_take(10**9), card.sufficed()) == (900, True, True)
+    assert (card.room, card.allows(10**9), card.was_enough()) == (900, True, True)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 901)
-    assert not card.sufficed()
+    assert not card.was_enough()
 
 
 def test_a_resumed_run_keeps_its_batch_where_that_fits(tiny, tmp_path, limit, capfd) -> None:
