@@ -157,7 +157,7 @@ def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidanc
     assert "its samples are drawn without guidance" in " ".join(out.split())
     status, _, err = command("sample", [*words, "guidance.scale=2"])  # requests guidance
     assert status == 2
-    assert "holds no weights of this step" in err
+    assert "contains no weights of this step" in err
 
 
 def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_path, command, capfd):
@@ -205,7 +205,7 @@ def test_what_cannot_be_is_refused(words, run, command, tmp_path):
     status, _, err = command("sample", [f"ckpt={run}", "n=1", "guidance.step=99", "device=cpu"])
     assert status == 2
     assert "guidance.step=99" in err
-    assert "it has checkpoints of 1, 2, 3, 4, 5, 6, 7" in err
+    assert "its checkpoints are of 1, 2, 3, 4, 5, 6, 7" in err
 
 
 def test_a_full_disk_is_one_line(words, tmp_path, monkeypatch):
