@@ -34,7 +34,7 @@ def test_two_processes_draw_the_bytes_of_one(command, run, tmp_path, figure, n):
         words = [*WORDS, f"n={n}", "trajectory=true", f"devices={devices}", f"hydra.run.dir=of-{devices}"]
         status, out, err = command("sample", words)
         assert (status, err) == (0, ""), out
-        assert ("the first of 2 processes" in out, "1 batch only" in out) == (
+        assert ("the first of 2 processes" in out, "only 1 batch to share" in out) == (
             (devices, n) == (2, 7),
             (devices, n) == (2, 1),
         )
