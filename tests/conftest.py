@@ -82,6 +82,16 @@ def tiny(photos: Path) -> list[str]:
     return [*TINY, f"data.root={photos}"]
 
 
+@pytest.fixture(scope="session")
+def two_steps(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
+    """The folder of a run of two steps, shared by tests that only read it."""
+    from tests.support.composing import train
+
+    folder = tmp_path_factory.mktemp("two_steps") / "run"
+    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
+    return folder
+
+
 Command = Callable[..., tuple[int, str, str]]
 
 

@@ -69,7 +69,9 @@ class Network(nn.Module):
         if self.coordinates:
             return torch.cat([x, coordinates(x, window)], dim=1)
         if window is not None:
-            raise UserError("model: this network does not accept crop positions; set model.coordinates=true")
+            raise UserError(
+                "model: this network does not accept crop positions; use one that does, with model.coordinates=true"
+            )
         return x
 
     def run(self, block: Callable[..., Tensor], *inputs: object) -> Tensor:

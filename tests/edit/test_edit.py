@@ -19,19 +19,11 @@ from diffusion.library import Model
 from diffusion.process.inpainting import RePaint
 from diffusion.process.sampler import DDIM
 from diffusion.report.images import tiles
-from tests.support.composing import train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny) -> Path:
-    folder: Path = tmp_path_factory.mktemp("runs") / "run"
-    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> Model:
-    return diffusion.load(run, device="cpu")
+def model(two_steps) -> Model:
+    return diffusion.load(two_steps, device="cpu")
 
 
 @pytest.fixture
@@ -83,15 +75,15 @@ def drawn(command, run: Path, *words: str, folder: str = "out") -> Tensor:
         (["interpolate=[3,4]", "frames=5"], lambda m: m.interpolate(3, 4, 5, batch_size=2)),
     ],
 )
-def test_the_library_draws_what_the_command_draws(command, run, model, pictures, words, draw):
-    expected = drawn(command, run, *words)
+def test_the_library_draws_what_the_command_draws(command, two_steps, model, pictures, words, draw):
+    expected = drawn(command, two_steps, *words)
     assert torch.equal(draw(model), expected)
     assert len(expected.flatten(1).unique(dim=0)) == len(expected)
 
 
 @pytest.mark.parametrize("words", [["image=picture.png", "mask=mask.png", "n=3"], ["image=picture.png", "n=2"]])
-def test_the_recorded_command_draws_the_same_again(command, run, pictures, words):
-    first = drawn(command, run, *words, "inpainting.passes=2", "sampler.steps=3")
+def test_the_recorded_command_draws_the_same_again(command, two_steps, pictures, words):
+    first = drawn(command, two_steps, *words, "inpainting.passes=2", "sampler.steps=3")
     record = json.loads(Path("out/edit.json").read_text(), parse_constant=pytest.fail)  # like strict parsers
     python, _, name, *again = shlex.split(record["command"])
     assert (python, name) == ("python", "diffusion.edit")
@@ -106,9 +98,9 @@ def test_the_recorded_command_draws_the_same_again(command, run, pictures, words
     assert ("inpainting" in record) == ("mask=mask.png" in words)
 
 
-def test_known_pixels_come_back_exactly_and_the_others_differ(command, run, pictures):
+def test_known_pixels_come_back_exactly_and_the_others_differ(command, two_steps, pictures):
     for method in ("repaint", "split_gibbs"):
-        images = drawn(command, run, "image=picture.png", "mask=mask.png", f"inpainting={method}", folder=method)
+        images = drawn(command, two_steps, "image=picture.png", "mask=mask.png", f"inpainting={method}", folder=method)
         assert torch.equal(images[:, :, :, :4], PICTURE[:, :, :4].expand(8, 3, 8, 4))
         assert not torch.equal(images[:, :, :, 4:], PICTURE[:, :, 4:].expand(8, 3, 8, 4))
         tile = tiles(Image.open(f"{method}/grid.png"))
@@ -120,7 +112,7 @@ def test_known_pixels_come_back_exactly_and_the_others_differ(command, run, pict
         assert sorted(path.name for path in Path(method, "images").iterdir()) == [f"{i}.png" for i in range(8)]
 
 
-def test_the_cost_is_said_before(command, run, pictures):
+def test_the_cost_is_said_before(command, two_steps, pictures):
     for words, line in (
         (["image=picture.png"], "strength=0.6: 2 of 4 steps, from the noise level sigma/alpha ="),
         (["image=picture.png"], "8 samples × 2 network evaluations: about"),
@@ -128,13 +120,13 @@ def test_the_cost_is_said_before(command, run, pictures):
         (["image=picture.png", "mask=mask.png", "n=3"], "filling 50% of the picture"),
         (["interpolate=[0,1]", "frames=3"], "3 samples × 4 network evaluations: about"),
     ):
-        status, out, _ = command("edit", [f"ckpt={run}", "device=cpu", *words])
+        status, out, _ = command("edit", [f"ckpt={two_steps}", "device=cpu", *words])
         assert status == 0
         assert line in out
 
 
-def test_both_ends_between_two_noises_are_the_samples_of_their_seeds(command, run, model, pictures):
-    images = drawn(command, run, "interpolate=[7,2]", "sampler=dpm_2m_sde", "sampler.steps=3")
+def test_both_ends_between_two_noises_are_the_samples_of_their_seeds(command, two_steps, model, pictures):
+    images = drawn(command, two_steps, "interpolate=[7,2]", "sampler=dpm_2m_sde", "sampler.steps=3")
     ends = [model.sample(1, "dpm_2m_sde", seed=seed, steps=3)[0] for seed in (7, 2)]
     assert torch.equal(images[0], ends[0])
     assert torch.equal(images[-1], ends[1])
@@ -184,8 +176,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "line"), REFUSED)
-def test_bad_input_is_one_line(command, run, pictures, words, line):
-    status, out, err = command("edit", [f"ckpt={run}", "device=cpu", *words])
+def test_bad_input_is_one_line(command, two_steps, pictures, words, line):
+    status, out, err = command("edit", [f"ckpt={two_steps}", "device=cpu", *words])
     assert status == 2, out + err
     (said,) = err.splitlines()
     assert said.startswith("error: ")

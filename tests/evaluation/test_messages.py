@@ -55,7 +55,7 @@ def test_options_may_stand_between_settings(command) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"])
-def test_an_option_that_there_is_not_is_one_line(command, name) -> None:
+def test_an_unknown_option_is_one_line(command, name) -> None:
     status, _, err = command(name, ["--nonsense", "x"])
     assert status == 2
     (line,) = err.splitlines()

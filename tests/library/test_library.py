@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,19 +19,11 @@ from diffusion.process.prediction import X0
 from diffusion.process.sampler import DDIM
 from diffusion.process.schedule import cosine
 from diffusion.randomness import Streams
-from tests.support.composing import train
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny) -> Path:
-    folder: Path = tmp_path_factory.mktemp("runs") / "run"
-    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> Model:
-    return diffusion.load(run, device="cpu")
+def model(two_steps) -> Model:
+    return diffusion.load(two_steps, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -43,8 +34,8 @@ def model(run) -> Model:
         (["sampler=heun", "sampler.steps=2", "grid@sampler.grid=karras"], "heun", {"steps": 2, "grid": "karras"}),
     ],
 )
-def test_samples_are_those_of_the_command(command, run, model, tmp_path, words, sampler, settings):
-    checkpoint = run / "checkpoints/last.ckpt"
+def test_samples_are_those_of_the_command(command, two_steps, model, tmp_path, words, sampler, settings):
+    checkpoint = two_steps / "checkpoints/last.ckpt"
     status, out, err = command(
         "sample", [f"ckpt='{checkpoint}'", "n=5", "seed=7", "hydra.run.dir=out", "device=cpu", *words]
     )
@@ -56,8 +47,8 @@ def test_samples_are_those_of_the_command(command, run, model, tmp_path, words, 
     assert torch.equal(images, expected)
 
 
-def test_a_run_a_checkpoint_and_an_exported_file_are_one_model(command, run, model, tmp_path):
-    checkpoint = run / "checkpoints/last.ckpt"
+def test_a_run_a_checkpoint_and_an_exported_file_are_one_model(command, two_steps, model, tmp_path):
+    checkpoint = two_steps / "checkpoints/last.ckpt"
     subprocess.run(
         [sys.executable, "-m", "diffusion.export", str(checkpoint), str(tmp_path / "x.safetensors")], check=True
     )

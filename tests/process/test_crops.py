@@ -91,7 +91,7 @@ def test_a_network_sees_the_place_of_a_part(patch) -> None:
         plain = UNet(in_channels=5, classes=2, **options)
         plain.load_state_dict(network.state_dict())
         assert torch.equal(plain(torch.cat([parts, coordinates(parts, window)], dim=1), label, classes), told)
-        with pytest.raises(UserError, match=r"set model.coordinates=true"):
+        with pytest.raises(UserError, match=r"use one that does, with model.coordinates=true"):
             UNet(**options)(parts, label, window=window)
 
 

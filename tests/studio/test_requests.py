@@ -7,7 +7,6 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +19,13 @@ from diffusion.errors import UserError
 from diffusion.studio import __main__ as command_module
 from diffusion.studio import requests
 from diffusion.studio.requests import Request, Result, Stopped, draw, stream, words_of
-from tests.support.composing import train
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny) -> Path:
-    folder: Path = tmp_path_factory.mktemp("somewhere") / "run"
-    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(run) -> Restored:
-    return restore(trained(str(run)), "ema")
+def model(two_steps) -> Restored:
+    return restore(trained(str(two_steps)), "ema")
 
 
 PICTURE = torch.arange(3 * 64).reshape(3, 8, 8).to(torch.uint8)
@@ -53,7 +44,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_the_command_of_a_drawing_draws_it_again(command, run, model, tmp_path, request_):
+def test_the_command_of_a_drawing_draws_it_again(command, two_steps, model, tmp_path, request_):
     seen = []
     result = draw(model, CPU, request_, lambda k, steps, images: seen.append((k, steps, len(images))))
     with zipfile.ZipFile(io.BytesIO(result.archive())) as file:
@@ -68,7 +59,7 @@ def test_the_command_of_a_drawing_draws_it_again(command, run, model, tmp_path, 
         "python", f"diffusion.{request_.command}", "ckpt=run/checkpoints/last.ckpt"
     )  # fmt: skip
     assert f"seed={record['seed']}" in words
-    status, out, err = command(request_.command, [f"ckpt={run}", *words, "hydra.run.dir=out", "device=cpu"])
+    status, out, err = command(request_.command, [f"ckpt={two_steps}", *words, "hydra.run.dir=out", "device=cpu"])
     assert status == 0, out + err
     with np.load("out/images.npz") as drawn:
         assert (drawn["images"] == np.stack(saved)).all()
@@ -76,7 +67,7 @@ def test_the_command_of_a_drawing_draws_it_again(command, run, model, tmp_path, 
     steps = seen[0][1]
     assert seen == [(k, steps, len(result.images)) for k in range(1, steps + 1)]
     assert len(result.film) == steps
-    assert str(run.parent) not in json.dumps(record)
+    assert str(two_steps.parent) not in json.dumps(record)
 
 
 def test_known_pixels_come_back_and_two_users_at_once_get_their_own(model):

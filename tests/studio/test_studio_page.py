@@ -24,7 +24,6 @@ from diffusion.errors import UserError
 from diffusion.studio import page as studio_page
 from diffusion.studio.requests import Request, training_images, words_of
 from tests.support.browser import chromium, visit
-from tests.support.composing import train
 
 __all__ = ["chromium"]
 
@@ -32,10 +31,8 @@ COMMON = (4, "heun", 3, "default", "default", "run", "", "default")  # the seed,
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny):
-    folder = tmp_path_factory.mktemp("somewhere") / "run"
-    train([*tiny, "trainer.max_steps=2", "samples.n=0"], folder)
-    return diffusion.load(folder, device="cpu")
+def model(two_steps):
+    return diffusion.load(two_steps, device="cpu")
 
 
 @pytest.fixture(scope="module")
