@@ -29,38 +29,38 @@ def rooms() -> ModuleType:
     return module
 
 
-def test_no_module_imports_itself_by_way_of_others(rooms):
+def test_modules_have_no_import_cycle(rooms):
     TopologicalSorter(rooms.imports()).prepare()  # raises CycleError, which names the cycle
 
 
-def test_rooms_are_in_an_order(rooms):
+def test_packages_have_no_import_cycle(rooms):
     TopologicalSorter(rooms.arrows()).prepare()
 
 
 @pytest.mark.parametrize("room", CORE)
-def test_the_core_imports_no_other_room(rooms, room):
+def test_core_packages_import_no_other_package(rooms, room):
     assert rooms.arrows()[room] <= set(rooms.BASE)
 
 
-def test_what_every_room_may_import_imports_no_room(rooms):
+def test_shared_modules_import_no_package(rooms):
     for module in rooms.BASE:
         assert rooms.arrows()[module] <= set(rooms.BASE), module
 
 
 @pytest.mark.parametrize("room", WITHOUT)
-def test_the_mathematics_needs_no_framework(rooms, room):
+def test_process_and_model_import_no_framework(rooms, room):
     for module, file in rooms.modules().items():
         if rooms.room(module) == room:
             used = {name.partition(".")[0] for name in rooms.imported_names(file)}
             assert not used & WITHOUT[room], f"{module} imports {used & WITHOUT[room]}"
 
 
-def test_the_picture_is_current(rooms):
+def test_the_package_diagram_is_up_to_date(rooms):
     (drawn,) = rooms.PICTURE.findall((rooms.DOCS / "architecture.md").read_text("utf-8"))
     assert drawn == rooms.picture(), "python docs/rooms.py draws it anew"
 
 
-def test_a_circle_would_be_found(rooms, monkeypatch, tmp_path):
+def test_an_import_cycle_is_detected(rooms, monkeypatch, tmp_path):
     def planted() -> Iterator[tuple[str, str]]:
         yield "a", "def f():\n    from diffusion.b import x\n"
         yield "b", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import diffusion.c.d\n"
@@ -75,7 +75,7 @@ def test_a_circle_would_be_found(rooms, monkeypatch, tmp_path):
         TopologicalSorter(rooms.imports()).prepare()
 
 
-def test_the_wheel_carries_configs_results_and_photographs(tmp_path):
+def test_the_wheel_contains_configs_results_and_photographs(tmp_path):
     wheels = pytest.importorskip("hatchling.builders.wheel")
     file = next(wheels.WheelBuilder(str(PACKAGE.parent)).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(file).namelist())

@@ -21,14 +21,14 @@ def bench_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_can_be_imported(name: str) -> None:
+def test_each_benchmark_can_be_imported(name: str) -> None:
     if name in ("network", "quality"):  # they need the peers that the extra `bench` installs
         pytest.importorskip("denoising_diffusion_pytorch")
     importlib.import_module(name)
 
 
 @pytest.mark.parametrize(("curve", "size"), [("samples", 100), ("runs", 6), ("validations", 2), ("batch", 2)])
-def test_the_works_of_a_curve_can_be_done(
+def test_the_workloads_of_a_curve_run(
     curve: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     curves = importlib.import_module("curves")
@@ -41,7 +41,7 @@ def test_the_works_of_a_curve_can_be_done(
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("fixed", [0.0, 5.0])
-def test_an_exponent_is_that_of_the_part_that_grows(power: float, fixed: float) -> None:
+def test_the_scaling_exponent_ignores_the_fixed_cost(power: float, fixed: float) -> None:
     scaling = importlib.import_module("scaling")
     sizes = np.array([10, 32, 100, 316, 1000, 3162])
     found = scaling.exponent(sizes, fixed + sizes.astype(float) ** power)
@@ -49,7 +49,7 @@ def test_an_exponent_is_that_of_the_part_that_grows(power: float, fixed: float) 
     assert (found > scaling.MOST) == (power > scaling.MOST)
 
 
-def test_a_constant_that_is_most_of_a_cost_hides_the_exponent() -> None:
+def test_a_dominant_fixed_cost_leaves_the_exponent_undefined() -> None:
     scaling = importlib.import_module("scaling")
     sizes = np.array([10, 32, 100, 316])
     assert math.isnan(scaling.exponent(sizes, 1000.0 + sizes))

@@ -8,11 +8,11 @@ from rich.progress import Progress
 from diffusion.console import TimeColumn, count, progress_bar
 
 
-def test_one_is_singular() -> None:
+def test_counts_use_singular_and_plural_forms() -> None:
     assert [count(n, "image") for n in (0, 1, 2, 1000)] == ["0 images", "1 image", "2 images", "1,000 images"]
 
 
-def test_times_say_which_is_which() -> None:
+def test_the_time_column_shows_elapsed_remaining_and_total_time() -> None:
     now = [0.0]
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with Progress(TimeColumn(), console=console, get_time=lambda: now[0], auto_refresh=False) as bar:
@@ -43,7 +43,7 @@ def lines_in_a_log(seconds_per_step: float, steps: int = 100, terminal: bool = F
     return file.getvalue().splitlines()
 
 
-def test_a_log_file_has_a_line_after_each_tenth_of_the_work_one_a_minute_at_most_and_in_ten_minutes_at_least() -> None:
+def test_progress_in_a_log_file_is_reported_per_tenth_every_1_to_10_minutes() -> None:
     assert lines_in_a_log(0.1) == []
     assert lines_in_a_log(3600, terminal=True) == []
     fast = lines_in_a_log(2.0)  # a tenth takes 20 s

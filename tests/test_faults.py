@@ -11,7 +11,7 @@ PARTS = sorted(file.stem for file in (TESTS / "faults").glob("*.py") if file.ste
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_faults_have_their_places_and_tests(part, monkeypatch):
+def test_the_source_text_and_test_of_each_fault_exist(part, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(TESTS), *sys.path])
     texts = [file.read_text("utf-8") for file in (TESTS.parent / "diffusion").rglob("*.py")]
     for fault in import_module(f"faults.{part}").FAULTS:

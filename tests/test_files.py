@@ -8,7 +8,7 @@ import pytest
 from diffusion.files import replace, replacing
 
 
-def test_a_reader_finds_the_old_content_until_the_new_is_whole(tmp_path: Path) -> None:
+def test_the_old_content_is_readable_until_the_new_content_is_complete(tmp_path: Path) -> None:
     file = tmp_path / "run.json"
     file.write_text("old")
     with replacing(file) as new:
@@ -25,7 +25,7 @@ def test_a_reader_finds_the_old_content_until_the_new_is_whole(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_leaves_the_old_content_alone(error: BaseException, tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_replacement_keeps_the_old_content(error: BaseException, tmp_path: Path, monkeypatch) -> None:
     file = tmp_path / "run.json"
     replace(file, "old")
 

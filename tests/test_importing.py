@@ -13,7 +13,7 @@ from diffusion.runs.importing import importing
 UNUSED = ("transformers", "scipy.signal", "scipy.stats", "scipy.integrate", "scipy.special")
 
 
-def test_what_torch_makes_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_created_by_importing_torch_are_frozen_for_gc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     before = gc.get_freeze_count()
     with contextlib.suppress(ImportError), importing():  # garbage collection must be enabled again after a failure
@@ -34,7 +34,7 @@ def test_later_imports_freeze_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gc.is_tracked(made)
 
 
-def test_a_run_imports_no_metrics_but_its_own_until_others_are_asked_for() -> None:
+def test_a_run_imports_unused_metrics_only_on_demand() -> None:
     code = (
         "import sys\n"
         "from diffusion.runs.importing import importing\n"
@@ -51,7 +51,7 @@ def test_a_run_imports_no_metrics_but_its_own_until_others_are_asked_for() -> No
 
 
 @pytest.mark.parametrize("words", [["sample", "--help"], ["status", "."], ["compare", "--help"]])
-def test_commands_that_compute_nothing_import_no_torch(words: list[str], tmp_path) -> None:
+def test_commands_without_computation_do_not_import_torch(words: list[str], tmp_path) -> None:
     code = (
         "import runpy, sys\n"
         f"sys.argv = {words}\n"
@@ -67,7 +67,7 @@ def test_commands_that_compute_nothing_import_no_torch(words: list[str], tmp_pat
     ("given", "turns"),
     [({}, "4000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
-def test_how_threads_wait_is_said_before_torch_is_imported_unless_the_user_has(given: dict, turns: str | None) -> None:
+def test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it(given: dict, turns: str | None) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own | given, check=True)

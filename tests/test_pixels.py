@@ -7,17 +7,17 @@ from PIL import Image
 from diffusion.pixels import height_width, resolution_of, to_rgb
 
 
-def test_rgb_is_returned_as_it_is() -> None:
+def test_rgb_images_are_returned_unchanged() -> None:
     images = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
     assert to_rgb(images) is images
 
 
-def test_grey_is_repeated() -> None:
+def test_grey_images_are_repeated_to_three_channels() -> None:
     images = torch.randint(256, (7, 2, 1, 4, 5), dtype=torch.uint8)
     assert torch.equal(to_rgb(images), images.repeat(1, 1, 3, 1, 1))
 
 
-def test_rgba_lies_over_white_as_pillow_composes_it() -> None:
+def test_rgba_is_composited_over_white_like_pillow() -> None:
     colour, opacity = (axis.flatten() for axis in np.meshgrid(np.arange(256), np.arange(256)))
     pixels = np.stack([colour, 255 - colour, colour // 2, opacity], axis=-1).astype(np.uint8)[None]
     white = Image.new("RGBA", (65536, 1), "white")
@@ -28,7 +28,7 @@ def test_rgba_lies_over_white_as_pillow_composes_it() -> None:
     assert abs(found - exact).max() <= 0.5
 
 
-def test_a_size_is_a_side_or_a_height_and_a_width() -> None:
+def test_a_resolution_is_one_side_or_height_and_width() -> None:
     assert height_width(8) == (8, 8)
     assert height_width([8, 12]) == (8, 12)
     assert [resolution_of(8, 8), resolution_of(8, 12)] == [8, [8, 12]]

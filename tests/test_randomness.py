@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("kind", [torch.Tensor, np.ndarray])  # on other devices, and on the CPU
 @pytest.mark.parametrize(("counter", "key", "words"), PUBLISHED)
-def test_the_words_are_those_that_random123_publishes(counter, key, words, kind):
+def test_philox_matches_the_random123_test_vectors(counter, key, words, kind):
     c, keys = torch.tensor(counter)[:, None, None], round_keys([key], CPU)
     even, odd = philox(*(x.numpy() if kind is np.ndarray else x for x in (c[0::2], c[1::2], keys)))
     assert isinstance(even, kind)
@@ -68,14 +68,14 @@ def plain_normal(seed: int, draw: int, n: int, bits: int) -> list[float]:
 
 
 @pytest.mark.parametrize(("dtype", "bits", "error"), [(torch.float32, 32, 3e-6), (torch.float64, 53, 1e-14)])
-def test_normal_numbers_are_box_and_muller_s_of_the_words(dtype, bits, error):
+def test_normal_numbers_follow_the_box_muller_transform(dtype, bits, error):
     streams = Streams([5, SEED])
     for draw in range(3):
         expected = torch.tensor([plain_normal(seed, draw, 23, bits) for seed in (5, SEED)], dtype=torch.float64)
         torch.testing.assert_close(streams.normal(23, dtype=dtype).double(), expected, rtol=0, atol=error)
 
 
-def test_uniform_numbers_are_53_bits_or_24_where_there_is_no_float64(monkeypatch):
+def test_uniform_numbers_have_53_bits_or_24_without_float64(monkeypatch):
     streams = Streams([5, SEED])
     words = [[plain_philox(seed, 0, draw) for seed in (5, SEED)] for draw in range(2)]
     assert streams.uniform().tolist() == [((w[0] << 21) + (w[1] >> 11)) / 2**53 for w in words[0]]
@@ -86,7 +86,7 @@ def test_uniform_numbers_are_53_bits_or_24_where_there_is_no_float64(monkeypatch
 
 @pytest.mark.parametrize("word", [0, ONES])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 6.67), (torch.float64, 8.58)])
-def test_the_lowest_and_the_highest_words_are_in_the_bounds(monkeypatch, word, dtype, most):
+def test_extreme_philox_words_give_numbers_within_bounds(monkeypatch, word, dtype, most):
     monkeypatch.setattr(randomness, "philox", lambda even, odd, keys: (torch.full((2, 1, 1), word),) * 2)
     z = Streams([0]).normal(2, dtype=dtype).abs().max()
     assert z <= most
@@ -97,7 +97,7 @@ def test_the_lowest_and_the_highest_words_are_in_the_bounds(monkeypatch, word, d
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
+def test_the_draws_of_an_example_depend_only_on_its_seed(monkeypatch, dtype):
     """Bit for bit: not on the batch, its size, its order, or the parts in which it is drawn."""
     seeds = [3, 2**40, 11, 5, 8, 13, 2**63 - 1]
 
@@ -115,13 +115,13 @@ def test_the_draws_of_an_example_depend_on_its_seed_alone(monkeypatch, dtype):
                 assert torch.equal(mine, all_of_them[order])
 
 
-def test_number_j_of_a_draw_does_not_depend_on_how_many_are_drawn():
+def test_a_shorter_draw_is_a_prefix_of_a_longer_one():
     long, short = Streams([1, 2]).normal(1000), Streams([1, 2]).normal(5)
     assert torch.equal(long[:, :5], short)
     assert short.is_contiguous()
 
 
-def test_a_draw_of_noise_is_the_same_after_any_draw_of_times():
+def test_the_second_draw_does_not_depend_on_the_kind_of_the_first():
     after = [Streams([1, 2]), Streams([1, 2]), Streams([1, 2])]
     after[0].uniform()
     after[1].stratified()
@@ -132,7 +132,7 @@ def test_a_draw_of_noise_is_the_same_after_any_draw_of_times():
     assert not torch.equal(noise[0], first)
 
 
-def test_successive_draws_of_evenly_spread_times_differ():
+def test_successive_draws_of_stratified_times_differ():
     streams = Streams(range(4), batch_seed=3)
     first, second = streams.stratified(), streams.stratified()
     assert len({*((first - second) % 1).round(decimals=9).tolist()}) == 1  # the same distances
@@ -140,7 +140,7 @@ def test_successive_draws_of_evenly_spread_times_differ():
     assert torch.equal(first, Streams(range(4), batch_seed=3).stratified())
 
 
-def test_all_bits_of_a_seed_count():
+def test_every_bit_of_a_seed_changes_the_draws():
     """Seeds that differ in one of 64 bits are as different as any others."""
     seeds = [SEED, *(SEED ^ 1 << bit for bit in range(64))]
     draws = Streams(seeds).normal(2000)
@@ -162,7 +162,7 @@ class Counter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_batch_of_any_size_is_drawn_by_as_many_operations(dtype):
+def test_the_number_of_operations_does_not_depend_on_the_batch_size(dtype):
     def operations(batch: int) -> list[str]:
         with Counter() as counter:
             streams = Streams.of(batch, "train", 0)
@@ -185,7 +185,7 @@ def noise() -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_distribution_is_that_of_normal_numbers(dtype):
+def test_normal_draws_follow_the_normal_distribution(dtype):
     z = Streams(range(N)).normal(N, dtype=dtype).double().flatten()
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
         assert abs(float(z.pow(power).mean()) - moment) < 4 * (variance / len(z)) ** 0.5, power
@@ -195,7 +195,7 @@ def test_the_distribution_is_that_of_normal_numbers(dtype):
     assert abs(beyond - 63.3) < 4 * 63.3**0.5
 
 
-def test_the_distribution_of_times_is_uniform():
+def test_uniform_draws_follow_the_uniform_distribution():
     streams = Streams(range(20_000))
     first, second = streams.uniform(), streams.uniform()
     for u in (first, second):
@@ -206,7 +206,7 @@ def test_the_distribution_of_times_is_uniform():
     assert abs(float(torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1])) < 4 / len(first) ** 0.5
 
 
-def test_seeds_draws_and_places_are_independent(noise):
+def test_numbers_are_uncorrelated_across_seeds_draws_and_positions(noise):
     """Correlations of the numbers and of their squares; the two numbers of a Box–Muller pair could share them."""
     for values in (noise, (noise.square() - 1) / 2**0.5):
         pairs = {
@@ -220,7 +220,7 @@ def test_seeds_draws_and_places_are_independent(noise):
             assert abs(float((a * b).mean())) < 4 / a.numel() ** 0.5, name
 
 
-def test_streams_of_another_number_of_images_are_rejected_in_one_line() -> None:
+def test_streams_for_a_different_number_of_images_are_refused() -> None:
     """They would broadcast: one stream would give three images the same noise."""
     images = torch.zeros(3, 1, 4, 4)
     denoiser = Denoiser(torch.nn.Identity(), linear(), Eps())
@@ -238,14 +238,14 @@ def test_streams_of_another_number_of_images_are_rejected_in_one_line() -> None:
         draw(Streams.of(3, "train", 0))
 
 
-def test_each_step_of_a_loop_has_streams_of_its_own() -> None:
+def test_each_training_step_has_separate_random_streams() -> None:
     first, second, again = (Streams.of(2, 0, "train", step).normal(1000) for step in (0, 1, 0))
     assert torch.equal(first, again)
     assert torch.corrcoef(torch.cat([first, second])).fill_diagonal_(0).abs().max() < 4 / 1000**0.5
 
 
 @pytest.mark.parametrize("key", [(), (0,), (2**62, "train", 5), ("it's",)])
-def test_the_seeds_of_a_batch_are_those_of_its_images(key: tuple[int | str, ...]) -> None:
+def test_the_seeds_of_a_batch_equal_those_of_its_images(key: tuple[int | str, ...]) -> None:
     last = [0, 7, 10**6]
     assert seeds_for(*key, last=last) == [seed_for(*key, each) for each in last]
     assert seeds_for(*key, last=[]) == []

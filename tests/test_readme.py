@@ -20,12 +20,12 @@ def test_every_photograph_is_credited():
 
 
 @pytest.mark.parametrize("page", ["README.md", *(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))])
-def test_links_lead_somewhere(page):
+def test_relative_links_have_existing_targets(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         assert ((ROOT / page).parent / target).exists(), target
 
 
-def test_the_choices_that_the_readme_names_exist():
+def test_choices_named_in_the_readme_exist():
     named = 0
     for groups, row in re.findall(r"^\| (`[^|]+)\| [^|]+ \| ([^|]+) \|$", README, re.MULTILINE):
         known = {choice for group in re.findall(r"`(\w+)`", groups) if is_group(group) for choice in choices(group)}
@@ -37,7 +37,7 @@ def test_the_choices_that_the_readme_names_exist():
     assert sorted(re.findall(r"`(\w+)`", sentence[1])) == choices("experiment")
 
 
-def test_every_override_that_the_readme_shows_exists():
+def test_overrides_shown_in_the_readme_exist():
     for group, choice in re.findall(r" ([a-z_]+)=(\w+)\b", README):
         if is_group(group):
             assert choice in choices(group), f"{group}={choice}"

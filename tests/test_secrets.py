@@ -23,24 +23,24 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("word", SECRETS)
-def test_a_word_that_holds_a_secret(word):
+def test_overrides_that_contain_a_secret_are_refused(word):
     with pytest.raises(UserError, match="environment") as refused:
         secrets.check_words([word])
     assert word.partition("=")[2] not in str(refused.value)
 
 
 @pytest.mark.parametrize("word", ORDINARY)
-def test_an_ordinary_word(word):
+def test_ordinary_overrides_are_accepted(word):
     secrets.check_words([word])
 
 
-def test_the_values_of_a_configuration():
+def test_configurations_that_contain_a_secret_are_refused():
     for config in ({"validation": {"url": "https://me:pw@db/x"}}, {"a": [{"pwd": "x"}]}):
         with pytest.raises(UserError):
             secrets.check_values(config)
 
 
-def test_the_folder_where_a_command_is_given_is_no_secret(monkeypatch):
+def test_the_working_directory_is_not_a_secret(monkeypatch):
     monkeypatch.setenv("PWD", "/home/me/work")
     secrets.check_words(["data.root=/home/me/work/photos"])
 

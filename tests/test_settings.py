@@ -21,7 +21,7 @@ CHOICES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_composes_and_is_of_its_kind(group, choice):
+def test_every_choice_composes_with_valid_types(group, choice):
     chosen = settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")])
     for key, value in chosen:
         if is_group(key):
@@ -33,19 +33,19 @@ SEVERAL = ("logger", "callbacks", "metrics")  # any number of their choices can 
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in MADE and c not in ("none", "wandb")])
-def test_every_choice_can_be_made(group, choice):
+def test_every_choice_can_be_instantiated(group, choice):
     chosen = getattr(settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")]), group)
     assert make({**chosen, "_partial_": True}, group) is not None
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in SEVERAL])
-def test_every_one_of_several_can_be_made(group, choice):
+def test_every_logger_callback_and_metric_can_be_instantiated(group, choice):
     for name, node in (getattr(settings([f"{group}=[{choice}]"]), group) or {}).items():
         assert make({**node, "_partial_": True}, f"{group}.{name}") is not None
 
 
 @pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_yaml_says_what_it_is(path):
+def test_every_config_file_starts_with_a_comment(path):
     assert path.read_text().startswith("#")
 
 
@@ -94,7 +94,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "word"), [(name, word) for name in WRONG for word in WRONG[name]])
-def test_commands_refuse_it_before_they_look_for_the_checkpoint(command, name, word):
+def test_invalid_settings_are_refused_before_the_checkpoint_is_searched(command, name, word):
     status, out, err = command(name, [*["sampler"] * (name == "study"), "ckpt=nowhere.ckpt", word])
     assert status == 2, out + err
     (line,) = err.splitlines()
@@ -138,7 +138,7 @@ class Alone(Parent):
         (Alone, "part", [None, {"_target_": "x"}], ["karras", 3]),
     ],
 )
-def test_arguments_are_what_their_annotations_say(target, argument, good, bad):
+def test_arguments_are_checked_against_their_annotations(target, argument, good, bad):
     for value in good:
         check_arguments(target, {argument: value}, "model")
     for value in bad:
@@ -146,7 +146,7 @@ def test_arguments_are_what_their_annotations_say(target, argument, good, bad):
             check_arguments(target, {argument: value}, "model")
 
 
-def test_a_function_of_a_recipe_is_called_without_hydra_between() -> None:
+def test_recipe_functions_are_plain_partials_without_hydra() -> None:
     """Hydra checks its policy again at every call of its own partial functions: twice per training step."""
     objective = make(settings(["weighting@objective.weighting=min_snr"]).objective, "objective")
     assert type(objective.noise) is type(objective.weighting) is partial

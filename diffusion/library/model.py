@@ -128,7 +128,7 @@ class Model:
         if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
             raise UserError(f"mask: got {_described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
         how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
-        drawing = filling(self._drawing(**options, fills=True), self._picture(picture), fill.cpu(), how)
+        drawing = filling(self._drawing(**options, _fills=True), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
 
     def interpolate(
@@ -152,7 +152,7 @@ class Model:
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
         worse: "Model | None" = None,
-        fills: bool = False,
+        _fills: bool = False,  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
         if isinstance(sampler, Sampler):
@@ -162,7 +162,7 @@ class Model:
                 )
         else:
             sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
-        guided, weak = self._guidance(guidance, worse, fills)
+        guided, weak = self._guidance(guidance, worse, _fills)
         return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:

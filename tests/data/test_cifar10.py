@@ -55,7 +55,7 @@ def load(root: Path, **options: int) -> Cifar10:
     return data
 
 
-def test_splits_and_pixels(root: Path) -> None:
+def test_splits_are_disjoint_and_contain_the_official_pixels(root: Path) -> None:
     data = load(root)
     pixels = np.load(root.parent / "pixels.npy").reshape(-1, 3, 32, 32)
     official = {"train": pixels[:-PER_BATCH], "test": pixels[-PER_BATCH:]}
@@ -72,7 +72,7 @@ def test_splits_and_pixels(root: Path) -> None:
     assert load(root, seed=1).splits["test"].key == data.splits["test"].key
 
 
-def test_each_image_has_its_class_if_labels_are_asked_for(root: Path) -> None:
+def test_each_image_has_its_class_if_labels_are_requested(root: Path) -> None:
     data, plain = load(root, labels=True), load(root)
     assert data.classes == NAMES
     for name, split in data.splits.items():
@@ -93,7 +93,7 @@ def test_images_that_are_in_two_splits_are_reported(root: Path, capsys: pytest.C
     assert "data: 1 held-out image is a near-duplicate" in capsys.readouterr().out
 
 
-def test_missing_files_and_impossible_settings_are_one_line(
+def test_missing_files_and_invalid_settings_give_a_one_line_error(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"data\.val=30: expected fewer than the 30"):

@@ -15,7 +15,7 @@ FILES = sorted((conf_dir() / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
+def test_each_yaml_builds_its_class_and_sets_every_option(file: Path, tmp_path: Path) -> None:
     config = OmegaConf.create({"seed": 3, "data": OmegaConf.load(file)})
     if OmegaConf.is_missing(config.data, "root"):
         config.data.root = str(tmp_path)
@@ -29,5 +29,5 @@ def test_the_yaml_builds_its_class(file: Path, tmp_path: Path) -> None:
     assert documentation(config.data._target_).keys() >= options
 
 
-def test_there_is_a_yaml_for_each_data_set() -> None:
+def test_conf_data_has_exactly_the_expected_yaml_files() -> None:
     assert [file.stem for file in FILES] == ["cifar10", "folder", "landscapes"]

@@ -61,7 +61,7 @@ def test_to_unit_and_to_uint8_are_inverse_and_values_are_clamped() -> None:
     assert to_uint8(torch.tensor([-1.04, 1.008, 0.0])).tolist() == [0, 255, 128]
 
 
-def test_order_and_mirroring_depend_on_seed_and_epoch_only() -> None:
+def test_order_and_flips_depend_only_on_seed_and_epoch() -> None:
     assert plain(drawn(epoch=3)) == plain(drawn(epoch=3))
     orders = [[index for index, *_ in plain(drawn(**options))] for options in ({}, {"epoch": 1}, {"seed": 1})]
     assert orders[1] != orders[0] != orders[2]
@@ -70,7 +70,7 @@ def test_order_and_mirroring_depend_on_seed_and_epoch_only() -> None:
     assert not any(flip.any() for _, flip, *_ in drawn(flip=False))
 
 
-def test_an_epoch_has_each_image_at_most_once_in_whole_batches() -> None:
+def test_an_epoch_uses_each_image_at_most_once_in_full_batches() -> None:
     epoch = plain(drawn(epoch=2))
     assert [len(index) for index, *_ in epoch] == [8] * 6
     assert len({i for index, *_ in epoch for i in index}) == 48
@@ -78,7 +78,7 @@ def test_an_epoch_has_each_image_at_most_once_in_whole_batches() -> None:
 
 
 @pytest.mark.parametrize("length", [6, 4, 14, 100])
-def test_a_run_is_its_epochs_one_after_another_however_it_is_divided_into_parts(length: int) -> None:
+def test_dividing_a_run_into_parts_does_not_change_its_batches(length: int) -> None:
     epochs = [batch for epoch in range(20) for batch in plain(drawn(epoch=epoch))]
     sampler = TrainingBatches(50, 8, per_epoch=6, length=length)
     run: Seen = []
@@ -108,7 +108,7 @@ def test_evaluation_uses_each_image_once_in_equally_many_batches_per_device(size
     assert not any(flip.any() for share in shares for _, flip, *_ in share)
 
 
-def test_loaders_give_uint8_and_the_images_are_mirrored_and_scaled_on_the_device() -> None:
+def test_loaders_return_uint8_and_images_are_flipped_and_scaled_on_the_device() -> None:
     data = toy()
     loader = data.train_dataloader()
     assert len(loader) == 3
@@ -126,7 +126,7 @@ def test_loaders_give_uint8_and_the_images_are_mirrored_and_scaled_on_the_device
         assert (image[..., 2:] == right).all()
 
 
-def test_validation_is_the_split_and_as_many_fixed_training_images_paired_by_index() -> None:
+def test_validation_pairs_the_split_with_as_many_fixed_training_images() -> None:
     data = toy(eval_batch_size=3)
     val, fit = data.val_dataloader()
     for loader in (val, fit):
@@ -140,7 +140,7 @@ def test_validation_is_the_split_and_as_many_fixed_training_images_paired_by_ind
     assert sum(len(batch.index) for batch in toy().test_dataloader()) == 5
 
 
-def test_indices_stay_on_the_cpu_when_images_move() -> None:
+def test_indices_stay_on_the_cpu_when_images_are_transferred() -> None:
     data = toy()
     moved = data.transfer_batch_to_device(next(iter(data.train_dataloader())), torch.device("meta"), 0)
     assert moved.image.device.type == moved.flip.device.type == "meta"
@@ -157,7 +157,7 @@ def test_workers_give_the_same_batches_as_the_main_process() -> None:
             assert a[3:] == b[3:]
 
 
-def test_the_key_changes_with_every_pixel() -> None:
+def test_the_split_key_depends_on_every_pixel() -> None:
     split = images(5)
     assert split.key == images(5).key
     assert split.key != images(5, offset=1).key
@@ -168,7 +168,7 @@ def test_the_key_changes_with_every_pixel() -> None:
     assert toy().keys == toy().keys
 
 
-def test_too_few_images_and_impossible_sizes_are_one_line() -> None:
+def test_too_few_images_and_invalid_sizes_give_a_one_line_error() -> None:
     with pytest.raises(UserError, match=r"24 images, fewer than a batch of 25: lower data\.batch_size"):
         toy(batch_size=25).train_dataloader()
     for wrong in ("batch_size", "eval_batch_size", "resolution"):

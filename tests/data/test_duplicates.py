@@ -23,7 +23,7 @@ def splits(train: Tensor, val: Tensor, test: Tensor) -> dict[str, Split]:
     return {name: Split(images, [f"{name}{i}" for i in range(len(images))]) for name, images in parts.items()}
 
 
-def test_near_duplicates_are_found_also_mirrored_and_named() -> None:
+def test_near_duplicates_are_found_including_mirrored_ones() -> None:
     train, val, test = noise(1100, 0), noise(600, 1), noise(5, 2)
     val[580] = train[1050]
     val[3] = train[4].flip(-1)
@@ -36,7 +36,7 @@ def test_near_duplicates_are_found_also_mirrored_and_named() -> None:
     ]
 
 
-def test_a_near_duplicate_in_any_view_repeats() -> None:
+def test_repeats_finds_near_duplicates_in_any_given_view() -> None:
     known = noise(1100, 0)
     images = torch.cat([noise(600, 1), known[[1050]], known[[4]].flip(-1), (known[[7]] // 2)])
     assert repeats(images, known, EITHER_WAY).nonzero().flatten().tolist() == [600, 601]
@@ -44,7 +44,7 @@ def test_a_near_duplicate_in_any_view_repeats() -> None:
     assert repeats(images[:0], known, EITHER_WAY).tolist() == []
 
 
-def test_a_folder_prints_and_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_prints_and_reports_its_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = noise(40, 0).permute(0, 2, 3, 1).numpy()
     for i in range(40):
         Image.fromarray(images[i]).save(tmp_path / f"{i}.png")
@@ -76,7 +76,7 @@ def report(seed: int = 0) -> list[dict[str, str]]:
     return data.report
 
 
-def test_any_data_set_prints_them_at_every_start_and_compares_its_splits_once(
+def test_near_duplicates_are_printed_at_every_start_but_computed_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = report()

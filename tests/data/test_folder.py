@@ -73,13 +73,13 @@ def add_bad_files(root: Path) -> dict[str, str]:
     }
 
 
-def test_files_with_the_same_bytes_are_used_again_if_repeats_is_set(root: Path) -> None:
+def test_identical_files_are_kept_if_repeats_is_set(root: Path) -> None:
     (root / "copy of 0.png").write_bytes((root / "0.png").read_bytes())
     once, often = (len(load(root, repeats=repeats, val=0, test=0).splits["train"]) for repeats in (False, True))
     assert often == once + 1
 
 
-def test_pixels_are_those_of_the_centre_square(root: Path) -> None:
+def test_images_are_cropped_to_the_centre_square(root: Path) -> None:
     data = load(root)
     for split in data.splits.values():
         for image, name in zip(split.images, split.names, strict=True):
@@ -87,7 +87,7 @@ def test_pixels_are_those_of_the_centre_square(root: Path) -> None:
             assert np.array_equal(image.permute(1, 2, 0).numpy(), centre)
 
 
-def test_splits_are_disjoint_and_limit_changes_neither_validation_nor_test(root: Path) -> None:
+def test_splits_are_disjoint_and_limit_affects_only_the_training_split(root: Path) -> None:
     whole, half = names(load(root)), names(load(root, limit=6))
     assert {name: len(split) for name, split in whole.items()} == {"train": 15, "val": 3, "test": 2}
     assert len({name for split in whole.values() for name in split}) == 20
@@ -95,7 +95,7 @@ def test_splits_are_disjoint_and_limit_changes_neither_validation_nor_test(root:
     assert names(load(root, seed=1)) != whole
 
 
-def test_bad_files_are_reported_once_and_change_nothing(
+def test_bad_files_are_reported_once_and_do_not_change_the_splits(
     root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clean = load(root)
@@ -118,7 +118,7 @@ def test_bad_files_are_reported_once_and_change_nothing(
     assert load(root).report == data.report  # also from the cache
 
 
-def test_strict_stops_at_refused_images_but_not_at_other_files(root: Path) -> None:
+def test_strict_fails_on_refused_images_but_not_on_other_files(root: Path) -> None:
     (root / "README.txt").write_text("hello")
     load(root, strict=True)
     (root / "bad\nname.png").write_bytes(b"hello")
@@ -127,7 +127,7 @@ def test_strict_stops_at_refused_images_but_not_at_other_files(root: Path) -> No
     assert "\n" not in str(e.value)
 
 
-def test_neither_names_nor_the_order_of_the_file_system_matter(
+def test_splits_do_not_depend_on_file_names_or_directory_order(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = load(root)
@@ -141,7 +141,7 @@ def test_neither_names_nor_the_order_of_the_file_system_matter(
     assert load(root).keys == first.keys
 
 
-def test_names_that_are_not_text_are_escaped(root: Path) -> None:
+def test_undecodable_file_names_are_escaped(root: Path) -> None:
     odd = os.fsencode(root) + b"/\xff.png"
     picture(99).save(os.fsdecode(odd), "PNG")
     assert "\\xff.png" in {name for split in load(root).splits.values() for name in split.names}
@@ -167,7 +167,7 @@ def test_a_changed_file_is_read_and_decoded_again(root: Path) -> None:
     assert load(root).keys == first.keys
 
 
-def test_another_transform_is_decoded_again(root: Path) -> None:
+def test_resolution_and_random_crop_change_the_decoded_images(root: Path) -> None:
     keys = {load(root, **options).keys["train"] for options in ({}, {"resolution": 6}, {"random_crop": True})}
     assert len(keys) == 3
     moved = [load(root, random_crop=True, seed=seed, val=0, test=0).splits["train"] for seed in (0, 1)]
@@ -175,7 +175,7 @@ def test_another_transform_is_decoded_again(root: Path) -> None:
     assert pixels[0] != pixels[1]
 
 
-def test_a_random_square_depends_only_on_its_image(root: Path) -> None:
+def test_a_random_crop_does_not_depend_on_other_images(root: Path) -> None:
     first = load(root, random_crop=True, val=0, test=0).splits["train"]
     (root / "0.png").unlink()
     second = load(root, random_crop=True, val=0, test=0).splits["train"]
@@ -183,7 +183,7 @@ def test_a_random_square_depends_only_on_its_image(root: Path) -> None:
     assert all(torch.equal(image, before[name]) for image, name in zip(second.images, second.names, strict=True))
 
 
-def test_a_damaged_cache_is_reported_and_made_again(
+def test_a_damaged_cache_is_reported_and_recomputed(
     root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = load(root)
@@ -201,7 +201,7 @@ def test_a_damaged_cache_is_reported_and_made_again(
     assert not list(cache.glob(".*")), "no leftover"
 
 
-def test_an_unwritable_cache_is_one_line(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_cache_gives_a_one_line_error(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(root)
     (file,) = cache.glob("*.bin")
     file.unlink()
@@ -226,7 +226,7 @@ def test_an_unreadable_file_is_reported(root: Path, monkeypatch: pytest.MonkeyPa
     assert reasons(load(root)) == {"0.png": ("refused", "can't be read: Permission denied")}
 
 
-def test_one_line_for_a_wrong_root_or_too_few_images(root: Path, tmp_path: Path) -> None:
+def test_an_invalid_root_or_too_few_images_give_a_one_line_error(root: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     for wrong, line in {

@@ -49,7 +49,7 @@ def test_tiles_of_a_photograph_are_in_one_split(root: Path) -> None:
         assert split.sources[: len(counts)] == list(dict.fromkeys(split.sources))  # one tile of each photograph in turn
 
 
-def test_a_tile_is_the_square_that_its_name_says(root: Path) -> None:
+def test_each_tile_matches_the_window_given_by_its_name(root: Path) -> None:
     places = {}
     for split in load(root, val=0, test=0).splits.values():
         for name, image in zip(split.names, split.images, strict=True):
@@ -69,7 +69,7 @@ def test_a_tile_is_the_square_that_its_name_says(root: Path) -> None:
             assert common <= 0.5 * (s * s + t * t - common)
 
 
-def test_large_photographs_are_reduced_and_places_are_in_their_own_pixels(tmp_path: Path) -> None:
+def test_windows_of_large_photographs_are_given_in_original_pixels(tmp_path: Path) -> None:
     photograph(0, 3000, 2000).save(tmp_path / "large.jpg", quality=95)
     names = load(tmp_path, val=0, test=0).splits["train"].names
     sides = [int(name.split()[1][:-2]) for name in names]
@@ -77,7 +77,7 @@ def test_large_photographs_are_reduced_and_places_are_in_their_own_pixels(tmp_pa
     assert 1000 < max(sides) <= 2000
 
 
-def test_limit_counts_tiles_and_the_shares_count_photographs(root: Path) -> None:
+def test_limit_counts_tiles_while_val_and_test_count_photographs(root: Path) -> None:
     whole, less = load(root, val=3, test=0.2), load(root, val=3, test=0.2, limit=20)
     assert [len(set(split.sources)) for split in whole.splits.values()] == [9, 3, 3]
     assert less.splits["train"].names == whole.splits["train"].names[:20]
@@ -88,7 +88,7 @@ def test_limit_counts_tiles_and_the_shares_count_photographs(root: Path) -> None
         load(root, val=8, test=7)
 
 
-def test_names_change_no_tile_and_tiles_are_read_back_from_the_cache(root: Path, tmp_path: Path) -> None:
+def test_tiles_depend_on_the_tiles_setting_but_not_on_file_names(root: Path, tmp_path: Path) -> None:
     for i in range(15):
         (tmp_path / f"b{14 - i}.jpg").write_bytes((root / f"{i:02d}.jpg").read_bytes())
     first = load(root)
@@ -99,7 +99,7 @@ def test_names_change_no_tile_and_tiles_are_read_back_from_the_cache(root: Path,
     assert load(root, tiles=False).keys == load(root, tiles=None).keys
 
 
-def test_what_gives_no_tile_is_refused(root: Path, tmp_path: Path) -> None:
+def test_photographs_without_usable_tiles_are_refused(root: Path, tmp_path: Path) -> None:
     Image.new("RGB", (600, 400), "blue").save(tmp_path / "sky.png")
     photograph(0, 300, 120).save(tmp_path / "small.png")
     photograph(1).save(tmp_path / "good.png")

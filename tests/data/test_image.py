@@ -33,7 +33,7 @@ def picture(width: int = 24, height: int = 16) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_opaque_modes_are_as_pillow_converts_them(file: Path, mode: str) -> None:
+def test_opaque_modes_match_the_rgb_conversion_of_pillow(file: Path, mode: str) -> None:
     image = picture().convert(mode)
     image.save(file, "PNG")
     assert np.array_equal(pixels(file), np.asarray(image.convert("RGB")))
@@ -45,7 +45,7 @@ def test_cmyk_jpeg_keeps_its_colours(file: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "RGB"])
-def test_transparent_pixels_are_white_whatever_their_colour(file: Path, mode: str) -> None:
+def test_transparent_pixels_become_white_regardless_of_their_colour(file: Path, mode: str) -> None:
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 4, 8))
     options = {}
@@ -59,7 +59,7 @@ def test_transparent_pixels_are_white_whatever_their_colour(file: Path, mode: st
     assert (pixels(file)[:, :4] == opaque).all()
 
 
-def test_half_transparent_is_half_white(file: Path) -> None:
+def test_half_transparent_pixels_are_blended_with_white(file: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(file, "PNG")
     assert (pixels(file) == 127).all()
 
@@ -73,18 +73,18 @@ def test_half_transparent_is_half_white(file: Path) -> None:
         (np.array([[0, 1, 128, 254.6]], np.float32), [0, 1, 128, 255]),
     ],
 )
-def test_pixels_of_more_than_8_bits_are_scaled_not_saturated(file: Path, values: np.ndarray, bits: list[int]) -> None:
+def test_pixels_with_more_than_8_bits_are_scaled_not_clipped(file: Path, values: np.ndarray, bits: list[int]) -> None:
     Image.fromarray(values).save(file, "TIFF")
     assert pixels(file)[0].tolist() == [[v] * 3 for v in bits]
 
 
-def test_sixteen_bit_png(file: Path) -> None:
+def test_a_16_bit_png_is_scaled_to_8_bits(file: Path) -> None:
     Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(file, "PNG")
     assert pixels(file)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 @pytest.mark.parametrize("value", [-1.0, 300.0, np.nan])
-def test_values_without_a_known_white_are_refused(file: Path, value: float) -> None:
+def test_pixel_values_of_unknown_range_are_refused(file: Path, value: float) -> None:
     Image.fromarray(np.array([[value, 0.5]], np.float32)).save(file, "TIFF")
     with pytest.raises(Unusable, match="values from"):
         read(file)
@@ -103,12 +103,12 @@ def test_exif_orientation_is_applied(file: Path, orientation: int, kind: str) ->
     assert np.abs(pixels(file).astype(int) - np.asarray(upright)).max() <= (8 if kind == "JPEG" else 0)
 
 
-def test_with_damaged_exif_the_pixels_are_not_turned(file: Path) -> None:
+def test_damaged_exif_does_not_rotate_the_image(file: Path) -> None:
     picture().save(file, "PNG", exif=b"Exif\0\0II*\0")
     assert np.array_equal(pixels(file), np.asarray(picture()))
 
 
-def test_the_first_frame_of_an_animation(file: Path) -> None:
+def test_the_first_frame_of_an_animation_is_used(file: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     assert (pixels(file) == RED).all()
@@ -139,7 +139,7 @@ def test_a_png_with_a_flipped_bit_is_refused_unless_its_pixels_are_the_same(file
 
 
 @pytest.mark.parametrize("side", [20_000, 12_000, 1_000_000_000])
-def test_a_bomb_is_refused_from_its_header(file: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_refused_before_decoding(file: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -156,20 +156,20 @@ def test_a_bomb_is_refused_from_its_header(file: Path, side: int, monkeypatch: p
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xff\xd8\xff"]
 )
-def test_other_files_are_refused(file: Path, content: bytes) -> None:
+def test_files_that_are_not_images_are_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(NotAnImage, match="not an image"):
         read(file)
 
 
-def test_a_side_below_the_resolution_is_refused(file: Path) -> None:
+def test_an_image_smaller_than_the_resolution_is_refused(file: Path) -> None:
     picture(24, 16).save(file, "PNG")
     assert read(file, 16).size == (24, 16)
     with pytest.raises(Unusable, match="24x16 pixels, smaller than 17x17"):
         read(file, 17)
 
 
-def test_draft_decoding_of_jpeg_gives_the_pixels_of_full_decoding(file: Path) -> None:
+def test_jpeg_draft_decoding_is_close_to_full_decoding(file: Path) -> None:
     picture(800, 600).save(file, "JPEG", quality=95)
     small, full = read(file, 64, 128), read(file)
     assert full.size == (800, 600)
@@ -179,7 +179,7 @@ def test_draft_decoding_of_jpeg_gives_the_pixels_of_full_decoding(file: Path) ->
     assert np.abs(a - b).max() <= 4
 
 
-def test_the_square_window() -> None:
+def test_crop_box_returns_the_square_at_the_given_position() -> None:
     assert crop_box((30, 10), 0.5) == (10, 0, 20, 10)
     assert crop_box((10, 30), 0) == (0, 0, 10, 10)
     assert crop_box((10, 30), 1) == (0, 20, 10, 30)
@@ -198,7 +198,7 @@ def test_resizing_averages_the_pixels() -> None:
     assert np.abs(tile.astype(int) - 127).max() <= 12
 
 
-def test_a_turned_image_is_measured_upright(tmp_path):
+def test_a_rotated_image_is_measured_upright(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (30, 10)).save(tmp_path / "turned.jpg", exif=exif)
@@ -207,13 +207,13 @@ def test_a_turned_image_is_measured_upright(tmp_path):
         read(tmp_path / "turned.jpg", [10, 20])
 
 
-def test_a_window_has_the_ratio_of_its_resolution():
+def test_crop_box_has_the_aspect_ratio_of_the_resolution():
     assert crop_box((30, 10), 0.5, [5, 10]) == (5, 0, 25, 10)
     assert crop_box((10, 30), 1, [5, 10]) == (0, 25, 10, 30)
     assert crop_box((1000, 999), 0.5, [7, 7]) == crop_box((1000, 999), 0.5)
 
 
-def test_grey_is_the_luma_and_unseen_colours_are_black(tmp_path):
+def test_grey_is_the_luma_and_transparent_rgba_pixels_become_black(tmp_path):
     Image.new("RGBA", (8, 8), (200, 100, 50, 0)).save(tmp_path / "unseen.png")
     Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / "seen.png")
     assert read(tmp_path / "seen.png", channels=1).getpixel((0, 0)) == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)

@@ -84,7 +84,7 @@ def toy(**options: int) -> Toy:
     return data
 
 
-def test_a_split_gives_and_takes_labels_with_its_images() -> None:
+def test_a_split_selects_labels_together_with_its_images() -> None:
     split = Split(torch.zeros(4, 3, 2, 2, dtype=torch.uint8), list("abcd"), torch.tensor([2, 0, 1, 0]))
     taken = split.take(torch.tensor([2, 0]))
     assert taken.names == ["c", "a"]
@@ -111,7 +111,7 @@ def test_batches_carry_the_classes_of_their_images(workers: int) -> None:
     assert fit == [int(name) % 3 for name in chosen.names]
 
 
-def test_classes_go_to_the_device_without_waiting() -> None:
+def test_classes_are_transferred_to_the_device_asynchronously() -> None:
     image, flip, classes = mock.Mock(), mock.Mock(), mock.Mock()
     moved = toy().transfer_batch_to_device(Batch(image, torch.zeros(1), flip, classes=classes), torch.device("meta"), 0)
     assert moved.classes is classes.to.return_value
@@ -120,7 +120,7 @@ def test_classes_go_to_the_device_without_waiting() -> None:
     assert without.classes is None
 
 
-def test_classes_are_counted() -> None:
+def test_images_of_each_class_are_counted_per_split() -> None:
     data = toy()
     assert {name: data.class_counts(name) for name in data.splits} == {
         "train": [8, 8, 8],
@@ -129,7 +129,7 @@ def test_classes_are_counted() -> None:
     }
 
 
-def test_what_a_resumed_run_compares_has_the_labels_and_nothing_else_without_them(root: Path) -> None:
+def test_the_resume_keys_include_labels_only_for_labelled_data(root: Path) -> None:
     plain, named, other = load(root), load(root, labels="folders"), toy()
     assert plain.keys.keys() == {"train", "val", "test"}
     assert {name: key for name, key in named.keys.items() if name != "labels"} == plain.keys
@@ -142,7 +142,7 @@ def test_what_a_resumed_run_compares_has_the_labels_and_nothing_else_without_the
 
 
 @pytest.mark.parametrize("missing", ["train", "val"])
-def test_labels_that_do_not_fit_the_classes_are_one_line(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_labels_not_matching_the_classes_give_a_one_line_error(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     sound = Toy.load
     for wrong in (None, torch.full((24,), 3)):
 
@@ -156,7 +156,7 @@ def test_labels_that_do_not_fit_the_classes_are_one_line(monkeypatch: pytest.Mon
             toy()
 
 
-def test_a_class_without_training_images_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_without_training_images_gives_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = Toy.load
 
     def load(self: Toy) -> dict[str, Split]:
@@ -171,7 +171,7 @@ def test_a_class_without_training_images_is_one_line(monkeypatch: pytest.MonkeyP
         toy()
 
 
-def test_folders_are_the_classes_of_what_is_below_them(root: Path) -> None:
+def test_top_level_folders_are_the_classes_of_their_images(root: Path) -> None:
     plain, data = load(root), load(root, labels="folders")
     assert data.classes == ["cat", "dog"]
     found = labels(data)
@@ -187,7 +187,7 @@ def test_folders_are_the_classes_of_what_is_below_them(root: Path) -> None:
     assert labels(limited) == {name: found[name] for split in limited.splits.values() for name in split.names}
 
 
-def test_a_table_gives_the_classes(root: Path, tmp_path: Path) -> None:
+def test_a_csv_table_assigns_the_classes(root: Path, tmp_path: Path) -> None:
     rows = by_parity(root)
     rows[0] = (f"./{rows[0][0]}", f" {rows[0][1]} ")
     data = load(root, labels=str(table(tmp_path / "table.csv", [*rows, rows[1]], "file,label")))
@@ -198,7 +198,7 @@ def test_a_table_gives_the_classes(root: Path, tmp_path: Path) -> None:
     assert labels(load(root, labels=marked)) == labels(data)
 
 
-def test_a_table_names_files_that_are_not_used_and_names_that_are_not_text(root: Path) -> None:
+def test_a_table_may_contain_unused_files_and_undecodable_names(root: Path) -> None:
     (root / "note.txt").write_text("hello")
     picture(99, 4).save(root / "small.png")
     (root / ".hidden.png").write_bytes(b"")
@@ -214,7 +214,7 @@ def test_a_table_names_files_that_are_not_used_and_names_that_are_not_text(root:
     assert len(labels(data)) == 21
 
 
-def test_labels_share_the_cached_pixels(root: Path, tmp_path: Path, cache: Path) -> None:
+def test_adding_labels_reuses_the_cached_pixels(root: Path, tmp_path: Path, cache: Path) -> None:
     load(root)
     (file,) = cache.glob("*.bin")
     written = file.stat().st_mtime_ns
@@ -237,7 +237,7 @@ def test_tiles_have_the_class_of_their_photograph(tmp_path: Path) -> None:
     assert found == of_folders(found)
 
 
-def test_files_left_out_move_no_label(root: Path) -> None:
+def test_skipped_files_do_not_shift_the_labels(root: Path) -> None:
     sound = labels(load(root, labels="folders"))
     (root / "bird").mkdir()
     (root / "bird/cut.png").write_bytes((root / "cat/2.png").read_bytes()[:99])  # no usable bird, so no class
@@ -251,7 +251,7 @@ def test_files_left_out_move_no_label(root: Path) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_same_picture_with_two_labels_is_reported_and_the_first_is_kept(root: Path, cached: bool) -> None:
+def test_an_image_with_two_labels_is_reported_and_keeps_the_first(root: Path, cached: bool) -> None:
     (root / "dog/2.png").write_bytes((root / "cat/2.png").read_bytes())
     (root / "zebra.png").write_bytes((root / "cat/2.png").read_bytes())  # left out, so it needs no class
     if cached:
@@ -271,20 +271,20 @@ def refused(root: Path, line: str, **options: object) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_an_image_without_a_folder_is_one_line(root: Path) -> None:
+def test_an_image_outside_the_class_folders_gives_a_one_line_error(root: Path) -> None:
     picture(30).save(root / "stray.png")
     refused(root, r"data\.labels=folders: the image 'stray.png' is directly in .*; move", labels="folders")
     picture(31).save(root / "stray2.png")
     refused(root, "each of 2 images, such as 'stray.png', is directly in", labels="folders")
 
 
-def test_one_class_is_nothing_to_tell_apart(root: Path, tmp_path: Path) -> None:
+def test_a_single_class_is_refused(root: Path, tmp_path: Path) -> None:
     refused(root.parent, r"20 images in .* have only one class \('pets'\).*set data\.root to", labels="folders")
     alone = table(tmp_path / "one.csv", [(name, "pet") for name, _ in by_parity(root)])
     refused(root, r"one\.csv: 20 images in .* have only one class \('pet'\).*data\.labels=null", labels=alone)
 
 
-def test_a_table_that_does_not_fit_is_one_line(root: Path, tmp_path: Path) -> None:
+def test_an_invalid_label_table_gives_a_one_line_error(root: Path, tmp_path: Path) -> None:
     rows, file = by_parity(root), tmp_path / "table.csv"
     (first, _), *rest = rows
     for wrong, line in {
@@ -312,7 +312,7 @@ def test_a_table_that_does_not_fit_is_one_line(root: Path, tmp_path: Path) -> No
     refused(root, "not a readable table", labels=file)
 
 
-def test_a_class_too_small_for_the_training_split_is_one_line(root: Path) -> None:
+def test_a_class_missing_from_the_training_split_gives_a_one_line_error(root: Path) -> None:
     data = load(root, labels="folders")
     held_out = data.splits["val"].names[0]
     (root / "rare").mkdir()
@@ -327,7 +327,7 @@ def test_a_class_too_small_for_the_training_split_is_one_line(root: Path) -> Non
     assert load(root, labels="folders").class_counts("train")[2] == 1
 
 
-def test_every_scene_has_photographs_and_some_of_them_are_trained_on() -> None:
+def test_every_scene_has_photographs_in_the_training_split() -> None:
     scene, photos = scenes(), split_photos()
     assert scene.keys() == {path.name for path in (HERE / "photos").iterdir()}
     assert min(Counter(scene.values()).values()) >= 3
@@ -338,7 +338,7 @@ def test_every_scene_has_photographs_and_some_of_them_are_trained_on() -> None:
     assert min(trained.values()) >= 2
 
 
-def test_tiles_of_the_landscapes_have_the_scene_of_their_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_landscape_tiles_have_the_scene_of_their_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {
         split: {
             "images": torch.zeros(2 * len(photos), 3, 8, 8, dtype=torch.uint8),
@@ -359,7 +359,7 @@ def test_tiles_of_the_landscapes_have_the_scene_of_their_photograph(monkeypatch:
     assert plain.classes == []
 
 
-def test_settings_of_a_wrong_kind_are_one_line() -> None:
+def test_label_settings_of_a_wrong_type_give_a_one_line_error() -> None:
     for target, wrong, expected in (
         ("Folder", True, "expected folders or text or null"),
         ("Landscapes", "folders", "expected true or false"),

@@ -43,7 +43,7 @@ def found(vectors: Tensor, known: Tensor, radius: float, rows: int = 7) -> tuple
     n=st.integers(1, 60), m=st.integers(1, 20), groups=st.integers(0, 3), seed=st.integers(0, 1000),
     radius=st.integers(1, 40), candidates=st.integers(1, 16), again=st.integers(0, 9),
 )  # fmt: skip
-def test_it_finds_what_comparing_every_pair_finds(
+def test_nearest_equals_an_exhaustive_search(
     n: int, m: int, groups: int, seed: int, radius: int, candidates: int, again: int
 ) -> None:
     known, vectors = drawn(n, seed, groups), drawn(m, seed + 1, groups)
@@ -56,14 +56,14 @@ def test_it_finds_what_comparing_every_pair_finds(
     assert (distance, number) == every_pair(vectors, known, float(radius))
 
 
-def test_what_is_just_within_the_radius_is_found_and_what_is_at_it_is_not() -> None:
+def test_the_search_radius_is_exclusive() -> None:
     known = drawn(30, 0)
     vectors = known[[3, 4]].clone()
     vectors[:, 0] += torch.tensor([4.0, 5.0])
     assert found(vectors, known, 5.0)[1:] == ([4.0, torch.inf], [3, 0])
 
 
-def test_no_two_vectors_are_farther_apart_when_shortened() -> None:
+def test_shortening_vectors_never_increases_their_distance() -> None:
     vectors = drawn(80, 0, groups=4)
     short = shortened(vectors, directions(vectors))
     assert short.shape == (80, 1 + nearest.COORDINATES)
@@ -71,7 +71,7 @@ def test_no_two_vectors_are_farther_apart_when_shortened() -> None:
 
 
 @pytest.mark.parametrize("n", [500, 2000])
-def test_images_that_differ_are_not_compared(n: int) -> None:
+def test_dissimilar_images_are_rarely_compared(n: int) -> None:
     known, vectors = drawn(n, 0), drawn(n // 5, 1)
     vectors[:3] = known[7:10]
     near, distance, _ = found(vectors, known, 30.0, rows=10**6)
@@ -79,7 +79,7 @@ def test_images_that_differ_are_not_compared(n: int) -> None:
     assert near.compared < 10
 
 
-def test_images_that_are_alike_are_compared_with_all_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exhaustive_comparison_is_limited_to_the_images_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
     known, vectors = drawn(400, 0, groups=1), drawn(40, 1)
     vectors[0] = drawn(1, 5, groups=1)
     asked = []

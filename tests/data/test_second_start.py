@@ -64,7 +64,7 @@ def collected() -> Iterator[set[str]]:
     gc.callbacks.remove(note)
 
 
-def test_listing_files_looks_for_no_garbage(tmp_path: Path, collected: set[str]) -> None:
+def test_listing_files_triggers_no_garbage_collection(tmp_path: Path, collected: set[str]) -> None:
     data = folder_of(tmp_path, 50)
     assert gc.isenabled()
     assert "folder_of" in collected

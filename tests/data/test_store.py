@@ -40,7 +40,7 @@ def mapped(values: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("killed", [1, 9, 10, 11, 33, 49])
-def test_preparing_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+def test_preparation_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
     monkeypatch.setattr(store, "EVERY", 10)
     begun = []
 
@@ -60,7 +60,7 @@ def test_preparing_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
 
 
-def test_a_note_that_was_not_written_whole_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_progress_entry_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "EVERY", 10)
 
     def stopped(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
@@ -82,7 +82,7 @@ def test_a_note_that_was_not_written_whole_does_not_count(tmp_path: Path, monkey
     assert torch.equal(again.images, whole(tmp_path).images)
 
 
-def test_a_file_that_was_only_copied_is_intact_and_is_hashed_once(
+def test_a_file_with_a_new_timestamp_is_accepted_and_hashed_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = whole(tmp_path)
@@ -94,7 +94,7 @@ def test_a_file_that_was_only_copied_is_intact_and_is_hashed_once(
         monkeypatch.setattr(store, "_hash", lambda _: pytest.fail("the file was hashed"))
 
 
-def test_nothing_is_copied_but_the_batch(photos: Path, cache: Path) -> None:
+def test_splits_stay_memory_mapped_and_are_not_copied(photos: Path, cache: Path) -> None:
     data = Folder(root=photos, resolution=8, batch_size=4, val=8, test=8)
     data.prepare_data()
     assert all(mapped(split.images) for split in data.splits.values())
@@ -104,7 +104,7 @@ def test_nothing_is_copied_but_the_batch(photos: Path, cache: Path) -> None:
     assert train.split is data.splits["train"]  # the training images used in validation
 
 
-def test_another_seed_decodes_nothing_and_a_second_start_hashes_nothing(
+def test_another_seed_needs_no_decoding_and_a_second_start_no_hashing(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(seed: int) -> Folder:
@@ -121,7 +121,7 @@ def test_another_seed_decodes_nothing_and_a_second_start_hashes_nothing(
     assert (load(0).keys, load(1).keys) == (first.keys, keys)
 
 
-def test_near_duplicates_do_not_depend_on_how_many_are_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.Generator().manual_seed(0)
     train, val = (torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=draws) for n in (70, 40))
     val[[3, 17, 39]] = train[[69, 0, 31]]
@@ -142,7 +142,7 @@ def test_near_duplicates_do_not_depend_on_how_many_are_compared_at_once(monkeypa
     assert duplicates.repeats(val, train, duplicates.EITHER_WAY).nonzero().flatten().tolist() == [3, 17, 39]
 
 
-def test_what_the_file_holds_is_said_beside_it(tmp_path: Path) -> None:
+def test_a_json_file_describes_the_decoded_images(tmp_path: Path) -> None:
     made = whole(tmp_path)
     about = json.loads((tmp_path / "whole.json").read_text())
     assert (about["hash"], len(about["made"]["names"])) == (made.hash, len(made.images))

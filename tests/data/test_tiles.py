@@ -27,7 +27,7 @@ def windows(photos: dict[str, Image.Image]) -> Windows:
     return tiles.choose_windows(photos)
 
 
-def test_the_windows_are_these(windows: Windows) -> None:
+def test_the_chosen_windows_match_their_recorded_hash(windows: Windows) -> None:
     assert {split: len(chosen) for split, chosen in windows.items()} == {"train": 2091, "val": 250, "test": 250}
     text = "\n".join(f"{split} {tuple(window)}" for split, chosen in windows.items() for window in chosen)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "a8fdd1ceb15c511a"
@@ -46,14 +46,14 @@ def test_no_photograph_is_in_two_splits_and_each_split_has_many_categories(windo
     assert len(spread["val"]) == 6
 
 
-def test_photographs_have_equally_many_tiles(windows: Windows) -> None:
+def test_tiles_are_distributed_evenly_over_photographs(windows: Windows) -> None:
     for split, least in {"train": 36, "val": 41, "test": 41}.items():
         counts = sorted(Counter(window.photo for window in windows[split]).values())
         assert counts[0] >= least
         assert counts[-1] - counts[len(counts) // 2] <= 1  # only photographs without further windows have fewer tiles
 
 
-def test_windows_are_inside_their_photographs_and_of_all_sizes(
+def test_windows_lie_inside_their_photographs_and_cover_all_sizes(
     windows: Windows, photos: dict[str, Image.Image]
 ) -> None:
     everything = [window for chosen in windows.values() for window in chosen]
@@ -95,7 +95,7 @@ def test_near_duplicates_differ_by_less_than_eight_levels() -> None:
     ]
 
 
-def test_every_resolution_shows_the_same_windows(
+def test_every_resolution_uses_the_same_windows(
     windows: Windows, photos: dict[str, Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     windows = {split: chosen[:30] for split, chosen in windows.items()}
@@ -115,7 +115,7 @@ def test_every_resolution_shows_the_same_windows(
     assert Landscapes(16).load()["train"].key == small.splits["train"].key
 
 
-def test_a_part_of_the_training_tiles_is_of_all_photographs_and_leaves_the_other_splits_as_they_are() -> None:
+def test_limit_keeps_all_photographs_and_affects_only_the_training_split() -> None:
     every, part = Landscapes(8).load(), Landscapes(8, limit=100).load()
     assert len(part["train"]) == len(set(part["train"].names)) == 100
     assert set(part["train"].names) < set(every["train"].names)

@@ -13,7 +13,7 @@ import torch
 import diffusion
 from diffusion import export
 from diffusion.checkpoint import averages, storage
-from diffusion.checkpoint.restore import restore
+from diffusion.checkpoint.restore import PREFIX, restore
 from diffusion.errors import UserError
 from diffusion.prune import __main__ as prune
 from tests.support.composing import train
@@ -46,7 +46,7 @@ def last(folder: Path) -> Path:
     return folder / "checkpoints/last.ckpt"
 
 
-def test_samples_of_a_length_are_those_of_the_library(command, run, tmp_path):
+def test_samples_with_a_post_hoc_average_match_the_library(command, run, tmp_path):
     model = diffusion.load(run, weights=0.08, device="cpu")
     assert model.restored.weights == "ema 0.08"
     words = [f"ckpt='{run}'", "weights=0.08", "n=3", "seed=1", "device=cpu", "hydra.run.dir=out"]
@@ -61,17 +61,19 @@ def test_samples_of_a_length_are_those_of_the_library(command, run, tmp_path):
     assert not torch.equal(other, expected)
 
 
-def test_what_is_not_averaged_is_the_checkpoints(run):
-    """A buffer, or a parameter outside the network."""
+def test_tensors_that_are_not_averaged_come_from_the_checkpoint(run, monkeypatch):
+    """Such as a buffer of the network."""
     contents = storage.load(last(run))
     made, state = averages.of_length(contents, last(run), 0.08), contents["state_dict"]
+    name = next(name for name, value in made.items() if not torch.equal(value, state[name]))
+    monkeypatch.setattr(averages, "of_length", lambda *_: {key: made[key] for key in made if key != name})
     network = restore(last(run), 0.08).denoiser.network.state_dict()
-    rest = [name for name in network if f"denoiser.network.{name}" not in made]
-    assert all(torch.equal(network[name], state[f"denoiser.network.{name}"]) for name in rest)
-    assert any(not torch.equal(value, state[name]) for name, value in made.items())
+    for key, value in network.items():
+        source = state if PREFIX + key == name else made
+        assert torch.equal(value, source[PREFIX + key]), key
 
 
-def test_scores_of_lengths_are_told_apart(command, run, tmp_path):
+def test_scores_of_different_average_lengths_are_distinguished(command, run, tmp_path):
     words = [f"ckpt='{run}'", "features=lite0", "n=6", "baselines=[]", "device=cpu", "hydra.run.dir=out"]
     for weights in ("ema", "0.08", "0.2", "0.08"):
         status, out, err = command("evaluate", [*words, f"weights={weights}"])
@@ -83,13 +85,13 @@ def test_scores_of_lengths_are_told_apart(command, run, tmp_path):
 
 
 @pytest.mark.parametrize("command_name", ["sample", "evaluate", "study"])
-def test_the_group_of_training_is_pointed_to_the_weights(command, run, command_name):
+def test_setting_ema_outside_training_suggests_weights(command, run, command_name):
     status, _, err = command(command_name, [*["sampler"] * (command_name == "study"), f"ckpt='{run}'", "ema=0.08"])
     assert status == 2
     assert err == "error: ema=0.08: ema is a choice for training; for an average of this length, set weights=0.08\n"
 
 
-def test_a_length_beyond_the_snapshots_is_one_line(run):
+def test_a_length_not_covered_by_the_snapshots_gives_a_one_line_error(run):
     with pytest.raises(
         UserError, match=r"weights=0\.005: 7\d% of its profile would be missing .* larger ema\.snapshots"
     ):
@@ -98,7 +100,7 @@ def test_a_length_beyond_the_snapshots_is_one_line(run):
         restore(last(run), 0.3)
 
 
-def test_a_run_without_snapshots_is_one_line(tiny, tmp_path):
+def test_a_run_without_snapshots_gives_a_one_line_error(tiny, tmp_path):
     train([*tiny, "samples.n=0", "trainer.max_steps=2"], tmp_path / "warm")
     with pytest.raises(UserError, match=r"weights=0\.08: .* this file contains none; use a run .* ema=power"):
         restore(last(tmp_path / "warm"), 0.08)
@@ -147,7 +149,7 @@ def of_other_averages(folder: Path) -> None:
     ],
     ids=lambda case: getattr(case, "__name__", ""),
 )
-def test_a_snapshot_that_is_not_the_runs_is_one_line(copied: Path, harm: Callable[[Path], None], said: str):
+def test_an_invalid_snapshot_gives_a_one_line_error(copied: Path, harm: Callable[[Path], None], said: str):
     harm(copied)
     with pytest.raises(UserError) as refused:
         restore(last(copied), 0.08)
@@ -166,19 +168,21 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in MALFORMED.items() for value in values])
-def test_a_malformed_state_of_averages_is_one_line(run, key, value):
+def test_a_malformed_state_of_averages_gives_a_one_line_error(run, key, value):
     contents = storage.load(last(run))
     state = contents["callbacks"]["PowerEMA"]
     with pytest.raises(UserError, match="its averages are malformed"):
         averages.of_length({"callbacks": {"PowerEMA": {**state, key: value}}}, last(run), 0.08)
 
 
-def test_two_snapshots_of_as_many_updates_are_one(run):
+def test_snapshots_with_the_same_number_of_updates_count_once(run):
     """As a hostile file may list them: their combination would be undetermined."""
     contents = storage.load(last(run))
     listed = contents["callbacks"]["PowerEMA"]["snapshots"]
+    expected = averages.of_length(contents, last(run), 0.08)
     contents["callbacks"]["PowerEMA"]["snapshots"] = {3: (4, "x"), **listed}
-    assert averages.of_length(contents, last(run), 0.08)
+    made = averages.of_length(contents, last(run), 0.08)
+    assert all(torch.equal(made[name], value) for name, value in expected.items())
 
 
 def test_an_exported_average_keeps_its_length(run, tmp_path, capfd):
@@ -201,7 +205,7 @@ def test_an_exported_average_keeps_its_length(run, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("only_weights", [False, True])
-def test_snapshots_stay_of_a_pruned_run_but_where_only_the_weights_do(copied, capfd, only_weights):
+def test_pruning_keeps_the_snapshots_unless_only_weights_are_kept(copied, capfd, only_weights):
     assert prune.main([str(copied.parent), "--yes", *["--weights"] * only_weights]) == 0
     inside = copied / "checkpoints"
     assert sorted(file.name for file in inside.iterdir()) == (

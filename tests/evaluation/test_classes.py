@@ -33,7 +33,7 @@ def model(counts: dict[str, int], classes: int = 3) -> Model:
 
 
 @pytest.mark.parametrize("counts", [[50, 30, 20], [1, 0, 99], [7], [1] * 10])
-def test_classes_are_in_proportion_for_every_number_of_samples(counts: list[int]) -> None:
+def test_default_classes_are_proportional_for_any_number_of_samples(counts: list[int]) -> None:
     whole = proportional(counts, 500)
     shares = torch.tensor(counts) / sum(counts)
     for n in (1, 10, 36, 250, 500):
@@ -46,7 +46,7 @@ def test_classes_are_in_proportion_for_every_number_of_samples(counts: list[int]
     ("labels", "classes"),
     [(2, [2] * 4), ("sea", [1] * 4), (["sea", 0, "7"], [1, 0, 2, 1]), ("none", None), (None, [0, 2, 1, 0])],
 )
-def test_labels_are_numbers_or_names(labels, classes) -> None:
+def test_labels_can_be_numbers_or_names(labels, classes) -> None:
     given = conditions(labels, 4, denoiser().network, COUNTS)
     assert (given["classes"].tolist() if given else None) == classes
 
@@ -61,13 +61,13 @@ def test_labels_are_numbers_or_names(labels, classes) -> None:
         ([0, "hills"], "label=hills"),
     ],
 )
-def test_what_is_no_class_is_refused(labels, said) -> None:
+def test_unknown_classes_are_refused(labels, said) -> None:
     with pytest.raises(UserError) as error:
         conditions(labels, 4, denoiser().network, COUNTS)
     assert str(error.value).startswith(said)
 
 
-def test_a_model_without_labels_takes_none() -> None:
+def test_labels_are_refused_for_a_model_trained_without_labels() -> None:
     with pytest.raises(UserError, match="label=0: the model was trained without labels"):
         conditions(0, 4, denoiser(0).network, {})
     assert conditions(None, 4, denoiser(0).network, {}) == {}
@@ -90,12 +90,12 @@ def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
     assert torch.equal(share, images[2:4])
 
 
-def test_conditions_of_another_number_of_images_are_refused() -> None:
+def test_a_wrong_number_of_classes_is_refused() -> None:
     with pytest.raises(UserError, match="classes: got 2 for 3 images"):
         generate(denoiser(), DDIM(3), 3, (3, 4, 4), 0, conditions={"classes": torch.tensor([0, 1])})
 
 
-def test_the_library_draws_of_a_class_or_as_often_as_in_training() -> None:
+def test_the_library_samples_given_classes_or_the_training_proportions() -> None:
     drawn = model(COUNTS)
     sampler = DDIM(3)
     chosen = drawn.sample(4, sampler, labels=["sea", "7"], progress=False)

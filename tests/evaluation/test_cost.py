@@ -19,7 +19,7 @@ class Same(torch.nn.Module):
 
 
 @pytest.mark.parametrize("kind", [ClassifierFree, AutoGuidance])
-def test_guidance_costs_an_evaluation_of_the_weak_network_where_it_acts(kind):
+def test_guidance_adds_one_evaluation_per_step_inside_its_interval(kind):
     sampler = DDIM(10, grid=grid.karras)
     alpha, sigma = VP()(sampler.grid(VP(), 10)[:-1])
     inside = int(((sigma / alpha > 0.3) & (sigma / alpha <= 3)).sum())
@@ -31,12 +31,12 @@ def test_guidance_costs_an_evaluation_of_the_weak_network_where_it_acts(kind):
     assert sampler.evaluations == 10
 
 
-def test_both_evaluations_of_a_step_count():
+def test_both_evaluations_of_a_heun_step_are_counted():
     assert evaluations(Heun(4), VP()) == 7
     assert evaluations(Heun(4), VP(), ClassifierFree(2.0)) == 14
 
 
-def test_the_printed_cost_is_with_guidance(capsys):
+def test_the_printed_cost_includes_guidance(capsys):
     denoiser, device = Denoiser(Same(), VP(), V()), torch.device("cpu")
     for guidance in (None, AutoGuidance(2.0)):
         drawing = Drawing(DDIM(5), (1, 4, 4), 0, guidance, denoiser)

@@ -131,7 +131,7 @@ def theirs(folder: Path, model: Restored, noise: list[Tensor], patch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_diffusers_draws_our_images_with_our_networks(name: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+def test_diffusers_reproduces_samples_of_our_networks(name: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     model = model_of(*NETWORKS[name])
     folder, noise = written(model, tmp_path / "x"), draws(1)
     classes = torch.tensor([2, 0])
@@ -143,7 +143,7 @@ def test_diffusers_draws_our_images_with_our_networks(name: str, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_diffusers_draws_our_images_with_our_samplers(name: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+def test_diffusers_reproduces_samples_of_our_samplers(name: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     model = model_of(*RECIPES[name])
     folder, noise = written(model, tmp_path / "x"), draws(12)
     images = ours(model, noise)
@@ -156,7 +156,7 @@ def test_diffusers_draws_our_images_with_our_samplers(name: str, tmp_path: Path,
         assert node == {**model.config["sampler"], "steps": 0, "eta": 0}
 
 
-def test_the_call_that_is_printed_draws_our_images(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+def test_the_printed_diffusers_call_reproduces_our_samples(tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     model, noise = model_of(), draws(1)
     about = model.config, model.step, model.epoch, model.weights, model.labels
     call = diffusers_folder.write(tmp_path / "x", model.denoiser, make(model.config["sampler"], "sampler"), *about)
@@ -168,7 +168,7 @@ def test_the_call_that_is_printed_draws_our_images(tmp_path: Path, patch: pytest
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_folder_that_we_wrote_is_the_model(name: str, tmp_path: Path) -> None:
+def test_an_exported_folder_is_restored_exactly(name: str, tmp_path: Path) -> None:
     model = model_of(*NETWORKS[name])
     back = restore(written(model, tmp_path / "x"))
     assert (back.step, back.epoch, back.weights, back.labels) == (7, 2, "ema", model.labels)
@@ -183,7 +183,7 @@ def test_a_folder_that_we_wrote_is_the_model(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_folder_of_others_is_read_without_what_only_we_write(name: str, tmp_path: Path) -> None:
+def test_a_folder_without_our_metadata_can_be_restored(name: str, tmp_path: Path) -> None:
     model, noise = model_of(*NETWORKS[name]), draws(1)
     back = restore(as_others(written(model, tmp_path / "x")))
     given = {"classes": torch.tensor([2, 0])} if model.labels else {}
@@ -218,7 +218,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_diffusers_does_not_have_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+def test_unsupported_models_are_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
     words, line = REFUSED[name]
     model = model_of(*words)
     with pytest.raises(UserError) as error:
@@ -228,7 +228,7 @@ def test_what_diffusers_does_not_have_is_refused_before_anything_is_written(name
     assert not (tmp_path / "x").exists()
 
 
-def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
+def test_export_to_a_non_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/mine").write_text("mine")
     with pytest.raises(UserError, match="already exists and is not an empty folder; choose another"):
@@ -236,7 +236,7 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["mine"]
 
 
-def test_the_command_writes_a_folder_from_which_images_are_drawn_and_scored(command, tiny: list[str]) -> None:
+def test_a_folder_from_the_export_command_can_be_sampled_and_evaluated(command, tiny: list[str]) -> None:
     train([*tiny, "trainer.max_steps=1", "samples.n=0"], Path("run"))
     status, out, err = command("export", ["run", "--format", "diffusers", "--sampler", "ddim sampler.steps=5"])
     folder = "run/checkpoints/last-diffusers"
@@ -347,7 +347,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_folder_that_is_not_sound_is_refused_in_one_line(name: str, sound: Path, tmp_path: Path) -> None:
+def test_an_invalid_folder_gives_a_one_line_error(name: str, sound: Path, tmp_path: Path) -> None:
     harm, reason = HOSTILE[name]
     folder = tmp_path / "x"
     shutil.copytree(sound, folder)
@@ -360,7 +360,7 @@ def test_a_folder_that_is_not_sound_is_refused_in_one_line(name: str, sound: Pat
     assert len(str(error.value)) < 500
 
 
-def test_the_metadata_count_only_with_the_files_that_they_were_written_with(sound: Path, tmp_path: Path) -> None:
+def test_our_metadata_is_ignored_if_another_file_has_changed(sound: Path, tmp_path: Path) -> None:
     shutil.copytree(sound, tmp_path / "x")
     change(SCHEDULER, clip_sample_range=2.0)(tmp_path / "x")
     back = restore(tmp_path / "x")
@@ -368,7 +368,7 @@ def test_the_metadata_count_only_with_the_files_that_they_were_written_with(soun
     assert (back.step, back.weights) == (0, "raw")
 
 
-def test_what_the_metadata_name_is_built_only_if_conf_names_it(sound: Path, tmp_path: Path) -> None:
+def test_metadata_can_only_build_classes_listed_in_conf(sound: Path, tmp_path: Path) -> None:
     folder = tmp_path / "x"
     shutil.copytree(sound, folder)
     file = diffusers_folder.weights_file(folder)
@@ -384,7 +384,7 @@ def test_what_the_metadata_name_is_built_only_if_conf_names_it(sound: Path, tmp_
         restore(folder)
 
 
-def test_old_names_of_an_attention_are_known(sound: Path, tmp_path: Path) -> None:
+def test_old_attention_parameter_names_are_supported(sound: Path, tmp_path: Path) -> None:
     """As in google/ddpm-cifar10-32."""
     folder = tmp_path / "x"
     shutil.copytree(sound, folder)
@@ -413,7 +413,7 @@ THEIRS = {
 
 
 @pytest.mark.parametrize("settings", THEIRS)
-def test_a_folder_that_diffusers_wrote_is_read(settings: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
+def test_a_folder_written_by_diffusers_is_restored(settings: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     """The folder is saved by diffusers itself."""
     blocks = {
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),

@@ -45,7 +45,7 @@ def begun(folder: Path, n: int = 11, batch_size: int = 3, weight: float = 0.3, s
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 65])
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
-def test_each_image_is_of_one_device_and_the_batches_are_those_of_one(n: int, devices: int) -> None:
+def test_each_batch_of_a_single_device_is_assigned_to_exactly_one_device(n: int, devices: int) -> None:
     shares = [batches_of(n, 3, (rank, devices)) for rank in range(devices)]
     assert sorted((b for share in shares for b in share), key=lambda b: b.start) == batches_of(n, 3)
     assert [i for b in batches_of(n, 3) for i in b] == [*range(n)]
@@ -53,7 +53,7 @@ def test_each_image_is_of_one_device_and_the_batches_are_those_of_one(n: int, de
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 7])
-def test_whoever_draws_them_the_images_are_the_same(devices: int, tmp_path: Path) -> None:
+def test_images_do_not_depend_on_the_number_of_devices(devices: int, tmp_path: Path) -> None:
     drawn = begun(tmp_path)
     for rank in reversed(range(devices)):
         drawing().into(drawn, denoiser(), CPU, share=(rank, devices))
@@ -63,7 +63,7 @@ def test_whoever_draws_them_the_images_are_the_same(devices: int, tmp_path: Path
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_killed_command_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
+def test_a_killed_command_resumes_without_redrawing_complete_batches(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -83,7 +83,7 @@ def test_a_killed_command_goes_on_and_draws_nothing_twice(tmp_path: Path) -> Non
     assert torch.equal(again.images(), drawing()(denoiser(), 11, CPU, 3))
 
 
-def test_a_batch_counts_as_there_only_after_its_pixels_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_counts_only_after_its_pixels_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = begun(tmp_path)
 
     def full(number: int) -> None:
@@ -105,7 +105,7 @@ def test_a_batch_counts_as_there_only_after_its_pixels_are(tmp_path: Path, monke
         ({"weight": 0.4}, "weights is '"),
     ],
 )
-def test_a_part_of_other_images_is_refused(change: dict[str, float], what: str, tmp_path: Path) -> None:
+def test_a_partial_file_with_other_settings_is_refused(change: dict[str, float], what: str, tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(OtherImages) as error:
         begun(tmp_path, **change)  # type: ignore[arg-type]
@@ -114,14 +114,14 @@ def test_a_part_of_other_images_is_refused(change: dict[str, float], what: str, 
 
 
 @pytest.mark.parametrize("break_", [lambda f: f.with_suffix(".json").unlink(), lambda f: f.write_bytes(b"short")])
-def test_what_is_no_whole_file_is_begun_again(break_: Callable[[Path], None], tmp_path: Path) -> None:
+def test_a_damaged_file_is_started_again(break_: Callable[[Path], None], tmp_path: Path) -> None:
     drawn = begun(tmp_path)
     drawing().into(drawn, denoiser(), CPU)
     break_(drawn.file)
     assert sum(map(len, begun(tmp_path).missing())) == 11
 
 
-def test_no_more_than_a_batch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_two_batches_are_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not measured: the images of a batch are freed before the second next batch is drawn."""
     held: list[weakref.ref[Tensor]] = []
     most = 0

@@ -30,7 +30,7 @@ def scores(folder: Path) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_the_scores_of_a_run_are_reproduced(command, run, tmp_path, suffix):
+def test_evaluate_reproduces_the_scores_of_the_run(command, run, tmp_path, suffix):
     file = run / "checkpoints/last.ckpt"
     if suffix == "safetensors":
         assert export.main([str(file), str(tmp_path / "last.safetensors")]) == 0
@@ -51,7 +51,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_single_settings_of_the_run_can_be_changed(command, run, tmp_path, name):
+def test_single_inherited_settings_can_be_overridden(command, run, tmp_path, name):
     words, expected, grid = CHANGED[name]
     common = [f"ckpt={run}/checkpoints/last.ckpt", "baselines=[]", "device=cpu", "metrics.kernel=null", "n=5"]
     status, out, err = command("evaluate", [*common, *words, "hydra.run.dir=evaluation"])
@@ -76,7 +76,7 @@ def test_single_settings_of_the_run_can_be_changed(command, run, tmp_path, name)
         "sampler.grid=null": "sampler.grid=null: a choice is required, with its place: grid@sampler.grid=…",
     }.items(),
 )
-def test_a_setting_that_the_run_does_not_have_is_one_line(command, run, word, expected):
+def test_invalid_overrides_of_inherited_settings_give_one_line_errors(command, run, word, expected):
     status, _, err = command("evaluate", [f"ckpt={run}/checkpoints/last.ckpt", "device=cpu", word])
     assert status == 2
     assert expected in err
@@ -97,7 +97,7 @@ def evaluate(command, folder: Path, *words: str) -> tuple[int, str, str]:
     return command("evaluate", [f"images={folder}", *common, *words])
 
 
-def test_the_images_of_sample_have_the_scores_of_the_checkpoint(command, run, drawn, photos, tmp_path):
+def test_sampled_images_have_the_same_score_as_the_checkpoint(command, run, drawn, photos, tmp_path):
     data = ["data=folder", f"data.root={photos}", "data.resolution=8", "data.val=8", "data.test=8"]
     status, out, err = evaluate(command, drawn / "images", *data)
     assert status == 0, out + err
@@ -106,7 +106,7 @@ def test_the_images_of_sample_have_the_scores_of_the_checkpoint(command, run, dr
     assert found == pytest.approx(scores(run)["fd_lite0"]["value"], rel=1e-6)
 
 
-def test_the_reference_has_the_size_of_the_images(command, drawn, tmp_path, monkeypatch):
+def test_the_reference_is_loaded_at_the_resolution_of_the_images(command, drawn, tmp_path, monkeypatch):
     resolutions = []
     monkeypatch.setattr(
         "diffusion.data.Landscapes.load", lambda self: resolutions.append(self.resolution) or small(self)
@@ -123,7 +123,7 @@ def small(data) -> dict[str, Split]:
     return {name: Split(torch.from_numpy(pixels), list("abcdefgh")) for name in ("train", "val", "test")}
 
 
-def test_a_folder_that_cannot_be_scored_is_one_line(command, drawn, tmp_path):
+def test_an_unusable_image_folder_gives_a_one_line_error(command, drawn, tmp_path):
     (tmp_path / "two").mkdir()
     for side in (8, 9):
         Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")

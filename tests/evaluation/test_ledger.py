@@ -11,9 +11,7 @@ from diffusion.evaluation.ledger import Ledger
 from diffusion.runs.folder import read_scores
 
 
-def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recorded(
-    command, tiny, tmp_path: Path
-) -> None:
+def test_a_second_test_evaluation_needs_again_and_both_are_recorded(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
     assert status == 0, out + err
     common = ["ckpt=run/checkpoints/best.ckpt", "features=lite0", "n=6", "sampler.steps=2", "device=cpu"]
@@ -49,9 +47,7 @@ def test_a_second_test_evaluation_is_refused_unless_asked_for_and_both_are_recor
     )  # the resumed run has also been evaluated
 
 
-def test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_recorded(
-    command, tiny, tmp_path: Path
-) -> None:
+def test_test_scores_during_training_give_a_warning_and_are_all_recorded(command, tiny, tmp_path: Path) -> None:
     score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "sampler.steps=2"]
     status, out, err = command("train", [*tiny, *score, "score.split=test", "hydra.run.dir=run"])
     assert status == 0, out + err
@@ -65,7 +61,7 @@ def test_scoring_on_test_during_training_is_warned_of_and_every_evaluation_is_re
     assert [(source["test_evaluation"], source["step"]) for source in sources] == expected
 
 
-def test_a_damaged_ledger_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_ledger_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text("{")
     with pytest.raises(UserError, match=r"test.json: not readable"):
         Ledger.of(tmp_path / "checkpoints/last.ckpt").warn()

@@ -38,7 +38,7 @@ def data(photos: Path) -> Folder:
     return made
 
 
-def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder, tmp_path: Path) -> None:
+def test_evaluate_reports_the_variational_bound_of_held_out_images(command, tiny, data: Folder, tmp_path: Path) -> None:
     run = ["trainer.max_steps=2", "schedule.steps=20", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *run])
     assert status == 0, out + err
@@ -74,7 +74,7 @@ def test_evaluate_bounds_the_bits_of_held_out_images(command, tiny, data: Folder
     assert [entry["scores"]["bits_per_dim"] for entry in entries] == [score.value]
 
 
-def test_the_flow_is_a_likelihood_of_its_own(command, tiny, data: Folder, tmp_path: Path) -> None:
+def test_the_flow_likelihood_is_a_separate_metric(command, tiny, data: Folder, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=2", "schedule=flow", "prediction=velocity",
         "timesteps@objective.timesteps=uniform", "hydra.run.dir=run"])  # fmt: skip
     assert status == 0, out + err
@@ -91,7 +91,7 @@ def test_the_flow_is_a_likelihood_of_its_own(command, tiny, data: Folder, tmp_pa
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-4)
 
 
-def test_images_alone_have_no_bits(command, photos: Path) -> None:
+def test_bits_are_refused_for_images_without_a_model(command, photos: Path) -> None:
     status, _, err = command("evaluate", [f"images={photos}", "bits=5", *QUICK])
     assert status == 2
     assert "bits: images alone have no likelihood" in err
@@ -105,7 +105,7 @@ class Doubled(torch.nn.Module):
         return torch.cat([x, 0 * x], dim=1)
 
 
-def test_a_learned_variance_is_used(data: Folder) -> None:
+def test_a_learned_variance_is_recorded_and_too_few_images_are_refused(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
     score = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
     assert score.settings == {"variance": "learned_range"}

@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 @pytest.mark.parametrize(("kinds", "features"), [(["pixels"], "pixels"), (["pixels", "features"], "pixels+corners")])
-def test_copies_are_scored_with_their_protocol_and_shown(
+def test_the_copies_score_has_a_protocol_and_a_figure(
     data: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str], kinds: list[str], features: str
 ) -> None:
     train, val = data.splits["train"], data.splits["val"]
@@ -70,7 +70,7 @@ def test_copies_are_scored_with_their_protocol_and_shown(
     assert "validation images repeat" not in line
 
 
-def test_the_figure_shows_training_images_mirrored_where_the_sample_is(
+def test_the_figure_mirrors_training_images_like_their_samples(
     data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -101,7 +101,7 @@ def test_held_out_repeats_are_counted_and_reported(
     assert line.endswith("; 2 of 20 validation images repeat training images and are not used for calibration")
 
 
-def test_real_images_are_embedded_once_and_again_when_one_changes(
+def test_embeddings_of_real_images_are_cached_until_an_image_changes(
     data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
@@ -131,7 +131,7 @@ def test_real_images_are_embedded_once_and_again_when_one_changes(
     assert found[-1] == found[0]
 
 
-def test_the_sentence_reports_copies_beyond_chance_and_samples_that_repeat() -> None:
+def test_the_summary_reports_copies_beyond_chance_and_repeated_images() -> None:
     def line(repeats: int = 0, low: float = 0.003) -> str:
         details = {"flagged": 4, "rate": 0.01, "repeats": repeats, "calibration": {"n": 250, "left_out": 0}}
         return sentence(Score("copies", 0.01, 400, low=low, high=0.026, details=details))
@@ -143,7 +143,7 @@ def test_the_sentence_reports_copies_beyond_chance_and_samples_that_repeat() -> 
     assert line(repeats=4, low=0.02).endswith(both)
 
 
-def test_missing_held_out_images_are_one_line(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_audit(["pixels"], data)
     held_out = data.splits["val"]
     monkeypatch.setitem(data.splits, "val", held_out.take(torch.arange(0)))

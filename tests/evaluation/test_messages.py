@@ -18,7 +18,7 @@ from diffusion.study import samplers
         (["study", "sampler"], samplers, "choose_devices"),
     ],
 )
-def test_a_warning_is_printed_and_kept(command, tmp_path: Path, monkeypatch, words, module, called) -> None:
+def test_a_warning_is_printed_and_logged(command, tmp_path: Path, monkeypatch, words, module, called) -> None:
     def warn(*_: object) -> list[torch.device]:
         logging.getLogger("diffusion.metric.reference").warning("the statistics are damaged")
         return [torch.device("cpu")]
@@ -46,16 +46,16 @@ WORDS = {
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_a_word_that_sets_nothing_is_one_line(command, words) -> None:
+def test_unknown_or_malformed_arguments_give_a_one_line_error(command, words) -> None:
     assert command("train", words.split()) == (2, "", f"error: {WORDS[words]}\n")
 
 
-def test_options_may_stand_between_settings(command) -> None:
+def test_options_and_settings_can_be_mixed(command) -> None:
     assert command("train", ["seed=3", "--cfg", "job", "-p", "seed", "name=x"]) == (0, "3\n", "")
 
 
 @pytest.mark.parametrize("name", ["status", "compare", "report", "export", "watch", "prune", "reproduce", "studio"])
-def test_an_unknown_option_is_one_line(command, name) -> None:
+def test_an_unknown_option_gives_a_one_line_error(command, name) -> None:
     status, _, err = command(name, ["--nonsense", "x"])
     assert status == 2
     (line,) = err.splitlines()
@@ -63,7 +63,7 @@ def test_an_unknown_option_is_one_line(command, name) -> None:
     assert line.endswith(f"--help lists the options of python -m diffusion.{name}")
 
 
-def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
+def test_help_lists_nested_groups_with_their_config_path(command) -> None:
     _, out, _ = command("sample", ["--help"])
     listed = {line.split()[0] for line in out.partition("Settings")[0].splitlines() if "=  " in line}
     assert "unipc, run (default)" in " ".join(out.split())
@@ -76,7 +76,7 @@ def test_help_names_the_parts_of_groups_with_their_place(command) -> None:
     }
 
 
-def test_a_full_gpu_is_one_line(command, tiny) -> None:
+def test_gpu_out_of_memory_gives_a_one_line_error(command, tiny) -> None:
     status, _, err = command("train", [*tiny, "samples.n=0", "optimizer._target_=deaths.memory"])
     assert status == 2
     (line,) = err.splitlines()

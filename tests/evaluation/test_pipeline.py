@@ -19,7 +19,7 @@ def scorer(split: str, splits: dict[str, Any]) -> Scorer:
 
 
 @pytest.mark.parametrize(("reference", "others"), [("val", 1), ("test", 1), ("train", 2)])
-def test_real_images_are_never_those_of_the_reference(monkeypatch, reference: str, others: int) -> None:
+def test_the_real_baseline_never_uses_the_reference_split(monkeypatch, reference: str, others: int) -> None:
     numbered = ((1, "train"), (2, "val"), (3, "test"))
     splits = {name: SimpleNamespace(images=torch.full((9, 3, 4, 4), i)) for i, name in numbered}
     seen: list[torch.Tensor] = []
@@ -31,7 +31,7 @@ def test_real_images_are_never_those_of_the_reference(monkeypatch, reference: st
     assert len(seen[0]) == 5
 
 
-def test_what_cannot_be_scored_is_one_line() -> None:
+def test_too_few_images_for_scoring_give_a_one_line_error() -> None:
     splits = {"train": range(9), "val": range(2)}
     with pytest.raises(
         UserError,
@@ -48,7 +48,7 @@ def test_what_cannot_be_scored_is_one_line() -> None:
     scorer("train", splits).check(5, ["noise"])
 
 
-def test_a_reference_of_few_images_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_reference_split_gives_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     """The 250 images of the bundled photographs are enough."""
     scorer("val", {"train": range(900), "val": range(250)}).check(5, [])
     assert capsys.readouterr().out == ""

@@ -44,7 +44,7 @@ def data(folder: Path, shape: tuple[int, int, int]) -> list[str]:
 
 @pytest.mark.whole_report
 @pytest.mark.parametrize("kind", SHAPES)
-def test_images_of_any_shape_go_from_the_folder_to_the_report(command, tiny, folder, tmp_path, kind) -> None:
+def test_any_image_shape_works_from_the_folder_to_the_report(command, tiny, folder, tmp_path, kind) -> None:
     shape = channels, height, width = SHAPES[kind]
     status, out, err = command("train", [*tiny, *data(folder, shape), *SCORED, f"hydra.run.dir={tmp_path}/run"])
     assert status == 0, out + err
@@ -78,7 +78,7 @@ def test_images_of_any_shape_go_from_the_folder_to_the_report(command, tiny, fol
 
 
 @pytest.mark.parametrize("kind", ["grey, wide", "RGBA"])
-def test_samples_are_read_back_as_they_were_drawn(tmp_path, kind) -> None:
+def test_saved_grey_and_rgba_images_are_read_back_unchanged(tmp_path, kind) -> None:
     channels, height, width = SHAPES[kind]
     pixels = np.random.default_rng(0).integers(1, 256, (8, height, width, channels), dtype=np.uint8)
     for i, image in enumerate(pixels):
@@ -101,7 +101,7 @@ def test_a_model_of_grey_images_is_exported_for_diffusers(command, tiny, folder,
     assert np.array_equal(own.sample(3, progress=False), theirs.sample(3, progress=False))
 
 
-def test_images_of_other_channels_than_the_reference_are_not_scored(folder) -> None:
+def test_images_with_other_channels_than_the_reference_are_refused(folder) -> None:
     made = Folder(folder, [8, 12], channels=3, val=8, test=0)
     grey = torch.zeros(8, 1, 8, 12, dtype=torch.uint8)
     with pytest.raises(UserError, match="8x12 grey as RGB pixels but the reference has 8x12"):
@@ -123,7 +123,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_one_line(command, tiny, case) -> None:
+def test_incompatible_image_settings_give_one_line_errors(command, tiny, case) -> None:
     overrides, words = BAD[case]
     if "data=landscapes" in overrides:
         tiny = [word for word in tiny if not word.startswith(("data=", "data.root", "data.val", "data.test"))]

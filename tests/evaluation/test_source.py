@@ -15,7 +15,7 @@ from diffusion.report.compare import compare, gather
 from diffusion.report.formatting import sampler_text
 
 
-def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_version_includes_the_commit_and_marks_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "diffusion")
     code_version.cache_clear()
     assert code_version() == diffusion.__version__  # installed from a wheel
@@ -32,7 +32,7 @@ def test_the_code_is_named_by_version_and_commit(tmp_path: Path, monkeypatch: py
     code_version.cache_clear()
 
 
-def test_a_source_has_the_values_of_a_samplers_parts() -> None:
+def test_the_source_includes_nested_sampler_settings() -> None:
     def node(rho: float) -> dict[str, Any]:
         grid = {"_target_": "a.karras", "_partial_": True, "rho": rho, "sigma_min": None}
         clip = {"_target_": "a.clip", "_partial_": True, "limit": 1.0}
@@ -48,7 +48,7 @@ def test_a_source_has_the_values_of_a_samplers_parts() -> None:
     assert sampler_text(earlier) == "DDIM(steps=9, grid=karras)"
 
 
-def test_checkpoints_of_two_seeds_are_evaluated_to_one_row(command, tiny, tmp_path: Path) -> None:
+def test_evaluations_of_two_seeds_are_combined_in_one_row(command, tiny, tmp_path: Path) -> None:
     for seed in (0, 1):
         status, out, err = command("train", [*tiny, "trainer.max_steps=1", f"seed={seed}", f"hydra.run.dir=run{seed}"])
         assert status == 0, out + err

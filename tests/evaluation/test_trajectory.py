@@ -15,7 +15,7 @@ from diffusion.report import figures
 
 
 @pytest.mark.parametrize("steps", [1, 3, 99, 100, 101, 150, 199, 200, 1000])
-def test_at_most_a_hundred_steps_are_kept_the_first_and_the_last_among_them(steps: int, tmp_path: Path) -> None:
+def test_at_most_100_steps_are_kept_including_the_first_and_last(steps: int, tmp_path: Path) -> None:
     frames, x = Frames(DDIM(steps=steps), linear()), torch.zeros(9, 3, 2, 2)
     for first in (0, 9):
         for k in range(1, steps + 1):
@@ -34,7 +34,7 @@ def test_at_most_a_hundred_steps_are_kept_the_first_and_the_last_among_them(step
     ("schedule", "levels"),
     [(linear(), ["17.25", "3.424", "0.9529", "0"]), (Flow(), ["3", "1", "0.3333", "0"])],  # sqrt(1/ᾱ − 1); t/(1 − t)
 )
-def test_under_each_picture_stand_its_time_and_its_noise_level(schedule: figures.Schedule, levels: list[str]) -> None:
+def test_each_column_is_labelled_with_its_time_and_noise_level(schedule: figures.Schedule, levels: list[str]) -> None:
     figure = figures.trajectory(torch.zeros(4, 2, 3, 4, 4, dtype=torch.uint8), [0.75, 0.5, 0.25, 0.0], schedule)
     *shown, label = [text.get_text() for text in figure.texts]
     assert shown == [f"{t}\n{level}" for t, level in zip((750, 500, 250, 0), levels, strict=True)]

@@ -43,7 +43,7 @@ def drawn(denoiser: Denoiser, grid: str, steps: int, noise: torch.Tensor, kind: 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_table_has_all_that_ddim_needs(name: str) -> None:
+def test_the_exported_coefficients_reproduce_ddim(name: str) -> None:
     schedule, prediction, grid = CASES[name]
     denoiser = Denoiser(network(), schedule, prediction)
     config = {"sampler": {"_target_": "diffusion.process.sampler.DDIM", "steps": 9,
@@ -62,11 +62,11 @@ def test_a_table_has_all_that_ddim_needs(name: str) -> None:
         assert torch.allclose(x.float(), drawn(denoiser, grid, steps, noise), atol=1e-4)
 
 
-def test_numbers_of_steps_that_the_schedule_does_not_have_are_left_out() -> None:
+def test_step_counts_beyond_the_schedule_are_left_out() -> None:
     assert [*tables(Denoiser(network(), schedules.linear(20), Eps()), {})] == ["5", "10"]
 
 
-def test_the_browser_draws_what_torch_draws(chromium: Any, tmp_path: Path) -> None:
+def test_the_browser_draws_the_same_images_as_torch(chromium: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed (the extra web)")
     schedule, prediction, grid = CASES["cosine, v"]
     denoiser = Denoiser(network(classes=3), schedule, prediction)
@@ -98,7 +98,7 @@ def test_the_browser_draws_what_torch_draws(chromium: Any, tmp_path: Path) -> No
         assert seen.errors == []
 
 
-def test_without_the_exporter_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_onnx_exporter_is_reported_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"pip install 'diffusion-experiments\[web\]'"):
         network_onnx(network(), (3, 8, 8))

@@ -24,7 +24,9 @@ MEANT = {
 }
 
 
-def test_in_every_command(command, trained, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ckpt_can_be_a_run_folder_or_last(
+    command, trained, tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for ckpt, file in MEANT.items():
         status, out, err = command("export", [ckpt])
         assert (status, err) == (0, "")
@@ -44,7 +46,7 @@ def test_in_every_command(command, trained, tiny, tmp_path: Path, monkeypatch: p
         assert command(name, [*words, "ckpt=outputs/x/a"])[2] == f"error: it is {MEANT['outputs/x/a']}\n"
 
 
-def test_none(command, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_gives_a_one_line_error(command, tmp_path: Path) -> None:
     (tmp_path / "outputs/x").mkdir(parents=True)
     for ckpt, line in {
         "last": "ckpt=last: no run in outputs has a checkpoint; ",
@@ -53,7 +55,7 @@ def test_none(command, tmp_path: Path) -> None:
         assert command("sample", [f"ckpt={ckpt}"])[2] == f"error: {line}name a run's folder, or a checkpoint\n"
 
 
-def test_a_run_of_another_name_is_not_resumed(command, trained, tiny, tmp_path: Path) -> None:
+def test_ckpt_last_does_not_resume_a_run_with_another_name(command, trained, tiny, tmp_path: Path) -> None:
     words = [*tiny, "ckpt=last", "name=nothinghere", "hydra.run.dir=outputs/x/c"]
     status, _, err = command("train", words)
     assert (status, err) == (

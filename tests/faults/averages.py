@@ -8,38 +8,43 @@ MATHEMATICS = "process/test_averaging.py"
 TRAINING = "training/test_power.py"
 USE = "evaluation/test_averages.py"
 RECURRENCE = f"{TRAINING}::test_the_averages_follow_their_recurrence_and_the_first_is_used"
-RESUMED = f"{TRAINING}::test_a_run_resumed_in_another_folder_is_the_same_run_with_its_snapshots"
-BACK = f"{TRAINING}::test_a_run_that_goes_back_in_its_folder_keeps_no_snapshot_of_what_it_gave_up"
-LOST = f"{TRAINING}::test_a_snapshot_that_is_lost_is_left_behind_and_said"
+RESUMED = f"{TRAINING}::test_resuming_in_another_folder_gives_the_same_run_and_snapshots"
+BACK = f"{TRAINING}::test_resuming_from_an_earlier_step_removes_later_snapshots"
+LOST = f"{TRAINING}::test_a_damaged_snapshot_is_reported_and_not_copied"
 SPREAD = f"{TRAINING}::test_snapshots_are_spread_over_the_run"
-LEFT_OUT = f"{TRAINING}::test_a_step_left_out_makes_no_second_snapshot"
-SETTINGS = f"{TRAINING}::test_settings_that_cannot_be_are_one_line"
-ROOM = f"{TRAINING}::test_snapshots_for_which_there_is_no_room_are_refused_before_the_first_step"
-TAKEN = f"{TRAINING}::test_a_run_whose_folder_was_taken_writes_no_snapshot"
-UNWRITTEN = f"{TRAINING}::test_a_snapshot_that_cannot_be_written_is_one_line"
-OTHER_LENGTHS = f"{TRAINING}::test_other_lengths_are_refused_when_a_run_is_resumed"
-MADE = f"{TRAINING}::test_a_length_made_afterwards_is_the_one_that_was_tracked"
-ALONE = f"{TRAINING}::test_a_tracked_length_is_exact_and_needs_no_snapshot"
+LEFT_OUT = f"{TRAINING}::test_a_skipped_step_makes_no_second_snapshot"
+SETTINGS = f"{TRAINING}::test_invalid_power_ema_settings_give_one_line_errors"
+ROOM = f"{TRAINING}::test_snapshots_that_exceed_the_free_space_are_refused_before_training"
+TAKEN_OVER = f"{TRAINING}::test_a_run_writes_no_snapshot_after_its_folder_was_taken_over"
+UNWRITTEN = f"{TRAINING}::test_a_failed_snapshot_write_gives_a_one_line_error"
+OTHER_LENGTHS = f"{TRAINING}::test_changed_ema_lengths_are_refused_on_resume"
+MADE = f"{TRAINING}::test_an_average_reconstructed_from_snapshots_equals_a_tracked_one"
+TRACKED = f"{TRAINING}::test_a_tracked_length_is_exact_and_needs_no_snapshot"
 TWO = "reliability/test_power.py"
-NOT_THE_RUNS = f"{USE}::test_a_snapshot_that_is_not_the_runs_is_one_line"
-MALFORMED = f"{USE}::test_a_malformed_state_of_averages_is_one_line"
-BEYOND = f"{USE}::test_a_length_beyond_the_snapshots_is_one_line"
-NONE = f"{USE}::test_a_run_without_snapshots_is_one_line"
-APART = f"{USE}::test_scores_of_lengths_are_told_apart"
+NOT_THE_RUNS = f"{USE}::test_an_invalid_snapshot_gives_a_one_line_error"
+MALFORMED = f"{USE}::test_a_malformed_state_of_averages_gives_a_one_line_error"
+TOO_FAR = f"{USE}::test_a_length_not_covered_by_the_snapshots_gives_a_one_line_error"
+NONE = f"{USE}::test_a_run_without_snapshots_gives_a_one_line_error"
+APART = f"{USE}::test_scores_of_different_average_lengths_are_distinguished"
 EXPORTED = f"{USE}::test_an_exported_average_keeps_its_length"
-PRUNED = f"{USE}::test_snapshots_stay_of_a_pruned_run_but_where_only_the_weights_do"
-POINTED = f"{USE}::test_the_group_of_training_is_pointed_to_the_weights"
-REPEATED = f"{USE}::test_two_snapshots_of_as_many_updates_are_one"
+PRUNED = f"{USE}::test_pruning_keeps_the_snapshots_unless_only_weights_are_kept"
+POINTED = f"{USE}::test_setting_ema_outside_training_suggests_weights"
+REPEATED = f"{USE}::test_snapshots_with_the_same_number_of_updates_count_once"
 
 FAULTS = [
     Fault("decay: γ instead of γ + 1", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / n) ** gamma", MATHEMATICS),
-    Fault("decay: a step late", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / (n + 1)) ** (gamma + 1)", MATHEMATICS),
-    Fault("length: γ + 2 under the root", "((gamma + 2) * (gamma + 3) ** 0.5)", "((gamma + 2) ** 1.5)", MATHEMATICS),
-    Fault("gamma: another cubic", "[1, 7, 16 - t, 12 - t]", "[1, 7, 16 - t, 12]", MATHEMATICS),
-    Fault("gamma: another root", ".real.max())", ".real.min())", MATHEMATICS),
-    Fault("gamma: any length", "if not 0 < length <= LONGEST:", "if False:", MATHEMATICS),
+    Fault("decay: delayed by one step", "(1 - 1 / n) ** (gamma + 1)", "(1 - 1 / (n + 1)) ** (gamma + 1)", MATHEMATICS),
     Fault(
-        "inner product: γ of the earlier",
+        "length: √(γ + 2) instead of √(γ + 3)",
+        "((gamma + 2) * (gamma + 3) ** 0.5)",
+        "((gamma + 2) ** 1.5)",
+        MATHEMATICS,
+    ),
+    Fault("gamma: wrong coefficient in the cubic", "[1, 7, 16 - t, 12 - t]", "[1, 7, 16 - t, 12]", MATHEMATICS),
+    Fault("gamma: the wrong root of the cubic", ".real.max())", ".real.min())", MATHEMATICS),
+    Fault("gamma: a length out of range is accepted", "if not 0 < length <= LONGEST:", "if False:", MATHEMATICS),
+    Fault(
+        "inner product: γ of the earlier profile instead of the later",
         "torch.where(n_i <= n_j, gamma_j, gamma_i)",
         "torch.where(n_i <= n_j, gamma_i, gamma_j)",
         MATHEMATICS,
@@ -51,67 +56,87 @@ FAULTS = [
         MATHEMATICS,
     ),
     Fault(
-        "inner product: over the earlier step",
+        "inner product: divided by the earlier step instead of the later",
         "gamma_j + 1) * torch.maximum(n_i, n_j))",
         "gamma_j + 1) * torch.minimum(n_i, n_j))",
         MATHEMATICS,
     ),
-    Fault("coefficients: the scale is left in", "b / norms) / norms\n", "b / norms)\n", MATHEMATICS),
-    Fault("coefficients: their sum is not 1", "    x = x / x.sum()\n", "", MATHEMATICS),
-    Fault("missing: its square", "max(0.0, missing) ** 0.5", "max(0.0, missing)", MATHEMATICS),
-    Fault("missing: a term", "(square - 2 * x @ b + x @ A @ x)", "(square - x @ b)", MATHEMATICS),
+    Fault("coefficients: not divided by the norms", "b / norms) / norms\n", "b / norms)\n", MATHEMATICS),
+    Fault("coefficients: not normalised to sum 1", "    x = x / x.sum()\n", "", MATHEMATICS),
+    Fault("missing: its square instead of itself", "max(0.0, missing) ** 0.5", "max(0.0, missing)", MATHEMATICS),
     Fault(
-        "average: the second has the first's decay",
+        "missing: a term of the square is left out", "(square - 2 * x @ b + x @ A @ x)", "(square - x @ b)", MATHEMATICS
+    ),
+    Fault(
+        "average: the second uses the decay of the first",
         "self.weights, 1 - decay(gamma, self.updates)",
         "self.weights, 1 - decay(self.gammas[0], self.updates)",
         RECURRENCE,
     ),
     Fault(
-        "average: the last is used", "return decay(self.gammas[0], n)", "return decay(self.gammas[-1], n)", RECURRENCE
+        "average: the main average has the last length instead of the first",
+        "return decay(self.gammas[0], n)",
+        "return decay(self.gammas[-1], n)",
+        RECURRENCE,
     ),
-    Fault("average: moves when a step is left out", "        if self.updates > n:\n", "        if True:\n", LEFT_OUT),
     Fault(
-        "snapshots: at the first step too",
+        "average: moves although the step was skipped", "        if self.updates > n:\n", "        if True:\n", LEFT_OUT
+    ),
+    Fault(
+        "snapshots: written at every step",
         "> (step - 1) * self.snapshots // total",
         ">= (step - 1) * self.snapshots // total",
         SPREAD,
     ),
     Fault(
-        "snapshots: two of as many updates", "or any(n == self.updates for n, _ in self.written.values())", "", LEFT_OUT
+        "snapshots: a second one with the same number of updates",
+        "or any(n == self.updates for n, _ in self.written.values())",
+        "",
+        LEFT_OUT,
     ),
     Fault(
-        "snapshots: in a folder that was taken",
+        "snapshots: written to a folder that another run has taken over",
         "                callback.record.check_owner()\n",
         "                pass\n",
-        TAKEN,
+        TAKEN_OVER,
     ),
     Fault(
-        "snapshots: a failure is a traceback",
+        "snapshots: a failed write ends in a traceback",
         "files.save(self.named(), file)\n        except OSError as",
         "files.save(self.named(), file)\n        except ZeroDivisionError as",
         UNWRITTEN,
     ),
     Fault(
-        "snapshots: no room",
+        "snapshots: free disk space is not checked",
         'free_space(folder)\n        if needed > free:\n            raise UserError(\n                f"{folder}',
         'free_space(folder)\n        if False:\n            raise UserError(\n                f"{folder}',
         ROOM,
     ),
     Fault(
-        "snapshots: each process writes",
+        "snapshots: every process writes one",
         "self.is_due(self.step, total) and trainer.is_global_zero",
         "self.is_due(self.step, total)",
         TWO,
     ),
-    Fault("settings: a length twice", "if len(set(self.lengths)) < len(self.lengths):", "if False:", SETTINGS),
     Fault(
-        "settings: a number for a choice",
+        "settings: a repeated length is accepted",
+        "if len(set(self.lengths)) < len(self.lengths):",
+        "if False:",
+        SETTINGS,
+    ),
+    Fault(
+        "settings: a number instead of a choice is not explained",
         're.fullmatch(r"null|[-+.\\d][-+.\\de]*", value)',
         'value == "null"',
         SETTINGS,
     ),
-    Fault("settings: a number for the group ema", 'if key == "ema" and command != "train":', "if False:", POINTED),
-    Fault("resume: other lengths", '"ema._target_", "ema.lengths")', '"ema._target_")', OTHER_LENGTHS),
+    Fault(
+        "settings: ema=NUMBER does not suggest weights=NUMBER",
+        'if key == "ema" and command != "train":',
+        "if False:",
+        POINTED,
+    ),
+    Fault("resume: other lengths are not refused", '"ema._target_", "ema.lengths")', '"ema._target_")', OTHER_LENGTHS),
     Fault("resume: the second average is lost", "average.copy_(self.saved[repr(length)][name])", "pass", RESUMED),
     Fault(
         "resume: the list of snapshots is lost",
@@ -120,72 +145,103 @@ FAULTS = [
         RESUMED,
     ),
     Fault(
-        "resume: the snapshots stay behind", "                link(source, files.snapshot(here, step))\n", "", RESUMED
+        "resume: snapshots are not linked into the new folder",
+        "                link(source, files.snapshot(here, step))\n",
+        "",
+        RESUMED,
     ),
     Fault(
-        "resume: a torn snapshot is taken along",
+        "resume: a damaged snapshot is linked into the new folder",
         "            try:\n                storage.verify(source, sealed=True)\n",
         "            try:\n                pass\n",
         LOST,
     ),
-    Fault("resume: a lost snapshot stays in the list", "                del self.written[step]\n", "", LOST),
+    Fault("resume: a missing snapshot stays in the list", "                del self.written[step]\n", "", LOST),
     Fault(
-        "resume: snapshots of later steps stay",
+        "resume: snapshots of discarded later steps are not deleted",
         "                if step not in self.written:\n                    file.unlink()",
         "                pass",
         BACK,
     ),
     Fault(
-        "made: the checkpoint's averages are left out", "times = [*listed, state.updates]", "times = [*listed]", MADE
+        "reconstruction: the averages in the checkpoint are not used",
+        "times = [*listed, state.updates]",
+        "times = [*listed]",
+        MADE,
     ),
     Fault(
-        "made: a tracked one is combined",
+        "reconstruction: a tracked average is not returned as it is",
         "is not None:\n        return dict(tracked)",
         "is None:\n        return dict(own)",
-        ALONE,
+        TRACKED,
     ),
-    Fault("made: of whatever there is", "if missing > WORST:", "if False:", BEYOND),
-    Fault("made: the raw weights", "{**averaged, **averages.of_length(contents, path, weights)}", "averaged", APART),
-    Fault("made: it is called ema", 'f"ema {weights:g}"', '"ema"', APART),
+    Fault("reconstruction: an inaccurate average is accepted", "if missing > WORST:", "if False:", TOO_FAR),
     Fault(
-        "made: of a run without averages",
+        "reconstruction: the requested length is ignored",
+        "{**averaged, **averages.of_length(contents, path, weights)}",
+        "averaged",
+        APART,
+    ),
+    Fault("reconstruction: the result is labelled ema without its length", 'f"ema {weights:g}"', '"ema"', APART),
+    Fault(
+        "reconstruction: a run without averages is not refused",
         "    if not isinstance(state, Mapping):\n        raise",
         "    if state == 0:\n        raise",
         NONE,
     ),
     Fault(
-        "made: of two snapshots of one step",
+        "reconstruction: two snapshots with equal updates are both used",
         "listed = state.averages, {n: (step, key)",
         "listed = state.averages, {n + step / 1e9: (step, key)",
         REPEATED,
     ),
-    Fault("snapshot: of another step", "if hash_of(found) != expected:", "if False:", NOT_THE_RUNS),
-    Fault("snapshot: of something else", "    if not _are_averages(found):\n", "    if False:\n", NOT_THE_RUNS),
-    Fault("snapshot: of other averages", "if _shapes(found) != _shapes(own):", "if False:", NOT_THE_RUNS),
+    Fault("snapshot: the hash is not verified", "if hash_of(found) != expected:", "if False:", NOT_THE_RUNS),
     Fault(
-        "snapshot: a damaged one is a traceback",
+        "snapshot: a file with other contents is accepted",
+        "    if not _are_averages(found):\n",
+        "    if False:\n",
+        NOT_THE_RUNS,
+    ),
+    Fault(
+        "snapshot: averages of other lengths or shapes are accepted",
+        "if _shapes(found) != _shapes(own):",
+        "if False:",
+        NOT_THE_RUNS,
+    ),
+    Fault(
+        "snapshot: a damaged one ends in a traceback",
         '    except storage.Damaged as error:\n        raise UserError(\n            f"{asked}',
         '    except ZeroDivisionError as error:\n        raise UserError(\n            f"{asked}',
         NOT_THE_RUNS,
     ),
-    Fault("state: malformed averages", "and _are_averages(averages) and", "and", MALFORMED),
-    Fault("state: malformed snapshots", "and _are_listed(listed)):", "):", MALFORMED),
-    Fault("state: no updates", "type(updates) is int and updates > 0", "type(updates) is int", MALFORMED),
-    Fault("state: odd lengths", "and all(map(_is_length, value))", "", MALFORMED),
-    Fault("state: parameters of other shapes", "all(each == shapes[0] for each in shapes) and", "", MALFORMED),
-    Fault("exported: the length is lost", '        contents["weights"] = kind\n', "", EXPORTED),
-    Fault("exported: it counts as raw", 'r"ema( 0\\.\\d+)?"', 'r"ema"', EXPORTED),
+    Fault("state: malformed averages are accepted", "and _are_averages(averages) and", "and", MALFORMED),
+    Fault("state: a malformed list of snapshots is accepted", "and _are_listed(listed)):", "):", MALFORMED),
     Fault(
-        "pruned: snapshots stay",
+        "state: a number of updates below 1 is accepted",
+        "type(updates) is int and updates > 0",
+        "type(updates) is int",
+        MALFORMED,
+    ),
+    Fault("state: malformed lengths are accepted", "and all(map(_is_length, value))", "", MALFORMED),
+    Fault(
+        "state: averages with different shapes are accepted",
+        "all(each == shapes[0] for each in shapes) and",
+        "",
+        MALFORMED,
+    ),
+    Fault("export: the length of the average is lost", '        contents["weights"] = kind\n', "", EXPORTED),
+    Fault("export: averaged weights count as raw", 'r"ema( 0\\.\\d+)?"', 'r"ema"', EXPORTED),
+    Fault(
+        "pruning: snapshots are never deleted",
         'return [*files, *averages.snapshots(folder / "checkpoints").values()]',
         "return files",
         PRUNED,
     ),
     Fault(
-        "pruned: snapshots always go",
+        "pruning: snapshots are always deleted",
         "    if weights:\n        return [*files, *averages",
         "    if True:\n        return [*files, *averages",
         PRUNED,
     ),
-    Fault("pruned: an empty folder stays", "        snapshots.rmdir()\n", "        pass\n", PRUNED),
+    Fault("pruning: the empty snapshot folder is not removed", "        snapshots.rmdir()\n", "        pass\n", PRUNED),
 ]

@@ -5,32 +5,32 @@ import lightning.pytorch  # noqa: F401
 from faults.fault import Fault
 
 TESTS = "data/test_labels.py"
-SPLIT = f"{TESTS}::test_a_split_gives_and_takes_labels_with_its_images"
-DEVICE = f"{TESTS}::test_classes_go_to_the_device_without_waiting"
-COMPARED = f"{TESTS}::test_what_a_resumed_run_compares_has_the_labels_and_nothing_else_without_them"
-FIT = f"{TESTS}::test_labels_that_do_not_fit_the_classes_are_one_line"
-TRAINED = f"{TESTS}::test_a_class_without_training_images_is_one_line"
-RARE = f"{TESTS}::test_a_class_too_small_for_the_training_split_is_one_line"
-TABLE = f"{TESTS}::test_a_table_that_does_not_fit_is_one_line"
-MARKED = f"{TESTS}::test_a_table_gives_the_classes"
-ODD = f"{TESTS}::test_a_table_names_files_that_are_not_used_and_names_that_are_not_text"
-STRAY = f"{TESTS}::test_an_image_without_a_folder_is_one_line"
-ALONE = f"{TESTS}::test_one_class_is_nothing_to_tell_apart"
-TWICE = f"{TESTS}::test_the_same_picture_with_two_labels_is_reported_and_the_first_is_kept"
-LEFT_OUT = f"{TESTS}::test_files_left_out_move_no_label"
+SPLIT = f"{TESTS}::test_a_split_selects_labels_together_with_its_images"
+DEVICE = f"{TESTS}::test_classes_are_transferred_to_the_device_asynchronously"
+COMPARED = f"{TESTS}::test_the_resume_keys_include_labels_only_for_labelled_data"
+FIT = f"{TESTS}::test_labels_not_matching_the_classes_give_a_one_line_error"
+TRAINED = f"{TESTS}::test_a_class_without_training_images_gives_a_one_line_error"
+RARE = f"{TESTS}::test_a_class_missing_from_the_training_split_gives_a_one_line_error"
+TABLE = f"{TESTS}::test_an_invalid_label_table_gives_a_one_line_error"
+MARKED = f"{TESTS}::test_a_csv_table_assigns_the_classes"
+UNUSED_FILES = f"{TESTS}::test_a_table_may_contain_unused_files_and_undecodable_names"
+UNLABELLED = f"{TESTS}::test_an_image_outside_the_class_folders_gives_a_one_line_error"
+SINGLE_CLASS = f"{TESTS}::test_a_single_class_is_refused"
+TWICE = f"{TESTS}::test_an_image_with_two_labels_is_reported_and_keeps_the_first"
+LEFT_OUT = f"{TESTS}::test_skipped_files_do_not_shift_the_labels"
 TILES = f"{TESTS}::test_tiles_have_the_class_of_their_photograph"
-SCENES = f"{TESTS}::test_tiles_of_the_landscapes_have_the_scene_of_their_photograph"
-CIFAR = "data/test_cifar10.py::test_each_image_has_its_class_if_labels_are_asked_for"
+SCENES = f"{TESTS}::test_landscape_tiles_have_the_scene_of_their_photograph"
+CIFAR = "data/test_cifar10.py::test_each_image_has_its_class_if_labels_are_requested"
 
 FAULTS = [
     Fault(
-        "a chosen image has another's label",
+        "chosen images get the labels of other images",
         "labels = None if self.labels is None else self.labels[index]",
         "labels = self.labels",
         SPLIT,
     ),
     Fault(
-        "a batch has the first labels",
+        "every batch gets the first labels",
         "classes = None if self.labels is None else self.labels[index]",
         "classes = None if self.labels is None else self.labels[: len(index)]",
         SPLIT,
@@ -41,87 +41,105 @@ FAULTS = [
         "classes=batch.classes",
         DEVICE,
     ),
-    Fault("classes are waited for", "batch.classes.to(device, non_blocking=True)", "batch.classes.to(device)", DEVICE),
-    Fault("other labels go unnoticed", "[(name, split.label_key) for", "[(name, len(split)) for", COMPARED),
     Fault(
-        "other names of classes go unnoticed",
+        "moving the classes to the device blocks",
+        "batch.classes.to(device, non_blocking=True)",
+        "batch.classes.to(device)",
+        DEVICE,
+    ),
+    Fault(
+        "changed labels are not detected on resume", "[(name, split.label_key) for", "[(name, len(split)) for", COMPARED
+    ),
+    Fault(
+        "changed class names are not detected on resume",
         "digest(self.classes, [(name",
         "digest(len(self.classes), [(name",
         COMPARED,
     ),
-    Fault("labels beyond the classes", "if len(n) != len(classes)]", "if False]", FIT),
+    Fault("labels beyond the number of classes are accepted", "if len(n) != len(classes)]", "if False]", FIT),
     Fault(
-        "a class without training images",
+        "the classes of the splits are not checked",
         "            check_classes(splits, self.classes, self.missing_class)\n",
         "",
         TRAINED,
     ),
     Fault(
-        "a class with validation images alone",
+        "a class without training images is accepted",
         'counts["train"], strict=True) if n == 0]',
         'counts["train"], strict=True) if n < 0]',
         RARE,
     ),
-    Fault("the row of an unknown file", "if unknown := sorted(table.keys() - set(known)):", "if unknown := []:", TABLE),
     Fault(
-        "a row without a label", "if empty := [name for name, label in rows if not label]:", "if empty := []:", TABLE
+        "a row for an unknown file is accepted",
+        "if unknown := sorted(table.keys() - set(known)):",
+        "if unknown := []:",
+        TABLE,
     ),
     Fault(
-        "two labels of one file",
+        "a row without a label is accepted",
+        "if empty := [name for name, label in rows if not label]:",
+        "if empty := []:",
+        TABLE,
+    ),
+    Fault(
+        "two labels of one file are accepted",
         "if twice := [name for name, label in rows if table[name] != label]:",
         "if twice := []:",
         TABLE,
     ),
     Fault(
-        "a column is missing",
+        "a missing column is not reported",
         "if missing := [column for column in COLUMNS if column not in columns]:",
         "if missing := []:",
         TABLE,
     ),
     Fault(
-        "a table that is no table", "except (OSError, csv.Error) as error:", "except FileExistsError as error:", TABLE
+        "an unreadable table ends in a traceback",
+        "except (OSError, csv.Error) as error:",
+        "except FileExistsError as error:",
+        TABLE,
     ),
-    Fault("a spreadsheet's mark is a column's name", 'encoding="utf-8-sig"', 'encoding="utf-8"', MARKED),
-    Fault("files that are not used are unknown", ', *(entry["path"] for entry in self.report)', "", ODD),
+    Fault("a byte order mark becomes part of a column's name", 'encoding="utf-8-sig"', 'encoding="utf-8"', MARKED),
+    Fault("table rows for unused files are refused", ', *(entry["path"] for entry in self.report)', "", UNUSED_FILES),
     Fault(
-        "an image has no label",
+        "an image without a label is not reported",
         "if without := [name for name in photos if name not in label]:",
         "if without := []:",
-        STRAY,
+        UNLABELLED,
     ),
-    Fault("a class alone", "if len(classes) < 2:", "if False:", ALONE),
+    Fault("a single class is accepted", "if len(classes) < 2:", "if False:", SINGLE_CLASS),
     Fault(
-        "a class of which no image is usable",
+        "a class without usable images is kept",
         "classes = sorted({label[name] for name in photos})",
         "classes = sorted(set(label.values()))",
         LEFT_OUT,
     ),
     Fault(
-        "one picture with two labels",
+        "contradictory labels of one picture are not reported",
         "differ = own is not None and other is not None and own != other",
         "differ = False",
         TWICE,
     ),
     Fault(
-        "a tile is a file",
+        "a tile is looked up by its own name instead of its file",
         "return images.names if self.tiles is None else images.sources",
         "return images.names",
         TILES,
     ),
     Fault(
-        "a bundled tile is a photograph",
+        "a bundled tile is looked up by its own name",
         "labelled(split, split.sources, scene",
         "labelled(split, split.names, scene",
         SCENES,
     ),
     Fault(
-        "landscapes: always with classes",
+        "landscapes: classes even if not requested",
         "        if self.labels:\n            scene",
         "        if True:\n            scene",
         SCENES,
     ),
     Fault(
-        "CIFAR-10: always with classes",
+        "CIFAR-10: classes even if not requested",
         "        if not self.labels:\n            return Split(images, names)\n",
         "",
         CIFAR,

@@ -1,4 +1,4 @@
-"""Faults in the safeguards against settings of a wrong type, and against resuming with another recipe."""
+"""Faults in the safeguards against settings of a wrong type, and against resuming with other settings."""
 
 # Libraries are imported here once, not in each copy's process, for speed; the project itself is not.
 import lightning.pytorch  # noqa: F401
@@ -6,12 +6,12 @@ import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from faults.fault import Fault
 
-BAD = "training/test_bad_input.py::test_a_setting_is_refused_before_any_image_is_read"
-KINDS = "test_settings.py::test_arguments_are_what_their_annotations_say"
-ON = "training/test_resume.py"
-OTHER = f"{ON}::test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was"
+BAD = "training/test_bad_input.py::test_invalid_settings_are_refused_before_any_image_is_read"
+KINDS = "test_settings.py::test_arguments_are_checked_against_their_annotations"
+RESUME = "training/test_resume.py"
+OTHER = f"{RESUME}::test_incompatible_settings_on_resume_are_refused_without_changing_the_run"
 
-FOLLOWED = "training/test_train_command.py::test_what_follows_other_settings_makes_a_complete_job_no_other_one"
+FOLLOWED = "training/test_train_command.py::test_derived_settings_do_not_make_a_complete_job_run_again"
 
 FAULTS = [
     Fault(
@@ -28,51 +28,80 @@ FAULTS = [
         BAD,
     ),
     Fault(
-        "what is made late is checked late",
+        "parts that are built later are not checked early",
         "            check_node(settings.model_dump().get(group), group)\n",
         "            pass\n",
         BAD,
     ),
-    Fault("true is a whole number", "ConfigDict(strict=True, protected", "ConfigDict(strict=False, protected", BAD),
-    Fault("NaN is a number", "if math.isnan(value):", "if False:", BAD),
-    Fault("a text is a list of letters", "    if isinstance(value, PLAIN):\n", "    if False:\n", KINDS),
-    Fault("a parent's arguments are unknown", "for parent in target.__mro__ if", "for parent in [target] if", KINDS),
     Fault(
-        "any parent's arguments are known",
+        "true is accepted as an integer", "ConfigDict(strict=True, protected", "ConfigDict(strict=False, protected", BAD
+    ),
+    Fault("NaN is accepted as a number", "if math.isnan(value):", "if False:", BAD),
+    Fault(
+        "plain values are accepted in place of an object",
+        "    if isinstance(value, PLAIN):\n",
+        "    if False:\n",
+        KINDS,
+    ),
+    Fault(
+        "arguments of a parent class are unknown", "for parent in target.__mro__ if", "for parent in [target] if", KINDS
+    ),
+    Fault(
+        "arguments of parents are accepted without **kwargs",
         "        if inspect.Parameter.VAR_KEYWORD not in kinds:\n            break",
         "        if False:\n            break",
         KINDS,
     ),
-    Fault("a choice that is not there", 'at.MinLen(1), Words("a choice', 'Words("a choice', BAD),
-    Fault("no settings at all", "    if field.annotation is model:\n", "    if False:\n", BAD),
+    Fault("an empty choice is accepted", 'at.MinLen(1), Words("a choice', 'Words("a choice', BAD),
     Fault(
-        "a run goes on with the defaults",
+        "a single value for nested settings is not explained",
+        "    if field.annotation is model:\n",
+        "    if False:\n",
+        BAD,
+    ),
+    Fault(
+        "a run resumes with the default settings",
         'resumed = resume.resumed_run(words) if name == "train" else None',
         "resumed = None",
-        ON,
+        RESUME,
     ),
     Fault(
-        "its words drown the new ones",
+        "new overrides are ignored on resume",
         "        for override in self.overrides:\n            for place",
         "        for override in self.overrides[:0]:\n            for place",
-        ON,
+        RESUME,
     ),
-    Fault("another diffusion goes on", "if key.startswith(FIXED)", "if False", OTHER),
-    Fault("another recipe in silence", "if key.startswith(REPORTED)", "if False", ON),
-    Fault("a refusal is the run's end", 'if "steps" in self.content or not self.previous:', "if True:", OTHER),
-    Fault("complete, but for what has followed", 'config | record.content.get("asked", {})', "config", FOLLOWED),
-    Fault("complete, and run again", ' or settings.ckpt == "auto") and is_complete', ") and is_complete", ON),
-    Fault("nothing is left to train", "if resumed.step > total or", "if False and", ON),
+    Fault("another schedule or prediction is accepted on resume", "if key.startswith(FIXED)", "if False", OTHER),
+    Fault("other settings are not reported on resume", "if key.startswith(REPORTED)", "if False", RESUME),
     Fault(
-        "validations that never come",
+        "a refused resume overwrites the record of the run",
+        'if "steps" in self.content or not self.previous:',
+        "if True:",
+        OTHER,
+    ),
+    Fault(
+        "derived settings make a complete job look changed",
+        'config | record.content.get("asked", {})',
+        "config",
+        FOLLOWED,
+    ),
+    Fault(
+        "a complete run is run again with ckpt=auto",
+        ' or settings.ckpt == "auto") and is_complete',
+        ") and is_complete",
+        RESUME,
+    ),
+    Fault("a run with no steps left is accepted", "if resumed.step > total or", "if False and", RESUME),
+    Fault(
+        "validation intervals are limited to one epoch",
         "math.ceil(interval / accumulate)",
         "math.ceil(min(interval, batches) / accumulate)",
-        ON,
+        RESUME,
     ),
     Fault(
-        "no image goes through the sampler",
+        "the sampler is not tried before training",
         '    replace_part(drawing, sampler=short)(module.denoiser, 1, torch.device("cpu"))\n',
         "",
-        ON,
+        RESUME,
     ),
 ]

@@ -34,7 +34,7 @@ def model(two_steps) -> Model:
         (["sampler=heun", "sampler.steps=2", "grid@sampler.grid=karras"], "heun", {"steps": 2, "grid": "karras"}),
     ],
 )
-def test_samples_are_those_of_the_command(command, two_steps, model, tmp_path, words, sampler, settings):
+def test_samples_are_the_same_as_those_of_the_command(command, two_steps, model, tmp_path, words, sampler, settings):
     checkpoint = two_steps / "checkpoints/last.ckpt"
     status, out, err = command(
         "sample", [f"ckpt='{checkpoint}'", "n=5", "seed=7", "hydra.run.dir=out", "device=cpu", *words]
@@ -47,7 +47,7 @@ def test_samples_are_those_of_the_command(command, two_steps, model, tmp_path, w
     assert torch.equal(images, expected)
 
 
-def test_a_run_a_checkpoint_and_an_exported_file_are_one_model(command, two_steps, model, tmp_path):
+def test_a_run_its_checkpoint_and_an_exported_file_load_the_same_model(command, two_steps, model, tmp_path):
     checkpoint = two_steps / "checkpoints/last.ckpt"
     subprocess.run(
         [sys.executable, "-m", "diffusion.export", str(checkpoint), str(tmp_path / "x.safetensors")], check=True
@@ -67,16 +67,17 @@ def test_a_sampler_can_be_an_object(model):
         ("heun", {"stepz": 3}, "stepz"),
         ("heun", {"steps": "many"}, "sampler.steps=many: expected a whole number"),
         (None, {"stepz": 3}, "sampler.stepz: the run's sampler has no such setting"),
+        (None, {"fills": True}, "sampler.fills: the run's sampler has no such setting"),
         ("heun", {"grid": "karas"}, "grid=karas: unknown choice (did you mean karras"),
     ],
 )
-def test_what_there_is_not_is_one_line(model, sampler, settings, words):
+def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, settings, words):
     with pytest.raises(UserError) as refused:
         model.sample(1, sampler, **settings)
     assert words in str(refused.value)
 
 
-def test_scores_are_those_of_the_command(command, photos, tmp_path):
+def test_scores_are_the_same_as_those_of_the_command(command, photos, tmp_path):
     status, out, err = command(
         "evaluate",
         [f"images='{photos}'", "data=folder", f"data.root='{photos}'", "data.resolution=24", "features=lite0",
@@ -93,7 +94,7 @@ def test_scores_are_those_of_the_command(command, photos, tmp_path):
     assert scores["fd_lite0"].reference.split == "val"
 
 
-def test_the_bundled_photographs_are_the_reference_and_hydra_is_left_as_it_was():
+def test_scoring_against_bundled_photographs_leaves_hydra_unchanged():
     before = GlobalHydra.instance().hydra
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     score = diffusion.score(images, reference="landscapes", split="test", features="lite0", device="cpu")["fd_lite0"]

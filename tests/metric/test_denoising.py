@@ -6,7 +6,7 @@ import torch
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 
 
-def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
+def test_denoising_error_is_averaged_over_all_examples_and_per_bin() -> None:
     metric = DenoisingError(num_bins=4)
     metric.update(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.1, 0.25, 0.26]))
     metric.update(torch.tensor([10.0]), torch.tensor([1.0]))
@@ -18,7 +18,7 @@ def test_denoising_error_is_the_mean_over_all_and_by_bin() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_row_of_a_table_is_in_its_bin(dtype: torch.dtype) -> None:
+def test_every_timestep_of_a_discrete_schedule_falls_into_its_bin(dtype: torch.dtype) -> None:
     """Row i of T = 1000 is in bin ⌈i/100⌉ − 1, also at the edges 100, 200, …, regardless of the rounding of i/T."""
     i = torch.arange(1, 1001)
     metric = DenoisingError()
@@ -61,7 +61,7 @@ def test_the_sums_stay_on_the_cpu_for_a_device_without_float64() -> None:
     assert float(metric.compute()["mse"]) == 1.0
 
 
-def test_the_grid_depends_on_seed_index_and_draw_only() -> None:
+def test_the_grid_depends_only_on_seed_index_and_draw() -> None:
     grid, like = FrozenGrid(draws=2, seed=3), torch.zeros(6, 3, 4, 4)
     index = torch.tensor([5, 0, 7, 2090, 1, 40])
     t, eps = grid.t(index, 1), grid.noise(index, 1, like)
@@ -91,7 +91,7 @@ def test_the_grid_covers_all_times_evenly(n: int, draws: int, rows: int | None) 
         assert torch.equal((t * rows).round() / rows, t)
 
 
-def test_the_draws_of_one_example_are_spread() -> None:
+def test_the_draws_of_one_example_are_spread_over_all_times() -> None:
     grid = FrozenGrid(draws=10)
     t = torch.stack([grid.t(torch.tensor([17]), k) for k in range(10)]).flatten()
     assert (torch.histc(t.float(), bins=5, min=0, max=1) > 0).all()

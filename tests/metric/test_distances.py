@@ -56,7 +56,7 @@ def from_moments(mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor) -
     return float((mean_1 - mean_2).square().sum() + cov_1.trace() + cov_2.trace() - 2 * trace)
 
 
-def test_frechet_equals_sqrtm_torchmetrics_and_torch_fidelity() -> None:
+def test_frechet_distance_matches_scipy_torchmetrics_and_torch_fidelity() -> None:
     x, y = features(200, 1), features(300, 2, shift=0.3)
     (m1, s1), (m2, s2) = (tuple(map(np.asarray, statistics(z))) for z in (x, y))
     by_sqrtm = ((m1 - m2) ** 2).sum() + np.trace(s1 + s2 - 2 * scipy.linalg.sqrtm(s1 @ s2).real)
@@ -70,7 +70,7 @@ def test_frechet_equals_sqrtm_torchmetrics_and_torch_fidelity() -> None:
     assert fd(x, y) == pytest.approx(from_moments(*statistics(x), *statistics(y)), rel=1e-10)
 
 
-def test_frechet_of_gaussians_is_the_closed_form() -> None:
+def test_frechet_distance_of_gaussians_matches_the_closed_form() -> None:
     a, b = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([3.0, 1.0, 0.5]).double()
     mean = torch.tensor([1.0, -2.0, 0.0]).double()
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[0]
@@ -87,13 +87,13 @@ def test_frechet_of_gaussians_is_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize("n", [8, 200])  # fewer and more images than features: covariances of rank 7 and 64
-def test_the_distance_of_identical_sets_is_zero_and_never_negative(n: int) -> None:
+def test_frechet_distance_of_identical_sets_is_zero_and_never_negative(n: int) -> None:
     for seed in range(10):  # some would be negative by rounding
         x = features(n, seed, d=64)
         assert 0 <= fd(x, x) < 1e-10
 
 
-def test_frechet_of_singular_covariances_is_exact() -> None:
+def test_frechet_distance_of_singular_covariances_is_exact() -> None:
     """For n < D, the trace follows from the singular values of the data."""
     x, y = features(20, 1, d=64).double(), features(30, 2, d=64).double()
     cx, cy = x - x.mean(0), y - y.mean(0)
@@ -102,7 +102,7 @@ def test_frechet_of_singular_covariances_is_exact() -> None:
     assert fd(x, y) == pytest.approx(float(exact), rel=1e-10)
 
 
-def test_moments_are_float64_where_float32_would_cancel() -> None:
+def test_moments_are_computed_in_float64_to_avoid_cancellation() -> None:
     x = features(50, 4) + 1000.0
     mean, cov = moments(x)
     assert mean.dtype == cov.dtype == torch.float64
@@ -140,7 +140,7 @@ def test_mmd2_equals_its_definition_on_every_subset(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
-def test_kernel_distance_agrees_with_torchmetrics() -> None:
+def test_kernel_distance_agrees_with_torchmetrics_and_torch_fidelity() -> None:
     x, y = features(200, 9, shift=0.2), features(200, 10)
     every = torch.arange(200)[None]
     assert float(mmd2(x.double(), y.double(), every, every)[0]) == pytest.approx(
@@ -169,7 +169,7 @@ def test_kernel_distance_is_unbiased(shift: float) -> None:
     assert abs(np.mean(values) - truth) < 3 * spread / math.sqrt(40)
 
 
-def test_kernel_subsets_depend_on_the_seed_and_the_sets_only() -> None:
+def test_kernel_subsets_depend_only_on_the_seed_and_the_sets() -> None:
     x, y = features(100, 11, shift=0.1), features(80, 12)
 
     before = kid(x, y, subsets=10)
@@ -180,7 +180,7 @@ def test_kernel_subsets_depend_on_the_seed_and_the_sets_only() -> None:
     assert before[1] > 0
 
 
-def test_the_pool_is_bounded_and_ignores_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_feature_pool_is_bounded_and_ignores_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion.metric.estimate.POOL", 20)
     x = features(50, 13)
     assert pooled(x).shape == (20, 16)
@@ -195,7 +195,7 @@ def test_too_few_features_are_refused() -> None:
             compute()
 
 
-def test_frechet_influence_is_the_derivative_by_weight() -> None:
+def test_frechet_influence_is_the_derivative_with_respect_to_the_weight() -> None:
     """A slightly larger weight of an image equals one more copy of it among many copies of all images."""
     x, reference = features(30, 20).double(), Reference.of(features(50, 21, shift=0.3))
     value, influence = frechet(x, reference)
@@ -227,7 +227,7 @@ def test_frechet_extrapolates_to_infinitely_many_samples() -> None:
         FrechetInfinity(reference).measure(x[:19])
 
 
-def test_the_extrapolation_is_exact_where_the_bias_is_b_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extrapolation_is_exact_if_the_bias_is_proportional_to_1_over_n(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the distance is exactly d + b/N, the result is d for any slope and number of points."""
     d, b = 3.25, 170.0
     monkeypatch.setattr(
@@ -241,7 +241,7 @@ def test_the_extrapolation_is_exact_where_the_bias_is_b_over_n(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("points", [5, 15])
-def test_the_error_of_the_extrapolation_is_that_of_the_regression(points: int) -> None:
+def test_the_extrapolation_error_matches_the_regression_error(points: int) -> None:
     """Far from the reference d² is linear in the mean, and its error is 2 |μ1 − μ2| s/√N at every N.
 
     The means of two random subsets of the n samples have covariance s²/n, and the mean of one has variance s²/N_j. So
@@ -273,7 +273,7 @@ def test_cmmd_equals_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cmmd(x, x) == pytest.approx(0, abs=1e-6)
 
 
-def test_cmmd_of_gaussians_is_the_closed_form() -> None:
+def test_cmmd_of_gaussians_matches_the_closed_form() -> None:
     """E k(x, y) = (σ²/(σ² + a² + b²))^{d/2} exp(−|μ|²/2(σ² + a² + b²)) for N(μ, a² I) and N(0, b² I)."""
     d, n, sigma, a, b, shift = 4, 4000, 2.0, 1.5, 1.0, 0.5
     generator = torch.Generator().manual_seed(5)

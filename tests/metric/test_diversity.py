@@ -23,7 +23,7 @@ def score(logits: torch.Tensor) -> float:
     return InceptionScore(REFERENCE, head=lambda x: x).measure(logits)["inception_score"].value
 
 
-def test_inception_score_equals_torch_fidelity_and_its_limits() -> None:
+def test_inception_score_matches_torch_fidelity_and_known_limits() -> None:
     logits = 3 * normal(500, 10)
     theirs = isc_features_to_metric(logits, splits=1, shuffle=False)["inception_score_mean"]
     assert score(logits) == pytest.approx(theirs, rel=1e-6)
@@ -32,7 +32,7 @@ def test_inception_score_equals_torch_fidelity_and_its_limits() -> None:
     assert score(1000 * torch.eye(10)[:4]) == pytest.approx(4)
 
 
-def test_vendi_is_the_exponential_of_the_entropy() -> None:
+def test_vendi_score_is_the_exponential_of_the_eigenvalue_entropy() -> None:
     x = normal(30, 40).double()
     u = x / x.norm(dim=1, keepdim=True)
     eigenvalues = torch.linalg.eigvalsh(u @ u.T / 30)  # n × n, as in the definition

@@ -66,7 +66,7 @@ def photograph(name: str, side: int) -> Tensor:
     return pil_to_tensor(image.crop((left, top, left + short, top + short)).resize((side, side)))[None]
 
 
-def test_missing_inception_weights_are_one_line_that_says_how_to_fix_it(offline: Path) -> None:
+def test_missing_inception_weights_give_a_one_line_error_with_a_remedy(offline: Path) -> None:
     with pytest.raises(FeaturesUnavailable) as caught:
         Inception()
     line = str(caught.value)
@@ -95,7 +95,7 @@ def test_the_download_has_a_timeout(offline: Path, monkeypatch) -> None:
         socket.setdefaulttimeout(None)
 
 
-def test_auto_falls_back_with_a_warning_of_one_line(offline: Path, caplog) -> None:
+def test_auto_falls_back_to_lite0_with_a_one_line_warning(offline: Path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
         extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "auto.yaml"))
     assert (extractor.name, extractor.named("fd"), extractor.named("kid")) == ("lite0", "fd_lite0", "kid_lite0")
@@ -104,7 +104,7 @@ def test_auto_falls_back_with_a_warning_of_one_line(offline: Path, caplog) -> No
     assert "instead of FID" in caplog.text
 
 
-def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, monkeypatch, caplog) -> None:
+def test_inception_loads_a_weights_file_and_matches_torch_fidelity(inception_file: Path, monkeypatch, caplog) -> None:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     other = Inception(inception_file)
     assert (other.named("fd"), other.named("kid")) == (
@@ -132,7 +132,7 @@ def test_inception_loads_a_file_and_equals_torch_fidelity(inception_file: Path, 
     )
 
 
-def test_spatial_features_of_inception_are_those_of_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
+def test_inception_spatial_features_match_the_published_evaluator(inception_file: Path, monkeypatch) -> None:
     """`mixed_6/conv` of TensorFlow's graph is the first branch of Mixed_6d after its ReLU; one pass computes all."""
     monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
     extractor, passes = Inception(inception_file), []
@@ -177,7 +177,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("content", ["absent", "truncated", "foreign", "code"])
-def test_unusable_inception_weights_are_one_line(
+def test_unusable_inception_weights_give_a_one_line_error(
     content: str, inception_file: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -194,7 +194,7 @@ def test_unusable_inception_weights_are_one_line(
     assert not (tmp_path / "exploded").exists()
 
 
-def test_lite0_recognises_what_is_in_a_photograph(lite0: Lite0) -> None:
+def test_lite0_classifies_a_photograph_correctly(lite0: Lite0) -> None:
     """By ImageNet classes: these are the real weights, and the input is scaled and resized as they expect."""
     found = torch.cat([lite0(photograph("mont-saint-michel", side)) for side in (320, 224, 96)])
     assert found.shape == (3, 1280)
@@ -219,7 +219,7 @@ def test_lite0_distance_grows_with_noise(lite0: Lite0, cache: Path) -> None:
         assert values[-1] > 3 * values[0]
 
 
-def test_lite0_prints_nothing_is_frozen_and_stays_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
+def test_lite0_is_silent_frozen_and_always_in_evaluation_mode(lite0: Lite0, capfd, recwarn) -> None:
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     extractor = torch.nn.ModuleList([instantiate(OmegaConf.load(conf_dir() / "features" / "lite0.yaml"))]).train()[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -234,13 +234,13 @@ def test_lite0_prints_nothing_is_frozen_and_stays_in_evaluation_mode(lite0: Lite
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_other_dtypes_than_uint8_are_refused(projection: type[FeatureExtractor], dtype: torch.dtype) -> None:
+def test_dtypes_other_than_uint8_are_refused(projection: type[FeatureExtractor], dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match="uint8"):
         projection()(torch.ones(2, 3, 8, 8, dtype=dtype))
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 2, 8, 8), (2, 8, 8, 3)])
-def test_other_shapes_are_refused(projection: type[FeatureExtractor], shape: tuple[int, ...]) -> None:
+def test_images_with_a_wrong_shape_are_refused(projection: type[FeatureExtractor], shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected"):
         projection()(torch.ones(shape, dtype=torch.uint8))
 

@@ -60,7 +60,7 @@ def standardised(images: Tensor, mean: tuple, std: tuple) -> Tensor:
 
 
 @pytest.mark.parametrize("side", [40, 600])
-def test_images_are_resized_as_by_pillow(side: int) -> None:
+def test_resizing_matches_pillow(side: int) -> None:
     coarse = IMAGES[:, :, :9, :9].float() * 0.6 + 50  # smooth, because Pillow also clamps twice
     images = F.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 255).round().to(torch.uint8)
     network = DINOv2.__new__(DINOv2)
@@ -72,7 +72,7 @@ def test_images_are_resized_as_by_pillow(side: int) -> None:
     assert off.mean() < 0.2
 
 
-def test_dinov2_is_the_class_token_of_the_papers_input(transformers, saved) -> None:
+def test_dinov2_features_are_the_class_token_as_in_the_paper(transformers, saved) -> None:
     folder = saved("Dinov2Model", "dinov2-tiny")
     extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "dinov2.yaml"), source=str(folder))
     images = torch.randint(0, 256, (5, 3, 224, 224), dtype=torch.uint8)
@@ -93,7 +93,7 @@ def test_dinov2_is_the_class_token_of_the_papers_input(transformers, saved) -> N
     assert not any(p.requires_grad for p in extractor.parameters())
 
 
-def test_clip_is_a_unit_vector_of_the_middle_square(transformers, saved) -> None:
+def test_clip_features_are_unit_vectors_of_the_centre_crop(transformers, saved) -> None:
     folder = saved("CLIPVisionModelWithProjection", "clip-tiny")
     extractor = instantiate(OmegaConf.load(conf_dir() / "features" / "clip.yaml"), source=str(folder))
     images = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
@@ -107,7 +107,7 @@ def test_clip_is_a_unit_vector_of_the_middle_square(transformers, saved) -> None
     assert extractor.named("cmmd") == "cmmd_clip-tiny"  # only the paper's network has the name cmmd
 
 
-def test_scores_record_the_weights(saved, cache) -> None:
+def test_scores_record_the_hash_of_the_weights(saved, cache) -> None:
     first, second = (CLIP(str(saved("CLIPVisionModelWithProjection", f"clip-{n}", hidden_size=n))) for n in (16, 32))
     reference = reference_statistics(IMAGES, first, progress=False)
     (found,) = score(IMAGES, first, reference, progress=False, metrics=(CMMD,)).values()
@@ -126,7 +126,7 @@ def unavailable(make: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("extractor", [DINOv2, CLIP])
-def test_missing_weights_are_one_line_that_says_how_to_fix_it(
+def test_missing_weights_give_a_one_line_error_with_a_remedy(
     extractor, transformers, saved, tmp_path, monkeypatch
 ) -> None:
     other = "CLIPVisionModelWithProjection" if extractor is DINOv2 else "Dinov2Model"
@@ -139,9 +139,7 @@ def test_missing_weights_are_one_line_that_says_how_to_fix_it(
     assert "nobody/nothing" in unavailable(lambda: extractor("nobody/nothing"))
 
 
-def test_a_folder_with_the_published_name_does_not_have_the_published_weights(
-    saved, tmp_path: Path, monkeypatch
-) -> None:
+def test_a_local_folder_is_not_mistaken_for_the_published_weights(saved, tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "facebook/dinov2-large"
     folder.parent.mkdir()
     saved("Dinov2Model", "another").rename(folder)
@@ -170,6 +168,6 @@ def test_the_hash_of_weights_from_the_hub_is_verified(saved, tmp_path: Path, mon
     assert str(blob) in unavailable(DINOv2)
 
 
-def test_a_missing_package_is_one_line_that_says_how_to_fix_it(monkeypatch) -> None:
+def test_a_missing_package_gives_a_one_line_error_with_a_remedy(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install 'diffusion-experiments[features]'" in unavailable(DINOv2)

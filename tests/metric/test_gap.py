@@ -22,7 +22,7 @@ def filled(order: torch.Tensor, batches: int) -> PairedGap:
     return metric
 
 
-def test_the_gap_is_the_paired_mean_with_its_standard_error() -> None:
+def test_the_gap_is_the_mean_paired_difference_with_its_standard_error() -> None:
     d = (VAL - FIT).double()
     for metric in (filled(INDEX, 1), filled(torch.randperm(N, generator=g), 7)):
         found = metric.compute()
@@ -33,7 +33,7 @@ def test_the_gap_is_the_paired_mean_with_its_standard_error() -> None:
         assert float(found["gap"].error) < 0.2 * float(VAL.std()) / math.sqrt(N)
 
 
-def test_the_bins_are_those_of_the_denoising_error() -> None:
+def test_the_gap_uses_the_bins_of_the_denoising_error() -> None:
     found = filled(INDEX, 3).compute()
     val, fit = DenoisingError(), DenoisingError()
     val.update(VAL, T)
@@ -46,7 +46,7 @@ def test_the_bins_are_those_of_the_denoising_error() -> None:
     assert float(found["bins"][k].error) == pytest.approx(float(d.std()) / math.sqrt(len(d)), rel=1e-5)
 
 
-def test_draws_of_one_image_are_not_independent() -> None:
+def test_repeated_draws_of_one_image_do_not_reduce_the_error() -> None:
     metric = PairedGap()
     for draw in range(4):  # four times the same errors: no new information
         metric.update("val", VAL, T, INDEX, draw)
@@ -54,7 +54,7 @@ def test_draws_of_one_image_are_not_independent() -> None:
     assert float(metric.compute()["gap"].error) == pytest.approx(float((VAL - FIT).double().std()) / math.sqrt(N))
 
 
-def test_only_pairs_count_and_the_mean_of_none_is_nan() -> None:
+def test_only_paired_images_count_and_an_empty_gap_is_nan() -> None:
     metric = PairedGap()
     metric.update("val", VAL, T, INDEX)
     metric.update("fit", FIT[:9], T[:9], INDEX[:9])
@@ -63,7 +63,7 @@ def test_only_pairs_count_and_the_mean_of_none_is_nan() -> None:
     assert all(value.isnan() for value in metric.compute()["gap"])
 
 
-def test_tiles_of_one_photograph_are_one_cluster_and_of_a_single_cluster_there_is_no_error() -> None:
+def test_tiles_of_a_photograph_form_a_cluster_and_one_cluster_has_no_error() -> None:
     """With the same number of tiles per photograph, the error equals the error of the photographs' means."""
     common = torch.arange(5.0).repeat(N // 5)
 
@@ -83,7 +83,7 @@ def test_tiles_of_one_photograph_are_one_cluster_and_of_a_single_cluster_there_i
     assert computed(["one"] * N)["gap"].error.isnan()
 
 
-def test_clusters_of_both_sets_count() -> None:
+def test_the_error_is_clustered_by_the_sources_of_both_sets() -> None:
     """V by its definition: two pairs covary if they share a source in either set."""
     metric = PairedGap()
     sources = {"val": [i % 6 for i in range(N)], "fit": [i * i % 11 for i in range(N)]}
@@ -106,7 +106,7 @@ def test_clusters_of_both_sets_count() -> None:
 
 
 @pytest.mark.parametrize(("photographs", "tiles"), [(6, 40), (200, 1)])
-def test_intervals_cover_also_when_tiles_of_a_photograph_are_alike(photographs: int, tiles: int) -> None:
+def test_intervals_have_nominal_coverage_even_for_correlated_tiles(photographs: int, tiles: int) -> None:
     generator = torch.Generator().manual_seed(1)
     clusters = torch.arange(photographs).repeat_interleave(tiles)[None]
     covered = 0

@@ -12,7 +12,7 @@ DRAWS = 120
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 0.7)])
-def test_intervals_cover_at_the_stated_rate(shift: float, scale: float) -> None:
+def test_confidence_intervals_have_the_stated_coverage(shift: float, scale: float) -> None:
     """At least 95%, as the jackknife can be conservative; and no interval is more than twice too wide."""
     generator = torch.Generator().manual_seed(1)
     reference = Reference.of(torch.randn(100, 6, generator=generator))

@@ -99,7 +99,7 @@ def test_planted_copies_of_photographs_are_flagged(real: dict[str, Tensor], how:
     assert (found.nearest["pixels"].index == torch.arange(300)).double().mean() >= 0.99
 
 
-def test_held_out_tiles_are_flagged_at_most_at_the_rate(real: dict[str, Tensor]) -> None:
+def test_the_false_positive_rate_on_held_out_tiles_is_bounded(real: dict[str, Tensor]) -> None:
     held = torch.cat([real["val"], real["test"]])[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
     for rate in (0.02, 0.1):
         found = audited(held[:150], real["train"], held[150:], rate)
@@ -120,7 +120,7 @@ def test_a_view_shifts_with_replicated_edges_then_mirrors() -> None:
     assert len(set(SHIFTED)) == 18
 
 
-def test_held_out_images_that_repeat_training_images_are_not_used_for_the_threshold() -> None:
+def test_held_out_repeats_of_training_images_do_not_affect_the_threshold() -> None:
     sound = audited(TRAIN[:100])
     for repeat in (lambda x: x, ALTERED["flipped"], ALTERED["rolled diagonally"]):
         found = audited(TRAIN[:100], held_out=torch.cat([HELD, repeat(TRAIN[200:202])]))
@@ -131,7 +131,7 @@ def test_held_out_images_that_repeat_training_images_are_not_used_for_the_thresh
         audited(HELD, held_out=TRAIN[:3])
 
 
-def test_a_few_samples_that_repeat_training_images_are_counted_apart() -> None:
+def test_samples_that_repeat_training_images_are_counted_separately() -> None:
     copied = torch.cat(
         [TRAIN[[3]], *(ALTERED[how](TRAIN[[3]]) for how in ("flipped", "shifted up")), brighter(TRAIN[[3]])]
     )
@@ -142,7 +142,7 @@ def test_a_few_samples_that_repeat_training_images_are_counted_apart() -> None:
     assert not audited(scenes(50, seed=5)).repeats.any()
 
 
-def test_flagged_samples_need_not_repeat_and_repeats_come_first() -> None:
+def test_not_all_flagged_samples_are_repeats_and_repeats_come_first() -> None:
     coarse = noisy(TRAIN[:20], std=22)  # RMS of 11 grey levels in miniatures of 16×16, 6 in those of 8×8
     found = audited(torch.cat([coarse, brighter(TRAIN[50:53])]))
     assert found.flagged.all()
@@ -150,7 +150,7 @@ def test_flagged_samples_need_not_repeat_and_repeats_come_first() -> None:
     assert {i for i, _ in found.closest(3)} == {20, 21, 22}
 
 
-def test_held_out_images_are_flagged_at_most_at_the_rate() -> None:
+def test_the_false_positive_rate_on_held_out_images_is_bounded() -> None:
     for rate in (0.01, 0.1):
         found = audited(scenes(2000, seed=3), rate=rate)
         assert found.rate == pytest.approx(rate)
@@ -161,14 +161,14 @@ def test_held_out_images_are_flagged_at_most_at_the_rate() -> None:
     assert found.share > 0.02  # at a rate of 10% some are flagged
 
 
-def test_embeddings_share_the_rate_and_the_result_has_the_actual_rate() -> None:
+def test_embeddings_share_the_rate_and_the_actual_rate_is_reported() -> None:
     two = audited(HELD[:3], rate=0.02, again=PIXELS)
     assert two.rate == pytest.approx(0.02)
     assert two.thresholds["pixels"] == audited(HELD[:3]).thresholds["pixels"]
     assert audited(HELD[:3], held_out=HELD[:9]).rate == pytest.approx(0.1)
 
 
-def test_either_embedding_flags() -> None:
+def test_a_copy_found_by_only_one_embedding_is_flagged() -> None:
     blind = Embedding(lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x))))
     found = audited(TRAIN[:5], blind=blind)
     assert found.flagged.all()
@@ -186,7 +186,7 @@ def test_nearest_equals_brute_force() -> None:
     assert len(found.view.unique()) > 5
 
 
-def test_the_interval_is_that_of_clopper_and_pearson() -> None:
+def test_the_interval_is_the_clopper_pearson_interval() -> None:
     def of(k: int, n: int) -> tuple[float, float]:
         return Audit(torch.arange(n) < k, torch.zeros(n), {}, {}, 0.01, 0).interval()
 

@@ -22,7 +22,7 @@ FEATURES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((conf
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_is_built_and_its_settings_are_all_there(name: str) -> None:
+def test_each_metric_is_built_and_its_yaml_has_every_setting(name: str) -> None:
     metric = make(METRICS[name], f"metrics.{name}")(None)
     assert isinstance(metric, SampleMetric)
     assert inspect.signature(type(metric)).parameters.keys() - {"reference", "seed", "head"} == settings(METRICS[name])
@@ -50,6 +50,6 @@ def test_help_documents_every_setting(node: dict[str, str]) -> None:
         ("infinity", "points", 1, "a whole number of at least 2"),
     ],
 )
-def test_a_setting_outside_of_its_range_is_one_line(name: str, key: str, value: float, expected: str) -> None:
+def test_an_out_of_range_setting_gives_a_one_line_error(name: str, key: str, value: float, expected: str) -> None:
     with pytest.raises(UserError, match=f"metrics.{name}.{key}={value}: expected {expected}; conf/metrics has"):
         make({**METRICS[name], key: value}, f"metrics.{name}")

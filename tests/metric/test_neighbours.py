@@ -37,13 +37,13 @@ def values(x: Tensor, y: Tensor, k: int) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("k", "shift"), [(1, 0.0), (3, 1.0), (5, 2.0)])
-def test_all_four_equal_their_definitions(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_four_metrics_equal_their_definitions(k: int, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "ROWS", 7)
     x, y = normal(23, 1, shift), normal(31, 2)
     assert values(x, y, k) == pytest.approx(brute_force(x, y, k), abs=1e-12)
 
 
-def test_errors_are_the_jackknife_of_the_definitions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_equal_a_brute_force_jackknife(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values are recomputed without each sample in turn."""
     monkeypatch.setattr(neighbours, "ROWS", 7)
     x, y, k = normal(24, 3, 0.5), normal(30, 4), 2
@@ -57,7 +57,7 @@ def test_errors_are_the_jackknife_of_the_definitions(monkeypatch: pytest.MonkeyP
         assert estimate.error > 0
 
 
-def test_known_cases() -> None:
+def test_metrics_have_the_known_values_in_simple_cases() -> None:
     x = normal(60, 5)
     far = x + 100
     same, apart = values(x, x, 3), values(far, x, 3)

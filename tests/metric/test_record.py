@@ -43,11 +43,11 @@ def through_json(score: Score) -> Score:
 
 
 @pytest.mark.parametrize("score", [FULL, BARE, Score("fid", 1.0, None, "noise", Reference("train"))])
-def test_a_score_is_the_same_after_json(score: Score) -> None:
+def test_a_score_survives_a_json_round_trip(score: Score) -> None:
     assert through_json(score) == score
 
 
-def test_the_full_score_has_every_field_and_every_part_of_a_source() -> None:
+def test_the_full_example_sets_every_field_of_a_score_and_its_source() -> None:
     assert FULL.source.keys() == set(SOURCE)
     assert None not in vars(FULL).values()
 
@@ -60,14 +60,14 @@ def test_json_has_plain_values_and_no_empty_fields() -> None:
     assert Score("fid", 1.0, 9, reference=Reference("val")).to_json()["reference"] == {"split": "val"}
 
 
-def test_a_value_that_is_missing_or_null_is_nan() -> None:
+def test_a_missing_or_null_value_becomes_nan() -> None:
     for record in ({"metric": "fid", "n": 9}, {"metric": "fid", "n": 9, "value": None}, {}):
         assert math.isnan(Score.from_json(record).value)
     assert math.isnan(through_json(Score("fid", math.nan, 9)).value)
     assert Score.from_json({"value": 0.0}).value == 0.0
 
 
-def test_records_of_earlier_versions() -> None:
+def test_records_of_earlier_versions_can_be_read() -> None:
     record = {"metric": "kid", "value": 0.5, "n": 9, "what": "samples", "std": None, "subset_size": 8, "look": 2}
     score = Score.from_json(record | {"reference": "val", "sampler": None, "surprise": [1]})
     assert score.settings == {"subset_size": 8}
@@ -83,7 +83,7 @@ def test_records_of_earlier_versions() -> None:
     assert Score.from_json({"reference": {"n": 9}}).reference == Reference("?", 9)
 
 
-def test_scores_that_are_appended_are_read_back_in_order(tmp_path: Path) -> None:
+def test_appended_scores_are_read_back_in_order(tmp_path: Path) -> None:
     assert read_scores(tmp_path) == []
     path = append_scores(tmp_path, [FULL, BARE])
     assert path == tmp_path / "scores.json"
@@ -93,13 +93,13 @@ def test_scores_that_are_appended_are_read_back_in_order(tmp_path: Path) -> None
     assert read_scores(tmp_path) == [FULL, other, BARE]
 
 
-def test_of_adds_what_was_scored_the_code_and_the_source() -> None:
+def test_of_sets_the_image_kind_the_code_version_and_the_source() -> None:
     score = BARE.of("images", "0.2.0", {"folder": "photos"})
     assert (score.what, score.code, score.source) == ("images", "0.2.0", {"folder": "photos"})
     assert BARE.source == {}
 
 
-def test_the_source_does_not_belong_to_the_protocol_and_the_settings_do() -> None:
+def test_the_protocol_includes_the_settings_but_not_the_source() -> None:
     assert BARE.protocol_key == BARE.of("noise", "x", {"seed": 1}).protocol_key
     for other in (
         {"n": 65}, {"features": "lite0"}, {"weights_hash": "0"}, {"resize": "x"}, {"resolution": "8x8"},
@@ -117,5 +117,5 @@ def test_the_source_does_not_belong_to_the_protocol_and_the_settings_do() -> Non
         ("bits_per_dim", False), ("density", None), ("vendi", None), ("unknown", None),
     ],
 )  # fmt: skip
-def test_the_better_end_of_each_metric(metric: str, expected: bool | None) -> None:
+def test_each_metric_states_whether_higher_is_better(metric: str, expected: bool | None) -> None:
     assert Score(metric, 1.0, 9).higher_is_better is expected

@@ -58,7 +58,7 @@ def test_a_score_records_its_protocol(projection: Projection, photographs: Tenso
         assert ("std" in values) == (metric == "kid_projection")
 
 
-def test_a_score_records_the_settings_of_its_metric_and_the_pool(
+def test_a_score_records_its_metric_settings_and_the_pool_size(
     projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = projection()
@@ -86,7 +86,7 @@ def test_a_score_records_the_settings_of_its_metric_and_the_pool(
     assert settings(photographs[100:190])["fd_infinity"] == {"points": 5, "pool": 80}
 
 
-def test_the_distances_of_a_choice_keep_its_settings() -> None:
+def test_distances_of_the_chosen_metrics_keep_their_settings() -> None:
     kernel = partial(KernelDistance, subset_size=50)
     assert distances((PrecisionRecall, kernel, SpatialFrechetDistance)) == [kernel]
     assert distances((FrechetDistance, kernel)) == [FrechetDistance, kernel]
@@ -117,7 +117,7 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
     assert "PrecisionRecall: skipped (4 nearest neighbours among 4 features" in caplog.text
 
 
-def test_the_floor_is_the_value_by_chance(projection: Projection, photographs: Tensor) -> None:
+def test_the_floor_contains_only_differences_by_chance(projection: Projection, photographs: Tensor) -> None:
     """Darker images have a distance. Mixed with the reference and split at random, they differ only by chance."""
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
@@ -155,7 +155,7 @@ def mapped(projection: Projection) -> FeatureExtractor:
     return Mapped()
 
 
-def test_spatial_features_need_no_second_pass_and_their_distance_equals_numpys(
+def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     mapped: FeatureExtractor, photographs: Tensor, cache: Path
 ) -> None:
     extractor, seen = mapped, []
@@ -189,7 +189,7 @@ def test_spatial_features_need_no_second_pass_and_their_distance_equals_numpys(
     assert score_features(floor, extractor, mixed, metrics=metrics)["sfd_projection"].n == 60
 
 
-def test_an_extractor_without_spatial_features_is_one_line(projection: Projection, photographs: Tensor, caplog) -> None:
+def test_missing_spatial_features_are_skipped_or_refused(projection: Projection, photographs: Tensor, caplog) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, progress=False)
     assert not wants_spatial((SpatialFrechetDistance,), extractor)
@@ -244,16 +244,14 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
-def test_any_division_into_batches_gives_the_same_score(
-    projection: Projection, photographs: Tensor, sizes: list[int]
-) -> None:
+def test_scores_do_not_depend_on_the_batch_sizes(projection: Projection, photographs: Tensor, sizes: list[int]) -> None:
     extractor, images = projection(), photographs[100:137]
     whole = values(images, extractor, photographs[:100])
     divided = values(iter(images.split(sizes)), extractor, photographs[:100], batch_size=7)
     assert divided == pytest.approx(whole, rel=1e-5)
 
 
-def test_exactly_n_images_are_counted(projection: Projection, photographs: Tensor) -> None:
+def test_exactly_n_generated_images_are_scored(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, progress=False)
     seen = []
@@ -272,7 +270,7 @@ def test_exactly_n_images_are_counted(projection: Projection, photographs: Tenso
         score(iter([photographs[:5]]), extractor, reference, n=6, progress=False)
 
 
-def test_scores_are_in_the_expected_order(projection: Projection, photographs: Tensor) -> None:
+def test_scores_increase_from_identical_images_to_noise(projection: Projection, photographs: Tensor) -> None:
     """Identical images: 0; other images: small; noise: large; a blend of images and noise: between the two."""
     extractor, reference = projection(), photographs[:200]
     same = values(reference, extractor, reference)
@@ -285,7 +283,7 @@ def test_scores_are_in_the_expected_order(projection: Projection, photographs: T
     assert real["kid_projection"] < blended["kid_projection"] < far["kid_projection"]
 
 
-def test_noise_images_are_uint8_noise_that_depends_on_the_seed_only() -> None:
+def test_noise_images_are_uint8_and_depend_only_on_the_seed() -> None:
     images = torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=4)))
     assert (images.shape, images.dtype) == ((10, 3, 8, 6), torch.uint8)
     assert torch.equal(images, torch.cat(list(noise_images(10, (3, 8, 6), seed=1, batch_size=10))))
@@ -293,7 +291,7 @@ def test_noise_images_are_uint8_noise_that_depends_on_the_seed_only() -> None:
     assert 0.1 < ((images == 0).float().mean()) < 0.22  # 16% of a normal distribution are below −1, and clamped
 
 
-def test_draw_gives_distinct_images_by_the_seed(photographs: Tensor) -> None:
+def test_draw_returns_distinct_images_determined_by_the_seed(photographs: Tensor) -> None:
     drawn = draw(photographs, 50, seed=1)
     assert len(drawn.flatten(1).unique(dim=0)) == 50
     assert torch.equal(drawn, draw(photographs, 50, seed=1))
@@ -333,9 +331,7 @@ def test_statistics_are_float64_and_do_not_depend_on_batches(
     torch.testing.assert_close(found.cov, expected.T.cov(), rtol=1e-6, atol=1e-8)
 
 
-def test_the_key_changes_with_everything_that_changes_the_statistics(
-    projection: Projection, photographs: Tensor
-) -> None:
+def test_the_reference_key_depends_on_the_images_and_the_extractor(projection: Projection, photographs: Tensor) -> None:
     images = photographs[:20]
     one_pixel = images.clone()
     one_pixel[7, 1, 3, 3] ^= 1
@@ -353,7 +349,7 @@ def test_the_key_changes_with_everything_that_changes_the_statistics(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a flipped bit", "empty", "other content"])
-def test_a_damaged_file_is_logged_and_replaced(
+def test_a_damaged_statistics_file_is_logged_and_replaced(
     damage: str, projection: Projection, photographs: Tensor, cache: Path, caplog
 ) -> None:
     extractor = projection()
@@ -391,7 +387,7 @@ def test_the_checksum_detects_changed_values(projection: Projection, photographs
     assert torch.equal(reference_statistics(photographs[:50], extractor, progress=False).mean, first.mean)
 
 
-def test_after_a_failed_write_there_is_no_file_but_a_score(
+def test_a_failed_write_leaves_no_file_but_returns_the_statistics(
     projection: Projection, photographs: Tensor, cache: Path, monkeypatch, caplog
 ) -> None:
     def full(*_args: object) -> None:
@@ -404,13 +400,13 @@ def test_after_a_failed_write_there_is_no_file_but_a_score(
     assert "No space left" in caplog.text
 
 
-def test_scores_work_in_inference_mode(projection: Projection, photographs: Tensor) -> None:
+def test_scoring_works_in_inference_mode(projection: Projection, photographs: Tensor) -> None:
     with torch.inference_mode():
         inside = values(photographs[100:150], projection(), photographs[:100])
     assert inside == values(photographs[100:150], projection(), photographs[:100])
 
 
-def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> None:
+def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
     reference = reference_statistics(photographs[:100], extractor, progress=False)
     with pytest.raises(TypeError, match="uint8"):
@@ -425,7 +421,7 @@ def test_bad_input_is_refused(projection: Projection, photographs: Tensor) -> No
         score(photographs[:10], projection(seed=1), reference, progress=False)
 
 
-def test_the_bar_shows_count_and_rate(projection: Projection, photographs: Tensor, monkeypatch) -> None:
+def test_the_progress_bars_show_the_image_count(projection: Projection, photographs: Tensor, monkeypatch) -> None:
     bars = []
     original = extraction.progress_bar
     monkeypatch.setattr(extraction, "progress_bar", lambda enabled: bars.append(original(enabled)) or bars[-1])

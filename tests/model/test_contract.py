@@ -36,7 +36,7 @@ def images(n: int = 3, channels: int = 3, height: int = 8, width: int = 16) -> t
 @EVERY
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("height", "width"), [(8, 16), (16, 8)])
-def test_images_may_have_any_channels_and_sides(kind: type[Network], channels: int, height: int, width: int) -> None:
+def test_any_channels_and_aspect_ratio_can_be_used(kind: type[Network], channels: int, height: int, width: int) -> None:
     x, label = images(channels=channels, height=height, width=width)
     for out_channels in (channels, 2 * channels):
         y = build(kind, in_channels=channels, out_channels=out_channels)(x, label)
@@ -53,7 +53,7 @@ def test_examples_do_not_influence_each_other(kind: type[Network]) -> None:
 
 
 @EVERY
-def test_each_class_gives_another_output_and_none_is_the_last_class(kind: type[Network]) -> None:
+def test_classes_give_different_outputs_and_no_class_has_the_last_index(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=4), images(1)
     assert network.classes == 4
     outputs = [network(x, label, torch.tensor([k])) for k in range(5)]
@@ -63,7 +63,7 @@ def test_each_class_gives_another_output_and_none_is_the_last_class(kind: type[N
 
 
 @EVERY
-def test_an_unconditional_network_takes_no_classes(kind: type[Network]) -> None:
+def test_an_unconditional_network_rejects_classes(kind: type[Network]) -> None:
     network, (x, label) = build(kind), images()
     assert torch.equal(network(x, label), network(x, label, None))
     with pytest.raises(UserError, match=r"model\.classes=0"):
@@ -80,9 +80,7 @@ def test_the_gradient_reaches_every_parameter(kind: type[Network]) -> None:
 
 @EVERY
 @pytest.mark.parametrize(("height", "width"), [(8, 7), (9, 8)])
-def test_image_sizes_that_are_not_multiples_are_named_in_the_error(
-    kind: type[Network], height: int, width: int
-) -> None:
+def test_unsupported_image_sizes_give_a_one_line_error(kind: type[Network], height: int, width: int) -> None:
     network, (x, label) = build(kind), images(height=height, width=width)
     d = network.downsampling
     with pytest.raises(UserError) as error:
@@ -94,7 +92,7 @@ def test_image_sizes_that_are_not_multiples_are_named_in_the_error(
 
 @EVERY
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_gives_nearly_the_same(kind: type[Network], autocast: bool) -> None:
+def test_bfloat16_gives_nearly_the_same_output(kind: type[Network], autocast: bool) -> None:
     network, (x, label) = build(kind), images()
     with torch.no_grad():
         expected = network(x, label)
@@ -108,7 +106,7 @@ def test_bfloat16_gives_nearly_the_same(kind: type[Network], autocast: bool) -> 
 
 
 @EVERY
-def test_channels_last_gives_nearly_the_same(kind: type[Network]) -> None:
+def test_channels_last_gives_nearly_the_same_output(kind: type[Network]) -> None:
     network, (x, label) = build(kind), images()
     expected = network(x, label)
     y = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), label)
@@ -127,7 +125,7 @@ def gradients(kind: type[Network], **settings: object) -> tuple[Tensor, list[Ten
 
 
 @EVERY
-def test_checkpointing_gives_the_same_gradients_bit_for_bit(kind: type[Network]) -> None:
+def test_activation_checkpointing_gives_bit_identical_gradients(kind: type[Network]) -> None:
     dropout = {} if kind is MemoirUNet else {"dropout": 0.3}
     y, expected = gradients(kind, **dropout)
     again, found = gradients(kind, **dropout, checkpointing=True)
@@ -153,7 +151,7 @@ def kept(network: nn.Module, x: Tensor, label: Tensor) -> int:
 
 
 @EVERY
-def test_checkpointing_keeps_less_memory(kind: type[Network]) -> None:
+def test_activation_checkpointing_stores_less_for_the_backward_pass(kind: type[Network]) -> None:
     x, label = images(8, height=16)
     whole, inputs = (kept(build(kind, checkpointing=on).train(), x, label) for on in (False, True))
     assert inputs < 0.6 * whole
@@ -161,7 +159,7 @@ def test_checkpointing_keeps_less_memory(kind: type[Network]) -> None:
 
 @pytest.mark.slow
 @EVERY
-def test_it_compiles_to_one_graph(kind: type[Network]) -> None:
+def test_every_network_compiles_to_one_graph(kind: type[Network]) -> None:
     network, (x, label) = build(kind, classes=2, checkpointing=True).train(), images()
     classes = torch.tensor([0, 1, 2])
     expected = network(x, label, classes)

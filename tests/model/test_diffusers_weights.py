@@ -115,7 +115,7 @@ def relative(y: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("name", UNETS)
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (16, 48)])
-def test_weights_from_diffusers_give_its_outputs(name: str, height: int, width: int) -> None:
+def test_weights_converted_from_diffusers_reproduce_its_outputs(name: str, height: int, width: int) -> None:
     kind, settings = UNETS[name]
     other, ours = randomised(theirs(kind, **settings)), kind(**settings).eval()
     ours.load_state_dict(from_diffusers(other.state_dict()))
@@ -123,7 +123,7 @@ def test_weights_from_diffusers_give_its_outputs(name: str, height: int, width: 
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_weights_to_diffusers_give_our_outputs(name: str) -> None:
+def test_weights_converted_to_diffusers_reproduce_our_outputs(name: str) -> None:
     kind, settings = UNETS[name]
     ours, other = randomised(kind(**settings)), theirs(kind, **settings).eval()
     other.load_state_dict(to_diffusers(ours.state_dict()))
@@ -131,7 +131,7 @@ def test_weights_to_diffusers_give_our_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "settings"), [*UNETS.values(), (DiT, DITS["classes"])])
-def test_the_round_trip_is_the_identity(kind: type[Network], settings: dict[str, Any]) -> None:
+def test_weights_converted_to_diffusers_and_back_are_identical(kind: type[Network], settings: dict[str, Any]) -> None:
     weights = randomised(kind(**settings)).state_dict()
     back = from_diffusers(to_diffusers(weights))
     assert list(back) == list(weights)
@@ -197,7 +197,7 @@ def agree_of_dit(ours: DiT, other: nn.Module) -> None:
     assert relative(y, expected) < 1e-5
 
 
-def test_dit_weights_from_diffusers_give_its_outputs() -> None:
+def test_dit_weights_converted_from_diffusers_reproduce_its_outputs() -> None:
     settings = DITS["classes"]
     other, ours = randomised(their_dit(**settings)), DiT(**settings).eval()
     with pytest.raises(UserError, match=r"transformer_blocks\.1\.norm1\.emb.*differs from the first block's"):
@@ -209,7 +209,7 @@ def test_dit_weights_from_diffusers_give_its_outputs() -> None:
 
 
 @pytest.mark.parametrize("name", DITS)
-def test_dit_weights_to_diffusers_give_our_outputs(name: str) -> None:
+def test_dit_weights_converted_to_diffusers_reproduce_our_outputs(name: str) -> None:
     ours, other = randomised(DiT(**DITS[name])), their_dit(**DITS[name]).eval()
     other.load_state_dict(to_diffusers(ours.state_dict()))
     agree_of_dit(ours, other)

@@ -54,7 +54,7 @@ def test_positions_match_a_hand_computed_example() -> None:
     assert torch.pdist(positions(16, 16, 16, torch.device("cpu"))).min() > 0.01
 
 
-def test_output_patches_have_the_places_of_the_input_patches() -> None:
+def test_to_image_inverts_the_division_into_patches() -> None:
     x = torch.randn(2, 3, 4, 6)
     tokens = F.unfold(x, 2, stride=2).unflatten(1, (3, 4)).permute(0, 3, 2, 1).flatten(2)  # pixels, then channels
     assert torch.equal(to_image(tokens, 2, 4, 6), x)
@@ -82,7 +82,7 @@ def test_attention_connects_every_pair_of_pixels() -> None:
         (28, 1152, 16, 674.8, 118.64),
     ],
 )
-def test_sizes_and_costs_match_the_published_ones(
+def test_parameter_counts_and_flops_match_the_published_ones(
     depth: int, width: int, heads: int, millions: float, gflop: float
 ) -> None:
     """DiT-S/2, B/2, L/2 and XL/2 (table 1), which counts a multiply-add once."""
@@ -100,7 +100,7 @@ def test_sizes_and_costs_match_the_published_ones(
         ({"heads": 3}, "model.width=16: expected a multiple of 12 for model.heads=3, such as model.width=12"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
+def test_invalid_arguments_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -16,7 +16,7 @@ def dropped(index: Tensor, p: float = 0.2, shape: tuple[int, ...] = (4, 40, 50),
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.9])
-def test_the_share_p_is_dropped_and_the_rest_is_rescaled(p):
+def test_a_fraction_p_is_dropped_and_the_rest_is_rescaled(p):
     torch.manual_seed(0)
     x = torch.ones(50, 4, 40, 50)
     with examples(torch.arange(50)):
@@ -27,24 +27,24 @@ def test_the_share_p_is_dropped_and_the_rest_is_rescaled(p):
 
 
 @pytest.mark.parametrize("other", [1, 2, 3, 64, 1000, 4096])
-def test_any_two_examples_are_independent(other):
+def test_masks_of_two_examples_are_independent(other):
     a, b = dropped(torch.tensor([7, 7 + other]), shape=(1_000_000,))
     assert float((a & b).double().mean()) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
 
 
-def test_the_elements_of_one_example_are_independent():
+def test_mask_elements_of_one_example_are_independent():
     mask = dropped(torch.tensor([123_456]), shape=(1_000_001,))[0]
     for lag in (1, 2, 64, 4096):
         both = (mask[lag:] & mask[:-lag]).double().mean()
         assert float(both) == pytest.approx(0.2**2, abs=4 * (0.04 * 0.96 / 1e6) ** 0.5)
 
 
-def test_the_batch_mean_varies_as_with_fully_independent_masks():
+def test_counts_over_the_batch_have_the_variance_of_independent_masks():
     counts = dropped(torch.arange(32), shape=(100_000,)).sum(dim=0).double()
     assert float(counts.var()) == pytest.approx(32 * 0.2 * 0.8, rel=0.03)
 
 
-def test_the_mask_is_the_same_in_any_batch_and_order():
+def test_a_mask_does_not_depend_on_the_batch_or_its_order():
     index = torch.tensor([5, 900, 3, 8, 70_000, 1])
     whole = dropped(index)
     parts = [dropped(index[:4]), dropped(index[4:])]
@@ -54,7 +54,7 @@ def test_the_mask_is_the_same_in_any_batch_and_order():
     assert not torch.equal(whole, dropped(index, seed=1))
 
 
-def test_without_examples_and_in_evaluation_it_equals_torch_dropout():
+def test_without_example_indices_or_in_evaluation_it_equals_torch_dropout():
     x, layer = torch.randn(6, 3, 4, 4), Dropout(0.3)
     torch.manual_seed(1)
     mine = layer(x)
@@ -76,7 +76,7 @@ def test_memory_format_and_dtype_are_preserved():
         assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_it_compiles_to_one_graph_for_any_examples():
+def test_a_network_with_dropout_compiles_to_one_graph_for_any_examples():
     network = UNet(channels=(8,), attention=(False,), groups=4, dropout=0.5).train()
     nn.init.normal_(network.out.weight)
     for block in network.modules():

@@ -31,7 +31,7 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
 
 
-def test_mp_silu_preserves_the_magnitude_of_normal_numbers() -> None:
+def test_mp_silu_preserves_the_magnitude_of_gaussian_inputs() -> None:
     x = normal(1_000_000)
     torch.testing.assert_close(mp_silu(x) / F.silu(x), torch.full_like(x, 1 / 0.596))
     assert rms(mp_silu(x)) == pytest.approx(1, abs=0.003)
@@ -48,7 +48,7 @@ def test_mp_sum_is_the_weighted_sum_with_magnitude_one(t: float) -> None:
 
 @pytest.mark.parametrize("t", [0.3, 0.5])
 @pytest.mark.parametrize(("n_a", "n_b"), [(8, 8), (12, 4)])
-def test_mp_cat_preserves_the_magnitude_with_the_shares_given_by_t(n_a: int, n_b: int, t: float) -> None:
+def test_mp_cat_preserves_the_magnitude_and_weights_its_inputs_by_t(n_a: int, n_b: int, t: float) -> None:
     x = normal(1000, n_a + n_b, 16)
     y = mp_cat(x[:, :n_a], x[:, n_a:], t)
     assert y.shape == x.shape
@@ -163,7 +163,7 @@ def test_weights_keep_magnitude_one_in_training_and_do_not_change_in_evaluation(
         )
 
 
-def test_normalising_again_changes_no_bit() -> None:
+def test_weight_normalisation_is_idempotent_bit_for_bit() -> None:
     conv = MPConv(48, 64, 3, 3)
     conv.force()
     once = conv.weight.detach().clone()
@@ -176,7 +176,7 @@ def test_normalising_again_changes_no_bit() -> None:
     assert torch.equal(conv.weight[1:], once[1:])
 
 
-def test_two_forward_passes_before_the_backward_pass_give_the_sum_of_the_gradients() -> None:
+def test_two_forward_passes_before_one_backward_pass_sum_their_gradients() -> None:
     def gradients(joint: bool) -> list[Tensor]:
         network, (x, label) = small().train(), images()
         nn.init.ones_(network.gain)
@@ -191,7 +191,7 @@ def test_two_forward_passes_before_the_backward_pass_give_the_sum_of_the_gradien
         torch.testing.assert_close(both, each)
 
 
-def test_the_output_is_zero_at_initialisation_and_its_gain_learns() -> None:
+def test_the_output_is_zero_at_initialisation_and_its_gain_gets_a_gradient() -> None:
     network, (x, label) = small().train(), images()
     y = network(x, label)
     assert torch.equal(y, torch.zeros_like(y))
@@ -200,7 +200,7 @@ def test_the_output_is_zero_at_initialisation_and_its_gain_learns() -> None:
     assert network.gain.grad.abs() > 0
 
 
-def test_sizes_match_the_published_ones() -> None:
+def test_parameter_counts_match_the_published_ones() -> None:
     """124.7 and 280.2 million parameters of EDM2-XS and EDM2-S, for latents of four channels and 1000 classes."""
     for width, expected in ((128, 124.7), (192, 280.2)):
         with torch.device("meta"):
@@ -218,7 +218,7 @@ def test_sizes_match_the_published_ones() -> None:
         ({"head_dim": 48}, "model.channels has 64 for a level with attention, not a multiple of model.head_dim=48"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
+def test_invalid_arguments_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -39,7 +39,7 @@ def test_rotations_match_a_hand_computed_example() -> None:
     torch.testing.assert_close(sin[5], torch.tensor([math.sin(a) for a in angles]))
 
 
-def test_products_of_rotated_vectors_depend_only_on_the_offset() -> None:
+def test_dot_products_of_rotated_vectors_depend_only_on_the_offset() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 16, dtype=torch.float64)
     turns = [part.double() for part in rotations(6, 5, 16, torch.device("cpu"))]
@@ -70,7 +70,7 @@ def test_the_block_equals_its_formula() -> None:
     torch.testing.assert_close(block(x, emb, *turns), h + a2 * block.mlp2(F.silu(w1) * w2), rtol=1e-4, atol=1e-5)
 
 
-def test_patches_pass_through_the_bottleneck() -> None:
+def test_only_the_bottleneck_direction_of_a_patch_affects_the_output() -> None:
     network, (x, label) = randomised(small(bottleneck=1)), images()
     with torch.no_grad():
         weight = network.reduce.weight[0]
@@ -97,7 +97,7 @@ def test_both_position_embeddings_affect_the_output(without: str, monkeypatch: p
     assert (network(x, label) - expected).abs().max() > 1e-3
 
 
-def test_sizes_match_the_published_ones() -> None:
+def test_parameter_counts_match_the_published_ones() -> None:
     """131 and 459 million parameters of JiT-B/16 and JiT-L/16, with 1000 classes."""
     for settings, millions in (({}, 131), ({"width": 1024, "depth": 24, "heads": 16}, 459)):
         with torch.device("meta"):
@@ -112,7 +112,7 @@ def test_sizes_match_the_published_ones() -> None:
         ({"heads": 3}, "model.width=16: expected a multiple of 12 for model.heads=3, such as model.width=12"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
+def test_invalid_arguments_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -44,12 +44,12 @@ def build(name: str, **changes: object) -> nn.Module:
     return instantiate(OmegaConf.merge(OmegaConf.load(yaml(name)), changes))
 
 
-def test_every_network_is_listed() -> None:
+def test_every_network_config_is_in_the_table() -> None:
     assert {path.stem for path in yaml("x").parent.glob("*.yaml")} == set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_size_and_cost(name: str) -> None:
+def test_parameters_downsampling_and_flops_match_the_table(name: str) -> None:
     parameters, side, downsampling, gflop = SHIPPED[name]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = build(name)
@@ -61,7 +61,7 @@ def test_size_and_cost(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_comment_states_size_and_cost(name: str) -> None:
+def test_the_yaml_comment_states_parameters_and_flops(name: str) -> None:
     parameters, side, _, gflop = SHIPPED[name]
     text = yaml(name).read_text().replace("\n# ", " ")
     stated = re.search(r"([\d.]+) M parameters, ([\d.]+) GFLOP per (\d+)×\3 image forward", text)
@@ -74,7 +74,7 @@ def test_the_comment_states_size_and_cost(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["unet_memoire", "unet_tiny", "unet_small", "unet_adm_tiny", "edm2_tiny", "dit_tiny", "jit_tiny"]
 )
-def test_a_state_dict_restores_the_network_also_at_half_the_image_size(name: str) -> None:
+def test_a_state_dict_restores_the_network_at_half_the_image_size(name: str) -> None:
     side = SHIPPED[name][1] // 2
     x, label = torch.randn(1, 3, side, side), torch.tensor([500.0])
     with torch.no_grad():

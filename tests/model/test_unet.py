@@ -34,7 +34,7 @@ def test_the_output_is_exactly_zero_at_initialisation(out_channels: int, height:
     assert torch.equal(y, torch.zeros_like(y))
 
 
-def test_a_seed_gives_the_same_weights_as_before_there_were_classes_and_patches() -> None:
+def test_a_seed_gives_the_same_initial_weights_as_in_earlier_versions() -> None:
     """The digest is from the network before it had these arguments."""
     torch.manual_seed(0)
     weights = small().state_dict()
@@ -46,7 +46,7 @@ def test_a_seed_gives_the_same_weights_as_before_there_were_classes_and_patches(
     assert all(torch.equal(explicit[name], weights[name]) for name in weights)
 
 
-def test_a_class_whose_vector_is_zero_changes_no_bit_of_the_output() -> None:
+def test_a_zero_class_embedding_does_not_change_the_output() -> None:
     plain, (x, label) = randomised(small()), images()
     conditional = small(classes=3).eval()
     missing, unexpected = conditional.load_state_dict(plain.state_dict(), strict=False)
@@ -57,7 +57,7 @@ def test_a_class_whose_vector_is_zero_changes_no_bit_of_the_output() -> None:
     assert torch.equal(conditional(x, label), plain(x, label))
 
 
-def test_a_patch_equals_the_network_on_unshuffled_pixels() -> None:
+def test_patch_size_2_equals_a_network_on_pixel_unshuffled_images() -> None:
     settings = {"in_channels": 2, "out_channels": 4}
     network = randomised(small(**settings, patch=2))
     inner = small(in_channels=8, out_channels=16).eval()
@@ -69,14 +69,14 @@ def test_a_patch_equals_the_network_on_unshuffled_pixels() -> None:
     assert torch.equal(network(x, label), expected)
 
 
-def test_each_residual_block_equals_its_shortcut_at_initialisation() -> None:
+def test_a_residual_block_equals_its_shortcut_at_initialisation() -> None:
     network = small()
     block = network.encoder["stage1_block0"]
     x, emb = torch.randn(2, 16, 4, 4), network.time(torch.tensor([3.0, 7.0]))
     torch.testing.assert_close(block(x, emb), block.shortcut(x), rtol=0, atol=0)
 
 
-def test_the_label_changes_the_output_and_may_be_fractional() -> None:
+def test_the_time_label_changes_the_output_and_may_be_fractional() -> None:
     network, (x, _) = randomised(small()), images(1)
     at = [network(x, torch.tensor([label])) for label in (10.0, 10.5, 11.0)]
     assert (at[0] - at[1]).abs().max() > 1e-4
@@ -91,7 +91,7 @@ def test_the_time_affects_each_block(block: str) -> None:
     assert (network(x, label) - before).abs().max() > 1e-4
 
 
-def test_every_skip_connection_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_skip_connection_affects_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     network, (x, label) = randomised(small()), images()
     whole, cat = network(x, label), torch.cat
     skips = 2 * 2  # on two levels: one block, and the stem or the downsampling before it
@@ -139,7 +139,7 @@ def test_dropout_is_active_only_in_training() -> None:
     assert not torch.equal(network(x, label), network(x, label))
 
 
-def test_bfloat16_distinguishes_neighbouring_labels() -> None:
+def test_bfloat16_distinguishes_neighbouring_time_labels() -> None:
     label = torch.tensor([997.0, 998.0, 999.0])
     waves = sinusoidal(label, 32)
     assert torch.pdist(waves).min() > 0.1
@@ -174,7 +174,7 @@ def test_image_sizes_must_be_multiples_of_downsampling() -> None:
         ({"head_dim": 12}, "model.channels has 32 for a level with attention, not a multiple of model.head_dim=12"),
     ],
 )
-def test_arguments_that_do_not_fit_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
+def test_invalid_arguments_are_named_in_the_error(changes: dict[str, object], found: str) -> None:
     with pytest.raises(UserError) as error:
         small(**changes)
     assert found in str(error.value)

@@ -14,13 +14,13 @@ def tiny() -> MemoirUNet:
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 12)])
-def test_shapes(height: int, width: int) -> None:
+def test_the_output_has_the_shape_of_the_input(height: int, width: int) -> None:
     network = tiny()
     assert network.downsampling == 4
     assert network(torch.randn(2, 3, height, width), torch.tensor([0.0, 999.0])).shape == (2, 3, height, width)
 
 
-def test_the_layers_are_those_of_the_memoir() -> None:
+def test_layer_types_and_poolings_match_the_memoir() -> None:
     network = tiny()
     kinds = {type(module).__name__ for module in network.modules()} - {"MemoirUNet", "ModuleList", "Stage"}
     assert kinds == {"Conv2d", "ConvTranspose2d", "Linear", "TimeEmbedding"}
@@ -30,7 +30,7 @@ def test_the_layers_are_those_of_the_memoir() -> None:
     assert sizes == [((4, 2), (4, 2))]  # two poolings before the bottleneck, none in it
 
 
-def test_max_pooling_lies_between_the_stages() -> None:
+def test_stages_are_connected_by_max_pooling() -> None:
     network, (above, below) = tiny(), ([], [])
     network.encoder[0].register_forward_hook(lambda module, x, y: above.append(y))
     network.encoder[1].register_forward_hook(lambda module, x, y: below.append(x[0]))
@@ -46,7 +46,7 @@ def test_the_time_affects_each_stage(stage: str) -> None:
     assert (network(x, label) - before).abs().max() > 1e-4
 
 
-def test_each_skip_connection_matters() -> None:
+def test_each_skip_connection_affects_the_output() -> None:
     network, x, label = tiny(), torch.randn(2, 3, 8, 8), torch.tensor([1.0, 500.0])
     before = network(x, label)
     for stage in network.decoder:

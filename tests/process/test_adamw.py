@@ -31,7 +31,7 @@ def test_adamw_matches_the_memoirs_pseudocode(amsgrad: bool) -> None:
         torch.testing.assert_close(theta.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_amsgrad_differs_after_the_gradient_falls() -> None:
+def test_amsgrad_takes_smaller_steps_after_a_large_gradient() -> None:
     ends = []
     for amsgrad in (False, True):
         theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))

@@ -71,7 +71,7 @@ def test_one_ddim_step_matches_diffusers(row: int, eta: float) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_unmodified_diffusers_agrees_to_float32() -> None:
+def test_ddim_matches_unmodified_diffusers_to_float32_precision() -> None:
     """diffusers' ᾱ is float32: 1 − ᾱ of the first row has a relative error of 1e-4; other rows agree to 1e-5."""
     x = draw(0).float()
     scheduler = diffusers.DDIMScheduler(beta_schedule="linear", clip_sample=False)
@@ -163,7 +163,7 @@ def test_ddim_maps_a_gaussian_by_the_exact_linear_map() -> None:
 @pytest.mark.parametrize("choice", [grid.uniform, grid.leading])
 @pytest.mark.parametrize("T", [10, 1000])
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_grids_decrease_to_zero_on_rows(choice: object, T: int, steps: int) -> None:
+def test_grid_times_are_table_rows_and_decrease_to_zero(choice: object, T: int, steps: int) -> None:
     times = choice(schedule.linear(T), steps)
     assert len(times) == steps + 1
     assert (times.diff() < 0).all()

@@ -41,7 +41,7 @@ def inverse_of(labels: Tensor) -> tuple[np.ndarray, float, float]:
     return np.linalg.inv(forward), float(labels[7]), float(labels[8])
 
 
-def test_images_without_labels_are_as_they_were() -> None:
+def test_images_with_zero_labels_are_unchanged() -> None:
     x = torch.rand(N, 1, 4, 6)
     changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.12)
     assert labels.shape == (N, 9)
@@ -51,7 +51,7 @@ def test_images_without_labels_are_as_they_were() -> None:
     assert (changed != x).flatten(1).any(dim=1)[~untouched].all()
 
 
-def test_only_the_mirror_is_left_without_probability() -> None:
+def test_probability_zero_leaves_only_the_mirroring() -> None:
     x = torch.rand(N, 1, 4, 6)
     changed, labels = non_leaky(x, Streams.of(N, "test"), probability=0.0)
     mirrored = labels[:, 0] == 1
@@ -60,7 +60,7 @@ def test_only_the_mirror_is_left_without_probability() -> None:
     assert torch.equal(changed, torch.where(mirrored[:, None, None, None], x.flip(3), x))
 
 
-def test_labels_have_their_distributions() -> None:
+def test_labels_follow_the_specified_distributions() -> None:
     p = 0.3
     _, labels = non_leaky(torch.zeros(N, 1, 2, 2), Streams.of(N, "test"), probability=p)
     made = (labels != 0).double().mean(dim=0)
@@ -79,7 +79,7 @@ def test_labels_have_their_distributions() -> None:
 
 
 @pytest.mark.parametrize("kind", range(7), ids=["mirror", "upend", "scale", "turn", "stretch", "shift", "all"])
-def test_the_image_is_what_its_labels_say(kind: int) -> None:
+def test_labels_describe_the_transformation_of_the_image(kind: int) -> None:
     """Single transformations and all together, against scipy's splines."""
     n, columns = 200, [[0], [1], [2], [3, 4], [5, 6], [7, 8], list(range(9))][kind]
     x = smooth(n)
@@ -111,7 +111,7 @@ def test_a_shift_by_whole_pixels_mirrors_the_edge() -> None:
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
 
 
-def test_products_are_those_of_matrices() -> None:
+def test_product_multiplies_2x2_matrices() -> None:
     a, b, c = (torch.rand(5, 4) for _ in range(3))
     found = product(*(tuple(m.unbind(1)) for m in (a, b, c)))
     torch.testing.assert_close(torch.stack(found, 1).view(5, 2, 2), a.view(5, 2, 2) @ b.view(5, 2, 2) @ c.view(5, 2, 2))

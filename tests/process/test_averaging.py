@@ -31,18 +31,18 @@ def test_the_length_is_the_standard_deviation_of_the_profile(gamma):
 
 
 @pytest.mark.parametrize("length", [0.001, 0.01, 0.05, 0.1, 0.2, 0.28, LONGEST])
-def test_gamma_is_the_inverse_of_the_length(length):
+def test_gamma_of_inverts_length_of(length):
     assert gamma_of(length) >= 0
     assert length_of(gamma_of(length)) == pytest.approx(length, rel=1e-9)
 
 
 @pytest.mark.parametrize("length", PUBLISHED)
-def test_gamma_is_that_of_the_paper(length):
+def test_gamma_matches_the_paper(length):
     assert gamma_of(length) == pytest.approx(PUBLISHED[length], abs=0.005)
 
 
 @pytest.mark.parametrize("length", [0.0, -0.1, 0.2887, 1.0, float("nan"), float("inf")])
-def test_a_length_that_no_average_has_is_one_line(length):
+def test_a_length_out_of_range_is_refused(length):
     with pytest.raises(UserError, match=r"above 0 and at most 0\.2887"):
         gamma_of(length)
 
@@ -56,7 +56,7 @@ def recurred(gamma: float, path: Tensor) -> float:
 
 
 @pytest.mark.parametrize("length", [0.05, 0.1, LONGEST])
-def test_a_step_weighs_the_integral_of_the_profile_over_it(length):
+def test_the_weight_of_a_step_is_the_integral_of_the_profile_over_it(length):
     gamma, n = gamma_of(length), 50
     for step in (1, 2, 30, 49, 50):
         path = torch.zeros(n, dtype=torch.float64)
@@ -67,7 +67,7 @@ def test_a_step_weighs_the_integral_of_the_profile_over_it(length):
 
 @pytest.mark.parametrize("length", [0.05, 0.1, 0.25])
 @pytest.mark.parametrize("k", [0, 1, 2, 3])
-def test_on_a_polynomial_path_the_average_is_the_closed_form_up_to_the_steps(length, k):
+def test_the_average_of_a_polynomial_path_matches_the_closed_form(length, k):
     """w(t) = t^k has the average (γ+1)/(γ+1+k) n^k. Steps keep w at its value at s over (s − 1, s], so the average
     exceeds this by k/2 · (γ+1)/(γ+k) / n of n^k and terms in 1/n²."""
     gamma, n = gamma_of(length), 1000
@@ -77,7 +77,7 @@ def test_on_a_polynomial_path_the_average_is_the_closed_form_up_to_the_steps(len
     assert above == pytest.approx(k / 2 * (gamma + 1) / (gamma + k) / n, rel=1e-2, abs=1e-12)
 
 
-def test_inner_products_are_the_integrals():
+def test_inner_products_equal_numerical_integrals():
     profiles = [Profile(0.0, 3.0), Profile(2.5, 4.0), Profile(7.0, 4.0), Profile(1.0, 10.0)]
     s, width = midpoints(10.0)
     expected = [[float((density(a, s) * density(b, s)).sum() * width) for b in profiles] for a in profiles]
@@ -86,14 +86,14 @@ def test_inner_products_are_the_integrals():
 
 
 @pytest.mark.parametrize("i", [0, 13, 31])
-def test_a_profile_that_was_kept_is_itself(i):
+def test_reconstructing_a_stored_profile_uses_only_that_snapshot(i):
     x, missing = coefficients(KEPT, KEPT[i])
     assert torch.allclose(x, torch.eye(32, dtype=torch.float64)[i], rtol=0, atol=1e-9)
     assert missing < 1e-6
 
 
 @pytest.mark.parametrize(("length", "bound"), [(0.03, 0.04), (0.08, 0.003), (0.15, 0.01), (0.25, 0.08), (0.01, 0.37)])
-def test_another_length_is_met_and_what_is_missing_is_told(length, bound):
+def test_other_lengths_are_approximated_and_the_error_is_reported(length, bound):
     wanted = Profile(gamma_of(length), 1600)
     x, missing = coefficients(KEPT, wanted)
     assert float(x.sum()) == pytest.approx(1, abs=1e-12)
@@ -105,7 +105,7 @@ def test_another_length_is_met_and_what_is_missing_is_told(length, bound):
 
 
 @pytest.mark.parametrize("length", [0.03, 0.08, 0.15])
-def test_no_other_combination_is_nearer(length):
+def test_the_coefficients_are_the_least_squares_solution(length):
     """Before the division by their sum, which is 1 to 1e-3, the coefficients are the least-squares solution."""
     wanted = Profile(gamma_of(length), 1600)
     x, _ = coefficients(KEPT, wanted)
@@ -116,6 +116,6 @@ def test_no_other_combination_is_nearer(length):
     assert torch.allclose(x, best / best.sum(), rtol=0, atol=2e-3)
 
 
-def test_an_average_of_constant_weights_is_these_weights():
+def test_constant_weights_are_unchanged_as_the_coefficients_sum_to_one():
     x, _ = coefficients(KEPT[:6], Profile(gamma_of(0.28), 300))
     assert float(x.sum()) == pytest.approx(1, abs=1e-12)

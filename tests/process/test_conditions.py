@@ -37,7 +37,7 @@ def test_an_estimate_depends_on_the_class() -> None:
 @pytest.mark.parametrize(
     "objective", [Simple(Uniform()), Uncertainty(Simple(Uniform()))], ids=["simple", "uncertainty"]
 )
-def test_an_objective_trains_the_classes(objective: Simple) -> None:
+def test_an_objective_trains_the_class_embeddings(objective: Simple) -> None:
     model, x0 = denoiser(), torch.ones(4, *SHAPE)
 
     def loss(**conditions: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def test_a_sampler_passes_the_classes_at_every_evaluation(name: str) -> None:
     torch.testing.assert_close(torch.cat([images(slice(0, 1)), images(slice(1, 4))]), whole, rtol=1e-6, atol=1e-6)
 
 
-def test_without_conditions_the_network_gets_none() -> None:
+def test_without_conditions_the_network_is_called_with_x_and_label_only() -> None:
     class Plain(torch.nn.Module):
         def forward(self, x: Tensor, label: Tensor) -> Tensor:
             return 0.5 * x

@@ -120,7 +120,7 @@ def test_the_consistency_function_is_a_fixed_point_as_r_rises_to_t(data, x, leve
     assert mean == pytest.approx(abs(pull(Exact(data, mean=True), x, level, 8)), rel=0.05)
 
 
-def test_the_pull_on_the_consistency_function_of_a_gaussian_is_the_closed_form() -> None:
+def test_the_loss_gradient_on_a_gaussian_matches_the_closed_form() -> None:
     """For N(m, v): 2 √v (x − m)/√A (1 − (v + r t)/√(A B))/(t − r), with A = v + t² and B = v + r²."""
     (_, (m,), (v,)), x, t = GAUSSIAN, 0.9, 0.8
     for stage in (1, 2, 5):
@@ -131,7 +131,7 @@ def test_the_pull_on_the_consistency_function_of_a_gaussian_is_the_closed_form()
         assert pull(Exact(GAUSSIAN), x, t, stage) == pytest.approx(expected, rel=1e-6)
 
 
-def test_another_function_has_a_higher_loss_against_the_same_target() -> None:
+def test_a_shifted_estimate_has_a_higher_loss_against_the_same_target() -> None:
     """The excess is that of a mean square: the squared shift plus the pull times the shift."""
     x, level, stage = 0.4, 0.5, 8
     model = Exact(MIXTURE)
@@ -155,7 +155,7 @@ def test_another_function_has_a_higher_loss_against_the_same_target() -> None:
         assert loss(shift) > loss(0)
 
 
-def test_the_stages_lead_from_the_mean_to_the_consistency_function() -> None:
+def test_stages_converge_from_the_mean_to_the_consistency_function() -> None:
     """For N(0, v), a stage converges to f(x, t) = G(t) x with G(t) = G(r) (v + r t)/(v + t²) and G(0) = 1.
 
     With r = 0 this is the mean, v/(v + t²); as r rises to t, it approaches √(v/(v + t²)), at first order in the step.
@@ -176,7 +176,7 @@ def test_the_stages_lead_from_the_mean_to_the_consistency_function() -> None:
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_with_r_0_it_is_diffusion_training(on: str) -> None:
+def test_with_r_0_the_loss_equals_that_of_diffusion_training(on: str) -> None:
     """d(x0_θ, x0)/t bit for bit; a squared distance is the x0 loss with the weight 1/t, for any prediction."""
     kind, of = SCHEDULES[on]
     denoiser, x0, times = Denoiser(Affine(), kind, of), torch.rand(8, 3, 4, 4) * 2 - 1, LogNormal(std=1.0)
@@ -201,7 +201,7 @@ def test_with_r_0_it_is_diffusion_training(on: str) -> None:
 
 
 @pytest.mark.parametrize("on", SCHEDULES)
-def test_the_noise_levels_of_a_pair_are_those_of_the_paper_on_every_schedule(on: str) -> None:
+def test_noise_levels_of_a_pair_match_the_paper_on_every_schedule(on: str) -> None:
     """x_r has the image and noise of x_t at the level t (1 − n(t)/q^a); below 0, it is the image itself."""
     kind, of = SCHEDULES[on]
     denoiser, seen = Denoiser(Affine(), kind, of), []
@@ -226,7 +226,7 @@ def test_the_noise_levels_of_a_pair_are_those_of_the_paper_on_every_schedule(on:
         torch.testing.assert_close(*eps, rtol=1e-5, atol=1e-5)
 
 
-def test_stages_are_equal_shares_of_a_run_and_the_last_one_stays() -> None:
+def test_stages_divide_a_run_equally_and_the_last_one_remains() -> None:
     made, wrapped = Consistency(stages=3), Uncertainty(Consistency(stages=3))
     found = []
     for step in range(11):
@@ -252,7 +252,7 @@ def test_no_gradient_flows_through_the_target() -> None:
     assert twin.network.weight.grad.abs().min() > 0
 
 
-def test_both_estimates_of_a_pair_have_the_same_dropout_and_the_next_step_another() -> None:
+def test_a_pair_shares_its_dropout_mask_and_the_next_step_draws_a_new_one() -> None:
     masks = []
 
     class Dropping(Affine):
@@ -282,7 +282,7 @@ def test_both_estimates_of_a_pair_have_the_same_dropout_and_the_next_step_anothe
         assert len({mask.numpy().tobytes() for mask in masks[0]}) == 4
 
 
-def test_the_loss_depends_only_on_the_examples_seed_and_conditions_reach_both_estimates() -> None:
+def test_the_loss_depends_only_on_the_seed_and_both_estimates_get_the_conditions() -> None:
     class Classes(Affine):
         def forward(self, x: Tensor, label: Tensor, classes: Tensor) -> Tensor:  # type: ignore[override]
             seen.append(classes.tolist())
@@ -307,7 +307,7 @@ def test_the_loss_is_multiplied_by_the_importance_of_the_times() -> None:
     assert importance.std() > 0.1
 
 
-def test_pseudo_huber_is_quadratic_below_c_and_linear_above() -> None:
+def test_pseudo_huber_matches_its_formula_with_zero_gradient_at_equality() -> None:
     x = torch.tensor([1e-5, 1e-3, 1.0, 30.0], dtype=torch.float64).reshape(-1, 1, 1, 1).expand(-1, 3, 4, 4)
     y, c = torch.zeros_like(x), 0.1
     expected = torch.sqrt(x[:, 0, 0, 0] ** 2 + c**2) - c
@@ -317,7 +317,7 @@ def test_pseudo_huber_is_quadratic_below_c_and_linear_above() -> None:
     assert torch.equal(same.grad, y)  # finite where the estimates are equal
 
 
-def test_a_prediction_of_the_image_itself_is_refused() -> None:
+def test_the_x0_prediction_is_refused() -> None:
     with pytest.raises(UserError, match="with X0, the estimate of x0 does not approach x_t"):
         Consistency()(Denoiser(Affine(), schedule.cosine(), prediction.X0()), torch.rand(2, 1, 2, 2), Streams([1, 2]))
 
@@ -325,7 +325,7 @@ def test_a_prediction_of_the_image_itself_is_refused() -> None:
 # The sampler
 
 
-def test_a_step_keeps_nothing_of_x_t_but_the_estimate_and_draws_from_each_images_stream() -> None:
+def test_a_step_adds_fresh_noise_from_each_images_stream_to_the_estimate() -> None:
     denoiser = Denoiser(Affine(), schedule.cosine(), prediction.V())
     noise, seeds, xs = torch.randn(3, 1, 4, 4), [11, 12, 13], {}
     found = ConsistencySampler(3)(denoiser, noise, Streams(seeds), lambda k, x, e: xs.update({k: (x, e.x0)}))
@@ -342,7 +342,7 @@ def test_a_step_keeps_nothing_of_x_t_but_the_estimate_and_draws_from_each_images
     torch.testing.assert_close(alone, found[1:2])
 
 
-def test_it_is_ancestral_sampling_where_x_t_is_pure_noise_and_one_step_is_ddims() -> None:
+def test_from_pure_noise_the_first_step_is_ancestral_and_one_step_equals_ddim() -> None:
     denoiser, noise = Denoiser(Affine(), schedule.Flow(), prediction.Velocity()), torch.randn(3, 1, 4, 4)
 
     def first_step(sampler: Sampler) -> Tensor:
@@ -357,7 +357,7 @@ def test_it_is_ancestral_sampling_where_x_t_is_pure_noise_and_one_step_is_ddims(
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
-def test_with_the_consistency_function_any_number_of_steps_samples_the_distribution(steps: int) -> None:
+def test_the_exact_consistency_function_samples_correctly_in_any_number_of_steps(steps: int) -> None:
     """Each x_s is exact except the first, which is N(0, σ²) instead of the mixture's x_t at σ = 80."""
     n, streams = 20_000, SharedStream(0)
     noise = streams.normal_like(torch.empty(n, 1, 1, 1, dtype=torch.float64))
@@ -421,7 +421,7 @@ def sampled(sampler: Sampler, denoiser: Denoiser, n: int = 10_000) -> float:
     return distance(sampler(denoiser, streams.normal_like(torch.empty(n, 1, 1, 1)), streams))
 
 
-def test_tuning_makes_good_samples_in_one_and_two_steps() -> None:
+def test_consistency_tuning_gives_good_samples_in_one_and_two_steps() -> None:
     """Before and after: DDIM and consistency sampling, at the same noise levels."""
     torch.manual_seed(0)
     denoiser = Denoiser(Perceptron(), EDM, prediction.EDM())

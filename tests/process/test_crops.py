@@ -24,7 +24,7 @@ def image(batch: int = 5, height: int = 16, width: int = 24) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("divisor", [1, 2, 4])
-def test_a_part_is_what_its_window_says_and_has_its_coordinates(divisor) -> None:
+def test_a_crop_and_its_coordinates_match_its_window(divisor) -> None:
     x0 = image()
     parts, window = Crops([divisor], [1.0])(x0, Streams.of(5, "crops", divisor))
     h, w = 16 // divisor, 24 // divisor
@@ -48,7 +48,7 @@ def test_whole_images_have_coordinates_from_minus_1_to_1() -> None:
     assert torch.equal(coordinates(torch.zeros(1, 3, 1, 1)), torch.full((1, 2, 1, 1), -1.0))
 
 
-def test_sizes_are_drawn_for_a_batch_with_their_probabilities() -> None:
+def test_crop_sizes_are_drawn_per_batch_with_the_given_probabilities() -> None:
     crops: Crops = make(settings(["crops=random"]).crops, "crops")
     x0, found = torch.zeros(1, 1, 8, 8), Counter()
     for k in range(N):
@@ -58,7 +58,7 @@ def test_sizes_are_drawn_for_a_batch_with_their_probabilities() -> None:
     assert crops.share == pytest.approx(0.5 + 0.3 / 4 + 0.2 / 16)
 
 
-def test_places_are_uniform_and_those_of_their_images() -> None:
+def test_crop_positions_are_uniform_and_depend_only_on_the_image() -> None:
     crops, x0 = Crops([2], [1.0]), torch.zeros(N, 1, 8, 4)
     window = crops(x0, Streams.of(N, "places"))[1]
     for column, places in ((0, 5), (1, 3)):
@@ -69,7 +69,7 @@ def test_places_are_uniform_and_those_of_their_images() -> None:
     assert torch.equal(alone[0], window[7])
 
 
-def test_devices_draw_one_size() -> None:
+def test_all_devices_draw_the_same_crop_size() -> None:
     crops = Crops()
     for k in range(20):
         parts = [crops(torch.zeros(2, 1, 8, 8), Streams([2 * k + i, 5 + i], batch_seed=k))[0] for i in (0, 1)]
@@ -77,7 +77,7 @@ def test_devices_draw_one_size() -> None:
 
 
 @pytest.mark.parametrize("patch", [1, 2])
-def test_a_network_sees_the_place_of_a_part(patch) -> None:
+def test_a_network_with_coordinates_sees_the_position_of_a_crop(patch) -> None:
     options = {"channels": [8, 16], "attention": [False, True], "groups": 4, "patch": patch}
     network = randomised(UNet(coordinates=True, classes=2, **options))
     assert network.stem.weight.shape[1] == 5 * patch**2
@@ -96,12 +96,12 @@ def test_a_network_sees_the_place_of_a_part(patch) -> None:
 
 
 @pytest.mark.parametrize(("divisors", "probabilities"), [([1, 2], [1.0]), ([1, 2], [0.5, 0.4]), ([1], [0.9])], ids=str)
-def test_probabilities_that_do_not_fit_are_refused(divisors, probabilities) -> None:
+def test_invalid_probabilities_are_refused(divisors, probabilities) -> None:
     with pytest.raises(UserError, match=r"crops.probabilities=\["):
         Crops(divisors, probabilities)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
+def test_incompatible_crop_sizes_are_refused() -> None:
     crops = Crops()
     crops.check(32, 64, 8)
     with pytest.raises(UserError, match=r"into parts of 8×16 .* multiples of 16; remove 4, for example .*=\[1,2\]"):

@@ -16,7 +16,7 @@ PICTURE = torch.tensor([0.4, -0.3, 0.9]).reshape(3, 1, 1)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_variant_is_what_the_sampler_draws_from_the_noised_picture(name):
+def test_a_variant_equals_sampling_from_the_noised_picture(name):
     """0.6 of 5 steps are 3 steps, which start at the third of the 6 times."""
     sampler = ALL[name][0](5, grid=grid.log_snr)
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
@@ -34,7 +34,7 @@ def test_a_variant_is_what_the_sampler_draws_from_the_noised_picture(name):
     assert edited.begins(oracle.schedule) == pytest.approx((t, float(sigma / alpha)))
 
 
-def test_the_less_noise_the_nearer_to_the_picture():
+def test_less_noise_stays_closer_to_the_picture():
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
 
     def distance(strength):
@@ -51,12 +51,12 @@ def test_the_less_noise_the_nearer_to_the_picture():
 
 
 @pytest.mark.parametrize("strength", [0, -1, 1.01, float("nan")])
-def test_a_strength_that_cannot_be_is_refused(strength):
+def test_an_invalid_strength_is_refused(strength):
     with pytest.raises(UserError, match=rf"strength={strength:g}: it must be in \(0, 1\]"):
         SDEdit(strength)
 
 
-def test_a_variant_has_no_other_start():
+def test_a_variant_refuses_a_start():
     edited, oracle = SDEdit(0.5)(DDIM(4), PICTURE), GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
     with pytest.raises(UserError, match="and no start"):
         edited(oracle, None, Streams.of(1, "x"), start=(PICTURE[None], 0.5))
@@ -67,7 +67,7 @@ def between(shares):
     return Between([seed_for("a")] * n, [seed_for("b")] * n, shares)
 
 
-def test_the_ends_are_the_draws_of_both_and_the_middle_is_noise():
+def test_interpolation_ends_equal_each_seeds_noise_and_the_middle_is_unit_noise():
     streams, a, b = between([0, 1, 0.5, 0.25]), Streams([seed_for("a")]), Streams([seed_for("b")])
     for dtype in (torch.float32, torch.float64):  # the second draw, too
         z, first, last = (s.normal(3, 32, 32, dtype=dtype) for s in (streams, a, b))
@@ -79,7 +79,7 @@ def test_the_ends_are_the_draws_of_both_and_the_middle_is_noise():
         assert float((z[3] * first[0]).mean()) == pytest.approx(0.92, abs=0.06)  # cos(π/8)
 
 
-def test_a_sampler_that_adds_noise_draws_both_ends_exactly():
+def test_a_stochastic_sampler_reproduces_both_ends_of_an_interpolation():
     oracle = GaussianOracle(SCHEDULES["cosine"], MEAN, COVARIANCE)
 
     def drawn(streams):
@@ -89,6 +89,6 @@ def test_a_sampler_that_adds_noise_draws_both_ends_exactly():
     torch.testing.assert_close(x[[0, 2]], torch.cat([drawn(Streams([seed_for(end)])) for end in "ab"]))
 
 
-def test_one_seed_at_both_ends_is_refused():
+def test_interpolating_between_equal_seeds_is_refused():
     with pytest.raises(UserError, match="both ends have the same seed"):
         Between([5], [5], [0.5])

@@ -101,7 +101,7 @@ def test_quadratic_is_equally_spaced_in_the_square_root_of_t() -> None:
     assert grid.quadratic(SCHEDULES["linear"], 10)[-2] == pytest.approx(1 / 1000)
 
 
-def test_default_ends_are_those_of_the_schedule() -> None:
+def test_default_noise_levels_span_the_schedule() -> None:
     linear = level(SCHEDULES["linear"], grid.log_snr(SCHEDULES["linear"], 5))
     first, last = SCHEDULES["linear"].lambdas[[1, -1]].mul(-0.5).exp()
     assert linear[0] == pytest.approx(float(last))
@@ -113,7 +113,7 @@ def test_default_ends_are_those_of_the_schedule() -> None:
 
 @pytest.mark.parametrize("choice", [grid.karras, grid.log_snr, grid.cosine])
 @pytest.mark.parametrize("on", ["cosine", "zero_snr", "cosine_continuous", "flow"])
-def test_pure_noise_takes_one_level_of_the_grid(choice: object, on: str) -> None:
+def test_only_one_level_of_the_grid_is_pure_noise(choice: object, on: str) -> None:
     """sigma/alpha(1) is 1e3 … ∞ on these schedules: levels after t = 1 equal those of a schedule that ends at 160."""
     times = choice(SCHEDULES[on], 10)
     capped = choice(SCHEDULES[on], 10, sigma_max=160.0)

@@ -46,7 +46,7 @@ def at(t: float, n: int = 4) -> Tensor:
 @pytest.mark.parametrize("on", SCHEDULES)
 @pytest.mark.parametrize("time", [0.02, 0.4, 0.999])
 @pytest.mark.parametrize("scale", SCALES)
-def test_the_guided_score_is_that_of_the_powers_of_both_densities(scale: float, time: float, on: str) -> None:
+def test_the_guided_score_is_that_of_the_product_of_powered_densities(scale: float, time: float, on: str) -> None:
     """eps = −sigma ∇ log p(x|y)^w p(x)^(1−w), by automatic differentiation; x_t = alpha x0 + sigma eps stays true."""
     model, t = labelled(SCHEDULES[on]), at(time)
     alpha, sigma = model.schedule(t[0])
@@ -80,7 +80,7 @@ def test_guidance_between_gaussians_is_the_denoiser_of_a_gaussian(time: float, s
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_equal_variances_are_guided_to_a_gaussian_at_the_extrapolated_mean(scale: float, name: str) -> None:
+def test_with_equal_variances_guidance_samples_a_gaussian_at_the_extrapolated_mean(scale: float, name: str) -> None:
     """N(w m_1 + (1−w) m_0, Σ): here the guided flow is the flow of this Gaussian."""
     kind, steps, stated = DETERMINISTIC[name]
     strong, weak = GaussianOracle(VP, MEAN, COVARIANCE), GaussianOracle(VP, MEAN / 2, COVARIANCE)
@@ -92,7 +92,7 @@ def test_equal_variances_are_guided_to_a_gaussian_at_the_extrapolated_mean(scale
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("scale", [0.5, 2.0])
-def test_unequal_variances_are_guided_along_the_product_of_their_flows(scale: float, name: str) -> None:
+def test_with_unequal_variances_guidance_follows_the_product_of_both_flows(scale: float, name: str) -> None:
     """With v = sigma/alpha, z = x/alpha follows d log z/dv = v (w/(c_1 + v²) + (1−w)/(c_0 + v²)) on each axis.
 
     So the flow from v to 0 multiplies z by (c_1/(c_1 + v²))^(w/2) (c_0/(c_0 + v²))^((1−w)/2). Starting from noise, the
@@ -118,7 +118,7 @@ def drawn(name: str, denoise: Any, **conditions: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_the_ends_of_the_scale_are_the_two_denoisers(name: str) -> None:
+def test_in_every_sampler_scales_0_and_1_give_the_weak_and_the_strong_denoiser(name: str) -> None:
     """Bit for bit: scale 1 is the model with labels, evaluated alone, and scale 0 the model without."""
     model = labelled()
     conditional, marginal = drawn(name, model, classes=Y), drawn(name, model.mixture)
@@ -131,7 +131,7 @@ def test_in_every_sampler_the_ends_of_the_scale_are_the_two_denoisers(name: str)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_a_model_guided_by_itself_is_that_model(name: str) -> None:
+def test_in_every_sampler_a_model_guided_by_itself_is_unchanged(name: str) -> None:
     model = labelled()
     for conditions in ({"classes": Y}, {}):
         assert torch.equal(
@@ -140,7 +140,7 @@ def test_in_every_sampler_a_model_guided_by_itself_is_that_model(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_guidance_acts_in_its_interval_alone(name: str) -> None:
+def test_in_every_sampler_guidance_acts_only_in_its_interval(name: str) -> None:
     """An interval with all of the sampler's noise levels changes nothing; one without any level means no guidance."""
     model, weak = labelled(), labelled()
     whole, within, never = (ClassifierFree(2.0, *ends)(model, weak) for ends in ((), (1e-4, 1e4), (1e-5, 1e-4)))
@@ -155,7 +155,7 @@ def test_in_every_sampler_guidance_acts_in_its_interval_alone(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_in_every_sampler_a_guided_image_depends_on_its_own_class_alone(name: str) -> None:
+def test_in_every_sampler_a_guided_image_depends_only_on_its_seed_and_class(name: str) -> None:
     guided = ClassifierFree(2.0, 0.2, 2.0)(labelled())
 
     def images(*chosen: int) -> Tensor:
@@ -169,7 +169,7 @@ def test_in_every_sampler_a_guided_image_depends_on_its_own_class_alone(name: st
 
 @pytest.mark.parametrize("kind", [partial(DDIM), partial(DDIM, eta=1.0), DPMSolver], ids=["ddim", "ancestral", "2m"])
 @pytest.mark.parametrize("y", range(3))
-def test_scale_one_samples_the_law_of_the_class(y: int, kind: Any) -> None:
+def test_scale_1_samples_the_distribution_of_the_class(y: int, kind: Any) -> None:
     """The exact mean and covariance of the images are those of N(m_y, Σ_y)."""
     model = labelled()
     guided = ClassifierFree(1.0)(model)
@@ -203,14 +203,14 @@ def test_an_interval_excludes_its_low_end_and_includes_its_high_end(kind: str, o
         assert KINDS[kind](3.0, *ends).acts(SCHEDULES[on], t).tolist() == inside
 
 
-def test_pure_noise_is_guided_without_an_upper_end_only() -> None:
+def test_pure_noise_is_guided_only_if_the_interval_has_no_upper_end() -> None:
     """On `flow`, alpha(1) = 0 and sigma/alpha is infinite."""
     on = SCHEDULES["flow"]
     assert ClassifierFree(2.0).acts(on, at(1.0, 1)).all()
     assert not ClassifierFree(2.0, high=1e9).acts(on, at(1.0, 1)).any()
 
 
-def test_the_weak_denoiser_has_the_conditions_of_its_kind() -> None:
+def test_the_weak_denoiser_gets_classes_only_in_autoguidance() -> None:
     model, weak, more = labelled(), labelled(), torch.ones(4)
     ClassifierFree(2.0)(model)(X, at(0.4), classes=Y, more=more)
     assert [sorted(call) for call in model.calls] == [["classes", "more"], ["more"]]
@@ -222,7 +222,7 @@ def test_the_weak_denoiser_has_the_conditions_of_its_kind() -> None:
         weak.calls.clear()
 
 
-def test_a_learned_variance_is_the_strong_denoisers() -> None:
+def test_the_learned_variance_is_that_of_the_strong_denoiser() -> None:
     """So ancestral sampling uses it, regardless of the weak denoiser."""
     model = Denoiser(randomised(DiT(2, 4, patch=2, width=8, depth=1, heads=2, classes=3)), schedule.linear(), V())
     weak = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2), seed=1), schedule.linear(), V())
@@ -238,7 +238,7 @@ def test_a_learned_variance_is_the_strong_denoisers() -> None:
         assert sampler(guided, x, streams, classes=Y).isfinite().all()
 
 
-def test_a_network_is_guided_by_its_own_no_class() -> None:
+def test_classifier_free_guidance_uses_the_networks_no_class_output() -> None:
     """An image that already has the label "no class" is not changed."""
     model = Denoiser(randomised(DiT(2, 2, patch=2, width=8, depth=1, heads=2, classes=3)), VP, V()).double()
     x, t, y = torch.linspace(-1, 1, 4 * 32).double().reshape(4, 2, 4, 4), at(0.4), torch.tensor([0, 1, 3, 2])
@@ -262,13 +262,13 @@ def test_a_network_is_guided_by_its_own_no_class() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_settings_that_cannot_be_are_one_line(kind: str, settings: dict[str, float], said: str) -> None:
+def test_invalid_settings_give_one_line_errors(kind: str, settings: dict[str, float], said: str) -> None:
     with pytest.raises(UserError, match=said) as error:
         KINDS[kind](**settings)
     assert "\n" not in str(error.value)
 
 
-def test_what_does_not_fit_the_model_is_one_line() -> None:
+def test_guidance_incompatible_with_the_model_is_refused() -> None:
     model = labelled()
     for conditions in ({}, {"classes": None}):
         for scale in (1.0, 2.0):
@@ -284,7 +284,7 @@ def test_what_does_not_fit_the_model_is_one_line() -> None:
         ClassifierFree(2.0)(unlabelled)(torch.ones(4, 2, 4, 4), at(0.4), classes=Y)
 
 
-def test_an_interval_must_hold_a_noise_level_of_the_schedule() -> None:
+def test_an_interval_must_contain_a_noise_level_of_the_schedule() -> None:
     """The levels of a table start at its first row; pure noise has no upper end."""
     table = schedule.linear()
     first, last = (float((table(t)[1] / table(t)[0])[0]) for t in (at(0.001, 1), at(1.0, 1)))
@@ -301,7 +301,7 @@ def test_an_interval_must_hold_a_noise_level_of_the_schedule() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in choices("guidance") if name != "none"])
-def test_every_choice_is_made_and_fits_the_schedules(name: str) -> None:
+def test_every_choice_can_be_built_and_fits_every_schedule(name: str) -> None:
     made = make(choice("guidance", name), "guidance")
     assert isinstance(made, Guidance)
     assert made.scale > 1
@@ -313,7 +313,7 @@ def test_every_choice_is_made_and_fits_the_schedules(name: str) -> None:
             make({**choice("guidance", name), key: value}, "guidance")
 
 
-def test_the_papers_interval_is_that_of_its_steps() -> None:
+def test_the_interval_choice_guides_the_same_steps_as_the_papers_code() -> None:
     """The paper's code guides steps 17 to 22 of EDM's 32 (https://github.com/kynkaat/guidance-interval)."""
     made, on = make(choice("guidance", "interval"), "guidance"), SCHEDULES["edm"]
     times = grid.karras(on, 32, sigma_min=0.002, sigma_max=80.0)

@@ -42,7 +42,7 @@ def law(method: Inpainting, sampler: Sampler, on: str = "vp") -> tuple[Tensor, T
     return mean[1:], covariance[1:, 1:]
 
 
-def test_the_figures_about_the_gaussian():
+def test_the_conditional_gaussian_has_the_stated_deviations_and_distance():
     mean, covariance = conditional()
     assert covariance.diagonal().sqrt().tolist() == pytest.approx([0.40, 0.36], abs=0.005)
     assert wasserstein((MEAN[1:], COVARIANCE[1:, 1:]), (mean, covariance)) == pytest.approx(0.25, abs=0.005)
@@ -65,7 +65,7 @@ STATED = [
 
 
 @pytest.mark.parametrize(("method", "kind", "steps", "stated"), STATED)
-def test_the_conditional_law_is_reached_within_the_stated_error(method, kind, steps, stated):
+def test_samples_follow_the_conditional_distribution_with_the_documented_error(method, kind, steps, stated):
     assert wasserstein(law(method, kind(steps, grid=FINE)), conditional()) == pytest.approx(stated, abs=0.0006)
 
 
@@ -79,7 +79,7 @@ def test_the_error_is_nearly_the_same_on_every_schedule(on):
 @pytest.mark.parametrize(
     ("kind", "rho", "rounds", "stated"), [(SDE, 1.0, 8, 0.0015), (SDE, 0.3, 30, 0.0015), (DDIM, 0.3, 30, 0.03)]
 )
-def test_rounds_at_one_level_reach_the_law_given_a_noisy_value(kind, rho, rounds, stated):
+def test_rounds_at_one_noise_level_sample_the_distribution_given_a_noisy_value(kind, rho, rounds, stated):
     """The theory of split Gibbs sampling. A sampler without noise comes less close, and fails at high noise."""
     inner = kind(60, grid=partial(grid.karras, sigma_min=0.01, sigma_max=2.0))
     sampler = SplitGibbs(rounds)(inner, PICTURE, KNOWN)
@@ -94,7 +94,7 @@ def test_rounds_at_one_level_reach_the_law_given_a_noisy_value(kind, rho, rounds
 
 @pytest.mark.parametrize("method", [RePaint(10), SplitGibbs(20)], ids=["repaint", "split_gibbs"])
 @pytest.mark.parametrize("kind", [DDIM, SDE], ids=["ddim", "sde"])
-def test_of_points_only_those_with_the_known_value_are_drawn_and_equally_often(method, kind):
+def test_only_points_with_the_known_value_are_drawn_with_equal_frequency(method, kind):
     """Within 0.12 of one half, for 200 samples: 3.4 standard errors."""
     points = torch.tensor([[-0.8, 0.3, 0.4], [-0.8, -0.6, -0.9], [0.6, 0.9, 0.0]], dtype=torch.float64)
     picture = points[0].reshape(3, 1, 1)
@@ -126,7 +126,7 @@ def test_every_sampler_returns_known_values_exactly(name, method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=["repaint", "split_gibbs"])
-def test_what_is_not_known_of_the_picture_has_no_influence_nor_has_the_batch(method):
+def test_neither_unknown_pixels_nor_the_batch_affect_the_result(method):
     x, _ = drawn(method, SDE(5), PICTURE.float())
     others = torch.where(KNOWN, PICTURE, PICTURE + 3).float()
     assert torch.equal(x, drawn(method, SDE(5), others)[0])
@@ -162,12 +162,12 @@ def test_evaluations_are_counted_and_conditions_and_thresholds_reach_the_denoise
 
 
 @pytest.mark.parametrize("kind", [DPMSolver, UniPC, AdamsBashforth])
-def test_repaint_makes_a_multistep_solvers_steps_of_first_order(kind):
+def test_repaint_reduces_multistep_solvers_to_first_order(kind):
     for one, other in zip(law(RePaint(2), kind(8, grid=FINE)), law(RePaint(2), DDIM(8, grid=FINE)), strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_repaint_shows_the_denoiser_known_pixels_with_fresh_noise_of_the_right_size():
+def test_repaint_gives_known_pixels_fresh_noise_of_the_right_level():
     """Within 5 standard errors. On a Gaussian the result hardly depends on it, but networks expect it."""
     seen = []
 
@@ -187,7 +187,7 @@ def test_repaint_shows_the_denoiser_known_pixels_with_fresh_noise_of_the_right_s
     assert (torch.corrcoef(z) - torch.eye(9)).abs().max() < 5 / 500**0.5
 
 
-def test_a_mask_may_be_of_pixels_or_of_channels_too():
+def test_a_mask_may_omit_the_channel_dimension():
     picture, known = torch.rand(3, 4, 4), torch.zeros(4, 4, dtype=torch.bool)
     known[1] = True
     oracle = GaussianOracle(SCHEDULES["cosine"], torch.zeros(48), torch.eye(48))

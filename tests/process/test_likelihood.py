@@ -74,7 +74,7 @@ def test_decoder_has_finite_gradients() -> None:
 
 
 @pytest.mark.parametrize("variance", [fixed_small, fixed_large])
-def test_variational_bound_term_by_term(variance) -> None:  # type: ignore[no-untyped-def]
+def test_every_term_of_the_variational_bound_matches_its_closed_form(variance) -> None:  # type: ignore[no-untyped-def]
     """The expectation of every term over x_t, for x0_θ = m + g (x_t − alpha m) with the optimal gain g.
 
     The mean squared error of x0_θ is (1 − g alpha)² (x0 − m)² + g² sigma².
@@ -143,7 +143,7 @@ def test_equal_steps_in_log_snr_make_the_bound_tight_on_every_schedule(schedule:
     assert -4 * float(gaps.std()) / math.sqrt(32) < float(gaps.mean()) < 0.25
 
 
-def test_the_prior_is_that_of_the_first_time() -> None:
+def test_the_prior_term_uses_the_first_time_of_the_grid() -> None:
     x0 = gaussian_images(4)
     bound = variational_bound(oracle(Flow()), x0, Streams(range(4)), 10, grid=partial(log_snr, sigma_max=160.0))
     assert float(bound.t[-1]) < 0.999  # sigma/alpha = 160

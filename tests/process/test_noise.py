@@ -29,7 +29,7 @@ def cost(x0: Tensor, eps: Tensor, power: int) -> float:
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("n", [1, 2, 5, 6])
-def test_no_permutation_of_the_noises_costs_less_than_the_assigned_one(n: int, power: int) -> None:
+def test_the_assigned_permutation_of_the_noises_has_the_lowest_cost(n: int, power: int) -> None:
     x0, streams = images(n, 1, 1, 2, spread=2.0), [SEEDS[i] for i in range(n)]
     drawn, found = independent(x0, Streams(streams)), assigned(x0, Streams(streams), power)
     costs = {order: cost(x0, drawn[list(order)], power) for order in permutations(range(n))}
@@ -37,20 +37,20 @@ def test_no_permutation_of_the_noises_costs_less_than_the_assigned_one(n: int, p
     assert torch.equal(found, drawn[list(best)])
 
 
-def test_distances_and_squared_distances_are_different_costs() -> None:
+def test_powers_1_and_2_minimise_different_costs() -> None:
     x0 = images(64, 1, 1, 2, spread=2.0)
     near, squared = (assigned(x0, Streams(range(64)), power) for power in (1, 2))
     assert cost(x0, near, 1) < cost(x0, squared, 1)
     assert cost(x0, squared, 2) < cost(x0, near, 2)
 
 
-def test_on_a_line_optimal_transport_sorts() -> None:
+def test_in_one_dimension_optimal_transport_sorts_the_noises() -> None:
     x0 = images(50, 1, 1, 1)
     eps = assigned(x0, Streams(range(50)), power=2)
     assert torch.equal(x0.flatten().argsort(), eps.flatten().argsort())
 
 
-def test_the_assigned_noises_are_those_that_independent_noise_would_be() -> None:
+def test_assignment_only_permutes_the_independent_noises() -> None:
     x0 = images(6, 3, 4, 4)
     drawn, found = independent(x0, Streams(SEEDS)), assigned(x0, Streams(SEEDS))
     assert torch.equal(*(eps.flatten(1)[eps[:, 0, 0, 0].argsort()] for eps in (drawn, found)))
@@ -64,7 +64,7 @@ def test_a_pair_does_not_depend_on_the_order_of_the_batch(pairing) -> None:  # t
     assert torch.equal(pairing(x0[order], Streams([SEEDS[i] for i in order])), found[order])
 
 
-def test_nearest_is_the_nearest_of_its_candidates() -> None:
+def test_nearest_chooses_the_nearest_of_its_candidates() -> None:
     x0, k = images(6, 1, 2, 2, spread=2.0), 5
     found = nearest(x0, Streams(SEEDS), k)
     drawn = Streams(SEEDS).normal(k, 1, 2, 2)
@@ -81,13 +81,13 @@ def test_nearest_does_not_depend_on_the_batch() -> None:
     assert torch.equal(nearest(x0[2:4], Streams(SEEDS[2:4])), nearest(x0, Streams(SEEDS))[2:4])
 
 
-def test_nearest_of_one_is_independent() -> None:
+def test_nearest_of_one_candidate_equals_independent_noise() -> None:
     x0 = images(6, 3, 4, 4).double()
     assert torch.equal(nearest(x0, Streams(SEEDS), k=1), independent(x0, Streams(SEEDS)))
 
 
 @pytest.mark.parametrize("pairing", [independent, nearest, assigned])
-def test_an_objective_diffuses_with_its_noise_and_learns_it(pairing) -> None:  # type: ignore[no-untyped-def]
+def test_an_objective_diffuses_images_with_the_chosen_noise(pairing) -> None:  # type: ignore[no-untyped-def]
     """At t = 1 of a schedule that ends in pure noise, x_t is eps. The classes stay with their images."""
     model = Denoiser(randomised(DiT(3, 3, patch=2, width=8, depth=1, heads=2, classes=3)), VP(), V())
     x0, y, seen = images(6, 3, 4, 4), torch.tensor([0, 1, 2, 2, 1, 0]), []
@@ -102,7 +102,7 @@ def test_an_objective_diffuses_with_its_noise_and_learns_it(pairing) -> None:  #
     assert model.network.out.weight.grad.abs().sum() > 0
 
 
-def test_the_flow_of_the_pairs_leads_from_noise_to_the_images() -> None:
+def test_the_velocity_of_the_pairs_matches_the_closed_form() -> None:
     """x0 ~ N(0, c) on a line, in large batches: sorted pairs are x0 = √c eps, so dx/dt = (1 − √c) x/(t + (1 − t)√c).
 
     Independent noise has a different slope, (t − (1 − t)c)/(t² + (1 − t)²c).
@@ -119,7 +119,7 @@ def test_the_flow_of_the_pairs_leads_from_noise_to_the_images() -> None:
         assert abs(slope - expected) < 0.15
 
 
-def test_the_objectives_with_a_bound_take_independent_noise_alone() -> None:
+def test_objectives_with_a_bound_reject_a_noise_pairing() -> None:
     for objective in (Hybrid, VariationalBound):
         with pytest.raises(TypeError, match="noise"):
             objective(Uniform(), noise=assigned)

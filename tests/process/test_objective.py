@@ -72,7 +72,7 @@ def test_simple_loss_uses_the_target_of_the_prediction(prediction) -> None:  # t
         (partial(functional.l1_loss, reduction="none"), lambda e: e.abs()),
     ],
 )
-def test_other_distances(distance, expected) -> None:  # type: ignore[no-untyped-def]
+def test_the_loss_uses_the_given_distance(distance, expected) -> None:  # type: ignore[no-untyped-def]
     """The error exceeds delta everywhere: x0 = 0.2 and the output is 5."""
     denoiser, x0 = Denoiser(Constant(5.0), VP(), X0()), torch.full((3, 1, 2, 2), 0.2)
     result = Simple(Uniform(reweight=False), distance=distance)(denoiser, x0, Streams(range(3)))
@@ -226,7 +226,7 @@ def test_diffuse_is_the_forward_process(t: float) -> None:
 
 
 @pytest.mark.parametrize("prediction", [Eps(), V()])
-def test_a_step_computes_the_schedule_s_coefficients_once(monkeypatch, prediction):
+def test_a_step_computes_the_schedules_coefficients_once(monkeypatch, prediction):
     denoiser, asked = Denoiser(Constant(), linear(), prediction), []
     forward = denoiser.schedule.forward
     monkeypatch.setattr(denoiser.schedule, "forward", lambda t: (asked.append(t), forward(t))[1])

@@ -62,7 +62,7 @@ def test_moments_match_exact_samples(name: str) -> None:
     assert ((draws.T.cov() - oracle.covariance).abs() < 4.5 * torch.outer(fourth, fourth).sqrt() / n**0.5).all()
 
 
-def test_special_cases_agree() -> None:
+def test_the_mixture_includes_gaussian_and_points_as_special_cases() -> None:
     """A mixture of one component is a Gaussian. A mixture of components with zero covariance is a set of points."""
     x, t = torch.linspace(-1, 1, 8).double().reshape(4, 2, 1, 1), torch.linspace(0.1, 1, 4).double()
     even = torch.full((3,), 1 / 3).double()

@@ -68,7 +68,7 @@ class Echo(torch.nn.Module):
 @pytest.mark.parametrize(("schedule_name", "prediction_name"), VALID)
 @settings(max_examples=20, deadline=None)
 @given(t=st.floats(0.005, 1), x0=st.floats(-1, 1), eps=st.floats(-4, 4))
-def test_round_trip(schedule_name: str, prediction_name: str, t: float, x0: float, eps: float) -> None:
+def test_x0_and_eps_are_recovered(schedule_name: str, prediction_name: str, t: float, x0: float, eps: float) -> None:
     schedule, prediction = SCHEDULES[schedule_name], PREDICTIONS[prediction_name]
     times = torch.tensor([t], dtype=torch.float64)
     image, noise = torch.full((1, 1, 2, 2), x0).double(), torch.full((1, 1, 2, 2), eps).double()
@@ -128,7 +128,7 @@ def test_velocity_is_the_time_derivative_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("name", ENDS_IN_NOISE)
-def test_eps_at_zero_terminal_snr_is_rejected_in_one_line(name: str) -> None:
+def test_eps_at_zero_terminal_snr_gives_a_one_line_error(name: str) -> None:
     with pytest.raises(UserError, match=r"Eps .* use prediction=v") as refusal:
         Denoiser(torch.nn.Identity(), SCHEDULES[name], Eps())
     assert "\n" not in str(refusal.value)
@@ -141,7 +141,7 @@ def test_targets_with_a_large_standard_deviation_are_rejected(schedule_name: str
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_networks_get_inputs_of_unit_variance_at_most(name: str) -> None:
+def test_network_inputs_have_at_most_unit_variance(name: str) -> None:
     """c_in is 1 to float32 unless alpha² + sigma² exceeds 1, on VE and EDM."""
     t = torch.linspace(0.001, 1, 100, dtype=torch.float64)
     variance = sum(c**2 for c in SCHEDULES[name](t))

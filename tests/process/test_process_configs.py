@@ -52,7 +52,7 @@ def train_once(*overrides: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["score_sde_vp", "score_sde_ve"])
-def test_the_score_sdes_loss_is_the_error_of_the_noise(recipe: str) -> None:
+def test_the_score_sde_loss_is_the_squared_error_of_the_noise(recipe: str) -> None:
     """λ(t) = sigma_t² times the squared error of the score −eps/sigma_t (Song et al., section 3.3)."""
     cfg = configuration(f"experiment={recipe}")
     schedule, prediction, objective = (instantiate(cfg[key]) for key in ("schedule", "prediction", "objective"))
@@ -62,7 +62,7 @@ def test_the_score_sdes_loss_is_the_error_of_the_noise(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("name", names("schedule"))
-def test_schedules(name: str) -> None:
+def test_every_schedule_trains(name: str) -> None:
     table = hasattr(instantiate(configuration(f"schedule={name}").schedule), "steps")
     times = "uniform_table" if table else "uniform"
     prediction = "edm" if name in ("edm", "ve") else "v"
@@ -70,36 +70,36 @@ def test_schedules(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", names("prediction"))
-def test_predictions(name: str) -> None:
+def test_every_prediction_trains(name: str) -> None:
     train_once(f"prediction={name}")
 
 
 @pytest.mark.parametrize("name", names("timesteps"))
-def test_timesteps(name: str) -> None:
+def test_every_timestep_distribution_trains(name: str) -> None:
     train_once(f"timesteps@objective.timesteps={name}")
 
 
 @pytest.mark.parametrize("name", names("weighting"))
-def test_weightings(name: str) -> None:
+def test_every_weighting_trains(name: str) -> None:
     train_once(f"weighting@objective.weighting={name}")
 
 
 @pytest.mark.parametrize("name", names("noise"))
-def test_noises(name: str) -> None:
+def test_every_noise_pairing_trains(name: str) -> None:
     train_once(f"noise@objective.noise={name}")
 
 
 @pytest.mark.parametrize("name", names("objective"))
-def test_objectives(name: str) -> None:
+def test_every_objective_trains(name: str) -> None:
     train_once(f"objective={name}")
 
 
 @pytest.mark.parametrize("name", names("variance"))
-def test_variances(name: str) -> None:
+def test_every_variance_trains_with_the_vlb_objective(name: str) -> None:
     train_once("objective=vlb", f"variance@objective.variance={name}")
 
 
-def test_combinations_used_in_papers() -> None:
+def test_combinations_used_in_papers_train() -> None:
     train_once("schedule=cosine", "objective=hybrid", "timesteps@objective.timesteps=loss_second_moment")
     train_once("schedule=edm", "prediction=edm", "timesteps@objective.timesteps=log_normal")
     times = "timesteps@objective.timesteps=logit_normal"
@@ -116,7 +116,7 @@ def test_loss_second_moment_has_the_steps_of_the_schedule() -> None:
 @pytest.mark.parametrize(
     "group", ["schedule", "prediction", "timesteps", "weighting", "noise", "objective", "variance"]
 )
-def test_every_choice_is_described_in_its_first_line(group: str) -> None:
+def test_every_yaml_begins_with_a_description(group: str) -> None:
     for name in names(group):
         first = (CONF / group / f"{name}.yaml").read_text().splitlines()[0]
         assert first.startswith("# "), name

@@ -117,7 +117,7 @@ def test_a_threshold_bounds_every_estimate(name: str) -> None:
     assert out.abs().max() < 0.25
 
 
-def test_invalid_orders_and_grids_are_rejected() -> None:
+def test_invalid_etas_tolerances_orders_and_grids_are_rejected() -> None:
     with pytest.raises(UserError, match=r"DDIM has eta = 2; .* at least 0 and at most 1"):
         DDIM(10, eta=2.0)
     with pytest.raises(UserError, match=r"DPMSolver has eta = -1; .* at least 0"):
@@ -171,7 +171,7 @@ def test_a_start_continues_a_trajectory(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name != "predictor_corrector"])  # biased in 3 dimensions
-def test_a_start_between_the_times_of_the_grid(name: str) -> None:
+def test_a_start_between_grid_times_gives_the_right_distribution(name: str) -> None:
     """SDEdit from t = 0.4: with an exact x_t, samples have the moments of the data within 4.5 standard errors."""
     kind, steps, stated = ALL[name]
     n, oracle, sampler = 3000, GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), kind(steps, grid=FINE)
@@ -194,7 +194,7 @@ def test_an_image_from_a_start_depends_only_on_its_seed(name: str) -> None:
     torch.testing.assert_close(images(3, 2)[1], images(0, 1, 2, 3)[2], rtol=0, atol=1e-9)
 
 
-def test_a_start_in_float32_skips_a_step_of_nearly_no_length() -> None:
+def test_a_start_that_differs_from_a_grid_time_by_rounding_replaces_it() -> None:
     """A start time that differs from a time of the grid by rounding replaces it."""
     oracle, seen = GaussianOracle(SCHEDULES["linear"], MEAN, COVARIANCE), []
     sampler = DPMSolver(10, grid=grid.uniform)
@@ -202,7 +202,7 @@ def test_a_start_in_float32_skips_a_step_of_nearly_no_length() -> None:
     assert seen == [6, 7, 8, 9, 10]
 
 
-def test_a_start_is_checked() -> None:
+def test_an_invalid_start_is_rejected() -> None:
     oracle, x = GaussianOracle(SCHEDULES["vp"], MEAN, COVARIANCE), torch.zeros(1, D, 1, 1)
     for t in (0.0, 1.5, math.nan):
         with pytest.raises(UserError, match=r"start has t = .* above 0 and at most 1"):

@@ -100,7 +100,7 @@ def wasserstein(mean: Tensor, covariance: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", [n for n in choices("sampler") if n not in ("euler_ancestral", "flow_heun")])
-def test_each_class_has_the_grid_of_its_yaml_by_default(name: str) -> None:
+def test_the_default_grid_of_each_class_is_that_of_its_yaml(name: str) -> None:
     """Two choices use a class with a grid other than that of the class's own paper."""
     made = composed(f"sampler={name}")
     assert type(made)(steps=5).grid is made.grid.func

@@ -289,7 +289,7 @@ def test_dpm_solver_2s_matches_algorithm_1() -> None:
     same(ours(DPMSolver2S(N, grid=choice), denoiser, noise)[:-1], theirs)
 
 
-def test_dpm_solver_2s_sde_noise_of_the_halves_adds_up() -> None:
+def test_both_halves_of_dpm_solver_2s_sde_add_the_noise_of_one_step() -> None:
     """If x0 does not depend on x, the two halves are exact: their mean and noise are those of one whole step."""
 
     class Constant(nn.Module):

@@ -132,7 +132,7 @@ def test_derivative_at_a_row_of_a_table_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("table", [zero_terminal_snr(scaled_linear()), cosine(), linear(2, 0.1, 0.5)])
-def test_derivative_at_the_last_row_but_one_is_that_of_the_last_interval(table: Discrete) -> None:
+def test_derivative_at_the_second_to_last_row_is_that_of_the_last_interval(table: Discrete) -> None:
     """alpha is linear there. From log-SNR, which falls by 21 within one row, the slope would be 60 times as large."""
     row = torch.tensor([1 - 1 / table.steps], dtype=torch.float64)
     for slope, beside in zip(table.derivatives(row), table.derivatives(row + 1e-7), strict=True):
@@ -217,7 +217,7 @@ def test_tables_are_not_saved_in_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("bad", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_betas_outside_zero_one_are_rejected_in_one_line(bad: float) -> None:
+def test_betas_outside_0_to_1_give_a_one_line_error(bad: float) -> None:
     with pytest.raises(UserError, match=r"β_2 = .* of 3 lies outside \(0, 1\)") as refusal:
         Discrete(torch.tensor([0.1, bad, 0.1]))
     assert "\n" not in str(refusal.value)
@@ -237,13 +237,13 @@ def test_betas_outside_zero_one_are_rejected_in_one_line(bad: float) -> None:
         lambda: shifted(linear(), 0),
     ],
 )
-def test_invalid_arguments_are_rejected_in_one_line(build: Callable[[], Schedule]) -> None:
+def test_invalid_arguments_give_a_one_line_error(build: Callable[[], Schedule]) -> None:
     with pytest.raises(UserError, match="must be") as refusal:
         build()
     assert "\n" not in str(refusal.value)
 
 
-def test_a_table_of_given_betas_is_the_table_and_is_linear_between_fewer() -> None:
+def test_given_betas_are_used_exactly_or_interpolated_linearly() -> None:
     betas = cosine(100).betas()
     assert torch.equal(table(betas.tolist()).lambdas, Discrete(betas).lambdas)
     torch.testing.assert_close(table([1e-4, 0.02], 1000).lambdas, linear().lambdas, rtol=1e-12, atol=0)
@@ -254,7 +254,7 @@ def test_a_table_of_given_betas_is_the_table_and_is_linear_between_fewer() -> No
             table(few, 10)
 
 
-def test_a_schedule_that_knows_its_coefficients_at_some_times_answers_for_all():
+def test_a_schedule_with_precomputed_coefficients_works_at_other_times():
     schedule, t = linear(10), torch.linspace(0, 1, 7, dtype=torch.float64)
     known, others = schedule.at(t), t[:3] / 2
     assert known(t) is known(t)

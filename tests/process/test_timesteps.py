@@ -185,7 +185,7 @@ def test_loss_second_moment_keeps_the_last_losses_and_is_saved_in_checkpoints() 
         (LossSecondMoment(10), linear(20), r"steps = 10, but .* T = 20; use objective.timesteps.steps=20"),
     ],
 )
-def test_timesteps_that_do_not_fit_the_schedule_are_rejected(
+def test_timesteps_incompatible_with_the_schedule_give_a_one_line_error(
     draw: Callable[..., object], schedule: Schedule, words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as refusal:

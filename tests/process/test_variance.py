@@ -65,7 +65,7 @@ def test_small_variance_of_the_last_step_is_that_of_the_step_before() -> None:
     assert fixed_small(VP(), torch.ones(()).double(), torch.zeros(()).double()).isfinite()
 
 
-def test_the_last_step_is_as_in_ddpms_code() -> None:
+def test_variances_of_the_last_step_match_ddpms_code() -> None:
     """Both fixed variances are β̃_2 there. The learned range is from β̃_2 to β_1, as in Improved DDPM's code."""
     t, s = torch.tensor([1e-3, 2e-3]).double(), torch.tensor([0, 1e-3]).double()
     torch.testing.assert_close(fixed_large(TABLE, t, s), torch.stack([fixed_small(TABLE, t, s)[0], BETAS[1].log()]))

@@ -30,7 +30,7 @@ WEIGHTS = [
 
 @pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: w.__name__)
 @pytest.mark.parametrize("schedule", [linear(), VP(), EDM(), Flow()], ids=["linear", "vp", "edm", "flow"])
-def test_a_weight_means_the_same_for_every_prediction(weight: Callable[..., Tensor], schedule: Schedule) -> None:
+def test_a_weighting_gives_every_prediction_the_same_loss(weight: Callable[..., Tensor], schedule: Schedule) -> None:
     """The same wrong x0, expressed in the y of each prediction, has the same loss."""
     x0, wrong, eps = 0.4, 0.1, -0.7
     alpha, sigma = schedule(T)
@@ -46,7 +46,7 @@ def test_a_weight_means_the_same_for_every_prediction(weight: Callable[..., Tens
         torch.testing.assert_close(cost(prediction), expected, rtol=1e-7, atol=0)
 
 
-def test_weights_match_the_forms_of_the_papers() -> None:
+def test_weights_match_the_papers() -> None:
     schedule = VP()
     snr = schedule.log_snr(T).exp()
     forms = [

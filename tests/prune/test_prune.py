@@ -30,7 +30,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in (folder / "checkpoints").iterdir())
 
 
-def test_best_stays_of_complete_runs_and_nothing_goes_unless_asked(tmp_path, capsys):
+def test_prune_keeps_the_best_of_complete_runs_and_deletes_only_with_yes(tmp_path, capsys):
     done, scoreless = run(tmp_path / "a/done", "complete"), run(tmp_path / "scoreless", "complete", best=False)
     others = [run(tmp_path / state, state) for state in ("failed", "interrupted", "running")]
     before = {folder: names(folder) for folder in (done, scoreless, *others)}
@@ -50,7 +50,7 @@ def test_best_stays_of_complete_runs_and_nothing_goes_unless_asked(tmp_path, cap
     assert "nothing to remove" in capsys.readouterr().out
 
 
-def test_a_folder_that_a_process_holds_is_left_as_it_is(tmp_path, capsys):
+def test_a_folder_locked_by_a_process_is_not_pruned(tmp_path, capsys):
     done = run(tmp_path / "done", "complete")
     held = lock(done / ".lock")
     assert held is not None
@@ -60,7 +60,7 @@ def test_a_folder_that_a_process_holds_is_left_as_it_is(tmp_path, capsys):
     assert len(names(done)) == 5
 
 
-def test_weights_that_cannot_be_read_cost_no_checkpoint(tmp_path, capsys):
+def test_no_checkpoint_is_deleted_if_its_weights_are_unreadable(tmp_path, capsys):
     done = run(tmp_path / "done", "complete")
     assert prune.main([str(tmp_path), "--weights", "--yes"]) == 0
     assert "not a readable checkpoint" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_weights_that_cannot_be_read_cost_no_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("finished", ["all", "best", "weights"])
-def test_what_stays_of_a_finished_run_can_be_used(command, tiny, tmp_path, finished):
+def test_the_kept_files_of_a_finished_run_can_be_sampled(command, tiny, tmp_path, finished):
     words = [*tiny, "samples.n=0", "checkpoint.keep=1", "hydra.run.dir=run", f"checkpoint.finished={finished}"]
     status, out, err = command("train", words)
     assert status == 0, out + err

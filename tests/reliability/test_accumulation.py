@@ -29,7 +29,7 @@ def final_state(folder: Path, overrides: list[str]) -> dict[str, Any]:
     ("every", "steps"),
     [(6, [2, 4, 6, 8, 9]), (9, [3, 6, 9])],  # batches between validations, not a multiple of a step's batches
 )
-def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure):
+def test_checkpoints_contain_whole_steps_and_resume_exactly(tiny, tmp_path, every, steps, figure):
     overrides = [*tiny, *RECIPE, f"trainer.val_check_interval={every}"]
     expected = final_state(tmp_path / "whole", overrides)
     files = storage.numbered_files(tmp_path / "whole/checkpoints")
@@ -43,7 +43,7 @@ def test_each_checkpoint_is_of_a_whole_step(tiny, tmp_path, every, steps, figure
     )
 
 
-def test_a_run_resumes_with_another_accumulation(tiny, tmp_path):
+def test_a_run_resumes_with_a_different_accumulation(tiny, tmp_path):
     """Global batches of 8: one half of the run uses 2 batches of 4 for each, the other half a single batch."""
     common = [*tiny, "model.dropout=0.2", "trainer.precision=64-true", "trainer.max_epochs=4", "checkpoint.keep=20"]
     halves, whole = ["data.batch_size=4", "trainer.accumulate_grad_batches=2"], ["data.batch_size=8"]
@@ -63,7 +63,7 @@ def steps_of(folder: Path) -> set[tuple[float, bool]]:
     return {(float(line["step"]), "val/mse" in line) for line in lines(folder)}
 
 
-def test_accumulation_equals_a_larger_batch_also_where_it_does_not_divide_the_epoch(tiny, tmp_path):
+def test_accumulation_equals_a_larger_batch_even_if_it_does_not_divide_the_epoch(tiny, tmp_path):
     """24 images are 2 steps of 10, as single batches of 10 or as 5 batches of 2."""
     common = [*tiny, "model.dropout=0.2", "data.flip=true", "trainer.precision=64-true", "trainer.max_epochs=3"]
     layouts = {"one": ["data.batch_size=10"], "five": ["data.batch_size=2", "trainer.accumulate_grad_batches=5"]}

@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("n", [1, 7])
-def test_two_processes_draw_the_bytes_of_one(command, run, tmp_path, figure, n):
+def test_two_processes_draw_the_same_bytes_as_one(command, run, tmp_path, figure, n):
     for devices in (1, 2):
         words = [*WORDS, f"n={n}", "trajectory=true", f"devices={devices}", f"hydra.run.dir=of-{devices}"]
         status, out, err = command("sample", words)
@@ -45,7 +45,7 @@ def test_two_processes_draw_the_bytes_of_one(command, run, tmp_path, figure, n):
     figure(f"{n} samples of two processes", "the bytes of one")
 
 
-def test_scores_and_studies_do_not_depend_on_the_processes(command, run, tmp_path):
+def test_scores_and_studies_do_not_depend_on_the_number_of_processes(command, run, tmp_path):
     scored = ["n=7", "features=lite0", "split=val"]
     names = {"evaluate": [*WORDS], "study": ["sampler", *WORDS[:3], "samplers=[ddim,heun]", "nfe=[4]"]}
     for name, words in names.items():
@@ -68,7 +68,7 @@ def test_scores_and_studies_do_not_depend_on_the_processes(command, run, tmp_pat
         ("Failing", 2, "error: nothing can be drawn here\n"),
     ],
 )
-def test_a_process_that_dies_ends_all_with_one_line_and_what_is_drawn_is_kept(
+def test_a_dying_process_ends_sampling_with_one_line_and_sampling_can_continue(
     command, run, tmp_path, sampler, status, line
 ):
     words = [*WORDS, "n=7", f"sampler._target_=doubles.{sampler}"]
@@ -82,7 +82,7 @@ def test_a_process_that_dies_ends_all_with_one_line_and_what_is_drawn_is_kept(
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_the_processes_of_a_run_draw_its_last_samples_together(command, tiny, tmp_path):
+def test_the_processes_of_a_run_share_the_drawing_of_final_samples(command, tiny, tmp_path):
     last = ["samples.n=7", "score.n=5", "score.batch_size=2", "score.baselines=[untrained]", "features=lite0"]
     words = [*tiny, *last, "data.batch_size=2", "trainer.max_steps=2", "trainer.devices=2", "hydra.run.dir=run"]
     status, out, err = command("train", words)
@@ -97,7 +97,7 @@ def test_the_processes_of_a_run_draw_its_last_samples_together(command, tiny, tm
     assert {(score.what, score.n) for score in read_scores(tmp_path / "run")} == {("samples", 5), ("untrained", 5)}
 
 
-def test_a_run_whose_process_dies_at_its_end_draws_only_the_rest_again(tiny, tmp_path, monkeypatch):
+def test_a_run_resumes_after_a_process_dies_while_drawing_final_samples(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [*tiny, "samples.n=7", "score.batch_size=2", "data.batch_size=2", "trainer.max_steps=2"]
     words = [*common, "trainer.devices=2", "hydra.run.dir=run", "sampler._target_=doubles.Dying"]

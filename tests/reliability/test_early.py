@@ -69,7 +69,7 @@ class Started:
 @pytest.mark.parametrize(
     ("number", "recorded"), [(USR1, False), (USR1, True), (TERM, False), (TERM, True), (INT, False), (INT, True)]
 )
-def test_a_run_that_has_not_begun(tiny, tmp_path, number, recorded, figure):
+def test_a_signal_before_training_interrupts_the_run(tiny, tmp_path, number, recorded, figure):
     """The signal comes as soon as the run catches signals, or as soon as its record says that it is running."""
     run = Started(tiny, tmp_path)
     while recorded and not list(tmp_path.rglob("run.json")):
@@ -86,7 +86,7 @@ cases: list[int] = []
 
 
 @pytest.mark.parametrize(("number", "begun", "after"), [(USR1, False, 0), (USR1, True, 0.5), (TERM, True, 0)])
-def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, after):
+def test_a_signal_before_training_interrupts_the_sweep_and_its_job(tiny, tmp_path, number, begun, after):
     run = Started(["-m", *tiny, "seed=0,1"], tmp_path)
     run.job(begun)
     time.sleep(after)
@@ -97,7 +97,7 @@ def test_a_job_of_a_sweep_that_has_not_begun(tiny, tmp_path, number, begun, afte
     assert (said["state"], said["reason"].rpartition(" ")[2]) == ("interrupted", number.name)
 
 
-def test_a_job_that_is_signalled_by_itself(tiny, tmp_path):
+def test_a_signal_to_one_sweep_job_does_not_stop_the_others(tiny, tmp_path):
     """It ends immediately, even during imports; the other jobs run."""
     run = Started(["-m", *tiny, "seed=0,1", "trainer.max_steps=1"], tmp_path)
     job = run.job(True)
@@ -108,14 +108,14 @@ def test_a_job_that_is_signalled_by_itself(tiny, tmp_path):
     assert states == ["interrupted", "complete"]
 
 
-def test_a_sweep_before_its_first_job(tiny, tmp_path):
+def test_a_signal_before_the_first_job_ends_the_sweep(tiny, tmp_path):
     run = Started(["-m", *tiny, "seed=0,1"], tmp_path)
     os.kill(run.process.pid, USR1)
     assert "SIGUSR1: training had not started" in run.ended(USR1)
 
 
 @pytest.mark.parametrize(("rank", "handler"), [("0", early_signals.end), ("1", early_signals.note)])
-def test_another_process_of_a_run_takes_note_until_training(monkeypatch, rank, handler):
+def test_early_signals_end_rank_0_and_are_only_recorded_by_other_ranks(monkeypatch, rank, handler):
     before = {number: signal.getsignal(number) for number in early_signals.CAUGHT}
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(early_signals.State, "received", None)

@@ -91,7 +91,7 @@ def step_of(folder: Path, step: int) -> Path:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_resumed_from_six_steps_is_the_same_run(tiny, tmp_path, workers, figure):
+def test_runs_resumed_from_six_different_steps_equal_the_uninterrupted_run(tiny, tmp_path, workers, figure):
     overrides = [*tiny, *RECIPE, f"data.num_workers={workers}"]
     assert train(tmp_path / "whole", overrides)
     trace, state = outcome(tmp_path / "whole")

@@ -37,7 +37,7 @@ def claim(folder: Path, pid: int) -> None:
 
 
 @pytest.mark.parametrize("ckpt", [[], ["ckpt=auto"], ["ckpt=null"]])
-def test_no_second_run_starts_beside_one_that_is_alive(command, tiny, tmp_path, other, ckpt):
+def test_a_second_run_in_the_folder_of_a_live_run_is_refused(command, tiny, tmp_path, other, ckpt):
     claim(tmp_path / "run", other.pid)
     before = (tmp_path / "run/run.json").read_bytes()
     status, out, err = command("train", [*tiny, *ckpt, "hydra.run.dir=run"])
@@ -52,7 +52,7 @@ def test_no_second_run_starts_beside_one_that_is_alive(command, tiny, tmp_path, 
     assert status == 0, out + err
 
 
-def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
+def test_only_one_of_two_simultaneous_starts_gets_the_folder(tmp_path):
     """Without a lock, both would read before either has written."""
     code = (
         "import sys, time, pathlib; from diffusion.runs import record; print('ready', flush=True); input();"
@@ -73,7 +73,7 @@ def test_of_two_starts_in_one_instant_one_has_the_folder(tmp_path):
     assert RunRecord(tmp_path).content["pid"] == both[said.index("mine\n")].pid
 
 
-def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
+def test_a_running_sweep_job_is_not_started_again(command, tiny, tmp_path, monkeypatch, other):
     def start(folder: Path, lock: BinaryIO) -> None:
         lock.close()
         claim(folder, other.pid)
@@ -89,7 +89,7 @@ def test_a_job_that_runs_is_not_started_again(command, tiny, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("ckpt", ["auto", "last"])
-def test_no_run_resumes_from_another_one_that_is_alive(command, tiny, tmp_path, other, ckpt):
+def test_a_run_does_not_resume_from_a_live_run(command, tiny, tmp_path, other, ckpt):
     short = [*tiny, "samples.n=0", "trainer.max_steps=1"]
     command("train", [*short, "hydra.run.dir=x/a"])
     claim(tmp_path / "x/a", other.pid)
@@ -100,7 +100,7 @@ def test_no_run_resumes_from_another_one_that_is_alive(command, tiny, tmp_path, 
     assert status == (0 if ckpt == "auto" else 2), err
 
 
-def test_a_job_that_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatch):
+def test_a_job_requeued_by_slurm_takes_back_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     RunRecord.begin(tmp_path).update(host="the node that failed")
     assert RunRecord(tmp_path).alive
@@ -109,7 +109,7 @@ def test_a_job_that_slurm_queued_again_takes_its_own_folder(tmp_path, monkeypatc
     assert not RunRecord(tmp_path).alive
 
 
-def test_a_process_that_has_ended_unnoticed_is_gone():
+def test_a_zombie_process_counts_as_ended():
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -119,7 +119,7 @@ def test_a_process_that_has_ended_unnoticed_is_gone():
 
 
 @pytest.mark.parametrize("wrong", ["model.channels=[7,9]", "data.batch_size=400"])
-def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wrong):
+def test_a_run_that_fails_before_training_records_the_reason(command, tiny, tmp_path, wrong):
     status, out, err = command("train", [*tiny, wrong, "hydra.run.dir=run"])
     assert status == 2, out + err
     record = RunRecord(tmp_path / "run").content
@@ -127,7 +127,7 @@ def test_a_run_that_ends_before_it_begins_says_why(command, tiny, tmp_path, wron
     assert f"error: {record['reason']}" in err
 
 
-def test_a_run_holds_its_folder_where_its_process_cannot_be_seen(command, tiny, tmp_path):
+def test_a_run_holds_its_folder_even_if_its_process_is_not_visible(command, tiny, tmp_path):
     """As from another container on the same machine, with different process ids."""
     code = (
         "import sys, pathlib; from diffusion.runs import record;"
@@ -150,7 +150,7 @@ def test_a_run_holds_its_folder_where_its_process_cannot_be_seen(command, tiny, 
     assert status == 0, out + err
 
 
-def test_a_lock_that_another_program_holds_is_one_line(command, tiny, tmp_path):
+def test_a_lock_held_by_another_program_gives_a_one_line_error(command, tiny, tmp_path):
     (tmp_path / "run").mkdir()
     held = files.lock(tmp_path / "run/.lock")
     assert held is not None
@@ -178,7 +178,7 @@ def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
     assert held == [True, False]
 
 
-def test_a_run_whose_folder_was_taken_writes_nothing_more(tiny, tmp_path, monkeypatch):
+def test_a_run_writes_nothing_after_its_folder_was_taken_over(tiny, tmp_path, monkeypatch):
     """A machine that was cut off and presumed dead comes back."""
     run = tmp_path / "run"
     run.mkdir()

@@ -77,9 +77,7 @@ CASES = [c for c in CASES if c[0] != "weight" or c[2] != math.inf or c[1] == 0] 
 
 
 @pytest.mark.parametrize(("fault", "accumulation", "value"), CASES)
-def test_t6_a_number_that_is_not_finite_stops_the_run(
-    command, tiny, tmp_path, monkeypatch, figure, fault, accumulation, value
-):
+def test_t6_a_non_finite_number_stops_the_run(command, tiny, tmp_path, monkeypatch, figure, fault, accumulation, value):
     named = plant(monkeypatch, fault, accumulation, value)
     status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run"])
     assert status == 3, out + err
@@ -99,9 +97,7 @@ stopped: set[tuple[str, int, float]] = set()
 
 
 @pytest.mark.parametrize("ema", ["none", "warm"])
-def test_t6_a_weight_that_is_not_finite_stops_the_run_with_and_without_an_average(
-    command, tiny, tmp_path, monkeypatch, ema
-):
+def test_t6_a_non_finite_weight_stops_the_run_with_and_without_ema(command, tiny, tmp_path, monkeypatch, ema):
     """The weight goes bad in an optimizer step with finite loss and gradient."""
     note = Diffusion.note_step
 
@@ -132,7 +128,7 @@ def test_t6_nothing_is_saved_before_it_is_checked(command, tiny, tmp_path, monke
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == BAD - 1
 
 
-def test_t6_a_step_is_skipped_and_counted_when_asked(command, tiny, tmp_path, monkeypatch):
+def test_t6_the_skip_action_skips_and_counts_a_bad_step(command, tiny, tmp_path, monkeypatch):
     plant(monkeypatch, "gradient", 1, math.inf)
     status, out, err = command("train", [*tiny, *RECIPE, "hydra.run.dir=run", "guard.action=skip"])
     assert status == 0, out + err
@@ -155,7 +151,7 @@ def spike(monkeypatch, spikes):
 
 
 @pytest.mark.parametrize(("spikes", "expected"), [(1, 0), (5, 0), (6, 4)])
-def test_t6_a_spike_warns_and_six_in_a_row_stop(command, tiny, monkeypatch, spikes, expected):
+def test_t6_a_loss_spike_warns_and_six_in_a_row_stop_the_run(command, tiny, monkeypatch, spikes, expected):
     spike(monkeypatch, spikes)
     status, out, err = command("train", [*tiny, "trainer.max_epochs=7", "hydra.run.dir=run"])
     assert status == expected, out + err
@@ -177,7 +173,7 @@ def test_t6_a_resumed_guard_continues_its_counts(command, tiny, monkeypatch):
     assert "the loss jumped" not in out
 
 
-def test_t6_no_false_alarm_along_a_clean_curve_of_1000_losses(figure):
+def test_t6_no_false_alarm_on_1000_clean_synthetic_losses(figure):
     """Losses like the demo's: at uniform t, E|eps_θ − eps|² falls from 1 at t = 0 as 1/SNR grows."""
     generator = torch.Generator().manual_seed(0)
     guard = Guard(schema.Guard(), Clock(epoch=1, total=1000))

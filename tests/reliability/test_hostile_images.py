@@ -195,7 +195,7 @@ def load(root: Path) -> tuple[dict[str, Pixels], Folder]:
     return {n: x.permute(1, 2, 0).numpy() for n, x in zip(split.names, split.images, strict=True)}, data
 
 
-def test_forty_hostile_files_among_eight_good_ones(tmp_path, monkeypatch, figure):
+def test_forty_hostile_files_are_used_correctly_or_reported_once(tmp_path, monkeypatch, figure):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     loaded = ImageFile.ImageFile.load
 
@@ -256,7 +256,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak since a moment")
 @pytest.mark.parametrize("kind", ["many pixels", "many bytes"])
-def test_large_images_are_decoded_within_a_budget_of_memory(tmp_path, figure, kind):
+def test_large_images_are_decoded_within_a_memory_budget(tmp_path, figure, kind):
     """Six images that are tiny on disk: with room for one, they use less memory than two at a time.
 
     For WebP the bound is three: one thread reads a whole file before its size is known, while another may decode.
@@ -300,7 +300,7 @@ train.main()
 
 
 @pytest.mark.parametrize("work", ["_hash", "decoded"], ids=["reading", "decoding"])
-def test_a_signal_waits_for_no_file(tmp_path, tiny, work):
+def test_a_signal_ends_the_run_even_while_files_are_read_or_decoded(tmp_path, tiny, work):
     """A disk that does not answer, or 40 slow files, delay neither the exception nor the exit."""
     code = [sys.executable, "-c", NO_ANSWER, work, *tiny, "hydra.run.dir=run"]
     environment = os.environ | {"DIFFUSION_CACHE": str(tmp_path / "cache")}
@@ -320,7 +320,7 @@ PLACES = 24
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_a_bit_anywhere_in_the_pixels(tmp_path, monkeypatch, figure, form):
+def test_files_with_a_flipped_pixel_bit_are_used_or_reported_once(tmp_path, monkeypatch, figure, form):
     """Each file is named once or used; every PNG is named."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "photos"

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.reliability
 
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(tiny, tmp_path, launcher, figure):
+def test_two_process_jobs_have_separate_configs_and_folders_and_fail_alone(tiny, tmp_path, launcher, figure):
     overrides = ["-m", *tiny, "samples.n=0", "trainer.max_steps=3", "data.batch_size=2", "trainer.devices=2"]
     overrides += [f"hydra/launcher={launcher}", "hydra.sweep.dir=outputs/sweep"]
     overrides += ["optimizer._target_=deaths.kill,deaths.good"]
@@ -37,7 +37,7 @@ def test_a_job_of_two_processes_has_its_configuration_and_folder_and_dies_alone(
     figure(f"{launcher}: jobs of two processes, one of two killed", "the other complete")
 
 
-def test_evaluations_are_made_side_by_side(tiny, tmp_path):
+def test_an_evaluation_sweep_runs_under_joblib(tiny, tmp_path):
     train([*tiny, "trainer.max_steps=1", "samples.n=0"], tmp_path / "run")
     overrides = ["-m", f"ckpt={tmp_path / 'run'}", "seed=0,1", "n=8", "baselines=[]", "hydra/launcher=joblib"]
     command = [sys.executable, "-m", "diffusion.evaluate", *overrides, "hydra.sweep.dir=sweep"]

@@ -47,7 +47,7 @@ def test_a_run_without_a_console_completes(tiny, tmp_path, console, unbuffered, 
     figure(f"the console is a {console}", "the run completes")
 
 
-def test_what_a_full_disk_has_lost_is_said(tiny, tmp_path):
+def test_output_lost_on_a_full_disk_is_reported(tiny, tmp_path):
     with open("/dev/full", "w") as full:
         run = start([*tiny, "trainer.max_steps=1", "hydra.run.dir=run"], tmp_path, stdout=full, stderr=subprocess.PIPE)
     assert b"warning: output was lost (No space left on device)" in run.communicate()[1]
@@ -55,7 +55,7 @@ def test_what_a_full_disk_has_lost_is_said(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU])
-def test_a_closed_terminal_or_a_spent_limit_saves_first(tiny, tmp_path, number, figure):
+def test_sighup_and_sigxcpu_save_the_run_before_it_ends(tiny, tmp_path, number, figure):
     run = start(
         [*tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "hydra.run.dir=run"],
         tmp_path,
@@ -72,7 +72,7 @@ def test_a_closed_terminal_or_a_spent_limit_saves_first(tiny, tmp_path, number, 
     figure(f"{number.name}", "saved at the next step")
 
 
-def test_ctrl_c_that_reaches_the_first_process_of_a_sweep_alone(tiny, tmp_path, figure):
+def test_ctrl_c_sent_only_to_the_first_sweep_process_saves_and_ends_its_job(tiny, tmp_path, figure):
     words = ["-m", *tiny, "trainer.max_epochs=-1", "trainer.max_steps=100000", "hydra.sweep.dir=sweep"]
     sweep = start(words, tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while lines(tmp_path / "sweep/0/metrics.csv") < 4:

@@ -53,7 +53,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 VALUES = (None, -1, 10**12, float("nan"), "x", [], {}, torch.zeros(3), torch.tensor(2**40))
 
 
-def test_a_state_of_training_that_does_not_fit(command, run, figure):
+def test_a_corrupted_training_state_gives_at_most_a_one_line_error(command, run, figure):
     """One value of a checkpoint other than the weights is replaced or lost; the checksum is right."""
     file = run / "checkpoints/last.ckpt"
     sound = storage.load(file)
@@ -92,18 +92,18 @@ def test_a_state_of_training_that_does_not_fit(command, run, figure):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
 @pytest.mark.parametrize("name", ["train", "sample"])
 @pytest.mark.timeout(60)  # reading a pipe without a writer blocks forever
-def test_a_checkpoint_that_is_no_regular_file(command, tiny, tmp_path, make, name):
+def test_a_checkpoint_that_is_not_a_regular_file_is_refused(command, tiny, tmp_path, make, name):
     make(tmp_path / "x.ckpt")
     one_line(command(name, [*(tiny if name == "train" else []), "ckpt=x.ckpt"]), "x.ckpt")
 
 
-def test_odd_settings_of_a_run(command, tiny):
+def test_unusable_run_settings_give_one_line_errors(command, tiny):
     one_line(command("train", [*tiny, "trainer.max_epochs=-1"]), "both unlimited")
     one_line(command("train", [*tiny, "trainer.limit_train_batches=0"]), "trainer.limit_train_batches=0.0: it leaves")
     one_line(command("train", [*tiny, "optimizer.lr=1e38"]), "lower optimizer.lr")
 
 
-def test_no_home_folder(command, tiny, monkeypatch):
+def test_a_missing_home_folder_gives_a_one_line_error(command, tiny, monkeypatch):
     def home(*_):
         raise RuntimeError("Could not determine home directory.")
 
@@ -114,7 +114,7 @@ def test_no_home_folder(command, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("pid", ["abc", -1, 2**70, None, [1]])
-def test_a_record_with_an_odd_process(run, capsys, pid):
+def test_status_handles_a_record_with_an_invalid_process_id(run, capsys, pid):
     content = json.loads((run / "run.json").read_text()) | {"state": "running", "pid": pid}
     (run / "run.json").write_text(json.dumps(content | {"reason": "[/x] ended with [bold"}))
     assert status([str(run)]) == 0
@@ -122,7 +122,7 @@ def test_a_record_with_an_odd_process(run, capsys, pid):
     assert "[/x] ended with [bold" in said
 
 
-def test_a_value_from_the_environment_is_not_kept(command, tiny, tmp_path, monkeypatch):
+def test_environment_values_in_settings_are_refused_and_not_saved(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("DB_PASS", "hunter2hunter2")
     one_line(command("train", [*tiny, "name=${oc.env:DB_PASS}"]), "a value from the environment would be saved")
     one_line(command("train", [*tiny, "name=hunter2hunter2"]), "contains the value of $DB_PASS")

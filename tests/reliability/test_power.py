@@ -13,7 +13,7 @@ pytestmark = pytest.mark.reliability
 COMMON = ("ema=power", "ema.snapshots=2", "trainer.max_steps=4", "trainer.precision=64-true", "samples.n=0")
 
 
-def test_two_processes_average_as_one(tiny, tmp_path, figure):
+def test_two_processes_compute_the_same_power_averages_as_one(tiny, tmp_path, figure):
     def run(name: str, *layout: str) -> Path:
         train([*tiny, *COMMON, *layout], tmp_path / name)
         return tmp_path / name / "checkpoints"

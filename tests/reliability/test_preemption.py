@@ -107,7 +107,7 @@ def resume(tiny: list[str], run: Path, log: Path, whole: Whole, story: object) -
 
 
 @pytest.mark.parametrize("where", PLACES)
-def test_t4_signalled_at_a_place(tiny, whole, tmp_path, figure, where):
+def test_t4_a_run_signalled_at_a_given_place_resumes_exactly(tiny, whole, tmp_path, figure, where):
     place, call, numbers, step = PLACES[where]
     run, log = tmp_path / "run", tmp_path / "log"
     status = train([*tiny, *RECIPE, f"hydra.run.dir={run}"], log, at(place, call, numbers))
@@ -126,7 +126,7 @@ def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def test_t4_signalled_at_twenty_random_times(tiny, whole, tmp_path, figure):
+def test_t4_runs_signalled_at_twenty_random_times_resume_exactly(tiny, whole, tmp_path, figure):
     """From outside: a quarter of them before training starts, the others shortly after a random step."""
     random.seed(4)
     steps, late = [], 0

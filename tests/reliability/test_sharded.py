@@ -34,7 +34,7 @@ def flat(value, name: str = ""):
     return {name: value} if hasattr(value, "shape") else {}
 
 
-def test_the_largest_network_trains_draws_and_scores_the_same(tiny, tmp_path, figure):
+def test_sharded_edm2_training_samples_and_scores_equal_ddp(tiny, tmp_path, figure):
     runs: dict[str, Path] = {name: tmp_path / name for name in ("ddp", "fsdp2")}
     words = [*(word for word in tiny if not word.startswith("model")), *EDM2]
     for name, folder in runs.items():

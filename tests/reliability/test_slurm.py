@@ -51,7 +51,7 @@ def steps(folder: Path) -> list[int]:
     return [int(float(line[header.index("step")])) for line in lines if line[header.index("train/loss")]]
 
 
-def test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in_their_folder(tiny, tmp_path, figure):
+def test_a_signal_to_one_of_two_processes_requeues_once_and_the_run_resumes(tiny, tmp_path, figure):
     cluster = Cluster(tmp_path)
     overrides = [*tiny, "samples.n=0", "optimizer._target_=doubles.second_signalling", "name=x"]
     overrides += ["data.batch_size=2", "trainer.devices=2"]
@@ -75,7 +75,7 @@ def test_two_processes_one_of_them_signalled_are_queued_again_once_and_resume_in
     figure("SIGUSR1 under SLURM", "saved, queued again once, resumed in its folder")
 
 
-def test_a_sweep_resumes_in_its_folder(tiny, tmp_path):
+def test_a_requeued_sweep_resumes_in_its_folder(tiny, tmp_path):
     cluster = Cluster(tmp_path)
     overrides = ["-m", *tiny, "samples.n=0", "optimizer._target_=torch.optim.Adam,doubles.signalling", "name=x"]
     status, output = cluster.run(overrides)

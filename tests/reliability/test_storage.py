@@ -123,7 +123,7 @@ def other_disk(tmp_path):
         yield Path(folder)
 
 
-def test_t1_kill_9(tmp_path, other_disk, figure):
+def test_t1_checkpoints_survive_kill_9_while_saving(tmp_path, other_disk, figure):
     """200 children are killed while saving; the newest checkpoint is the last acknowledged one, or newer."""
     random.seed(1)
     leftovers = unreadable = 0
@@ -171,7 +171,7 @@ def test_t1_kill_9(tmp_path, other_disk, figure):
     figure("kill −9 while saving", f"200 kills, {unreadable} unreadable checkpoints ($TMPDIR {where})")
 
 
-def test_t1_the_order_of_calls(tmp_path, monkeypatch):
+def test_t1_a_file_is_synced_before_and_its_folder_after_the_rename(tmp_path, monkeypatch):
     """The file is synced to disk before it is renamed, and the folder after."""
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -216,7 +216,7 @@ def put(path: Path, data: bytes | None) -> None:
         path.write_bytes(data)
 
 
-def test_t2_damage(tmp_path, capfd, figure):
+def test_t2_a_damaged_newest_checkpoint_is_skipped_and_reported(tmp_path, capfd, figure):
     """If the newest is damaged, the previous one is used and the reason printed; a named file has no fallback."""
     folder = tmp_path / "run" / "checkpoints"
     for step in (1, 2, 3):
@@ -258,7 +258,7 @@ def test_t2_damage(tmp_path, capfd, figure):
     figure("damaged checkpoints", f"{detected}, {detected} detected and named, the one before used")
 
 
-def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
+def test_t2_a_file_without_a_checksum_is_read_only_if_named(tmp_path, capfd):
     """As written by torch or another program: nothing shows whether it is complete."""
     folder = tmp_path / "checkpoints"
     storage.save(contents(1), storage.numbered(folder, 1))
@@ -268,7 +268,7 @@ def test_t2_a_file_without_a_checksum_is_only_read_by_name(tmp_path, capfd):
     assert read(storage.numbered(folder, 2))["global_step"] == 2
 
 
-def test_t2_damage_after_the_run_began(command, tiny, tmp_path, monkeypatch):
+def test_t2_damage_after_the_start_does_not_affect_a_resumed_run(command, tiny, tmp_path, monkeypatch):
     """The run continues with the checkpoint that it read at the start, which was complete."""
     assert command("train", [*tiny, "hydra.run.dir=run"])[0] == 0
     made = run_of.make_trainer
@@ -300,7 +300,7 @@ def steps(folder: Path) -> list[int]:
     return [storage.step_in_name(file) for file in storage.numbered_files(folder / "checkpoints")]
 
 
-def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
+def test_t2_the_newest_checkpoint_is_chosen_by_steps_and_not_by_time(tmp_path, capfd):
     """The clock was set back, or the files were copied: new checkpoints look older than existing ones."""
     folder = tmp_path / "checkpoints"
     for step in (10, 20, 30, 40):
@@ -323,7 +323,7 @@ def test_t2_the_newest_is_that_of_the_most_steps(tmp_path, capfd):
     assert "removed step-00000030.ckpt" in capfd.readouterr().out
 
 
-def test_t2_from_the_command_line(command, tiny, tmp_path):
+def test_t2_ckpt_choices_handle_missing_and_damaged_checkpoints(command, tiny, tmp_path):
     """auto resumes from an intact one and exits if all are damaged; it starts anew if there is none, or if asked."""
     run = [*tiny, "hydra.run.dir=run"]
     status, out, err = command("train", [*run, "ckpt=auto", "trainer.max_epochs=2"])
@@ -351,7 +351,7 @@ def test_t2_from_the_command_line(command, tiny, tmp_path):
     assert status == 0, out + err
 
 
-def test_t2_a_forgotten_ckpt_overwrites_nothing(command, tiny, tmp_path):
+def test_t2_a_forgotten_ckpt_setting_overwrites_nothing(command, tiny, tmp_path):
     run = [*tiny, "hydra.run.dir=run", "samples.n=0", "trainer.max_epochs=1"]
     assert command("train", run)[0] == 0
 
@@ -439,7 +439,7 @@ def limited(path: Path) -> None:
         sys.exit(error.errno)
 
 
-def test_t3_an_error_of_the_operating_system_is_raised_as_it_is(tmp_path):
+def test_t3_operating_system_errors_are_raised_unchanged(tmp_path):
     """This error is real, not injected: torch's C++ writer would turn it into a RuntimeError."""
     storage.save(contents(1), path := tmp_path / "a.ckpt")
     process = FORK.Process(target=limited, args=(path,))
@@ -450,7 +450,7 @@ def test_t3_an_error_of_the_operating_system_is_raised_as_it_is(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
 
 
-def test_t3_a_disk_that_is_full_when_the_best_checkpoint_is_copied(command, tiny, tmp_path, monkeypatch):
+def test_t3_a_disk_full_while_copying_best_ckpt_gives_an_error(command, tiny, tmp_path, monkeypatch):
     """Without hard links, best.ckpt is a copy."""
     link = files.link
 
@@ -497,7 +497,7 @@ def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path,
         run_of.train(settings(tiny), tmp_path / "run", None)
 
 
-def test_t3_files_that_will_be_replaced_count_as_room(tmp_path, monkeypatch):
+def test_t3_files_that_will_be_replaced_count_as_free_space(tmp_path, monkeypatch):
     """Files that replace old ones need no extra room, but a new one is written before an old one is removed."""
     network = torch.nn.Linear(1000, 25)  # 100 kB; a checkpoint contains four of these
     one = COPIES * sum(4 * p.numel() for p in network.parameters())

@@ -68,7 +68,7 @@ def leaks(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and SECRET in file.read_text("latin1")]
 
 
-def test_jobs_that_die_harm_no_other_and_only_they_run_again(launch, tiny, tmp_path, monkeypatch, figure):
+def test_dying_jobs_affect_no_others_and_only_they_run_again(launch, tiny, tmp_path, monkeypatch, figure):
     choice = "optimizer._target_=" + ",".join(f"deaths.{name}" for name in DEATHS)
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", choice, "hydra.sweep.dir=sweep"]
     status, out, err = launch(overrides)
@@ -99,7 +99,7 @@ def test_jobs_that_die_harm_no_other_and_only_they_run_again(launch, tiny, tmp_p
     figure("jobs run again", "the 6 that died, and no other")
 
 
-def test_the_reason_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
+def test_the_reason_why_a_job_did_not_start_is_recorded(launch, tiny, tmp_path):
     status, _, _ = launch(["-m", *tiny, "data.batch_size=400", "hydra.sweep.dir=sweep"])
     assert status == 2
     record = records(tmp_path / "sweep")["0"]
@@ -107,7 +107,7 @@ def test_the_reason_why_a_job_never_began_is_recorded(launch, tiny, tmp_path):
     assert "an optimizer step needs 400" in str(record["reason"])
 
 
-def test_a_job_is_a_process_of_its_own(tiny, tmp_path):
+def test_a_sweep_job_is_a_separate_process(tiny, tmp_path):
     """Killing a job started from the command line ends neither its launcher nor the other jobs."""
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "optimizer._target_=deaths.kill"]
     done = subprocess.run(
@@ -134,7 +134,7 @@ def one_launch(folder: str, barrier: object) -> None:
     train.main()
 
 
-def test_eight_launches_at_once_have_eight_folders(tmp_path, figure):
+def test_eight_simultaneous_launches_get_eight_folders(tmp_path, figure):
     barrier = FORK.Barrier(8)
     started = [FORK.Process(target=one_launch, args=(str(tmp_path), barrier)) for _ in range(8)]
     for process in started:
@@ -148,7 +148,7 @@ def test_eight_launches_at_once_have_eight_folders(tmp_path, figure):
     figure("eight launches at once", f"{len(folders)} folders")
 
 
-def test_a_job_gets_its_own_folder_again_and_never_another_jobs(tmp_path):
+def test_a_job_gets_its_previous_folder_and_never_that_of_another_job(tmp_path):
     grid = [["schedule=linear"], ["schedule=cosine"]]
     assert [job_folder(tmp_path, i, words) for i, words in enumerate(grid)] == ["0", "1"]
     assert job_folder(tmp_path, 5, ["schedule=cosine", "ckpt=auto"]) == "1"

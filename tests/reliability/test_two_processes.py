@@ -64,7 +64,7 @@ def states(tmp_path: Path, name: str, overrides: list[str]) -> tuple[dict[str, T
     return flat, read_metrics(folder / "metrics.csv")
 
 
-def test_two_processes_train_as_one(tiny, tmp_path, figure):
+def test_two_processes_give_the_same_training_as_one(tiny, tmp_path, figure):
     common = [*tiny, *COMMON]
     common += ["data.val=7"]  # which two processes cannot share equally
     runs = {name: states(tmp_path, name, [*common, *layout]) for name, layout in LAYOUTS.items()}
@@ -131,7 +131,7 @@ def part(rank: int, split: int, address: str, out: str) -> None:
 
 
 @pytest.mark.parametrize("split", [1, 18, 36])
-def test_37_images_are_scored_once_however_divided(split, tmp_path, figure):
+def test_each_image_is_scored_once_for_any_split_between_processes(split, tmp_path, figure):
     extractor = Tiny()
     reference = reference_statistics(pictures(20), extractor, progress=False)
     alone = score(pictures(37), extractor, reference, progress=False)
@@ -160,7 +160,7 @@ def test_pixels_are_clamped_never_wrapped():
     assert to_uint8(values).tolist() == [0, 255, 128]
 
 
-def test_statistics_are_kept_under_a_key_of_all_they_depend_on():
+def test_the_reference_key_depends_on_images_resizing_and_weights():
     images, extractor = pictures(20), Tiny()
     other = images.clone()
     other[7, 0, 0, 0] ^= 1
@@ -181,7 +181,7 @@ def test_statistics_are_kept_under_a_key_of_all_they_depend_on():
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 
 
-def test_torchrun_makes_one_run(tiny, tmp_path):
+def test_torchrun_starts_a_single_run(tiny, tmp_path):
     """All processes use the folder and configuration of rank 0."""
     command = [*TORCHRUN, "--standalone", "-m", "diffusion.train", *tiny, "trainer.max_steps=2", "name=run"]
     done = subprocess.run([*command, "trainer.devices=2"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -192,7 +192,7 @@ def test_torchrun_makes_one_run(tiny, tmp_path):
 
 
 @pytest.mark.timeout(150)  # they would wait for half an hour
-def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tmp_path):
+def test_an_unresponsive_torchrun_process_ends_the_run(tiny, tmp_path):
     """No machine sees another machine's processes, so only the timeout of the process group shows that one is dead.
 
     Here it is 15 seconds; a busy machine needs some of them to start both.
@@ -221,7 +221,7 @@ def test_a_process_of_another_machine_that_does_not_answer_ends_the_run(tiny, tm
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "failed"
 
 
-def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monkeypatch):
+def test_fewer_trainer_devices_than_torchrun_processes_are_refused(command, tiny, monkeypatch):
     """Each of the two processes would be a separate run."""
     there = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     for name, value in there.items():
@@ -231,7 +231,7 @@ def test_a_trainer_of_another_size_than_torchruns_is_refused(command, tiny, monk
     assert "set trainer.devices=2" in err
 
 
-def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
+def test_random_draws_do_not_depend_on_how_a_batch_is_split():
     def drawn(index: Tensor, rank: int, world: int) -> list[Tensor]:
         module = SimpleNamespace(
             seed=0,
@@ -253,7 +253,7 @@ def test_the_draws_of_a_batch_are_those_of_its_images_wherever_they_are():
     ("last", "said"),
     [("kill -9 $$", "was killed by SIGKILL"), ("exit 2", "another process of the run, or its machine, has died")],
 )
-def test_a_process_whose_connections_are_closed_before_it_has_ended_is_waited_for(last, said):
+def test_the_exit_of_a_disconnected_process_is_awaited_and_reported(last, said):
     followers = Followers()
     followers.processes.append(subprocess.Popen(["sh", "-c", f"sleep 0.3; {last}"]))
     try:

@@ -44,7 +44,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return state(folder) | {"lines": lines(folder), "scores": scores, "pictures": pictures}
 
 
-def test_two_processes_signalled_wherever_they_are(tiny, tmp_path, figure):
+def test_two_processes_signalled_at_any_place_resume_exactly(tiny, tmp_path, figure):
     whole, folder, log = tmp_path / "a/whole", tmp_path / "b/run", tmp_path / "log"
     overrides = [*tiny, *RECIPE]
     assert train([*overrides, f"hydra.run.dir={whole}"], log) == 0, log.read_text()
@@ -63,7 +63,7 @@ def test_two_processes_signalled_wherever_they_are(tiny, tmp_path, figure):
 
 
 @pytest.mark.timeout(150)  # rank 0 would wait for half an hour
-def test_a_process_that_is_stopped_does_not_hold_the_others_for_ever(tiny, tmp_path, figure):
+def test_a_stopped_process_does_not_block_the_others_forever(tiny, tmp_path, figure):
     run, log = tmp_path / "run", tmp_path / "log"
 
     def soon() -> None:

@@ -158,7 +158,7 @@ survived: set[str] = set()
 
 
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_no_payload_runs_and_no_secret_leaves(
+def test_payloads_in_files_neither_run_nor_leak_secrets(
     command, tiny, tmp_path, monkeypatch, capfd, payloads, sentinel, figure, name
 ):
     monkeypatch.setenv("FOREIGN_SECRET", SECRET)
@@ -249,7 +249,7 @@ WEIGHTS = "a file may not decide which weights are read"
 
 
 @pytest.mark.parametrize("name", MISLEADING)
-def test_misleading_samplers_and_scores_in_a_file_are_refused_in_one_line(command, payloads, name):
+def test_misleading_samplers_and_scores_in_a_file_are_refused_with_one_line(command, payloads, name):
     what, change = MISLEADING[name]
     contents = torch.load(payloads["own"], weights_only=True)
     base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
@@ -266,7 +266,7 @@ RESUMED = ("config null", "weights", "raw", "step", "epoch")  # resuming builds 
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_checkpoint_is_refused_in_one_line(command, tiny, tmp_path, capfd, payloads, name):
+def test_a_malformed_checkpoint_is_refused_with_one_line(command, tiny, tmp_path, capfd, payloads, name):
     contents = torch.load(payloads["own"], weights_only=True)
     base = OmegaConf.to_container(OmegaConf.create(contents["config"]))
     torch.save(MALFORMED[name](contents, base), tmp_path / "x.ckpt")
@@ -283,7 +283,7 @@ def test_a_malformed_checkpoint_is_refused_in_one_line(command, tiny, tmp_path, 
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '"${"', '{"model": "${"}', "null", "5", "[]", "{}", '{"model": null}'])
-def test_a_malformed_exported_file_is_refused_in_one_line(tmp_path, capfd, payloads, text):
+def test_a_malformed_exported_file_is_refused_with_one_line(tmp_path, capfd, payloads, text):
     with safe_open(payloads["own"].parent.parent.parent / "own.safetensors", "pt") as sound:
         metadata, tensors = sound.metadata(), {key: sound.get_tensor(key) for key in sound.keys()}  # noqa: SIM118
     save_file(tensors, tmp_path / "x.safetensors", metadata | {"config": text})
@@ -327,7 +327,7 @@ def test_the_checkpoint_of_every_shipped_choice_loads(tmp_path, group, choice):
 
 
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_an_exported_model_is_the_model(command, tiny, tmp_path, weights):
+def test_an_exported_model_equals_its_checkpoint(command, tiny, tmp_path, weights):
     command("train", [*tiny, "trainer.max_steps=3", "samples.n=0", "hydra.run.dir=run"])
     ckpt, file = tmp_path / "run/checkpoints/last.ckpt", tmp_path / "model.safetensors"
     assert export.main([f"ckpt={ckpt}", str(file), "--weights", weights]) == 0

@@ -48,7 +48,7 @@ def column(comparison: Comparison, name: str) -> Any:
     return next(c for c in comparison.columns if c.name == name)
 
 
-def test_seeds_are_one_row_with_students_interval(seeds: Any, tmp_path: Path) -> None:
+def test_seeds_of_one_recipe_form_one_row_with_a_t_interval(seeds: Any, tmp_path: Path) -> None:
     x = [10.0, 12.0, 17.0]
     runs = gather([*seeds("a", 1e-3, x), *seeds("b", 1e-2, [40.0, 41.0, 45.0])])
     comparison = compare(runs)
@@ -62,7 +62,7 @@ def test_seeds_are_one_row_with_students_interval(seeds: Any, tmp_path: Path) ->
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
 
 
-def test_evaluations_of_two_checkpoints_are_two_rows_and_a_resumed_run_is_not_a_row(seeds: Any, tmp_path: Path) -> None:
+def test_evaluations_of_two_checkpoints_get_two_rows_but_a_resumed_run_does_not(seeds: Any, tmp_path: Path) -> None:
     folders = seeds("a", 1e-3, [10.0, 12.0])
     for folder, ckpt in zip(folders, ("null", "auto"), strict=True):
         config = folder / "config.yaml"
@@ -93,7 +93,7 @@ def trained(seed: int, lr: float = 1e-3) -> dict[str, Any]:
     return {"seed": seed, "data": {"seed": seed, "val": 8}, "optimizer": {"lr": lr}}
 
 
-def test_evaluations_of_one_recipe_are_one_row_by_training_and_sampling_seed(evaluation: Any) -> None:
+def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seeds(evaluation: Any) -> None:
     one = [evaluation(trained(s), 10.0 + s, ckpt=f"{s}/checkpoints/best.ckpt", step=90 + s) for s in range(3)]
     (row,) = compare(gather(one)).rows
     assert row.numbers("fd_lite0") == [10.0, 11.0, 12.0]
@@ -105,7 +105,7 @@ def test_evaluations_of_one_recipe_are_one_row_by_training_and_sampling_seed(eva
     assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
 
 
-def test_two_checkpoints_of_one_run_are_two_rows(evaluation: Any) -> None:
+def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     def rows(*checkpoints: tuple[int, str, int]) -> list[str]:
         folders = [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, name, n in checkpoints]
         return [row.label for row in compare(gather(folders)).rows]
@@ -115,7 +115,7 @@ def test_two_checkpoints_of_one_run_are_two_rows(evaluation: Any) -> None:
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
 
 
-def test_evaluations_differ_by_sampler_and_reference_and_those_of_an_earlier_version_by_checkpoint(
+def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(
     evaluation: Any,
 ) -> None:
     elsewhere = {"data": {"root": "photos"}}
@@ -127,7 +127,7 @@ def test_evaluations_differ_by_sampler_and_reference_and_those_of_an_earlier_ver
     assert len(compare(gather([folders[0], *earlier])).rows) == 3
 
 
-def test_an_evaluation_of_an_earlier_version_is_not_in_a_row_with_a_trained_run(seeds: Any, tmp_path: Path) -> None:
+def test_an_evaluation_by_an_earlier_version_does_not_share_a_row_with_a_run(seeds: Any, tmp_path: Path) -> None:
     (run,) = seeds("a", 1e-3, [10.0])
     folder = tmp_path / "evaluated"
     (folder / ".hydra").mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_an_evaluation_of_an_earlier_version_is_not_in_a_row_with_a_trained_run(
     assert len(compare(gather([run, folder])).rows) == 2
 
 
-def test_one_seed_has_no_interval_and_no_test(seeds: Any) -> None:
+def test_one_seed_has_no_interval_and_no_significance_test(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
     assert str(comparison.rows[0].mean("fd_lite0")) == "10"
     assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
@@ -154,14 +154,14 @@ def test_higher_is_better_for_coverage(seeds: Any) -> None:
 
 
 @pytest.mark.parametrize("metric", ["density_lite0", "vendi_lite0"])
-def test_a_metric_without_a_better_end_has_no_best(metric: str, seeds: Any) -> None:
+def test_a_metric_without_a_direction_has_no_best_value(metric: str, seeds: Any) -> None:
     comparison = compare(
         gather([*seeds("a", 1e-3, [0.9, 1.0], metric=metric), *seeds("b", 1e-2, [8.0, 9.0], metric=metric)])
     )
     assert comparison.best(column(comparison, metric)) == (None, set())
 
 
-def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> None:
+def test_scores_of_different_protocols_are_refused_unless_mixed(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
     with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest") as error:
         compare(gather(folders))
@@ -172,7 +172,7 @@ def test_different_protocols_are_refused_by_name_unless_mixed(seeds: Any) -> Non
     assert all(comparison.best(column(comparison, name)) == (None, set()) for name in names)
 
 
-def test_one_metric_of_two_settings_is_not_one_column(seeds: Any) -> None:
+def test_a_metric_with_different_settings_is_refused_or_split_into_columns(seeds: Any) -> None:
     few, many = ({"metric": "coverage", "settings": {"k": k}} for k in (5, 50))
     folders = [*seeds("a", 1e-3, [0.1], **few), *seeds("b", 1e-2, [0.9], **many)]
     with pytest.raises(UserError, match=r"can't be ranked: k is 5 in .*a/0 and 50 in .*b/0;"):
@@ -184,7 +184,7 @@ def test_one_metric_of_two_settings_is_not_one_column(seeds: Any) -> None:
         compare(gather([folders[0], *pooled]))
 
 
-def test_the_subset_size_of_an_earlier_record_is_a_setting(seeds: Any) -> None:
+def test_the_subset_size_of_an_old_record_is_read_as_a_setting(seeds: Any) -> None:
     (old,) = seeds("a", 1e-3, [0.1], metric="kid", subset_size=32)
     (new,) = seeds("b", 1e-2, [0.2], metric="kid", settings={"subset_size": 32})
     assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
@@ -194,7 +194,7 @@ def of(**changed: Any) -> dict[str, Any]:
     return {"metric": "fd_lite0", "what": "samples", "n": 64, "seed": 0, "weights": "ema", **changed}
 
 
-def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tmp_path: Path, make_run: Make) -> None:
+def test_a_folder_scored_with_several_samplers_is_refused_unless_mixed(tmp_path: Path, make_run: Make) -> None:
     ddim, heun = {"name": "DDIM", "steps": 9}, {"name": "Heun", "steps": 5}
     scores = [of(sampler=ddim, value=1.0), of(sampler=heun, value=2.0), of(sampler=heun, value=3.0, step=9)]
     studied = make_run(tmp_path / "study", lr=1e-3, scores=scores)
@@ -212,9 +212,7 @@ def test_a_folder_scored_by_several_samplers_is_refused_and_has_columns_apart(tm
     assert values == [[[4.0], []], [[1.0], [3.0]]]
 
 
-def test_a_folder_with_scores_of_unknown_and_of_several_checkpoints_has_separate_columns(
-    tmp_path: Path, make_run: Make
-) -> None:
+def test_scores_of_known_and_unknown_checkpoints_get_separate_columns(tmp_path: Path, make_run: Make) -> None:
     scores = [of(value=1.0)] + [of(value=v, checkpoint={"path": name}) for v, name in ((2.0, "a"), (3.0, "b"))]
     comparison = compare(gather([make_run(tmp_path / "x", scores=scores)]), mixed=True)
     columns = [c for c in comparison.columns if c.name.startswith("fd")]
@@ -223,7 +221,7 @@ def test_a_folder_with_scores_of_unknown_and_of_several_checkpoints_has_separate
 
 
 @pytest.mark.parametrize("part", [{"weights": "raw"}, {"seed": 1}, {"checkpoint": {"path": "b", "sha256": "1"}}])
-def test_a_folder_scored_of_several_weights_or_checkpoints_is_refused(
+def test_a_folder_scored_with_several_weights_seeds_or_checkpoints_is_refused(
     part: dict[str, Any], tmp_path: Path, make_run: Make
 ) -> None:
     first = of(value=1.0, checkpoint={"path": "a", "sha256": "0"})
@@ -240,7 +238,7 @@ def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, ma
         compare(gather([folder]))
 
 
-def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Path, make_run: Make) -> None:
+def test_only_the_score_of_a_runs_last_step_is_used(tmp_path: Path, make_run: Make) -> None:
     last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
     scores += [of(value=4.0, step=12, checkpoint=last | {"sha256": "1"})]  # resumed
@@ -248,7 +246,7 @@ def test_of_the_scores_of_one_run_at_several_steps_the_last_counts(tmp_path: Pat
     assert row.numbers("fd_lite0") == [4.0]
 
 
-def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> None:
+def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_path: Path) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 12.0]), *seeds("again", 1e-3, [11.0]), *seeds("copy", 1e-3, [10.0])]
     for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):
         info = json.loads((folder / "run.json").read_text()) | {"finished": f"2026-01-02T0{hour}:00:00"}
@@ -264,7 +262,7 @@ def test_one_seed_counts_once_by_its_newest_run(seeds: Any, tmp_path: Path) -> N
     assert copied.rows[0].mean("fd_lite0").n == 1  # type: ignore[union-attr]
 
 
-def test_runs_of_unknown_seeds_are_separate_draws(seeds: Any) -> None:
+def test_runs_with_unknown_seeds_count_separately(seeds: Any) -> None:
     folders = seeds("a", 1e-3, [10.0, 12.0])
     for folder in folders:
         (folder / "config.yaml").write_text("name: a\n")
@@ -282,7 +280,7 @@ def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, mak
     assert "NaN at step 7" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
+def test_mse_is_ranked_only_if_all_runs_share_a_schedule(seeds: Any) -> None:
     same = compare(gather([*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]))
     assert column(same, "val/mse").lower is True
     (other,) = seeds("c", 1e-3, [1.0])
@@ -292,7 +290,7 @@ def test_the_error_is_ranked_only_on_one_schedule(seeds: Any) -> None:
     assert "schedule.last differ" in column(apart, "val/mse").words
 
 
-def test_the_error_is_ranked_only_on_one_grid(seeds: Any) -> None:
+def test_mse_is_ranked_only_if_all_runs_share_validation_settings(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-3, [1.0])]
     for i, folder in enumerate(folders):
         with (folder / "config.yaml").open("a") as file:
@@ -301,7 +299,7 @@ def test_the_error_is_ranked_only_on_one_grid(seeds: Any) -> None:
     assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
 
 
-def test_the_weights_of_the_error_are_named(
+def test_the_mse_column_states_which_weights_were_validated(
     seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]
 ) -> None:
     folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
@@ -318,7 +316,7 @@ def test_the_weights_of_the_error_are_named(
     assert "on validation images, raw weights, at the end" in (tmp_path / "a/compare.md").read_text()
 
 
-def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
+def test_choosing_recipes_by_test_scores_gives_a_warning(seeds: Any, tmp_path: Path) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
     two = [*seeds("a", 1e-3, [1.0], reference=reference), *seeds("b", 1e-2, [2.0], reference=reference)]
     line = "choosing among 2 recipes by their test scores"
@@ -332,7 +330,7 @@ def test_choosing_by_test_is_warned_of(seeds: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["test_evaluation", "look"])  # the key's current name, and that of an earlier version
-def test_a_repeated_test_evaluation_is_warned_of_by_name(seeds: Any, key: str) -> None:
+def test_a_repeated_test_evaluation_gives_a_warning_with_its_folder(seeds: Any, key: str) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
     first, second = (seeds(name, 1e-3, [1.0], reference=reference, **{key: k}) for k, name in ((1, "a"), (2, "b")))
     (warning,) = compare(gather(second)).warnings
@@ -340,7 +338,7 @@ def test_a_repeated_test_evaluation_is_warned_of_by_name(seeds: Any, key: str) -
     assert compare(gather(first)).warnings == []
 
 
-def test_versions_of_the_code_that_differ_are_warned_of_in_one_line(seeds: Any, tmp_path: Path) -> None:
+def test_different_code_versions_give_one_warning(seeds: Any, tmp_path: Path) -> None:
     old, new = seeds("a", 1e-3, [1.0, 2.0], code="0.1.0 aaa"), seeds("b", 1e-2, [2.0], code="0.1.0 bbb")
     unknown = seeds("c", 1e-1, [3.0])
     console = Console(file=io.StringIO(), width=400)
@@ -367,19 +365,19 @@ def test_the_command_writes_markdown_csv_and_a_plot(
     assert "nowhere: neither a run" in capsys.readouterr().err
 
 
-def test_a_sweep_gets_its_comparison(seeds: Any, tmp_path: Path) -> None:
+def test_the_comparison_of_a_sweep_is_written_and_printed(seeds: Any, tmp_path: Path) -> None:
     seeds("sweep", 1e-3, [10.0, 12.0])
     console = Console(file=io.StringIO(), width=200)
     assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
     assert "11 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_mean_is_shown_to_the_digits_that_its_size_allows() -> None:
+def test_a_mean_is_rounded_to_the_digits_of_its_interval() -> None:
     assert str(mean_over_seeds([0.01234, 0.01236])) == "0.01235 ± 0.00013"
     assert str(mean_over_seeds([12345.0, 12347.0])) == "12346 ± 13"
 
 
-def test_the_score_of_one_seed_has_the_digits_of_its_own_interval(seeds: Any, tmp_path: Path) -> None:
+def test_the_score_of_one_seed_is_rounded_to_the_digits_of_its_interval(seeds: Any, tmp_path: Path) -> None:
     for name, value in (("a", 240.58), ("b", 250.04)):
         seeds(name, 1e-3 if name == "a" else 1e-2, [value], low=value - 12, high=value + 12)
     comparison = compare(gather([tmp_path / "a", tmp_path / "b"]))
@@ -390,7 +388,7 @@ def test_the_score_of_one_seed_has_the_digits_of_its_own_interval(seeds: Any, tm
 
 
 @pytest.mark.parametrize(("width", "tables"), [(200, 1), (80, 1), (30, 10)])
-def test_two_runs_are_one_table_on_80_columns(width: int, tables: int, seeds: Any, tmp_path: Path) -> None:
+def test_a_comparison_is_one_table_on_80_columns(width: int, tables: int, seeds: Any, tmp_path: Path) -> None:
     folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
     for folder in folders:
         scores = [of(metric=f"metric_{i}_lite0", value=i + 0.5) for i in range(6)]
@@ -403,7 +401,7 @@ def test_two_runs_are_one_table_on_80_columns(width: int, tables: int, seeds: An
     assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= width
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_imports_no_large_library() -> None:
     code = (
         "import sys; from diffusion.compare import main\n"
         "try: main(['--help'])\nexcept SystemExit: pass\n"

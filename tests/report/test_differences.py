@@ -44,12 +44,12 @@ def test_a_choice_is_one_column_without_its_settings(run: Make) -> None:
     assert [row.label for row in compare(runs).rows] == ["schedule=ddpm", "schedule=adm"]
 
 
-def test_without_hydras_record_of_one_run_the_class_is_the_choice(run: Make) -> None:
+def test_without_hydras_record_of_a_run_choices_are_named_by_class(run: Make) -> None:
     runs = [run({"schedule": LINEAR}, {"schedule": "ddpm"}), run({"schedule": COSINE})]
     assert differing(runs) == {"schedule": ["linear", "cosine"]}
 
 
-def test_a_setting_in_which_runs_of_one_choice_differ_is_shown(run: Make) -> None:
+def test_a_setting_that_differs_among_runs_of_one_choice_is_shown(run: Make) -> None:
     nodes = [(LINEAR, "linear"), (COSINE, "cosine"), (COSINE | {"s": 0.02}, "cosine")]
     runs = [run({"schedule": node}, {"schedule": name}) for node, name in nodes]
     settings = differing(runs)
@@ -59,7 +59,7 @@ def test_a_setting_in_which_runs_of_one_choice_differ_is_shown(run: Make) -> Non
     assert differing(same) == {"schedule.s": ["0.008", "0.02"]}
 
 
-def test_choices_of_one_class_differ_by_name(run: Make) -> None:
+def test_choices_with_the_same_class_are_shown_by_name(run: Make) -> None:
     runs = [run({"schedule": COSINE | {"s": s}}, {"schedule": name}) for s, name in ((0.008, "adm"), (0.02, "mine"))]
     assert differing(runs) == {"schedule": ["adm", "mine"]}
 
@@ -69,7 +69,7 @@ def test_one_name_for_two_classes_is_shown_with_the_class(run: Make) -> None:
     assert differing(runs) == {"schedule": ["mine (linear)", "mine (cosine)"]}
 
 
-def test_a_choice_that_an_override_made_null_is_none(run: Make) -> None:
+def test_a_choice_overridden_with_null_is_shown_as_none(run: Make) -> None:
     clip = {"_target_": "diffusion.process.threshold.clip"}
     pairs = ((clip, "clip"), (None, "clip"), (None, None))  # Hydra records None for a part without a choice
     runs = [run({"sampler": {"threshold": node}}, {"sampler.threshold": name}) for node, name in pairs]
@@ -87,7 +87,7 @@ def test_an_override_is_shown_in_addition_to_a_choice(run: Make) -> None:
     assert differing(chosen) == {"optimizer": ["sgd", "adam"], "optimizer.lr": ["0.1", "0.001"]}
 
 
-def test_a_group_within_a_group_follows_the_outer_choice(run: Make) -> None:
+def test_a_nested_group_is_shown_only_if_the_outer_choice_is_the_same(run: Make) -> None:
     def of(weighting: str, name: str) -> dict[str, Any]:
         return {"objective": {"_target_": f"a.{name}", "weighting": {"_target_": f"b.{weighting}", "gamma": 5}}}
 
@@ -101,7 +101,7 @@ def test_a_group_within_a_group_follows_the_outer_choice(run: Make) -> None:
     assert differing(runs) == {"objective.weighting": ["unit", "snr"]}
 
 
-def test_groups_without_a_class_and_empty_ones_have_their_choice(run: Make) -> None:
+def test_groups_without_a_class_and_empty_groups_are_shown_by_choice(run: Make) -> None:
     metrics = {"frechet": {"_target_": "a.Frechet"}}
     full = {"metrics": metrics | {"vendi": {"_target_": "a.Vendi"}}, "ema": None}
     runs = [
@@ -111,7 +111,7 @@ def test_groups_without_a_class_and_empty_ones_have_their_choice(run: Make) -> N
     assert differing(runs) == {"metrics": ["standard", "full"], "ema": ["warm", "none"]}
 
 
-def test_a_value_that_follows_the_seed_is_not_shown(run: Make) -> None:
+def test_a_value_that_equals_the_seed_is_not_shown(run: Make) -> None:
     runs = [run({"seed": seed, "data": {"seed": seed}}) for seed in (0, 1)]
     assert differing(runs) == {"seed": ["0", "1"]}
     fixed = [run({"seed": seed, "data": {"seed": other}}) for seed, other in ((0, 5), (1, 6))]

@@ -39,7 +39,7 @@ runs = st.lists(
 
 
 @given(runs)
-def test_a_setting_is_shown_where_two_runs_of_equal_choices_differ_in_it(found: list[Described]) -> None:
+def test_differing_settings_match_a_comparison_of_all_pairs_of_runs(found: list[Described]) -> None:
     pairs = [*combinations(found, 2)]
     wanted = set()
     for first, second in pairs:
@@ -83,7 +83,7 @@ def operations(folder: Path) -> int:
     return made
 
 
-def test_a_comparison_takes_as_many_operations_for_each_run_however_many_there_are(tmp_path: Path) -> None:
+def test_the_operations_of_a_comparison_grow_linearly_with_the_runs(tmp_path: Path) -> None:
     operations(write_runs(tmp_path / "first", 4))  # imports, and fills caches
     few, some, many = (operations(write_runs(tmp_path / str(n), n)) for n in (30, 60, 120))
     assert many - some < 2.1 * (some - few)

@@ -48,7 +48,7 @@ def pixels(sheet: dict[str, Any]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
 
 
-def test_text_of_the_data_is_never_markup() -> None:
+def test_text_in_the_data_never_becomes_markup() -> None:
     page = document({"kind": "run", "title": HOSTILE, "facts": [[HOSTILE, HOSTILE]]})
     assert page.count("<script>") == page.count("</script>") - 1 == len(VENDOR + SCRIPTS)
     assert "onerror=alert(2)>" not in page.replace("\\u003cimg src=x onerror=alert(2)>", "")
@@ -56,7 +56,7 @@ def test_text_of_the_data_is_never_markup() -> None:
     assert "<title>&lt;/script&gt;" in page
 
 
-def test_only_the_scripts_of_the_page_may_run_and_they_may_ask_for_nothing() -> None:
+def test_the_security_policy_allows_only_the_pages_scripts_and_no_requests() -> None:
     page = document({"kind": "run", "title": "x"})
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]  # type: ignore[index]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
@@ -66,13 +66,13 @@ def test_only_the_scripts_of_the_page_may_run_and_they_may_ask_for_nothing() -> 
     assert "connect-src 'self'" in document({"kind": "run", "title": "x"}, live=True)
 
 
-def test_numbers_that_are_not_finite_are_null() -> None:
+def test_non_finite_numbers_become_null() -> None:
     assert json.loads(as_json({"a": [1.5, float("nan")], "b": (float("inf"),), 3: True})) == {
         "a": [1.5, None], "b": [None], "3": True,
     }  # fmt: skip
 
 
-def test_a_runs_page_has_the_values_of_its_files(run_folder: Path) -> None:
+def test_a_runs_page_contains_the_values_of_its_files(run_folder: Path) -> None:
     write_report(run_folder, linear(100))
     data = data_of((run_folder / "report.html").read_text())
     metrics, scores = Run(run_folder).metrics, read_scores(run_folder)
@@ -90,7 +90,7 @@ def test_a_runs_page_has_the_values_of_its_files(run_folder: Path) -> None:
     assert data["schedule"]["beta"][0] == pytest.approx(1e-4)
 
 
-def test_the_costs_are_those_of_run_json(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+def test_the_costs_are_read_from_run_json(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     took = {"seconds_of": {"data": 2.5, "forward": 100.25}, "bytes_of": {"weights": 4938268, "rest": 2500000000}}
     costs = run_page(Run(make_run(tmp_path / "demo", info={"state": "complete", **took})))["costs"]
     assert {f"{what}_of": dict(parts) for what, parts in costs.items()} == took
@@ -98,13 +98,13 @@ def test_the_costs_are_those_of_run_json(tmp_path: Path, make_run: Callable[...,
     assert old == {"seconds": [["data", 2.5]], "bytes": None}
 
 
-def test_a_folder_with_nothing_but_a_configuration_has_a_page(tmp_path: Path) -> None:
+def test_a_folder_with_only_a_configuration_gets_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     data = run_page(Run(tmp_path))
     assert (data["state"], data["scores"], data["metrics"]) == ("not started", [], {})
 
 
-def test_a_run_that_died_says_how_it_is_resumed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+def test_the_page_of_a_dead_or_failed_run_shows_how_to_resume_it(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00", "steps": 40}
     folder = make_run(tmp_path / "demo", info=info)
     os.utime(folder / "run.json", (0, 0))  # no update for a long time
@@ -116,7 +116,7 @@ def test_a_run_that_died_says_how_it_is_resumed(tmp_path: Path, make_run: Callab
     assert ["reason", "no space left"] in failed["facts"]
 
 
-def test_long_curves_keep_values_of_the_file_and_both_ends() -> None:
+def test_long_curves_are_subsampled_and_keep_both_ends() -> None:
     series = Series(np.arange(100_000), np.random.default_rng(0).normal(size=100_000))
     curve = curves({"train/loss": series})["train/loss"]
     assert len(curve["step"]) == POINTS
@@ -124,7 +124,7 @@ def test_long_curves_keep_values_of_the_file_and_both_ends() -> None:
     assert curve["value"] == series.value[curve["step"]].tolist()
 
 
-def test_the_film_has_x_and_the_estimates_of_each_step(tmp_path: Path) -> None:
+def test_the_film_shows_x_t_and_the_estimates(tmp_path: Path) -> None:
     frames = Frames(DDIM(steps=60), linear())
     for k in range(1, 61):
         x = torch.full((9, 3, 4, 4), k / 60)
@@ -141,7 +141,7 @@ def test_the_film_has_x_and_the_estimates_of_each_step(tmp_path: Path) -> None:
     assert abs(cut[-1, :, 8:]).max() <= 4
 
 
-def test_a_sheet_keeps_the_places_of_its_tiles(tmp_path: Path) -> None:
+def test_a_contact_sheet_keeps_the_positions_of_its_images(tmp_path: Path) -> None:
     images = (torch.arange(6).view(6, 1, 1, 1) * 40).expand(6, 3, 8, 8).to(torch.uint8)
     save_png(grid(images), tmp_path / "all.png")
     sheet = pictures.contact_sheet(tmp_path / "all.png")
@@ -151,7 +151,7 @@ def test_a_sheet_keeps_the_places_of_its_tiles(tmp_path: Path) -> None:
     assert abs(middle - np.array([[0, 40, 80], [120, 160, 200]])).max() <= 4
 
 
-def test_a_sheet_of_many_images_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_contact_sheet_is_limited_in_size_and_states_the_number_of_images(tmp_path: Path) -> None:
     noise = torch.randint(0, 256, (600, 3, 16, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     save_png(grid(noise), tmp_path / "all.png", drawn="10000")
     whole = pictures.contact_sheet(tmp_path / "all.png")
@@ -167,7 +167,7 @@ def test_a_sheet_of_many_images_is_bounded_and_says_what_it_leaves_out(tmp_path:
     assert abs(first - pixels(whole)[:16, :48]).mean() < 8
 
 
-def test_a_large_sheet_is_a_jpeg_with_its_tiles_in_their_places(tmp_path: Path) -> None:
+def test_a_large_contact_sheet_is_a_jpeg_and_keeps_positions(tmp_path: Path) -> None:
     images = (torch.arange(4096).view(-1, 1, 1, 1) // 16).expand(-1, 3, 17, 17).to(torch.uint8)
     save_png(grid(images), tmp_path / "all.png")
     sheet = pictures.contact_sheet(tmp_path / "all.png")
@@ -177,7 +177,7 @@ def test_a_large_sheet_is_a_jpeg_with_its_tiles_in_their_places(tmp_path: Path) 
     assert abs(pixels(sheet)[8::17, 8::17, 0] - np.arange(4096).reshape(64, 64) // 16).max() <= 3
 
 
-def test_a_strip_takes_the_first_the_last_and_some_between(tmp_path: Path) -> None:
+def test_a_strip_shows_the_first_the_last_and_some_intermediate_steps(tmp_path: Path) -> None:
     grids = []
     for step in range(0, 1000, 10):
         grids.append((step, save_png(grid(torch.zeros(4, 3, 4, 4, dtype=torch.uint8)), tmp_path / f"{step}.png")))
@@ -188,7 +188,7 @@ def test_a_strip_takes_the_first_the_last_and_some_between(tmp_path: Path) -> No
     assert pictures.strip([], 3, 12) is None
 
 
-def test_the_networks_parts_add_up() -> None:
+def test_the_networks_parts_sum_to_its_totals() -> None:
     config = plain(composed("train", ["model=unet_tiny", "name=x"]))
     parts = built(config, Path("config.yaml"))
     table = network_table(parts["model"], (3, 32, 32))
@@ -199,7 +199,7 @@ def test_the_networks_parts_add_up() -> None:
     assert stem["output"] == "32×32×32"
 
 
-def test_a_part_that_cannot_be_measured_is_left_out_with_the_reason(
+def test_a_part_of_the_page_that_fails_is_omitted_with_the_reason(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(parts: object) -> None:
@@ -224,7 +224,7 @@ def test_every_experiment_shows_its_schedule_and_its_network(experiment: str) ->
     assert network_table(parts["model"], shape)["gflop"] > 0
 
 
-def test_a_study_groups_its_settings_and_finds_their_pictures(tmp_path: Path) -> None:
+def test_a_studys_page_groups_scores_by_setting_and_includes_pictures(tmp_path: Path) -> None:
     made = []
     for steps in (5, 10):
         source = {

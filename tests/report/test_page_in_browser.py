@@ -42,7 +42,7 @@ def whole_run(run_folder: Path) -> Path:
     return run_folder
 
 
-def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: Path) -> None:
+def test_a_runs_page_opens_from_disk_and_its_controls_work(chromium: Any, whole_run: Path) -> None:
     address = f"file://{whole_run}/report.html"
     with visit(chromium, address) as seen:
         text = seen.page.inner_text("body")
@@ -69,7 +69,7 @@ def test_a_runs_page_opens_from_disk_and_can_be_used(chromium: Any, whole_run: P
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone_in_both_schemes(chromium: Any, whole_run: Path, scheme: str) -> None:
+def test_the_page_fits_a_phone_in_light_and_dark_mode(chromium: Any, whole_run: Path, scheme: str) -> None:
     with visit(chromium, f"file://{whole_run}/report.html", 375, scheme) as seen:
         seen.page.wait_for_selector(".chart svg")
         assert seen.overflow <= 0
@@ -77,7 +77,7 @@ def test_it_fits_a_phone_in_both_schemes(chromium: Any, whole_run: Path, scheme:
         assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_it_is_printed_dark_on_white_without_what_paper_cannot_do(chromium: Any, whole_run: Path) -> None:
+def test_the_printed_page_is_dark_on_white_without_controls(chromium: Any, whole_run: Path) -> None:
     with visit(chromium, f"file://{whole_run}/report.html", 720, "dark") as seen:
         seen.page.wait_for_selector(".chart svg")
         seen.page.emulate_media(media="print")
@@ -93,7 +93,7 @@ def test_it_is_printed_dark_on_white_without_what_paper_cannot_do(chromium: Any,
         assert seen.overflow <= 0
 
 
-def test_a_screen_reader_finds_a_name_for_everything(chromium: Any, whole_run: Path) -> None:
+def test_every_control_and_image_has_an_accessible_name(chromium: Any, whole_run: Path) -> None:
     with visit(chromium, f"file://{whole_run}/report.html") as seen:
         seen.page.wait_for_selector(".chart svg")
         nameless = seen.page.evaluate("""() => [...document.querySelectorAll("input, select, button, canvas, img, svg")]
@@ -103,7 +103,7 @@ def test_a_screen_reader_finds_a_name_for_everything(chromium: Any, whole_run: P
         assert nameless == []
 
 
-def test_a_hostile_name_is_only_text(chromium: Any, run_folder: Path) -> None:
+def test_a_hostile_run_name_is_shown_as_text(chromium: Any, run_folder: Path) -> None:
     config = (run_folder / "config.yaml").read_text().replace("name: demo", f"name: {json.dumps(HOSTILE)}")
     (run_folder / "config.yaml").write_text(config)
     write_report(run_folder, linear(100))
@@ -114,7 +114,7 @@ def test_a_hostile_name_is_only_text(chromium: Any, run_folder: Path) -> None:
         assert seen.errors == []
 
 
-def test_a_comparisons_table_sorts_and_filters_and_two_runs_are_swiped(
+def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     rates = [1e-3, 3e-4, 1e-4]

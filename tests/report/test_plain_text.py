@@ -34,7 +34,7 @@ def runs(tmp_path: Path, make_run: Callable[..., Path]) -> list[Path]:
     return folders
 
 
-def test_status(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_user_text_verbatim(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     info = json.loads((runs[0] / "run.json").read_text())
     (runs[0] / "run.json").write_text(json.dumps(info | {"state": "failed", "reason": REASON}))
     assert status.main([str(tmp_path)]) == 0
@@ -43,7 +43,7 @@ def test_status(tmp_path: Path, runs: list[Path], capsys: pytest.CaptureFixture[
     assert f"{NAME}/1: {REASON}\n" in out
 
 
-def test_compare(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_user_text_verbatim(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     info = json.loads((runs[1] / "run.json").read_text())
     failed = runs[1].parent / "4"
     failed.mkdir()
@@ -56,13 +56,13 @@ def test_compare(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert (runs[0] / NAME / "compare.png").is_file()
 
 
-def test_report(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_prints_user_text_verbatim(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(runs[0])]) == 0
     assert capsys.readouterr().out == f"{runs[0]}/README.md\n{runs[0]}/report.html\n"
     assert f"# Run {NAME}\n" in (runs[0] / "README.md").read_text()
 
 
-def test_scores_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_and_progress_bars_print_user_text_verbatim(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = io.StringIO()
     monkeypatch.setattr(console.console, "_file", printed)
     print_scores([Score(f"fd_{NAME}", 1.0, 9, reference=Reference(NAME, 9))])
@@ -86,10 +86,10 @@ def test_scores_and_bars(monkeypatch: pytest.MonkeyPatch) -> None:
         "[1, 2]",
     ],
 )
-def test_a_users_text_is_shown_as_it_is(text: str) -> None:
+def test_markdown_tables_show_user_text_verbatim(text: str) -> None:
     html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown_table(["x"], [[escaped(text)]]))
     assert re.findall("<td>(.*)</td>", html) == [escape(text)]
 
 
-def test_a_users_text_is_one_line() -> None:
+def test_escaped_user_text_is_one_line() -> None:
     assert escaped("a\n# b\n") == "a # b"

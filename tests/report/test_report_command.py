@@ -40,9 +40,7 @@ def test_a_run_gets_all_figures_of_its_schedule_and_data(run_folder: Path, capsy
     assert len(list((run_folder / "figures").iterdir())) == 7
 
 
-def test_the_data_is_left_alone_where_the_noising_strip_is_there(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_data_is_not_loaded_if_the_noising_strip_exists(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run_folder / "figures").mkdir()
     (run_folder / "figures/noising.png").write_bytes(b"as it was")
     monkeypatch.setattr(StandIn, "setup", None)
@@ -50,9 +48,7 @@ def test_the_data_is_left_alone_where_the_noising_strip_is_there(
     assert (run_folder / "figures/noising.png").read_bytes() == b"as it was"
 
 
-def test_data_that_is_gone_leaves_a_note_and_the_other_figures(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_data_leaves_a_note_and_the_other_figures(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run_folder / "config.yaml"
     config.write_text(config.read_text().replace("size: 32", "size: 0"))
     assert main([str(run_folder)]) == 0
@@ -61,7 +57,7 @@ def test_data_that_is_gone_leaves_a_note_and_the_other_figures(
     assert "`figures/noising.png` is missing: the data's images" in (run_folder / "README.md").read_text()
 
 
-def test_a_sweep_gets_its_comparison(
+def test_the_report_of_a_sweep_is_its_comparison(
     tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(tmp_path / "sweep/0")
@@ -74,7 +70,7 @@ def test_a_sweep_gets_its_comparison(
         assert (tmp_path / "sweep" / name).is_file()
 
 
-def test_a_wrong_path_is_one_line_and_status_2(
+def test_invalid_paths_give_one_line_errors_and_exit_status_2(
     tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -86,7 +82,7 @@ def test_a_wrong_path_is_one_line_and_status_2(
     assert (run_folder / "README.md").is_file()  # the other runs still get reports
 
 
-def test_an_untrusted_configuration_cannot_choose_what_runs(
+def test_an_untrusted_configuration_cannot_call_arbitrary_functions(
     run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config, trace = run_folder / "config.yaml", tmp_path / "trace"

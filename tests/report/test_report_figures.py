@@ -47,7 +47,7 @@ def unscaled(shown: np.ndarray, size: int) -> np.ndarray:
     return small
 
 
-def test_beta_is_the_table_it_came_from() -> None:
+def test_the_beta_figure_shows_the_schedules_betas() -> None:
     (drawn,) = lines(figures.beta(linear(steps=1000, first=1e-4, last=0.02))).values()
     assert np.array_equal(drawn[:, 0], np.arange(1, 1001))
     np.testing.assert_allclose(drawn[:, 1], np.linspace(1e-4, 0.02, 1000), rtol=1e-6)
@@ -63,7 +63,7 @@ WITHOUT_BETA = {"edm", "flow", "sub_vp", "ve"}
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.filterwarnings("error")
-def test_every_shipped_schedule_fills_its_figures(tmp_path: Path, choice: str) -> None:
+def test_the_lines_of_every_shipped_schedule_fill_their_figures(tmp_path: Path, choice: str) -> None:
     schedule = make(settings([f"schedule={choice}"]).schedule, "schedule")
     drawn = {name: getattr(figures, name)(schedule) for name in ("beta", "signal")}
     for name, figure in drawn.items():
@@ -138,14 +138,14 @@ def test_samples_over_training_shows_the_first_images_of_the_grids(tmp_path: Pat
         assert (shown[:, column] == sets[step][:3].permute(0, 2, 3, 1).numpy()).all()
 
 
-def test_a_broken_sample_grid_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_sample_grid_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "step-00000001.png"
     path.write_bytes(b"\x89PNG")
     with pytest.raises(UserError, match=r"step-00000001\.png: not a readable picture"):
         figures.samples_over_training([(1, path)])
 
 
-def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
+def test_the_mse_figure_shows_the_values_of_metrics_csv(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
     figure = figures.mse(metrics, [(0, 50)])
     drawn = lines(figure)
@@ -162,7 +162,7 @@ def test_mse_shows_the_values_of_the_csv(run_folder: Path) -> None:
     np.testing.assert_allclose(epochs, np.array(figure.axes[0].get_xlim()) / 50)
 
 
-def test_a_short_axis_of_errors_is_labelled_too() -> None:
+def test_a_narrow_error_axis_has_at_least_three_ticks() -> None:
     for factor in (1.02, 1.5, 3.0, 30.0):
         series = Series(np.array([1, 2]), np.array([0.9, 0.9 * factor]))
         ax = figures.mse({"val/mse": series}).axes[0]
@@ -170,7 +170,7 @@ def test_a_short_axis_of_errors_is_labelled_too() -> None:
         assert sum(low <= tick <= high for tick in ax.get_yticks()) >= 3
 
 
-def test_epochs_are_counted_through_a_resumed_run_of_other_epochs(run_folder: Path) -> None:
+def test_epochs_are_counted_correctly_after_resuming_with_another_epoch_length(run_folder: Path) -> None:
     figure = figures.mse(read_metrics(run_folder / "metrics.csv"), [(0, 80), (200, 30)])
     ax = figure.axes[0]
     ax.set_xlim(0, 380)
@@ -185,7 +185,7 @@ def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path
     np.testing.assert_allclose(drawn["step 400"][:, 1], 0.06 / np.arange(1, 11))
 
 
-def test_the_gap_stands_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
+def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
     schedule = linear(steps=1000)
     ax = figures.gap(metrics, schedule, curves=2).axes[0]
@@ -198,7 +198,7 @@ def test_the_gap_stands_at_the_log_snr_of_its_decile_with_its_interval(run_folde
     np.testing.assert_allclose((high - low) / 2, [0.003] * 10)
 
 
-def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
+def test_metrics_are_read_without_their_empty_cells(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,step,a,b\n0,5,1.5,\n0,3,,nan\n1,9,2.5,\n1,9,2.75,\n,7,,0.5\n")
     metrics = read_metrics(tmp_path / "metrics.csv")
     assert metrics["a"].step.tolist() == [6, 10]
@@ -209,7 +209,7 @@ def test_metrics_are_columns_without_holes(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "none.csv") == {}
 
 
-def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
+def test_drawing_does_not_change_matplotlibs_settings(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     style.save(figures.signal(linear(steps=10)), tmp_path / "signal.png")
     assert dict(matplotlib.rcParams) == before

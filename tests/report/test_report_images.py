@@ -12,7 +12,7 @@ def random_images(n: int, height: int = 4, width: int = 6) -> torch.Tensor:
     return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
 
 
-def test_grid_is_pixel_exact_and_comes_apart_again(tmp_path: Path) -> None:
+def test_a_grid_is_pixel_exact_and_can_be_split_into_its_images(tmp_path: Path) -> None:
     images = random_images(5)
     picture = grid(images, columns=2, scale=3)
     pixels = np.asarray(picture)
@@ -41,7 +41,7 @@ def test_a_picture_of_unknown_layout_is_one_tile() -> None:
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 4, 4, dtype=torch.uint8)])
-def test_grid_refuses_what_is_not_an_image(images: torch.Tensor) -> None:
+def test_grid_refuses_invalid_image_tensors(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \(N, C, H, W\)"):
         grid(images)
 
@@ -49,7 +49,7 @@ def test_grid_refuses_what_is_not_an_image(images: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("n", "side", "width"), [(64, 8, 654), (16, 8, 518), (16, 32, 646), (64, 64, 526), (400, 64, 1318)]
 )
-def test_pictures_are_of_one_size_whatever_they_show(n: int, side: int, width: int) -> None:
+def test_a_grid_is_scaled_by_a_whole_number_toward_the_target_width(n: int, side: int, width: int) -> None:
     images = random_images(n, side, side)
     assert grid(images, scale=scale_of(images)).size == (width, width)
 
@@ -73,7 +73,7 @@ def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:
     assert (shown[3] == np.asarray(frames[3])).all()
 
 
-def test_the_held_frame_of_a_gif_has_the_better_colours(tmp_path: Path) -> None:
+def test_the_last_frame_of_a_gif_has_better_colours(tmp_path: Path) -> None:
     frame = grid(random_images(9, 16, 16))
     with Image.open(gif([frame.copy(), Image.new("RGB", frame.size), frame], tmp_path / "steps.gif")) as read:
         errors = []

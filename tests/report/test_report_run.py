@@ -30,7 +30,7 @@ def cells(text: str, first: str) -> list[list[str]]:
     return [row for row in rows if row[0] == first]
 
 
-def test_the_report_of_a_whole_run(run_folder: Path) -> None:
+def test_the_report_of_a_complete_run_has_all_figures_links_and_facts(run_folder: Path) -> None:
     readme = write_report(run_folder, linear(100), images())
     assert readme == run_folder / "README.md"
     text = readme.read_text()
@@ -50,7 +50,7 @@ def test_the_report_of_a_whole_run(run_folder: Path) -> None:
     assert "missing" not in text.lower()
 
 
-def test_scores_have_their_protocol_and_baselines(run_folder: Path) -> None:
+def test_scores_are_listed_with_protocol_and_baselines(run_folder: Path) -> None:
     text = compose(Run(run_folder), {})
     how = "samples, step 400, ema weights, DDIM(steps=50, eta=0), seed 7"
     assert cells(text, "fd_lite0") == [["fd_lite0", "**123.4**", "290.2", "301.5", "41.75", "—", "[1]", how]]
@@ -66,7 +66,7 @@ def test_scores_have_their_protocol_and_baselines(run_folder: Path) -> None:
     assert "kid_lite0: 128 images" in text
 
 
-def test_scores_of_a_folders_images_and_of_a_named_sampler(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+def test_scores_of_images_and_of_a_named_sampler_are_listed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     record = {
         "metric": "kid",
         "what": "images",
@@ -92,7 +92,7 @@ def test_scores_of_a_folders_images_and_of_a_named_sampler(tmp_path: Path, make_
     assert "resize not recorded, subset_size=8" in text
 
 
-def test_an_untrained_network_sampled_otherwise_is_not_a_baseline(
+def test_an_untrained_network_with_another_sampler_is_not_a_baseline(
     tmp_path: Path, make_run: Callable[..., Path], run_folder: Path
 ) -> None:
     records = json.loads((run_folder / "scores.json").read_text())
@@ -112,7 +112,7 @@ def test_the_mse_table_shows_last_and_best(run_folder: Path) -> None:
     assert cells(text, "gap (validation − training)")[0][1:] == ["0.03", "0.01"]
 
 
-def test_the_weights_that_were_validated_are_named(run_folder: Path, without_average: Callable[[Path], None]) -> None:
+def test_the_report_names_the_validated_weights(run_folder: Path, without_average: Callable[[Path], None]) -> None:
     text = write_report(run_folder).read_text()
     assert "For the EMA weights unless stated otherwise." in text
     assert "Lines: EMA weights; dashed: raw weights; grey" in text
@@ -123,7 +123,7 @@ def test_the_weights_that_were_validated_are_named(run_folder: Path, without_ave
     assert "EMA" not in text
 
 
-def test_what_is_missing_is_named(run_folder: Path) -> None:
+def test_missing_files_are_named_in_the_report(run_folder: Path) -> None:
     (run_folder / "run.json").unlink()
     (run_folder / "scores.json").unlink()
     (run_folder / "metrics.csv").unlink()
@@ -144,13 +144,13 @@ def test_what_is_missing_is_named(run_folder: Path) -> None:
     assert [link for link in links(text) if not (run_folder / link).exists()] == []
 
 
-def test_a_failed_run_is_called_failed(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+def test_the_report_of_a_failed_run_states_the_reason(tmp_path: Path, make_run: Callable[..., Path]) -> None:
     text = compose(Run(make_run(tmp_path / "failed", info={"state": "failed", "reason": "NaN"})), {})
     assert "**This run failed**; its partial results are below. The reason: `NaN`." in text
     assert "It took an unknown time on an unknown device" in text
 
 
-def test_an_earlier_figure_stays_where_its_data_is_not_at_hand(run_folder: Path) -> None:
+def test_an_existing_figure_is_kept_if_its_data_is_unavailable(run_folder: Path) -> None:
     write_report(run_folder, linear(100), images())
     before = (run_folder / "figures/noising.png").read_bytes()
     text = write_report(run_folder).read_text()
@@ -158,7 +158,7 @@ def test_an_earlier_figure_stays_where_its_data_is_not_at_hand(run_folder: Path)
     assert "](figures/noising.png)" in text
 
 
-def test_the_commands_name_the_checkpoints(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_suggested_commands_contain_the_checkpoint_paths(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run_folder.parent)
     text = compose(Run(Path("demo")), {})
     assert "python -m diffusion.sample ckpt=demo/checkpoints/best.ckpt" in text
@@ -170,7 +170,7 @@ def test_the_commands_name_the_checkpoints(run_folder: Path, monkeypatch: pytest
     assert "python -m diffusion.report 'demo (2)'\n" in text
 
 
-def test_a_folder_that_is_no_run_and_files_that_are_broken(run_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_run_and_damaged_files_give_one_line_errors(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty: no run here"):
         Run(tmp_path / "empty")

@@ -54,7 +54,7 @@ def test_every_job_is_listed_with_its_state_settings_and_numbers(tmp_path: Path,
     assert "123.4" in printed
 
 
-def test_a_wide_table_comes_in_parts_none_wider_than_the_console() -> None:
+def test_a_wide_table_is_split_to_fit_the_console() -> None:
     head, rows = ["recipe", "seeds", *(f"metric {i}" for i in range(9))], [["x" * 60, "2", *["0.12345 ± 0.1"] * 9]]
     console = Console(file=io.StringIO(), width=80)
     for part in in_parts(head, rows, 80):
@@ -85,7 +85,7 @@ def test_failed_and_unstarted_jobs_are_listed(tmp_path: Path, make_run: Make) ->
         assert f"left out: {sweep / '2'}: not started" in text
 
 
-def test_scores_of_different_protocols_are_not_one_column(tmp_path: Path, make_run: Make) -> None:
+def test_scores_of_different_protocols_get_separate_columns(tmp_path: Path, make_run: Make) -> None:
     make_run(tmp_path / "sweep/0", scores=[{"metric": "fd_lite0", "what": "samples", "n": 256, "value": 100.0}])
     make_run(tmp_path / "sweep/1", scores=[{"metric": "fd_lite0", "what": "samples", "n": 64, "value": 50.0}])
     for job, lr in ((0, 1), (1, 2)):

@@ -43,7 +43,7 @@ HERE = {"state": "running", "host": platform.node(), "pid": os.getpid(), "proces
         ({"state": "running"}, 2 * SILENCE, "died"),  # from a version that did not record the process
     ],
 )
-def test_states(tmp_path, info, silence, expected):
+def test_the_state_of_a_run_is_detected_even_if_its_process_died(tmp_path, info, silence, expected):
     folder = record(tmp_path / "run", **info)
     then = max(0, time.time() - silence)
     os.utime(folder / "run.json", (then, then))
@@ -51,7 +51,7 @@ def test_states(tmp_path, info, silence, expected):
 
 
 @pytest.mark.parametrize(("value", "text"), [(12.5, "12.5"), (0.0, "0"), (None, "nan")])
-def test_the_score_is_the_last_of_samples_by_the_first_metric(tmp_path, value, text):
+def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_path, value, text):
     records = [
         {"metric": "fd", "value": 3.0, "what": "samples"},
         {"metric": "kid", "value": 2.0, "what": "samples"},
@@ -65,7 +65,7 @@ def test_the_score_is_the_last_of_samples_by_the_first_metric(tmp_path, value, t
     assert (line.metric, line.value, line.score) == ("fd", value, text)
 
 
-def test_the_time_left_is_at_the_rate_since_it_was_resumed(tmp_path):
+def test_the_remaining_time_uses_the_rate_since_resuming(tmp_path):
     content = {"steps": 300, "first_step": 200, "total_steps": 450, "started": "2026-01-02T03:00:00+00:00"}
     now = datetime.fromisoformat("2026-01-02T03:01:00+00:00").timestamp()
     assert seconds_left(content, now) == 90
@@ -76,7 +76,7 @@ def test_the_time_left_is_at_the_rate_since_it_was_resumed(tmp_path):
         assert (status.line(folder, tmp_path).seconds_left is not None) == left
 
 
-def test_runs_are_sorted_filtered_and_listed_for_programs(tmp_path, capsys):
+def test_runs_can_be_sorted_filtered_and_listed_as_json(tmp_path, capsys):
     for i, (state, metric, value) in enumerate(
         [("complete", "fd", 9.0), ("failed", "coverage", 0.1), ("complete", "fd", 7.0), ("complete", "coverage", 0.9)]
     ):
@@ -130,11 +130,11 @@ def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_p
     ("seconds", "words"),
     [(-1, "0 s"), (59, "59 s"), (250, "4 min"), (7300, "2 h"), (47 * 3600, "47 h"), (2e5, "2 days")],
 )
-def test_ages(seconds, words):
+def test_ages_are_shown_in_suitable_units(seconds, words):
     assert status.ago(seconds) == f"{words} ago"
 
 
-def test_no_such_folder(tmp_path, capsys):
+def test_a_missing_folder_is_refused(tmp_path, capsys):
     assert status.main([str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
 

@@ -80,7 +80,7 @@ def test_the_index_lists_runs_and_sweeps_and_each_has_its_page(folder: Path, sta
     assert data(of, "sweep")["kind"] == "comparison"
 
 
-def test_a_run_alone_is_its_own_first_page(folder: Path, start: Any) -> None:
+def test_the_first_page_of_a_single_run_is_the_runs_page(folder: Path, start: Any) -> None:
     assert data(start(folder / "demo"), "")["kind"] == "run"
 
 
@@ -103,7 +103,7 @@ def test_a_page_is_sent_again_only_when_its_files_change(
     assert (len(made), len(recipes)) == (2, 1)
 
 
-def test_it_follows_runs_that_begin_and_die(folder: Path, start: Any, make_run: Callable[..., Path]) -> None:
+def test_the_index_shows_new_and_unreadable_runs(folder: Path, start: Any, make_run: Callable[..., Path]) -> None:
     of = start(folder)
     assert len(data(of, "")["runs"]) == 2
     info = {"state": "running", "host": "elsewhere", "pid": 1, "started": "2020-01-01T00:00:00+00:00"}
@@ -117,7 +117,7 @@ def test_it_follows_runs_that_begin_and_die(folder: Path, start: Any, make_run: 
     assert data(of, "demo")["state"] == "complete"
 
 
-def test_a_run_whose_process_is_gone_has_died_though_no_file_says_so(
+def test_a_run_whose_process_was_killed_is_shown_as_died(
     folder: Path, start: Any, make_run: Callable[..., Path]
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
@@ -132,13 +132,13 @@ def test_a_run_whose_process_is_gone_has_died_though_no_file_says_so(
 @pytest.mark.parametrize(
     "path", ["/page/../../etc", "/page/%2e%2e/%2e%2e/etc", "/page//etc", "/page/nowhere", "/etc/x", "/x"]
 )
-def test_nothing_outside_of_the_folder_is_shown(folder: Path, start: Any, path: str) -> None:
+def test_paths_outside_the_folder_are_not_served(folder: Path, start: Any, path: str) -> None:
     status, _, text = get(start(folder), path)
     assert status == 404
     assert str(folder) not in text
 
 
-def test_it_only_reads(folder: Path, start: Any) -> None:
+def test_the_server_is_read_only(folder: Path, start: Any) -> None:
     of = start(folder)
     before = sorted(str(path) for path in folder.rglob("*"))
     for method in ("POST", "PUT", "DELETE"):
@@ -148,14 +148,14 @@ def test_it_only_reads(folder: Path, start: Any) -> None:
     assert sorted(str(path) for path in folder.rglob("*")) == before
 
 
-def test_a_name_that_another_site_gave_the_loopback_address_is_refused(folder: Path, start: Any) -> None:
+def test_a_request_with_a_foreign_host_header_is_refused(folder: Path, start: Any) -> None:
     of = start(folder)
     assert get(of, "/", Host="evil.example:8300")[0] == 403
     assert get(of, "/", Host="localhost:8300")[0] == 200
     assert get(of, "/", Host="[::1]:8300")[0] == 200
 
 
-def test_other_machines_need_the_token(folder: Path, start: Any) -> None:
+def test_requests_need_the_token_if_one_is_set(folder: Path, start: Any) -> None:
     of = start(folder, token="s3cret")
     assert get(of, "/", Host="machine:8300")[0] == get(of, "/data/demo")[0] == get(of, "/?token=other")[0] == 403
     status, headers, _ = get(of, "/page/demo?token=s3cret")
@@ -166,7 +166,7 @@ def test_other_machines_need_the_token(folder: Path, start: Any) -> None:
     assert get(of, "/page/demo", Cookie="token=other")[0] == 403
 
 
-def test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on(
+def test_a_page_that_fails_gives_a_one_line_error_and_the_server_continues(
     folder: Path, start: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     of = start(folder)
@@ -188,7 +188,7 @@ def test_a_page_that_cannot_be_made_is_one_line_and_the_server_lives_on(
     assert get(of, "/")[0] == 200
 
 
-def test_a_file_that_is_damaged_ends_no_other_page(folder: Path, start: Any) -> None:
+def test_a_damaged_file_does_not_break_other_pages(folder: Path, start: Any) -> None:
     of = start(folder)
     for name in ("metrics.csv", "scores.json", "run.json", "config.yaml", "samples/step-00000400.png"):
         path = folder / "demo" / name
@@ -201,7 +201,7 @@ def test_a_file_that_is_damaged_ends_no_other_page(folder: Path, start: Any) -> 
         assert get(of, "/data/demo")[0] == 200, name
 
 
-def test_a_page_in_the_browser_follows_its_run(folder: Path, start: Any, chromium: Any, monkeypatch: Any) -> None:
+def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chromium: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(server.Pages.page, "__defaults__", (0.2,))
     of = start(folder)
     address = f"http://127.0.0.1:{of.server_address[1]}"
@@ -221,7 +221,7 @@ def test_a_page_in_the_browser_follows_its_run(folder: Path, start: Any, chromiu
         assert [error for error in seen.errors if "304" not in error] == []
 
 
-def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_give_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in {
         (str(tmp_path / "nowhere"),): "no such folder",
         (str(tmp_path), "--port", "70000"): "0 to 65535",

@@ -31,7 +31,7 @@ SMALL = [  # makes a smoke run even faster
 ]  # fmt: skip
 
 
-def test_the_jobs_are_those_that_hydra_makes():
+def test_the_jobs_match_those_of_hydras_sweeper():
     parsed = OverridesParser.create().parse_overrides(WORDS)
     theirs = [[word.replace("~c=null", "~c") for word in job] for job in BasicSweeper.split_arguments(parsed, None)[0]]
     assert jobs(WORDS) == theirs
@@ -39,7 +39,7 @@ def test_the_jobs_are_those_that_hydra_makes():
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_job_is_a_sound_configuration(name):
+def test_the_jobs_of_every_study_have_valid_configurations(name):
     for sweep in read(name).sweeps.values():
         given = ["name=a", "ckpt=a"] if sweep.command == "evaluate" else ["name=a"]
         for case in sweep.cases:
@@ -49,7 +49,7 @@ def test_every_job_is_a_sound_configuration(name):
 
 
 @pytest.mark.parametrize("name", names())
-def test_the_figures_of_a_study_are_those_of_a_report(name):
+def test_a_study_names_only_figures_of_a_report(name):
     assert {f"{figure}.png" for figure in read(name).figures} <= CAPTIONS.keys()
 
 
@@ -60,7 +60,7 @@ def of_others() -> set[str]:
 
 
 @pytest.mark.parametrize("name", sorted(set(names()) - of_others()))
-def test_the_smoke_form_runs(name, command, photos, monkeypatch):
+def test_the_smoke_version_of_every_study_runs(name, command, photos, monkeypatch):
     def here(what, words):
         small = [*SMALL, f"data.root={photos}"] if what == "train" else ["batch_size=8"]
         status, out, err = command(what, [*words, *small, "hydra/launcher=basic"])
@@ -75,17 +75,17 @@ def test_the_smoke_form_runs(name, command, photos, monkeypatch):
         assert {column.name.rpartition("/")[2] for column in table.columns} >= {"fd_lite0", "kid_lite0"}
 
 
-def test_the_runs_are_counted():
+def test_the_runs_of_a_study_are_counted():
     assert count_runs("samplers") == {"train": 3, "evaluate": 51}
     assert count_runs("metrics")["evaluate"] == count_runs("schedule")["train"] + count_runs("continuous")["train"]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_a_committed_result_belongs_to_the_configuration(name):
+def test_a_committed_result_matches_the_current_configuration(name):
     assert committed.changed_settings(name) == []
 
 
-def test_a_change_of_any_swept_choice_is_seen(monkeypatch):
+def test_changed_settings_and_removed_sweeps_are_detected(monkeypatch):
     settings = committed.settings_of("schedule", "train")
     (job,) = [job for job in settings if "schedule=sigmoid" in job]
     settings[job]["schedule.start"] = "-9"
@@ -96,7 +96,7 @@ def test_a_change_of_any_swept_choice_is_seen(monkeypatch):
     assert gone == "gone: the study no longer has this sweep"
 
 
-def test_a_setting_that_is_new_and_off_changes_no_result():
+def test_a_new_setting_that_is_off_is_not_a_change():
     before = {"a": "1"}
     assert committed.changes(before, {"a": "1", "new": "false"}) == []
     assert committed.changes(before, {"a": "1", "new": "none"}) == []
@@ -111,7 +111,7 @@ def test_a_page_shows_the_committed_numbers(name):
     assert f"python -m diffusion.reproduce {name}" in page
 
 
-def test_a_label_below_pictures_is_divided_between_key_and_value():
+def test_a_long_label_is_wrapped_between_key_and_value():
     assert committed.wrapped("schedule=edm") == ["schedule=edm"]
     assert committed.wrapped("optimizer=adamw") == ["optimizer=", "adamw"]
     assert committed.wrapped("timesteps=uniform_table") == ["timesteps=", "uniform_table"]
@@ -126,7 +126,7 @@ def test_the_readme_shows_committed_numbers():
         assert f"python -m diffusion.reproduce {name}" in readme
 
 
-def test_a_study_that_is_none_is_one_line(tmp_path):
+def test_unknown_and_invalid_studies_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"schedul: unknown study \(did you mean schedule\?\)"):
         read("schedul")
     (tmp_path / "results").mkdir()
@@ -207,7 +207,7 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
         assert committed.changed_settings("mine") == ["train: trainer.max_steps is 2; committed: 3"]
 
 
-def test_runs_are_in_the_order_of_the_study_whatever_their_folders(tmp_path):
+def test_runs_are_ordered_as_in_the_study_not_by_folder(tmp_path):
     sweep = Sweep(command="evaluate", common=["n=8"], cases=[[], ["sampler=ddim,heun", "sampler.steps=5,13"]])
     words = ["sampler=heun,13", "sampler=heun,5", "sampler=ddim,5", "weights=raw,5"]
     for i, word in enumerate(words):

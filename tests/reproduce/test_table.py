@@ -30,7 +30,7 @@ def changed(recipe, column, values):
     return Table(TABLE.settings, COLUMNS, numbers)
 
 
-def test_nothing_is_lost_on_the_way_to_a_file():
+def test_a_table_survives_writing_and_reading():
     again = Table.read(TABLE.text(), TABLE.protocols())
     assert again == TABLE
     assert recipes_table(again.comparison(SHOWN)) == recipes_table(TABLE.comparison(SHOWN))
@@ -38,7 +38,7 @@ def test_nothing_is_lost_on_the_way_to_a_file():
     assert "| linear | a,b | 2 | 11 ± 13 ≈ |" in recipes_table(TABLE.comparison(SHOWN))
 
 
-def test_every_cell_that_differs_is_named():
+def test_every_differing_cell_is_reported():
     assert [*disagreements(TABLE, TABLE)] == []
     within = changed(("linear", "a,b"), "fd", [20.0, 22.0])  # each has an interval of ± 12.7
     assert [*disagreements(TABLE, within)] == []
@@ -74,7 +74,7 @@ def ranked(models: dict[str, list[tuple[float, float, float]]]) -> str:
     return ranks_table(Table(("recipe",), columns, numbers), [*names, "not measured"])
 
 
-def test_rankings_are_compared_from_good_to_bad():
+def test_rank_correlations_account_for_the_direction_of_each_metric():
     text = ranked({f"{i}": [(i + s / 10, i**3 + s / 10, -i - s / 10) for s in range(2)] for i in range(6)})
     assert "| fd | kid | 1.00 | [1.00, 1.00] |" in text
     assert "| fd | coverage | 1.00 | [1.00, 1.00] |" in text
@@ -83,7 +83,7 @@ def test_rankings_are_compared_from_good_to_bad():
     assert "| kid | coverage | 1.00 |" in opposite
 
 
-def test_seeds_that_agree_are_no_evidence_about_recipes():
+def test_more_seeds_do_not_narrow_the_interval_of_a_rank_correlation():
     """By chance alone: six recipes in a different order, with many seeds each."""
     order = [2.0, 0.0, 4.0, 1.0, 5.0, 3.0]
     text = ranked({f"{i}": [(i, order[i], 0.0)] * 50 for i in range(6)})

@@ -44,7 +44,7 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
-def test_the_command_of_a_drawing_draws_it_again(command, two_steps, model, tmp_path, request_):
+def test_the_recorded_command_reproduces_the_images(command, two_steps, model, tmp_path, request_):
     seen = []
     result = draw(model, CPU, request_, lambda k, steps, images: seen.append((k, steps, len(images))))
     with zipfile.ZipFile(io.BytesIO(result.archive())) as file:
@@ -70,7 +70,7 @@ def test_the_command_of_a_drawing_draws_it_again(command, two_steps, model, tmp_
     assert str(two_steps.parent) not in json.dumps(record)
 
 
-def test_known_pixels_come_back_and_two_users_at_once_get_their_own(model):
+def test_known_pixels_are_kept_and_concurrent_requests_do_not_interfere(model):
     alone = [draw(model, CPU, request).images for request in REQUESTS]
     assert torch.equal(alone[4][:, :, :, :4], PICTURE[:, :, :4].expand(2, 3, 8, 4))
     with ThreadPoolExecutor(6) as pool:
@@ -78,7 +78,7 @@ def test_known_pixels_come_back_and_two_users_at_once_get_their_own(model):
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-def test_a_drawing_can_be_followed_and_stopped(model):
+def test_drawing_reports_its_steps_and_can_be_stopped(model):
     stop = threading.Event()
     *steps, result = stream(model, CPU, REQUESTS[0], stop)
     assert [k for k, _, _ in steps] == [1, 2, 3]
@@ -117,13 +117,13 @@ def test_a_drawing_can_be_followed_and_stopped(model):
         ({"sampler._target_": "os.system"}, "sampler._target_: the studio has no such setting"),
     ],
 )
-def test_no_word_of_a_user_is_composed(values, line):
+def test_invalid_user_values_are_refused(values, line):
     with pytest.raises(UserError) as refused:
         words_of(Request("sample", values), {"sky": 3, "water": 4})
     assert line in str(refused.value)
 
 
-def test_classes_are_asked_for_by_their_number():
+def test_class_names_are_converted_to_numbers():
     assert words_of(Request("sample", {"label": "water"}), {"sky": 3, "water": 4}) == ["label=1"]
 
 
@@ -137,7 +137,7 @@ def test_the_nearest_training_image_may_be_mirrored(tmp_path):
     assert words == ["0 of 255 apart", "5 of 255 apart"]
 
 
-def test_training_images_that_are_gone_are_done_without(model, capsys):
+def test_missing_training_images_are_reported_and_not_shown(model, capsys):
     data = requests.training_images(model)
     assert data is not None
     assert len(data.splits["train"]) > 0
@@ -146,7 +146,7 @@ def test_training_images_that_are_gone_are_done_without(model, capsys):
     assert "nearest training images are not shown: data.root" in capsys.readouterr().out
 
 
-def test_without_gradio_one_line_says_how_to_install_it(monkeypatch, capsys):
+def test_without_gradio_a_one_line_error_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(command_module, "find_spec", lambda name: None)
     assert command_module.main(["ckpt=nowhere"]) == 2
     assert capsys.readouterr().err == ("error: the studio needs gradio: pip install 'diffusion-experiments[studio]'\n")

@@ -69,7 +69,7 @@ def as_array(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).numpy()
 
 
-def test_two_samplers_draw_beside_each_other_and_are_saved(client, model):
+def test_two_samplers_draw_side_by_side_and_are_saved(client, model):
     one, words, other, others = client.predict("ddim", 2, *COMMON, api_name="/draw")
     for picture, said, sampler in ((one, words, "heun"), (other, others, "ddim")):
         assert picture.count("data:image/png") == 2  # the images, and next to the nearest training images
@@ -80,7 +80,7 @@ def test_two_samplers_draw_beside_each_other_and_are_saved(client, model):
         assert str(Path(model.restored.path).parents[2]) not in picture + said
 
 
-def test_a_picture_is_varied_and_filled(client, model, tmp_path):
+def test_an_uploaded_picture_can_be_varied_and_inpainted(client, model, tmp_path):
     pixels = np.full((16, 16, 3), (200, 30, 90), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     layer = np.zeros((32, 32, 4), np.uint8)
@@ -103,7 +103,7 @@ def test_a_picture_is_varied_and_filled(client, model, tmp_path):
     assert (images[:, :, 4:] != (200, 30, 90)).any()
 
 
-def test_between_two_noises(client, model):
+def test_interpolation_between_two_seeds_equals_the_library(client, model):
     command, images = saved(client.predict(0, 1, 3, *COMMON, api_name="/between")[1])
     own = (4, "run", 0, *COMMON[3:])
     assert "steps" not in saved(client.predict(0, 1, 3, *own, api_name="/between")[1])[0]
@@ -111,7 +111,7 @@ def test_between_two_noises(client, model):
     assert (images == as_array(model.interpolate(0, 1, 3, sampler="heun", steps=3))).all()
 
 
-def test_a_session_stops_its_own_drawing_only(client, address):
+def test_a_session_stops_only_its_own_drawing(client, address):
     job = client.submit("none", 1, 4, "ddim", 1000, *COMMON[3:], api_name="/draw")
     while not job.outputs():
         pass
@@ -121,7 +121,7 @@ def test_a_session_stops_its_own_drawing_only(client, address):
     assert job.result()[1] == "stopped"
 
 
-def test_an_empty_field_leaves_a_value_out_and_0_is_a_scale(model):
+def test_an_empty_guidance_scale_is_omitted_and_zero_is_valid(model):
     page = studio_page.Page(model.restored, model.device, None)
     for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
         values = page.values((4, "run", 0, "default", "default", "run", typed, "default"))
@@ -133,7 +133,7 @@ def test_an_empty_field_leaves_a_value_out_and_0_is_a_scale(model):
     assert "guidance.scale" not in page.values(COMMON)
 
 
-def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
+def test_invalid_uploads_and_values_are_refused_without_revealing_paths(client, tmp_path):
     Path(tmp_path, "text.png").write_text("no picture")
     for call, said in (
         (
@@ -151,13 +151,13 @@ def test_what_cannot_be_used_is_refused_without_a_path(client, tmp_path):
         assert "/tmp" not in str(refused.value)
 
 
-def test_decoders_of_other_formats_are_left_out(address):
+def test_decoders_of_unsupported_formats_are_disabled(address):
     assert "EPS" not in Image.ID
     assert "PNG" in Image.ID
     assert Image.MAX_IMAGE_PIXELS <= studio_page.PIXELS
 
 
-def test_the_browser_is_told_no_folder_of_this_machine(address, tmp_path):
+def test_no_local_folder_is_revealed_to_the_browser(address, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     with (tmp_path / "picture.png").open("rb") as file:
         uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": ("picture.png", file)})
@@ -171,7 +171,7 @@ def test_the_browser_is_told_no_folder_of_this_machine(address, tmp_path):
         assert tempfile.gettempdir() not in text
 
 
-def test_a_browser_draws_saves_stops_and_fills(chromium, address, model, tmp_path):
+def test_drawing_saving_stopping_and_filling_work_in_a_browser(chromium, address, model, tmp_path):
     Image.new("RGB", (16, 16), (200, 30, 90)).save(tmp_path / "picture.png")
     with visit(chromium, address) as seen:
         page = seen.page

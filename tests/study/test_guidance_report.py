@@ -35,7 +35,7 @@ POINTS = [
 ]  # fmt: skip
 
 
-def test_the_best_of_each_sampler_and_those_whose_interval_overlaps() -> None:
+def test_advice_names_each_samplers_best_and_those_with_overlapping_intervals() -> None:
     ddim, heun = advised(POINTS, "fd_lite0")
     assert (ddim.best.name, [p.name for p in ddim.alike]) == ("2", ["1.5", "1.5 in (0.19, 1.61]"])
     assert (heun.best.name, heun.alike, heun.largest) == ("2", [], True)
@@ -49,19 +49,19 @@ def test_the_best_of_each_sampler_and_those_whose_interval_overlaps() -> None:
     assert best.best.scale == 1  # has the highest recall
 
 
-def test_a_metric_without_a_better_end_decides_nothing() -> None:
+def test_a_metric_without_a_direction_gives_no_advice() -> None:
     points = [GuidedPoint(Point("ddim", 5, 5, 1.0, {"density": score("density", 1.0)}), 1, None, None)]
     assert advised(points, "density") == []
 
 
-def test_fidelity_and_diversity_are_a_pair_of_one_kind() -> None:
+def test_the_fidelity_and_diversity_pair_uses_metrics_of_one_kind() -> None:
     both = ["fd_lite0", "density_lite0", "coverage_lite0", *PAIR]
     assert measured_pair(both) == PAIR
     assert measured_pair([*both[:3], PAIR[0]]) == ("density_lite0", "coverage_lite0")
     assert measured_pair(["fd_lite0", PAIR[0], "coverage_lite0"]) is None
 
 
-def test_a_line_for_each_sampler_and_interval_begins_without_guidance() -> None:
+def test_the_line_of_each_sampler_and_interval_includes_the_unguided_point() -> None:
     assert {name: [p.scale for p in line] for name, line in lines_of(POINTS).items()} == {
         "ddim": [1, 1.5, 2], "ddim, (0.19, 1.61]": [1, 1.5, 2], "heun": [0.5, 1, 2],
     }  # fmt: skip
@@ -77,7 +77,7 @@ def test_a_line_for_each_sampler_and_interval_begins_without_guidance() -> None:
         ((0.19, 1.61), "(0.19, 1.61]"),
     ],
 )
-def test_an_interval_in_words(ends: tuple[float | None, float | None], text: str) -> None:
+def test_intervals_are_formatted_as_text(ends: tuple[float | None, float | None], text: str) -> None:
     assert interval_text(*ends) == text
 
 
@@ -100,7 +100,7 @@ def test_a_study_writes_a_table_a_csv_and_a_picture(tmp_path: Path, capsys: pyte
     assert "fd_lite0 20.0 [19.0, 21.0]\n" in capsys.readouterr().out
 
 
-def test_the_picture_shows_scores_by_scale_and_the_trade() -> None:
+def test_the_picture_shows_scores_by_scale_and_the_trade_off() -> None:
     floor = {
         "fd_lite0": score("fd_lite0", 20.0, 1.0, "floor"),
         PAIR[0]: score(PAIR[0], 0.8),
@@ -123,7 +123,7 @@ def test_the_picture_shows_scores_by_scale_and_the_trade() -> None:
     assert alone.get_xlabel().startswith("scale")
 
 
-def test_a_floor_far_away_does_not_squeeze_the_points() -> None:
+def test_a_distant_floor_does_not_compress_the_plot() -> None:
     floor = {PAIR[0]: score(PAIR[0], 30.0), PAIR[1]: score(PAIR[1], 0.9)}
     _, right = trade(POINTS, "fd_lite0", PAIR, floor).axes
     assert right.get_title("right") == "floor: recall_lite0 0.9, precision_lite0 30"

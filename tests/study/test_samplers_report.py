@@ -21,7 +21,7 @@ POINTS = [
 ]  # fmt: skip
 
 
-def test_the_best_within_each_budget_and_those_whose_interval_overlaps() -> None:
+def test_recommended_are_each_budgets_best_and_those_with_overlapping_intervals() -> None:
     found = recommended(POINTS, [5, 10, 19, 20], "fd_lite0")
     assert {budget: (p.sampler, p.nfe, alike) for budget, (p, alike) in found.items()} == {
         10: ("ddim", 10, []), 19: ("heun", 19, []), 20: ("unipc", 20, []),
@@ -29,7 +29,7 @@ def test_the_best_within_each_budget_and_those_whose_interval_overlaps() -> None
     assert recommended(POINTS[:4], [20], "fd_lite0")[20] == (POINTS[3], ["ddim (20)"])
 
 
-def test_the_front_by_either_cost() -> None:
+def test_the_pareto_front_is_computed_by_evaluations_or_seconds() -> None:
     assert [(p.sampler, p.nfe) for p in front(POINTS, "fd_lite0", "nfe")] == [
         ("heun", 9), ("ddim", 10), ("heun", 19), ("unipc", 20),
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_the_front_by_either_cost() -> None:
     assert [p.sampler for p in front(slow, "fd_lite0", "seconds")] == ["b", "a"]
 
 
-def test_a_metric_without_a_better_end_decides_nothing(tmp_path: Path) -> None:
+def test_a_metric_without_a_direction_gives_no_recommendation(tmp_path: Path) -> None:
     def of(density: float, coverage: float) -> dict[str, Score]:
         return {"density": score("density", density), "coverage": score("coverage", coverage)}
 
@@ -72,14 +72,14 @@ def test_the_floor_is_a_row_below_the_samplers_and_a_line_in_the_plot(tmp_path: 
         assert set(line.get_ydata()) == {4.0}
 
 
-def test_every_sampler_has_its_own_colour_and_marker() -> None:
+def test_every_sampler_has_a_unique_colour_and_marker() -> None:
     points = [point(f"sampler {i}", nfe, 1.0) for i in range(20) for nfe in (10, 20)]
     (ax, _) = pareto(points, "fd_lite0").axes
     drawn = {(line.get_color(), line.get_marker()) for line in ax.get_lines() if line.get_marker() in "os^DvPX"}
     assert len(drawn) == 20
 
 
-def test_a_score_without_an_interval_has_no_bar() -> None:
+def test_a_score_without_an_interval_has_no_error_bar() -> None:
     bare = [Point("ddim", nfe, nfe, 1.0, {"fd_lite0": score("fd_lite0", 50.0)}) for nfe in (10, 20)]
     for ax in pareto(bare, "fd_lite0").axes:
         (bars,) = ax.containers

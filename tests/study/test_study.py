@@ -18,7 +18,7 @@ from diffusion.study.samplers import settings_of
 KNOWN = {"ddim": 10, "heun": 9, "predictor_corrector": 10}
 
 
-def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
+def test_every_sampler_uses_the_most_steps_within_the_budget() -> None:
     found = settings_of([*KNOWN, "heun sampler.churn=1"], [10], linear())
     with pytest.raises(UserError, match="raise nfe"):
         settings_of(["predictor_corrector"], [1], linear())
@@ -30,7 +30,7 @@ def test_every_sampler_takes_the_most_steps_within_its_budget() -> None:
         assert evaluations(more, linear()) > 10
 
 
-def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_selects_the_compatible_samplers_and_reports_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     """`probability_flow` chooses its evaluations; a schedule of T = 8 has no 12 uniform steps, but 12 on a grid.
 
     The noise of this schedule ends where the last step of `consistency` should begin.
@@ -47,7 +47,7 @@ def test_all_takes_the_samplers_that_fit_and_names_the_others(capsys: pytest.Cap
     assert "dpm_2m" not in out
 
 
-def test_no_setting_is_beyond_its_budget_whatever_was_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_setting_exceeds_its_budget_even_if_the_estimate_is_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
     """If evaluations do not rise evenly with the steps, the estimate is too high; then the count decides."""
     monkeypatch.setattr("diffusion.study.samplers.most_steps", lambda *_: 11)
     assert {s.nfe for s in settings_of(["ddim"], [10, 11, 20], linear())} == {10, 11}
@@ -57,7 +57,7 @@ def vars_of(sampler: object) -> dict[str, object]:
     return {name: value for name, value in vars(sampler).items() if name != "evaluations"}
 
 
-def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
+def test_the_sampler_study_runs_from_the_command_line(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
     common = ["ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "split=val", "device=cpu", "nfe=[3,6]"]
@@ -97,7 +97,7 @@ def test_a_study_from_the_command_line(command, tiny, tmp_path: Path) -> None:
         assert f"error: {word}" in err
 
 
-def test_a_study_on_test_is_warned_of_and_every_setting_is_an_evaluation(command, tiny, tmp_path: Path) -> None:
+def test_a_study_on_the_test_split_gives_a_warning_and_counts_every_setting(command, tiny, tmp_path: Path) -> None:
     status, out, err = command("train", [*tiny, "trainer.max_steps=1", "hydra.run.dir=run"])
     assert status == 0, out + err
     words = ["sampler", "ckpt=run/checkpoints/last.ckpt", "features=lite0", "n=4", "device=cpu", "samplers=[ddim]"]

@@ -87,7 +87,7 @@ def test_every_scale_in_every_interval_is_scored_and_counted(runs, command, tmp_
     }  # fmt: skip
 
 
-def test_a_model_without_labels_is_studied_with_a_worse_model(runs, command, tmp_path):
+def test_a_model_without_labels_can_be_studied_with_autoguidance(runs, command, tmp_path):
     words = [f"ckpt={runs['plain']}", f"guidance.ckpt={runs['plain']}", "scales=[2]", "baselines=[]"]
     studied(command, *words, "guidance=auto")
     rows = list(csv.DictReader((tmp_path / "out/guidance.csv").open()))
@@ -107,7 +107,7 @@ def test_the_guidance_of_the_run_and_its_interval_are_the_default(runs, command,
     assert [(row["low"], row["high"], row["scale"]) for row in rows] == [("", "", "1.0"), ("0.19", "1.61", "2.0")]
 
 
-def test_an_interval_without_a_step_is_left_out(runs, command, tmp_path):
+def test_an_interval_without_a_step_is_skipped(runs, command, tmp_path):
     words = [f"ckpt={runs['labelled']}", "guidance=cfg", "scales=[2]", "baselines=[]", "steps=2"]
     out = studied(command, *words, "intervals=[[null,null],[0.5,0.51]]")
     assert "run (DDIM), scale 2 in (0.5, 0.51]: no step of the sampler is in the interval; skipped\n" in out
@@ -143,7 +143,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_studied_is_refused_before_any_work(runs, command, name):
+def test_invalid_guidance_studies_are_refused_before_any_work(runs, command, name):
     run, words, said = REFUSED[name]
     status, out, err = command("study", [*WORDS, f"ckpt={runs[run]}", *words])
     assert status == 2, out
@@ -152,7 +152,7 @@ def test_what_cannot_be_studied_is_refused_before_any_work(runs, command, name):
     assert "network evaluations per image" not in out
 
 
-def test_help_is_of_the_study_that_is_named(command):
+def test_help_describes_the_named_study(command):
     status, out, _ = command("study", ["guidance", "--help"])
     assert status == 0
     assert "Compare scales of a guidance" in out

@@ -34,7 +34,7 @@ def run(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_network_has_learned_from_the_labels(run) -> None:
+def test_the_augmentation_label_weights_are_trained(run) -> None:
     """The weights for the labels were initially zero."""
     weights = storage.load(run / "checkpoints/last.ckpt")["state_dict"][f"{PREFIX}time.augment"]
     assert weights.shape == (8, 9)
@@ -42,20 +42,20 @@ def test_the_network_has_learned_from_the_labels(run) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["augment"] == 9
 
 
-def test_a_resumed_run_is_the_same_run(tiny, run, tmp_path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(tiny, run, tmp_path) -> None:
     ckpt = storage.numbered(run / "checkpoints", 5)
     train([*tiny, *AUGMENTED, "checkpoint.every_n_steps=1", "checkpoint.keep=20", f"ckpt={ckpt}"], tmp_path)
     assert same(state(tmp_path), state(run))
     assert lines(tmp_path) == lines(run)
 
 
-def test_accumulated_batches_are_one_batch(tiny, run, tmp_path) -> None:
+def test_accumulated_batches_equal_one_large_batch(tiny, run, tmp_path) -> None:
     train([*tiny, *AUGMENTED, "data.batch_size=2", "trainer.accumulate_grad_batches=2"], tmp_path)
     whole, divided = (state(folder)["state_dict"] for folder in (run, tmp_path))
     assert all(float((value - divided[name]).abs().max()) <= 1e-12 for name, value in whole.items())
 
 
-def test_the_noise_is_the_same_with_and_without(tiny, tmp_path) -> None:
+def test_an_identity_augmentation_does_not_change_training(tiny, tmp_path) -> None:
     """An augmentation that changes nothing gives the same run as none, bit for bit."""
     common = [*tiny, "trainer.max_steps=2", "samples.n=0", "trainer.precision=64-true"]
     train(common, tmp_path / "without")
@@ -69,7 +69,7 @@ def test_the_noise_is_the_same_with_and_without(tiny, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_each_network_takes_the_labels(name) -> None:
+def test_each_network_accepts_augmentation_labels(name) -> None:
     chosen = with_augmentation(settings([*NETWORKS[name], "augmentation=edm"]))
     network = randomised(make(chosen.model, "model"))
     x, t, labels = torch.randn(3, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0]), torch.randn(3, 9)
@@ -80,7 +80,7 @@ def test_each_network_takes_the_labels(name) -> None:
         torch.testing.assert_close(told.flip(0), network(x.flip(0), t.flip(0), augment=labels.flip(0)))
 
 
-def test_samples_are_drawn_from_its_checkpoint(run) -> None:
+def test_an_augmented_run_can_be_sampled(run) -> None:
     images = diffusion.load(run, device="cpu").sample(2, progress=False)
     assert images.shape == (2, 3, 8, 8)
 
@@ -94,19 +94,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_one_line(command, tiny, case) -> None:
+def test_incompatible_augmentation_settings_give_one_line_errors(command, tiny, case) -> None:
     overrides, words = BAD[case]
     shape = [word for word in tiny if not word.startswith("model")] if "model=edm2_tiny" in overrides else tiny
     line = refusal(command("train", [*shape, *overrides, "name=bad"]))
     assert all(word in line for word in words), line
 
 
-def test_what_diffusers_has_no_place_for_is_one_line(run, tmp_path, capsys) -> None:
+def test_export_to_diffusers_is_refused_with_augmentation_labels(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
     assert "model.augment=9: diffusers' networks have no augmentation labels" in capsys.readouterr().err
 
 
-def test_the_amounts_are_not_those_of_the_noise(tiny, tmp_path, monkeypatch) -> None:
+def test_augmentation_and_noise_use_separate_random_streams(tiny, tmp_path, monkeypatch) -> None:
     """So an image's noise and times are independent of its augmentation."""
     uses: list[str] = []
     streams = Diffusion.streams

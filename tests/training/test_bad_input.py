@@ -56,7 +56,7 @@ def error_line(err: str) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_says_what_is_wrong_and_how_to_fix_it(command, tiny, tmp_path, monkeypatch, case):
+def test_user_mistakes_give_a_one_line_error_with_a_fix(command, tiny, tmp_path, monkeypatch, case):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no weights here"))
     overrides, words = CASES[case]
     status, out, err = command("train", [*tiny, *overrides, "name=bad"])
@@ -133,7 +133,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_setting_is_refused_before_any_image_is_read(command, tiny, monkeypatch, setting):
+def test_invalid_settings_are_refused_before_any_image_is_read(command, tiny, monkeypatch, setting):
     monkeypatch.setattr(ImageData, "prepare_data", lambda self: pytest.fail("images were read"))
     words = ["lr_scheduler=warmup", setting] if setting.startswith("lr_") else setting.split()
     status, out, err = command("train", [*tiny, *words])
@@ -142,7 +142,7 @@ def test_a_setting_is_refused_before_any_image_is_read(command, tiny, monkeypatc
     assert SETTINGS[setting] in err
 
 
-def test_an_empty_folder(command, tiny, tmp_path):
+def test_an_empty_image_folder_is_refused(command, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, err = command("train", [*tiny, f"data.root={tmp_path}/empty", "name=bad"])
     assert status == 2
@@ -150,14 +150,14 @@ def test_an_empty_folder(command, tiny, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_no_gpu(command, tiny):
+def test_requesting_a_missing_gpu_is_refused(command, tiny):
     status, _, err = command("train", [*tiny, "trainer.accelerator=gpu", "name=bad"])
     assert status == 2
     assert "trainer.accelerator=auto" in error_line(err)
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/proc/self"), reason="needs an unwritable folder")
-def test_an_unwritable_output_folder(command, tiny):
+def test_an_unwritable_output_folder_is_refused(command, tiny):
     status, _, err = command("train", [*tiny, "hydra.run.dir=/proc/self/run"])
     assert status == 2
     assert "hydra.run.dir" in error_line(err)
@@ -165,21 +165,21 @@ def test_an_unwritable_output_folder(command, tiny):
 
 @pytest.mark.parametrize("content", [b"not a checkpoint", b""])
 @pytest.mark.parametrize("name", ["train", "sample"])
-def test_a_damaged_checkpoint(command, tiny, tmp_path, content, name):
+def test_a_damaged_checkpoint_is_refused(command, tiny, tmp_path, content, name):
     (tmp_path / "x.ckpt").write_bytes(content)
     status, _, err = command(name, [*(tiny if name == "train" else []), "ckpt=x.ckpt"])
     assert status == 2
     assert "x.ckpt" in error_line(err)
 
 
-def test_a_foreign_checkpoint(command, tmp_path):
+def test_a_checkpoint_of_another_program_is_refused(command, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
     status, _, err = command("sample", ["ckpt=x.ckpt"])
     assert status == 2
     assert "not a checkpoint of diffusion.train" in error_line(err)
 
 
-def test_a_checkpoint_whose_config_names_foreign_code(command, tmp_path):
+def test_a_checkpoint_whose_config_names_foreign_code_is_refused(command, tmp_path):
     config = (
         "model: {_target_: os.system, command: touch touched}\nschedule: {}\nprediction: {}\ndata: {resolution: 8}\n"
     )
@@ -190,19 +190,19 @@ def test_a_checkpoint_whose_config_names_foreign_code(command, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_sample_without_a_checkpoint(command):
+def test_sample_without_a_checkpoint_is_refused(command):
     status, _, err = command("sample", [])
     assert status == 2
     assert "ckpt" in error_line(err)
 
 
-def test_evaluate_needs_one_thing_to_score(command):
+def test_evaluate_without_a_checkpoint_or_images_is_refused(command):
     status, _, err = command("evaluate", [])
     assert status == 2
     assert "images=FOLDER" in error_line(err)
 
 
-def test_a_checkpoint_of_another_network_is_one_line(command, tiny):
+def test_a_checkpoint_of_another_network_is_refused_with_one_line(command, tiny):
     few = [*tiny, "trainer.max_steps=1", "samples.n=0"]
     assert command("train", [*few, "hydra.run.dir=one"])[0] == 0
     status, _, err = command(
@@ -225,7 +225,7 @@ UNQUOTED = {
 
 
 @pytest.mark.parametrize("word", UNQUOTED)
-def test_values_that_need_quotes_are_shown_with_quotes_that_work(command, word):
+def test_errors_show_working_quotes_for_values_that_need_them(command, word):
     status, _, err = command("train", ["data=folder", word, "--cfg", "job"])
     assert status == 2
     assert error_line(err).startswith(f"error: {word}: ")
@@ -236,14 +236,14 @@ def test_values_that_need_quotes_are_shown_with_quotes_that_work(command, word):
     assert yaml.safe_load(out)["data"]["root"] == word.partition("=")[2]
 
 
-def test_the_home_folder_may_be_written_as_in_a_shell(command, monkeypatch):
+def test_a_tilde_in_a_path_is_expanded(command, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     status, out, err = command("train", ["data=folder", "data.root=~/photos", "--cfg", "job"])
     assert status == 0, err
     assert yaml.safe_load(out)["data"]["root"] == "/home/someone/photos"
 
 
-def test_a_word_that_sets_nothing(command):
+def test_an_override_without_a_value_is_refused(command):
     status, _, err = command("train", ["data"])
     assert status == 2
     assert error_line(err) == "error: data: expected KEY=VALUE, here data=…"

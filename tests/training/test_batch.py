@@ -51,7 +51,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_numbers_do_not_depend_on_the_division(tiny: list[str], tmp_path: Path, recipe: str) -> None:
+def test_results_do_not_depend_on_how_the_global_batch_is_divided(tiny: list[str], tmp_path: Path, recipe: str) -> None:
     common = [*tiny, *RECIPES[recipe], "trainer.precision=64-true", "model.dropout=0.2", "samples.n=0"]
     common += ["trainer.max_epochs=3", "trainer.val_check_interval=1", "ema.decay=0.9", "data.global_batch_size=8"]
     for size in (8, 4, 2):
@@ -78,7 +78,7 @@ def usual_losses(folder: Path) -> list[float]:
     return found
 
 
-def test_auto_is_the_largest_divisor_that_fits_and_leaves_no_trace(tiny, tmp_path, limit, capfd) -> None:
+def test_auto_batch_size_is_the_largest_fitting_divisor_without_side_effects(tiny, tmp_path, limit, capfd) -> None:
     common = [*tiny, "data.global_batch_size=24", "trainer.max_epochs=4", "samples.n=2"]
     train([*common, "data.batch_size=3"], tmp_path / "given")
     limit.tried.clear()
@@ -107,14 +107,14 @@ def divided(tiny: list[str], folder: Path, *overrides: str) -> Any:
     return division, before, (module.state_dict(), torch.get_rng_state())
 
 
-def test_finding_it_draws_no_number_and_changes_no_weight(tiny, tmp_path, limit) -> None:
+def test_the_batch_size_search_changes_no_weights_and_no_random_state(tiny, tmp_path, limit) -> None:
     division, before, after = divided(tiny, tmp_path, "data.global_batch_size=12")
     assert division.size == 3
     assert len(limit.tried) == 5
     assert same(before, after)
 
 
-def test_a_cpu_gets_small_batches_and_is_never_made_to_swap(tiny, tmp_path, monkeypatch, capfd) -> None:
+def test_auto_batch_size_on_a_cpu_is_small_and_fits_in_memory(tiny, tmp_path, monkeypatch, capfd) -> None:
     assert divided(tiny, tmp_path, "data.global_batch_size=24")[0].size == 8
     assert "larger batches are no faster on a CPU" in capfd.readouterr().out
     assert divided(tiny, tmp_path, "data.global_batch_size=6")[0].size == 6
@@ -132,7 +132,7 @@ def test_a_cpu_gets_small_batches_and_is_never_made_to_swap(tiny, tmp_path, monk
         divided(tiny, tmp_path, "data.global_batch_size=24")
 
 
-def test_what_a_step_keeps_is_counted_once_and_without_the_weights() -> None:
+def test_saved_activations_are_counted_once_and_without_the_weights() -> None:
     memory, layer = trials.Memory(), nn.Linear(4, 4)
     x = torch.ones(6, 4)
     with memory.watching(6, layer):  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_what_a_step_keeps_is_counted_once_and_without_the_weights() -> None:
     assert memory.kept == 3 * 4 * 4  # x and both factors, one of which is the result of exp
 
 
-def test_a_tenth_of_the_memory_of_a_gpu_stays_free(monkeypatch) -> None:
+def test_a_tenth_of_the_gpu_memory_stays_free(monkeypatch) -> None:
     numbers = {"mem_get_info": (900, 2000), "memory_reserved": 100, "max_memory_reserved": 900}
     for name, value in numbers.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
@@ -150,7 +150,7 @@ def test_a_tenth_of_the_memory_of_a_gpu_stays_free(monkeypatch) -> None:
     assert not card.was_enough()
 
 
-def test_a_resumed_run_keeps_its_batch_where_that_fits(tiny, tmp_path, limit, capfd) -> None:
+def test_a_resumed_run_keeps_its_batch_size_if_it_fits(tiny, tmp_path, limit, capfd) -> None:
     common = [*tiny, "data.global_batch_size=12", "data.batch_size=auto", "trainer.precision=64-true", "samples.n=0"]
     train([*common, "checkpoint.keep=9"], tmp_path / "whole")
     ckpt = f"ckpt={storage.numbered(tmp_path / 'whole/checkpoints', 2)}"
@@ -192,7 +192,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_divided_is_refused_in_one_line(command, tiny, case, monkeypatch) -> None:
+def test_invalid_batch_size_settings_give_one_line_errors(command, tiny, case, monkeypatch) -> None:
     words, found, mending = REFUSED[case]
     monkeypatch.setattr(trials, "free_bytes", lambda: 1000)
     line = refusal(command("train", [*tiny, *words, "hydra.run.dir=run"]))
@@ -200,14 +200,14 @@ def test_what_cannot_be_divided_is_refused_in_one_line(command, tiny, case, monk
     assert mending in line
 
 
-def test_a_loader_without_a_run_needs_a_number(tiny) -> None:
+def test_auto_batch_size_is_refused_outside_of_a_run(tiny) -> None:
     data = Recipe.build(settings([*tiny, "data.batch_size=auto", "data.global_batch_size=8"])).data
     data.setup()
     with pytest.raises(UserError, match=r"data\.batch_size=auto: only diffusion\.train"):
         data.train_dataloader()
 
 
-def test_it_is_swept_and_what_is_complete_is_not_run_again(command, tiny) -> None:
+def test_the_global_batch_size_can_be_swept_and_complete_jobs_are_skipped(command, tiny) -> None:
     words = ["-m", *tiny, "samples.n=0", "trainer.max_steps=1", "data.batch_size=auto", "data.global_batch_size=4,8"]
     status, out, err = command("train", [*words, "hydra.sweep.dir=sweep"])
     assert status == 0, out + err
@@ -217,7 +217,7 @@ def test_it_is_swept_and_what_is_complete_is_not_run_again(command, tiny) -> Non
     assert out.count("is already complete") == 2
 
 
-def test_the_draws_of_a_step_are_those_of_its_images_whatever_batch_and_device_they_are_on() -> None:
+def test_random_draws_do_not_depend_on_how_a_step_is_divided() -> None:
     def drawn(index: torch.Tensor, part: int, parts: int, rank: int, devices: int) -> list[Any]:
         clock = Clock(epoch=3, total=9, accumulate=parts, together=parts)
         trainer = SimpleNamespace(world_size=devices)

@@ -19,7 +19,7 @@ def replace_one(folder: Path) -> None:
     Image.new("RGB", (24, 24), (1, 2, 3)).save(folder / "05.png")
 
 
-def test_a_run_is_not_resumed_in_its_folder_with_other_images(command, tiny, own_photos, tmp_path):
+def test_resuming_in_the_same_folder_with_changed_images_is_refused(command, tiny, own_photos, tmp_path):
     words = [*tiny[:-1], f"data.root={own_photos}", "samples.n=0"]
     assert command("train", [*words, "trainer.max_steps=2", "hydra.run.dir=run"])[0] == 0
     status, out, err = command("train", ["hydra.run.dir=run", "ckpt=auto", "trainer.max_steps=4"])
@@ -38,7 +38,7 @@ def test_a_run_is_not_resumed_in_its_folder_with_other_images(command, tiny, own
     assert "held-out images may have been training images" in out
 
 
-def test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults(command, tiny, tmp_path):
+def test_a_run_without_its_configuration_is_not_resumed_with_defaults(command, tiny, tmp_path):
     words = [*tiny, "samples.n=0", "hydra.run.dir=run"]
     assert command("train", [*words, "trainer.max_steps=1"])[0] == 0
     (tmp_path / "run/config.yaml").unlink()
@@ -48,7 +48,7 @@ def test_a_run_whose_configuration_is_lost_does_not_go_on_with_the_defaults(comm
     assert "config.yaml: missing; without it, a run in this folder would resume with other settings" in line
 
 
-def test_an_evaluation_by_the_runs_own_data_warns_where_they_have_changed(command, tiny, own_photos):
+def test_evaluation_warns_if_the_data_of_the_run_have_changed(command, tiny, own_photos):
     words = [*tiny[:-1], f"data.root={own_photos}", "samples.n=0", "trainer.max_steps=1", "hydra.run.dir=run"]
     assert command("train", words)[0] == 0
     ask = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "device=cpu"]
@@ -64,7 +64,7 @@ def test_an_evaluation_by_the_runs_own_data_warns_where_they_have_changed(comman
     assert "have changed since the model was trained" not in out
 
 
-def test_what_a_command_has_written_is_no_data(photos, tmp_path):
+def test_outputs_of_commands_are_not_read_as_training_images(photos, tmp_path):
     root = Path(shutil.copytree(photos, tmp_path / "photos"))
     for name, mark in (("outputs/demo/1", "run.json"), ("outputs/samples/1", ".hydra/config.yaml")):
         folder = root / name
@@ -82,7 +82,7 @@ def test_what_a_command_has_written_is_no_data(photos, tmp_path):
     assert len(inside.splits["train"]) == 1  # named explicitly, it is read
 
 
-def test_folders_may_be_nested_deeply(photos, tmp_path, command):
+def test_deeply_nested_folders_are_supported(photos, tmp_path, command):
     folders = [tmp_path / "0"]
     folders += [folders[0] / "/".join(["d"] * k) for k in range(1, 1200)]
     for folder in folders:

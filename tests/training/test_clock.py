@@ -18,7 +18,7 @@ def validated_at(images: int, least: int = 25, **settings: Any) -> list[int]:
     return [step for step in range(1, clock.total + 1) if clock.validates(step)]
 
 
-def test_epochs_of_one_step_are_not_each_validated() -> None:
+def test_validations_of_tiny_epochs_are_a_minimum_number_of_steps_apart() -> None:
     assert validated_at(11, max_epochs=250) == [*range(25, 251, 25)]
     assert validated_at(11, max_epochs=-1, max_steps=1000) == [*range(25, 1001, 25)]
     assert validated_at(24, max_epochs=250) == [*range(27, 751, 27), 750]  # whole epochs
@@ -28,24 +28,24 @@ def test_epochs_of_one_step_are_not_each_validated() -> None:
 
 @pytest.mark.parametrize("images", [2091, 250, 200])
 @pytest.mark.parametrize("between", [1, 4])
-def test_usual_epochs_are_as_they_were(images: int, between: int) -> None:
+def test_the_minimum_interval_does_not_affect_usual_epochs(images: int, between: int) -> None:
     steps = validated_at(images, max_epochs=8, check_val_every_n_epoch=between)
     assert steps == validated_at(images, least=1, max_epochs=8, check_val_every_n_epoch=between)
     assert steps == [epoch * (images // 8) for epoch in range(between, 9, between)]
 
 
-def test_a_short_run_has_about_ten_intervals() -> None:
+def test_the_minimum_interval_is_a_tenth_of_a_short_run() -> None:
     assert validated_at(48, max_epochs=2) == [6, 12]
     assert len(validated_at(11, max_epochs=100)) == 10
 
 
-def test_pictures_too_are_so_many_steps_apart() -> None:
+def test_the_minimum_interval_also_applies_to_pictures() -> None:
     clock = Clock.of(Trainer(max_epochs=250), 11, 8, 1, 25)
     assert [step for step in range(251) if clock.every(10, step)] == [*range(30, 251, 30)]
     assert not any(clock.every(None, step) for step in range(9))
 
 
-def test_a_run_on_few_images_keeps_to_it(command, tiny: list[str], tmp_path: Path) -> None:
+def test_a_run_on_few_images_validates_at_the_minimum_interval(command, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "few").mkdir()
     for i in range(9):
         Image.new("RGB", (8, 8), (20 * i, 0, 99)).save(tmp_path / f"few/{i}.png")

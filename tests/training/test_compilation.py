@@ -51,7 +51,7 @@ def said(folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compiler, capfd) -> None:
+def test_auto_compiles_if_that_saves_time_and_resuming_keeps_the_decision(tiny, tmp_path, compiler, capfd) -> None:
     common = [*tiny, "model.dropout=0.2", "samples.n=0"]
     train(common, tmp_path / "plain")
     capfd.readouterr()
@@ -76,7 +76,7 @@ def test_it_is_compiled_where_that_pays_back_and_stays_so(tiny, tmp_path, compil
         ({"error": RuntimeError("no compiler was found\nfor C++")}, "it fails: no compiler was found"),
     ],
 )
-def test_it_is_not_compiled_where_that_does_not_pay_back(tiny, tmp_path, compiler, capfd, change, why) -> None:
+def test_auto_does_not_compile_if_that_saves_no_time_or_fails(tiny, tmp_path, compiler, capfd, change, why) -> None:
     vars(compiler).update(change)
     train([*tiny, "compile=auto", "samples.n=0"], tmp_path / "run")
     line = said(tmp_path / "run", capfd)
@@ -85,14 +85,14 @@ def test_it_is_not_compiled_where_that_does_not_pay_back(tiny, tmp_path, compile
     assert len(compiler.networks) == 1  # the trial's
 
 
-def test_a_short_training_is_not_worth_a_trial(tiny, tmp_path, compiler, capfd, monkeypatch) -> None:
+def test_auto_makes_no_trial_for_a_short_training(tiny, tmp_path, compiler, capfd, monkeypatch) -> None:
     monkeypatch.setattr(compilation, "LEAST", 3600.0)
     train([*tiny, "compile=auto", "samples.n=0"], tmp_path / "run")
     assert "not compiled (a training of " in said(tmp_path / "run", capfd)
     assert not compiler.networks
 
 
-def test_the_further_processes_do_as_the_first_one_has_written(tiny, tmp_path) -> None:
+def test_other_processes_follow_the_recorded_decision_of_the_first(tiny, tmp_path) -> None:
     (tmp_path / "run.json").write_text('{"compiled": true}')
     chosen: Any = settings([*tiny, "compile=auto"])
     nothing: Any = None

@@ -68,7 +68,7 @@ def test_the_experiment_tunes_the_weights_of_a_checkpoint(tiny, tmp_path, monkey
     assert (tmp_path / "tuned/samples/final.png").exists()
 
 
-def test_the_experiment_draws_in_two_steps_and_takes_another_models_words(tiny):
+def test_the_experiment_samples_in_two_steps_and_accepts_model_overrides(tiny):
     chosen = settings(["experiment=ect", "model=unet_small", "schedule=linear", "prediction=eps"])
     recipe = Recipe.build(chosen)
     assert isinstance(recipe.sampler, ConsistencySampler)

@@ -36,7 +36,7 @@ def run(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-def test_training_sees_parts_with_their_windows_and_validation_whole_images(run) -> None:
+def test_training_uses_crops_with_windows_and_validation_whole_images(run) -> None:
     seen = torch.load(run / "seen.pt", weights_only=True)
     parts = [(side, window) for _, side, window in seen if window is not None]
     assert {side for side, _ in parts} == {2, 4, 8}
@@ -45,13 +45,13 @@ def test_training_sees_parts_with_their_windows_and_validation_whole_images(run)
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["coordinates"] is True
 
 
-def test_a_resumed_run_is_the_same_run(tiny, run, tmp_path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(tiny, run, tmp_path) -> None:
     train([*tiny, *CROPS, *KEPT, f"ckpt={storage.numbered(run / 'checkpoints', 5)}"], tmp_path)
     assert same(state(tmp_path), state(run))
     assert lines(tmp_path) == lines(run)
 
 
-def test_whole_parts_are_the_plain_training_with_coordinates(tiny, tmp_path) -> None:
+def test_full_size_crops_equal_plain_training_with_coordinates(tiny, tmp_path) -> None:
     """Bit for bit, also with an augmentation and labels, which have separate random draws."""
     common = [*tiny, "trainer.max_steps=3", "samples.n=0", "augmentation=edm", "augmentation.probability=0.5"]
     train([*common, "crops=random", "crops.divisors=[1]", "crops.probabilities=[1.0]"], tmp_path / "whole")
@@ -61,7 +61,7 @@ def test_whole_parts_are_the_plain_training_with_coordinates(tiny, tmp_path) -> 
     assert without == {line["step"]: line["train/loss"] for line in lines(tmp_path / "whole") if "train/loss" in line}
 
 
-def test_the_places_are_not_those_of_the_noise(tiny, tmp_path, monkeypatch) -> None:
+def test_crops_augmentation_and_noise_use_separate_random_streams(tiny, tmp_path, monkeypatch) -> None:
     uses: list[str] = []
     streams = Diffusion.streams
     monkeypatch.setattr(
@@ -71,7 +71,7 @@ def test_the_places_are_not_those_of_the_noise(tiny, tmp_path, monkeypatch) -> N
     assert uses == ["augment", "crops", "train"]
 
 
-def test_samples_are_whole_and_drawn_with_the_coordinates_of_whole_images(run) -> None:
+def test_samples_are_whole_images_with_full_image_coordinates(run) -> None:
     model = diffusion.load(run, device="cpu")
     assert model.sample(2, progress=False).shape == (2, 3, 8, 8)
     network = model.denoiser.network
@@ -82,7 +82,7 @@ def test_samples_are_whole_and_drawn_with_the_coordinates_of_whole_images(run) -
     assert storage.load(run / "checkpoints/last.ckpt")["state_dict"][f"{PREFIX}stem.weight"].shape[1] == 5
 
 
-def test_labels_and_guidance_go_with_it(tiny, photos, tmp_path) -> None:
+def test_crops_can_be_combined_with_labels_and_guidance(tiny, photos, tmp_path) -> None:
     for i, file in enumerate(sorted(photos.iterdir())):
         (tmp_path / "shelves" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
         shutil.copy(file, tmp_path / "shelves" / f"{i % 2}")
@@ -105,13 +105,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_does_not_fit_is_one_line(command, tiny, case) -> None:
+def test_incompatible_crop_settings_give_one_line_errors(command, tiny, case) -> None:
     overrides, words = BAD[case]
     shape = [word for word in tiny if not word.startswith("model")] if "model=edm2_tiny" in overrides else tiny
     line = refusal(command("train", [*shape, *overrides, "name=bad"]))
     assert all(word in line for word in words), line
 
 
-def test_what_diffusers_does_not_make_is_one_line(run, tmp_path, capsys) -> None:
+def test_export_to_diffusers_is_refused_with_coordinates(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
     assert "model.coordinates=true: diffusers' networks do not add coordinates" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
         ("data.resolution=32", 2, "none of"),
     ],
 )
-def test_data_report(command, tiny, photos, tmp_path, override, code, words):
+def test_the_data_report_lists_refused_images_even_on_failure(command, tiny, photos, tmp_path, override, code, words):
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos/bad.png").write_text("no picture")
     overrides = [*tiny, "data.root=photos", override, "trainer.max_steps=1", "samples.n=0", "hydra.run.dir=run"]

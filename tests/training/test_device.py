@@ -81,7 +81,7 @@ def scores(folder: Path) -> list[tuple[str, str, float]]:
     return [(r["what"], r["metric"], r["value"]) for r in json.loads((folder / "scores.json").read_text())]
 
 
-def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
+def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tiny, away, monkeypatch, tmp_path):
     monkeypatch.setattr(features, "Lite0", Thumbnail)
     monkeypatch.setattr(
         run, "write_report", lambda _, schedule, images, **__: schedule(images.double() / 255)
@@ -110,7 +110,7 @@ def test_a_run_from_training_to_scores_has_the_numbers_of_the_cpu(command, tiny,
         assert status == 0, out + err
 
 
-def test_between_two_loggings_a_training_step_waits_for_nothing(command, tiny, away, monkeypatch):
+def test_training_steps_between_logs_do_not_synchronize_with_the_device(command, tiny, away, monkeypatch):
     begin = Diffusion.on_train_batch_start
     waits: list[int] = []
 
@@ -182,7 +182,7 @@ def trained(objective: nn.Module, device: Any, away: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_no_objective_waits_for_the_device(name, away):
+def test_objectives_equal_the_cpu_without_device_synchronization(name, away):
     torch.testing.assert_close(trained(OBJECTIVES[name](), away.name, away), trained(OBJECTIVES[name](), "cpu", away))
 
 
@@ -203,7 +203,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_samples_equal_those_of_the_cpu_and_no_step_waits(name, away):
+def test_samples_equal_the_cpu_without_device_synchronization(name, away):
     here, sampler = Denoiser(Small(), linear(), Eps()), SAMPLERS[name]
     there = copy.deepcopy(here).to(away.name)
     waits: list[int] = []
@@ -214,7 +214,7 @@ def test_samples_equal_those_of_the_cpu_and_no_step_waits(name, away):
 
 
 @pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
-def test_a_device_without_float64_works(name, single):
+def test_objectives_and_samplers_work_on_a_device_without_float64(name, single):
     if name in OBJECTIVES:
         assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
     else:
@@ -224,7 +224,7 @@ def test_a_device_without_float64_works(name, single):
         assert (images.int() - expected.int()).abs().max() <= 1
 
 
-def test_rows_keep_their_last_losses_in_order():
+def test_the_loss_history_keeps_the_last_losses_in_order():
     draw = LossSecondMoment(3, history=2)
     expected: list[list[float]] = [[math.nan] * 2 for _ in range(3)]
     for first, rows in ((0.0, [1, 3, 1, 1, 3]), (10.0, [2, 2, 2]), (20.0, [3, 1])):
@@ -235,7 +235,7 @@ def test_rows_keep_their_last_losses_in_order():
     assert draw.losses.tolist() == expected
 
 
-def test_the_sums_of_the_errors_stay_in_float64():
+def test_denoising_error_sums_stay_in_float64():
     error = nn.ModuleDict({"error": DenoisingError()}).to(torch.bfloat16)["error"]
     assert error.total.dtype == torch.float64
     for _ in range(300):
@@ -244,7 +244,7 @@ def test_the_sums_of_the_errors_stay_in_float64():
     assert len(error.count) == 10
 
 
-def test_a_learned_weight_of_the_loss_is_not_rounded_to_bfloat16():
+def test_learned_loss_weights_are_not_rounded_to_bfloat16():
     objective = Uncertainty(Simple())
     nn.init.normal_(objective.linear.weight, generator=torch.Generator().manual_seed(0))
     denoiser = Denoiser(nn.Identity(), linear(), Eps())
@@ -270,7 +270,7 @@ def steps_and_updates(run_folder: Path) -> tuple[set[int], set[int]]:
 
 
 @pytest.mark.parametrize("optimizer", [(), ("+optimizer.fused=true",)], ids=["", "fused"])
-def test_a_step_that_the_scaler_of_float16_skips_updates_nothing(command, tiny, monkeypatch, tmp_path, optimizer):
+def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny, monkeypatch, tmp_path, optimizer):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-16)
     monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
     monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
@@ -284,7 +284,7 @@ def test_a_step_that_the_scaler_of_float16_skips_updates_nothing(command, tiny, 
     assert steps_and_updates(tmp_path / "run") == ({12}, {12 - sum(overflows)})
 
 
-def test_a_step_that_the_guard_skips_updates_nothing(command, tiny, monkeypatch, tmp_path):
+def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch, tmp_path):
     step, skipped, averages = Diffusion.training_step, [0, 8, 11], []
 
     def planted(self, batch, batch_idx):
@@ -322,7 +322,7 @@ def test_a_gradient_that_always_overflows_ends_the_run(command, tiny, monkeypatc
     assert "error: step 5: the gradient has overflowed 5 times in a row (the last with " in err
 
 
-def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
+def test_several_gpus_agree_to_stop_without_synchronization(away, monkeypatch):
     """A signal to another process, at the second step, stops this one at the third."""
     received = iter([0, 15, 15])
     monkeypatch.setattr(signals.dist, "all_reduce", lambda tensor, op: tensor.fill_(next(received)))
@@ -340,7 +340,7 @@ def test_several_gpus_agree_to_stop_without_waiting(away, monkeypatch):
     ("asked", "words"),
     [("cuda:2", "this machine has 2 GPUs, counted from 0; use device=cuda:1"), ("cuda:x", "not on this machine")],
 )
-def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
+def test_a_nonexistent_gpu_is_refused(asked, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=words):
@@ -348,12 +348,12 @@ def test_a_gpu_that_is_not_there_is_refused(asked, words, monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
-def test_what_mps_lacks_is_computed_on_the_cpu():
+def test_the_mps_fallback_to_the_cpu_is_enabled():
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
 
 
 @pytest.mark.parametrize("bits", [partial(variational_bound, steps=4), partial(flow_likelihood, tolerance=0.1)])
-def test_the_likelihood_equals_that_of_the_cpu(bits, away):
+def test_the_likelihood_on_another_device_equals_that_of_the_cpu(bits, away):
     x0 = torch.linspace(-1, 1, 2 * 12).mul(127.5).round().div(127.5).reshape(2, 3, 2, 2)
     found = [
         bits(Denoiser(Small(), linear(), Eps()).to(device), x0.to(device), Streams([1, 2], device)).bits.cpu()

@@ -19,7 +19,7 @@ PICTURES = ("ema=none", "samples.n=6", "samples.every_n_epochs=2", "trainer.max_
 
 
 @pytest.mark.parametrize("words", [WHOLE, PICTURES, [*PICTURES, "trainer.limit_val_batches=2"], ["samples.n=0"]])
-def test_the_forecast_counts_what_the_run_does(tiny, tmp_path, monkeypatch, words):
+def test_the_forecast_equals_the_actual_network_evaluations(tiny, tmp_path, monkeypatch, words):
     done: Counter[str] = Counter()
 
     def seen(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -49,7 +49,7 @@ def test_the_forecast_counts_what_the_run_does(tiny, tmp_path, monkeypatch, word
     assert {"pictures", "scores", "last scores"} <= work.keys() or words is not WHOLE
 
 
-def test_a_resumed_run_has_less_before_it(command, tiny, tmp_path):
+def test_the_forecast_of_a_resumed_run_counts_the_remaining_work(command, tiny, tmp_path):
     words = [*tiny, "samples.n=2", "samples.every_n_epochs=1", "least_interval=1", "hydra.run.dir=run"]
     assert command("train", [*words, "trainer.max_epochs=2"])[0] == 0
     status, out, err = command("train", [*words, "trainer.max_epochs=3", "ckpt=auto"])
@@ -62,7 +62,7 @@ def test_a_resumed_run_has_less_before_it(command, tiny, tmp_path):
     ("choice", "n", "baselines"),
     [("default", 7, ["real"]), ("off", 0, ["real"]), ("quick", 256, ["floor"])],
 )
-def test_a_choice_of_scores_is_stronger_than_the_experiment(tmp_path, monkeypatch, choice, n, baselines):
+def test_a_score_choice_overrides_the_experiment(tmp_path, monkeypatch, choice, n, baselines):
     from diffusion.config.choices import searching
 
     (tmp_path / "experiment").mkdir()

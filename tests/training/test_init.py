@@ -45,7 +45,7 @@ def started(init: Path, *overrides: str) -> tuple[dict[str, torch.Tensor], dict[
 
 
 @pytest.mark.parametrize("form", ["run/checkpoints/last.ckpt", "model.safetensors", "theirs"])
-def test_every_form_of_a_model_gives_its_averaged_weights(tiny, first, capsys, form) -> None:
+def test_every_model_format_provides_the_averaged_weights(tiny, first, capsys, form) -> None:
     init, expected = first.parent / form, weights(first)
     assert any(not value.equal(weights(first, "current_model_state")[name]) for name, value in expected.items())
     _, now = started(init, *tiny)
@@ -54,7 +54,7 @@ def test_every_form_of_a_model_gives_its_averaged_weights(tiny, first, capsys, f
     assert capsys.readouterr().out == f"starting from {init}, step 2: loaded {n} weights (0.05 M numbers) of {n}\n"
 
 
-def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
+def test_mismatched_weights_are_reported_and_newly_initialized(tiny, first, capsys) -> None:
     words = [*tiny, "model.channels=[8,16,16]", "model.attention=[false,true,false]", "model.out_channels=6"]
     fresh, now = started(first / "checkpoints/last.ckpt", *words, "prediction=v", "model.blocks=2", "schedule=cosine")
     given = weights(first)
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_said_and_left_fresh(tiny, first, capsys) -> None:
         assert torch.equal(value, fresh[name] if name in [*other, *missing] else given[name])
 
 
-def test_other_classes_are_left_fresh(tiny, first, capsys) -> None:
+def test_class_weights_missing_in_the_file_are_newly_initialized(tiny, first, capsys) -> None:
     fresh, now = started(first / "checkpoints/last.ckpt", *tiny, "model.classes=4")
     assert "  1 weight missing in the file, newly initialized, such as time.classes.weight\n" in capsys.readouterr().out
     given = weights(first)
@@ -84,7 +84,7 @@ def test_other_classes_are_left_fresh(tiny, first, capsys) -> None:
 
 
 @pytest.mark.parametrize("words", [["model=unet_memoire"], ["model=dit_tiny"]])
-def test_a_model_of_which_no_matrix_fits_is_refused(tiny, first, words) -> None:
+def test_a_model_without_any_matching_matrix_is_refused(tiny, first, words) -> None:
     words = [*(word for word in tiny if not word.startswith("model")), *words]
     with pytest.raises(UserError, match=r"^init=.*last\.ckpt: none of its \d+ weights, such as time\.") as error:
         started(first / "checkpoints/last.ckpt", *words)
@@ -92,14 +92,14 @@ def test_a_model_of_which_no_matrix_fits_is_refused(tiny, first, words) -> None:
 
 
 @pytest.mark.parametrize("init", ["nothing.ckpt", "nothing.safetensors"])
-def test_a_model_that_is_not_there_is_one_line(command, tiny, tmp_path, init) -> None:
+def test_a_missing_initial_model_gives_a_one_line_error(command, tiny, tmp_path, init) -> None:
     status, out, err = command("train", [*tiny, *SHORT, f"init={init}", "hydra.run.dir=new"])
     assert status == 2, out
     assert err.count("\n") == 1
     assert err.startswith(f"error: init={init}: ")
 
 
-def test_a_run_reads_it_at_its_start_and_never_again(command, tiny, tmp_path, first) -> None:
+def test_the_initial_model_is_read_only_at_the_start_of_the_run(command, tiny, tmp_path, first) -> None:
     """It resumes with its original arguments, even if the model is gone."""
     own = tmp_path / "own.safetensors"
     assert export.main([str(first), str(own)]) == 0
@@ -122,7 +122,7 @@ def test_a_run_reads_it_at_its_start_and_never_again(command, tiny, tmp_path, fi
     assert storage.load(tmp_path / "new/checkpoints/last.ckpt")["global_step"] == 2
 
 
-def test_the_configuration_says_which_file_last_was(tiny, tmp_path, first, monkeypatch) -> None:
+def test_init_last_is_resolved_to_a_file_in_the_configuration(tiny, tmp_path, first, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(first, tmp_path / "outputs/a")
     assert with_initial(settings_of([*tiny, "init=last"])).init == "outputs/a/checkpoints/last.ckpt"
@@ -134,13 +134,13 @@ def test_the_configuration_says_which_file_last_was(tiny, tmp_path, first, monke
         assert config["init"] == "outputs/a/checkpoints/last.ckpt"
 
 
-def test_no_training_is_resumed_from_a_folder_of_diffusers(tiny, first, tmp_path) -> None:
+def test_resuming_from_a_diffusers_folder_is_refused(tiny, first, tmp_path) -> None:
     theirs = first.parent / "theirs"
     with pytest.raises(UserError, match=f"^ckpt={theirs}: an exported model contains no training state; .* init=…$"):
         train([*tiny, f"ckpt={theirs}"], tmp_path / "new")
 
 
-def test_settings_that_no_weight_shows_are_said(tiny, tmp_path, capsys) -> None:
+def test_settings_not_visible_in_the_weights_are_reported(tiny, tmp_path, capsys) -> None:
     """diffusers' default network has the names and shapes of ours, but computes something else."""
     train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
     capsys.readouterr()

@@ -47,7 +47,7 @@ def run(words, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_model_has_the_classes_of_the_data_and_its_files_know_them(run, command):
+def test_the_classes_of_the_data_are_stored_in_checkpoints_and_exports(run, command):
     restored = restore(run / "checkpoints/last.ckpt")
     assert restored.config["model"]["classes"] == 3
     assert sum(restored.labels.values()) == 30
@@ -70,7 +70,7 @@ def test_a_labelled_run_resumes_bit_for_bit(words, tmp_path):
     assert not all(torch.equal(states[0][name], other[name]) for name in other)
 
 
-def test_labels_are_dropped_by_image_and_epoch_alone(words, tmp_path, monkeypatch):
+def test_label_dropout_depends_only_on_image_and_epoch(words, tmp_path, monkeypatch):
     """A share of them in training, none in validation."""
     seen: list[tuple[bool, Batch, Tensor]] = []
     plain = Diffusion.conditions
@@ -123,7 +123,7 @@ def sampled(command, tmp_path: Path, run: Path, *words: str) -> tuple[Tensor, di
     return torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2), arrays, out
 
 
-def test_samples_are_of_the_classes_that_are_asked_for(run, command, tmp_path):
+def test_samples_have_the_requested_classes(run, command, tmp_path):
     """After training a few thousand weights for a minute, most images have the colour of their class."""
     images, arrays, out = sampled(command, tmp_path, run, "labels=[red,0]", "sampler.steps=8")
     assert arrays["classes"].tolist() == [2, 0] * 6
@@ -144,7 +144,7 @@ def test_samples_are_of_the_classes_that_are_asked_for(run, command, tmp_path):
     assert arrays["classes"].tolist() == proportional([*counts.values()], 12).tolist()
 
 
-def test_guidance_makes_samples_more_of_their_class(run, command, tmp_path):
+def test_guidance_makes_samples_more_typical_of_their_class(run, command, tmp_path):
     plain, _, _ = sampled(command, tmp_path, run, "label=red", "sampler.steps=8")
     guided, _, _ = sampled(command, tmp_path, run, "label=red", "sampler.steps=8", "guidance=cfg", "guidance.scale=3")
     away = torch.tensor(COLOURS["red"]).float() - torch.tensor([*COLOURS.values()]).float().mean(0)
@@ -161,7 +161,7 @@ def test_guidance_makes_samples_more_of_their_class(run, command, tmp_path):
     assert torch.equal(one, plain)
 
 
-def test_an_earlier_checkpoint_is_the_worse_model_of_autoguidance(run, command, tmp_path):
+def test_an_earlier_checkpoint_can_be_the_worse_model_of_autoguidance(run, command, tmp_path):
     first = min((run / "checkpoints").glob("step-*.ckpt"))
     chosen = ("label=red", "sampler.steps=4")
     plain, _, _ = sampled(command, tmp_path, run, *chosen)
@@ -175,7 +175,7 @@ def test_an_earlier_checkpoint_is_the_worse_model_of_autoguidance(run, command, 
     assert torch.equal(drawn, other)
 
 
-def test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class(run, command, tmp_path):
+def test_evaluation_uses_the_reference_class_proportions_and_scores_by_class(run, command, tmp_path):
     words = ["n=24", "features=lite0", "baselines=[]", "by_class=true", "guidance=cfg", "sampler.steps=2"]
     status, out, err = command("evaluate", [f"ckpt={run}", "split=train", *words, "hydra.run.dir=scored", "device=cpu"])
     assert status == 0, out + err
@@ -192,7 +192,7 @@ def test_an_evaluation_has_the_reference_s_proportions_and_scores_by_class(run, 
     assert all(name in out for name in counts)
 
 
-def test_bits_are_those_of_an_image_given_its_label(run, command, tmp_path):
+def test_bits_per_dim_are_conditioned_on_the_label(run, command, tmp_path):
     words = [f"ckpt={run}", "split=train", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "bits=12"]
     bits = {}
     for name, more in {"of the images": [], "none": ["data.labels=null"]}.items():
@@ -205,7 +205,7 @@ def test_bits_are_those_of_an_image_given_its_label(run, command, tmp_path):
     assert bits["of the images"] < bits["none"]
 
 
-def test_a_study_counts_the_evaluations_of_guidance(run, command, tmp_path):
+def test_a_study_counts_the_network_evaluations_of_guidance(run, command, tmp_path):
     words = ["sampler", f"ckpt={run}", "samplers=[ddim]", "nfe=[8]", "n=8", "features=lite0", "guidance=cfg"]
     status, out, err = command("study", [*words, "baselines=[]", "hydra.run.dir=studied", "device=cpu"])
     assert status == 0, out + err
@@ -213,7 +213,7 @@ def test_a_study_counts_the_evaluations_of_guidance(run, command, tmp_path):
     assert (score.source["nfe"], score.source["sampler"]["steps"]) == (8, 4)
 
 
-def test_a_run_draws_and_scores_of_every_class_with_its_guidance(words, tmp_path, monkeypatch):
+def test_a_run_samples_and_scores_every_class_with_guidance(words, tmp_path, monkeypatch):
     seen: list[list[int]] = []
     plain = UNet.forward
 
@@ -245,7 +245,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_refused_before_training(command, words, name):
+def test_incompatible_label_settings_are_refused_before_training(command, words, name):
     more, said = REFUSED[name]
     status, out, err = command("train", [*words, *more, "hydra.run.dir=run"])
     assert status == 2, out
@@ -264,7 +264,7 @@ ASKED = {
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_what_cannot_be_sampled_is_refused(run, command, name):
+def test_invalid_label_and_guidance_settings_are_refused_when_sampling(run, command, name):
     more, said = ASKED[name]
     status, out, err = command("sample", [f"ckpt={run}", "hydra.run.dir=out", *more])
     assert status == 2, out
@@ -272,7 +272,7 @@ def test_what_cannot_be_sampled_is_refused(run, command, name):
     assert said in line
 
 
-def test_another_average_of_the_run_is_the_worse_model_too(words, command, tmp_path):
+def test_another_weight_average_can_be_the_worse_model(words, command, tmp_path):
     long = ["ema=power", "ema.snapshots=4", "trainer.max_epochs=2"]
     train([*(word for word in words if word != "ema=none"), *long], tmp_path / "power")
     chosen = ("label=red", "sampler.steps=3", "guidance=auto", "guidance.scale=3")

@@ -23,14 +23,14 @@ def log(folder: Path, steps: range, resumed: tuple[Path, int] | None = None) -> 
     return logger
 
 
-def test_lines_are_there_at_once_and_a_new_column_keeps_the_old_lines(tmp_path):
+def test_lines_are_written_immediately_and_a_new_column_keeps_old_lines(tmp_path):
     log(tmp_path, range(2))
     assert (tmp_path / "metrics.csv").read_bytes() == (
         b"epoch,loss,step,val/mse\r\n0,0.5,0,\r\n0,1.5,1,\r\n,,1,0.25\r\n"
     )
 
 
-def test_a_line_is_added_without_touching_those_before(tmp_path, monkeypatch):
+def test_a_line_is_appended_without_rewriting_the_file(tmp_path, monkeypatch):
     logger = log(tmp_path, range(3))
     before = (tmp_path / "metrics.csv").read_bytes()
     monkeypatch.setattr(files.os, "replace", lambda *_: pytest.fail("the file was written anew"))
@@ -39,7 +39,7 @@ def test_a_line_is_added_without_touching_those_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("torn", [b"", b"0,0.1", b"0,0.1,4,\r"])
-def test_a_resumed_run_continues_the_lines_up_to_its_step(tmp_path, torn):
+def test_a_resumed_run_keeps_the_lines_up_to_its_step(tmp_path, torn):
     log(tmp_path, range(4))
     whole = (tmp_path / "metrics.csv").read_bytes()
     with (tmp_path / "metrics.csv").open("ab") as file:
@@ -49,7 +49,7 @@ def test_a_resumed_run_continues_the_lines_up_to_its_step(tmp_path, torn):
     assert (tmp_path / "metrics.csv").read_bytes() == whole
 
 
-def test_what_ends_the_resumed_run_early_loses_nothing(tmp_path, monkeypatch):
+def test_interrupting_a_resumed_run_loses_no_lines(tmp_path, monkeypatch):
     log(tmp_path, range(4))
     whole = (tmp_path / "metrics.csv").read_bytes()
     resumed = MetricsFile(tmp_path, (tmp_path, 2))
@@ -71,7 +71,7 @@ def test_what_ends_the_resumed_run_early_loses_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"0,1\r\n", b"0,x,4,\r\n"])
-def test_a_damaged_file_is_kept_aside(tmp_path, damage, capsys):
+def test_a_damaged_metrics_file_is_kept_under_another_name(tmp_path, damage, capsys):
     log(tmp_path, range(4))
     with (tmp_path / "metrics.csv").open("ab") as file:
         file.write(damage)
@@ -91,14 +91,14 @@ def score(value: float, **source: object) -> Score:
     return Score("fid", value, 8, reference=Reference("val", 8, "k"), source={"step": 5, **source})
 
 
-def test_a_score_that_is_made_again_takes_the_place_of_the_first(tmp_path):
+def test_a_recomputed_score_replaces_the_earlier_one(tmp_path):
     append_scores(tmp_path, [score(1.0), score(2.0, sampler="ddim")])
     append_scores(tmp_path, [score(3.0, seconds_per_image=0.1), score(4.0, step=6)])
     assert [s.value for s in read_scores(tmp_path)] == [2.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"{}", b"\xff"])
-def test_damaged_scores_are_set_aside_and_end_nothing(tmp_path, damage, capsys):
+def test_a_damaged_scores_file_is_renamed_when_scores_are_added(tmp_path, damage, capsys):
     file = tmp_path / "scores.json"
     for number in (1, 2):
         file.write_bytes(damage)
@@ -110,7 +110,7 @@ def test_damaged_scores_are_set_aside_and_end_nothing(tmp_path, damage, capsys):
         assert f"scores.json.damaged{number}" in capsys.readouterr().out.replace("\n", "")
 
 
-def test_writers_of_scores_wait_for_each_other(tmp_path, monkeypatch):
+def test_concurrent_score_writers_lose_no_scores(tmp_path, monkeypatch):
     """Without the lock the second writer would read before the first has written."""
     import threading
     import time

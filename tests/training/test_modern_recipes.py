@@ -56,14 +56,14 @@ def check(name: str, changes: list[str], photos: Path, cifar10: Path, folder: Pa
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_twenty_steps_of_the_recipe(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
+def test_narrow_recipes_train_for_twenty_steps(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
     check(name, NARROW[name], photos, cifar10, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", FULL)
-def test_twenty_steps_of_the_whole_network(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
+def test_full_size_recipes_train_for_twenty_steps(name: str, photos: Path, cifar10: Path, tmp_path: Path) -> None:
     """With batches of 1 and of 4 images. Takes minutes: 13 for EDM2-S with 64×64 images on two busy cores."""
     size = ["data.resolution=16"] if name == "edm2" else []
     check(name, [*FULL[name], *size], photos, cifar10, tmp_path / "run")

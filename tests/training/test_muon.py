@@ -69,7 +69,7 @@ def test_an_orthogonal_update_keeps_its_directions_and_has_singular_values_near_
     assert orthogonal(torch.zeros(shape)).abs().max() == 0
 
 
-def test_five_steps_of_the_polynomial_end_within_their_bounds():
+def test_five_polynomial_steps_bring_singular_values_within_bounds():
     s = torch.linspace(0.01, 1, 10_000, dtype=torch.float64)
     for _ in range(5):
         s = A * s + B * s**3 + C * s**5
@@ -79,7 +79,7 @@ def test_five_steps_of_the_polynomial_end_within_their_bounds():
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
-def test_a_matrix_is_updated_as_by_torchs_muon(shape):
+def test_a_matrix_is_updated_like_in_torch_muon(shape):
     ours, theirs = Small(), Small()
     ours.matrix, theirs.matrix = nn.Linear(*shape), nn.Linear(*shape)
     theirs.load_state_dict(ours.state_dict())
@@ -89,7 +89,7 @@ def test_a_matrix_is_updated_as_by_torchs_muon(shape):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_kernel_is_updated_as_its_flattened_matrix(layout):
+def test_a_kernel_is_updated_like_its_flattened_matrix(layout):
     network, flat = Small(), Small()
     network.to(memory_format=layout)
     flat.conv = nn.Linear(24, 6)
@@ -101,7 +101,7 @@ def test_a_kernel_is_updated_as_its_flattened_matrix(layout):
     assert not torch.equal(one["conv.weight"], Small().conv.weight)
 
 
-def test_all_other_parameters_are_updated_as_by_adamw():
+def test_all_other_parameters_are_updated_like_in_adamw():
     ours, theirs = Small(), Small()
     optimizer = muon(ours, betas=(0.8, 0.9), eps=1e-3)
     adamw = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1, betas=(0.8, 0.9), eps=1e-3)
@@ -109,7 +109,7 @@ def test_all_other_parameters_are_updated_as_by_adamw():
     assert [name for name in found if not torch.equal(found[name], expected[name])] == HIDDEN
 
 
-def test_an_update_is_about_as_large_as_adamws():
+def test_the_update_size_is_similar_to_adamw():
     """The root mean square of an update's elements is 0.2·lr for any shape of the matrix."""
     network = Small()
     network.conv, network.matrix = nn.Conv2d(8, 64, 3), nn.Linear(200, 16)
@@ -120,7 +120,7 @@ def test_an_update_is_about_as_large_as_adamws():
         assert 0.7 < float((after[name] - before[name]).square().mean().sqrt()) / (0.2 * 0.01) < 1.2
 
 
-def test_a_parameter_without_a_gradient_stays():
+def test_a_parameter_without_a_gradient_is_unchanged():
     network = Small()
     optimizer = muon(network)
     gradients(network, 0)
@@ -131,7 +131,7 @@ def test_a_parameter_without_a_gradient_stays():
     assert not torch.equal(network.matrix.weight, Small().matrix.weight)
 
 
-def test_parameters_of_other_modules_are_adamws():
+def test_parameters_of_other_modules_use_adamw():
     network, weight = Small(), nn.Linear(4, 4)
     optimizer = Muon([*network.parameters(), *weight.parameters()], network)
     matrices, others = optimizer.param_groups
@@ -140,7 +140,7 @@ def test_parameters_of_other_modules_are_adamws():
 
 
 @pytest.mark.parametrize("name", choices("model"))
-def test_every_network_names_its_ends(name):
+def test_every_network_declares_its_first_and_last_layers(name):
     with torch.device("meta"):
         network = make(settings([f"model={name}"]).model, "model")
     hidden = {id(p) for p in hidden_matrices(network, network.ends)}
@@ -152,14 +152,14 @@ def test_every_network_names_its_ends(name):
     assert last.shape[0] % 3 == 0
 
 
-def test_the_table_of_classes_is_adamws():
+def test_the_class_embedding_uses_adamw():
     for name, table in (("edm2_tiny", "label.weight"), ("dit_tiny", "time.classes.weight")):
         network = make(settings([f"model={name}", "model.classes=10"]).model, "model")
         hidden = {id(p) for p in hidden_matrices(network, network.ends)}
         assert id(dict(network.named_parameters())[table]) not in hidden
 
 
-def test_ends_that_are_not_there_are_refused():
+def test_unknown_or_undeclared_ends_are_refused():
     with pytest.raises(UserError, match=r"optimizer.ends=\[first,end\]: Small has no layer with one of these names"):
         muon(Small(), ends=["first", "end"])
     plain = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 3))
@@ -168,7 +168,7 @@ def test_ends_that_are_not_there_are_refused():
     assert len(muon(plain, ends=["0", "2"]).param_groups[0]["params"]) == 1
 
 
-def test_a_saved_state_goes_on_bit_for_bit():
+def test_training_resumes_bit_for_bit_from_a_saved_optimizer_state():
     whole = Small()
     expected = stepped(muon(whole), whole, range(6))
     first, rest = Small(), Small(seed=1)
@@ -185,7 +185,7 @@ def test_a_saved_state_goes_on_bit_for_bit():
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_schedule_moves_the_rate_of_all_parameters():
+def test_a_schedule_changes_the_learning_rate_of_all_parameters():
     network = Small()
     optimizer = muon(network)
     scheduler = lr.warmup(optimizer, 10, warmup=3)
@@ -201,7 +201,7 @@ def test_a_schedule_moves_the_rate_of_all_parameters():
         torch.testing.assert_close(4 * (small[name] - start), large[name] - start, rtol=1e-3, atol=1e-5)
 
 
-def test_an_optimizer_is_given_the_network_only_where_it_asks_for_it():
+def test_an_optimizer_receives_the_network_only_if_it_accepts_it():
     network = Small()
     assert isinstance(optimizer_of(make(settings(["optimizer=muon"]).optimizer, "optimizer"), network.parameters(),
                                    network), Muon)  # fmt: skip
@@ -213,7 +213,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["current_model_state"]
 
 
-def test_a_run_resumes_bit_for_bit_and_takes_its_new_settings(tiny, tmp_path):
+def test_a_run_resumes_bit_for_bit_and_uses_new_settings(tiny, tmp_path):
     overrides = [*tiny, "optimizer=muon", "lr_scheduler=warmup", "trainer.gradient_clip_val=1.0", "score=off",
                  "samples.n=0"]  # fmt: skip
     train([*overrides, "trainer.max_steps=8"], tmp_path / "whole")

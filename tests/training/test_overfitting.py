@@ -26,7 +26,7 @@ def stripes(tmp_path: Path) -> Path:
 
 
 @pytest.mark.whole_report
-def test_the_gap_grows_where_16_images_are_memorized(command, tiny, stripes, tmp_path):
+def test_the_gap_grows_when_16_images_are_memorized(command, tiny, stripes, tmp_path):
     overfit = [
         f"data.root={stripes}", "data.val=16", "data.test=0", "data.flip=false", "data.batch_size=16",
         "validation.draws=8", "optimizer.lr=3e-3", "ema.decay=0.9", "model.channels=[32,64]",
@@ -83,7 +83,7 @@ def validated(**differences: list[float]) -> Diffusion:
     ],
 )
 @pytest.mark.parametrize("weights", ["ema", "raw"])
-def test_the_notice_needs_a_gap_that_rises(gaps, noticed, weights):
+def test_the_notice_requires_a_rising_gap(gaps, noticed, weights):
     notice = OverfittingNotice()
     for gap in gaps:
         resumed = OverfittingNotice()
@@ -93,7 +93,7 @@ def test_the_notice_needs_a_gap_that_rises(gaps, noticed, weights):
     assert notice.said == resumed.said is noticed
 
 
-def test_the_notice_is_printed_once_with_its_weights(caplog):
+def test_the_notice_is_printed_once_and_names_the_weights(caplog):
     notice = OverfittingNotice()
     for gap in ([0.0, 0.1, -0.1], [0.3, 0.4, 0.2], [0.9, 0.9, 0.8]):
         notice.on_validation_end(TRAINER, validated(ema=[0.0, 0.1, -0.1], raw=gap))
@@ -138,6 +138,6 @@ def test_one_validation_image_is_enough_to_train(command, tiny):
     assert "nan" not in out
 
 
-def test_one_image_has_no_interval(capsys) -> None:
+def test_the_gap_of_one_image_is_printed_without_an_interval(capsys) -> None:
     print_gap({"val/mse": 0.5, "fit/mse": 0.25, "gap/mse": 0.25, "gap/half": float("nan")})
     assert capsys.readouterr().out.strip().endswith("gap +0.25000")

@@ -31,7 +31,7 @@ def example(tmp_path, monkeypatch):
 
 
 @pytest.mark.whole_report
-def test_every_command_takes_the_parts_of_a_folder_that_the_user_names(command, example, capfd):
+def test_every_command_uses_custom_parts_only_with_a_given_config_dir(command, example, capfd):
     def refused(name, words, reason):
         status, _, err = command(name, words)
         assert status == 2
@@ -76,7 +76,7 @@ def test_every_command_takes_the_parts_of_a_folder_that_the_user_names(command, 
     assert model.sample(2, progress=False).shape == (2, 3, 8, 8)
 
 
-def test_a_folder_that_a_file_names_is_not_trusted(command, example, tmp_path):
+def test_a_search_path_named_in_a_file_is_not_trusted(command, example, tmp_path):
     assert command("train", [*OWN, "experiment=mine", *TINY])[0] == 0
     config = tmp_path / "run/config.yaml"
     config.write_text(config.read_text() + f"hydra: {{searchpath: ['{tmp_path}/conf']}}\n")
@@ -88,7 +88,7 @@ def test_a_folder_that_a_file_names_is_not_trusted(command, example, tmp_path):
         assert err.endswith(f"{DATA}\n")
 
 
-def test_own_choices_are_listed_and_composed(command, example, tmp_path):
+def test_custom_choices_are_listed_and_composed(command, example, tmp_path):
     (tmp_path / "conf/sampler").mkdir()
     (tmp_path / "conf/sampler/mine.yaml").write_text(
         "defaults:\n- /grid@grid: karras\n_target_: mine.Sampler\nsteps: 3\n"

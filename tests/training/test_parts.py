@@ -32,7 +32,7 @@ class Walk(pl.LightningModule):
         return SGD(self.parameters(), lr=1.0)
 
 
-def test_the_average_follows_its_recurrence_with_the_warm_up():
+def test_ema_follows_its_recurrence_with_warmup():
     module, ema = Walk(), EMA(decay=0.5)
     trainer = pl.Trainer(
         max_steps=12, callbacks=[ema], accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -46,7 +46,7 @@ def test_the_average_follows_its_recurrence_with_the_warm_up():
     assert torch.isinf(module.table)  # buffers are copied: averaging infinities would give NaN
 
 
-def test_decay_warms_up_to_its_value():
+def test_ema_decay_warms_up_to_its_value():
     ema = EMA(decay=0.9)
     assert ema.decay_at(0) == 0.1
     assert ema.decay_at(8) == 0.5
@@ -64,7 +64,7 @@ def rates(make, **options) -> list[float]:
     return values
 
 
-def test_learning_rates():
+def test_learning_rate_schedules_give_the_expected_rates():
     assert rates(lr.constant) == [2.0] * 10
     assert rates(lr.warmup, warmup=3) == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 7])
     expected = [2 / 3, 4 / 3] + [0.2 + 1.8 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]
@@ -80,7 +80,7 @@ class Noise(nn.Module):
         return 0.5 * x + label[:, None, None, None] / 2000
 
 
-def test_an_image_depends_on_its_seed_and_number_alone():
+def test_a_sample_depends_only_on_its_seed_and_index():
     denoise = Denoiser(Noise(), linear(), Eps())
     many = generate(denoise, DDIM(5, eta=1.0), 7, (3, 4, 4), seed=3, batch_size=7)
     assert many.dtype == torch.uint8

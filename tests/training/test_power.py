@@ -101,7 +101,7 @@ def test_a_snapshot_holds_the_averages_of_its_step(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(("length", "bound"), [("0.08", 3e-4), ("0.2", 3e-2)])
-def test_a_length_made_afterwards_is_the_one_that_was_tracked(run, other, length, bound):
+def test_an_average_reconstructed_from_snapshots_equals_a_tracked_one(run, other, length, bound):
     """`bound` is relative to the distance between the averages of 0.05 and 0.1; relative to the weights: 7e-7, 7e-5."""
     own, tracked = held(run)["averages"], held(other)["averages"][length]
     made = averages.of_length(storage.load(run), run, float(length))
@@ -118,13 +118,13 @@ def test_a_tracked_length_is_exact_and_needs_no_snapshot(run, tmp_path):
         assert same(averages.of_length(storage.load(alone), alone, length), held(run)["averages"][str(length)])
 
 
-def test_a_length_hardly_another_than_a_tracked_one_is_hardly_another(run):
+def test_a_length_close_to_a_tracked_one_gives_almost_the_same_average(run):
     """Combined, not copied: equal to 1e-6 at a snapshot's step."""
     made, tracked = averages.of_length(storage.load(run), run, 0.1 + 1e-9), held(run)["averages"]["0.1"]
     assert float((flat(made) - flat(tracked)).abs().max()) < 1e-6
 
 
-def test_a_run_resumed_in_another_folder_is_the_same_run_with_its_snapshots(tiny, tmp_path):
+def test_resuming_in_another_folder_gives_the_same_run_and_snapshots(tiny, tmp_path):
     whole = tmp_path / "whole"
     train([*tiny, *RESUMED], whole)
     for step in (2, 7, 9):
@@ -137,7 +137,7 @@ def test_a_run_resumed_in_another_folder_is_the_same_run_with_its_snapshots(tiny
         assert {n: file.read_bytes() for n, file in ours.items()} == {n: f.read_bytes() for n, f in theirs.items()}
 
 
-def test_a_run_that_goes_back_in_its_folder_keeps_no_snapshot_of_what_it_gave_up(tiny, tmp_path):
+def test_resuming_from_an_earlier_step_removes_later_snapshots(tiny, tmp_path):
     folder = tmp_path / "run"
     train([*tiny, *RESUMED], folder)
     kept = {step: file.read_bytes() for step, file in averages.snapshots(folder / "checkpoints").items()}
@@ -152,7 +152,7 @@ def test_a_run_that_goes_back_in_its_folder_keeps_no_snapshot_of_what_it_gave_up
     assert not same(dict(now), dict(before))
 
 
-def test_a_snapshot_that_is_lost_is_left_behind_and_said(tiny, tmp_path, capfd):
+def test_a_damaged_snapshot_is_reported_and_not_copied(tiny, tmp_path, capfd):
     train([*tiny, *RESUMED], tmp_path / "run")
     inside = tmp_path / "run/checkpoints"
     averages.snapshot(inside, 3).write_bytes(b"torn")
@@ -164,7 +164,7 @@ def test_a_snapshot_that_is_lost_is_left_behind_and_said(tiny, tmp_path, capfd):
     )
 
 
-def test_other_lengths_are_refused_when_a_run_is_resumed(command, tiny, tmp_path):
+def test_changed_ema_lengths_are_refused_on_resume(command, tiny, tmp_path):
     train([*tiny, *RESUMED, "trainer.max_steps=2"], tmp_path / "run")
     words = [*tiny, *RESUMED, "ckpt=run", "ema.lengths=[0.05,0.2]", "hydra.run.dir=new"]
     status, _, err = command("train", words)
@@ -182,14 +182,14 @@ def test_other_lengths_are_refused_when_a_run_is_resumed(command, tiny, tmp_path
         ("ema=0.08", "ema is one of none, power, warm"),
     ],
 )
-def test_settings_that_cannot_be_are_one_line(command, tiny, word, said):
+def test_invalid_power_ema_settings_give_one_line_errors(command, tiny, word, said):
     status, _, err = command("train", [*tiny, *["ema=power"] * (word != "ema=0.08"), word])
     assert status == 2, err
     assert err.count("\n") == 1
     assert said in err
 
 
-def test_a_step_left_out_makes_no_second_snapshot(tiny, tmp_path, monkeypatch):
+def test_a_skipped_step_makes_no_second_snapshot(tiny, tmp_path, monkeypatch):
     """The average has not changed, and two equal ones could not be combined."""
     from diffusion.training.module import Diffusion
 
@@ -206,7 +206,7 @@ def test_a_step_left_out_makes_no_second_snapshot(tiny, tmp_path, monkeypatch):
     assert 0 < len(counts) < 12
 
 
-def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypatch):
+def test_a_failed_snapshot_write_gives_a_one_line_error(tiny, tmp_path, monkeypatch):
     def full(averages, path):
         raise OSError(28, "No space left on device")
 
@@ -215,14 +215,14 @@ def test_a_snapshot_that_cannot_be_written_is_one_line(tiny, tmp_path, monkeypat
         train([*tiny, *RESUMED], tmp_path / "run")
 
 
-def test_snapshots_for_which_there_is_no_room_are_refused_before_the_first_step(tiny, tmp_path, monkeypatch):
+def test_snapshots_that_exceed_the_free_space_are_refused_before_training(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(power, "free_space", lambda folder: 100_000)
     with pytest.raises(UserError, match=r"but the snapshots need .* lower ema\.snapshots"):
         train([*tiny, *RESUMED], tmp_path / "run")
     assert not averages.snapshots(tmp_path / "run/checkpoints")
 
 
-def test_a_run_whose_folder_was_taken_writes_no_snapshot(tiny, tmp_path, monkeypatch):
+def test_a_run_writes_no_snapshot_after_its_folder_was_taken_over(tiny, tmp_path, monkeypatch):
     from diffusion.runs.record import RunRecord
 
     def taken(self):

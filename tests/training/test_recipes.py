@@ -34,7 +34,7 @@ def mean_loss(objective: nn.Module, denoiser: Denoiser, x0: Tensor) -> Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_beats_the_best_constant(recipe, tiny, tmp_path):
+def test_each_recipe_beats_the_best_constant_prediction(recipe, tiny, tmp_path):
     steps = 300
     overrides = [f"experiment={recipe}", *tiny, "optimizer.lr=2e-3", f"trainer.max_steps={steps}"]
     chosen = settings([*overrides, "trainer.max_epochs=-1", "trainer.check_val_every_n_epoch=1000"])

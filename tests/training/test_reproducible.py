@@ -30,7 +30,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("stop", [6, 8])  # at the end of an epoch, and within one
-def test_a_resumed_run_is_the_same_run_bit_for_bit(tiny, tmp_path, stop):
+def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tiny, tmp_path, stop):
     overrides = [*tiny, DROPOUT, "lr_scheduler=warmup", "trainer.max_epochs=3"]  # 18 steps
     whole = run(tmp_path, "whole", overrides)
     first = run(tmp_path, "first", [*overrides, f"trainer.max_steps={stop}"])
@@ -52,7 +52,7 @@ def test_a_resumed_run_pairs_the_same_noise_and_images(tiny, tmp_path, noise):
     assert equal(weights(whole), weights(rest))
 
 
-def test_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
+def test_ckpt_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     run(tmp_path, "a", [*tiny, "trainer.max_steps=2"])
     run(tmp_path, "b", [*tiny, "trainer.max_steps=4"])
     folder = run(tmp_path, "c", [*tiny, "trainer.max_steps=5", "ckpt=last"])
@@ -60,14 +60,14 @@ def test_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
 
 
-def test_another_seed_is_another_run(tiny, tmp_path):
+def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(tiny, tmp_path):
     short = [*tiny, "trainer.max_steps=2"]
     a, b, c = (run(tmp_path, name, [*short, f"seed={seed}"]) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
     assert equal(weights(a), weights(b))
     assert not equal(weights(a), weights(c))
 
 
-def test_every_seed_is_validated_on_one_grid(tiny, tmp_path):
+def test_all_seeds_are_validated_with_the_same_noise(tiny, tmp_path):
     """A new network's output is zero, so its error is that of the grid's noise alone."""
     fixed = [*tiny, "optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.max_steps=1", "score.n=0", "samples.n=0"]
     overrides = {"a": "seed=0", "b": "seed=1", "c": "validation.seed=1"}
@@ -88,7 +88,7 @@ def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
     assert all(torch.allclose(a[key], b[key], rtol=0, atol=1e-12) for key in a)
 
 
-def test_two_recipes_see_the_same_images_times_and_noise(tiny):
+def test_the_noise_and_flip_of_an_image_do_not_depend_on_the_batch_size(tiny):
     """For a given seed, the draws of a training image do not depend on its batch."""
     seen: list[dict[int, tuple[Tensor, Tensor]]] = []
     for size in (4, 8):
@@ -116,7 +116,7 @@ def test_compiling_keeps_the_names_of_the_weights(tiny):
     assert set(network.state_dict()) == names
 
 
-def test_a_run_does_not_depend_on_the_global_seed_before_it(tiny, tmp_path):
+def test_a_run_does_not_depend_on_the_global_random_state(tiny, tmp_path):
     """Two runs in one process equal runs in separate processes."""
     short = [*tiny, DROPOUT, "trainer.max_steps=2"]
     first = run(tmp_path, "first", short)

@@ -27,7 +27,7 @@ def config(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_a_run_is_resumed_with_its_own_settings(command, run):
+def test_a_run_is_resumed_with_its_saved_settings(command, run):
     before = config(run)
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
     assert status == 0, out + err
@@ -43,7 +43,7 @@ def test_a_run_is_resumed_with_its_own_settings(command, run):
     assert config(run)["optimizer"]["lr"] == 0.001
 
 
-def test_the_checkpoint_is_read_and_checked_once(command, run, monkeypatch):
+def test_the_checkpoint_is_read_only_once_on_resume(command, run, monkeypatch):
     reads, load = [], storage.load
 
     def counted(path, sealed=False):
@@ -55,7 +55,7 @@ def test_the_checkpoint_is_read_and_checked_once(command, run, monkeypatch):
     assert len(reads) == 1, reads
 
 
-def test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were(command, run, tiny, tmp_path):
+def test_the_record_contains_the_resume_step_and_the_epoch_lengths(command, run, tiny, tmp_path):
     def said(folder):
         content = json.loads((folder / "run.json").read_text())
         return content["first_step"], content["epoch_lengths"]
@@ -70,7 +70,7 @@ def test_the_record_says_where_a_run_was_resumed_and_how_long_its_epochs_were(co
 
 
 @pytest.mark.parametrize("noise", [None, "threefry"])
-def test_a_run_that_goes_on_with_other_noise_says_so_once(command, run, noise):
+def test_a_changed_noise_generator_is_reported_once_on_resume(command, run, noise):
     for path in (run / "checkpoints").glob("*.ckpt"):
         contents = storage.load(path)
         assert contents.pop("noise") == GENERATOR
@@ -102,7 +102,7 @@ def test_a_complete_run_is_not_run_again(command, run):
     ],
 )
 @pytest.mark.parametrize("folder", ["same", "new"])
-def test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was(command, tiny, run, word, change, folder):
+def test_incompatible_settings_on_resume_are_refused_without_changing_the_run(command, tiny, run, word, change, folder):
     kept, record = (run / "config.yaml").read_text(), (run / "run.json").read_text()
     words = [word, "trainer.max_steps=4"]
     words += RUN if folder == "same" else [*tiny, "ckpt=run/checkpoints/last.ckpt"]
@@ -118,7 +118,7 @@ def test_another_diffusion_or_state_is_refused_and_the_run_stays_as_it_was(comma
     assert config(run)["schedule"]["_target_"] == yaml.safe_load(kept)["schedule"]["_target_"]
 
 
-def test_other_settings_are_reported(command, run):
+def test_changed_settings_are_reported_on_resume(command, run):
     words = ["optimizer.lr=0.01", "data.batch_size=8", "lr_scheduler=constant", "trainer.max_steps=4"]
     status, out, err = command("train", [*RUN, *words])
     assert status == 0, out + err
@@ -128,7 +128,7 @@ def test_other_settings_are_reported(command, run):
     assert config(run)["lr_scheduler"].keys() == {"_target_", "_partial_"}
 
 
-def test_other_settings_of_the_optimizer_and_of_its_rate_are_used(command, run):
+def test_changed_optimizer_settings_are_used_on_resume(command, run):
     words = ["optimizer.lr=0.01", "optimizer.betas=[0.5,0.6]", "optimizer.weight_decay=0.3", "trainer.max_steps=4"]
     status, out, err = command("train", [*RUN, *words])
     assert status == 0, out + err
@@ -141,7 +141,7 @@ def test_other_settings_of_the_optimizer_and_of_its_rate_are_used(command, run):
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_nothing_left_to_train_is_refused(command, tiny, run, steps):
+def test_resuming_is_refused_if_no_steps_are_left(command, tiny, run, steps):
     words = ["ckpt=run/checkpoints/last.ckpt", f"trainer.max_steps={steps}", "hydra.run.dir=other"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err
@@ -149,7 +149,7 @@ def test_nothing_left_to_train_is_refused(command, tiny, run, steps):
     assert "trainer.max_epochs" in err
 
 
-def test_validations_are_counted_across_epochs(command, tiny, tmp_path):
+def test_the_validation_interval_counts_batches_across_epochs(command, tiny, tmp_path):
     """An epoch has 6 batches."""
     words = ["trainer.val_check_interval=7", "trainer.max_epochs=3", "samples.n=0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *words])
@@ -166,7 +166,7 @@ CHOSEN = {  # overrides when resuming -> the differences from the run's own sett
 
 
 @pytest.mark.parametrize("words", CHOSEN)
-def test_overrides_replace_single_settings_of_the_saved_ones(run, words):
+def test_overrides_replace_single_saved_settings(run, words):
     from diffusion.runs.resume import resumed_run
 
     resumed = resumed_run(["hydra.run.dir=run", "ckpt=auto", *words.split()])
@@ -179,7 +179,7 @@ def test_overrides_replace_single_settings_of_the_saved_ones(run, words):
     assert groups <= {key.partition(".")[0] for key in CHOSEN[words]} | {"ckpt", "name", "sampler"}
 
 
-def test_a_class_in_a_saved_configuration_is_only_built_where_the_user_names_it(command, run):
+def test_an_untrusted_class_in_a_saved_configuration_is_refused(command, run):
     file = run / "config.yaml"
     file.write_text(file.read_text().replace("torch.optim.AdamW", "doubles.signalling"))
     status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
@@ -187,7 +187,7 @@ def test_a_class_in_a_saved_configuration_is_only_built_where_the_user_names_it(
     assert "its optimizer names doubles.signalling" in err
 
 
-def test_a_saved_configuration_is_never_interpolated(command, run, monkeypatch):
+def test_interpolations_in_a_saved_configuration_are_refused(command, run, monkeypatch):
     monkeypatch.setenv("FOREIGN", "canary")
     file = run / "config.yaml"
     file.write_text(file.read_text().replace("name: unet_tiny", "name: ${oc.env:FOREIGN}"))
@@ -197,7 +197,7 @@ def test_a_saved_configuration_is_never_interpolated(command, run, monkeypatch):
     assert "canary" not in out + err
 
 
-def test_a_sampler_that_the_network_does_not_fit_is_refused_before_training(command, tiny):
+def test_a_sampler_incompatible_with_the_network_is_refused_before_training(command, tiny):
     words = ["sampler=ancestral", "sampler.steps=4", "variance@sampler.variance=learned_range"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err

@@ -43,7 +43,7 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.flatten() for name, value in tensors.items() if name.startswith(PREFIX)])
 
 
-def test_the_average_is_that_of_the_steps_weighted_by_the_square_of_the_rate():
+def test_the_average_weights_iterates_by_the_squared_learning_rate():
     """With a constant gradient z_t = z_0 − Σγ_i sign(g) for any y, and x is Σγ_i² z_i / Σγ_i²."""
     module = nn.Linear(3, 2).double()
     module.device = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_the_average_is_that_of_the_steps_weighted_by_the_square_of_the_rate():
     assert torch.equal(module.weight, trained)
 
 
-def test_a_checkpoint_holds_x_and_y_and_is_drawn_by_x(run):
+def test_a_checkpoint_contains_x_and_y_and_is_loaded_with_x(run):
     file = run / "checkpoints/last.ckpt"
     contents = storage.load(file)
     x, y = flat(contents["state_dict"]), flat(contents["current_model_state"])
@@ -89,20 +89,20 @@ def test_a_checkpoint_holds_x_and_y_and_is_drawn_by_x(run):
     assert restore(file).weights == "ema"
 
 
-def test_the_average_is_what_is_validated(run):
+def test_validation_uses_the_averaged_weights(run):
     """So its error differs from that of the raw weights, which is logged next to it."""
     last = [line for line in lines(run) if "val/mse" in line][-1]
     assert float(last["val/mse"]) != float(last["val/mse_raw"])
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_a_resumed_run_is_the_same_run(tiny, run, tmp_path, step):
+def test_a_resumed_run_equals_an_uninterrupted_run(tiny, run, tmp_path, step):
     train([*tiny, *FREE, *STEPS, f"ckpt={storage.numbered(run / 'checkpoints', step)}"], tmp_path)
     assert same(state(tmp_path), state(run))
     assert lines(tmp_path) == lines(run)
 
 
-def test_looking_at_the_average_changes_nothing(tiny, run, tmp_path):
+def test_validation_and_sampling_do_not_affect_training(tiny, run, tmp_path):
     more = ["samples.n=2", "samples.every_n_epochs=1", "trainer.val_check_interval=1"]
     train([*tiny, *FREE, *STEPS, *more], tmp_path)
     assert len([line for line in lines(tmp_path) if "val/mse" in line]) == 8
@@ -110,7 +110,7 @@ def test_looking_at_the_average_changes_nothing(tiny, run, tmp_path):
         assert same(state(tmp_path)[what], state(run)[what])
 
 
-def test_accumulated_batches_make_one_step(tiny, tmp_path):
+def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path):
     double = [*tiny, *FREE, "trainer.max_steps=4", "trainer.precision=64-true"]
     train(double, tmp_path / "whole")
     train([*double, "data.batch_size=2", "trainer.accumulate_grad_batches=2"], tmp_path / "parts")
@@ -119,7 +119,7 @@ def test_accumulated_batches_make_one_step(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("ema", ["ema=warm", "ema=none"])
-def test_its_average_takes_the_place_of_ema(ema):
+def test_the_optimizer_average_replaces_ema(ema):
     chosen = with_average(settings([*FREE, ema]))
     assert isinstance(make(chosen.ema, "ema"), OptimizersAverage)
     assert with_average(chosen) == chosen
@@ -127,7 +127,7 @@ def test_its_average_takes_the_place_of_ema(ema):
     assert with_average(others) == others
 
 
-def test_only_a_falling_rate_is_refused():
+def test_only_decaying_learning_rates_are_refused():
     weight = nn.Parameter(torch.zeros(1))
     free, adamw = ScheduleFreeAdamW([weight]), torch.optim.AdamW([weight])
     for scheduler in (lr.constant(free, 100), lr.warmup(free, 100, 10), lr.inverse_sqrt(free, 100, 0, 200)):
@@ -150,7 +150,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_makes_no_sense_is_one_line(command, tiny, case):
+def test_incompatible_settings_give_one_line_errors(command, tiny, case):
     overrides, words = BAD[case]
     line = refusal(command("train", [*tiny, *overrides, "name=bad"]))
     assert all(word in line for word in words), line
@@ -165,7 +165,7 @@ class Hidden:
 
 
 @pytest.mark.parametrize("choice", ["soap", "schedule_free"])
-def test_a_missing_package_is_one_line(command, tiny, monkeypatch, choice):
+def test_a_missing_package_error_says_how_to_install_it(command, tiny, monkeypatch, choice):
     for name in [name for name in sys.modules if name.partition(".")[0] == "pytorch_optimizer"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
@@ -174,5 +174,5 @@ def test_a_missing_package_is_one_line(command, tiny, monkeypatch, choice):
     assert "pytorch_optimizer is not installed; pip install 'diffusion-experiments[optim]'" in err
 
 
-def test_the_default_average_is_another_class():
+def test_the_default_average_is_ema():
     assert type(make(settings([]).ema, "ema")) is EMA

@@ -19,7 +19,7 @@ SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweep
         (["optimizer.lr=interval(1e-5,1e-2)", "hydra.sweeper.direction=maximize"], "direction=minimize"),
     ],
 )
-def test_a_search_that_would_find_nothing_is_refused_at_once(command, tiny, tmp_path, words, said):
+def test_searches_with_incomparable_trials_or_a_wrong_direction_are_refused(command, tiny, tmp_path, words, said):
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 2, out + err
     assert said in err
@@ -27,7 +27,7 @@ def test_a_search_that_would_find_nothing_is_refused_at_once(command, tiny, tmp_
     assert not list(tmp_path.glob("study/*/run.json"))
 
 
-def test_any_score_can_be_the_objective_also_of_different_tasks(command, tiny, tmp_path):
+def test_a_sample_score_can_compare_trials_of_different_tasks(command, tiny, tmp_path):
     words = ["score.n=8", "score.baselines=[]", "samples.n=0", "features=lite0", "trainer.max_steps=2"]
     words += ["schedule=choice(cosine)", "prediction=choice(v)", "sweep.score=val/kid_lite0"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
@@ -38,14 +38,14 @@ def test_any_score_can_be_the_objective_also_of_different_tasks(command, tiny, t
     assert f"best_value: {kid}" in (tmp_path / "study/optimization_results.yaml").read_text()
 
 
-def test_other_weightings_are_warned_of(command, tiny):
+def test_a_search_over_predictions_warns_about_val_mse(command, tiny):
     words = ["samples.n=0", "trainer.max_steps=1", "prediction=choice(v)"]
     status, out, err = command("train", [*SEARCH, *tiny, *words])
     assert status == 0, out + err
     assert "warning: sweep.score=val/mse weights all times equally, regardless of prediction:" in " ".join(out.split())
 
 
-def test_a_grid_may_differ_in_anything(command, tiny):
+def test_a_grid_sweep_may_vary_the_schedule(command, tiny):
     words = [*tiny, "samples.n=0", "trainer.max_steps=1", "schedule=linear,cosine", "hydra.sweep.dir=grid"]
     status, out, err = command("train", ["-m", *words])
     assert status == 0, out + err
@@ -59,7 +59,7 @@ def test_a_grid_may_differ_in_anything(command, tiny):
         (["sweep.score=test/fd_lite0", "score.n=8", "features=lite0"], "scores as val/…"),
     ],
 )
-def test_a_score_that_a_job_will_not_log_is_refused_before_it_trains(command, tiny, monkeypatch, words, said):
+def test_a_sweep_score_that_is_not_logged_is_refused_before_training(command, tiny, monkeypatch, words, said):
     monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: pytest.fail("a batch was run"))
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err

@@ -50,14 +50,14 @@ class Trained(torch.nn.Module):
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: not supported"),
     ],
 )
-def test_what_needs_whole_weights_is_refused(command, tiny, tmp_path, words, said):
+def test_settings_unsupported_with_fsdp2_are_refused(command, tiny, tmp_path, words, said):
     line = refusal(command("train", [*tiny, "trainer.strategy=fsdp2", *words, "hydra.run.dir=run"]))
     assert said in line
     assert not (tmp_path / "run/data_report.json").exists()
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_network_can_be_divided(mesh, name):
+def test_every_network_can_be_sharded(mesh, name):
     """Its parts are gathered one by one; outputs and gradients equal those without sharding."""
     torch.manual_seed(0)
     network = randomised(make(choice("model", name), "model")).double().train()

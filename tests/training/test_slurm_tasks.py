@@ -13,7 +13,7 @@ from diffusion.runs.naming import new_folder
 from diffusion.training import signals
 
 
-def test_a_shell_within_an_allocation_trains_like_any_other(command, tiny, tmp_path, monkeypatch):
+def test_training_in_a_shell_of_a_slurm_allocation_uses_one_process(command, tiny, tmp_path, monkeypatch):
     variables = {"JOB_ID": "7", "NTASKS": "2", "JOB_NAME": "zsh", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in variables.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
@@ -22,7 +22,7 @@ def test_a_shell_within_an_allocation_trains_like_any_other(command, tiny, tmp_p
     assert json.loads((tmp_path / "run/run.json").read_text())["devices"] == 1
 
 
-def test_several_tasks_of_srun_are_refused(command, tiny, tmp_path, monkeypatch):
+def test_several_srun_tasks_are_refused_without_torchrun(command, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     status, _, err = command("train", tiny)
     assert status == 2
@@ -33,7 +33,7 @@ def test_several_tasks_of_srun_are_refused(command, tiny, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(("restarts", "mine"), [("0", False), ("1", True)])
-def test_only_a_job_that_is_queued_again_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
+def test_only_a_requeued_job_gets_its_earlier_folder(tmp_path, monkeypatch, restarts, mine):
     monkeypatch.setattr("sys.argv", ["train", "seed=1"])
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     first = new_folder(str(tmp_path / "a"))
@@ -50,7 +50,7 @@ def test_only_a_job_that_is_queued_again_gets_its_earlier_folder(tmp_path, monke
 @pytest.mark.parametrize(
     ("number", "rank", "calls"), [(signal.SIGUSR1, 0, 1), (signal.SIGUSR1, 1, 0), (signal.SIGTERM, 0, 0)]
 )
-def test_only_the_first_process_queues_the_job_again_on_sigusr1(monkeypatch, number, rank, calls):
+def test_only_rank_0_requeues_the_job_and_only_on_sigusr1(monkeypatch, number, rank, calls):
     called = []
     monkeypatch.setattr(slurm, "requeue", lambda: called.append(number))
     monkeypatch.setattr(rank_zero_only, "rank", rank)

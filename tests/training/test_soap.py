@@ -32,7 +32,7 @@ STEPS, RATE, EPS = 25, 0.01, 1e-3  # eps exceeds the rounding of the float32 eig
 OPTIONS = {"lr": RATE, "betas": (0.95, 0.95), "weight_decay": 0.0, "eps": EPS}
 
 
-def test_a_matrix_is_updated_as_by_adam_in_its_eigenbasis():
+def test_a_matrix_is_updated_like_adam_in_its_eigenbasis():
     """Gradients U S_t V^T have the eigenvectors U and V, so diag S_t follows Adam from the second step on."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_a_matrix_is_updated_as_by_adam_in_its_eigenbasis():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_kernel_is_turned_along_each_of_its_sides(layout):
+def test_a_kernel_is_rotated_along_each_dimension(layout):
     """A gradient a ⊗ b ⊗ c ⊗ d has one nonzero coordinate, its length, so the kernel follows Adam along it."""
     vectors = [torch.randn(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (6, 4, 3, 2)]
     direction = torch.einsum("a,b,c,d->abcd", *(each / each.norm() for each in vectors))
@@ -63,7 +63,7 @@ def test_a_kernel_is_turned_along_each_of_its_sides(layout):
     assert kernel.norm() > 0.2
 
 
-def test_a_saved_state_goes_on_bit_for_bit():
+def test_training_resumes_bit_for_bit_from_a_saved_optimizer_state():
     def weights() -> list[nn.Parameter]:
         generator = torch.Generator().manual_seed(1)
         made = [torch.randn(shape, generator=generator) for shape in ((6, 4, 3, 3), (5, 6), (7,))]
@@ -90,7 +90,7 @@ def test_a_saved_state_goes_on_bit_for_bit():
     assert all(map(torch.equal, stepped(loaded, rest, range(4, 9)), expected))
 
 
-def test_a_run_resumes_bit_for_bit_and_takes_its_new_settings(tiny, tmp_path):
+def test_a_run_resumes_bit_for_bit_and_uses_new_settings(tiny, tmp_path):
     overrides = [*tiny, *SOAP, "samples.n=0"]
     train([*overrides, "trainer.max_steps=8"], tmp_path / "whole")
     train([*overrides, "trainer.max_steps=5"], tmp_path / "first")

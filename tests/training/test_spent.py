@@ -14,7 +14,7 @@ from diffusion.training.spent import Spent
 
 
 @pytest.mark.parametrize(("ema", "copies"), [("none", 0), ("warm", 1), ("power", 2)])
-def test_the_bytes_of_each_part_are_those_of_its_tensors(tiny, tmp_path, monkeypatch, ema, copies):
+def test_recorded_bytes_of_each_part_equal_those_of_its_tensors(tiny, tmp_path, monkeypatch, ema, copies):
     seen = {}
 
     def count_first(settings, drawing, folder, trainer, module, spent):
@@ -44,7 +44,7 @@ def test_the_bytes_of_each_part_are_those_of_its_tensors(tiny, tmp_path, monkeyp
     }
 
 
-def test_on_a_gpu_the_images_are_outside_of_its_peak():
+def test_images_in_host_memory_are_not_part_of_the_gpu_peak():
     took = Spent()
     took.bytes = {"weights": 10, spent.ELSEWHERE: 100}
     assert took.bytes_up_to(25) == {"weights": 10, spent.ELSEWHERE: 100, "rest": 15}

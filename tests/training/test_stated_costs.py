@@ -17,7 +17,7 @@ STATED = re.compile(
 
 
 @pytest.mark.parametrize("name", ["cifar10", "edm2"])
-def test_the_stated_hours_follow(name):
+def test_stated_gpu_hours_follow_from_network_batches_and_steps(name):
     text = " ".join(line.lstrip("# ") for line in files("experiment")[name].read_text("utf-8").splitlines())
     stated = STATED.search(text)
     assert stated is not None

@@ -33,12 +33,12 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
         assert ran == again
 
 
-def test_jobs_that_resume_from_other_files_are_other_jobs(tmp_path):
+def test_jobs_with_different_checkpoints_are_different_jobs(tmp_path):
     words = [["ckpt=a.ckpt"], ["ckpt=b.ckpt"], ["ckpt=auto"], []]
     assert [job_folder(tmp_path, i, overrides) for i, overrides in enumerate(words)] == ["0", "1", "2", "2"]
 
 
-def test_a_sweeper_that_is_not_installed_names_the_extra(command):
+def test_the_error_for_an_unknown_sweeper_names_the_extra(command):
     status, _, err = command("train", ["-m", "hydra/sweeper=optunna"])
     assert status == 2
     assert "pip install 'diffusion-experiments[sweep]'" in err

@@ -45,7 +45,7 @@ def trained(command, tiny, tmp_path) -> Path:
 
 
 @pytest.mark.whole_report
-def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
+def test_a_run_writes_all_expected_files(command, tiny, tmp_path):
     overrides = ["samples.every_n_epochs=1", "samples.n=4", "score.n=8", "score.every_n_epochs=2", "features=lite0"]
     baselines = "score.baselines=[noise,real,floor,untrained]"
     status, out, err = command("train", [*tiny, *overrides, baselines, "name=whole"])
@@ -86,14 +86,14 @@ def test_a_run_writes_what_it_promises(command, tiny, tmp_path):
         assert what in out
 
 
-def test_the_sheet_of_all_samples_is_bounded(tiny, tmp_path, monkeypatch):
+def test_the_sheet_of_all_samples_has_a_limited_size(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(ending, "SHEET", 5 * 64)
     train([*tiny, "samples.n=7", "trainer.max_steps=1"], tmp_path / "run")
     with Image.open(tmp_path / "run/samples/all.png") as some:
         assert (some.text["drawn"], len(tiles(some))) == ("7", 5)
 
 
-def test_scores_during_training_have_the_settings_of_those_at_the_end(command, tiny, tmp_path):
+def test_scores_during_training_use_the_settings_of_the_final_scores(command, tiny, tmp_path):
     """So they share a column of a comparison, in which the last score counts."""
     score = ["score.n=8", "score.every_n_epochs=1", "score.baselines=[]", "features=lite0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *score, "metrics.kernel.subset_size=3"])
@@ -115,7 +115,7 @@ def test_a_run_is_complete_only_with_its_report(tiny, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "running"
 
 
-def test_what_follows_other_settings_makes_a_complete_job_no_other_one(command, tiny, tmp_path):
+def test_derived_settings_do_not_make_a_complete_job_run_again(command, tiny, tmp_path):
     words = ["-m", *tiny, "samples.n=0", "trainer.max_steps=1", "augmentation=edm", "data.channels=1", "seed=0"]
     for more, times in ([], 0), ([], 1), (["model.dropout=0.1"], 0):
         status, out, err = command("train", [*words, *more, "hydra.sweep.dir=sweep"])
@@ -157,7 +157,7 @@ def test_by_default_pictures_cost_no_more_than_the_training(tiny, every, steps, 
 
 
 @pytest.mark.parametrize("ema", ["warm", "none"])
-def test_a_score_says_which_weights_it_is_of_also_during_training(command, tiny, tmp_path, ema):
+def test_scores_record_the_hash_of_the_scored_weights(command, tiny, tmp_path, ema):
     """The final score and a later score of the checkpoint are of the same weights; the first score is not."""
     score = ["score.n=4", "score.every_n_epochs=1", "score.baselines=[untrained]", "features=lite0", "samples.n=0"]
     status, out, err = command(
@@ -181,13 +181,13 @@ def test_a_score_says_which_weights_it_is_of_also_during_training(command, tiny,
     assert len(last) == 16
 
 
-def test_a_checkpoint_is_data_and_holds_its_configuration(trained):
+def test_a_checkpoint_loads_with_weights_only_and_contains_its_config(trained):
     contents = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
     assert "_target_: diffusion.model.UNet" in contents["config"]
     assert not any("_orig_mod" in key or "lambdas" in key for key in contents["state_dict"])
 
 
-def test_sample_draws_the_same_images_whatever_the_batch(command, trained, tmp_path):
+def test_samples_do_not_depend_on_the_batch_size(command, trained, tmp_path):
     ckpt = f"ckpt={trained}/checkpoints/last.ckpt"
     common = [ckpt, "sampler.steps=3", "device=cpu"]
     for name, more in {"a": ["n=6", "batch_size=6", "trajectory=true"], "b": ["n=5", "batch_size=2"]}.items():
@@ -233,7 +233,7 @@ def test_evaluate_scores_a_checkpoint_and_a_folder(command, trained, photos, tmp
     assert images < noise / 2
 
 
-def test_a_sweep_gives_each_job_a_folder_and_makes_one_comparison(command, tiny, tmp_path):
+def test_a_sweep_creates_a_folder_per_job_and_one_comparison(command, tiny, tmp_path):
     grid = ["schedule=linear,cosine", "optimizer=adamw,adam"]
     status, out, err = command("train", ["-m", *tiny, *grid, "trainer.max_steps=2", "name=sweep"])
     assert status == 0, out + err
@@ -246,7 +246,7 @@ def test_a_sweep_gives_each_job_a_folder_and_makes_one_comparison(command, tiny,
     assert all(float(row["val/mse"]) > 0 and row["state"] == "complete" for row in rows)
 
 
-def test_a_failing_job_harms_no_other(command, tiny, tmp_path):
+def test_a_failing_job_does_not_affect_other_jobs(command, tiny, tmp_path):
     status, _, _ = command("train", ["-m", *tiny, "data.batch_size=4,400", "trainer.max_steps=1", "name=bad"])
     assert status != 0
     (sweep,) = (tmp_path / "outputs/bad").glob("sweep-*")
@@ -264,7 +264,7 @@ def test_half_precision_trains_and_saves_with_every_optimizer(command, tiny, tmp
     assert contents["state_dict"]["denoiser.network.out.weight"].dtype == torch.bfloat16
 
 
-def test_the_last_step_is_validated_wherever_it_falls(command, tiny, tmp_path):
+def test_the_last_step_is_always_validated(command, tiny, tmp_path):
     status, out, err = command("train", [*tiny, "trainer.max_steps=8", "trainer.check_val_every_n_epoch=5", "name=end"])
     assert status == 0, out + err
     run = run_of(tmp_path / "outputs/end")
@@ -284,7 +284,7 @@ SECRET = "canary-3f9a71"
 
 
 @pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
-def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, monkeypatch, logger):
+def test_dashboards_need_no_account_and_receive_no_secrets(command, tiny, tmp_path, monkeypatch, logger):
     monkeypatch.setenv("MY_PASSWORD", SECRET)
     for variable in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(variable, raising=False)
@@ -299,7 +299,7 @@ def test_dashboards_need_no_account_and_get_no_secret(command, tiny, tmp_path, m
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("online", "no key"), ("offline", "WANDB_MODE is offline")])
-def test_wandb_shows_what_a_run_is_and_goes_on_when_it_is_resumed(command, tiny, tmp_path, monkeypatch, mode, reason):
+def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_path, monkeypatch, mode, reason):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", mode)
     wandb.teardown()  # forgets the variables that it has read
@@ -346,7 +346,7 @@ def test_wandb_groups_the_jobs_of_a_sweep(command, tiny, tmp_path):
     assert recorded(tmp_path / "alone")[0].run.run_group == "mine"
 
 
-def test_help_names_every_group_and_setting_and_needs_no_torch(tmp_path):
+def test_help_lists_every_group_and_setting_without_importing_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['train', '--help']\n"
         "from diffusion.train import main\n"

@@ -27,7 +27,7 @@ def record(folder):
     return json.loads((folder / "run.json").read_text())
 
 
-def test_every_argument_of_lightnings_trainer_is_a_setting_or_refused():
+def test_every_lightning_trainer_argument_is_a_setting_or_refused():
     shown = yaml.safe_load((conf_dir() / "trainer/default.yaml").read_text()).keys() | schema.Trainer.model_fields
     refused = {key.removeprefix("trainer.") for key in schema.INSTEAD}
     arguments = inspect.signature(Trainer).parameters.keys()
@@ -36,19 +36,19 @@ def test_every_argument_of_lightnings_trainer_is_a_setting_or_refused():
 
 
 @pytest.mark.parametrize("key", schema.INSTEAD)
-def test_what_a_run_decides_is_refused_by_name(key):
+def test_trainer_arguments_set_by_the_run_are_refused_by_name(key):
     with pytest.raises(UserError, match=re.escape(schema.INSTEAD[key])):
         check_trainer(settings([f"+{key}=false"]).trainer)
 
 
 @pytest.mark.parametrize("plus", ["", "+"])
-def test_it_is_refused_with_and_without_a_plus(command, tiny, plus):
+def test_trainer_logger_is_refused_with_and_without_a_plus(command, tiny, plus):
     status, _, err = command("train", [*tiny, f"{plus}trainer.logger=false"])
     assert status == 2
     assert "error: trainer.logger: it is set by the run itself; set logger=csv" in err
 
 
-def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
+def test_trainer_settings_for_clipping_profiling_and_debugging_work(command, tiny, tmp_path):
     words = ["trainer.limit_val_batches=1", "data.eval_batch_size=4", "trainer.gradient_clip_val=0.1"]
     words += ["trainer.gradient_clip_algorithm=value", "trainer.profiler=simple", "trainer.detect_anomaly=true"]
     status, out, err = command("train", [*tiny, *words, "trainer.max_steps=2", "hydra.run.dir=run"])
@@ -56,13 +56,13 @@ def test_the_ways_to_try_something_out_work(command, tiny, tmp_path):
     assert "val/mse" in read_metrics(tmp_path / "run/metrics.csv")
 
 
-def test_machines_without_torchrun_are_refused(command, tiny):
+def test_several_machines_without_torchrun_are_refused(command, tiny):
     status, _, err = command("train", [*tiny, "trainer.num_nodes=2"])
     assert status == 2
     assert "trainer.num_nodes=2: to use several machines, start torchrun on each" in err
 
 
-def test_several_callbacks_and_loggers_and_settings_of_theirs_on_resume(command, tiny, tmp_path):
+def test_several_callbacks_and_loggers_accept_new_settings_on_resume(command, tiny, tmp_path):
     words = ["callbacks=[throughput,gradient_norm,memory,early_stopping]", "logger=[wandb,tensorboard]"]
     status, out, err = command("train", [*tiny, *words, "trainer.max_steps=6", "hydra.run.dir=run"])
     assert status == 0, out + err
@@ -83,7 +83,7 @@ def test_several_callbacks_and_loggers_and_settings_of_theirs_on_resume(command,
     assert record(tmp_path / "run")["steps"] == 8
 
 
-def test_callbacks_change_no_weight(command, tiny, tmp_path):
+def test_callbacks_do_not_change_the_weights(command, tiny, tmp_path):
     for name, words in {"plain": [], "watched": ["callbacks=[throughput,gradient_norm,memory,early_stopping]"]}.items():
         status, out, err = command("train", [*tiny, *words, "trainer.max_steps=4", f"hydra.run.dir={name}"])
         assert status == 0, out + err
@@ -93,7 +93,7 @@ def test_callbacks_change_no_weight(command, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_the_device_is_logged_where_that_can_be_read(command, tiny, tmp_path, monkeypatch, present):
+def test_device_stats_are_logged_and_refused_without_psutil(command, tiny, tmp_path, monkeypatch, present):
     monkeypatch.setattr("lightning.pytorch.callbacks.device_stats_monitor._PSUTIL_AVAILABLE", present)
     words = ["callbacks=device_stats", "trainer.max_steps=2", "samples.n=0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *words])
@@ -106,7 +106,7 @@ def test_the_device_is_logged_where_that_can_be_read(command, tiny, tmp_path, mo
         assert "callbacks=device_stats: on a CPU it needs psutil" in err
 
 
-def test_a_run_of_the_time_of_one_logger_resumes(command, tiny, tmp_path):
+def test_a_run_with_the_old_single_logger_config_resumes(command, tiny, tmp_path):
     words = ["logger=tensorboard", "trainer.max_steps=2", "hydra.run.dir=run"]
     assert command("train", [*tiny, *words])[0] == 0
     file = tmp_path / "run/config.yaml"
@@ -116,13 +116,13 @@ def test_a_run_of_the_time_of_one_logger_resumes(command, tiny, tmp_path):
     assert status == 0, out + err
 
 
-def test_a_misspelt_one_of_several_is_named(command, tiny):
+def test_a_misspelt_choice_in_a_list_is_named(command, tiny):
     status, _, err = command("train", [*tiny, "callbacks=[memory,early_stoping]"])
     assert status == 2
     assert "callbacks=early_stoping: unknown choice (did you mean early_stopping?)" in err
 
 
-def test_a_callback_of_a_saved_configuration_is_only_built_where_the_user_names_it(command, tiny, tmp_path):
+def test_an_untrusted_callback_in_a_saved_configuration_is_refused(command, tiny, tmp_path):
     status, out, err = command("train", [*tiny, "callbacks=memory", "trainer.max_steps=2", "hydra.run.dir=run"])
     assert status == 0, out + err
     file = tmp_path / "run/config.yaml"
@@ -141,7 +141,7 @@ def stopped(command, tiny, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_that_no_longer_improves_is_complete_and_says_why(command, stopped):
+def test_an_early_stopped_run_is_complete_and_records_the_reason(command, stopped):
     now = record(stopped)
     assert (now["state"], now["steps"], now["total_steps"]) == ("complete", 12, 24)
     assert "ended at step 12 of 24. Monitored metric val/mse did not improve" in now["reason"]
@@ -153,7 +153,7 @@ def test_a_run_that_no_longer_improves_is_complete_and_says_why(command, stopped
     assert (record(stopped)["steps"], record(stopped)["state"]) == (18, "complete")
 
 
-def test_it_stays_ended_where_only_its_scores_are_missing(command, stopped):
+def test_resuming_an_early_stopped_run_trains_no_further(command, stopped):
     (stopped / "run.json").write_text(json.dumps(record(stopped) | {"state": "interrupted"}))
     status, out, err = command("train", RUN)
     assert status == 0, out + err
@@ -162,7 +162,7 @@ def test_it_stays_ended_where_only_its_scores_are_missing(command, stopped):
     assert "ended at step 12 of 24" in now["reason"]
 
 
-def test_what_no_validation_gives_cannot_be_watched(command, tiny):
+def test_early_stopping_on_an_unknown_metric_is_refused(command, tiny):
     status, _, err = command("train", [*tiny, *STOPPING, "callbacks.early_stopping.monitor=val/mes"])
     assert status == 2
     assert "early stopping with monitor=val/mes: validation logs no such metric; it logs fit/mse, " in err
@@ -175,7 +175,7 @@ class Ends(Callback):
         trainer.should_stop = trainer.global_step == 4
 
 
-def test_a_callback_of_ones_own_can_end_a_run(command, tiny, tmp_path):
+def test_a_custom_callback_can_end_a_run(command, tiny, tmp_path):
     words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Ends", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *words])
     assert status == 0, out + err
@@ -193,7 +193,7 @@ class Reads(Callback):
         self.read.append((float(outputs["loss"]), *(float(metrics["train/loss"]) for metrics in known)))
 
 
-def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
+def test_a_custom_callback_can_read_the_loss_of_every_step(command, tiny):
     words = ["+callbacks.mine._target_=tests.training.test_trainer_settings.Reads", "trainer.log_every_n_steps=5"]
     Reads.read.clear()
     status, out, err = command("train", [*tiny, *words])
@@ -203,7 +203,7 @@ def test_a_callback_of_ones_own_can_read_the_loss_of_every_step(command, tiny):
 
 
 @pytest.mark.reliability  # torch cannot fork after use of another device, as in test_device
-def test_a_run_whose_time_is_over_is_interrupted_and_resumes(command, tiny, tmp_path):
+def test_a_run_that_reaches_max_time_is_interrupted_and_can_resume(command, tiny, tmp_path):
     words = [*tiny, "trainer.max_epochs=100000", "trainer.max_time=00:00:00:01", f"hydra.run.dir={tmp_path}/run"]
     job = Train(words, tmp_path / "log")
     job.process.join()

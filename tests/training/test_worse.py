@@ -36,14 +36,14 @@ def run(words, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_averaged_weights_of_the_step_are_kept(run):
+def test_the_averaged_weights_of_the_guidance_step_are_kept(run):
     kept = load_file(file_of(run / "checkpoints", 3))
     saved = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu").denoiser.network.state_dict()
     assert kept.keys() == saved.keys()
     assert all(torch.equal(kept[name], saved[name]) for name in kept)
 
 
-def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run, command, tmp_path):
+def test_the_early_weights_guide_the_final_samples_and_later_commands(run, command, tmp_path):
     whole = diffusion.load(run, device="cpu")
     early = diffusion.load(run / "checkpoints/step-00000003.ckpt", device="cpu")
     expected = whole.sample(8, worse=early, progress=False)
@@ -62,7 +62,7 @@ def test_they_guide_the_last_samples_of_the_run_and_those_of_later_commands(run,
         assert torch.equal(drawn.permute(0, 3, 1, 2), images)
 
 
-def test_another_worse_model_takes_their_place(run, tmp_path):
+def test_an_explicit_worse_model_replaces_the_early_weights(run, tmp_path):
     other = Path(shutil.copy(run / "checkpoints/step-00000005.ckpt", tmp_path))  # without weights of step 3 next to it
     whole, worse = diffusion.load(run, device="cpu"), diffusion.load(other, weights="raw", device="cpu")
     expected = whole.sample(4, guidance=AutoGuidance(scale=3), worse=worse, progress=False)
@@ -71,7 +71,7 @@ def test_another_worse_model_takes_their_place(run, tmp_path):
     assert not torch.equal(whole.sample(4, worse=averaged, progress=False), expected)
 
 
-def test_they_stay_when_the_checkpoints_go(run, tmp_path):
+def test_the_early_weights_remain_after_checkpoints_are_pruned(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "copy")
     prune(folder, weights=True)
     assert not [*folder.glob("checkpoints/*.ckpt")]
@@ -79,7 +79,7 @@ def test_they_stay_when_the_checkpoints_go(run, tmp_path):
     assert torch.equal(drawn, diffusion.load(run, device="cpu").sample(8, progress=False))
 
 
-def test_pictures_under_way_are_not_guided(words, tmp_path):
+def test_pictures_and_scores_during_training_are_not_guided(words, tmp_path):
     for name, more in {"guided": [], "plain": ["guidance=none"]}.items():
         kept = [word for word in words if name == "guided" or not word.startswith("guidance")]
         train([*kept, *more, "samples.every_n_epochs=1", "score.every_n_epochs=1"], tmp_path / name)
@@ -92,14 +92,14 @@ def test_pictures_under_way_are_not_guided(words, tmp_path):
 
 
 @pytest.mark.parametrize("at", [2, 5])
-def test_a_run_resumed_in_another_folder_has_them(at, run, words, tmp_path):
+def test_a_run_resumed_in_another_folder_has_the_early_weights(at, run, words, tmp_path):
     train([*words, f"ckpt={run}/checkpoints/step-0000000{at}.ckpt"], tmp_path / "rest")
     here, there = (load_file(file_of(folder / "checkpoints", 3)) for folder in (tmp_path / "rest", run))
     assert all(torch.equal(here[name], there[name]) for name in there)
     assert picture(tmp_path / "rest/samples/all.png") == picture(run / "samples/all.png")
 
 
-def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_path, capsys):
+def test_a_run_that_ends_before_the_guidance_step_samples_without_guidance(words, tmp_path, capsys):
     stop = "callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: {seconds: 0}, interval: step}"
     train([*words, f"+{stop}"], tmp_path / "short")
     assert (
@@ -109,7 +109,7 @@ def test_a_run_that_ends_before_draws_without_guidance_and_says_so(words, tmp_pa
     assert not any("guidance" in score.source for score in read_scores(tmp_path / "short"))
 
 
-def test_a_share_of_the_steps_is_the_step_of_that_share(run, words, tmp_path):
+def test_a_fractional_guidance_step_is_converted_to_a_step_number(run, words, tmp_path):
     """40% of 7 steps are 3. The run records this number and keeps it when it is extended."""
     shared = [word for word in words if not word.startswith("guidance")] + ["guidance=early", "guidance.scale=3"]
     train(shared, tmp_path / "run")
@@ -127,7 +127,7 @@ def test_a_share_of_the_steps_is_the_step_of_that_share(run, words, tmp_path):
     assert file_of(tmp_path / "longer/checkpoints", 3).is_file()
 
 
-def test_a_share_of_the_steps_of_a_model_that_was_trained_without_guidance(words, tmp_path):
+def test_a_fractional_guidance_step_works_for_a_model_trained_without_guidance(words, tmp_path):
     unguided = [word for word in words if not word.startswith("guidance")]
     train([*unguided, "checkpoint.every_n_steps=1"], tmp_path)
     model, early = (diffusion.load(tmp_path / f"checkpoints/step-0000000{i}.ckpt", device="cpu") for i in (5, 2))
@@ -135,7 +135,7 @@ def test_a_share_of_the_steps_of_a_model_that_was_trained_without_guidance(words
     assert torch.equal(model.sample(4, guidance="early", progress=False), expected)
 
 
-def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(words, tmp_path, capfd):
+def test_a_run_too_short_for_its_guidance_warns_first_and_samples_without_it(words, tmp_path, capfd):
     train([*words, "guidance.step=7"], tmp_path / "late")
     out = " ".join(capfd.readouterr().out.split())
     said = "guidance.step=7: the run has 7 steps, so its last samples will be drawn without guidance;"
@@ -144,7 +144,7 @@ def test_a_run_too_short_for_its_guidance_draws_without_it_and_says_so_first(wor
     assert "is at step 7, but its run's guidance uses the model of step 7" in drawn_without(tmp_path / "late", capfd)
 
 
-def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidance(run, tmp_path, command, capfd):
+def test_checkpoints_without_the_early_weights_are_sampled_without_guidance(run, tmp_path, command, capfd):
     alone = shutil.copy(run / "checkpoints/last.ckpt", tmp_path)
     assert "has no weights of step 3 in its folder, but its run's guidance uses them" in drawn_without(
         Path(alone), capfd
@@ -160,7 +160,7 @@ def test_models_without_the_worse_one_beside_them_are_drawn_from_without_guidanc
     assert "contains no weights of this step" in err
 
 
-def test_a_part_of_a_picture_is_filled_without_the_guidance_of_the_run(run, tmp_path, command, capfd):
+def test_inpainting_does_not_use_the_guidance_of_the_run(run, tmp_path, command, capfd):
     """Unless guidance is requested. Variants of an image are guided, like samples."""
     model = diffusion.load(run, device="cpu")
     image, mask = model.sample(1, progress=False)[0], torch.zeros(model.restored.shape[1:], dtype=torch.bool)
@@ -193,7 +193,7 @@ def drawn_without(file: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return said
 
 
-def test_what_cannot_be_is_refused(words, run, command, tmp_path):
+def test_invalid_guidance_steps_and_weights_are_refused(words, run, command, tmp_path):
     with pytest.raises(UserError, match=r"guidance.step=0.4: a fraction is only defined for the model's own run"):
         train([*words, "guidance.step=0.4", f"guidance.ckpt={run}"], tmp_path / "another")
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_what_cannot_be_is_refused(words, run, command, tmp_path):
     assert "its checkpoints are of 1, 2, 3, 4, 5, 6, 7" in err
 
 
-def test_a_full_disk_is_one_line(words, tmp_path, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error(words, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
