@@ -10,7 +10,8 @@ from torch import Tensor
 
 from diffusion.config.build import make
 from diffusion.data import ImageData
-from diffusion.randomness import Streams, seed_for
+from diffusion.process import objective
+from diffusion.process.denoiser import diffuse
 from diffusion.runs.metrics import read_metrics
 
 DROPOUT = "model.dropout=0.3"
@@ -88,25 +89,41 @@ def test_accumulated_batches_equal_one_large_batch(tiny, tmp_path, noise):
     assert all(torch.allclose(a[key], b[key], rtol=0, atol=1e-12) for key in a)
 
 
-def test_the_noise_and_flip_of_an_image_do_not_depend_on_the_batch_size(tiny):
-    """For a given seed, the draws of a training image do not depend on its batch."""
-    seen: list[dict[int, tuple[Tensor, Tensor]]] = []
+def test_two_recipes_use_the_same_images_times_and_noise(tiny, tmp_path, monkeypatch):
+    recipes = {
+        "a": ["schedule=linear", "prediction=eps"],
+        "b": ["schedule=cosine", "prediction=v", "optimizer=sgd", DROPOUT],
+    }
+    drawn: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in recipes}
+    for name, words in recipes.items():
+
+        def recorded(schedule, x0, eps, t, seen=drawn[name]):
+            seen.append((x0, eps, t))
+            return diffuse(schedule, x0, eps, t)
+
+        monkeypatch.setattr(objective, "diffuse", recorded)
+        run(tmp_path, name, [*tiny, *words, "trainer.max_steps=8"])
+    assert len(drawn["a"]) == len(drawn["b"]) >= 8
+    for a, b in zip(drawn["a"], drawn["b"], strict=True):
+        assert all(map(torch.equal, a, b))
+    assert not torch.equal(drawn["a"][0][1], drawn["a"][1][1])
+
+
+def test_the_flip_of_an_image_does_not_depend_on_the_batch_size(tiny):
+    seen: list[dict[int, bool]] = []
     for size in (4, 8):
         data: ImageData = make(settings([*tiny, f"data.batch_size={size}"]).data, "data")
         data.prepare_data()
         data.setup()
         loader = data.train_dataloader()
         loader.sampler.set_epoch(3)
-        drawn = {}
+        flips = {}
         for batch in loader:
             assert batch.epoch == 3
-            indices = batch.index.tolist()
-            noise = Streams([seed_for(0, "train", 3, i) for i in indices]).normal(3, 8, 8)
-            drawn |= {i: (n, f) for i, n, f in zip(indices, noise, batch.flip, strict=True)}
-        seen.append(drawn)
-    a, b = seen
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[i][0], b[i][0]) and a[i][1] == b[i][1] for i in a)
+            flips |= dict(zip(batch.index.tolist(), batch.flip.tolist(), strict=True))
+        seen.append(flips)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0].values())) == 2
 
 
 def test_compiling_keeps_the_names_of_the_weights(tiny):
