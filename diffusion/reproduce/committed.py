@@ -40,6 +40,7 @@ OFF = (NULL, describe(False))
 SHOWN = 6  # samples per recipe
 WHOLE = 12  # characters of a setting that fits on one line below a picture
 WIDTH = 16  # characters per line below a picture
+LINES = 10  # most lines below a picture
 
 
 def committed_dir() -> Path:
@@ -107,8 +108,13 @@ def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder:
 
 @style.styled
 def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
-    """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids."""
+    """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids.
+
+    If a label needs more than `LINES` lines, the columns are labelled by their rows in the table instead.
+    """
     texts = [[line for part in label.split(", ") for line in wrapped(part)] for label in labels]
+    if max(map(len, texts)) > LINES:
+        texts = [[f"row {i}"] for i in range(1, len(labels) + 1)]
     lines = max(map(len, texts))
     columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
     pictures = [tiles(Image.open(file))[:SHOWN] for file in files]
