@@ -1,5 +1,6 @@
 """The workloads of `bench/scaling.py`, each measured at one size next to a floor that does only the necessary work."""
 
+import gc
 import json
 import math
 import os
@@ -42,7 +43,7 @@ from diffusion.runs.jobs import config_text
 from diffusion.status import main as status
 from diffusion.training.loggers import MetricsFile
 
-AGAIN = 5  # repetitions of a short workload; the fastest counts
+AGAIN = 5  # repetitions of a short workload, and 2 of a long one; the fastest counts, since the first one also imports
 SHORT = 0.5  # seconds
 SEEDS = 5  # per recipe
 STEPS = 5  # measured steps of a run, after the first ones
@@ -63,9 +64,9 @@ class Measured(NamedTuple):
 
 
 def seconds(work: Callable[[], object], once: bool) -> float:
-    """The CPU seconds of a workload; the least of several repetitions if it is short."""
+    """The CPU seconds of a workload: the least of `AGAIN` repetitions, or of two if it is long; with `once`, of one."""
     taken: list[float] = []
-    while not taken or (not once and len(taken) < AGAIN and sum(taken) < SHORT):
+    while not taken or (not once and len(taken) < (AGAIN if sum(taken) < SHORT else 2)):
         began = time.process_time()
         work()
         taken.append(time.process_time() - began)
@@ -333,3 +334,4 @@ CURVES = {
 torch.set_num_threads(1)
 quiet_libraries()
 naming.register()
+gc.freeze()  # a full collection would scan what this module imports, which `status` and others do not
