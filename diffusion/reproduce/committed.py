@@ -29,6 +29,7 @@ from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
 from diffusion.report.formatting import NULL, describe
 from diffusion.report.images import tiles
+from diffusion.report.recipes import Row
 from diffusion.reproduce.ranks import ranks_table
 from diffusion.reproduce.running import Outcome
 from diffusion.reproduce.studies import jobs, read
@@ -40,7 +41,7 @@ OFF = (NULL, describe(False))
 SHOWN = 6  # samples per recipe
 WHOLE = 12  # characters of a setting that fits on one line below a picture
 WIDTH = 16  # characters per line below a picture
-LINES = 10  # most lines below a picture
+LONG = 80  # most characters of a recipe's label in a figure
 
 
 def committed_dir() -> Path:
@@ -73,6 +74,7 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     written, tables = [], outcome.tables
     for sweep, table in tables.items():
         comparison = table.comparison(read(name).columns)
+        shorten(comparison.rows)
         replace(folder / f"{sweep}.csv", table.text())
         written += [folder / f"{sweep}.csv", style.save(figure(comparison), folder / f"{sweep}.png")]
         files, drawn = [run / "samples/all.png" for run in outcome.examples[sweep]], folder / f"{sweep}-samples.png"
@@ -93,6 +95,13 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     return [*written, folder / RECORD, page]
 
 
+def shorten(rows: Sequence[Row]) -> None:
+    """Label the recipes by their rows in the table, `row 1`, if a label is too long for a figure."""
+    if any(len(row.label) > LONG for row in rows):
+        for i, row in enumerate(rows, start=1):
+            row.label = f"row {i}"
+
+
 def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder: Path) -> list[Path]:
     """Copy these figures of each run to `folder` (SWEEP-NAME-1.png for the first run) and return the files."""
     written = []
@@ -108,13 +117,8 @@ def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder:
 
 @style.styled
 def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
-    """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids.
-
-    If a label needs more than `LINES` lines, the columns are labelled by their rows in the table instead.
-    """
+    """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids."""
     texts = [[line for part in label.split(", ") for line in wrapped(part)] for label in labels]
-    if max(map(len, texts)) > LINES:
-        texts = [[f"row {i}"] for i in range(1, len(labels) + 1)]
     lines = max(map(len, texts))
     columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
     pictures = [tiles(Image.open(file))[:SHOWN] for file in files]

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -17,7 +16,7 @@ from diffusion.config.validation import validated
 from diffusion.errors import UserError
 from diffusion.report import sweep as sweep_report
 from diffusion.report.comparison import recipes_table
-from diffusion.report.images import grid
+from diffusion.report.recipes import Row
 from diffusion.report.run import CAPTIONS
 from diffusion.reproduce import __main__ as reproduce
 from diffusion.reproduce import committed, running
@@ -119,12 +118,11 @@ def test_a_long_label_is_wrapped_between_key_and_value():
     assert committed.wrapped("timesteps=uniform_table") == ["timesteps=", "uniform_table"]
 
 
-def test_columns_of_samples_with_long_labels_are_named_by_their_row(tmp_path):
-    grid(torch.zeros(committed.SHOWN, 3, 8, 8, dtype=torch.uint8)).save(tmp_path / "all.png")
-    long = ", ".join(f"setting_{i}=value_{i}" for i in range(committed.LINES))
-    for labels, shown in ((["a=1", "b=2"], ["a=1", "b=2"]), (["a=1", long], ["row 1", "row 2"])):
-        texts = [text.get_text() for text in committed.samples(labels, [tmp_path / "all.png"] * 2).texts]
-        assert texts[:2] == shown
+def test_recipes_with_long_labels_are_labelled_by_their_row_in_figures():
+    for labels, shown in ((["a=1", "b=2"], ["a=1", "b=2"]), (["a=1", "b" * 81], ["row 1", "row 2"])):
+        rows = [Row({}, label, {}, {}) for label in labels]
+        committed.shorten(rows)
+        assert [row.label for row in rows] == shown
 
 
 def test_the_readme_shows_committed_numbers():
