@@ -5,6 +5,7 @@ same seed see the same images, times and noise. Any module may import this one.
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import math
@@ -75,6 +76,7 @@ ALL = 2**64 - 1
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)  # increments of the key per round
 ROUNDS = 10
+INCREMENTS = torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]  # (10, 2, 1): their sums up to a round
 
 
 def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
@@ -85,9 +87,14 @@ def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
     """
     words = np.array([seed & ALL for seed in seeds], dtype=np.uint64).view(np.int64)
     low = torch.from_numpy(words).to(device, non_blocking=device.type != "mps")
-    high = low >> 32  # the mask at the end removes the bits above each half
-    rounds = torch.arange(ROUNDS, device=device)[:, None]
-    return torch.stack([low + rounds * WEYL[0], high + rounds * WEYL[1]], dim=1)[..., None] & LOW
+    high = low >> 32  # the mask removes the bits above each half
+    return ((torch.stack([low, high]) + _increments(device)) & LOW)[..., None]
+
+
+@functools.cache
+def _increments(device: torch.device) -> Tensor:
+    """`INCREMENTS` on a device."""
+    return INCREMENTS.to(device, non_blocking=True)
 
 
 Words = TypeVar("Words", Tensor, "np.ndarray[Any, Any]")
@@ -228,13 +235,13 @@ class Streams:
 
     def _words(self, draw: int, first: int, end: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """The words of blocks `first`, …, `end` − 1 of a draw: `philox`'s even and odd words, (2, B, end − first)."""
+        if keys.device == CPU and keys.shape[2] * (end - first) <= FEW:  # numpy has less overhead than torch here
+            counter = np.array([np.arange(first, end), np.full(end - first, draw)])[:, None]
+            words = philox(counter, np.zeros_like(counter), keys.numpy())
+            return torch.as_tensor(words[0]), torch.as_tensor(words[1])
         block = torch.arange(first, end, device=keys.device)
         even = torch.stack([block, torch.full_like(block, draw)])[:, None]
-        odd = torch.zeros_like(even)
-        if keys.device != CPU or keys.shape[2] * len(block) > FEW:
-            return philox(even, odd, keys)
-        words = philox(even.numpy(), odd.numpy(), keys.numpy())  # numpy has less overhead than torch here
-        return torch.as_tensor(words[0]), torch.as_tensor(words[1])
+        return philox(even, torch.zeros_like(even), keys)
 
 
 def _joined(even: Tensor, odd: Tensor) -> Tensor:

@@ -106,8 +106,8 @@ def test_the_draws_of_an_example_depend_only_on_its_seed(monkeypatch, dtype):
         return [streams.uniform(), streams.normal(3, 5, 5, dtype=dtype), streams.normal(7, dtype=dtype)]
 
     whole = drawn(list(range(7)))
-    # With numpy and with torch; the last case draws 3 examples and 3 blocks at a time.
-    for parts, few in ((2**16, 2**14), (2**16, 0), (16, 2**14), (3, 2**14)):
+    # With numpy and with torch (few = 0); the last cases draw 3 examples and 3 blocks at a time.
+    for parts, few in ((2**16, 2**14), (2**16, 0), (16, 2**14), (3, 2**14), (3, 0)):
         monkeypatch.setattr(randomness, "CACHED", parts)
         monkeypatch.setattr(randomness, "FEW", few)
         for order in ([0, 1, 2, 3, 4, 5, 6], [6, 2, 0], [4]):

@@ -69,7 +69,7 @@ class Objective(nn.Module):
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
-        schedule = denoiser.schedule.at(t)
+        schedule = denoiser.schedule.at(t, getattr(self.timesteps, "on_rows", False))
         x_t = diffuse(schedule, x0, eps, t)
         a, b = denoiser.prediction.weights(schedule, t)
         target = expand(a, x0) * x0 + expand(b, x0) * eps

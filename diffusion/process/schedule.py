@@ -57,9 +57,13 @@ class Schedule(nn.Module):
         alpha, sigma = self(t)
         return 2 * (alpha.log() - sigma.log())
 
-    def at(self, t: Tensor) -> "Schedule":
-        """This schedule with alpha and sigma at t precomputed, for repeated calls with this tensor t."""
-        return cast("Schedule", _At(self, t))
+    def at(self, t: Tensor, on_rows: bool = False) -> "Schedule":
+        """This schedule with alpha and sigma at t precomputed, for repeated calls with this tensor t.
+
+        Args:
+            on_rows: whether every t is a row of the table; `Discrete` then looks alpha and sigma up.
+        """
+        return cast("Schedule", _At(self, t, self(t)))
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha'_t and sigma'_t (per unit of t), by forward-mode differentiation. sigma'(0) may be infinite."""
@@ -92,8 +96,8 @@ class Schedule(nn.Module):
 class _At:
     """See `Schedule.at`."""
 
-    def __init__(self, schedule: Schedule, t: Tensor):
-        self.schedule, self.t, self.coefficients = schedule, t, schedule(t)
+    def __init__(self, schedule: Schedule, t: Tensor, coefficients: tuple[Tensor, Tensor]):
+        self.schedule, self.t, self.coefficients = schedule, t, coefficients
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         known: tuple[Tensor, Tensor] = self.coefficients if t is self.t else self.schedule(t)
@@ -130,18 +134,26 @@ class Discrete(Schedule):
         self.steps = len(betas)
         self.lambdas: Tensor
         self.register_buffer("lambdas", log_alpha_bar - torch.log(-torch.expm1(log_alpha_bar)), persistent=False)
-        self._find_ends()
+        self._find_rows()
 
-    def _find_ends(self) -> None:
-        """Compute sigma² at the first row and alpha at the last two on the table's device, in its precision."""
-        variance_1, alphas = torch.sigmoid(-self.lambdas[1]), torch.sigmoid(self.lambdas[-2:]).sqrt()
-        self.ends = variance_1, *alphas
+    def _find_rows(self) -> None:
+        """Compute alpha and sigma at all rows, and the ends for `log_snr`, on the table's device, in its precision."""
+        variances = torch.sigmoid(-self.lambdas)
+        self.alphas, self.sigmas = torch.sigmoid(self.lambdas).sqrt(), variances.sqrt()
+        self.ends = variances[1], *self.alphas[-2:]  # sigma² at the first row, alpha at the last two
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
         """See `Schedule`."""
         super()._apply(fn, recurse)
-        self._find_ends()
+        self._find_rows()
         return self
+
+    def at(self, t: Tensor, on_rows: bool = False) -> Schedule:
+        """See `Schedule`. Looking the rows up takes four operations; interpolating at any t takes forty."""
+        if not on_rows:
+            return super().at(t)
+        row = (t * self.steps).round().long()
+        return cast("Schedule", _At(self, t, (self.alphas[row], self.sigmas[row])))
 
     def log_snr(self, t: Tensor) -> Tensor:
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)

@@ -8,7 +8,7 @@ With `reweight=False` the importance is 1: the distribution itself then weights 
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
@@ -20,7 +20,10 @@ from diffusion.randomness import Streams, real_dtype
 
 
 class Timesteps(Protocol):
-    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses."""
+    """(schedule, streams) -> t (B,), importance (B,). `update(t, losses)` lets a distribution adapt to the losses.
+
+    With the attribute `on_rows = True`, every t is a row of a table, where a schedule is faster to evaluate.
+    """
 
     def __call__(self, schedule: Schedule, streams: Streams) -> tuple[Tensor, Tensor]: ...
 
@@ -39,6 +42,7 @@ class Quantile:
 
     stratified: bool = False
     reweight: bool = True
+    on_rows: ClassVar[bool] = False
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         """t(u) for u in [0, 1), monotone."""
@@ -60,6 +64,7 @@ class UniformTable(Quantile):
     """t uniform on the rows {1/T, …, 1} of a table, with importance 1 (DDPM, Algorithm 1)."""
 
     reweight: bool = field(default=False, init=False)
+    on_rows: ClassVar[bool] = True
 
     def quantile(self, schedule: Schedule, u: Tensor) -> Tensor:
         steps = table_steps(schedule, "timesteps=uniform_table")
@@ -145,6 +150,8 @@ class LossSecondMoment(nn.Module):
         history: how many losses to keep for each row.
         uniform: the probability of a uniform draw, which ensures that every row is still visited.
     """
+
+    on_rows = True
 
     def __init__(
         self,

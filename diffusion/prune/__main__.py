@@ -35,7 +35,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
 
     Raises UserError if the folder does not exist.
     """
-    from diffusion.prune import pruning  # imports torch, so only when needed
+    from diffusion.checkpoint import pruning  # imports torch, so only when needed
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; choose a folder with runs, such as outputs")
@@ -74,7 +74,7 @@ def run(folder: Path, weights: bool, really: bool) -> None:
 
 def _prune(folder: Path, weights: bool) -> int:
     """Prune a run under its lock and return the bytes freed. Raises UserError if a process is using the run."""
-    from diffusion.prune import pruning
+    from diffusion.checkpoint import pruning
 
     try:
         held = lock(folder / LOCK)

@@ -110,7 +110,9 @@ class Diffusion(pl.LightningModule):
         if batch.number % self.clock.together == 0:
             self.gathered = []
         self.gathered.append({name: self.all_gather_flat(losses[name]) for name in ("t", "term", "loss")})
-        whole = {name: torch.cat([part[name] for part in self.gathered]) for name in self.gathered[0]}
+        whole = self.gathered[0]
+        if len(self.gathered) > 1:
+            whole = {name: torch.cat([part[name] for part in self.gathered]) for name in whole}
         if len(self.gathered) == self.clock.together:
             self.objective.update(whole["t"], whole["term"])
         epoch = torch.full((), float(batch.epoch), device=self.device)  # created there, because copying a number waits

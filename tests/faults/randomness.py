@@ -26,7 +26,7 @@ def fault(what: str, sound: str, faulty: str, test: str) -> Fault:
 FAULTS = [
     fault("nine rounds instead of ten", "ROUNDS = 10", "ROUNDS = 9", PUBLISHED),
     fault("multipliers swapped", "(0xD2511F53, 0xCD9E8D57)", "(0xCD9E8D57, 0xD2511F53)", PUBLISHED),
-    fault("the key is the same in every round", "low + rounds * WEYL[0]", "low + 0 * rounds", PUBLISHED),
+    fault("the key is the same in every round", "+ _increments(device)", "+ _increments(device)[:1]", PUBLISHED),
     fault("halves of the key swapped", "high = low >> 32", "low, high = low >> 32, low", PUBLISHED),
     fault("the even word keeps bits above the lower 32", "        even &= LOW\n", "", PUBLISHED),
     fault("the odd word has more than 32 bits", "return even, odd & LOW", "return even, odd", PUBLISHED),
@@ -54,7 +54,8 @@ FAULTS = [
         '"stratified", self.batch_seed, 0 * self._next()',
         SPREAD,
     ),
-    fault("every chunk begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,", ALONE),
+    fault("numpy: every chunk begins at block 0", "np.arange(first, end)", "np.arange(0, end - first)", ALONE),
+    fault("torch: every chunk begins at block 0", "torch.arange(first, end,", "torch.arange(0, end - first,", ALONE),
     fault(
         "every chunk uses the keys of the first examples",
         "keys[:, :, i : i + rows]",

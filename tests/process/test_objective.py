@@ -16,7 +16,7 @@ from diffusion.process.objective import Hybrid, Simple, Uncertainty, Variational
 from diffusion.process.oracle import GaussianOracle
 from diffusion.process.prediction import X0, Eps, V
 from diffusion.process.schedule import VP, cosine, linear
-from diffusion.process.timesteps import LogNormal, LossSecondMoment, Uniform
+from diffusion.process.timesteps import LogNormal, LossSecondMoment, Uniform, UniformTable
 from diffusion.process.variance import fixed_large
 from diffusion.randomness import Streams
 
@@ -225,10 +225,11 @@ def test_diffuse_is_the_forward_process(t: float) -> None:
     torch.testing.assert_close(diffuse(schedule, x0, eps, torch.full((2,), t)), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("timesteps", "times"), [(Uniform(), 1), (UniformTable(), 0), (LossSecondMoment(1000), 0)])
 @pytest.mark.parametrize("prediction", [Eps(), V()])
-def test_a_step_computes_the_schedules_coefficients_once(monkeypatch, prediction):
+def test_a_step_computes_the_schedules_coefficients_once_or_looks_rows_up(monkeypatch, prediction, timesteps, times):
     denoiser, asked = Denoiser(Constant(), linear(), prediction), []
     forward = denoiser.schedule.forward
     monkeypatch.setattr(denoiser.schedule, "forward", lambda t: (asked.append(t), forward(t))[1])
-    Simple()(denoiser, torch.zeros(2, 1, 2, 2), Streams([0, 1]))
-    assert len(asked) == 1
+    Simple(timesteps)(denoiser, torch.zeros(2, 1, 2, 2), Streams([0, 1]))
+    assert len(asked) == times

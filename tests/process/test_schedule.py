@@ -1,5 +1,6 @@
 """Schedules: parity with diffusers, precision, the inverse, derivatives, limits, rejected arguments."""
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -262,3 +263,18 @@ def test_a_schedule_with_precomputed_coefficients_works_at_other_times():
         torch.testing.assert_close(known(times), schedule(times), rtol=0, atol=0)
         torch.testing.assert_close(known.log_snr(times), schedule.log_snr(times), rtol=0, atol=0)
     assert known.steps == 10
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_coefficients_looked_up_in_a_table_equal_interpolated_ones(name: str) -> None:
+    schedule = copy.deepcopy(TABLES[name]).half()
+    t = torch.arange(schedule.steps + 1, dtype=torch.float64) / schedule.steps
+    for chosen in (t, t[1:2]):
+        for found, expected in zip(schedule.at(chosen, on_rows=True)(chosen), schedule(chosen), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_a_continuous_schedule_has_no_rows_to_look_up():
+    t = torch.linspace(0.1, 1, 5, dtype=torch.float64)
+    for found, expected in zip(VP().at(t, on_rows=True)(t), VP()(t), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)

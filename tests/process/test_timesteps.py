@@ -116,6 +116,14 @@ def test_uniform_table_draws_every_row_equally_often() -> None:
     assert (counts == len(EVEN) // 10).all()
 
 
+@pytest.mark.parametrize("timesteps", [UniformTable(), LossSecondMoment(1000)])
+def test_times_that_count_as_rows_of_a_table_are_rows(timesteps: UniformTable | LossSecondMoment) -> None:
+    assert timesteps.on_rows
+    t, _ = timesteps(linear(), Streams.of(N, "t"))
+    rows = torch.arange(1001, dtype=torch.float64) / 1000
+    assert set(t.tolist()) <= set(rows.tolist())
+
+
 def test_stratified_draws_are_evenly_spaced_and_each_uniform() -> None:
     t, _ = Uniform(first=0.0, stratified=True)(VP(), Streams(range(100, 116)))
     gaps = torch.cat([t.sort().values, t.sort().values[:1] + 1]).diff()

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion.checkpoint import find, restore, storage
+from diffusion.checkpoint import find, pruning, restore, storage
 from diffusion.files import lock
 from diffusion.prune import __main__ as prune
-from diffusion.prune import pruning
 
 
 def run(folder: Path, state: str, best: bool = True) -> Path:

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import diffusion
 from diffusion.checkpoint import exported
 from diffusion.checkpoint.early import file_of
+from diffusion.checkpoint.pruning import prune
 from diffusion.errors import UserError
 from diffusion.pixels import to_rgb
 from diffusion.process.guidance import AutoGuidance
-from diffusion.prune.pruning import prune
 from diffusion.report.images import grid
 from diffusion.runs.folder import read_scores
 
