@@ -3,7 +3,7 @@
 import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -44,6 +44,17 @@ def short_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("diffusion.report.run.draw", lambda run, schedule, images: {})
     if "diffusion.report.comparison" in sys.modules and not whole:
         monkeypatch.setattr("diffusion.report.comparison.figure", lambda comparison: Figure((1, 1)))
+
+
+@pytest.fixture(autouse=True)
+def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which a UserError has more than one line."""
+    from diffusion.errors import UserError
+
+    messages: list[str] = []
+    monkeypatch.setattr(UserError, "__init__", lambda self, *args: messages.extend(map(str, args)))
+    yield
+    assert not [message for message in messages if "\n" in message]
 
 
 @pytest.fixture(scope="session")
