@@ -67,6 +67,7 @@ bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run a
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/devices.py
 	$(BIN)/python bench/network.py
+	$(BIN)/python bench/recipes.py architecture
 	$(BIN)/python bench/sampler.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion.files import PACKAGE
+from diffusion.reproduce.committed import tables_of
 
 BENCH = PACKAGE.parent / "bench"
 NAMES = sorted(file.stem for file in BENCH.glob("*.py"))
@@ -54,3 +55,14 @@ def test_a_dominant_fixed_cost_leaves_the_exponent_undefined() -> None:
     sizes = np.array([10, 32, 100, 316])
     assert math.isnan(scaling.exponent(sizes, 1000.0 + sizes))
     assert scaling.constant(sizes, 1000.0 + sizes) == pytest.approx(1000)
+
+
+def test_the_step_of_each_recipe_of_a_study_is_timed() -> None:
+    recipes = importlib.import_module("recipes")
+    found = recipes.recipes("architecture")
+    assert len(found) == len(tables_of("architecture")["train"].numbers)
+    two = dict(list(found.items())[:2])
+    assert [settings.trainer.max_steps for settings in two.values()] == [2000, 2090]
+    for seconds in recipes.times(two, rounds=2).values():
+        assert len(seconds) == 2
+        assert min(seconds) > 0

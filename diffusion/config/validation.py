@@ -25,6 +25,7 @@ from diffusion.errors import UserError, nearest
 
 PLAIN = (int, float, bool, str, list, tuple, type(None))  # the types of yaml values, apart from mappings
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+LISTS = (list, Sequence)
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -93,14 +94,14 @@ def describe(hint: Any) -> str:
             return words
         return (
             describe(base).replace("a list", "a list" + _bounds(constraints), 1)
-            if typing.get_origin(base) is list
+            if typing.get_origin(base) in LISTS
             else describe(base) + _bounds(constraints)
         )
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(a) for a in arguments if not (a is int and float in arguments)))
     if origin is Literal:
         return ", ".join(map(shown, arguments))
-    if origin is list:
+    if origin in LISTS:
         return f"a list, each {describe(arguments[0])}"
     if origin is tuple:
         length = "" if arguments[-1] is Ellipsis else f" of {len(arguments)} values"
@@ -153,7 +154,7 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int
         return f"{key}={shown(value)}: it has nested settings; remove it, or set one of them"
     default = field.get_default(call_default_factory=True)
     usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
-    parts = () if typing.get_origin(hint) is list else (hint, *typing.get_args(hint))
+    parts = () if typing.get_origin(hint) in LISTS else (hint, *typing.get_args(hint))
     literals = [shown(a) for part in parts if typing.get_origin(part) is Literal for a in typing.get_args(part)]
     return f"{key}={shown(value)}: expected {describe(hint)}{nearest(shown(value), literals)}{usual}"
 

@@ -15,6 +15,7 @@ from diffusion.errors import UserError, first_line, nearest
 
 GROUP = "results"
 Words = list[str]
+FigureName = Literal["samples", "mse", "copies", "bins", "gap", "noising", "beta", "signal"]  # of a run's report
 
 
 class Sweep(Settings):
@@ -46,7 +47,7 @@ class Study(Settings):
     """The columns of the page and the figure, if measured. The CSV table contains all columns."""
     ranks: Sequence[str] = ()
     """Columns whose rankings of the models the page also compares."""
-    figures: Sequence[str] = ()
+    figures: Sequence[FigureName] = ()
     """Training figures that are committed for each recipe, such as `mse` for figures/mse.png of its run."""
 
 
