@@ -38,7 +38,9 @@ class Table:
         """
         for run, _ in comparison.left_out:
             if reason := unusable(run):
-                raise UserError(f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete")
+                raise UserError(
+                    f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete"
+                )
         columns = tuple(column for column in comparison.columns if column.name not in MACHINES)
         names = {column.name for column in columns}
         numbers: dict[Recipe, dict[str, dict[str, float]]] = {}
