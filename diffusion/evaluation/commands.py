@@ -277,8 +277,21 @@ def write_configuration(folder: Path, settings: Settings, restored: Restored) ->
         chosen = settings.model_dump(mode="json")
         if chosen.get("data") == restored.config["data"]:
             chosen["data"] = None
-        kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": restored.config}
+        kept = {**chosen, "ckpt": str(restored.path), "step": restored.step, "recipe": recipe_of(restored)}
         replace(folder / CONFIG, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def recipe_of(restored: Restored) -> Mapping[str, Any]:
+    """The configuration of a checkpoint's training. That of an exported file lacks the optimizer, the loss and others.
+
+    They are read from the folder of its run, if the file is in there and the parts that it knows are the same.
+    """
+    try:
+        whole = yaml.safe_load((restored.path.resolve().parent.parent / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return restored.config
+    same = isinstance(whole, dict) and all(whole.get(key) == value for key, value in restored.config.items())
+    return whole if same else restored.config
 
 
 def at_their_size(settings: Evaluate) -> Evaluate:

@@ -1,11 +1,16 @@
 """The checkpoint that `ckpt=` means in each command: a run's folder and `last` stand for files."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from diffusion.checkpoint.pruning import prune
+from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
 from diffusion.evaluation import commands
+from diffusion.evaluation.commands import recipe_of
 from diffusion.study import samplers
 
 
@@ -65,3 +70,17 @@ def test_ckpt_last_does_not_resume_a_run_with_another_name(command, trained, tin
     )
     out = command("train", [*words, "name=a", "trainer.max_steps=2", "samples.n=0"])[1]
     assert f"resuming from {tmp_path}/outputs/x/a/checkpoints/last.ckpt, step 1\n" in out
+
+
+def test_the_recipe_of_a_run_with_only_weights_is_read_from_the_run(two_steps: Path, tmp_path: Path) -> None:
+    run, alone = tmp_path / "run", tmp_path / "alone.safetensors"
+    shutil.copytree(two_steps, run)
+    prune(run, weights=True)
+    file, config = run / "checkpoints/last.safetensors", run / "config.yaml"
+    whole = yaml.safe_load(config.read_text())
+    assert recipe_of(restore(file)) == whole
+    shutil.copy(file, alone)
+    assert "optimizer" not in recipe_of(restore(alone))
+    for other in (yaml.safe_dump(whole | {"seed": 7}), "- 1", "["):
+        config.write_text(other)
+        assert recipe_of(restore(file)) == recipe_of(restore(alone))

@@ -12,6 +12,7 @@ SEEDS = f"{TABLE}::test_more_seeds_do_not_narrow_the_interval_of_a_rank_correlat
 ORDER = "reproduce/test_studies.py::test_runs_are_ordered_as_in_the_study_not_by_folder"
 NONE = "report/test_differences.py::test_a_choice_overridden_with_null_is_shown_as_none"
 JOBS = "reproduce/test_studies.py::test_the_jobs_match_those_of_hydras_sweeper"
+RECIPE = "evaluation/test_which_checkpoint.py::test_the_recipe_of_a_run_with_only_weights_is_read_from_the_run"
 
 FAULTS = [
     Fault(
@@ -46,5 +47,14 @@ FAULTS = [
         '    random = np.random.default_rng(seed_for("ranks"))',
         "    clusters = [row[None] for rows in clusters for row in rows]\n    random = np.random.default_rng()",
         SEEDS,
+    ),
+    Fault(
+        "an evaluation of only weights has no training recipe", "    return whole if same else", "    return", RECIPE
+    ),
+    Fault(
+        "the recipe of another run is taken over",
+        "all(whole.get(key) == value for key, value in restored.config.items())",
+        "True",
+        RECIPE,
     ),
 ]
