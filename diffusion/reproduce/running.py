@@ -55,18 +55,20 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
 def run_sweep(
     name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool, done: dict[tuple[str, str], Path]
 ) -> None:
-    """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates.
+    """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates, equal ones once.
 
     Args:
         done: (study, sweep) -> folder, for all sweeps that have been run; this one is added.
     """
     asked, folder = read(name).sweeps[sweep], root / name / sweep
     models: Words = []
-    folders: list[str] = []
-    for trained in (place(name, of) for of in asked.of):
-        if trained not in done:
-            run_sweep(*trained, root, more, smoke, done)
-        folders += [str(run.folder) for run in jobs_of(done[trained])]
+    trained: list[Run] = []
+    for other in (place(name, of) for of in asked.of):
+        if other not in done:
+            run_sweep(*other, root, more, smoke, done)
+        trained += jobs_of(done[other])
+    # Two studies may train the same model, such as their first recipe.
+    folders = [str(run.folder) for i, run in enumerate(trained) if run.config not in [r.config for r in trained[:i]]]
     if folders:
         models = [f"ckpt={','.join(folders[:1] if smoke else folders)}"]
     for case in asked.cases:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion.errors import UserError
-from diffusion.report.compare import unusable
 from diffusion.report.differences import labels
 from diffusion.report.formatting import csv_text, number, plus_minus
 from diffusion.report.recipes import Column, Comparison, Mean, Row, mean_over_seeds
@@ -32,15 +31,10 @@ class Table:
 
     @classmethod
     def of(cls, comparison: Comparison) -> "Table":
-        """The table of compared runs. Raises UserError if one is not complete.
-
-        Of equal models, which two studies may have trained, one counts.
-        """
-        for run, _ in comparison.left_out:
-            if reason := unusable(run):
-                raise UserError(
-                    f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete"
-                )
+        """The table of compared runs. Raises UserError if a run was left out, such as an incomplete one."""
+        if comparison.left_out:
+            run, reason = comparison.left_out[0]
+            raise UserError(f"{run.folder}: {reason}; rerun the same command to repeat the runs that did not complete")
         columns = tuple(column for column in comparison.columns if column.name not in MACHINES)
         names = {column.name for column in columns}
         numbers: dict[Recipe, dict[str, dict[str, float]]] = {}

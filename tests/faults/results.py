@@ -13,6 +13,7 @@ ORDER = "reproduce/test_studies.py::test_runs_are_ordered_as_in_the_study_not_by
 NONE = "report/test_differences.py::test_a_choice_overridden_with_null_is_shown_as_none"
 JOBS = "reproduce/test_studies.py::test_the_jobs_match_those_of_hydras_sweeper"
 RECIPE = "evaluation/test_which_checkpoint.py::test_the_recipe_of_a_run_with_only_weights_is_read_from_the_run"
+ONCE = "reproduce/test_studies.py::test_equal_models_of_two_studies_are_evaluated_once"
 
 FAULTS = [
     Fault(
@@ -57,4 +58,5 @@ FAULTS = [
         "True",
         RECIPE,
     ),
+    Fault("equal models are evaluated twice", " if run.config not in [r.config for r in trained[:i]]]", "]", ONCE),
 ]

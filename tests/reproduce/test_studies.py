@@ -87,6 +87,13 @@ def test_a_committed_result_matches_the_current_configuration(name):
     assert committed.changed_settings(name) == []
 
 
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_committed_table_has_every_run_of_its_sweep(name):
+    twice = 3 if name == "metrics" else 0  # models that are in both of its studies
+    for sweep, table in committed.tables_of(name).items():
+        assert sum(map(len, table.numbers.values())) == runs_of(name, read(name).sweeps[sweep]) - twice
+
+
 def test_changed_settings_and_removed_sweeps_are_detected(monkeypatch):
     settings = committed.settings_of("schedule", "train")
     (job,) = [job for job in settings if "schedule=sigmoid" in job]
@@ -218,6 +225,20 @@ def test_a_study_is_run_committed_and_compared(command, tiny, tmp_path, monkeypa
     record.write_text(record.read_text().replace('"trainer.max_steps": "2"', '"trainer.max_steps": "3"'))
     with searching([tmp_path / "conf"]):
         assert committed.changed_settings("mine") == ["train: trainer.max_steps is 2; committed: 3"]
+
+
+def test_equal_models_of_two_studies_are_evaluated_once(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(running, "run_command", lambda command, words: ran.append(words))
+    done = {}
+    for study, rates in (("architecture", (1, 2)), ("recipe", (1, 3))):
+        done[study, "train"] = tmp_path / study
+        for i, rate in enumerate(rates):
+            (tmp_path / f"{study}/{i}").mkdir(parents=True)
+            (tmp_path / f"{study}/{i}/config.yaml").write_text(f"optimizer: {{lr: {rate}}}")
+    running.run_sweep("metrics", "scores", tmp_path, [], False, done)
+    ((_, ckpt, *_),) = ran
+    assert ckpt == f"ckpt={tmp_path}/architecture/0,{tmp_path}/architecture/1,{tmp_path}/recipe/1"
 
 
 def test_runs_are_ordered_as_in_the_study_not_by_folder(tmp_path):
