@@ -36,6 +36,10 @@ class Likelihood(Protocol):
     def steps(self) -> int | None:
         """Network evaluations per image; None if the number depends on the network."""
 
+    @property
+    def variance(self) -> Variance | None:
+        """The chosen variance of the reverse process; None: the network's if it learns one, else `fixed_small`."""
+
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor: ...
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
@@ -52,10 +56,12 @@ class Bound:
     Args:
         steps: the number of steps, N.
         grid: (schedule, steps) -> N + 1 times that decrease to 0.
+        variance: the variance of the reverse process; None: the network's if it learns one, else `fixed_small`.
     """
 
     steps: Annotated[int, Ge(1)] = 1000
     grid: Callable[[Schedule, int], Tensor] = log_snr
+    variance: Variance | None = None
     metric: ClassVar[str] = "bits_per_dim"
     of_schedule: ClassVar[bool] = True
 
@@ -79,6 +85,7 @@ class Flow:
     metric: ClassVar[str] = "bits_per_dim_flow"
     of_schedule: ClassVar[bool] = False
     steps: ClassVar[None] = None
+    variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return flow_likelihood(denoise, x0, streams, tolerance=self.tolerance).bits
@@ -118,10 +125,9 @@ def bits_per_dimension(
 ) -> Score:
     """Score `n` images of a split. The cost is printed first.
 
-    The draws of x_t depend only on the image's position. The variance is the network's if it learns one, else the
-    posterior's. The interval is clustered by the images' sources, like the interval of the gap
-    (`diffusion.metric.gap`); with a single source there is none. `protocol` contains the settings that, besides the
-    variance, must agree for two scores to be comparable.
+    The draws of x_t depend only on the image's position. The interval is clustered by the images' sources, like that of
+    the gap (`diffusion.metric.gap`); with a single source there is none. `protocol` contains the settings that must
+    agree for two scores to be comparable. The variance is part of the model, so bounds with several are comparable.
 
     With `labelled`, the network gets the labels of the images, and the bits are those of p(x | label).
 
@@ -141,7 +147,7 @@ def bits_per_dimension(
     half = torch.full((1,), 0.5, device=device)
     with torch.no_grad(), progress_bar() as bar:
         spread = denoiser(torch.zeros(1, *shape, device=device), half).spread
-        variance = fixed_small if spread is None else learned_range
+        variance = likelihood.variance or (fixed_small if spread is None else learned_range)
         steps = likelihood.steps
         task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
         counted: Denoise = Counted(denoiser, lambda count: bar.advance(task, count))
@@ -153,6 +159,8 @@ def bits_per_dimension(
                 assert chosen.labels is not None
                 denoise = Conditioned(counted, classes=chosen.labels[index].to(device))
             parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
+    if likelihood.of_schedule:
+        source["variance"] = getattr(variance, "func", variance).__name__
     bits = torch.cat(parts).double()
     if not bits.isfinite().all():
         raise UserError(
@@ -174,7 +182,7 @@ def bits_per_dimension(
         high=high,
         level=0.95 if interval else None,
         resolution=f"{shape[1]}x{shape[2]}",
-        settings={**protocol, **({"variance": variance.__name__} if likelihood.of_schedule else {})},
+        settings=dict(protocol),
     )
     shown = f" [{low:.3f}, {high:.3f}]" if interval else ""
     console.print(f"{likelihood.metric}: {value:.3f}{shown}, {total} images of {split}")

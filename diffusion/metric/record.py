@@ -17,7 +17,7 @@ LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits"
 PROTOCOL_DETAILS = ("rate", "bound")
 SOURCE = (
     "sampler", "guidance", "seed", "weights", "step", "checkpoint", "network_hash", "folder", "nfe",
-    "seconds_per_image", "test_evaluation",
+    "seconds_per_image", "test_evaluation", "variance",
 )  # fmt: skip
 
 
@@ -73,6 +73,9 @@ class Score:
         rest = {key: value for key, value in record.items() if key not in known and key != "reference"}
         if (size := rest.pop("subset_size", None)) is not None:  # as the first version wrote it
             values["settings"] = {"subset_size": size, **(values.get("settings") or {})}
+        if "variance" in (settings := {**(values.get("settings") or {})}):  # of a bound; in an earlier version
+            rest["variance"] = settings.pop("variance")
+            values["settings"] = settings
         if (number := rest.pop("look", None)) is not None:  # its name in an earlier version
             rest["test_evaluation"] = number
         if values.get("value") is None:

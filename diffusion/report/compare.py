@@ -20,7 +20,7 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
-MAKERS = ("sampler", "guidance", "weights", "seed", "folder", "checkpoint")  # of a score's source
+MAKERS = ("sampler", "guidance", "weights", "seed", "folder", "checkpoint", "variance")  # of a score's source
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:

@@ -21,6 +21,7 @@ from diffusion.process.grid import log_snr
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
+from diffusion.process.variance import Variance, fixed_large, fixed_small
 from diffusion.randomness import Streams, seed_for
 from diffusion.report.formatting import protocol_text
 from diffusion.runs.folder import read_scores
@@ -62,8 +63,8 @@ def test_evaluate_reports_the_variational_bound_of_held_out_images(command, tiny
     assert score.settings == {
         "likelihood": "Bound(grid=log_snr(sigma_min=0.01, sigma_max=none), steps=20)",
         "schedule": "linear(steps=20, first=0.0001, last=0.02)",
-        "variance": "fixed_small",
     }
+    assert score.source["variance"] == "fixed_small"
     assert score.source["checkpoint"] == restored.source["checkpoint"]
     assert score.source["network_hash"] == restored.source["network_hash"]
     assert score.higher_is_better is False
@@ -108,11 +109,25 @@ class Doubled(torch.nn.Module):
 def test_a_learned_variance_is_recorded_and_too_few_images_are_refused(data: Folder) -> None:
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
     score = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
-    assert score.settings == {"variance": "learned_range"}
+    assert score.source["variance"] == "learned_range"
     with pytest.raises(UserError, match="bits=6: the split train2 has fewer than 2 images"):
         bits_per_dimension(denoiser, data, "train2", 6, 4, CPU, Bound(10), {})
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
         bits_per_dimension(denoiser, data, "val", 1, 4, CPU, Bound(10), {})
+
+
+@pytest.mark.parametrize("variance", [fixed_small, fixed_large])
+def test_the_bound_can_have_another_variance(data: Folder, variance: Variance) -> None:
+    denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
+    chosen = Bound(10, variance=partial(variance))
+    score = bits_per_dimension(denoiser, data, "val", 6, 6, CPU, chosen, {})
+    assert score.source["variance"] == variance.__name__
+    x0, streams = to_unit(draw(data.splits["val"].images, 6)), Streams([seed_for("bits", i) for i in range(6)])
+    bits = variational_bound(Thresholded(denoiser, clip), x0, streams, 10, variance, chosen.grid).bits
+    assert score.value == pytest.approx(float(bits.mean()), rel=1e-6)
+    learned = bits_per_dimension(denoiser, data, "val", 6, 6, CPU, Bound(10), {})
+    assert score.protocol_key == learned.protocol_key
+    assert abs(score.value - learned.value) > 0.01
 
 
 def test_the_interval_is_clustered_by_photographs(data: Folder, capfd) -> None:

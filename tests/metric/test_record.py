@@ -30,7 +30,7 @@ FULL = Score(
     source={
         "sampler": {"name": "DDIM", "steps": 50, "grid": {"name": "uniform"}}, "seed": 7, "weights": "ema", "step": 400,
         "checkpoint": {"path": "a/last.ckpt", "sha256": "0123"}, "network_hash": "4567", "folder": "photos", "nfe": 50,
-        "seconds_per_image": 0.5, "test_evaluation": 2,
+        "seconds_per_image": 0.5, "test_evaluation": 2, "variance": "fixed_small",
         "guidance": {"name": "ClassifierFree", "scale": 2.0},
     },
     code="0.1.0 abc",
@@ -79,6 +79,8 @@ def test_records_of_earlier_versions_can_be_read() -> None:
     assert score.protocol_key == newer.protocol_key
     both = Score.from_json({"metric": "kid", "subset_size": 8, "settings": {"degree": 3}})
     assert both.settings == {"subset_size": 8, "degree": 3}
+    bound = Score.from_json({"metric": "bits_per_dim", "settings": {"likelihood": "Bound", "variance": "fixed_small"}})
+    assert (bound.settings, bound.source) == ({"likelihood": "Bound"}, {"variance": "fixed_small"})
     assert Score.from_json({}).metric == "unknown"
     assert Score.from_json({"reference": {"n": 9}}).reference == Reference("?", 9)
 
