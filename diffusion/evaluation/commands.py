@@ -189,7 +189,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
         new += of_classes
     if settings.bits:
         data, split, bits = scorer.data, settings.split, settings.bits
-        protocol = {"likelihood": describe(settings.likelihood)}
+        protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
         if likelihood.of_schedule:
             protocol["schedule"] = describe(restored.config["schedule"])
         if restored.labels:

@@ -45,6 +45,7 @@ def test_evaluate_reports_the_variational_bound_of_held_out_images(command, tiny
     assert status == 0, out + err
     ckpt = "ckpt=run/checkpoints/last.ckpt"
     words = [ckpt, *QUICK, "bits=7", "likelihood.steps=20", "batch_size=3", "split=test", "hydra.run.dir=evaluation"]
+    words.append("variance@likelihood.variance=fixed_small")  # the default: part of the model, not of the protocol
     status, out, err = command("evaluate", words)
     assert status == 0, out + err
     assert "bits per dimension: 7 images of test × 20 network evaluations: about" in out
