@@ -6,6 +6,7 @@ torchrun, all processes exist already; all but the first wait for the same two a
 several machines, the run's folder must be on a shared file system.
 """
 
+import atexit
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from typing import Any
@@ -24,17 +26,20 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from diffusion.config.quoting import resume_command
 from diffusion.console import duration
-from diffusion.errors import ProcessLost, UserError
+from diffusion.errors import Interrupted, ProcessLost, UserError
 from diffusion.runs import early_signals
-from diffusion.runs.jobs import RENDEZVOUS, WORKER
+from diffusion.runs.jobs import RENDEZVOUS, WORKER, describe_exit
+from diffusion.runs.record import RunRecord
 
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # exit statuses of processes that a signal has ended
 PAUSE = 300.0  # seconds that the others wait for a suspended process, as after `kill -STOP`
 CLOSING = 5.0  # seconds within which a process ends after its connections close
 GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
+PREPARING = timedelta(days=7)  # how long torchrun's other processes wait while the first one prepares the data
 
 
 class StartedHere(LightningEnvironment):
@@ -44,6 +49,25 @@ class StartedHere(LightningEnvironment):
     def creates_processes_externally(self) -> bool:
         """Lightning must not start processes."""
         return True
+
+
+class Replicas(DDPStrategy):
+    """Lightning's `ddp`, registered under this name, which `trainer.strategy=auto` chooses for several devices.
+
+    Gradients are views of the buckets that are sent, which saves a copy of them. And a batch stays where it is:
+    Lightning lets DistributedDataParallel move it to the GPU, together with the image indices, which seed the noise.
+    Reading them back would wait for the previous step.
+    """
+
+    def __init__(self, gradient_as_bucket_view: bool = True, **kwargs: Any):
+        super().__init__(gradient_as_bucket_view=gradient_as_bucket_view, **kwargs)
+
+    def determine_ddp_device_ids(self) -> None:
+        """No devices: inputs are not moved. The module is on its device already."""
+        return
+
+
+StrategyRegistry.register("ddp", Replicas, description="Lightning's ddp without moving batches", override=True)
 
 
 def environment() -> list[ClusterEnvironment]:
@@ -91,18 +115,47 @@ def together(trainer: pl.Trainer, folder: Path, ckpt: Path | None) -> Iterator[N
             dist.barrier()  # no process leaves while another one still waits for its reply
     except BaseException as error:
         lost = lost_process(error, followers)
-        followers.end(patience=0)
+        if isinstance(error, Interrupted):
+            leave_group(CLOSING, error.status)  # the other processes stop at the same step, and leave it too
+            followers.end(patience=CLOSING)
+        else:
+            followers.end(patience=0)
+            leave_group(CLOSING, getattr(error, "status", 1))
         if lost is not None:
             raise ProcessLost(f"{lost}; to resume: {resume_command(folder)}") from error
         raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    else:
+        leave_group(GRACE, 0)
         followers.end(patience=GRACE)
+    finally:
         for name, value in variables.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def leave_group(patience: float, status: int) -> None:
+    """Destroy the process group, if there is one, but wait at most `patience` seconds for the other processes.
+
+    With NCCL, destroying it waits for them, so that a process that has died would make this one wait forever. This
+    process then continues without the group, and ends with `status` as soon as Python's own work is done: before
+    Lightning's exit handler, which would destroy the group again, and the destructors of NCCL.
+    """
+    if not dist.is_initialized():
+        return
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(patience)
+    if leaving.is_alive():
+        atexit.register(end_now, status)
+
+
+def end_now(status: int) -> None:
+    """End this process without further exit handlers and destructors."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def lost_process(error: BaseException, followers: "Followers") -> str | None:
@@ -123,10 +176,12 @@ class Followers:
     def __init__(self) -> None:
         self.processes: list[Popen[Any]] = []
         self.stopped: dict[int, float] = {}  # pid -> time at which it was seen suspended
+        self.folder = Path()
         self.ended = threading.Event()
 
     def start(self, words: Sequence[str], trainer: pl.Trainer) -> None:
         """Start one process for each additional device of this machine, and watch them."""
+        self.folder = Path(words[0])
         cluster = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
         variables = {
             "MASTER_ADDR": cluster.main_address, "MASTER_PORT": str(cluster.main_port),
@@ -144,13 +199,21 @@ class Followers:
             dead = [p for p in self.processes if p.poll()]
             if dead:
                 if not self.ended.wait(GRACE):
-                    status = dead[0].returncode
-                    print(f"error: process {dead[0].pid} of the run ended with {status}", file=sys.stderr)
-                    self.kill()
-                    if status in STOPPED:
-                        early_signals.leave(status - 128)
-                    os._exit(1)
+                    self._end_run(dead[0])
                 return
+
+    def _end_run(self, dead: "Popen[Any]") -> None:
+        """End this process, which waits for one that is dead: an exception would not end its wait for a GPU."""
+        reason = f"process {dead.pid} of the run: {describe_exit(dead.returncode)}"
+        print(f"error: {reason}; to resume: {resume_command(self.folder)}", file=sys.stderr)
+        self.kill()
+        if dead.returncode in STOPPED:
+            early_signals.leave(dead.returncode - 128)
+        record = RunRecord(self.folder)
+        if record.content.get("state") == "running":
+            record.content |= {"state": "failed", "reason": reason}
+            record.write()
+        os._exit(1)
 
     def _end_stopped(self) -> None:
         """Report a suspended process, and kill it after `PAUSE` seconds."""
@@ -211,7 +274,8 @@ def under_torchrun() -> bool:
 
 
 def _store() -> Any:
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)  # type: ignore[attr-defined]
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=PREPARING)  # type: ignore[attr-defined]
 
 
 def _key() -> str:

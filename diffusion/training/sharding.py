@@ -206,6 +206,8 @@ def check_sharding(settings: Train) -> None:
         )
     if settings.compile:
         raise UserError(f"compile={shown(settings.compile)}: not supported {beside}; remove one of the two")
+    if settings.data.get("batch_size") == "auto":
+        raise UserError(f"data.batch_size=auto: it would try the whole network on one device {beside}; set a number")
     precision = str((settings.trainer.model_extra or {}).get("precision"))
     if precision in ("16", "16-mixed"):
         raise UserError(f"trainer.precision={precision}: not supported {beside}; use bf16-mixed or 32-true")

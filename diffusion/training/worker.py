@@ -55,8 +55,10 @@ def job(folder: Path) -> None:
         sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone
         settings = read_config(folder)
         with importing():
+            from diffusion.training import gpus
             from diffusion.training.run import train
 
+        gpus.take(settings.trainer)
         train(settings, folder, record)
 
 
