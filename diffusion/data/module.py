@@ -190,5 +190,5 @@ class ImageData(LightningDataModule):
             sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )

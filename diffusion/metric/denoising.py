@@ -80,6 +80,6 @@ class FrozenGrid:
         return t if self.rows is None else (t * self.rows).ceil() / self.rows
 
     def noise(self, index: Tensor, k: int, like: Tensor) -> Tensor:
-        """N(0, 1) with the shape, dtype and device of `like` (B, ...), drawn on the CPU: the same for every device."""
+        """N(0, 1) with the shape, dtype and device of `like` (B, ...); equal on all devices up to rounding."""
         seeds = [seed_for(self.seed, "grid eps", i, k) for i in index.tolist()]
-        return Streams(seeds).normal(*like.shape[1:]).to(like)
+        return Streams(seeds, like.device).normal(*like.shape[1:]).to(like)

@@ -18,6 +18,7 @@ from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer, opposite
+from diffusion.metric.extract import default_batch_size
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.schedule import Schedule
 from diffusion.training.clock import Clock
@@ -162,17 +163,18 @@ class Forecast(Callback):
         data, features = self.plan.data, 0.0
         shape = data.shape
         denoiser.eval()
-        sampling = seconds_per_evaluation(denoiser, shape, batch, device) / batch
-        with trainer.precision_plugin.forward_context():
-            training = seconds_per_evaluation(denoiser, shape, batch, device) / batch
+        with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all of this
+            sampling = seconds_per_evaluation(denoiser, shape, batch, device) / batch
+            with trainer.precision_plugin.forward_context():
+                training = seconds_per_evaluation(denoiser, shape, batch, device) / batch
         denoiser.train()
         if self.plan.scorer is not None:
             extractor = self.plan.scorer.extractor.to(device)
-            blank = torch.zeros(batch, *shape, dtype=torch.uint8)
+            blank = torch.zeros(min(batch, default_batch_size(extractor)), *shape, dtype=torch.uint8)
             for _ in range(2):
                 began = time.perf_counter()
                 extractor(blank).cpu()
-                features = (time.perf_counter() - began) / batch
+                features = (time.perf_counter() - began) / len(blank)
         return Costs(training, sampling, features)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:

@@ -180,7 +180,8 @@ class Diffusion(pl.LightningModule):
         if not any(dropped):
             return {"classes": batch.classes}
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        return {"classes": batch.classes.masked_fill(torch.tensor(dropped, device=self.device), none)}
+        hidden = torch.tensor(dropped).to(self.device, non_blocking=self.device.type != "mps")
+        return {"classes": batch.classes.masked_fill(hidden, none)}
 
     def images(self, batch: Batch) -> Tensor:
         """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""

@@ -16,6 +16,13 @@ SAMPLES = "test_samples_equal_the_cpu_without_device_synchronization"
 SINGLE = "test_objectives_and_samplers_work_on_a_device_without_float64"
 SCALER = "test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing"
 SKIP = "test_a_step_skipped_by_the_guard_updates_nothing"
+GPUS = "training/test_gpus.py"
+LEFT = f"{GPUS}::test_a_group_that_waits_for_a_dead_process_is_left"
+REPORTED = f"{GPUS}::test_the_first_process_reports_a_lost_one_that_it_waits_for"
+DAYS = f"{GPUS}::test_torchrun_processes_wait_for_days_while_the_first_one_prepares_the_images"
+MOVED = f"{GPUS}::test_ddp_does_not_move_the_indices_of_a_batch_to_the_gpu"
+PARALLEL = f"{GPUS}::test_parallel_jobs_use_different_gpus"
+VISIBLE = f"{GPUS}::test_a_job_takes_only_gpus_that_are_visible_to_its_sweep"
 OVERFLOW = "test_a_gradient_that_always_overflows_ends_the_run"
 
 
@@ -126,4 +133,17 @@ FAULTS = [
         "",
         "test_the_mps_fallback_to_the_cpu_is_enabled",
     ),
+    fault(
+        "hidden labels are uploaded with a wait",
+        'torch.tensor(dropped).to(self.device, non_blocking=self.device.type != "mps")',
+        "torch.tensor(dropped, device=self.device)",
+        f"{STEP}[True]",
+    ),
+    Fault("a group that waits for a dead process is not left", "if leaving.is_alive():", "if False:", LEFT),
+    Fault("a process that leaves its group ends as if complete", "leave_group(CLOSING, error.status)", "pass", LEFT),
+    Fault("a lost process is not recorded", '"failed", "reason": reason}', '"failed"}', REPORTED),
+    Fault("torchrun's processes wait for five minutes", ", timeout=PREPARING", "", DAYS),
+    Fault("DDP moves the indices of a batch", "def determine_ddp_device_ids", "def determined", MOVED),
+    Fault("parallel jobs use the first GPU", "[*free][:wanted]", "names[:wanted]", PARALLEL),
+    Fault("a job takes GPUs that are not visible", 'os.environ.get("CUDA_VISIBLE_DEVICES") or', "None or", VISIBLE),
 ]

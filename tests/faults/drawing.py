@@ -68,8 +68,8 @@ FAULTS = [
     Fault("labels are dropped in validation", "self.conditions(batch)\n", "self.conditions(batch, 0.3)\n", DROPPED),
     Fault(
         "a dropped label becomes the first class",
-        "classes.masked_fill(torch.tensor(dropped, device=self.device), none)",
-        "classes.masked_fill(torch.tensor(dropped, device=self.device), 0)",
+        "classes.masked_fill(hidden, none)",
+        "classes.masked_fill(hidden, 0)",
         DROPPED,
     ),
     Fault("class names are not looked up", "names.index(str(label)) if str(label) in names else label", "label", ASKED),

@@ -110,7 +110,10 @@ def test_a_whole_run_on_another_device_gives_the_results_of_the_cpu(command, tin
         assert status == 0, out + err
 
 
-def test_training_steps_between_logs_do_not_synchronize_with_the_device(command, tiny, away, monkeypatch):
+@pytest.mark.parametrize("labelled", [False, True])
+def test_training_steps_between_logs_do_not_synchronize_with_the_device(
+    labelled, command, tiny, away, monkeypatch, tmp_path
+):
     begin = Diffusion.on_train_batch_start
     waits: list[int] = []
 
@@ -121,7 +124,11 @@ def test_training_steps_between_logs_do_not_synchronize_with_the_device(command,
     monkeypatch.setattr(Diffusion, "on_train_batch_start", counted)
     monkeypatch.setattr(forecast, "MEASURED", slice(100, 200))  # the forecast waits twice in a run
     monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
-    long = ("trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0")
+    long = ["trainer.log_every_n_steps=100", "trainer.max_epochs=1", "trainer.gradient_clip_val=1", "samples.n=0"]
+    if labelled:
+        rows = [f"{i:02d}.png,{'odd' if i % 2 else 'even'}" for i in range(40)]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+        long += [f"data.labels={tmp_path}/labels.csv", "label_dropout=0.5"]
     status, out, err = command("train", [*tiny, *AWAY, *long])
     assert status == 0, out + err
     assert len(waits) == 6
