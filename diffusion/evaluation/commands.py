@@ -140,6 +140,14 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     console.print(f"  {folder / SCORES}")
 
 
+def evaluate_job(settings: Evaluate, folder: Path) -> None:
+    """Run `evaluate` as a job of a sweep, unless the job is already complete."""
+    if is_complete(settings, folder):
+        console.print(f"{folder} is already complete")
+    else:
+        evaluate(settings, folder)
+
+
 def is_complete(settings: Evaluate, folder: Path) -> bool:
     """Whether `folder` has scores of the checkpoint that are newer than it. (Each sweep job has its own folder.)"""
     scores, config = folder / SCORES, folder / CONFIG

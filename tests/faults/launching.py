@@ -127,12 +127,6 @@ FAULTS = [
         f"{FOLDERS_FILE}::{TAKEN}",
     ),
     Fault("jobs inherit the rendezvous variables of other jobs", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
-    Fault(
-        "a task of __main__ is not re-imported for workers",
-        'if spec and task.__module__ == "__main__" else task',
-        "if False else task",
-        f"{LAUNCHERS}::test_an_evaluation_sweep_runs_under_joblib",
-    ),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),
     Fault("SIGHUP and SIGXCPU are not caught", '"SIGUSR1", "SIGHUP", "SIGXCPU")', '"SIGUSR1")', f"{CONSOLE}::{CLOSED}"),
     Fault(
