@@ -60,8 +60,8 @@ FAULTS = [
     Fault("SLURM: a requeued job gets a new folder", "if before := slurm.marked(", "if before := print(", QUEUED),
     Fault(
         "SLURM: a requeued job starts from scratch",
-        '        settings = settings.model_copy(update={"ckpt": "auto"})\n    return settings, claim',
-        "        pass\n    return settings, claim",
+        "    settings = after_requeue(settings, folder)\n    return settings, claim",
+        "    return settings, claim",
         QUEUED,
     ),
     Fault("SLURM: every process requeues the job", "if rank_zero_only.rank == 0:", "if True:", TASKS),
