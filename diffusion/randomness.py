@@ -39,9 +39,9 @@ def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
     return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
 
 
-def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A new torch generator seeded with `seed_for(*key)`. The CPU generator only uses the lowest 32 bits."""
-    return torch.Generator(device).manual_seed(seed_for(*key))
+def generator_for(*key: int | str) -> torch.Generator:
+    """A new torch generator on the CPU, seeded with `seed_for(*key)`, of which it only uses the lowest 32 bits."""
+    return torch.Generator().manual_seed(seed_for(*key))
 
 
 CPU = torch.device("cpu")

@@ -9,14 +9,27 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.config.choices import choices, is_group, searched
+from diffusion.config.choices import choices, inner_groups, is_group, searched
 from diffusion.config.schema import COMMANDS, Settings
 from diffusion.errors import UserError, nearest
 
+RUN = "run"  # the choice of other commands that inherits the settings of the run, see `inherit`
+INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups that have this choice
 
-def register_settings(name: str, schema: type[Settings]) -> None:
-    """Register the defaults of a command's settings with Hydra: conf/NAME.yaml includes NAME_settings."""
-    ConfigStore.instance().store(f"{name}_settings", defaults(schema))
+
+def register(command: str) -> None:
+    """Register with Hydra what conf/COMMAND.yaml includes besides the files of conf/.
+
+    These are the defaults of the command's settings, as COMMAND_settings, and the choice `run`. It accepts any
+    settings, because those of the run are not known yet. diffusion.train has no run to inherit from.
+    """
+    store = ConfigStore.instance()
+    store.store(f"{command}_settings", defaults(COMMANDS[command]))
+    if command == "train":
+        return
+    for group in INHERITED:
+        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
+        store.store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
 
 
 def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
@@ -36,8 +49,7 @@ def defaults(schema: type[Settings], prefix: str = "") -> dict[str, Any]:
 
 def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration of a command with overrides."""
-    for name, schema in COMMANDS.items():
-        register_settings(name, schema)
+    register(command)
     return _compose(command, overrides)
 
 

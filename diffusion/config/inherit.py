@@ -9,25 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from diffusion.config.choices import inner_groups, nodes
-from diffusion.config.composition import composed, plain
+from diffusion.config.choices import nodes
+from diffusion.config.composition import INHERITED, RUN, composed, plain
 from diffusion.config.schema import Settings
 from diffusion.errors import UserError, nearest
 
-RUN = "run"
-GROUPS = ("sampler", "guidance", "features", "metrics", "data")  # groups that have the choice `run`
 NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
 S = TypeVar("S", bound=Settings)
-
-
-def register() -> None:
-    """Register the choice `run` with Hydra. It accepts any settings, because those of the run are not known yet."""
-    for group in GROUPS:
-        node = {"defaults": ["_self_", *({f"/{part}@{part}": None} for part in inner_groups(group))], "from": RUN}
-        ConfigStore.instance().store(name=RUN, group=group, node=DictConfig(node, flags={"struct": False}))
 
 
 def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str = "") -> S:
@@ -38,7 +28,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     """
     changes: dict[str, Any] = {}
     defaults = composed("train")
-    for group in GROUPS:
+    for group in INHERITED:
         node = getattr(settings, group, None)
         if isinstance(node, dict) and node.get("from") == RUN:
             inherited = of_run(group, recipe, defaults)

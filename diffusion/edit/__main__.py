@@ -6,25 +6,11 @@ python -m diffusion.edit ckpt=… image=… mask=… inpainting=split_gibbs samp
 python -m diffusion.edit ckpt=RUN interpolate=[0,1] frames=12                 interpolate between two seeds
 """
 
-from pathlib import Path
-
-from diffusion.config import inherit
 from diffusion.config.schema import Edit
 from diffusion.runs.command import command
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import Late
 
-inherit.register()
-
-
-def edit(settings: Edit, folder: Path) -> None:
-    """Draw the images into `folder`."""
-    with importing():
-        from diffusion.edit.edits import draw_edits
-
-    draw_edits(settings, folder)
-
-
-main = command("edit", Edit, __doc__, edit)
+main = command("edit", Edit, __doc__, Late("diffusion.edit.edits.draw_edits"))
 
 if __name__ == "__main__":
     main()

@@ -12,17 +12,12 @@ from diffusion.pixels import Channels, resolution_of
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
 
-def read_picture(file: str | Path, shape: tuple[int, int, int], name: str = "image") -> Tensor:
+def read_picture(file: str | Path, shape: tuple[int, int, int]) -> Tensor:
     """The largest centre crop with the proportions of `shape` (C, H, W), resized to it, as uint8.
 
-    The crop is downscaled, never upscaled.
-
-    Args:
-        name: the name of the file's setting, for messages.
-
-    Raises UserError for a file that does not exist or cannot be used.
+    The crop is downscaled, never upscaled. Raises UserError for a file that does not exist or cannot be used.
     """
-    return _window(Path(file), shape, name)[0]
+    return _window(Path(file), shape, "image")[0]
 
 
 def read_mask(file: str | Path, shape: tuple[int, int, int], picture: str | Path | None = None) -> Tensor:

@@ -23,8 +23,8 @@ from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import Frames
-from diffusion.evaluation.generate import batches_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.likelihood import Likelihood, bits_per_dimension
@@ -138,6 +138,14 @@ def evaluate(settings: Evaluate, folder: Path) -> None:
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
+
+
+def evaluate_job(settings: Evaluate, folder: Path) -> None:
+    """Run `evaluate` as a job of a sweep, unless the job is already complete."""
+    if is_complete(settings, folder):
+        console.print(f"{folder} is already complete")
+    else:
+        evaluate(settings, folder)
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:

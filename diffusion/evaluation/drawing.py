@@ -1,6 +1,6 @@
 """`Drawing`: the sampler, guidance, classes and noise that samples are drawn with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,23 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.provenance import network_hash
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
-from diffusion.console import count
+from diffusion.console import count, progress_bar
+from diffusion.data import to_uint8
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
-from diffusion.evaluation.drawn import Drawn
-from diffusion.evaluation.generate import Watch, batches_of, draw, generate, seeds_of
+from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.evaluation.pipeline import describe_sampler
 from diffusion.metric.digest import digest
-from diffusion.process.denoiser import Denoise, Denoiser
+from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate
 from diffusion.process.editing import Between
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams
+from diffusion.randomness import Streams, seeds_for
+
+Watch = Callable[[int, int, Tensor, Estimate], None]
+"""Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,16 @@ class Drawing:
         watch: Watch | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """Draw n samples, uint8 (n, C, H, W) on the CPU; see `generate`."""
-        given, guided = self.conditions(denoiser, n), self.guided(denoiser, device)
-        return generate(
-            guided, self.sampler, n, self.shape, self.seed, device, batch_size, description, watch, share, given,
-            self.streams_of(n, device),
-        )  # fmt: skip
+        """Draw n samples, uint8 (n, C, H, W) on the CPU.
+
+        Args:
+            description: label of the progress bar; None: no bar.
+            watch: called after every step.
+            share: (rank, devices): draw only the batches of this device, see `batches_of`.
+        """
+        batches = batches_of(n, batch_size, share)
+        drawn = self._draw(denoiser, n, batches, device, description, watch)
+        return torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *(images for _, images in drawn)])
 
     def begin(self, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Drawn:
         """Open or create the file that n samples are drawn into; it may already contain some of them.
@@ -89,14 +96,35 @@ class Drawing:
         watch: Watch | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Draw the missing samples of a device's share into their file; see `generate`."""
-        given, guided = self.conditions(denoiser, drawn.n), self.guided(denoiser, device)
-        missing = drawn.missing(share)
-        for batch, images in draw(
-            guided, self.sampler, missing, self.shape, self.seed, device, description, watch, given,
-            self.streams_of(drawn.n, device),
-        ):  # fmt: skip
+        """Draw the missing samples of a device's share into their file; the arguments are those of a call."""
+        for batch, images in self._draw(denoiser, drawn.n, drawn.missing(share), device, description, watch):
             drawn.put(batch, images)
+
+    def _draw(
+        self,
+        denoiser: Denoiser,
+        n: int,
+        batches: Sequence[range],
+        device: torch.device,
+        description: str | None,
+        watch: Watch | None,
+    ) -> Iterator[tuple[range, Tensor]]:
+        """Yield the indices and images, uint8 (B, C, H, W) on the CPU, of `batches` of the n samples, once drawn."""
+        conditions, denoise = self.conditions(denoiser, n), self.guided(denoiser, device)
+        total = sum(map(len, batches)) * self.sampler.steps
+        with progress_bar(enabled=description is not None) as progress:
+            bar = progress.add_task(description or "", total=total, unit="im·step", note="")
+            for indices in batches:
+                streams = self.streams(indices, n, device)
+
+                def after_step(k: int, x: Tensor, estimate: Estimate, first: int = indices.start) -> None:
+                    progress.advance(bar, len(x))
+                    if watch is not None:
+                        watch(first, k, x, estimate)
+
+                given = {name: rows[list(indices)].to(device) for name, rows in conditions.items()}
+                under = Conditioned(denoise, **given) if given else denoise
+                yield indices, to_uint8(self.sampler(under, streams.normal(*self.shape), streams, after_step)).cpu()
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.
@@ -114,17 +142,12 @@ class Drawing:
             return denoiser
         return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
 
-    def streams_of(self, n: int, device: torch.device) -> Callable[[Sequence[int]], Streams] | None:
-        """With `between`: a function from indices of n interpolated images to their random streams; otherwise None."""
+    def streams(self, indices: Sequence[int], n: int, device: torch.device) -> Streams:
+        """The random streams of the samples at `indices`, out of n."""
         if self.between is None:
-            return None
-        ends = self.between
-
-        def streams(indices: Sequence[int]) -> Between:
-            seeds, others = (seeds_of(end, [0] * len(indices)) for end in ends)
-            return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
-
-        return streams
+            return Streams(seeds_for(self.seed, "sample", last=indices), device)
+        seeds, others = (seeds_for(end, "sample", last=[0] * len(indices)) for end in self.between)
+        return Between(seeds, others, [i / max(1, n - 1) for i in indices], device)
 
     def evaluations(self, schedule: Schedule) -> int:
         """Network evaluations per sample (NFE)."""

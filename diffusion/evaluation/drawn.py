@@ -19,12 +19,21 @@ from torch import Tensor
 from diffusion.config.quoting import override
 from diffusion.console import count
 from diffusion.errors import UserError, first_line
-from diffusion.evaluation.generate import batches_of
 from diffusion.files import replace
 
 
 class OtherImages(UserError):
     """The folder contains partially drawn images from another source."""
+
+
+def batches_of(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[range]:
+    """Split the indices of n images into batches; `share` = (rank, devices) selects batches rank, rank + devices, ….
+
+    The batches are the same for any number of devices, so rounding does not depend on it.
+    """
+    rank, devices = share
+    starts = range(rank * batch_size, n, devices * batch_size)
+    return [range(first, min(first + batch_size, n)) for first in starts]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 from diffusion.checkpoint import early
 from diffusion.checkpoint.restore import Restored
-from diffusion.config.inherit import RUN, completed
+from diffusion.config.composition import RUN
+from diffusion.config.inherit import completed
 from diffusion.config.schema import Settings
 from diffusion.console import console
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
 from diffusion.metric.reference import ReferenceStatistics, reference_statistics
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
-from diffusion.runs.folder import append_scores, read_scores
+from diffusion.runs.folder import append_scores
 
 LEAST = 4  # images for any score
 MORE = "a larger data.{}, or data.tiles=true for large photographs"  # images of a split
@@ -73,10 +73,6 @@ class Scorer:
         spatial = wants_spatial(self.metrics, self.extractor)
         images = self.data.splits[self.split].images
         return reference_statistics(images, self.extractor, name=self.split, spatial=spatial)
-
-    def of(self, split: str) -> "Scorer":
-        """The same scorer against another split."""
-        return replace(self, split=split)
 
     def make_reference(self) -> None:
         """Compute the reference statistics now, unless they are cached."""
@@ -146,17 +142,6 @@ class Scorer:
         numbered = self.ledger.record(scores)
         append_scores(self.folder, numbered)
         return numbered
-
-    def written(self) -> list[Score]:
-        """The scores in scores.json."""
-        return read_scores(self.folder)
-
-    def warn_of_repeated_tests(self) -> None:
-        """Warn that scoring on test during training leaves no unbiased test score."""
-        console.print(
-            "warning: score.every_n_epochs with score.split=test evaluates on the test split repeatedly, but only the "
-            "first score is unbiased; use score.split=val, and test once, when all choices are made"
-        )
 
     def _named(self, scores: Mapping[str, Score], what: str, source: Mapping[str, Any]) -> list[Score]:
         return [score.of(what, code_version(), source) for score in scores.values()]

@@ -23,9 +23,8 @@ from torch import Tensor
 
 from diffusion.console import console
 from diffusion.errors import ProcessLost, UserError
-from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.drawing import Drawing, Watch
 from diffusion.evaluation.drawn import Drawn
-from diffusion.evaluation.generate import Watch
 from diffusion.process.denoiser import Denoiser, Estimate
 from diffusion.runs.jobs import describe_exit
 

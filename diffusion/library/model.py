@@ -12,8 +12,7 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import searching
-from diffusion.config.composition import choice
-from diffusion.config.inherit import RUN
+from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import to_unit

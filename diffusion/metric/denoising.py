@@ -10,17 +10,19 @@ from torchmetrics import Metric
 
 from diffusion.randomness import Streams, seed_for
 
+BINS = 10  # of t
 
-def bin_of(t: Tensor, num_bins: int) -> Tensor:
-    """The bins of the times `t` (B,): k for (k/num_bins, (k+1)/num_bins], see `DenoisingError`; int64 (B,)."""
-    return ((t.double() * num_bins - 1e-6).ceil().long() - 1).clamp(min=0)
+
+def bin_of(t: Tensor) -> Tensor:
+    """The bins of the times `t` (B,), see `DenoisingError`; int64 (B,)."""
+    return ((t.double() * BINS - 1e-6).ceil().long() - 1).clamp(min=0)
 
 
 class DenoisingError(Metric):
     """Mean of per-example denoising errors, over all times and in bins of t; sums in float64.
 
-    Bin k of `num_bins` covers t in (k/num_bins, (k+1)/num_bins]. A time less than 1e-6 of a bin above an edge counts
-    as the edge, so the float32 times i/T of a table are in the same bin as their exact values.
+    Bin k covers t in (k/BINS, (k+1)/BINS]. A time less than 1e-6 of a bin above an edge counts as the edge, so
+    the float32 times i/T of a table are in the same bin as their exact values.
     """
 
     full_state_update = False
@@ -29,18 +31,17 @@ class DenoisingError(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, num_bins: int = 10):
+    def __init__(self) -> None:
         super().__init__()
-        self.num_bins = num_bins
-        self.add_state("total", torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(num_bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros(BINS, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(BINS, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, error: Tensor, t: Tensor) -> None:
         """Add errors (B,), means over pixels, at times t (B,). Raises ValueError if a t is not in (0, 1]."""
         error, t = (x.detach().to(self.total.device).double() for x in (error, t))
         if not ((t > 0) & (t <= 1)).all():
             raise ValueError(f"times from {t.min():g} to {t.max():g}; expected 0 < t <= 1")
-        member = F.one_hot(bin_of(t, self.num_bins), self.num_bins).double()
+        member = F.one_hot(bin_of(t), BINS).double()
         self.total += error @ member  # a matrix product sums in a fixed order
         self.count += member.sum(dim=0)
 
@@ -55,7 +56,7 @@ class DenoisingError(Metric):
             return self
 
     def compute(self) -> dict[str, Tensor]:
-        """`mse`: the mean over all examples, float64; `bins` (num_bins,): the mean of each bin, NaN if empty."""
+        """`mse`: the mean over all examples, float64; `bins` (BINS,): the mean of each bin, NaN if empty."""
         return {"mse": self.total.sum() / self.count.sum(), "bins": self.total / self.count}
 
 

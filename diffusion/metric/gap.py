@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from diffusion.metric.denoising import bin_of
+from diffusion.metric.denoising import BINS, bin_of
 
 SETS = ("val", "fit")  # held-out images, training images
 
@@ -52,9 +52,8 @@ class PairedGap(Metric):
     higher_is_better = False
     is_differentiable = False
 
-    def __init__(self, num_bins: int = 10):
+    def __init__(self) -> None:
         super().__init__()
-        self.num_bins = num_bins
         self.sources = {}
         for part in SETS:
             self.add_state(f"{part}_keys", [], dist_reduce_fx="cat")  # (B, 2): index, draw
@@ -93,10 +92,10 @@ class PairedGap(Metric):
         indices = torch.tensor([val_keys[i][0] for i, _ in pairs], dtype=torch.long)
         index, image = indices.unique(return_inverse=True)
         images, clusters = image.bincount(d).double() / image.bincount(), self._clusters(index)
-        k = bin_of(t, self.num_bins)
+        k = bin_of(t)
         return {
             "gap": mean_and_error(images, clusters),
-            "bins": [mean_and_error(d[k == i], clusters[:, image[k == i]]) for i in range(self.num_bins)],
+            "bins": [mean_and_error(d[k == i], clusters[:, image[k == i]]) for i in range(BINS)],
             "images": images,
             "clusters": clusters,
         }

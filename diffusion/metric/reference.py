@@ -75,7 +75,7 @@ def reference_statistics(
     return replace(found[0], name=name, spatial=found[1] if spatial else None)
 
 
-def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False, progress: bool = True) -> Tensor:
+def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False) -> Tensor:
     """Features (N, D) of this process's `images`, uint8 (N, C, H, W), as float32 on the CPU.
 
     Args:
@@ -85,7 +85,7 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False,
     if file is not None and (cached := _read(file, "features")) is not None:
         return cached["features"]
     description = f"{extractor.name} features of {len(images)} images"
-    features = extract(images, extractor, progress=progress, gather=False, description=description)
+    features = extract(images, extractor, gather=False, description=description)
     if file is not None:
         _write({"features": features}, file, "features")
     return features

@@ -3,11 +3,8 @@
 import sys
 from pathlib import Path
 
-from diffusion.config import inherit
 from diffusion.console import console, count, duration
 from diffusion.errors import Arguments, exit_status
-
-inherit.register()  # studies compose evaluations the same way as diffusion.evaluate
 
 ABOUT = """\
 Rerun a study of docs/results, and compare its numbers with the committed ones. Without STUDY, list the studies and

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.config import messages, secrets
 from diffusion.config.choices import conf_dir, searching
-from diffusion.config.composition import register_settings
+from diffusion.config.composition import register
 from diffusion.config.help import print_help
 from diffusion.config.schema import RENAMED, Settings
 from diffusion.config.validation import validated
@@ -41,16 +40,17 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
     Args:
         about: description of the command, with examples, for `--help`.
         task: function of the settings and the output folder, called after Hydra has finished.
-        job: the same for one job of a sweep (`-m`), called by Hydra; a sweeper minimizes its result.
+        job: the same for one job of a sweep (`-m`), called by Hydra, maybe in another process; default: `task`. A
+            sweeper minimizes its result.
     """
-    register_settings(name, schema)
+    register(name)
     naming.register()
 
     def main() -> None:
         streams.keep_going()
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let exceptions reach the handlers below
         composed: list[tuple[Any, Any, Path]] = []
-        each = by_import(job or task)
+        each = job or task
         stack = ExitStack()
         try:
             stack.enter_context(searching(own_folders(sys.argv[1:])))
@@ -96,12 +96,6 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             streams.report_loss()
 
     return main
-
-
-def by_import(task: Task[S]) -> Task[S]:
-    """Re-import a `task` of the `python -m` main module under its real name, for the worker processes of a launcher."""
-    spec = sys.modules[task.__module__].__spec__
-    return getattr(import_module(spec.name), task.__name__) if spec and task.__module__ == "__main__" else task
 
 
 def own_folders(words: list[str]) -> list[Path]:

@@ -5,6 +5,7 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -30,6 +31,25 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@dataclass(frozen=True)
+class Late:
+    """A function that is imported, with torch, only when it is called.
+
+    It is pickled as its name, so it is also found by the worker processes of a launcher.
+
+    Args:
+        name: the full name, such as `diffusion.evaluation.commands.draw_samples`.
+    """
+
+    name: str
+
+    def __call__(self, *args: Any) -> Any:
+        module, _, function = self.name.rpartition(".")
+        with importing():
+            imported = getattr(import_module(module), function)
+        return imported(*args)
 
 
 class Metrics(ModuleType):

@@ -41,16 +41,14 @@ class JobFailed(UserError):
 def begin(settings: Train, folder: Path) -> tuple[Train, RunRecord] | None:
     """Claim `folder` for a run of this process. Returns its settings and its record.
 
-    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM. Otherwise, a
-    requeued SLURM job resumes from its last checkpoint, if it has one.
+    Returns None if the run is already complete and is to be resumed (ckpt=auto) or was requeued by SLURM.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         slurm.check_tasks()
     if (slurm.queued_again() or settings.ckpt == "auto") and is_complete(RunRecord(folder), settings):
         console.print(f"{folder} is already complete")
         return None
-    if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
-        settings = settings.model_copy(update={"ckpt": "auto"})
+    settings = after_requeue(settings, folder)
     return settings, claim(folder, check=partial(check_overwrites, settings, folder))
 
 
@@ -62,11 +60,16 @@ def run_job(settings: Train, folder: Path) -> Any:
     if is_complete(record, settings):
         console.print(f"{folder} is already complete")
         return record.content.get("result")
-    if slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt")):
-        settings = settings.model_copy(update={"ckpt": "auto"})
+    settings = after_requeue(settings, folder)
     record = claim(folder)
     write_config(settings, folder)
     return wait_for_process(folder, record.lock)
+
+
+def after_requeue(settings: Train, folder: Path) -> Train:
+    """The settings; a job that SLURM has requeued resumes from its last checkpoint, if it has one."""
+    resumes = slurm.queued_again() and any(folder.glob("checkpoints/*.ckpt"))
+    return settings.model_copy(update={"ckpt": "auto"}) if resumes else settings
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:

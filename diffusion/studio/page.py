@@ -24,8 +24,7 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import choice
-from diffusion.config.inherit import RUN
+from diffusion.config.composition import RUN, choice
 from diffusion.data import ImageData
 from diffusion.data.image import FORMATS
 from diffusion.edit.inputs import read_picture

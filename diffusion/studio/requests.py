@@ -24,8 +24,7 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import composed, plain
-from diffusion.config.inherit import RUN, register
+from diffusion.config.composition import RUN, composed, plain
 from diffusion.config.quoting import command_line
 from diffusion.config.schema import COMMANDS, Edit, Sample
 from diffusion.config.validation import validated
@@ -47,7 +46,6 @@ NUMBERS = {  # the bounds of a form's numbers
 GROUPS = {"sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting"}
 PARTS = {"grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold"}
 FILMED = 4  # images in the film of the steps
-register()  # the choice `run`
 
 COMPOSING = threading.Lock()  # Hydra's composition is not thread-safe
 

@@ -7,13 +7,11 @@ python -m diffusion.study guidance ckpt=RUN guidance=cfg                      gu
 """
 
 import sys
-from pathlib import Path
 
-from diffusion.config import inherit
 from diffusion.config.schema import GuidanceStudy, Study
 from diffusion.errors import nearest
 from diffusion.runs.command import command
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import Late
 
 ABOUT_GUIDANCE = """\
 Compare scales of a guidance on one trained model: which is best, and how they trade fidelity against diversity.
@@ -24,28 +22,11 @@ python -m diffusion.study guidance ckpt=… guidance=cfg intervals=[[null,null],
 python -m diffusion.study guidance ckpt=… guidance=auto guidance.ckpt=WORSE   autoguidance, with labels or without
 """
 
-inherit.register()  # a study composes samplers as diffusion.sample does
-
-
-def study(settings: Study, folder: Path) -> None:
-    """Write the study of samplers into `folder`."""
-    with importing():
-        from diffusion.study.samplers import study_samplers
-
-    study_samplers(settings, folder)
-
-
-def guidance(settings: GuidanceStudy, folder: Path) -> None:
-    """Write the study of a guidance into `folder`."""
-    with importing():
-        from diffusion.study.guidance import study_guidance
-
-    study_guidance(settings, folder)
-
-
 STUDIES = {  # by the first word of the command line
-    "sampler": command("study", Study, __doc__, study),
-    "guidance": command("study_guidance", GuidanceStudy, ABOUT_GUIDANCE, guidance),
+    "sampler": command("study", Study, __doc__, Late("diffusion.study.samplers.study_samplers")),
+    "guidance": command(
+        "study_guidance", GuidanceStudy, ABOUT_GUIDANCE, Late("diffusion.study.guidance.study_guidance")
+    ),
 }
 
 

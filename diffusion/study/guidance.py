@@ -7,7 +7,8 @@ from typing import Any
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.inherit import RUN, of_run
+from diffusion.config.composition import RUN
+from diffusion.config.inherit import of_run
 from diffusion.config.schema import GuidanceStudy
 from diffusion.console import console
 from diffusion.errors import UserError

@@ -21,7 +21,7 @@ from diffusion.evaluation.commands import DRAWN, counts_of, make_scorer, warn_of
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_devices, device_name
 from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source_of
-from diffusion.evaluation.generate import batches_of
+from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.team import team

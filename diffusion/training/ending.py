@@ -1,6 +1,7 @@
 """The end of a run: all processes draw the last samples, and the first process scores them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
     images = drawn.images()[:scored]
     scorer.extractor.to(trainer.strategy.root_device)
     source, file = run_source(settings), folder / "checkpoints" / "last.ckpt"
-    scorers = [scorer.of(split) for split in score.references]
+    scorers = [replace(scorer, split=split) for split in score.references]
     of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(denoiser.network)}
     if file.is_file():
         of_samples["checkpoint"] = {"path": str(file), "sha256": file_hash(file)}

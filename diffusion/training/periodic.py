@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.checkpoint.provenance import network_hash
+from diffusion.console import console
 from diffusion.errors import Interrupted
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.images import enlarged, grid, save_png
+from diffusion.runs.folder import read_scores
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
@@ -144,11 +146,14 @@ class ScoreSamples(Periodic):
         self.scorer.extractor.to(pl_module.device)
         self.scorer.make_reference()
         if self.scorer.split == "test" and trainer.is_global_zero:
-            self.scorer.warn_of_repeated_tests()
+            console.print(
+                "warning: score.every_n_epochs with score.split=test evaluates on the test split repeatedly, but only "
+                "the first score is unbiased; use score.split=val, and test once, when all choices are made"
+            )
         super().on_train_start(trainer, pl_module)
 
     def is_done(self, step: int) -> bool:
-        return any(score.source.get("step") == step for score in self.scorer.written())
+        return any(score.source.get("step") == step for score in read_scores(self.scorer.folder))
 
     def work(self, trainer: pl.Trainer, module: Diffusion, step: int) -> None:
         """Draw and score one share of the samples per process, and combine them into one score."""

@@ -29,20 +29,20 @@ from diffusion.config.validation import validated
 from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
 from diffusion.runs import streams
-from diffusion.runs.importing import importing
+from diffusion.runs.importing import Late
 from diffusion.runs.jobs import CONFIG
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
+train = Late("diffusion.training.run.train")
+take_gpus = Late("diffusion.training.gpus.take")
 
-def run(settings: Train, folder: Path, record: RunRecord) -> float | None:
-    """Train in `folder`, which `record` has claimed, as its first process; returns the last `sweep.score`."""
+
+def run(settings: Train, folder: Path, record: RunRecord) -> None:
+    """Train in `folder`, which `record` has claimed, as its first process."""
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
-        with importing():
-            from diffusion.training.run import train
-
-        return train(settings, folder, record)
+        train(settings, folder, record)
 
 
 def job(folder: Path) -> None:
@@ -54,19 +54,12 @@ def job(folder: Path) -> None:
         words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
         sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone
         settings = read_config(folder)
-        with importing():
-            from diffusion.training import gpus
-            from diffusion.training.run import train
-
-        gpus.take(settings.trainer)
+        take_gpus(settings.trainer)
         train(settings, folder, record)
 
 
 def follow(folder: Path, ckpt: str | None = None) -> None:
     """Take part in the run of `folder` as one of its additional processes, resuming from `ckpt`."""
-    with importing():
-        from diffusion.training.run import train
-
     console.quiet = True
     settings = read_config(folder).model_copy(update={"ckpt": ckpt})
     train(settings, folder, None)

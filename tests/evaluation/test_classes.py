@@ -1,4 +1,4 @@
-"""The class of each sample, and that it reaches the network, with generate and with the library."""
+"""The class of each sample, and that it reaches the network, in a drawing and with the library."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions, proportional
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.model import DiT
 from diffusion.process.denoiser import Denoiser
@@ -73,9 +73,9 @@ def test_labels_are_refused_for_a_model_trained_without_labels() -> None:
     assert conditions(None, 4, denoiser(0).network, {}) == {}
 
 
-def draw(classes: Tensor, batch_size: int = 3) -> Tensor:
-    n = len(classes)
-    return generate(denoiser(), DDIM(3), n, (3, 4, 4), 0, batch_size=batch_size, conditions={"classes": classes})
+def draw(classes: Tensor, batch_size: int = 3, share: tuple[int, int] = (0, 1)) -> Tensor:
+    drawing = Drawing(DDIM(3), (3, 4, 4), 0, labels=classes.tolist())
+    return drawing(denoiser(), len(classes), torch.device("cpu"), batch_size, share=share)
 
 
 def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
@@ -85,14 +85,7 @@ def test_an_image_depends_on_its_own_class_and_not_on_its_batch() -> None:
     assert torch.equal(draw(classes[:2]), images[:2])
     other = draw(torch.tensor([0, 1, 2, 2, 0]))
     assert [torch.equal(a, b) for a, b in zip(images, other, strict=True)] == [True, True, True, False, True]
-    given = {"classes": classes}
-    share = generate(denoiser(), DDIM(3), 5, (3, 4, 4), 0, batch_size=2, share=(1, 2), conditions=given)
-    assert torch.equal(share, images[2:4])
-
-
-def test_a_wrong_number_of_classes_is_refused() -> None:
-    with pytest.raises(UserError, match="classes: got 2 for 3 images"):
-        generate(denoiser(), DDIM(3), 3, (3, 4, 4), 0, conditions={"classes": torch.tensor([0, 1])})
+    assert torch.equal(draw(classes, 2, share=(1, 2)), images[2:4])
 
 
 def test_the_library_samples_given_classes_or_the_training_proportions() -> None:

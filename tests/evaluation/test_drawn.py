@@ -10,8 +10,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, most_of
-from diffusion.evaluation.drawn import Drawn, OtherImages
-from diffusion.evaluation.generate import batches_of
+from diffusion.evaluation.drawn import Drawn, OtherImages, batches_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM

@@ -60,8 +60,8 @@ FAULTS = [
     Fault("SLURM: a requeued job gets a new folder", "if before := slurm.marked(", "if before := print(", QUEUED),
     Fault(
         "SLURM: a requeued job starts from scratch",
-        '        settings = settings.model_copy(update={"ckpt": "auto"})\n    return settings, claim',
-        "        pass\n    return settings, claim",
+        "    settings = after_requeue(settings, folder)\n    return settings, claim",
+        "    return settings, claim",
         QUEUED,
     ),
     Fault("SLURM: every process requeues the job", "if rank_zero_only.rank == 0:", "if True:", TASKS),
@@ -127,12 +127,6 @@ FAULTS = [
         f"{FOLDERS_FILE}::{TAKEN}",
     ),
     Fault("jobs inherit the rendezvous variables of other jobs", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
-    Fault(
-        "a task of __main__ is not re-imported for workers",
-        'if spec and task.__module__ == "__main__" else task',
-        "if False else task",
-        f"{LAUNCHERS}::test_an_evaluation_sweep_runs_under_joblib",
-    ),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),
     Fault("SIGHUP and SIGXCPU are not caught", '"SIGUSR1", "SIGHUP", "SIGXCPU")', '"SIGUSR1")', f"{CONSOLE}::{CLOSED}"),
     Fault(

@@ -9,7 +9,6 @@ import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion.config import inherit
 from diffusion.config.choices import searching
 from diffusion.config.composition import composed, plain
 from diffusion.config.schema import COMMANDS
@@ -24,7 +23,6 @@ from diffusion.reproduce import committed, running
 from diffusion.reproduce.studies import FigureName, Sweep, count_runs, jobs, names, read, runs_of
 from diffusion.runs.folder import jobs_of
 
-inherit.register()
 COMMITTED = [name for name in names() if committed.record_of(name)]
 WORDS = ["a=1,2", "+b=[1,2],[3]", "~c", "d=x", "e@f.g='p,q',r"]
 SMALL = [  # makes a smoke run even faster

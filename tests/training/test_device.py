@@ -25,7 +25,6 @@ from diffusion.config.choices import conf_dir
 from diffusion.errors import Interrupted, UserError
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing
-from diffusion.evaluation.generate import generate
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
 from diffusion.process import grid
@@ -211,13 +210,13 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_equal_the_cpu_without_device_synchronization(name, away):
-    here, sampler = Denoiser(Small(), linear(), Eps()), SAMPLERS[name]
-    there = copy.deepcopy(here).to(away.name)
+    here, drawing = Denoiser(Small(), linear(), Eps()), Drawing(SAMPLERS[name], (3, 4, 4), 1)
+    there, device = copy.deepcopy(here).to(away.name), torch.device(away.name)
     waits: list[int] = []
-    images = generate(there, sampler, 5, (3, 4, 4), 1, away.name, watch=lambda *_: waits.append(len(away.waits)))
-    assert torch.equal(images, generate(here, sampler, 5, (3, 4, 4), 1))
+    images = drawing(there, 5, device, watch=lambda *_: waits.append(len(away.waits)))
+    assert torch.equal(images, drawing(here, 5, torch.device("cpu")))
     assert name == "flow" or away.waits[waits[0] : waits[-1]] == []  # its step sizes depend on its results
-    Drawing(sampler, (3, 4, 4), 1).print_cost(there, 5, 5, torch.device(away.name))
+    drawing.print_cost(there, 5, 5, device)
 
 
 @pytest.mark.parametrize("name", [*(name for name in OBJECTIVES if "weighting" not in name), *SAMPLERS])
@@ -225,9 +224,9 @@ def test_objectives_and_samplers_work_on_a_device_without_float64(name, single):
     if name in OBJECTIVES:
         assert trained(OBJECTIVES[name](), single.name, single).isfinite().all()
     else:
-        denoiser = Denoiser(Small(), linear(), Eps()).to(single.name)
-        images = generate(denoiser, SAMPLERS[name], 5, (3, 4, 4), 1, single.name)
-        expected = generate(Denoiser(Small(), linear(), Eps()), SAMPLERS[name], 5, (3, 4, 4), 1)
+        drawing, denoiser = Drawing(SAMPLERS[name], (3, 4, 4), 1), Denoiser(Small(), linear(), Eps())
+        images = drawing(copy.deepcopy(denoiser).to(single.name), 5, torch.device(single.name))
+        expected = drawing(denoiser, 5, torch.device("cpu"))
         assert (images.int() - expected.int()).abs().max() <= 1
 
 

@@ -1,6 +1,7 @@
 """Parts of training with known results: EMA, learning rates, the weights that are validated, the fixed protocol."""
 
 import math
+from dataclasses import replace
 
 import lightning.pytorch as pl
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from diffusion.evaluation.generate import generate
+from diffusion.evaluation.drawing import Drawing
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
@@ -81,8 +82,9 @@ class Noise(nn.Module):
 
 
 def test_a_sample_depends_only_on_its_seed_and_index():
-    denoise = Denoiser(Noise(), linear(), Eps())
-    many = generate(denoise, DDIM(5, eta=1.0), 7, (3, 4, 4), seed=3, batch_size=7)
+    denoiser, cpu = Denoiser(Noise(), linear(), Eps()), torch.device("cpu")
+    drawing = Drawing(DDIM(5, eta=1.0), (3, 4, 4), seed=3)
+    many = drawing(denoiser, 7, cpu, batch_size=7)
     assert many.dtype == torch.uint8
-    assert torch.equal(generate(denoise, DDIM(5, eta=1.0), 5, (3, 4, 4), seed=3, batch_size=2), many[:5])
-    assert not torch.equal(generate(denoise, DDIM(5, eta=1.0), 7, (3, 4, 4), seed=4), many)
+    assert torch.equal(drawing(denoiser, 5, cpu, batch_size=2), many[:5])
+    assert not torch.equal(replace(drawing, seed=4)(denoiser, 7, cpu), many)
