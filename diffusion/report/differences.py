@@ -13,28 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, NULL, describe
 from diffusion.runs.folder import Run
-
-
-class Described(Protocol):
-    """The interface of compared objects: a `Run`, or the defaults of a command."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def settings(self) -> Mapping[str, Any]: ...
-    @property
-    def choices(self) -> Mapping[str, str]: ...
-    @property
-    def overrides(self) -> Sequence[str]: ...
-    @property
-    def resolved(self) -> bool: ...
 
 
 @cache
@@ -46,7 +31,7 @@ def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The settings of `diffusion.train` without any override."""
+    """The settings of `diffusion.train` without any override, in the form of a `Run`."""
 
     folder: Path = Path("default")
     settings: Mapping[str, Any] = field(default_factory=lambda: _defaults(searched()))
@@ -61,7 +46,7 @@ def from_default(run: Run) -> dict[str, tuple[str, str]]:
     return {key: pair for key, pair in found.items() if key not in ("name", "score", "experiment", "callbacks")}
 
 
-def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
+def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
     """Config key -> its value in each run, for the settings that distinguish the runs that have started.
 
     Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run
@@ -104,7 +89,7 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
     return [", ".join(words) or "all" for words in parts]
 
 
-def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -> set[str]:
+def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run | Defaults]) -> set[str]:
     """Replace classes by names of choices in the groups with a recorded choice in all runs. Returns these groups.
 
     If one name stands for several classes, due to an override or another version of the program, both are shown. A
