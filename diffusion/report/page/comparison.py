@@ -63,7 +63,7 @@ def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
                 "values": values,
                 "texts": {name: number(value) for name, value in values.items()},
                 "curve": curve(run) if place is not None and i < SHOWN else None,
-                "picture": picture(run) if i < SHOWN else None,
+                "picture": pictures.latest(run, IMAGES) if i < SHOWN else None,
             }
         )
     return {"run_settings": list(settings), "runs": found, "missing": MISSING}
@@ -84,10 +84,3 @@ def curve(run: Run) -> dict[str, Sequence[float]] | None:
     series = run.metrics.get("val/mse")
     found: dict[str, Sequence[float]] | None = curves({"val/mse": series}, POINTS)["val/mse"] if series else None
     return found
-
-
-def picture(run: Run) -> dict[str, Any] | None:
-    """The first few samples from the end of the run, or else from the latest grid."""
-    final = run.folder / "samples/all.png"
-    drawn = [(0, final)] if final.is_file() else run.grids[-1:]
-    return pictures.strip(drawn, IMAGES, 1)
