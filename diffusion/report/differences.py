@@ -53,9 +53,13 @@ def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
     has no record, by its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not
     differ. A setting is left out if it equals a shown top-level setting of the same name, as data.seed equals seed.
     """
-    flat = [_flatten(run.settings, run.folder) for run in runs]
+    flat = [_flatten(run.settings) for run in runs]
     groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
-    values = [{key: value for key, (value, _) in settings.items()} for settings in flat]
+    own = [re.escape(f"{run.folder.parent.name}/{run.folder.name}") for run in runs]
+    paths = [re.compile(rf"\S*(?<![^/]){name}(?![^/])") for name in own]
+    values = [
+        {key: path.sub(".", text) for key, (text, _) in found.items()} for path, found in zip(paths, flat, strict=True)
+    ]
     groups |= _name_choices(values, runs)
     begun = [i for i, run in enumerate(runs) if run.resolved] or range(len(runs))
     overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
@@ -114,7 +118,7 @@ def _has(settings: Mapping[str, str], key: str) -> bool:
     return any(other == key or other.startswith(f"{key}.") for other in settings)
 
 
-def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, bool]]:
+def _flatten(node: Any, prefix: str = "") -> dict[str, tuple[str, bool]]:
     """Dotted key -> (its value as text, whether it is a class, with other keys as its settings)."""
     if isinstance(node, Mapping) and node:
         flat = {}
@@ -122,7 +126,6 @@ def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, 
             if key == "_target_":
                 flat[prefix or key] = (str(value).rsplit(".", 1)[-1], True)
             else:
-                flat |= _flatten(value, folder, f"{prefix}.{key}" if prefix else str(key))
+                flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
         return flat
-    inside = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
-    return {prefix: (inside.sub(".", describe(node)), False)} if prefix else {}
+    return {prefix: (describe(node), False)} if prefix else {}
