@@ -14,7 +14,6 @@ from rich.table import Table
 from diffusion.console import console as standard
 from diffusion.files import replace
 from diffusion.report import style
-from diffusion.report.differences import differing
 from diffusion.report.formatting import MISSING, csv_text, escaped, markdown_table, number
 from diffusion.report.page.comparison import comparison_page
 from diffusion.report.page.document import write_page
@@ -120,15 +119,14 @@ def by_run(
     Args:
         cell: the content of a cell: (number, half the width of its interval) -> value.
     """
-    settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     names = [column.name for column in comparison.columns]
     rows = []
     for i, run in enumerate(comparison.runs):
         row = comparison.rows[comparison.places[run]] if run in comparison.places else None
         values, halves = ({}, {}) if row is None else (row.values[run], row.halves)
         numbers = [cell(values.get(name), halves.get((run, name))) for name in names]
-        rows.append([str(run.folder), run.state, *(column[i] for column in settings.values()), *numbers])
-    return ["run", "state", *settings, *names], rows
+        rows.append([str(run.folder), run.state, *(column[i] for column in comparison.settings.values()), *numbers])
+    return ["run", "state", *comparison.settings, *names], rows
 
 
 def fitting(head: list[str], rows: list[list[str]], width: int) -> list[Table]:

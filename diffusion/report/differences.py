@@ -13,28 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from diffusion.config.choices import searched
 from diffusion.config.composition import composed, plain
 from diffusion.config.help import default_choices
 from diffusion.report.formatting import MISSING, NULL, describe
 from diffusion.runs.folder import Run
-
-
-class Described(Protocol):
-    """The interface of compared objects: a `Run`, or the defaults of a command."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def settings(self) -> Mapping[str, Any]: ...
-    @property
-    def choices(self) -> Mapping[str, str]: ...
-    @property
-    def overrides(self) -> Sequence[str]: ...
-    @property
-    def resolved(self) -> bool: ...
 
 
 @cache
@@ -46,7 +31,7 @@ def _defaults(folders: tuple[Path, ...]) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The settings of `diffusion.train` without any override."""
+    """The settings of `diffusion.train` without any override, in the form of a `Run`."""
 
     folder: Path = Path("default")
     settings: Mapping[str, Any] = field(default_factory=lambda: _defaults(searched()))
@@ -61,16 +46,20 @@ def from_default(run: Run) -> dict[str, tuple[str, str]]:
     return {key: pair for key, pair in found.items() if key not in ("name", "score", "experiment", "callbacks")}
 
 
-def differing(runs: Sequence[Described]) -> dict[str, list[str]]:
+def differing(runs: Sequence[Run | Defaults]) -> dict[str, list[str]]:
     """Config key -> its value in each run, for the settings that distinguish the runs that have started.
 
     Keys are dotted. A choice is shown by the name that Hydra recorded for each run (`optimizer: adamw`) or, if a run
     has no record, by its class (`optimizer: AdamW`). The run's own folder is written as `.`, so paths into it do not
     differ. A setting is left out if it equals a shown top-level setting of the same name, as data.seed equals seed.
     """
-    flat = [_flatten(run.settings, run.folder) for run in runs]
+    flat = [_flatten(run.settings) for run in runs]
     groups = {key for settings in flat for key, (_, is_choice) in settings.items() if is_choice}
-    values = [{key: value for key, (value, _) in settings.items()} for settings in flat]
+    own = [re.escape(f"{run.folder.parent.name}/{run.folder.name}") for run in runs]
+    paths = [re.compile(rf"\S*(?<![^/]){name}(?![^/])") for name in own]
+    values = [
+        {key: path.sub(".", text) for key, (text, _) in found.items()} for path, found in zip(paths, flat, strict=True)
+    ]
     groups |= _name_choices(values, runs)
     begun = [i for i, run in enumerate(runs) if run.resolved] or range(len(runs))
     overridden = {re.sub(r"^[+~]*(.*@)?", "", word.partition("=")[0]) for run in runs for word in run.overrides}
@@ -104,7 +93,7 @@ def labels(settings: Mapping[str, Sequence[str]], count: int) -> list[str]:
     return [", ".join(words) or "all" for words in parts]
 
 
-def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Described]) -> set[str]:
+def _name_choices(values: Sequence[dict[str, str]], runs: Sequence[Run | Defaults]) -> set[str]:
     """Replace classes by names of choices in the groups with a recorded choice in all runs. Returns these groups.
 
     If one name stands for several classes, due to an override or another version of the program, both are shown. A
@@ -129,7 +118,7 @@ def _has(settings: Mapping[str, str], key: str) -> bool:
     return any(other == key or other.startswith(f"{key}.") for other in settings)
 
 
-def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, bool]]:
+def _flatten(node: Any, prefix: str = "") -> dict[str, tuple[str, bool]]:
     """Dotted key -> (its value as text, whether it is a class, with other keys as its settings)."""
     if isinstance(node, Mapping) and node:
         flat = {}
@@ -137,7 +126,6 @@ def _flatten(node: Any, folder: Path, prefix: str = "") -> dict[str, tuple[str, 
             if key == "_target_":
                 flat[prefix or key] = (str(value).rsplit(".", 1)[-1], True)
             else:
-                flat |= _flatten(value, folder, f"{prefix}.{key}" if prefix else str(key))
+                flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
         return flat
-    inside = re.compile(rf"\S*(?<![^/]){re.escape(folder.parent.name)}/{re.escape(folder.name)}(?![^/])")
-    return {prefix: (inside.sub(".", describe(node)), False)} if prefix else {}
+    return {prefix: (describe(node), False)} if prefix else {}

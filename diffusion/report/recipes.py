@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # its submodules are imported on first use
 
+from diffusion.report.differences import differing
 from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
 
@@ -88,6 +89,11 @@ class Comparison:
     columns: list[Column]
     left_out: list[tuple[Run, str]]
     warnings: list[str]
+
+    @cached_property
+    def settings(self) -> dict[str, list[str]]:
+        """The settings in which the runs differ, besides the name: dotted key -> its value in each run."""
+        return {key: column for key, column in differing(self.runs).items() if key != "name"}
 
     @cached_property
     def places(self) -> dict[Run, int]:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from diffusion.config.quoting import override, resume_command
-from diffusion.console import count, duration
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import figures, style
@@ -25,7 +24,7 @@ from diffusion.report.formatting import (
     value_text,
 )
 from diffusion.report.page.document import write_page
-from diffusion.report.page.run import FILES, run_page
+from diffusion.report.page.run import FILES, facts, run_page
 from diffusion.report.page.study import is_study, study_page
 from diffusion.runs.folder import Run
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
@@ -120,7 +119,7 @@ def compose(run: Run, missing: Mapping[str, str], state: str | None = None) -> s
 
 
 def summary(run: Run, state: str | None = None) -> str:
-    """One paragraph (state, number of steps, images, duration, device, versions), and the command."""
+    """The state of the run in words, a table of the other facts in run.json, and the command."""
     info = run.info
     if not info:
         return "run.json is missing: the date, duration and device of this run are unknown."
@@ -131,27 +130,13 @@ def summary(run: Run, state: str | None = None) -> str:
         "failed": "**This run failed**; its partial results are below.",
     }.get(state, f"The state of this run is `{state}`.")
     reason = str(info.get("reason", "")).strip(" :")
-    sentences = [f"{opening} The reason: `{reason}`." if reason else opening]
-    if info.get("steps") is not None:
-        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
-        sentences.append(f"It completed {count(info['steps'], 'training step')}{epochs}.")
-        if isinstance(batch := info.get("batch"), Mapping):
-            parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
-            sentences.append(f"Each step used {count(batch['images'], 'image')}: {parts}.")
-    if info.get("parameters") is not None:
-        sentences.append(f"The network has {info['parameters']:,} parameters.")
-    if isinstance(info.get("images"), Mapping):
-        sentences.append("Images: " + ", ".join(f"{n:,} {split}" for split, n in info["images"].items()) + ".")
-    seconds = info.get("seconds")
-    took = "It took an unknown time" if seconds is None else f"It took {duration(seconds)}"
-    device = f"on {info['device']}" if info.get("device") else "on an unknown device"
-    cores = f", on a machine with {info['host_cores']} CPU cores" if info.get("host_cores") else ""
-    dates = " to ".join(str(info[key]).replace("T", " ") for key in ("started", "finished") if info.get(key))
-    sentences.append(f"{took} {device}{cores}{f' ({dates})' if dates else ''}.")
-    if isinstance(info.get("versions"), Mapping) and info["versions"]:
-        sentences.append("Versions: " + ", ".join(f"{key} {value}" for key, value in info["versions"].items()) + ".")
-    text = " ".join(sentences)
-    return f"{text}\n\n```bash\n{info['command']}\n```" if info.get("command") else text
+    rows = [(name, escaped(text)) for name, text in facts(run, state) if name not in ("state", "reason")]
+    parts = [
+        f"{opening} The reason: `{reason}`." if reason else opening,
+        markdown_table(("fact", "value"), rows) if rows else "",
+        f"```bash\n{info['command']}\n```" if info.get("command") else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def picture(run: Run) -> str:

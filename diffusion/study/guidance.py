@@ -16,12 +16,9 @@ from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
 from diffusion.process.guidance import Guidance
-from diffusion.report.page.document import write_page
-from diffusion.report.page.study import study_page
-from diffusion.runs.folder import Run
-from diffusion.study.guidance_report import GuidedPoint, interval_text, write
-from diffusion.study.samplers import Trial, measure, node_of, opened
-from diffusion.study.samplers_report import Point
+from diffusion.study.guidance_report import write
+from diffusion.study.samplers import Trial, finish, measure, node_of, opened
+from diffusion.study.samplers_report import interval_text
 
 Node = Mapping[str, Any]
 
@@ -29,22 +26,14 @@ Node = Mapping[str, Any]
 def study_guidance(settings: GuidanceStudy, folder: Path) -> None:
     """Score every scale in every interval with every sampler: scores.json, guidance.md, .csv and .png in `folder`."""
     settings, restored, devices = opened(settings, folder)
-    tried = [*trials_of(settings, restored)]
-    measured, baselines = measure([trial for _, trial in tried], settings, restored, folder, devices)
-    points = []
-    for (sampler, trial), (seconds, scores) in zip(tried, measured, strict=True):
-        guidance, steps = guidance_of(trial), trial.drawing.sampler.steps
-        point = Point(sampler, steps, trial.nfe, seconds, scores)
-        points.append(GuidedPoint(point, guidance.scale, guidance.low, guidance.high))
-    what = type(guidance_of(tried[0][1])).__name__
-    device = device_name(devices[0], len(devices))
-    written = write(points, what, folder, settings.split, device, baselines)
-    for path in [*written, write_page(folder, study_page(Run(folder)))]:
-        console.print(f"  {path}")
+    trials = [*trials_of(settings, restored)]
+    points, baselines = measure(trials, settings, restored, folder, devices)
+    what = type(trials[0].drawing.guidance).__name__
+    finish(write(points, what, folder, settings.split, device_name(devices[0], len(devices)), baselines), folder)
 
 
-def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str, Trial]]:
-    """Yield each sampler's name with its trials: first without guidance, then every other scale in every interval.
+def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
+    """Yield each sampler's trials: first without guidance, then every other scale in every interval.
 
     If no step of a sampler lies in an interval, guidance changes nothing, and the trial is left out. Raises UserError
     for settings that do not fit the model.
@@ -67,15 +56,15 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[tuple[str
             guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises if there are no labels
             drawing.guided(restored.denoiser)  # raises if the interval or the weak model does not fit
             nfe = drawing.evaluations(schedule)
-            trial = Trial(title(name, guidance), drawing, nfe, source_of(node, guidance_node))
+            trial = Trial(name, title(name, guidance), drawing, nfe, source_of(node, guidance_node))
             if guidance.scale == 1:
                 unguided = nfe
             elif nfe == unguided:
-                console.print(f"{trial.name}: no step of the sampler is in the interval; skipped")
+                console.print(f"{trial.title}: no step of the sampler is in the interval; skipped")
                 continue
             else:
                 guided += 1
-            yield name, trial
+            yield trial
     if not guided:
         raise UserError("only scale 1 (no guidance) is left; add others: scales=[1.5,2,3]")
 
@@ -106,12 +95,6 @@ def sampler_nodes(settings: GuidanceStudy, restored: Restored) -> dict[str, dict
             name, node = words, node_of(words)
         found[name] = node if settings.steps is None else {**node, "steps": settings.steps}
     return found
-
-
-def guidance_of(trial: Trial) -> Guidance:
-    """The guidance of a trial that has one."""
-    assert trial.drawing.guidance is not None
-    return trial.drawing.guidance
 
 
 def title(sampler: str, guidance: Guidance) -> str:

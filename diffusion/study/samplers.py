@@ -49,9 +49,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """One drawing that a study scores: its name, the drawing, network evaluations per image, the score's source."""
+    """One drawing that a study scores: its sampler's name, a title, network evaluations per image, the source."""
 
-    name: str
+    sampler: str
+    title: str
     drawing: Drawing
     nfe: int
     source: Mapping[str, Any]
@@ -61,24 +62,19 @@ def study_samplers(settings: Study, folder: Path) -> None:
     """Score every sampler at every budget: scores.json, study.md, study.csv, pareto.png and report.html in `folder`."""
     settings, restored, devices = opened(settings, folder)
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
-    found = settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     trials = [
         Trial(
+            setting.name,
             setting.name,
             Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak),
             setting.nfe,
             source_of(setting.node, settings.guidance),
         )
-        for setting in found
+        for setting in settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     ]
-    measured, baselines = measure(trials, settings, restored, folder, devices)
-    points = [
-        Point(setting.name, setting.sampler.steps, setting.nfe, seconds, scores)
-        for setting, (seconds, scores) in zip(found, measured, strict=True)
-    ]
-    written = write(points, settings.nfe, folder, settings.split, device_name(devices[0], len(devices)), baselines)
-    for path in [*written, write_page(folder, study_page(Run(folder)))]:
-        console.print(f"  {path}")
+    points, baselines = measure(trials, settings, restored, folder, devices)
+    device = device_name(devices[0], len(devices))
+    finish(write(points, settings.nfe, folder, settings.split, device, baselines), folder)
 
 
 def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
@@ -93,7 +89,7 @@ def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
 
 def measure(
     trials: Sequence[Trial], settings: AnyStudy, restored: Restored, folder: Path, devices: Sequence[torch.device]
-) -> tuple[list[tuple[float, dict[str, Score]]], list[Score]]:
+) -> tuple[list[Point], list[Score]]:
     """Measure seconds per image and scores by metric for each trial, and the baselines' scores; also in scores.json.
 
     All trials draw from the same noise and for the same classes. The cost is printed first.
@@ -114,10 +110,10 @@ def measure(
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
     counts = counts_of(scorer.data, settings.split, restored)
-    measured = []
+    points = []
     with team(denoiser, devices) as together:
         for i, trial in enumerate(trials, start=1):
-            label = f"{i}/{len(trials)} {trial.name}, {trial.nfe} NFE"
+            label = f"{i}/{len(trials)} {trial.title}, {trial.nfe} NFE"
             drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
             file.unlink(missing_ok=True)  # samples of an interrupted study have no time, so all are drawn again
             drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
@@ -128,8 +124,16 @@ def measure(
             new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
             save_picture(images, source, folder)
             drawn.remove()
-            measured.append((seconds, {score.metric: score for score in new}))
-    return measured, baselines
+            scores, guidance = {score.metric: score for score in new}, drawing.guidance
+            guided = (guidance.scale, guidance.low, guidance.high) if guidance else ()
+            points.append(Point(trial.sampler, drawing.sampler.steps, trial.nfe, seconds, scores, *guided))
+    return points, baselines
+
+
+def finish(written: Sequence[Path], folder: Path) -> None:
+    """Write the page of the study in `folder`, and print its path below those of the other files, `written`."""
+    for path in [*written, write_page(folder, study_page(Run(folder)))]:
+        console.print(f"  {path}")
 
 
 def settings_of(

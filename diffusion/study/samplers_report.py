@@ -1,10 +1,11 @@
 """The report of a sampler study: scores by network evaluations and by seconds, and the best sampler per budget."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from rich import box
@@ -20,19 +21,42 @@ FLOOR = (
     "The floor is the score of real images against real ones at this n: chance alone. A difference between samplers "
     "that is smaller than its interval is not significant."
 )
-FILES = ("study.md", "study.csv", "pareto.png")
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
 MARKERS = "os^DvPX"
 
 
 class Point(NamedTuple):
-    """One setting: a sampler, its steps, network evaluations and seconds per image, and its scores by metric."""
+    """One setting: a sampler, its steps, network evaluations and seconds per image, and its scores by metric.
+
+    `scale` and the interval (`low`, `high`] are those of the guidance; None: unbounded. Without guidance, scale is 1.
+    """
 
     sampler: str
     steps: int
     nfe: int
     seconds: float
     scores: Mapping[str, Score]
+    scale: float = 1.0
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def interval(self) -> str:
+        """The interval as text: `(0.19, 1.61]`, `everywhere`, or nothing without guidance."""
+        return "" if self.scale == 1 else interval_text(self.low, self.high)
+
+    @property
+    def guidance(self) -> str:
+        """The scale and, if limited, its interval: `2`, or `2 in (0.19, 1.61]`."""
+        limited = self.scale != 1 and (self.low, self.high) != (None, None)
+        return f"{self.scale:g} in {self.interval}" if limited else f"{self.scale:g}"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval of noise levels: `(0.19, 1.61]`, `(0, 1.61]`, `above 0.19`, `everywhere`."""
+    if high is None:
+        return "everywhere" if low is None else f"above {number(low)}"
+    return f"({number(low or 0)}, {number(high)}]"
 
 
 def write(
@@ -48,45 +72,94 @@ def write(
     They are based on the first metric for which higher or lower is better. `baselines` are listed below the samplers,
     and the floor is drawn.
     """
-    metrics = list(points[0].scores)
-    first = next((m for m in metrics if points[0].scores[m].higher_is_better is not None), metrics[0])
-    by_kind: dict[str, dict[str, Score]] = {}
-    for score in baselines:
-        by_kind.setdefault(score.what, {})[score.metric] = score
-    floor = by_kind.get("floor", {}).get(first)
-    rows: list[tuple[Any, ...]] = [*points, *((what, None, None, None, scores) for what, scores in by_kind.items())]
-
-    def cell(value: object) -> str:
-        return MISSING if value is None else number(value) if isinstance(value, float) else str(value)
-
-    table = [[*map(cell, cells), *(value_text(scores.get(m)) for m in metrics)] for *cells, scores in rows]
-    values = [[*cells, *(scores[m].value if m in scores else None for m in metrics)] for *cells, scores in rows]
+    first = first_metric(points)
+    floor = {score.metric: score for score in baselines if score.what == "floor"}
     titles = ("NFE up to", "use", "steps", "s/image", first, "as good, within the interval")
     advice = [
-        (*map(cell, (budget, p.sampler, p.steps, p.seconds)), value_text(p.scores[first]), ", ".join(alike) or MISSING)
+        [
+            str(budget),
+            p.sampler,
+            str(p.steps),
+            number(p.seconds),
+            value_text(p.scores[first]),
+            ", ".join(alike) or MISSING,
+        ]
         for budget, (p, alike) in recommended(points, budgets, first).items()
     ]
+    page, table = tables(points, baselines, varied={}, fields=())
     parts = [
         f"# Samplers against {reference}",
         "All samples use the same noise, so differences are due to the samplers. The first table shows the best "
         f"sampler within each budget of network evaluations by {first}; settings whose interval overlaps that of the "
         "best can't be distinguished from it.",
-        *([FLOOR] if "floor" in by_kind else []),
+        *([FLOOR] if floor else []),
         markdown_table(titles, advice, right=(0, 2, 3, 4)),
-        markdown_table(("sampler", "steps", "NFE", "s/image", *metrics), table, right=range(1, 4 + len(metrics))),
+        page,
         f"Seconds are on {device}, in batches. {protocol_text(points[0].scores[first])}.",
         "![score by evaluations and by seconds](pareto.png)",
     ]
     replace(folder / "study.md", "\n\n".join(parts) + "\n")
-    replace(folder / "study.csv", csv_text([("sampler", "steps", "nfe", "seconds_per_image", *metrics), *values]))
-    style.save(pareto(points, first, floor), folder / "pareto.png")
+    replace(folder / "study.csv", table)
+    style.save(pareto(points, first, floor.get(first)), folder / "pareto.png")
+    print_advice(titles, advice, [], floor.get(first))
+    return [folder / name for name in ("study.md", "study.csv", "pareto.png")]
+
+
+def tables(
+    points: Sequence[Point],
+    baselines: Sequence[Score],
+    varied: Mapping[str, Callable[[Point], str]],
+    fields: Sequence[str],
+) -> tuple[str, str]:
+    """All points, and below them the baselines: as a Markdown table, and as the text of a CSV file.
+
+    Args:
+        varied: Title -> text of a point, for the columns with what a study varies besides samplers and steps.
+        fields: The fields of `Point` that the CSV file has for it.
+    """
+    metrics = list(points[0].scores)
+    by_kind: dict[str, dict[str, Score]] = {}
+    for score in baselines:
+        by_kind.setdefault(score.what, {})[score.metric] = score
+    texts = [
+        [p.sampler, *(of(p) for of in varied.values()), str(p.steps), str(p.nfe), number(p.seconds)] for p in points
+    ]
+    texts += [[what, *[MISSING] * (len(varied) + 3)] for what in by_kind]
+    values = [[p.sampler, *(getattr(p, field) for field in fields), p.steps, p.nfe, p.seconds] for p in points]
+    values += [[what, *[None] * (len(fields) + 3)] for what in by_kind]
+    for text, value, scores in zip(texts, values, [*(p.scores for p in points), *by_kind.values()], strict=True):
+        text += [value_text(scores.get(metric)) for metric in metrics]
+        value += [scores[metric].value if metric in scores else None for metric in metrics]
+    head = ("sampler", *varied, "steps", "NFE", "s/image", *metrics)
+    numbers = [i for i, title in enumerate(head) if title not in ("sampler", "interval")]
+    csv_head = ("sampler", *fields, "steps", "nfe", "seconds_per_image", *metrics)
+    return markdown_table(head, texts, right=numbers), csv_text([csv_head, *values])
+
+
+def print_advice(
+    titles: Sequence[str], advice: Sequence[Sequence[str]], notes: Sequence[str], floor: Score | None
+) -> None:
+    """Print the table of what to use, the notes about it, and the floor of the metric that it is based on."""
     printed = Table(*titles, box=box.SIMPLE_HEAD, title="what to use", title_justify="left")
-    for line in advice:
-        printed.add_row(*line)
+    for row in advice:
+        printed.add_row(*row)
     console.print(printed)
+    for note in notes:
+        console.print(note)
     if floor is not None:
-        console.print(f"floor (real images against real ones, at this n): {first} {value_text(floor)}")
-    return [folder / name for name in FILES]
+        console.print(f"floor (real images against real ones, at this n): {floor.metric} {value_text(floor)}")
+
+
+def first_metric(points: Sequence[Point]) -> str:
+    """The metric that the advice is based on: the first for which higher or lower is better, or else the first."""
+    metrics = list(points[0].scores)
+    return next((metric for metric in metrics if ranks(points, metric)), metrics[0])
+
+
+def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
+    """The best point, and the others whose interval overlaps its interval."""
+    best = min(points, key=lambda p: (badness(p, metric), p.nfe))
+    return best, [p for p in points if p is not best and overlap(p, best, metric)]
 
 
 def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
@@ -100,9 +173,8 @@ def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) ->
     for budget in sorted(budgets):
         within = [p for p in points if p.nfe <= budget and metric in p.scores]
         if within:
-            best = min(within, key=lambda p: (badness(p, metric), p.nfe))
-            alike = [f"{p.sampler} ({p.nfe})" for p in within if p is not best and overlap(p, best, metric)]
-            found[budget] = (best, alike)
+            best, alike = best_of(within, metric)
+            found[budget] = (best, [f"{p.sampler} ({p.nfe})" for p in alike])
     return found
 
 
@@ -152,10 +224,7 @@ def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> 
             [getattr(p, cost) for p in best], [p.scores[metric].value for p in best], where="post",
             color=style.LIGHT, linewidth=4, label="Pareto front", zorder=1,
         )  # fmt: skip
-        if floor is not None:
-            ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
-            if floor.interval:
-                ax.axhspan(*floor.interval, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
+        draw_floor(ax, floor)
         for i, name in enumerate(samplers):
             line = sorted((p for p in points if p.sampler == name), key=lambda p: p.nfe)
             scores = [p.scores[metric] for p in line]
@@ -172,6 +241,14 @@ def pareto(points: Sequence[Point], metric: str, floor: Score | None = None) -> 
     panels[0].set_ylabel(metric)
     panels[1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def draw_floor(ax: Axes, floor: Score | None) -> None:
+    """Draw the floor, if there is one, as a line with its interval."""
+    if floor is not None:
+        ax.axhline(floor.value, color=style.GREY, linewidth=1.0, linestyle="--", label="floor", zorder=1)
+        if floor.interval:
+            ax.axhspan(*floor.interval, color=style.LIGHT, alpha=0.35, linewidth=0, zorder=0)
 
 
 def look(i: int) -> dict[str, Any]:

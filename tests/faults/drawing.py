@@ -253,8 +253,8 @@ FAULTS = [
     ),
     Fault(
         "study of guidance: of two equal scores the costlier is advised",
-        "badness(p.point, metric), p.point.nfe)",
-        "badness(p.point, metric), -p.point.nfe)",
+        "badness(p, metric), p.nfe))\n    return best",
+        "badness(p, metric), -p.nfe))\n    return best",
         SHOWN,
     ),
     Fault(

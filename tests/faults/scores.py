@@ -376,8 +376,8 @@ FAULTS = [
     ),
     Fault(
         "study: the floor is missing in its table",
-        "device_name(devices[0], len(devices)), baselines)",
-        "device_name(devices[0], len(devices)))",
+        "settings.nfe, folder, settings.split, device, baselines)",
+        "settings.nfe, folder, settings.split, device)",
         FLOOR,
     ),
     Fault("study: with samplers=all, one that does not fit is an error", "if not every:", "if True:", FITS),

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from diffusion.metric.record import Score
 from diffusion.report import annotations
-from diffusion.study.guidance_report import GuidedPoint, advised, interval_text, lines_of, measured_pair, trade, write
-from diffusion.study.samplers_report import Point
+from diffusion.study.guidance_report import advised, lines_of, measured_pair, trade, write
+from diffusion.study.samplers_report import Point, interval_text
 
 PAIR = ("precision_lite0", "recall_lite0")
 
@@ -20,11 +20,11 @@ def score(metric: str, value: float, half: float | None = 2.0, what: str = "samp
 
 def point(
     sampler: str, scale: float, fd: float, limited: bool = False, precision: float = 0.5, recall: float = 0.5
-) -> GuidedPoint:
+) -> Point:
     of_pair = (score(PAIR[0], precision, 0.1), score(PAIR[1], recall, None))
     scores = {"fd_lite0": score("fd_lite0", fd), **dict(zip(PAIR, of_pair, strict=True))}
     ends = (0.19, 1.61) if limited else (None, None)
-    return GuidedPoint(Point(sampler, 5, 5 if scale == 1 else 10, 0.5, scores), scale, *ends)
+    return Point(sampler, 5, 5 if scale == 1 else 10, 0.5, scores, scale, *ends)
 
 
 POINTS = [
@@ -37,12 +37,12 @@ POINTS = [
 
 def test_advice_names_each_samplers_best_and_those_with_overlapping_intervals() -> None:
     ddim, heun = advised(POINTS, "fd_lite0")
-    assert (ddim.best.name, [p.name for p in ddim.alike]) == ("2", ["1.5", "1.5 in (0.19, 1.61]"])
-    assert (heun.best.name, heun.alike, heun.largest) == ("2", [], True)
+    assert (ddim.best.guidance, [p.guidance for p in ddim.alike]) == ("2", ["1.5", "1.5 in (0.19, 1.61]"])
+    assert (heun.best.guidance, heun.alike, heun.largest) == ("2", [], True)
     assert ddim.unguided == POINTS[0]
     assert not any(a.largest for a in advised([*POINTS, point("ddim", 3, 80.0)], "fd_lite0"))
     (still,) = advised([point("ddim", 0.5, 80.0), point("ddim", 1, 50.0)], "fd_lite0")
-    assert (still.best.name, still.largest) == ("1", False)
+    assert (still.best.guidance, still.largest) == ("1", False)
     same = [point("ddim", 2, 50.0), point("ddim", 1, 50.0)]
     assert advised(same, "fd_lite0")[0].best.scale == 1  # the cheaper one
     (best,) = advised(POINTS[:3], PAIR[1])
@@ -50,7 +50,7 @@ def test_advice_names_each_samplers_best_and_those_with_overlapping_intervals() 
 
 
 def test_a_metric_without_a_direction_gives_no_advice() -> None:
-    points = [GuidedPoint(Point("ddim", 5, 5, 1.0, {"density": score("density", 1.0)}), 1, None, None)]
+    points = [Point("ddim", 5, 5, 1.0, {"density": score("density", 1.0)})]
     assert advised(points, "density") == []
 
 

@@ -89,9 +89,7 @@ def test_auto_batch_size_is_the_largest_fitting_divisor_without_side_effects(tin
     assert f"batch: {said} (3 is the largest that fits: 4 needs more than " in capfd.readouterr().out
     assert same(state(tmp_path / "auto"), state(tmp_path / "given"))
     assert lines(tmp_path / "auto") == lines(tmp_path / "given")
-    assert "Each step used 24 images: 3 × 8 batches on 1 device." in " ".join(
-        (tmp_path / "auto/README.md").read_text().split()
-    )
+    assert "| images per step | 24: 3 × 8 batches on 1 device |" in (tmp_path / "auto/README.md").read_text()
 
 
 def divided(tiny: list[str], folder: Path, *overrides: str) -> Any:

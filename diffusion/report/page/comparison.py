@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from diffusion.report.differences import differing
 from diffusion.report.formatting import MISSING, number
 from diffusion.report.page import pictures
 from diffusion.report.page.document import NAME
@@ -48,7 +47,6 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
 
 def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """All runs with state, differing settings and numbers; the first `SHOWN` runs also with curves and pictures."""
-    settings = {key: column for key, column in differing(comparison.runs).items() if key != "name"}
     found = []
     for i, run in enumerate(comparison.runs):
         place = comparison.places.get(run)
@@ -59,14 +57,14 @@ def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
                 "link": link(run.folder, folder),
                 "state": run.state,
                 "recipe": place,
-                "settings": [column[i] for column in settings.values()],
+                "settings": [column[i] for column in comparison.settings.values()],
                 "values": values,
                 "texts": {name: number(value) for name, value in values.items()},
                 "curve": curve(run) if place is not None and i < SHOWN else None,
-                "picture": picture(run) if i < SHOWN else None,
+                "picture": pictures.latest(run, IMAGES) if i < SHOWN else None,
             }
         )
-    return {"run_settings": list(settings), "runs": found, "missing": MISSING}
+    return {"run_settings": list(comparison.settings), "runs": found, "missing": MISSING}
 
 
 def shown_path(path: Path, folder: Path) -> str:
@@ -84,10 +82,3 @@ def curve(run: Run) -> dict[str, Sequence[float]] | None:
     series = run.metrics.get("val/mse")
     found: dict[str, Sequence[float]] | None = curves({"val/mse": series}, POINTS)["val/mse"] if series else None
     return found
-
-
-def picture(run: Run) -> dict[str, Any] | None:
-    """The first few samples from the end of the run, or else from the latest grid."""
-    final = run.folder / "samples/all.png"
-    drawn = [(0, final)] if final.is_file() else run.grids[-1:]
-    return pictures.strip(drawn, IMAGES, 1)

@@ -1,12 +1,13 @@
 """The page data for a list of the runs, sweeps and studies below a folder."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from diffusion.console import duration
 from diffusion.errors import UserError
-from diffusion.report.lines import Line, line
+from diffusion.report.lines import line
 from diffusion.report.page import pictures
 from diffusion.runs.folder import Run, command_of, jobs_of, natural_order, runs_below
 
@@ -38,29 +39,20 @@ def index_page(
 
 def entry_of(path: Path, root: Path) -> dict[str, Any]:
     """The list entry for the folder of a command."""
-    said: Line = line(path, root)
+    found = line(path, root)
     return {
+        **asdict(found),
         "name": relative(path, root),
         "command": command_of(path),
-        "state": said.state,
-        "steps": said.steps,
-        "total": said.total_steps,
-        "left": None if said.seconds_left is None else duration(said.seconds_left),
-        "metric": said.metric,
-        "value": said.value,
-        "score": said.score,
-        "reason": said.reason,
-        "written": said.written,
+        "left": None if found.seconds_left is None else duration(found.seconds_left),
         "picture": thumbnail(path),
     }
 
 
 def thumbnail(path: Path) -> dict[str, Any] | None:
     """The first few of the latest samples; None if there are none or they cannot be read."""
-    last = path / "samples/all.png"
     try:
-        drawn = [(0, last)] if last.is_file() else Run(path).grids[-1:]
-        return pictures.strip(drawn, IMAGES, 1)
+        return pictures.latest(Run(path), IMAGES)
     except UserError:
         return None
 

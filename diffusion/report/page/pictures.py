@@ -13,6 +13,7 @@ from PIL import Image
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.report.images import DRAWN, MANY, tiles
+from diffusion.runs.folder import Run
 
 QUALITY = 85  # artefacts stay invisible even at several times the size
 SHEET = 6_000_000  # maximum characters of a contact sheet in a page
@@ -70,6 +71,12 @@ def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int) -> dict[st
     if len({(len(row), row[0].shape) for row in rows}) != 1:
         return None
     return {**sheet(rows), "steps": [step for step, _ in chosen]}
+
+
+def latest(run: Run, images: int) -> dict[str, Any] | None:
+    """The first `images` samples from the end of the run, or else of the latest grid; None if there are none."""
+    final = run.folder / "samples/all.png"
+    return strip([(0, final)] if final.is_file() else run.grids[-1:], images, 1)
 
 
 def contact_sheet(path: Path, most: int = SHEET) -> dict[str, Any] | None:

@@ -116,6 +116,9 @@ def facts(run: Run, state: str) -> list[list[str]]:
         total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
         epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
         found.append(("training steps", f"{info['steps']:,}{total}{epochs}"))
+    if isinstance(batch := info.get("batch"), Mapping):
+        parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
+        found.append(("images per step", f"{batch['images']:,}: {parts}"))
     if isinstance(info.get("images"), Mapping):
         found.append(("images", ", ".join(f"{n:,} {split}" for split, n in info["images"].items())))
     if info.get("parameters") is not None:
@@ -126,6 +129,7 @@ def facts(run: Run, state: str) -> list[list[str]]:
         found.append(("peak memory", f"{info['peak_gb']:g} GB"))
     device, devices = info.get("device"), info.get("devices") or 1
     found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
+    found.append(("CPU cores of the machine", info.get("host_cores")))
     found += [(key, str(info[key]).replace("T", " ")) for key in ("started", "finished") if info.get(key)]
     if isinstance(info.get("versions"), Mapping):
         found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))

@@ -7,9 +7,9 @@ function indexPage(found) {
   const rows = found.runs.map((run) => ({
     cells: [linked(run), run.picture ? h("img", { src: run.picture.src, width: run.picture.columns * run.picture.width, alt: `Samples of ${run.name}` }) : null,
       h("span", { class: `badge ${run.state.replace(/\W/g, "")}`, title: run.reason || null }, run.state),
-      run.steps === null ? null : run.total ? `${grouped(run.steps)} of ${grouped(run.total)}` : grouped(run.steps), run.left,
+      run.steps === null ? null : run.total_steps ? `${grouped(run.steps)} of ${grouped(run.total_steps)}` : grouped(run.steps), run.left,
       run.metric ? `${run.metric} ${run.score}` : null, new Date(1000 * run.written).toLocaleString()],
-    values: [run.name, null, run.state, run.steps, run.left, run.value, run.written],
+    values: [run.name, null, run.state, run.steps, run.seconds_left, run.value, run.written],
     text: `${run.name} ${run.state} ${run.command} ${run.reason}`,
   }));
   return [
