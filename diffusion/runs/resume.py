@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from diffusion.config import messages, untrusted
 from diffusion.config.choices import choices, files, is_group
+from diffusion.config.composition import flat
 from diffusion.console import console
 from diffusion.errors import UserError
 
@@ -116,15 +117,7 @@ def _places_of_experiment(name: str) -> Iterator[str]:
             yield from (re.sub(r"^override /(?:\w+@)?", "", str(group)) for group in entry)
         elif entry != "_self_":
             yield from _places_of_experiment(str(entry))
-    yield from _leaves(node)
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+    yield from flat(node)
 
 
 def _get(config: Any, place: str) -> Any:
