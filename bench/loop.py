@@ -37,8 +37,10 @@ from diffusion.data import ImageData
 from diffusion.runs import naming
 from diffusion.training.clock import Clock
 from diffusion.training.guard import Guard
+from diffusion.training.module import Diffusion
 from diffusion.training.optimizer import optimizer_of
-from diffusion.training.run import Recipe, make_module, make_trainer, prepare_network, set_clock
+from diffusion.training.recipe import Recipe
+from diffusion.training.run import make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
 from diffusion.training.spent import Spent
@@ -129,7 +131,7 @@ def run(
         recipe = recipe if network is None else dataclasses.replace(recipe, network=network)
         trainer = make_trainer(settings, Path(folder), None)
         clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
-        module = make_module(settings, recipe, clock, "{}")
+        module = Diffusion(settings, recipe, clock)
         set_clock(trainer, settings, recipe, recipe.drawing(0), clock, Path(folder), None, None, None, Spent())
         prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

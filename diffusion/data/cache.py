@@ -1,22 +1,18 @@
-"""The cache of decoded images: files of tensors and plain values, verified by a hash and replaced atomically."""
+"""The cache of decoded images: its folder, the names of what is in it, and files that are replaced atomically."""
 
 import contextlib
 import gc
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import cache_dir, replace
-
-DIGEST = 32  # bytes of the BLAKE2b hash at the start of a cache file
 
 
 def cache_folder() -> Path:
@@ -34,32 +30,10 @@ def digest(*parts: object) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def cached(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of `make` (tensors and plain values), read from `file` if it is intact, else computed and written."""
-
-    def checksum(content: memoryview) -> bytes:
-        return hashlib.blake2b(content, digest_size=DIGEST).digest()
-
-    try:
-        stored = memoryview(file.read_bytes())
-        if checksum(stored[DIGEST:]) == stored[:DIGEST]:
-            return torch.load(io.BytesIO(stored[DIGEST:]), weights_only=True)
-        print_once(f"the cached images in {file} are damaged: recreating them")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        print_once(f"the cached images in {file} can't be read ({error.strerror}): recreating them")
-    value = make()
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    write(file, checksum(buffer.getbuffer()), buffer.getbuffer())
-    return value
-
-
-def write(file: Path, *parts: bytes | memoryview) -> None:
+def write(file: Path, content: bytes) -> None:
     """Replace `file` atomically. Raises UserError if it cannot be written."""
     try:
-        replace(file, *parts)
+        replace(file, content)
     except OSError as error:
         raise unwritable(file, error) from error
 

@@ -33,7 +33,7 @@ from diffusion.data.image import RESIZE, NotAnImage, Unusable, check_bytes, crop
 from diffusion.data.labels import classes_of, contradicted, label_of, labelled
 from diffusion.data.listing import below
 from diffusion.data.module import ImageData
-from diffusion.data.store import Made, Reordered
+from diffusion.data.store import Made
 from diffusion.data.threads import in_threads, streamed
 from diffusion.data.tiles import cut, smallest
 from diffusion.errors import UserError
@@ -131,9 +131,9 @@ class Folder(ImageData):
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
         options += [f"channels {self.channels}"] * (self.channels != 3)
         crop = self.seed if self.random_crop else None
-        key = digest("folder 3", RESIZE, self.resolution, crop, files.names, files.contents, *options)
+        key = digest("folder 4", RESIZE, self.resolution, crop, files.names, files.contents, *options)
         name = cache_folder() / f"folder-{key}-{self.seed}"
-        decoded = store.stored(name, self.shape, partial(self._decode, files, key))
+        decoded = store.stored(name, self.shape, partial(self._decode, files))
         made = decoded.made
         photos = self._photos(images := Split(decoded.images, made.names))
         contents = dict(zip(files.names, files.contents, strict=True)) if made.left_out else {}
@@ -212,19 +212,15 @@ class Folder(ImageData):
         path = dict(zip(names, paths, strict=True))
         return Files(read, [path[name] for name in read], columns["contents"])
 
-    def _decode(self, files: Files, key: str, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
+    def _decode(self, files: Files, first: int = 0) -> Iterator[tuple[Sequence[np.ndarray], Made]]:
         """Yield each file's images, or why it is unusable, from file number `first` on, in order of (seed, content).
 
-        Of files with the same bytes, only the first by name is used. If the images have already been decoded for
-        another seed, they are copied from there.
+        Of files with the same bytes, only the first by name is used.
         """
         twins: dict[str, list[Found]] = defaultdict(list)
         for file in map(Found, *files):
             twins[file.name if self.repeats else file.content].append(file)
         order = sorted(twins.values(), key=lambda same: (self._place(same[0].content), same[0].content))[first:]
-        if (other := self._other_order(key)) is not None:
-            yield from (other.of([file.name for file in same]) for same in order)
-            return
         # Pillow releases the GIL while it decodes.
         results = streamed(self._images, [same[0] for same in order], "decoding images")
         for same, result in zip(order, results, strict=True):
@@ -233,15 +229,6 @@ class Folder(ImageData):
     def _place(self, content: str) -> int:
         """The sort key of an image, by the hash of its file."""
         return seed_for(self.seed, "order", content)
-
-    def _other_order(self, key: str) -> Reordered | None:
-        """The same images, decoded for another seed; None if there are none."""
-        folder = cache_folder()
-        names = sorted(name for name in os.listdir(folder) if name.startswith(f"folder-{key}-"))
-        for name in (folder / each for each in names if each.endswith(".json")):
-            if (found := store.read(name.with_suffix(""), self.shape)) is not None:
-                return Reordered(found, self._photos(Split(found.images, found.made.names)))
-        return None
 
     def _made(
         self, same: list[Found], result: list[tuple[str, np.ndarray]] | Unusable
@@ -257,7 +244,6 @@ class Folder(ImageData):
         reason = f"the same bytes as {used.name}"
         return [image for _, image in result], Made(
             [used.name + place for place, _ in result],
-            [used.content] * len(result),
             [_entry(file.name, reason, "skipped") for file in again],
         )
 

@@ -10,10 +10,8 @@ import hashlib
 import json
 import math
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +30,9 @@ PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making
 
 @dataclass
 class Made:
-    """A description of the images of some items: names, hashes of their files, and report entries of unused files."""
+    """A description of the images of some items: their names, and report entries of unused files."""
 
     names: list[str] = field(default_factory=list)
-    contents: list[str] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -49,38 +46,6 @@ class Decoded(NamedTuple):
 
 Make = Callable[[int], Iterator[tuple[Sequence[np.ndarray], Made]]]
 """The number of the first item -> for each item from there on: its images, uint8 (C, H, W), and their description."""
-
-
-@dataclass(frozen=True)
-class Reordered:
-    """Images that are stored in another order.
-
-    Args:
-        sources: the file name of each image.
-    """
-
-    found: Decoded
-    sources: Sequence[str]
-
-    @cached_property
-    def rows(self) -> dict[str, list[int]]:
-        """The rows of each file's images."""
-        rows = defaultdict(list)
-        for i, source in enumerate(self.sources):
-            rows[source].append(i)
-        return rows
-
-    @cached_property
-    def left_out(self) -> dict[str, dict[str, str]]:
-        """The report entry of each file that is left out."""
-        return {entry["path"]: entry for entry in self.found.made.left_out}
-
-    def of(self, files: Sequence[str]) -> tuple[Sequence[np.ndarray], Made]:
-        """The images of `files`, which have the same bytes and of which the first is used, and their description."""
-        rows, made = self.rows.get(files[0], []), self.found.made
-        left_out = [self.left_out[name] for name in files if name in self.left_out]
-        what = Made([made.names[i] for i in rows], [made.contents[i] for i in rows], left_out)
-        return [self.found.images[i].numpy() for i in rows], what
 
 
 def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
@@ -193,7 +158,6 @@ def _progress(log: Path) -> tuple[int, Made]:
 
 def _extend(made: Made, more: Made) -> None:
     made.names += more.names
-    made.contents += more.contents
     made.left_out += more.left_out
 
 

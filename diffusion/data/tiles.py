@@ -31,12 +31,13 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from diffusion.data.batches import Split
-from diffusion.data.cache import cache_folder, cached, digest
+from diffusion.data.cache import cache_folder, digest
 from diffusion.data.duplicates import NEAR
 from diffusion.data.image import RESIZE, crop_box, planes, read, resized
 from diffusion.data.labels import labelled
 from diffusion.data.module import ImageData
-from diffusion.data.threads import in_threads
+from diffusion.data.store import Made, stored
+from diffusion.data.threads import in_threads, streamed
 from diffusion.pixels import MODES, Resolution, height_width
 from diffusion.randomness import generator_for
 
@@ -93,8 +94,10 @@ class Landscapes(ImageData):
         photos = sorted((HERE / "photos").glob("*.jpg"))
         options = [f"channels {self.channels}"] * (self.channels != 3)
         key = digest("tiles 1", RESIZE, self.resolution, [(p.name, p.stat().st_size) for p in photos], *options)
-        made = cached(cache_folder() / f"landscapes-{key}.pt", self._make)
-        splits = {name: Split(made[name]["images"], made[name]["names"]) for name in TILES}
+        decoded = stored(cache_folder() / f"landscapes-{key}", self.shape, self._make)
+        images = Split(decoded.images, decoded.made.names)
+        parts = torch.arange(len(images)).split([*TILES.values()])
+        splits = {name: images.take(part) for name, part in zip(TILES, parts, strict=True)}
         if self.limit is not None:
             splits["train"] = splits["train"].take(torch.linspace(0, TILES["train"] - 1, self.limit).round().long())
         if self.labels:
@@ -103,24 +106,18 @@ class Landscapes(ImageData):
             splits = {name: labelled(split, split.sources, scene, self.classes) for name, split in splits.items()}
         return splits
 
-    def _make(self) -> dict[str, Any]:
+    def _make(self, first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        """Yield each tile and its name, split by split, from tile number `first` on."""
         photos = {path.name: read(path) for path in sorted((HERE / "photos").glob("*.jpg"))}
-        windows = choose_windows(photos)
-        chosen = [window for split in windows.values() for window in split]
+        windows = [*chain.from_iterable(choose_windows(photos).values())][first:]
         shown = {name: photo.convert(MODES[self.channels]) for name, photo in photos.items()}
 
         def cut(window: Window) -> np.ndarray:
             return planes(resized(shown[window.photo], self.resolution, window.part(self.resolution)))
 
-        tiles = in_threads(cut, chosen, "cutting tiles")  # Pillow releases the GIL while it resizes
-        images = dict(zip(chosen, tiles, strict=True))
-        return {
-            name: {
-                "images": torch.from_numpy(np.stack([images[window] for window in split])),
-                "names": [named(window) for window in split],
-            }
-            for name, split in windows.items()
-        }
+        tiles = streamed(cut, windows, "cutting tiles")  # Pillow releases the GIL while it resizes
+        for window, tile in zip(windows, tiles, strict=True):
+            yield [tile], Made([named(window)])
 
 
 def scenes() -> dict[str, str]:

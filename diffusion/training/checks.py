@@ -10,15 +10,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.checkpoint import storage
 from diffusion.config.schema import INSTEAD, Train, Trainer
-from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
-from diffusion.pixels import resolution_of
-from diffusion.process.crops import Crops
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import check_rate
@@ -94,20 +91,6 @@ def set_up(data: ImageData, folder: Path) -> None:
 def _write_report(file: Path, report: list[dict[str, str]]) -> None:
     """[{"path", "reason", "action"}, …]"""
     replace(file, json.dumps(report, indent=1))
-
-
-def check_size(data: ImageData, network: torch.nn.Module, crops: Crops | None) -> None:
-    """Reject images or crops with sides that are not multiples of the network's `downsampling`."""
-    factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
-    if height % factor or width % factor:
-        near = [max(factor, round(side / factor) * factor) for side in (height, width)]
-        found, fitting = (shown(resolution_of(h, w)) for h, w in ((height, width), near))
-        what = "a multiple" if height == width else "multiples"
-        raise UserError(
-            f"data.resolution={found}: the network needs {what} of {factor}, such as data.resolution={fitting}"
-        )
-    if crops is not None:
-        crops.check(height, width, factor)
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:

@@ -13,16 +13,15 @@ from lightning.pytorch.callbacks import Callback
 
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration
-from diffusion.data import ImageData
 from diffusion.evaluation.cost import seconds_per_evaluation
 from diffusion.evaluation.devices import device_name
 from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer, opposite
 from diffusion.metric.extract import default_batch_size
 from diffusion.process.denoiser import Denoiser
-from diffusion.process.schedule import Schedule
 from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
+from diffusion.training.recipe import Recipe
 from diffusion.training.sharding import whole
 
 STEP = 3  # evaluations per image in a training step
@@ -57,27 +56,26 @@ class Plan:
 
     Args:
         settings: The run's settings, with the number of samples to score.
-        data: The data, already set up.
+        recipe: The parts of the run, with the data set up.
+        drawing: How the last samples are drawn.
+        clock: The run's clock.
         scorer: The scorer; None if nothing is scored.
         devices: Number of devices.
-        share: Fraction of an image's pixels that a training step sees.
     """
 
     def __init__(
         self,
         settings: Train,
-        data: ImageData,
+        recipe: Recipe,
         drawing: Drawing,
-        schedule: Schedule,
         clock: Clock,
         scorer: Scorer | None,
         devices: int,
-        share: float = 1.0,
     ):
-        self.share = share
-        self.settings, self.data, self.clock, self.scorer, self.devices = settings, data, clock, scorer, devices
+        self.settings, self.clock, self.scorer, self.devices = settings, clock, scorer, devices
+        self.data, self.share = recipe.data, recipe.share
         ways = drawing, drawing.unguided, drawing.in_training
-        self.nfe, self.unguided, self.in_training = (way.evaluations(schedule) for way in ways)
+        self.nfe, self.unguided, self.in_training = (way.evaluations(recipe.schedule) for way in ways)
 
     def parts(self, step: int) -> list[Part]:
         """The work left after `step` steps; parts without work are omitted."""

@@ -10,23 +10,19 @@ from annotated_types import Ge
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusion.errors import UserError
-
 
 def constant(optimizer: Optimizer, total_steps: int) -> LambdaLR:
     """The optimizer's learning rate throughout."""
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
-def warmup(optimizer: Optimizer, total_steps: int, warmup: int) -> LambdaLR:
+def warmup(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)]) -> LambdaLR:
     """Linear from 0 to the optimizer's rate over `warmup` steps, then constant."""
-    check(warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)] = 0, final: float = 0.0) -> LambdaLR:
     """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1 at the last step (SGDR, eq. 5)."""
-    check(warmup)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -46,11 +42,4 @@ def inverse_sqrt(
         warmup: the steps over which the rate rises from 0 to the optimizer's.
         reference: the step up to which the rate is constant; afterwards it falls.
     """
-    check(warmup)
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)) / math.sqrt(max(step / reference, 1)))
-
-
-def check(warmup: int) -> None:
-    """Reject a negative number of warm-up steps."""
-    if warmup < 0:
-        raise UserError(f"lr_scheduler.warmup={warmup}: expected a number of steps, such as lr_scheduler.warmup=1000")

@@ -1,6 +1,5 @@
 """The LightningModule: the network, the forward process's tables, the objective."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,21 +8,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from diffusion.config.schema import Train
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
-from diffusion.process.augmentation import Augmentation
-from diffusion.process.crops import Crops
 from diffusion.process.denoiser import Denoiser, diffuse
-from diffusion.process.objective import Objective, Uncertainty
-from diffusion.process.prediction import Prediction
-from diffusion.process.schedule import Schedule
 from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for
+from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
 from diffusion.training.optimizer import optimizer_of, setting_names
+from diffusion.training.recipe import Recipe
 
 VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
 
@@ -36,54 +33,24 @@ class Diffusion(pl.LightningModule):
     Dropout is a function of (seed, step, index) if the network uses `diffusion.model.dropout`.
 
     Args:
-        network: (x, label) -> prediction.
-        schedule, prediction, objective: See `diffusion.process`.
-        optimizer: parameters -> Optimizer, see `optimizer_of`.
-        lr_scheduler: (optimizer, total_steps) -> LRScheduler, stepped after every optimizer step.
+        settings: The run's settings, stored in every checkpoint so that the model can be rebuilt.
+        recipe: The parts of the run. Its data and its guidance are not kept, because the module is copied.
         clock: The run's clock.
-        seed: Seed of all randomness in training.
-        draws: Number of times and noises per image in validation.
-        grid_seed: Seed of these times and noises; the same for runs with different seeds, so that their errors are
-            paired.
-        label_dropout: Fraction of training images that are shown without their label.
-        augmentation: Augmentation of the training images, a function of (seed, epoch, index); None for no augmentation.
-        crops: Crops of the training images, taken after augmentation; None for whole images.
-        config: The run's configuration as yaml text, stored in every checkpoint so that the model can be rebuilt.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        schedule: Schedule,
-        prediction: Prediction,
-        objective: Objective | Uncertainty,
-        optimizer: Callable[..., Optimizer],
-        lr_scheduler: Callable[[Optimizer, int], LRScheduler],
-        clock: Clock,
-        seed: int = 0,
-        draws: int = 1,
-        grid_seed: int = 0,
-        label_dropout: float = 0.0,
-        augmentation: Augmentation | None = None,
-        crops: Crops | None = None,
-        config: str = "",
-    ):
+    def __init__(self, settings: Train, recipe: Recipe, clock: Clock):
         super().__init__()
-        self.denoiser = Denoiser(network, schedule, prediction)
-        self.objective = objective
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
+        self.denoiser = Denoiser(recipe.network, recipe.schedule, recipe.prediction)
+        self.objective = recipe.objective
+        self.optimizer, self.lr_scheduler = recipe.optimizer, recipe.lr_scheduler
+        self.augmentation, self.crops = recipe.augmentation, recipe.crops
+        self.settings = settings
         self.clock = clock
-        self.seed = seed
-        self.draws = draws
-        self.label_dropout = label_dropout
-        self.augmentation = augmentation
-        self.crops = crops
-        self.config = config
         self.gathered: list[dict[str, Tensor]] = []  # values of the batches so far that belong `together`
         self.compiled = False  # whether the network is compiled; a resumed run with compile=auto keeps this
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
-        self.frozen = FrozenGrid(draws, grid_seed, getattr(schedule, "steps", None))
+        grid = settings.validation  # with a seed of its own, so that the errors of runs with different seeds are paired
+        self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
         self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
         self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
         self.differences: dict[str, Tensor] = {}  # held-out minus training errors of the last validation, by weights
@@ -98,7 +65,7 @@ class Diffusion(pl.LightningModule):
 
         The seed is the same on all devices and for all batches of the step.
         """
-        seed = seed_for(self.seed, "dropout", self.trainer.global_step)
+        seed = seed_for(self.settings.seed, "dropout", self.trainer.global_step)
         # Not torch.manual_seed: without a GPU it formats the whole call stack on every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -124,7 +91,7 @@ class Diffusion(pl.LightningModule):
         x0 = self.images(batch)
         self.objective.begin(self.trainer.global_step, self.clock.total)
         with examples(batch.index.to(self.device, non_blocking=True)):
-            given = self.conditions(batch, self.label_dropout)
+            given = self.conditions(batch, self.settings.label_dropout)
             if self.augmentation is not None:
                 x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
             if self.crops is not None:
@@ -159,9 +126,9 @@ class Diffusion(pl.LightningModule):
         number, part = divmod(batch.number, parts)
         first = (part * devices + self.global_rank) * n
         return Streams(
-            seeds_for(self.seed, use, batch.epoch, last=batch.index.tolist()),
+            seeds_for(self.settings.seed, use, batch.epoch, last=batch.index.tolist()),
             self.device,
-            batch_seed=seed_for(self.seed, "batch", batch.epoch, number),
+            batch_seed=seed_for(self.settings.seed, "batch", batch.epoch, number),
             positions=range(first, first + n),
             batch_size=n * devices * parts,
         )
@@ -175,7 +142,7 @@ class Diffusion(pl.LightningModule):
         if batch.classes is None:
             return {}
         least = dropout * 2**63  # threshold for a hash that is uniform below 2⁶³
-        seeds = seeds_for(self.seed, "label", batch.epoch, last=batch.index.tolist()) if dropout else ()
+        seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist()) if dropout else ()
         dropped = [seed < least for seed in seeds]
         if not any(dropped):
             return {"classes": batch.classes}
@@ -218,7 +185,7 @@ class Diffusion(pl.LightningModule):
         split = VALIDATED[dataloader_idx]
         denoisers = {"ema": self.denoiser, "raw": self.raw_denoiser()}
         x0, given = self.images(batch), self.conditions(batch)
-        for k in range(self.draws):
+        for k in range(self.settings.validation.draws):
             t = self.frozen.t(batch.index, k).to(self.device, real_dtype(self.device))
             eps = self.frozen.noise(batch.index, k, x0)
             x_t = diffuse(self.denoiser.schedule, x0, eps, t)
@@ -311,7 +278,7 @@ class Diffusion(pl.LightningModule):
 
         (For Lightning the whole run is one epoch.)
         """
-        checkpoint["config"] = self.config
+        checkpoint["config"] = config_text(self.settings)
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         checkpoint["images"] = data.keys
         checkpoint["noise"] = GENERATOR

@@ -10,11 +10,12 @@ from torch import nn
 
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
+from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, make_guidance
-from diffusion.pixels import MODES
+from diffusion.pixels import MODES, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
 from diffusion.process.denoiser import Denoiser
@@ -23,7 +24,6 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
-from diffusion.training.checks import check_size
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
@@ -88,6 +88,20 @@ class Recipe:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts)
+
+
+def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:
+    """Reject images or crops with sides that are not multiples of the network's `downsampling`."""
+    factor, (_, height, width) = int(getattr(network, "downsampling", 1)), data.shape
+    if height % factor or width % factor:
+        near = [max(factor, round(side / factor) * factor) for side in (height, width)]
+        found, fitting = (shown(resolution_of(h, w)) for h, w in ((height, width), near))
+        what = "a multiple" if height == width else "multiples"
+        raise UserError(
+            f"data.resolution={found}: the network needs {what} of {factor}, such as data.resolution={fitting}"
+        )
+    if crops is not None:
+        crops.check(height, width, factor)
 
 
 def with_channels(settings: Train) -> Train:

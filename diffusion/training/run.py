@@ -104,12 +104,11 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     trainer = make_trainer(settings, folder, resumed)
     clock = clock_of(settings, recipe.data, trainer.world_size)
     settings, last = with_step(settings, recipe.drawing(settings.seed), clock, resumed)
-    config = config_text(settings)
-    module = make_module(settings, recipe, clock, config)
+    module = Diffusion(settings, recipe, clock)
     check_recipe(module, recipe.data, last.in_training)
     processes.check_processes(trainer)
     if resumed is not None:
-        check_resumed(module.state_dict(), config, resumed)
+        check_resumed(module.state_dict(), config_text(settings), resumed)
         check_images(recipe.data.keys, resumed, folder)
         check_noise(resumed)
         check_steps_left(clock.total, resumed, folder)
@@ -217,15 +216,6 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
     return settings.model_copy(update={"score": score, "samples": samples})
 
 
-def make_module(settings: Train, recipe: Recipe, clock: Clock, config: str) -> Diffusion:
-    """The LightningModule of a recipe."""
-    return Diffusion(
-        recipe.network, recipe.schedule, recipe.prediction, recipe.objective, recipe.optimizer, recipe.lr_scheduler,
-        clock, settings.seed, settings.validation.draws, settings.validation.seed, settings.label_dropout,
-        recipe.augmentation, recipe.crops, config,
-    )  # fmt: skip
-
-
 def prepare_network(module: Diffusion, settings: Train, trainer: pl.Trainer) -> None:
     """Set the memory layout and precision of the network."""
     if settings.channels_last and is_sharded(settings):
@@ -289,7 +279,7 @@ def set_clock(
     trainer.val_check_interval = clock.validate_every * clock.accumulate
     start = None if resumed is None else resumed.path
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
-    plan = Plan(settings, data, last, recipe.schedule, clock, scorer, trainer.world_size, recipe.share)
+    plan = Plan(settings, recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),

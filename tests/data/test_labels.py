@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffusion.config.build import make
 from diffusion.data import Batch, Folder, ImageData, Landscapes, Split, folder, tiles
+from diffusion.data.store import Decoded, Made
 from diffusion.data.tiles import HERE, scenes, split_photos
 from diffusion.errors import UserError
 
@@ -339,14 +340,10 @@ def test_every_scene_has_photographs_in_the_training_split() -> None:
 
 
 def test_landscape_tiles_have_the_scene_of_their_photograph(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {
-        split: {
-            "images": torch.zeros(2 * len(photos), 3, 8, 8, dtype=torch.uint8),
-            "names": [f"{photo} 128px at {x},0" for x in (0, 64) for photo in photos],
-        }
-        for split, photos in split_photos().items()
-    }
-    monkeypatch.setattr(tiles, "cached", lambda file, make: made)
+    names = [f"{photo} 128px at {x},0" for photos in split_photos().values() for x in (0, 64) for photo in photos]
+    made = Decoded(torch.zeros(len(names), 3, 8, 8, dtype=torch.uint8), Made(names), "")
+    monkeypatch.setattr(tiles, "stored", lambda name, shape, make: made)
+    monkeypatch.setattr(tiles, "TILES", {split: 2 * len(photos) for split, photos in split_photos().items()})
     monkeypatch.setattr("diffusion.data.duplicates.report", lambda splits: [])
     data, plain = Landscapes(8, labels=True), Landscapes(8)
     for each in (data, plain):

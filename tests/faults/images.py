@@ -8,7 +8,7 @@ WHOLE = f"{PIXELS}::test_an_incomplete_progress_entry_is_ignored"
 NEAREST = "data/test_nearest.py"
 COPIED = f"{PIXELS}::test_a_file_with_a_new_timestamp_is_accepted_and_hashed_only_once"
 MAPPED = f"{PIXELS}::test_splits_stay_memory_mapped_and_are_not_copied"
-AGAIN = f"{PIXELS}::test_another_seed_needs_no_decoding_and_a_second_start_no_hashing"
+AGAIN = f"{PIXELS}::test_a_second_start_needs_no_decoding_and_no_hashing"
 COMPARED = f"{PIXELS}::test_near_duplicates_do_not_depend_on_the_block_size"
 DAMAGED = "data/test_folder.py::test_a_damaged_cache_is_reported_and_recomputed"
 
@@ -42,12 +42,6 @@ FAULTS = [
         "[index], flip, epoch, number]._replace(index=index)",
         "[index], flip, epoch, number]",
         "data/test_data_module.py",
-    ),
-    Fault(
-        "another seed decodes the images again",
-        "if (other := self._other_order(key)) is not None:",
-        "if (other := None) is not None:",
-        AGAIN,
     ),
     Fault(
         "the keys of splits are computed at each start",

@@ -260,7 +260,7 @@ FAULTS = [
     Fault("T5 the dropout seed is not set for each step", "torch.default_generator.manual_seed(seed)", "pass", RESUMED),
     Fault(
         "T5 the noise does not depend on seed and epoch",
-        "seeds_for(self.seed, use, batch.epoch, last=batch.index.tolist())",
+        "seeds_for(self.settings.seed, use, batch.epoch, last=batch.index.tolist())",
         "[torch.Generator().seed() for _ in range(n)]",
         RESUMED,
     ),
@@ -641,14 +641,14 @@ FAULTS = [
     ),
     Fault(
         "T10 dropout depends on the device",
-        'seed_for(self.seed, "dropout", self.trainer.global_step)',
-        'seed_for(self.seed, "dropout", self.trainer.global_step, self.global_rank)',
+        'seed_for(self.settings.seed, "dropout", self.trainer.global_step)',
+        'seed_for(self.settings.seed, "dropout", self.trainer.global_step, self.global_rank)',
         AS_ONE,
     ),
     Fault(
         "T10 dropout depends on the batch within an accumulation",
-        'seed_for(self.seed, "dropout", self.trainer.global_step)',
-        'seed_for(self.seed, "dropout", self.trainer.global_step, batch_idx)',
+        'seed_for(self.settings.seed, "dropout", self.trainer.global_step)',
+        'seed_for(self.settings.seed, "dropout", self.trainer.global_step, batch_idx)',
         AS_ONE,
     ),
     Fault("T9 passwords in a URL are accepted", "if URL.search(value):", "if False:", SECRETS),

@@ -289,8 +289,8 @@ FAULTS = [
     ),
     Fault(
         "grid: each seed has its own validation grid",
-        "FrozenGrid(draws, grid_seed,",
-        "FrozenGrid(draws, seed,",
+        "FrozenGrid(grid.draws, grid.seed,",
+        "FrozenGrid(grid.draws, settings.seed,",
         "training/test_reproducible.py::test_all_seeds_are_validated_with_the_same_noise",
     ),
     Fault(

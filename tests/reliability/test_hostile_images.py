@@ -249,7 +249,7 @@ def kilobytes(name):
 
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
 before = kilobytes("VmRSS")
-assert sum(len(made.names) for _, made in data._decode(files, "none")) == 6
+assert sum(len(made.names) for _, made in data._decode(files)) == 6
 print((kilobytes("VmHWM") - before) * 1024)
 """
 

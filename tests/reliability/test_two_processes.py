@@ -234,7 +234,7 @@ def test_fewer_trainer_devices_than_torchrun_processes_are_refused(command, tiny
 def test_random_draws_do_not_depend_on_how_a_batch_is_split():
     def drawn(index: Tensor, rank: int, world: int) -> list[Tensor]:
         module = SimpleNamespace(
-            seed=0,
+            settings=SimpleNamespace(seed=0),
             device=torch.device("cpu"),
             clock=Clock(epoch=4, total=8),
             global_rank=rank,

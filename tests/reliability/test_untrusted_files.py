@@ -27,7 +27,8 @@ from diffusion.config.choices import choices
 from diffusion.report.__main__ import main as report
 from diffusion.runs.jobs import config_text
 from diffusion.training.clock import Clock
-from diffusion.training.run import Recipe, make_module
+from diffusion.training.module import Diffusion
+from diffusion.training.recipe import Recipe
 
 pytestmark = pytest.mark.reliability
 
@@ -314,7 +315,7 @@ def test_the_checkpoint_of_every_shipped_choice_loads(tmp_path, group, choice):
         overrides += ["prediction=edm", "grid@sampler.grid=karras"] if choice in ("edm", "ve") else ["prediction=v"]
     settings = settings_of(overrides)
     recipe = Recipe.build(settings)
-    module, network = make_module(settings, recipe, Clock(1, 1), ""), recipe.network
+    module, network = Diffusion(settings, recipe, Clock(1, 1)), recipe.network
     kept = {"config": config_text(settings), "global_step": 1, "epoch": 0}
     storage.save(kept | {"state_dict": module.state_dict()}, tmp_path / "x.ckpt")
     restored = restore(tmp_path / "x.ckpt")

@@ -115,6 +115,7 @@ SETTINGS = {
     "ema.decay=2": "from 0 to 1",
     "ema.decay=-1": "from 0 to 1",
     "lr_scheduler.warmup=abc": "a whole number",
+    "lr_scheduler.warmup=-1": "a whole number of at least 0",
     "model.channels=32": "a list, each a whole number",
     "model.attention=[0,1]": "a list, each true or false",
     "data.limit=abc": "a whole number of at least 1 or null",

@@ -20,7 +20,7 @@ from diffusion.training import batch, trials
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
 from diffusion.training.recipe import Recipe
-from diffusion.training.run import make_module, make_trainer
+from diffusion.training.run import make_trainer
 
 RECIPES = {
     "crops": ["crops=random", "timesteps@objective.timesteps=stratified", "trainer.limit_train_batches=0.7"],
@@ -98,7 +98,7 @@ def divided(tiny: list[str], folder: Path, *overrides: str) -> Any:
     recipe = Recipe.build(chosen)
     recipe.data.setup()
     trainer = make_trainer(chosen, folder, None)
-    module = make_module(chosen, recipe, batch.clock_of(chosen, recipe.data, 1), "")
+    module = Diffusion(chosen, recipe, batch.clock_of(chosen, recipe.data, 1))
     before = {name: value.clone() for name, value in module.state_dict().items()}, torch.get_rng_state()
     record = SimpleNamespace(update=lambda **_: None)
     division = batch.divide(module, recipe.data, trainer, 1, folder, record)
@@ -219,7 +219,9 @@ def test_random_draws_do_not_depend_on_how_a_step_is_divided() -> None:
     def drawn(index: torch.Tensor, part: int, parts: int, rank: int, devices: int) -> list[Any]:
         clock = Clock(epoch=3, total=9, accumulate=parts, together=parts)
         trainer = SimpleNamespace(world_size=devices)
-        module = SimpleNamespace(seed=0, device=torch.device("cpu"), clock=clock, global_rank=rank, trainer=trainer)
+        module = SimpleNamespace(
+            settings=SimpleNamespace(seed=0), device=torch.device("cpu"), clock=clock, global_rank=rank, trainer=trainer
+        )
         number = 2 * parts + part  # the batch's number, in the epoch's third step
         streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0, 1, number))  # type: ignore[arg-type]
         return [streams.uniform(), streams.stratified(), torch.full((len(index),), streams.shared())]

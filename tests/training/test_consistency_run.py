@@ -51,14 +51,14 @@ def test_the_experiment_tunes_the_weights_of_a_checkpoint(tiny, tmp_path, monkey
     """And one step with a small learning rate does not move far from them."""
     train([*tiny, "experiment=demo", "trainer.max_steps=2", "samples.n=0"], tmp_path / "base")
     saved = storage.load(tmp_path / "base/checkpoints/last.ckpt")["current_model_state"]
-    make = run.make_module
+    make = run.Diffusion
 
     def initialised(*args):
         module = make(*args)
         module.load_state_dict(saved)  # the objective has no state of its own
         return module
 
-    monkeypatch.setattr(run, "make_module", initialised)
+    monkeypatch.setattr(run, "Diffusion", initialised)
     overrides = [*tiny, "experiment=ect", "trainer.max_steps=1", "optimizer.lr=1e-6", "samples.n=4"]
     train(overrides, tmp_path / "tuned")
     tuned = storage.load(tmp_path / "tuned/checkpoints/last.ckpt")["current_model_state"]
