@@ -60,6 +60,8 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             secrets.check_words(words)
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]
+            if resumed is not None:
+                stack.enter_context(resumed.keeping_choices())
 
             def settings_of(values: Any, sources: Any) -> S:
                 secrets.check_sources(sources)
@@ -79,6 +81,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
                 return None
 
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(compose)()
+            sys.argv[1:] = words  # the command that runs and reports record
             for values, sources, folder in composed:
                 task(settings_of(values, sources), folder)
         except KeyboardInterrupt:

@@ -8,6 +8,7 @@ directly or with a folder of choices (`--config-dir`).
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from diffusion.config.choices import choices, files, is_group
 from diffusion.config.composition import flat
 from diffusion.console import console
 from diffusion.errors import UserError
+from diffusion.files import replace
 
 SEVERAL = ("logger", "callbacks")  # groups that allow several choices
 IGNORED = ("experiment",)  # groups of presets for other choices, which are saved separately
@@ -60,6 +62,22 @@ class ResumedRun:
             and not f"{str(key).rpartition('@')[2]}.".startswith(given)
             and all(name.strip() in choices(group) for name in str(choice).strip("[]").split(","))
         ]
+
+    @contextmanager
+    def keeping_choices(self) -> Iterator[None]:
+        """Context of an attempt to resume. Hydra overwrites the recorded choices before the attempt is checked.
+
+        Afterwards they are as before unless config.yaml was written, because they describe it.
+        """
+        noted = [self.folder / ".hydra" / name for name in ("config.yaml", "hydra.yaml", "overrides.yaml")]
+        config = self.folder / "config.yaml"
+        before = {path: path.read_bytes() for path in (config, *noted) if path.is_file()}
+        try:
+            yield
+        finally:
+            if config.read_bytes() == before.pop(config):
+                for path, content in before.items():
+                    replace(path, content)
 
     def with_overrides(self, composed: Mapping[str, Any]) -> dict[str, Any]:
         """The saved configuration, with the keys overridden on the command line taken from `composed`.

@@ -85,7 +85,7 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
         raise UserError(
             f"{where}: it was saved from a different network: {len(differing)} weights differ; {name} is "
             f"{saved.get(name, 'missing')} there, and {present.get(name, 'missing')} in model; use the model it was "
-            "trained with, or remove ckpt to train another"
+            "trained with, or train another in another folder, without ckpt"
         )
     before, now = flat(resumed.config), flat(yaml.safe_load(config))
     changed = [key for key in before | now if before.get(key) != now.get(key)]
@@ -98,7 +98,7 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
     if refused := [words[key] for key in words if key.startswith(FIXED)]:
         raise UserError(
             f"{where}: it was trained with other settings: {', '.join(refused)}; use the settings it was trained "
-            "with, or remove ckpt to train with others from the start"
+            "with, or train with others from the start in another folder, without ckpt"
         )
     if reported := [words[key] for key in words if key.startswith(REPORTED)]:
         console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")

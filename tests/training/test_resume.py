@@ -103,7 +103,8 @@ def test_a_complete_run_is_not_run_again(command, run):
 )
 @pytest.mark.parametrize("folder", ["same", "new"])
 def test_incompatible_settings_on_resume_are_refused_without_changing_the_run(command, tiny, run, word, change, folder):
-    kept, record = (run / "config.yaml").read_text(), (run / "run.json").read_text()
+    files = [run / name for name in ("config.yaml", "run.json", ".hydra/hydra.yaml", ".hydra/overrides.yaml")]
+    kept = [file.read_text() for file in files]
     words = [word, "trainer.max_steps=4"]
     words += RUN if folder == "same" else [*tiny, "ckpt=run/checkpoints/last.ckpt"]
     status, out, err = command("train", words)
@@ -112,10 +113,12 @@ def test_incompatible_settings_on_resume_are_refused_without_changing_the_run(co
     assert line.startswith("error: ckpt=")
     assert f"it was trained with other settings: {change}" in line
     assert line.count("→") == 1
-    assert ((run / "config.yaml").read_text(), (run / "run.json").read_text()) == (kept, record)
+    assert [file.read_text() for file in files] == kept
     status, out, err = command("train", [*RUN, "trainer.max_steps=3"])
     assert status == 0, out + err
-    assert config(run)["schedule"]["_target_"] == yaml.safe_load(kept)["schedule"]["_target_"]
+    assert config(run)["schedule"]["_target_"] == yaml.safe_load(kept[0])["schedule"]["_target_"]
+    command = json.loads((run / "run.json").read_text())["command"]
+    assert command == "python -m diffusion.train hydra.run.dir=run ckpt=auto trainer.max_steps=3"
 
 
 def test_changed_settings_are_reported_on_resume(command, run):
