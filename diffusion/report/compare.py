@@ -208,6 +208,12 @@ def _warnings(recipes: int, scored: Sequence[tuple[Run, Score]]) -> list[str]:
             f"{', '.join(sorted(tests))}: choosing among {recipes} recipes by their test scores makes the winner's "
             "score too good; choose on the validation split, and score only the chosen one on test"
         )
+    steps = {run: (score.source.get("step"), run.info.get("steps")) for run, score in scored if score.what == "samples"}
+    found += [
+        f"{run.folder}: its scores are those of step {step}, but its training ended at step {last}"
+        for run, (step, last) in steps.items()
+        if None not in (step, last) and step != last
+    ]
     numbers: dict[Run, int] = {}
     for run, score in scored:
         numbers[run] = max(numbers.get(run, 1), score.source.get("test_evaluation") or 1)

@@ -104,7 +104,8 @@ def number(value: float, half: float | None = None) -> str:
 
 
 def plus_minus(value: float, half: float) -> str:
-    """`105.7 ± 1.2`; only the number if `half` is NaN."""
+    """`105.7 ± 1.2`; only the number if `half` is NaN. A half of only rounding errors is 0."""
+    half = 0.0 if half < 1e-12 * max(1.0, abs(value)) else half
     return number(value, half) + (f" ± {number(half, half)}" if half >= 0 else "")
 
 

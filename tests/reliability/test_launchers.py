@@ -46,3 +46,5 @@ def test_an_evaluation_sweep_runs_under_joblib(tiny, tmp_path):
     for i in range(2):
         scores = json.loads((tmp_path / f"sweep/{i}/scores.json").read_text())
         assert {score["seed"] for score in scores} == {i}, scores
+    assert "fd_lite0" in (tmp_path / "sweep/compare.md").read_text()
+    assert "compare.md" in done.stdout

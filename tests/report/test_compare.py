@@ -246,6 +246,16 @@ def test_only_the_score_of_a_runs_last_step_is_used(tmp_path: Path, make_run: Ma
     assert row.numbers("fd_lite0") == [4.0]
 
 
+def test_scores_of_a_step_before_the_last_give_a_warning(tmp_path: Path, make_run: Make) -> None:
+    folder = make_run(tmp_path / "a", scores=[of(value=1.0, step=5)])
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"steps": 9}))
+    (warning,) = compare(gather([folder])).warnings
+    assert warning == f"{folder}: its scores are those of step 5, but its training ended at step 9"
+    (folder / "run.json").write_text(json.dumps(info | {"steps": 5}))
+    assert compare(gather([folder])).warnings == []
+
+
 def test_only_the_newest_of_several_runs_with_one_seed_counts(seeds: Any, tmp_path: Path) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 12.0]), *seeds("again", 1e-3, [11.0]), *seeds("copy", 1e-3, [10.0])]
     for folder, hour in zip(folders, (3, 3, 5, 3), strict=True):

@@ -65,6 +65,13 @@ def test_the_listed_score_is_the_latest_sample_score_of_the_first_metric(tmp_pat
     assert (line.metric, line.value, line.score) == ("fd", value, text)
 
 
+def test_a_score_of_a_step_before_the_last_is_listed_with_its_step(tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps([{"metric": "fd", "value": 3.0, "what": "samples", "step": 1200}]))
+    for steps, text in ((1200, "3"), (1500, "3 (step 1,200)")):
+        (tmp_path / "run.json").write_text(json.dumps({"state": "complete", "steps": steps}))
+        assert status.line(tmp_path, tmp_path.parent).score == text
+
+
 def test_the_remaining_time_uses_the_rate_since_resuming(tmp_path):
     content = {"steps": 300, "first_step": 200, "total_steps": 450, "started": "2026-01-02T03:00:00+00:00"}
     now = datetime.fromisoformat("2026-01-02T03:01:00+00:00").timestamp()
