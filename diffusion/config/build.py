@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import MissingMandatoryValue
 
 from diffusion.config.choices import choices_with
 from diffusion.config.validation import check_arguments
@@ -26,6 +27,9 @@ def make(node: Mapping[str, Any], where: str, **kwargs: Any) -> Any:
     try:
         made = instantiate(node, _convert_="all", **kwargs)  # plain lists: an optimizer's settings are saved
         return _called_at_once(made, node)
+    except MissingMandatoryValue as error:
+        key = f"{where}.{error.full_key}"
+        raise UserError(f"{key} is not set; pass it on the command line: {key}=…") from error
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):

@@ -56,7 +56,7 @@ def composed(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any) -> dict[str, Any]:
     """The configuration node of a choice, with changed settings: `choice("sampler", "heun", steps=18, grid="karras")`.
 
-    Raises UserError for an unknown choice.
+    Raises UserError for an unknown choice, or a setting that it does not have.
     """
     if name not in choices(group):
         raise UserError(
@@ -64,6 +64,9 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
             f"{', '.join(choices(group))}"
         )
     node: dict[str, Any] = plain(_compose(f"{group}/{name}", overrides)).get(group, {})
+    for key in settings:
+        if key not in node:
+            raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
     parts = {key: choice(key, value) for key, value in settings.items() if is_group(key) and isinstance(value, str)}
     return {**node, **settings, **parts}
 

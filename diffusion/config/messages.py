@@ -163,9 +163,6 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
             use = " or ".join(f"{part[1]}={choice}" for choice in having)
             return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
         return f"{key}: unknown setting{nearest(key, _known_keys(command))}; --help lists all of them"
-    for cause in chain:
-        if missing := re.search(r"Missing mandatory value: (\S+)", str(cause)):
-            return f"{missing[1]} is not set; pass it on the command line: {missing[1]}=…"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
 
 

@@ -11,13 +11,19 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from diffusion.config.validation import Group, Words
+from diffusion.config.validation import UNSET, Group, Words
 
 
 def _inside(name: str) -> str:
     if not name or name.startswith("/") or ".." in Path(name).parts:
         raise ValueError("points outside of outputs")
     return name
+
+
+def _given(text: str) -> str:
+    if text == UNSET:
+        raise ValueError("not set")
+    return text
 
 
 def _time(text: str) -> str:
@@ -32,6 +38,7 @@ Name = Annotated[
     AfterValidator(_inside),
     Words("a name inside the folder outputs"),
 ]
+Trained = Annotated[str, AfterValidator(_given), Words("a run's folder, a checkpoint, or last")]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
 Devices = Count | Literal["auto"]
@@ -231,7 +238,7 @@ class Train(Settings):
 class Drawn(Settings):
     """The settings shared by all commands that sample from a trained model."""
 
-    ckpt: str
+    ckpt: Trained
     """A run's folder, a checkpoint, an exported file, a diffusers folder, or `last`: the run in outputs/ that saved
     most recently."""
     weights: Weights = "ema"
@@ -330,7 +337,7 @@ class Evaluate(Settings):
 class AnyStudy(Settings):
     """The settings shared by all studies of a trained model."""
 
-    ckpt: str
+    ckpt: Trained
     """A run's folder, a checkpoint, an exported file, or `last`: the run in outputs/ that saved most recently."""
     n: Count = 250
     """Samples per setting, all from the same noise; for a model with labels, each class as often as in the

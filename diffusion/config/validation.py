@@ -26,6 +26,7 @@ from diffusion.errors import UserError, nearest
 PLAIN = (int, float, bool, str, list, tuple, type(None))  # the types of yaml values, apart from mappings
 SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 LISTS = (list, Sequence)
+UNSET = "???"  # what Hydra composes for a setting that must be set
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -152,6 +153,8 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], place: tuple[int
         return f"{key}={shown(value or None)}: a choice is required; {key} is one of {', '.join(choices(key))}"
     if field.annotation is model:
         return f"{key}={shown(value)}: it has nested settings; remove it, or set one of them"
+    if value == UNSET:
+        return f"{key} is not set; expected {describe(hint)}"
     default = field.get_default(call_default_factory=True)
     usual = "" if field.is_required() or "${" in str(default) else f"; {key}={shown(default)} is the default"
     parts = () if typing.get_origin(hint) in LISTS else (hint, *typing.get_args(hint))

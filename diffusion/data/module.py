@@ -179,7 +179,7 @@ class ImageData(LightningDataModule):
         if len(split) < devices:
             raise UserError(
                 f"{count(len(split), 'image')} of the {name} split: too few for {count(devices, 'device')}; set "
-                f"data.{name} to at least {devices}, or use fewer devices"
+                f"data.{name} to at least {devices}" + (", or use fewer devices" if devices > 1 else "")
             )
         return self._loader(split, InOrder(torch.arange(len(split)), self.eval_batch_size, rank, devices))
 

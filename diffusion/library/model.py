@@ -125,7 +125,7 @@ class Model:
         if not isinstance(fill, Tensor):
             fill = read_mask(fill, self.restored.shape, None if isinstance(picture, Tensor) else picture)
         if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
-            raise UserError(f"mask: got {_described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
+            raise UserError(f"mask: got {described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
         how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
         drawing = filling(self._drawing(**options, _fills=True), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
@@ -165,6 +165,9 @@ class Model:
         return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
+        for name, value in (("n", n), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"{name}={value}: expected a whole number of at least 1")
         label = f"sampling {count(n, 'image')}" if progress else None
         return drawing(self.denoiser, n, self.device, batch_size, label)
 
@@ -173,7 +176,7 @@ class Model:
         if not isinstance(picture, Tensor):
             return read_picture(picture, self.restored.shape)
         if picture.dtype != torch.uint8 or picture.shape != self.restored.shape:
-            raise UserError(f"image: got {_described(picture)}; expected uint8 {self.restored.shape}, or a file")
+            raise UserError(f"image: got {described(picture)}; expected uint8 {self.restored.shape}, or a file")
         return picture.cpu()
 
     def _guidance(
@@ -198,8 +201,10 @@ class Model:
         return node
 
 
-def _described(values: Tensor) -> str:
-    """The dtype and shape as text: `float32 (3, 32, 32)`."""
+def described(values: Any) -> str:
+    """The dtype and shape of a tensor as text, `float32 (3, 32, 32)`; of another object, its class."""
+    if not isinstance(values, Tensor):
+        return f"{type(values).__module__}.{type(values).__qualname__}"
     return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from diffusion.config.build import make
@@ -11,6 +12,7 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.pipeline import make_metrics
+from diffusion.library.model import described
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
@@ -28,8 +30,8 @@ def score(
 ) -> dict[str, Score]:
     """Score images against real ones; the scores by name: `score(images)["fd_lite0"].value`.
 
-    Each score includes its interval (`low`, `high`) and its protocol. Raises UserError for fewer than 4 images, and for
-    a reference that does not exist.
+    Each score includes its interval (`low`, `high`) and its protocol. Raises UserError for images that are not such a
+    tensor, for fewer than 4, and for a reference that does not exist.
 
     Args:
         images: uint8 (n, C, H, W), grey, RGB or RGBA.
@@ -40,6 +42,8 @@ def score(
         metrics: a choice from conf/metrics.
         device: the device of the feature extractor: auto, cpu, cuda, cuda:1, mps.
     """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise UserError(f"images: got {described(images)}; expected a uint8 tensor of shape (n, C, H, W)")
     extractor = make(choice("features", features), "features").to(choose_device(device))
     data = reference if isinstance(reference, ImageData) else _data(reference, images)
     data.prepare_data()

@@ -165,8 +165,8 @@ class ClassifierFree(Guidance):
     def weak_conditions(self, conditions: dict[str, Any]) -> dict[str, Any]:
         if conditions.get("classes") is None:
             raise UserError(
-                "guidance: classifier-free guidance needs a class label per image; set classes (the model must be "
-                "trained with them), or use guidance=none"
+                "guidance: classifier-free guidance needs a class label per image, and a model trained with them "
+                "(data.labels); choose labels other than none, or use guidance=none"
             )
         return {name: value for name, value in conditions.items() if name != "classes"}
 

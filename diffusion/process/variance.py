@@ -59,7 +59,7 @@ def learned_range(schedule: Schedule, t: Tensor, s: Tensor, spread: Tensor | Non
     if spread is None:
         raise UserError(
             "variance learned_range: the network has no output channels for the variance; "
-            "double model.out_channels, or use the variance fixed_small"
+            "use the variance fixed_small, or train with twice the model.out_channels"
         )
     small, large = (expand(fixed(schedule, t, s), spread) for fixed in (fixed_small, forward_variance))
     return torch.lerp(small, large, (spread + 1) / 2)

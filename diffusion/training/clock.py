@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from diffusion.config.schema import Trainer
-from diffusion.console import count
+from diffusion.console import console, count
 from diffusion.errors import UserError
 
 
@@ -44,15 +44,15 @@ class Clock:
         `least` is limited to a tenth of the run.
         """
         accumulate = settings.accumulate_grad_batches
-        batches = images // (batch_size * devices)
+        every = batches = images // (batch_size * devices)
         limit = settings.limit_train_batches
         if limit is not None:
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         epoch = batches // accumulate
-        if epoch < 1 and limit is not None:
+        if epoch < 1 <= every // accumulate:
             raise UserError(
-                f"trainer.limit_train_batches={limit}: it leaves no optimizer step in an epoch of "
-                f"{images // (batch_size * devices)} batches; set a larger number, or remove it"
+                f"trainer.limit_train_batches={limit}: it leaves no optimizer step in an epoch of {every} batches; set "
+                "a larger number, or remove it"
             )
         if epoch < 1:
             raise UserError(
@@ -63,6 +63,11 @@ class Clock:
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
         total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)
+        if total < settings.max_steps:
+            console.print(
+                f"trainer.max_epochs={epochs} ends the run at step {int(total):,}, before trainer.max_steps="
+                f"{settings.max_steps}; trainer.max_epochs=-1 removes this limit"
+            )
         clock = cls(epoch, int(total), accumulate, least=max(1, min(least, int(total) // 10)))
         interval, between = settings.val_check_interval, settings.check_val_every_n_epoch or 1
         if isinstance(interval, int):

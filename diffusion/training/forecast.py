@@ -23,6 +23,7 @@ from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.sharding import whole
+from diffusion.training.signals import TimeLimit
 
 STEP = 3  # evaluations per image in a training step
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
@@ -148,6 +149,9 @@ class Forecast(Callback):
         names, amounts = max(len(part.name) for part in parts), max(len(part.amount) for part in parts)
         for part in parts:
             console.print(f"  {part.name:<{names}}  {part.amount:<{amounts}}  {duration(costs.of(part))}")
+        limit = self.plan.settings.trainer.max_time
+        if limit is not None and TimeLimit(limit).seconds < every:
+            console.print(f"trainer.max_time={limit} saves and stops the run before that; ckpt=auto then resumes it")
         if pl_module.device.type == "cpu" and every > 3600:
             console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")
 

@@ -64,7 +64,7 @@ def test_a_sampler_can_be_an_object(model):
     ("sampler", "settings", "words"),
     [
         ("hein", {}, "sampler=hein: unknown choice (did you mean heun?)"),
-        ("heun", {"stepz": 3}, "stepz"),
+        ("heun", {"stepz": 3}, "sampler.stepz: sampler=heun has no such setting (did you mean steps?)"),
         ("heun", {"steps": "many"}, "sampler.steps=many: expected a whole number"),
         (None, {"stepz": 3}, "sampler.stepz: the run's sampler has no such setting"),
         (None, {"fills": True}, "sampler.fills: the run's sampler has no such setting"),
@@ -75,6 +75,29 @@ def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, sett
     with pytest.raises(UserError) as refused:
         model.sample(1, sampler, **settings)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("setting", [{"n": 0}, {"n": 2, "batch_size": -1}])
+def test_a_number_of_samples_below_one_is_refused(model, setting):
+    (name, value), *_ = reversed(setting.items())
+    with pytest.raises(UserError, match=f"^{name}={value}: expected a whole number of at least 1$"):
+        model.sample(**setting)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (
+            torch.zeros(8, 3, 8, 8),
+            r"images: got float32 \(8, 3, 8, 8\); expected a uint8 tensor of shape \(n, C, H, W\)",
+        ),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r"images: got uint8 \(3, 8, 8\)"),
+        (np.zeros((8, 3, 8, 8), dtype=np.uint8), "images: got numpy.ndarray"),
+    ],
+)
+def test_images_of_the_wrong_type_or_shape_are_not_scored(images, words):
+    with pytest.raises(UserError, match=words):
+        diffusion.score(images, features="lite0")
 
 
 def test_scores_are_the_same_as_those_of_the_command(command, photos, tmp_path):

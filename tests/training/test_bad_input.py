@@ -143,6 +143,21 @@ def test_invalid_settings_are_refused_before_any_image_is_read(command, tiny, mo
     assert SETTINGS[setting] in err
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("train", ["data=folder"], "data.root is not set; pass it on the command line: data.root=…"),
+        ("sample", ["n=4"], "ckpt is not set; expected a run's folder, a checkpoint, or last"),
+        ("edit", ["image=a.png"], "ckpt is not set; expected a run's folder"),
+        ("study", ["sampler"], "ckpt is not set; expected a run's folder"),
+    ],
+)
+def test_a_setting_that_must_be_set_is_named_with_its_whole_key(command, name, words, said):
+    status, _, err = command(name, words)
+    assert status == 2
+    assert error_line(err).startswith(f"error: {said}")
+
+
 def test_an_empty_image_folder_is_refused(command, tiny, tmp_path):
     (tmp_path / "empty").mkdir()
     status, _, err = command("train", [*tiny, f"data.root={tmp_path}/empty", "name=bad"])

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from diffusion.config.schema import Trainer
+from diffusion.errors import UserError
 from diffusion.runs.metrics import read_metrics
 from diffusion.training.clock import Clock
 
@@ -54,3 +55,17 @@ def test_a_run_on_few_images_validates_at_the_minimum_interval(command, tiny: li
     assert status == 0, out + err
     steps = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
     assert {int(b - a) for a, b in pairwise(steps)} == {6}  # 60 steps
+
+
+def test_a_run_says_that_its_epochs_end_it_before_its_steps(capfd) -> None:
+    assert Clock.of(Trainer(max_steps=50, max_epochs=10), 80, 8, 1).total == 50
+    assert capfd.readouterr().out == ""
+    assert Clock.of(Trainer(max_steps=50, max_epochs=2), 80, 8, 1).total == 20
+    said = "trainer.max_epochs=2 ends the run at step 20, before trainer.max_steps=50; trainer.max_epochs=-1 removes"
+    assert said in " ".join(capfd.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("images", "words"), [(24, "leaves no optimizer step in an epoch of 3"), (7, "has 7 images")])
+def test_an_epoch_without_a_step_is_explained_by_its_limit_or_its_images(images: int, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Clock.of(Trainer(limit_train_batches=0.2), images, 8, 1)
