@@ -105,7 +105,8 @@ def test_a_folder_without_jobs_is_refused(tmp_path: Path) -> None:
 
 
 def hydra_config(folder: Path, mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
-    return OmegaConf.create({"hydra": {"mode": mode, "sweep": {"dir": str(folder)}, "job": {"num": 0, "name": "train"}}})
+    job = {"num": 0, "name": "train"}
+    return OmegaConf.create({"hydra": {"mode": mode, "sweep": {"dir": str(folder)}, "job": job}})
 
 
 def test_the_hydra_callback_prints_the_comparison_of_its_sweep(
