@@ -35,7 +35,7 @@ def test_ordinary_overrides_are_accepted(word):
 
 
 def test_configurations_that_contain_a_secret_are_refused():
-    for config in ({"validation": {"url": "https://me:pw@db/x"}}, {"a": [{"pwd": "x"}]}):
+    for config in ({"validation": {"url": "https://me:pw@db/x"}}, {"a": [{"pwd": "x"}]}, {"http": {"token": ["x"]}}):
         with pytest.raises(UserError):
             secrets.check_values(config)
 

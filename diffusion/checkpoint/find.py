@@ -3,12 +3,16 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from diffusion.checkpoint import diffusers_folder, storage
-from diffusion.checkpoint.restore import read
+from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.runs.folder import Run, runs_below
 from diffusion.runs.record import RunRecord
+
+PRECISIONS = ("highest", "high", "medium")
 
 
 class Found(NamedTuple):
@@ -31,6 +35,17 @@ def trained(ckpt: str | Path) -> Path:
     path = of_run(max(saved, key=lambda run: saved[run]))
     console.print(f"ckpt=last: {path}")
     return path
+
+
+def opened(ckpt: str | Path, weights: str | float) -> Restored:
+    """Restore the model that `ckpt` selects; from here on, this process multiplies matrices as its run did.
+
+    (On a GPU, the precision of matrix products changes the last digits of a sample.)
+    """
+    restored = restore(trained(ckpt), weights)
+    precision = restored.config.get("matmul_precision")
+    torch.set_float32_matmul_precision(precision if precision in PRECISIONS else "high")
+    return restored
 
 
 def of_run(path: Path) -> Path:

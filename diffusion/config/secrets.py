@@ -12,7 +12,7 @@ from diffusion.errors import UserError
 
 NAME = re.compile(
     r"(?i)(^|[_.-])(api_?keys?|access_?keys?(_id)?|key|token|secret|pwd|pass(w(or)?d|phrase)?|credentials?"
-    r"|auth(orization)?)$"
+    r"|auth(orization)?)(\[\d+\])*$"
 )
 URL = re.compile(r"://[^/\s:@]*:(?!\$\{)[^/\s@]+@")  # user:password@, except `${oc.env:…}`, which is saved unresolved
 INNER = re.compile(r"[{,]\s*[\"']?([\w.-]+)[\"']?\s*:\s*([^,{}]+)")  # of `{name: value, …}`

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import Restored, restore
+from diffusion.checkpoint.find import opened
+from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import searched
 from diffusion.config.quoting import command_line
@@ -96,7 +96,7 @@ def draw_edits(settings: Edit, folder: Path) -> None:
     log_to(folder / "edit.log")
     check(settings)
     device = choose_device(settings.device)
-    restored = restore(trained(settings.ckpt), settings.weights)
+    restored = opened(settings.ckpt, settings.weights)
     settings = completed_by(settings, restored)
     made = edits(settings, restored)
     console.print(made.about)

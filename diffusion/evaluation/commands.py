@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import Restored, restore, what_changed
+from diffusion.checkpoint.find import opened, trained
+from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
@@ -49,7 +49,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     quiet_libraries()
     log_to(folder / "sample.log")
     choose_device(settings.device)  # raises before the model is loaded
-    restored = restore(trained(settings.ckpt), settings.weights)
+    restored = opened(settings.ckpt, settings.weights)
     settings = completed_by(settings, restored)
     drawing = make_drawing(settings, restored, labels_of(settings))
     n, batch_size = settings.n, settings.batch_size
@@ -161,7 +161,7 @@ def is_complete(settings: Evaluate, folder: Path) -> bool:
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     choose_device(settings.device)  # raises before the model is loaded
-    restored = restore(trained(str(settings.ckpt)), settings.weights)
+    restored = opened(str(settings.ckpt), settings.weights)
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))

@@ -97,7 +97,8 @@ def start(device: torch.device, threads: int) -> Member:
     """Start a process that draws on a device. (Spawned: CUDA and library threads do not survive a fork.)"""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, device, threads), daemon=True)
+    precision = torch.get_float32_matmul_precision()
+    process = context.Process(target=serve, args=(theirs, device, threads, precision), daemon=True)
     process.start()
     theirs.close()  # reading from `ours` then ends when the process does
     return process, ours
@@ -125,11 +126,12 @@ def answer(member: Member) -> None:
         raise error
 
 
-def serve(link: Connection, device: torch.device, threads: int) -> None:
+def serve(link: Connection, device: torch.device, threads: int, precision: str) -> None:
     """Draw what the first process requests, until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process receives it, too, and stops this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
     console.quiet = True
     try:
         denoiser: Denoiser = received(link).to(device)

@@ -8,7 +8,8 @@ import hashlib
 import http.client
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,6 +30,17 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 INCEPTION_NAMES = {name: name.replace("fd", "fid") for name in ("fd", "kid", "fd_infinity", "sfd", "inception_score")}
 SPATIAL_CHANNELS = 7  # of a feature map, as in sFID (Nash et al. 2021, arXiv:2103.03841, section 5)
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Context in which matrix products have the whole precision of float32, whatever the process uses otherwise."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class FeaturesUnavailable(UserError):
@@ -87,8 +99,8 @@ class FeatureExtractor(nn.Module):
             raise ValueError(
                 f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, C, H, W), C 1, 3 or 4"
             )
-        # Runs may use autocast, but features in bfloat16 would be another protocol.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        # Runs may use autocast or TF32, but such features would be another protocol.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact_products():
             images = to_rgb(images.to(self.device))
             if not spatial:
                 return self.features(images).float()

@@ -30,14 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     def serve() -> None:
         if find_spec("gradio") is None:
             raise UserError("the studio needs gradio: pip install 'diffusion-experiments[studio]'")
-        from diffusion.checkpoint.find import trained  # imports torch, so only when it is needed
-        from diffusion.checkpoint.restore import restore
+        from diffusion.checkpoint.find import opened  # imports torch, so only when it is needed
         from diffusion.config.choices import searching
         from diffusion.evaluation.devices import choose_device
         from diffusion.studio import page, requests
 
         with searching([chosen.config_dir]):
-            restored, device = restore(trained(chosen.checkpoint), chosen.weights), choose_device(chosen.device)
+            restored, device = opened(chosen.checkpoint, chosen.weights), choose_device(chosen.device)
             restored.denoiser.to(device)
             data = None if chosen.no_nearest else requests.training_images(restored)
             page.serve(restored, device, data, chosen.host, chosen.port)

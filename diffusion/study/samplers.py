@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import Restored, restore
+from diffusion.checkpoint import find
+from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
@@ -82,7 +82,7 @@ def opened(settings: S, folder: Path) -> tuple[S, Restored, list[torch.device]]:
     quiet_libraries()
     log_to(folder / "study.log")
     devices = choose_devices(settings.device, settings.devices, len(batches_of(settings.n, settings.batch_size)))
-    restored = restore(trained(settings.ckpt), settings.weights)
+    restored = find.opened(settings.ckpt, settings.weights)
     write_configuration(folder, settings, restored)
     return completed_by(settings, restored), restored, devices
 

@@ -12,9 +12,16 @@ from PIL import Image
 
 from diffusion import export
 from diffusion.data import Split
+from diffusion.model.unet import UNet
 
 SCORED = ("score.n=9", "samples.n=5", "score.baselines=[]", "seed=3", "sampler=heun", "sampler.steps=3")
-CUSTOM = (*SCORED, "grid@sampler.grid=linspace", "metrics.kernel.subsets=7", "features=lite0")
+CUSTOM = (
+    *SCORED,
+    "grid@sampler.grid=linspace",
+    "metrics.kernel.subsets=7",
+    "features=lite0",
+    "matmul_precision=highest",
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,21 @@ def test_evaluate_reproduces_the_scores_of_the_run(command, run, tmp_path, suffi
     assert again.keys() == scores(run).keys()
     for metric, record in scores(run).items():
         assert again[metric] | {"checkpoint": None} == record | {"checkpoint": None}
+
+
+def test_matrices_are_multiplied_as_in_the_run(command, run, monkeypatch):
+    """On a GPU, the precision of products changes the last digits of samples."""
+    forward, seen = UNet.forward, set()
+
+    def noted(self, *args, **kwargs):
+        seen.add(torch.get_float32_matmul_precision())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    torch.set_float32_matmul_precision("high")
+    status, out, err = command("evaluate", [f"ckpt={run}", "n=4", "baselines=[]", "device=cpu"])
+    assert status == 0, out + err
+    assert seen == {"highest"}
 
 
 CHANGED = {

@@ -146,4 +146,16 @@ FAULTS = [
     Fault("DDP moves the indices of a batch", "def determine_ddp_device_ids", "def determined", MOVED),
     Fault("parallel jobs use the first GPU", "[*free][:wanted]", "names[:wanted]", PARALLEL),
     Fault("a job takes GPUs that are not visible", 'os.environ.get("CUDA_VISIBLE_DEVICES") or', "None or", VISIBLE),
+    Fault(
+        "features are computed in TF32",
+        "enabled=False), exact_products():",
+        "enabled=False):",
+        "metric/test_features.py::test_features_are_computed_with_exact_products_in_any_run",
+    ),
+    Fault(
+        "commands do not multiply as the run did",
+        'torch.set_float32_matmul_precision(precision if precision in PRECISIONS else "high")',
+        "pass",
+        "evaluation/test_inherited_settings.py::test_matrices_are_multiplied_as_in_the_run",
+    ),
 ]

@@ -233,6 +233,21 @@ def test_lite0_is_silent_frozen_and_always_in_evaluation_mode(lite0: Lite0, capf
     assert not recwarn
 
 
+def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monkeypatch) -> None:
+    features, seen = Lite0.features, []
+
+    def noted(self: Lite0, images: Tensor) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return features(self, images)
+
+    monkeypatch.setattr(Lite0, "features", noted)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    lite0(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "medium")
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 def test_dtypes_other_than_uint8_are_refused(projection: type[FeatureExtractor], dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match="uint8"):
