@@ -17,6 +17,10 @@ FIRST = "metric/test_memorization.py::test_not_all_flagged_samples_are_repeats_a
 NEAREST = "metric/test_memorization.py::test_nearest_equals_brute_force"
 MOVES = "metric/test_memorization.py::test_a_view_shifts_with_replicated_edges_then_mirrors"
 DUPLICATES = "data/test_duplicates.py::test_near_duplicates_are_printed_at_every_start_but_computed_once"
+BY_CHANCE = "metric/test_memorization.py::test_chance_alone_is_called_copying_in_at_most_a_fortieth_of_audits"
+EMBEDDINGS = (
+    "metric/test_memorization.py::test_the_p_value_is_that_of_the_embedding_which_flags_the_most_times_their_number"
+)
 CALIBRATES = "metric/test_memorization.py::test_held_out_repeats_of_training_images_do_not_affect_the_threshold"
 GAPS = "metric/test_gap.py"
 
@@ -159,6 +163,16 @@ FAULTS = [
         REPEATS,
     ),
     Fault("audit: images not used for calibration are not reported", 'if out else ""', 'if False else ""', REPEATS),
+    Fault(
+        "audit: the rate of one calibration set is taken for certain",
+        "scipy.stats.betabinom(n, k, m + 1 - k)",
+        "scipy.stats.binom(n, k / (m + 1))",
+        f"{BY_CHANCE}[249-2048]",
+    ),
+    Fault("audit: the verdict ignores how many embeddings there are", "len(counts) * chance(", "chance(", EMBEDDINGS),
+    Fault(
+        "audit: the verdict compares the interval with the rate", 'details["p_value"] < CHANCE', "low > rate", SENTENCE
+    ),
     Fault("audit: a few repeats are not reported", "    if repeated:", "    if False:", SENTENCE),
     Fault(
         "audit: a lack of calibration images is not detected early",
