@@ -10,6 +10,8 @@ BIAS = "metric/test_distances.py::test_extrapolation_is_exact_if_the_bias_is_pro
 ERROR = "metric/test_distances.py::test_the_extrapolation_error_matches_the_regression_error"
 PUBLISHED = "metric/test_features.py::test_inception_spatial_features_match_the_published_evaluator"
 SPATIAL = "metric/test_score.py::test_spatial_features_need_no_second_pass_and_sfd_matches_numpy"
+SIZES = "metric/test_score.py::test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer"
+OLD = "metric/test_score.py::test_cached_statistics_with_too_few_features_are_recomputed"
 HUB = "metric/test_foundation.py::test_the_hash_of_weights_from_the_hub_is_verified"
 PLANTED = "metric/test_memorization.py::test_planted_copies_of_photographs_are_flagged"
 FEW = "metric/test_memorization.py::test_samples_that_repeat_training_images_are_counted_separately"
@@ -129,6 +131,15 @@ FAULTS = [
         "(plain, reference) if _takes_spatial",
         SPATIAL,
     ),
+    Fault("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)", SIZES),
+    Fault(
+        "reference: only the pool of the features is kept",
+        "pool(torch.cat(batches), KEPT)",
+        "pool(torch.cat(batches))",
+        SIZES,
+    ),
+    Fault("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features", SIZES),
+    Fault("reference: old statistics with fewer features are used", "len(known.features) == min(", "0 < min(", OLD),
     Fault("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not verified", "!= path.name", '== ""', HUB),
     Fault("audit: real embeddings are not cached", "keep=any(torch.equal(x, y) for y in real)", "keep=False", CACHED),
