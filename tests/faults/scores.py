@@ -53,6 +53,8 @@ STUDIED = "study/test_study.py::test_a_study_on_the_test_split_gives_a_warning_a
 
 SCORES = "metric/test_record.py"
 RECIPES = "report/test_compare.py"
+EQUAL = "test_equal_recipes_are_rarely_shown_as_worse_than_the_best"
+ONE_SEED = "test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best"
 SETTINGS = "report/test_differences.py"
 FILLED = "report/test_report_figures.py::test_the_lines_of_every_shipped_schedule_fill_their_figures"
 JOBS = "report/test_report_sweep.py"
@@ -287,6 +289,12 @@ FAULTS = [
         "if several and not mixed:",
         "if False:",
         RECIPES,
+    ),
+    Fault(
+        "compare: each test has its own 5%", "level / (len(p_values) - len(found))", "level", f"{RECIPES}::{EQUAL}[20]"
+    ),
+    Fault(
+        "compare: an untested row is shown to differ", "{*means} - {first} -", "{*tested} -", f"{RECIPES}::{ONE_SEED}"
     ),
     Fault("compare: repeated runs of one seed all count", "run.seeds or run.folder", "run.folder", RECIPES),
     Fault(
