@@ -1,7 +1,9 @@
 """`Drawing`: the sampler, guidance, classes and noise that samples are drawn with."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.provenance import network_hash
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
-from diffusion.console import count, progress_bar
+from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import conditions
@@ -22,7 +24,7 @@ from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.evaluation.pipeline import describe_sampler
 from diffusion.metric.digest import digest
 from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate
-from diffusion.process.editing import Between
+from diffusion.process.editing import Between, Edited
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
@@ -30,6 +32,8 @@ from diffusion.randomness import Streams, seeds_for
 
 Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
+
+LARGE = 100  # factor of an error in the first step, above which a note is printed
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Drawing:
             watch: called after every step.
             share: (rank, devices): draw only the batches of this device, see `batches_of`.
         """
+        if share[0] == 0:
+            note_first_step(denoiser, self.sampler)
         batches = batches_of(n, batch_size, share)
         drawn = self._draw(denoiser, n, batches, device, description, watch)
         return torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *(images for _, images in drawn)])
@@ -97,6 +103,8 @@ class Drawing:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         """Draw the missing samples of a device's share into their file; the arguments are those of a call."""
+        if share[0] == 0:
+            note_first_step(denoiser, self.sampler)
         for batch, images in self._draw(denoiser, drawn.n, drawn.missing(share), device, description, watch):
             drawn.put(batch, images)
 
@@ -192,6 +200,28 @@ class Drawing:
     def unguided(self) -> "Drawing":
         """The drawing without guidance, for example for an untrained network."""
         return replace(self, guidance=None, weak=None)
+
+
+def note_first_step(denoiser: Denoiser, sampler: Sampler) -> None:
+    """Print a note if a network's error is large in the first estimate of x0, which the sampler uses unlimited."""
+    inner: Sampler = getattr(sampler, "inner", sampler)  # of an edit or an inpainting
+    if inner.threshold is not None or not inner.uses_x0:
+        return
+    schedule = copy.deepcopy(denoiser.schedule).cpu()
+    first = sampler.begins(schedule)[0] if isinstance(sampler, Edited) else sampler.grid(schedule, sampler.steps)[0]
+    factor = float(denoiser.prediction.error_factor(schedule, torch.as_tensor([first], dtype=torch.float64)))
+    if factor > LARGE:
+        print_once(
+            f"note: without a threshold, an error of the predicted {type(denoiser.prediction).__name__.lower()} is "
+            f"multiplied by {float(f'{factor:.2g}'):,.0f} in the first step of {type(inner).__name__}, which can "
+            "saturate pixels; threshold@sampler.threshold=clip limits it"
+        )
+
+
+@cache
+def print_once(message: str) -> None:
+    """Print a message, unless it was printed before."""
+    console.print(message)
 
 
 def make_guidance(

@@ -19,6 +19,7 @@ from diffusion.report import figures, style
 
 SHOWN = 10  # pairs in the figure
 FIGURE = "figures/copies.png"
+CHANCE = 0.025  # with a smaller p-value, more samples are flagged than by chance
 ROWS = 32  # held-out images per comparison in the search for one that does not repeat a training image
 
 
@@ -67,7 +68,7 @@ def audit_copies(
     samples = images[[pair["sample"] for pair in closest]]
     style.save(figures.copies(samples, torch.stack(nearest), [pair["ratio"] for pair in closest]), folder / FIGURE)
     low, high = found.interval()
-    calibration = {"split": "val", "n": len(held_out) - found.left_out, "left_out": found.left_out, "key": held_out.key}
+    calibration = {"split": "val", "n": found.m, "left_out": found.left_out, "key": held_out.key}
     score = Score(
         metric="copies",
         value=found.share,
@@ -84,6 +85,7 @@ def audit_copies(
             "flagged": int(found.flagged.sum()),
             "repeats": int(found.repeats.sum()),
             "rate": found.rate,
+            "p_value": found.p_value,
             "calibration": calibration,
             "thresholds": found.thresholds,
             "closest": closest,
@@ -95,9 +97,9 @@ def audit_copies(
 
 def sentence(score: Score) -> str:
     """The result of an audit in one line. It counts near-duplicates, because a few copies hardly change the share."""
-    details, share, low, high = score.details, score.value, score.low or 0.0, score.high or 0.0
+    details, low, high = score.details, score.low or 0.0, score.high or 0.0
     repeated, rate, calibration = details["repeats"], details["rate"], details["calibration"]
-    signs = ["more than chance"] if low > rate else []
+    signs = ["more than chance"] if details["p_value"] < CHANCE else []
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
         signs.append(f"{repeated} of them {verb} a training image (within {NEAR}/255)")
@@ -107,6 +109,6 @@ def sentence(score: Score) -> str:
         f"; {out} of {n + out} validation images repeat training images and are not used for calibration" if out else ""
     )
     return (
-        f"copies: {details['flagged']} of {score.n} samples suspected ({share:.1%}, 95% interval {low:.1%} to "
+        f"copies: {details['flagged']} of {score.n} samples suspected ({score.value:.1%}, 95% interval {low:.1%} to "
         f"{high:.1%}; of held-out photographs at most {rate:.1%}): {result}{left_out}"
     )

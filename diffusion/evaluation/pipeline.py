@@ -113,9 +113,9 @@ class Scorer:
     def baselines(self, names: Iterable[str], n: int) -> list[Score]:
         """Score baselines, to compare with a score of `n` images.
 
-        `noise`: images of noise. `real`: n training images (all if there are fewer), or validation images if the
-        reference is the training split. `floor`: the `real` images and the reference images, mixed and split at random
-        into two sets of the same sizes, which differ only by chance.
+        `noise`: images of noise. `real`: n training images, or validation images if the reference is the training
+        split; all if there are fewer, and then the score's n is their number. `floor`: the `real` images and the
+        reference images, mixed and split at random into two sets of the same sizes, which differ only by chance.
         """
 
         @cache

@@ -26,12 +26,15 @@ def draw(images: Tensor, n: int, seed: int = 0) -> Tensor:
 def divide(features: Tensor, reference: ReferenceStatistics, seed: int = 0) -> tuple[Tensor, ReferenceStatistics]:
     """Mix real `features` with the reference's, and divide them at random into sets of the same two sizes.
 
+    The sizes are those of the sets that are given: N of `features`, which may be fewer than the samples, and the
+    reference's M (`KEPT` if it is larger). The new reference contains its true size.
+
     The score of these two sets is the floor: the value for sets of real images that differ only by chance. The new
     reference has the name and key of the old one, because it belongs to the same scores. Spatial features, if there are
     any (`features` (N, D + S)), are divided in the same way.
     """
     features, maps = features.tensor_split([len(reference.mean)], dim=1)
-    both = torch.cat([pool(features), reference.features])
+    both = torch.cat([pool(features, len(features)), reference.features])
     both = both[torch.randperm(len(both), generator=generator_for(seed, "divide"))]
     n = len(both) - len(reference.features)
     mean, cov = moments(both[n:])

@@ -179,7 +179,7 @@ class KernelDistance(SampleMetric):
 
     def size(self, n: int) -> int:
         """The size of a subset if there are `n` sample features."""
-        return min(self.subset_size, min(n, POOL) // 2, len(self.reference.features) // 2)
+        return min(self.subset_size, min(n, POOL) // 2, len(self.reference.pool) // 2)
 
     def settings_for(self, n: int) -> dict[str, Any]:
         """Includes the actual size of the subsets."""
@@ -187,7 +187,7 @@ class KernelDistance(SampleMetric):
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`kid`. Raises TooFew for fewer than 4 features in a set."""
-        x, y = pool(x).double(), self.reference.features.double()
+        x, y = pool(x).double(), self.reference.pool.double()
         m = self.size(len(x))
         if m < 2:
             raise TooFew(f"kernel distance of {len(x)} features to {len(y)}: each set needs at least 4")
@@ -224,7 +224,7 @@ class CMMD(SampleMetric):
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`cmmd`, never negative."""
-        x, y = pool(x).double(), self.reference.features.double()
+        x, y = pool(x).double(), self.reference.pool.double()
         n, m = len(x), len(y)
         xx, xy = self._row_sums(x, x), self._row_sums(x, y)
         value = xx.mean() / n + self._row_sums(y, y).mean() / m - 2 * xy.mean() / m

@@ -28,6 +28,7 @@ from diffusion.randomness import generator_for
 
 LEVEL = 0.95  # of confidence intervals
 POOL = 10_000  # maximum number of features per set in pairwise metrics
+KEPT = 100_000  # maximum number of features in a reference: gigabytes of memory if there were many more
 PAIRS = ("samples", "reference")  # the two sets
 ROWS = 1024  # rows of a pairwise matrix in memory at a time
 
@@ -84,13 +85,14 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, sum((c.T @ c for c in centred), mean.new_zeros(())) / (len(x) - 1)
 
 
-def pool(features: Tensor) -> Tensor:
-    """At most `POOL` rows of `features` (N, D), in an order that depends only on their values.
+def pool(features: Tensor, most: int | None = None) -> Tensor:
+    """At most `most` rows of `features` (N, D), `POOL` by default, in a random order that depends only on their values.
 
-    So subsets do not depend on how the images were batched or divided among devices.
+    So subsets do not depend on how the images were batched or divided among devices. A smaller pool is the beginning of
+    a larger one.
     """
     order = features.double().sum(dim=1).argsort()
-    return features[order[torch.randperm(len(features), generator=generator_for("pool"))[:POOL]]]
+    return features[order[torch.randperm(len(features), generator=generator_for("pool"))[: most or POOL]]]
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,18 @@ class Reference:
 
     mean: Tensor  # (D,) float64
     cov: Tensor  # (D, D) float64, unbiased
-    features: Tensor  # (M, D) float32: all, or `POOL` of them
+    features: Tensor  # (M, D) float32: all, or `KEPT` of them, in random order
     n: int  # number of images
 
     @classmethod
     def of(cls, features: Tensor) -> "Reference":
         """Build a reference from features (N, D)."""
-        return cls(*moments(features.cpu()), pool(features.cpu()), len(features))
+        return cls(*moments(features.cpu()), pool(features.cpu(), KEPT), len(features))
+
+    @property
+    def pool(self) -> Tensor:
+        """The features that pairwise metrics use: at most `POOL`."""
+        return self.features[:POOL]
 
     @cached_property
     def root(self) -> Tensor:

@@ -17,6 +17,10 @@ the distribution and the embedding (conformal prediction: Vovk et al. 2005). Til
 exactly that distribution: on average, 1.1% of the bundled tiles are flagged if k/(m + 1) is 0.8%. Several embeddings
 share the rate equally, and a sample flagged by any of them is a suspected copy.
 
+This rate is an average over sets of held-out photographs. For one set, the rate is random, with distribution
+Beta(k, m + 1 − k), so without copies, the number X of flagged samples among n is beta-binomial. More of them are
+flagged than by chance if P(X ≥ x) is small for the x that were found (`Audit.p_value`).
+
 Held-out photographs that repeat training images, by a given criterion, would lower the threshold, so they are excluded
 from the m. Flagged samples that meet the same criterion are counted separately, because a few copies hardly change the
 share.
@@ -99,7 +103,8 @@ class Audit:
     repeats: Tensor  # (n,) bool: the flagged samples that are near-duplicates of a training image
     nearest: dict[str, Nearest]  # by embedding
     thresholds: dict[str, float]
-    rate: float  # the highest rate at which held-out photographs would be flagged
+    k: int  # the threshold of each embedding is the k-th smallest ratio of the m held-out photographs
+    m: int
     left_out: int  # held-out photographs that repeat a training image, and are not used for the threshold
 
     @property
@@ -107,12 +112,26 @@ class Audit:
         return len(self.flagged)
 
     @property
+    def rate(self) -> float:
+        """The highest rate at which held-out photographs would be flagged, on average over sets of m of them."""
+        return len(self.thresholds) * self.k / (self.m + 1)
+
+    @property
+    def p_value(self) -> float:
+        """The probability that chance alone flags as many samples: P(X ≥ x), X ~ BetaBinomial(n, k, m + 1 − k).
+
+        For several embeddings: the smallest of their probabilities times their number (Bonferroni).
+        """
+        counts = [int((self.nearest[name].ratio < threshold).sum()) for name, threshold in self.thresholds.items()]
+        return min(1.0, len(counts) * chance(max(counts), self.n, self.k, self.m))
+
+    @property
     def share(self) -> float:
         """The share of flagged samples."""
         return float(self.flagged.double().mean())
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The exact Clopper-Pearson interval of the share."""
+        """The exact Clopper-Pearson interval of the share, for the given thresholds."""
         low, high = scipy.stats.binomtest(int(self.flagged.sum()), self.n).proportion_ci(level, method="exact")
         return float(low), float(high)
 
@@ -125,6 +144,11 @@ class Audit:
         units = torch.stack([self.nearest[name].ratio / max(self.thresholds[name], 1e-12) for name in names])
         least, by = units.min(dim=0)
         return [(i, names[int(by[i])]) for i in (least - self.repeats.int()).argsort()[:count].tolist()]
+
+
+def chance(flagged: int, n: int, k: int, m: int) -> float:
+    """P(X ≥ flagged) for the number X of n photographs below the k-th smallest ratio of m others."""
+    return max(0.0, float(scipy.stats.betabinom(n, k, m + 1 - k).sf(flagged - 1)))
 
 
 def nearest(images: Tensor, train: Tensor) -> Nearest:
@@ -186,4 +210,4 @@ def audit(
         flagged |= found[name].ratio < thresholds[name]
     repeated = flagged.clone()
     repeated[flagged] = repeats(samples[flagged])
-    return Audit(flagged, repeated, found, thresholds, len(embeddings) * k / (m + 1), len(held_out) - m)
+    return Audit(flagged, repeated, found, thresholds, k, m, len(held_out) - m)

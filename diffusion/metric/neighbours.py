@@ -54,7 +54,7 @@ class PrecisionRecall(SampleMetric):
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`precision` and `recall`. Raises TooFew for fewer than k + 2 samples, or k + 1 real images."""
-        x, y, k = pool(x).double(), self.reference.features.double(), self.k
+        x, y, k = pool(x).double(), self.reference.pool.double(), self.k
         real = nearest(y, k)[0][:, -1]
         to, neighbour = nearest(x, k + 1)
         radius, grown, neighbour = to[:, k - 1], to[:, k], neighbour[:, :k]
@@ -94,7 +94,7 @@ class DensityCoverage(SampleMetric):
 
     def measure(self, x: Tensor) -> dict[str, Estimate]:
         """`density` and `coverage`. Raises TooFew for fewer than k + 1 real images."""
-        x, y = pool(x).double(), self.reference.features.double()
+        x, y = pool(x).double(), self.reference.pool.double()
         real = nearest(y, self.k)[0][:, -1]
         holding = torch.zeros(len(x), dtype=torch.float64)
         covered, alone = 0, torch.zeros(len(x), dtype=torch.float64)

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion.errors import UserError, first_line
 from diffusion.files import cache_dir, replacing
 from diffusion.metric.digest import digest
-from diffusion.metric.estimate import Reference, pool
+from diffusion.metric.estimate import KEPT, Reference, pool
 from diffusion.metric.extract import default_batch_size, described_size, extract
 from diffusion.metric.features import FeatureExtractor
 
@@ -63,6 +63,7 @@ def reference_statistics(
     files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in widths]
     cached = [_read(file, "reference statistics") for file in files]
     found = [ReferenceStatistics(**fields) for fields in cached if fields is not None]
+    found = [known for known in found if len(known.features) == min(known.n, KEPT)]  # an earlier version kept fewer
     if len(found) < len(files):
         size = batch_size or default_batch_size(extractor)
         features = extract(
@@ -101,7 +102,7 @@ def _statistics(
     return ReferenceStatistics(
         mean=mean,
         cov=(outer - n * torch.outer(mean, mean)) / (n - 1),
-        features=pool(torch.cat(batches)),
+        features=pool(torch.cat(batches), KEPT),
         n=n,
         extractor=extractor.name,
         weights_hash=extractor.weights_hash,

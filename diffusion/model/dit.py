@@ -99,7 +99,8 @@ class DiT(Network):
     """x (B, in_channels, H, W), label (B,), classes (B,) -> (B, out_channels, H, W), exactly 0 at initialisation.
 
     H and W must be multiples of `patch`. One network works at all such sizes, because no weight depends on the
-    position. label is DDPM's time index 1000·t − 1. The defaults are DiT-S/2 (table 1).
+    position. label is DDPM's time index 1000·t − 1. Its sinusoids have the frequencies 10000^(−k/127), k = 0 … 127, as
+    in diffusers; in the paper's code, they are 10000^(−k/128). The defaults are DiT-S/2 (table 1).
 
     Args:
         in_channels: the channels of the image.

@@ -26,8 +26,8 @@ def non_leaky(
 ) -> tuple[Tensor, Tensor]:
     """EDM's six image transformations, in this order, and their labels (table 6).
 
-    Each transformation draws its own z ~ N(0, 1) and angle ~ U(−π, π). The first two are applied with the probability
-    in the table, the others with `probability` A:
+    Each transformation draws its own z ~ N(0, 1) and angle ~ U(−π, π), except that φ is 0 with probability 1/2 (as in
+    the paper's code). The first two are applied with the probability in the table, the others with `probability` A:
 
     | transformation | amount | labels |
     | --- | --- | --- |
@@ -51,10 +51,11 @@ def non_leaky(
     made = [streams.uniform() < p for p in (0.5, probability / 2, *[probability] * 4)]
     angles = [(2 * math.pi * streams.uniform() - math.pi).float() for _ in range(2)]
     z = streams.normal(4).unbind(1)
+    oblique = streams.uniform() < 0.5
     mirrored, upended, *rest = (each.float() for each in made)
     scaled, turned, stretched, shifted = rest
     z_scale, z_stretch, z_right, z_down = z[0] * scaled, z[1] * stretched, z[2] * shifted, z[3] * shifted
-    theta, phi = angles[0] * turned, angles[1]
+    theta, phi = angles[0] * turned, angles[1] * oblique.float()
 
     x = torch.where(made[0][:, None, None, None], x0.flip(3), x0)
     x = torch.where(made[1][:, None, None, None], x.flip(2), x)

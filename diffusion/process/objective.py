@@ -7,6 +7,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from diffusion.errors import UserError
+from diffusion.process import weighting as weightings
 from diffusion.process.denoiser import Denoise, Denoiser, diffuse, expand
 from diffusion.process.likelihood import bound_term
 from diffusion.process.noise import Noise, independent
@@ -95,6 +97,10 @@ class Simple(Objective):
         weighting: the weight w: (schedule, prediction, t) -> (B,); see the module `weighting`.
         distance: (y, target) -> elementwise error; torch's huber_loss and l1_loss fit, with reduction="none".
         noise: the noise of each image: (x0, streams) -> eps; see the module `noise`.
+
+    Raises:
+        UserError: for a weighting from the module `weighting` other than `unit` with a distance other than `squared`,
+            because these weights convert squared errors.
     """
 
     def __init__(
@@ -107,6 +113,12 @@ class Simple(Objective):
         super().__init__(timesteps, noise)
         self.weighting = weighting
         self.distance = distance
+        weight, measure = (getattr(each, "func", each) for each in (weighting, distance))  # of a partial
+        if measure is not squared and weight is not unit and getattr(weight, "__module__", "") == weightings.__name__:
+            raise UserError(
+                f"objective: the weighting {weight.__name__} is for squared errors, but the distance is "
+                f"{getattr(measure, '__name__', measure)}; use weighting@objective.weighting=unit, or objective=simple"
+            )
 
     def term(self, denoiser: Denoiser, batch: TrainingBatch) -> Tensor:
         weight = self.weighting(denoiser.schedule, denoiser.prediction, batch.t)

@@ -38,8 +38,16 @@ class Prediction:
         det = alpha_t * b - sigma_t * a
         return (b / det, -sigma_t / det), (-a / det, alpha_t / det)
 
+    def error_factor(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """(B,): the error of x0 per error of y, relative to the size of x_t; for Eps, 1/alpha if that is large."""
+        (_, q), _ = self.solve(schedule, t)
+        return q.abs() / torch.hypot(*schedule(t))
+
     def check(self, schedule: Schedule) -> None:
-        """Raise UserError if, at t = 1, x_t and y do not determine x0, or y has a standard deviation above 10."""
+        """Raise UserError if x_t and y do not determine x0 at t = 1, or y has a standard deviation above 10 at an end.
+
+        At t = 0 some schedules have no finite derivative; there, only t = 1 counts.
+        """
         end = torch.ones(1, dtype=torch.float64)
         end = end.to(next(schedule.buffers(), end))
         (alpha, sigma), (a, b) = schedule(end), self.weights(schedule, end)
@@ -48,11 +56,13 @@ class Prediction:
                 f"prediction: {type(self).__name__} cannot recover x0 at t = 1, where this schedule has alpha = "
                 f"{float(alpha):.2g} (zero terminal SNR); use prediction=v, x0 or velocity, or another schedule"
             )
-        if (scale := math.hypot(float(a), float(b))) > 10:  # for data of unit variance
-            raise UserError(
-                f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
-                f"{scale:.3g} at t = 1, too large for a network; use prediction=edm, or another schedule"
-            )
+        for t, weights in ((1, (a, b)), (0, self.weights(schedule, 0 * end))):
+            scale = math.hypot(*map(float, weights))  # for data of unit variance
+            if scale > 10 and (t == 1 or math.isfinite(scale)):
+                raise UserError(
+                    f"prediction: on this schedule the target of {type(self).__name__} has a standard deviation of "
+                    f"{scale:.3g} at t = {t}, too large for a network; use prediction=edm, or another schedule"
+                )
 
 
 class Eps(Prediction):

@@ -21,8 +21,8 @@ from diffusion.report.recipes import Column, Comparison
 
 LEGEND = (
     "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
-    "Mean ± half of the 95% t-interval over seeds. **Bold**: the best mean of a column; ≈: a mean that Welch's test "
-    "cannot distinguish from it at 5%."
+    "Mean ± half of the 95% t-interval over seeds. **Bold**: the best mean of a column; ≈: a mean that is not shown to "
+    "differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."
 )
 
 
@@ -60,9 +60,9 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
                 console.print(part)
         several = any(len(row.runs) > 1 for row in rows)
         console.print(
-            "±: 95% t-interval over seeds; *best*; ≈ not distinguishable from the best (Welch, 5%)"
+            "±: 95% t-interval over seeds; *best*; ≈ not shown to differ from the best (Welch, 5% per column by Holm)"
             if several
-            else "one seed each: no interval, no test; *best*"
+            else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
         )
         for run, reason in comparison.left_out:
             console.print(f"left out: {run.folder}: {reason}")

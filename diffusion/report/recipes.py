@@ -5,12 +5,15 @@ The interval is Student's 95% interval for the mean of k seeds,
     m ± t_{k−1, 0.975} s / √k,
 
 a confidence interval for the expected value of the recipe; one seed has no interval. All numbers of a column have the
-same protocol. The best mean of a column is marked. Every other mean that Welch's test cannot distinguish from it at 5%
-is marked, too (≈), because the lowest number of a table is often just the luckiest one.
+same protocol. The best mean of a column is marked. Every other mean that is not shown to differ from it is marked, too
+(≈), because the lowest number of a table is often just the luckiest one. A mean is shown to differ by Welch's two-sided
+test against the best, at 5% for all tests of the column together (Holm's step-down correction). Without the correction,
+half of all tables of 15 equal recipes would show a difference. With it, 4 to 7% of tables of 5 to 70 equal recipes do
+with 3 seeds each, and 6 to 14% with 5, because the best row is not chosen in advance.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -101,19 +104,34 @@ class Comparison:
         return {run: i for i, row in enumerate(self.rows) for run in row.runs}
 
     def best(self, column: Column) -> tuple[int | None, set[int]]:
-        """The row of the best mean, and the rows that cannot be distinguished from it; (None, {}) if unranked."""
+        """The row of the best mean, and the rows not shown to differ from it; (None, {}) if unranked.
+
+        A row with one seed cannot be tested, so it is not shown to differ.
+        """
         means = {i: mean.mean for i, row in enumerate(self.rows) if (mean := row.mean(column.name))}
         if column.lower is None or len(set(means.values())) < 2:
             return None, set()
         first = (min if column.lower else max)(means, key=means.__getitem__)
-        return first, {i for i in means if i != first and self._similar(column.name, first, i)}
+        found = {i: welch(self.rows[first].numbers(column.name), self.rows[i].numbers(column.name)) for i in means}
+        tested = {i: p for i, p in found.items() if i != first and p is not None}
+        return first, {*means} - {first} - rejected(tested)
 
-    def _similar(self, column: str, a: int, b: int) -> bool:
-        """Whether Welch's test cannot distinguish two means; False if a row has only one seed, for lack of a test."""
-        x, y = self.rows[a].numbers(column), self.rows[b].numbers(column)
-        if min(len(x), len(y)) < 2:
-            return False
-        if np.ptp(x) == np.ptp(y) == 0:
-            return x[0] == y[0]
-        known = ((np.mean(values), np.std(values, ddof=1), len(values)) for values in (x, y))
-        return bool(scipy.stats.ttest_ind_from_stats(*next(known), *next(known), equal_var=False).pvalue > 1 - LEVEL)
+
+def welch(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """The p-value of Welch's two-sided test that two means are equal; None for fewer than two numbers on a side."""
+    if min(len(x), len(y)) < 2:
+        return None
+    if np.ptp(x) == np.ptp(y) == 0:
+        return float(x[0] == y[0])
+    known = ((np.mean(values), np.std(values, ddof=1), len(values)) for values in (x, y))
+    return float(scipy.stats.ttest_ind_from_stats(*next(known), *next(known), equal_var=False).pvalue)
+
+
+def rejected(p_values: Mapping[int, float], level: float = 1 - LEVEL) -> set[int]:
+    """The hypotheses that Holm's step-down test rejects: the chance of a wrong rejection is at most `level` in all."""
+    found: set[int] = set()
+    for i in sorted(p_values, key=p_values.__getitem__):
+        if p_values[i] > level / (len(p_values) - len(found)):
+            break
+        found.add(i)
+    return found

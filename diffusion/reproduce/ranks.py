@@ -11,7 +11,7 @@ from diffusion.report.formatting import MISSING, markdown_table
 from diffusion.reproduce.table import Table
 
 DRAWS = 1000  # bootstrap resamples
-FEWEST = 5  # recipes; with fewer, there is no interval
+FEWEST = 8  # recipes; with fewer, there is no interval
 
 
 def ranks_table(table: Table, columns: Sequence[str]) -> str:
@@ -20,6 +20,10 @@ def ranks_table(table: Table, columns: Sequence[str]) -> str:
     Each seed of a recipe is a model. The sign of columns where higher is better is flipped, so ρ = 1 means that both
     columns rank the models in the same order, from good to bad. The interval is a bootstrap interval that resamples
     recipes with all their seeds, because the seeds of one recipe are not models of different quality.
+
+    There is no interval for fewer than `FEWEST` recipes, because it would be too narrow. In simulations of normal
+    recipes and independent seeds (three, with 0.3 of the spread of the recipes) with ρ = 0.86, the interval contains ρ
+    in 76% of cases with 5 recipes, 87% with 8, and 89% with 14; with ρ = 0.5, in 95% of cases.
     """
     low = {column.name: column.lower is not False for column in table.columns}
     shown = [name for name in columns if name in low]

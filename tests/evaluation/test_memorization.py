@@ -58,6 +58,7 @@ def test_the_copies_score_has_a_protocol_and_a_figure(
     assert score.low is not None
     assert score.high is not None
     assert score.low < score.value < score.high
+    assert 0 < details["p_value"] < 0.025
     assert details["rate"] == pytest.approx(len(kinds) / 21)
     assert score.reference == Reference("train", 40, train.key)
     assert {c["sample"]: c["train"] for c in details["closest"][:6]} == {i: train.names[i] for i in range(6)}
@@ -132,15 +133,16 @@ def test_embeddings_of_real_images_are_cached_until_an_image_changes(
 
 
 def test_the_summary_reports_copies_beyond_chance_and_repeated_images() -> None:
-    def line(repeats: int = 0, low: float = 0.003) -> str:
-        details = {"flagged": 4, "rate": 0.01, "repeats": repeats, "calibration": {"n": 250, "left_out": 0}}
-        return sentence(Score("copies", 0.01, 400, low=low, high=0.026, details=details))
+    def line(repeats: int = 0, p_value: float = 0.026) -> str:
+        details = {"flagged": 9, "rate": 0.01, "p_value": p_value, "repeats": repeats}
+        details["calibration"] = {"n": 250, "left_out": 0}
+        return sentence(Score("copies", 0.0225, 400, low=0.0103, high=0.0423, details=details))
 
     assert line().endswith(": no sign of copying")
-    assert line(low=0.02).endswith(": more than chance: see the figure")
+    assert line(p_value=0.024).endswith(": more than chance: see the figure")
     assert line(repeats=1).endswith(": 1 of them repeats a training image (within 8/255): see the figure")
     both = ": more than chance and 4 of them repeat a training image (within 8/255): see the figure"
-    assert line(repeats=4, low=0.02).endswith(both)
+    assert line(repeats=4, p_value=0.024).endswith(both)
 
 
 def test_missing_held_out_images_are_refused(data: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

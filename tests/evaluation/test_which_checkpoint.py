@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from diffusion.checkpoint import find
 from diffusion.checkpoint.pruning import prune
 from diffusion.checkpoint.restore import restore
 from diffusion.errors import UserError
-from diffusion.evaluation import commands
 from diffusion.evaluation.commands import recipe_of
-from diffusion.study import samplers
 
 
 @pytest.fixture
@@ -45,8 +44,7 @@ def test_ckpt_can_be_a_run_folder_or_last(
     def refuse(path: Path, weights: str) -> None:
         raise UserError(f"it is {path}")
 
-    for module in (commands, samplers):
-        monkeypatch.setattr(module, "restore", refuse)
+    monkeypatch.setattr(find, "restore", refuse)
     for name, words in {"evaluate": [], "study": ["sampler"]}.items():
         assert command(name, [*words, "ckpt=outputs/x/a"])[2] == f"error: it is {MEANT['outputs/x/a']}\n"
 

@@ -56,6 +56,7 @@ FAULTS = [
         'padding_mode="reflection", align_corners=True',
         f"{EDM}::test_a_quarter_turn_is_exact_and_clockwise",
     ),
+    Fault("every stretch has a random direction", "angles[1] * oblique.float()", "angles[1]", DISTRIBUTED),
     Fault("vertical flips twice as often", "(0.5, probability / 2,", "(0.5, probability,", DISTRIBUTED),
     Fault(
         "angles cover only half a circle",

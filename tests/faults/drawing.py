@@ -47,7 +47,15 @@ DIES = (
 )
 LAST = "reliability/test_drawing_together.py::test_the_processes_of_a_run_share_the_drawing_of_final_samples"
 
+NOTED = "evaluation/test_first_step.py::test_a_large_error_of_the_first_step_is_noted_once"
+
+EDIT = "evaluation/test_first_step.py::test_an_edit_starts_at_a_lower_noise_level"
+
 FAULTS = [
+    Fault("a large error of the first step is not noted", "if factor > LARGE:", "if False:", NOTED),
+    Fault("a large error is noted despite a threshold", "inner.threshold is not None or ", "", NOTED),
+    Fault("a large error is noted for samplers without it", " or not inner.uses_x0", "", NOTED),
+    Fault("an edit starts like its sampler", "if isinstance(sampler, Edited) else", "if False else", EDIT),
     Fault("the classes of samples are not in proportion", "* GOLDEN % 1", "* 0.0", PROPORTION),
     Fault("a negative class is accepted", "not 0 <= found < known", "not found < known", NONE),
     Fault("true is accepted as a class", "type(found) is not int or", "not isinstance(found, int) or", NONE),

@@ -195,7 +195,9 @@ FAULTS = [
     fault("EDM: target without σ_d", "sigma_t / (n * self.sigma_data)", "sigma_t / n", PREDICTION),
     fault("EDM: c_noise of σ²", "log_snr(t) / 8", "log_snr(t) / 4", PREDICTION),
     fault("zero terminal SNR is not rejected", "< 1e-6", "< 0", PREDICTION),
-    fault("targets of standard deviation 80 are accepted", "> 10:", "> 1000:", PREDICTION),
+    fault("targets of standard deviation 80 are accepted", "scale > 10 and", "scale > 1000 and", PREDICTION),
+    fault("weights of squared errors for other distances", "if measure is not squared and", "if False and", OBJECTIVE),
+    fault("the target at t = 0 is not checked", "scale > 10 and (t == 1 or", "scale > 10 and (t == 1 and", PREDICTION),
     fault(
         "inputs of standard deviation 80 are not scaled",
         ".clamp(min=1), 1000",

@@ -10,6 +10,8 @@ BIAS = "metric/test_distances.py::test_extrapolation_is_exact_if_the_bias_is_pro
 ERROR = "metric/test_distances.py::test_the_extrapolation_error_matches_the_regression_error"
 PUBLISHED = "metric/test_features.py::test_inception_spatial_features_match_the_published_evaluator"
 SPATIAL = "metric/test_score.py::test_spatial_features_need_no_second_pass_and_sfd_matches_numpy"
+SIZES = "metric/test_score.py::test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer"
+OLD = "metric/test_score.py::test_cached_statistics_with_too_few_features_are_recomputed"
 HUB = "metric/test_foundation.py::test_the_hash_of_weights_from_the_hub_is_verified"
 PLANTED = "metric/test_memorization.py::test_planted_copies_of_photographs_are_flagged"
 FEW = "metric/test_memorization.py::test_samples_that_repeat_training_images_are_counted_separately"
@@ -17,6 +19,10 @@ FIRST = "metric/test_memorization.py::test_not_all_flagged_samples_are_repeats_a
 NEAREST = "metric/test_memorization.py::test_nearest_equals_brute_force"
 MOVES = "metric/test_memorization.py::test_a_view_shifts_with_replicated_edges_then_mirrors"
 DUPLICATES = "data/test_duplicates.py::test_near_duplicates_are_printed_at_every_start_but_computed_once"
+BY_CHANCE = "metric/test_memorization.py::test_chance_alone_is_called_copying_in_at_most_a_fortieth_of_audits"
+EMBEDDINGS = (
+    "metric/test_memorization.py::test_the_p_value_is_that_of_the_embedding_which_flags_the_most_times_their_number"
+)
 CALIBRATES = "metric/test_memorization.py::test_held_out_repeats_of_training_images_do_not_affect_the_threshold"
 GAPS = "metric/test_gap.py"
 
@@ -47,6 +53,8 @@ STUDIED = "study/test_study.py::test_a_study_on_the_test_split_gives_a_warning_a
 
 SCORES = "metric/test_record.py"
 RECIPES = "report/test_compare.py"
+EQUAL = "test_equal_recipes_are_rarely_shown_as_worse_than_the_best"
+ONE_SEED = "test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best"
 SETTINGS = "report/test_differences.py"
 FILLED = "report/test_report_figures.py::test_the_lines_of_every_shipped_schedule_fill_their_figures"
 JOBS = "report/test_report_sweep.py"
@@ -125,6 +133,15 @@ FAULTS = [
         "(plain, reference) if _takes_spatial",
         SPATIAL,
     ),
+    Fault("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)", SIZES),
+    Fault(
+        "reference: only the pool of the features is kept",
+        "pool(torch.cat(batches), KEPT)",
+        "pool(torch.cat(batches))",
+        SIZES,
+    ),
+    Fault("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features", SIZES),
+    Fault("reference: old statistics with fewer features are used", "len(known.features) == min(", "0 < min(", OLD),
     Fault("sFID: the reference is not divided for the floor", "replace(rest, spatial=spatial)", "rest", SPATIAL),
     Fault("hub: the hash is not verified", "!= path.name", '== ""', HUB),
     Fault("audit: real embeddings are not cached", "keep=any(torch.equal(x, y) for y in real)", "keep=False", CACHED),
@@ -159,6 +176,16 @@ FAULTS = [
         REPEATS,
     ),
     Fault("audit: images not used for calibration are not reported", 'if out else ""', 'if False else ""', REPEATS),
+    Fault(
+        "audit: the rate of one calibration set is taken for certain",
+        "scipy.stats.betabinom(n, k, m + 1 - k)",
+        "scipy.stats.binom(n, k / (m + 1))",
+        f"{BY_CHANCE}[249-2048]",
+    ),
+    Fault("audit: the verdict ignores how many embeddings there are", "len(counts) * chance(", "chance(", EMBEDDINGS),
+    Fault(
+        "audit: the verdict compares the interval with the rate", 'details["p_value"] < CHANCE', "low > rate", SENTENCE
+    ),
     Fault("audit: a few repeats are not reported", "    if repeated:", "    if False:", SENTENCE),
     Fault(
         "audit: a lack of calibration images is not detected early",
@@ -262,6 +289,12 @@ FAULTS = [
         "if several and not mixed:",
         "if False:",
         RECIPES,
+    ),
+    Fault(
+        "compare: each test has its own 5%", "level / (len(p_values) - len(found))", "level", f"{RECIPES}::{EQUAL}[20]"
+    ),
+    Fault(
+        "compare: an untested row is shown to differ", "{*means} - {first} -", "{*tested} -", f"{RECIPES}::{ONE_SEED}"
     ),
     Fault("compare: repeated runs of one seed all count", "run.seeds or run.folder", "run.folder", RECIPES),
     Fault(

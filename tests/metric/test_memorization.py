@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.data import tiles
 from diffusion.data.duplicates import repeats
 from diffusion.data.image import planes, read, resized
-from diffusion.metric.memorization import PIXELS, SHIFTED, Audit, Embedding, View, audit, miniature, nearest
+from diffusion.metric.memorization import PIXELS, SHIFTED, Audit, Embedding, View, audit, chance, miniature, nearest
 
 
 def scenes(n: int, seed: int) -> Tensor:
@@ -161,6 +161,31 @@ def test_the_false_positive_rate_on_held_out_images_is_bounded() -> None:
     assert found.share > 0.02  # at a rate of 10% some are flagged
 
 
+@pytest.mark.parametrize("n", [250, 2048, 50_000])
+@pytest.mark.parametrize("m", [249, 2499])
+def test_chance_alone_is_called_copying_in_at_most_a_fortieth_of_audits(n: int, m: int) -> None:
+    k = (m + 1) // 100
+    random = np.random.default_rng(0)
+    thresholds = np.partition(random.random((4000, m)), k - 1, axis=1)[:, k - 1]  # ratios uniform in 0 … 1
+    counts, times = np.unique(random.binomial(n, thresholds), return_counts=True)
+    alarms = times[[chance(int(x), n, k, m) < 0.025 for x in counts]].sum()
+    assert alarms <= binom.ppf(1 - 1e-4, 4000, 0.025)
+    if n > 250:
+        assert alarms > 4000 * 0.01  # not much rarer either
+    copied = n // 10
+    found = [chance(copied + int(x), n, k, m) < 0.025 for x in random.binomial(n - copied, thresholds[:100])]
+    assert sum(found) > 95
+
+
+def test_the_p_value_is_that_of_the_embedding_which_flags_the_most_times_their_number() -> None:
+    blind = Embedding(lambda x: torch.rand(len(x), 4, generator=torch.Generator().manual_seed(len(x))))
+    samples = torch.cat([TRAIN[:5], scenes(95, seed=6)])
+    alone, both = audited(samples, rate=0.02), audited(samples, rate=0.04, blind=blind)
+    assert alone.p_value == chance(5, 100, 4, 199) < 1
+    assert both.p_value == 2 * alone.p_value
+    assert audited(scenes(10, seed=6)).p_value == 1
+
+
 def test_embeddings_share_the_rate_and_the_actual_rate_is_reported() -> None:
     two = audited(HELD[:3], rate=0.02, again=PIXELS)
     assert two.rate == pytest.approx(0.02)
@@ -188,7 +213,7 @@ def test_nearest_equals_brute_force() -> None:
 
 def test_the_interval_is_the_clopper_pearson_interval() -> None:
     def of(k: int, n: int) -> tuple[float, float]:
-        return Audit(torch.arange(n) < k, torch.zeros(n), {}, {}, 0.01, 0).interval()
+        return Audit(torch.arange(n) < k, torch.zeros(n), {}, {}, 1, 99, 0).interval()
 
     assert of(0, 50) == pytest.approx((0.0, 1 - 0.025 ** (1 / 50)))
     assert of(5, 50) == pytest.approx((beta.ppf(0.025, 5, 46), beta.ppf(0.975, 6, 45)))

@@ -134,6 +134,42 @@ def test_the_floor_contains_only_differences_by_chance(projection: Projection, p
     assert not torch.equal(divide(other, reference, seed=2)[0], features)
 
 
+def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
+    projection: Projection, photographs: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor, metrics = projection(), (FrechetDistance, PrecisionRecall)
+
+    def floor(used: int) -> tuple[list[tuple[int, int]], dict[str, float]]:
+        monkeypatch.setattr(estimate, "POOL", used)
+        monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
+        reference = reference_statistics(photographs[:100], extractor, progress=False)
+        assert len(reference.pool) == min(used, 100)
+        other = extract(photographs[100:180], extractor, progress=False)
+        features, mixed = divide(other, reference)
+        found = score_features(features, extractor, mixed, metrics=metrics)
+        return [(s.n, s.reference.n) for s in found.values()], {name: s.value for name, s in found.items()}
+
+    sizes, whole = floor(used=1000)
+    assert sizes == [(80, 100)] * 3
+    again, pooled = floor(used=30)
+    assert again == sizes
+    assert pooled["fd_projection"] == pytest.approx(whole["fd_projection"], rel=1e-9)
+    assert pooled["recall_projection"] != whole["recall_projection"]
+
+
+def test_cached_statistics_with_too_few_features_are_recomputed(
+    projection: Projection, photographs: Tensor, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("diffusion.metric.reference.KEPT", 20)
+        few = reference_statistics(photographs[:50], projection(), progress=False)
+    assert len(few.features) == 20
+    found = reference_statistics(photographs[:50], projection(), progress=False)
+    assert len(found.features) == 50
+    assert torch.equal(found.features[:20], few.features)
+    assert found.key == few.key
+
+
 @pytest.fixture
 def mapped(projection: Projection) -> FeatureExtractor:
     """A projection with spatial features: a thumbnail of 2×2 pixels."""

@@ -64,7 +64,7 @@ def test_labels_follow_the_specified_distributions() -> None:
     p = 0.3
     _, labels = non_leaky(torch.zeros(N, 1, 2, 2), Streams.of(N, "test"), probability=p)
     made = (labels != 0).double().mean(dim=0)
-    assert ((made - torch.tensor([0.5, p / 2, *[p] * 7])).abs() < 0.04).all()
+    assert ((made - torch.tensor([0.5, p / 2, *[p] * 4, p / 2, p, p])).abs() < 0.04).all()
     on = {i: labels[labels[:, i] != 0, i] for i in (2, 7, 8)}
     for z in on.values():
         assert abs(float(z.mean())) < 0.15
@@ -74,6 +74,9 @@ def test_labels_follow_the_specified_distributions() -> None:
     assert abs(float(turned[:, 3].mean()) + 1) < 0.15  # the angle is uniform on the whole circle
     stretched = labels[labels[:, 5] != 0, 5:7]
     assert abs(float(stretched.square().sum(dim=1).mean()) - 1) < 0.2
+    oblique = stretched[stretched[:, 1] != 0]
+    assert abs(len(oblique) / len(stretched) - 0.5) < 0.06  # the others are along the axes
+    assert abs(float(torch.atan2(oblique[:, 1], oblique[:, 0]).cos().mean())) < 0.12  # in all directions
     both = ((labels[:, 2] != 0) & (labels[:, 4] != 0)).double().mean()
     assert abs(float(both) - p * p) < 0.03  # each is applied independently
 

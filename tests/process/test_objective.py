@@ -12,7 +12,7 @@ from diffusion.errors import UserError
 from diffusion.process import weighting
 from diffusion.process.denoiser import Denoiser, diffuse
 from diffusion.process.likelihood import variational_bound
-from diffusion.process.objective import Hybrid, Simple, Uncertainty, VariationalBound, eps_error
+from diffusion.process.objective import Hybrid, Simple, Uncertainty, VariationalBound, eps_error, squared
 from diffusion.process.oracle import GaussianOracle
 from diffusion.process.prediction import X0, Eps, V
 from diffusion.process.schedule import VP, cosine, linear
@@ -78,6 +78,18 @@ def test_the_loss_uses_the_given_distance(distance, expected) -> None:  # type: 
     result = Simple(Uniform(reweight=False), distance=distance)(denoiser, x0, Streams(range(3)))
     torch.testing.assert_close(result["loss"].detach(), expected(torch.full((3,), 4.8)))
     torch.testing.assert_close(result["mse"], torch.full((3,), 4.8**2))
+
+
+def test_weights_of_squared_errors_are_refused_for_other_distances() -> None:
+    absolute = partial(functional.l1_loss, reduction="none")
+    for make in (Simple, Hybrid):
+        with pytest.raises(UserError, match="the weighting snr is for squared errors, but the distance is l1_loss"):
+            make(weighting=weighting.snr, distance=absolute)
+    with pytest.raises(UserError, match="min_snr"):
+        Simple(weighting=partial(weighting.min_snr, gamma=1.0), distance=absolute)
+    Simple(weighting=partial(weighting.unit), distance=absolute)
+    Simple(weighting=partial(weighting.min_snr, gamma=1.0), distance=partial(squared))
+    Simple(weighting=lambda schedule, prediction, t: t, distance=absolute)
 
 
 def test_loss_is_importance_times_weight_times_error() -> None:

@@ -140,6 +140,14 @@ def test_targets_with_a_large_standard_deviation_are_rejected(schedule_name: str
         Denoiser(torch.nn.Identity(), SCHEDULES[schedule_name], PREDICTIONS[prediction_name])
 
 
+def test_a_flow_shifted_far_either_way_is_rejected() -> None:
+    for shift, t in ((12.0, 0), (1 / 12, 1)):
+        with pytest.raises(UserError, match=rf"Velocity has a standard deviation of 17 at t = {t}"):
+            Velocity().check(Flow(shift))
+    for schedule in (Flow(6.0), Flow(1 / 6), VP(), linear()):  # the last two have no finite derivative at t = 0
+        Velocity().check(schedule)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_network_inputs_have_at_most_unit_variance(name: str) -> None:
     """c_in is 1 to float32 unless alpha² + sigma² exceeds 1, on VE and EDM."""

@@ -10,16 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 from scipy import stats
+from scipy.stats import binom
 
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
 from diffusion.report.comparison import write
-from diffusion.report.recipes import Comparison, mean_over_seeds
+from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
 from diffusion.report.sweep import compare_jobs
 
 Make = Callable[..., Path]
@@ -139,7 +141,32 @@ def test_an_evaluation_by_an_earlier_version_does_not_share_a_row_with_a_run(see
 def test_one_seed_has_no_interval_and_no_significance_test(seeds: Any) -> None:
     comparison = compare(gather([*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [10.1])]))
     assert str(comparison.rows[0].mean("fd_lite0")) == "10"
-    assert comparison.best(column(comparison, "fd_lite0")) == (0, set())
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
+
+
+def test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best(seeds: Any) -> None:
+    best, far = seeds("a", 1e-3, [10.0, 10.1, 10.2]), seeds("b", 1e-2, [20.0, 20.1, 20.2])
+    comparison = compare(gather([*best, *far, *seeds("c", 1e-1, [20.0])]))
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, {2})
+
+
+def test_holms_test_compares_the_smallest_p_values_with_stricter_levels() -> None:
+    assert rejected({1: 0.01, 2: 0.04, 3: 0.02}) == {1, 2, 3}  # 0.05/3, 0.05/2, 0.05
+    assert rejected({1: 0.01, 2: 0.04, 3: 0.03}) == {1}
+    assert rejected({1: 0.02, 2: 0.02, 3: 0.02}) == set()
+    assert rejected({}) == set()
+
+
+@pytest.mark.parametrize("k", [5, 20])
+def test_equal_recipes_are_rarely_shown_as_worse_than_the_best(k: int) -> None:
+    random, wrong, tables = np.random.default_rng(0), 0, 400
+    quality = Column("fd", lower=True, words="")
+    for _ in range(tables):
+        numbers: Any = [{j: {"fd": x} for j, x in enumerate(random.normal(size=3))} for _ in range(k)]  # by seed
+        rows = [Row({}, str(i), by_seed, {}, [*by_seed]) for i, by_seed in enumerate(numbers)]
+        _, similar = Comparison([], rows, [quality], [], []).best(quality)
+        wrong += len(similar) < k - 1
+    assert wrong <= binom.ppf(0.999, tables, 0.07)
 
 
 def test_means_that_cannot_be_distinguished_from_the_best_are_marked(seeds: Any) -> None:
@@ -393,7 +420,8 @@ def test_the_score_of_one_seed_is_rounded_to_the_digits_of_its_interval(seeds: A
     comparison = compare(gather([tmp_path / "a", tmp_path / "b"]))
     write(comparison, tmp_path / "out", "t", None)
     text = (tmp_path / "out/compare.md").read_text()
-    assert text.count("| 250 |") == 2  # in the tables of recipes and of runs
+    assert text.count("| 250 ≈ |") == 1  # in the table of recipes
+    assert text.count("| 250 |") == 1  # in the table of runs
     assert "240.58" in (tmp_path / "out/compare.csv").read_text()
 
 

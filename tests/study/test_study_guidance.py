@@ -11,13 +11,13 @@ from composing import train
 from PIL import Image
 from torch import Tensor
 
+from diffusion.checkpoint import find
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.composition import choice
 from diffusion.evaluation.classes import proportional
 from diffusion.model.unet import UNet
 from diffusion.runs.folder import read_scores
-from diffusion.study import samplers
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_guidance_of_the_run_and_its_interval_are_the_default(runs, command,
         found = restore(path, weights)
         return replace(found, config={**found.config, "guidance": choice("guidance", "interval")})
 
-    monkeypatch.setattr(samplers, "restore", restored)
+    monkeypatch.setattr(find, "restore", restored)
     studied(command, f"ckpt={runs['labelled']}", "scales=[2]", "baselines=[]")
     rows = list(csv.DictReader((tmp_path / "out/guidance.csv").open()))
     assert [(row["low"], row["high"], row["scale"]) for row in rows] == [("", "", "1.0"), ("0.19", "1.61", "2.0")]

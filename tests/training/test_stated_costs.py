@@ -1,4 +1,4 @@
-"""The GPU hours stated in an experiment's comment follow from its network, its batches and its steps."""
+"""What an experiment's comment states: GPU hours from its network, batches and steps, and settings of the authors."""
 
 import re
 
@@ -30,3 +30,9 @@ def test_stated_gpu_hours_follow_from_network_batches_and_steps(name):
     assert chosen.trainer.max_steps == steps
     assert images % chosen.data["batch_size"] == 0
     assert round(3 * gflop * 1e9 * steps * images / (PEAK * SHARE) / 3600) == hours
+
+
+@pytest.mark.parametrize("name", ["cifar10", "edm2"])
+def test_labels_are_not_dropped_as_in_the_authors_trainings(name):
+    assert settings([f"experiment={name}"]).label_dropout == 0
+    assert settings(["experiment=edm2"]).data["flip"] is False

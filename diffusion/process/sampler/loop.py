@@ -96,6 +96,7 @@ class Sampler:
     Attributes:
         evaluations: the number of network evaluations in the last call (NFE).
         adaptive: whether that number depends on the network and the images, not only on `steps`.
+        uses_x0: whether a step uses the estimate of x0, and so its errors; not only that of eps.
     """
 
     steps: Annotated[int, Ge(1)]
@@ -103,6 +104,7 @@ class Sampler:
     threshold: Threshold | None = None
     evaluations: int = field(default=0, init=False)
     adaptive: ClassVar[bool] = False
+    uses_x0: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises UserError for a number outside the range of its annotation."""

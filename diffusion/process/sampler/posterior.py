@@ -101,6 +101,8 @@ class ReverseDiffusion(Sampler):
     The score is −eps/sigma_t. The method is of first order and needs about a thousand steps.
     """
 
+    uses_x0 = False
+
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
     ) -> tuple[Tensor, Point]:
@@ -128,6 +130,7 @@ class PredictorCorrector(Sampler):
     predictor: Callable[[int, Grid, Threshold | None], Sampler] = ReverseDiffusion
     corrections: Annotated[int, Ge(0)] = 1
     snr: Annotated[float, Gt(0)] = 0.16
+    uses_x0 = False  # unless the predictor does
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams

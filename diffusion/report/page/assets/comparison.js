@@ -28,7 +28,7 @@ function recipes(found) {
       text: recipe.label };
   });
   return [sortable(columns, rows, "Recipes"),
-    h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that Welch's test cannot distinguish from it at 5%."),
+    h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."),
     h("ul", { class: "soft" }, found.columns.map((column) => h("li", {}, column.words)))];
 }
 
