@@ -12,6 +12,8 @@ from diffusion.metric.record import Score
 from diffusion.report import annotations, style
 from diffusion.report.formatting import MISSING, markdown_table, number, protocol_text, value_text
 from diffusion.study.samplers_report import (
+    ALIKE,
+    CAUTION,
     FLOOR,
     Point,
     bars,
@@ -52,7 +54,7 @@ def write(
     first = first_metric(points)
     floor = {score.metric: score for score in baselines if score.what == "floor"}
     best = advised(points, first)
-    titles = ("sampler", "use scale", "NFE", first, "without guidance", "as good, within the interval")
+    titles = ("sampler", "use scale", "NFE", first, "without guidance", ALIKE)
     advice = [
         [
             *(a.best.sampler, a.best.guidance, str(a.best.nfe), value_text(a.best.scores[first])),
@@ -73,8 +75,8 @@ def write(
     parts = [
         f"# {guidance} against {reference}",
         "Scale 1 is no guidance. All samples use the same noise and, if there are classes, the same classes, so "
-        f"differences are due to the guidance and the sampler. The first table shows the best scale by {first}; scales "
-        f"whose interval overlaps that of the best can't be distinguished from it.{seen}",
+        f"differences are due to the guidance and the sampler. The first table shows the best scale by {first}. "
+        f"{CAUTION}{seen}",
         *([FLOOR] if floor else []),
         markdown_table(titles, advice, right=(2, 3, 4)),
         *notes,
@@ -91,7 +93,7 @@ def write(
 
 
 def advised(points: Sequence[Point], metric: str) -> list[Advice]:
-    """The best setting for each sampler, and the others whose interval overlaps the best one's.
+    """The best setting for each sampler, and the others that are not shown to be worse.
 
     [] for a metric for which neither higher nor lower is better.
     """

@@ -11,15 +11,28 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from rich import box
 from rich.table import Table
 
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.files import replace
 from diffusion.metric.record import Score
 from diffusion.report import style
-from diffusion.report.formatting import MISSING, csv_text, markdown_table, number, protocol_text, value_text
+from diffusion.report.formatting import (
+    MISSING,
+    csv_text,
+    half_width,
+    markdown_table,
+    number,
+    protocol_text,
+    value_text,
+)
 
 FLOOR = (
-    "The floor is the score of real images against real ones at this n: chance alone. A difference between samplers "
-    "that is smaller than its interval is not significant."
+    "The floor is the score of as many real images as samples (or of all, if there are fewer) against others: chance "
+    "alone."
+)
+ALIKE = "not shown to be worse"  # the title of a column
+CAUTION = (
+    "The last column lists the settings whose difference from the best is within its 95% interval. Since all settings "
+    "share their noise, the real interval is narrower, and some of them may be worse."
 )
 COLOURS = (style.BLUE, style.VERMILION, style.GREEN, style.ORANGE, style.PURPLE, style.GREY, style.INK)
 MARKERS = "os^DvPX"
@@ -74,7 +87,7 @@ def write(
     """
     first = first_metric(points)
     floor = {score.metric: score for score in baselines if score.what == "floor"}
-    titles = ("NFE up to", "use", "steps", "s/image", first, "as good, within the interval")
+    titles = ("NFE up to", "use", "steps", "s/image", first, ALIKE)
     advice = [
         [
             str(budget),
@@ -82,16 +95,15 @@ def write(
             str(p.steps),
             number(p.seconds),
             value_text(p.scores[first]),
-            ", ".join(alike) or MISSING,
+            ", ".join(others) or MISSING,
         ]
-        for budget, (p, alike) in recommended(points, budgets, first).items()
+        for budget, (p, others) in recommended(points, budgets, first).items()
     ]
     page, table = tables(points, baselines, varied={}, fields=())
     parts = [
         f"# Samplers against {reference}",
         "All samples use the same noise, so differences are due to the samplers. The first table shows the best "
-        f"sampler within each budget of network evaluations by {first}; settings whose interval overlaps that of the "
-        "best can't be distinguished from it.",
+        f"sampler within each budget of network evaluations by {first}. {CAUTION}",
         *([FLOOR] if floor else []),
         markdown_table(titles, advice, right=(0, 2, 3, 4)),
         page,
@@ -147,7 +159,7 @@ def print_advice(
     for note in notes:
         console.print(note)
     if floor is not None:
-        console.print(f"floor (real images against real ones, at this n): {floor.metric} {value_text(floor)}")
+        console.print(f"floor ({count(floor.n or 0, 'real image')} against others): {floor.metric} {value_text(floor)}")
 
 
 def first_metric(points: Sequence[Point]) -> str:
@@ -157,13 +169,13 @@ def first_metric(points: Sequence[Point]) -> str:
 
 
 def best_of(points: Sequence[Point], metric: str) -> tuple[Point, list[Point]]:
-    """The best point, and the others whose interval overlaps its interval."""
+    """The best point, and the others that are not shown to be worse."""
     best = min(points, key=lambda p: (badness(p, metric), p.nfe))
-    return best, [p for p in points if p is not best and overlap(p, best, metric)]
+    return best, [p for p in points if p is not best and alike(p, best, metric)]
 
 
 def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) -> dict[int, tuple[Point, list[str]]]:
-    """NFE budget -> the best setting within it, and the others whose interval overlaps the best one's.
+    """NFE budget -> the best setting within it, and the others that are not shown to be worse.
 
     {} for a metric for which neither higher nor lower is better.
     """
@@ -173,8 +185,8 @@ def recommended(points: Sequence[Point], budgets: Sequence[int], metric: str) ->
     for budget in sorted(budgets):
         within = [p for p in points if p.nfe <= budget and metric in p.scores]
         if within:
-            best, alike = best_of(within, metric)
-            found[budget] = (best, [f"{p.sampler} ({p.nfe})" for p in alike])
+            best, others = best_of(within, metric)
+            found[budget] = (best, [f"{p.sampler} ({p.nfe})" for p in others])
     return found
 
 
@@ -205,10 +217,16 @@ def badness(point: Point, metric: str) -> float:
     return -score.value if score.higher_is_better else score.value
 
 
-def overlap(a: Point, b: Point, metric: str) -> bool:
-    """Whether both have intervals and these overlap."""
-    x, y = a.scores[metric].interval, b.scores[metric].interval
-    return x is not None and y is not None and x[0] <= y[1] and y[0] <= x[1]
+def alike(a: Point, b: Point, metric: str) -> bool:
+    """Whether the difference of two scores is within its 95% interval: |x − y| ≤ √(h_x² + h_y²), h half an interval.
+
+    This holds for independent errors. Points share their noise, so that their errors are positively correlated and the
+    interval is too wide. False if a score has no interval.
+    """
+    x, y = a.scores[metric], b.scores[metric]
+    if x.interval is None or y.interval is None:
+        return False
+    return abs(x.value - y.value) <= math.hypot(half_width(x), half_width(y))
 
 
 @style.styled

@@ -21,7 +21,7 @@ POINTS = [
 ]  # fmt: skip
 
 
-def test_recommended_are_each_budgets_best_and_those_with_overlapping_intervals() -> None:
+def test_recommended_are_each_budgets_best_and_those_not_shown_to_be_worse() -> None:
     found = recommended(POINTS, [5, 10, 19, 20], "fd_lite0")
     assert {budget: (p.sampler, p.nfe, alike) for budget, (p, alike) in found.items()} == {
         10: ("ddim", 10, []), 19: ("heun", 19, []), 20: ("unipc", 20, []),

@@ -74,7 +74,7 @@ def test_the_sampler_study_runs_from_the_command_line(command, tiny, tmp_path: P
     assert {score.source["nfe"] for score in samples} == {3, 5, 6}
     assert {score.n for score in scores} == {4}
     (floor,) = [score for score in scores if (score.what, score.metric) == ("floor", "fd_lite0")]
-    assert f"floor (real images against real ones, at this n): fd_lite0 {value_text(floor)}\n" in out
+    assert f"floor ({floor.n} real images against others): fd_lite0 {value_text(floor)}\n" in out
     assert f"| floor | — | — | — | {value_text(floor)} |" in (tmp_path / "study/study.md").read_text()
     assert (tmp_path / "study/pareto.png").is_file()
     status, out, err = command("study", ["sampler", *common, "samplers=[dim]"])
