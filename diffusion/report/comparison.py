@@ -1,6 +1,7 @@
 """Write a comparison: compare.md, compare.csv, runs.csv, compare.png, report.html, and a table on the console."""
 
 import math
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,16 @@ def in_parts(head: list[str], rows: list[list[str]], width: int) -> list[Table]:
     return tables
 
 
+def in_lines(label: str, width: int) -> str:
+    """A label in lines of at most `width` characters, broken after a space or =, and elsewhere only in longer words."""
+    lines = [""]
+    for part in re.split(r"(?<=[ =])", label):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(textwrap.fill(line, width) for line in lines)
+
+
 @style.styled
 def figure(comparison: Comparison) -> Figure:
     """A panel per column, a line per recipe: a dot per seed, and the mean with its interval."""
@@ -180,7 +191,7 @@ def figure(comparison: Comparison) -> Figure:
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))
     down = math.ceil(len(columns) / across)
-    names = [textwrap.fill(row.label, 26) for row in rows]
+    names = [in_lines(row.label, 26) for row in rows]
     lines = sum(max(2, 1 + name.count("\n")) for name in names)
     drawn = Figure(figsize=(1.8 + 1.9 * across, down * (0.6 + 0.2 * lines)), layout="constrained")
     for i, column in enumerate(columns):

@@ -20,7 +20,7 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import write
+from diffusion.report.comparison import in_lines, write
 from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
 from diffusion.report.sweep import compare_jobs
 
@@ -437,6 +437,18 @@ def test_a_comparison_is_one_table_on_80_columns(width: int, tables: int, seeds:
     assert len(re.findall("^ ─+ $", printed, re.MULTILINE)) == tables
     assert all(len(re.findall(rf"\b{i}\.5\b", printed)) == 2 for i in range(6))
     assert max(len(line) for line in printed.splitlines() if line[:1] == " ") <= width
+
+
+def test_labels_of_a_figure_are_broken_between_settings_and_values() -> None:
+    label = "sampler.variance=fixed_large, likelihood.variance=fixed_large"
+    assert in_lines(label, 26).split("\n") == [
+        "sampler.variance=",
+        "fixed_large,",
+        "likelihood.variance=",
+        "fixed_large",
+    ]
+    assert in_lines("lr=0.001, batch=16", 26) == "lr=0.001, batch=16"
+    assert in_lines("x" * 30, 26) == "x" * 26 + "\n" + "x" * 4
 
 
 def test_help_imports_no_large_library() -> None:
