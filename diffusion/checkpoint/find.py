@@ -1,18 +1,17 @@
 """Find the checkpoint selected by `ckpt=`: a file, a run's folder, `last`, or `auto`."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
 from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored, read, restore
+from diffusion.config.schema import Precision
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.runs.folder import Run, runs_below
 from diffusion.runs.record import RunRecord
-
-PRECISIONS = ("highest", "high", "medium")
 
 
 class Found(NamedTuple):
@@ -43,8 +42,8 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
     (On a GPU, the precision of matrix products changes the last digits of a sample.)
     """
     restored = restore(trained(ckpt), weights)
-    precision = restored.config.get("matmul_precision")
-    torch.set_float32_matmul_precision(precision if precision in PRECISIONS else "high")
+    precision: Any = restored.config.get("matmul_precision")  # from a file
+    torch.set_float32_matmul_precision(precision if precision in get_args(Precision) else "high")
     return restored
 
 

@@ -44,6 +44,7 @@ CountOrZero = Annotated[int, Ge(0)]
 Devices = Count | Literal["auto"]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
+Precision = Literal["highest", "high", "medium"]
 Audit = list[Literal["pixels", "features"]]
 Baselines = list[Literal["noise", "real", "floor"]]
 Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
@@ -217,7 +218,7 @@ class Train(Settings):
     compilation saves more time than it takes."""
     channels_last: bool = True
     """Use the channels-last memory layout, in which convolutions are fastest."""
-    matmul_precision: Literal["highest", "high", "medium"] = "high"
+    matmul_precision: Precision = "high"
     """Precision of float32 matrix products on a GPU; `high` is TF32."""
 
     label_dropout: Annotated[float, Ge(0), Le(1)] = 0.1

@@ -211,7 +211,7 @@ def note_first_step(denoiser: Denoiser, sampler: Sampler) -> None:
     first = sampler.begins(schedule)[0] if isinstance(sampler, Edited) else sampler.grid(schedule, sampler.steps)[0]
     factor = float(denoiser.prediction.error_factor(schedule, torch.as_tensor([first], dtype=torch.float64)))
     if factor > LARGE:
-        print_once(
+        print_new(
             f"note: without a threshold, an error of the predicted {type(denoiser.prediction).__name__.lower()} is "
             f"multiplied by {float(f'{factor:.2g}'):,.0f} in the first step of {type(inner).__name__}, which can "
             "saturate pixels; threshold@sampler.threshold=clip limits it"
@@ -219,7 +219,7 @@ def note_first_step(denoiser: Denoiser, sampler: Sampler) -> None:
 
 
 @cache
-def print_once(message: str) -> None:
+def print_new(message: str) -> None:
     """Print a message, unless it was printed before."""
     console.print(message)
 

@@ -34,9 +34,8 @@ class SweepTable(Callback):
             return
         path, *_ = compare_jobs(Path(config.hydra.sweep.dir), console=None)
         if job_return.status == JobStatus.FAILED:
-            reason = messages.summary(
-                job_return._return_value, config.hydra.job.name
-            )  # the public property would raise it
+            error = job_return._return_value  # the public property would raise it
+            reason = messages.summary(error, config.hydra.job.name)
             standard.print(f"job {config.hydra.job.num} failed: {reason}; the jobs so far: {path}")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

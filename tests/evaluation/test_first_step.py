@@ -34,9 +34,9 @@ class Nothing(torch.nn.Module):
 
 @pytest.fixture(autouse=True)
 def nothing_printed() -> Iterator[None]:
-    drawing.print_once.cache_clear()
+    drawing.print_new.cache_clear()
     yield
-    drawing.print_once.cache_clear()
+    drawing.print_new.cache_clear()
 
 
 def noted(

@@ -154,7 +154,7 @@ FAULTS = [
     ),
     Fault(
         "commands do not multiply as the run did",
-        'torch.set_float32_matmul_precision(precision if precision in PRECISIONS else "high")',
+        'torch.set_float32_matmul_precision(precision if precision in get_args(Precision) else "high")',
         "pass",
         "evaluation/test_inherited_settings.py::test_matrices_are_multiplied_as_in_the_run",
     ),

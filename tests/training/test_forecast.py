@@ -1,6 +1,8 @@
 """The forecast of a run's work, compared with its actual work."""
 
 from collections import Counter
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,11 @@ from torch import nn
 
 from diffusion.evaluation.drawing import Drawing
 from diffusion.model.unet import UNet
+from diffusion.process.denoiser import Denoiser
+from diffusion.process.prediction import Eps
+from diffusion.process.schedule import linear
 from diffusion.training import forecast
+from diffusion.training.clock import Clock
 
 WHOLE = (
     "samples.n=4", "samples.every_n_epochs=1", "score.n=8", "score.every_n_epochs=2", "features=lite0",
@@ -73,3 +79,32 @@ def test_a_score_choice_overrides_the_experiment(tmp_path, monkeypatch, choice, 
     assert (score.n, score.baselines) == (n, baselines)
     with searching([tmp_path]):
         assert settings(["experiment=mine", f"score={choice}", "score.n=9"]).score.n == 9
+
+
+class Sized(nn.Module):
+    """Notes the batch sizes that it is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.sizes = nn.Parameter(torch.zeros(())), []
+
+    def forward(self, x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(x))
+        return x * self.weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+
+def test_the_forecast_compiles_nothing_and_extracts_features_in_small_batches():
+    """Compiling takes minutes, and features of a whole training batch may not fit into a GPU."""
+    network, extractor, compiled = Sized(), Sized(), []
+    network.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+    plan = SimpleNamespace(data=SimpleNamespace(shape=(3, 8, 8)), scorer=SimpleNamespace(extractor=extractor))
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
+    denoiser = Denoiser(network, linear(), Eps())
+    costs = forecast.Forecast(Clock(1, 1), plan).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
+    assert min(costs) > 0
+    assert compiled == []
+    assert (set(network.sizes), set(extractor.sizes)) == ({64}, {8})
