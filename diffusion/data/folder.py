@@ -283,7 +283,7 @@ class Folder(ImageData):
             height, width = height_width(self.least)
             raise UserError(
                 f"data.root={self.root}: none of {found} files is a usable image (the reasons are in {file}); set "
-                f"data.root to a folder of images of at least {width}x{height} pixels"
+                f"data.root to a folder of images of at least {width}x{height} pixels, or lower data.resolution"
             )
 
     @without_gc()

@@ -39,19 +39,22 @@ def conditions(
         return {}
     if labels is None:
         return {"classes": proportional([*counts.values()], n)}
-    several = [labels] if isinstance(labels, int | str) else labels
-    classes = [number(each, [*counts], known) for each in several]
+    key, several = ("label", [labels]) if isinstance(labels, int | str) else ("labels", labels)
+    classes = [number(each, [*counts], known, key) for each in several]
     return {"classes": torch.tensor([*itertools.islice(itertools.cycle(classes), n)])}
 
 
-def number(label: int | str, names: Sequence[str], known: int) -> int:
-    """The number of one of the `known` classes, given by number or name. Raises UserError for an unknown class."""
+def number(label: int | str, names: Sequence[str], known: int, key: str) -> int:
+    """The number of one of the `known` classes, given by number or name.
+
+    Raises UserError, which names the setting `key`, for an unknown class.
+    """
     found = names.index(str(label)) if str(label) in names else label  # a folder may be called 7
     if not known:
-        raise UserError(f"label={label}: the model was trained without labels; remove it")
+        raise UserError(f"{key}={label}: the model was trained without labels; remove it")
     if type(found) is not int or not 0 <= found < known:
         each = f"one of {', '.join(names)}, or " if names else ""
         raise UserError(
-            f"label={label}: unknown class{nearest(str(label), names)}; expected {each}a number from 0 to {known - 1}"
+            f"{key}={label}: unknown class{nearest(str(label), names)}; expected {each}a number from 0 to {known - 1}"
         )
     return found

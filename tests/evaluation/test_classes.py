@@ -58,7 +58,7 @@ def test_labels_can_be_numbers_or_names(labels, classes) -> None:
         (-1, "label=-1"),
         (True, "label=True"),
         ("seas", "label=seas: unknown class (did you mean sea?)"),
-        ([0, "hills"], "label=hills"),
+        ([0, "hills"], "labels=hills"),
     ],
 )
 def test_unknown_classes_are_refused(labels, said) -> None:
