@@ -255,7 +255,7 @@ def test_incompatible_label_settings_are_refused_before_training(command, words,
 
 ASKED = {
     "an unknown class": (["label=pink"], "label=pink: unknown class; expected one of blue, green, red"),
-    "a number too large": (["labels=[0,3]"], "label=3"),
+    "a number too large": (["labels=[0,3]"], "labels=3"),
     "both": (["label=0", "labels=[0,1]"], "set either label=CLASS"),
     "no class to guide to": (["label=none", "guidance=cfg"], "needs a class label"),
     "a worse model that is none": (["guidance=auto", "guidance.ckpt=nowhere.ckpt"], "nowhere.ckpt"),
