@@ -75,7 +75,7 @@ def test_the_smoke_version_of_every_study_runs(name, command, photos, monkeypatc
 
 
 def test_the_runs_of_a_study_are_counted():
-    assert count_runs("samplers") == {"train": 3, "evaluate": 51}
+    assert count_runs("samplers") == {"train": 3, "evaluate": 63}
     models = [runs_of(study, read(study).sweeps["train"]) for study in ("architecture", "recipe")]
     assert count_runs("metrics") == {"train": 0, "evaluate": sum(models)}
 
