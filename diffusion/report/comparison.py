@@ -72,11 +72,18 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     return written
 
 
-def recipes_table(comparison: Comparison) -> str:
-    """The table of recipes as Markdown: settings and numbers, in the notation that `LEGEND` explains."""
-    settings = [*comparison.rows[0].settings]
+def recipes_table(comparison: Comparison, numbered: bool = False) -> str:
+    """The table of recipes as Markdown: settings and numbers, in the notation that `LEGEND` explains.
+
+    Args:
+        numbered: whether a first column numbers the rows from 1.
+    """
     head, cells = in_cells(comparison, "**")
-    table = [[*map(escaped, row.settings.values()), *line] for row, line in zip(comparison.rows, cells, strict=True)]
+    settings = [*(["row"] if numbered else []), *comparison.rows[0].settings]
+    table = [
+        [*([str(i)] if numbered else []), *map(escaped, row.settings.values()), *line]
+        for i, (row, line) in enumerate(zip(comparison.rows, cells, strict=True), start=1)
+    ]
     return markdown_table([*settings, *head], table, range(len(settings), len(settings) + len(head)))
 
 

@@ -41,7 +41,7 @@ OFF = (NULL, describe(False))
 SHOWN = 6  # samples per recipe
 WHOLE = 12  # characters of a setting that fits on one line below a picture
 WIDTH = 16  # characters per line below a picture
-LONG = 80  # most characters of a recipe's label in a figure
+LONG = 64  # most characters of a recipe's label in a figure
 
 
 def committed_dir() -> Path:
@@ -95,9 +95,14 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     return [*written, folder / RECORD, page]
 
 
+def is_numbered(rows: Sequence[Row]) -> bool:
+    """Whether the recipes are numbered in the table and labelled `row 1` in figures, which some label is too long for."""
+    return any(len(row.label) > LONG for row in rows)
+
+
 def shorten(rows: Sequence[Row]) -> None:
-    """Label the recipes by their rows in the table, `row 1`, if a label is too long for a figure."""
-    if any(len(row.label) > LONG for row in rows):
+    """Label the recipes by their rows in the table if they `is_numbered`."""
+    if is_numbered(rows):
         for i, row in enumerate(rows, start=1):
             row.label = f"row {i}"
 
@@ -135,7 +140,8 @@ def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
     """The page of a study with its tables updated; a table without a marked place is appended."""
     study = read(name)
     for sweep, table in tables.items():
-        text = _with(text, f"table: {sweep}", recipes_table(table.comparison(study.columns)))
+        comparison = table.comparison(study.columns)
+        text = _with(text, f"table: {sweep}", recipes_table(comparison, is_numbered(comparison.rows)))
         if study.ranks:
             text = _with(text, f"ranks: {sweep}", ranks_table(table, study.ranks))
     return text
