@@ -96,7 +96,7 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
 
 
 def is_numbered(rows: Sequence[Row]) -> bool:
-    """Whether recipes are numbered in the table and called `row 1` in figures, because a label is too long for these."""
+    """Whether recipes are numbered in the table, and called `row 1` in figures, because a label is too long there."""
     return any(len(row.label) > LONG for row in rows)
 
 
