@@ -14,7 +14,20 @@ def resume_command(run: Path) -> str:
 def override(key: str, value: object) -> str:
     """`KEY=VALUE`, quoted where needed."""
     word = f"{key}={value}"
-    return word if re.fullmatch(r"[\w/.+:-]+", str(value)) else quoted(word)
+    return word if re.fullmatch(r"[\w/.+:-]+", str(value), re.ASCII) else quoted(word)
+
+
+def with_quotes(word: str) -> str:
+    """`KEY=VALUE` with quotes around the parts of VALUE that are not ASCII, which Hydra only accepts in quotes.
+
+    The elements of lists and sweeps are quoted one by one. Values with quotes, brackets of other kinds or backslashes
+    are left unchanged.
+    """
+    key, _, value = word.partition("=")
+    if value.isascii() or re.search(r"""["'(){}\\]""", value):
+        return word
+    parts = r"[^\[\],\s](?:[^\[\],]*[^\[\],\s])?"
+    return f"{key}=" + re.sub(parts, lambda part: part[0] if part[0].isascii() else f'"{part[0]}"', value)
 
 
 def quoted(word: str) -> str:

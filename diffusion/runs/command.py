@@ -24,6 +24,7 @@ from diffusion.config import messages, secrets
 from diffusion.config.choices import conf_dir, searching
 from diffusion.config.composition import register
 from diffusion.config.help import print_help
+from diffusion.config.quoting import with_quotes
 from diffusion.config.schema import RENAMED, Settings
 from diffusion.config.validation import validated
 from diffusion.console import console
@@ -56,7 +57,7 @@ def command(name: str, schema: type[S], about: str, task: Task[S], job: Task[S] 
             stack.enter_context(searching(own_folders(sys.argv[1:])))
             if print_help(name, schema, about, sys.argv[1:]):
                 return
-            words = [_expand_home(_renamed(word)) for word in messages.ordered(sys.argv[1:], name)]
+            words = [with_quotes(_expand_home(_renamed(word))) for word in messages.ordered(sys.argv[1:], name)]
             secrets.check_words(words)
             resumed = resume.resumed_run(words) if name == "train" else None
             sys.argv[1:] = words if resumed is None else [*resumed.choices, *words]

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from diffusion.config import messages, untrusted
 from diffusion.config.choices import choices, files, is_group
 from diffusion.config.composition import flat
+from diffusion.config.quoting import command_line
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import replace
@@ -112,9 +113,23 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
                 f"{file}: missing; without it, a run in this folder would resume with other settings; restore it, or "
                 f"pass all settings and another folder: hydra.run.dir=… ckpt={file.parent}/checkpoints/last.ckpt"
             )
+        _check_repeated(file.parent, overrides)
         return None
     console.print(f"resuming with the settings in {file}")
     return ResumedRun(file.parent, untrusted.plain_config(file.read_text("utf-8"), file), overrides)
+
+
+def _check_repeated(folder: Path, overrides: list[Override]) -> None:
+    """Raise UserError if a run that stopped before it wrote config.yaml is not started again with all its choices."""
+    noted = folder / ".hydra/overrides.yaml"
+    begun = yaml.safe_load(noted.read_text("utf-8")) if noted.is_file() else []
+    before = OverridesParser.create().parse_overrides(begun or [])
+    missing = {override.key_or_group for override in before} - {override.key_or_group for override in overrides}
+    if missing - {"ckpt"}:
+        raise UserError(
+            f"{folder}: its run stopped before training began, so its settings are not recorded yet; repeat its "
+            f"command: {command_line('train', [*begun, f'hydra.run.dir={folder}'])}"
+        )
 
 
 def _places(override: Override) -> Iterator[str]:

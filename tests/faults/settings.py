@@ -65,6 +65,10 @@ FAULTS = [
         "resumed = None",
         RESUME,
     ),
+    Fault("a run that stopped before training is started with other settings", 'missing - {"ckpt"}', "False", RESUME),
+    Fault(
+        "values in other languages need quotes", 'return f"{key}=" + re.sub(parts', "return word or re.sub(parts", BAD
+    ),
     Fault(
         "new overrides are ignored on resume",
         "        for override in self.overrides:\n            for place",

@@ -252,6 +252,21 @@ def test_errors_show_working_quotes_for_values_that_need_them(command, word):
     assert yaml.safe_load(out)["data"]["root"] == word.partition("=")[2]
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("data.root=/home/rené/mes photos", "/home/rené/mes photos"),
+        ('data.root="/home/rené"', "/home/rené"),
+        ("data.labels=写真.csv", "写真.csv"),
+        ("data.resolution=[ été, [8,hiver] ]", ["été", [8, "hiver"]]),
+    ],
+)
+def test_values_need_no_quotes_in_any_language(command, word, value):
+    status, out, err = command("train", ["data=folder", word, "--cfg", "job"])
+    assert status == 0, err
+    assert yaml.safe_load(out)["data"][word.partition("=")[0].removeprefix("data.")] == value
+
+
 def test_a_tilde_in_a_path_is_expanded(command, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     status, out, err = command("train", ["data=folder", "data.root=~/photos", "--cfg", "job"])

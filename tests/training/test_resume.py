@@ -1,6 +1,7 @@
 """Resuming: with the run's recipe, never silently with another one, and never if nothing is left to train."""
 
 import json
+import shlex
 
 import pytest
 import yaml
@@ -41,6 +42,23 @@ def test_a_run_is_resumed_with_its_saved_settings(command, run):
     status, out, err = command("train", [*RUN, "trainer.max_steps=6"])  # and again, with both changes
     assert status == 0, out + err
     assert config(run)["optimizer"]["lr"] == 0.001
+
+
+def test_a_run_that_stopped_before_training_is_not_started_with_other_settings(command, tiny, tmp_path):
+    record = tmp_path / "run/.hydra/overrides.yaml"
+    record.parent.mkdir(parents=True)
+    words = [*tiny, "samples.n=0", "trainer.max_steps=1"]
+    record.write_text(yaml.safe_dump([*words, "ckpt=auto"]))
+    status, out, err = command("train", [*RUN, "trainer.max_steps=2"])
+    assert status == 2, out + err
+    (line,) = err.splitlines()
+    assert line.startswith("error: run: its run stopped before training began")
+    repeated = shlex.split(line.partition("python -m diffusion.train ")[2])
+    assert repeated == [*words, "ckpt=auto", "hydra.run.dir=run"]
+    assert yaml.safe_load(record.read_text()) == repeated[:-1]
+    status, out, err = command("train", [*repeated, "trainer.max_steps=2"])
+    assert status == 0, out + err
+    assert config(tmp_path / "run")["trainer"]["max_steps"] == 2
 
 
 def test_the_checkpoint_is_read_only_once_on_resume(command, run, monkeypatch):
