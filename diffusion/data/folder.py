@@ -41,6 +41,7 @@ from diffusion.pixels import Resolution, height_width
 from diffusion.randomness import seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
+SCORED = 4  # images that scores need
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
@@ -79,8 +80,8 @@ class Folder(ImageData):
             photograph are in the same split. Photographs with a side below 128 pixels, or below the resolution, are
             refused. null: one image per file.
         limit: Maximum number of training images; null for all that are not in validation or test.
-        val, test: Number of images; below 1, a fraction of the usable images, at least one; 0 for none. With `tiles`,
-            photographs are counted.
+        val, test: Number of images; below 1, a fraction of the usable images, at least one, and from 16 images on at
+            least the 4 that scores need; 0 for none. With `tiles`, photographs are counted, and one is enough.
         random_crop: Crop at a random position along the side that is cut, drawn from (seed, content), instead of at the
             centre.
         strict: Raise an error for an unusable image, instead of leaving it out.
@@ -293,7 +294,8 @@ class Folder(ImageData):
         numbers = np.fromiter(map(number.__getitem__, photos), np.int64, len(photos))
         starts = np.searchsorted(numbers, np.arange(len(number) + 1))  # the first image of each photograph
         turn = np.arange(len(photos)) - starts[numbers]
-        val, test = (_count(size, len(number)) for size in (self.val, self.test))
+        least = SCORED if self.tiles is None else 1
+        val, test = (_count(size, len(number), least) for size in (self.val, self.test))
         left = max(len(number) - val - test, 0)
         ends = [0, *starts[[left, min(left + val, len(number))]].tolist(), len(photos)]
         parts = {name: slice(*each) for name, each in zip(("train", "val", "test"), pairwise(ends), strict=True)}
@@ -365,6 +367,9 @@ def _hash(path: Path) -> str | OSError:
         return error
 
 
-def _count(size: int | float, images: int) -> int:
-    """The number of images: `size` itself, or if it is a fraction, that share of `images`, at least one."""
-    return max(round(size * images), 1) if 0 < size < 1 else int(size)
+def _count(size: int | float, images: int, least: int) -> int:
+    """The number of images: `size` itself, or if it is a fraction, that share of `images`.
+
+    A share is at least one image, and at least `least` unless that is more than a quarter of the images.
+    """
+    return max(round(size * images), min(least, images // 4), 1) if 0 < size < 1 else int(size)

@@ -50,8 +50,8 @@ class Scorer:
         if (available := len(splits.get(split, ()))) < LEAST:
             raise UserError(
                 f"split={split}: it has {count(available, 'image')}, but scores need at least {LEAST}; add images "
-                f"({MORE.format(split)}), choose another split ({', '.join(splits)}), or train without scores "
-                "(score.n=0)"
+                f"({MORE.format(split)}), or choose another split ({', '.join(splits)}); training also works without "
+                "scores (score.n=0)"
             )
         if n is not None and n < LEAST:
             raise UserError(f"n={n}: scores need at least {LEAST} images; use as many as time allows, such as n=250")

@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, **options: object) -> Folder:
-    data = Folder(**{"root": root, "resolution": 8, "batch_size": 2, "val": 3, "test": 0.1, **options})
+    data = Folder(**{"root": root, "resolution": 8, "batch_size": 2, "val": 3, "test": 2, **options})
     data.prepare_data()
     data.setup()
     return data
@@ -38,6 +38,13 @@ def load(root: Path, **options: object) -> Folder:
 
 def names(data: Folder) -> dict[str, list[str]]:
     return {name: split.names for name, split in data.splits.items()}
+
+
+@pytest.mark.parametrize(("images", "share", "held_out"), [(20, 0.1, 4), (20, 0.3, 6), (8, 0.1, 2), (3, 0.1, 1)])
+def test_a_share_has_the_images_that_scores_need(root, images, share, held_out):
+    for i in range(images, 20):
+        (root / ("a/b" if i % 2 else ".") / f"{i}.png").unlink()
+    assert len(load(root, val=share, test=0).splits["val"]) == held_out
 
 
 def reasons(data: Folder) -> dict[str, tuple[str, str]]:
