@@ -56,7 +56,7 @@ def _command_help(command: str, schema: type[Settings], about: str) -> None:
     settings = [*_settings(schema)]
     for group, choice in chosen.items():
         if file := files(group).get(choice):
-            settings += _choice_settings(group, yaml.safe_load(file.read_text()) or {})
+            settings += _choice_settings(group, yaml.safe_load(file.read_text("utf-8")) or {})
     _print("Settings", [(f"{key}={value}", text) for key, value, text in settings])
     console.print(f"\n{FOOT}")
 
@@ -117,7 +117,7 @@ def _documented_settings(group: str) -> dict[str, str]:
 
 def default_choices(command: str) -> dict[str, str]:
     """Group -> a command's default choice."""
-    listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
+    listed = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text("utf-8"))["defaults"]
     found = {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
     return {group: str(choice) for group, choice in found.items() if is_group(group) and group != "hydra"}
 

@@ -38,7 +38,7 @@ def found(vectors: Tensor, known: Tensor, radius: float, rows: int = 7) -> tuple
     return near, distance.tolist(), number.tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 60), m=st.integers(1, 20), groups=st.integers(0, 3), seed=st.integers(0, 1000),
     radius=st.integers(1, 40), candidates=st.integers(1, 16), again=st.integers(0, 9),

@@ -36,7 +36,9 @@ def test_a_second_test_evaluation_needs_again_and_both_are_recorded(command, tin
     assert numbers("third", "split=test", "again=true") == {2}
     entries = json.loads((tmp_path / "run/test.json").read_text())
     assert [entry["test_evaluation"] for entry in entries] == [1, 2]
-    assert entries[0]["scores"].keys() >= {"fd_lite0", "kid_lite0"}
+    (distance,) = [s for s in read_scores(tmp_path / "first") if (s.metric, s.what) == ("fd_lite0", "samples")]
+    assert entries[0]["scores"]["fd_lite0"] == distance.value  # not that of the noise
+    assert "kid_lite0" in entries[0]["scores"]
     assert len(entries[0]["checkpoint"]["sha256"]) == 16
     assert entries[0]["code"].startswith(diffusion.__version__)
     resume = ["ckpt=run/checkpoints/last.ckpt", "trainer.max_steps=2", "hydra.run.dir=resumed"]
@@ -59,6 +61,14 @@ def test_test_scores_during_training_give_a_warning_and_are_all_recorded(command
     assert all(entry["scores"]["fd_lite0"] > 0 for entry in entries)
     sources = [score.source for score in read_scores(tmp_path / "run") if score.metric == "fd_lite0"]
     assert [(source["test_evaluation"], source["step"]) for source in sources] == expected
+
+
+def test_a_run_with_a_ledger_does_not_take_over_another(tmp_path: Path) -> None:
+    (tmp_path / "test.json").write_text('[{"step": 1}]')
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/test.json").write_text('[{"step": 2}]')
+    Ledger(tmp_path).inherit(Ledger(tmp_path / "other"))
+    assert Ledger(tmp_path).evaluations() == [{"step": 1}]
 
 
 def test_a_damaged_ledger_gives_a_one_line_error(tmp_path: Path) -> None:

@@ -279,6 +279,8 @@ def test_guidance_incompatible_with_the_model_is_refused() -> None:
     with pytest.raises(UserError, match=r"^guidance: the worse model's noise schedule differs from the model's"):
         AutoGuidance(2.0)(model, labelled(schedule.VP(beta_max=19.0)))
     AutoGuidance(2.0)(model, labelled(schedule.VP()))
+    with pytest.raises(UserError, match=r"^guidance: the worse model's noise schedule differs from the model's"):
+        AutoGuidance(2.0)(labelled(schedule.Flow()), labelled(schedule.Flow(shift=3.0)))  # equal at both ends
     unlabelled = Denoiser(DiT(2, 2, patch=2, width=8, depth=1, heads=2), VP, V())
     with pytest.raises(UserError, match=r"^model.classes=0: this network accepts no classes"):
         ClassifierFree(2.0)(unlabelled)(torch.ones(4, 2, 4, 4), at(0.4), classes=Y)

@@ -66,7 +66,7 @@ class Echo(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("schedule_name", "prediction_name"), VALID)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(t=st.floats(0.005, 1), x0=st.floats(-1, 1), eps=st.floats(-4, 4))
 def test_x0_and_eps_are_recovered(schedule_name: str, prediction_name: str, t: float, x0: float, eps: float) -> None:
     schedule, prediction = SCHEDULES[schedule_name], PREDICTIONS[prediction_name]

@@ -73,7 +73,7 @@ def test_variance_preserving_schedules_preserve_variance(name: str) -> None:
 
 
 @each_schedule
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(t=st.floats(1e-6, 1))
 def test_time_inverts_log_snr(schedule: Schedule, t: float) -> None:
     times = torch.tensor([t], dtype=torch.float64)

@@ -114,6 +114,7 @@ def _reset(progress: dict[str, Any]) -> None:
 
 
 ITEMS: dict[str, Callable[[dict[str, Any]], Any]] = {  # the value of each item in a checkpoint without it
+    "nothing": lambda c: None,
     "raw weights": lambda c: c.update(current_model_state=c["state_dict"]),
     "averaged weights": lambda c: c.update(state_dict=c["current_model_state"]),
     "moments of Adam": lambda c: c["optimizer_states"][0].update(state={}),
@@ -130,7 +131,7 @@ def test_every_saved_item_is_needed(tiny, tmp_path, figure):
     overrides = [*tiny, *RECIPE, "timesteps@objective.timesteps=stratified"]  # its times depend on the batch's number
     assert train(tmp_path / "whole", overrides)
     trace, state = outcome(tmp_path / "whole")
-    log = lines(tmp_path / "whole")
+    log = [row for row in lines(tmp_path / "whole") if float(row["step"]) >= 5]  # the copies have no curves
     for item, remove in ITEMS.items():
         contents = storage.load(step_of(tmp_path / "whole", 5))
         remove(contents)
@@ -142,5 +143,5 @@ def test_every_saved_item_is_needed(tiny, tmp_path, figure):
         resumed = torch.load(folder / "trace.pt", weights_only=True)
         end = flat({key: contents[key] for key in STATES})
         found = resumed, end, lines(folder)
-        assert found != (trace[10:], state, log), f"nothing changes without: {item}"
-    figure("saved items left out, and noticed", f"{len(ITEMS)} of {len(ITEMS)}")
+        assert (found == (trace[10:], state, log)) == (item == "nothing"), item
+    figure("saved items left out, and noticed", f"{len(ITEMS) - 1} of {len(ITEMS) - 1}")

@@ -65,6 +65,15 @@ def test_a_run_says_that_its_epochs_end_it_before_its_steps(capfd) -> None:
     assert said in " ".join(capfd.readouterr().out.split())
 
 
+def test_intervals_and_limits_in_batches_are_converted_to_steps() -> None:
+    between = validated_at(80, least=1, max_epochs=8, val_check_interval=0.5, check_val_every_n_epoch=2)
+    assert between == [*range(10, 81, 10)]  # half of two epochs of ten steps
+    every = validated_at(80, least=1, max_epochs=4, val_check_interval=5, accumulate_grad_batches=2)
+    assert every == [3, 6, 9, 12, 15, 18, 20]  # a step is complete when its second batch is
+    assert Clock.of(Trainer(limit_train_batches=3), 80, 8, 1).epoch == 3
+    assert Clock.of(Trainer(limit_train_batches=30), 80, 8, 1).epoch == 10
+
+
 @pytest.mark.parametrize(("images", "words"), [(24, "leaves no optimizer step in an epoch of 3"), (7, "has 7 images")])
 def test_an_epoch_without_a_step_is_explained_by_its_limit_or_its_images(images: int, words: str) -> None:
     with pytest.raises(UserError, match=words):

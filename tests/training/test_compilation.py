@@ -1,7 +1,6 @@
 """compile=auto: a network is compiled if a trial shows that it pays off, and nothing else in the run changes."""
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +14,13 @@ from diffusion.model import UNet
 from diffusion.training import compilation
 
 FORWARD = UNet.forward
-SLOW = 0.2  # extra seconds of an evaluation: more than a busy machine adds
+SLOW = 0.2  # seconds of an evaluation by the clock of these tests
 
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A compiler that makes networks faster or slower, or fails; and a training that is worth a trial."""
-    there = SimpleNamespace(eager=SLOW, compiled=0.0, first=0.0, error=None, networks=[])
+    there = SimpleNamespace(eager=SLOW, compiled=0.0, first=0.0, error=None, networks=[], now=0.0)
 
     def compile_(self: UNet) -> None:
         there.networks.append(self)
@@ -33,7 +32,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         calls = getattr(self, "calls", None)
         if calls == 0 and there.error is not None:
             raise there.error
-        time.sleep(there.eager if calls is None else there.compiled + there.first * (calls == 0))
+        there.now += there.eager if calls is None else there.compiled + there.first * (calls == 0)
         if calls is not None:
             self.calls += 1
         return FORWARD(self, *args, **kwargs)
@@ -41,6 +40,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(UNet, "compile", compile_)
     monkeypatch.setattr(UNet, "forward", forward)
     monkeypatch.setattr(compilation, "LEAST", 0.0)
+    monkeypatch.setattr(compilation, "time", SimpleNamespace(perf_counter=lambda: there.now))
     return there
 
 

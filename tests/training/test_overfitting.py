@@ -80,6 +80,7 @@ def validated(**differences: list[float]) -> Diffusion:
         ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2]], True),
         ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2], [0.9, 0.9, 0.8]], True),
         ([[0.0], [0.5]], False),  # one pair has no error
+        ([[0.0, 0.1, -0.1], [0.3, 0.4, 0.2, 0.3]], False),  # resumed with other held-out images: no common pairs
     ],
 )
 @pytest.mark.parametrize("weights", ["ema", "raw"])

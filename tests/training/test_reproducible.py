@@ -8,11 +8,15 @@ import torch
 from composing import settings, train
 from torch import Tensor
 
+from diffusion.checkpoint.storage import numbered, step_in_name
+from diffusion.config import schema
 from diffusion.config.build import make
 from diffusion.data import ImageData
 from diffusion.process import objective
 from diffusion.process.denoiser import diffuse
 from diffusion.runs.metrics import read_metrics
+from diffusion.training.clock import Clock
+from diffusion.training.saving import Checkpoints
 
 DROPOUT = "model.dropout=0.3"
 
@@ -41,7 +45,23 @@ def test_a_resumed_run_equals_an_uninterrupted_run_bit_for_bit(tiny, tmp_path, s
         assert not equal(weights(first, key), weights(rest, key))
     # Curves are complete: the log of the first part was copied.
     assert (rest / "metrics.csv").read_text().count("\n") >= (whole / "metrics.csv").read_text().count("\n")
-    assert (rest / "checkpoints/best.ckpt").is_file()
+
+
+def test_checkpoints_after_the_step_of_a_resumed_run_are_removed_and_the_newest_kept(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    for step in (10, 20, 30, 25):
+        numbered(tmp_path / "checkpoints", step).touch()
+    Checkpoints(tmp_path, schema.Checkpoint(keep=3), Clock(5, 50)).prune(25)
+    assert sorted(map(step_in_name, (tmp_path / "checkpoints").iterdir())) == [10, 20, 25]
+
+
+def test_the_best_checkpoint_so_far_is_kept_on_resume_in_another_folder(tiny, tmp_path):
+    common = [*tiny, "ema=none", "optimizer.weight_decay=0", "samples.n=0"]
+    first = run(tmp_path, "first", [*common, "trainer.max_steps=4"])
+    still = ["optimizer.lr=1e-30", "trainer.max_steps=8", f"ckpt={first}/checkpoints/last.ckpt"]
+    rest = run(tmp_path, "rest", [*common, *still])  # cannot become better
+    best = [(each / "checkpoints/best.ckpt").read_bytes() for each in (first, rest)]
+    assert best[0] == best[1]
 
 
 @pytest.mark.parametrize("noise", ["nearest", "ot"])

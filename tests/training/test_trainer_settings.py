@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from diffusion.config import schema
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.runs.metrics import read_metrics
+from diffusion.training.callbacks import Throughput
 from diffusion.training.checks import check_trainer
 from tests.support.composing import settings
 
@@ -81,6 +83,24 @@ def test_several_callbacks_and_loggers_accept_new_settings_on_resume(command, ti
     assert config["callbacks"]["early_stopping"]["patience"] == 7
     assert config["logger"]["wandb"]["project"] == "other"
     assert record(tmp_path / "run")["steps"] == 8
+
+
+def test_the_rate_is_that_of_the_interval_without_validations(monkeypatch):
+    now, rates = [0.0], []
+    monkeypatch.setattr("diffusion.training.callbacks.time", SimpleNamespace(monotonic=lambda: now[0]))
+    module = SimpleNamespace(log_dict=lambda values, batch_size: rates.append(tuple(values.values())))
+    trainer = SimpleNamespace(world_size=1, global_step=0, log_every_n_steps=2)
+    callback, batch = Throughput(), SimpleNamespace(index=[0, 1, 2, 3])
+    for step in range(1, 7):
+        callback.on_train_batch_start(trainer)
+        now[0] += step
+        trainer.global_step = step
+        callback.on_train_batch_end(trainer, module, None, batch, 0)
+        if step == 3:  # in the middle of an interval
+            callback.on_validation_start(trainer, module)
+            now[0] += 100
+            callback.on_validation_end(trainer, module)
+    assert rates == [(8 / 3, 2 / 3), (4 / 4, 1 / 4), (8 / 11, 2 / 11)]  # images and steps per second
 
 
 def test_callbacks_do_not_change_the_weights(command, tiny, tmp_path):
