@@ -1,4 +1,5 @@
 """Shared by all tests: no network access, a separate cache, and commands that run in this process."""
+# ruff: noqa: E402 - the environment is prepared before anything that reads it is imported
 
 import gc
 import os
@@ -6,6 +7,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+# Variables of a terminal, a job or an account that change what a run does or prints.
+FOREIGN = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "WANDB_API_KEY", "RANK", "LOCAL_RANK", "WORLD_SIZE")
+FOREIGN_PREFIXES = ("SLURM_", "TORCHELASTIC_", "MASTER_")
+for name in [*os.environ]:
+    if name in FOREIGN or name.startswith(FOREIGN_PREFIXES):
+        del os.environ[name]
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["NETRC"] = os.devnull  # no W&B key from there
 os.environ["OMP_NUM_THREADS"] = (
@@ -20,20 +27,9 @@ from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Variables of a terminal, a job or an account that change what a run does or prints.
-FOREIGN = ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "WANDB_API_KEY", "RANK", "LOCAL_RANK", "WORLD_SIZE")
-FOREIGN_PREFIXES = ("SLURM_", "TORCHELASTIC_", "MASTER_")
-
 # the same examples in every run, however slow the machine is
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
-
-
-def pytest_configure() -> None:
-    """Remove variables of the surroundings, before any test imports the program."""
-    for name in [*os.environ]:
-        if name in FOREIGN or name.startswith(FOREIGN_PREFIXES):
-            del os.environ[name]
 
 
 def pytest_collection_finish() -> None:
