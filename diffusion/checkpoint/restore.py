@@ -62,11 +62,10 @@ class Restored:
         return float(value) if isinstance(value, int | float) else 0.0
 
 
-def read(path: Path, sealed: bool = False) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """The contents of a training checkpoint: tensors and primitives, never code.
 
-    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train and, with `sealed`, for
-    one without our checksum.
+    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train.
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
@@ -76,7 +75,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
             "weights: init=…"
         )
     try:
-        contents = storage.load(path, sealed)
+        contents = storage.load(path)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
     check_contents(contents, path)

@@ -152,7 +152,7 @@ FAULTS = [
     ),
     Fault(
         "resume: a damaged snapshot is linked into the new folder",
-        "            try:\n                storage.verify(source, sealed=True)\n",
+        "            try:\n                storage.verify(source)\n",
         "            try:\n                pass\n",
         LOST,
     ),

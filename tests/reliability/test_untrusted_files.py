@@ -283,6 +283,18 @@ def test_a_malformed_checkpoint_is_refused_with_one_line(command, tiny, tmp_path
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("pickled", [b"\x80\x02}]K\x01s.", b"\x80\x02K\x01Q.", b"\x80\x02G."])
+def test_an_unusual_pickle_is_refused_with_one_line(tmp_path, capfd, pickled):
+    """A dictionary with a list as a key, a wrong reference to a tensor, a number that is cut off."""
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", b"3\n")
+    assert export.main([str(tmp_path / "x.ckpt"), str(tmp_path / "x.safetensors")]) == 2
+    err = capfd.readouterr().err
+    assert "x.ckpt: not a readable checkpoint: it cannot be read (" in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("text", ["[" * 100_000, '"${"', '{"model": "${"}', "null", "5", "[]", "{}", '{"model": null}'])
 def test_a_malformed_exported_file_is_refused_with_one_line(tmp_path, capfd, payloads, text):
     with safe_open(payloads["own"].parent.parent.parent / "own.safetensors", "pt") as sound:
