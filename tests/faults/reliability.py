@@ -509,11 +509,16 @@ FAULTS = [
     ),
     Fault(
         "T8 the counts of labels are not checked",
-        "type(n) is int and n >= 0 for name, n",
-        "True for name, n",
+        "    labels: dict[str, NonNegativeInt] = {}",
+        "    labels: dict[str, Any] = {}",
         SHAPE % "labels text",
     ),
-    Fault("T8 the names of weights are not checked", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
+    Fault(
+        "T8 the names of weights are not checked",
+        "    state_dict: dict[str, Tensor]\n",
+        "    state_dict: dict[Any, Tensor]\n",
+        SHAPE % "weights 5",
+    ),
     Fault(
         "T8 malformed parts of the configuration are accepted",
         'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ',
