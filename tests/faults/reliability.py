@@ -440,15 +440,15 @@ FAULTS = [
     ),
     Fault(
         "T8 interpolations are accepted",
-        'if isinstance(value, str) and "${" in value:',
+        'if isinstance(token, yaml.ScalarToken) and "${" in token.value:',
         "if False:",
         f"{PAYLOAD}[secret]",
     ),
     Fault(
-        "T8 interpolations are resolved while reading",
-        "OmegaConf.create(text), resolve=False",
-        "OmegaConf.create(text), resolve=True",
-        f"{PAYLOAD}[secret path]",
+        "T8 an interpolation with an escape sequence is accepted",
+        'if isinstance(token, yaml.ScalarToken) and "${" in token.value:',
+        'if "${" in text:',
+        f"{PAYLOAD}[escaped]",
     ),
     Fault(
         "T8 YAML tags are accepted", "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", f"{PAYLOAD}[yaml path]"

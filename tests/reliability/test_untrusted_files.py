@@ -113,6 +113,7 @@ def texts(sentinel: str, base: str) -> dict[str, str]:
         "yaml tag": f"model: !!python/object/apply:os.system ['touch {sentinel}']\n",
         "yaml path": f"{base}\nmore: !!python/object/apply:pathlib.Path [/]\n",
         "aliases": f"{base}\n{lists}",
+        "escaped": f'{base}\nmore: "\\x24{{oc.env:FOREIGN_SECRET}}"\n',
         "depth": "model: " + "[" * 1000,
     }
 
@@ -120,7 +121,8 @@ def texts(sentinel: str, base: str) -> dict[str, str]:
 UNBUILT = [*configs(""), *texts("", "")]
 PAYLOADS = [*pickles(""), *UNBUILT, "exported target", "exported secret"]
 REASONS = {"yaml tag": "is not plain yaml", "yaml path": "is not plain yaml", "aliases": "is not plain yaml"}
-REASONS |= dict.fromkeys(("secret", "secret path", "secret target", "decoded"), "contains the interpolation")
+SECRETS = ("secret", "secret path", "secret target", "secret key", "decoded", "escaped")
+REASONS |= dict.fromkeys(SECRETS, "contains the interpolation")
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,7 @@ MALFORMED = {
     "number as a key": part(model={"_target_": UNET, 5: 5}),
     "no size": part(data={"_target_": "diffusion.data.Folder", "resolution": "x"}),
     "text as channels": part(model={"_target_": UNET, "channels": "x", "in_channels": []}),
+    "interpolation in two lines": part(name="${seed}\nx"),
     "config null": with_(config=None),
     "config a list": with_(config="[]"),
     "weights null": with_(state_dict=None),
