@@ -44,7 +44,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     With `durable`, first the bytes and then the rename are flushed to disk, to survive a power failure. An OSError
     names `path`.
     """
-    with _beside(path, durable) as part, part.open("x+b") as file:
+    with _beside(path, durable) as part, part.open("xb") as file:
         yield file
         if durable:
             file.flush()

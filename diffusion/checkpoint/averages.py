@@ -8,9 +8,11 @@ of steps that were repeated later, is never mixed in. The mathematics is in `dif
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Annotated, Any
 
 import torch
+from annotated_types import MinLen, Predicate
+from pydantic import BaseModel, PositiveInt, ValidationError
 from torch import Tensor
 
 from diffusion.checkpoint import storage
@@ -23,15 +25,21 @@ FOLDER = "averages"  # subfolder of the checkpoints' folder
 STATE = "PowerEMA"  # key of the averages in a checkpoint's callbacks
 WORST = 0.25  # largest missing part of a profile, in the L² norm
 Averages = Mapping[str, Mapping[str, Tensor]]  # σ_rel -> name in the module -> averaged parameter
-Listed = Mapping[int, tuple[int, str]]  # step -> updates, hash
+Length = Annotated[str, Predicate(lambda text: repr(float(text)) == text)]
 
 
-class State(NamedTuple):
+def _alike(averages: Averages) -> bool:
+    """Whether all lengths have averages of the same parameters."""
+    shapes = [each for _, each in _shapes(averages)]
+    return all(each == shapes[0] for each in shapes)
+
+
+class State(BaseModel, strict=True, arbitrary_types_allowed=True):
     """The state in a checkpoint: its averages, their number of optimizer steps, and the earlier snapshots."""
 
-    averages: Averages
-    updates: int
-    snapshots: Listed
+    averages: Annotated[dict[Length, dict[str, Tensor]], MinLen(1), Predicate(_alike)]
+    updates: PositiveInt
+    snapshots: dict[int, tuple[PositiveInt, str]]  # step -> updates, hash
 
 
 def snapshot(checkpoints: Path, step: int) -> Path:
@@ -53,10 +61,12 @@ def save(averages: Averages, path: Path) -> str:
 
 def load(path: Path, expected: str) -> Averages:
     """Read a snapshot. Raises storage.Damaged unless it has the expected hash."""
-    found = storage.load(path, sealed=True).get("averages")
-    if not _are_averages(found):
-        raise storage.Damaged("it is not a snapshot")
-    if hash_of(found) != expected:
+    found: Any = storage.load(path).get("averages")
+    try:
+        same = hash_of(found) == expected
+    except (AttributeError, TypeError, RuntimeError) as error:
+        raise storage.Damaged("it is not a snapshot") from error
+    if not same:
         raise storage.Damaged("it belongs to another run, or to steps that were repeated")
     return found
 
@@ -73,16 +83,22 @@ def of_length(contents: Mapping[str, Any], path: Path, length: float) -> dict[st
     in the checkpoint and in the earlier snapshots. Raises UserError if that is impossible or too inaccurate.
     """
     asked = f"ckpt={path}: weights={length:g}"
-    gamma, state = gamma_of(length), _state(contents, asked)
-    own, listed = state.averages, {n: (step, key) for step, (n, key) in state.snapshots.items() if n < state.updates}
-    if (tracked := own.get(repr(float(length)))) is not None:
-        return dict(tracked)
-    times = [*listed, state.updates]
-    x, missing = coefficients(
-        [Profile(gamma_of(float(each)), n) for n in times for each in own], Profile(gamma, state.updates)
-    )
+    gamma, saved = gamma_of(length), _saved(contents, asked)
+    try:
+        state = State.model_validate(saved)
+        own, listed = state.averages, {n: (i, key) for i, (n, key) in state.snapshots.items() if n < state.updates}
+        if (tracked := own.get(repr(float(length)))) is not None:
+            return tracked
+        times = [*listed, state.updates]
+        x, missing = coefficients(
+            [Profile(gamma_of(float(each)), n) for n in times for each in own], Profile(gamma, state.updates)
+        )
+    except (ValidationError, OverflowError, RuntimeError) as error:  # numbers may be too large, or almost equal
+        raise UserError(
+            f"{asked}: not a checkpoint of diffusion.train (its averages are malformed); use one of those"
+        ) from error
     found = f"{count(len(x), 'average')} at {count(len(times), 'step')}"
-    if missing > WORST:
+    if not missing <= WORST:
         raise UserError(
             f"{asked}: {missing:.0%} of its profile would be missing (at most {WORST:.0%} may be) from a combination "
             f"of {found}; use a length closer to {' and '.join(own)}, or train with a larger ema.snapshots"
@@ -116,8 +132,8 @@ def _shapes(averages: Averages) -> list[Any]:
     return [(length, [(name, value.shape) for name, value in each.items()]) for length, each in averages.items()]
 
 
-def _state(contents: Mapping[str, Any], asked: str) -> State:
-    """The state in the checkpoint. Raises UserError if it is missing or malformed."""
+def _saved(contents: Mapping[str, Any], asked: str) -> Mapping[str, Any]:
+    """The state in the checkpoint, unchecked. Raises UserError if there is none."""
     callbacks = contents.get("callbacks")
     state = callbacks.get(STATE) if isinstance(callbacks, Mapping) else None
     if not isinstance(state, Mapping):
@@ -125,36 +141,4 @@ def _state(contents: Mapping[str, Any], asked: str) -> State:
             f"{asked}: an average of another length is computed from a run's averages, and this file contains none; "
             "use a run trained with ema=power, or weights=ema or weights=raw"
         )
-    averages, updates, listed = state.get("averages"), state.get("updates"), state.get("snapshots")
-    if not (type(updates) is int and updates > 0 and _are_averages(averages) and _are_listed(listed)):
-        raise UserError(f"{asked}: not a checkpoint of diffusion.train (its averages are malformed); use one of those")
-    return State(averages, updates, listed)
-
-
-def _are_listed(value: Any) -> TypeGuard[Listed]:
-    """Whether `value` has the structure of `Listed`."""
-    return isinstance(value, Mapping) and all(
-        type(step) is int
-        and isinstance(each, list | tuple)
-        and [type(part) for part in each] == [int, str]
-        and each[0] > 0
-        for step, each in value.items()
-    )
-
-
-def _are_averages(value: Any) -> TypeGuard[Averages]:
-    """Whether `value` has the structure of `Averages`, with the same parameters in each."""
-    if not isinstance(value, Mapping) or not value or not all(isinstance(each, Mapping) for each in value.values()):
-        return False
-    items = [item for each in value.values() for item in each.items()]
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in items):
-        return False
-    shapes = [each for _, each in _shapes(value)]
-    return all(each == shapes[0] for each in shapes) and all(map(_is_length, value))
-
-
-def _is_length(text: Any) -> bool:
-    try:
-        return isinstance(text, str) and repr(float(text)) == text
-    except ValueError:
-        return False
+    return state

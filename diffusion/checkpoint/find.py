@@ -68,9 +68,9 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
     """The checkpoint that `ckpt` selects to resume from; None, a fresh start, only if `auto` finds none at all.
 
     A path is resolved by `of_run`. `last` is last.ckpt in this run's folder, otherwise in the newest sibling run.
-    `auto` is the newest checkpoint whose checksum is correct, in this folder, otherwise in the newest sibling run that
-    is not complete; skipped checkpoints are printed with the reason. Runs that are still alive or have another `name`,
-    and the other jobs of a sweep (their recipes differ), are not considered.
+    `auto` is the newest checkpoint that can be read, in this folder, otherwise in the newest sibling run that is not
+    complete; skipped checkpoints are printed with the reason. Runs that are still alive or have another `name`, and the
+    other jobs of a sweep (their recipes differ), are not considered.
 
     Raises UserError if there is none or, with `auto`, none that can be read: training never silently starts over.
     """
@@ -96,7 +96,7 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
         return _read(run / "checkpoints" / "last.ckpt")
     for path in storage.newest_first(run / "checkpoints"):
         try:
-            return _read(path, sealed=True)
+            return _read(path)
         except UserError as error:
             console.print(f"skipped {str(error).removeprefix('ckpt=')}", style="yellow")
     raise UserError(
@@ -104,8 +104,8 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
     )
 
 
-def _read(path: Path, sealed: bool = False) -> Found:
-    return Found(path, read(path, sealed))
+def _read(path: Path) -> Found:
+    return Found(path, read(path))
 
 
 def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:

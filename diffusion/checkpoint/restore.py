@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from diffusion.checkpoint import averages, diffusers_folder, exported, storage
@@ -19,6 +20,19 @@ from diffusion.pixels import height_width
 from diffusion.process.denoiser import Denoiser
 
 PREFIX = "denoiser.network."  # prefix of the network's weights in a checkpoint
+
+
+class Contents(BaseModel, strict=True, arbitrary_types_allowed=True):
+    """The parts of a checkpoint that are used without Lightning."""
+
+    config: str
+    state_dict: dict[str, Tensor]
+    global_step: NonNegativeInt
+    epoch: NonNegativeInt
+    current_model_state: dict[str, Tensor] = {}
+    images: dict[str, str] = {}
+    noise: str = ""
+    labels: dict[str, NonNegativeInt] = {}
 
 
 @dataclass(frozen=True)
@@ -62,11 +76,10 @@ class Restored:
         return float(value) if isinstance(value, int | float) else 0.0
 
 
-def read(path: Path, sealed: bool = False) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """The contents of a training checkpoint: tensors and primitives, never code.
 
-    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train and, with `sealed`, for
-    one without our checksum.
+    Raises UserError for a file that is missing, damaged, or not a checkpoint of diffusion.train.
     """
     if not os.path.lexists(path):
         raise UserError(f"ckpt={path}: no such file; choose a checkpoint such as outputs/…/checkpoints/last.ckpt")
@@ -76,7 +89,7 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
             "weights: init=…"
         )
     try:
-        contents = storage.load(path, sealed)
+        contents = storage.load(path)
     except storage.Damaged as error:
         raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
     check_contents(contents, path)
@@ -85,25 +98,14 @@ def read(path: Path, sealed: bool = False) -> dict[str, Any]:
 
 def check_contents(contents: Mapping[str, Any], path: Path) -> None:
     """Raise UserError unless the contents have the structure of a checkpoint, which the other functions rely on."""
-    if not {"config", "state_dict", "global_step", "epoch"} <= contents.keys():
+    try:
+        Contents.model_validate(contents)
+    except ValidationError as error:
+        found = error.errors()[0]
+        problem = "missing" if found["type"] == "missing" else "malformed"
         raise UserError(
-            f"ckpt={path}: not a checkpoint of diffusion.train (it contains no configuration); use one of those"
-        )
-    sound = {"config": isinstance(contents["config"], str)}
-    sound |= {name: type(contents[name]) is int and contents[name] >= 0 for name in ("global_step", "epoch")}
-    sound["images"] = isinstance(contents.get("images", {}), Mapping)
-    sound["noise"] = isinstance(contents.get("noise", ""), str)
-    labels = contents.get("labels", {})
-    sound["labels"] = isinstance(labels, Mapping) and all(
-        isinstance(name, str) and type(n) is int and n >= 0 for name, n in labels.items()
-    )
-    for name in {"state_dict", "current_model_state"} & contents.keys():
-        weights = contents[name]
-        sound[name] = isinstance(weights, Mapping) and all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
-        )
-    if bad := [name for name in sound if not sound[name]]:
-        raise UserError(f"ckpt={path}: not a checkpoint of diffusion.train ({bad[0]} is malformed); use one of those")
+            f"ckpt={path}: not a checkpoint of diffusion.train ({found['loc'][0]} is {problem}); use one of those"
+        ) from error
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -29,18 +29,18 @@ def plain_config(text: Any, where: Path | str) -> dict[str, Any]:
     """
     wanted = f"{where}: its configuration %s; expected one written by diffusion.train"
     try:
-        if not isinstance(text, str) or any(
-            isinstance(token, REFUSED_TOKENS) for token in yaml.scan(text, Loader=yaml.SafeLoader)
-        ):
+        if not isinstance(text, str):
             raise UserError(wanted % "is not plain yaml")
-        config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, REFUSED_TOKENS):
+                raise UserError(wanted % "is not plain yaml")
+            if isinstance(token, yaml.ScalarToken) and "${" in token.value:
+                raise UserError(wanted % f"contains the interpolation {' '.join(token.value.split())[:200]}")
+        config = OmegaConf.to_container(OmegaConf.create(text))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise UserError(wanted % f"can't be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(config, dict):
         raise UserError(wanted % "is not a mapping")
-    for value in _values(config):
-        if isinstance(value, str) and "${" in value:
-            raise UserError(wanted % f"contains the interpolation {value}")
     return {str(key): value for key, value in config.items()}
 
 
@@ -91,17 +91,6 @@ def _has_directives(node: Any) -> bool:
         special = any(str(key).startswith("_") and key != "_target_" for key in node)
         return special or _has_directives(list(node.values()))
     return isinstance(node, list | tuple) and any(_has_directives(value) for value in node)
-
-
-def _values(node: Any) -> Iterator[Any]:
-    """Yield every value, at any depth. (Keys are never interpolated.)"""
-    if isinstance(node, Mapping):
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for value in node:
-            yield from _values(value)
-    else:
-        yield node
 
 
 def _targets(node: Any) -> Iterator[str]:

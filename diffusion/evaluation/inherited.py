@@ -43,8 +43,7 @@ def with_step(guidance: Mapping[str, Any], restored: Restored) -> dict[str, Any]
     share = guidance.get("step")
     if not isinstance(share, float) or guidance.get("ckpt") is not None:
         return dict(guidance)
-    step = (restored.config.get("guidance") or {}).get("step")
-    return {**guidance, "step": step if isinstance(step, int) else max(1, round(share * restored.step))}
+    return {**guidance, "step": early.resolved_step(share, restored.step, restored.config)}
 
 
 def without_guidance(guidance: Any, restored: Restored, fills: bool) -> str:

@@ -126,7 +126,7 @@ class PowerEMA(EMA):
         for step in list(self.written):
             source = files.snapshot(before, step)
             try:
-                storage.verify(source, sealed=True)
+                storage.verify(source)
                 link(source, files.snapshot(here, step))
             except (storage.Damaged, OSError) as error:
                 console.print(f"{source}: not copied ({error}); weights=… has one snapshot less", style="yellow")

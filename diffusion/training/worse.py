@@ -91,8 +91,7 @@ def with_step(settings: Train, drawing: Drawing, clock: Clock, resumed: Resumed 
     guidance = drawing.guidance
     if not drawing.waits or guidance is None or not isinstance(guidance.step, float):
         return settings, drawing
-    before = None if resumed is None else (resumed.config.get("guidance") or {}).get("step")
-    step = before if isinstance(before, int) else max(1, round(guidance.step * clock.total))
+    step = early.resolved_step(guidance.step, clock.total, {} if resumed is None else resumed.config)
     node = {**(settings.guidance or {}), "step": step}
     return settings.model_copy(update={"guidance": node}), replace(drawing, guidance=replace(guidance, step=step))
 

@@ -160,14 +160,19 @@ def test_an_invalid_snapshot_gives_a_one_line_error(copied: Path, harm: Callable
 
 ONE = {"a": torch.zeros(2)}
 MALFORMED = {
-    "updates": [0, -1, "3", None, True],
+    "updates": [0, -1, "3", None, True, 10**400],
     "averages": [None, {}, {"0.05": None}, {"0.05": {"a": 1}}, {5: ONE}, {"0.05": ONE, "0.1": {"a": torch.zeros(3)}},
-                 {"0.05": ONE, "0.1": {"b": torch.zeros(2)}}, {"x": ONE}, {"0.050": ONE}],
+                 {"0.05": ONE, "0.1": {"b": torch.zeros(2)}}, {"x": ONE}, {"0.050": ONE}, {"1e-300": ONE},
+                 {"0.1": ONE, "0.10000000000000002": ONE}],
     "snapshots": [None, [], {"3": (1, "a")}, {3: (1, 2)}, {3: 4}, {3: (0, "a")}, {3: (True, "a")}],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in MALFORMED.items() for value in values])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, value) for key, values in MALFORMED.items() for value in values],
+    ids=lambda value: str(value)[:20],
+)
 def test_a_malformed_state_of_averages_gives_a_one_line_error(run, key, value):
     contents = storage.load(last(run))
     state = contents["callbacks"]["PowerEMA"]

@@ -149,18 +149,18 @@ FAULTS = [
         MISSING,
     ),
     Fault("early: explicitly requested guidance is dropped", '== {"from": RUN}:', "is not None:", MISSING),
-    Fault("early: a longer resumed run changes the step", "before if isinstance(before, int) else max", "max", SHARE),
+    Fault("early: a longer resumed run changes the step", "step if isinstance(step, int) else max", "max", SHARE),
     Fault(
         "early: training ignores the configured share of steps",
-        "guidance.step * clock.total",
-        "0.9 * clock.total",
+        "resolved_step(guidance.step, clock.total,",
+        "resolved_step(0.9, clock.total,",
         SHARE,
     ),
     Fault("early: the recorded step of the run is ignored", "step if isinstance(step, int) else max", "max", GUIDE),
     Fault(
         "early: other commands ignore the configured share of steps",
-        "share * restored.step",
-        "0.7 * restored.step",
+        "resolved_step(share, restored.step,",
+        "resolved_step(0.7, restored.step,",
         OF_MODEL,
     ),
     Fault(

@@ -12,7 +12,7 @@ KILL = "reliability/test_storage.py::test_t1_checkpoints_survive_kill_9_while_sa
 ORDER = "reliability/test_storage.py::test_t1_a_file_is_synced_before_and_its_folder_after_the_rename"
 DAMAGE = "reliability/test_storage.py::test_t2_a_damaged_newest_checkpoint_is_skipped_and_reported"
 AGE = "reliability/test_storage.py::test_t2_the_newest_checkpoint_is_chosen_by_steps_and_not_by_time"
-UNSEALED = "reliability/test_storage.py::test_t2_a_file_without_a_checksum_is_read_only_if_named"
+FLIPS = "reliability/test_storage.py::test_t2_a_flipped_bit_is_detected_or_changes_nothing"
 BEGUN = "reliability/test_storage.py::test_t2_damage_after_the_start_does_not_affect_a_resumed_run"
 COMMAND_LINE = "reliability/test_storage.py::test_t2_ckpt_choices_handle_missing_and_damaged_checkpoints"
 FAILED_SAVE = "reliability/test_storage.py::test_t3_a_failed_save_raises_and_leaves_the_old_file"
@@ -80,11 +80,12 @@ FAULTS = [
         ORDER,
     ),
     Fault("T1 the folder is not synced to disk", "        _sync_folder(path.parent)\n", "        pass\n", ORDER),
-    Fault("T2 the checksum is not compared", "if digest.hexdigest().encode() != comment", "if not comment", DAMAGE),
+    Fault("T2 the checksums are not compared", "damaged = archive.testzip()", "damaged = None", DAMAGE),
+    Fault("T2 an entry marked as a folder is accepted", "    if damaged or folders:\n", "    if damaged:\n", FLIPS),
     Fault(
-        "T2 a damaged end of the file is not reported",
-        'raise Damaged(f"its end is missing or damaged, at {size} bytes")',
-        "return",
+        "T2 a damaged end of the file ends in a traceback",
+        "    except Exception as error:  # damaged records",
+        "    except ZeroDivisionError as error:  # damaged records",
         DAMAGE,
     ),
     Fault(
@@ -134,12 +135,6 @@ FAULTS = [
         "                raise error.__context__ from None\n",
         "                raise\n",
         FAILED_SAVE,
-    ),
-    Fault(
-        "T2 a file without a checksum is accepted as intact",
-        "                if sealed:\n",
-        "                if False:\n",
-        UNSEALED,
     ),
     Fault(
         "T2 the checkpoint is read a second time after the run began",
@@ -445,15 +440,15 @@ FAULTS = [
     ),
     Fault(
         "T8 interpolations are accepted",
-        'if isinstance(value, str) and "${" in value:',
+        'if isinstance(token, yaml.ScalarToken) and "${" in token.value:',
         "if False:",
         f"{PAYLOAD}[secret]",
     ),
     Fault(
-        "T8 interpolations are resolved while reading",
-        "OmegaConf.create(text), resolve=False",
-        "OmegaConf.create(text), resolve=True",
-        f"{PAYLOAD}[secret path]",
+        "T8 an interpolation with an escape sequence is accepted",
+        'if isinstance(token, yaml.ScalarToken) and "${" in token.value:',
+        'if "${" in text:',
+        f"{PAYLOAD}[escaped]",
     ),
     Fault(
         "T8 YAML tags are accepted", "yaml.AnchorToken, yaml.TagToken)", "yaml.AnchorToken)", f"{PAYLOAD}[yaml path]"
@@ -478,20 +473,20 @@ FAULTS = [
     ),
     Fault(
         "T8 an unpickling error ends in a traceback",
-        "OSError, pickle.UnpicklingError, ValueError",
-        "OSError, ValueError",
+        "    except Exception as error:  # unusual",
+        "    except ValueError as error:  # unusual",
         f"{PAYLOAD}[torch zip]",
     ),
     Fault(
         "T8 archives are extracted",
-        "    verify(path, sealed)\n    try:\n",
+        "    verify(path)\n    try:\n",
         "    import zipfile\n"
         "    if zipfile.is_zipfile(path):\n"
         "        archive = zipfile.ZipFile(path)\n"
         "        for member in archive.namelist():\n"
         "            (path.parent / member).parent.mkdir(parents=True, exist_ok=True)\n"
         "            (path.parent / member).write_bytes(archive.read(member))\n"
-        "    verify(path, sealed)\n    try:\n",
+        "    verify(path)\n    try:\n",
         f"{PAYLOAD}[traversal]",
     ),
     Fault(
@@ -514,11 +509,16 @@ FAULTS = [
     ),
     Fault(
         "T8 the counts of labels are not checked",
-        "type(n) is int and n >= 0 for name, n",
-        "True for name, n",
+        "    labels: dict[str, NonNegativeInt] = {}",
+        "    labels: dict[str, Any] = {}",
         SHAPE % "labels text",
     ),
-    Fault("T8 the names of weights are not checked", "isinstance(key, str) and ", "", SHAPE % "weights 5"),
+    Fault(
+        "T8 the names of weights are not checked",
+        "    state_dict: dict[str, Tensor]\n",
+        "    state_dict: dict[Any, Tensor]\n",
+        SHAPE % "weights 5",
+    ),
     Fault(
         "T8 malformed parts of the configuration are accepted",
         'not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str) or ',

@@ -113,6 +113,7 @@ def texts(sentinel: str, base: str) -> dict[str, str]:
         "yaml tag": f"model: !!python/object/apply:os.system ['touch {sentinel}']\n",
         "yaml path": f"{base}\nmore: !!python/object/apply:pathlib.Path [/]\n",
         "aliases": f"{base}\n{lists}",
+        "escaped": f'{base}\nmore: "\\x24{{oc.env:FOREIGN_SECRET}}"\n',
         "depth": "model: " + "[" * 1000,
     }
 
@@ -120,7 +121,8 @@ def texts(sentinel: str, base: str) -> dict[str, str]:
 UNBUILT = [*configs(""), *texts("", "")]
 PAYLOADS = [*pickles(""), *UNBUILT, "exported target", "exported secret"]
 REASONS = {"yaml tag": "is not plain yaml", "yaml path": "is not plain yaml", "aliases": "is not plain yaml"}
-REASONS |= dict.fromkeys(("secret", "secret path", "secret target", "decoded"), "contains the interpolation")
+SECRETS = ("secret", "secret path", "secret target", "secret key", "decoded", "escaped")
+REASONS |= dict.fromkeys(SECRETS, "contains the interpolation")
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,7 @@ MALFORMED = {
     "number as a key": part(model={"_target_": UNET, 5: 5}),
     "no size": part(data={"_target_": "diffusion.data.Folder", "resolution": "x"}),
     "text as channels": part(model={"_target_": UNET, "channels": "x", "in_channels": []}),
+    "interpolation in two lines": part(name="${seed}\nx"),
     "config null": with_(config=None),
     "config a list": with_(config="[]"),
     "weights null": with_(state_dict=None),
@@ -281,6 +284,18 @@ def test_a_malformed_checkpoint_is_refused_with_one_line(command, tiny, tmp_path
         assert status == 2
         assert err.startswith("error: ckpt=x.ckpt")
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02}]K\x01s.", b"\x80\x02K\x01Q.", b"\x80\x02G."])
+def test_an_unusual_pickle_is_refused_with_one_line(tmp_path, capfd, pickled):
+    """A dictionary with a list as a key, a wrong reference to a tensor, a number that is cut off."""
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", b"3\n")
+    assert export.main([str(tmp_path / "x.ckpt"), str(tmp_path / "x.safetensors")]) == 2
+    err = capfd.readouterr().err
+    assert "x.ckpt: not a readable checkpoint: it cannot be read (" in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '"${"', '{"model": "${"}', "null", "5", "[]", "{}", '{"model": null}'])

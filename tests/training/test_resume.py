@@ -64,9 +64,9 @@ def test_a_run_that_stopped_before_training_is_not_started_with_other_settings(c
 def test_the_checkpoint_is_read_only_once_on_resume(command, run, monkeypatch):
     reads, load = [], storage.load
 
-    def counted(path, sealed=False):
+    def counted(path):
         reads.append(path.name)
-        return load(path, sealed)
+        return load(path)
 
     monkeypatch.setattr(storage, "load", counted)
     assert command("train", [*RUN, "trainer.max_steps=4"])[0] == 0
