@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,7 +61,7 @@ class Fields:
             isinstance(value, bool)
             or not isinstance(value, int | float)
             or not low <= value <= high
-            or not abs(value) < math.inf
+            or not abs(value) <= sys.float_info.max
         ):
             self.refuse(key, "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}")
         return float(value)

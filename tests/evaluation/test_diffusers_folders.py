@@ -308,6 +308,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (change(NET, layers_per_block="2"), "layers_per_block is '2'"),
     "truth": (change(NET, layers_per_block=True), "layers_per_block is True"),
     "nan": (change(NET, dropout=float("nan")), "dropout is nan"),
+    "huge": (change(SCHEDULER, thresholding=True, sample_max_value=10**400), "sample_max_value is 1000"),
     "endless": (change(SCHEDULER, thresholding=True, sample_max_value=float("inf")), "sample_max_value is inf"),
     "no channels": (change(NET, block_out_channels=[]), "block_out_channels is []"),
     "groups": (change(NET, norm_num_groups=3), "not a multiple of model.groups=3"),
