@@ -42,7 +42,7 @@ from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
 from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_augmentation, with_channels, with_classes, with_coordinates
+from diffusion.training.recipe import Recipe, with_classes, with_inputs
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -93,7 +93,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     check_folder(folder)
     pl.seed_everything(settings.seed, verbose=False)
     torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_average(with_coordinates(with_augmentation(with_channels(settings))))
+    settings = with_average(with_inputs(settings))
     check_sharding(settings)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
