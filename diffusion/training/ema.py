@@ -67,7 +67,7 @@ class EMA(Callback):
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
-        if not getattr(pl_module, "stepped", True):
+        if not pl_module.stepped:
             return
         self.updates += 1
         self.average_weights()

@@ -35,7 +35,7 @@ class OverfittingNotice(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the averaged weights first, then the raw ones."""
         assert isinstance(pl_module, Diffusion)
-        if self.said or trainer.sanity_checking:
+        if self.said:
             return
         for weights, d in pl_module.differences.items():
             lowest = self.lowest.setdefault(weights, d)

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from diffusion.config.build import check_node, make
@@ -24,6 +23,7 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from diffusion.training.ema import EMA
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
@@ -45,7 +45,7 @@ class Recipe:
     sampler: Sampler
     guidance: Guidance | None
     worse: Denoiser | None  # the weaker model that guidance uses
-    ema: Callback | None
+    ema: EMA | None
 
     @classmethod
     def build(cls, settings: Train) -> "Recipe":

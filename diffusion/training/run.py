@@ -119,7 +119,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     if record is not None:
         record.update(asked=asked_for(asked, settings))
     prepare_network(module, settings, trainer)
-    averages, before = getattr(recipe.ema, "copies", 0), None if resumed is None else resumed.batch_size
+    averages, before = recipe.ema.copies if recipe.ema else 0, None if resumed is None else resumed.batch_size
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
         recipe.data.batch_size = division.size
         clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
