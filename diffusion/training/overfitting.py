@@ -59,7 +59,7 @@ class OverfittingNotice(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
-        self.said, self.lowest = bool(state_dict["said"]), dict(state_dict.get("lowest", {}))
+        self.said, self.lowest = bool(state_dict["said"]), dict(state_dict["lowest"])
 
 
 def print_gap(logged: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ def test_scores_of_images_and_of_a_named_sampler_are_listed(tmp_path: Path, make
         "value": 0.5,
         "std": None,
         "n": 9,
-        "subset_size": 8,
+        "settings": {"subset_size": 8},
         "resolution": "64x64",
     }
     named = {
