@@ -18,6 +18,7 @@ from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
+from diffusion.data import ImageData
 from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.ledger import Ledger
@@ -31,7 +32,7 @@ from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
-from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, read_images
 from diffusion.training.clock import Clock
 from diffusion.training.compilation import is_compiled
 from diffusion.training.ending import SHOWN, draw_last, finish, run_source
@@ -40,7 +41,7 @@ from diffusion.training.guard import Guard
 from diffusion.training.initial import start_from, with_initial
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
-from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
+from diffusion.training.periodic import SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
 from diffusion.training.recipe import Recipe, with_classes, with_inputs
 from diffusion.training.resume import (
@@ -129,7 +130,8 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
+    set_clock(trainer, recipe.data, clock)
+    checkpoints = add_callbacks(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
@@ -179,7 +181,7 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
     score = settings.score
     extractor: FeatureExtractor | None = make(settings.features, "features") if score.n != 0 else None
-    set_up(recipe.data, folder)
+    read_images(recipe.data, folder)
     if extractor is None:
         return None
     metrics = make_metrics(settings.metrics)
@@ -260,7 +262,14 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
-def set_clock(
+def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock) -> None:
+    """Set the length of the run in the trainer and the data."""
+    data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
+    trainer.accumulate_grad_batches = clock.accumulate
+    trainer.val_check_interval = clock.validate_every * clock.accumulate
+
+
+def add_callbacks(
     trainer: pl.Trainer,
     settings: Train,
     recipe: Recipe,
@@ -272,22 +281,18 @@ def set_clock(
     resumed: Resumed | None,
     spent: Spent,
 ) -> Checkpoints:
-    """Set the length of the run in the trainer and the data, and add the callbacks that follow the clock."""
-    data = recipe.data
-    data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
-    trainer.accumulate_grad_batches = clock.accumulate
-    trainer.val_check_interval = clock.validate_every * clock.accumulate
+    """Add the run's callbacks to the trainer; returns the one that saves."""
     start = None if resumed is None else resumed.path
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
     plan = Plan(settings, recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), StopAfterLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
-        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder, spent))
+        used.append(RecordProgress(record, recipe.data, clock, None if resumed is None else resumed.folder, spent))
     used.append(Mark(spent, "other"))
     if recipe.ema is not None:
         used += [recipe.ema, Mark(spent, "average of weights")]
