@@ -1,7 +1,7 @@
 """A training run from its settings: build, check, fit, sample, score, report."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from diffusion.training.batch import check_batch, clock_of, divide
 from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, read_images
 from diffusion.training.clock import Clock
 from diffusion.training.compilation import is_compiled
-from diffusion.training.ending import SHOWN, draw_last, finish, run_source
+from diffusion.training.ending import SHOWN, Last, draw_last, finish, run_source
 from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.initial import start_from, with_initial
@@ -78,6 +78,26 @@ FILES = {
 }
 
 
+@dataclass
+class Prepared:
+    """A run before its first step. Its parts fit together."""
+
+    settings: Train
+    recipe: Recipe
+    module: Diffusion
+    trainer: pl.Trainer
+    clock: Clock
+    last: Drawing  # how the last samples are drawn
+    scorer: Scorer | None
+    checkpoints: Checkpoints
+    resumed: Resumed | None
+
+    @property
+    def start(self) -> Path | None:
+        """The checkpoint that the run resumes from."""
+        return None if self.resumed is None else self.resumed.path
+
+
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
     """Train with these settings and write all output to `folder`; returns the last `sweep.score` on the first process.
@@ -87,14 +107,36 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
     Raises UserError before training starts for problems that the user can fix.
     """
-    spent, asked = Spent(), settings
+    spent = Spent()
+    run = prepare(settings, folder, record, spent)
+    try:
+        settings, drawn = fit(run, folder, spent)
+        if record is None:
+            return None
+        result = conclude(run, settings, drawn, folder, record, spent)
+    except Interrupted as stop:
+        if record is not None:
+            console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
+        raise
+    finally:
+        loggers.finish(run.trainer.loggers)
+    keep_finished(settings.checkpoint.finished, folder)
+    print_files(folder, record.content["seconds"])
+    return result
+
+
+def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) -> Prepared:
+    """Build the parts of a run, check them, and adapt the settings `asked` for to each other and to the data.
+
+    Raises UserError for problems that the user can fix.
+    """
     quiet_libraries()
-    check_trainer(settings.trainer)
-    check_batch(settings)
+    check_trainer(asked.trainer)
+    check_batch(asked)
     check_folder(folder)
-    pl.seed_everything(settings.seed, verbose=False)
-    torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_average(with_inputs(settings))
+    pl.seed_everything(asked.seed, verbose=False)
+    torch.set_float32_matmul_precision(asked.matmul_precision)
+    settings = with_average(with_inputs(asked))
     check_sharding(settings)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
@@ -131,39 +173,41 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
     set_clock(trainer, recipe.data, clock)
-    checkpoints = add_callbacks(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
+    run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
+    add_callbacks(run, folder, record, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
         print_run(folder, recipe)
-    start = None if resumed is None else resumed.path
-    try:
-        with processes.together(trainer, folder, start):
-            with continuing(resumed, checkpoints, folder / "train.log"):
-                trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
-            settings, last = with_worse(settings, last, folder, module)
-            drawn = draw_last(settings, last, folder, trainer, module, spent)
-        if record is None:
-            return None
-        finish(settings, folder, trainer, scorer, drawn, spent)
-        loggers.summarize(trainer.loggers, folder, checkpoints.best)
-        peak = peak_bytes(trainer.strategy.root_device)
-        record.update(
-            finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
-            **ended_early(trainer, clock),
-        )  # fmt: skip
-        write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
-        name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
-        result = known[name] if name in known else last_value(name, folder / "metrics.csv")
-        record.finish("complete", result=result)
-    except Interrupted as stop:
-        if record is not None:
-            console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
-        raise
-    finally:
-        loggers.finish(trainer.loggers)
-    keep_finished(settings.checkpoint.finished, folder)
-    print_files(folder, record.content["seconds"])
+    return run
+
+
+def fit(run: Prepared, folder: Path, spent: Spent) -> tuple[Train, Last]:
+    """Train, and draw the last samples; returns the settings with which they were drawn, and the samples."""
+    with processes.together(run.trainer, folder, run.start):
+        with continuing(run.resumed, run.checkpoints, folder / "train.log"):
+            run.trainer.fit(run.module, datamodule=run.recipe.data, ckpt_path=run.start, weights_only=True)
+        settings, last = with_worse(run.settings, run.last, folder, run.module)
+        return settings, draw_last(settings, last, folder, run.trainer, run.module, spent)
+
+
+def conclude(
+    run: Prepared, settings: Train, drawn: Last, folder: Path, record: RunRecord, spent: Spent
+) -> float | None:
+    """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
+    trainer, data, checkpoints = run.trainer, run.recipe.data, run.checkpoints
+    finish(settings, folder, trainer, run.scorer, drawn, spent)
+    loggers.summarize(trainer.loggers, folder, checkpoints.best)
+    peak = peak_bytes(trainer.strategy.root_device)
+    record.update(
+        finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
+        **ended_early(trainer, run.clock),
+    )  # fmt: skip
+    write_report(folder, run.recipe.schedule.cpu(), data.splits["val"].images, state="complete")
+    name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
+    result = known[name] if name in known else last_value(name, folder / "metrics.csv")
+    record.finish("complete", result=result)
     return result
 
 
@@ -269,22 +313,10 @@ def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock) -> None:
     trainer.val_check_interval = clock.validate_every * clock.accumulate
 
 
-def add_callbacks(
-    trainer: pl.Trainer,
-    settings: Train,
-    recipe: Recipe,
-    last: Drawing,
-    clock: Clock,
-    folder: Path,
-    scorer: Scorer | None,
-    record: RunRecord | None,
-    resumed: Resumed | None,
-    spent: Spent,
-) -> Checkpoints:
-    """Add the run's callbacks to the trainer; returns the one that saves."""
-    start = None if resumed is None else resumed.path
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
-    plan = Plan(settings, recipe, last, clock, scorer, trainer.world_size)
+def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: Spent) -> None:
+    """Add the run's callbacks to its trainer."""
+    settings, trainer, clock, last, scorer = run.settings, run.trainer, run.clock, run.last, run.scorer
+    plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
         MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), StopAfterLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),
@@ -292,10 +324,10 @@ def add_callbacks(
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
-        used.append(RecordProgress(record, recipe.data, clock, None if resumed is None else resumed.folder, spent))
+        used.append(RecordProgress(record, run.recipe.data, clock, run.resumed.folder if run.resumed else None, spent))
     used.append(Mark(spent, "other"))
-    if recipe.ema is not None:
-        used += [recipe.ema, Mark(spent, "average of weights")]
+    if run.recipe.ema is not None:
+        used += [run.recipe.ema, Mark(spent, "average of weights")]
     used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     if settings.callbacks:
         used += [make(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
@@ -313,11 +345,10 @@ def add_callbacks(
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))
     if last.waits:
-        used.append(KeepEarlyWeights(last, folder, settings, clock, record, start))
+        used.append(KeepEarlyWeights(last, folder, settings, clock, record, run.start))
     # Checkpoints come last, so that they save the final state of the other callbacks.
-    used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
+    used += [signals.StopOnSignal(clock, run.checkpoints), run.checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
-    return checkpoints
 
 
 def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:
