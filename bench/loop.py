@@ -40,7 +40,7 @@ from diffusion.training.guard import Guard
 from diffusion.training.module import Diffusion
 from diffusion.training.optimizer import optimizer_of
 from diffusion.training.recipe import Recipe
-from diffusion.training.run import make_trainer, prepare_network, set_clock
+from diffusion.training.run import Prepared, add_callbacks, make_trainer, prepare_network, set_clock
 from diffusion.training.saving import Checkpoints
 from diffusion.training.signals import StopOnSignal
 from diffusion.training.spent import Spent
@@ -132,7 +132,10 @@ def run(
         trainer = make_trainer(settings, Path(folder), None)
         clock = Clock.of(limited, len(data.splits["train"]), data.batch_size, trainer.world_size)
         module = Diffusion(settings, recipe, clock)
-        set_clock(trainer, settings, recipe, recipe.drawing(0), clock, Path(folder), None, None, None, Spent())
+        set_clock(trainer, data, clock)
+        checkpoints = Checkpoints(Path(folder), settings.checkpoint, clock)
+        ready = Prepared(settings, recipe, module, trainer, clock, recipe.drawing(0), None, checkpoints, None)
+        add_callbacks(ready, Path(folder), None, Spent())
         prepare_network(module, settings, trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         guards = [callback for callback in callbacks if isinstance(callback, GUARDS)]

@@ -60,7 +60,7 @@ PARTS: dict[str, list[tuple[type, tuple[str, ...]]]] = {
     "other callbacks": [
         (each, HOOKS)
         for each in (
-            progress.RunProgress, periodic.ValidateLastStep, saving.Checkpoints, signals.StopOnSignal,
+            progress.RunProgress, periodic.StopAfterLastStep, saving.Checkpoints, signals.StopOnSignal,
             signals.DeferSignals, spent.Mark, spent.MarkSteps,
         )
     ],

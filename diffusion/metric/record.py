@@ -14,7 +14,7 @@ from typing import Any
 # Density is in neither list: above 1 it means that samples crowd. Nor is the Vendi score: noise is diverse, too.
 HIGHER_IS_BETTER = ("precision", "recall", "coverage", "inception_score")
 LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
-PROTOCOL_DETAILS = ("rate", "bound")
+PROTOCOL_DETAILS = ("rate",)
 SOURCE = (
     "sampler", "guidance", "seed", "weights", "step", "checkpoint", "network_hash", "folder", "nfe",
     "seconds_per_image", "test_evaluation", "variance",
@@ -67,24 +67,15 @@ class Score:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Score":
-        """The inverse of `to_json`; also reads records of earlier versions. Missing fields are None."""
+        """The inverse of `to_json`. Missing fields are None."""
         known = {f.name for f in fields(cls)} - {"details", "source", "reference"}
         values = {"metric": "unknown", "n": None} | {key: value for key, value in record.items() if key in known}
         rest = {key: value for key, value in record.items() if key not in known and key != "reference"}
-        if (size := rest.pop("subset_size", None)) is not None:  # as the first version wrote it
-            values["settings"] = {"subset_size": size, **(values.get("settings") or {})}
-        if "variance" in (settings := {**(values.get("settings") or {})}):  # of a bound; in an earlier version
-            rest["variance"] = settings.pop("variance")
-            values["settings"] = settings
-        if (number := rest.pop("look", None)) is not None:  # its name in an earlier version
-            rest["test_evaluation"] = number
         if values.get("value") is None:
             values["value"] = math.nan
         reference = record.get("reference")
         if isinstance(reference, Mapping):
             values["reference"] = Reference(str(reference.get("split", "?")), reference.get("n"), reference.get("key"))
-        elif reference is not None:  # the split alone, in an earlier version
-            values["reference"] = Reference(str(reference))
         source = {key: rest.pop(key) for key in SOURCE if key in rest}
         return cls(**values, source=source, details=rest)
 

@@ -54,7 +54,7 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 def sampler_text(node: Mapping[str, Any]) -> str:
     """A score's sampler, without null settings: `DDIM(steps=50, eta=0, grid=karras(rho=7))`.
 
-    Its parts are configuration nodes with the class under "name". (In an earlier version, a part was only its name.)
+    Its parts are configuration nodes with the class under "name".
     """
 
     def as_node(value: Any) -> Any:
@@ -76,9 +76,8 @@ def protocol_text(score: Score) -> str:
     if score.reference is not None:
         split = f"split `{score.reference.split}` (key {quoted(score.reference.key)})"
         reference = f"the {score.reference.n} images of the reference {split}"
-    if score.what == "network":  # bits per dimension; an earlier version wrote `bound`
-        how = describe(score.settings or {"bound": score.details.get("bound", "not recorded")})
-        return f"the {score.n} images of the {split}; {how}"
+    if score.what == "network":  # bits per dimension
+        return f"the {score.n} images of the {split}; {describe(score.settings)}"
     size, _, shown = (score.resolution or "").partition(" ")
     pixels = f" of {size} pixels" * bool(size) + f" ({shown})" * bool(shown)
     settings = f", {describe(score.settings)}" if score.settings else ""

@@ -1,4 +1,7 @@
-"""Checks before the first step; each raises UserError with one line that says how to fix the problem."""
+"""Checks before the first step, including those made while reading the images.
+
+Each raises UserError with one line that says how to fix the problem.
+"""
 
 import copy
 import json
@@ -77,7 +80,7 @@ def check_folder(folder: Path) -> None:
         ) from error
 
 
-def set_up(data: ImageData, folder: Path) -> None:
+def read_images(data: ImageData, folder: Path) -> None:
     """Read the images; data_report.json in the folder lists the files left out, even if they end the run."""
     try:
         data.prepare_data()

@@ -67,7 +67,7 @@ class EMA(Callback):
         if trainer.global_step == self.step:
             return
         self.step = trainer.global_step
-        if not getattr(pl_module, "stepped", True):
+        if not pl_module.stepped:
             return
         self.updates += 1
         self.average_weights()
@@ -109,7 +109,7 @@ class EMA(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["latest_update_step"]
-        self.updates = state_dict.get("updates", self.step)
+        self.updates = state_dict["updates"]
 
     @torch.no_grad()
     def swap(self, module: pl.LightningModule) -> None:

@@ -139,9 +139,9 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
-        self.usual = deque(state_dict.get("usual", []), maxlen=WINDOW)
+        self.usual = deque(state_dict["usual"], maxlen=WINDOW)
         for name in COUNTED:
-            setattr(self, name, state_dict.get(name, getattr(self, name)))
+            setattr(self, name, state_dict[name])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the number of skipped steps."""

@@ -35,7 +35,7 @@ class OverfittingNotice(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the averaged weights first, then the raw ones."""
         assert isinstance(pl_module, Diffusion)
-        if self.said or trainer.sanity_checking:
+        if self.said:
             return
         for weights, d in pl_module.differences.items():
             lowest = self.lowest.setdefault(weights, d)
@@ -59,7 +59,7 @@ class OverfittingNotice(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `state_dict`."""
-        self.said, self.lowest = bool(state_dict["said"]), dict(state_dict.get("lowest", {}))
+        self.said, self.lowest = bool(state_dict["said"]), dict(state_dict["lowest"])
 
 
 def print_gap(logged: Mapping[str, Any]) -> None:

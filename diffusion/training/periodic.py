@@ -1,4 +1,4 @@
-"""Periodic work: pictures and scores every few epochs, and a validation after the last step."""
+"""Periodic work: pictures and scores every few epochs, and the stop after the last step."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -27,14 +27,14 @@ from diffusion.training.sharding import whole
 from diffusion.training.signals import agreed, poll
 
 
-class ValidateLastStep(Callback):
-    """Validates after the last step, whatever the validation interval."""
+class StopAfterLastStep(Callback):
+    """Stops training after the last step. Lightning validates before it stops, whatever the validation interval."""
 
     def __init__(self, clock: Clock):
         self.clock = clock
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Ask Lightning to stop at the last step: it validates before it stops."""
+        """Ask Lightning to stop at the last step."""
         if trainer.global_step >= self.clock.total:
             trainer.should_stop = True
 

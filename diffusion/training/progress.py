@@ -64,13 +64,13 @@ class RunProgress(ProgressBar):
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Show the progress of the validation."""
         self.validated += 1
-        if self.progress is not None and self.task is not None and not trainer.sanity_checking:
+        if self.progress is not None and self.task is not None:
             batches = sum(int(n) for n in trainer.num_val_batches)
             self.progress.update(self.task, note=f"validating {self.validated}/{batches}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the results of the validation."""
-        if self.disabled or trainer.sanity_checking:
+        if self.disabled:
             return
         logged = {name: float(value) for name, value in trainer.logged_metrics.items()}
         if "val/mse" not in logged:

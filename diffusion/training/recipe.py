@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from diffusion.config.build import check_node, make
@@ -24,6 +23,7 @@ from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
+from diffusion.training.ema import EMA
 
 RGB = 3  # the image channels that conf/model assumes
 LATER = ("trainer", "logger", "callbacks", "features", "metrics")  # built after the images are read
@@ -45,7 +45,7 @@ class Recipe:
     sampler: Sampler
     guidance: Guidance | None
     worse: Denoiser | None  # the weaker model that guidance uses
-    ema: Callback | None
+    ema: EMA | None
 
     @classmethod
     def build(cls, settings: Train) -> "Recipe":
@@ -104,76 +104,59 @@ def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None
         crops.check(height, width, factor)
 
 
-def with_channels(settings: Train) -> Train:
-    """Return the settings with `in_channels` for the channels of the images, and `out_channels` in proportion.
+def with_inputs(settings: Train) -> Train:
+    """Return the settings with a network for the channels of the images, the augmentation and the crops.
 
-    Raises UserError if `model.in_channels` is set to a different number.
+    `out_channels` changes in proportion to `in_channels`. Raises UserError: see `follow`.
     """
-    channels, model = settings.data.get("channels", RGB), settings.model
-    given = model.get("in_channels", channels)
-    if given == channels or channels not in MODES:  # an invalid number of channels is rejected with the data
-        return settings
-    if given != RGB:
-        raise UserError(
-            f"model.in_channels={given}: the images have {count(channels, 'channel')}; remove it, and it follows "
-            "data.channels"
-        )
-    out = model.get("out_channels", RGB)
-    fitting = {"in_channels": channels} | ({"out_channels": out // RGB * channels} if "out_channels" in model else {})
-    return settings.model_copy(update={"model": {**model, **fitting}})
-
-
-def with_augmentation(settings: Train) -> Train:
-    """Return the settings with `model.augment` set to the number of labels of the augmentation.
-
-    Raises UserError if the network has no such setting, or if `model.augment` is set to a different number.
-    """
-    given, wanted = settings.model.get("augment"), 0
+    channels, out = settings.data.get("channels", RGB), settings.model.get("out_channels")
+    if "in_channels" in settings.model and channels in MODES:  # other numbers are rejected with the data
+        fact = f"the images have {count(channels, 'channel')}"
+        followed = follow(settings, "in_channels", channels, RGB, "data.channels", fact)
+        if followed is not settings and out is not None:
+            followed.model["out_channels"] = out // RGB * channels
+        settings = followed
+    labels = 0
     if settings.augmentation:
         augmentation: Augmentation = make(settings.augmentation, "augmentation")
-        wanted = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1]
-        if given is None:
-            raise UserError(
-                "augmentation: the model has no setting `augment`, so it cannot be conditioned on the augmentation; "
-                "choose another model, such as model=unet_small, or augmentation=none"
-            )
-    if given not in (None, 0, wanted):
-        raise UserError(f"model.augment={given}: the augmentation has {wanted} labels; remove it, and it follows")
-    return settings.model_copy(update={"model": {**settings.model, "augment": wanted}}) if wanted else settings
-
-
-def with_coordinates(settings: Train) -> Train:
-    """Return the settings with `model.coordinates` enabled if there are crops: the network needs their positions.
-
-    Raises UserError if the network has no such setting.
-    """
-    if not settings.crops:
-        return settings
-    if "coordinates" not in settings.model:
-        raise UserError(
-            "crops: the model has no setting `coordinates`, so it cannot be conditioned on the position of a crop; "
-            "choose another model, such as model=unet_small, or crops=none"
-        )
-    return settings.model_copy(update={"model": {**settings.model, "coordinates": True}})
+        labels = augmentation(torch.zeros(1, 1, 8, 8), Streams([0]))[1].shape[1]
+    settings = follow(settings, "augment", labels, 0, "augmentation", f"the augmentation has {labels} labels")
+    if settings.crops:
+        settings = follow(settings, "coordinates", True, False, "crops", "the network needs the position of a crop")
+    return settings
 
 
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
-    """Return the settings and the recipe with `model.classes` set to the number of classes of the data.
+    """Return the settings and the recipe with a network for the classes of the data, which must be set up.
 
-    The data must be set up. Raises UserError if `model.classes` is set to a different number, or the network has no
-    such setting.
+    Raises UserError: see `follow`.
     """
-    known, given = len(recipe.data.classes), settings.model.get("classes")
-    if known == (given or 0):
+    known = len(recipe.data.classes)
+    followed = follow(settings, "classes", known, 0, "data.labels", f"the data has {known or 'no'} classes")
+    if followed is settings:
         return settings, recipe
-    if given:
-        raise UserError(
-            f"model.classes={given}: the data has {known or 'no'} classes; remove it, and it follows data.labels"
-        )
-    if "classes" not in settings.model:
-        raise UserError(
-            "data.labels: the model has no setting `classes`, so it cannot use labels; choose another model"
-        )
-    changed = settings.model_copy(update={"model": {**settings.model, "classes": known}})
     pl.seed_everything(settings.seed, verbose=False)
-    return changed, replace(Recipe.build(changed), data=recipe.data)
+    return followed, replace(Recipe.build(followed), data=recipe.data)
+
+
+def follow(settings: Train, key: str, wanted: int, default: int, source: str, fact: str) -> Train:
+    """Return the settings with `model.KEY`, a setting that follows from another one, set to the wanted value.
+
+    Args:
+        default: The value that means that the user did not set it.
+        source: The setting from which it follows.
+        fact: Why the value is wanted, for the message.
+
+    Raises UserError if the user set a different value, or the network has no such setting.
+    """
+    given = settings.model.get(key, default)
+    if given == wanted:
+        return settings
+    if given != default:
+        raise UserError(f"model.{key}={given}: {fact}; remove it, and it follows {source}")
+    if key not in settings.model:
+        raise UserError(
+            f"{source}: {fact}, but the model has no setting `{key}`; choose another model, such as model=unet_small, "
+            f"or do without {source}"
+        )
+    return settings.model_copy(update={"model": {**settings.model, key: wanted}})

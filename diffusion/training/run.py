@@ -1,7 +1,7 @@
 """A training run from its settings: build, check, fit, sample, score, report."""
 
 import contextlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
 from diffusion.config.schema import Train
 from diffusion.console import console, count, duration, quiet_libraries
+from diffusion.data import ImageData
 from diffusion.errors import Interrupted, UserError, first_line
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.ledger import Ledger
@@ -31,18 +32,18 @@ from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
-from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, set_up
+from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, read_images
 from diffusion.training.clock import Clock
 from diffusion.training.compilation import is_compiled
-from diffusion.training.ending import SHOWN, draw_last, finish, run_source
+from diffusion.training.ending import SHOWN, Last, draw_last, finish, run_source
 from diffusion.training.forecast import STEP, Forecast, Plan
 from diffusion.training.guard import Guard
 from diffusion.training.initial import start_from, with_initial
 from diffusion.training.module import Diffusion
 from diffusion.training.overfitting import OverfittingNotice
-from diffusion.training.periodic import SampleGrid, ScoreSamples, ValidateLastStep
+from diffusion.training.periodic import SampleGrid, ScoreSamples, StopAfterLastStep
 from diffusion.training.progress import RecordProgress, RunProgress
-from diffusion.training.recipe import Recipe, with_augmentation, with_channels, with_classes, with_coordinates
+from diffusion.training.recipe import Recipe, with_classes, with_inputs
 from diffusion.training.resume import (
     Resumed,
     check_images,
@@ -77,6 +78,26 @@ FILES = {
 }
 
 
+@dataclass
+class Prepared:
+    """A run before its first step. Its parts fit together."""
+
+    settings: Train
+    recipe: Recipe
+    module: Diffusion
+    trainer: pl.Trainer
+    clock: Clock
+    last: Drawing  # how the last samples are drawn
+    scorer: Scorer | None
+    checkpoints: Checkpoints
+    resumed: Resumed | None
+
+    @property
+    def start(self) -> Path | None:
+        """The checkpoint that the run resumes from."""
+        return None if self.resumed is None else self.resumed.path
+
+
 @signals.catching()
 def train(settings: Train, folder: Path, record: RunRecord | None) -> float | None:
     """Train with these settings and write all output to `folder`; returns the last `sweep.score` on the first process.
@@ -86,14 +107,36 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
 
     Raises UserError before training starts for problems that the user can fix.
     """
-    spent, asked = Spent(), settings
+    spent = Spent()
+    run = prepare(settings, folder, record, spent)
+    try:
+        settings, drawn = fit(run, folder, spent)
+        if record is None:
+            return None
+        result = conclude(run, settings, drawn, folder, record, spent)
+    except Interrupted as stop:
+        if record is not None:
+            console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
+        raise
+    finally:
+        loggers.finish(run.trainer.loggers)
+    keep_finished(settings.checkpoint.finished, folder)
+    print_files(folder, record.content["seconds"])
+    return result
+
+
+def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) -> Prepared:
+    """Build the parts of a run, check them, and adapt the settings `asked` for to each other and to the data.
+
+    Raises UserError for problems that the user can fix.
+    """
     quiet_libraries()
-    check_trainer(settings.trainer)
-    check_batch(settings)
+    check_trainer(asked.trainer)
+    check_batch(asked)
     check_folder(folder)
-    pl.seed_everything(settings.seed, verbose=False)
-    torch.set_float32_matmul_precision(settings.matmul_precision)
-    settings = with_average(with_coordinates(with_augmentation(with_channels(settings))))
+    pl.seed_everything(asked.seed, verbose=False)
+    torch.set_float32_matmul_precision(asked.matmul_precision)
+    settings = with_average(with_inputs(asked))
     check_sharding(settings)
     recipe = Recipe.build(settings)
     resumed = resumed_from(settings, folder)
@@ -119,7 +162,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     if record is not None:
         record.update(asked=asked_for(asked, settings))
     prepare_network(module, settings, trainer)
-    averages, before = getattr(recipe.ema, "copies", 0), None if resumed is None else resumed.batch_size
+    averages, before = recipe.ema.copies if recipe.ema else 0, None if resumed is None else resumed.batch_size
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
         recipe.data.batch_size = division.size
         clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
@@ -129,39 +172,42 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
-    checkpoints = set_clock(trainer, settings, recipe, last, clock, folder, scorer, record, resumed, spent)
+    set_clock(trainer, recipe.data, clock)
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
+    run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
+    add_callbacks(run, folder, record, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
         print_run(folder, recipe)
-    start = None if resumed is None else resumed.path
-    try:
-        with processes.together(trainer, folder, start):
-            with continuing(resumed, checkpoints, folder / "train.log"):
-                trainer.fit(module, datamodule=recipe.data, ckpt_path=start, weights_only=True)
-            settings, last = with_worse(settings, last, folder, module)
-            drawn = draw_last(settings, last, folder, trainer, module, spent)
-        if record is None:
-            return None
-        finish(settings, folder, trainer, scorer, drawn, spent)
-        loggers.summarize(trainer.loggers, folder, checkpoints.best)
-        peak = peak_bytes(trainer.strategy.root_device)
-        record.update(
-            finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
-            **ended_early(trainer, clock),
-        )  # fmt: skip
-        write_report(folder, recipe.schedule.cpu(), recipe.data.splits["val"].images, state="complete")
-        name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
-        result = known[name] if name in known else last_value(name, folder / "metrics.csv")
-        record.finish("complete", result=result)
-    except Interrupted as stop:
-        if record is not None:
-            console.print(f"stopped by {stop}; to resume: {resume_command(folder)}")
-        raise
-    finally:
-        loggers.finish(trainer.loggers)
-    keep_finished(settings.checkpoint.finished, folder)
-    print_files(folder, record.content["seconds"])
+    return run
+
+
+def fit(run: Prepared, folder: Path, spent: Spent) -> tuple[Train, Last]:
+    """Train, and draw the last samples; returns the settings with which they were drawn, and the samples."""
+    with processes.together(run.trainer, folder, run.start):
+        with continuing(run.resumed, run.checkpoints, folder / "train.log"):
+            run.trainer.fit(run.module, datamodule=run.recipe.data, ckpt_path=run.start, weights_only=True)
+        settings, last = with_worse(run.settings, run.last, folder, run.module)
+        return settings, draw_last(settings, last, folder, run.trainer, run.module, spent)
+
+
+def conclude(
+    run: Prepared, settings: Train, drawn: Last, folder: Path, record: RunRecord, spent: Spent
+) -> float | None:
+    """Score the last samples, and complete the logs, the record and the report; returns the last `sweep.score`."""
+    trainer, data, checkpoints = run.trainer, run.recipe.data, run.checkpoints
+    finish(settings, folder, trainer, run.scorer, drawn, spent)
+    loggers.summarize(trainer.loggers, folder, checkpoints.best)
+    peak = peak_bytes(trainer.strategy.root_device)
+    record.update(
+        finished=now(), seconds_of=spent.rounded, peak_gb=round(peak / 1e9, 2), bytes_of=spent.bytes_up_to(peak),
+        **ended_early(trainer, run.clock),
+    )  # fmt: skip
+    write_report(folder, run.recipe.schedule.cpu(), data.splits["val"].images, state="complete")
+    name, known = settings.sweep.score, {"val/mse": checkpoints.latest}
+    result = known[name] if name in known else last_value(name, folder / "metrics.csv")
+    record.finish("complete", result=result)
     return result
 
 
@@ -179,7 +225,7 @@ def prepare_data(settings: Train, recipe: Recipe, folder: Path) -> Scorer | None
     """Read the images and check that they suffice for the requested scores; returns the scorer, if any."""
     score = settings.score
     extractor: FeatureExtractor | None = make(settings.features, "features") if score.n != 0 else None
-    set_up(recipe.data, folder)
+    read_images(recipe.data, folder)
     if extractor is None:
         return None
     metrics = make_metrics(settings.metrics)
@@ -260,37 +306,28 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
-def set_clock(
-    trainer: pl.Trainer,
-    settings: Train,
-    recipe: Recipe,
-    last: Drawing,
-    clock: Clock,
-    folder: Path,
-    scorer: Scorer | None,
-    record: RunRecord | None,
-    resumed: Resumed | None,
-    spent: Spent,
-) -> Checkpoints:
-    """Set the length of the run in the trainer and the data, and add the callbacks that follow the clock."""
-    data = recipe.data
+def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock) -> None:
+    """Set the length of the run in the trainer and the data."""
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.accumulate_grad_batches = clock.accumulate
     trainer.val_check_interval = clock.validate_every * clock.accumulate
-    start = None if resumed is None else resumed.path
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, start)
-    plan = Plan(settings, recipe, last, clock, scorer, trainer.world_size)
+
+
+def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: Spent) -> None:
+    """Add the run's callbacks to its trainer."""
+    settings, trainer, clock, last, scorer = run.settings, run.trainer, run.clock, run.last, run.scorer
+    plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), ValidateLastStep(clock),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), StopAfterLastStep(clock),
         OverfittingNotice(), LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
-        used.append(RecordProgress(record, data, clock, None if resumed is None else resumed.folder, spent))
+        used.append(RecordProgress(record, run.recipe.data, clock, run.resumed.folder if run.resumed else None, spent))
     used.append(Mark(spent, "other"))
-    if recipe.ema is not None:
-        used += [recipe.ema, Mark(spent, "average of weights")]
+    if run.recipe.ema is not None:
+        used += [run.recipe.ema, Mark(spent, "average of weights")]
     used += [Guard(settings.guard, clock), Mark(spent, "guard")]
     if settings.callbacks:
         used += [make(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
@@ -308,11 +345,10 @@ def set_clock(
         used.append(ScoreSamples(clock, score.every_n_epochs, drawing, score.n or 0, score.batch_size, quick, source))
         used.append(Mark(spent, "scores"))
     if last.waits:
-        used.append(KeepEarlyWeights(last, folder, settings, clock, record, start))
+        used.append(KeepEarlyWeights(last, folder, settings, clock, record, run.start))
     # Checkpoints come last, so that they save the final state of the other callbacks.
-    used += [signals.StopOnSignal(clock, checkpoints), checkpoints, Mark(spent, "checkpoints")]
+    used += [signals.StopOnSignal(clock, run.checkpoints), run.checkpoints, Mark(spent, "checkpoints")]
     trainer.callbacks.extend(used)  # type: ignore[attr-defined]
-    return checkpoints
 
 
 def ended_early(trainer: pl.Trainer, clock: Clock) -> dict[str, str]:

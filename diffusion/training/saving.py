@@ -87,8 +87,6 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, also as best.ckpt if val/mse is the lowest so far."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
         self.latest = float(trainer.callback_metrics.get("val/mse", math.nan))
         better = self.latest < self.best
         self.best = min(self.best, self.latest) if better else self.best

@@ -128,7 +128,7 @@ def stop_in_validation(trainer: pl.Trainer, clock: Clock) -> None:
 
     This is called within the validation step, because Lightning then knows that the validation must be repeated.
     """
-    if trainer.state.fn == "fit" and trainer.global_step < clock.total:
+    if trainer.global_step < clock.total:
         stop_all(trainer)
 
 

@@ -44,8 +44,6 @@ def test_the_source_includes_nested_sampler_settings() -> None:
     assert made == {"name": "DDIM", "steps": 9, "grid": grid, "threshold": clip, "eta": 0.0}
     assert made != describe_sampler(node(1.0))
     assert sampler_text(made) == "DDIM(steps=9, grid=karras(rho=7), threshold=clip(limit=1), eta=0)"
-    earlier = {"name": "DDIM", "steps": 9, "grid": "karras"}  # in the format of an earlier version
-    assert sampler_text(earlier) == "DDIM(steps=9, grid=karras)"
 
 
 def test_evaluations_of_two_seeds_are_combined_in_one_row(command, tiny, tmp_path: Path) -> None:

@@ -57,9 +57,7 @@ FAULTS = [
         "self.streams(batch)",
         f"{RUN}::test_crops_augmentation_and_noise_use_separate_random_streams",
     ),
-    Fault(
-        "run: a network without coordinates is accepted", 'if "coordinates" not in settings.model:', "if False:", BAD
-    ),
+    Fault("run: a network without coordinates is accepted", "    if key not in settings.model:", "    if False:", BAD),
     Fault(
         "run: a network with coordinates is exported for diffusers",
         'if chosen.get("coordinates"):',

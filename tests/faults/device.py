@@ -102,7 +102,7 @@ FAULTS = [
     ),
     fault(
         "a skipped step moves the average",
-        'if not getattr(pl_module, "stepped", True):',
+        "if not pl_module.stepped:",
         "if False:",
         SCALER,
     ),

@@ -60,7 +60,7 @@ FAULTS = [
     Fault("a negative class is accepted", "not 0 <= found < known", "not found < known", NONE),
     Fault("true is accepted as a class", "type(found) is not int or", "not isinstance(found, int) or", NONE),
     Fault("every batch gets the classes of the first batch", "rows[list(indices)]", "rows[: len(indices)]", OWN),
-    Fault("the model does not get the classes of the data", "if known == (given or 0):", "if True:", KNOWN),
+    Fault("the model does not get the classes of the data", "if followed is settings:", "if True:", KNOWN),
     Fault("a checkpoint does not contain the labels", "        if data.classes:\n", "        if False:\n", KNOWN),
     Fault("the labels of an exported file are not read", 'json.loads(found.get("labels", "{}"))', "{}", KNOWN),
     Fault("labels are never dropped", "[seed < least for seed in seeds]", "[False]", RESUME),
@@ -107,8 +107,8 @@ FAULTS = [
     ),
     Fault(
         "a wrong model.classes is accepted",
-        '        raise UserError(\n            f"model.classes={given}:',
-        '        print(\n            f"model.classes={given}:',
+        '        raise UserError(f"model.{key}={given}:',
+        '        print(f"model.{key}={given}:',
         REFUSED,
     ),
     Fault(

@@ -302,9 +302,7 @@ FAULTS = [
         '        return {"usual"',
         LATE,
     ),
-    Fault(
-        "T6 a resumed guard forgets the usual losses", 'deque(state_dict.get("usual", [])', "deque([]", RESUMED_GUARD
-    ),
+    Fault("T6 a resumed guard forgets the usual losses", 'deque(state_dict["usual"]', "deque([]", RESUMED_GUARD),
     Fault(
         "T6 a step with a bad gradient is not skipped",
         "            self.skip(trainer)\n",

@@ -240,18 +240,6 @@ FAULTS = [
         CHECKED,
     ),
     Fault("score: real images are the reference's", "splits[opposite(self.split)]", "splits[self.split]", OTHERS),
-    Fault(
-        "score: the evaluation number of an earlier version is lost",
-        'rest["test_evaluation"] = number',
-        "pass",
-        SCORES,
-    ),
-    Fault(
-        "score: the subset size of an earlier version is lost",
-        'values["settings"] = {"subset_size": size',
-        'values["settings"] = {"": size',
-        SCORES,
-    ),
     Fault("score: the source is read as details", "for key in SOURCE if key in rest}", "for key in ()}", SCORES),
     Fault("score: a missing value is not NaN", 'values["value"] = math.nan', 'values["value"] = 0.0', SCORES),
     Fault("evaluate: warnings are not printed", "level=logging.INFO", "level=logging.ERROR", MESSAGES),
@@ -471,11 +459,5 @@ FAULTS = [
         "likelihood.variance or (fixed_small if",
         "(fixed_small if",
         "evaluation/test_likelihood.py::test_the_bound_can_have_another_variance",
-    ),
-    Fault(
-        "the variance of an earlier version's bound stays in its protocol",
-        'rest["variance"] = settings.pop("variance")',
-        'rest["variance"] = settings["variance"]',
-        "metric/test_record.py::test_records_of_earlier_versions_can_be_read",
     ),
 ]

@@ -30,8 +30,8 @@ FAULTS = [
     ),
     Fault(
         "the network keeps three channels",
-        "with_augmentation(with_channels(settings))",
-        "with_augmentation(settings)",
+        "        settings = followed\n",
+        "",
         f"{SHAPES}::test_a_model_of_grey_images_is_exported_for_diffusers",
     ),
     Fault(

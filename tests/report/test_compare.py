@@ -211,12 +211,6 @@ def test_a_metric_with_different_settings_is_refused_or_split_into_columns(seeds
         compare(gather([folders[0], *pooled]))
 
 
-def test_the_subset_size_of_an_old_record_is_read_as_a_setting(seeds: Any) -> None:
-    (old,) = seeds("a", 1e-3, [0.1], metric="kid", subset_size=32)
-    (new,) = seeds("b", 1e-2, [0.2], metric="kid", settings={"subset_size": 32})
-    assert column(compare(gather([old, new])), "kid").words.endswith("subset_size=32")
-
-
 def of(**changed: Any) -> dict[str, Any]:
     return {"metric": "fd_lite0", "what": "samples", "n": 64, "seed": 0, "weights": "ema", **changed}
 
@@ -366,10 +360,11 @@ def test_choosing_recipes_by_test_scores_gives_a_warning(seeds: Any, tmp_path: P
     assert compare(gather(val)).warnings == []
 
 
-@pytest.mark.parametrize("key", ["test_evaluation", "look"])  # the key's current name, and that of an earlier version
-def test_a_repeated_test_evaluation_gives_a_warning_with_its_folder(seeds: Any, key: str) -> None:
+def test_a_repeated_test_evaluation_gives_a_warning_with_its_folder(seeds: Any) -> None:
     reference = {"split": "test", "n": 250, "key": "k"}
-    first, second = (seeds(name, 1e-3, [1.0], reference=reference, **{key: k}) for k, name in ((1, "a"), (2, "b")))
+    first, second = (
+        seeds(name, 1e-3, [1.0], reference=reference, test_evaluation=k) for k, name in ((1, "a"), (2, "b"))
+    )
     (warning,) = compare(gather(second)).warnings
     assert warning.startswith(f"{second[0]} (test evaluation 2): not the first test evaluation of its run")
     assert compare(gather(first)).warnings == []

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -6,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion.errors import UserError
@@ -84,7 +87,7 @@ def test_scores_of_images_and_of_a_named_sampler_are_listed(tmp_path: Path, make
         "value": 0.5,
         "std": None,
         "n": 9,
-        "subset_size": 8,
+        "settings": {"subset_size": 8},
         "resolution": "64x64",
     }
     named = {
@@ -198,3 +201,20 @@ def test_a_folder_without_a_run_and_damaged_files_give_one_line_errors(run_folde
             compose(Run(run_folder), {})
         assert "\n" not in str(caught.value)
         (run_folder / name).write_text(good)
+
+
+VALUES = [
+    1e-5, 1.5e-7, 1e22, 1e-3, 5e-324, math.inf, -math.inf, math.nan, 0, -3, 10**20, True, False, None, [[1, [2.5e-9]]],
+    "on", "No", "y", "~", "null", "", "0x1", "017", "12:30", "1:2:3.5", "1_000", ".5", "5.", ".nan", "2024-01-01",
+    "1e-5", "1e5", "=", "<<", "é 你好 🙂", "a: b", "# x", "- x", "{a}", "'q'", "*a", "!c", "line\nbreak", "word " * 60,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml"])
+def test_every_value_of_a_configuration_is_read_as_written(tmp_path: Path, name: str) -> None:
+    """config.yaml is written with PyYAML, and .hydra/config.yaml with OmegaConf."""
+    written = {"values": VALUES}
+    text = OmegaConf.to_yaml(OmegaConf.create(written)) if "/" in name else yaml.safe_dump(written, allow_unicode=True)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / name).write_text(text, "utf-8")
+    assert repr(Run(tmp_path).config) == repr(written)

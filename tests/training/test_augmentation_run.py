@@ -15,7 +15,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import PREFIX
 from diffusion.config.build import make
 from diffusion.training.module import Diffusion
-from diffusion.training.recipe import with_augmentation
+from diffusion.training.recipe import with_inputs
 
 AUGMENTED = ["augmentation=edm", "augmentation.probability=0.5", "samples.n=0", "trainer.precision=64-true"]
 NETWORKS = {
@@ -70,7 +70,7 @@ def test_an_identity_augmentation_does_not_change_training(tiny, tmp_path) -> No
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_network_accepts_augmentation_labels(name) -> None:
-    chosen = with_augmentation(settings([*NETWORKS[name], "augmentation=edm"]))
+    chosen = with_inputs(settings([*NETWORKS[name], "augmentation=edm"]))
     network = randomised(make(chosen.model, "model"))
     x, t, labels = torch.randn(3, 3, 8, 8), torch.tensor([1.0, 2.0, 3.0]), torch.randn(3, 9)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_incompatible_augmentation_settings_give_one_line_errors(command, tiny, 
     assert all(word in line for word in words), line
 
 
-def test_export_to_diffusers_is_refused_with_augmentation_labels(run, tmp_path, capsys) -> None:
+def test_export_to_diffusers_is_refused_with_inputs_labels(run, tmp_path, capsys) -> None:
     assert export.main([str(run), str(tmp_path / "theirs"), "--format", "diffusers"]) == 2
     assert "model.augment=9: diffusers' networks have no augmentation labels" in capsys.readouterr().err
 

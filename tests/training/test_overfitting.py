@@ -56,7 +56,7 @@ def test_a_fresh_network_has_no_gap(command, tiny, tmp_path):
     assert "over-fitting" not in out + err
 
 
-TRAINER = SimpleNamespace(sanity_checking=False, is_global_zero=True, global_step=7)
+TRAINER = SimpleNamespace(is_global_zero=True, global_step=7)
 
 
 def validated(**differences: list[float]) -> Diffusion:

@@ -21,6 +21,8 @@ from diffusion.training.ema import EMA
 class Walk(pl.LightningModule):
     """A module with a weight that equals n after optimizer step n."""
 
+    stepped = True  # no step is skipped
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))

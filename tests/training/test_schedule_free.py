@@ -46,7 +46,7 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
 def test_the_average_weights_iterates_by_the_squared_learning_rate():
     """With a constant gradient z_t = z_0 − Σγ_i sign(g) for any y, and x is Σγ_i² z_i / Σγ_i²."""
     module = nn.Linear(3, 2).double()
-    module.device = torch.device("cpu")
+    module.device, module.stepped = torch.device("cpu"), True
     start = module.weight.detach().clone()
     optimizer = optimizer_of(make(settings(FREE).optimizer, "optimizer"), module.parameters(), module)
     scheduler = lr.warmup(optimizer, 20, warmup=5)
