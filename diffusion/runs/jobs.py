@@ -97,11 +97,12 @@ def check_overwrites(settings: Train, folder: Path) -> None:
 def is_complete(record: RunRecord, settings: Train) -> bool:
     """Whether the run with these settings is complete in the record's folder, regardless of how it was resumed.
 
-    Groups that were adapted to other settings are compared as originally requested.
+    Groups that were adapted to other settings are compared as originally requested. A setting that is missing in the
+    run, because an older version of the program did not have it, counts as null.
     """
 
-    def comparable(config: dict[str, Any]) -> dict[str, Any]:
-        return config | {"ckpt": None} if config["ckpt"] in RESUMING else config
+    def comparable(config: dict[str, Any]) -> Any:
+        return _without_nulls(config | {"ckpt": None} if config["ckpt"] in RESUMING else config)
 
     if record.content.get("state") != "complete":
         return False
@@ -111,6 +112,12 @@ def is_complete(record: RunRecord, settings: Train) -> bool:
     except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return False
     return before == comparable(yaml.safe_load(config_text(settings)))
+
+
+def _without_nulls(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_nulls(value) for key, value in node.items() if value is not None}
+    return [_without_nulls(value) for value in node] if isinstance(node, list) else node
 
 
 def config_text(settings: Train) -> str:

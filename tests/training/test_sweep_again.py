@@ -23,13 +23,14 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
     assert command("train", [*overrides, "ckpt=auto"])[0] == 0
     assert command("train", overrides)[0] == 0
     assert ran == ["0", "1", "1"]
-    config = tmp_path / "sweep/0/config.yaml"
-    text = config.read_text()
-    config.write_text(text.replace("  channels: 3\n", ""))  # a setting that the program did not have
-    assert config.read_text() != text
-    del ran[:]
-    assert command("train", overrides)[0] == 0
-    assert ran == ["0"]
+    for setting, again in (("limit: null", []), ("channels: 3", ["0"])):  # settings that the program did not have
+        config = tmp_path / "sweep/0/config.yaml"
+        text = config.read_text()
+        config.write_text(text.replace(f"  {setting}\n", ""))
+        assert config.read_text() != text
+        del ran[:]
+        assert command("train", overrides)[0] == 0
+        assert ran == again
 
 
 def test_jobs_with_different_checkpoints_are_different_jobs(tmp_path):
