@@ -104,7 +104,7 @@ FAULTS = [
         f"{HOSTILE}[long]",
     ),
     Fault("a boolean counts as an integer", "type(value) is int and low", "low", f"{HOSTILE}[truth]"),
-    Fault("infinite numbers are accepted", " or not abs(value) < math.inf", "", f"{HOSTILE}[endless]"),
+    Fault("infinite numbers are accepted", " or not abs(value) <= sys.float_info.max", "", f"{HOSTILE}[endless]"),
     Fault(
         "the number of blocks is not limited",
         "if blocks * len(channels) > layers:",
