@@ -317,6 +317,15 @@ def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, mak
     assert "NaN at step 7" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_samples_and_edits_beside_runs_are_not_compared(seeds: Any, tmp_path: Path, make_output: Make) -> None:
+    folders = seeds("a", 1e-3, [10.0, 11.0])
+    for command in ("sample", "edit"):
+        made = make_output(tmp_path / "a" / command, command)
+    assert [run.folder for run in gather([tmp_path / "a"])] == folders
+    ((_, reason),) = compare(gather([folders[0], made])).left_out
+    assert reason == "an output of diffusion.edit without scores"
+
+
 def test_mse_is_ranked_only_if_all_runs_share_a_schedule(seeds: Any) -> None:
     same = compare(gather([*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]))
     assert column(same, "val/mse").lower is True
