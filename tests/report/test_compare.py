@@ -411,6 +411,19 @@ def test_the_command_writes_markdown_csv_and_a_plot(
     assert "nowhere: neither a run" in capsys.readouterr().err
 
 
+def test_a_comparison_is_written_into_the_given_folder_only_if_it_is_a_sweep(
+    seeds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds("runs", 1e-3, [10.0, 12.0])
+    assert main(["runs"]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"0", "1"}
+    assert {path.name for path in Path("outputs/comparisons").glob("*/*")} == FILES
+    Path("runs/multirun.yaml").touch()
+    assert main(["runs"]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"0", "1", "multirun.yaml"} | FILES
+
+
 def test_the_comparison_of_a_sweep_is_written_and_printed(seeds: Any, tmp_path: Path) -> None:
     seeds("sweep", 1e-3, [10.0, 12.0])
     console = Console(file=io.StringIO(), width=200)
