@@ -114,6 +114,26 @@ def test_a_hostile_run_name_is_shown_as_text(chromium: Any, run_folder: Path) ->
         assert seen.errors == []
 
 
+def test_a_score_without_spread_is_drawn_as_a_dot_without_an_interval(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    score = {"metric": "coverage_lite0", "what": "samples", "n": 16, "value": 0.0, "seed": 0}
+    runs = []
+    for i in range(4):
+        run = make_run(
+            tmp_path / str(i), lr=(1e-3, 1e-4)[i % 2], scores=[score, score | {"metric": "fd_lite0", "value": i}]
+        )
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", f"seed: {i // 2}"))
+        runs.append(str(run))
+    assert compare.main([*runs, "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
+        for metric, intervals in {"coverage_lite0": 0, "fd_lite0": 2}.items():
+            chart = seen.page.locator(f"#scores-by-recipe .chart[aria-label^='{metric} ']")
+            chart.locator("svg").wait_for()
+            assert chart.locator("g[aria-label=rule] line").count() == intervals
+            assert chart.locator("g[aria-label=dot] circle").count() == 4 + 2
+
+
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:

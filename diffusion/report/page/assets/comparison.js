@@ -43,13 +43,15 @@ function means(found) {
     const dots = found.runs.filter((run) => run.recipe !== null && run.values[column.name] !== undefined)
       .map((run) => ({ value: run.values[column.name], label: found.recipes[run.recipe].label, name: run.name }));
     const better = column.lower === null ? "" : column.lower ? " (lower is better)" : " (higher is better)";
+    const ends = rows.flatMap((row) => [row.mean - (row.half ?? 0), row.mean + (row.half ?? 0)]);
+    const domain = range([...ends, ...dots.map((dot) => dot.value)]);
     return chart(`${column.name}${better}`, (width) => Plot.plot({
       width, height: 60 + 26 * rows.length, style: plotStyle, marginLeft: Math.min(200, width * 0.45), marginBottom: 30, title: `${column.name}${better}`,
-      x: { label: null, grid: true, nice: true, ticks: 4, tickFormat: number },
+      x: { label: null, grid: true, domain, nice: true, ticks: 4, tickFormat: number },
       y: { label: null, domain: rows.map((row) => row.label), tickFormat: (label) => shortened(label, Math.min(200, width * 0.45) / 7) },
       marks: [
         Plot.dot(dots, { x: "value", y: "label", fill: PALETTE[7], fillOpacity: 0.6, r: 3 }),
-        Plot.ruleY(rows.filter((row) => row.half !== null), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "label", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
+        Plot.ruleY(rows.filter((row) => row.half > 1e-12 * Math.max(1, Math.abs(row.mean))), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "label", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
         Plot.dot(rows, { x: "mean", y: "label", fill: (row) => PALETTE[row.best ? 1 : 0], r: 4.5 }),
         Plot.tip(rows, Plot.pointerY({ x: "mean", y: "label", title: (row) => `${row.label}\n${row.text}` })),
       ],
@@ -70,11 +72,11 @@ function parallel(found) {
   for (const axis of axes) {
     const values = runs.map(axis.of).filter((value) => value !== undefined && value !== found.missing);
     const numeric = values.length > 0 && values.every((value) => typeof value === "number");
-    const [low, high] = d3.extent(values);
+    const [low, high] = numeric ? range(values) : [null, null];
     const log = numeric && low > 0 && high / low > 20;
     const distinct = [...new Set(values)].sort(compared);
-    const place = !numeric ? d3.scalePoint(distinct, [0.02, 0.98]) : (log ? d3.scaleLog : d3.scaleLinear)(low === high ? [low - 1, high + 1] : [low, high], [0.02, 0.98]);
-    const ticks = numeric && distinct.length > 6 ? [low, high] : distinct;
+    const place = !numeric ? d3.scalePoint(distinct, [0.02, 0.98]) : (log ? d3.scaleLog : d3.scaleLinear)([low, high], [0.02, 0.98]);
+    const ticks = numeric && distinct.length > 6 ? d3.extent(values) : distinct;
     labels.push(...ticks.map((value) => ({ axis: axis.name, at: place(value), text: numeric ? number(value) : shortened(String(value), 18) })));
     for (const run of runs) {
       const value = axis.of(run);

@@ -75,6 +75,12 @@ function chart(label, draw) {
   return element;
 }
 
+/** The range of `values`, widened if they are all equal (up to rounding), so that a scale has a width. */
+function range(values) {
+  const [low, high] = d3.extent(values), size = Math.max(Math.abs(low), Math.abs(high));
+  return high - low > 1e-12 * size ? [low, high] : [low - (size / 10 || 1), high + (size / 10 || 1)];
+}
+
 const PALETTE = ["#2f7ed8", "#d9822b", "#2a9d6f", "#c2456f", "#8a63d2", "#8c7a3f", "#3aa6b9", "#7a8796"];
 const plotStyle = { fontSize: "12px", background: "transparent", fontFamily: "inherit" };
 
