@@ -20,7 +20,8 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import in_lines, write
+from diffusion.report.comparison import figure, in_lines, write
+from diffusion.report.page.comparison import comparison_page
 from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
 from diffusion.report.sweep import compare_jobs
 
@@ -429,6 +430,26 @@ def test_the_comparison_of_a_sweep_is_written_and_printed(seeds: Any, tmp_path: 
     console = Console(file=io.StringIO(), width=200)
     assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
     assert "11 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_recipes_with_long_labels_are_numbered_in_the_table_and_named_by_row_in_figures(
+    seeds: Any, tmp_path: Path
+) -> None:
+    folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
+    assert compare(gather(folders)).names == ["lr=0.001", "lr=0.01"]
+    for i, folder in enumerate(folders):
+        with (folder / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
+    comparison = compare(gather(folders))
+    assert comparison.names == ["row 1", "row 2"]
+    write(comparison, tmp_path / "out", "t", None)
+    head, _, *lines = (tmp_path / "out/compare.md").read_text().splitlines()[2:6]
+    assert head.startswith("| row | ")
+    assert [line[:6] for line in lines] == ["| 1 | ", "| 2 | "]
+    labels = [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()]
+    assert labels == ["row 1", "row 2"]
+    page = comparison_page(comparison, tmp_path, "t")
+    assert (page["numbered"], [recipe["name"] for recipe in page["recipes"]]) == (True, ["row 1", "row 2"])
 
 
 def test_a_mean_is_rounded_to_the_digits_of_its_interval() -> None:

@@ -134,6 +134,26 @@ def test_a_score_without_spread_is_drawn_as_a_dot_without_an_interval(
             assert chart.locator("g[aria-label=dot] circle").count() == 4 + 2
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_recipes_that_differ_in_many_settings_fits_the_window(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path, width: int
+) -> None:
+    runs = [make_run(tmp_path / str(i), lr=lr) for i, lr in enumerate((1e-3, 1e-4))]
+    for i, run in enumerate(runs):
+        with (run / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(30))
+    assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html", width) as seen:
+        seen.page.wait_for_selector(".chart svg")
+        assert seen.overflow <= 0
+        size = seen.page.locator("#settings-and-results svg").last.bounding_box()["width"]
+        assert size > 30 * 110  # scrolls instead of being shrunk
+        assert seen.page.locator("#recipes tbody td:first-child").all_inner_texts() == ["1", "2"]
+        labels = seen.page.locator("#scores-by-recipe .chart").first.locator("[aria-label='y-axis tick label'] text")
+        assert labels.all_text_contents() == ["row 1", "row 2"]
+        assert seen.errors == []
+
+
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
