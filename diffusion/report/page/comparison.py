@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from diffusion.report.differences import is_aside
 from diffusion.report.formatting import MISSING, number
 from diffusion.report.page import pictures
 from diffusion.report.page.document import NAME
@@ -43,6 +44,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
         "kind": "comparison",
         "title": title,
         "settings": list(comparison.rows[0].settings) if comparison.rows else [],
+        "varied": [key for key in comparison.rows[0].settings if not is_aside(key)] if comparison.rows else [],
         "numbered": comparison.is_numbered,
         "columns": [{"name": c.name, "lower": c.lower, "words": c.words} for c in comparison.columns],
         "recipes": recipes,

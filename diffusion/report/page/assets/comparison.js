@@ -78,7 +78,7 @@ const shortened = (text, length) => (text.length > length ? `${text.slice(0, Mat
 function parallel(found) {
   const ranked = found.columns.find((column) => column.lower !== null);
   const runs = found.runs.filter((run) => run.recipe !== null);
-  const varied = new Set(["seed", ...found.settings]); // settings of scores and pictures are only in the table of runs
+  const varied = new Set(["seed", ...(found.varied.length ? found.varied : found.settings)]); // the others are only in the tables
   const settings = found.run_settings.map((name, i) => ({ name, of: (run) => asNumber(run.settings[i]) })).filter((axis) => varied.has(axis.name));
   const axes = [...settings,
     ...found.columns.filter((column) => column.name !== "seconds").slice(0, 3).map((column) => ({ name: column.name, of: (run) => run.values[column.name] }))];
