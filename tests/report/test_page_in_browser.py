@@ -154,6 +154,23 @@ def test_the_page_of_recipes_that_differ_in_many_settings_fits_the_window(
         assert seen.errors == []
 
 
+def test_protocols_have_code_elements_and_metrics_of_one_protocol_share_an_entry(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = {"what": "samples", "n": 16, "value": 0.5, "features": "lite0"}
+    scores = [made | {"metric": name, "settings": {"k": k}} for name, k in (("a", 3), ("b", 3), ("c", 5))]
+    run = make_run(tmp_path / "0", scores=scores)
+    write_report(run, linear(100))
+    assert compare.main([str(run), "--out", str(tmp_path / "all")]) == 0
+    for page, place in ((tmp_path / "all", "#recipes ul"), (run, "#scores details table")):
+        with visit(chromium, f"file://{page}/report.html") as seen:
+            assert "`" not in (seen.page.locator(place).text_content() or "`")
+            assert seen.page.locator(f"{place} code", has_text="lite0").count() >= 2
+            if page != run:
+                entries = [text.partition(": ")[0] for text in seen.page.locator(f"{place} li").all_inner_texts()]
+                assert entries == ["val/mse", "fit/mse", "gap/mse", "a, b", "c", "seconds"]
+
+
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:

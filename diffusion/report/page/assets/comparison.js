@@ -21,7 +21,7 @@ function recipes(found) {
   if (!found.recipes.length) return h("p", {}, "No run is complete.");
   const first = found.numbered ? [{ name: "row", number: true }] : [];
   const columns = [...first, ...found.settings.map((name) => ({ name })), { name: "seeds", number: true },
-    ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
+    ...found.columns.map((column) => ({ name: column.name, number: true, title: unmarked(column.words) }))];
   const rows = found.recipes.map((recipe, i) => {
     const row = found.numbered ? [i + 1] : [];
     const cells = found.columns.map((column) => recipe.cells[column.name]);
@@ -31,7 +31,7 @@ function recipes(found) {
   });
   return [sortable(columns, rows, "Recipes"),
     h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."),
-    h("ul", { class: "soft" }, found.columns.map((column) => h("li", {}, column.words)))];
+    notes(found.columns.map((column) => [column.name, column.words.replace(`${column.name}: `, "")]))];
 }
 
 const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
@@ -173,7 +173,7 @@ function swipe(found) {
 }
 
 function runsTable(found) {
-  const columns = [{ name: "run" }, { name: "state" }, ...found.run_settings.map((name) => ({ name })), ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
+  const columns = [{ name: "run" }, { name: "state" }, ...found.run_settings.map((name) => ({ name })), ...found.columns.map((column) => ({ name: column.name, number: true, title: unmarked(column.words) }))];
   const rows = found.runs.map((run) => ({
     cells: [run.link ? h("a", { href: run.link }, run.name) : run.name, run.state, ...run.settings, ...found.columns.map((column) => run.texts[column.name])],
     values: [run.name, run.state, ...run.settings.map(asNumber), ...found.columns.map((column) => run.values[column.name])],

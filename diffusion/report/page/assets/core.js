@@ -39,6 +39,18 @@ function size(bytes) {
   return `${Number((bytes / unit).toPrecision(3))} ${name}`;
 }
 
+/** A text with Markdown's `code` as elements. */
+const marked = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
+/** The same text without the marks, for a tooltip. */
+const unmarked = (text) => text?.replaceAll("`", "");
+
+/** A list of what the metrics measure, from (name, words) pairs; metrics with the same words share an entry. */
+function notes(pairs) {
+  const groups = d3.groups(pairs, ([, words]) => words);
+  return h("ul", { class: "soft" }, groups.map(([words, members]) => h("li", {}, members.map(([name]) => name).join(", "), ": ", marked(words))));
+}
+
 // ----------------------------------------------------------------------------------------------------- sections
 
 /** A section with a heading for the table of contents; null if it has no content. */

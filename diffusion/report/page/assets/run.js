@@ -207,7 +207,7 @@ function scores(all) {
   const columns = ["metric", "of", "value", "step", "weights", "sampler", "protocol"].map((name) => ({ name, number: name === "value" || name === "step" }));
   return [h("p", { class: "soft" }, "Bars are 95% intervals over resamples of the same size. The floor is the score of two sets of real images that differ by chance alone."),
     h("div", { class: "pair" }, small), h("details", {}, h("summary", {}, "All scores with their protocols"),
-      table(columns, all.map((score) => [score.metric, ROLES[score.what] ?? score.what, score.text, score.step, score.weights, score.sampler, score.protocol]), "All scores"))];
+      table(columns, all.map((score) => [score.metric, ROLES[score.what] ?? score.what, score.text, score.step, score.weights, score.sampler, marked(score.protocol)]), "All scores"))];
 }
 
 // ----------------------------------------------------------------------------------------------- recipe and costs
