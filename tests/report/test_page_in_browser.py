@@ -171,6 +171,27 @@ def test_protocols_have_code_elements_and_metrics_of_one_protocol_share_an_entry
                 assert entries == ["val/mse", "fit/mse", "gap/mse", "a, b", "c", "seconds"]
 
 
+def test_axes_have_labels_that_fit_and_steps_start_at_0(chromium: Any, whole_run: Path) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html") as seen:
+        for low, high, pixels in ((0.9305, 0.9553, 150), (-0.0031, 0.0024, 150), (0, 0, 200), (1e5, 3e6, 240)):
+            axis = seen.page.evaluate(f"linearAxis(range([{low}, {high}]), {pixels})")
+            texts = seen.page.evaluate(f"{axis['ticks']}.map(number)")
+            assert len(texts) >= 2
+            assert sum(7 * len(text) for text in texts) < pixels
+            assert axis["domain"][0] <= low <= high <= axis["domain"][1]
+        narrow, wide = (seen.page.evaluate(f"positiveAxis({values}, 140)") for values in ([0.939, 0.9466], [0.06, 4]))
+        assert (narrow["type"], len(narrow["ticks"]) >= 2) == ("linear", True)
+        assert (wide["type"], wide["ticks"]) == ("log", [0.06, 0.2, 0.5, 1, 2, 4])
+        assert seen.page.evaluate("stepAxis(3, 500).ticks") == [0, 1, 2, 3]
+        axes = seen.page.locator("#training .chart").first
+
+        def labels(axis: str) -> list[str]:
+            return axes.locator(f"[aria-label='{axis}-axis tick label'] text").all_text_contents()
+
+        assert labels("x")[0] == "0"
+        assert (labels("y")[0], labels("y")[-1]) == ("0.0025", "0.8")
+
+
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:

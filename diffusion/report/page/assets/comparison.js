@@ -46,10 +46,10 @@ function means(found) {
       .map((run) => ({ value: run.values[column.name], recipe: found.recipes[run.recipe].name, name: run.name }));
     const better = column.lower === null ? "" : column.lower ? " (lower is better)" : " (higher is better)";
     const ends = rows.flatMap((row) => [row.mean - (row.half ?? 0), row.mean + (row.half ?? 0)]);
-    const domain = range([...ends, ...dots.map((dot) => dot.value)]);
-    return chart(`${column.name}${better}`, (width) => { const left = Math.min(200, width * 0.45, 20 + 7 * d3.max(rows, (row) => row.recipe.length)), line = left / 7 - 2; return Plot.plot({
+    const spread = range([...ends, ...dots.map((dot) => dot.value)]);
+    return chart(`${column.name}${better}`, (width) => { const left = Math.min(200, width * 0.45, 20 + 7 * d3.max(rows, (row) => row.recipe.length)), line = left / 7 - 2, x = linearAxis(spread, width - left - 20); return Plot.plot({
       width, height: 60 + rows.length * Math.max(26, 15 * d3.max(rows, (row) => lines(row.recipe, line))), style: plotStyle, marginLeft: left, marginBottom: 30, title: `${column.name}${better}`,
-      x: { label: null, grid: true, domain, nice: true, ticks: 4, tickFormat: number },
+      x: { label: null, grid: true, ...x, tickFormat: number },
       y: { domain: rows.map((row) => row.recipe) },
       marks: [
         Plot.axisY({ label: null, tickSize: 0, lineWidth: (7 * line) / 12 }),
@@ -118,11 +118,12 @@ function smallMultiples(found) {
     { step, value: run.curve.value[i], run: run.name, recipe: found.recipes[run.recipe].name }))).filter((row) => row.value > 0);
   if (!curves.length) return null;
   const labels = [...new Set(curves.map((row) => row.recipe))];
-  const x = d3.extent(curves, (row) => row.step), y = d3.extent(curves, (row) => row.value);
+  const last = d3.max(curves, (row) => row.step), y = positiveAxis(curves.map((row) => row.value), 140);
   return h("div", { class: "pair" }, labels.map((label) => chart(`Validation error of ${label}`, (width) => Plot.plot({
-    width, height: 190, style: plotStyle, marginLeft: 50, title: label,
-    x: { domain: [0, x[1]], label: "training step", ticks: 4 }, y: { type: "log", domain: y, label: null, grid: true, ticks: 4, tickFormat: number },
+    width, height: 196, style: plotStyle, marginLeft: 50, marginBottom: 36, title: label,
+    x: { ...stepAxis(last, width - 70), label: "training step" }, y: bare(y),
     marks: [
+      labelled(y),
       Plot.line(curves.filter((row) => row.recipe !== label), { x: "step", y: "value", z: "run", stroke: "currentColor", strokeOpacity: 0.12 }),
       Plot.line(curves.filter((row) => row.recipe === label), { x: "step", y: "value", z: "run", stroke: PALETTE[0], strokeWidth: 1.8, marker: "dot" }),
       Plot.tip(curves.filter((row) => row.recipe === label), Plot.pointer({ x: "step", y: "value", title: (row) => `${row.run}\nstep ${grouped(row.step)}\n${number(row.value)}` })),
