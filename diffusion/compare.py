@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="output folder (default: the given folder, if there is only one; otherwise outputs/comparisons/…)",
+        help="output folder (default: the given folder, if it is the only one and a sweep; otherwise "
+        "outputs/comparisons/…)",
     )
     asked = parser.parse_args(arguments)
 
@@ -35,10 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         from diffusion.console import count
         from diffusion.report.compare import compare, gather  # imports scipy and matplotlib, so only when needed
         from diffusion.report.comparison import write
+        from diffusion.report.sweep import is_sweep
 
         comparison = compare(gather(asked.folders), asked.mixed)
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-        out = asked.out or (asked.folders[0] if len(asked.folders) == 1 else Path("outputs/comparisons") / stamp)
+        alone = len(asked.folders) == 1 and is_sweep(asked.folders[0])
+        out = asked.out or (asked.folders[0] if alone else Path("outputs/comparisons") / stamp)
         runs = sum(len(row.runs) for row in comparison.rows)
         for path in write(comparison, out, f"{count(runs, 'run')}, {count(len(comparison.rows), 'recipe')}"):
             print(path)

@@ -14,7 +14,7 @@ from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
 from diffusion.report.formatting import MISSING, half_width, protocol_text, sampler_text
 from diffusion.report.recipes import Column, Comparison, Row
-from diffusion.runs.folder import PARTS, Run, is_run, jobs_of
+from diffusion.runs.folder import PARTS, Run, command_of, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
@@ -27,7 +27,7 @@ def gather(folders: Iterable[Path]) -> list[Run]:
     """Collect the runs in `folders`, each the folder of a run or of a sweep; in order, without duplicates."""
     runs: dict[Path, Run] = {}
     for folder in folders:
-        found = [Run(folder)] if is_run(folder) else jobs_of(folder)
+        found = [Run(folder)] if is_run(folder) else comparable(folder)
         if not found:
             raise UserError(
                 f"{folder}: neither a run (it has none of {', '.join(PARTS)}) nor a sweep (no run in its sub-folders); "
@@ -35,6 +35,11 @@ def gather(folders: Iterable[Path]) -> list[Run]:
             )
         runs |= {run.folder.resolve(): run for run in found}
     return list(runs.values())
+
+
+def comparable(folder: Path) -> list[Run]:
+    """The training runs, evaluations and studies in the subfolders of `folder`; samples and edits have no numbers."""
+    return [run for run in jobs_of(folder) if command_of(run.folder) not in ("sample", "edit")]
 
 
 def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
@@ -70,6 +75,8 @@ def unusable(run: Run) -> str | None:
     """The reason why a run cannot be compared (it is not complete), or None."""
     if run.state == "complete":
         return None
+    if (command := command_of(run.folder)) != "train":
+        return f"an output of diffusion.{command} without scores"
     return f"{run.state}: {run.info['reason']}" if run.info.get("reason") else run.state
 
 

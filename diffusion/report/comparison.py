@@ -72,12 +72,12 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
     return written
 
 
-def recipes_table(comparison: Comparison, numbered: bool = False) -> str:
+def recipes_table(comparison: Comparison) -> str:
     """The table of recipes as Markdown: settings and numbers, in the notation that `LEGEND` explains.
 
-    Args:
-        numbered: whether a first column numbers the rows from 1.
+    If the recipes are numbered, the first column contains the numbers.
     """
+    numbered = comparison.is_numbered
     head, cells = in_cells(comparison, "**")
     settings = [*(["row"] if numbered else []), *comparison.rows[0].settings]
     table = [
@@ -198,7 +198,7 @@ def figure(comparison: Comparison) -> Figure:
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))
     down = math.ceil(len(columns) / across)
-    names = [in_lines(row.label, 26) for row in rows]
+    names = [in_lines(name, 26) for name in comparison.names]
     lines = sum(max(2, 1 + name.count("\n")) for name in names)
     drawn = Figure(figsize=(1.8 + 1.9 * across, down * (0.6 + 0.2 * lines)), layout="constrained")
     for i, column in enumerate(columns):

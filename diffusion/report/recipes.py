@@ -26,6 +26,7 @@ from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
 
 LEVEL = 0.95
+LONG = 64  # most characters of a recipe's label in a figure
 
 
 class Mean(NamedTuple):
@@ -102,6 +103,17 @@ class Comparison:
     def places(self) -> dict[Run, int]:
         """The row index of each run that is not left out."""
         return {run: i for i, row in enumerate(self.rows) for run in row.runs}
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the recipes are numbered in tables, and called `row 1` in figures, because a label is too long."""
+        return any(len(row.label) > LONG for row in self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the recipes in figures: their labels, or their rows in the table if they are numbered."""
+        labels = [row.label for row in self.rows]
+        return [f"row {i}" for i, _ in enumerate(labels, start=1)] if self.is_numbered else labels
 
     def best(self, column: Column) -> tuple[int | None, set[int]]:
         """The row of the best mean, and the rows not shown to differ from it; (None, {}) if unranked.

@@ -29,7 +29,6 @@ from diffusion.report import style
 from diffusion.report.comparison import figure, recipes_table
 from diffusion.report.formatting import NULL, describe
 from diffusion.report.images import tiles
-from diffusion.report.recipes import Row
 from diffusion.reproduce.ranks import ranks_table
 from diffusion.reproduce.running import Outcome
 from diffusion.reproduce.studies import jobs, read
@@ -41,7 +40,6 @@ OFF = (NULL, describe(False))
 SHOWN = 6  # samples per recipe
 WHOLE = 12  # characters of a setting that fits on one line below a picture
 WIDTH = 16  # characters per line below a picture
-LONG = 64  # most characters of a recipe's label in a figure
 
 
 def committed_dir() -> Path:
@@ -74,14 +72,13 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     written, tables = [], outcome.tables
     for sweep, table in tables.items():
         comparison = table.comparison(read(name).columns)
-        shorten(comparison.rows)
         replace(folder / f"{sweep}.csv", table.text())
         written += [folder / f"{sweep}.csv", style.save(figure(comparison), folder / f"{sweep}.png")]
         files, drawn = [run / "samples/all.png" for run in outcome.examples[sweep]], folder / f"{sweep}-samples.png"
         if len(files) == 1 and (grid := files[0].with_name("final.png")).is_file():
             written.append(Path(shutil.copyfile(grid, drawn)))
         elif all(file.is_file() for file in files):
-            written.append(style.save(samples([row.label for row in comparison.rows], files), drawn))
+            written.append(style.save(samples(comparison.names, files), drawn))
         if read(name).sweeps[sweep].command == "train":
             written += keep_figures(read(name).figures, sweep, outcome.examples[sweep], folder)
     sweeps = {
@@ -93,18 +90,6 @@ def commit(name: str, outcome: Outcome, folder: Path) -> list[Path]:
     before = page.read_text("utf-8") if page.is_file() else f"# {read(name).question}\n"
     replace(page, with_tables(name, before, tables))
     return [*written, folder / RECORD, page]
-
-
-def is_numbered(rows: Sequence[Row]) -> bool:
-    """Whether recipes are numbered in the table, and called `row 1` in figures, because a label is too long there."""
-    return any(len(row.label) > LONG for row in rows)
-
-
-def shorten(rows: Sequence[Row]) -> None:
-    """Label the recipes by their rows in the table if they `is_numbered`."""
-    if is_numbered(rows):
-        for i, row in enumerate(rows, start=1):
-            row.label = f"row {i}"
 
 
 def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder: Path) -> list[Path]:
@@ -141,7 +126,7 @@ def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:
     study = read(name)
     for sweep, table in tables.items():
         comparison = table.comparison(study.columns)
-        text = _with(text, f"table: {sweep}", recipes_table(comparison, is_numbered(comparison.rows)))
+        text = _with(text, f"table: {sweep}", recipes_table(comparison))
         if study.ranks:
             text = _with(text, f"ranks: {sweep}", ranks_table(table, study.ranks))
     return text

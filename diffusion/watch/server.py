@@ -21,7 +21,8 @@ from diffusion.report.page.document import as_json, document
 from diffusion.report.page.index import entry_of, index_page, relative
 from diffusion.report.page.run import recipe_of, run_page
 from diffusion.report.page.study import is_study, study_page
-from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, jobs_of, runs_below
+from diffusion.report.sweep import is_sweep
+from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, runs_below
 from diffusion.runs.record import RunRecord
 
 REFRESH = 3.0  # seconds between the polls of a page
@@ -52,9 +53,7 @@ class Pages:
     def known(self) -> set[Path]:
         """The folders that have a page: those of commands and of sweeps."""
         runs = set(runs_below(self.root))
-        return runs | {
-            path.parent for path in runs if path.parent != self.root and (path.parent / "multirun.yaml").is_file()
-        }
+        return runs | {path.parent for path in runs if path.parent != self.root and is_sweep(path.parent)}
 
     def made(self, folder: Path) -> tuple[dict[str, Any], str]:
         if is_run(folder):
@@ -62,7 +61,7 @@ class Pages:
             return self.kept("page", folder, version, lambda: self.of_run(folder)), version
         runs = list(runs_below(folder))
         version = combined(*(str(path) + version_of(path) for path in runs))
-        if (folder / "multirun.yaml").is_file():
+        if is_sweep(folder):
             return self.kept("page", folder, version, lambda: self.of_sweep(folder)), version
         return self.kept("page", folder, version, lambda: index_page(folder, self.link, self.entry)), version
 
@@ -75,8 +74,9 @@ class Pages:
         return {**page, "files": [], "title": f"Run {relative(folder, self.root)}"}
 
     def of_sweep(self, folder: Path) -> dict[str, Any]:
-        page = comparison_page(compare(gather([folder]), mixed=True), folder, f"Sweep {relative(folder, self.root)}")
-        for run, job in zip(page["runs"], jobs_of(folder), strict=True):
+        jobs = gather([folder])
+        page = comparison_page(compare(jobs, mixed=True), folder, f"Sweep {relative(folder, self.root)}")
+        for run, job in zip(page["runs"], jobs, strict=True):
             run["link"] = self.link(job.folder)
         return page
 

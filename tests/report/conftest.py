@@ -124,6 +124,21 @@ def make_run() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def make_output() -> Callable[..., Path]:
+    """`make_output(folder, command)` writes the files of another command than training, as Hydra records it."""
+
+    def make(folder: Path, command: str, scores: Any = None) -> Path:
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra/hydra.yaml").write_text(f"hydra:\n  job:\n    name: {command}\n")
+        (folder / ".hydra/config.yaml").write_text("ckpt: run/checkpoints/last.ckpt\nseed: 0\n")
+        if scores is not None:
+            (folder / "scores.json").write_text(json.dumps(scores))
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def without_average() -> Callable[[Path], None]:
     """`without_average(run)` rewrites its metrics.csv as that of a run without EMA."""
 

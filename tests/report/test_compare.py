@@ -20,7 +20,8 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import in_lines, write
+from diffusion.report.comparison import figure, in_lines, write
+from diffusion.report.page.comparison import comparison_page
 from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
 from diffusion.report.sweep import compare_jobs
 
@@ -311,6 +312,15 @@ def test_failed_runs_are_listed_and_not_averaged(seeds: Any, tmp_path: Path, mak
     assert "NaN at step 7" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_samples_and_edits_beside_runs_are_not_compared(seeds: Any, tmp_path: Path, make_output: Make) -> None:
+    folders = seeds("a", 1e-3, [10.0, 11.0])
+    for command in ("sample", "edit"):
+        made = make_output(tmp_path / "a" / command, command)
+    assert [run.folder for run in gather([tmp_path / "a"])] == folders
+    ((_, reason),) = compare(gather([folders[0], made])).left_out
+    assert reason == "an output of diffusion.edit without scores"
+
+
 def test_mse_is_ranked_only_if_all_runs_share_a_schedule(seeds: Any) -> None:
     same = compare(gather([*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]))
     assert column(same, "val/mse").lower is True
@@ -397,11 +407,44 @@ def test_the_command_writes_markdown_csv_and_a_plot(
     assert "nowhere: neither a run" in capsys.readouterr().err
 
 
+def test_a_comparison_is_written_into_the_given_folder_only_if_it_is_a_sweep(
+    seeds: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds("runs", 1e-3, [10.0, 12.0])
+    assert main(["runs"]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"0", "1"}
+    assert {path.name for path in Path("outputs/comparisons").glob("*/*")} == FILES
+    Path("runs/multirun.yaml").touch()
+    assert main(["runs"]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"0", "1", "multirun.yaml"} | FILES
+
+
 def test_the_comparison_of_a_sweep_is_written_and_printed(seeds: Any, tmp_path: Path) -> None:
     seeds("sweep", 1e-3, [10.0, 12.0])
     console = Console(file=io.StringIO(), width=200)
     assert {path.name for path in compare_jobs(tmp_path / "sweep", console)} == FILES
     assert "11 ± 13" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_recipes_with_long_labels_are_numbered_in_the_table_and_named_by_row_in_figures(
+    seeds: Any, tmp_path: Path
+) -> None:
+    folders = [*seeds("a", 1e-3, [10.0]), *seeds("b", 1e-2, [11.0])]
+    assert compare(gather(folders)).names == ["lr=0.001", "lr=0.01"]
+    for i, folder in enumerate(folders):
+        with (folder / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(3))
+    comparison = compare(gather(folders))
+    assert comparison.names == ["row 1", "row 2"]
+    write(comparison, tmp_path / "out", "t", None)
+    head, _, *lines = (tmp_path / "out/compare.md").read_text().splitlines()[2:6]
+    assert head.startswith("| row | ")
+    assert [line[:6] for line in lines] == ["| 1 | ", "| 2 | "]
+    labels = [text.get_text() for text in figure(comparison).axes[0].get_yticklabels()]
+    assert labels == ["row 1", "row 2"]
+    page = comparison_page(comparison, tmp_path, "t")
+    assert (page["numbered"], [recipe["name"] for recipe in page["recipes"]]) == (True, ["row 1", "row 2"])
 
 
 def test_a_mean_is_rounded_to_the_digits_of_its_interval() -> None:

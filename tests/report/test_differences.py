@@ -120,6 +120,21 @@ def test_a_value_that_equals_the_seed_is_not_shown(run: Make) -> None:
     assert len(compare(fixed).rows) == 2
 
 
+def test_settings_of_logging_and_speed_are_last_and_only_in_labels_that_need_them(run: Make) -> None:
+    def config(steps: int, lr: float) -> dict[str, Any]:
+        return {"trainer": {"log_every_n_steps": steps}, "data": {"eval_batch_size": steps}, "lr": lr}
+
+    def rows(*runs: Run) -> list[tuple[list[str], str]]:
+        return [([*row.settings], row.label) for row in compare(runs).rows]
+
+    runs = [run(config(steps, lr)) for steps, lr in ((1, 0.1), (50, 0.2), (50, 0.1))]
+    shown = ["lr", "trainer.log_every_n_steps", "data.eval_batch_size"]
+    assert [*differing(runs)] == shown
+    assert rows(*runs[:2]) == [(shown, "lr=0.1"), (shown, "lr=0.2")]
+    assert rows(*runs)[2] == (shown, "lr=0.1, log_every_n_steps=50, eval_batch_size=50")
+    assert rows(runs[0], runs[2])[0] == (shown[1:], "log_every_n_steps=1, eval_batch_size=1")
+
+
 def test_labels_have_the_shortest_unique_names() -> None:
     settings = {"seed": ["0", "1"], "optimizer.eps": ["1", "2"], "sampler.eps": ["3", "4"], "schedule.s": ["—", "5"]}
     assert labels(settings, 2) == [

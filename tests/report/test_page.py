@@ -98,6 +98,14 @@ def test_the_costs_are_read_from_run_json(tmp_path: Path, make_run: Callable[...
     assert old == {"seconds": [["data", 2.5]], "bytes": None}
 
 
+def test_times_are_shown_in_utc_and_epochs_once_one_is_complete(tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    info = {"state": "complete", "steps": 60, "total_steps": 60, "epochs": 0}
+    times = {"started": "2026-11-27T23:58:56.123456+02:00", "finished": "unknown"}
+    facts = dict(run_page(Run(make_run(tmp_path / "demo", info=info | times)))["facts"])
+    assert facts["training steps"] == "60 of 60"
+    assert (facts["started"], facts["finished"]) == ("2026-11-27 21:58:56 UTC", "unknown")
+
+
 def test_a_folder_with_only_a_configuration_gets_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     data = run_page(Run(tmp_path))

@@ -114,6 +114,84 @@ def test_a_hostile_run_name_is_shown_as_text(chromium: Any, run_folder: Path) ->
         assert seen.errors == []
 
 
+def test_a_score_without_spread_is_drawn_as_a_dot_without_an_interval(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    score = {"metric": "coverage_lite0", "what": "samples", "n": 16, "value": 0.0, "seed": 0}
+    runs = []
+    for i in range(4):
+        run = make_run(
+            tmp_path / str(i), lr=(1e-3, 1e-4)[i % 2], scores=[score, score | {"metric": "fd_lite0", "value": i}]
+        )
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0", f"seed: {i // 2}"))
+        runs.append(str(run))
+    assert compare.main([*runs, "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
+        for metric, intervals in {"coverage_lite0": 0, "fd_lite0": 2}.items():
+            chart = seen.page.locator(f"#scores-by-recipe .chart[aria-label^='{metric} ']")
+            chart.locator("svg").wait_for()
+            assert chart.locator("g[aria-label=rule] line").count() == intervals
+            assert chart.locator("g[aria-label=dot] circle").count() == 4 + 2
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_recipes_that_differ_in_many_settings_fits_the_window(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path, width: int
+) -> None:
+    runs = [make_run(tmp_path / str(i), lr=lr) for i, lr in enumerate((1e-3, 1e-4))]
+    for i, run in enumerate(runs):
+        with (run / "config.yaml").open("a") as file:
+            file.writelines(f"a_long_name_of_a_setting_{k}: {i}\n" for k in range(30))
+    assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html", width) as seen:
+        seen.page.wait_for_selector(".chart svg")
+        assert seen.overflow <= 0
+        size = seen.page.locator("#settings-and-results svg").last.bounding_box()["width"]
+        assert size > 30 * 110  # scrolls instead of being shrunk
+        assert seen.page.locator("#recipes tbody td:first-child").all_inner_texts() == ["1", "2"]
+        labels = seen.page.locator("#scores-by-recipe .chart").first.locator("[aria-label='y-axis tick label'] text")
+        assert labels.all_text_contents() == ["row 1", "row 2"]
+        assert seen.errors == []
+
+
+def test_protocols_have_code_elements_and_metrics_of_one_protocol_share_an_entry(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = {"what": "samples", "n": 16, "value": 0.5, "features": "lite0"}
+    scores = [made | {"metric": name, "settings": {"k": k}} for name, k in (("a", 3), ("b", 3), ("c", 5))]
+    run = make_run(tmp_path / "0", scores=scores)
+    write_report(run, linear(100))
+    assert compare.main([str(run), "--out", str(tmp_path / "all")]) == 0
+    for page, place in ((tmp_path / "all", "#recipes ul"), (run, "#scores details table")):
+        with visit(chromium, f"file://{page}/report.html") as seen:
+            assert "`" not in (seen.page.locator(place).text_content() or "`")
+            assert seen.page.locator(f"{place} code", has_text="lite0").count() >= 2
+            if page != run:
+                entries = [text.partition(": ")[0] for text in seen.page.locator(f"{place} li").all_inner_texts()]
+                assert entries == ["val/mse", "fit/mse", "gap/mse", "a, b", "c", "seconds"]
+
+
+def test_axes_have_labels_that_fit_and_steps_start_at_0(chromium: Any, whole_run: Path) -> None:
+    with visit(chromium, f"file://{whole_run}/report.html") as seen:
+        for low, high, pixels in ((0.9305, 0.9553, 150), (-0.0031, 0.0024, 150), (0, 0, 200), (1e5, 3e6, 240)):
+            axis = seen.page.evaluate(f"linearAxis(range([{low}, {high}]), {pixels})")
+            texts = seen.page.evaluate(f"{axis['ticks']}.map(number)")
+            assert len(texts) >= 2
+            assert sum(7 * len(text) for text in texts) < pixels
+            assert axis["domain"][0] <= low <= high <= axis["domain"][1]
+        narrow, wide = (seen.page.evaluate(f"positiveAxis({values}, 140)") for values in ([0.939, 0.9466], [0.06, 4]))
+        assert (narrow["type"], len(narrow["ticks"]) >= 2) == ("linear", True)
+        assert (wide["type"], wide["ticks"]) == ("log", [0.06, 0.2, 0.5, 1, 2, 4])
+        assert seen.page.evaluate("stepAxis(3, 500).ticks") == [0, 1, 2, 3]
+        axes = seen.page.locator("#training .chart").first
+
+        def labels(axis: str) -> list[str]:
+            return axes.locator(f"[aria-label='{axis}-axis tick label'] text").all_text_contents()
+
+        assert labels("x")[0] == "0"
+        assert (labels("y")[0], labels("y")[-1]) == ("0.0025", "0.8")
+
+
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:

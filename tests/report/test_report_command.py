@@ -62,6 +62,7 @@ def test_the_report_of_a_sweep_is_its_comparison(
 ) -> None:
     make_run(tmp_path / "sweep/0")
     make_run(tmp_path / "sweep/1", lr=1.0)
+    (tmp_path / "sweep/multirun.yaml").touch()
     assert main([str(tmp_path / "sweep")]) == 0
     out = capsys.readouterr().out
     assert "Sweep sweep" in out
@@ -122,8 +123,9 @@ def test_a_folder_of_runs_gets_a_list_with_links_to_their_pages(
     make_run(tmp_path / "demo/first")
     make_run(tmp_path / "demo/second")
     make_run(tmp_path / "other/run")
-    assert main([str(tmp_path / "demo/first"), str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path}/report.html"
+    assert main([str(tmp_path / "demo/first"), str(tmp_path), str(tmp_path / "demo")]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"{tmp_path}/report.html", f"{tmp_path}/demo/report.html"]
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["first", "report.html", "second"]
     page = (tmp_path / "report.html").read_text()
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
     links = {run["name"]: run["link"] for run in data["runs"]}

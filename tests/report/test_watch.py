@@ -80,6 +80,24 @@ def test_the_index_lists_runs_and_sweeps_and_each_has_its_page(folder: Path, sta
     assert data(of, "sweep")["kind"] == "comparison"
 
 
+def test_the_index_lists_outputs_of_other_commands_separately_or_only_counts_them(
+    folder: Path, start: Any, make_output: Callable[..., Path]
+) -> None:
+    for name, command in (("drawn/0", "sample"), ("drawn/1", "sample"), ("edited", "edit"), ("ev/1", "evaluate")):
+        make_output(folder / name, command)
+    for name in ("drawn", "ev"):
+        (folder / name / "multirun.yaml").touch()
+    make_output(folder / "ev/0", "evaluate", [{"metric": "fd_lite0", "what": "samples", "n": 64, "value": 1.5}])
+    of = start(folder)
+    index = data(of, "")
+    assert sorted(run["name"] for run in index["runs"]) == ["demo", "sweep/0"]
+    assert [(each["name"], each["command"], each["value"]) for each in index["scored"]] == [("ev/0", "evaluate", 1.5)]
+    assert sorted(index["others"]) == [["edit", 1], ["evaluate", 1], ["sample", 2]]
+    assert [(sweep["name"], sweep["runs"]) for sweep in index["sweeps"]] == [("ev", 2), ("sweep", 1)]
+    assert [run["name"] for run in data(of, "ev")["runs"]] == ["0", "1"]
+    assert data(of, "ev")["left_out"] == [["1", "an output of diffusion.evaluate without scores"]]
+
+
 def test_the_first_page_of_a_single_run_is_the_runs_page(folder: Path, start: Any) -> None:
     assert data(start(folder / "demo"), "")["kind"] == "run"
 

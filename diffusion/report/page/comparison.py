@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from diffusion.report.differences import is_aside
 from diffusion.report.formatting import MISSING, number
 from diffusion.report.page import pictures
 from diffusion.report.page.document import NAME
@@ -21,7 +22,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
     """The page data: recipes with their means, and runs with their numbers, curves and pictures."""
     best = {column.name: comparison.best(column) for column in comparison.columns}
     recipes = []
-    for i, row in enumerate(comparison.rows):
+    for i, (row, name) in enumerate(zip(comparison.rows, comparison.names, strict=True)):
         cells = {}
         for column in comparison.columns:
             if (mean := row.mean(column.name)) is not None:
@@ -31,12 +32,20 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
                     "best": i == first, "similar": i in similar,
                 }  # fmt: skip
         recipes.append(
-            {"label": row.label, "settings": list(row.settings.values()), "runs": len(row.runs), "cells": cells}
+            {
+                "label": row.label,
+                "name": name,
+                "settings": [*row.settings.values()],
+                "runs": len(row.runs),
+                "cells": cells,
+            }
         )
     return {
         "kind": "comparison",
         "title": title,
         "settings": list(comparison.rows[0].settings) if comparison.rows else [],
+        "varied": [key for key in comparison.rows[0].settings if not is_aside(key)] if comparison.rows else [],
+        "numbered": comparison.is_numbered,
         "columns": [{"name": c.name, "lower": c.lower, "words": c.words} for c in comparison.columns],
         "recipes": recipes,
         **runs_of(comparison, folder),

@@ -1,5 +1,6 @@
-"""The page data for a list of the runs, sweeps and studies below a folder."""
+"""The page data for a list of the runs, sweeps, evaluations and studies below a folder."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 from diffusion.console import duration
 from diffusion.errors import UserError
+from diffusion.report.compare import comparable
 from diffusion.report.lines import line
 from diffusion.report.page import pictures
-from diffusion.runs.folder import Run, command_of, jobs_of, natural_order, runs_below
+from diffusion.report.sweep import is_sweep
+from diffusion.runs.folder import Run, command_of, natural_order, runs_below
 
 IMAGES = 4
 
@@ -17,21 +20,31 @@ IMAGES = 4
 def index_page(
     folder: Path, link: Callable[[Path], str | None], entry: Callable[[Path], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The page data: every folder of a command below `folder`, newest first, and the sweeps.
+    """The page data: training runs, and folders with scores of other commands, newest first; and their sweeps.
+
+    The folders of other commands without scores, such as samples, are only counted.
 
     Args:
         link: folder -> the URL of its page, or None if it has no page.
         entry: folder -> the result of `entry_of`, which a server can cache.
     """
-    found = list(runs_below(folder))
-    entries = [{**entry(path), "link": link(path)} for path in found]
-    sweeps = dict.fromkeys(path.parent for path in found if (path.parent / "multirun.yaml").is_file())
+    found = {path: {**entry(path), "link": link(path)} for path in runs_below(folder)}
+    trained = {path for path, each in found.items() if each["command"] == "train"}
+    scored = {path for path, each in found.items() if each["metric"]} - trained
+    others = Counter(each["command"] for path, each in found.items() if path not in trained | scored)
+    sweeps = {path.parent for path in trained | scored if is_sweep(path.parent)}
+
+    def newest_first(paths: set[Path]) -> list[dict[str, Any]]:
+        return sorted((each for path, each in found.items() if path in paths), key=lambda each: -each["written"])
+
     return {
         "kind": "index",
         "title": f"Runs in {folder.resolve().name}",
-        "runs": sorted(entries, key=lambda each: -each["written"]),
+        "runs": newest_first(trained),
+        "scored": newest_first(scored),
+        "others": [[command, count] for command, count in others.items()],
         "sweeps": [
-            {"name": relative(path, folder), "link": link(path), "runs": len(jobs_of(path))}
+            {"name": relative(path, folder), "link": link(path), "runs": len(comparable(path))}
             for path in sorted(sweeps, key=natural_order)
         ],
     }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -114,7 +115,7 @@ def facts(run: Run, state: str) -> list[list[str]]:
     found: list[tuple[str, Any]] = [("state", state), ("reason", info.get("reason"))]
     if info.get("steps") is not None:
         total = f" of {info['total_steps']:,}" if info.get("total_steps") else ""
-        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") is not None else ""
+        epochs = f" ({count(info['epochs'], 'epoch')})" if info.get("epochs") else ""  # complete ones
         found.append(("training steps", f"{info['steps']:,}{total}{epochs}"))
     if isinstance(batch := info.get("batch"), Mapping):
         parts = f"{batch['size']} × {count(batch['accumulate'], 'batch')} on {count(batch['devices'], 'device')}"
@@ -130,10 +131,20 @@ def facts(run: Run, state: str) -> list[list[str]]:
     device, devices = info.get("device"), info.get("devices") or 1
     found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
     found.append(("CPU cores of the machine", info.get("host_cores")))
-    found += [(key, str(info[key]).replace("T", " ")) for key in ("started", "finished") if info.get(key)]
+    found += [(key, moment(str(info[key]))) for key in ("started", "finished") if info.get(key)]
     if isinstance(info.get("versions"), Mapping):
         found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
     return [[name, str(value)] for name, value in found if value not in (None, "")]
+
+
+def moment(text: str) -> str:
+    """A time in ISO format as `2026-01-02 03:04:05 UTC`, without `UTC` if its zone is unknown; other text unchanged."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    known = time.tzinfo is not None
+    return f"{time.astimezone(UTC) if known else time:%Y-%m-%d %H:%M:%S}{' UTC' * known}"
 
 
 def curves(metrics: Metrics, most: int = POINTS) -> dict[str, Any]:

@@ -19,17 +19,19 @@ function comparisonPage(found) {
 
 function recipes(found) {
   if (!found.recipes.length) return h("p", {}, "No run is complete.");
-  const columns = [...found.settings.map((name) => ({ name })), { name: "seeds", number: true },
-    ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
-  const rows = found.recipes.map((recipe) => {
+  const first = found.numbered ? [{ name: "row", number: true }] : [];
+  const columns = [...first, ...found.settings.map((name) => ({ name })), { name: "seeds", number: true },
+    ...found.columns.map((column) => ({ name: column.name, number: true, title: unmarked(column.words) }))];
+  const rows = found.recipes.map((recipe, i) => {
+    const row = found.numbered ? [i + 1] : [];
     const cells = found.columns.map((column) => recipe.cells[column.name]);
     const shown = cells.map((cell) => (cell ? (cell.best ? h("strong", {}, cell.text) : `${cell.text}${cell.similar ? " ≈" : ""}`) : null));
-    return { cells: [...recipe.settings, String(recipe.runs), ...shown], values: [...recipe.settings.map(asNumber), recipe.runs, ...cells.map((cell) => cell?.mean)],
-      text: recipe.label };
+    return { cells: [...row, ...recipe.settings, String(recipe.runs), ...shown], values: [...row, ...recipe.settings.map(asNumber), recipe.runs, ...cells.map((cell) => cell?.mean)],
+      text: `${recipe.name} ${recipe.label}` };
   });
   return [sortable(columns, rows, "Recipes"),
     h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."),
-    h("ul", { class: "soft" }, found.columns.map((column) => h("li", {}, column.words)))];
+    notes(found.columns.map((column) => [column.name, column.words.replace(`${column.name}: `, "")]))];
 }
 
 const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
@@ -39,22 +41,35 @@ function means(found) {
   const columns = found.columns.filter((column) => column.name !== "seconds");
   if (found.recipes.length < 2 || !columns.length) return null;
   return h("div", { class: "pair" }, columns.map((column) => {
-    const rows = found.recipes.map((recipe, i) => ({ ...recipe.cells[column.name], label: recipe.label, i })).filter((row) => row.mean !== undefined);
+    const rows = found.recipes.map((recipe, i) => ({ ...recipe.cells[column.name], recipe: recipe.name, label: recipe.label })).filter((row) => row.mean !== undefined);
     const dots = found.runs.filter((run) => run.recipe !== null && run.values[column.name] !== undefined)
-      .map((run) => ({ value: run.values[column.name], label: found.recipes[run.recipe].label, name: run.name }));
+      .map((run) => ({ value: run.values[column.name], recipe: found.recipes[run.recipe].name, name: run.name }));
     const better = column.lower === null ? "" : column.lower ? " (lower is better)" : " (higher is better)";
-    return chart(`${column.name}${better}`, (width) => Plot.plot({
-      width, height: 60 + 26 * rows.length, style: plotStyle, marginLeft: Math.min(200, width * 0.45), marginBottom: 30, title: `${column.name}${better}`,
-      x: { label: null, grid: true, nice: true, ticks: 4, tickFormat: number },
-      y: { label: null, domain: rows.map((row) => row.label), tickFormat: (label) => shortened(label, Math.min(200, width * 0.45) / 7) },
+    const ends = rows.flatMap((row) => [row.mean - (row.half ?? 0), row.mean + (row.half ?? 0)]);
+    const spread = range([...ends, ...dots.map((dot) => dot.value)]);
+    return chart(`${column.name}${better}`, (width) => { const left = Math.min(200, width * 0.45, 20 + 7 * d3.max(rows, (row) => row.recipe.length)), line = left / 7 - 2, x = linearAxis(spread, width - left - 20); return Plot.plot({
+      width, height: 60 + rows.length * Math.max(26, 15 * d3.max(rows, (row) => lines(row.recipe, line))), style: plotStyle, marginLeft: left, marginBottom: 30, title: `${column.name}${better}`,
+      x: { label: null, grid: true, ...x, tickFormat: number },
+      y: { domain: rows.map((row) => row.recipe) },
       marks: [
-        Plot.dot(dots, { x: "value", y: "label", fill: PALETTE[7], fillOpacity: 0.6, r: 3 }),
-        Plot.ruleY(rows.filter((row) => row.half !== null), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "label", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
-        Plot.dot(rows, { x: "mean", y: "label", fill: (row) => PALETTE[row.best ? 1 : 0], r: 4.5 }),
-        Plot.tip(rows, Plot.pointerY({ x: "mean", y: "label", title: (row) => `${row.label}\n${row.text}` })),
+        Plot.axisY({ label: null, tickSize: 0, lineWidth: (7 * line) / 12 }),
+        Plot.dot(dots, { x: "value", y: "recipe", fill: PALETTE[7], fillOpacity: 0.6, r: 3 }),
+        Plot.ruleY(rows.filter((row) => row.half > 1e-12 * Math.max(1, Math.abs(row.mean))), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "recipe", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
+        Plot.dot(rows, { x: "mean", y: "recipe", fill: (row) => PALETTE[row.best ? 1 : 0], r: 4.5 }),
+        Plot.tip(rows, Plot.pointerY({ x: "mean", y: "recipe", title: (row) => `${row.label}\n${row.text}` })),
       ],
-    }));
+    }); });
   }));
+}
+
+/** The number of lines of a text broken at spaces into lines of at most `length` characters. */
+function lines(text, length) {
+  let count = 1, used = 0;
+  for (const word of text.split(" ")) {
+    if (used && used + word.length > length) { count++; used = 0; }
+    used += word.length + 1;
+  }
+  return count;
 }
 
 const shortened = (text, length) => (text.length > length ? `${text.slice(0, Math.max(4, length - 1))}…` : text);
@@ -63,26 +78,29 @@ const shortened = (text, length) => (text.length > length ? `${text.slice(0, Mat
 function parallel(found) {
   const ranked = found.columns.find((column) => column.lower !== null);
   const runs = found.runs.filter((run) => run.recipe !== null);
-  const axes = [...found.run_settings.map((name, i) => ({ name, of: (run) => asNumber(run.settings[i]) })),
+  const varied = new Set(["seed", ...(found.varied.length ? found.varied : found.settings)]); // the others are only in the tables
+  const settings = found.run_settings.map((name, i) => ({ name, of: (run) => asNumber(run.settings[i]) })).filter((axis) => varied.has(axis.name));
+  const axes = [...settings,
     ...found.columns.filter((column) => column.name !== "seconds").slice(0, 3).map((column) => ({ name: column.name, of: (run) => run.values[column.name] }))];
-  if (runs.length < 2 || !found.run_settings.length || !ranked) return null;
+  if (runs.length < 2 || !settings.length || !ranked) return null;
   const points = [], labels = [];
   for (const axis of axes) {
     const values = runs.map(axis.of).filter((value) => value !== undefined && value !== found.missing);
     const numeric = values.length > 0 && values.every((value) => typeof value === "number");
-    const [low, high] = d3.extent(values);
+    const [low, high] = numeric ? range(values) : [null, null];
     const log = numeric && low > 0 && high / low > 20;
     const distinct = [...new Set(values)].sort(compared);
-    const place = !numeric ? d3.scalePoint(distinct, [0.02, 0.98]) : (log ? d3.scaleLog : d3.scaleLinear)(low === high ? [low - 1, high + 1] : [low, high], [0.02, 0.98]);
-    const ticks = numeric && distinct.length > 6 ? [low, high] : distinct;
+    const place = !numeric ? d3.scalePoint(distinct, [0.02, 0.98]) : (log ? d3.scaleLog : d3.scaleLinear)([low, high], [0.02, 0.98]);
+    const ticks = numeric && distinct.length > 6 ? d3.extent(values) : distinct;
     labels.push(...ticks.map((value) => ({ axis: axis.name, at: place(value), text: numeric ? number(value) : shortened(String(value), 18) })));
     for (const run of runs) {
       const value = axis.of(run);
       if (value !== undefined && value !== found.missing) points.push({ axis: axis.name, at: place(value), run: run.name, score: run.values[ranked.name], value });
     }
   }
-  return [chart("Parallel coordinates of the settings that differ", (width) => Plot.plot({
-    width: Math.max(width, axes.length * 110), height: 340, style: plotStyle, marginLeft: 60, marginRight: 60, marginTop: 30,
+  const said = "Parallel coordinates of the settings that differ";
+  return [h("div", { class: "scroll wide", tabindex: "0", role: "group", "aria-label": said }, chart(said, (width) => Plot.plot({
+    width: Math.max(width, axes.length * Math.max(110, 7 * d3.max(axes, (axis) => axis.name.length))), height: 340, style: plotStyle, marginLeft: 60, marginRight: 60, marginTop: 30,
     x: { domain: axes.map((axis) => axis.name), type: "point", label: null, axis: "top" }, y: { axis: null, domain: [0, 1] },
     color: { scheme: "viridis", reverse: !ranked.lower, legend: true, label: ranked.name, tickFormat: number },
     marks: [
@@ -91,20 +109,21 @@ function parallel(found) {
       Plot.text(labels, { x: "axis", y: "at", text: "text", textAnchor: "start", dx: 5, stroke: "var(--ground)", fill: "currentColor", strokeWidth: 4 }),
       Plot.tip(points, Plot.pointer({ x: "axis", y: "at", title: (point) => `${point.run}\n${point.axis}: ${typeof point.value === "number" ? number(point.value) : point.value}` })),
     ],
-  })), h("p", { class: "soft" }, `One line per run, coloured by ${ranked.name}.`)];
+  }))), h("p", { class: "soft" }, `One line per run, coloured by ${ranked.name}.`)];
 }
 
 /** The validation error curves of each recipe, on the same scales. */
 function smallMultiples(found) {
   const curves = found.runs.filter((run) => run.curve?.step.length).flatMap((run) => run.curve.step.map((step, i) => (
-    { step, value: run.curve.value[i], run: run.name, recipe: found.recipes[run.recipe].label }))).filter((row) => row.value > 0);
+    { step, value: run.curve.value[i], run: run.name, recipe: found.recipes[run.recipe].name }))).filter((row) => row.value > 0);
   if (!curves.length) return null;
   const labels = [...new Set(curves.map((row) => row.recipe))];
-  const x = d3.extent(curves, (row) => row.step), y = d3.extent(curves, (row) => row.value);
+  const last = d3.max(curves, (row) => row.step), y = positiveAxis(curves.map((row) => row.value), 140);
   return h("div", { class: "pair" }, labels.map((label) => chart(`Validation error of ${label}`, (width) => Plot.plot({
-    width, height: 190, style: plotStyle, marginLeft: 50, title: shortened(label, width / 8),
-    x: { domain: [0, x[1]], label: "training step", ticks: 4 }, y: { type: "log", domain: y, label: null, grid: true, ticks: 4, tickFormat: number },
+    width, height: 196, style: plotStyle, marginLeft: 50, marginBottom: 36, title: label,
+    x: { ...stepAxis(last, width - 70), label: "training step" }, y: bare(y),
     marks: [
+      labelled(y),
       Plot.line(curves.filter((row) => row.recipe !== label), { x: "step", y: "value", z: "run", stroke: "currentColor", strokeOpacity: 0.12 }),
       Plot.line(curves.filter((row) => row.recipe === label), { x: "step", y: "value", z: "run", stroke: PALETTE[0], strokeWidth: 1.8, marker: "dot" }),
       Plot.tip(curves.filter((row) => row.recipe === label), Plot.pointer({ x: "step", y: "value", title: (row) => `${row.run}\nstep ${grouped(row.step)}\n${number(row.value)}` })),
@@ -112,7 +131,7 @@ function smallMultiples(found) {
   }))));
 }
 
-const named = (run, found) => (run.recipe === null ? run.name : `${found.recipes[run.recipe].label} (${run.name})`);
+const named = (run, found) => (run.recipe === null ? run.name : `${found.recipes[run.recipe].name} (${run.name})`);
 
 function sideBySide(found) {
   const drawn = found.runs.filter((run) => run.picture);
@@ -155,7 +174,7 @@ function swipe(found) {
 }
 
 function runsTable(found) {
-  const columns = [{ name: "run" }, { name: "state" }, ...found.run_settings.map((name) => ({ name })), ...found.columns.map((column) => ({ name: column.name, number: true, title: column.words }))];
+  const columns = [{ name: "run" }, { name: "state" }, ...found.run_settings.map((name) => ({ name })), ...found.columns.map((column) => ({ name: column.name, number: true, title: unmarked(column.words) }))];
   const rows = found.runs.map((run) => ({
     cells: [run.link ? h("a", { href: run.link }, run.name) : run.name, run.state, ...run.settings, ...found.columns.map((column) => run.texts[column.name])],
     values: [run.name, run.state, ...run.settings.map(asNumber), ...found.columns.map((column) => run.values[column.name])],

@@ -39,6 +39,18 @@ function size(bytes) {
   return `${Number((bytes / unit).toPrecision(3))} ${name}`;
 }
 
+/** A text with Markdown's `code` as elements. */
+const marked = (text) => text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+
+/** The same text without the marks, for a tooltip. */
+const unmarked = (text) => text?.replaceAll("`", "");
+
+/** A list of what the metrics measure, from (name, words) pairs; metrics with the same words share an entry. */
+function notes(pairs) {
+  const groups = d3.groups(pairs, ([, words]) => words);
+  return h("ul", { class: "soft" }, groups.map(([words, members]) => h("li", {}, members.map(([name]) => name).join(", "), ": ", marked(words))));
+}
+
 // ----------------------------------------------------------------------------------------------------- sections
 
 /** A section with a heading for the table of contents; null if it has no content. */
@@ -74,6 +86,44 @@ function chart(label, draw) {
   }).observe(element);
   return element;
 }
+
+/** The range of `values`, widened if they are all equal (up to rounding), so that a scale has a width. */
+function range(values) {
+  const [low, high] = d3.extent(values), size = Math.max(Math.abs(low), Math.abs(high));
+  return high - low > 1e-12 * size ? [low, high] : [low - (size / 10 || 1), high + (size / 10 || 1)];
+}
+
+/** A linear axis over [low, high] whose labels fit in `pixels`: a domain with round ends, and ticks. */
+function linearAxis([low, high], pixels, upright = false) {
+  for (let n = Math.max(2, Math.min(8, Math.floor(pixels / 40))); n > 1; n--) {
+    const domain = d3.nice(low, high, n), ticks = d3.ticks(...domain, n);
+    const each = upright ? 20 : 10 + 7 * d3.max(ticks, (tick) => number(tick).length);
+    if (ticks.length > 1 && ticks.length * each <= pixels) return { type: "linear", domain, ticks };
+  }
+  return { type: "linear", domain: [low, high], ticks: [low, high] };
+}
+
+/** An axis of steps from 0. */
+function stepAxis(last, pixels) {
+  const { ticks } = linearAxis([0, last], pixels);
+  return { domain: [0, last], ticks: ticks.filter((step) => Number.isInteger(step) && step <= last), tickFormat: grouped };
+}
+
+/** An upright axis of positive numbers: logarithmic with labelled ends, or linear if the ends are close. */
+function positiveAxis(values, pixels) {
+  const [low, high] = range(values);
+  if (high < 3 * low) return linearAxis([low, high], pixels, true);
+  const place = d3.scaleLog([low, high], [0, pixels]);
+  const inside = (factors) => d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))).flatMap((power) => factors.map((factor) => Number(`${factor}e${power}`)))
+    .filter((tick) => place(tick) > 18 && place(tick) < pixels - 18);
+  const apart = (ticks) => d3.pairs(ticks, (a, b) => place(b) - place(a)).every((gap) => gap >= 18);
+  const ticks = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]].map(inside).find(apart) ?? [];
+  return { type: "log", domain: [low, high], ticks: [low, ...ticks, high] };
+}
+
+/** Grid lines and labels of an upright axis. (Without an own mark, Plot leaves out some labels of a logarithmic axis.) */
+const labelled = ({ ticks }) => [Plot.gridY(ticks), Plot.axisY(ticks, { label: null, text: number })];
+const bare = ({ type, domain }) => ({ type, domain, axis: null });
 
 const PALETTE = ["#2f7ed8", "#d9822b", "#2a9d6f", "#c2456f", "#8a63d2", "#8c7a3f", "#3aa6b9", "#7a8796"];
 const plotStyle = { fontSize: "12px", background: "transparent", fontFamily: "inherit" };

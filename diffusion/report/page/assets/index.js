@@ -12,9 +12,12 @@ function indexPage(found) {
     values: [run.name, null, run.state, run.steps, run.seconds_left, run.value, run.written],
     text: `${run.name} ${run.state} ${run.command} ${run.reason}`,
   }));
+  const scored = (each) => h("li", {}, linked(each), ` (diffusion.${each.command}): ${each.metric} ${each.score}`);
   return [
     found.runs.length ? null : h("p", {}, "No runs yet."),
     found.runs.length ? section("Runs", sortable(columns, rows, "Runs")) : null,
-    found.sweeps.length ? section("Sweeps", h("ul", {}, found.sweeps.map((sweep) => h("li", {}, linked(sweep), ` (${sweep.runs} runs)`)))) : null,
+    found.sweeps.length ? section("Sweeps", h("ul", {}, found.sweeps.map((sweep) => h("li", {}, linked(sweep), ` (${sweep.runs} ${sweep.runs === 1 ? "run" : "runs"})`)))) : null,
+    found.scored.length ? section("Evaluations and studies", h("ul", {}, found.scored.map(scored))) : null,
+    found.others.length ? h("p", { class: "soft" }, `Not listed: ${found.others.map(([command, count]) => `${count} × diffusion.${command}`).join(", ")}.`) : null,
   ];
 }

@@ -98,17 +98,20 @@ function nearest(sorted, value) {
 function curves(run, [title, members], width, choose) {
   const rows = members.flatMap((name) => run.metrics[name].step.map((step, i) => ({ step, value: run.metrics[name].value[i], name: NAMES[name] ?? name })));
   const positive = rows.every((row) => row.value > 0);
-  const log = title === "Denoising error" && positive;
+  const error = title === "Denoising error" && positive, height = Math.min(360, Math.max(240, width * 0.42));
+  const y = error ? positiveAxis(rows.map((row) => row.value), height - 56) : null;
   const colors = members.map((name) => NAMES[name] ?? name);
   const half = run.metrics["gap/half"], gap = run.metrics["gap/mse"];
   const band = title === "Generalisation gap" && half && gap
     ? gap.step.map((step, i) => ({ step, low: gap.value[i] - half.value[i], high: gap.value[i] + half.value[i] })) : [];
   const few = new Set(members.filter((name) => name !== "train/loss" && run.metrics[name].step.length < 60).map((name) => NAMES[name] ?? name));
   const plot = Plot.plot({
-    width, height: Math.min(360, Math.max(240, width * 0.42)), style: plotStyle, marginLeft: 56, marginBottom: 36,
-    x: { label: "training step" }, y: { type: log ? "log" : "linear", label: null, grid: true, nice: !log, ticks: log ? 6 : undefined, tickFormat: number },
+    width, height, style: plotStyle, marginLeft: 56, marginBottom: 36,
+    x: { label: "training step", ...stepAxis(d3.max(rows, (row) => row.step) ?? 1, width - 76) },
+    y: error ? bare(y) : { label: null, grid: true, nice: true, tickFormat: number },
     color: { legend: colors.length > 1, domain: colors, range: members.map((name, i) => (name === "train/loss" ? "#9aa3ad" : PALETTE[i % 7])) },
     marks: [
+      error ? labelled(y) : null,
       title === "Generalisation gap" ? Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }) : null,
       Plot.areaY(band, { x: "step", y1: "low", y2: "high", fill: PALETTE[0], fillOpacity: 0.2 }),
       Plot.lineY(rows, { x: "step", y: "value", stroke: "name", z: "name", strokeWidth: 1.8 }),
@@ -129,11 +132,13 @@ function byLevel(run, width) {
   const names = binNames(run.metrics), steps = run.metrics[names[0]].step;
   const row = chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step);
   const rows = names.flatMap((name, bin) => steps.map((step, i) => ({ time: (bin + 0.5) / names.length, step, value: run.metrics[name].value[i] })));
+  const y = positiveAxis(rows.map((each) => each.value).filter((value) => value > 0), 200);
   return Plot.plot({
     width, height: 260, style: plotStyle, marginLeft: 56, marginBottom: 36,
-    x: { label: "time t", domain: [0, 1] }, y: { type: "log", label: null, grid: true, ticks: 6, tickFormat: number },
+    x: { label: "time t", domain: [0, 1] }, y: bare(y),
     color: { scheme: "viridis", legend: true, label: "training step", domain: [0, steps[steps.length - 1]] },
     marks: [
+      labelled(y),
       Plot.line(rows, { x: "time", y: "value", z: "step", stroke: "step", strokeOpacity: 0.45 }),
       Plot.line(rows.filter((each) => each.step === steps[row]), { x: "time", y: "value", stroke: "currentColor", strokeWidth: 2.5, marker: "dot" }),
       Plot.tip(rows, Plot.pointer({ x: "time", y: "value", title: (each) => `t ≈ ${number(each.time)}\nstep ${grouped(each.step)}\n${number(each.value)}` })),
@@ -207,7 +212,7 @@ function scores(all) {
   const columns = ["metric", "of", "value", "step", "weights", "sampler", "protocol"].map((name) => ({ name, number: name === "value" || name === "step" }));
   return [h("p", { class: "soft" }, "Bars are 95% intervals over resamples of the same size. The floor is the score of two sets of real images that differ by chance alone."),
     h("div", { class: "pair" }, small), h("details", {}, h("summary", {}, "All scores with their protocols"),
-      table(columns, all.map((score) => [score.metric, ROLES[score.what] ?? score.what, score.text, score.step, score.weights, score.sampler, score.protocol]), "All scores"))];
+      table(columns, all.map((score) => [score.metric, ROLES[score.what] ?? score.what, score.text, score.step, score.weights, score.sampler, marked(score.protocol)]), "All scores"))];
 }
 
 // ----------------------------------------------------------------------------------------------- recipe and costs

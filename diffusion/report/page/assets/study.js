@@ -57,12 +57,12 @@ function described(setting) {
 
 function settingsTable(found) {
   const columns = [{ name: "sampler" }, { name: "guidance" }, { name: "steps", number: true }, { name: "evaluations", number: true }, { name: "s/image", number: true },
-    ...found.metrics.map((name) => ({ name, number: true, title: found.protocols[name] }))];
+    ...found.metrics.map((name) => ({ name, number: true, title: unmarked(found.protocols[name]) }))];
   const rows = found.settings.map((setting) => ({
     cells: [setting.sampler, setting.guidance, number(setting.steps), number(setting.nfe), number(setting.seconds), ...found.metrics.map((name) => setting.scores[name]?.text)],
     values: [setting.sampler, setting.guidance, setting.steps, setting.nfe, setting.seconds, ...found.metrics.map((name) => setting.scores[name]?.value)],
     text: `${setting.sampler} ${setting.guidance ?? ""}`,
   }));
-  return [sortable(columns, rows, "Settings"), h("ul", { class: "soft" }, Object.entries(found.protocols).map(([name, words]) => h("li", {}, `${name}: ${words}`))),
+  return [sortable(columns, rows, "Settings"), notes(Object.entries(found.protocols)),
     found.baselines.length ? [h("h3", {}, "Baselines"), table([{ name: "of" }, { name: "metric" }, { name: "score", number: true }], found.baselines.map((score) => [ROLES[score.what] ?? score.what, score.metric, score.text]), "Baselines")] : null];
 }
