@@ -23,6 +23,7 @@ from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
+from diffusion.library.arguments import described, whole
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
@@ -141,7 +142,8 @@ class Model:
         Args:
             options: sampler, labels, guidance, worse and settings, as for `sample`.
         """
-        drawing = replace(self._drawing(seed=first, **options), between=(first, last))
+        ends = whole("first", first), whole("last", last)
+        drawing = replace(self._drawing(seed=ends[0], **options), between=ends)
         return self._draw(drawing, n, batch_size, progress)
 
     def _drawing(
@@ -162,7 +164,7 @@ class Model:
         else:
             sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
         guided, weak = self._guidance(guidance, worse, _fills)
-        return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
+        return Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
         for name, value in (("n", n), ("batch_size", batch_size)):
@@ -199,13 +201,6 @@ class Model:
         own = Sample(ckpt=str(path), **nodes)
         node: dict[str, Any] = getattr(completed_by(own, self.restored, fills=fills), group)
         return node
-
-
-def described(values: Any) -> str:
-    """The dtype and shape of a tensor as text, `float32 (3, 32, 32)`; of another object, its class."""
-    if not isinstance(values, Tensor):
-        return f"{type(values).__module__}.{type(values).__qualname__}"
-    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 
 def load(

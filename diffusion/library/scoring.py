@@ -12,7 +12,7 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.library.model import described
+from diffusion.library.arguments import described
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics

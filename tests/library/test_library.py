@@ -77,6 +77,30 @@ def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, sett
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), torch.tensor(3)], ids=["numpy", "byte", "torch"])
+def test_a_seed_of_numpy_or_torch_is_the_same_as_the_number(model, seed):
+    assert torch.equal(model.sample(2, seed=seed), model.sample(2, seed=3))
+    assert torch.equal(model.interpolate(seed, 4, 2), model.interpolate(3, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [(False, "False"), ("0", "'0'"), (1.5, "1.5"), (None, "None"), (torch.tensor(True), r"bool \(\)")],
+)  # fmt: skip
+def test_a_seed_that_is_no_whole_number_is_refused(model, seed, words):
+    picture = torch.zeros(model.restored.shape, dtype=torch.uint8)
+    mask = torch.eye(8, dtype=torch.bool)
+    for name, call in {
+        "seed": lambda: model.sample(1, seed=seed),
+        "seed ": lambda: model.edit(picture, n=1, seed=seed),
+        "seed  ": lambda: model.inpaint(picture, mask, n=1, seed=seed),
+        "first": lambda: model.interpolate(seed, 1),
+        "last": lambda: model.interpolate(1, seed),
+    }.items():
+        with pytest.raises(UserError, match=f"^{name.strip()}={words}: expected a whole number$"):
+            call()
+
+
 @pytest.mark.parametrize("setting", [{"n": 0}, {"n": 2, "batch_size": -1}])
 def test_a_number_of_samples_below_one_is_refused(model, setting):
     (name, value), *_ = reversed(setting.items())
