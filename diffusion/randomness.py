@@ -201,16 +201,17 @@ class Streams:
         return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
-        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...).
+        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...). Raises UserError as `check` does."""
+        self.check(x)
+        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
-        Raises UserError if `x` does not have B examples.
-        """
+    def check(self, x: Tensor) -> None:
+        """Raise UserError unless `x` has B examples: fewer streams would broadcast."""
         if len(x) != len(self):
             raise UserError(
                 f"randomness: {len(self)} random streams for {len(x)} images; pass one per image, such as "
                 f'Streams.of({len(x)}, "train", step)'
             )
-        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.

@@ -178,6 +178,39 @@ def test_any_network_trains_in_a_plain_loop():
     assert (images - 0.7).abs().max() < 0.05
 
 
+def test_images_that_are_not_floating_point_are_refused():
+    """Their estimate would be rounded to 0."""
+    denoiser, images = Denoiser(Constant(), cosine(), X0()), torch.full((2, 3, 8, 8), 200, dtype=torch.uint8)
+    for call in (
+        lambda: denoiser(images, torch.full((2,), 0.5)),
+        lambda: Simple()(denoiser, images, Streams.of(2, "train", 0)),
+    ):
+        with pytest.raises(
+            UserError, match=r"^denoiser: the images are uint8; .* divide uint8 by 127.5 and subtract 1$"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "words"),
+    [
+        (cosine, X0(), r"the schedule is cosine itself; pass its result, cosine\(\)"),
+        (cosine(), X0, r"the prediction is X0 itself; pass its result, X0\(\)"),
+        ("cosine", "v", r"the schedule is 'cosine'; expected one like cosine\(\)"),
+        (cosine(), "v", r"the prediction is 'v'; expected one like V\(\)"),
+    ],
+)
+def test_a_denoiser_of_something_else_is_refused(schedule, prediction, words):
+    with pytest.raises(UserError, match=f"^denoiser: {words}$"):
+        Denoiser(Constant(), schedule, prediction)
+
+
+@pytest.mark.parametrize("steps", [2.5, "2"])
+def test_a_number_of_steps_must_be_whole(steps):
+    with pytest.raises(UserError, match=f"^sampler: DDIM has steps = {steps}; it must be a whole number$"):
+        DDIM(steps=steps)
+
+
 def test_the_core_imports_neither_hydra_nor_lightning():
     program = (
         "import sys; import diffusion, diffusion.process.sampler, diffusion.process.objective, diffusion.model.unet\n"
