@@ -38,3 +38,10 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and number < least:
         raise UserError(f"{name}={number}: expected {wanted}")
     return number
+
+
+def choice_name(name: str, value: Any, wanted: str) -> str:
+    """The argument `name`, which is the name of a choice. Raises UserError, which says what is wanted, if it is not."""
+    if not isinstance(value, str):
+        raise UserError(f"{name}={shown(value)}: expected a name such as {wanted}")
+    return value
