@@ -21,7 +21,7 @@ from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.evaluation.drawing import Drawing, describe_shape, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.library.arguments import choice_name, described, shown, whole
 from diffusion.process.denoiser import Denoiser
@@ -41,6 +41,15 @@ class Model:
 
     restored: Restored
     device: torch.device
+
+    def __repr__(self) -> str:
+        """One line, because a notebook shows a model whose cell ends with it."""
+        restored, network = self.restored, self.denoiser.network
+        size = count(sum(weight.numel() for weight in network.parameters()), "parameter")
+        return (
+            f"Model({restored.path}: {type(network).__name__}, {size}, {describe_shape(restored.shape)}, "
+            f"step {restored.step}, {restored.weights}, {self.device})"
+        )
 
     @property
     def denoiser(self) -> Denoiser:

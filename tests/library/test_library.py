@@ -30,6 +30,17 @@ def model(two_steps) -> Model:
     return diffusion.load(two_steps, device="cpu")
 
 
+def test_a_model_is_shown_in_one_line(two_steps, model):
+    file, network = two_steps / "checkpoints/last.ckpt", model.denoiser.network
+    size = sum(weight.numel() for weight in network.parameters())
+    shown = f"Model({file}: UNet, {size:,} parameters, 3×8×8, step 2, {model.restored.weights}, cpu)"
+    assert repr(model) == shown
+
+
+def test_the_names_of_the_library_are_listed():
+    assert {"Model", "load", "score", "__version__"} <= set(dir(diffusion))
+
+
 @pytest.mark.parametrize(
     ("words", "sampler", "settings"),
     [
