@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.choices import choices, is_group, searching
+from diffusion.config.choices import choices, choices_with, is_group, searching
 from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import Sample
 from diffusion.console import count
@@ -78,8 +80,9 @@ class Model:
                 recipe.
             labels: one class or several, by name or number; the images cycle through several. None: classes in their
                 training proportions; "none": no class.
-            guidance: a choice from conf/guidance, such as "cfg", or a guidance object, ClassifierFree(scale=2); None:
-                the guidance of the model's recipe.
+            guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
+                `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
+                None: the guidance of the model's recipe.
             worse: the worse model, or its path as for `load`, for a guidance that uses one.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
@@ -108,7 +111,7 @@ class Model:
         """
         if isinstance(strength, bool) or not isinstance(strength, int | float):
             raise UserError(f"strength={shown(strength)}: expected a number above 0 and at most 1")
-        drawing = self._drawing(**options)
+        drawing = self._drawing(**options, _method="edit")
         edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
         return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
 
@@ -142,7 +145,7 @@ class Model:
         how = method
         if not isinstance(how, Inpainting):
             how = make(choice("inpainting", choice_name("method", method, "repaint, or an Inpainting")), "inpainting")
-        drawing = filling(self._drawing(**options, _fills=True), self._picture(picture), fill.cpu(), how)
+        drawing = filling(self._drawing(**options, _method="inpaint"), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
 
     def interpolate(
@@ -159,7 +162,7 @@ class Model:
         if "seed" in options:
             raise UserError("seed: an interpolation has two seeds, its first and last argument; remove it")
         ends = whole("first", first), whole("last", last)
-        drawing = replace(self._drawing(seed=ends[0], **options), between=ends)
+        drawing = replace(self._drawing(seed=ends[0], **options, _method="interpolate"), between=ends)
         return self._draw(drawing, n, batch_size, progress)
 
     def _drawing(
@@ -169,7 +172,7 @@ class Model:
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
-        _fills: bool = False,  # the underscore keeps it apart from a sampler's settings
+        _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
         if isinstance(sampler, Sampler):
@@ -186,8 +189,17 @@ class Model:
                         f"{key}={shown(value)}: expected a name, one of {', '.join(choices(key))}; a function can be "
                         f"passed to a sampler itself, such as Heun(steps=18, {key}=…)"
                     )
-            sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
-        guided, weak = self._guidance(guidance, worse, _fills)
+            try:
+                node = self._node("sampler", sampler, settings)
+            except UserError as error:
+                options = {*signature(Model.sample).parameters, *signature(getattr(Model, _method)).parameters}
+                for key in settings:
+                    close = get_close_matches(key, options, n=1, cutoff=0.7)
+                    if close and not choices_with("sampler", key):
+                        raise UserError(f"{key}: {_method} has no such option (did you mean {close[0]}?)") from error
+                raise
+            sampler = make_sampler(node, self.restored)
+        guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
         return Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:

@@ -103,6 +103,24 @@ def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, sett
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, x: m.edit(x, strenght=0.5), r"strenght: edit has no such option \(did you mean strength\?\)"),
+        (
+            lambda m, x: m.inpaint(x, x[0] > 9, metod="x"),
+            r"metod: inpaint has no such option \(did you mean method\?\)",
+        ),
+        (lambda m, x: m.sample(1, bach_size=2), r"bach_size: sample has no such option \(did you mean batch_size\?\)"),
+        (lambda m, x: m.interpolate(0, 1, label=2), r"label: interpolate has no such option \(did you mean labels\?\)"),
+    ],
+)
+def test_a_misspelt_option_is_corrected(model, call, words):
+    picture = torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8)
+    with pytest.raises(UserError, match=f"^{words}$"):
+        call(model, picture)
+
+
 def test_settings_of_a_grid_change_the_grid_of_the_sampler(model):
     grid = functools.partial(karras, rho=5)
     assert torch.equal(model.sample(2, "heun", steps=3, grid={"rho": 5}), model.sample(2, Heun(3, grid)))
