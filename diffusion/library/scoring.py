@@ -8,6 +8,7 @@ from torch import Tensor
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import choice
+from diffusion.console import hiding_bars
 from diffusion.data import ImageData
 from diffusion.errors import UserError, nearest
 from diffusion.evaluation.devices import choose_device
@@ -41,6 +42,7 @@ def score(
         split: the split of the reference: train, val or test.
         features: a choice from conf/features.
         metrics: a choice from conf/metrics.
+        progress: show progress bars.
         device: the device of the feature extractor, as for `load`.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
@@ -52,21 +54,22 @@ def score(
         raise UserError(f"images: got {described(images)}; {fix}")
     metrics_of.check_number(len(images))
     extractor = make(choice("features", features), "features").to(choose_device(device))
-    factories = make_metrics(choice("metrics", metrics))
-    spatial = metrics_of.wants_spatial(factories, extractor)
-    if isinstance(reference, Tensor):
-        if reference.dtype != torch.uint8 or reference.shape[1:] != images.shape[1:]:
-            raise UserError(
-                f"reference: got {described(reference)}; expected real images like the images, {described(images)}"
-            )
-        real = reference_statistics(reference, extractor, name="images", spatial=spatial)
-    else:
-        data = reference if isinstance(reference, ImageData) else _data(reference, images)
-        data.prepare_data()
-        if split not in data.splits:
-            raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
-        real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
-    return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
+    with hiding_bars(not progress):
+        factories = make_metrics(choice("metrics", metrics))
+        spatial = metrics_of.wants_spatial(factories, extractor)
+        if isinstance(reference, Tensor):
+            if reference.dtype != torch.uint8 or reference.shape[1:] != images.shape[1:]:
+                raise UserError(
+                    f"reference: got {described(reference)}; expected real images like the images, {described(images)}"
+                )
+            real = reference_statistics(reference, extractor, name="images", spatial=spatial)
+        else:
+            data = reference if isinstance(reference, ImageData) else _data(reference, images)
+            data.prepare_data()
+            if split not in data.splits:
+                raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
+            real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
+        return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
 
 
 def _data(reference: str | Path, images: Tensor) -> ImageData:

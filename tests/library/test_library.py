@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 import diffusion
+from diffusion import console
+from diffusion.console import Bar
 from diffusion.errors import UserError
 from diffusion.library import Model
 from diffusion.process.denoiser import Denoiser, clip
@@ -255,6 +257,19 @@ def test_images_are_scored_against_a_tensor_of_real_images():
     score = diffusion.score(images, reference=real, features="lite0", device="cpu")["fd_lite0"]
     assert (score.reference.n, score.n, score.resolution) == (8, 8, "24x24")
     assert diffusion.score(real, reference=real, features="lite0", device="cpu")["fd_lite0"].value < score.value
+
+
+def test_no_bar_is_shown_without_progress(monkeypatch, photos, tmp_path):
+    """Neither of the images, nor of the reference, which is read for the first time."""
+    made = []
+    monkeypatch.setattr(console, "Bar", lambda *columns, **options: made.append(options) or Bar(*columns, **options))
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    images = torch.zeros(8, 3, 12, 12, dtype=torch.uint8)
+    for progress in (False, True):
+        diffusion.score(images, photos, "train", features="lite0", device="cpu", progress=progress)
+        assert made, "no bar was made"
+        assert {options["disable"] for options in made} == {not progress}
+        made.clear()
 
 
 def test_scores_are_the_same_as_those_of_the_command(command, photos, tmp_path):
