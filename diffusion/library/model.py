@@ -200,7 +200,9 @@ class Model:
                 raise
             sampler = make_sampler(node, self.restored)
         guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
-        return Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
+        drawing = Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
+        drawing.check(self.denoiser, self.device)
+        return drawing
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
         n, batch_size = whole("n", n, least=1), whole("batch_size", batch_size, least=1)

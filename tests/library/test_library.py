@@ -16,6 +16,7 @@ import diffusion
 from diffusion import console
 from diffusion.console import Bar
 from diffusion.errors import UserError
+from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.grid import karras
@@ -160,6 +161,16 @@ def test_a_number_of_samples_below_one_is_refused(model, setting):
     (name, value), *_ = reversed(setting.items())
     with pytest.raises(UserError, match=f"^{name}={value!r}: expected a whole number of at least 1$"):
         model.sample(**setting)
+
+
+def test_guidance_that_needs_labels_is_refused_before_drawing(command, two_steps, model, monkeypatch):
+    words = "the model was trained without labels, which classifier-free guidance needs; use guidance=none"
+    monkeypatch.setattr(Drawing, "_draw", None)
+    with pytest.raises(UserError, match=words):
+        model.sample(2, guidance="cfg")
+    checkpoint = two_steps / "checkpoints/last.ckpt"
+    status, _, err = command("sample", [f"ckpt='{checkpoint}'", "n=2", "guidance=cfg", "device=cpu"])
+    assert (status, words in err) == (2, True)
 
 
 def test_a_path_can_name_the_worse_model(two_steps, model):
