@@ -175,34 +175,32 @@ class Model:
         _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
+        sampler = self._sampler(sampler, settings, _method)
+        guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
+        drawing = Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
+        drawing.check(self.denoiser, self.device)
+        return drawing
+
+    def _sampler(self, sampler: str | Sampler | None, settings: dict[str, Any], method: str) -> Sampler:
+        options = {*signature(Model.sample).parameters, *signature(getattr(Model, method)).parameters}
+        for key, value in settings.items():
+            close = get_close_matches(key, options, n=1, cutoff=0.7)
+            if close and not (choices_with("sampler", key) or key in (self.restored.config.get("sampler") or {})):
+                raise UserError(f"{key}: {method} has no such option (did you mean {close[0]}?)")
+            if is_group(key) and not (value is None or isinstance(value, str | Mapping)):
+                raise UserError(
+                    f"{key}={shown(value)}: expected a name, one of {', '.join(choices(key))}; a function can be "
+                    f"passed to a sampler itself, such as Heun(steps=18, {key}=…)"
+                )
         if isinstance(sampler, Sampler):
             if settings:
                 raise UserError(
                     f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name, sampler='heun'"
                 )
-        else:
-            if sampler is not None:
-                choice_name("sampler", sampler, "heun, or a Sampler")
-            for key, value in settings.items():
-                if is_group(key) and not (value is None or isinstance(value, str | Mapping)):
-                    raise UserError(
-                        f"{key}={shown(value)}: expected a name, one of {', '.join(choices(key))}; a function can be "
-                        f"passed to a sampler itself, such as Heun(steps=18, {key}=…)"
-                    )
-            try:
-                node = self._node("sampler", sampler, settings)
-            except UserError as error:
-                options = {*signature(Model.sample).parameters, *signature(getattr(Model, _method)).parameters}
-                for key in settings:
-                    close = get_close_matches(key, options, n=1, cutoff=0.7)
-                    if close and not choices_with("sampler", key):
-                        raise UserError(f"{key}: {_method} has no such option (did you mean {close[0]}?)") from error
-                raise
-            sampler = make_sampler(node, self.restored)
-        guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
-        drawing = Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
-        drawing.check(self.denoiser, self.device)
-        return drawing
+            return sampler
+        if sampler is not None:
+            choice_name("sampler", sampler, "heun, or a Sampler")
+        return make_sampler(self._node("sampler", sampler, settings), self.restored)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
         n, batch_size = whole("n", n, least=1), whole("batch_size", batch_size, least=1)

@@ -42,8 +42,8 @@ def score(
         split: the split of the reference: train, val or test.
         features: a choice from conf/features.
         metrics: a choice from conf/metrics.
-        progress: show progress bars.
         device: the device of the feature extractor, as for `load`.
+        progress: show progress bars.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
         raise UserError(f"images: got {described(images)}; expected a uint8 tensor of shape (n, C, H, W)")

@@ -110,6 +110,7 @@ def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, sett
     ("call", "words"),
     [
         (lambda m, x: m.edit(x, strenght=0.5), r"strenght: edit has no such option \(did you mean strength\?\)"),
+        (lambda m, x: m.edit(x, sampler=DDIM(2), sead=1), r"sead: edit has no such option \(did you mean seed\?\)"),
         (
             lambda m, x: m.inpaint(x, x[0] > 9, metod="x"),
             r"metod: inpaint has no such option \(did you mean method\?\)",
