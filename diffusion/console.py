@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,6 +79,19 @@ class Bar(Progress):
             self.console.print(" ".join(str(word) for word in words if str(word)))
 
 
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
+
+
+@contextmanager
+def hiding_bars(hidden: bool = True) -> Iterator[None]:
+    """Context without progress bars, if `hidden`."""
+    token = _hidden.set(hidden)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
 def progress_bar(enabled: bool = True) -> Progress:
     """A bar with count, rate, elapsed and remaining time; `add_task(description, total=…, unit="image", note="")`."""
     return Bar(
@@ -89,7 +104,7 @@ def progress_bar(enabled: bool = True) -> Progress:
         console=console,
         refresh_per_second=4,
         speed_estimate_period=30.0 if console.is_terminal else 10 * PAUSE,
-        disable=not enabled,
+        disable=not enabled or _hidden.get(),
     )
 
 

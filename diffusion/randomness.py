@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,13 +24,14 @@ GENERATOR = "philox4x32-10"  # of `Streams`; a run that resumes with another gen
 
 def seed_for(*key: int | str) -> int:
     """A 63-bit hash of `key`, e.g. `seed_for(seed, "noise", epoch, index)`, identical on every machine."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(tuple(map(_plain, key))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
     """`seed_for(*key, each)` for each number in `last`, such as image indices; the common part is hashed once."""
-    begun = hashlib.blake2b(f"({', '.join(map(repr, key))}{', ' * bool(key)}".encode(), digest_size=8)
+    parts = [repr(_plain(part)) for part in key]
+    begun = hashlib.blake2b(f"({', '.join(parts)}{', ' * bool(key)}".encode(), digest_size=8)
     alone = b"" if key else b","
     digests = []
     for each in last:
@@ -37,6 +39,11 @@ def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
         whole.update(b"%d%b)" % (each, alone))
         digests.append(whole.digest())
     return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
+
+
+def _plain(part: int | str) -> int | str:
+    """A part of a key, with numpy's integers as int: their `repr`, which is hashed, differs."""
+    return int(part) if type(part) not in (int, bool, str) and isinstance(part, Integral) else part
 
 
 def generator_for(*key: int | str) -> torch.Generator:
@@ -194,16 +201,17 @@ class Streams:
         return out.flatten(1)[:, :n].reshape(len(self), *shape).to(dtype).contiguous()
 
     def normal_like(self, x: Tensor, *times: int) -> Tensor:
-        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...).
+        """N(0, 1) of shape (B, *times, ...) and with the dtype of `x` (B, ...). Raises UserError as `check` does."""
+        self.check(x)
+        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
-        Raises UserError if `x` does not have B examples.
-        """
+    def check(self, x: Tensor) -> None:
+        """Raise UserError unless `x` has B examples: fewer streams would broadcast."""
         if len(x) != len(self):
             raise UserError(
                 f"randomness: {len(self)} random streams for {len(x)} images; pass one per image, such as "
                 f'Streams.of({len(x)}, "train", step)'
             )
-        return self.normal(*times, *x.shape[1:], dtype=x.dtype)
 
     def uniform(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`: multiples of 2⁻⁵³, or in float32 their first 24 bits.

@@ -15,7 +15,7 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import Eps
-from diffusion.process.sampler import DDIM
+from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import linear
 from diffusion.randomness import Streams, philox, round_keys, seed_for, seeds_for
 
@@ -229,6 +229,7 @@ def test_streams_for_a_different_number_of_images_are_refused() -> None:
         lambda streams: streams.normal_like(images),
         lambda streams: Simple()(denoiser, images, streams),
         lambda streams: DDIM(2, eta=1.0)(denoiser, images, streams),
+        lambda streams: Heun(2)(denoiser, images, streams),  # which draws nothing
     ):
         with pytest.raises(
             UserError, match=r"^randomness: 1 random streams for 3 images; .*Streams.of\(3, "
@@ -249,3 +250,9 @@ def test_the_seeds_of_a_batch_equal_those_of_its_images(key: tuple[int | str, ..
     last = [0, 7, 10**6]
     assert seeds_for(*key, last=last) == [seed_for(*key, each) for each in last]
     assert seeds_for(*key, last=[]) == []
+
+
+def test_numpys_integers_in_a_key_are_the_same_as_pythons():
+    assert seed_for(np.int64(5), "noise", np.uint8(2)) == seed_for(5, "noise", 2)
+    assert seeds_for(np.int64(5), "noise", last=np.arange(2)) == seeds_for(5, "noise", last=range(2))
+    assert (seed_for(5, "noise", 2), seed_for(7)) == (7148742231020731191, 843011692241435484)  # never change

@@ -67,8 +67,16 @@ def choice(group: str, name: str, overrides: Sequence[str] = (), **settings: Any
     for key in settings:
         if key not in node:
             raise UserError(f"{group}.{key}: {group}={name} has no such setting{nearest(key, node)}")
-    parts = {key: choice(key, value) for key, value in settings.items() if is_group(key) and isinstance(value, str)}
-    return {**node, **settings, **parts}
+    return {**node, **{key: _part(key, value, node[key]) for key, value in settings.items()}}
+
+
+def _part(key: str, value: Any, before: Any) -> Any:
+    """The value of a setting: of a nested group, the name of a choice, or changes to the settings of its choice."""
+    if is_group(key) and isinstance(value, str):
+        return choice(key, value)
+    if is_group(key) and isinstance(value, Mapping) and isinstance(before, Mapping) and "_target_" not in value:
+        return {**before, **value}
+    return value
 
 
 def _compose(config: str, overrides: Sequence[str]) -> DictConfig:

@@ -101,6 +101,14 @@ def decoded(
         yield read(file, at_least, keep, channels)
 
 
+def in_memory(image: Image.Image, at_least: Resolution | None = None, channels: Channels = 3) -> Image.Image:
+    """`read` for an image that is in memory already."""
+    upright = _upright(image, _coloured(image, channels))
+    if not _fits(*upright.size, at_least):
+        raise _too_small(*upright.size, at_least)
+    return upright
+
+
 def _weight(file: Path, keep: int | None) -> int:
     """The share of ROOM for reading a file: the pixels that `read` decodes, plus a quarter of all pixels in the file.
 

@@ -1,43 +1,50 @@
 """Read a user's pictures and masks, as untrusted files, into tensors in the size of a model's images."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from diffusion.data.image import Unusable, crop_box, decoded, planes, resized
+from diffusion.data.image import Unusable, crop_box, decoded, in_memory, planes, resized
 from diffusion.errors import UserError
-from diffusion.pixels import Channels, resolution_of
+from diffusion.pixels import MODES, Channels, Resolution, resolution_of
 
 GREY = 127  # of 0 to 255: mask pixels brighter than this are filled
 
 
-def read_picture(file: str | Path, shape: tuple[int, int, int]) -> Tensor:
+Source = str | Path | Image.Image | np.ndarray
+"""A file, an image of Pillow, or an array uint8 (H, W, C) or (H, W); a mask may also be bool (H, W)."""
+
+
+def read_picture(picture: Source, shape: tuple[int, int, int]) -> Tensor:
     """The largest centre crop with the proportions of `shape` (C, H, W), resized to it, as uint8.
 
-    The crop is downscaled, never upscaled. Raises UserError for a file that does not exist or cannot be used.
+    The crop is downscaled, never upscaled. Raises UserError for a picture that does not exist or cannot be used.
     """
-    return _window(Path(file), shape, "image")[0]
+    return _window(picture, shape, "image")[0]
 
 
-def read_mask(file: str | Path, shape: tuple[int, int, int], picture: str | Path | None = None) -> Tensor:
+def read_mask(mask: Source, shape: tuple[int, int, int], picture: Source | None = None) -> Tensor:
     """The region to fill as bool (H, W): true where the mask is brighter than grey.
 
     Args:
         shape: (C, H, W) of the picture.
-        picture: the picture's file; None for a picture that already has the proportions of `shape`.
+        picture: the picture; None for a picture that already has the proportions of `shape`.
 
     Raises UserError for a mask that cannot be used, or whose proportions differ from the picture's.
     """
     _, height, width = shape
-    mask, proportions = _window(Path(file), (1, height, width), "mask")
-    others = width / height if picture is None else _window(Path(picture), shape, "image")[1]
+    values, proportions = _window(mask, (1, height, width), "mask")
+    others = width / height if picture is None else _window(picture, shape, "image")[1]
     if abs(proportions / others - 1) > 0.02:
         raise UserError(
-            f"mask={file}: its width is {proportions:.3g} times its height, but the picture's is {others:.3g} times; "
-            "use a mask with the same proportions, white where the picture is to be filled"
+            f"mask={_name(mask)}: its width is {proportions:.3g} times its height, but the picture's is {others:.3g} "
+            "times; use a mask with the same proportions, white where the picture is to be filled"
         )
-    return mask[0] > GREY
+    return values[0] > GREY
 
 
 def known_part(picture: Tensor, fill: Tensor) -> Tensor:
@@ -48,18 +55,45 @@ def known_part(picture: Tensor, fill: Tensor) -> Tensor:
     return torch.where(fill, grey, picture)
 
 
-def _window(file: Path, shape: tuple[int, int, int], name: str) -> tuple[Tensor, float]:
+def _window(picture: Source, shape: tuple[int, int, int], name: str) -> tuple[Tensor, float]:
     """The centre crop of a picture, and the picture's aspect ratio, width / height."""
-    file, resolution = file.expanduser(), resolution_of(*shape[1:])
+    resolution = resolution_of(*shape[1:])
     channels: Channels = shape[0]  # type: ignore[assignment]  # checked when the model was made
-    if not file.is_file():
-        raise UserError(f"{name}={file}: no such file; choose a picture, such as a PNG or JPEG")
     try:
-        with decoded(file, resolution, channels=channels) as picture:
-            pixels = resized(picture, resolution, crop_box(picture.size, 0.5, resolution))
-            return torch.tensor(planes(pixels)), picture.width / picture.height
+        with _opened(picture, resolution, channels, name) as image:
+            pixels = resized(image, resolution, crop_box(image.size, 0.5, resolution))
+            return torch.tensor(planes(pixels)), image.width / image.height
     except Unusable as error:
         least = f"{shape[2]}x{shape[1]}"
         raise UserError(
-            f"{name}={file}: {error}; use an intact picture, such as a PNG or JPEG, of at least {least} pixels"
+            f"{name}={_name(picture)}: {error}; use an intact picture, such as a PNG or JPEG, of at least {least} "
+            "pixels"
         ) from error
+
+
+def _opened(
+    picture: Source, resolution: Resolution, channels: Channels, name: str
+) -> AbstractContextManager[Image.Image]:
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture, name)
+    if isinstance(picture, Image.Image):
+        return nullcontext(in_memory(picture, resolution, channels))
+    if not isinstance(picture, str | Path):
+        raise UserError(f"{name}: got {_name(picture)}; expected a file, an image of Pillow, an array or a tensor")
+    file = Path(picture).expanduser()
+    if not file.is_file():
+        raise UserError(f"{name}={file}: no such file; choose a picture, such as a PNG or JPEG")
+    return decoded(file, resolution, channels=channels)
+
+
+def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in MODES)):
+        raise UserError(f"{name}: got an array {pixels.dtype} {pixels.shape}; expected uint8 (H, W, C) or (H, W)")
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _name(picture: Source) -> str:
+    """The file of a picture; of other pictures, their class."""
+    return str(picture) if isinstance(picture, str | Path) else type(picture).__name__

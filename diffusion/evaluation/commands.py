@@ -120,8 +120,7 @@ def make_drawing(
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     known = restored.labels if counts is None else counts
     drawing = Drawing(sampler, restored.shape, int(settings.seed or 0), guidance, weak, known, labels)
-    drawing.conditions(restored.denoiser, 1)
-    drawing.guided(restored.denoiser)
+    drawing.check(restored.denoiser)
     return drawing
 
 

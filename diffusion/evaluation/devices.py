@@ -8,8 +8,12 @@ from diffusion.console import console, count
 from diffusion.errors import UserError
 
 
-def choose_device(name: str) -> torch.device:
-    """The device `name`; `auto` is the best one of this machine. Raises UserError for a device that is not present."""
+def choose_device(name: str | int | torch.device) -> torch.device:
+    """The device `name`; `auto` is the best one of this machine, and a number is that of a GPU, as in torch.
+
+    Raises UserError for a device that is not present.
+    """
+    name = f"cuda:{name}" if isinstance(name, int) else str(name)
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, found in present.items() if found))

@@ -150,6 +150,18 @@ class Drawing:
             return denoiser
         return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
 
+    def check(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
+        """Raise UserError if the labels, the guidance and the model do not fit together."""
+        given = self.conditions(denoiser, 1)
+        self.guided(denoiser, device)
+        if self.guidance and self.guidance.drops_labels and not getattr(denoiser.network, "classes", 0):
+            raise UserError(
+                "guidance: the model was trained without labels, which classifier-free guidance needs; use "
+                "guidance=none"
+            )
+        if self.guidance:
+            self.guidance.weak_conditions(given)
+
     def streams(self, indices: Sequence[int], n: int, device: torch.device) -> Streams:
         """The random streams of the samples at `indices`, out of n."""
         if self.between is None:

@@ -1,7 +1,9 @@
 """`diffusion.load`: trained models for notebooks and programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,19 @@ from torch import Tensor
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
-from diffusion.config.choices import searching
+from diffusion.config.choices import choices, choices_with, is_group, searching
 from diffusion.config.composition import RUN, choice
 from diffusion.config.schema import Sample
 from diffusion.console import count
 from diffusion.data import to_unit
 from diffusion.edit.edits import filling
-from diffusion.edit.inputs import read_mask, read_picture
+from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.evaluation.drawing import Drawing, describe_shape, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
+from diffusion.library.arguments import choice_name, described, shown, whole
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
@@ -41,6 +44,15 @@ class Model:
     restored: Restored
     device: torch.device
 
+    def __repr__(self) -> str:
+        """One line, because a notebook shows a model whose cell ends with it."""
+        restored, network = self.restored, self.denoiser.network
+        size = count(sum(weight.numel() for weight in network.parameters()), "parameter")
+        return (
+            f"Model({restored.path}: {type(network).__name__}, {size}, {describe_shape(restored.shape)}, "
+            f"step {restored.step}, {restored.weights}, {self.device})"
+        )
+
     @property
     def denoiser(self) -> Denoiser:
         """The denoiser: (x_t, t) -> estimates of x0 and eps; x_t (B, C, H, W), t (B,) from 0 (images) to 1 (noise)."""
@@ -55,7 +67,7 @@ class Model:
         progress: bool = True,
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
-        worse: "Model | None" = None,
+        worse: "Model | str | Path | None" = None,
         **settings: Any,
     ) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W) on the CPU.
@@ -68,9 +80,10 @@ class Model:
                 recipe.
             labels: one class or several, by name or number; the images cycle through several. None: classes in their
                 training proportions; "none": no class.
-            guidance: a choice from conf/guidance, such as "cfg", or a guidance object, ClassifierFree(scale=2); None:
-                the guidance of the model's recipe.
-            worse: the worse model, for a guidance that uses one.
+            guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
+                `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
+                None: the guidance of the model's recipe.
+            worse: the worse model, or its path as for `load`, for a guidance that uses one.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
         drawing = self._drawing(sampler, seed, labels, guidance, worse, **settings)
@@ -78,7 +91,7 @@ class Model:
 
     def edit(
         self,
-        picture: str | Path | Tensor,
+        picture: Source | Tensor,
         strength: float = 0.6,
         n: int = 8,
         batch_size: int = 64,
@@ -90,19 +103,22 @@ class Model:
         Raises UserError for a picture that cannot be used, and in the same cases as `sample`.
 
         Args:
-            picture: uint8 (C, H, W), or a file, which is cropped around its centre to the largest window with the
+            picture: a tensor uint8 (C, H, W) in the size of the model's images; or a file, an image of Pillow or a
+                numpy array uint8 (H, W, C), which is cropped around its centre to the largest window with the
                 proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
             options: sampler, seed, labels, guidance, worse and settings, as for `sample`.
         """
-        drawing = self._drawing(**options)
+        if isinstance(strength, bool) or not isinstance(strength, int | float):
+            raise UserError(f"strength={shown(strength)}: expected a number above 0 and at most 1")
+        drawing = self._drawing(**options, _method="edit")
         edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
         return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
 
     def inpaint(
         self,
-        picture: str | Path | Tensor,
-        mask: str | Path | Tensor,
+        picture: Source | Tensor,
+        mask: Source | Tensor,
         method: str | Inpainting = "repaint",
         n: int = 8,
         batch_size: int = 64,
@@ -115,8 +131,8 @@ class Model:
 
         Args:
             picture: as for `edit`.
-            mask: a file with the picture's proportions, white where the picture is to be filled; or bool (H, W), true
-                there.
+            mask: a file, image or array with the picture's proportions, white where the picture is to be filled; or a
+                tensor bool (H, W), true there.
             method: a choice from conf/inpainting, or a method object, RePaint(passes=20).
             options: as for `edit`. If the recipe guides by an earlier step of its own run, as the demo does, this
                 guidance is left out because it exaggerates fillings; guidance="early" turns it on.
@@ -126,8 +142,10 @@ class Model:
             fill = read_mask(fill, self.restored.shape, None if isinstance(picture, Tensor) else picture)
         if fill.dtype != torch.bool or fill.shape != self.restored.shape[1:]:
             raise UserError(f"mask: got {described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
-        how = method if isinstance(method, Inpainting) else make(choice("inpainting", method), "inpainting")
-        drawing = filling(self._drawing(**options, _fills=True), self._picture(picture), fill.cpu(), how)
+        how = method
+        if not isinstance(how, Inpainting):
+            how = make(choice("inpainting", choice_name("method", method, "repaint, or an Inpainting")), "inpainting")
+        drawing = filling(self._drawing(**options, _method="inpaint"), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
 
     def interpolate(
@@ -141,7 +159,10 @@ class Model:
         Args:
             options: sampler, labels, guidance, worse and settings, as for `sample`.
         """
-        drawing = replace(self._drawing(seed=first, **options), between=(first, last))
+        if "seed" in options:
+            raise UserError("seed: an interpolation has two seeds, its first and last argument; remove it")
+        ends = whole("first", first), whole("last", last)
+        drawing = replace(self._drawing(seed=ends[0], **options, _method="interpolate"), between=ends)
         return self._draw(drawing, n, batch_size, progress)
 
     def _drawing(
@@ -150,28 +171,43 @@ class Model:
         seed: int = 0,
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
-        worse: "Model | None" = None,
-        _fills: bool = False,  # the underscore keeps it apart from a sampler's settings
+        worse: "Model | str | Path | None" = None,
+        _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
+        sampler = self._sampler(sampler, settings, _method)
+        guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
+        drawing = Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
+        drawing.check(self.denoiser, self.device)
+        return drawing
+
+    def _sampler(self, sampler: str | Sampler | None, settings: dict[str, Any], method: str) -> Sampler:
+        options = {*signature(Model.sample).parameters, *signature(getattr(Model, method)).parameters}
+        for key, value in settings.items():
+            close = get_close_matches(key, options, n=1, cutoff=0.7)
+            if close and not (choices_with("sampler", key) or key in (self.restored.config.get("sampler") or {})):
+                raise UserError(f"{key}: {method} has no such option (did you mean {close[0]}?)")
+            if is_group(key) and not (value is None or isinstance(value, str | Mapping)):
+                raise UserError(
+                    f"{key}={shown(value)}: expected a name, one of {', '.join(choices(key))}; a function can be "
+                    f"passed to a sampler itself, such as Heun(steps=18, {key}=…)"
+                )
         if isinstance(sampler, Sampler):
             if settings:
                 raise UserError(
                     f"{', '.join(settings)}: pass them to the sampler itself, or choose one by name, sampler='heun'"
                 )
-        else:
-            sampler = make_sampler(self._node("sampler", sampler, settings), self.restored)
-        guided, weak = self._guidance(guidance, worse, _fills)
-        return Drawing(sampler, self.restored.shape, seed, guided, weak, self.restored.labels, labels)
+            return sampler
+        if sampler is not None:
+            choice_name("sampler", sampler, "heun, or a Sampler")
+        return make_sampler(self._node("sampler", sampler, settings), self.restored)
 
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
-        for name, value in (("n", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name}={value}: expected a whole number of at least 1")
+        n, batch_size = whole("n", n, least=1), whole("batch_size", batch_size, least=1)
         label = f"sampling {count(n, 'image')}" if progress else None
         return drawing(self.denoiser, n, self.device, batch_size, label)
 
-    def _picture(self, picture: str | Path | Tensor) -> Tensor:
+    def _picture(self, picture: Source | Tensor) -> Tensor:
         """The picture as uint8 (C, H, W), in the size of the model's images."""
         if not isinstance(picture, Tensor):
             return read_picture(picture, self.restored.shape)
@@ -180,11 +216,15 @@ class Model:
         return picture.cpu()
 
     def _guidance(
-        self, guidance: str | Guidance | None, worse: "Model | None", fills: bool
+        self, guidance: str | Guidance | None, worse: "Model | str | Path | None", fills: bool
     ) -> tuple[Guidance | None, Denoiser | None]:
+        if worse is not None and not isinstance(worse, Model):
+            worse = load(worse, device=self.device)
         weak = None if worse is None else worse.denoiser
         if isinstance(guidance, Guidance):
             return guidance, weak
+        if guidance is not None:
+            choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
         node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # use `worse` as given
         made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
@@ -201,15 +241,11 @@ class Model:
         return node
 
 
-def described(values: Any) -> str:
-    """The dtype and shape of a tensor as text, `float32 (3, 32, 32)`; of another object, its class."""
-    if not isinstance(values, Tensor):
-        return f"{type(values).__module__}.{type(values).__qualname__}"
-    return f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
-
-
 def load(
-    path: str | Path, weights: str | float = "ema", device: str = "auto", config_dir: str | Path | None = None
+    path: str | Path,
+    weights: str | float = "ema",
+    device: str | int | torch.device = "auto",
+    config_dir: str | Path | None = None,
 ) -> Model:
     """Load the trained model of a run, a checkpoint, or a file written by diffusion.export.
 
@@ -220,10 +256,14 @@ def load(
             saved most recently.
         weights: `ema` for the averaged weights, `raw` for the trained ones; a number, such as 0.08, for an average of
             this length (σ_rel) of a run with ema=power.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1, mps; or torch's device, or the number of a GPU.
         config_dir: your own folder of choices, structured like conf/. Classes named there may be built when the file
             asks for them.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"{shown(path)}: expected the path of a run's folder, a checkpoint or an exported file")
+    if isinstance(weights, bool) or not isinstance(weights, str | float | int):
+        raise UserError(f"weights={shown(weights)}: expected ema, raw, or a length such as 0.08")
     with searching([config_dir]):
         restored = restore(trained(path), weights)
     chosen = choose_device(device)

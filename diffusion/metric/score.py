@@ -47,6 +47,12 @@ def _takes_spatial(metric: Factory) -> bool:
     return getattr(getattr(metric, "func", metric), "needs_spatial", False)  # a partial's class
 
 
+def check_number(n: int) -> None:
+    """Raise UserError for fewer images to score than the distances need."""
+    if n < 4:
+        raise UserError(f"{count(n, 'image')} to score; Fréchet and kernel distances need at least 4")
+
+
 def score(
     images: Tensor | Iterable[Tensor],
     extractor: FeatureExtractor,
@@ -84,8 +90,7 @@ def score_features(
     made_by = (reference.extractor, reference.weights_hash, reference.resize)
     if made_by != (extractor.name, extractor.weights_hash, extractor.resize):
         raise ValueError(f"reference of {reference.extractor} {reference.weights_hash}, not of {extractor.name}")
-    if len(features) < 4:
-        raise UserError(f"{count(len(features), 'image')} to score; Fréchet and kernel distances need at least 4")
+    check_number(len(features))
     found = {}
     plain, maps = features.tensor_split([extractor.num_features], dim=1)
     for factory in metrics:

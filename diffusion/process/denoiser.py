@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from annotated_types import Gt, Le
 from torch import Tensor, nn
 
+from diffusion.errors import UserError
 from diffusion.process.prediction import Prediction
 from diffusion.process.schedule import Schedule
 
@@ -54,11 +55,14 @@ class Denoiser(nn.Module):
     Further inputs of the network, such as `classes` (B,), are passed to it as keyword arguments.
 
     Raises:
-        UserError: if the prediction does not determine x0 on this schedule.
+        UserError: for arguments that are not a schedule and a prediction, or if the prediction does not determine x0 on
+            this schedule; in a call, for images that are not floating point.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
         super().__init__()
+        _check_kind("schedule", schedule, Schedule, "cosine()")
+        _check_kind("prediction", prediction, Prediction, "V()")
         prediction.check(schedule)
         self.network = network
         self.schedule = schedule
@@ -74,6 +78,11 @@ class Denoiser(nn.Module):
         Args:
             schedule: `self.schedule.at(t)`, if it is already computed.
         """
+        if not x_t.is_floating_point():
+            raise UserError(
+                f"denoiser: the images are {str(x_t.dtype).removeprefix('torch.')}; they must be floating point, in "
+                "[−1, 1]: divide uint8 by 127.5 and subtract 1"
+            )
         c_in, label = self.prediction.inputs(schedule or self.schedule, t)
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
         out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype), **conditions).to(x_t.dtype)
@@ -89,6 +98,14 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
         return self.estimate(x_t, t, *self.output(x_t, t, **conditions))
+
+
+def _check_kind(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise UserError if an argument is not of its class, such as a class or a function instead of its result."""
+    if not isinstance(value, kind):
+        called = getattr(value, "__name__", None)
+        found = f"{called} itself; pass its result, {called}()" if called else f"{value!r}; expected one like {example}"
+        raise UserError(f"denoiser: the {name} is {found}")
 
 
 class Conditioned:

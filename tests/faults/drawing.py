@@ -306,7 +306,7 @@ FAULTS = [
     Fault("inpainting uses the run's early guidance", "    if fills:\n", "    if False:\n", FILLS),
     Fault(
         "inpainting by the library uses the run's early guidance",
-        "self._drawing(**options, _fills=True)",
+        'self._drawing(**options, _method="inpaint")',
         "self._drawing(**options)",
         FILLS,
     ),

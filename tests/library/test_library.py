@@ -1,5 +1,6 @@
 """The library gives the same results as the commands; the core needs neither Hydra nor Lightning."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -8,15 +9,21 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 from torch import Tensor, nn
 
 import diffusion
+from diffusion import console
+from diffusion.console import Bar
 from diffusion.errors import UserError
+from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.process.denoiser import Denoiser, clip
+from diffusion.process.grid import karras
+from diffusion.process.guidance import AutoGuidance
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import X0
-from diffusion.process.sampler import DDIM
+from diffusion.process.sampler import DDIM, Heun
 from diffusion.process.schedule import cosine
 from diffusion.randomness import Streams
 
@@ -24,6 +31,17 @@ from diffusion.randomness import Streams
 @pytest.fixture(scope="module")
 def model(two_steps) -> Model:
     return diffusion.load(two_steps, device="cpu")
+
+
+def test_a_model_is_shown_in_one_line(two_steps, model):
+    file, network = two_steps / "checkpoints/last.ckpt", model.denoiser.network
+    size = sum(weight.numel() for weight in network.parameters())
+    shown = f"Model({file}: UNet, {size:,} parameters, 3×8×8, step 2, {model.restored.weights}, cpu)"
+    assert repr(model) == shown
+
+
+def test_the_names_of_the_library_are_listed():
+    assert {"Model", "load", "score", "__version__"} <= set(dir(diffusion))
 
 
 @pytest.mark.parametrize(
@@ -69,19 +87,147 @@ def test_a_sampler_can_be_an_object(model):
         (None, {"stepz": 3}, "sampler.stepz: the run's sampler has no such setting"),
         (None, {"fills": True}, "sampler.fills: the run's sampler has no such setting"),
         ("heun", {"grid": "karas"}, "grid=karas: unknown choice (did you mean karras"),
+        ("heun", {"grid": 5}, "grid=5: expected a name, one of "),
+        ("heun", {"grid": karras}, "grid=karras: expected a name, one of "),
+        (3, {}, "sampler=3: expected a name such as heun, or a Sampler"),
+        (DDIM, {}, "sampler=DDIM: expected a name such as heun, or a Sampler"),
+        (
+            None,
+            {"guidance": 2},
+            "guidance=2: expected a name such as cfg, or a Guidance such as ClassifierFree(scale=2)",
+        ),
+        (None, {"worse": 3}, "3: expected the path of a run's folder"),
     ],
 )
 def test_invalid_samplers_and_settings_give_one_line_errors(model, sampler, settings, words):
     with pytest.raises(UserError) as refused:
         model.sample(1, sampler, **settings)
     assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("setting", [{"n": 0}, {"n": 2, "batch_size": -1}])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, x: m.edit(x, strenght=0.5), r"strenght: edit has no such option \(did you mean strength\?\)"),
+        (lambda m, x: m.edit(x, sampler=DDIM(2), sead=1), r"sead: edit has no such option \(did you mean seed\?\)"),
+        (
+            lambda m, x: m.inpaint(x, x[0] > 9, metod="x"),
+            r"metod: inpaint has no such option \(did you mean method\?\)",
+        ),
+        (lambda m, x: m.sample(1, bach_size=2), r"bach_size: sample has no such option \(did you mean batch_size\?\)"),
+        (lambda m, x: m.interpolate(0, 1, label=2), r"label: interpolate has no such option \(did you mean labels\?\)"),
+    ],
+)
+def test_a_misspelt_option_is_corrected(model, call, words):
+    picture = torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8)
+    with pytest.raises(UserError, match=f"^{words}$"):
+        call(model, picture)
+
+
+def test_settings_of_a_grid_change_the_grid_of_the_sampler(model):
+    grid = functools.partial(karras, rho=5)
+    assert torch.equal(model.sample(2, "heun", steps=3, grid={"rho": 5}), model.sample(2, Heun(3, grid)))
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), torch.tensor(3)], ids=["numpy", "byte", "torch"])
+def test_a_seed_of_numpy_or_torch_is_the_same_as_the_number(model, seed):
+    assert torch.equal(model.sample(2, seed=seed), model.sample(2, seed=3))
+    assert torch.equal(model.interpolate(seed, 4, 2), model.interpolate(3, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [(False, "False"), ("0", "'0'"), (1.5, "1.5"), (None, "None"), (torch.tensor(True), r"bool \(\)")],
+)  # fmt: skip
+def test_a_seed_that_is_no_whole_number_is_refused(model, seed, words):
+    picture = torch.zeros(model.restored.shape, dtype=torch.uint8)
+    mask = torch.eye(8, dtype=torch.bool)
+    for name, call in {
+        "seed": lambda: model.sample(1, seed=seed),
+        "seed ": lambda: model.edit(picture, n=1, seed=seed),
+        "seed  ": lambda: model.inpaint(picture, mask, n=1, seed=seed),
+        "first": lambda: model.interpolate(seed, 1),
+        "last": lambda: model.interpolate(1, seed),
+    }.items():
+        with pytest.raises(UserError, match=f"^{name.strip()}={words}: expected a whole number$"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"n": 0}, {"n": 2, "batch_size": -1}, {"n": "2"}, {"n": 2.5}, {"n": True}, {"n": 2, "batch_size": "auto"}],
+)
 def test_a_number_of_samples_below_one_is_refused(model, setting):
     (name, value), *_ = reversed(setting.items())
-    with pytest.raises(UserError, match=f"^{name}={value}: expected a whole number of at least 1$"):
+    with pytest.raises(UserError, match=f"^{name}={value!r}: expected a whole number of at least 1$"):
         model.sample(**setting)
+
+
+def test_guidance_that_needs_labels_is_refused_before_drawing(command, two_steps, model, monkeypatch):
+    words = "the model was trained without labels, which classifier-free guidance needs; use guidance=none"
+    monkeypatch.setattr(Drawing, "_draw", None)
+    with pytest.raises(UserError, match=words):
+        model.sample(2, guidance="cfg")
+    checkpoint = two_steps / "checkpoints/last.ckpt"
+    status, _, err = command("sample", [f"ckpt='{checkpoint}'", "n=2", "guidance=cfg", "device=cpu"])
+    assert (status, words in err) == (2, True)
+
+
+def test_a_path_can_name_the_worse_model(two_steps, model):
+    guided = model.sample(2, guidance=AutoGuidance(scale=2), worse=str(two_steps))
+    assert torch.equal(guided, model.sample(2, guidance=AutoGuidance(scale=2), worse=model))
+
+
+def test_a_device_can_be_torchs(two_steps):
+    assert diffusion.load(two_steps, device=torch.device("cpu")).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"path": None}, "^None: expected the path of a run's folder, a checkpoint or an exported file$"),
+        ({"weights": None}, "^weights=None: expected ema, raw, or a length such as 0.08$"),
+        ({"device": None}, "^device=None: not on this machine"),
+    ],
+)
+def test_invalid_arguments_of_load_are_refused(two_steps, arguments, words):
+    with pytest.raises(UserError, match=words):
+        diffusion.load(**{"path": two_steps, "device": "cpu", **arguments})
+
+
+def test_pictures_and_masks_can_be_images_and_arrays(model, photos, tmp_path):
+    """They give the same images as their files."""
+    pixels = np.random.default_rng(0).integers(256, size=(20, 16, 3), dtype=np.uint8)
+    white = np.zeros((20, 16), dtype=bool)
+    white[:10] = True
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    edited = model.edit(tmp_path / "picture.png", n=2)
+    filled = model.inpaint(tmp_path / "picture.png", tmp_path / "mask.png", n=2)
+    images = Image.fromarray(pixels), Image.fromarray(white)
+    for picture, mask in ((pixels, white), images, (pixels, white.astype(np.uint8) * 255)):
+        assert torch.equal(model.edit(picture, n=2), edited)
+        assert torch.equal(model.inpaint(picture, mask, n=2), filled)
+    with pytest.raises(UserError, match="image=Image: 4x4 pixels, smaller than 8x8"):
+        model.edit(Image.new("RGB", (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.edit(None), "image: got NoneType; expected a file, an image of Pillow, an array or a tensor"),
+        (lambda m: m.edit(np.zeros((3, 8, 8), np.uint8)), r"image: got an array uint8 \(3, 8, 8\); expected uint8"),
+        (lambda m: m.edit(np.zeros((8, 8, 3))), r"image: got an array float64 \(8, 8, 3\); expected uint8 \(H, W, C\)"),
+        (lambda m: m.edit(torch.zeros(3, 8, 8, dtype=torch.uint8), "x"), "strength='x': expected a number above 0"),
+        (lambda m: m.inpaint(np.zeros((8, 8, 3), np.uint8), np.eye(8) > 0, 3), "method=3: expected a name such as rep"),
+        (lambda m: m.interpolate(0, 1, seed=3), "seed: an interpolation has two seeds"),
+    ],
+)
+def test_invalid_arguments_of_edits_are_refused(model, call, words):
+    with pytest.raises(UserError, match=f"^{words}") as refused:
+        call(model)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -93,11 +239,49 @@ def test_a_number_of_samples_below_one_is_refused(model, setting):
         ),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"images: got uint8 \(3, 8, 8\)"),
         (np.zeros((8, 3, 8, 8), dtype=np.uint8), "images: got numpy.ndarray"),
+        (
+            torch.zeros(8, 9, 9, 3, dtype=torch.uint8),
+            r"images: got uint8 \(8, 9, 9, 3\); channels come first: images.permute\(0, 3, 1, 2\)",
+        ),
+        (torch.zeros(3, 3, 8, 8, dtype=torch.uint8), "^3 images to score; .* at least 4"),
     ],
 )
 def test_images_of_the_wrong_type_or_shape_are_not_scored(images, words):
     with pytest.raises(UserError, match=words):
         diffusion.score(images, features="lite0")
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("landscape", r"^reference=landscape: no such folder, and no such choice \(did you mean landscapes\?\)"),
+        (None, "^reference=None: expected a choice from conf/data, a folder, an ImageData, or a uint8 tensor"),
+        (torch.zeros(8, 3, 9, 9), r"^reference: got float32 \(8, 3, 9, 9\); expected real images like the images"),
+    ],
+)
+def test_an_invalid_reference_is_refused(reference, words):
+    with pytest.raises(UserError, match=words):
+        diffusion.score(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), reference, features="lite0", device="cpu")
+
+
+def test_images_are_scored_against_a_tensor_of_real_images():
+    real, images = torch.randint(256, (2, 8, 3, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    score = diffusion.score(images, reference=real, features="lite0", device="cpu")["fd_lite0"]
+    assert (score.reference.n, score.n, score.resolution) == (8, 8, "24x24")
+    assert diffusion.score(real, reference=real, features="lite0", device="cpu")["fd_lite0"].value < score.value
+
+
+def test_no_bar_is_shown_without_progress(monkeypatch, photos, tmp_path):
+    """Neither of the images, nor of the reference, which is read for the first time."""
+    made = []
+    monkeypatch.setattr(console, "Bar", lambda *columns, **options: made.append(options) or Bar(*columns, **options))
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
+    images = torch.zeros(8, 3, 12, 12, dtype=torch.uint8)
+    for progress in (False, True):
+        diffusion.score(images, photos, "train", features="lite0", device="cpu", progress=progress)
+        assert made, "no bar was made"
+        assert {options["disable"] for options in made} == {not progress}
+        made.clear()
 
 
 def test_scores_are_the_same_as_those_of_the_command(command, photos, tmp_path):
@@ -152,6 +336,39 @@ def test_any_network_trains_in_a_plain_loop():
     images = DDIM(steps=5)(denoiser, streams.normal(3, 8, 8), streams)
     assert images.shape == (4, 3, 8, 8)
     assert (images - 0.7).abs().max() < 0.05
+
+
+def test_images_that_are_not_floating_point_are_refused():
+    """Their estimate would be rounded to 0."""
+    denoiser, images = Denoiser(Constant(), cosine(), X0()), torch.full((2, 3, 8, 8), 200, dtype=torch.uint8)
+    for call in (
+        lambda: denoiser(images, torch.full((2,), 0.5)),
+        lambda: Simple()(denoiser, images, Streams.of(2, "train", 0)),
+    ):
+        with pytest.raises(
+            UserError, match=r"^denoiser: the images are uint8; .* divide uint8 by 127.5 and subtract 1$"
+        ):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "words"),
+    [
+        (cosine, X0(), r"the schedule is cosine itself; pass its result, cosine\(\)"),
+        (cosine(), X0, r"the prediction is X0 itself; pass its result, X0\(\)"),
+        ("cosine", "v", r"the schedule is 'cosine'; expected one like cosine\(\)"),
+        (cosine(), "v", r"the prediction is 'v'; expected one like V\(\)"),
+    ],
+)
+def test_a_denoiser_of_something_else_is_refused(schedule, prediction, words):
+    with pytest.raises(UserError, match=f"^denoiser: {words}$"):
+        Denoiser(Constant(), schedule, prediction)
+
+
+@pytest.mark.parametrize("steps", [2.5, "2"])
+def test_a_number_of_steps_must_be_whole(steps):
+    with pytest.raises(UserError, match=f"^sampler: DDIM has steps = {steps}; it must be a whole number$"):
+        DDIM(steps=steps)
 
 
 def test_the_core_imports_neither_hydra_nor_lightning():

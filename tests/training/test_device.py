@@ -351,7 +351,8 @@ def test_a_nonexistent_gpu_is_refused(asked, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=words):
         choose_device(asked)
-    assert choose_device("cuda:1") == torch.device("cuda:1")
+    for name in ("cuda:1", 1, torch.device("cuda", 1)):
+        assert choose_device(name) == torch.device("cuda:1")
 
 
 def test_the_mps_fallback_to_the_cpu_is_enabled():

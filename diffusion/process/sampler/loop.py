@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
+from numbers import Integral
 from typing import Annotated, Any, ClassVar, NamedTuple, get_type_hints
 
 import torch
@@ -107,9 +108,11 @@ class Sampler:
     uses_x0: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Raises UserError for a number outside the range of its annotation."""
+        """Raises UserError for a number that does not have the annotated type, or is outside the annotated range."""
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
+            if getattr(hint, "__origin__", None) is int and not isinstance(value, Integral):
+                raise UserError(f"sampler: {type(self).__name__} has {name} = {value}; it must be a whole number")
             limits = [(*LIMITS[type(limit)], *astuple(limit)) for limit in getattr(hint, "__metadata__", ())]
             if value is not None and not all(within(value, bound) for _, within, bound in limits):
                 wanted = " and ".join(f"{words} {bound:g}" for words, _, bound in limits)
@@ -144,8 +147,8 @@ class Sampler:
             conditions: passed to the denoiser at each evaluation, such as `classes` (B,).
 
         Raises:
-            UserError: if both or neither of `noise` and `start` are given, t is outside (0, 1], or the grid does not
-                decrease.
+            UserError: if both or neither of `noise` and `start` are given, the number of streams is not B, t is outside
+                (0, 1], or the grid does not decrease.
         """
         if (noise is None) == (start is None):
             raise UserError("sampler: pass either noise or start=(x_t, t), and None for the other")
@@ -155,6 +158,8 @@ class Sampler:
             denoise = Thresholded(denoise, self.threshold)
         x = noise if start is None else start[0]
         assert x is not None
+        if isinstance(streams, Streams):  # others, such as the oracle's, draw noise of any shape
+            streams.check(x)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         evaluator = Evaluator(denoise, x.device)
         grid = self.grid(evaluator.schedule, self.steps)
