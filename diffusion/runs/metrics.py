@@ -13,7 +13,9 @@ from diffusion.console import count
 from diffusion.errors import UserError
 
 MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be comparable
-UNMEASURED = ("data.batch_size", "data.global_batch_size", "data.flip")  # settings in these groups that do not matter
+UNMEASURED = (  # settings in these groups that do not matter
+    "data.batch_size", "data.global_batch_size", "data.eval_batch_size", "data.num_workers", "data.flip",
+)  # fmt: skip
 
 
 class Series(NamedTuple):
