@@ -26,7 +26,7 @@ from diffusion.report.formatting import number, plus_minus
 from diffusion.runs.folder import Run
 
 LEVEL = 0.95
-LONG = 64  # most characters of a recipe's label in a figure
+LONG = 52  # most characters of a label in a figure: two lines
 
 
 class Mean(NamedTuple):

@@ -125,7 +125,7 @@ def test_a_long_label_is_wrapped_between_key_and_value():
 
 
 def test_recipes_with_long_labels_are_labelled_by_their_row_in_figures():
-    for labels, shown in ((["a=1", "b=2"], ["a=1", "b=2"]), (["a=1", "b" * 65], ["row 1", "row 2"])):
+    for labels, shown in ((["a=1", "b=2"], ["a=1", "b=2"]), (["a=1", "b" * 53], ["row 1", "row 2"])):
         rows = [Row({}, label, {}, {}) for label in labels]
         assert Comparison([], rows, [], [], []).names == shown
 
