@@ -8,9 +8,9 @@ import torch
 from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.config.schema import Precision
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.errors import UserError
-from diffusion.runs.folder import Run, runs_below
+from diffusion.runs.folder import Run, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
 
@@ -57,10 +57,12 @@ def of_run(path: Path) -> Path:
         return path
     if diffusers_folder.is_folder(path):
         return path
-    inside = path / "checkpoints"
-    files = storage.all_files(inside) or storage.all_files(path) or storage.weights_only(inside)
+    own = path / "checkpoints"
+    files = storage.all_files(own) or storage.all_files(path) or storage.weights_only(own)
     if not files:
-        raise UserError(f"ckpt={path}: there is no checkpoint in this folder; name a run's folder, or a checkpoint")
+        runs = [run.folder for run in jobs_of(path) if _saved(run.folder, weights=True)]
+        example = f", such as ckpt={runs[0]} ({count(len(runs), 'run')} here)" if runs else ""
+        raise UserError(f"ckpt={path}: no checkpoint in this folder; name a run's folder, or a checkpoint{example}")
     return next((file for file in files if file.name == "last.ckpt"), files[0])
 
 

@@ -53,9 +53,14 @@ def test_a_missing_checkpoint_gives_a_one_line_error(command, tmp_path: Path) ->
     (tmp_path / "outputs/x").mkdir(parents=True)
     for ckpt, line in {
         "last": "ckpt=last: no run in outputs has a checkpoint; ",
-        "outputs/x": "ckpt=outputs/x: there is no checkpoint in this folder; ",
+        "outputs/x": "ckpt=outputs/x: no checkpoint in this folder; ",
     }.items():
         assert command("sample", [f"ckpt={ckpt}"])[2] == f"error: {line}name a run's folder, or a checkpoint\n"
+
+
+def test_a_folder_of_runs_as_checkpoint_names_one_of_them(command, trained) -> None:
+    line = command("sample", ["ckpt=outputs/x"])[2]
+    assert line.endswith("name a run's folder, or a checkpoint, such as ckpt=outputs/x/a (2 runs here)\n")
 
 
 def test_ckpt_last_does_not_resume_a_run_with_another_name(command, trained, tiny, tmp_path: Path) -> None:
