@@ -81,7 +81,8 @@ class Scorer:
     def score(self, images: Tensor, what: str = "samples", **source: Any) -> list[Score]:
         """Score uint8 images (n, C, H, W). `source` describes their origin: see `metric.record.SOURCE`."""
         with torch.inference_mode():
-            return self._named(score(images, self.extractor, self.reference, metrics=self.metrics), what, source)
+            found = score(images, self.extractor, self.reference, metrics=self.metrics, description=f"scoring {what}")
+        return self._named(found, what, source)
 
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
@@ -106,7 +107,7 @@ class Scorer:
             where = f"{self.split}, class {name}"
             spatial = wants_spatial(self.metrics, self.extractor)
             statistics = reference_statistics(real.images, self.extractor, name=where, spatial=spatial)
-            scores = score(own, self.extractor, statistics, metrics=self.metrics)
+            scores = score(own, self.extractor, statistics, metrics=self.metrics, description=f"scoring class {name}")
             found += self._named(scores, f"class {name}", source)
         return found
 
@@ -121,12 +122,15 @@ class Scorer:
         @cache
         def real() -> Tensor:
             images = draw(self.data.splits[opposite(self.split)].images, n)
-            return extract(images, self.extractor, spatial=self.reference.spatial is not None)
+            spatial = self.reference.spatial is not None
+            return extract(images, self.extractor, spatial=spatial, description="features of real images")
 
         def scores(name: str) -> dict[str, Score]:
             if name == "noise":
                 pixels = noise_images(n, self.data.shape)
-                return score(pixels, self.extractor, self.reference, n, metrics=self.metrics)
+                return score(
+                    pixels, self.extractor, self.reference, n, metrics=self.metrics, description="scoring noise"
+                )
             features, reference = (real(), self.reference) if name == "real" else divide(real(), self.reference)
             return score_features(features, self.extractor, reference, metrics=self.metrics)
 

@@ -26,7 +26,7 @@ def extract(
     resolution: str | None = None,
     spatial: bool = False,
     gather: bool = True,
-    description: str = "Scoring",
+    description: str = "scoring images",
 ) -> Tensor:
     """Features (N, D), or (N, D + S) with `spatial`, of the images of all processes, float32 on the CPU.
 
@@ -36,6 +36,7 @@ def extract(
         batch_size: of the extractor; None: `default_batch_size`.
         resolution: expected `described_size`; other images raise UserError. None: any.
         gather: return the features of all processes; False: of this process only.
+        description: label of the progress bar.
     """
     if isinstance(images, Tensor):
         n = len(images) if n is None else n

@@ -67,7 +67,15 @@ def reference_statistics(
     if len(found) < len(files):
         size = batch_size or default_batch_size(extractor)
         features = extract(
-            images, extractor, None, size, progress, None, spatial, gather=False, description="Reference features"
+            images,
+            extractor,
+            None,
+            size,
+            progress,
+            None,
+            spatial,
+            gather=False,
+            description="features of the reference",
         )
         parts = features.split([*widths.values()], dim=1)
         found = [_statistics(part.split(size), images, extractor, key) for part in parts]

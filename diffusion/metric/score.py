@@ -61,6 +61,7 @@ def score(
     batch_size: int | None = None,
     progress: bool = True,
     metrics: Sequence[Factory] = DISTANCES,
+    description: str = "scoring images",
 ) -> dict[str, Score]:
     """Compute `metrics` of generated images against `reference`; return the scores by name.
 
@@ -69,10 +70,12 @@ def score(
     not uint8, and UserError for fewer than 4 images, or for a resolution other than the reference's.
 
     Args:
-        images, n, batch_size: see `metric.extract.extract`.
+        images, n, batch_size, description: see `metric.extract.extract`.
     """
     spatial = reference.spatial is not None and wants_spatial(metrics, extractor)
-    features = extract(images, extractor, n, batch_size, progress, reference.resolution, spatial)
+    features = extract(
+        images, extractor, n, batch_size, progress, reference.resolution, spatial, description=description
+    )
     return score_features(features, extractor, reference, metrics)
 
 

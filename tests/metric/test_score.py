@@ -465,6 +465,6 @@ def test_the_progress_bars_show_the_image_count(projection: Projection, photogra
     reference = reference_statistics(photographs[:100], extractor)
     score(photographs[100:137], extractor, reference)
     assert [(b.tasks[0].description, b.tasks[0].completed, b.tasks[0].total) for b in bars] == [
-        ("Reference features", 100, 100),
-        ("Scoring", 37, 37),
+        ("features of the reference", 100, 100),
+        ("scoring images", 37, 37),
     ]

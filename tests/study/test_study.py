@@ -130,4 +130,4 @@ def test_the_cost_of_an_evaluation_is_printed_first(
     assert status == 0, out + err
     cost = re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
     assert cost is not None
-    assert cost.start() < out.index("Reference features")  # of a split other than that of the training
+    assert cost.start() < out.index("features of the reference")  # of a split other than that of the training
