@@ -67,7 +67,10 @@ FAULTS = [
     ),
     Fault("a run that stopped before training is started with other settings", 'missing - {"ckpt"}', "False", RESUME),
     Fault(
-        "values in other languages need quotes", 'return f"{key}=" + re.sub(parts', "return word or re.sub(parts", BAD
+        "values in other languages need quotes",
+        'return f"{key}=" + re.sub(parts',
+        "return word or re.sub(parts",
+        "training/test_bad_input.py::test_values_need_no_quotes_in_any_language",
     ),
     Fault(
         "new overrides are ignored on resume",
