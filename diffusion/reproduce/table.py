@@ -93,8 +93,12 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
     """Yield a line for each cell of `committed` that `again` does not confirm, and each changed protocol.
 
     Two means m, m' with 95% intervals ± h, ± h' over their seeds agree if |m − m'| ≤ √(h² + h'²). If one of them has a
-    single seed, it has no interval, and the numbers must be equal.
+    single seed, it has no interval, and the numbers must be equal. If the recipes differ in other settings than the
+    committed ones, the study has changed, and no cell is compared.
     """
+    if again.settings != committed.settings:
+        yield f"the recipes differ in {', '.join(again.settings)}; committed: {', '.join(committed.settings)}"
+        return
     protocols = {column.name: column.words for column in again.columns}
     for column in committed.columns:
         if column.name in protocols and protocols[column.name] != column.words:

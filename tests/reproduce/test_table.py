@@ -49,6 +49,8 @@ def test_every_differing_cell_is_reported():
     assert [*disagreements(TABLE, beyond)] == ["schedule=linear, note=a,b: fd is 31 ± 13, committed: 11 ± 13"]
     lost = changed(("cosine", "—"), "fd", None)
     assert [*disagreements(TABLE, lost)] == ["schedule=cosine, note=—: fd was not measured again"]
+    other = Table(("schedule", "grid"), COLUMNS, NUMBERS)
+    assert [*disagreements(TABLE, other)] == ["the recipes differ in schedule, grid; committed: schedule, note"]
     (line,) = disagreements(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS))
     assert line == "coverage: measured under another protocol: else; committed: coverage: how"
 
