@@ -53,25 +53,32 @@ def run_study(name: str, root: Path, more: Sequence[str] = (), smoke: bool = Fal
 
 
 def run_sweep(
-    name: str, sweep: str, root: Path, more: Sequence[str], smoke: bool, done: dict[tuple[str, str], Path]
+    name: str,
+    sweep: str,
+    root: Path,
+    more: Sequence[str],
+    smoke: bool,
+    done: dict[tuple[str, str], Path],
+    needed: bool = False,
 ) -> None:
     """Run the missing runs of a sweep, after those of the sweeps whose models it evaluates, equal ones once.
 
     Args:
         done: (study, sweep) -> folder, for all sweeps that have been run; this one is added.
+        needed: whether only another sweep needs its models; the smoke version of that one evaluates a single model.
     """
     asked, folder = read(name).sweeps[sweep], root / name / sweep
     models: Words = []
     trained: list[Run] = []
     for other in (place(name, of) for of in asked.of):
         if other not in done:
-            run_sweep(*other, root, more, smoke, done)
+            run_sweep(*other, root, more, smoke, done, needed=True)
         trained += jobs_of(done[other])
     # Two studies may train the same model, such as their first recipe.
     folders = [str(run.folder) for i, run in enumerate(trained) if run.config not in [r.config for r in trained[:i]]]
     if folders:
         models = [f"ckpt={','.join(folders[:1] if smoke else folders)}"]
-    for case in asked.cases:
+    for case in asked.cases[:1] if smoke and needed else asked.cases:
         words = [*asked.common, *case]
         if smoke:
             words = [*jobs(words)[0], *SMOKE[asked.command]]
