@@ -53,8 +53,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
         for guidance_node in nodes:
             guidance = make(guidance_node, "guidance")
             drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, restored.labels)
-            guidance.weak_conditions(drawing.conditions(restored.denoiser, 1))  # raises if there are no labels
-            drawing.guided(restored.denoiser)  # raises if the interval or the weak model does not fit
+            drawing.check(restored.denoiser)
             nfe = drawing.evaluations(schedule)
             trial = Trial(name, title(name, guidance), drawing, nfe, source_of(node, guidance_node))
             if guidance.scale == 1:

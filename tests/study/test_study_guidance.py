@@ -121,7 +121,7 @@ REFUSED = {
         "guidance: nothing to study; choose one of auto, cfg, early, interv",
     ),
     "a run without one": ("labelled", [], "guidance: nothing to study"),
-    "no labels": ("plain", ["guidance=cfg"], "needs a class label"),
+    "no labels": ("plain", ["guidance=cfg"], "the model was trained without labels"),
     "no worse model": ("plain", ["guidance=auto"], "set guidance.step to an earlier step"),
     "no scale": ("labelled", ["guidance=cfg", "scales=[]"], "scales=[]: expected a list of at least 1, each a number"),
     "a negative scale": ("labelled", ["guidance=cfg", "scales=[-1]"], "each a number of at least 0; scales=[1,1.25,"),
