@@ -25,6 +25,7 @@ from diffusion.config.quoting import command_line
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import replace
+from diffusion.runs.record import RunRecord
 
 SEVERAL = ("logger", "callbacks")  # groups that allow several choices
 IGNORED = ("experiment",)  # groups of presets for other choices, which are saved separately
@@ -120,15 +121,20 @@ def resumed_run(words: list[str]) -> ResumedRun | None:
 
 
 def _check_repeated(folder: Path, overrides: list[Override]) -> None:
-    """Raise UserError if a run that stopped before it wrote config.yaml is not started again with all its choices."""
+    """Raise UserError if a run that stopped before it wrote config.yaml is not started again with all its choices.
+
+    A run that failed is no such case: its settings may have been wrong.
+    """
     noted = folder / ".hydra/overrides.yaml"
+    if RunRecord(folder).state not in ("interrupted", "died"):
+        return
     begun = yaml.safe_load(noted.read_text("utf-8")) if noted.is_file() else []
     before = OverridesParser.create().parse_overrides(begun or [])
     missing = {override.key_or_group for override in before} - {override.key_or_group for override in overrides}
     if missing - {"ckpt"}:
         raise UserError(
             f"{folder}: its run stopped before training began, so its settings are not recorded yet; repeat its "
-            f"command: {command_line('train', [*begun, f'hydra.run.dir={folder}'])}"
+            f"command: {command_line('train', [*begun, f'hydra.run.dir={folder}'])}; or remove the folder"
         )
 
 

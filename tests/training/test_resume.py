@@ -49,16 +49,26 @@ def test_a_run_that_stopped_before_training_is_not_started_with_other_settings(c
     record.parent.mkdir(parents=True)
     words = [*tiny, "samples.n=0", "trainer.max_steps=1"]
     record.write_text(yaml.safe_dump([*words, "ckpt=auto"]))
+    (tmp_path / "run/run.json").write_text('{"state": "interrupted"}')
     status, out, err = command("train", [*RUN, "trainer.max_steps=2"])
     assert status == 2, out + err
     (line,) = err.splitlines()
     assert line.startswith("error: run: its run stopped before training began")
-    repeated = shlex.split(line.partition("python -m diffusion.train ")[2])
+    repeated = shlex.split(line.partition("python -m diffusion.train ")[2].removesuffix("; or remove the folder"))
     assert repeated == [*words, "ckpt=auto", "hydra.run.dir=run"]
     assert yaml.safe_load(record.read_text()) == repeated[:-1]
     status, out, err = command("train", [*repeated, "trainer.max_steps=2"])
     assert status == 0, out + err
     assert config(tmp_path / "run")["trainer"]["max_steps"] == 2
+
+
+def test_a_run_that_failed_before_training_can_be_started_with_fewer_settings(command, tiny, tmp_path):
+    status, out, err = command("train", [*tiny, *RUN, "data.limit=1000", "samples.n=0"])
+    assert status == 2, out + err
+    assert "lower data.limit" in err
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "failed"
+    status, out, err = command("train", [*tiny, *RUN, "trainer.max_steps=1"])
+    assert status == 0, out + err
 
 
 def test_the_checkpoint_is_read_only_once_on_resume(command, run, monkeypatch):
