@@ -21,11 +21,10 @@ from diffusion.metric.baselines import divide, draw, noise_images
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Score
-from diffusion.metric.reference import ReferenceStatistics, reference_statistics
+from diffusion.metric.reference import LEAST, ReferenceStatistics, reference_statistics
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores
 
-LEAST = 4  # images for any score
 MORE = "a larger data.{}, or data.tiles=true for large photographs"  # images of a split
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 

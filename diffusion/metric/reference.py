@@ -18,6 +18,7 @@ from diffusion.metric.features import FeatureExtractor
 
 log = logging.getLogger(__name__)
 
+LEAST = 4  # images, generated or real, that the distances need
 FORMAT = 1  # version of the cached statistics; increase it when their content changes
 
 
@@ -56,8 +57,8 @@ def reference_statistics(
         name: the reference's name in scores.
         spatial: also compute the statistics of the spatial features.
     """
-    if len(images) < 4:
-        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least 4")
+    if len(images) < LEAST:
+        raise UserError(f"{len(images)} reference images{f' ({name})' if name else ''}; scores need at least {LEAST}")
     key = reference_key(images, extractor)
     widths = {"": extractor.num_features} | ({"-spatial": extractor.num_spatial} if spatial else {})
     files = [cache_dir("reference") / f"{key}{kind}.pt" for kind in widths]

@@ -23,7 +23,7 @@ from diffusion.metric.estimate import LEVEL, SampleMetric, TooFew
 from diffusion.metric.extract import extract
 from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.record import Reference, Score
-from diffusion.metric.reference import ReferenceStatistics
+from diffusion.metric.reference import LEAST, ReferenceStatistics
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def _takes_spatial(metric: Factory) -> bool:
 
 def check_number(n: int) -> None:
     """Raise UserError for fewer images to score than the distances need."""
-    if n < 4:
-        raise UserError(f"{count(n, 'image')} to score; Fréchet and kernel distances need at least 4")
+    if n < LEAST:
+        raise UserError(f"{count(n, 'image')} to score; Fréchet and kernel distances need at least {LEAST}")
 
 
 def score(
