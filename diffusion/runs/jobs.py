@@ -1,8 +1,8 @@
 """Start runs: claim a folder, and run each job of a sweep in its own process.
 
 A sweep survives its jobs: whatever ends a job (an error, running out of memory, `kill -9`), the sweep reports it,
-records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER` runs the missing and
-failed jobs.
+records it in the job's run.json and continues. The same command with `hydra.sweep.dir=FOLDER` resumes or starts the
+jobs that are not complete.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from diffusion.console import console
 from diffusion.errors import FolderTaken, Interrupted, UserError
 from diffusion.files import replace
 from diffusion.runs import early_signals, slurm
+from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord, claim
 
 CONFIG = "config.yaml"
@@ -60,7 +61,7 @@ def run_job(settings: Train, folder: Path) -> Any:
     if is_complete(record, settings):
         console.print(f"{folder} is already complete")
         return record.content.get("result")
-    settings = after_requeue(settings, folder)
+    settings = after_requeue(continued(settings, record), folder)
     record = claim(folder)
     write_config(settings, folder)
     return wait_for_process(folder, record.lock)
@@ -72,11 +73,25 @@ def after_requeue(settings: Train, folder: Path) -> Train:
     return settings.model_copy(update={"ckpt": "auto"}) if resumes else settings
 
 
+def continued(settings: Train, record: RunRecord) -> Train:
+    """The settings; a job of a sweep that did not complete resumes from its last checkpoint, if it has one.
+
+    It starts from scratch with `ckpt=null`, and if its settings are no longer those of its folder.
+    """
+    folder = record.folder
+    saved = any(folder.glob("checkpoints/*.ckpt"))
+    if not saved or record.content.get("state") == "complete" or not has_same_settings(record, settings):
+        return settings
+    if "ckpt=null" in yaml.safe_load((folder / OVERRIDES).read_text("utf-8")):
+        return settings
+    return settings.model_copy(update={"ckpt": "auto"})
+
+
 def check_overwrites(settings: Train, folder: Path) -> None:
     """Raise FolderTaken if the run would overwrite the checkpoints of another run in `folder`.
 
-    Training there from scratch requires an explicit `ckpt=null`. (Sweep jobs are not checked: a job that runs again has
-    failed, owns its folder, and starts from scratch.)
+    Training there from scratch requires an explicit `ckpt=null`. (Jobs of a sweep are not checked: their folders belong
+    to them, and they resume.)
     """
     ckpt = settings.ckpt
     held = any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
@@ -95,17 +110,20 @@ def check_overwrites(settings: Train, folder: Path) -> None:
 
 
 def is_complete(record: RunRecord, settings: Train) -> bool:
-    """Whether the run with these settings is complete in the record's folder, regardless of how it was resumed.
+    """Whether the run with these settings is complete in the record's folder."""
+    return record.content.get("state") == "complete" and has_same_settings(record, settings)
+
+
+def has_same_settings(record: RunRecord, settings: Train) -> bool:
+    """Whether the run in the record's folder has these settings, regardless of the checkpoint from which it resumed.
 
     Groups that were adapted to other settings are compared as originally requested. A setting that is missing in the
     run, because an older version of the program did not have it, counts as null.
     """
 
     def comparable(config: dict[str, Any]) -> Any:
-        return _without_nulls(config | {"ckpt": None} if config["ckpt"] in RESUMING else config)
+        return _without_nulls(config | {"ckpt": None})
 
-    if record.content.get("state") != "complete":
-        return False
     try:
         config = yaml.safe_load((record.folder / CONFIG).read_text("utf-8"))
         before = comparable(config | record.content.get("asked", {}))

@@ -77,11 +77,10 @@ FAULTS = [
         "if images is None:",
         ALL_SIGNALLED,
     ),
+    Fault("ckpt=auto counts as a different job", 'config | {"ckpt": None}', "config", AGAIN),
+    Fault("a stopped job of a sweep starts from scratch", "continued(settings, record)", "settings", AGAIN),
     Fault(
-        "ckpt=auto counts as a different job",
-        'if config["ckpt"] in RESUMING else config',
-        "if False else config",
-        AGAIN,
+        "a job of a sweep resumes although its settings changed", " or not has_same_settings(", " or not str(", AGAIN
     ),
     Fault(
         "a run that fails before it begins records no reason",

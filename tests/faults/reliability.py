@@ -555,8 +555,8 @@ FAULTS = [
     ),
     Fault(
         "T9 complete jobs are run again",
-        '    if record.content.get("state") != "complete":\n        return False',
-        "    if True:\n        return False",
+        'record.content.get("state") == "complete" and',
+        "False and",
         DEATHS,
     ),
     Fault(

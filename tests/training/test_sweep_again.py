@@ -1,6 +1,9 @@
-"""The same sweep again: complete jobs do not run, even if they were resumed; another checkpoint is another job."""
+"""The same sweep again: complete jobs do not run, stopped ones resume; another checkpoint is another job."""
+
+import platform
 
 import pytest
+import yaml
 
 from diffusion.runs import jobs
 from diffusion.runs.naming import job_folder
@@ -31,6 +34,29 @@ def test_a_complete_job_is_not_run_again(command, tiny, tmp_path, monkeypatch):
         del ran[:]
         assert command("train", overrides)[0] == 0
         assert ran == again
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted", "failed", "complete"])
+def test_a_job_that_stopped_resumes_from_its_last_checkpoint(command, tiny, tmp_path, monkeypatch, state):
+    monkeypatch.setattr(jobs, "wait_for_process", lambda folder, lock: lock.close())
+    config = tmp_path / "sweep/0/config.yaml"
+    record = RunRecord(tmp_path / "sweep/0", {"state": state, "host": platform.node(), "pid": None})
+
+    def checkpoint_of_next_job(*more):
+        assert command("train", ["-m", *tiny, "seed=0", "hydra.sweep.dir=sweep", *more])[0] == 0
+        record._replace()
+        return yaml.safe_load(config.read_text())["ckpt"]
+
+    assert checkpoint_of_next_job() is None
+    assert checkpoint_of_next_job() is None  # it stopped before its first checkpoint
+    (tmp_path / "sweep/0/checkpoints").mkdir()
+    (tmp_path / "sweep/0/checkpoints/last.ckpt").touch()
+    ended = state == "complete"
+    assert checkpoint_of_next_job() == (None if ended else "auto")
+    assert checkpoint_of_next_job() == (None if ended else "auto")
+    assert checkpoint_of_next_job("ckpt=null") is None
+    config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since then
+    assert checkpoint_of_next_job() is None
 
 
 def test_jobs_with_different_checkpoints_are_different_jobs(tmp_path):
