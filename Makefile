@@ -69,6 +69,7 @@ bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run a
 	$(BIN)/python bench/network.py
 	$(BIN)/python bench/recipes.py architecture
 	$(BIN)/python bench/sampler.py
+	$(BIN)/python bench/precision.py
 	$(BIN)/python bench/noise.py
 	$(BIN)/python bench/scoring.py
 	$(BIN)/python bench/images.py --images 20000

@@ -45,6 +45,7 @@ Devices = Count | Literal["auto"]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Split = Literal["train", "val", "test"]
 Precision = Literal["highest", "high", "medium"]
+Mixed = Literal["bf16-mixed", "16-mixed"]
 Audit = list[Literal["pixels", "features"]]
 Baselines = list[Literal["noise", "real", "floor"]]
 Weights = Literal["ema", "raw"] | Annotated[float, Gt(0), Le(0.288)]
@@ -248,6 +249,9 @@ class Drawn(Settings):
     """Image i depends only on (seed, i), not on n or batch_size; null: the run's seed."""
     batch_size: Count = 64
     """Images drawn per batch."""
+    precision: Mixed | None = None
+    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
+    16-mixed in float16, for GPUs without bfloat16; null: float32."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"
@@ -313,6 +317,9 @@ class Evaluate(Settings):
     """Seed of the samples; null: the run's seed."""
     batch_size: Count | None = None
     """Samples drawn per batch; null: as in the run."""
+    precision: Mixed | None = None
+    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
+    16-mixed in float16, for GPUs without bfloat16; null: float32."""
     audit: Audit = []
     """Look for copies of training images, comparing [pixels, features]."""
     bits: CountOrZero = 0
@@ -353,6 +360,9 @@ class AnyStudy(Settings):
     """Seed of the samples."""
     batch_size: Count = 64
     """Samples drawn per batch."""
+    precision: Mixed | None = None
+    """Faster sampling that changes the samples slightly: bf16-mixed computes the network's products in bfloat16,
+    16-mixed in float16, for GPUs without bfloat16; null: float32."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps."""
     devices: Devices = "auto"

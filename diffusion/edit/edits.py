@@ -125,7 +125,7 @@ def recorded(settings: Edit | Sample, made: Edits, restored: Restored, command: 
         "network evaluations of an image": made.drawing.evaluations(restored.denoiser.schedule),
         "seed": made.drawing.seed,
         **method,
-        **source_of(settings.sampler, settings.guidance),
+        **source_of(settings.sampler, settings.guidance, settings.precision),
         **restored.source,
     }
 

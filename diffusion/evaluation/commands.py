@@ -53,7 +53,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     settings = completed_by(settings, restored)
     drawing = make_drawing(settings, restored, labels_of(settings))
     n, batch_size = settings.n, settings.batch_size
-    source = source_of(settings.sampler, settings.guidance)
+    source = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, restored.denoiser, n, batch_size, source)
     frames = Frames(drawing.sampler, restored.denoiser.schedule)
     watch = frames.watch if settings.trajectory else None
@@ -119,7 +119,8 @@ def make_drawing(
     sampler = make_sampler(settings.sampler, restored)
     guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
     known = restored.labels if counts is None else counts
-    drawing = Drawing(sampler, restored.shape, int(settings.seed or 0), guidance, weak, known, labels)
+    seed, precision = int(settings.seed or 0), settings.precision
+    drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision)
     drawing.check(restored.denoiser)
     return drawing
 
@@ -180,7 +181,8 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
-    source, drawn_by = {"seed": drawing.seed, **restored.source}, source_of(settings.sampler, settings.guidance)
+    source = {"seed": drawing.seed, **restored.source}
+    drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):
         drawing.print_cost(denoiser, left, batch_size, device, devices=len(devices))

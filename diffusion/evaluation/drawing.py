@@ -23,7 +23,7 @@ from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.evaluation.pipeline import describe_sampler
 from diffusion.metric.digest import digest
-from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate
+from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Estimate, MixedPrecision
 from diffusion.process.editing import Between, Edited
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
@@ -33,6 +33,7 @@ from diffusion.randomness import Streams, seeds_for
 Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 LARGE = 100  # factor of an error in the first step, above which a note is printed
 
 
@@ -45,6 +46,7 @@ class Drawing:
     guidance, if it has one.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
+    `precision` is that of the network's products: one of `MIXED`, or None for that of the weights.
     """
 
     sampler: Sampler
@@ -55,6 +57,7 @@ class Drawing:
     counts: Mapping[str, int] = field(default_factory=dict)
     labels: int | str | Sequence[int | str] | None = None
     between: tuple[int, int] | None = None
+    precision: str | None = None
 
     def __call__(
         self,
@@ -145,10 +148,14 @@ class Drawing:
         return {name: row.expand(n) for name, row in first.items()}
 
     def guided(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> Denoise:
-        """The denoiser with the guidance. Raises UserError if they do not fit together."""
+        """The denoiser with the guidance, in the precision. Raises UserError if they do not fit together."""
         if self.guidance is None:
-            return denoiser
-        return self.guidance(denoiser, None if self.weak is None else self.weak.to(device))
+            return self.in_precision(denoiser)
+        return self.in_precision(self.guidance(denoiser, None if self.weak is None else self.weak.to(device)))
+
+    def in_precision(self, denoise: Denoise) -> Denoise:
+        """The denoiser, computing in the drawing's precision."""
+        return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
     def check(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
         """Raise UserError if the labels, the guidance and the model do not fit together."""
@@ -196,7 +203,7 @@ class Drawing:
         if untrained:
             work += f", and {untrained} of an untrained network"
             total += most_of(untrained, batch_size, devices) * self.unguided.evaluations(denoiser.schedule)
-        return print_estimate(work, denoiser, self.shape, n, total, batch_size, device)
+        return print_estimate(work, self.in_precision(denoiser), self.shape, n, total, batch_size, device)
 
     @property
     def waits(self) -> bool:
@@ -289,7 +296,11 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return "×".join(map(str, shape))
 
 
-def source_of(sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The configuration of the sampler and the guidance, for the source of a score."""
-    source = {"sampler": describe_sampler(sampler)}
-    return source | {"guidance": describe_sampler(guidance)} if guidance else source
+def source_of(
+    sampler: Mapping[str, Any], guidance: Mapping[str, Any] | None, precision: str | None = None
+) -> dict[str, Any]:
+    """The configuration of the sampler and the guidance, and the precision if it is mixed, for a score's source."""
+    source: dict[str, Any] = {"sampler": describe_sampler(sampler)}
+    if guidance:
+        source["guidance"] = describe_sampler(guidance)
+    return source | {"precision": precision} if precision else source

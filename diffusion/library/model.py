@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices, choices_with, is_group, searching
 from diffusion.config.composition import RUN, choice
-from diffusion.config.schema import Sample
+from diffusion.config.schema import Mixed, Sample
 from diffusion.console import count
 from diffusion.data import to_unit
 from diffusion.edit.edits import filling
@@ -68,6 +68,7 @@ class Model:
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
+        precision: str | None = None,
         **settings: Any,
     ) -> Tensor:
         """Draw `n` images, uint8 (n, C, H, W) on the CPU.
@@ -84,9 +85,10 @@ class Model:
                 `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
                 None: the guidance of the model's recipe.
             worse: the worse model, or its path as for `load`, for a guidance that uses one.
+            precision: "bf16-mixed" or "16-mixed", which are faster and change the images slightly; None: float32.
             settings: sampler settings, such as steps=18 or grid="karras".
         """
-        drawing = self._drawing(sampler, seed, labels, guidance, worse, **settings)
+        drawing = self._drawing(sampler, seed, labels, guidance, worse, precision, **settings)
         return self._draw(drawing, n, batch_size, progress)
 
     def edit(
@@ -107,7 +109,7 @@ class Model:
                 numpy array uint8 (H, W, C), which is cropped around its centre to the largest window with the
                 proportions of the model's images and downscaled.
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
-            options: sampler, seed, labels, guidance, worse and settings, as for `sample`.
+            options: sampler, seed, labels, guidance, worse, precision and settings, as for `sample`.
         """
         if isinstance(strength, bool) or not isinstance(strength, int | float):
             raise UserError(f"strength={shown(strength)}: expected a number above 0 and at most 1")
@@ -157,7 +159,7 @@ class Model:
         All images have the class of the first. Raises UserError for equal seeds, and in the same cases as `sample`.
 
         Args:
-            options: sampler, labels, guidance, worse and settings, as for `sample`.
+            options: sampler, labels, guidance, worse, precision and settings, as for `sample`.
         """
         if "seed" in options:
             raise UserError("seed: an interpolation has two seeds, its first and last argument; remove it")
@@ -172,12 +174,16 @@ class Model:
         labels: int | str | Sequence[int | str] | None = None,
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
+        precision: str | None = None,
         _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
         sampler = self._sampler(sampler, settings, _method)
         guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
-        drawing = Drawing(sampler, self.restored.shape, whole("seed", seed), guided, weak, self.restored.labels, labels)
+        if precision is not None and precision not in (allowed := get_args(Mixed)):
+            raise UserError(f"precision={shown(precision)}: expected one of {', '.join(allowed)}")
+        shape, classes, number = self.restored.shape, self.restored.labels, whole("seed", seed)
+        drawing = Drawing(sampler, shape, number, guided, weak, classes, labels, precision=precision)
         drawing.check(self.denoiser, self.device)
         return drawing
 

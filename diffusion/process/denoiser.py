@@ -7,6 +7,7 @@ a thresholded denoiser and a closed-form oracle all implement it. To extend a de
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Protocol
 
+import torch
 from annotated_types import Gt, Le
 from torch import Tensor, nn
 
@@ -118,6 +119,20 @@ class Conditioned:
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
         estimate: Estimate = self.denoise(x_t, t, **self.conditions)
+        return estimate
+
+
+class MixedPrecision:
+    """A denoiser that computes matrix products and convolutions in `dtype`, by torch.autocast; all else as before."""
+
+    def __init__(self, denoise: Any, dtype: torch.dtype):
+        self.denoise = denoise
+        self.schedule: Schedule = denoise.schedule
+        self.dtype = dtype
+
+    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
+        with torch.autocast(x_t.device.type, self.dtype):
+            estimate: Estimate = self.denoise(x_t, t, **conditions)
         return estimate
 
 

@@ -20,7 +20,16 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
-MAKERS = ("sampler", "guidance", "weights", "seed", "folder", "checkpoint", "variance")  # of a score's source
+MAKERS = (
+    "sampler",
+    "guidance",
+    "precision",
+    "weights",
+    "seed",
+    "folder",
+    "checkpoint",
+    "variance",
+)  # of a score's source
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
@@ -162,9 +171,9 @@ def _scores(
 
 
 def maker(score: Score) -> dict[str, str]:
-    """The origin of a score's images, as text: sampler, guidance, weights, seed and checkpoint, or a folder."""
-    unguided = {"guidance": "none"} if "sampler" in score.source else {}
-    source = {**unguided, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
+    """The origin of a score's images, as text: the sampler and other `MAKERS` that are known."""
+    usual = {"guidance": "none", "precision": "float32"} if "sampler" in score.source else {}
+    source = {**usual, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
     parts = {part: source.get(part) for part in MAKERS}
     return {p: sampler_text(v) if isinstance(v, Mapping) else str(v) for p, v in parts.items() if v is not None}
 

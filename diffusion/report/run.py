@@ -207,6 +207,8 @@ def _score_row(score: Score, baselines: Mapping[str, Score | None], protocols: M
         how.append(sampler_text(source["sampler"]))
     if source.get("guidance"):
         how.append(sampler_text(source["guidance"]))
+    if source.get("precision"):
+        how.append(source["precision"])
     if source.get("seed") is not None:
         how.append(f"seed {source['seed']}")
     return [

@@ -52,10 +52,13 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
             raise UserError(f"samplers: {name} chooses its own number of evaluations; a study can't compare its scales")
         for guidance_node in nodes:
             guidance = make(guidance_node, "guidance")
-            drawing = Drawing(sampler, restored.shape, settings.seed, guidance, weak, restored.labels)
+            drawing = Drawing(
+                sampler, restored.shape, settings.seed, guidance, weak, restored.labels, precision=settings.precision
+            )
             drawing.check(restored.denoiser)
             nfe = drawing.evaluations(schedule)
-            trial = Trial(name, title(name, guidance), drawing, nfe, source_of(node, guidance_node))
+            source = source_of(node, guidance_node, settings.precision)
+            trial = Trial(name, title(name, guidance), drawing, nfe, source)
             if guidance.scale == 1:
                 unguided = nfe
             elif nfe == unguided:

@@ -66,9 +66,9 @@ def study_samplers(settings: Study, folder: Path) -> None:
         Trial(
             setting.name,
             setting.name,
-            Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak),
+            Drawing(setting.sampler, restored.shape, settings.seed, guidance, weak, precision=settings.precision),
             setting.nfe,
-            source_of(setting.node, settings.guidance),
+            source_of(setting.node, settings.guidance, settings.precision),
         )
         for setting in settings_of(settings.samplers, settings.nfe, restored.denoiser.schedule, guidance)
     ]
@@ -106,7 +106,8 @@ def measure(
     denoiser = restored.denoiser.to(device)
     total = sum(trial.nfe for trial in trials)
     work = f"{count(len(trials), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
-    print_estimate(work, denoiser, restored.shape, n, most_of(n, batch_size, len(devices)) * total, batch_size, device)
+    total *= most_of(n, batch_size, len(devices))
+    print_estimate(work, trials[0].drawing.in_precision(denoiser), restored.shape, n, total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
     counts = counts_of(scorer.data, settings.split, restored)

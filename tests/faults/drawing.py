@@ -25,6 +25,7 @@ SHARE = "training/test_worse.py::test_a_fractional_guidance_step_is_converted_to
 OF_MODEL = "training/test_worse.py::test_a_fractional_guidance_step_works_for_a_model_trained_without_guidance"
 FILLS = "training/test_worse.py::test_inpainting_does_not_use_the_guidance_of_the_run"
 MISSING = "training/test_worse.py::test_checkpoints_without_the_early_weights_are_sampled_without_guidance"
+PRECISE = "evaluation/test_precision.py"
 SCORED = f"{LABELS}::test_evaluation_uses_the_reference_class_proportions_and_scores_by_class"
 STUDY = f"{LABELS}::test_a_study_counts_the_network_evaluations_of_guidance"
 REFUSED = f"{LABELS}::test_incompatible_label_settings_are_refused_before_training"
@@ -98,6 +99,14 @@ FAULTS = [
         "reference",
         SCORED,
     ),
+    Fault(
+        "samples are drawn in float32 only",
+        "return denoise if self.precision is None else",
+        "return denoise or",
+        PRECISE,
+    ),
+    Fault("a score does not record its precision", "if precision else source", "if False else source", PRECISE),
+    Fault("scores of two precisions are mixed", '"precision": "float32"', '"n": "float32"', PRECISE),
     Fault("a score does not record its guidance", '{"guidance": describe_sampler(guidance)}', "{}", SCORED),
     Fault(
         "a study does not count the evaluations of guidance",
