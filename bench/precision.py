@@ -1,10 +1,10 @@
-"""One network evaluation while sampling: float32 against mixed precision.
+"""One network evaluation while sampling, in float32, with matmul_precision=medium, and in bf16-mixed or 16-mixed.
 
     python bench/precision.py [--models unet_small dit_s_2] [--batch 64] [--precision bf16-mixed]
 
-Both take turns in one process, so other load on the machine affects them equally; the table shows the minimum of
-several turns, and the difference between the estimates of x0 as a share of their size. The networks have random
-weights.
+They take turns in one process, so other load on the machine affects all of them equally; the table shows the minimum of
+several turns, its ratio to float32, and in brackets the difference between the estimates of x0 as a share of their
+size. The networks have random weights.
 """
 
 import argparse
@@ -29,11 +29,21 @@ MODELS = {"unet_tiny": 32, "unet_small": 64, "unet_memoire": 64, "dit_tiny": 32,
 TURNS = 5
 
 
-def seconds(denoise: Denoise, x_t: Tensor, t: Tensor) -> float:
-    """The seconds of one evaluation."""
+def denoiser_of(model: str, device: torch.device) -> Denoiser:
+    """A denoiser with the network of a choice of conf/model. Zero weights, such as a new last layer's, are replaced."""
+    network: nn.Module = make(choice("model", model), "model").to(device, memory_format=torch.channels_last)
+    for weight in network.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.02)
+    return Denoiser(network, cosine(), V()).to(device).eval()
+
+
+def timed(products: str, denoise: Denoise, x_t: Tensor, t: Tensor) -> tuple[float, Tensor]:
+    """The seconds of an evaluation with this precision of matrix products, and its x0."""
+    torch.set_float32_matmul_precision(products)
     start = now(x_t.device)
-    denoise(x_t, t)
-    return now(x_t.device) - start
+    x0 = denoise(x_t, t).x0
+    return now(x_t.device) - start, x0
 
 
 def main() -> None:
@@ -45,25 +55,26 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     table = Table(title=f"Milliseconds of one evaluation of {asked.batch} images, on {where}")
-    for column in ("network", "images", "float32", asked.precision, "ratio", "difference"):
+    for column in ("network", "images", "float32", "medium", asked.precision):
         table.add_column(column, justify="left" if column == "network" else "right")
     for name in track(asked.models, console=console, transient=True):
         side = MODELS.get(name, 64)
-        network: nn.Module = make(choice("model", name), "model").to(device, memory_format=torch.channels_last)
-        for weight in network.parameters():  # a new network's last layer is zero
-            if not weight.any():
-                nn.init.normal_(weight, std=0.02)
-        exact = Denoiser(network, cosine(), V()).to(device).eval()
-        mixed = MixedPrecision(exact, MIXED[asked.precision])
+        plain = denoiser_of(name, device)
+        mixed = MixedPrecision(plain, MIXED[asked.precision])
         x_t = Streams.of(asked.batch, "bench", device=device).normal(3, side, side)
         t = Streams.of(asked.batch, "time", device=device).uniform()
-
+        turns = []
         with torch.inference_mode():
-            turns = [(seconds(exact, x_t, t), seconds(mixed, x_t, t)) for _ in range(TURNS)]
-            difference = (mixed(x_t, t).x0 - exact(x_t, t).x0).norm() / exact(x_t, t).x0.norm()
-        before, after = map(min, zip(*turns, strict=True))
-        milliseconds = f"{before * 1e3:,.0f}", f"{after * 1e3:,.0f}"
-        table.add_row(name, f"{side}×{side}", *milliseconds, f"{after / before:.2f}", f"{float(difference):.1%}")
+            for _ in range(TURNS):
+                kinds: list[tuple[str, Denoise]] = [("highest", plain), ("medium", plain), ("high", mixed)]
+                turns.append([timed(products, denoise, x_t, t) for products, denoise in kinds])
+        times = [min(seconds for seconds, _ in each) for each in zip(*turns, strict=True)]
+        exact, *others = (result for _, result in turns[-1])
+        cells = [
+            f"{seconds * 1e3:,.0f}  {seconds / times[0]:.2f}  ({float((other - exact).norm() / exact.norm()):.0e})"
+            for seconds, other in zip(times[1:], others, strict=True)
+        ]
+        table.add_row(name, f"{side}×{side}", f"{times[0] * 1e3:,.0f}", *cells)
     console.print(table)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 import numpy as np
@@ -25,6 +25,7 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, choice
+from diffusion.config.schema import Mixed
 from diffusion.data import ImageData
 from diffusion.data.image import FORMATS
 from diffusion.edit.inputs import read_picture
@@ -38,7 +39,7 @@ PIXELS = 1 << 24  # maximum size of a painted mask
 CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
-USUAL = "default"  # the sampler's own choice, or classes in their training proportions
+USUAL = "default"  # the sampler's own choice, classes in their training proportions, or float32
 Shown = tuple[str, str]  # HTML: pictures and text
 
 
@@ -161,7 +162,7 @@ class Page:
         return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
-COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label")
+COMMON = ("seed", "sampler", "sampler.steps", "grid", "threshold", "guidance", "guidance.scale", "label", "precision")
 
 
 def guidances(restored: Restored) -> list[str]:
@@ -204,7 +205,8 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
             guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
             scale = gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1)
             label = gr.Dropdown([USUAL, *restored.labels], value=USUAL, label="label")
-        form = [seed, sampler, steps, grids, threshold, guidance, scale, label]
+            precision = gr.Dropdown([USUAL, *get_args(Mixed)], value=USUAL, label="precision")
+        form = [seed, sampler, steps, grids, threshold, guidance, scale, label, precision]
         with gr.Row():
             stop, stopped = gr.Button("Stop"), gr.Markdown()
         stop.click(own.stop, None, stopped, queue=False, api_name="stop")

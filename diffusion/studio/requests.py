@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, composed, plain
 from diffusion.config.quoting import command_line
-from diffusion.config.schema import COMMANDS, Edit, Sample
+from diffusion.config.schema import COMMANDS, Edit, Mixed, Sample
 from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.data import ImageData, to_uint8
@@ -105,6 +105,10 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
             if value not in (RUN, *choices(key)) or (value == RUN and key not in GROUPS):
                 raise UserError(f"{key}={value!r}: unknown choice")
             words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
+        elif key == "precision":
+            if value not in get_args(Mixed):
+                raise UserError(f"precision={value!r}: unknown choice")
+            words.append(f"precision={value}")
         elif key == "label":
             if value not in labels:
                 raise UserError(f"label={value!r}: unknown class")

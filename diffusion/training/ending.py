@@ -109,7 +109,6 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
     score, scored = settings.score, settings.score.n or 0
     denoiser, drawn = last[SAMPLES]
     images = drawn.images()[:scored]
-    scorer.extractor.to(trainer.strategy.root_device)
     source, file = run_source(settings), folder / "checkpoints" / "last.ckpt"
     scorers = [replace(scorer, split=split) for split in score.references]
     of_samples = source | {"step": trainer.global_step, "network_hash": network_hash(denoiser.network)}

@@ -171,7 +171,7 @@ class Forecast(Callback):
                 training = seconds_per_evaluation(denoiser, shape, batch, device) / batch
         denoiser.train()
         if self.plan.scorer is not None:
-            extractor = self.plan.scorer.extractor.to(device)
+            extractor = self.plan.scorer.extractor
             blank = torch.zeros(min(batch, default_batch_size(extractor)), *shape, dtype=torch.uint8)
             for _ in range(2):
                 began = time.perf_counter()

@@ -142,8 +142,7 @@ class ScoreSamples(Periodic):
         self.scorer, self.source = scorer, source
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compute the reference on the run's device; warn about repeated evaluations on test."""
-        self.scorer.extractor.to(pl_module.device)
+        """Compute the reference; warn about repeated evaluations on test."""
         self.scorer.make_reference()
         if self.scorer.split == "test" and trainer.is_global_zero:
             console.print(

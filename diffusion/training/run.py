@@ -172,6 +172,8 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
+    if scorer is not None:
+        scorer.extractor.to(trainer.strategy.root_device)
     set_clock(trainer, recipe.data, clock)
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)

@@ -40,8 +40,8 @@ FAULTS = [
     fault("the report's schedule stays on the device", "schedule.cpu(),", "schedule,", RUN),
     fault(
         "the reference features are computed on the CPU",
-        "        self.scorer.extractor.to(pl_module.device)\n",
-        "",
+        "        scorer.extractor.to(trainer.strategy.root_device)\n",
+        "        pass\n",
         RUN,
     ),
     fault(

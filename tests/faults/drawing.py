@@ -107,7 +107,7 @@ FAULTS = [
     ),
     Fault("a score does not record its precision", "if precision else source", "if False else source", PRECISE),
     Fault("scores of two precisions are mixed", '"precision": "float32"', '"n": "float32"', PRECISE),
-    Fault("a score does not record its guidance", '{"guidance": describe_sampler(guidance)}', "{}", SCORED),
+    Fault("a score does not record its guidance", 'source["guidance"] = describe_sampler(guidance)', "pass", SCORED),
     Fault(
         "a study does not count the evaluations of guidance",
         "(nfe := evaluations(sampler, schedule, guidance))",

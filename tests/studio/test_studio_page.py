@@ -27,7 +27,7 @@ from tests.support.browser import chromium, visit
 
 __all__ = ["chromium"]
 
-COMMON = (4, "heun", 3, "default", "default", "run", "", "default")  # the seed, the sampler, its steps, …
+COMMON = (4, "heun", 3, "default", "default", "run", "", "default", "bf16-mixed")  # the seed, the sampler, its steps, …
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_interpolation_between_two_seeds_equals_the_library(client, model):
     own = (4, "run", 0, *COMMON[3:])
     assert "steps" not in saved(client.predict(0, 1, 3, *own, api_name="/between")[1])[0]
     assert "interpolate=[0,1]" in command
-    assert (images == as_array(model.interpolate(0, 1, 3, sampler="heun", steps=3))).all()
+    assert (images == as_array(model.interpolate(0, 1, 3, sampler="heun", steps=3, precision="bf16-mixed"))).all()
 
 
 def test_a_session_stops_only_its_own_drawing(client, address):
@@ -124,7 +124,7 @@ def test_a_session_stops_only_its_own_drawing(client, address):
 def test_an_empty_guidance_scale_is_omitted_and_zero_is_valid(model):
     page = studio_page.Page(model.restored, model.device, None)
     for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
-        values = page.values((4, "run", 0, "default", "default", "run", typed, "default"))
+        values = page.values((4, "run", 0, "default", "default", "run", typed, "default", "default"))
         assert values == {"seed": 4, "sampler": "run", "guidance": "run", "guidance.scale": scale}
     assert words_of(Request("sample", {"guidance.scale": 0.0}), {}) == ["guidance.scale=0"]
     for refused in (float("inf"), "1; rm"):
@@ -142,7 +142,10 @@ def test_invalid_uploads_and_values_are_refused_without_revealing_paths(client, 
         ),
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
         (("none", 99, *COMMON, "/draw"), "99"),
-        (("none", 1, *COMMON[:6], "<b>", "default", "/draw"), "guidance.scale='&lt;b&gt;': expected a number"),
+        (
+            ("none", 1, *COMMON[:6], "<b>", "default", "default", "/draw"),
+            "guidance.scale='&lt;b&gt;': expected a number",
+        ),
     ):
         *values, name = call
         with pytest.raises(AppError) as refused:
