@@ -200,8 +200,8 @@ FAULTS = [
     Fault("the forecast does not count the validation of the last step", " + bool(total % every)", "", PLAN),
     Fault(
         "study of guidance: the recorded scale is wrong",
-        "source_of(node, guidance_node))",
-        "source_of(node, settings.guidance))",
+        "source_of(node, guidance_node, settings.precision)",
+        "source_of(node, settings.guidance)",
         SCALES,
     ),
     Fault(
@@ -302,8 +302,8 @@ FAULTS = [
     ),
     Fault(
         "scores with and without guidance are compared",
-        '{"guidance": "none"} if "sampler" in score.source else {}',
-        "{}",
+        'usual = {"guidance": "none", ',
+        "usual = {",
         "report/test_compare.py::test_a_folder_scored_with_and_without_guidance_is_refused",
     ),
     Fault(
