@@ -102,6 +102,10 @@ class Samples(Settings):
     """Images per picture; 0: none. Unset: 16, or fewer if all pictures together would cost more than training."""
     every_n_epochs: Count | None = 10
     """Epochs between pictures; null: only one picture, at the end."""
+    precision: Mixed | None = None
+    """Faster sampling, of pictures and of scored samples, that changes them slightly: bf16-mixed computes the network's
+    products in bfloat16, 16-mixed in float16, for GPUs without bfloat16; null: float32, whatever trainer.precision
+    is."""
 
 
 class Score(Settings):

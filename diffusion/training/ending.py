@@ -58,7 +58,7 @@ def draw_last(
         pl.seed_everything(settings.seed, verbose=False)
         fresh = build_denoiser(settings.model_dump()).to(device).eval()
         wanted.append((UNTRAINED, fresh, drawing.unguided, untrained))
-    source, last = source_of(settings.sampler, settings.guidance), {}
+    source, last = source_of(settings.sampler, settings.guidance, settings.samples.precision), {}
     for what, denoiser, how, number in wanted:
         file = folder / "samples" / f"{what}.bin"
         if first:
@@ -136,5 +136,5 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
 
 def run_source(settings: Train, guided: bool = True) -> dict[str, Any]:
     """The provenance that is stored with the scores of a run's samples."""
-    drawn = source_of(settings.sampler, settings.guidance if guided else None)
+    drawn = source_of(settings.sampler, settings.guidance if guided else None, settings.samples.precision)
     return {**drawn, "seed": settings.seed, "weights": "ema" if settings.ema else "raw"}

@@ -74,7 +74,7 @@ class Plan:
         devices: int,
     ):
         self.settings, self.clock, self.scorer, self.devices = settings, clock, scorer, devices
-        self.data, self.share = recipe.data, recipe.share
+        self.data, self.share, self.in_precision = recipe.data, recipe.share, drawing.in_precision
         ways = drawing, drawing.unguided, drawing.in_training
         self.nfe, self.unguided, self.in_training = (way.evaluations(recipe.schedule) for way in ways)
 
@@ -166,7 +166,7 @@ class Forecast(Callback):
         shape = data.shape
         denoiser.eval()
         with torch.compiler.set_stance("force_eager"):  # compiling takes longer than all of this
-            sampling = seconds_per_evaluation(denoiser, shape, batch, device) / batch
+            sampling = seconds_per_evaluation(self.plan.in_precision(denoiser), shape, batch, device) / batch
             with trainer.precision_plugin.forward_context():
                 training = seconds_per_evaluation(denoiser, shape, batch, device) / batch
         denoiser.train()

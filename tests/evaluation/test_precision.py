@@ -95,6 +95,20 @@ def test_every_command_draws_in_the_precision_and_scores_record_it(
             assert recorded == {None if precision == "null" else precision}
 
 
+def test_a_run_draws_all_its_samples_in_the_precision(command, tiny, tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(drawing.Drawing, "in_precision", lambda self, denoise: used.append(self.precision) or denoise)
+    words = [*tiny, "trainer.max_steps=2", "samples.n=2", "samples.every_n_epochs=1", "score.n=4"]
+    words += ["score.every_n_epochs=1", "score.baselines=[untrained]", "samples.precision=bf16-mixed"]
+    status, out, err = command("train", [*words, "hydra.run.dir=run"])
+    assert status == 0, out + err
+    assert len(used) > 4  # the forecast, the pictures, and the scores during training and at its end
+    assert {*used} == {"bf16-mixed"}
+    recorded = json.loads((tmp_path / "run/scores.json").read_text())
+    assert {score["what"] for score in recorded} == {"samples", "untrained"}
+    assert {score.get("precision") for score in recorded} == {"bf16-mixed"}
+
+
 def test_scores_of_two_precisions_are_not_mixed(command, two_steps, tmp_path, capfd):
     from diffusion import compare
 

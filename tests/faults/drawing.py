@@ -105,6 +105,13 @@ FAULTS = [
         "return denoise or",
         PRECISE,
     ),
+    Fault("a run draws in float32 only", "counts, precision=precision)", "counts)", PRECISE),
+    Fault(
+        "the scores of a run do not record the precision",
+        "settings.guidance if guided else None, settings.samples.precision)",
+        "settings.guidance if guided else None)",
+        PRECISE,
+    ),
     Fault("a score does not record its precision", "if precision else source", "if False else source", PRECISE),
     Fault("scores of two precisions are mixed", '"precision": "float32"', '"n": "float32"', PRECISE),
     Fault("a score does not record its guidance", 'source["guidance"] = describe_sampler(guidance)', "pass", SCORED),

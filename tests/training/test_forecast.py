@@ -101,7 +101,11 @@ def test_the_forecast_compiles_nothing_and_extracts_features_in_small_batches():
     """Compiling takes minutes, and features of a whole training batch may not fit into a GPU."""
     network, extractor, compiled = Sized(), Sized(), []
     network.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
-    plan = SimpleNamespace(data=SimpleNamespace(shape=(3, 8, 8)), scorer=SimpleNamespace(extractor=extractor))
+    plan = SimpleNamespace(
+        data=SimpleNamespace(shape=(3, 8, 8)),
+        scorer=SimpleNamespace(extractor=extractor),
+        in_precision=lambda same: same,
+    )
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
     denoiser = Denoiser(network, linear(), Eps())
     costs = forecast.Forecast(Clock(1, 1), plan).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
