@@ -20,16 +20,8 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
-MAKERS = (
-    "sampler",
-    "guidance",
-    "precision",
-    "weights",
-    "seed",
-    "folder",
-    "checkpoint",
-    "variance",
-)  # of a score's source
+# The parts of a score's source that say who made the images:
+MAKERS = ("sampler", "guidance", "precision", "weights", "seed", "folder", "checkpoint", "variance")
 
 
 def gather(folders: Iterable[Path]) -> list[Run]:
