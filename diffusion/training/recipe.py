@@ -84,7 +84,7 @@ class Recipe:
         """The fraction of an image's pixels that a training step sees."""
         return self.crops.share if self.crops else 1.0
 
-    def drawing(self, seed: int, precision: str | None) -> Drawing:
+    def drawing(self, seed: int, precision: str | None = None) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
         return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts, precision=precision)
