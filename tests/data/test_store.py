@@ -60,7 +60,10 @@ def test_preparation_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
 
 
-def test_an_incomplete_progress_entry_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("line", "first"), [(1, 10), (0, 0)])
+def test_progress_counts_up_to_the_first_damaged_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int, first: int
+) -> None:
     monkeypatch.setattr(store, "EVERY", 10)
 
     def stopped(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
@@ -70,7 +73,10 @@ def test_an_incomplete_progress_entry_is_ignored(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         store.stored(tmp_path / "images", SHAPE, stopped)
     log = tmp_path / "images.progress"
-    log.write_text(log.read_text()[:-30])
+    entries = log.read_text().splitlines()
+    assert len(entries) == 2
+    entries[line] = entries[line][:-30]
+    log.write_text("\n".join(entries))
     begun = []
 
     def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
@@ -78,7 +84,7 @@ def test_an_incomplete_progress_entry_is_ignored(tmp_path: Path, monkeypatch: py
         return rows(first, 50)
 
     again = store.stored(tmp_path / "images", SHAPE, make)
-    assert begun == [10]
+    assert begun == [first]
     assert torch.equal(again.images, whole(tmp_path).images)
 
 

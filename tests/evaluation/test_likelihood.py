@@ -13,7 +13,9 @@ from diffusion.checkpoint.restore import restore
 from diffusion.data import Folder, to_unit
 from diffusion.data.batches import Split
 from diffusion.errors import UserError
-from diffusion.evaluation.likelihood import Bound, bits_per_dimension
+from diffusion.evaluation import likelihood
+from diffusion.evaluation.cost import Blank
+from diffusion.evaluation.likelihood import Bound, Flow, bits_per_dimension
 from diffusion.metric.baselines import draw
 from diffusion.metric.record import Reference
 from diffusion.process.denoiser import Denoiser, Thresholded, clip
@@ -91,6 +93,18 @@ def test_the_flow_likelihood_is_a_separate_metric(command, tiny, data: Folder, t
     x0, streams = to_unit(draw(data.splits["val"].images, 2)), Streams([seed_for("bits", i) for i in range(2)])
     bits = flow_likelihood(restore("run/checkpoints/last.ckpt").denoiser, x0, streams, tolerance=1e-2).bits
     assert score.value == pytest.approx(float(bits.mean()), rel=1e-4)
+
+
+def test_the_printed_cost_of_the_flow_is_that_of_grey_images_with_gradients(data: Folder, monkeypatch) -> None:
+    printed = []
+    monkeypatch.setattr(
+        likelihood, "print_estimate", lambda work, denoise, shape, n, total, *_: printed.append((work, n, total))
+    )
+    bits_per_dimension(network(), data, "val", 4, 4, CPU, Flow(1e-1), {})
+    grey = Blank(linear(steps=20))
+    flow_likelihood(grey, torch.zeros(1, 1, 1, 1), Streams([0]), tolerance=1e-1)
+    work = f"bits per dimension: 4 images of val × at least {grey.calls} network evaluations with gradients"
+    assert printed == [(work, 4, 4 * 3 * grey.calls)]
 
 
 def test_bits_are_refused_for_images_without_a_model(command, photos: Path) -> None:

@@ -16,6 +16,18 @@ WORTHWHILE = f"{COMPILE}::test_auto_compiles_if_that_saves_time_and_resuming_kee
 
 FAULTS = [
     Fault(
+        "trials do not hold the averages",
+        "for _ in range(self.copies) for",
+        "for _ in range(0) for",
+        f"{BATCH}::test_trials_hold_the_copies_of_the_weights_that_the_run_will_hold",
+    ),
+    Fault(
+        "free memory is measured before the weights are allocated",
+        "        self.memory.ready()\n",
+        "",
+        f"{BATCH}::test_memory_is_measured_once_the_weights_are_allocated",
+    ),
+    Fault(
         "the batches of a step do not share their random draws",
         "divmod(batch.number, parts)",
         "batch.number, 0",

@@ -4,7 +4,7 @@ from faults.fault import Fault
 
 PIXELS = "data/test_store.py"
 KILLED = f"{PIXELS}::test_preparation_resumes_where_it_was_killed"
-WHOLE = f"{PIXELS}::test_an_incomplete_progress_entry_is_ignored"
+WHOLE = f"{PIXELS}::test_progress_counts_up_to_the_first_damaged_entry"
 NEAREST = "data/test_nearest.py"
 COPIED = f"{PIXELS}::test_a_file_with_a_new_timestamp_is_accepted_and_hashed_only_once"
 MAPPED = f"{PIXELS}::test_splits_stay_memory_mapped_and_are_not_copied"
@@ -21,6 +21,12 @@ FAULTS = [
         "an incomplete progress entry is not handled",
         "        except ValueError:\n            break\n",
         "        except EOFError:\n            break\n",
+        WHOLE,
+    ),
+    Fault(
+        "entries after a damaged one count",
+        "            break\n        done = values.pop",
+        "            continue\n        done = values.pop",
         WHOLE,
     ),
     Fault("a changed file is assumed intact", "if intact and stamp != now and (", "if False and (", DAMAGED),

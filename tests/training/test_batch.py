@@ -1,5 +1,6 @@
 """data.global_batch_size: steps have this size and the same numbers however they are divided; auto: what fits."""
 
+import itertools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +129,38 @@ def test_auto_batch_size_on_a_cpu_is_small_and_fits_in_memory(tiny, tmp_path, mo
     monkeypatch.setattr(trials, "free_bytes", lambda: 1000)
     with pytest.raises(UserError, match="a step with one image needs more memory than is available"):
         divided(tiny, tmp_path, "data.global_batch_size=24")
+
+
+def found(tiny: list[str], folder: Path, averages: int) -> tuple[Diffusion, tuple[int, str]]:
+    """The module, and the batch size that a search finds for a step of 4 images, with the reason."""
+    chosen = settings([*tiny, "data.batch_size=auto", "data.global_batch_size=4"])
+    recipe = Recipe.build(chosen)
+    recipe.data.setup()
+    module = Diffusion(chosen, recipe, batch.clock_of(chosen, recipe.data, 1))
+    return module, batch.find_size(module, recipe.data, make_trainer(chosen, folder, None), averages, 4, None)
+
+
+@pytest.mark.parametrize("averages", [0, 2])
+def test_trials_hold_the_copies_of_the_weights_that_the_run_will_hold(tiny, tmp_path, monkeypatch, averages) -> None:
+    held, step = [], trials.Trials.step
+
+    def noted(self: trials.Trials, size: int) -> None:
+        held.append(sum(copy.numel() for copy in self.held))
+        step(self, size)
+
+    monkeypatch.setattr(trials.Trials, "step", noted)
+    module, _ = found(tiny, tmp_path, averages)
+    assert {*held} == {averages * sum(weight.numel() for weight in module.parameters())}
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 10**12), (10**12, 0)])
+def test_memory_is_measured_once_the_weights_are_allocated(tiny, tmp_path, monkeypatch, before, after) -> None:
+    monkeypatch.setattr(trials, "free_bytes", itertools.chain([before], itertools.repeat(after)).__next__)
+    if after:
+        assert found(tiny, tmp_path, 0)[1] == (4, "the whole step fits in one batch")
+    else:
+        with pytest.raises(UserError, match="a step with one image needs more memory than is available"):
+            found(tiny, tmp_path, 0)
 
 
 def test_saved_activations_are_counted_once_and_without_the_weights() -> None:

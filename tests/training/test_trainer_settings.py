@@ -72,6 +72,7 @@ def test_several_callbacks_and_loggers_accept_new_settings_on_resume(command, ti
     for name in ("train/images_per_second", "train/steps_per_second", "train/gradient_norm", "memory/peak_gb"):
         assert len(metrics[name].step) == 6
         assert (metrics[name].value > 0).all()
+    assert ((metrics["memory/peak_gb"].value > 0.1) & (metrics["memory/peak_gb"].value < 100)).all()
     names = [path.name for path in (tmp_path / "run").rglob("*")]
     assert any("tfevents" in name for name in names)
     assert any("offline-run" in name for name in names)
