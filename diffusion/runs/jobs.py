@@ -7,6 +7,7 @@ jobs that are not complete.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from diffusion.console import console
 from diffusion.errors import FolderTaken, Interrupted, UserError
 from diffusion.files import replace
 from diffusion.runs import early_signals, slurm
+from diffusion.runs.folder import SCORES
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord, claim
 
@@ -63,6 +65,8 @@ def run_job(settings: Train, folder: Path) -> Any:
         return record.content.get("result")
     settings = after_requeue(continued(settings, record), folder)
     record = claim(folder)
+    if settings.ckpt is None:
+        discard(folder)
     write_config(settings, folder)
     return wait_for_process(folder, record.lock)
 
@@ -74,17 +78,31 @@ def after_requeue(settings: Train, folder: Path) -> Train:
 
 
 def continued(settings: Train, record: RunRecord) -> Train:
-    """The settings; a job of a sweep that did not complete resumes from its last checkpoint, if it has one.
+    """The settings; a job of a sweep that is not complete resumes from its last checkpoint, if it has one.
 
-    It starts from scratch with `ckpt=null`, and if its settings are no longer those of its folder.
+    With `ckpt=null` it starts from scratch. Raises JobFailed if its settings are no longer those of its folder.
     """
     folder = record.folder
-    saved = any(folder.glob("checkpoints/*.ckpt"))
-    if not saved or record.content.get("state") == "complete" or not has_same_settings(record, settings):
+    if not holds_checkpoints(folder) or "ckpt=null" in yaml.safe_load((folder / OVERRIDES).read_text("utf-8")):
         return settings
-    if "ckpt=null" in yaml.safe_load((folder / OVERRIDES).read_text("utf-8")):
-        return settings
+    if not has_same_settings(record, settings):
+        raise JobFailed(
+            f"{folder} contains checkpoints of a run with other settings (see its {CONFIG}), which training from "
+            "scratch would overwrite: another hydra.sweep.dir keeps them; ckpt=null, or removing it, discards them"
+        )
     return settings.model_copy(update={"ckpt": "auto"})
+
+
+def holds_checkpoints(folder: Path) -> bool:
+    """Whether a run has saved checkpoints or weights in its folder."""
+    return any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints, samples and scores of an earlier run before another one starts from scratch."""
+    for name in ("checkpoints", "samples"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / SCORES).unlink(missing_ok=True)
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:
@@ -94,8 +112,7 @@ def check_overwrites(settings: Train, folder: Path) -> None:
     to them, and they resume.)
     """
     ckpt = settings.ckpt
-    held = any(file.suffix in (".ckpt", ".safetensors") for file in folder.glob("checkpoints/*"))
-    if not held or ckpt in RESUMING or "ckpt=null" in sys.argv:
+    if not holds_checkpoints(folder) or ckpt in RESUMING or "ckpt=null" in sys.argv:
         return
     if ckpt is None:
         raise FolderTaken(

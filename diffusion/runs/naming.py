@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.files import replace
 from diffusion.runs import slurm
 
-OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra
+OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra, at each start of a command with this folder
+JOB = ".hydra/job.yaml"  # the overrides of the sweep's job that has this folder
 RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
 
 
@@ -42,11 +43,11 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     key = _key(overrides)
-    for file in sorted(sweep.glob(f"*/{OVERRIDES}")):
+    for file in sorted(sweep.glob(f"*/{JOB}")):
         if _read(file) == key:
             return file.parent.parent.name
     for i in itertools.count(number):
-        file = sweep / str(i) / OVERRIDES
+        file = sweep / str(i) / JOB
         if not file.exists():
             try:
                 file.parent.mkdir(parents=True, exist_ok=i == number)

@@ -122,11 +122,12 @@ class RunRecord:
     def fail(self, state: str, reason: str) -> None:
         """Record that the run failed or was interrupted.
 
-        If it ends before its first step, the record of the folder's previous run, if any, is restored.
+        If it ends before it has written its settings to config.yaml, the record of the folder's previous run, if any,
+        is restored.
         """
         self.ended.set()
         with contextlib.suppress(FolderTaken):
-            if "steps" in self.content or not self.previous:
+            if "asked" in self.content or not self.previous:
                 self.finish(state, reason=reason)
             else:
                 self.check_owner()

@@ -61,6 +61,7 @@ class ResumedRun:
             for key, choice in made.items()
             if is_group(group := str(key).partition("@")[0])
             and group not in IGNORED
+            and str(key).rpartition("@")[2].partition(".")[0] in self.config  # not those of an evaluation in the folder
             and not f"{str(key).rpartition('@')[2]}.".startswith(given)
             and all(name.strip() in choices(group) for name in str(choice).strip("[]").split(","))
         ]

@@ -141,6 +141,8 @@ class Forecast(Callback):
         if not trainer.is_global_zero:
             return
         parts, batch = self.plan.parts(trainer.global_step), self.batch(pl_module)
+        if not parts:
+            return
         costs = self.costs(trainer, denoiser, pl_module.device, batch)
         every = sum(costs.of(part) for part in parts)
         console.print(

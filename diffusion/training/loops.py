@@ -1,6 +1,6 @@
 """Corrections to the progress that Lightning saves in a checkpoint, `checkpoint["loops"]["fit_loop"]`.
 
-Lightning restores a run from it correctly except in these three cases. The format is that of Lightning 2.6.
+Lightning restores a run from it correctly except in these four cases. The format is that of Lightning 2.6.
 """
 
 from typing import Any
@@ -15,6 +15,16 @@ def repeat_validation(checkpoint: dict[str, Any]) -> None:
     checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = {
         "total": first_batch, "current": dict(first_batch), "is_last_batch": False,
     }  # fmt: skip
+
+
+def complete_validations(checkpoint: dict[str, Any]) -> None:
+    """Count all validations so far as complete.
+
+    After a repeated one, Lightning's total counts one batch more that began than ended, which it takes for another
+    interrupted validation at each later resume.
+    """
+    total = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    total.update(dict.fromkeys(total, total["completed"]))
 
 
 def adapt(checkpoint: dict[str, Any], accumulate: int, total: int) -> None:

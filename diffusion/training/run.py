@@ -27,7 +27,7 @@ from diffusion.metric.features import FeatureExtractor
 from diffusion.metric.score import distances
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.run import write_report
-from diffusion.runs.jobs import asked_for, config_text, write_config
+from diffusion.runs.jobs import asked_for, config_text, discard, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
@@ -158,10 +158,12 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         check_steps_left(clock.total, resumed, folder)
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump())
-    if trainer.is_global_zero:
-        write_config(settings, folder)
     if record is not None:
         record.update(asked=asked_for(asked, settings))
+    if trainer.is_global_zero:
+        if resumed is None:
+            discard(folder)
+        write_config(settings, folder)
     prepare_network(module, settings, trainer)
     averages, before = recipe.ema.copies if recipe.ema else 0, None if resumed is None else resumed.batch_size
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
@@ -175,7 +177,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     scorer = scorer if settings.score.n else None
     if scorer is not None:
         scorer.extractor.to(trainer.strategy.root_device)
-    set_clock(trainer, recipe.data, clock)
+    set_clock(trainer, recipe.data, clock, done)
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
     add_callbacks(run, folder, record, spent)
@@ -309,11 +311,17 @@ class Unprofiled(PassThroughProfiler):
         return self.nothing
 
 
-def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock) -> None:
-    """Set the length of the run in the trainer and the data."""
+def set_clock(trainer: pl.Trainer, data: ImageData, clock: Clock, done: int = 0) -> None:
+    """Set the length of the run in the trainer and the data.
+
+    Args:
+        done: Number of steps that the resumed run has completed. If none are left, the last step must be one after
+            which Lightning would validate: otherwise it makes another step.
+    """
     data.batches_per_epoch, data.batches = clock.epoch * clock.accumulate, clock.total * clock.accumulate
     trainer.accumulate_grad_batches = clock.accumulate
-    trainer.val_check_interval = clock.validate_every * clock.accumulate
+    every = clock.validate_every if done < clock.total else clock.total
+    trainer.val_check_interval = every * clock.accumulate
 
 
 def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: Spent) -> None:

@@ -222,9 +222,11 @@ class StopOnSignal(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Make a resumed run repeat an interrupted validation."""
+        """Make a resumed run repeat an interrupted validation, and no other."""
         if self.validating:
             loops.repeat_validation(checkpoint)
+        else:
+            loops.complete_validations(checkpoint)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The last state is saved, so signals no longer have to wait."""

@@ -11,6 +11,7 @@ QUEUED = f"{SLURM}::test_a_signal_to_one_of_two_processes_requeues_once_and_the_
 WHOLE_STEPS = "reliability/test_accumulation.py::test_checkpoints_contain_whole_steps_and_resume_exactly[6-steps0]"
 ALL_SIGNALLED = "reliability/test_two_signalled.py::test_two_processes_signalled_at_any_place_resume_exactly"
 AGAIN = "training/test_sweep_again.py"
+STOPPED = "training/test_stopped.py"
 TASKS = "training/test_slurm_tasks.py::test_only_rank_0_requeues_the_job_and_only_on_sigusr1"
 QUOTES = "training/test_bad_input.py::test_errors_show_working_quotes_for_values_that_need_them"
 STATES = "report/test_status.py::test_the_state_of_a_run_is_detected_even_if_its_process_died"
@@ -67,8 +68,8 @@ FAULTS = [
     Fault("SLURM: every process requeues the job", "if rank_zero_only.rank == 0:", "if True:", TASKS),
     Fault(
         "validation runs in the middle of a step",
-        "clock.validate_every * clock.accumulate\n",
-        "clock.validate_every * clock.accumulate - 1\n",
+        "every * clock.accumulate\n",
+        "every * clock.accumulate - 1\n",
         WHOLE_STEPS,
     ),
     Fault(
@@ -80,7 +81,53 @@ FAULTS = [
     Fault("ckpt=auto counts as a different job", 'config | {"ckpt": None}', "config", AGAIN),
     Fault("a stopped job of a sweep starts from scratch", "continued(settings, record)", "settings", AGAIN),
     Fault(
-        "a job of a sweep resumes although its settings changed", " or not has_same_settings(", " or not str(", AGAIN
+        "a job of a sweep with other settings overwrites checkpoints",
+        "    if not has_same_settings(record, settings):\n",
+        "    if False:\n",
+        AGAIN,
+    ),
+    Fault(
+        "a job from scratch keeps earlier checkpoints",
+        'for name in ("checkpoints", "samples"):',
+        "for name in ():",
+        AGAIN,
+    ),
+    Fault("a job resumed alone loses its place in the sweep", 'JOB = ".hydra/job.yaml"', "JOB = OVERRIDES", AGAIN),
+    Fault(
+        "a run from scratch keeps earlier checkpoints",
+        "        if resumed is None:\n            discard(folder)\n",
+        "",
+        f"{STOPPED}::test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights",
+    ),
+    Fault(
+        "a run stopped before its first step counts as complete",
+        'if "asked" in self.content or not',
+        'if "steps" in self.content or not',
+        f"{STOPPED}::test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete",
+    ),
+    Fault(
+        "a repeated validation is repeated at each later resume",
+        "            loops.complete_validations(checkpoint)\n",
+        "            pass\n",
+        f"{STOPPED}::test_a_validation_that_was_interrupted_once_is_repeated_once",
+    ),
+    Fault(
+        "a run with nothing left cannot be finished",
+        "        if not parts:\n            return\n",
+        "",
+        f"{STOPPED}::test_a_run_with_nothing_left_to_do_is_finished",
+    ),
+    Fault(
+        "a run with no steps left makes another one",
+        "clock.validate_every if done < clock.total else clock.total",
+        "clock.validate_every",
+        f"{STOPPED}::test_a_run_with_nothing_left_to_do_is_finished",
+    ),
+    Fault(
+        "a run cannot be resumed after an evaluation in its folder",
+        '            and str(key).rpartition("@")[2].partition(".")[0] in self.config',
+        "            and True",
+        f"{STOPPED}::test_a_run_can_be_resumed_after_an_evaluation_in_its_folder",
     ),
     Fault(
         "a run that fails before it begins records no reason",

@@ -573,8 +573,8 @@ FAULTS = [
     ),
     Fault(
         "T9 a failed job is not reported as failed",
-        "    raise JobFailed(",
-        "    return None\n    raise JobFailed(",
+        "\n    raise JobFailed(",
+        "\n    return None\n    raise JobFailed(",
         DEATHS,
     ),
     Fault(

@@ -82,7 +82,7 @@ FAULTS = [
     Fault("other settings are not reported on resume", "if key.startswith(REPORTED)", "if False", RESUME),
     Fault(
         "a refused resume overwrites the record of the run",
-        'if "steps" in self.content or not self.previous:',
+        'if "asked" in self.content or not self.previous:',
         "if True:",
         OTHER,
     ),

@@ -91,6 +91,10 @@ def test_dying_jobs_affect_no_others_and_only_they_run_again(launch, tiny, tmp_p
     config = tmp_path / "sweep/7/config.yaml"
     config.write_text(config.read_text().replace("seed: 0", "seed: 5"))  # as if a default had changed since then
     status, out, err = launch(overrides)
+    assert status == 2
+    assert "sweep/7 contains checkpoints of a run with other settings" in err
+    assert times(tmp_path / "sweep") == after
+    status, out, err = launch([*overrides, "ckpt=null"])
     assert status == 0, out + err
     last = times(tmp_path / "sweep")
     assert [name for name in last if last[name] != after[name]] == ["7"]

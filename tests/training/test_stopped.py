@@ -1,0 +1,124 @@
+"""Runs that are stopped at unusual moments, and continued later."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from diffusion.checkpoint import storage
+from diffusion.errors import Interrupted
+from diffusion.runs.metrics import read_metrics
+from diffusion.training import run as run_module
+from diffusion.training import signals
+from diffusion.training.module import Diffusion
+
+RUN = "hydra.run.dir=run"
+WORDS = ("trainer.max_steps=2", "samples.n=0", "score.n=0", RUN)
+
+
+@pytest.fixture
+def record(tmp_path):
+    return lambda: json.loads((tmp_path / "run/run.json").read_text())
+
+
+@pytest.fixture
+def train(command, tiny):
+    """`train(overrides)` -> (exit status, output)."""
+
+    def trained(*overrides):
+        status, out, err = command("train", [*tiny, *WORDS, *overrides])
+        return status, out + err
+
+    return trained
+
+
+def interrupted(*_, **__):
+    raise Interrupted(15)
+
+
+def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(train, record, monkeypatch):
+    assert train()[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "set_clock", interrupted)
+        assert train("ckpt=auto", "trainer.max_steps=4")[0] == 143
+    assert record()["state"] == "interrupted"
+    status, text = train("ckpt=auto", "trainer.max_steps=4")
+    assert status == 0, text
+    assert "already complete" not in text
+    assert (record()["state"], record()["steps"]) == ("complete", 4)
+
+
+def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights(train, record, tmp_path, monkeypatch):
+    assert train("samples.n=2", "score.n=4", "score.baselines=[]")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "training_step", interrupted)
+        assert train("ckpt=null", "seed=7")[0] == 143
+    for name in ("scores.json", "samples"):
+        assert not (tmp_path / "run" / name).exists()
+    status, text = train("ckpt=auto", "seed=7")
+    assert status == 0, text
+    resumed = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    assert train("seed=7", "hydra.run.dir=alone")[0] == 0
+    alone = storage.load(tmp_path / "alone/checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(weight, alone[name]) for name, weight in resumed.items())
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["seed"] == 7
+
+
+def test_a_validation_that_was_interrupted_once_is_repeated_once(train, tmp_path, monkeypatch):
+    words = ["trainer.max_steps=6", "least_interval=1", "trainer.val_check_interval=2", "data.eval_batch_size=2"]
+    words += ["trainer.check_val_every_n_epoch=null"]
+    whole, stopped = [*words, "hydra.run.dir=whole"], [*words, "ckpt=auto"]
+    assert train(*whole)[0] == 0
+    calls, stop = [], signals.stop_in_validation
+
+    def stop_once(trainer, clock):
+        calls.append(trainer.global_step)
+        if len(calls) == 3:
+            interrupted()
+        stop(trainer, clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "stop_in_validation", stop_once)
+        assert train(*words)[0] == 143
+    assert train(*stopped)[0] == 0
+    for folder, more in (("whole", whole), ("run", stopped)):
+        assert train(*more, "trainer.max_steps=8", "ckpt=auto")[0] == 0
+        kept = storage.load(tmp_path / folder / "checkpoints/last.ckpt")
+        total = kept["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+        assert len({*total.values()}) == 1
+    curves = [read_metrics(tmp_path / folder / "metrics.csv")["val/mse"] for folder in ("whole", "run")]
+    assert list(curves[0].step) == list(curves[1].step)
+    assert list(curves[0].value) == list(curves[1].value)
+
+
+@pytest.mark.parametrize("every", [2, 3])  # validations; with 2, the last step has one only because it is the last
+def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monkeypatch, every):
+    validate = Diffusion.validation_step
+
+    def signalled(module, *args):
+        if module.trainer.global_step == 3:
+            signals.State.received = 15
+        validate(module, *args)
+
+    words = ["trainer.max_steps=3", f"trainer.val_check_interval={every}", "trainer.check_val_every_n_epoch=null"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "validation_step", signalled)
+        assert train(*words)[0] == 143
+    before = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    status, text = train(*words, "ckpt=auto")
+    assert status == 0, text
+    assert (record()["state"], record()["steps"]) == ("complete", 3)
+    after = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    validated = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
+    assert list(validated) == list(range(every, 4, every)) + [3] * (every == 2)
+
+
+def test_a_run_can_be_resumed_after_an_evaluation_in_its_folder(command, train, record):
+    assert train()[0] == 0
+    status, out, err = command("evaluate", ["ckpt=run", "n=4", "baselines=[]", "sampler=ddim", "sampler.steps=2", RUN])
+    assert status == 0, out + err
+    status, out, err = command("train", [RUN, "ckpt=auto", "trainer.max_steps=4"])
+    assert status == 0, out + err
+    assert (record()["state"], record()["steps"]) == ("complete", 4)
