@@ -123,10 +123,10 @@ class RunRecord:
         """Record that the run failed or was interrupted.
 
         If it ends before it has written its settings to config.yaml, the record of the folder's previous run, if any,
-        is restored.
+        is restored. A disk that is full, or other errors of writing, must not hide the reason.
         """
         self.ended.set()
-        with contextlib.suppress(FolderTaken):
+        with contextlib.suppress(FolderTaken, OSError):
             if "asked" in self.content or not self.previous:
                 self.finish(state, reason=reason)
             else:

@@ -1,5 +1,6 @@
 """Progress of a training run: the progress bar, and the run's record."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -136,8 +137,9 @@ class RecordProgress(Callback):
         self.note(trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Record where the run stopped."""
-        self.note(trainer.global_step)
+        """Record where the run stopped, if the disk is not full."""
+        with contextlib.suppress(OSError):
+            self.note(trainer.global_step)
 
     def note(self, step: int) -> None:
         """Record the number of complete steps and epochs."""

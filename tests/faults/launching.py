@@ -118,6 +118,12 @@ FAULTS = [
         f"{STOPPED}::test_a_run_with_nothing_left_to_do_is_finished",
     ),
     Fault(
+        "a full disk hides why a run failed",
+        "suppress(FolderTaken, OSError)",
+        "suppress(FolderTaken)",
+        f"{STOPPED}::test_a_full_disk_does_not_hide_why_a_run_failed",
+    ),
+    Fault(
         "a run with no steps left makes another one",
         "clock.validate_every if done < clock.total else clock.total",
         "clock.validate_every",

@@ -9,6 +9,7 @@ import yaml
 from diffusion.checkpoint import storage
 from diffusion.errors import Interrupted
 from diffusion.runs.metrics import read_metrics
+from diffusion.runs.record import claim
 from diffusion.training import run as run_module
 from diffusion.training import signals
 from diffusion.training.module import Diffusion
@@ -113,6 +114,17 @@ def test_a_run_with_nothing_left_to_do_is_finished(train, record, tmp_path, monk
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     validated = read_metrics(tmp_path / "run/metrics.csv")["val/mse"].step
     assert list(validated) == list(range(every, 4, every)) + [3] * (every == 2)
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(tmp_path, monkeypatch):
+    def full(path, *parts, **options):
+        raise OSError(28, "No space left on device", str(path))
+
+    record = claim(tmp_path)
+    monkeypatch.setattr("diffusion.runs.record.replace", full)
+    with pytest.raises(ZeroDivisionError) as caught, record.running(str):
+        raise ZeroDivisionError
+    assert caught.value.__context__ is None
 
 
 def test_a_run_can_be_resumed_after_an_evaluation_in_its_folder(command, train, record):
