@@ -1,5 +1,6 @@
 """Serve live pages of the runs in a folder: read-only, on the loopback address by default."""
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -119,6 +120,11 @@ class Handler(BaseHTTPRequestHandler):
     token: ClassVar[str | None] = None
     protocol_version = "HTTP/1.1"
     timeout = 60
+
+    def handle(self) -> None:
+        """Serve a connection, which the browser may reset at any time."""
+        with contextlib.suppress(ConnectionError):
+            super().handle()
 
     def do_GET(self) -> None:
         """Serve `/` and `/page/ADDRESS` (pages), and `/data/ADDRESS` (the data of a page)."""

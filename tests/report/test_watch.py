@@ -5,6 +5,7 @@ import json
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -249,3 +250,22 @@ def test_invalid_arguments_give_one_line_errors(tmp_path: Path, capsys: pytest.C
         out = capsys.readouterr()
         assert out.err.count("\n") == 1
         assert expected in out.err
+
+
+def test_a_connection_that_the_browser_resets_prints_nothing(start, folder, monkeypatch, capfd):
+    served = threading.Event()
+
+    def reset(handler):
+        try:
+            raise ConnectionResetError
+        finally:
+            served.set()
+
+    monkeypatch.setattr(server.BaseHTTPRequestHandler, "handle", reset)
+    running = start(folder)
+    monkeypatch.setattr(running, "daemon_threads", False)  # closing the server waits for its threads
+    socket.create_connection(running.server_address).close()
+    assert served.wait(30)
+    running.shutdown()
+    running.server_close()
+    assert capfd.readouterr().err == ""
