@@ -9,7 +9,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffusion.checkpoint.diffusers_folder import weights_file
 from diffusion.checkpoint.find import opened, trained
+from diffusion.checkpoint.provenance import file_hash
 from diffusion.checkpoint.restore import Restored, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
@@ -37,7 +39,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.report.formatting import describe
 from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_of
 from diffusion.report.scores import print_by_class, print_scores
-from diffusion.runs.folder import SCORES
+from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
@@ -149,19 +151,23 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:
-    """Whether `folder` has scores of the checkpoint that are newer than it. (Each sweep job has its own folder.)"""
-    scores, config = folder / SCORES, folder / CONFIG
-    if settings.ckpt is None or not scores.is_file() or not config.is_file():
+    """Whether the last scores in `folder` are those of the checkpoint as it is now. (Each sweep job has its folder.)"""
+    if settings.ckpt is None:
         return False
     ckpt = trained(settings.ckpt)
-    before = yaml.safe_load(config.read_text("utf-8"))
-    return bool(before["ckpt"] == str(ckpt) and scores.stat().st_mtime > ckpt.stat().st_mtime)
+    try:
+        scored = [s.source["checkpoint"] for s in read_scores(folder) if "checkpoint" in s.source][-1:]
+    except UserError:
+        return False  # damaged: set aside when new scores are written
+    file = weights_file(ckpt) if ckpt.is_dir() else ckpt
+    return file.is_file() and scored == [{"path": str(ckpt), "sha256": file_hash(file)}]
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     choose_device(settings.device)  # raises before the model is loaded
     restored = opened(str(settings.ckpt), settings.weights)
+    of_model = restored.source  # hashed before its run saves the file again
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
@@ -181,7 +187,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
-    source = {"seed": drawing.seed, **restored.source}
+    source = {"seed": drawing.seed, **of_model}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):

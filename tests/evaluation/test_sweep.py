@@ -1,0 +1,45 @@
+"""Repeated sweeps of evaluations: what is complete is not scored again, and what has changed is."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from diffusion.runs.folder import read_scores
+from tests.support.composing import train
+
+SCORED = ["features=lite0", "baselines=[]", "batch_size=4", "device=cpu", "sampler.steps=2"]
+
+
+@pytest.fixture
+def evaluate(command, tiny: list[str], tmp_path: Path):
+    """`evaluate(overrides)` scores RUN in a sweep of one job, in SWEEP/0, and returns the output."""
+    train([*tiny, "trainer.max_steps=1", "samples.n=0"], tmp_path / "run")
+
+    def run(overrides: Sequence[str] = ()) -> str:
+        words = ["-m", "ckpt=run", "n=8", *SCORED, "hydra.sweep.dir=sweep", *overrides]
+        status, out, err = command("evaluate", words)
+        assert status == 0, out + err
+        return out
+
+    return run
+
+
+def steps_scored(folder: str = "sweep/0") -> list[int]:
+    return [score.source["step"] for score in read_scores(Path(folder)) if score.metric == "fd_lite0"]
+
+
+def test_an_evaluation_is_complete_only_for_the_checkpoint_that_it_scored(evaluate, tiny, tmp_path: Path) -> None:
+    """Also if the run saved during the evaluation, so that the scores are newer than the file."""
+    evaluate()
+    assert "sweep/0 is already complete" in evaluate()
+    train([*tiny, "trainer.max_steps=2", "samples.n=0", "ckpt=run"], tmp_path / "run")
+    saved = Path("sweep/0/scores.json").stat().st_mtime - 60
+    os.utime("run/checkpoints/last.ckpt", (saved, saved))
+    assert "is already complete" not in evaluate()
+    assert steps_scored() == [1, 2]
+    assert "sweep/0 is already complete" in evaluate()
+    Path("sweep/0/scores.json").write_text("")
+    assert "is already complete" not in evaluate()
+    assert steps_scored() == [2]
