@@ -25,7 +25,7 @@ from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
-from diffusion.evaluation.drawn import batches_of
+from diffusion.evaluation.drawn import OtherImages, batches_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
@@ -146,7 +146,12 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """Run `evaluate` as a job of a sweep, unless the job is already complete."""
     if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
-    else:
+        return
+    try:
+        evaluate(settings, folder)
+    except OtherImages:  # the job was killed, and its checkpoint or its settings have changed since
+        console.print(f"{folder / DRAWN}: contains part of other images; removed, and all are drawn again")
+        (folder / DRAWN).unlink()
         evaluate(settings, folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion.evaluation.team import Team
 from diffusion.runs.folder import read_scores
 from tests.support.composing import train
 
@@ -43,3 +44,21 @@ def test_an_evaluation_is_complete_only_for_the_checkpoint_that_it_scored(evalua
     Path("sweep/0/scores.json").write_text("")
     assert "is already complete" not in evaluate()
     assert steps_scored() == [2]
+
+
+def test_a_killed_evaluation_whose_checkpoint_has_changed_starts_again(evaluate, tiny, tmp_path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Team, "draw", kill)
+        with pytest.raises(Killed):
+            evaluate()
+    train([*tiny, "trainer.max_steps=2", "samples.n=0", "ckpt=run"], tmp_path / "run")
+    out = evaluate()
+    assert out.count("sweep/0/drawn.bin: contains part of other images; removed, and all are drawn again\n") == 1
+    assert steps_scored() == [2]
+    assert not Path("sweep/0/drawn.bin").exists()
