@@ -1,5 +1,6 @@
 """The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,15 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
     """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
 
-    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory.
+    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory. Images
+    of an earlier call in the folder, which images.npz shows, are removed first.
     """
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
+    if (folder / "images.npz").is_file():
+        for file in (folder / "images").iterdir():
+            if re.fullmatch(r"\d+\.png", file.name):
+                file.unlink()
 
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
