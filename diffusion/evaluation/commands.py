@@ -198,7 +198,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
-    source = {"seed": drawing.seed, **of_model}
+    source = {"seed": drawing.seed, **of_model, **drawing.weak_source}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):
