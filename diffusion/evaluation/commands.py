@@ -10,10 +10,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffusion.checkpoint import early
 from diffusion.checkpoint.diffusers_folder import weights_file
 from diffusion.checkpoint.find import opened, trained
-from diffusion.checkpoint.provenance import file_hash
-from diffusion.checkpoint.restore import Restored, what_changed
+from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.restore import Restored, restore, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
@@ -167,11 +168,27 @@ def is_complete(settings: Evaluate, folder: Path) -> bool:
         return False
     ckpt = trained(settings.ckpt)
     try:
-        scored = [s.source["checkpoint"] for s in read_scores(folder) if "checkpoint" in s.source][-1:]
+        sources = [score.source for score in read_scores(folder) if "checkpoint" in score.source]
     except UserError:
         return False  # damaged: set aside when new scores are written
-    file = weights_file(ckpt) if ckpt.is_dir() else ckpt
-    return file.is_file() and scored == [{"path": str(ckpt), "sha256": file_hash(file)}]
+    file, scored = weights_file(ckpt) if ckpt.is_dir() else ckpt, [source["checkpoint"] for source in sources[-1:]]
+    same = file.is_file() and scored == [{"path": str(ckpt), "sha256": file_hash(file)}]
+    return same and not any(map(has_other_guidance, [source for source in sources if "guidance_hash" in source][-1:]))
+
+
+def has_other_guidance(source: Mapping[str, Any]) -> bool:
+    """Whether the worse model of a score's guidance now has other weights than were recorded; False if it is gone."""
+    guidance = source["guidance"]
+    if guidance["ckpt"] is None:
+        return False  # weights of the model itself
+    try:
+        file = trained(guidance["ckpt"])
+        if guidance["step"] is not None:
+            file = early.find(file.parent, guidance["step"])
+        worse = restore(file, guidance["weights"] or "ema").denoiser
+    except UserError:
+        return False
+    return network_hash(worse.network) != source["guidance_hash"]
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
@@ -198,7 +215,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
-    source = {"seed": drawing.seed, **of_model, **drawing.weak_source}
+    source = {"seed": drawing.seed, **of_model}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):
@@ -206,7 +223,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     scorer.make_reference()
     with team(denoiser, devices) as together:
         images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}")
-    drawn_by |= source
+    drawn_by |= source | drawing.weak_source
     new = score_images(scorer, settings, images, "samples", **drawn_by)
     if settings.by_class:
         with torch.inference_mode():

@@ -1,6 +1,7 @@
 """Repeated sweeps of evaluations: what is complete is not scored again, and what has changed is."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,3 +63,15 @@ def test_a_killed_evaluation_whose_checkpoint_has_changed_starts_again(evaluate,
     assert out.count("sweep/0/drawn.bin: contains part of other images; removed, and all are drawn again\n") == 1
     assert steps_scored() == [2]
     assert not Path("sweep/0/drawn.bin").exists()
+
+
+def test_an_evaluation_is_complete_only_for_the_worse_model_that_guided_it(evaluate, tiny, tmp_path: Path) -> None:
+    """A worse model that has been deleted since leaves it complete."""
+    guided = ["guidance=auto", "guidance.ckpt=worse"]
+    train([*tiny, "trainer.max_steps=1", "samples.n=0", "seed=1"], tmp_path / "worse")
+    evaluate(guided)
+    assert "sweep/0 is already complete" in evaluate(guided)
+    train([*tiny, "trainer.max_steps=2", "samples.n=0", "ckpt=worse"], tmp_path / "worse")
+    assert "is already complete" not in evaluate(guided)
+    shutil.rmtree("worse")
+    assert "sweep/0 is already complete" in evaluate(guided)

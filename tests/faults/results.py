@@ -35,7 +35,7 @@ FAULTS = [
         "itertools.product(*values[::-1])]",
         JOBS,
     ),
-    Fault("a scored model is scored again", "return file.is_file() and scored ==", "return False and scored ==", WHOLE),
+    Fault("a scored model is scored again", "same = file.is_file() and scored ==", "same = False and scored ==", WHOLE),
     Fault(
         "scores of another checkpoint count",
         'scored == [{"path": str(ckpt), "sha256": file_hash(file)}]',
