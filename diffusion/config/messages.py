@@ -1,5 +1,6 @@
 """One-line explanations of errors in a command line and its configuration."""
 
+import errno
 import re
 import sys
 import traceback
@@ -26,6 +27,7 @@ from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # optional packages add choices
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def exit_status(error: BaseException) -> int:
@@ -39,6 +41,8 @@ def explain(error: BaseException, command: str) -> str | None:
     for cause in chain:
         if isinstance(cause, UserError):
             return str(cause)
+        if isinstance(cause, OSError) and _is_unwritable(cause):  # Hydra writes files before the command begins
+            return _unwritable(cause)
     for cause in chain:
         if isinstance(cause, MissingConfigException):
             return _unknown_choice(cause)
@@ -61,8 +65,8 @@ def explain(error: BaseException, command: str) -> str | None:
         )
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return "a value in the optimizer's step overflows float32: lower optimizer.lr"
-    if isinstance(error, OSError) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir"):
-        return f"cannot write {error.filename}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
+    if isinstance(error, OSError) and _raised_in(error, "makedirs", "mkdir"):
+        return _unwritable(error)
     return None
 
 
@@ -101,6 +105,23 @@ def _stray(words: Sequence[str], command: str) -> str:
         found += f" {value}" * (len(words) > 1)
     meant = closest(key.replace("-", "_"), _known_keys(command))
     return f"{found}: expected KEY=VALUE" + (f", here {meant[0]}={value}" if meant else "; --help lists the keys")
+
+
+def _is_unwritable(error: OSError) -> bool:
+    """Whether a full or read-only disk is the reason, or a folder in which Hydra may not write."""
+    forbidden = error.errno == errno.EACCES and _raised_in(error, "makedirs", "mkdir", "_save_config", "save")
+    return error.errno in (*FULL, errno.EROFS) or forbidden
+
+
+def _raised_in(error: OSError, *functions: str) -> bool:
+    return any(frame.name in functions for frame in traceback.extract_tb(error.__traceback__)[-1:])
+
+
+def _unwritable(error: OSError) -> str:
+    """The message for a file or folder that cannot be written; a full disk does not name it."""
+    free = "free some space, or " if error.errno in FULL else ""
+    what = error.filename or "the output folder"
+    return f"cannot write {what}: {error.strerror}; {free}choose a folder you can write to (hydra.run.dir=…)"
 
 
 def summary(error: BaseException, command: str) -> str:
@@ -154,6 +175,8 @@ def _unquoted_commas(word: str) -> str:
 def _bad_override(chain: list[BaseException], command: str) -> str:
     """The message for an override of an unknown key, or with a value of the wrong type."""
     text = " ".join(str(chain[0]).split())
+    if match := re.match(r"\w+ raised while resolving interpolation: \[Errno (\d+)\] (.+): '(.+?)'", text):
+        return _unwritable(OSError(int(match[1]), match[2], match[3]))  # of a new folder; OmegaConf keeps only the text
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match[1]
         if key in INSTEAD:

@@ -1,5 +1,6 @@
 """The work of `diffusion.sample` and `diffusion.evaluate`, for a trained model or a folder of images."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffusion.checkpoint import early
+from diffusion.checkpoint.diffusers_folder import weights_file
 from diffusion.checkpoint.find import opened, trained
-from diffusion.checkpoint.restore import Restored, what_changed
+from diffusion.checkpoint.provenance import file_hash, network_hash
+from diffusion.checkpoint.restore import Restored, restore, what_changed
 from diffusion.config.build import make
 from diffusion.config.inherit import completed
 from diffusion.config.schema import AnyStudy, Drawn, Evaluate, Sample, Settings
@@ -23,7 +27,7 @@ from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
-from diffusion.evaluation.drawn import batches_of
+from diffusion.evaluation.drawn import OtherImages, batches_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
@@ -37,7 +41,7 @@ from diffusion.process.sampler import Sampler
 from diffusion.report.formatting import describe
 from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_of
 from diffusion.report.scores import print_by_class, print_scores
-from diffusion.runs.folder import SCORES
+from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
 
 GRID = 1024  # maximum number of images in a grid
@@ -81,10 +85,15 @@ def draw_samples(settings: Sample, folder: Path) -> None:
 def save_images(folder: Path, images: Tensor, seed: int, conditions: Mapping[str, Tensor]) -> None:
     """Write uint8 images (n, C, H, W) to images/*.png, and to images.npz with their seed and conditions (classes).
 
-    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory.
+    images.npz contains uint8 (n, H, W, C). It is written in pieces, so the images need not all fit into memory. Images
+    of an earlier call in the folder, which images.npz shows, are removed first.
     """
     width = len(str(len(images) - 1))
     (folder / "images").mkdir(exist_ok=True)
+    if (folder / "images.npz").is_file():
+        for file in (folder / "images").iterdir():
+            if re.fullmatch(r"\d+\.png", file.name):
+                file.unlink()
 
     def write(i: int) -> None:
         picture_of(images[i]).save(folder / "images" / f"{i:0{width}d}.png")
@@ -144,24 +153,49 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
     """Run `evaluate` as a job of a sweep, unless the job is already complete."""
     if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
-    else:
+        return
+    try:
+        evaluate(settings, folder)
+    except OtherImages:  # the job was killed, and its checkpoint or its settings have changed since
+        console.print(f"{folder / DRAWN}: contains part of other images; removed, and all are drawn again")
+        (folder / DRAWN).unlink()
         evaluate(settings, folder)
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:
-    """Whether `folder` has scores of the checkpoint that are newer than it. (Each sweep job has its own folder.)"""
-    scores, config = folder / SCORES, folder / CONFIG
-    if settings.ckpt is None or not scores.is_file() or not config.is_file():
+    """Whether the last scores in `folder` are those of the checkpoint as it is now. (Each sweep job has its folder.)"""
+    if settings.ckpt is None:
         return False
     ckpt = trained(settings.ckpt)
-    before = yaml.safe_load(config.read_text("utf-8"))
-    return bool(before["ckpt"] == str(ckpt) and scores.stat().st_mtime > ckpt.stat().st_mtime)
+    try:
+        sources = [score.source for score in read_scores(folder) if "checkpoint" in score.source]
+    except UserError:
+        return False  # damaged: set aside when new scores are written
+    file, scored = weights_file(ckpt) if ckpt.is_dir() else ckpt, [source["checkpoint"] for source in sources[-1:]]
+    same = file.is_file() and scored == [{"path": str(ckpt), "sha256": file_hash(file)}]
+    return same and not any(map(has_other_guidance, [source for source in sources if "guidance_hash" in source][-1:]))
+
+
+def has_other_guidance(source: Mapping[str, Any]) -> bool:
+    """Whether the worse model of a score's guidance now has other weights than were recorded; False if it is gone."""
+    guidance = source["guidance"]
+    if guidance["ckpt"] is None:
+        return False  # weights of the model itself
+    try:
+        file = trained(guidance["ckpt"])
+        if guidance["step"] is not None:
+            file = early.find(file.parent, guidance["step"])
+        worse = restore(file, guidance["weights"] or "ema").denoiser
+    except UserError:
+        return False
+    return network_hash(worse.network) != source["guidance_hash"]
 
 
 def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     choose_device(settings.device)  # raises before the model is loaded
     restored = opened(str(settings.ckpt), settings.weights)
+    of_model = restored.source  # hashed before its run saves the file again
     settings = completed_by(settings, restored)
     n, batch_size = int(settings.n or 0), int(settings.batch_size or 1)
     devices = choose_devices(settings.device, settings.devices, len(batches_of(n, batch_size)))
@@ -181,7 +215,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             "data.labels as in training"
         )
     write_configuration(folder, settings, restored)
-    source = {"seed": drawing.seed, **restored.source}
+    source = {"seed": drawing.seed, **of_model}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
     drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
     if left := sum(map(len, drawn.missing())):
@@ -189,7 +223,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     scorer.make_reference()
     with team(denoiser, devices) as together:
         images = together.draw(drawing, drawn, f"sampling {count(n, 'image')}")
-    drawn_by |= source
+    drawn_by |= source | drawing.weak_source
     new = score_images(scorer, settings, images, "samples", **drawn_by)
     if settings.by_class:
         with torch.inference_mode():

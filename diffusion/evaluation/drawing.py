@@ -206,6 +206,11 @@ class Drawing:
         return print_estimate(work, self.in_precision(denoiser), self.shape, n, total, batch_size, device)
 
     @property
+    def weak_source(self) -> dict[str, str]:
+        """The weights of the worse model, for a score's source; {} without one."""
+        return {} if self.weak is None else {"guidance_hash": network_hash(self.weak.network)}
+
+    @property
     def waits(self) -> bool:
         """Whether the worse model is the run itself at a step that it has not reached yet."""
         return self.weak is None and self.guidance is not None and self.guidance.step is not None

@@ -83,6 +83,13 @@ class Scorer:
             found = score(images, self.extractor, self.reference, metrics=self.metrics, description=f"scoring {what}")
         return self._named(found, what, source)
 
+    def protocols(self, n: int) -> set[str]:
+        """The keys of the protocols of `n` images' scores, which do not depend on the images: from random features."""
+        width = self.extractor.num_features + (self.extractor.num_spatial if self.reference.spatial is not None else 0)
+        features = torch.randn(n, width, generator=torch.Generator().manual_seed(0))
+        found = score_features(features, self.extractor, self.reference, metrics=self.metrics)
+        return {score.protocol_key for score in found.values()}
+
     def by_class(self, images: Tensor, classes: Tensor, **source: Any) -> list[Score]:
         """Score the images of each class against the reference images of that class.
 

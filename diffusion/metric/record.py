@@ -16,8 +16,8 @@ HIGHER_IS_BETTER = ("precision", "recall", "coverage", "inception_score")
 LOWER_IS_BETTER = ("fid", "fd_", "kid", "cmmd", "sfid", "sfd_", "copies", "bits")
 PROTOCOL_DETAILS = ("rate",)
 SOURCE = (
-    "sampler", "guidance", "precision", "seed", "weights", "step", "checkpoint", "network_hash", "folder", "nfe",
-    "seconds_per_image", "test_evaluation", "variance",
+    "sampler", "guidance", "precision", "seed", "weights", "step", "checkpoint", "network_hash", "guidance_hash",
+    "folder", "nfe", "seconds_per_image", "test_evaluation", "variance",
 )  # fmt: skip
 
 

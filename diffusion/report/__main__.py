@@ -80,7 +80,7 @@ def rebuild(folder: Path) -> tuple[Any, Any]:
 
         if "schedule" in config:
             schedule = build("schedule")
-        if "data" in config and not (folder / "figures/noising.png").is_file():
+        if config.get("data") and not (folder / "figures/noising.png").is_file():  # null: an evaluation of a run's data
             data = build("data")  # imports Lightning, and decodes images that are missing from the cache
             data.setup()
             images = data.splits["val"].images  # as at the end of training

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from diffusion.checkpoint import find
+from diffusion.checkpoint.provenance import code_version
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
@@ -24,14 +25,15 @@ from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
+from diffusion.evaluation.pipeline import Scorer
 from diffusion.evaluation.team import team
 from diffusion.metric.record import Score
 from diffusion.process.guidance import Guidance
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report.page.document import write_page
-from diffusion.report.page.study import save_picture, study_page
-from diffusion.runs.folder import Run
+from diffusion.report.page.study import latest, picture_file, save_picture, study_page
+from diffusion.runs.folder import SCORES, Run, append_scores, read_scores
 from diffusion.study.samplers_report import Point, write
 
 S = TypeVar("S", bound=AnyStudy)
@@ -92,7 +94,8 @@ def measure(
 ) -> tuple[list[Point], list[Score]]:
     """Measure seconds per image and scores by metric for each trial, and the baselines' scores; also in scores.json.
 
-    All trials draw from the same noise and for the same classes. The cost is printed first.
+    All trials draw from the same noise and for the same classes. The cost is printed first. Trials that the same study
+    has measured before it was interrupted are not drawn again.
     """
     n, batch_size, device = settings.n, settings.batch_size, devices[0]
     scorer = make_scorer(settings, restored.config["data"], n, folder, Ledger.of(restored.path), device)
@@ -104,31 +107,65 @@ def measure(
             "use split=val, and score the chosen one on test, once"
         )
     denoiser = restored.denoiser.to(device)
-    total = sum(trial.nfe for trial in trials)
-    work = f"{count(len(trials), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
-    total *= most_of(n, batch_size, len(devices))
-    print_estimate(work, trials[0].drawing.in_precision(denoiser), restored.shape, n, total, batch_size, device)
+    of_model = {"seed": settings.seed, **restored.source, **trials[0].drawing.weak_source}
+    sources = [{**trial.source, **of_model, "nfe": trial.nfe} for trial in trials]
+    before = measured_before(sources, scorer, n, folder)
+    left = [trial for trial, scores in zip(trials, before, strict=True) if not scores]
+    if len(left) < len(trials):
+        measured = f"{len(trials) - len(left)} of {count(len(trials), 'setting')}"
+        console.print(f"measured before, and not drawn again: {measured} ({folder / SCORES})")
+    if left:
+        total = sum(trial.nfe for trial in left)
+        work = f"{count(len(left), 'setting')} × {count(n, 'sample')}, {total} network evaluations per image"
+        total *= most_of(n, batch_size, len(devices))
+        print_estimate(work, trials[0].drawing.in_precision(denoiser), restored.shape, n, total, batch_size, device)
     scorer.make_reference()
     baselines = scorer.write(scorer.baselines(settings.baselines, n))
     counts = counts_of(scorer.data, settings.split, restored)
     points = []
     with team(denoiser, devices) as together:
-        for i, trial in enumerate(trials, start=1):
-            label = f"{i}/{len(trials)} {trial.title}, {trial.nfe} NFE"
+        for i, (trial, source, scored) in enumerate(zip(trials, sources, before, strict=True), start=1):
             drawing, file = replace(trial.drawing, counts=counts), folder / DRAWN
-            file.unlink(missing_ok=True)  # samples of an interrupted study have no time, so all are drawn again
-            drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
-            began = time.perf_counter()
-            images = together.draw(drawing, drawn, label)
-            seconds = (time.perf_counter() - began) / n
-            source = {**trial.source, "seed": drawing.seed, **restored.source}
-            new = scorer.write(scorer.score(images, nfe=trial.nfe, seconds_per_image=seconds, **source))
-            save_picture(images, source, folder)
-            drawn.remove()
-            scores, guidance = {score.metric: score for score in new}, drawing.guidance
+            if scored:
+                append_scores(folder, scored)  # now the last ones, in the order of the study
+            else:
+                file.unlink(missing_ok=True)  # samples of an interrupted study have no time, so all are drawn again
+                drawn = drawing.begin(file, denoiser, n, batch_size, trial.source)
+                began = time.perf_counter()
+                images = together.draw(drawing, drawn, f"{i}/{len(trials)} {trial.title}, {trial.nfe} NFE")
+                seconds = (time.perf_counter() - began) / n
+                picture_file(folder, source).unlink(missing_ok=True)  # of an earlier study
+                scored = scorer.write(scorer.score(images, seconds_per_image=seconds, **source))
+                save_picture(images, source, folder)
+                drawn.remove()
+            scores, guidance = {score.metric: score for score in scored}, drawing.guidance
             guided = (guidance.scale, guidance.low, guidance.high) if guidance else ()
+            seconds = scored[0].source["seconds_per_image"]
             points.append(Point(trial.sampler, drawing.sampler.steps, trial.nfe, seconds, scores, *guided))
     return points, baselines
+
+
+def measured_before(
+    sources: Sequence[Mapping[str, Any]], scorer: Scorer, n: int, folder: Path
+) -> list[Sequence[Score]]:
+    """The scores of each source by the latest study in `folder`; [] unless they are all that would be measured now."""
+    try:
+        earlier = [score for score in latest(read_scores(folder)) if score.code == code_version()]
+    except UserError:  # damaged: it is set aside when scores are written
+        earlier = []
+    protocols = scorer.protocols(n) if earlier else set()
+    found: list[Sequence[Score]] = []
+    for source in sources:
+        same = {s.metric: s for s in earlier if s.protocol_key in protocols and same_images(s.source, source)}
+        whole = len(same) == len(protocols) and picture_file(folder, source).is_file()
+        found.append([*same.values()] if whole else [])
+    return found
+
+
+def same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sources of scores are of the same images, however long they took, from whatever file of the model."""
+    without = {"seconds_per_image": None, "test_evaluation": None, "checkpoint": None}
+    return json.dumps({**one, **without}, sort_keys=True) == json.dumps({**other, **without}, sort_keys=True)
 
 
 def finish(written: Sequence[Path], folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Messages of commands: about arguments without effect, in `--help`, and in log files."""
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,44 @@ def test_a_warning_is_printed_and_logged(command, tmp_path: Path, monkeypatch, w
     assert "nowhere.ckpt: no such file" in err
     (line,) = (tmp_path / f"out/{name}.log").read_text().splitlines()
     assert line.endswith("[diffusion.metric.reference][WARNING] the statistics are damaged")
+
+
+MENDED = "choose a folder you can write to (hydra.run.dir=…)\n"
+
+
+def failing(number: int, file: str | None):
+    """Hydra's function that writes .hydra/*.yaml, with an error."""
+
+    def _save_config(*_: object) -> None:
+        raise OSError(number, os.strerror(number), file)
+
+    return _save_config
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "line"),
+    [
+        (errno.ENOSPC, None, "cannot write the output folder: No space left on device; free some space, or "),
+        (errno.EROFS, "out/.hydra/config.yaml", "cannot write out/.hydra/config.yaml: Read-only file system; "),
+        (errno.EACCES, "out/.hydra/config.yaml", "cannot write out/.hydra/config.yaml: Permission denied; "),
+    ],
+)
+def test_a_folder_in_which_hydra_cannot_write_gives_a_one_line_error(command, monkeypatch, number, file, line) -> None:
+    monkeypatch.setattr("hydra.core.utils._save_config", failing(number, file))
+    status, _, err = command("sample", ["ckpt=nowhere.ckpt", "hydra.run.dir=out"])
+    assert (status, err) == (2, f"error: {line}{MENDED}")
+
+
+def test_a_full_disk_on_which_no_new_folder_fits_gives_a_one_line_error(command, monkeypatch) -> None:
+    """The default folder is created while Hydra resolves the configuration."""
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    status, _, err = command("sample", ["ckpt=nowhere.ckpt"])
+    line = f"error: cannot write outputs/samples: {os.strerror(errno.ENOSPC)}; free some space, or {MENDED}"
+    assert (status, err) == (2, line)
 
 
 WORDS = {

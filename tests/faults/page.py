@@ -76,4 +76,10 @@ FAULTS = [
     Fault(
         "the page's sampler starts at the wrong scale", "math.hypot(times[0].alpha, times[0].sigma)]]", "2.0]]", TABLE
     ),
+    Fault(
+        "the page of a study mixes earlier ones",
+        "if _study(s) == _study(settings[-1]) and s.",
+        "if s.",
+        "report/test_page.py::test_a_studys_page_shows_only_the_latest_study_in_its_folder",
+    ),
 ]

@@ -15,6 +15,8 @@ JOBS = "reproduce/test_studies.py::test_the_jobs_match_those_of_hydras_sweeper"
 RECIPE = "evaluation/test_which_checkpoint.py::test_the_recipe_of_a_run_with_only_weights_is_read_from_the_run"
 ONCE = "reproduce/test_studies.py::test_equal_models_of_two_studies_are_evaluated_once"
 
+CHECKPOINT = "evaluation/test_sweep.py::test_an_evaluation_is_complete_only_for_the_checkpoint_that_it_scored"
+
 FAULTS = [
     Fault(
         "a missing number counts as equal", 'yield f"{label}: {column.name} was not measured again"', "continue", NAMED
@@ -33,7 +35,13 @@ FAULTS = [
         "itertools.product(*values[::-1])]",
         JOBS,
     ),
-    Fault("a scored model is scored again", "scores.stat().st_mtime > ckpt.stat().st_mtime", "False", WHOLE),
+    Fault("a scored model is scored again", "same = file.is_file() and scored ==", "same = False and scored ==", WHOLE),
+    Fault(
+        "scores of another checkpoint count",
+        'scored == [{"path": str(ckpt), "sha256": file_hash(file)}]',
+        "scored != []",
+        CHECKPOINT,
+    ),
     Fault("a changed setting is not detected", "in pairs if then != now and", "in [] if then != now and", SWEPT),
     Fault(
         "figures are not saved with the results", 'if read(name).sweeps[sweep].command == "train":', "if False:", WHOLE

@@ -257,3 +257,20 @@ def test_a_studys_page_groups_scores_by_setting_and_includes_pictures(tmp_path: 
     assert [(b["what"], b["value"]) for b in page["baselines"]] == [("floor", 0.7)]
     write_report(tmp_path)
     assert data_of((tmp_path / "report.html").read_text())["kind"] == "study"
+
+
+def test_a_studys_page_shows_only_the_latest_study_in_its_folder(tmp_path: Path) -> None:
+    """Not the settings of an earlier one with other n, another model, another seed or another program."""
+
+    def measured(steps: int, n: int = 16, code: str = "1", **source: Any) -> list[Score]:
+        drawn = {"sampler": {"name": "DDIM", "steps": steps}, "nfe": steps, "seed": 0, "network_hash": "a"} | source
+        reference, floor = Reference("val", 250), Score("fd_lite0", 0.1 * n, n, what="floor")
+        return [floor, Score("fd_lite0", 1.0, n, reference=reference, source=drawn, code=code)]
+
+    for earlier in (measured(5, n=64), measured(5, network_hash="b"), measured(5, seed=1), measured(5, code="2")):
+        append_scores(tmp_path, earlier)
+    for steps in (10, 20):
+        append_scores(tmp_path, measured(steps))
+    page = study_page(Run(tmp_path))
+    assert [setting["steps"] for setting in page["settings"]] == [10, 20]
+    assert [baseline["value"] for baseline in page["baselines"]] == [1.6]

@@ -57,6 +57,13 @@ def test_missing_data_leaves_a_note_and_the_other_figures(run_folder: Path, caps
     assert "`figures/noising.png` is missing: the data's images" in (run_folder / "README.md").read_text()
 
 
+def test_an_evaluation_of_a_runs_own_data_has_a_report(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run_folder / "config.yaml").write_text("data: null\n")  # as `write_configuration` writes it
+    assert main([str(run_folder)]) == 0
+    assert capsys.readouterr().err == ""
+    assert (run_folder / "report.html").is_file()
+
+
 def test_the_report_of_a_sweep_is_its_comparison(
     tmp_path: Path, make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

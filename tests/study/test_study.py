@@ -4,12 +4,15 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from diffusion.config.choices import conf_dir
 from diffusion.errors import UserError
 from diffusion.evaluation.cost import evaluations
+from diffusion.evaluation.drawing import Drawing
+from diffusion.evaluation.team import Team
 from diffusion.process.schedule import linear
 from diffusion.report.formatting import value_text
 from diffusion.runs.folder import read_scores
@@ -131,3 +134,58 @@ def test_the_cost_of_an_evaluation_is_printed_first(
     cost = re.search(r"6 samples × 5 network evaluations: about .* on cpu", out)
     assert cost is not None
     assert cost.start() < out.index("features of the reference")  # of a split other than that of the training
+
+
+def test_an_interrupted_study_measures_only_what_is_missing(command, two_steps, tmp_path, monkeypatch) -> None:
+    """Its files are those of an uninterrupted study, up to seconds. Another protocol or seed is measured again."""
+
+    class Killed(BaseException):
+        pass
+
+    drawn, draw = [], Team.draw
+
+    def counted(self: Team, drawing: Drawing, *rest: Any) -> Any:
+        if len(drawn) == stop:
+            raise Killed
+        drawn.append(drawing.sampler.steps)
+        return draw(self, drawing, *rest)
+
+    def study(folder: str, *more: str) -> tuple[list[int], str]:
+        """The steps that were drawn, and the output."""
+        del drawn[:]
+        words = [f"ckpt={two_steps}", "features=lite0", "device=cpu", "samplers=[ddim]", "nfe=[2,3,4]", "n=6", *more]
+        status, out, err = command("study", ["sampler", *words, f"hydra.run.dir={folder}"])
+        assert status == 0, out + err
+        return list(drawn), out
+
+    def files(folder: str) -> list[Any]:
+        """What a study wrote, without seconds."""
+        with (tmp_path / folder / "study.csv").open() as table:
+            rows = [{**row, "seconds_per_image": ""} for row in csv.DictReader(table)]
+        pictures = {file.name: file.read_bytes() for file in sorted((tmp_path / folder / "samples").iterdir())}
+        return [rows, pictures, [score.identity for score in read_scores(tmp_path / folder)]]
+
+    monkeypatch.setattr(Team, "draw", counted)
+    stop = None
+    study("whole")
+    stop = 2
+    with pytest.raises(Killed):
+        study("parts")
+    stop = None
+    seconds = [score.source.get("seconds_per_image") for score in read_scores(tmp_path / "parts")]
+    steps, out = study("parts")
+    assert steps == [4]
+    assert f"measured before, and not drawn again: 2 of 3 settings ({tmp_path}/parts/scores.json)\n" in out
+    assert "1 setting × 6 samples, 4 network evaluations per image" in out
+    assert files("parts") == files("whole")
+    assert [score.source.get("seconds_per_image") for score in read_scores(tmp_path / "parts")][
+        : len(seconds)
+    ] == seconds
+    assert study("parts")[0] == []
+    assert files("parts") == files("whole")
+    for change in ("n=8", "seed=1", "metrics.kernel.subset_size=3", "split=train", "precision=bf16-mixed"):
+        assert study("parts", change)[0] == [2, 3, 4], change
+    (tmp_path / "parts/scores.json").write_text("[")
+    assert study("parts")[0] == [2, 3, 4]
+    next((tmp_path / "parts/samples").iterdir()).unlink()
+    assert len(study("parts")[0]) == 1

@@ -159,3 +159,11 @@ def test_help_describes_the_named_study(command):
     assert "\n  scales=[1,1.25,1.5,2,3]" in out
     assert "nfe=" not in out
     assert "  nfe=[10,20,50]" in command("study", ["--help"])[1]
+
+
+def test_settings_are_measured_again_with_another_worse_model(runs, command, tiny, tmp_path) -> None:
+    words = [f"ckpt={runs['plain']}", "guidance=auto", "guidance.ckpt=worse", "scales=[2]", "steps=2", "baselines=[]"]
+    for seed, measured in ((1, False), (1, True), (2, False)):
+        train([*tiny, "ema=none", "samples.n=0", "trainer.max_steps=1", f"seed={seed}"], tmp_path / "worse")
+        out = studied(command, *words)
+        assert ("measured before, and not drawn again: 2 of 2 settings" in out) == measured, out

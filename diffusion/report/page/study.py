@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,29 @@ from diffusion.report.page import pictures
 from diffusion.runs.folder import Run
 
 IMAGES = 8
+VARIED = ("sampler", "guidance", "nfe", "seconds_per_image", "test_evaluation", "checkpoint")  # within one study
 
 
 def is_study(run: Run) -> bool:
     """Whether the folder contains scores by sampling cost (NFE)."""
     return any("nfe" in score.source for score in run.scores)
+
+
+def latest(scores: Sequence[Score]) -> list[Score]:
+    """The scores of settings by the latest of the studies in a folder.
+
+    They have the model, the seed, the program, n and the reference of the last score, and each has the protocol of the
+    last score of its metric.
+    """
+    settings = [score for score in scores if "nfe" in score.source]
+    protocols = {score.metric: score.protocol_key for score in settings}
+    return [s for s in settings if _study(s) == _study(settings[-1]) and s.protocol_key == protocols[s.metric]]
+
+
+def _study(score: Score) -> tuple[Any, ...]:
+    """What the scores of one study have in common."""
+    source = {key: value for key, value in score.source.items() if key not in VARIED}
+    return score.code, score.n, score.reference, source
 
 
 def save_picture(images: Tensor, source: Mapping[str, Any], folder: Path) -> Path:
@@ -34,13 +52,11 @@ def picture_file(folder: Path, source: Mapping[str, Any]) -> Path:
 
 
 def study_page(run: Run) -> dict[str, Any]:
-    """The page data: each setting with its NFE, seconds per image, scores and samples; and the baselines."""
+    """The page data of the latest study in a folder: each setting with its cost, scores and samples; the baselines."""
     settings: dict[str, dict[str, Any]] = {}
-    baselines: list[dict[str, Any]] = []
-    for score in run.scores:
-        if "nfe" not in score.source:
-            baselines.append({"what": score.what, **_value(score)})
-            continue
+    shown = latest(run.scores)
+    baselines = {(score.what, score.metric): score for score in run.scores if "nfe" not in score.source}  # the last
+    for score in shown:
         source = score.source
         key = str(picture_file(run.folder, source))
         setting = settings.setdefault(
@@ -57,14 +73,14 @@ def study_page(run: Run) -> dict[str, Any]:
         )
         setting["scores"][score.metric] = _value(score)
     metrics = list(dict.fromkeys(metric for setting in settings.values() for metric in setting["scores"]))
-    protocols = {score.metric: protocol_text(score) for score in run.scores if score.metric in metrics}
+    protocols = {score.metric: protocol_text(score) for score in shown}
     return {
         "kind": "study",
         "title": f"Study {run.folder.resolve().name}",
         "metrics": metrics,
         "protocols": protocols,
         "settings": list(settings.values()),
-        "baselines": baselines,
+        "baselines": [{"what": score.what, **_value(score)} for score in baselines.values()],
     }
 
 
