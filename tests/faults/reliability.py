@@ -617,7 +617,7 @@ FAULTS = [
         "T9 the configuration is not checked for secrets",
         "                secrets.check_values(values)\n",
         "",
-        REFUSED,
+        "reliability/test_sweep.py::test_a_secret_in_a_file_of_choices_is_refused",
     ),
     Fault(
         "T9 settings named like a secret are accepted",

@@ -185,6 +185,21 @@ def test_a_secret_on_the_command_line_or_in_the_configuration_is_refused(
     assert not leaks(tmp_path)
 
 
+@pytest.mark.parametrize("line", [f"name: {SECRET}", "data: {root: 'https://me:pass-word@host/x'}"])
+def test_a_secret_in_a_file_of_choices_is_refused(command, tiny, tmp_path, monkeypatch, line):
+    monkeypatch.setenv("MY_API_TOKEN", SECRET)
+    (tmp_path / "choices/experiment").mkdir(parents=True)
+    (tmp_path / "choices/experiment/leaky.yaml").write_text(f"# @package _global_\n{line}\n")
+    words = [word for word in tiny if not word.startswith(("name=", "data.root="))]
+    status, out, err = command(
+        "train", ["--config-dir", "choices", *words, "experiment=leaky", "trainer.max_steps=1", "hydra.run.dir=run"]
+    )
+    assert status == 2, out + err
+    assert "would be saved with the run" in err
+    assert SECRET not in out + err
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
 def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
     """One of two trials is complete: one more runs, with different values."""
     import optuna  # from the extra `sweep`, which dev includes
