@@ -7,7 +7,6 @@ jobs that are not complete.
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -99,9 +98,16 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoints, samples and scores of an earlier run before another one starts from scratch."""
+    """Remove the checkpoints, samples and scores of an earlier run before another one starts from scratch.
+
+    Without checkpoints there, the files are not those of an earlier run, and are kept.
+    """
+    if not holds_checkpoints(folder):
+        return
     for name in ("checkpoints", "samples"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        for file in list((folder / name).rglob("*")):
+            if not file.is_dir():
+                file.unlink()
     (folder / SCORES).unlink(missing_ok=True)
 
 

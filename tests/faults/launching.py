@@ -92,6 +92,12 @@ FAULTS = [
         "for name in ():",
         AGAIN,
     ),
+    Fault(
+        "a first run removes files that it finds",
+        "    if not holds_checkpoints(folder):\n        return\n",
+        "",
+        f"{STOPPED}::test_a_first_run_keeps_the_files_that_it_finds_in_its_folder",
+    ),
     Fault("a job resumed alone loses its place in the sweep", 'JOB = ".hydra/job.yaml"', "JOB = OVERRIDES", AGAIN),
     Fault(
         "a run from scratch keeps earlier checkpoints",

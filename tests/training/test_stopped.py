@@ -55,8 +55,8 @@ def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights
     with monkeypatch.context() as patch:
         patch.setattr(Diffusion, "training_step", interrupted)
         assert train("ckpt=null", "seed=7")[0] == 143
-    for name in ("scores.json", "samples"):
-        assert not (tmp_path / "run" / name).exists()
+    assert not (tmp_path / "run/scores.json").exists()
+    assert not [*(tmp_path / "run/samples").iterdir()]
     status, text = train("ckpt=auto", "seed=7")
     assert status == 0, text
     resumed = storage.load(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
@@ -64,6 +64,16 @@ def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights
     alone = storage.load(tmp_path / "alone/checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(weight, alone[name]) for name, weight in resumed.items())
     assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["seed"] == 7
+
+
+def test_a_first_run_keeps_the_files_that_it_finds_in_its_folder(train, tmp_path):
+    (tmp_path / "run/samples").mkdir(parents=True)
+    for name in ("samples/mine.png", "scores.json"):
+        (tmp_path / "run" / name).write_text("[]")
+    status, text = train()
+    assert status == 0, text
+    assert (tmp_path / "run/samples/mine.png").read_text() == "[]"
+    assert (tmp_path / "run/scores.json").exists()
 
 
 def test_a_validation_that_was_interrupted_once_is_repeated_once(train, tmp_path, monkeypatch):

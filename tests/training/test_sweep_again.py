@@ -58,7 +58,8 @@ def test_checkpoints_of_other_settings_are_overwritten_only_on_request(command, 
     (tmp_path / "sweep/1/run.json").unlink()
     assert command("train", [*overrides, "ckpt=null"])[0] == 0
     assert "seed: 0" in config.read_text()
-    assert not [*(tmp_path / "sweep/0").glob("checkpoints/*"), *(tmp_path / "sweep/0").glob("s*")]
+    assert not [*(tmp_path / "sweep/0").glob("checkpoints/*"), *(tmp_path / "sweep/0").glob("s*/*")]
+    assert not (tmp_path / "sweep/0/scores.json").exists()
 
 
 def test_a_job_that_was_resumed_alone_is_still_that_job(command, tiny, tmp_path, monkeypatch):
