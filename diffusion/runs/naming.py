@@ -6,6 +6,7 @@ ${job_folder:}                     the folder of a sweep's job: its number, unle
 """
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,9 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     key = _key(overrides)
-    for file in sorted(sweep.glob(f"*/{JOB}")):
-        if _read(file) == key:
-            return file.parent.parent.name
+    for folder, before in jobs_in(sweep):
+        if before == key:
+            return folder.name
     for i in itertools.count(number):
         file = sweep / str(i) / JOB
         if not file.exists():
@@ -56,6 +57,12 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
             replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
             return str(i)
     raise AssertionError
+
+
+def jobs_in(sweep: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folder and the overrides of each job of a sweep."""
+    for file in sorted(sweep.glob(f"*/{JOB}")):
+        yield file.parent.parent, _read(file)
 
 
 def register() -> None:

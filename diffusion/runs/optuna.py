@@ -8,21 +8,27 @@ This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score
 """
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.errors import UserError, exit_status
 from diffusion.metric.record import Score
 from diffusion.runs.metrics import measures
+from diffusion.runs.naming import jobs_in
+from diffusion.runs.record import RunRecord
 
 ERRORS = ("mse", "loss")  # substrings of the names of denoising errors
 WEIGHED = ("prediction", "objective")  # settings that determine at which times a network is most accurate
+ENDED = ("complete", "interrupted", "failed", "died")  # states of a run
+GRID = "GridSampler"  # it repeats a stopped trial by itself, and would count a repeated one as another point
 
 
 class CheckSearch(Callback):
@@ -72,8 +78,9 @@ def searched(config: DictConfig) -> Iterator[str]:
 class ResumeStudy(Callback):
     """Count the trials that a study has already completed, in any process, towards `hydra.sweeper.n_trials`.
 
-    Otherwise, Hydra's plugin would run `n_trials` more, and a seeded sampler would repeat the first ones. Applies to a
-    study with a `study_name` in a `storage`. The trial of a killed process stays "running" there; it is ignored.
+    Otherwise, Hydra's plugin would run `n_trials` more, and a seeded sampler would repeat the first ones. Trials that
+    were running when their process ended are run again first, with the same values: their jobs then resume in their
+    folders. Applies to a study with a `study_name` in a `storage`.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -84,12 +91,32 @@ class ResumeStudy(Callback):
         import optuna
 
         try:
-            trials = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage).trials
+            study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
         except KeyError:
             return  # a new study
-        complete = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in trials)
+        trials, states, wanted, again = study.trials, optuna.trial.TrialState, sweeper.n_trials, []
+        complete = sum(trial.state == states.COMPLETE for trial in trials)
         with read_write(config):
-            sweeper.n_trials = max(0, sweeper.n_trials - complete)
+            sweeper.n_trials = max(0, wanted - complete)
             if sweeper.sampler.get("seed") is not None:
                 sweeper.sampler.seed += len(trials)
-        console.print(f"study {sweeper.study_name}: {complete} trials are complete, {sweeper.n_trials} to go")
+        running = [trial for trial in trials if trial.state == states.RUNNING]
+        if running and not sweeper.sampler._target_.endswith(GRID):
+            stopped = [trial for trial in running if has_ended(trial.params, Path(config.hydra.sweep.dir))]
+            again = stopped[: sweeper.n_trials]
+        for trial in again:
+            study.tell(trial.number, state=states.FAIL)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.enqueue_trial(trial.params)
+        console.print(
+            f"study {sweeper.study_name}: {complete} of {count(wanted, 'trial')} complete"
+            + (f"; running {count(len(again), 'stopped trial')} again" if again else "")
+        )
+
+
+def has_ended(params: Mapping[str, Any], sweep: Path) -> bool:
+    """Whether the job with these values has begun in the folder of a sweep, and its run has ended in any way."""
+    words = {f"{key}={value}" for key, value in params.items()}
+    folders = [folder for folder, overrides in jobs_in(sweep) if words and words <= {*overrides}]
+    return any(RunRecord(folder).state in ENDED for folder in folders)

@@ -25,6 +25,7 @@ EARLY = "reliability/test_early.py::test_a_signal_before_training_interrupts_the
 EARLY_JOB = "reliability/test_early.py::test_a_signal_before_training_interrupts_the_sweep_and_its_job"
 JOB_SIGNALLED = "reliability/test_early.py::test_a_signal_to_one_sweep_job_does_not_stop_the_others"
 NOTED = "reliability/test_early.py::test_early_signals_end_rank_0_and_are_only_recorded_by_other_ranks[1-note]"
+SEARCH = "training/test_search.py::test_a_search_repeats_a_trial_only_if_its_job_has_ended"
 STUDY = "reliability/test_sweep.py::test_a_killed_optuna_study_resumes"
 LAUNCHED = "reliability/test_launchers.py::test_two_process_jobs_have_separate_configs_and_folders_and_fail_alone"
 TORCHRUN = "reliability/test_two_processes.py::test_torchrun_starts_a_single_run"
@@ -283,11 +284,19 @@ FAULTS = [
     Fault("quotes inside a quoted value are not escaped", """value.replace('"', '\\\\"')""", "value", QUOTES),
     Fault(
         "Optuna: completed trials are not subtracted on resume",
-        "sweeper.n_trials - complete)",
-        "sweeper.n_trials)",
+        "wanted - complete)",
+        "wanted)",
         STUDY,
     ),
     Fault("Optuna: a resumed study repeats its first draws", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
+    Fault("Optuna: a stopped trial is not run again", "study.enqueue_trial(trial.params)", "pass", STUDY),
+    Fault("Optuna: a trial that another process runs is run again", "RunRecord(folder).state in ENDED", "True", SEARCH),
+    Fault("Optuna: a trial whose job has not begun is run again", "words and words <= {*overrides}", "True", SEARCH),
+    Fault("Optuna: a trial without values is run again", "words and words <=", "words <=", SEARCH),
+    Fault("Optuna: more trials than asked for are run again", "stopped[: sweeper.n_trials]", "stopped", SEARCH),
+    Fault(
+        "Optuna: a grid counts a repeated trial twice", "not sweeper.sampler._target_.endswith(GRID)", "True", SEARCH
+    ),
     Fault(
         "launchers: further processes repeat the command line",
         'command = [sys.executable, "-m", WORKER, *words]',

@@ -597,7 +597,7 @@ FAULTS = [
     ),
     Fault(
         "T9 a job does not get its folder again",
-        "        if _read(file) == key:\n",
+        "        if before == key:\n",
         "        if False:\n",
         OWN_FOLDER,
     ),

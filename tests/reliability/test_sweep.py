@@ -14,6 +14,7 @@ from forked import FORK, Train, train
 
 from diffusion.runs import jobs
 from diffusion.runs.naming import job_folder
+from diffusion.runs.record import RunRecord
 from diffusion.training import worker
 
 pytestmark = pytest.mark.reliability
@@ -201,31 +202,33 @@ def test_a_secret_in_a_file_of_choices_is_refused(command, tiny, tmp_path, monke
 
 
 def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
-    """One of two trials is complete: one more runs, with different values."""
+    """One of two trials is complete: the other one resumes, and a third one has other values."""
     import optuna  # from the extra `sweep`, which dev includes
 
     overrides = ["-m", *tiny, "trainer.max_steps=2", "samples.n=0", "hydra/sweeper=optuna", "hydra.sweep.dir=study"]
     overrides += ["hydra.sweeper.study_name=lr", f"hydra.sweeper.storage=sqlite:///{tmp_path}/study.db"]
-    overrides += ["hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1"]
-    overrides += ["optimizer.lr=interval(1e-5,1e-2)"]
+    overrides += ["hydra.sweeper.n_jobs=1", "+hydra.sweeper.sampler.seed=1", "optimizer.lr=interval(1e-5,1e-2)"]
 
     def enter() -> None:
         os.chdir(tmp_path)
         jobs.subprocess = SimpleNamespace(Popen=Forked)  # type: ignore[attr-defined,assignment]
 
-    killed = Train(overrides, tmp_path / "log", enter)
+    killed = Train([*overrides, "hydra.sweeper.n_trials=2"], tmp_path / "log", enter)
     while not (tmp_path / "study/1/config.yaml").is_file():
         assert killed.alive
         time.sleep(0.01)
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.ended() == 137
-    for said in ("1 trials are complete, 1 to go", "2 trials are complete, 0 to go"):
+    while RunRecord(tmp_path / "study/1").state == "running":  # until it notices that its launcher is gone
+        time.sleep(0.01)
+    for said in ("1 of 3 trials complete; running 1 stopped trial again", "3 of 3 trials complete"):
         log = tmp_path / said
-        assert train(overrides, log, enter) == 0, log.read_text()
+        assert train([*overrides, "hydra.sweeper.n_trials=3"], log, enter) == 0, log.read_text()
         assert said in log.read_text()
     trials = optuna.load_study(study_name="lr", storage=f"sqlite:///{tmp_path}/study.db").trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING", "COMPLETE"]
-    assert len({trial.params["optimizer.lr"] for trial in trials}) == 3
-    complete = [i for i, record in records(tmp_path / "study").items() if record["state"] == "complete"]
-    assert {"0", "2"} <= {*complete}  # job 1 may have ended before it noticed that its launcher was gone
-    figure("an Optuna study killed in the middle", "2 trials of 2 complete, none twice")
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    first, stopped, resumed, new = (trial.params["optimizer.lr"] for trial in trials)
+    assert stopped == resumed
+    assert len({first, resumed, new}) == 3
+    assert {i: record["state"] for i, record in records(tmp_path / "study").items()} == dict.fromkeys("012", "complete")
+    figure("an Optuna study killed in the middle", "3 trials of 3 complete, none twice")

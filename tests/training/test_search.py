@@ -1,10 +1,16 @@
 """The metrics that a search such as Optuna can optimize, and the values that its jobs return."""
 
 import json
+import time
 
+import optuna
 import pytest
+from omegaconf import OmegaConf
 
 from diffusion.runs.metrics import read_metrics
+from diffusion.runs.naming import job_folder
+from diffusion.runs.optuna import ResumeStudy
+from diffusion.runs.record import RunRecord, claim
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1", "hydra.sweep.dir=study"]
 
@@ -66,3 +72,31 @@ def test_a_sweep_score_that_is_not_logged_is_refused_before_training(command, ti
     status, out, err = command("train", [*tiny, *words])
     assert status == 2, out + err
     assert said in err.splitlines()[-1]
+
+
+def states_after_restart(sweep, sampler="TPESampler", left=1, **params):
+    """The states of a study's trials when its search starts again; one trial with these values was running before."""
+    storage, running = f"sqlite:///{sweep / str(time.monotonic_ns())}.db", optuna.trial.TrialState.RUNNING
+    space = {name: optuna.distributions.UniformDistribution(0, 1) for name in params}
+    trial = optuna.trial.create_trial(state=running, params=params, distributions=space)
+    optuna.create_study(study_name="s", storage=storage).add_trial(trial)
+    sampler = {"_target_": f"optuna.samplers.{sampler}"}
+    sweeper = {"study_name": "s", "storage": storage, "n_trials": left, "sampler": sampler}
+    config = OmegaConf.create({"hydra": {"sweeper": sweeper, "sweep": {"dir": str(sweep)}}})
+    ResumeStudy().on_multirun_start(config)
+    return [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
+
+
+@pytest.mark.filterwarnings("error:enqueue_trial")
+def test_a_search_repeats_a_trial_only_if_its_job_has_ended(tmp_path):
+    for name in ("0.4", "0.5"):
+        (tmp_path / job_folder(tmp_path, 0, [f"lr={name}", "seed=1"])).mkdir(exist_ok=True)
+    RunRecord(tmp_path / "0", {"state": "interrupted"})._replace()
+    assert states_after_restart(tmp_path) == ["RUNNING"]  # it has no values yet
+    assert states_after_restart(tmp_path, lr=0.5) == ["RUNNING"]  # its job has not begun
+    with claim(tmp_path / "1").lock:
+        assert states_after_restart(tmp_path, lr=0.5) == ["RUNNING"]
+    RunRecord(tmp_path / "1", {"state": "interrupted"})._replace()
+    assert states_after_restart(tmp_path, lr=0.5) == ["FAIL", "WAITING"]
+    assert states_after_restart(tmp_path, lr=0.5, left=0) == ["RUNNING"]
+    assert states_after_restart(tmp_path, lr=0.5, sampler="GridSampler") == ["RUNNING"]
