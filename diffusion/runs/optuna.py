@@ -7,6 +7,7 @@
 This requires `pip install 'diffusion-experiments[sweep]'`. Without `sweep.score`, a trial minimizes the last val/mse.
 """
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -90,6 +91,7 @@ class ResumeStudy(Callback):
             return
         import optuna
 
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # the storage's library lists its plugins
         try:
             study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
         except KeyError:

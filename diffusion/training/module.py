@@ -1,5 +1,6 @@
 """The LightningModule: the network, the forward process's tables, the objective."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from diffusion.config.schema import Train
+from diffusion.console import console, count
 from diffusion.data import Batch, ImageData
 from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
@@ -236,7 +238,10 @@ class Diffusion(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Replace the settings that were saved with a resumed optimizer's state by those of this run."""
+        """Replace the settings that were saved with a resumed optimizer's state by those of this run.
+
+        Print the learning rate if it jumps, as with a schedule for a longer run.
+        """
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
         names = setting_names(self.optimizer) - {"params", "lr"}
@@ -249,7 +254,14 @@ class Diffusion(pl.LightningModule):
             before, rate = group["initial_lr"], fresh["lr"]
             group["initial_lr"] = scheduler.base_lrs[i] = rate
             if isinstance(scheduler, LambdaLR):  # as LambdaLR computes the rate
-                group["lr"] = rate * scheduler.lr_lambdas[i](scheduler.last_epoch)
+                factor, saved = scheduler.lr_lambdas[i](scheduler.last_epoch), group["lr"]
+                group["lr"] = rate * factor
+                if i == 0 and not math.isclose(saved, before * factor, rel_tol=1e-6):
+                    steps = count(self.clock.total, "step")
+                    console.print(
+                        f"the learning rate was {saved:.3g} and is {rate * factor:.3g} from here on: lr_scheduler is "
+                        f"computed for a run of {steps}"
+                    )
             elif rate != before:
                 group["lr"] *= rate / before
 

@@ -98,6 +98,18 @@ FAULTS = [
         f"{FREE}::test_a_resumed_run_equals_an_uninterrupted_run",
     ),
     Fault(
+        "a learning rate that jumps on resume is not printed",
+        "if i == 0 and not math.isclose(saved, before * factor, rel_tol=1e-6)",
+        "if False",
+        "training/test_resume.py::test_a_learning_rate_that_jumps_on_resume_is_printed",
+    ),
+    Fault(
+        "a changed optimizer.lr is printed as a jump of the learning rate",
+        "math.isclose(saved, before * factor,",
+        "math.isclose(saved, rate * factor,",
+        "training/test_resume.py::test_a_learning_rate_that_jumps_on_resume_is_printed",
+    ),
+    Fault(
         "schedule-free: a falling learning rate is accepted",
         "for step in steps]).min() < 0",
         "for step in steps]).min() < -9",

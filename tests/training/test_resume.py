@@ -1,6 +1,7 @@
 """Resuming: with the run's recipe, never silently with another one, and never if nothing is left to train."""
 
 import json
+import math
 import shlex
 
 import pytest
@@ -169,6 +170,29 @@ def test_changed_optimizer_settings_are_used_on_resume(command, run):
     (group,) = saved["optimizer_states"][0]["param_groups"]
     assert (*group["betas"], group["weight_decay"], group["initial_lr"]) == (0.5, 0.6, 0.3, 0.01)
     assert saved["lr_schedulers"][0]["base_lrs"] == [0.01]
+
+
+def test_a_learning_rate_that_jumps_on_resume_is_printed(command, tiny, tmp_path):
+    words = [
+        *tiny,
+        "hydra.run.dir=run",
+        "samples.n=0",
+        "optimizer.lr=0.01",
+        "lr_scheduler=cosine",
+        "lr_scheduler.warmup=0",
+    ]
+    assert command("train", [*words, "trainer.max_steps=2"])[0] == 0
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 0, out + err
+    said = "the learning rate was 0 and is 0.005 from here on: lr_scheduler is computed for a run of 4 steps"
+    assert said in " ".join(out.split())
+    rates = read_metrics(tmp_path / "run/metrics.csv")["lr-AdamW"]
+    assert rates.value[-2:].tolist() == pytest.approx([0.005, 0.01 * (1 + math.cos(0.75 * math.pi)) / 2])
+    status, out, err = command("train", [*RUN, "optimizer.lr=0.02", "lr_scheduler=constant", "trainer.max_steps=5"])
+    assert "the learning rate was 0 and is 0.02" in out
+    status, out, err = command("train", [*RUN, "optimizer.lr=0.01", "trainer.max_steps=6"])
+    assert status == 0, out + err
+    assert "the learning rate" not in out  # only optimizer.lr has changed, which is reported with the other settings
 
 
 @pytest.mark.parametrize("steps", [1, 2])
