@@ -19,13 +19,17 @@ from diffusion.evaluation.drawing import Drawing, most_of
 from diffusion.evaluation.pipeline import Scorer, opposite
 from diffusion.metric.extract import default_batch_size
 from diffusion.process.denoiser import Denoiser
+from diffusion.report.page.run import utilization_text
+from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
 from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.sharding import whole
 from diffusion.training.signals import TimeLimit
+from diffusion.training.utilization import utilization
 
 STEP = 3  # evaluations per image in a training step
+LONG = 60.0  # seconds of training from which on its utilization of the device is measured
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
 MEASURED = slice(5, 25)  # the batches of the run that are timed to correct the forecast
 
@@ -130,8 +134,8 @@ class Plan:
 class Forecast(Callback):
     """Prints how long each part of the run will take before the first step, and later a measured time for training."""
 
-    def __init__(self, clock: Clock, plan: Plan):
-        self.clock, self.plan = clock, plan
+    def __init__(self, clock: Clock, plan: Plan, record: RunRecord | None):
+        self.clock, self.plan, self.record = clock, plan, record
         self.seen = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -182,7 +186,7 @@ class Forecast(Callback):
         return Costs(training, sampling, features)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Time the `MEASURED` batches and print the time of the remaining steps."""
+        """Time the `MEASURED` batches, and print the time of the remaining steps and the utilization of the device."""
         self.seen += 1
         if self.seen == MEASURED.start:
             self.began, self.first = self._now(pl_module), trainer.global_step
@@ -191,9 +195,15 @@ class Forecast(Callback):
         steps = trainer.global_step - self.first
         if steps == 0:
             return
-        left = self.clock.total - trainer.global_step
-        seconds = (self._now(pl_module) - self.began) / steps * left
-        console.print(f"{count(left, 'step')} left: about {duration(seconds)} of training (measured)")
+        left, each = self.clock.total - trainer.global_step, (self._now(pl_module) - self.began) / steps
+        console.print(f"{count(left, 'step')} left: about {duration(each * left)} of training (measured)")
+        if self.record is None or each * left < LONG:
+            return
+        data, settings = self.plan.data, self.plan.settings
+        rate = STEP * data.batch_size * self.clock.accumulate * self.plan.share / each
+        if found := utilization(trainer, pl_module, settings.model, data.shape, rate):
+            self.record.update(utilization=found)
+            console.print(f"  {utilization_text(found)}")
 
     @staticmethod
     def _now(module: pl.LightningModule) -> float:

@@ -329,8 +329,8 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     settings, trainer, clock, last, scorer = run.settings, run.trainer, run.clock, run.last, run.scorer
     plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan), StopAfterLastStep(clock),
-        OverfittingNotice(), LearningRateMonitor("step"),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record),
+        StopAfterLastStep(clock), OverfittingNotice(), LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))

@@ -35,6 +35,7 @@ IN_STEP = "study/test_study_guidance.py::test_an_interval_without_a_step_is_skip
 OWN_INTERVAL = "study/test_study_guidance.py::test_the_guidance_of_the_run_and_its_interval_are_the_default"
 STUDIED = "study/test_study_guidance.py::test_invalid_guidance_studies_are_refused_before_any_work"
 SHOWN = "study/test_guidance_report.py"
+UTILIZATION = "training/test_utilization.py"
 PLAN = "training/test_forecast.py::test_the_forecast_equals_the_actual_network_evaluations"
 
 SHARES = "evaluation/test_drawn.py::test_each_batch_of_a_single_device_is_assigned_to_exactly_one_device"
@@ -203,6 +204,12 @@ FAULTS = [
         "if False:",
         SAMPLED,
     ),
+    Fault("the utilization ignores accumulated batches", " * self.clock.accumulate * self.plan.share", "", UTILIZATION),
+    Fault("the utilization counts only forward passes", "rate = STEP * data", "rate = data", UTILIZATION),
+    Fault("the utilization of short trainings is measured", "each * left < LONG", "False", UTILIZATION),
+    Fault("the utilization is not recorded", "self.record.update(utilization=found)", "pass", UTILIZATION),
+    Fault("the peak is that of float32 only", "dtype = (one @ one).dtype", "dtype = torch.float32", UTILIZATION),
+    Fault("the peak is the slower product", "return max(product, convolution)", "return product", UTILIZATION),
     Fault("the forecast does not count the pictures", "self.in_training + more * self.nfe", "self.in_training", PLAN),
     Fault("the forecast does not count the validation of the last step", " + bool(total % every)", "", PLAN),
     Fault(

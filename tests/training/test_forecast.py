@@ -108,7 +108,7 @@ def test_the_forecast_compiles_nothing_and_extracts_features_in_small_batches():
     )
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
     denoiser = Denoiser(network, linear(), Eps())
-    costs = forecast.Forecast(Clock(1, 1), plan).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
+    costs = forecast.Forecast(Clock(1, 1), plan, None).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
     assert min(costs) > 0
     assert compiled == []
     assert (set(network.sizes), set(extractor.sizes)) == ({64}, {8})

@@ -128,6 +128,8 @@ def facts(run: Run, state: str) -> list[list[str]]:
         found.append(("time", duration(info["seconds"])))
     if info.get("peak_gb") is not None:
         found.append(("peak memory", f"{info['peak_gb']:g} GB"))
+    if isinstance(used := info.get("utilization"), Mapping):
+        found.append(("utilization", utilization_text(used)))
     device, devices = info.get("device"), info.get("devices") or 1
     found.append(("device", f"{devices} × {device}" if device and devices > 1 else device))
     found.append(("CPU cores of the machine", info.get("host_cores")))
@@ -135,6 +137,12 @@ def facts(run: Run, state: str) -> list[list[str]]:
     if isinstance(info.get("versions"), Mapping):
         found.append(("versions", ", ".join(f"{key} {value}" for key, value in info["versions"].items())))
     return [[name, str(value)] for name, value in found if value not in (None, "")]
+
+
+def utilization_text(node: Mapping[str, Any]) -> str:
+    """The utilization of a run's devices: `0.13 TFLOP/s per device, 51% of its measured peak in float32`."""
+    share = node["tflops"] / node["peak_tflops"]
+    return f"{node['tflops']:.3g} TFLOP/s per device, {share:.0%} of its measured peak in {node['precision']}"
 
 
 def moment(text: str) -> str:
