@@ -121,7 +121,7 @@ def text_of(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.2g} ns"
+    return f"{seconds * 1e9:.3g} ns"
 
 
 def lines(points: Points) -> list[list[str]]:

@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{file}\n  {call}")
         else:
             print(exported.write(file, model.denoiser.network.state_dict(), *about))
+        if chosen.format != "safetensors" and config.get("guidance"):
+            print("  it draws without the run's guidance")
 
     return exit_status(export, "choose a file you can write")
 

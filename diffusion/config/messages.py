@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.config import quoting
-from diffusion.config.choices import choices, choices_with, is_group
+from diffusion.config.choices import choices, choices_with, conf_dir, inner_groups, is_group
 from diffusion.config.composition import composed
 from diffusion.config.schema import INSTEAD
 from diffusion.errors import UserError, closest, first_line, nearest
@@ -185,8 +185,17 @@ def _bad_override(chain: list[BaseException], command: str) -> str:
         if part and (having := choices_with(*part.groups())):
             use = " or ".join(f"{part[1]}={choice}" for choice in having)
             return f"{key}: the chosen {part[1]} has no {part[2]}; use {use}"
+        if is_group(key) and (outer := _outer_groups(key)):
+            places = " or ".join(f"{key}@{group}.{key}=…" for group in outer)
+            return f"{key}: it is part of another group; choose it with its place: {places}"
         return f"{key}: unknown setting{nearest(key, _known_keys(command))}; --help lists all of them"
     return re.sub(r"\s*(full_key|object_type|To append to your config).*", "", text)
+
+
+def _outer_groups(part: str) -> list[str]:
+    """The groups whose choices contain a nested group: objective for `weighting`; [] for other groups."""
+    groups = sorted(path.name for path in conf_dir().iterdir() if is_group(path.name))
+    return [group for group in groups if part in inner_groups(group)]
 
 
 def _known_keys(command: str) -> list[str]:

@@ -256,6 +256,15 @@ def test_a_folder_from_the_export_command_can_be_sampled_and_evaluated(command, 
     assert source["checkpoint"] == {"path": folder, "sha256": file_hash(weights)}
 
 
+@pytest.mark.parametrize("kind", ["diffusers", "web"])
+def test_the_export_says_that_it_leaves_out_guidance(command, tiny: list[str], kind: str) -> None:
+    train([*tiny, "trainer.max_steps=2", "samples.n=0", "guidance=early", "guidance.step=1"], Path("run"))
+    words = ["--sampler", "ddim sampler.steps=5"] if kind == "diffusers" else []
+    status, out, err = command("export", ["run", "--format", kind, *words])
+    assert status == 0, err
+    assert out.splitlines()[-1] == "  it draws without the run's guidance"
+
+
 def change(file: str, **values: Any) -> Callable[[Path], object]:
     """A function that changes values of a JSON file; ... removes one."""
 

@@ -75,6 +75,12 @@ def test_a_full_disk_on_which_no_new_folder_fits_gives_a_one_line_error(command,
 
 WORDS = {
     "lr=1e-4": "lr: unknown setting (did you mean optimizer.lr?); --help lists all of them",
+    "weighting=min_snr": (
+        "weighting: it is part of another group; choose it with its place: weighting@objective.weighting=…"
+    ),
+    "grid=karras": (
+        "grid: it is part of another group; choose it with its place: grid@likelihood.grid=… or grid@sampler.grid=…"
+    ),
     "--lr 1e-4": "--lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
     "--lr=1e-4 seed=3": "--lr=1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",
     "optimizer.lr 1e-4": "optimizer.lr 1e-4: expected KEY=VALUE, here optimizer.lr=1e-4",

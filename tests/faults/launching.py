@@ -281,6 +281,18 @@ FAULTS = [
         "pass",
         QUOTES,
     ),
+    Fault(
+        "the place of a part of another group is not named",
+        "if is_group(key) and (outer := _outer_groups(key)):",
+        "if False:",
+        "evaluation/test_messages.py::test_unknown_or_malformed_arguments_give_a_one_line_error",
+    ),
+    Fault(
+        "a model is exported without its guidance in silence",
+        'if chosen.format != "safetensors" and config.get("guidance"):',
+        "if False:",
+        "evaluation/test_diffusers_folders.py::test_the_export_says_that_it_leaves_out_guidance",
+    ),
     Fault("quotes inside a quoted value are not escaped", """value.replace('"', '\\\\"')""", "value", QUOTES),
     Fault(
         "Optuna: completed trials are not subtracted on resume",
