@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from diffusion.errors import Arguments, exit_status
+from diffusion.errors import Arguments, UserError, exit_status
 from diffusion.runs.importing import importing
 
 ABOUT = """\
@@ -41,6 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         from diffusion.config.composition import choice, composed, plain
 
         with searching([chosen.config_dir]):
+            if chosen.sampler is not None and chosen.format != "diffusers":
+                raise UserError(
+                    f"--sampler: a file with --format {chosen.format} keeps the sampler of its run; remove it"
+                )
             model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
             config = model.config
             if chosen.sampler is not None:

@@ -143,7 +143,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
         status = 0
         capfd.readouterr()
         try:
-            main()
+            status = main() or 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         return status, *capfd.readouterr()

@@ -1,6 +1,7 @@
 """Compose conf/ and the default settings with Hydra, outside a command's own startup."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusion.errors import UserError, nearest
 
 RUN = "run"  # the choice of other commands that inherits the settings of the run, see `inherit`
 INHERITED = ("sampler", "guidance", "features", "metrics", "data")  # groups that have this choice
+_COMPOSING = threading.Lock()  # Hydra's state belongs to the whole process; the studio's requests are threads
 
 
 def register(command: str) -> None:
@@ -84,13 +86,14 @@ def _compose(config: str, overrides: Sequence[str]) -> DictConfig:
     main = next(folder for folder in searched() if (folder / f"{config}.yaml").is_file())
     others = [str(folder.absolute()) for folder in searched() if folder != main]
     path = [f"hydra.searchpath={json.dumps(others)}"] if others else []
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(main.absolute()), version_base="1.3"):
-            return compose(config, [*overrides, *path])
-    finally:
-        GlobalHydra.instance().hydra = before
+    with _COMPOSING:
+        before = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(main.absolute()), version_base="1.3"):
+                return compose(config, [*overrides, *path])
+        finally:
+            GlobalHydra.instance().hydra = before
 
 
 def plain(node: Any) -> Any:

@@ -262,8 +262,8 @@ class Drawn(Settings):
     devices: Devices = "auto"
     """Number of sampling processes, each on its own GPU or sharing the CPU; auto: one per GPU, or 1."""
     label: int | str | None = None
-    """Class of all images, by name or number; `none`: no class; null: all classes, as often as in the training
-    images."""
+    """Class of all images, by name or number (7 is the class named 7, if there is one); `none`: no class; null: all
+    classes, as often as in the training images."""
     labels: Annotated[list[int | str], MinLen(1)] | None = None
     """Several classes, assigned to the images in turn; the picture has one row per class."""
     sampler: Group

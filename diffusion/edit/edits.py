@@ -138,8 +138,7 @@ def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
     m, shown = len(made.before), images
     columns = max(min(len(images), COLUMNS), m)
     if settings.labels:
-        shown, columns = in_turn(images, len(settings.labels))
-        columns = max(columns, m)
+        shown, columns = in_turn(images, len(settings.labels), least=m)
     padding = images.new_full((columns - m, *images.shape[1:]), 255)
     everything = torch.cat([made.before, padding, shown])
     return grid(everything, columns, scale_of(everything, columns))

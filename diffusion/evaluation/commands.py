@@ -130,7 +130,7 @@ def make_drawing(
     known = restored.labels if counts is None else counts
     seed, precision = int(settings.seed or 0), settings.precision
     drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision)
-    drawing.check(restored.denoiser)
+    drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from diffusion.checkpoint import early
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.provenance import network_hash
-from diffusion.checkpoint.restore import restore
+from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
 from diffusion.errors import UserError
-from diffusion.evaluation.classes import conditions
+from diffusion.evaluation.classes import NONE, conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.evaluation.pipeline import describe_sampler
@@ -34,6 +34,7 @@ Watch = Callable[[int, int, Tensor, Estimate], None]
 """Called after every step: index of the batch's first image, step k (from 1), x (B, C, H, W), the estimate."""
 
 MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+UNLABELLED = "the model was trained with label_dropout=0, so it cannot estimate without a label"
 LARGE = 100  # factor of an error in the first step, above which a note is printed
 
 
@@ -157,11 +158,20 @@ class Drawing:
         """The denoiser, computing in the drawing's precision."""
         return denoise if self.precision is None else MixedPrecision(denoise, MIXED[self.precision])
 
-    def check(self, denoiser: Denoiser, device: torch.device | str = "cpu") -> None:
-        """Raise UserError if the labels, the guidance and the model do not fit together."""
+    def check(self, denoiser: Denoiser, label_dropout: float, device: torch.device | str = "cpu") -> None:
+        """Raise UserError if the labels, the guidance and the model do not fit together.
+
+        Args:
+            label_dropout: the label dropout that the model was trained with.
+        """
         given = self.conditions(denoiser, 1)
         self.guided(denoiser, device)
-        if self.guidance and self.guidance.drops_labels and not getattr(denoiser.network, "classes", 0):
+        known = int(getattr(denoiser.network, "classes", 0))
+        if known and self.labels == NONE and label_dropout == 0:
+            raise UserError(f"label={NONE}: {UNLABELLED}; choose a class")
+        if self.guidance and self.weak is None:
+            check_label_dropout(self.guidance, label_dropout)
+        if self.guidance and self.guidance.drops_labels and not known:
             raise UserError(
                 "guidance: the model was trained without labels, which classifier-free guidance needs; use "
                 "guidance=none"
@@ -264,11 +274,8 @@ def make_guidance(
     if not node:
         return None, None
     guidance: Guidance = make(dict(node), "guidance")
-    if guidance.ckpt is None and guidance.drops_labels and label_dropout == 0:
-        raise UserError(
-            "guidance: the model was trained with label_dropout=0, so it cannot estimate without a label; train "
-            "it with label_dropout=0.1, or set guidance.ckpt to an unconditional model"
-        )
+    if guidance.ckpt is None:
+        check_label_dropout(guidance, label_dropout)
     file = own if guidance.ckpt is None else trained(guidance.ckpt)
     if file is None and guidance.weights is not None:
         raise UserError(
@@ -283,12 +290,25 @@ def make_guidance(
     if guidance.step is not None:
         file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")
-    if restored.shape != shape:
+    check_shape(restored, shape)
+    return guidance, restored.denoiser
+
+
+def check_label_dropout(guidance: Guidance, label_dropout: float) -> None:
+    """Raise UserError if the guidance uses the model without labels, which it has not learned."""
+    if guidance.drops_labels and label_dropout == 0:
         raise UserError(
-            f"guidance.ckpt={file}: its images are {describe_shape(restored.shape)}, but the model's are "
+            f"guidance: {UNLABELLED}; train it with label_dropout=0.1, or set guidance.ckpt to an unconditional model"
+        )
+
+
+def check_shape(worse: Restored, shape: tuple[int, int, int]) -> None:
+    """Raise UserError if the images of a worse model do not have this shape."""
+    if worse.shape != shape:
+        raise UserError(
+            f"guidance.ckpt={worse.path}: its images are {describe_shape(worse.shape)}, but the model's are "
             f"{describe_shape(shape)}; choose a model with images of the same shape"
         )
-    return guidance, restored.denoiser
 
 
 def most_of(n: int, batch_size: int, devices: int) -> int:

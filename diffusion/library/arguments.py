@@ -1,12 +1,16 @@
 """Checks of the arguments of the library's functions."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+
+Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
 
 
 def described(values: Any) -> str:
@@ -38,6 +42,21 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and number < least:
         raise UserError(f"{name}={number}: expected {wanted}")
     return number
+
+
+def classes(value: Labels) -> int | str | list[int | str] | None:
+    """The argument `labels`: None, one class or several, each a name or a whole number (numpy's and torch's, too).
+
+    Raises UserError for anything else, and for an empty list.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    values = value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    if not isinstance(values, Sequence):
+        return whole("labels", values)
+    if isinstance(values, str) or not values:
+        raise UserError(f"labels={shown(value)}: expected a class or several, by name or number")
+    return [each if isinstance(each, str) else whole("labels", each) for each in values]
 
 
 def choice_name(name: str, value: Any, wanted: str) -> str:

@@ -1,6 +1,6 @@
 """`diffusion.load`: trained models for notebooks and programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import signature
@@ -23,9 +23,9 @@ from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, describe_shape, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_shape, describe_shape, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
-from diffusion.library.arguments import choice_name, described, shown, whole
+from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
@@ -65,7 +65,7 @@ class Model:
         seed: int = 0,
         batch_size: int = 64,
         progress: bool = True,
-        labels: int | str | Sequence[int | str] | None = None,
+        labels: Labels = None,
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
         precision: str | None = None,
@@ -79,8 +79,8 @@ class Model:
         Args:
             sampler: a choice from conf/sampler, such as "heun", or a sampler object; None: the sampler of the model's
                 recipe.
-            labels: one class or several, by name or number; the images cycle through several. None: classes in their
-                training proportions; "none": no class.
+            labels: one class or several, by name or number (1 is the class named "1", if there is one); the images
+                cycle through several. None: classes in their training proportions; "none": no class.
             guidance: a choice from conf/guidance, such as "cfg", with its scale; or an object with another scale,
                 `diffusion.process.guidance.ClassifierFree(scale=2)`, or AutoGuidance(scale=2) together with `worse`;
                 None: the guidance of the model's recipe.
@@ -171,7 +171,7 @@ class Model:
         self,
         sampler: str | Sampler | None = None,
         seed: int = 0,
-        labels: int | str | Sequence[int | str] | None = None,
+        labels: Labels = None,
         guidance: str | Guidance | None = None,
         worse: "Model | str | Path | None" = None,
         precision: str | None = None,
@@ -182,9 +182,9 @@ class Model:
         guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
         if precision is not None and precision not in (allowed := get_args(Mixed)):
             raise UserError(f"precision={shown(precision)}: expected one of {', '.join(allowed)}")
-        shape, classes, number = self.restored.shape, self.restored.labels, whole("seed", seed)
-        drawing = Drawing(sampler, shape, number, guided, weak, classes, labels, precision=precision)
-        drawing.check(self.denoiser, self.device)
+        shape, counts, number = self.restored.shape, self.restored.labels, whole("seed", seed)
+        drawing = Drawing(sampler, shape, number, guided, weak, counts, classes(labels), precision=precision)
+        drawing.check(self.denoiser, self.restored.label_dropout, self.device)
         return drawing
 
     def _sampler(self, sampler: str | Sampler | None, settings: dict[str, Any], method: str) -> Sampler:
@@ -228,6 +228,14 @@ class Model:
             worse = load(worse, device=self.device)
         weak = None if worse is None else worse.denoiser
         if isinstance(guidance, Guidance):
+            for key in ("ckpt", "weights", "step"):
+                if getattr(guidance, key) is not None:
+                    raise UserError(
+                        f"guidance.{key}={getattr(guidance, key)}: not read from a Guidance object; pass the worse "
+                        "model as worse=…"
+                    )
+            if worse is not None:
+                check_shape(worse.restored, self.restored.shape)
             return guidance, weak
         if guidance is not None:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")

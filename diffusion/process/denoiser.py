@@ -57,7 +57,8 @@ class Denoiser(nn.Module):
 
     Raises:
         UserError: for arguments that are not a schedule and a prediction, or if the prediction does not determine x0 on
-            this schedule; in a call, for images that are not floating point.
+            this schedule; in a call, for images that are not floating point, and for a network's output of another
+            size.
     """
 
     def __init__(self, network: nn.Module, schedule: Schedule, prediction: Prediction):
@@ -88,6 +89,11 @@ class Denoiser(nn.Module):
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
         out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype), **conditions).to(x_t.dtype)
         channels = x_t.shape[1]
+        if out.shape[2:] != x_t.shape[2:] or out.shape[1] not in (channels, 2 * channels):
+            raise UserError(
+                f"denoiser: the network turns {tuple(x_t.shape)} into {tuple(out.shape)}; expected the same size, and "
+                f"{channels} channels, or {2 * channels} for a learned variance"
+            )
         return out[:, :channels], out[:, channels:] if out.shape[1] == 2 * channels else None
 
     def estimate(self, x_t: Tensor, t: Tensor, y: Tensor, spread: Tensor | None = None) -> Estimate:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtr
 
+from diffusion.errors import UserError
 from diffusion.process import grid as grids
 from diffusion.process.denoiser import Denoise, Estimate, diffuse, expand
 from diffusion.process.schedule import Schedule
@@ -130,6 +131,9 @@ def flow_likelihood(
         first: the time at which the integration starts, above 0; None: row 1 of a table, the lowest noise level its
             networks are trained on, else 1e-5.
         tolerance: the relative and the absolute tolerance of the solver.
+
+    Raises:
+        UserError: if the solver cannot reach the tolerance.
     """
     schedule, (batch, size) = denoise.schedule, x0.flatten(1).shape
     first = 1 / getattr(schedule, "steps", 1e5) if first is None else first
@@ -152,6 +156,11 @@ def flow_likelihood(
     start, end = schedule.log_snr(ends).clamp(min=-20).tolist()
     state = torch.cat([x.flatten(), x.new_zeros(batch)]).cpu().double().numpy()
     solution = scipy.integrate.solve_ivp(slope, (start, end), state, rtol=tolerance, atol=tolerance)
+    if not solution.success:
+        raise UserError(
+            f"likelihood: the probability flow cannot reach tolerance = {tolerance:g}; raise it, or check that the "
+            "network's output is finite"
+        )
     final = torch.from_numpy(solution.y[:, -1])
     latent, change = final[:-batch].reshape(batch, size), final[-batch:]
     alpha, sigma = schedule(schedule.time(ends.new_tensor(end)))

@@ -46,12 +46,12 @@ def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Im
     return picture
 
 
-def in_turn(images: Tensor, kinds: int) -> tuple[Tensor, int]:
+def in_turn(images: Tensor, kinds: int, least: int = 1) -> tuple[Tensor, int]:
     """Reorder `images` (N, C, H, W), which cycle through `kinds`, to one grid row per kind. Also returns the columns.
 
-    Short rows are padded with white images.
+    Short rows are padded with white images, to at least `least` columns.
     """
-    columns = math.ceil(len(images) / kinds)
+    columns = max(least, math.ceil(len(images) / kinds))
     padding = images.new_full((columns * kinds - len(images), *images.shape[1:]), 255)
     return torch.cat([images, padding]).unflatten(0, (columns, kinds)).transpose(0, 1).flatten(0, 1), columns
 

@@ -39,6 +39,7 @@ PIXELS = 1 << 24  # maximum size of a painted mask
 CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
+STOPPED = "stopped"  # text of a drawing that was stopped
 USUAL = "default"  # the sampler's own choice, classes in their training proportions, or float32
 Shown = tuple[str, str]  # HTML: pictures and text
 
@@ -56,7 +57,7 @@ class Page:
         left: Shown = "", ""
         for left in self.run(Request("sample", values), session):
             yield *left, "", ""
-        if second not in (None, NONE):
+        if second not in (None, NONE) and left[1] != STOPPED:
             others = {key: value for key, value in values.items() if key not in ("grid", "threshold")}
             for right in self.run(Request("sample", {**others, "sampler": second}), session):
                 yield *left, *right
@@ -108,7 +109,7 @@ class Page:
                     k, steps, images = seen
                     yield picture(grid(images, None, scale_of(images))), f"step {k} of {steps}"
         except Stopped:
-            yield "", "stopped"
+            yield "", STOPPED
         except UserError as error:
             raise self.refused(error) from None
         finally:

@@ -8,6 +8,7 @@ own settings, sampler and folder; requests share only the model, which none of t
 import io
 import itertools
 import json
+import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -46,8 +47,6 @@ NUMBERS = {  # the bounds of a form's numbers
 GROUPS = {"sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting"}
 PARTS = {"grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold"}
 FILMED = 4  # images in the film of the steps
-
-COMPOSING = threading.Lock()  # Hydra's composition is not thread-safe
 
 
 class Stopped(Exception):
@@ -112,7 +111,7 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
         elif key == "label":
             if value not in labels:
                 raise UserError(f"label={value!r}: unknown class")
-            words.append(f"label={[*labels].index(value)}")  # the number, because a name can contain anything
+            words.append(f"label={_class(value, [*labels])}")
         else:
             raise UserError(f"{key}: the studio has no such setting")
     return [*words, *(f"{Path(name).stem.replace('picture', 'image')}={name}" for name in _inputs(request))]
@@ -216,9 +215,8 @@ def _settings(command: str, words: list[str], restored: Restored, folder: Path) 
     """The settings of a command's overrides, completed by the run's. The picture and the mask are in `folder`."""
     schema = COMMANDS[command]
     found = [word.replace("=", f"={folder}/") if word.endswith(".png") else word for word in words]
-    with COMPOSING:
-        composition = plain(composed(command, ["ckpt=x", "name=studio", *found]))
-        return completed_by(validated(schema, composition), restored, restored.path.name)
+    composition = plain(composed(command, ["ckpt=x", "name=studio", *found]))
+    return completed_by(validated(schema, composition), restored, restored.path.name)
 
 
 def _planned(settings: Sample | Edit, restored: Restored) -> Edits:
@@ -243,6 +241,16 @@ def _number(key: str, value: Any) -> str:
     if type(value) not in (int, float) or not low <= value <= high:
         raise UserError(f"{key}={value!r}: expected a number from {low} to {high}")
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def _class(name: str, names: list[str]) -> str:
+    """The number of a class, because a name can contain anything; its name if the number is the name of a class."""
+    number = str(names.index(name))
+    if number not in names:
+        return number
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise UserError(f"label={name!r}: cannot be chosen, because its number, {number}, is the name of a class")
+    return f'"{name}"'
 
 
 def _near(path: Path) -> str:

@@ -55,7 +55,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
             drawing = Drawing(
                 sampler, restored.shape, settings.seed, guidance, weak, restored.labels, precision=settings.precision
             )
-            drawing.check(restored.denoiser)
+            drawing.check(restored.denoiser, restored.label_dropout)
             nfe = drawing.evaluations(schedule)
             source = source_of(node, guidance_node, settings.precision)
             trial = Trial(name, title(name, guidance), drawing, nfe, source)

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import hmac
 import os
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
-from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,7 +27,6 @@ from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, runs_below
 from diffusion.runs.record import RunRecord
 
 REFRESH = 3.0  # seconds between the polls of a page
-COOKIE = "token"
 
 
 class Pages:
@@ -136,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
                 HTTPStatus.SEE_OTHER,
                 "",
                 Location=place.path,
-                **{"Set-Cookie": f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"},
+                **{"Set-Cookie": f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"},
             )
         elif not self.allowed():
             self.answer(HTTPStatus.FORBIDDEN, "open the address that diffusion.watch has printed: it contains a token")
@@ -147,13 +146,20 @@ class Handler(BaseHTTPRequestHandler):
         """Whether the Host header is a loopback name; without a token, no other name is accepted (DNS rebinding)."""
         if self.token is not None:
             return True
-        name = self.headers.get("Host", "").rpartition(":")[0].strip("[]") or self.headers.get("Host", "")
-        return name == "localhost" or is_loopback(name)
+        try:
+            return is_loopback(urlsplit("//" + self.headers.get("Host", "")).hostname or "")
+        except ValueError:  # brackets without an address
+            return False
+
+    @property
+    def cookie(self) -> str:
+        """The name of the cookie with the token. Browsers send the cookies of all ports of a host."""
+        return f"token-{self.connection.getsockname()[1]}"
 
     def allowed(self) -> bool:
         """Whether the browser has sent the token, if one is required."""
-        sent = SimpleCookie(self.headers.get("Cookie", "")).get(COOKIE)
-        return self.token is None or (sent is not None and same(sent.value, self.token))
+        sent = dict(part.strip().partition("=")[::2] for part in self.headers.get("Cookie", "").split(";"))
+        return self.token is None or same(sent.get(self.cookie, ""), self.token)
 
     def serve(self, path: str) -> None:
         kind, address = ("page", "") if path == "/" else [*path.split("/", 2), ""][1:3]
@@ -215,6 +221,5 @@ def is_loopback(host: str) -> bool:
 def make_server(root: Path, host: str, port: int, token: str | None) -> ThreadingHTTPServer:
     """Create a server for the pages below `root`. Raises OSError if it cannot listen."""
     handler = type("Bound", (Handler,), {"pages": Pages(root), "token": token})
-    server = ThreadingHTTPServer((host, port), handler)
-    server.daemon_threads = True
-    return server
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return type("Server", (ThreadingHTTPServer,), {"address_family": family})((host, port), handler)

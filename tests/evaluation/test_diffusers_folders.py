@@ -256,6 +256,13 @@ def test_a_folder_from_the_export_command_can_be_sampled_and_evaluated(command, 
     assert source["checkpoint"] == {"path": folder, "sha256": file_hash(weights)}
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "web"])
+def test_a_sampler_is_refused_where_the_export_would_ignore_it(command, kind: str) -> None:
+    status, out, err = command("export", ["run", "--format", kind, "--sampler", "ddim"])
+    assert (status, out) == (2, "")
+    assert err == f"error: --sampler: a file with --format {kind} keeps the sampler of its run; remove it\n"
+
+
 @pytest.mark.parametrize("kind", ["diffusers", "web"])
 def test_the_export_says_that_it_leaves_out_guidance(command, tiny: list[str], kind: str) -> None:
     train([*tiny, "trainer.max_steps=2", "samples.n=0", "guidance=early", "guidance.step=1"], Path("run"))

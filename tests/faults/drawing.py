@@ -254,7 +254,7 @@ FAULTS = [
     ),
     Fault(
         "study of guidance: a missing worse model is not detected before sampling",
-        "            drawing.check(restored.denoiser)\n            nfe",
+        "            drawing.check(restored.denoiser, restored.label_dropout)\n            nfe",
         "            nfe",
         f"{STUDIED}[no worse model]",
     ),

@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 
 import diffusion
 from diffusion import console
+from diffusion.checkpoint.restore import build_denoiser
 from diffusion.console import Bar
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
 from diffusion.process.denoiser import Denoiser, clip
 from diffusion.process.grid import karras
-from diffusion.process.guidance import AutoGuidance
+from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import X0
 from diffusion.process.sampler import DDIM, Heun
@@ -177,6 +179,71 @@ def test_guidance_that_needs_labels_is_refused_before_drawing(command, two_steps
 def test_a_path_can_name_the_worse_model(two_steps, model):
     guided = model.sample(2, guidance=AutoGuidance(scale=2), worse=str(two_steps))
     assert torch.equal(guided, model.sample(2, guidance=AutoGuidance(scale=2), worse=model))
+
+
+def labelled(model: Model, label_dropout: float = 0.1) -> Model:
+    """An untrained model with the classes "sky" and "1"."""
+    recipe = model.restored.config
+    config = {**recipe, "model": {**recipe["model"], "classes": 2}, "label_dropout": label_dropout}
+    denoiser = build_denoiser(config).eval()
+    return replace(model, restored=replace(model.restored, denoiser=denoiser, config=config, labels={"sky": 1, "1": 1}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "same"),
+    [
+        (np.array([0, 1]), [0, 1]),
+        (torch.tensor([0, 1]), [0, 1]),
+        ([np.int64(0), torch.tensor(1)], [0, 1]),
+        (np.int64(0), 0),
+        (torch.tensor(0), 0),
+        (1, "1"),
+        (0, "sky"),
+    ],
+)
+def test_classes_can_be_numbers_of_numpy_and_torch(model, labels, same):
+    drawings = [labelled(model)._drawing(labels=each) for each in (labels, same)]
+    assert drawings[0].labels == drawings[1].labels or same in ("1", "sky")
+    given = [drawing.conditions(labelled(model).denoiser, 4)["classes"] for drawing in drawings]
+    assert torch.equal(*given)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([], r"^labels=builtins.list: expected a class or several, by name or number$"),
+        (1.0, "^labels=1.0: expected a whole number$"),
+        ([True], "^labels=True: expected a whole number$"),
+        (2, "^label=2: unknown class; expected one of sky, 1, or a number from 0 to 1$"),
+    ],
+)
+def test_classes_that_are_neither_names_nor_numbers_are_refused(model, labels, words):
+    with pytest.raises(UserError, match=words):
+        labelled(model).sample(1, labels=labels)
+
+
+def test_a_model_without_label_dropout_is_not_used_without_labels(model):
+    words = "the model was trained with label_dropout=0, so it cannot estimate without a label"
+    for given in ({"labels": "none"}, {"guidance": "cfg"}, {"guidance": ClassifierFree(scale=2)}):
+        labelled(model)._drawing(**given)
+        with pytest.raises(UserError, match=words):
+            labelled(model, label_dropout=0)._drawing(**given)
+    labelled(model, label_dropout=0)._drawing(guidance=ClassifierFree(scale=2), worse=model)
+
+
+@pytest.mark.parametrize("settings", [{"ckpt": "run"}, {"weights": "raw"}, {"step": 1}])
+def test_the_worse_model_of_a_guidance_object_must_be_passed_as_worse(model, settings):
+    (key,) = settings
+    with pytest.raises(UserError, match=f"^guidance.{key}={settings[key]}: not read from a Guidance object; pass"):
+        model.sample(1, guidance=AutoGuidance(scale=2, **settings))
+
+
+def test_a_worse_model_with_other_images_is_refused(model):
+    recipe = model.restored.config
+    large = {**recipe, "data": {**recipe["data"], "resolution": 16}}
+    other = replace(model, restored=replace(model.restored, config=large))
+    with pytest.raises(UserError, match="its images are 3×16×16, but the model's are 3×8×8"):
+        model.sample(1, guidance=AutoGuidance(scale=2), worse=other)
 
 
 def test_a_device_can_be_torchs(two_steps):
@@ -349,6 +416,19 @@ def test_images_that_are_not_floating_point_are_refused():
             UserError, match=r"^denoiser: the images are uint8; .* divide uint8 by 127.5 and subtract 1$"
         ):
             call()
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_an_output_of_another_size_is_refused(channels):
+    """It would broadcast, or its last channels would be ignored."""
+
+    class Other(nn.Module):
+        def forward(self, x: Tensor, label: Tensor) -> Tensor:
+            return x.new_zeros(len(x), channels, 8, 8)
+
+    found = rf"turns \(2, 3, 8, 8\) into \(2, {channels}, 8, 8\); expected the same size, and 3 channels, or 6"
+    with pytest.raises(UserError, match=f"^denoiser: the network {found}"):
+        Simple()(Denoiser(Other(), cosine(), X0()), torch.zeros(2, 3, 8, 8), Streams.of(2, "train", 0))
 
 
 @pytest.mark.parametrize(

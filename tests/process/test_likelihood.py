@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.special import ndtr
 
+from diffusion.errors import UserError
 from diffusion.process.denoiser import Estimate
 from diffusion.process.grid import log_snr
 from diffusion.process.likelihood import bound_term, flow_likelihood, log_decoder, prior_term, variational_bound
@@ -192,6 +193,22 @@ def test_flow_likelihood_matches_the_gaussian_density(schedule: Schedule) -> Non
     alpha, sigma = schedule(torch.ones(()).double())
     assert abs(float(result.latent.std() / torch.sqrt(alpha**2 * STD**2 + sigma**2)) - 1) < 0.1
     assert result.evaluations < 400
+
+
+def test_a_flow_that_cannot_be_solved_is_refused() -> None:
+    """Its last state is not at the end, so it must not be scored."""
+
+    class Failing:
+        def __init__(self) -> None:
+            self.inner = oracle(ContinuousCosine())
+            self.schedule = self.inner.schedule
+
+        def __call__(self, x_t: Tensor, t: Tensor) -> Estimate:
+            estimate = self.inner(x_t, t)
+            return estimate._replace(x0=torch.where(t.view(-1, 1, 1, 1) > 0.5, torch.nan, estimate.x0))
+
+    with pytest.raises(UserError, match=r"^likelihood: the probability flow cannot reach tolerance = 1e-05;"):
+        flow_likelihood(Failing(), gaussian_images(1), Streams([0]))
 
 
 def test_hutchinsons_estimator_is_unbiased_for_correlated_pixels() -> None:

@@ -172,6 +172,18 @@ def test_a_request_with_a_foreign_host_header_is_refused(folder: Path, start: An
     assert get(of, "/", Host="evil.example:8300")[0] == 403
     assert get(of, "/", Host="localhost:8300")[0] == 200
     assert get(of, "/", Host="[::1]:8300")[0] == 200
+    assert get(of, "/", Host="[::1]")[0] == get(of, "/", Host="localhost")[0] == 200
+    assert get(of, "/", Host="[::1")[0] == 403
+
+
+def test_the_server_can_listen_at_an_ipv6_address(folder: Path) -> None:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with make_server(folder, "::1", 0, None) as made:
+        assert made.server_address[0] == "::1"
 
 
 def test_requests_need_the_token_if_one_is_set(folder: Path, start: Any) -> None:
@@ -182,7 +194,15 @@ def test_requests_need_the_token_if_one_is_set(folder: Path, start: Any) -> None
     assert "HttpOnly" in headers["set-cookie"]
     cookie = headers["set-cookie"].split(";")[0]
     assert get(of, "/page/demo", Cookie=cookie)[0] == 200
-    assert get(of, "/page/demo", Cookie="token=other")[0] == 403
+    assert get(of, "/page/demo", Cookie=f'x={{"a": 1}}; (=1; {cookie}; y')[0] == 200  # cookies of other programs
+    name = cookie.partition("=")[0]
+    assert get(of, "/page/demo", Cookie=f"{name}=other")[0] == 403
+
+
+def test_two_servers_of_one_host_have_cookies_of_different_names(folder: Path, start: Any) -> None:
+    """Browsers send the cookies of all ports."""
+    names = {get(start(folder, token="s"), "/?token=s")[1]["set-cookie"].partition("=")[0] for _ in range(2)}
+    assert len(names) == 2
 
 
 def test_a_page_that_fails_gives_a_one_line_error_and_the_server_continues(

@@ -4,6 +4,7 @@ import io
 import json
 import shlex
 import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,8 @@ from PIL import Image
 
 from diffusion.checkpoint.find import trained
 from diffusion.checkpoint.restore import Restored, restore
+from diffusion.config import composition
+from diffusion.config.composition import choice, composed
 from diffusion.errors import UserError
 from diffusion.studio import __main__ as command_module
 from diffusion.studio import requests
@@ -126,6 +129,36 @@ def test_invalid_user_values_are_refused(values, line):
 
 def test_class_names_are_converted_to_numbers():
     assert words_of(Request("sample", {"label": "water"}), {"sky": 3, "water": 4}) == ["label=1"]
+
+
+def test_classes_whose_numbers_are_names_are_chosen_by_name():
+    numbers = {"1": 5, "2": 5, "3": 5}
+    assert [words_of(Request("sample", {"label": name}), numbers) for name in numbers] == [
+        ["label=0"], ['label="2"'], ['label="3"'],
+    ]  # fmt: skip
+    assert composed("sample", ["ckpt=x", "name=x", 'label="2"']).label == "2"
+    with pytest.raises(UserError, match="label='a b': cannot be chosen, because its number, 0, is the name of a class"):
+        words_of(Request("sample", {"label": "a b"}), {"a b": 1, "0": 1})
+
+
+def test_choices_are_composed_one_at_a_time(monkeypatch):
+    """Hydra's state belongs to the whole process."""
+    inside: list[str] = []
+
+    def slow(name, overrides):
+        inside.append(name)
+        assert inside == [name]
+        time.sleep(0.05)
+        try:
+            return compose(name, overrides)
+        finally:
+            inside.remove(name)
+
+    compose = composition.compose
+    monkeypatch.setattr(composition, "compose", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = [*pool.map(lambda name: choice("inpainting", name), ["repaint", "split_gibbs", "repaint"])]
+    assert found[0] == found[2] != found[1]
 
 
 def test_the_nearest_training_image_may_be_mirrored(tmp_path):

@@ -7,6 +7,7 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,7 +23,7 @@ from gradio_client.exceptions import AppError
 import diffusion
 from diffusion.errors import UserError
 from diffusion.studio import page as studio_page
-from diffusion.studio.requests import Request, training_images, words_of
+from diffusion.studio.requests import Request, Stopped, training_images, words_of
 from tests.support.browser import chromium, visit
 
 __all__ = ["chromium"]
@@ -119,6 +120,21 @@ def test_a_session_stops_only_its_own_drawing(client, address):
     assert Client(address, verbose=False).predict(api_name="/stop") == "nothing is being drawn"
     assert client.predict(api_name="/stop") == "stopping after this step"
     assert job.result()[1] == "stopped"
+
+
+def test_a_stopped_drawing_does_not_begin_with_the_second_sampler(model, monkeypatch):
+    started = []
+
+    def stream(restored, device, request, stop):
+        started.append(request.values["sampler"])
+        yield 1, 3, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+        raise Stopped
+
+    monkeypatch.setattr(studio_page.requests, "stream", stream)
+    page = studio_page.Page(model.restored, model.device, None)
+    shown = list(page.draw("heun", 1, SimpleNamespace(session_hash="s"), 0, "ddim", 3, *COMMON[3:]))
+    assert started == ["ddim"]
+    assert shown[-1] == ("", "stopped", "", "")
 
 
 def test_an_empty_guidance_scale_is_omitted_and_zero_is_valid(model):
