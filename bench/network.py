@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.choices import conf_dir
+from diffusion.training.utilization import peak_flops
 
 BATCH, SIDE = 8, 64
 SMALL = OmegaConf.load(conf_dir() / "model" / "unet_small.yaml")
@@ -106,31 +107,13 @@ def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iter
         yield now(device) - start
 
 
-def peak(device: str) -> float:
-    """The best GFLOP/s of a 2048³ matrix product and a 3×3 convolution (128 to 128 channels, 8 images of 32×32)."""
-    a = torch.randn(2048, 2048, device=device)
-    x, w = torch.randn(8, 128, 32, 32, device=device), torch.randn(128, 128, 3, 3, device=device)
-    x, w = (tensor.to(memory_format=torch.channels_last) for tensor in (x, w))
-    contests: list[tuple[float, Callable[[], Tensor]]] = [
-        (2 * 2048**3, lambda: a @ a),
-        (2 * 8 * 32 * 32 * 9 * 128 * 128, lambda: F.conv2d(x, w, padding=1)),
-    ]
-    best = 0.0
-    for flop, run in contests:
-        for _ in range(10):
-            start = now(device)
-            run()
-            best = max(best, flop / 1e9 / (now(device) - start))
-    return best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
 
-    best = peak(args.device)
+    best = peak_flops(torch.device(args.device), torch.float32) / 1e9
     runs = {name: steps(*entrant, args.device) for name, entrant in ENTRANTS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ENTRANTS}
     warm_up = 2

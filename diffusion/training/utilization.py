@@ -35,7 +35,7 @@ def utilization(
     Args:
         model: The configuration of the network.
         shape: (C, H, W) of the images.
-        rate: Forward passes of an image per second on one device, or as many operations.
+        rate: Forward passes per second on one device, each of one image; a training step counts as three per image.
     """
     with trainer.precision_plugin.forward_context():
         one = torch.ones(1, 1, dtype=next(module.parameters()).dtype, device=module.device)
