@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -28,17 +29,20 @@ def seed_for(*key: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def seeds_for(*key: int | str, last: Iterable[int]) -> list[int]:
+Seeds = Sequence[int] | NDArray[np.uint64]
+
+
+def seeds_for(*key: int | str, last: Iterable[int]) -> NDArray[np.uint64]:
     """`seed_for(*key, each)` for each number in `last`, such as image indices; the common part is hashed once."""
     parts = [repr(_plain(part)) for part in key]
     begun = hashlib.blake2b(f"({', '.join(parts)}{', ' * bool(key)}".encode(), digest_size=8)
-    alone = b"" if key else b","
+    end = b"%d)" if key else b"%d,)"
     digests = []
     for each in last:
         whole = begun.copy()
-        whole.update(b"%d%b)" % (each, alone))
+        whole.update(end % each)
         digests.append(whole.digest())
-    return (np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)).tolist()
+    return np.frombuffer(b"".join(digests), "<u8") >> np.uint64(1)
 
 
 def _plain(part: int | str) -> int | str:
@@ -86,14 +90,14 @@ ROUNDS = 10
 INCREMENTS = torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]  # (10, 2, 1): their sums up to a round
 
 
-def round_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
+def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
     """The keys of Philox's rounds, (10, 2, B, 1). The key is the lower and the upper half of the seed modulo 2⁶⁴.
 
     The seeds are copied to the device without blocking. (Except on MPS, whose non-blocking copies may read the seeds
     after they have been freed: pytorch/pytorch#189690.)
     """
-    words = np.array([seed & ALL for seed in seeds], dtype=np.uint64).view(np.int64)
-    low = torch.from_numpy(words).to(device, non_blocking=device.type != "mps")
+    words = seeds if isinstance(seeds, np.ndarray) else np.array([seed & ALL for seed in seeds], dtype=np.uint64)
+    low = torch.from_numpy(words.view(np.int64)).to(device, non_blocking=device.type != "mps")
     high = low >> 32  # the mask removes the bits above each half
     return ((torch.stack([low, high]) + _increments(device)) & LOW)[..., None]
 
@@ -104,7 +108,8 @@ def _increments(device: torch.device) -> Tensor:
     return INCREMENTS.to(device, non_blocking=True)
 
 
-Words = TypeVar("Words", Tensor, "np.ndarray[Any, Any]")
+Words = TypeVar("Words", Tensor, NDArray[Any])
+ARRAYS = [np.array(number) for number in (*MULTIPLIERS, 32, LOW)]  # numpy needs longer to convert Python's numbers
 
 
 def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
@@ -122,16 +127,18 @@ def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:
     Returns the words c_0 and c_2, and c_1 and c_3, (2, …) each.
     """
     library: Any = torch if isinstance(even, Tensor) else np
+    constants: Any = (*MULTIPLIERS, 32, LOW) if library is torch else ARRAYS
+    first, second, half, low = constants
     for key in keys:
         product = library.empty_like(even)
-        library.multiply(even[1], MULTIPLIERS[1], out=product[0])
-        library.multiply(even[0], MULTIPLIERS[0], out=product[1])
-        even = product >> 32
+        library.multiply(even[1], second, out=product[0])
+        library.multiply(even[0], first, out=product[1])
+        even = product >> half
         even ^= odd
         even = even ^ key  # not in place: it broadcasts in the first round
-        even &= LOW
+        even &= low
         odd = product  # its upper half is masked out in the next round
-    return even, odd & LOW
+    return even, odd & low
 
 
 class Streams:
@@ -153,7 +160,7 @@ class Streams:
 
     def __init__(
         self,
-        seeds: Sequence[int],
+        seeds: Seeds,
         device: torch.device | str = "cpu",
         batch_seed: int | None = None,
         positions: range | None = None,

@@ -50,7 +50,7 @@ class Consistency(Objective):
     """d(f(x_t, t), stopgrad f(x_r, r))/(t − r), where r rises towards t in stages during training (ECT).
 
     The run is split evenly into stages a = 1 … `stages`, where r = t·max(0, 1 − n(t)/q^a), n(t) = 1 + k sigmoid(−b t).
-    "mse" is the mean squared difference of the two estimates. Both use the same dropout masks.
+    Both estimates use the same dropout masks.
 
     Args:
         timesteps: the distribution of t; None: log(sigma/alpha) ~ N(−1.1, 2²), as in the paper for CIFAR-10.
@@ -107,8 +107,7 @@ class Consistency(Objective):
         estimate = denoiser(diffuse(schedule, x0, eps, t), t, **conditions).x0
         term = self.distance(estimate, target) / (level - lower).to(x0.dtype)
         share = importance.to(term.dtype)
-        mse = squared(estimate.detach(), target)
-        return {"loss": share * term, "term": term, "importance": share, "mse": mse, "t": t}
+        return {"loss": share * term, "term": term, "importance": share, "t": t}
 
 
 def check(denoiser: Denoiser) -> None:

@@ -16,7 +16,7 @@ from diffusion.process.guidance import noise_level
 from diffusion.process.sampler import Sampler
 from diffusion.process.sampler.loop import Watch
 from diffusion.process.schedule import Schedule
-from diffusion.randomness import Streams, real_dtype
+from diffusion.randomness import Seeds, Streams, real_dtype
 
 
 @dataclass(eq=False)
@@ -101,9 +101,7 @@ class Between(Streams):
         UserError: if an example has the same seed at both ends, because z would then not be N(0, I).
     """
 
-    def __init__(
-        self, seeds: Sequence[int], others: Sequence[int], shares: Sequence[float], device: torch.device | str = "cpu"
-    ):
+    def __init__(self, seeds: Seeds, others: Seeds, shares: Sequence[float], device: torch.device | str = "cpu"):
         super().__init__(seeds, device)
         if any(a == b for a, b in zip(seeds, others, strict=True)):
             raise UserError("interpolate: both ends have the same seed; use two, such as interpolate=[0,1]")

@@ -50,9 +50,9 @@ class TrainingBatch(NamedTuple):
 class Objective(nn.Module):
     """Base class: draws t and eps, diffuses x0 and runs the network. Subclasses define `term`, the loss at t.
 
-    Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; "t"; and "mse", the mean
-    squared error of y. Norms are means over pixels, so the loss of an eps prediction starts near 1. Conditions, such as
-    `classes` (B,), are passed to the network as keyword arguments.
+    Returns "loss" = importance·term, to minimise in the batch mean; "term"; "importance"; and "t". Norms are means over
+    pixels, so the loss of an eps prediction starts near 1. Conditions, such as `classes` (B,), are passed to the
+    network as keyword arguments.
 
     Args:
         timesteps: the distribution of the training times; None: uniform on the rows of a table.
@@ -78,8 +78,7 @@ class Objective(nn.Module):
         y, spread = denoiser.output(x_t, t, schedule, **conditions)
         term = self.term(denoiser, TrainingBatch(x0, x_t, t, y, target, spread))
         importance = importance.to(term.dtype)
-        mse = squared(y.detach(), target).flatten(1).mean(dim=1)
-        return {"loss": importance * term, "term": term, "importance": importance, "mse": mse, "t": t}
+        return {"loss": importance * term, "term": term, "importance": importance, "t": t}
 
     def begin(self, step: int, total: int) -> None:
         """Called before each training step, numbered from 0, of `total`: an objective may change during a run."""

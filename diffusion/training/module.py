@@ -143,13 +143,14 @@ class Diffusion(pl.LightningModule):
         """
         if batch.classes is None:
             return {}
-        least = dropout * 2**63  # threshold for a hash that is uniform below 2⁶³
-        seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist()) if dropout else ()
-        dropped = [seed < least for seed in seeds]
-        if not any(dropped):
+        if not dropout:
+            return {"classes": batch.classes}
+        seeds = seeds_for(self.settings.seed, "label", batch.epoch, last=batch.index.tolist())
+        dropped = seeds < math.ceil(dropout * 2**63)  # the seeds are uniform below 2⁶³
+        if not dropped.any():
             return {"classes": batch.classes}
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        hidden = torch.tensor(dropped).to(self.device, non_blocking=self.device.type != "mps")
+        hidden = torch.from_numpy(dropped).to(self.device, non_blocking=self.device.type != "mps")
         return {"classes": batch.classes.masked_fill(hidden, none)}
 
     def images(self, batch: Batch) -> Tensor:

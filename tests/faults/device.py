@@ -135,7 +135,7 @@ FAULTS = [
     ),
     fault(
         "hidden labels are uploaded with a wait",
-        'torch.tensor(dropped).to(self.device, non_blocking=self.device.type != "mps")',
+        'torch.from_numpy(dropped).to(self.device, non_blocking=self.device.type != "mps")',
         "torch.tensor(dropped, device=self.device)",
         f"{STEP}[True]",
     ),

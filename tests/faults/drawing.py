@@ -65,7 +65,7 @@ FAULTS = [
     Fault("the model does not get the classes of the data", "if followed is settings:", "if True:", KNOWN),
     Fault("a checkpoint does not contain the labels", "        if data.classes:\n", "        if False:\n", KNOWN),
     Fault("the labels of an exported file are not read", 'json.loads(found.get("labels", "{}"))', "{}", KNOWN),
-    Fault("labels are never dropped", "[seed < least for seed in seeds]", "[False]", RESUME),
+    Fault("labels are never dropped", "seeds < math.ceil(dropout * 2**63)", "seeds < 0", RESUME),
     Fault(
         "label dropout depends on the batch number instead of the epoch",
         '"label", batch.epoch, last',
