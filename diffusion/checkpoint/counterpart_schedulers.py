@@ -142,9 +142,10 @@ def _function(chosen: Any) -> tuple[Any, dict[str, Any]]:
     return function, {**defaults, **getattr(chosen, "keywords", {})}
 
 
-def defaults_of(name: Any) -> dict[str, Any]:
-    """The defaults for missing keys in a scheduler's file."""
-    return {**DEFAULTS, **OWN_DEFAULTS.get(str(name), {})}
+def with_defaults(theirs: Fields) -> Fields:
+    """The fields of scheduler_config.json, with the defaults of its class for missing keys."""
+    own = OWN_DEFAULTS.get(str(theirs.values.get("_class_name")), {})
+    return Fields({**DEFAULTS, **own, **theirs.values}, theirs.where)
 
 
 def part_nodes(theirs: Fields) -> dict[str, dict[str, Any]]:

@@ -147,15 +147,14 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
     Raises UserError, before memory is allocated, for parts that are missing, malformed, or have no counterpart here.
     """
     name = _network_of(Fields.read(folder / INDEX))
-    of_network = folder / networks.PART[name] / "config.json"
-    net = Fields.read(of_network, networks.UNET_DEFAULTS if name == networks.UNET else networks.DIT_DEFAULTS)
+    of_network = Fields.read(folder / networks.PART[name] / "config.json")
+    of_scheduler = Fields.read(folder / "scheduler" / "scheduler_config.json")
+    defaults = networks.UNET_DEFAULTS if name == networks.UNET else networks.DIT_DEFAULTS
+    net = Fields({**defaults, **of_network.values}, of_network.where)
     net.one_of("_class_name", [name])
-    of_scheduler = folder / "scheduler" / "scheduler_config.json"
-    scheduler = Fields.read(of_scheduler)
-    scheduler = Fields.read(of_scheduler, schedulers.defaults_of(scheduler.values.get("_class_name")))
     file = folder / networks.PART[name] / WEIGHTS
     metadata, weights = _weights(file)
-    if metadata.get(OF) == _hash(Fields.read(of_network).values, Fields.read(of_scheduler).values):
+    if metadata.get(OF) == _hash(of_network.values, of_scheduler.values):
         try:
             contents = exported.described(metadata)
         except exported.MALFORMED as error:
@@ -164,7 +163,7 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
         if not model.get("classes") and name == networks.DIT:
             weights.pop(CLASSES, None)
     else:
-        contents = _foreign(net, scheduler, weights)
+        contents = _foreign(net, schedulers.with_defaults(of_scheduler), weights)
         model = contents["config"]["model"]
         contents["config"] = yaml.safe_dump(contents["config"])
     _check_shapes(weights, model, net)

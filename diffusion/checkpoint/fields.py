@@ -14,14 +14,13 @@ MOST_BYTES = 1 << 20  # maximum size of a file
 
 
 class Fields:
-    """The values of a JSON object, with the defaults of missing keys, and its location `where`, for messages."""
+    """The values of a JSON object, and its location `where`, for messages."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None):
-        self.values = {**(defaults or {}), **values}
-        self.where = where
+    def __init__(self, values: Mapping[str, Any], where: str):
+        self.values, self.where = values, where
 
     @classmethod
-    def read(cls, file: Path, defaults: Mapping[str, Any] | None = None) -> "Fields":
+    def read(cls, file: Path) -> "Fields":
         """Read a file. Raises UserError if it is not a JSON object."""
         try:
             with file.open("rb") as opened:
@@ -32,7 +31,7 @@ class Fields:
             raise UserError(f"{file}: it cannot be read as JSON ({reason}); get it again") from error
         if not isinstance(values, dict):
             raise UserError(f"{file}: expected a JSON object of at most {MOST_BYTES >> 20} MiB; get it again")
-        return cls(values, str(file), defaults)
+        return cls(values, str(file))
 
     def refuse(self, key: str, expected: str) -> NoReturn:
         """Raise UserError, because the value of `key` is not the expected one."""

@@ -69,7 +69,7 @@ def of_run(path: Path) -> Path:
 def find(ckpt: str, folder: Path, name: str) -> Found | None:
     """The checkpoint that `ckpt` selects to resume from; None, a fresh start, only if `auto` finds none at all.
 
-    A path is resolved by `of_run`. `last` is last.ckpt in this run's folder, otherwise in the newest sibling run.
+    A path is resolved by `of_run`, as is the folder of `last`: this run's, otherwise that of the newest sibling run.
     `auto` is the newest checkpoint that can be read, in this folder, otherwise in the newest sibling run that is not
     complete; skipped checkpoints are printed with the reason. Runs that are still alive or have another `name`, and the
     other jobs of a sweep (their recipes differ), are not considered.
@@ -95,7 +95,7 @@ def find(ckpt: str, folder: Path, name: str) -> Found | None:
             + "choose one, ckpt=RUN, or remove ckpt"
         )
     if ckpt == "last":
-        return _read(run / "checkpoints" / "last.ckpt")
+        return _read(of_run(run))
     for path in storage.newest_first(run / "checkpoints"):
         try:
             return _read(path)

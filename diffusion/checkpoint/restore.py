@@ -91,7 +91,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         contents = storage.load(path)
     except storage.Damaged as error:
-        raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one, or ckpt=auto") from error
+        raise UserError(f"ckpt={path}: not a readable checkpoint: {error}; use another one") from error
     check_contents(contents, path)
     return contents
 

@@ -83,15 +83,6 @@ def verify(path: Path) -> None:
         raise Damaged(f"its content is not what was written ({damaged or folders[0]} is damaged)")
 
 
-def check_writable(folder: Path) -> None:
-    """Write a test file in `folder` as a checkpoint is written, and remove it. Raises OSError if that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    trial = folder / ".trial"
-    with replacing(trial, durable=True) as file:
-        file.write(b"x")
-    trial.unlink()
-
-
 def numbered(folder: Path, step: int) -> Path:
     """step-00001234.ckpt"""
     return folder / f"step-{step:08d}.ckpt"

@@ -123,10 +123,13 @@ class RunRecord:
         """Record that the run failed or was interrupted.
 
         If it ends before it has written its settings to config.yaml, the record of the folder's previous run, if any,
-        is restored. A disk that is full, or other errors of writing, must not hide the reason.
+        is restored. A run that is recorded as complete stays so. A disk that is full, or other errors of writing, must
+        not hide the reason.
         """
         self.ended.set()
         with contextlib.suppress(FolderTaken, OSError):
+            if RunRecord(self.folder).content.get("state") == "complete":
+                return
             if "asked" in self.content or not self.previous:
                 self.finish(state, reason=reason)
             else:

@@ -12,6 +12,7 @@ import torch
 from annotated_types import Ge
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch.optim import Optimizer
 
 from diffusion.errors import UserError
@@ -22,8 +23,9 @@ from diffusion.training.spent import peak_bytes
 class EarlyStopping(callbacks.EarlyStopping):
     """Ends the run when a monitored metric has stopped improving.
 
-    A run that was stopped this way stays stopped when it is resumed, unless `patience` is now greater. (Lightning's
-    EarlyStopping would train until the next validation, with the patience of the checkpoint.)
+    A run that was stopped this way stays stopped when it is resumed, unless `patience` is now greater, or another
+    `stopping_threshold` is set. (Lightning's EarlyStopping would train until the next validation, with the patience of
+    the checkpoint.)
 
     Args:
         monitor: The metric to monitor, such as val/mse or val/mse_raw.
@@ -45,15 +47,23 @@ class EarlyStopping(callbacks.EarlyStopping):
             monitor, min_delta, patience, mode=mode, check_finite=False, stopping_threshold=stopping_threshold,
             check_on_train_epoch_end=False,
         )  # fmt: skip
+        self.reached = False  # whether the resumed run has reached the threshold
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"stopping_threshold": self.stopping_threshold}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the count, but keep the patience of this run."""
         super().load_state_dict(state_dict | {"patience": self.patience})
+        same = state_dict.get("stopping_threshold") == self.stopping_threshold
+        self.reached = same and self.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stay stopped if the patience is used up."""
-        if self.wait_count >= self.patience:
+        """Stay stopped if the threshold is reached or the patience is used up."""
+        if self.reached or self.wait_count >= self.patience:
             trainer.should_stop = True
+        else:
+            self.stopping_reason, self.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check the metric. Raises UserError if validation does not log it."""

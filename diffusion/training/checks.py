@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffusion.checkpoint import storage
 from diffusion.config.schema import INSTEAD, Train, Trainer
 from diffusion.console import count
 from diffusion.data import ImageData, to_unit
@@ -50,11 +49,17 @@ def check_trainer(settings: Trainer) -> None:
         )
 
 
+def is_error(name: str) -> bool:
+    """Whether this is the name of an error, such as val/mse, for which nothing is sampled."""
+    split, _, metric = name.partition("/")
+    return split in ("val", "fit", "gap", "train") and metric.startswith(ERRORS)
+
+
 def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
     """Reject a `sweep.score` that the run will not log."""
     name = settings.sweep.score
     split, _, metric = name.partition("/")
-    if split in ("val", "fit", "gap", "train") and metric.startswith(ERRORS):
+    if is_error(name):
         return
     if scorer is None or split not in settings.score.references:
         logged = "/… and ".join(settings.score.references)
@@ -70,30 +75,14 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
         )
 
 
-def check_folder(folder: Path) -> None:
-    """Reject a run folder that is not writable, before anything is read."""
-    try:
-        storage.check_writable(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder}: {error.strerror}; choose a folder you can write to (hydra.run.dir=…)"
-        ) from error
-
-
 def read_images(data: ImageData, folder: Path) -> None:
-    """Read the images; data_report.json in the folder lists the files left out, even if they end the run."""
+    """Read the images. data_report.json lists the files left out, even if they end the run: path, reason, action."""
     try:
         data.prepare_data()
         data.setup()
     finally:
-        if data.report:
-            _write_report(folder / "data_report.json", data.report)
-
-
-@rank_zero_only
-def _write_report(file: Path, report: list[dict[str, str]]) -> None:
-    """[{"path", "reason", "action"}, …]"""
-    replace(file, json.dumps(report, indent=1))
+        if data.report and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            replace(folder / "data_report.json", json.dumps(data.report, indent=1))
 
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:

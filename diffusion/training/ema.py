@@ -16,7 +16,7 @@ class EMA(Callback):
 
     The recurrence starts from the initial weights. Without the warm-up of d_n, a decay of 0.9995 would keep 60% of the
     initial weights after 1000 steps, and samples would look untrained long after the raw weights work. During
-    validation, and after the last step, the module holds w̄. Buffers (tables, histories) are copied, not averaged.
+    validation, and for the last samples, the module holds w̄. Buffers (tables, histories) are copied, not averaged.
 
     A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging.
     (That callback walks the modules and reads a counter from the device at every step, which takes longer than the
@@ -86,10 +86,6 @@ class EMA(Callback):
         """Swap w back into the module for training."""
         self.swap(pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave w̄ in the module."""
-        self.apply_average(pl_module)
-
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -100,9 +96,9 @@ class EMA(Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore w̄ and w. If the checkpoint has no average, a new one starts from its weights."""
+        """Restore w̄ and w."""
         self.average.load_state_dict(checkpoint["state_dict"])
-        pl_module.load_state_dict(checkpoint.get("current_model_state", checkpoint["state_dict"]))
+        pl_module.load_state_dict(checkpoint["current_model_state"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"latest_update_step": self.step, "updates": self.updates}
@@ -119,12 +115,6 @@ class EMA(Callback):
             ours.copy_(theirs)
             theirs.copy_(kept)
         self.swapped = not self.swapped
-
-    @torch.no_grad()
-    def apply_average(self, module: pl.LightningModule) -> None:
-        """Copy w̄ into the module."""
-        for ours, theirs in zip(_tensors(self.average), _tensors(module), strict=True):
-            theirs.copy_(ours)
 
 
 def _tensors(module: torch.nn.Module) -> chain[Tensor]:

@@ -45,7 +45,7 @@ def draw_last(
     rank, world = trainer.global_rank, trainer.world_size
     module.to(device).eval()
     if (average := average_of(trainer)) is not None:
-        average.apply_average(module)
+        average.swap(module)
     trained = whole(trainer, module.denoiser)
     n = max(score.n or 0, settings.samples.n or 0)
     untrained = (score.n or 0) if UNTRAINED in score.baselines else 0

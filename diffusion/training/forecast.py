@@ -26,12 +26,14 @@ from diffusion.training.module import VALIDATED, Diffusion
 from diffusion.training.recipe import Recipe
 from diffusion.training.sharding import whole
 from diffusion.training.signals import TimeLimit
+from diffusion.training.spent import Spent
 from diffusion.training.utilization import utilization
 
 STEP = 3  # evaluations per image in a training step
 LONG = 60.0  # seconds of training from which on its utilization of the device is measured
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
 MEASURED = slice(5, 25)  # the batches of the run that are timed to correct the forecast
+APART = ("validation", "pictures", "scores")  # parts of a run, in `Spent`, that may lie between two batches
 
 
 class Part(NamedTuple):
@@ -134,8 +136,8 @@ class Plan:
 class Forecast(Callback):
     """Prints how long each part of the run will take before the first step, and later a measured time for training."""
 
-    def __init__(self, clock: Clock, plan: Plan, record: RunRecord | None):
-        self.clock, self.plan, self.record = clock, plan, record
+    def __init__(self, clock: Clock, plan: Plan, record: RunRecord | None, spent: Spent):
+        self.clock, self.plan, self.record, self.spent = clock, plan, record, spent
         self.seen = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -189,24 +191,22 @@ class Forecast(Callback):
         """Time the `MEASURED` batches, and print the time of the remaining steps and the utilization of the device."""
         self.seen += 1
         if self.seen == MEASURED.start:
-            self.began, self.first = self._now(pl_module), trainer.global_step
+            self.began = self._now(pl_module)
         if self.seen != MEASURED.stop or not trainer.is_global_zero:
             return
-        steps = trainer.global_step - self.first
-        if steps == 0:
-            return
-        left, each = self.clock.total - trainer.global_step, (self._now(pl_module) - self.began) / steps
+        batch = (self._now(pl_module) - self.began) / (MEASURED.stop - MEASURED.start)
+        left, each = self.clock.total - trainer.global_step, batch * self.clock.accumulate
         console.print(f"{count(left, 'step')} left: about {duration(each * left)} of training (measured)")
         if self.record is None or each * left < LONG:
             return
         data, settings = self.plan.data, self.plan.settings
-        rate = STEP * data.batch_size * self.clock.accumulate * self.plan.share / each
+        rate = STEP * data.batch_size * self.plan.share / batch
         if found := utilization(trainer, pl_module, settings.model, data.shape, rate):
             self.record.update(utilization=found)
             console.print(f"  {utilization_text(found)}")
 
-    @staticmethod
-    def _now(module: pl.LightningModule) -> float:
+    def _now(self, module: pl.LightningModule) -> float:
+        """The time in seconds, without that of the `APART` parts so far."""
         if module.device.type != "cpu":
             getattr(torch, module.device.type).synchronize()
-        return time.monotonic()
+        return time.perf_counter() - sum(self.spent.seconds.get(part, 0.0) for part in APART)

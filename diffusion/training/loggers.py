@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -41,7 +41,6 @@ def wandb(
         tags: Tags by which runs can be filtered.
     """
     import wandb as library
-    from lightning.pytorch.loggers import WandbLogger
 
     offline = library.setup().settings.mode in ("offline", "dryrun")  # as set by WANDB_MODE; login would warn about it
     online = not offline and library.login(prompt=False)
@@ -84,8 +83,6 @@ def tensorboard(folder: Path, recipe: Mapping[str, Any]) -> Logger:
     """TensorBoard, with its files in the run's folder."""
     if find_spec("tensorboard") is None:
         raise UserError("logger=tensorboard: it is not installed; pip install 'diffusion-experiments[tensorboard]'")
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     logger = TensorBoardLogger(save_dir=str(folder), name="", version="tensorboard")
     logger.log_hyperparams(dict(recipe))
     return logger
@@ -160,8 +157,6 @@ class MetricsFile(Logger):
 
 def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
     """Write the lowest val/mse and the scores of the samples, with their intervals, to the W&B summary."""
-    from lightning.pytorch.loggers import WandbLogger
-
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
             continue
@@ -175,8 +170,6 @@ def summarize(loggers: list[Logger], folder: Path, best: float) -> None:
 
 def finish(loggers: list[Logger]) -> None:
     """Close W&B runs, which would otherwise continue into the next run of this process."""
-    from lightning.pytorch.loggers import WandbLogger
-
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()

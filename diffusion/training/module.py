@@ -53,14 +53,11 @@ class Diffusion(pl.LightningModule):
         self.stepped = True  # whether the last step updated the weights; False if it was skipped
         grid = settings.validation  # with a seed of its own, so that the errors of runs with different seeds are paired
         self.frozen = FrozenGrid(grid.draws, grid.seed, getattr(recipe.schedule, "steps", None))
-        self.errors = nn.ModuleDict({f"{split}_{w}": DenoisingError() for split in VALIDATED for w in ("ema", "raw")})
-        self.gaps = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
+        errors = {f"{split}_{weights}": DenoisingError() for split in VALIDATED for weights in ("ema", "raw")}
+        self.errors: Any = nn.ModuleDict(errors)
+        self.gaps: Any = nn.ModuleDict({weights: PairedGap() for weights in ("ema", "raw")})
         self.differences: dict[str, Tensor] = {}  # held-out minus training errors of the last validation, by weights
         self.clusters: Tensor | None = None  # clusters of these by image source: see `diffusion.metric.gap`
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Any:
-        """The denoiser's estimate."""
-        return self.denoiser(x_t, t)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed torch's generators by the step, for code that does not use streams.
@@ -163,24 +160,12 @@ class Diffusion(pl.LightningModule):
         average = average_of(self.trainer)
         return None if average is None else average.average.denoiser
 
-    def error(self, split: str, weights: str) -> DenoisingError:
-        """The running error of one split with one kind of weights."""
-        metric = self.errors[f"{split}_{weights}"]
-        assert isinstance(metric, DenoisingError)
-        return metric
-
-    def gap(self, weights: str) -> PairedGap:
-        """The gap between the two splits with one kind of weights."""
-        metric = self.gaps[weights]
-        assert isinstance(metric, PairedGap)
-        return metric
-
     def on_validation_epoch_start(self) -> None:
         """Set the images' sources; without them, tiles of one photograph would count as independent."""
         loaders = zip(VALIDATED, self.trainer.val_dataloaders, strict=True)  # type: ignore[arg-type]
         sources = {part: loader.dataset.sources for part, loader in loaders}
-        for weights in ("ema", "raw"):
-            self.gap(weights).sources = sources
+        for gap in self.gaps.values():
+            gap.sources = sources
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Compute (eps_θ(x_t, t) − eps)² per image at its frozen times and noises, with averaged and raw weights."""
@@ -195,8 +180,8 @@ class Diffusion(pl.LightningModule):
             for weights, denoiser in denoisers.items():
                 if denoiser is not None:
                     error = (denoiser(x_t, t, **given).eps - eps).square().flatten(1).mean(dim=1)
-                    self.error(split, weights).update(error, t)
-                    self.gap(weights).update(split, error, t, batch.index, k)
+                    self.errors[f"{split}_{weights}"].update(error, t)
+                    self.gaps[weights].update(split, error, t, batch.index, k)
 
     def on_validation_epoch_end(self) -> None:
         """Log val/mse, fit/mse, their gap, and the bins of t; `_raw` marks raw weights, if there is an average.
@@ -207,11 +192,11 @@ class Diffusion(pl.LightningModule):
         for weights, suffix in (("ema", ""), ("raw", "_raw")):
             if weights == "raw" and self.raw_denoiser() is None:
                 continue
-            results = {split: self.error(split, weights).compute() for split in VALIDATED}
+            results = {split: self.errors[f"{split}_{weights}"].compute() for split in VALIDATED}
             for split, result in results.items():
                 logged[f"{split}/mse{suffix}"] = result["mse"]
             logged[f"gap/mse{suffix}"] = results["val"]["mse"] - results["fit"]["mse"]
-            gap = self.gap(weights).compute()
+            gap = self.gaps[weights].compute()
             logged |= {f"gap/se{suffix}": gap["gap"].error, f"gap/half{suffix}": gap["gap"].half()}
             # reshaped because torchmetrics squeezes the tensors of a single image
             self.differences[weights], self.clusters = gap["images"].reshape(-1), gap["clusters"].reshape(2, -1)
@@ -220,10 +205,8 @@ class Diffusion(pl.LightningModule):
             if weights == "ema":
                 for split, result in results.items():
                     logged |= {f"{split}/mse_bin{i}": value for i, value in enumerate(result["bins"])}
-        for weights in ("ema", "raw"):
-            self.gap(weights).reset()
-            for split in VALIDATED:
-                self.error(split, weights).reset()
+        for metric in (*self.errors.values(), *self.gaps.values()):
+            metric.reset()
         epoch = self.clock.epoch_after(self.trainer.global_step - 1)  # the epoch of the last step
         self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
 

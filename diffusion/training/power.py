@@ -13,7 +13,7 @@ from diffusion.checkpoint import averages as files
 from diffusion.checkpoint import storage
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.files import free_space, link
+from diffusion.files import link
 from diffusion.process.averaging import decay, gamma_of
 from diffusion.training.clock import Clock
 from diffusion.training.ema import EMA
@@ -75,7 +75,6 @@ class PowerEMA(EMA):
         self.saved = {}
         if trainer.is_global_zero:
             self.take_along(trainer)
-            self.check_space(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Update the averages, and write a snapshot if it is due."""
@@ -131,17 +130,6 @@ class PowerEMA(EMA):
             except (storage.Damaged, OSError) as error:
                 console.print(f"{source}: not copied ({error}); weights=… has one snapshot less", style="yellow")
                 del self.written[step]
-
-    def check_space(self, trainer: pl.Trainer) -> None:
-        """Raise UserError if the snapshots will not fit on the disk."""
-        folder = _folder(trainer) / files.FOLDER
-        one = len(self.lengths) * sum(average.numel() * average.element_size() for average in self.averages)
-        needed, free = max(0, self.snapshots - len(self.written)) * one, free_space(folder)
-        if needed > free:
-            raise UserError(
-                f"{folder}: {free / 1e9:.2f} GB are free, but the snapshots need {needed / 1e9:.2f} GB; lower "
-                "ema.snapshots, or choose another disk (hydra.run.dir=…)"
-            )
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -75,11 +75,6 @@ class Recipe:
         return recipe
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images."""
-        return self.data.shape
-
-    @property
     def share(self) -> float:
         """The fraction of an image's pixels that a training step sees."""
         return self.crops.share if self.crops else 1.0
@@ -87,7 +82,7 @@ class Recipe:
     def drawing(self, seed: int, precision: str | None = None) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
-        return Drawing(self.sampler, self.shape, seed, self.guidance, self.worse, counts, precision=precision)
+        return Drawing(self.sampler, self.data.shape, seed, self.guidance, self.worse, counts, precision=precision)
 
 
 def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:

@@ -32,7 +32,7 @@ from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
-from diffusion.training.checks import check_folder, check_recipe, check_sweep_score, check_trainer, read_images
+from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, is_error, read_images
 from diffusion.training.clock import Clock
 from diffusion.training.compilation import is_compiled
 from diffusion.training.ending import SHOWN, Last, draw_last, finish, run_source
@@ -133,7 +133,6 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     quiet_libraries()
     check_trainer(asked.trainer)
     check_batch(asked)
-    check_folder(folder)
     pl.seed_everything(asked.seed, verbose=False)
     torch.set_float32_matmul_precision(asked.matmul_precision)
     settings = with_average(with_inputs(asked))
@@ -248,7 +247,7 @@ def with_affordable_samples(settings: Train, recipe: Recipe, drawing: Drawing, c
     nfe, score, samples = drawing.evaluations(recipe.schedule), settings.score, settings.samples
     training = round(STEP * clock.total * clock.accumulate * recipe.data.batch_size * devices * recipe.share)
     if score.n is None:
-        affordable = SCORED * nfe <= training or settings.sweep.score != "val/mse"
+        affordable = SCORED * nfe <= training or not is_error(settings.sweep.score)
         if not affordable:
             console.print(
                 f"no scores: {SCORED} samples need {SCORED * nfe:,} network evaluations, more than the training "
@@ -283,9 +282,8 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
     if settings.logger:
         # Older runs, which could have only one logger, store it without a name.
         chosen = {"": settings.logger} if "_target_" in settings.logger else settings.logger
-        logs += [
-            make(node, f"logger.{name}")(folder, settings.model_dump(mode="json")) for name, node in chosen.items()
-        ]
+        asked = settings.model_dump(mode="json") | {"ckpt": settings.ckpt if resumed else None}
+        logs += [make(node, f"logger.{name}")(folder, asked) for name, node in chosen.items()]
     # Parameters that fully_shard gathers in inference mode cannot be trained afterwards.
     validating = {"inference_mode": False} if is_sharded(settings) else {}
     trainer: pl.Trainer = make(
@@ -329,7 +327,7 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     settings, trainer, clock, last, scorer = run.settings, run.trainer, run.clock, run.last, run.scorer
     plan = Plan(settings, run.recipe, last, clock, scorer, trainer.world_size)
     used: list[Callback] = [
-        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record),
+        MarkSteps(spent), signals.DeferSignals(), RunProgress(clock), Forecast(clock, plan, record, spent),
         StopAfterLastStep(clock), OverfittingNotice(), LearningRateMonitor("step"),
     ]  # fmt: skip
     if settings.trainer.max_time is not None:

@@ -61,7 +61,10 @@ class Checkpoints(Checkpoint):
             self.best = math.inf  # the next validation is the best of those whose checkpoint exists
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise UserError before the first step if the checkpoints will not fit on the disk."""
+        """Forget a best checkpoint of steps that are made again; raise UserError if the checkpoints will not fit."""
+        best = self.folder / "best.ckpt"
+        if best.is_file() and any(best.samefile(file) for file in self.after(trainer.global_step)):
+            self.best = math.inf
         if not trainer.is_global_zero:
             return
         weights = sum(p.numel() * p.element_size() for p in pl_module.parameters())
@@ -113,12 +116,16 @@ class Checkpoints(Checkpoint):
 
     def prune(self, step: int) -> None:
         """Remove the oldest beyond `keep`, and those after `step`, left from before the run was resumed."""
-        files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
-        later = [file for file in files if storage.step_in_name(file) > step]
-        for old in later + files[len(later) + self.keep :]:
+        later = self.after(step)
+        for old in [*later, *self.after(-1)[len(later) + self.keep :]]:
             old.unlink()
         if later:
             console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from an earlier step")
+
+    def after(self, step: int) -> list[Path]:
+        """The numbered files of steps after `step`, highest step first."""
+        files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
+        return [file for file in files if storage.step_in_name(file) > step]
 
 
 def unwritable(file: Path, run: Path, error: OSError) -> UserError:

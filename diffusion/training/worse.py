@@ -9,10 +9,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from diffusion.checkpoint import early, exported
+from diffusion.checkpoint.restore import restore
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
-from diffusion.files import copy as copy_file
 from diffusion.process.denoiser import Denoiser
 from diffusion.runs.record import RunRecord
 from diffusion.training.clock import Clock
@@ -56,11 +56,11 @@ class KeepEarlyWeights(Callback):
         self.labels, self.clock, self.record, self.resumed = drawing.counts, clock, record, resumed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the weights if a run is resumed after that step in another folder."""
+        """Take the weights from the resumed run if it is past that step."""
         if not trainer.is_global_zero or trainer.global_step < self.step or self.file.is_file():
             return
         assert self.resumed is not None  # the run is past the step
-        copy_file(early.find(self.resumed.parent, self.step), self.file)
+        self.write(restore(early.find(self.resumed.parent, self.step)).denoiser)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,12 +71,13 @@ class KeepEarlyWeights(Callback):
         assert isinstance(pl_module, Diffusion)
         with averaged_weights(trainer, pl_module):
             denoiser = whole(trainer, pl_module.denoiser)
-            if self.record is not None:
-                self.write(denoiser, self.record)
+            if trainer.is_global_zero:
+                self.write(denoiser)
 
-    def write(self, denoiser: Denoiser, record: RunRecord) -> None:
+    def write(self, denoiser: Denoiser) -> None:
         """Write the weights of a denoiser. Raises UserError if they cannot be written."""
-        record.check_owner()
+        if self.record is not None:
+            self.record.check_owner()
         weights, kind = denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
         epoch = self.clock.epoch_after(self.step)
         try:

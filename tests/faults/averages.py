@@ -107,12 +107,6 @@ FAULTS = [
         UNWRITTEN,
     ),
     Fault(
-        "snapshots: free disk space is not checked",
-        'free_space(folder)\n        if needed > free:\n            raise UserError(\n                f"{folder}',
-        'free_space(folder)\n        if False:\n            raise UserError(\n                f"{folder}',
-        ROOM,
-    ),
-    Fault(
         "snapshots: every process writes one",
         "self.is_due(self.step, total) and trainer.is_global_zero",
         "self.is_due(self.step, total)",

@@ -35,6 +35,7 @@ IN_STEP = "study/test_study_guidance.py::test_an_interval_without_a_step_is_skip
 OWN_INTERVAL = "study/test_study_guidance.py::test_the_guidance_of_the_run_and_its_interval_are_the_default"
 STUDIED = "study/test_study_guidance.py::test_invalid_guidance_studies_are_refused_before_any_work"
 SHOWN = "study/test_guidance_report.py"
+FOR_ERRORS = "training/test_search.py::test_a_search_for_an_error_draws_no_samples"
 UTILIZATION = "training/test_utilization.py"
 PLAN = "training/test_forecast.py::test_the_forecast_equals_the_actual_network_evaluations"
 
@@ -148,7 +149,7 @@ FAULTS = [
     ),
     Fault(
         "early: the weights are not copied to the new folder on resume",
-        "copy_file(early.find(self.resumed.parent, self.step), self.file)",
+        "self.write(restore(early.find(self.resumed.parent, self.step)).denoiser)",
         "pass",
         ALONG,
     ),
@@ -204,7 +205,9 @@ FAULTS = [
         "if False:",
         SAMPLED,
     ),
-    Fault("the utilization ignores accumulated batches", " * self.clock.accumulate * self.plan.share", "", UTILIZATION),
+    Fault("the utilization ignores accumulated batches", ", batch * self.clock.accumulate", ", batch", UTILIZATION),
+    Fault("validation is timed as training", "for part in APART", "for part in ()", UTILIZATION),
+    Fault("a search for an error draws samples", "or not is_error(settings.sweep.score)", "or True", FOR_ERRORS),
     Fault("the utilization counts only forward passes", "rate = STEP * data", "rate = data", UTILIZATION),
     Fault("the utilization of short trainings is measured", "each * left < LONG", "False", UTILIZATION),
     Fault("the utilization is not recorded", "self.record.update(utilization=found)", "pass", UTILIZATION),

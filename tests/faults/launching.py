@@ -25,6 +25,7 @@ EARLY = "reliability/test_early.py::test_a_signal_before_training_interrupts_the
 EARLY_JOB = "reliability/test_early.py::test_a_signal_before_training_interrupts_the_sweep_and_its_job"
 JOB_SIGNALLED = "reliability/test_early.py::test_a_signal_to_one_sweep_job_does_not_stop_the_others"
 NOTED = "reliability/test_early.py::test_early_signals_end_rank_0_and_are_only_recorded_by_other_ranks[1-note]"
+SETTINGS = "training/test_trainer_settings.py"
 SEARCH = "training/test_search.py::test_a_search_repeats_a_trial_only_if_its_job_has_ended"
 STUDY = "reliability/test_sweep.py::test_a_killed_optuna_study_resumes"
 LAUNCHED = "reliability/test_launchers.py::test_two_process_jobs_have_separate_configs_and_folders_and_fail_alone"
@@ -175,8 +176,8 @@ FAULTS = [
     ),
     Fault(
         "a run saves checkpoints in a folder that was taken over",
-        "self.record.check_owner()",
-        "pass",
+        "self.record.check_owner()\n        try:\n            trainer",
+        "pass\n        try:\n            trainer",
         f"{FOLDERS_FILE}::{TAKEN}",
     ),
     Fault(
@@ -184,6 +185,36 @@ FAULTS = [
         "        self.check_owner()\n        self._replace()",
         "        self._replace()",
         f"{FOLDERS_FILE}::{TAKEN}",
+    ),
+    Fault(
+        "a signal after the end changes the record of a complete run",
+        'RunRecord(self.folder).content.get("state") == "complete"',
+        "False",
+        f"{STOPPED}::test_a_signal_after_the_end_leaves_the_run_complete",
+    ),
+    Fault(
+        "a run that reached its threshold trains on when it is resumed",
+        "if self.reached or self.wait_count",
+        "if self.wait_count",
+        f"{SETTINGS}::test_a_run_that_reached_its_threshold_stays_stopped_when_it_is_resumed",
+    ),
+    Fault(
+        "a reached threshold counts also if another one is set",
+        "self.reached = same and self",
+        "self.reached = self",
+        f"{SETTINGS}::test_a_run_that_reached_its_threshold_stays_stopped_when_it_is_resumed",
+    ),
+    Fault(
+        "a best checkpoint of steps that are made again is kept",
+        "            self.best = math.inf\n        if not trainer",
+        "            pass\n        if not trainer",
+        "training/test_reproducible.py::test_a_best_checkpoint_of_steps_that_are_made_again_is_replaced",
+    ),
+    Fault(
+        "W&B: a run without a checkpoint continues an earlier one",
+        "settings.ckpt if resumed else None",
+        "settings.ckpt",
+        "training/test_train_command.py::test_wandb_records_the_run_and_continues_it_on_resume",
     ),
     Fault("jobs inherit the rendezvous variables of other jobs", "if name not in RENDEZVOUS}", "}", LAUNCHERS),
     Fault("a lost console ends the run", "            return len(data)", "            raise", f"{CONSOLE}::{WITHOUT}"),

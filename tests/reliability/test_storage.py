@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from composing import settings, train
+from composing import train
 from forked import FORK
 
 from diffusion import files
@@ -525,20 +525,6 @@ def test_t3_a_run_on_a_full_disk_ends_with_an_error(command, tiny, tmp_path, mon
     assert status == 2, out + err
     assert "No space left on device" in err
     assert storage.load(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
-
-
-def test_t3_a_read_only_folder_is_refused_before_the_first_batch(tiny, tmp_path, monkeypatch):
-    opened = Path.open
-
-    def read_only(self, mode="r", *args, **kwargs):
-        if "x" in mode and self.is_relative_to(tmp_path / "run"):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
-        return opened(self, mode, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", read_only)
-    monkeypatch.setattr("diffusion.training.module.Diffusion.training_step", lambda *a: sys.exit("a batch was run"))
-    with pytest.raises(UserError, match=r"Read-only.*hydra\.run\.dir"):
-        run_of.train(settings(tiny), tmp_path / "run", None)
 
 
 def test_t3_files_that_will_be_replaced_count_as_free_space(tmp_path, monkeypatch):

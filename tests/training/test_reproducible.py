@@ -1,6 +1,8 @@
 """Counter-based randomness: a run's draws depend on (seed, epoch, image) and on nothing that happened before."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -8,7 +10,8 @@ import torch
 from composing import settings, train
 from torch import Tensor
 
-from diffusion.checkpoint.storage import numbered, step_in_name
+from diffusion.checkpoint.find import find
+from diffusion.checkpoint.storage import numbered, numbered_files, step_in_name
 from diffusion.config import schema
 from diffusion.config.build import make
 from diffusion.data import ImageData
@@ -64,6 +67,27 @@ def test_the_best_checkpoint_so_far_is_kept_on_resume_in_another_folder(tiny, tm
     assert best[0] == best[1]
 
 
+@pytest.mark.parametrize("abandoned", [True, False])
+def test_a_best_checkpoint_of_steps_that_are_made_again_is_replaced(tmp_path, abandoned):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (100, 200):
+        numbered(folder, step).write_text(str(step))
+    (folder / "best.ckpt").hardlink_to(numbered(folder, 200 if abandoned else 100))
+    checkpoints = Checkpoints(tmp_path, schema.Checkpoint(keep=3), Clock(5, 500), resumed=numbered(folder, 100))
+    checkpoints.load_state_dict({"best": 0.5, "latest": 0.5})
+    trainer: Any = SimpleNamespace(
+        global_step=100, is_global_zero=True, callback_metrics={"val/mse": torch.tensor(0.6)},
+        save_checkpoint=lambda path: path.write_text("150"),
+    )  # fmt: skip
+    checkpoints.on_train_start(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    trainer.global_step = 150
+    checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
+    assert (folder / "best.ckpt").read_text() == ("150" if abandoned else "100")
+    assert checkpoints.best == pytest.approx(0.6 if abandoned else 0.5)
+    assert not numbered(folder, 200).exists()
+
+
 @pytest.mark.parametrize("noise", ["nearest", "ot"])
 def test_a_resumed_run_pairs_the_same_noise_and_images(tiny, tmp_path, noise):
     overrides = [*tiny, f"noise@objective.noise={noise}", "score=off", "samples.n=0"]
@@ -79,6 +103,12 @@ def test_ckpt_last_finds_the_newest_run_of_the_same_name(tiny, tmp_path, capfd):
     folder = run(tmp_path, "c", [*tiny, "trainer.max_steps=5", "ckpt=last"])
     assert "b/checkpoints/last.ckpt, step 4" in capfd.readouterr().out
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    for file in numbered_files(folder / "checkpoints"):  # as with checkpoint.finished=best
+        file.unlink()
+    (folder / "checkpoints/last.ckpt").unlink()
+    best = find("last", folder, "tiny")
+    assert best is not None
+    assert best.path == folder / "checkpoints/best.ckpt"
 
 
 def test_equal_seeds_give_equal_runs_and_different_seeds_do_not(tiny, tmp_path):

@@ -88,6 +88,13 @@ def states_after_restart(sweep, sampler="TPESampler", left=1, **params):
 
 
 @pytest.mark.filterwarnings("error:enqueue_trial")
+def test_a_search_for_an_error_draws_no_samples(command, tiny):
+    words = ["score.n=null", "sweep.score=gap/mse_raw", "trainer.max_steps=2", "samples.n=0", "hydra.run.dir=run"]
+    status, out, err = command("train", [*tiny, *words])
+    assert status == 0, out + err
+    assert "no scores: 512 samples need" in out
+
+
 def test_a_search_repeats_a_trial_only_if_its_job_has_ended(tmp_path):
     for name in ("0.4", "0.5"):
         (tmp_path / job_folder(tmp_path, 0, [f"lr={name}", "seed=1"])).mkdir(exist_ok=True)

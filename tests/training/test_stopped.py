@@ -50,6 +50,12 @@ def test_a_longer_run_that_is_stopped_before_its_first_step_is_not_complete(trai
     assert (record()["state"], record()["steps"]) == ("complete", 4)
 
 
+def test_a_signal_after_the_end_leaves_the_run_complete(train, record, monkeypatch):
+    monkeypatch.setattr(run_module, "print_files", interrupted)
+    assert train()[0] == 143
+    assert record()["state"] == "complete"
+
+
 def test_a_run_from_scratch_that_is_killed_early_does_not_resume_earlier_weights(train, record, tmp_path, monkeypatch):
     assert train("samples.n=2", "score.n=4", "score.baselines=[]")[0] == 0
     with monkeypatch.context() as patch:

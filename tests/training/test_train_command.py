@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,7 +136,7 @@ def test_by_default_scores_cost_no_more_than_the_training(command, tiny, tmp_pat
         training.Recipe.build(chosen := settings(words[:-1])),
         Clock(epoch=6, total=171),
     )  # of 3 · 4 evaluations each
-    drawing = Drawing(recipe.sampler, recipe.shape, 0)
+    drawing = Drawing(recipe.sampler, recipe.data.shape, 0)
     assert training.with_affordable_samples(chosen, recipe, drawing, clock, 1).score.n == 512
     assert training.with_affordable_samples(chosen, recipe, drawing, replace(clock, total=170), 1).score.n == 0
     asked = settings([*words[:-1], "score.n=7"])
@@ -150,7 +151,7 @@ def test_by_default_pictures_cost_no_more_than_the_training(tiny, every, steps, 
     """DDIM in 4 steps; images at the end and after each epoch of 6 steps."""
     chosen = settings([*tiny, f"samples.every_n_epochs={every}"])
     recipe, clock = training.Recipe.build(chosen), Clock(epoch=6, total=steps)
-    drawing = Drawing(recipe.sampler, recipe.shape, 0)
+    drawing = Drawing(recipe.sampler, recipe.data.shape, 0)
     assert training.with_affordable_samples(chosen, recipe, drawing, clock, 1).samples.n == shown
     asked = settings([*tiny, "samples.n=20"])
     assert training.with_affordable_samples(asked, recipe, drawing, clock, 1).samples.n == 20
@@ -332,6 +333,10 @@ def test_wandb_records_the_run_and_continues_it_on_resume(command, tiny, tmp_pat
     status, out, err = command("train", [*words, "trainer.max_epochs=1", "ckpt=null"])  # from the start: another run
     assert status == 0, out + err
     assert len({each.run.run_id for each in recorded(tmp_path / "run")}) == 2
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    status, out, err = command("train", [*words, "trainer.max_epochs=2", "ckpt=auto"])  # finds none
+    assert status == 0, out + err
+    assert len({each.run.run_id for each in recorded(tmp_path / "run")}) == 3
 
 
 def test_wandb_groups_the_jobs_of_a_sweep(command, tiny, tmp_path):

@@ -183,6 +183,20 @@ def test_resuming_an_early_stopped_run_trains_no_further(command, stopped):
     assert "ended at step 12 of 24" in now["reason"]
 
 
+def test_a_run_that_reached_its_threshold_stays_stopped_when_it_is_resumed(command, tiny, tmp_path):
+    words = ["callbacks=early_stopping", "trainer.max_epochs=3", "hydra.run.dir=run"]
+    reached = "callbacks.early_stopping.stopping_threshold=1000"  # from above
+    status, out, err = command("train", [*tiny, *words, reached])
+    assert status == 0, out + err
+    for more, steps in (([reached], 6), (["callbacks.early_stopping.stopping_threshold=-1"], 18)):
+        (tmp_path / "run/run.json").write_text(json.dumps(record(tmp_path / "run") | {"state": "interrupted"}))
+        status, out, err = command("train", [*RUN, *more])
+        assert status == 0, out + err
+        now = record(tmp_path / "run")
+        assert (now["state"], now["steps"]) == ("complete", steps)
+        assert ("Stopping threshold reached" in now.get("reason", "")) == (steps == 6)
+
+
 def test_early_stopping_on_an_unknown_metric_is_refused(command, tiny):
     status, _, err = command("train", [*tiny, *STOPPING, "callbacks.early_stopping.monitor=val/mes"])
     assert status == 2

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from composing import settings
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.build import make
+from diffusion.console import duration
 from diffusion.training import forecast, utilization
+from diffusion.training.spent import Spent
 
 LASTING = ("samples.n=0", "trainer.max_epochs=-1")
-ACCUMULATED = ("data.batch_size=2", "trainer.accumulate_grad_batches=2")
+ACCUMULATED = ("data.batch_size=2", "trainer.accumulate_grad_batches=8")
 
 
 @pytest.fixture
@@ -20,13 +23,13 @@ def known(monkeypatch):
     """A peak of 1 GFLOP/s; 20 batches take 5 s; every training counts as long."""
     monkeypatch.setattr(utilization, "peak_flops", lambda device, dtype: 1e9)
     clock = itertools.count(0, 5)
-    monkeypatch.setattr(forecast.Forecast, "_now", staticmethod(lambda module: next(clock)))
+    monkeypatch.setattr(forecast.Forecast, "_now", lambda self, module: next(clock))
     monkeypatch.setattr(forecast, "LONG", 0.0)
 
 
 @pytest.mark.parametrize("words", [(), ACCUMULATED, ("trainer.precision=bf16-mixed",)])
 def test_the_utilization_is_printed_recorded_and_reported(command, tiny, tmp_path, known, words):
-    steps = 30 // 2 if words == ACCUMULATED else 30
+    steps = 32 // 8 if words == ACCUMULATED else 32
     status, out, err = command("train", [*tiny, *LASTING, f"trainer.max_steps={steps}", "hydra.run.dir=run", *words])
     assert status == 0, out + err
     found = json.loads((tmp_path / "run/run.json").read_text())["utilization"]
@@ -39,7 +42,17 @@ def test_the_utilization_is_printed_recorded_and_reported(command, tiny, tmp_pat
     precision = "bfloat16" if "trainer.precision=bf16-mixed" in words else "float32"
     text = f"{found['tflops']:.3g} TFLOP/s per device, {found['tflops'] / 1e-3:.0%} of its measured peak in {precision}"
     assert text in out
+    left = f"1 step left: about {duration(2)}" if words == ACCUMULATED else f"7 steps left: about {duration(1.75)}"
+    assert f"{left} of training (measured)" in out
     assert text in (tmp_path / "run/README.md").read_text()
+
+
+def test_validation_and_pictures_are_not_timed_as_training(monkeypatch):
+    spent = Spent()
+    spent.seconds = {"data": 1.0, "optimizer": 2.0, "validation": 10.0, "pictures": 20.0, "scores": 30.0}
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: 100.0)
+    module = SimpleNamespace(device=torch.device("cpu"))
+    assert forecast.Forecast(None, None, None, spent)._now(module) == 40.0  # type: ignore[arg-type]
 
 
 def test_short_trainings_are_not_measured(command, tiny, tmp_path, known, monkeypatch):

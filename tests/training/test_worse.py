@@ -99,6 +99,20 @@ def test_a_run_resumed_in_another_folder_has_the_early_weights(at, run, words, t
     assert picture(tmp_path / "rest/samples/all.png") == picture(run / "samples/all.png")
 
 
+def test_a_run_resumed_past_the_guidance_step_takes_the_weights_from_a_checkpoint(words, tmp_path):
+    """The first run was not guided, so only its checkpoint of step 3 has them."""
+    unguided = [word for word in words if not word.startswith("guidance")]
+    train([*unguided, "checkpoint.every_n_steps=1"], tmp_path / "first")
+    train([*words, "trainer.max_steps=8", f"ckpt={tmp_path}/first/checkpoints/last.ckpt"], tmp_path / "rest")
+    kept = load_file(file_of(tmp_path / "rest/checkpoints", 3))
+    early = diffusion.load(tmp_path / "first/checkpoints/step-00000003.ckpt", device="cpu")
+    saved = early.denoiser.network.state_dict()
+    assert kept.keys() == saved.keys()
+    assert all(torch.equal(kept[name], saved[name]) for name in kept)
+    expected = diffusion.load(tmp_path / "rest", device="cpu").sample(8, worse=early, progress=False)
+    assert picture(tmp_path / "rest/samples/all.png") == picture_of(expected)
+
+
 def test_a_run_that_ends_before_the_guidance_step_samples_without_guidance(words, tmp_path, capsys):
     stop = "callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: {seconds: 0}, interval: step}"
     train([*words, f"+{stop}"], tmp_path / "short")
