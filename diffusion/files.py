@@ -64,14 +64,14 @@ def link(source: Path, path: Path) -> None:
         try:
             os.link(source, part)
         except OSError:
-            _copy(source, part)
+            copy(source, part)
 
 
 def copy(source: Path, path: Path) -> None:
     """Copy a file, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(path, durable=True) as part:
-        _copy(source, part)
+    with source.open("rb") as old, replacing(path, durable=True) as new:
+        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def set_aside(path: Path) -> Path:
@@ -138,13 +138,6 @@ def _beside(path: Path, durable: bool) -> Iterator[Path]:
         raise
     if durable:
         _sync_folder(path.parent)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as old, target.open("wb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-        new.flush()
-        os.fsync(new.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -104,7 +104,7 @@ def print_table(lines: list[Line]) -> None:
         steps += f" of {each.total_steps}" if each.total_steps else ""
         left = "" if each.seconds_left is None else duration(each.seconds_left)
         score = f"{each.metric} {each.score}" if each.metric else ""
-        cells = (each.run, each.state, steps, left, score, ago(time.time() - each.written))
+        cells = (each.run, each.state, steps, left, score, f"{duration(max(0.0, time.time() - each.written))} ago")
         table.add_row(*cells, style=STYLES.get(each.state))
     console.print(table)
     for each in lines:
@@ -115,14 +115,6 @@ def print_table(lines: list[Line]) -> None:
 def iso(seconds: float) -> str:
     """A Unix timestamp in ISO format, in local time with the UTC offset."""
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
-
-
-def ago(seconds: float) -> str:
-    """`12 s ago`, `4 min ago`, `3 h ago`, `2 days ago`."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length * (2 if unit == "days" else 1):
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(0.0, seconds):.0f} s ago"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from diffusion.config.choices import nodes
 from diffusion.config.composition import INHERITED, RUN, composed, plain
-from diffusion.config.schema import Settings
+from diffusion.config.schema import SCORED, Settings
 from diffusion.errors import UserError, nearest
 
 NUMBERS = {"seed": ("seed",), "n": ("score", "n"), "batch_size": ("score", "batch_size")}
@@ -47,6 +47,8 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     for key, path in NUMBERS.items():
         if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # images: n=null is all
             changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
+    if changes.get("n", SCORED) in (0, None):
+        changes["n"] = SCORED
     return settings.model_copy(update=changes)
 
 

@@ -12,9 +12,14 @@ def resume_command(run: Path) -> str:
 
 
 def override(key: str, value: object) -> str:
-    """`KEY=VALUE`, quoted where needed."""
-    word = f"{key}={value}"
-    return word if re.fullmatch(r"[\w/.+:-]+", str(value), re.ASCII) else quoted(word)
+    """`KEY=VALUE`, quoted for Hydra and the shell where needed."""
+    return shlex.quote(f"{key}={hydra_value(value)}")
+
+
+def hydra_value(value: object) -> str:
+    """The value of an override, in quotes if Hydra's grammar needs them."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w/.+:-]+", text, re.ASCII) else _in_quotes(text)
 
 
 def with_quotes(word: str) -> str:
@@ -33,10 +38,13 @@ def with_quotes(word: str) -> str:
 def quoted(word: str) -> str:
     """`KEY=VALUE` with VALUE as a quoted string: `'KEY="VALUE"'`."""
     key, _, value = word.partition("=")
-    escaped = value.replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    return shlex.quote(f"{key}={_in_quotes(value)}")
 
 
 def command_line(name: str, words: Iterable[str]) -> str:
     """`python -m diffusion.NAME WORDS`, each word quoted for a shell where needed."""
     return " ".join([f"python -m diffusion.{name}", *map(shlex.quote, words)])
+
+
+def _in_quotes(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'

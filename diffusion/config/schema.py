@@ -108,6 +108,9 @@ class Samples(Settings):
     is."""
 
 
+SCORED = 512  # samples to score if their number is not set
+
+
 class Score(Settings):
     """Scores of samples at the end of a run: the metrics in the group `metrics`, on the features in `features`."""
 
@@ -317,7 +320,8 @@ class Evaluate(Settings):
     again: bool = False
     """… unless this is true: allow another evaluation on test, which is recorded as such."""
     n: Count | None = None
-    """Number of samples; null: as in the run. With images=FOLDER, number of its images to score; null: all."""
+    """Number of samples; null: as in the run, or 512 if it scored none. With images=FOLDER, number of its images to
+    score; null: all."""
     seed: Seed | None = None
     """Seed of the samples; null: the run's seed."""
     batch_size: Count | None = None

@@ -55,6 +55,9 @@ def buildable_config(text: Any, where: Path | str) -> dict[str, Any]:
             raise UserError(
                 f"{where}: its configuration has no {part} that can be built; use a file written by diffusion.train"
             )
+    for part in OPTIONAL_PARTS:
+        if config.get(part) and not isinstance(config[part], Mapping):
+            raise UserError(f"{where}: its {part} is {config[part]!r:.80}; use a file written by diffusion.train")
     resolution = config["data"].get("resolution")
     sides = resolution if isinstance(resolution, list) and len(resolution) == 2 else [resolution]
     if any(type(side) is not int or side < 1 for side in sides):

@@ -12,7 +12,7 @@ from diffusion.checkpoint.find import opened
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import searched
-from diffusion.config.quoting import command_line
+from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import Edit, Sample
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import to_unit
@@ -148,5 +148,9 @@ def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
     """The overrides that reproduce the images: those of the command line, with the actual seed and checkpoint file."""
     pinned = {"ckpt": restored.path, "seed": settings.seed}
     given = [word for word in Run(folder).overrides if word.partition("=")[0] not in pinned]
-    own = [f"hydra.searchpath=[{','.join(map(str, searched()[1:]))}]"] if searched()[1:] else []
-    return [*(f"{key}={value}" for key, value in pinned.items()), *given, *own]
+    return [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *given, *search_words()]
+
+
+def search_words() -> list[str]:
+    """The override that adds the user's own folder of choices, if there is one."""
+    return [f"hydra.searchpath=[{','.join(map(hydra_value, searched()[1:]))}]"] if searched()[1:] else []

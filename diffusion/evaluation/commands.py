@@ -27,7 +27,7 @@ from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
-from diffusion.evaluation.drawn import OtherImages, batches_of
+from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
@@ -134,14 +134,18 @@ def make_drawing(
     return drawing
 
 
-def evaluate(settings: Evaluate, folder: Path) -> None:
-    """Score a checkpoint's samples, or a folder's images, into scores.json."""
+def evaluate(settings: Evaluate, folder: Path, discard: bool = False) -> None:
+    """Score a checkpoint's samples, or a folder's images, into scores.json.
+
+    Args:
+        discard: remove images from another source that a killed command has left in the folder.
+    """
     quiet_libraries()
     log_to(folder / "evaluate.log")
     if (settings.ckpt is None) == (settings.images is None):
         raise UserError("set either ckpt=CHECKPOINT or images=FOLDER to score")
     if settings.ckpt is not None:
-        evaluate_checkpoint(settings, folder)
+        evaluate_checkpoint(settings, folder, discard)
     elif settings.bits:
         raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT, or remove bits")
     else:
@@ -154,12 +158,7 @@ def evaluate_job(settings: Evaluate, folder: Path) -> None:
     if is_complete(settings, folder):
         console.print(f"{folder} is already complete")
         return
-    try:
-        evaluate(settings, folder)
-    except OtherImages:  # the job was killed, and its checkpoint or its settings have changed since
-        console.print(f"{folder / DRAWN}: contains part of other images; removed, and all are drawn again")
-        (folder / DRAWN).unlink()
-        evaluate(settings, folder)
+    evaluate(settings, folder, discard=True)  # its checkpoint or its settings may have changed since it was killed
 
 
 def is_complete(settings: Evaluate, folder: Path) -> bool:
@@ -191,7 +190,7 @@ def has_other_guidance(source: Mapping[str, Any]) -> bool:
     return network_hash(worse.network) != source["guidance_hash"]
 
 
-def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
+def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None:
     """Sample and score a checkpoint. The ledger of its run records scores on the test split."""
     choose_device(settings.device)  # raises before the model is loaded
     restored = opened(str(settings.ckpt), settings.weights)
@@ -217,7 +216,16 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
     write_configuration(folder, settings, restored)
     source = {"seed": drawing.seed, **of_model}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
-    drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by)
+    bits: list[Score] = []
+    if settings.bits:  # before sampling: bits that cannot be computed must not discard scores already seen
+        protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
+        if likelihood.of_schedule:
+            protocol["schedule"] = describe(restored.config["schedule"])
+        if restored.labels:
+            protocol["labels"] = "of the images" if labelled else "none"
+        how = batch_size, device, likelihood, protocol, labelled
+        bits = [bits_per_dimension(denoiser, scorer.data, settings.split, settings.bits, *how, **source)]
+    drawn = drawing.begin(folder / DRAWN, denoiser, n, batch_size, drawn_by, discard)
     if left := sum(map(len, drawn.missing())):
         drawing.print_cost(denoiser, left, batch_size, device, devices=len(devices))
     scorer.make_reference()
@@ -230,19 +238,7 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path) -> None:
             of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
         print_by_class(of_classes)
         new += of_classes
-    if settings.bits:
-        data, split, bits = scorer.data, settings.split, settings.bits
-        protocol = {"likelihood": describe({k: v for k, v in settings.likelihood.items() if k != "variance"})}
-        if likelihood.of_schedule:
-            protocol["schedule"] = describe(restored.config["schedule"])
-        if restored.labels:
-            protocol["labels"] = "of the images" if labelled else "none"
-        new.append(
-            bits_per_dimension(
-                denoiser, data, split, bits, batch_size, device, likelihood, protocol, labelled, **source
-            )
-        )
-    scorer.write(new)
+    scorer.write(new + bits)
     drawn.remove()
 
 

@@ -83,19 +83,26 @@ class Drawing:
         drawn = self._draw(denoiser, n, batches, device, description, watch)
         return torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *(images for _, images in drawn)])
 
-    def begin(self, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> Drawn:
+    def begin(
+        self,
+        file: Path,
+        denoiser: Denoiser,
+        n: int,
+        batch_size: int,
+        source: Mapping[str, Any],
+        discard: bool = False,
+    ) -> Drawn:
         """Open or create the file that n samples are drawn into; it may already contain some of them.
-
-        Raises OtherImages if the file contains other samples.
 
         Args:
             source: the sampler and the guidance, see `source_of`.
+            discard: remove other samples from the file; otherwise they raise UserError.
         """
         drawn_by = {**source, "seed": self.seed, "weights": network_hash(denoiser.network)}
         if self.weak is not None:
             drawn_by["weights of the worse model"] = network_hash(self.weak.network)
         drawn_by |= {name: digest({name: rows})[:16] for name, rows in self.conditions(denoiser, n).items()}
-        return Drawn.begin(file, n, self.shape, batch_size, drawn_by)
+        return Drawn.begin(file, n, self.shape, batch_size, drawn_by, discard)
 
     def into(
         self,

@@ -17,13 +17,9 @@ import torch
 from torch import Tensor
 
 from diffusion.config.quoting import override
-from diffusion.console import count
+from diffusion.console import console, count
 from diffusion.errors import UserError, first_line
 from diffusion.files import replace
-
-
-class OtherImages(UserError):
-    """The folder contains partially drawn images from another source."""
 
 
 def batches_of(n: int, batch_size: int, share: tuple[int, int] = (0, 1)) -> list[range]:
@@ -47,14 +43,21 @@ class Drawn:
 
     @classmethod
     def begin(
-        cls, file: Path, n: int, shape: tuple[int, int, int], batch_size: int, source: Mapping[str, Any]
+        cls,
+        file: Path,
+        n: int,
+        shape: tuple[int, int, int],
+        batch_size: int,
+        source: Mapping[str, Any],
+        discard: bool = False,
     ) -> "Drawn":
         """Open a partially drawn `file`, or create a new one; call it in one process, before the others draw.
 
-        Raises OtherImages if the file contains images from another source.
-
         Args:
             source: how the images are drawn, as plain values.
+            discard: remove images from another source, with a message.
+
+        Raises UserError if the file contains images from another source, unless they are discarded.
         """
         drawn = cls(file, n, shape, batch_size)
         about = {"n": n, "shape": [*shape], "batch_size": batch_size, **json.loads(json.dumps(source))}
@@ -63,13 +66,16 @@ class Drawn:
         except (OSError, ValueError):
             before = None  # the origin of the pixels is unknown
         if isinstance(before, dict):
-            if changed := sorted(key for key in {*before, *about} if before.get(key) != about.get(key)):
+            changed = sorted(key for key in {*before, *about} if before.get(key) != about.get(key))
+            if changed and not discard:
                 what = changed[0]
-                raise OtherImages(
+                raise UserError(
                     f"{file}: contains part of another command's images: their {what} is {before.get(what)!r}, now "
                     f"{about.get(what)!r}; rerun that command, choose another hydra.run.dir, or remove the file"
                 )
-            if file.stat().st_size == drawn.size:
+            if changed:
+                console.print(f"{file}: contains part of other images; removed, and all are drawn again")
+            elif file.stat().st_size == drawn.size:
                 return drawn
         try:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from diffusion.checkpoint import early
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.files import replace
@@ -28,8 +29,9 @@ class Ledger:
 
     @classmethod
     def of(cls, ckpt: Path) -> "Ledger":
-        """The ledger of the run that a checkpoint belongs to."""
-        return cls(ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent)
+        """The ledger of the run that a checkpoint, or its early weights, belong to."""
+        folder = ckpt.parent.parent if ckpt.parent.name == early.FOLDER else ckpt.parent
+        return cls(folder.parent if folder.name == "checkpoints" else folder)
 
     def inherit(self, other: "Ledger") -> None:
         """Copy the ledger of the run that this run is resumed from, unless this run already has one."""

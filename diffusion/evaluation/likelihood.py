@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -19,32 +19,11 @@ from diffusion.metric.baselines import draw
 from diffusion.metric.gap import mean_and_error
 from diffusion.metric.record import Reference, Score
 from diffusion.process import grid as grids
-from diffusion.process.denoiser import Conditioned, Denoise, Estimate, Thresholded, clip
+from diffusion.process.denoiser import Conditioned, Denoise, Denoiser, Thresholded, clip
 from diffusion.process.likelihood import flow_likelihood, variational_bound
 from diffusion.process.schedule import Schedule
 from diffusion.process.variance import Variance, fixed_small, learned_range
 from diffusion.randomness import Streams, seeds_for
-
-
-class Likelihood(Protocol):
-    """(denoise, x0, streams, variance) -> bits per dimension (B,) of the images x0 (B, C, H, W)."""
-
-    metric: ClassVar[str]
-    of_schedule: ClassVar[bool]  # whether the value depends on the schedule, apart from the network's errors
-
-    @property
-    def steps(self) -> int | None:
-        """Network evaluations per image; None if the number depends on the network."""
-
-    @property
-    def variance(self) -> Variance | None:
-        """The chosen variance of the reverse process; None: the network's if it learns one, else `fixed_small`."""
-
-    def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor: ...
-
-    def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """The network evaluations per image in words, and their cost in forward passes."""
-
 
 log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1000 steps to it are small enough
 
@@ -52,6 +31,8 @@ log_snr = partial(grids.log_snr, sigma_min=0.01)  # DDPM's lowest noise level; 1
 @dataclass(frozen=True)
 class Bound:
     """DDPM's variational bound on −log₂ p(x)/d, with x0 clipped to the range of the data.
+
+    A call (denoise, x0, streams, variance) returns the bits per dimension (B,) of the images x0 (B, C, H, W).
 
     Args:
         steps: the number of steps, N.
@@ -63,13 +44,13 @@ class Bound:
     grid: Callable[[Schedule, int], Tensor] = log_snr
     variance: Variance | None = None
     metric: ClassVar[str] = "bits_per_dim"
-    of_schedule: ClassVar[bool] = True
+    of_schedule: ClassVar[bool] = True  # whether the value depends on the schedule, apart from the network's errors
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return variational_bound(Thresholded(denoise, clip), x0, streams, self.steps, variance, self.grid).bits
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """See `Likelihood.cost`."""
+        """The network evaluations per image in words, and their cost in forward passes."""
         return f"{self.steps} network evaluations", self.steps
 
 
@@ -84,35 +65,24 @@ class Flow:
     tolerance: Annotated[float, Gt(0)] = 1e-5
     metric: ClassVar[str] = "bits_per_dim_flow"
     of_schedule: ClassVar[bool] = False
-    steps: ClassVar[None] = None
+    steps: ClassVar[None] = None  # the number of network evaluations depends on the network
     variance: ClassVar[None] = None  # the flow has none
 
     def __call__(self, denoise: Denoise, x0: Tensor, streams: Streams, variance: Variance) -> Tensor:
         return flow_likelihood(denoise, x0, streams, tolerance=self.tolerance).bits
 
     def cost(self, schedule: Schedule) -> tuple[str, int]:
-        """See `Likelihood.cost`. Grey images need few steps; a gradient takes about as long as two forward passes."""
+        """As for `Bound`. Grey images need few steps; a gradient takes about as long as two forward passes."""
         grey = torch.zeros(1, 1, 1, 1)
         least = flow_likelihood(Blank(schedule), grey, Streams([0]), tolerance=self.tolerance).evaluations
         return f"at least {least} network evaluations with gradients", 3 * least
 
 
-class Counted:
-    """A denoiser that reports the number of images of each call."""
-
-    def __init__(self, denoise: Any, report: Callable[[int], None]):
-        self.denoise = denoise
-        self.schedule: Schedule = denoise.schedule
-        self.report = report
-
-    def __call__(self, x_t: Tensor, t: Tensor, **conditions: Any) -> Estimate:
-        self.report(len(x_t))
-        estimate: Estimate = self.denoise(x_t, t, **conditions)
-        return estimate
+Likelihood = Bound | Flow
 
 
 def bits_per_dimension(
-    denoiser: Denoise,
+    denoiser: Denoiser,
     data: ImageData,
     split: str,
     n: int,
@@ -131,12 +101,10 @@ def bits_per_dimension(
 
     With `labelled`, the network gets the labels of the images, and the bits are those of p(x | label).
 
-    Raises UserError for n < 2, for a split with fewer than 2 images, and for bits that are not finite.
+    Raises UserError for n < 2, and for bits that are not finite.
     """
     if n < 2:
         raise UserError(f"bits={n}: an interval needs at least 2 images; use as many as time allows, such as bits=64")
-    if split not in data.splits or len(data.splits[split]) < 2:
-        raise UserError(f"bits={n}: the split {split} has fewer than 2 images; set split to another one")
     held_out = data.splits[split]
     chosen = held_out.take(draw(torch.arange(len(held_out)), n))
     images, total = chosen.images, len(chosen)
@@ -150,15 +118,15 @@ def bits_per_dimension(
         variance = likelihood.variance or (fixed_small if spread is None else learned_range)
         steps = likelihood.steps
         task = bar.add_task("bits/dim", total=None if steps is None else total * steps, unit="im·step", note="")
-        counted: Denoise = Counted(denoiser, lambda count: bar.advance(task, count))
         parts = []
-        for index in torch.arange(total).split(batch_size):
-            streams = Streams(seeds_for("bits", last=index.tolist()), device)
-            denoise = counted
-            if labelled:
-                assert chosen.labels is not None
-                denoise = Conditioned(counted, classes=chosen.labels[index].to(device))
-            parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
+        with denoiser.register_forward_pre_hook(lambda _, inputs: bar.advance(task, len(inputs[0]))):
+            for index in torch.arange(total).split(batch_size):
+                streams = Streams(seeds_for("bits", last=index.tolist()), device)
+                denoise: Denoise = denoiser
+                if labelled:
+                    assert chosen.labels is not None
+                    denoise = Conditioned(denoiser, classes=chosen.labels[index].to(device))
+                parts.append(likelihood(denoise, to_unit(images[index]).to(device), streams, variance).cpu())
     if likelihood.of_schedule:
         source["variance"] = getattr(variance, "func", variance).__name__
     bits = torch.cat(parts).double()

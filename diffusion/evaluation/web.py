@@ -39,7 +39,7 @@ def write_web(file: Path, model: Restored) -> Path:
 
     Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
     """
-    folder = next((each for each in (model.path.parent.parent, model.path.parent) if is_run(each)), None)
+    folder = next(filter(is_run, model.path.parents[:3]), None)
     page = {"kind": "model", "title": f"Model {model.path.stem}"} if folder is None else run_page(Run(folder))
     classes = list(model.labels)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()

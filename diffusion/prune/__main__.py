@@ -2,9 +2,11 @@
 
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich import box
+from rich.filesize import decimal
 from rich.table import Table
 
 from diffusion.console import console, count
@@ -58,12 +60,12 @@ def run(folder: Path, weights: bool, really: bool) -> None:
                 console.print(f"{path}: skipped: {error}", style="yellow")
                 continue
         total += gain
-        table.add_row(str(path.relative_to(folder)), str(len(files)), size_text(gain))
+        table.add_row(str(path.relative_to(folder)), str(len(files)), decimal(gain))
     if table.row_count:
         console.print(table)
         less = " less the weights, which are kept," if weights and not really else ""
         done = "freed" if really else "can be freed"
-        console.print(f"{count(table.row_count, 'run')}: {size_text(total)}{less} {done}")
+        console.print(f"{count(table.row_count, 'run')}: {decimal(total)}{less} {done}")
     else:
         console.print("nothing was removed" if really else f"complete runs in {folder}: nothing to remove")
     if left:
@@ -80,19 +82,10 @@ def _prune(folder: Path, weights: bool) -> int:
         held = lock(folder / LOCK)
     except BlockingIOError as error:
         raise UserError("a run is alive there; wait until it ends") from error
-    try:
+    with held or nullcontext():
         if RunRecord(folder).content.get("state") != "complete":
             raise UserError("a run is alive there; wait until it ends")
         return pruning.prune(folder, weights)
-    finally:
-        if held is not None:
-            held.close()
-
-
-def size_text(size: int) -> str:
-    """Format bytes with a unit: `1.2 MB` for 1234567."""
-    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
-    return f"{size / unit:.1f} {name}"
 
 
 if __name__ == "__main__":

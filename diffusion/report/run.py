@@ -26,7 +26,7 @@ from diffusion.report.formatting import (
 from diffusion.report.page.document import write_page
 from diffusion.report.page.run import FILES, facts, run_page
 from diffusion.report.page.study import is_study, study_page
-from diffusion.runs.folder import Run
+from diffusion.runs.folder import Run, epoch_lengths
 from diffusion.runs.metrics import Metrics, bins_of, validated_weights
 
 BASELINES = {"untrained": "untrained network", "noise": "pure noise", "real": "real images", "floor": "floor"}
@@ -89,7 +89,7 @@ def draw(run: Run, schedule: figures.Schedule | None, images: Tensor | None) -> 
     if run.grids:
         style.save(figures.samples_over_training(run.grids), folder / "samples.png")
     if {"val/mse", "fit/mse", "train/loss"} & metrics.keys():
-        style.save(figures.mse(metrics, run.epoch_lengths), folder / "mse.png")
+        style.save(figures.mse(metrics, epoch_lengths(run.info)), folder / "mse.png")
     if bins_of(metrics, "val/mse"):
         style.save(figures.bins(metrics), folder / "bins.png")
     if bins_of(metrics, "gap/mse"):

@@ -125,14 +125,9 @@ class Run:
         found = ((re.fullmatch(r"step-(\d+)\.png", p.name), p) for p in self.folder.glob("samples/step-*.png"))
         return sorted((int(match[1]), path) for match, path in found if match)
 
-    @property
-    def epoch_lengths(self) -> list[tuple[int, int]]:
-        """(step, steps per epoch from that step on), in order; several if the length changed on resuming the run."""
-        return epoch_lengths(self.info)
-
 
 def epoch_lengths(info: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """The epoch lengths recorded in a run.json; [] if there are none."""
+    """(step, steps per epoch from that step on) in a run.json, in order; several if it changed on resuming the run."""
     return [(int(step), int(length)) for step, length in info.get("epoch_lengths", ())]
 
 

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from diffusion.config import messages, untrusted
 from diffusion.config.choices import choices, files, is_group
 from diffusion.config.composition import flat
-from diffusion.config.quoting import command_line
+from diffusion.config.quoting import command_line, hydra_value
 from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.files import replace
@@ -135,7 +135,7 @@ def _check_repeated(folder: Path, overrides: list[Override]) -> None:
     if missing - {"ckpt"}:
         raise UserError(
             f"{folder}: its run stopped before training began, so its settings are not recorded yet; repeat its "
-            f"command: {command_line('train', [*begun, f'hydra.run.dir={folder}'])}; or remove the folder"
+            f"command: {command_line('train', [*begun, f'hydra.run.dir={hydra_value(folder)}'])}; or remove the folder"
         )
 
 

@@ -26,12 +26,12 @@ from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
 from diffusion.config.composition import RUN, composed, plain
-from diffusion.config.quoting import command_line
+from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import COMMANDS, Edit, Mixed, Sample
 from diffusion.config.validation import validated
 from diffusion.console import console
 from diffusion.data import ImageData, to_uint8
-from diffusion.edit.edits import Edits, edits, recorded
+from diffusion.edit.edits import Edits, edits, recorded, search_words
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import labels_of, make_drawing
 from diffusion.evaluation.frames import MOST_FRAMES
@@ -152,8 +152,12 @@ def draw(
         images = made.drawing(restored.denoiser, made.n, device, made.n, None, after_step)
     seed = made.drawing.seed
     weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
-    pinned = [f"ckpt={_near(restored.path)}", *([] if weights == "ema" else [f"weights={weights}"]), *words]
-    pinned += [f"seed={seed}"] if request.values.get("seed") is None else []
+    pinned = [
+        f"ckpt={hydra_value(_near(restored.path))}",
+        *([] if weights == "ema" else [f"weights={weights}"]),
+        *words,
+    ]
+    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words()
     record = recorded(settings, made, restored, command_line(request.command, pinned))
     record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
     return Result(images, record, film, request)

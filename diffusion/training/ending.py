@@ -12,7 +12,7 @@ from diffusion.checkpoint.restore import build_denoiser
 from diffusion.config.schema import Train
 from diffusion.console import count
 from diffusion.evaluation.drawing import Drawing, source_of
-from diffusion.evaluation.drawn import Drawn, OtherImages
+from diffusion.evaluation.drawn import Drawn
 from diffusion.evaluation.frames import SHOWN as FILMED
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.pipeline import Scorer
@@ -61,8 +61,8 @@ def draw_last(
     source, last = source_of(settings.sampler, settings.guidance, settings.samples.precision), {}
     for what, denoiser, how, number in wanted:
         file = folder / "samples" / f"{what}.bin"
-        if first:
-            begin(how, file, denoiser, number, score.batch_size, source)
+        if first:  # discards samples of an earlier end of the run
+            how.begin(file, denoiser, number, score.batch_size, source, discard=True)
         trainer.strategy.barrier()
         drawn = Drawn(file, number, how.shape, score.batch_size)
         label = f"sampling {count(number, 'image')}" if what == SAMPLES else "sampling untrained"
@@ -75,15 +75,6 @@ def draw_last(
             frames.save_film(folder / "samples" / "film.png")
     spent.mark("last samples")
     return last
-
-
-def begin(drawing: Drawing, file: Path, denoiser: Denoiser, n: int, batch_size: int, source: Mapping[str, Any]) -> None:
-    """Call `Drawing.begin`, but discard a partial file of other samples, such as those of an earlier end of the run."""
-    try:
-        drawing.begin(file, denoiser, n, batch_size, source)
-    except OtherImages:
-        file.unlink()
-        drawing.begin(file, denoiser, n, batch_size, source)
 
 
 def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | None, last: Last, spent: Spent) -> None:

@@ -16,7 +16,7 @@ from diffusion.checkpoint import storage
 from diffusion.checkpoint.pruning import prune
 from diffusion.config.build import make
 from diffusion.config.quoting import resume_command
-from diffusion.config.schema import Train
+from diffusion.config.schema import SCORED, Train
 from diffusion.console import console, count, duration, quiet_libraries
 from diffusion.data import ImageData
 from diffusion.errors import Interrupted, UserError, first_line
@@ -63,7 +63,6 @@ FIXED = {  # arguments of the Trainer that the user cannot set: see `training.cl
     "max_epochs": 1, "max_steps": -1, "check_val_every_n_epoch": None, "limit_train_batches": None,
     "use_distributed_sampler": False, "num_sanity_val_steps": 0, "enable_model_summary": False, "max_time": None,
 }  # fmt: skip
-SCORED = 512  # samples to score if score.n is not set
 FILES = {
     "samples": "samples/final.png",
     "curves": "figures/mse.png",

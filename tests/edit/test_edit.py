@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,16 @@ def test_the_recorded_command_reproduces_the_images(command, two_steps, pictures
     assert "seed=0" in again
     assert record["network evaluations of an image"] == (5 if "mask=mask.png" in words else 2)
     assert ("inpainting" in record) == ("mask=mask.png" in words)
+
+
+def test_the_recorded_command_has_the_path_of_the_model_in_quotes(command, two_steps, pictures, tmp_path):
+    model = shutil.copytree(two_steps, tmp_path / "run (1)=a, it's #2")
+    first = drawn(command, f'"{model}"', "image=picture.png", "n=1")  # type: ignore[arg-type]
+    record = json.loads(Path("out/edit.json").read_text())
+    status, out, err = command("edit", [*shlex.split(record["command"])[3:], "hydra.run.dir=again"])
+    assert status == 0, out + err
+    with np.load("again/images.npz") as saved:
+        assert torch.equal(torch.from_numpy(saved["images"]).permute(0, 3, 1, 2), first)
 
 
 def test_inpainting_keeps_known_pixels_exactly_and_changes_the_others(command, two_steps, pictures):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 from diffusion.evaluation.drawing import Drawing, most_of
-from diffusion.evaluation.drawn import Drawn, OtherImages, batches_of
+from diffusion.evaluation.drawn import Drawn, batches_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.prediction import Eps
 from diffusion.process.sampler import DDIM
@@ -106,10 +106,18 @@ def test_a_batch_counts_only_after_its_pixels_are_written(tmp_path: Path, monkey
 )
 def test_a_partial_file_with_other_settings_is_refused(change: dict[str, float], what: str, tmp_path: Path) -> None:
     begun(tmp_path)
-    with pytest.raises(OtherImages) as error:
+    with pytest.raises(UserError) as error:
         begun(tmp_path, **change)  # type: ignore[arg-type]
     assert f"drawn.bin: contains part of another command's images: their {what}" in str(error.value)
     begun(tmp_path)
+
+
+def test_other_images_are_discarded_on_request_and_the_same_are_kept(tmp_path: Path, capsys) -> None:
+    drawing().into(begun(tmp_path), denoiser(), CPU, share=(0, 2))
+    for seed, missing in ((0, 5), (1, 11)):
+        drawn = drawing(seed).begin(tmp_path / "drawn.bin", denoiser(), 11, 3, {"sampler": {"steps": 3}}, discard=True)
+        assert sum(map(len, drawn.missing())) == missing
+        assert ("contains part of other images; removed" in capsys.readouterr().out) == (seed == 1)
 
 
 @pytest.mark.parametrize("break_", [lambda f: f.with_suffix(".json").unlink(), lambda f: f.write_bytes(b"short")])

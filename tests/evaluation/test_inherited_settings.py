@@ -11,6 +11,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion import export
+from diffusion.config.composition import composed, plain
+from diffusion.config.inherit import completed
+from diffusion.config.schema import Evaluate
+from diffusion.config.validation import validated
 from diffusion.data import Split
 from diffusion.model.unet import UNet
 
@@ -48,6 +52,15 @@ def test_evaluate_reproduces_the_scores_of_the_run(command, run, tmp_path, suffi
     assert again.keys() == scores(run).keys()
     for metric, record in scores(run).items():
         assert again[metric] | {"checkpoint": None} == record | {"checkpoint": None}
+
+
+@pytest.mark.parametrize(("recorded", "n"), [({"n": 9}, 9), ({"n": 0}, 512), (None, 512)])
+def test_a_model_of_a_run_without_scores_gets_the_usual_number_of_samples(recorded, n):
+    recipe = {} if recorded is None else {"score": recorded}
+    asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x"])))
+    assert completed(asked, recipe).n == n
+    assert completed(asked.model_copy(update={"n": 4}), recipe).n == 4
+    assert completed(asked, None).n is None  # all images of a folder
 
 
 def test_matrices_are_multiplied_as_in_the_run(command, run, monkeypatch):

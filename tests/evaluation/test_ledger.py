@@ -71,6 +71,11 @@ def test_a_run_with_a_ledger_does_not_take_over_another(tmp_path: Path) -> None:
     assert Ledger(tmp_path).evaluations() == [{"step": 1}]
 
 
+@pytest.mark.parametrize("file", ["last.ckpt", "checkpoints/last.ckpt", "checkpoints/early/step-00000002.safetensors"])
+def test_all_files_of_a_run_share_its_ledger(file: str, tmp_path: Path) -> None:
+    assert Ledger.of(tmp_path / "run" / file).path == tmp_path / "run/test.json"
+
+
 def test_a_damaged_ledger_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text("{")
     with pytest.raises(UserError, match=r"test.json: not readable"):

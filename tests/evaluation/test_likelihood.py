@@ -107,6 +107,15 @@ def test_the_printed_cost_of_the_flow_is_that_of_grey_images_with_gradients(data
     assert printed == [(work, 4, 4 * 3 * grey.calls)]
 
 
+def test_bits_that_cannot_be_computed_are_refused_before_sampling(command, two_steps: Path, tmp_path: Path) -> None:
+    """Afterwards, scores that the user has seen would not be recorded, such as those on the test split."""
+    status, out, err = command("evaluate", [f"ckpt={two_steps}", *QUICK, "bits=1", "hydra.run.dir=evaluation"])
+    assert status == 2
+    assert "bits=1: an interval needs at least 2 images" in err
+    assert not (tmp_path / "evaluation/drawn.bin").exists()
+    assert "fd_lite0" not in out
+
+
 def test_bits_are_refused_for_images_without_a_model(command, photos: Path) -> None:
     status, _, err = command("evaluate", [f"images={photos}", "bits=5", *QUICK])
     assert status == 2
@@ -125,8 +134,6 @@ def test_a_learned_variance_is_recorded_and_too_few_images_are_refused(data: Fol
     denoiser = Denoiser(Doubled(), linear(steps=10), Eps())
     score = bits_per_dimension(denoiser, data, "val", 6, 4, CPU, Bound(10), {})
     assert score.source["variance"] == "learned_range"
-    with pytest.raises(UserError, match="bits=6: the split train2 has fewer than 2 images"):
-        bits_per_dimension(denoiser, data, "train2", 6, 4, CPU, Bound(10), {})
     with pytest.raises(UserError, match="bits=1: an interval needs at least 2 images"):
         bits_per_dimension(denoiser, data, "val", 1, 4, CPU, Bound(10), {})
 

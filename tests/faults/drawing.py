@@ -208,6 +208,12 @@ FAULTS = [
     Fault("the utilization ignores accumulated batches", ", batch * self.clock.accumulate", ", batch", UTILIZATION),
     Fault("validation is timed as training", "for part in APART", "for part in ()", UTILIZATION),
     Fault("a search for an error draws samples", "or not is_error(settings.sweep.score)", "or True", FOR_ERRORS),
+    Fault(
+        "other images are kept although they are to be discarded",
+        "            elif file.stat().st_size == drawn.size:",
+        "            if file.stat().st_size == drawn.size:",
+        "evaluation/test_drawn.py::test_other_images_are_discarded_on_request_and_the_same_are_kept",
+    ),
     Fault("the utilization counts only forward passes", "rate = STEP * data", "rate = data", UTILIZATION),
     Fault("the utilization of short trainings is measured", "each * left < LONG", "False", UTILIZATION),
     Fault("the utilization is not recorded", "self.record.update(utilization=found)", "pass", UTILIZATION),
@@ -331,7 +337,7 @@ FAULTS = [
     ),
     Fault(
         "the likelihood ignores the class",
-        "denoise = Conditioned(counted, classes=chosen.labels[index].to(device))",
+        "denoise = Conditioned(denoiser, classes=chosen.labels[index].to(device))",
         "pass",
         f"{LABELS}::test_bits_per_dim_are_conditioned_on_the_label",
     ),
@@ -358,8 +364,8 @@ FAULTS = [
     Fault("existing batches are drawn again", "if not there[self._number(batch)]]", "]", KILLED),
     Fault(
         "a partial file of other images is continued",
-        "if before.get(key) != about.get(key)):",
-        "if False):",
+        "if before.get(key) != about.get(key))",
+        "if False)",
         OTHER_IMAGES,
     ),
     Fault("the seed of a partial file is not compared", '"seed": self.seed, "weights"', '"weights"', OTHER_IMAGES),

@@ -324,7 +324,13 @@ FAULTS = [
         "if False:",
         "evaluation/test_diffusers_folders.py::test_the_export_says_that_it_leaves_out_guidance",
     ),
-    Fault("quotes inside a quoted value are not escaped", """value.replace('"', '\\\\"')""", "value", QUOTES),
+    Fault(
+        "an edit's command has the path of its model without quotes",
+        'f"{key}={hydra_value(value)}" for key',
+        'f"{key}={value}" for key',
+        "edit/test_edit.py::test_the_recorded_command_has_the_path_of_the_model_in_quotes",
+    ),
+    Fault("quotes inside a quoted value are not escaped", """text.replace('"', '\\\\"')""", "text", QUOTES),
     Fault(
         "Optuna: completed trials are not subtracted on resume",
         "wanted - complete)",

@@ -226,6 +226,12 @@ FAULTS = [
         "pass",
         REFUSED,
     ),
+    Fault(
+        "early weights have a ledger of their own",
+        "if ckpt.parent.name == early.FOLDER else",
+        "if False else",
+        "evaluation/test_ledger.py::test_all_files_of_a_run_share_its_ledger",
+    ),
     Fault("bits: the same noise for all images", 'seeds_for("bits", last=index.tolist())', "[0] * len(index)", BOUNDED),
     Fault(
         "bits: x0 is not clipped",

@@ -248,6 +248,7 @@ MISLEADING = {  # command -> the parts that it builds for samples and scores
         part(features={"_target_": "diffusion.metric.features.Inception", "path": "/etc/hostname"}),
     ),
     "n text": ("evaluate", part(score={"n": "x"})),
+    "guidance a number": ("sample", part(guidance=3)),
 }
 WEIGHTS = "a file may not decide which weights are read"
 

@@ -133,14 +133,6 @@ def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_p
     assert (info["pid"], info["host"]) == (os.getpid(), platform.node())
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(-1, "0 s"), (59, "59 s"), (250, "4 min"), (7300, "2 h"), (47 * 3600, "47 h"), (2e5, "2 days")],
-)
-def test_ages_are_shown_in_suitable_units(seconds, words):
-    assert status.ago(seconds) == f"{words} ago"
-
-
 def test_a_missing_folder_is_refused(tmp_path, capsys):
     assert status.main([str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from diffusion.process.prediction import Eps
 from diffusion.process.schedule import linear
 from diffusion.training import forecast
 from diffusion.training.clock import Clock
+from diffusion.training.spent import Spent
 
 WHOLE = (
     "samples.n=4", "samples.every_n_epochs=1", "score.n=8", "score.every_n_epochs=2", "features=lite0",
@@ -108,7 +109,7 @@ def test_the_forecast_compiles_nothing_and_extracts_features_in_small_batches():
     )
     trainer = SimpleNamespace(precision_plugin=SimpleNamespace(forward_context=nullcontext))
     denoiser = Denoiser(network, linear(), Eps())
-    costs = forecast.Forecast(Clock(1, 1), plan, None).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
+    costs = forecast.Forecast(Clock(1, 1), plan, None, Spent()).costs(trainer, denoiser, torch.device("cpu"), 64)  # type: ignore[arg-type]
     assert min(costs) > 0
     assert compiled == []
     assert (set(network.sizes), set(extractor.sizes)) == ({64}, {8})
