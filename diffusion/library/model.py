@@ -43,6 +43,7 @@ class Model:
 
     restored: Restored
     device: torch.device
+    config_dir: str | Path | None = None  # the folder of choices that it was loaded with
 
     def __repr__(self) -> str:
         """One line, because a notebook shows a model whose cell ends with it."""
@@ -178,8 +179,9 @@ class Model:
         _method: str = "sample",  # the underscore keeps it apart from a sampler's settings
         **settings: Any,
     ) -> Drawing:
-        sampler = self._sampler(sampler, settings, _method)
-        guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
+        with searching([self.config_dir]):
+            sampler = self._sampler(sampler, settings, _method)
+            guided, weak = self._guidance(guidance, worse, fills=_method == "inpaint")
         if precision is not None and precision not in (allowed := get_args(Mixed)):
             raise UserError(f"precision={shown(precision)}: expected one of {', '.join(allowed)}")
         shape, counts, number = self.restored.shape, self.restored.labels, whole("seed", seed)
@@ -225,7 +227,9 @@ class Model:
         self, guidance: str | Guidance | None, worse: "Model | str | Path | None", fills: bool
     ) -> tuple[Guidance | None, Denoiser | None]:
         if worse is not None and not isinstance(worse, Model):
-            worse = load(worse, device=self.device)
+            worse = load(worse, device=self.device, config_dir=self.config_dir)
+        if worse is not None:
+            check_shape(worse.restored, self.restored.shape)
         weak = None if worse is None else worse.denoiser
         if isinstance(guidance, Guidance):
             for key in ("ckpt", "weights", "step"):
@@ -234,15 +238,14 @@ class Model:
                         f"guidance.{key}={getattr(guidance, key)}: not read from a Guidance object; pass the worse "
                         "model as worse=…"
                     )
-            if worse is not None:
-                check_shape(worse.restored, self.restored.shape)
             return guidance, weak
         if guidance is not None:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
-        node = with_step(node, self.restored) if worse is None else {**node, "step": None}  # use `worse` as given
-        made, read = make_guidance(node, self.restored.shape, self.restored.label_dropout, self.restored.path)
-        return made, read if weak is None else weak
+        if node and worse is not None:
+            return make({**node, "step": None}, "guidance"), weak
+        own = self.restored
+        return make_guidance(with_step(node, own), own.shape, own.label_dropout, own.path)
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
         """The configuration of a choice of a group, or of the recipe's own choice, with `settings`."""
@@ -282,4 +285,4 @@ def load(
         restored = restore(trained(path), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
-    return Model(restored, chosen)
+    return Model(restored, chosen, config_dir)

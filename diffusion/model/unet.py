@@ -47,13 +47,15 @@ class Block(nn.Module):
     shortcut(x) + conv₂(dropout(silu(norm₂(h)))) with h = conv₁(silu(norm₁(x))) + W_t emb; conv₂ is zero-initialised.
     """
 
+    modulations = 1  # values of the embedding per channel
+
     def __init__(
         self, c_in: int, c_out: int, features: int, groups: int, dropout: float, head_dim: int | None, eps: float = EPS
     ):
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, c_in, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(features, c_out)
+        self.time = nn.Linear(features, self.modulations * c_out)
         self.norm2 = nn.GroupNorm(groups, c_out, eps)
         self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)

@@ -11,20 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.model.dropout import Dropout
-from diffusion.model.unet import Attention, UNet, Units, enlarged
+from diffusion.model.unet import Attention, Block, UNet, Units, enlarged
 
 EPS = 1e-5  # of all group norms, as in ADM's code
 Resample = Literal["down", "up"] | None
 
 
-class AdaptiveBlock(nn.Module):
+class AdaptiveBlock(Block):
     """x (B, C_in, H, W), emb (B, features) -> (B, C_out, H', W'): a residual block with adaptive norm, then attention.
 
     shortcut(resample(x)) + conv₂(dropout(silu((1 + s)·norm₂(h) + b))) with h = conv₁(resample(silu(norm₁(x)))) and
     (s, b) = W_t emb; conv₂ is zero-initialised. `resample` "down" averages each 2×2 pixels, "up" repeats each pixel
     2×2, and None is the identity.
     """
+
+    modulations = 2  # s and b
 
     def __init__(
         self,
@@ -37,16 +38,8 @@ class AdaptiveBlock(nn.Module):
         resample: Resample = None,
         eps: float = EPS,
     ):
-        super().__init__()
+        super().__init__(c_in, c_out, features, groups, dropout, head_dim, eps)
         self.resample = resample
-        self.norm1 = nn.GroupNorm(groups, c_in, eps)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(features, 2 * c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps)
-        self.dropout = Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out, groups, head_dim, eps) if head_dim else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = F.silu(self.norm1(x))

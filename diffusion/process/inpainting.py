@@ -19,9 +19,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.process.denoiser import Denoise
 from diffusion.process.sampler import Evaluator, Point, Sampler, Time
-from diffusion.process.sampler.loop import Watch
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
 
@@ -52,7 +50,7 @@ class Inpainting:
 
 @dataclass(eq=False)
 class Inpainted(Sampler):
-    """Base class of the wrapped samplers. The final result has the known pixels of `picture`.
+    """Base class of the wrapped samplers. Their last step restores the known pixels of `picture`.
 
     Args:
         inner: the wrapped sampler.
@@ -63,18 +61,6 @@ class Inpainted(Sampler):
     inner: Sampler = field(kw_only=True)
     picture: Tensor = field(kw_only=True)
     known: Tensor = field(kw_only=True)
-
-    def __call__(
-        self,
-        denoise: Denoise,
-        noise: Tensor | None,
-        streams: Streams,
-        watch: Watch | None = None,
-        start: tuple[Tensor, float] | None = None,
-        **conditions: Any,
-    ) -> Tensor:
-        x = super().__call__(denoise, noise, streams, watch, start, **conditions)
-        return self.with_known(x, self.picture)
 
     def with_known(self, x: Tensor, values: Tensor) -> Tensor:
         """x with the known pixels replaced by `values`."""
@@ -111,7 +97,7 @@ class RePaint(Inpainting):
 
 @dataclass(eq=False)
 class _Repainted(Inpainted):
-    passes: int = field(kw_only=True)
+    passes: Annotated[int, Ge(1)] = field(kw_only=True)
 
     def step(
         self, denoise: Evaluator, x_t: Tensor, t: Time, s: Time, past: list[Point], streams: Streams
@@ -122,7 +108,7 @@ class _Repainted(Inpainted):
             if left:
                 added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
                 x_t = t.alpha / s.alpha * x_s + added * streams.normal_like(x_s)
-        return x_s, now
+        return (x_s if s.sigma > 0 else self.with_known(x_s, self.picture)), now
 
 
 @dataclass(eq=False)

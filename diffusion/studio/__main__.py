@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--no-nearest", action="store_true", help="do not load the training images, so the nearest ones are not shown"
     )
     parser.add_config_dir()
-    chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
+    words = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args([word.removeprefix("ckpt=") for word in words])
 
     def serve() -> None:
         if find_spec("gradio") is None:

@@ -1,7 +1,6 @@
 """The studio's gradio page: forms around `requests.stream`. Results are embedded in the page, not written to files.
 
-gradio keeps uploads and the canvas in a folder, and the browser sees its name. The folder is created below the working
-folder, so its relative name reveals nothing about this machine. It is removed at the end.
+gradio keeps uploads and the canvas in a temporary folder, which is removed at the end.
 """
 
 import base64
@@ -11,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -40,16 +40,21 @@ CANVAS = 384  # approximate longer side of the canvas for masks, in pixels
 COMPARED = 8  # images whose nearest training images are shown
 NONE = "none"
 STOPPED = "stopped"  # text of a drawing that was stopped
-USUAL = "default"  # the sampler's own choice, classes in their training proportions, or float32
+USUAL = ("default", "")  # what is shown, and its value: the sampler's own, classes as in training, or float32
 Shown = tuple[str, str]  # HTML: pictures and text
 
 
 class Page:
-    """The actions of the page's buttons for one model. `stops` maps each drawing session to the event that stops it."""
+    """The actions of the page's buttons for one model. `stops` has the events that stop the drawings of each session.
+
+    gradio's threads do not know the user's own folders of choices, so drawings run in the context of the constructor.
+    """
 
     def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
         self.restored, self.device, self.data = restored, device, data
-        self.stops: dict[str, threading.Event] = {}
+        self.stops: dict[str, set[threading.Event]] = {}
+        self.context = copy_context()
+        self.efforts = {name: effort_of(name) for name in choices("inpainting")}
 
     def draw(self, second: str | None, n: Any, session: gr.Request, *form: Any) -> Iterator[tuple[str, str, str, str]]:
         """Draw samples, then samples of the second sampler from the same noise, shown side by side."""
@@ -77,9 +82,8 @@ class Page:
     ) -> Iterator[Shown]:
         """Fill an uploaded picture where it is painted over."""
         values = {**self.values(form), "inpainting": method, "n": n}
-        for key in choice("inpainting", method):
-            if not key.startswith("_"):  # passes or rounds
-                values[f"inpainting.{key}"] = effort
+        if effort and (key := self.efforts.get(method)):
+            values[key] = effort
         yield from self.run(Request("edit", values, self.read(file), self.mask(painted)), session)
 
     def canvas(self, file: str | None) -> dict[str, Any]:
@@ -90,19 +94,19 @@ class Page:
         return {"background": np.asarray(large), "layers": [], "composite": np.asarray(large)}
 
     def stop(self, session: gr.Request) -> str:
-        """Stop the session's drawing."""
-        event = self.stops.get(str(session.session_hash))
-        if event is None:
+        """Stop the session's drawings."""
+        if not (events := self.stops.get(str(session.session_hash))):
             return "nothing is being drawn"
-        event.set()
+        for event in events:
+            event.set()
         return "stopping after this step"
 
     def run(self, request: Request, session: gr.Request) -> Iterator[Shown]:
         """Run a request; yields pictures and text after each step."""
         key, stop = str(session.session_hash), threading.Event()
-        self.stops[key] = stop
+        self.stops.setdefault(key, set()).add(stop)
         try:
-            for seen in requests.stream(self.restored, self.device, request, stop):
+            for seen in requests.stream(self.restored, self.device, request, stop, self.context.copy()):
                 if isinstance(seen, Result):
                     yield self.shown(seen), said(seen)
                 else:
@@ -113,8 +117,7 @@ class Page:
         except UserError as error:
             raise self.refused(error) from None
         finally:
-            if self.stops.get(key) is stop:
-                del self.stops[key]
+            self.stops[key].discard(stop)
 
     def shown(self, result: Result) -> str:
         """The drawn images, their steps, and the nearest training images."""
@@ -136,7 +139,7 @@ class Page:
         scale = str(values.pop("guidance.scale")).strip()
         if scale:
             values["guidance.scale"] = as_number(scale)
-        return {key: value for key, value in values.items() if value != USUAL}
+        return {key: value for key, value in values.items() if value != ""}
 
     def read(self, file: str | None) -> Tensor:
         if file is None:
@@ -177,6 +180,12 @@ def drops_labels(node: dict[str, Any]) -> bool:
     return bool(make({**node, "_partial_": True}, "guidance").func.drops_labels)
 
 
+def effort_of(method: str) -> str | None:
+    """The setting of a method of inpainting that says how long it takes: its passes or rounds."""
+    known = (f"inpainting.{key}" for key in choice("inpainting", method))
+    return next((key for key in known if key in NUMBERS), None)
+
+
 def as_number(text: str) -> float | str:
     """The number that a user typed; other text is returned unchanged and rejected later."""
     try:
@@ -201,12 +210,12 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
             seed = number("seed", "seed", 0)
             sampler = gr.Dropdown([RUN, *choices("sampler")], value=RUN, label="sampler")
             steps = number("sampler.steps", "steps (0: the sampler's)", 0, 0)
-            grids = gr.Dropdown([USUAL, *choices("grid")], value=USUAL, label="grid")
-            threshold = gr.Dropdown([USUAL, *choices("threshold")], value=USUAL, label="threshold")
+            grids = gr.Dropdown([USUAL, *choices("grid")], value="", label="grid")
+            threshold = gr.Dropdown([USUAL, *choices("threshold")], value="", label="threshold")
             guidance = gr.Dropdown(guidances(restored), value=RUN, label="guidance")
             scale = gr.Textbox("", label="scale (empty: the guidance's)", max_lines=1)
-            label = gr.Dropdown([USUAL, *restored.labels], value=USUAL, label="label")
-            precision = gr.Dropdown([USUAL, *get_args(Mixed)], value=USUAL, label="precision")
+            label = gr.Dropdown([USUAL, *restored.labels], value="", label="label")
+            precision = gr.Dropdown([USUAL, *get_args(Mixed)], value="", label="precision")
         form = [seed, sampler, steps, grids, threshold, guidance, scale, label, precision]
         with gr.Row():
             stop, stopped = gr.Button("Stop"), gr.Markdown()
@@ -235,10 +244,10 @@ def build(restored: Restored, device: torch.device, data: ImageData | None) -> g
         with gr.Tab("Fill a part"):
             file = gr.File(label="a picture", type="filepath")
             painted = gr.ImageMask(label="paint over the part to fill", type="numpy", sources=[])
-            name_nearby(painted)
             file.upload(own.canvas, file, painted, api_name="canvas")
             method = gr.Dropdown(choices("inpainting"), value=choices("inpainting")[0], label="method")
-            effort = number("inpainting.passes", "passes or rounds", 10)
+            most = max(NUMBERS[key][1] for key in filter(None, own.efforts.values()))
+            effort = gr.Number(0, label="passes or rounds (0: the method's)", minimum=0, maximum=most, precision=0)
             n = number("n", "images", 4)
             go = gr.Button("Fill", variant="primary")
             go.click(own.fill, [file, painted, method, effort, n, *form], [gr.HTML(), gr.HTML()], api_name="fill")
@@ -281,27 +290,16 @@ def embedded(data: bytes, kind: str, caption: str) -> str:
 
 
 @contextmanager
-def nearby_uploads() -> Iterator[None]:
-    """A context where gradio keeps its files in a new folder below the working folder, known by its relative name."""
-    with TemporaryDirectory(prefix="studio-", dir=".") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = Path(folder).name
+def temporary_uploads() -> Iterator[None]:
+    """A context where gradio keeps its files in a temporary folder."""
+    with TemporaryDirectory(prefix="studio-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
         yield
-
-
-def name_nearby(block: gr.ImageMask) -> None:
-    """Give the browser relative file names for the pictures that the server puts on a canvas."""
-    move = block.async_move_resource_to_block_cache
-
-    async def moved(file: str | Path | None) -> str | None:
-        path = await move(file)
-        return None if path is None else os.path.relpath(path)
-
-    vars(block)["async_move_resource_to_block_cache"] = moved
 
 
 def serve(restored: Restored, device: torch.device, data: ImageData | None, host: str, port: int) -> None:
     """Serve the page until interrupted."""
-    with nearby_uploads():
+    with temporary_uploads():
         build(restored, device, data).launch(server_name=host, server_port=port, **options())
 
 

@@ -12,6 +12,7 @@ import re
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
@@ -25,7 +26,7 @@ from torch import Tensor
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.config.choices import choices
-from diffusion.config.composition import RUN, composed, plain
+from diffusion.config.composition import INHERITED, RUN, composed, plain
 from diffusion.config.quoting import command_line, hydra_value
 from diffusion.config.schema import COMMANDS, Edit, Mixed, Sample
 from diffusion.config.validation import validated
@@ -44,8 +45,10 @@ NUMBERS = {  # the bounds of a form's numbers
     "n": (1, 16), "frames": (2, 16), "seed": (0, 2**32 - 1), "sampler.steps": (1, 1000), "guidance.scale": (0, 20),
     "strength": (0.01, 1), "inpainting.passes": (1, 50), "inpainting.rounds": (1, 200),
 }  # fmt: skip
-GROUPS = {"sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting"}
-PARTS = {"grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold"}
+CHOICES = {  # the settings with choices, as they are named on the command line
+    "sampler": "sampler", "guidance": "guidance", "inpainting": "inpainting", "precision": "precision",
+    "grid": "grid@sampler.grid", "threshold": "threshold@sampler.threshold",
+}  # fmt: skip
 FILMED = 4  # images in the film of the steps
 
 
@@ -100,14 +103,11 @@ def words_of(request: Request, labels: Mapping[str, int]) -> list[str]:
             words.append(f"{key}={_number(key, value)}")
         elif key == "interpolate":
             words.append("interpolate=[" + ",".join(_number("seed", seed) for seed in value) + "]")
-        elif key in GROUPS or key in PARTS:
-            if value not in (RUN, *choices(key)) or (value == RUN and key not in GROUPS):
+        elif key in CHOICES:
+            known = get_args(Mixed) if key == "precision" else choices(key)
+            if value not in known and not (value == RUN and key in INHERITED):
                 raise UserError(f"{key}={value!r}: unknown choice")
-            words.append(f"{GROUPS.get(key) or PARTS[key]}={value}")
-        elif key == "precision":
-            if value not in get_args(Mixed):
-                raise UserError(f"precision={value!r}: unknown choice")
-            words.append(f"precision={value}")
+            words.append(f"{CHOICES[key]}={value}")
         elif key == "label":
             if value not in labels:
                 raise UserError(f"label={value!r}: unknown class")
@@ -164,12 +164,19 @@ def draw(
 
 
 def stream(
-    restored: Restored, device: torch.device, request: Request, stop: threading.Event
+    restored: Restored,
+    device: torch.device,
+    request: Request,
+    stop: threading.Event,
+    context: Context | None = None,
 ) -> Iterator[tuple[int, int, Tensor] | Result]:
     """Run `draw` in a separate thread; yields (step, steps, estimates) after each step, and finally the result.
 
     Once `stop` is set or the iterator is closed, the thread ends after its current step. Re-raises exceptions from
     `draw`, including Stopped after `stop` is set.
+
+    Args:
+        context: the context of the thread, with the user's own choices (`choices.searching`); None: the caller's.
     """
     queue: Queue[Any] = Queue()
 
@@ -184,7 +191,7 @@ def stream(
         except Exception as error:  # re-raised in the waiting thread
             queue.put(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=(context or copy_context()).run, args=(work,), daemon=True)
     thread.start()
     try:
         while True:

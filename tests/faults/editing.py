@@ -62,8 +62,8 @@ FAULTS = [
     ),
     Fault(
         "inpainting: known pixels are not restored at the end",
-        "return self.with_known(x, self.picture)",
-        "return x",
+        "return (x_s if s.sigma > 0 else self.with_known(x_s, self.picture)), now",
+        "return x_s, now",
         INPAINTING,
     ),
     Fault("inpainting: a mask with nothing to fill is accepted", "if bool(known.all()):", "if False:", INPAINTING),
@@ -157,6 +157,24 @@ FAULTS = [
         f"{STUDIO}::test_choices_are_composed_one_at_a_time",
     ),
     Fault(
+        "studio: a stop ends only the newest drawing of a session",
+        "self.stops.setdefault(key, set()).add(stop)",
+        "self.stops[key] = {stop}",
+        "studio/test_studio_page.py::test_stop_ends_all_drawings_of_a_session",
+    ),
+    Fault(
+        "studio: the server's threads do not know own choices",
+        "target=(context or copy_context()).run, args=(work,)",
+        "target=work",
+        "studio/test_studio_page.py::test_own_choices_can_be_drawn_although_the_server_has_its_own_threads",
+    ),
+    Fault(
+        "library: a worse model is read again",
+        "        if node and worse is not None:",
+        "        if False:",
+        "library/test_library.py::test_a_worse_model_is_used_as_given_even_if_its_file_is_gone",
+    ),
+    Fault(
         "studio: the second sampler draws after a stop",
         "and left[1] != STOPPED",
         "",
@@ -182,8 +200,8 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model may have other images",
-        "                check_shape(worse.restored, self.restored.shape)\n",
-        "                pass\n",
+        "            check_shape(worse.restored, self.restored.shape)\n",
+        "            pass\n",
         "library/test_library.py::test_a_worse_model_with_other_images_is_refused",
     ),
     Fault(

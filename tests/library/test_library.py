@@ -2,9 +2,11 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +181,24 @@ def test_guidance_that_needs_labels_is_refused_before_drawing(command, two_steps
 def test_a_path_can_name_the_worse_model(two_steps, model):
     guided = model.sample(2, guidance=AutoGuidance(scale=2), worse=str(two_steps))
     assert torch.equal(guided, model.sample(2, guidance=AutoGuidance(scale=2), worse=model))
+
+
+def test_a_worse_model_is_used_as_given_even_if_its_file_is_gone(two_steps, model, tmp_path):
+    copied = Path(shutil.copy(two_steps / "checkpoints/last.ckpt", tmp_path))
+    worse = diffusion.load(copied, weights="raw", device="cpu")
+    expected = model.sample(2, guidance="auto", worse=worse)
+    copied.unlink()
+    assert torch.equal(model.sample(2, guidance="auto", worse=worse), expected)
+    assert not torch.equal(model.sample(2, guidance="none"), expected)
+
+
+def test_own_choices_of_a_model_can_be_named_when_it_draws(two_steps, model, tmp_path):
+    (tmp_path / "sampler").mkdir()
+    (tmp_path / "sampler/mine.yaml").write_text("defaults: [heun, _self_]\nsteps: 2\n")
+    ours = diffusion.load(two_steps, device="cpu", config_dir=tmp_path)
+    assert torch.equal(ours.sample(1, "mine"), model.sample(1, "heun", steps=2))
+    with pytest.raises(UserError, match="unknown choice"):
+        model.sample(1, "mine")
 
 
 def labelled(model: Model, label_dropout: float = 0.1) -> Model:

@@ -201,3 +201,9 @@ def test_a_mask_may_omit_the_channel_dimension():
 def test_a_mask_that_leaves_nothing_to_fill_is_refused():
     with pytest.raises(UserError, match="mask: every pixel is known"):
         RePaint()(DDIM(3), PICTURE, torch.ones(1, 1, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(("method", "name"), [(RePaint(passes=0), "passes"), (SplitGibbs(rounds=0), "steps")])
+def test_methods_without_a_pass_are_refused(method, name):
+    with pytest.raises(UserError, match=f"has {name} = 0; it must be at least 1"):
+        method(DDIM(3), PICTURE, torch.zeros(1, 1, dtype=torch.bool))

@@ -115,6 +115,7 @@ def test_drawing_reports_its_steps_and_can_be_stopped(model):
         ({"sampler": "ddim ckpt=x"}, "sampler='ddim ckpt=x': unknown choice"),
         ({"sampler": "../sampler/ddim"}, "unknown choice"),
         ({"grid": "run"}, "grid='run': unknown choice"),
+        ({"inpainting": "run"}, "inpainting='run': unknown choice"),
         ({"precision": "32-true seed=1"}, "precision='32-true seed=1': unknown choice"),
         ({"label": "${oc.env:HOME}"}, "label='${oc.env:HOME}': unknown class"),
         ({"guidance.ckpt": "x"}, "guidance.ckpt: the studio has no such setting"),

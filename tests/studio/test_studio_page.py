@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import re
-import tempfile
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import diffusion
+from diffusion.config.choices import searching
 from diffusion.errors import UserError
 from diffusion.studio import page as studio_page
 from diffusion.studio.requests import Request, Stopped, training_images, words_of
@@ -28,7 +29,7 @@ from tests.support.browser import chromium, visit
 
 __all__ = ["chromium"]
 
-COMMON = (4, "heun", 3, "default", "default", "run", "", "default", "bf16-mixed")  # the seed, the sampler, its steps, …
+COMMON = (4, "heun", 3, "", "", "run", "", "", "bf16-mixed")  # the seed, the sampler, its steps, …
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def address(model, tmp_path_factory):
     patch.setenv("NO_PROXY", "127.0.0.1")  # bypasses a proxy of the machine
     patch.setattr(Image, "ID", [*Image.ID])
     patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    with studio_page.nearby_uploads():
+    with studio_page.temporary_uploads():
         page = studio_page.build(model.restored, model.device, training_images(model.restored))
         _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **studio_page.options())
         yield url
@@ -122,10 +123,58 @@ def test_a_session_stops_only_its_own_drawing(client, address):
     assert job.result()[1] == "stopped"
 
 
+def test_stop_ends_all_drawings_of_a_session(model):
+    page, session = studio_page.Page(model.restored, model.device, None), SimpleNamespace(session_hash="s")
+    long = {"n": 1, "sampler": "ddim", "sampler.steps": 1000}
+    running = [page.run(Request("sample", long), session) for _ in range(2)]  # in two tabs
+    assert all(next(each)[1] == "step 1 of 1000" for each in running)
+    assert page.stop(session) == "stopping after this step"
+    assert [list(each)[-1] for each in running] == [("", "stopped")] * 2
+    assert page.stop(session) == "nothing is being drawn"
+
+
+def test_own_choices_can_be_drawn_although_the_server_has_its_own_threads(model, tmp_path):
+    (tmp_path / "conf/sampler").mkdir(parents=True)
+    (tmp_path / "conf/sampler/mine.yaml").write_text("defaults: [heun, _self_]\nsteps: 2\n")
+    with searching([tmp_path / "conf"]):
+        page = studio_page.Page(model.restored, model.device, None)
+    found: list[Any] = []
+
+    def serve() -> None:
+        request = Request("sample", {"n": 1, "sampler": "mine", "seed": 3})
+        found.extend(page.run(request, SimpleNamespace(session_hash="s")))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    command, images = saved(found[-1][1])
+    assert f"hydra.searchpath=[{tmp_path}/conf]" in command
+    assert (images == as_array(model.sample(1, "heun", seed=3, steps=2))).all()
+
+
+def test_the_effort_of_a_filling_is_the_methods_own_unless_it_is_set(model, monkeypatch):
+    asked: list[dict[str, Any]] = []
+    page = studio_page.Page(model.restored, model.device, None)
+    monkeypatch.setattr(page, "run", lambda request, session: asked.append(request.values) or iter([]))
+    monkeypatch.setattr(page, "read", lambda file: None)
+    monkeypatch.setattr(page, "mask", lambda painted: None)
+    for method, effort in (("repaint", 0), ("split_gibbs", 0), ("split_gibbs", 150)):
+        list(page.fill(None, None, method, effort, 2, None, *COMMON))
+    assert [{k: v for k, v in each.items() if k.startswith("inpainting")} for each in asked] == [
+        {"inpainting": "repaint"}, {"inpainting": "split_gibbs"},
+        {"inpainting": "split_gibbs", "inpainting.rounds": 150},
+    ]  # fmt: skip
+
+
+def test_a_class_named_default_can_be_drawn(model):
+    page = studio_page.Page(model.restored, model.device, None)
+    assert page.values((*COMMON[:7], "default", ""))["label"] == "default"
+
+
 def test_a_stopped_drawing_does_not_begin_with_the_second_sampler(model, monkeypatch):
     started = []
 
-    def stream(restored, device, request, stop):
+    def stream(restored, device, request, stop, context):
         started.append(request.values["sampler"])
         yield 1, 3, torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
         raise Stopped
@@ -140,7 +189,7 @@ def test_a_stopped_drawing_does_not_begin_with_the_second_sampler(model, monkeyp
 def test_an_empty_guidance_scale_is_omitted_and_zero_is_valid(model):
     page = studio_page.Page(model.restored, model.device, None)
     for typed, scale in (("0", 0), (" 1.5 ", 1.5), ("1e400", float("inf")), ("1; rm", "1; rm")):
-        values = page.values((4, "run", 0, "default", "default", "run", typed, "default", "default"))
+        values = page.values((4, "run", 0, "", "", "run", typed, "", ""))
         assert values == {"seed": 4, "sampler": "run", "guidance": "run", "guidance.scale": scale}
     assert words_of(Request("sample", {"guidance.scale": 0.0}), {}) == ["guidance.scale=0"]
     for refused in (float("inf"), "1; rm"):
@@ -159,7 +208,7 @@ def test_invalid_uploads_and_values_are_refused_without_revealing_paths(client, 
         ((None, 0.6, 2, *COMMON, "/vary"), "upload a picture first"),
         (("none", 99, *COMMON, "/draw"), "99"),
         (
-            ("none", 1, *COMMON[:6], "<b>", "default", "default", "/draw"),
+            ("none", 1, *COMMON[:6], "<b>", "", "", "/draw"),
             "guidance.scale='&lt;b&gt;': expected a number",
         ),
     ):
@@ -176,7 +225,7 @@ def test_decoders_of_unsupported_formats_are_disabled(address):
     assert Image.MAX_IMAGE_PIXELS <= studio_page.PIXELS
 
 
-def test_no_local_folder_is_revealed_to_the_browser(address, tmp_path):
+def test_no_folder_of_the_user_is_revealed_to_the_browser(address, model, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "picture.png")
     with (tmp_path / "picture.png").open("rb") as file:
         uploaded = httpx.post(f"{address}gradio_api/upload", files={"files": ("picture.png", file)})
@@ -187,7 +236,7 @@ def test_no_local_folder_is_revealed_to_the_browser(address, tmp_path):
     assert httpx.head(re.search('"url": "([^"]*)"', canvas)[1]).status_code == 200
     for text in (uploaded.text, canvas, httpx.get(address).text, httpx.get(f"{address}config").text):
         assert str(Path.cwd()) not in text
-        assert tempfile.gettempdir() not in text
+        assert str(model.restored.path.parent) not in text
 
 
 def test_drawing_saving_stopping_and_filling_work_in_a_browser(chromium, address, model, tmp_path):
