@@ -87,16 +87,12 @@ def _compared(splits: Mapping[str, Split], names: Sequence[str]) -> Iterator[lis
         nearest = Nearest(torch.cat(short), lambda j, known=known: miniature(known[j]), radius, KNOWN)  # type: ignore[misc]
         for second in names[n + 1 :]:
             for start, part in enumerate(splits[second].images.split(ROWS)):
-                views = [nearest(small, shortened(small, along)) for small in _views(part, EITHER_WAY)]
+                miniatures = [miniature(view(part)) for view in EITHER_WAY]
+                views = [nearest(small, shortened(small, along)) for small in miniatures]
                 distances, numbers = (torch.stack(each) for each in zip(*views, strict=True))
                 distance, view = distances.min(dim=0)
                 close = distance.isfinite().nonzero().flatten().tolist()
                 yield [((first, second), start * ROWS + i, int(numbers[view[i], i])) for i in close]
-
-
-def _views(images: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
-    """The miniatures of the images in each view."""
-    return (miniature(view(images)) for view in views)
 
 
 def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
@@ -129,13 +125,9 @@ def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
     """Which of `images` (n, C, H, W) are near-duplicates, in any of the views, of one of `known`: (n,) bool."""
     near = torch.zeros(len(images), dtype=torch.bool)
     for part in known.split(KNOWN):
-        near |= _nearest(images, miniature(part), views)[0] < NEAR
+        small = miniature(part)
+        for view in views:
+            rows = miniature(view(images)).split(ROWS)
+            distances = torch.cat([torch.cdist(x, small).amin(dim=1) for x in rows])
+            near |= distances / small.shape[1] ** 0.5 < NEAR  # RMS
     return near
-
-
-def _nearest(images: Tensor, known: Tensor, views: Sequence[View]) -> tuple[Tensor, Tensor]:
-    """RMS from each image, in its nearest view, to the nearest of the miniatures `known`, and its index; both (n,)."""
-    found = [torch.cdist(x, known).min(dim=1) for view in views for x in miniature(view(images)).split(ROWS)]
-    distances, indices = (torch.cat(each).view(len(views), -1) for each in zip(*found, strict=True))
-    distance, view = distances.min(dim=0)
-    return distance / known.shape[1] ** 0.5, indices.gather(0, view[None])[0]

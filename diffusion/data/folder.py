@@ -136,7 +136,8 @@ class Folder(ImageData):
         name = cache_folder() / f"folder-{key}-{self.seed}"
         decoded = store.stored(name, self.shape, partial(self._decode, files))
         made = decoded.made
-        photos = self._photos(images := Split(decoded.images, made.names))
+        images = Split(decoded.images, made.names)
+        photos = images.names if self.tiles is None else images.sources  # the file name of each image
         contents = dict(zip(files.names, files.contents, strict=True)) if made.left_out else {}
         self.report += contradicted(made.left_out, contents, photos, label)
         self._check_report(cache_folder() / f"folder-{key}.report.json", used=len(made.names), found=len(files.names))
@@ -145,10 +146,6 @@ class Folder(ImageData):
             images = labelled(images, photos, label, self.classes)
         index = self._split(photos)
         return self._with_keys(name, decoded.hash, {part: (images, index[part]) for part in index})
-
-    def _photos(self, images: Split) -> list[str]:
-        """The file name of each image."""
-        return images.names if self.tiles is None else images.sources
 
     @without_gc()
     def _walk(self) -> Files:
@@ -221,15 +218,13 @@ class Folder(ImageData):
         twins: dict[str, list[Found]] = defaultdict(list)
         for file in map(Found, *files):
             twins[file.name if self.repeats else file.content].append(file)
-        order = sorted(twins.values(), key=lambda same: (self._place(same[0].content), same[0].content))[first:]
+        order = sorted(
+            twins.values(), key=lambda same: (seed_for(self.seed, "order", same[0].content), same[0].content)
+        )[first:]
         # Pillow releases the GIL while it decodes.
         results = streamed(self._images, [same[0] for same in order], "decoding images")
         for same, result in zip(order, results, strict=True):
             yield self._made(same, result)
-
-    def _place(self, content: str) -> int:
-        """The sort key of an image, by the hash of its file."""
-        return seed_for(self.seed, "order", content)
 
     def _made(
         self, same: list[Found], result: list[tuple[str, np.ndarray]] | Unusable

@@ -1,4 +1,4 @@
-"""Process many files in threads, without delaying signals or filling the memory."""
+"""Process many files in threads, without delaying signals."""
 
 import contextlib
 import os

@@ -25,7 +25,7 @@ from diffusion.evaluation.inherited import completed_by
 from diffusion.files import replace as replace_file
 from diffusion.process.editing import SDEdit
 from diffusion.process.inpainting import Inpainting
-from diffusion.report.images import enlarged, gif, grid, in_turn, save_png, scale_of
+from diffusion.report.images import enlarged, gif, grid, in_turn, save_png
 from diffusion.runs.folder import Run
 
 STRENGTH = 0.6  # default for SDEdit
@@ -134,14 +134,14 @@ def overview(made: Edits, images: Tensor, settings: Edit) -> Any:
     """One picture: a row with the user's pictures, if any, and the drawn images below it."""
     if made.drawing.between:
         columns = min(len(images), COLUMNS)
-        return grid(images, columns, scale_of(images, columns))
+        return grid(images, columns, large=True)
     m, shown = len(made.before), images
     columns = max(min(len(images), COLUMNS), m)
     if settings.labels:
         shown, columns = in_turn(images, len(settings.labels), least=m)
     padding = images.new_full((columns - m, *images.shape[1:]), 255)
     everything = torch.cat([made.before, padding, shown])
-    return grid(everything, columns, scale_of(everything, columns))
+    return grid(everything, columns, large=True)
 
 
 def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:

@@ -39,7 +39,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import resolution_of
 from diffusion.process.sampler import Sampler
 from diffusion.report.formatting import describe
-from diffusion.report.images import grid, in_turn, picture_of, save_png, scale_of
+from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
@@ -69,7 +69,7 @@ def draw_samples(settings: Sample, folder: Path) -> None:
     save_images(folder, images, drawing.seed, drawing.conditions(restored.denoiser, n))
     first = images[:GRID]
     shown, columns = in_turn(first, len(settings.labels)) if settings.labels else (first, None)
-    save_png(grid(shown, columns, scale_of(shown, columns)), folder / "grid.png")
+    save_png(grid(shown, columns, large=True), folder / "grid.png")
     of_first = f" (the first {GRID:,})" if n > GRID else ""
     written = f"images/, grid.png{of_first}, images.npz (uint8, N×H×W×C)"
     if settings.trajectory:

@@ -13,7 +13,7 @@ from diffusion.process.denoiser import Estimate
 from diffusion.process.sampler import Sampler
 from diffusion.process.schedule import Schedule
 from diffusion.report import figures, style
-from diffusion.report.images import FILM_TIMES, gif, grid, save_png, scale_of
+from diffusion.report.images import FILM_TIMES, gif, grid, save_png
 
 SHOWN = 8  # images
 MOST_FRAMES = 100  # in a GIF
@@ -40,7 +40,7 @@ class Frames:
         noisy, times = torch.stack([self.pairs[k][0] for k in chosen]), [self.times[k] for k in chosen]
         style.save(figures.trajectory(noisy, times, self.schedule), folder / "trajectory.png")
         shown = noisy.shape[1]
-        pictures = [grid(torch.cat(pair), shown, scale_of(noisy[0], shown)) for pair in self.pairs.values()]
+        pictures = [grid(torch.cat(pair), shown, large=True) for pair in self.pairs.values()]
         gif(pictures, folder / "trajectory.gif")
 
     def save_film(self, path: Path) -> None:

@@ -46,7 +46,7 @@ def place(figure: Figure, ax: Axes, labels: Sequence[Label]) -> list[Annotation]
             away = half + (NEAR + ring * STEP) * dots
             dx, dy = right * (away + size.width / 2), up * (away + size.height / 2)
             box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
-            if within(box, ax.bbox) and not box.count_overlaps(taken):
+            if ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max) and not box.count_overlaps(taken):
                 text.set_position((dx / dots, dy / dots))
                 taken.append(box)
                 written.append(text)
@@ -54,8 +54,3 @@ def place(figure: Figure, ax: Axes, labels: Sequence[Label]) -> list[Annotation]
         else:
             text.remove()
     return written
-
-
-def within(box: Bbox, outer: Bbox) -> bool:
-    """Whether `box` is inside `outer`."""
-    return bool(outer.x0 <= box.x0 and box.x1 <= outer.x1 and outer.y0 <= box.y0 and box.y1 <= outer.y1)

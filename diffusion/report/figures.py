@@ -20,15 +20,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from PIL import Image
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.pixels import to_rgb
 from diffusion.randomness import generator_for
 from diffusion.report import style
 from diffusion.report.formatting import number
-from diffusion.report.images import tiles
+from diffusion.report.images import opened, tiles
 from diffusion.runs.metrics import Metrics, bins_of
 
 PEAK = 20  # times the median β_t; a higher peak would dwarf everything else on a linear axis
@@ -118,13 +116,7 @@ def samples_over_training(grids: Sequence[tuple[int, Path]], rows: int = 4, colu
     evenly spaced ones in between are shown. A PNG of unknown layout is shown as one image.
     """
     chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, columns).round().astype(int))]
-    pictures = []
-    for _, path in chosen:
-        try:
-            with Image.open(path) as picture:
-                pictures.append(tiles(picture)[:rows])
-        except OSError as error:
-            raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
+    pictures = [tiles(opened(path))[:rows] for _, path in chosen]
     by_row = list(zip(*pictures, strict=False))  # as many rows as the smallest grid has
     return style.picture_rows(by_row, [f"{step:,}" for step, _ in chosen], "step")
 
@@ -203,9 +195,9 @@ def bins(metrics: Metrics, curves: int = 5) -> Figure:
     If there are more than `curves` validations, the first, the last and log-spaced ones in between are shown.
     """
     figure, ax = style.axes()
-    series = [metrics[name] for name in bins_of(metrics, "val/mse")]
+    names = bins_of(metrics, "val/mse")
+    series, centres = [metrics[name] for name in names], centres_of(names)
     steps = [int(step) for step in series[0].step if all(step in each.step for each in series)]
-    centres = (np.arange(len(series)) + 0.5) / len(series)
     for step, colour in _over_training(steps, curves):
         values = [each.at(step) for each in series]
         ax.plot(centres, values, color=colour, marker="o", markersize=3, linewidth=1.3, label=f"step {step:,}")
@@ -227,7 +219,7 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     """
     figure, ax = style.axes((style.TEXT_WIDTH, 3.0))
     names = bins_of(metrics, "gap/mse")
-    x = (np.array([int(name.removeprefix("gap/mse_bin")) for name in names]) + 0.5) / 10
+    x = centres_of(names)
     if schedule is not None:
         with torch.no_grad():
             alpha, sigma = schedule(torch.as_tensor(x, dtype=torch.float64))
@@ -252,6 +244,11 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
     ax.set_ylabel("held-out MSE − training MSE")
     ax.legend(**BESIDE)
     return figure
+
+
+def centres_of(names: Sequence[str]) -> Any:
+    """The middle of each bin of t, which are tenths of [0, 1], by its name: 0.05 for val/mse_bin0."""
+    return (np.array([int(name.rpartition("bin")[2]) for name in names]) + 0.5) / 10
 
 
 def _steps(schedule: Schedule) -> int:

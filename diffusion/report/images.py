@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.pixels import MODES, to_rgb
 
 GAP = 2  # white pixels between the images of a grid
@@ -24,16 +25,21 @@ DRAWN = "drawn"  # PNG text chunk: the number of images; the grid may show only 
 FILM_TIMES = "times"  # PNG text chunk: the times t of the rows of a film
 
 
-def grid(images: Tensor, columns: int | None = None, scale: int = 1) -> Image.Image:
-    """Arrange `images`, uint8 (N, C, H, W), row by row; ⌈√N⌉ `columns` by default, each pixel `scale` pixels wide.
+def grid(images: Tensor, columns: int | None = None, large: bool = False) -> Image.Image:
+    """Arrange `images`, uint8 (N, C, H, W), row by row; ⌈√N⌉ `columns` by default.
 
     There are `GAP` white pixels between images; empty places in the last row are white. RGB values are not changed.
     Raises ValueError for another dtype or shape, or if there are no images.
+
+    Args:
+        large: repeat each pixel, from 1 to 16 times, so that a picture with all `columns` is about `WIDTH` wide.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in MODES or len(images) == 0:
         raise ValueError(f"grid: got {images.dtype} {tuple(images.shape)}; expected uint8 (N, C, H, W), N > 0")
     n = len(images)
-    columns = min(columns or math.ceil(math.sqrt(n)), n)
+    columns = columns or math.ceil(math.sqrt(n))
+    scale = min(16, max(1, WIDTH // (columns * images.shape[-1]))) if large else 1
+    columns = min(columns, n)
     rows = math.ceil(n / columns)
     pixels = to_rgb(images.detach().cpu()).permute(0, 2, 3, 1).numpy().repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = pixels.shape[1:3]
@@ -62,6 +68,16 @@ def picture_of(image: Tensor) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels)
 
 
+def opened(path: Path) -> Image.Image:
+    """Open the picture in a file. Raises UserError if it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
+
+
 def tiles(picture: Image.Image) -> list[np.ndarray]:
     """Split a picture from `grid`, also after `save_png`, into uint8 (H, W, 3) images; other pictures are one tile."""
     pixels = np.asarray(picture.convert("RGB"))
@@ -71,12 +87,6 @@ def tiles(picture: Image.Image) -> list[np.ndarray]:
     height, width, gap, columns = layout["height"], layout["width"], layout["gap"], layout["columns"]
     corners = [((i // columns) * (height + gap), (i % columns) * (width + gap)) for i in range(layout["images"])]
     return [pixels[top : top + height, left : left + width] for top, left in corners]
-
-
-def scale_of(images: Tensor, columns: int | None = None) -> int:
-    """The scale at which a `grid` of `images` is about `WIDTH` pixels wide; from 1 to 16."""
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    return min(16, max(1, WIDTH // (columns * images.shape[-1])))
 
 
 def enlarged(picture: Image.Image) -> Image.Image:

@@ -78,7 +78,7 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
     from diffusion.reproduce import committed
     from diffusion.reproduce.running import run_study
     from diffusion.reproduce.studies import count_runs, read
-    from diffusion.reproduce.table import disagreements
+    from diffusion.reproduce.table import agreeing, disagreements
 
     study, root = read(name), out / "smoke" if smoke else out
     console.print(study.question)
@@ -105,10 +105,10 @@ def reproduce(name: str, out: Path, overrides: list[str], smoke: bool, commit: P
         if sweep not in outcome.tables:  # already covered by the warning
             found.append(f"{sweep}: not rerun")
             continue
-        lines = [f"{sweep}: {line}" for line in disagreements(table, outcome.tables[sweep])]
-        cells = sum(len(table.columns) for _ in table.numbers)
-        console.print(f"{sweep}: {cells - len(lines)} of {count(cells, 'number')} agree with the committed ones")
-        found += lines
+        again = outcome.tables[sweep]
+        confirmed, all_of_them = agreeing(table, again)
+        console.print(f"{sweep}: {confirmed} of {count(all_of_them, 'number')} agree with the committed ones")
+        found += [f"{sweep}: {line}" for line in disagreements(table, again)]
     for line in found:
         console.print(line, style="yellow")
     return found

@@ -13,22 +13,20 @@ The README.md in this folder is written by hand, except for its tables, which `c
 import json
 import re
 import shutil
-import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from diffusion.config.composition import composed, flat, plain
 from diffusion.errors import UserError
 from diffusion.files import PACKAGE, replace
 from diffusion.report import style
-from diffusion.report.comparison import figure, recipes_table
+from diffusion.report.comparison import figure, in_lines, recipes_table
 from diffusion.report.formatting import NULL, describe
-from diffusion.report.images import tiles
+from diffusion.report.images import opened, tiles
 from diffusion.reproduce.ranks import ranks_table
 from diffusion.reproduce.running import Outcome
 from diffusion.reproduce.studies import jobs, read
@@ -38,7 +36,6 @@ RECORD = "record.json"
 PAGE = "README.md"
 OFF = (NULL, describe(False))
 SHOWN = 6  # samples per recipe
-WHOLE = 12  # characters of a setting that fits on one line below a picture
 WIDTH = 16  # characters per line below a picture
 
 
@@ -108,17 +105,11 @@ def keep_figures(names: Sequence[str], sweep: str, runs: Sequence[Path], folder:
 @style.styled
 def samples(labels: Sequence[str], files: Sequence[Path]) -> Figure:
     """A column of samples per recipe; samples in a row started from the same noise. `files` are sample grids."""
-    texts = [[line for part in label.split(", ") for line in wrapped(part)] for label in labels]
+    texts = [[line for part in label.split(", ") for line in in_lines(part, WIDTH).split("\n")] for label in labels]
     lines = max(map(len, texts))
     columns = ["\n".join([*text, *[""] * (lines - len(text))]) for text in texts]
-    pictures = [tiles(Image.open(file))[:SHOWN] for file in files]
+    pictures = [tiles(opened(file))[:SHOWN] for file in files]
     return style.picture_rows([*zip(*pictures, strict=True)], columns, "\n" * (lines - 1))
-
-
-def wrapped(part: str) -> list[str]:
-    """Wrap `schedule=cosine` for below a picture: one line or, if too long, separate lines for key and value."""
-    parts = [part] if len(part) <= WHOLE else part.replace("=", "= ").split()
-    return [line for each in parts for line in textwrap.wrap(each, WIDTH)]
 
 
 def with_tables(name: str, text: str, tables: Mapping[str, Table]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion.errors import UserError
 from diffusion.report.differences import labels
-from diffusion.report.formatting import csv_text, number, plus_minus
+from diffusion.report.formatting import csv_text
 from diffusion.report.recipes import Column, Comparison, Mean, Row, mean_over_seeds
 
 SEED = "seed"
@@ -103,24 +103,30 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
     for column in committed.columns:
         if column.name in protocols and protocols[column.name] != column.words:
             yield f"{column.name}: measured under another protocol: {protocols[column.name]}; committed: {column.words}"
+    for name, before, now in cells(committed, again):
+        if now is None:
+            yield f"{name} was not measured again"
+        elif not agree(before, now):
+            yield f"{name} is {now}, committed: {before}"
+
+
+def agreeing(committed: Table, again: Table) -> tuple[int, int]:
+    """The number of cells of `committed` that `again` confirms, and the number of all its cells."""
+    both = [(before, now) for _, before, now in cells(committed, again)]
+    same = again.settings == committed.settings
+    return sum(same and now is not None and agree(before, now) for before, now in both), len(both)
+
+
+def cells(committed: Table, again: Table) -> Iterator[tuple[str, Mean, Mean | None]]:
+    """Yield each cell of `committed`: `RECIPE: COLUMN`, its mean, and its mean in `again`."""
     for recipe in committed.numbers:
         label = ", ".join(f"{key}={value}" for key, value in zip(committed.settings, recipe, strict=True))
         for column in committed.columns:
-            before, now = committed.mean(recipe, column.name), again.mean(recipe, column.name)
-            if before is None:
-                continue
-            if now is None:
-                yield f"{label}: {column.name} was not measured again"
-            elif not agree(before, now):
-                yield f"{label}: {column.name} is {mean_text(now)}, committed: {mean_text(before)}"
+            if (before := committed.mean(recipe, column.name)) is not None:
+                yield f"{label}: {column.name}", before, again.mean(recipe, column.name)
 
 
 def agree(a: Mean, b: Mean) -> bool:
     """Whether two means over seeds agree. (Without an interval, `half` is NaN and the comparison with it is False.)"""
     half = math.hypot(a.half, b.half)
     return a.mean == b.mean or abs(a.mean - b.mean) <= half
-
-
-def mean_text(mean: Mean) -> str:
-    """`105.7 ± 1.2`, or only the number for a single seed."""
-    return number(mean.mean) if mean.n == 1 else plus_minus(mean.mean, mean.half)

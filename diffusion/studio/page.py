@@ -30,7 +30,7 @@ from diffusion.data import ImageData
 from diffusion.data.image import FORMATS
 from diffusion.edit.inputs import read_picture
 from diffusion.errors import UserError
-from diffusion.report.images import enlarged, gif, grid, picture_of, scale_of
+from diffusion.report.images import enlarged, gif, grid, picture_of
 from diffusion.studio import requests
 from diffusion.studio.requests import NUMBERS, Request, Result, Stopped
 
@@ -111,7 +111,7 @@ class Page:
                     yield self.shown(seen), said(seen)
                 else:
                     k, steps, images = seen
-                    yield picture(grid(images, None, scale_of(images))), f"step {k} of {steps}"
+                    yield picture(grid(images, large=True)), f"step {k} of {steps}"
         except Stopped:
             yield "", STOPPED
         except UserError as error:
@@ -122,13 +122,13 @@ class Page:
     def shown(self, result: Result) -> str:
         """The drawn images, their steps, and the nearest training images."""
         images = result.images
-        parts = [picture(grid(images, None, scale_of(images)), "the drawn images"), film(result.film)]
+        parts = [picture(grid(images, large=True), "the drawn images"), film(result.film)]
         if self.data is not None:
             some = images[:COMPARED]
             near, apart = requests.nearest(some, self.data)
             pairs = torch.cat([some, near])
             words = "top: samples, bottom: the nearest training images: " + ", ".join(apart)
-            parts.append(picture(grid(pairs, len(near), scale_of(pairs, len(near))), words))
+            parts.append(picture(grid(pairs, len(near), large=True), words))
         return "".join(parts)
 
     def values(self, form: Sequence[Any]) -> dict[str, Any]:

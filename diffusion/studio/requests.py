@@ -39,7 +39,7 @@ from diffusion.evaluation.frames import MOST_FRAMES
 from diffusion.evaluation.inherited import completed_by
 from diffusion.metric.distances import squared_distances
 from diffusion.process.denoiser import Estimate
-from diffusion.report.images import grid, picture_of, scale_of
+from diffusion.report.images import grid, picture_of
 
 NUMBERS = {  # the bounds of a form's numbers
     "n": (1, 16), "frames": (2, 16), "seed": (0, 2**32 - 1), "sampler.steps": (1, 1000), "guidance.scale": (0, 20),
@@ -145,7 +145,7 @@ def draw(
             k, seen = next(counted), to_uint8(estimate.x0).cpu()
             if k % (1 + steps // MOST_FRAMES) == 0 or k == steps:
                 pair = torch.cat([to_uint8(x[:FILMED]).cpu(), seen[:FILMED]])
-                film.append(grid(pair, len(pair) // 2, scale_of(seen, len(pair) // 2)))
+                film.append(grid(pair, len(pair) // 2, large=True))
             if watch is not None:
                 watch(k, steps, seen)
 

@@ -17,7 +17,7 @@ from diffusion.evaluation.frames import SHOWN as FILMED
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.process.denoiser import Denoiser
-from diffusion.report.images import DRAWN, grid, save_png, scale_of
+from diffusion.report.images import DRAWN, grid, save_png
 from diffusion.report.scores import print_scores
 from diffusion.training.ema import average_of
 from diffusion.training.module import Diffusion
@@ -85,7 +85,7 @@ def finish(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Scorer | 
     most = max(1, SHEET // (images.shape[-2] * images.shape[-1]))
     save_png(grid(images[:most]), folder / "samples" / "all.png", **{DRAWN: str(len(images))})
     shown = images[: settings.samples.n or SHOWN]
-    picture = grid(shown, scale=scale_of(shown))
+    picture = grid(shown, large=True)
     save_png(picture, folder / "samples" / "final.png")
     log_image(trainer, "samples/final", picture)
     if scorer is not None:

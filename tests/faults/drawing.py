@@ -319,7 +319,12 @@ FAULTS = [
     Fault("study of guidance: a distant floor is plotted", "if near(real.x, ax.get_xlim()) and", "if True or", SHOWN),
     Fault("plot labels overlap each other", "taken.append(box)", "box.padded(0)", SHOWN),
     Fault("plot labels cover points", "    taken = [Bbox.from_extents", "    taken = [] and [Bbox.from_extents", SHOWN),
-    Fault("plot labels extend beyond the axes", "within(box, ax.bbox) and not", "not", SHOWN),
+    Fault(
+        "plot labels extend beyond the axes",
+        "ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max) and not",
+        "not",
+        SHOWN,
+    ),
     Fault(
         "plot labels without space are not removed", "            text.remove()", "            text.get_text()", SHOWN
     ),

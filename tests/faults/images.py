@@ -57,7 +57,7 @@ FAULTS = [
     ),
     Fault(
         "images are sorted by name",
-        "key=lambda same: (self._place(same[0].content), same[0].content)",
+        'key=lambda same: (seed_for(self.seed, "order", same[0].content), same[0].content)',
         "key=lambda same: same[0].name",
         "data/test_folder.py",
     ),

@@ -122,8 +122,8 @@ FAULTS = [
     ),
     Fault(
         "a tile is looked up by its own name instead of its file",
-        "return images.names if self.tiles is None else images.sources",
-        "return images.names",
+        "photos = images.names if self.tiles is None else images.sources",
+        "photos = images.names",
         TILES,
     ),
     Fault(

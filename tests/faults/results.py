@@ -19,7 +19,7 @@ CHECKPOINT = "evaluation/test_sweep.py::test_an_evaluation_is_complete_only_for_
 
 FAULTS = [
     Fault(
-        "a missing number counts as equal", 'yield f"{label}: {column.name} was not measured again"', "continue", NAMED
+        "a missing number counts as equal", 'yield f"{name} was not measured again"', "continue", NAMED
     ),
     Fault("another protocol counts as equal", "protocols[column.name] != column.words", "False", NAMED),
     Fault("half-widths of intervals are added", "half = math.hypot(a.half, b.half)", "half = a.half + b.half", WITHIN),

@@ -227,6 +227,24 @@ FAULTS = [
         REFUSED,
     ),
     Fault(
+        "bins without images move the others",
+        '(np.array([int(name.rpartition("bin")[2]) for name in names]) + 0.5) / 10',
+        "(np.arange(len(names)) + 0.5) / len(names)",
+        "report/test_report_figures.py::test_bins_without_images_leave_the_others_in_their_places",
+    ),
+    Fault(
+        "reproduce: cells of another study count as agreeing",
+        "sum(same and now is not None",
+        "sum(now is not None",
+        "reproduce/test_table.py::test_every_differing_cell_is_reported",
+    ),
+    Fault(
+        "a study's page has baselines of an earlier study",
+        "run.scores[max(ended, default=0) :]",
+        "run.scores",
+        "report/test_page.py::test_a_studys_page_has_no_baselines_of_an_earlier_study",
+    ),
+    Fault(
         "early weights have a ledger of their own",
         "if ckpt.parent.name == early.FOLDER else",
         "if False else",
@@ -310,8 +328,8 @@ FAULTS = [
     Fault("settings: two classes are shown under one name", "if names.count(name) == 1 else", "if True else", SETTINGS),
     Fault(
         "duplicates: mirror images are not compared",
-        "_views(part, EITHER_WAY)",
-        "_views(part, EITHER_WAY[:1])",
+        "miniature(view(part)) for view in EITHER_WAY]",
+        "miniature(view(part)) for view in EITHER_WAY[:1]]",
         "data/test_duplicates.py",
     ),
     Fault(

@@ -259,6 +259,14 @@ def test_a_studys_page_groups_scores_by_setting_and_includes_pictures(tmp_path: 
     assert data_of((tmp_path / "report.html").read_text())["kind"] == "study"
 
 
+def test_a_studys_page_has_no_baselines_of_an_earlier_study(tmp_path: Path) -> None:
+    """The later study has another n, and no baselines."""
+    for n, baselines in ((64, [Score("fd_lite0", 0.5, 64, what="floor")]), (16, [])):
+        drawn = {"sampler": {"name": "DDIM", "steps": 5}, "nfe": 5}
+        append_scores(tmp_path, [*baselines, Score("fd_lite0", 1.0, n, reference=Reference("val", 250), source=drawn)])
+    assert study_page(Run(tmp_path))["baselines"] == []
+
+
 def test_a_studys_page_shows_only_the_latest_study_in_its_folder(tmp_path: Path) -> None:
     """Not the settings of an earlier one with other n, another model, another seed or another program."""
 

@@ -195,9 +195,10 @@ def test_axes_have_labels_that_fit_and_steps_start_at_0(chromium: Any, whole_run
 def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
     chromium: Any, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
-    rates = [1e-3, 3e-4, 1e-4]
+    """A recipe without a score is last in both directions."""
+    rates = [1e-3, 3e-4, 1e-4, 1e-5]
     scores = [{"metric": "fd_lite0", "what": "samples", "n": 16, "value": v, "seed": 0} for v in (30.5, 9.25, 120.0)]
-    runs = [make_run(tmp_path / str(i), lr=rates[i], scores=[scores[i]]) for i in range(3)]
+    runs = [make_run(tmp_path / str(i), lr=rates[i], scores=scores[i : i + 1]) for i in range(4)]
     assert compare.main([*map(str, runs), "--out", str(tmp_path / "all")]) == 0
     with visit(chromium, f"file://{tmp_path}/all/report.html") as seen:
 
@@ -206,11 +207,11 @@ def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
 
         head = seen.page.locator("#recipes thead th").all_inner_texts()
         place = head.index("fd_lite0") + 1
-        assert [float(value.split()[0]) for value in column("recipes", place)] == [30.5, 9.25, 120.0]
+        assert [value.split()[0] for value in column("recipes", place)] == ["30.5", "9.25", "120", "—"]
         seen.page.locator("#recipes th button", has_text="fd_lite0").click()
-        assert [float(value.split()[0]) for value in column("recipes", place)] == [9.25, 30.5, 120.0]
+        assert [value.split()[0] for value in column("recipes", place)] == ["9.25", "30.5", "120", "—"]
         seen.page.locator("#recipes th button", has_text="fd_lite0").click()
-        assert [float(value.split()[0]) for value in column("recipes", place)] == [120.0, 30.5, 9.25]
+        assert [value.split()[0] for value in column("recipes", place)] == ["120", "30.5", "9.25", "—"]
         seen.page.get_by_label("Filter: Recipes").fill("lr=0.001")
         assert len(column("recipes", place)) == 1
         clip = seen.page.locator(".swipe canvas").last

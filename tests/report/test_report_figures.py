@@ -185,6 +185,13 @@ def test_bins_show_each_decile_at_the_first_and_last_validation(run_folder: Path
     np.testing.assert_allclose(drawn["step 400"][:, 1], 0.06 / np.arange(1, 11))
 
 
+def test_bins_without_images_leave_the_others_in_their_places() -> None:
+    """With few images, no frozen time may lie in a tenth of [0, 1]; its column is empty."""
+    series = Series(np.array([10]), np.array([0.1]))
+    drawn = lines(figures.bins({f"val/mse_bin{i}": series for i in (0, 1, 9)}))
+    np.testing.assert_allclose(drawn["step 10"][:, 0], [0.05, 0.15, 0.95])
+
+
 def test_the_gap_is_drawn_at_the_log_snr_of_its_decile_with_its_interval(run_folder: Path) -> None:
     metrics = read_metrics(run_folder / "metrics.csv")
     schedule = linear(steps=1000)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion.report.images import GAP, gif, grid, save_png, scale_of, tiles
+from diffusion.report.images import GAP, gif, grid, save_png, tiles
 
 
 def random_images(n: int, height: int = 4, width: int = 6) -> torch.Tensor:
@@ -13,16 +13,16 @@ def random_images(n: int, height: int = 4, width: int = 6) -> torch.Tensor:
 
 
 def test_a_grid_is_pixel_exact_and_can_be_split_into_its_images(tmp_path: Path) -> None:
-    images = random_images(5)
-    picture = grid(images, columns=2, scale=3)
+    images = random_images(5, 30, 100)  # 640 pixels are wide enough for 2 columns in which each pixel is 3 wide
+    picture = grid(images, columns=2, large=True)
     pixels = np.asarray(picture)
-    assert pixels.shape == (3 * (12 + GAP) - GAP, 2 * (18 + GAP) - GAP, 3)
+    assert pixels.shape == (3 * (90 + GAP) - GAP, 2 * (300 + GAP) - GAP, 3)
     # image 3 is in row 1, column 1, and each of its pixels is a square of 3 × 3
-    block = pixels[12 + GAP : 24 + GAP, 18 + GAP :]
+    block = pixels[90 + GAP : 180 + GAP, 300 + GAP :]
     assert (block[::3, ::3] == images[3].permute(1, 2, 0).numpy()).all()
     assert (block == block[::3, ::3].repeat(3, 0).repeat(3, 1)).all()
-    assert (pixels[12 : 12 + GAP] == 255).all()
-    assert (pixels[2 * (12 + GAP) :, 18:] == 255).all()  # the empty place in the last row
+    assert (pixels[90 : 90 + GAP] == 255).all()
+    assert (pixels[2 * (90 + GAP) :, 300:] == 255).all()  # the empty place in the last row
     with Image.open(save_png(picture, tmp_path / "new" / "grid.png")) as read:
         back = tiles(read)
     assert len(back) == 5
@@ -51,7 +51,7 @@ def test_grid_refuses_invalid_image_tensors(images: torch.Tensor) -> None:
 )
 def test_a_grid_is_scaled_by_a_whole_number_toward_the_target_width(n: int, side: int, width: int) -> None:
     images = random_images(n, side, side)
-    assert grid(images, scale=scale_of(images)).size == (width, width)
+    assert grid(images, large=True).size == (width, width)
 
 
 def test_gif_keeps_every_frame_loops_and_holds_the_last(tmp_path: Path) -> None:

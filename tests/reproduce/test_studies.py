@@ -118,12 +118,6 @@ def test_a_page_shows_the_committed_numbers(name):
     assert f"python -m diffusion.reproduce {name}" in page
 
 
-def test_a_long_label_is_wrapped_between_key_and_value():
-    assert committed.wrapped("schedule=edm") == ["schedule=edm"]
-    assert committed.wrapped("optimizer=adamw") == ["optimizer=", "adamw"]
-    assert committed.wrapped("timesteps=uniform_table") == ["timesteps=", "uniform_table"]
-
-
 def test_recipes_with_long_labels_are_labelled_by_their_row_in_figures():
     for labels, shown in ((["a=1", "b=2"], ["a=1", "b=2"]), (["a=1", "b" * 53], ["row 1", "row 2"])):
         rows = [Row({}, label, {}, {}) for label in labels]

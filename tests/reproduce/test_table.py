@@ -8,7 +8,7 @@ import pytest
 from diffusion.report.comparison import recipes_table
 from diffusion.report.recipes import Column, Mean
 from diffusion.reproduce.ranks import ranks_table
-from diffusion.reproduce.table import Table, agree, disagreements
+from diffusion.reproduce.table import Table, agree, agreeing, disagreements
 
 SHOWN = ("fd", "coverage")
 COLUMNS = (Column("fd", True, "fd: how"), Column("coverage", False, "coverage: how"))
@@ -43,15 +43,20 @@ def test_a_table_survives_writing_and_reading():
 
 def test_every_differing_cell_is_reported():
     assert [*disagreements(TABLE, TABLE)] == []
+    assert agreeing(TABLE, TABLE) == (3, 3)  # one of the four cells has no number
     within = changed(("linear", "a,b"), "fd", [20.0, 22.0])  # each has an interval of ± 12.7
     assert [*disagreements(TABLE, within)] == []
     beyond = changed(("linear", "a,b"), "fd", [30.0, 32.0])
     assert [*disagreements(TABLE, beyond)] == ["schedule=linear, note=a,b: fd is 31 ± 13, committed: 11 ± 13"]
+    assert agreeing(TABLE, beyond) == (2, 3)
     lost = changed(("cosine", "—"), "fd", None)
     assert [*disagreements(TABLE, lost)] == ["schedule=cosine, note=—: fd was not measured again"]
+    assert agreeing(TABLE, lost) == (2, 3)
     other = Table(("schedule", "grid"), COLUMNS, NUMBERS)
     assert [*disagreements(TABLE, other)] == ["the recipes differ in schedule, grid; committed: schedule, note"]
+    assert agreeing(TABLE, other) == (0, 3)
     (line,) = disagreements(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS))
+    assert agreeing(TABLE, Table(TABLE.settings, (COLUMNS[0], Column("coverage", False, "else")), NUMBERS)) == (3, 3)
     assert line == "coverage: measured under another protocol: else; committed: coverage: how"
 
 

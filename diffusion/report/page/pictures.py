@@ -12,7 +12,7 @@ from PIL import Image
 
 from diffusion.console import console
 from diffusion.errors import UserError
-from diffusion.report.images import DRAWN, MANY, tiles
+from diffusion.report.images import DRAWN, MANY, opened, tiles
 from diffusion.runs.folder import Run
 
 QUALITY = 85  # artefacts stay invisible even at several times the size
@@ -27,16 +27,6 @@ def address(picture: Image.Image) -> str:
     content = io.BytesIO()
     picture.convert("RGB").save(content, kind[0], quality=QUALITY, **kind[1])
     return f"data:image/{kind[0]};base64," + base64.b64encode(content.getvalue()).decode()
-
-
-def opened(path: Path) -> Image.Image:
-    """Open the picture in a file. Raises UserError if it cannot be read."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: not a readable picture; delete it, or recreate it by sampling") from error
 
 
 def figure(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from diffusion.metric.record import Score
 from diffusion.pixels import height_width
 from diffusion.report.differences import from_default
 from diffusion.report.formatting import describe, protocol_text, sampler_text, value_text
-from diffusion.report.images import FILM_TIMES, tiles
+from diffusion.report.images import FILM_TIMES, opened, tiles
 from diffusion.report.page import pictures
 from diffusion.report.page.recipe import built, network_table, schedule_curves
 from diffusion.runs.folder import Run, command_of
@@ -169,7 +169,7 @@ def film(path: Path) -> dict[str, Any] | None:
     """The denoising steps as a `sheet`: a row per time, with x_t of the images and then their estimates of x0."""
     if not path.is_file():
         return None
-    picture = pictures.opened(path)
+    picture = opened(path)
     if FILM_TIMES not in picture.info:
         raise UserError(f"{path}: not a film (its times are missing); delete it")
     times = json.loads(picture.info[FILM_TIMES])
@@ -179,17 +179,21 @@ def film(path: Path) -> dict[str, Any] | None:
     return {**pictures.sheet(rows), "times": times}
 
 
+def value_of(score: Score) -> dict[str, Any]:
+    """The value of a score in the form that the page shows."""
+    return {
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "text": value_text(score),
+        "higher": score.higher_is_better,
+    }  # fmt: skip
+
+
 def score_row(score: Score) -> dict[str, Any]:
-    """A score in the form that the page shows."""
+    """A score with its origin in the form that the page shows."""
     source = score.source
     return {
+        **value_of(score),
         "metric": score.name,
         "what": score.what,
-        "value": score.value,
-        "low": score.low,
-        "high": score.high,
-        "text": value_text(score),
-        "higher": score.higher_is_better,
         "step": source.get("step"),
         "weights": source.get("weights"),
         "sampler": sampler_text(source["sampler"]) if source.get("sampler") else None,

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from diffusion.metric.record import Score
-from diffusion.report.formatting import protocol_text, sampler_text, value_text
+from diffusion.report.formatting import protocol_text, sampler_text
 from diffusion.report.images import grid, save_png
 from diffusion.report.page import pictures
+from diffusion.report.page.run import value_of
 from diffusion.runs.folder import Run
 
 IMAGES = 8
@@ -55,7 +56,9 @@ def study_page(run: Run) -> dict[str, Any]:
     """The page data of the latest study in a folder: each setting with its cost, scores and samples; the baselines."""
     settings: dict[str, dict[str, Any]] = {}
     shown = latest(run.scores)
-    baselines = {(score.what, score.metric): score for score in run.scores if "nfe" not in score.source}  # the last
+    ended = [i for i, score in enumerate(run.scores, start=1) if "nfe" in score.source and score not in shown]
+    later = run.scores[max(ended, default=0) :]  # than an earlier study
+    baselines = {(score.what, score.metric): score for score in later if "nfe" not in score.source}
     for score in shown:
         source = score.source
         key = str(picture_file(run.folder, source))
@@ -71,7 +74,7 @@ def study_page(run: Run) -> dict[str, Any]:
                 "picture": pictures.strip([(0, Path(key))], IMAGES, 1) if Path(key).is_file() else None,
             },
         )
-        setting["scores"][score.metric] = _value(score)
+        setting["scores"][score.metric] = value_of(score)
     metrics = list(dict.fromkeys(metric for setting in settings.values() for metric in setting["scores"]))
     protocols = {score.metric: protocol_text(score) for score in shown}
     return {
@@ -80,15 +83,8 @@ def study_page(run: Run) -> dict[str, Any]:
         "metrics": metrics,
         "protocols": protocols,
         "settings": list(settings.values()),
-        "baselines": [{"what": score.what, **_value(score)} for score in baselines.values()],
+        "baselines": [{"what": score.what, **value_of(score)} for score in baselines.values()],
     }
-
-
-def _value(score: Score) -> dict[str, Any]:
-    return {
-        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "text": value_text(score),
-        "higher": score.higher_is_better,
-    }  # fmt: skip
 
 
 def _named(sampler: Mapping[str, Any]) -> str:

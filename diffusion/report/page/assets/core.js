@@ -150,7 +150,7 @@ function sortable(columns, rows, caption) {
   function fill() {
     const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     const left = rows.filter((row) => wanted.every((word) => row.text.toLowerCase().includes(word)));
-    if (state.by !== null) left.sort((a, b) => compared(a.values[state.by], b.values[state.by]) * (state.down ? -1 : 1));
+    if (state.by !== null) left.sort((a, b) => compared(a.values[state.by], b.values[state.by], state.down));
     heads.forEach((head, i) => head.setAttribute("aria-sort", i !== state.by ? "none" : state.down ? "descending" : "ascending"));
     body.replaceChildren(...left.map((row) => h("tr", { class: row.best ? "best" : null },
       row.cells.map((cell, i) => h("td", columns[i].number ? { class: "number" } : {}, cell ?? MISSING)))));
@@ -163,12 +163,12 @@ function sortable(columns, rows, caption) {
       h("table", {}, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, h("tr", {}, heads)), body)));
 }
 
-/** Sort order: numbers before words, missing values last. */
-function compared(a, b) {
+/** Sort order: numbers before words, the largest first if `down`; missing values last. */
+function compared(a, b, down = false) {
   const missing = (value) => value === null || value === undefined || value === MISSING;
   if (missing(a) || missing(b)) return missing(a) - missing(b);
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  return String(a).localeCompare(String(b), undefined, { numeric: true });
+  const numbers = typeof a === "number" && typeof b === "number";
+  return (down ? -1 : 1) * (numbers ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
 }
 
 // ------------------------------------------------------------------------------------------------------ pictures

@@ -131,7 +131,8 @@ function binNames(metrics) {
 function byLevel(run, width) {
   const names = binNames(run.metrics), steps = run.metrics[names[0]].step;
   const row = chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step);
-  const rows = names.flatMap((name, bin) => steps.map((step, i) => ({ time: (bin + 0.5) / names.length, step, value: run.metrics[name].value[i] })));
+  const middle = (name) => (Number(name.split("bin")[1]) + 0.5) / 10; // of a tenth of [0, 1]; bins without images have no curve
+  const rows = names.flatMap((name) => steps.map((step, i) => ({ time: middle(name), step, value: run.metrics[name].value[i] })));
   const y = positiveAxis(rows.map((each) => each.value).filter((value) => value > 0), 200);
   return Plot.plot({
     width, height: 260, style: plotStyle, marginLeft: 56, marginBottom: 36,
