@@ -189,11 +189,11 @@ def samples(n: int, folder: Path) -> Iterator[Measured]:
     drawn = drawing.begin(file, denoiser, n, 64, {}).images()
     extractor = Projection()
     real = torch.randint(0, 256, (2000, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    against = reference_statistics(real, extractor, progress=False)
+    against = reference_statistics(real, extractor)
     yield measured(
         "fd and kid",
-        lambda: score(drawn, extractor, against, progress=False),
-        lambda: extract(drawn, extractor, progress=False),
+        lambda: score(drawn, extractor, against),
+        lambda: extract(drawn, extractor),
     )
     yield measured("hash of the images", lambda: digest({"images": drawn}), lambda: drawn.sum())
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diffusion.config.build import make
 from diffusion.config.composition import choice
-from diffusion.console import console
+from diffusion.console import console, hiding_bars
 from diffusion.errors import UserError
 from diffusion.evaluation.pipeline import make_metrics
 from diffusion.metric.extract import extract
@@ -63,7 +63,7 @@ def fill_cache(images: Tensor, extractor: FeatureExtractor, spatial: bool) -> No
     width = extractor.num_features + spatial * extractor.num_spatial
     extractor.forward = lambda batch, spatial: torch.randn(len(batch), width).abs()  # type: ignore[method-assign]
     try:
-        reference_statistics(images, extractor, spatial=spatial, progress=False)
+        reference_statistics(images, extractor, spatial=spatial)
     finally:
         del extractor.forward
 
@@ -76,6 +76,7 @@ def interval(scored: list[float], bare: list[float], rest: float) -> str:
     return f"{statistics.median(ratios):.3f} [{ratios[k]:.3f}, {ratios[n - 1 - k]:.3f}]"
 
 
+@hiding_bars()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=2048)
@@ -103,14 +104,14 @@ def main() -> None:
         turns = Turns(images, batch_size, bare, device)
 
         def scored() -> None:
-            against = reference_statistics(real, extractor, spatial=spatial, progress=False)
-            score(turns, extractor, against, metrics=metrics, progress=False)
+            against = reference_statistics(real, extractor, spatial=spatial)
+            score(turns, extractor, against, metrics=metrics)
 
         whole = seconds(scored, device)
         after = [seconds(partial(bare, batch), device) for batch in turns.batches[:AROUND]]
-        against = reference_statistics(real, extractor, spatial=spatial, progress=False)
-        reading = seconds(lambda: reference_statistics(real, extractor, spatial=spatial, progress=False), device)
-        features = extract(images[:64], extractor, progress=False, spatial=spatial)
+        against = reference_statistics(real, extractor, spatial=spatial)
+        reading = seconds(lambda: reference_statistics(real, extractor, spatial=spatial), device)
+        features = extract(images[:64], extractor, spatial=spatial)
         features = features[torch.arange(asked.n) % len(features)] + torch.rand(asked.n, 1)
         each = {}
         for metric in metrics:

@@ -69,7 +69,7 @@ def score(
             if split not in data.splits:
                 raise UserError(f"split={split}: expected one of {', '.join(data.splits)}")
             real = reference_statistics(data.splits[split].images, extractor, name=split, spatial=spatial)
-        return metrics_of.score(images, extractor, real, progress=progress, metrics=factories)
+        return metrics_of.score(images, extractor, real, metrics=factories)
 
 
 def _data(reference: str | Path, images: Tensor) -> ImageData:

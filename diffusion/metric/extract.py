@@ -21,8 +21,6 @@ def extract(
     images: Tensor | Iterable[Tensor],
     extractor: FeatureExtractor,
     n: int | None = None,
-    batch_size: int | None = None,
-    progress: bool = True,
     resolution: str | None = None,
     spatial: bool = False,
     gather: bool = True,
@@ -33,7 +31,6 @@ def extract(
     Args:
         images: uint8 (N, C, H, W), or an iterable of uint8 (b, C, H, W) of any sizes b.
         n: number of images of this process; further images are ignored, and fewer raise ValueError. None: all.
-        batch_size: of the extractor; None: `default_batch_size`.
         resolution: expected `described_size`; other images raise UserError. None: any.
         gather: return the features of all processes; False: of this process only.
         description: label of the progress bar.
@@ -43,13 +40,13 @@ def extract(
         images = [images]
     features = [torch.empty(0, extractor.num_features + spatial * extractor.num_spatial)]
     done, together = 0, distributed.is_available() and distributed.is_initialized()
-    with progress_bar(enabled=progress and not (together and distributed.get_rank())) as bar:
+    with progress_bar(enabled=not (together and distributed.get_rank())) as bar:
         task = bar.add_task(description, total=n, unit="image", note="")
         for part in images:
             part = part if n is None else part[: n - done]
             if len(part) and resolution not in (None, found := described_size(part)):
                 raise UserError(f"images have {found} pixels but the reference has {resolution}: use the same size")
-            for batch in part.split(batch_size or default_batch_size(extractor)):
+            for batch in part.split(default_batch_size(extractor)):
                 if len(batch):
                     features.append(extractor(batch, spatial).cpu())
                 done += len(batch)

@@ -45,8 +45,6 @@ def reference_statistics(
     images: Tensor,
     extractor: FeatureExtractor,
     name: str = "",
-    batch_size: int | None = None,
-    progress: bool = True,
     spatial: bool = False,
 ) -> ReferenceStatistics:
     """Statistics of real `images`, uint8 (N, C, H, W) with N at least 4. A damaged cache file is logged and replaced.
@@ -66,20 +64,10 @@ def reference_statistics(
     found = [ReferenceStatistics(**fields) for fields in cached if fields is not None]
     found = [known for known in found if len(known.features) == min(known.n, KEPT)]  # an earlier version kept fewer
     if len(found) < len(files):
-        size = batch_size or default_batch_size(extractor)
-        features = extract(
-            images,
-            extractor,
-            None,
-            size,
-            progress,
-            None,
-            spatial,
-            gather=False,
-            description="features of the reference",
-        )
+        description = "features of the reference"
+        features = extract(images, extractor, spatial=spatial, gather=False, description=description)
         parts = features.split([*widths.values()], dim=1)
-        found = [_statistics(part.split(size), images, extractor, key) for part in parts]
+        found = [_statistics(part, images, extractor, key) for part in parts]
         for file, statistics in zip(files, found, strict=True):
             _write(asdict(statistics), file, "reference statistics")
     return replace(found[0], name=name, spatial=found[1] if spatial else None)
@@ -101,17 +89,16 @@ def features_of(images: Tensor, extractor: FeatureExtractor, keep: bool = False)
     return features
 
 
-def _statistics(
-    batches: tuple[Tensor, ...], images: Tensor, extractor: FeatureExtractor, key: str
-) -> ReferenceStatistics:
-    """The statistics of the features of `images` by `extractor`, in batches (b, D)."""
+def _statistics(features: Tensor, images: Tensor, extractor: FeatureExtractor, key: str) -> ReferenceStatistics:
+    """The statistics of the features (N, D) of `images` by `extractor`."""
+    batches = features.split(default_batch_size(extractor))
     n, rows, zero = len(images), [batch.double() for batch in batches], torch.zeros((), dtype=torch.float64)
     mean = sum((x.sum(dim=0) for x in rows), zero) / n
     outer = sum((x.T @ x for x in rows), zero)
     return ReferenceStatistics(
         mean=mean,
         cov=(outer - n * torch.outer(mean, mean)) / (n - 1),
-        features=pool(torch.cat(batches), KEPT),
+        features=pool(features, KEPT),
         n=n,
         extractor=extractor.name,
         weights_hash=extractor.weights_hash,

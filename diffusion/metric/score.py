@@ -58,8 +58,6 @@ def score(
     extractor: FeatureExtractor,
     reference: ReferenceStatistics,
     n: int | None = None,
-    batch_size: int | None = None,
-    progress: bool = True,
     metrics: Sequence[Factory] = DISTANCES,
     description: str = "scoring images",
 ) -> dict[str, Score]:
@@ -70,12 +68,10 @@ def score(
     not uint8, and UserError for fewer than 4 images, or for a resolution other than the reference's.
 
     Args:
-        images, n, batch_size, description: see `metric.extract.extract`.
+        images, n, description: see `metric.extract.extract`.
     """
     spatial = reference.spatial is not None and wants_spatial(metrics, extractor)
-    features = extract(
-        images, extractor, n, batch_size, progress, reference.resolution, spatial, description=description
-    )
+    features = extract(images, extractor, n, reference.resolution, spatial, description=description)
     return score_features(features, extractor, reference, metrics)
 
 

@@ -18,9 +18,7 @@ ONCE = "reproduce/test_studies.py::test_equal_models_of_two_studies_are_evaluate
 CHECKPOINT = "evaluation/test_sweep.py::test_an_evaluation_is_complete_only_for_the_checkpoint_that_it_scored"
 
 FAULTS = [
-    Fault(
-        "a missing number counts as equal", 'yield f"{name} was not measured again"', "continue", NAMED
-    ),
+    Fault("a missing number counts as equal", 'yield f"{name} was not measured again"', "continue", NAMED),
     Fault("another protocol counts as equal", "protocols[column.name] != column.words", "False", NAMED),
     Fault("half-widths of intervals are added", "half = math.hypot(a.half, b.half)", "half = a.half + b.half", WITHIN),
     Fault(

@@ -136,8 +136,8 @@ FAULTS = [
     Fault("floor: measured on the pool of the samples", "pool(features, len(features))", "pool(features)", SIZES),
     Fault(
         "reference: only the pool of the features is kept",
-        "pool(torch.cat(batches), KEPT)",
-        "pool(torch.cat(batches))",
+        "pool(features, KEPT)",
+        "pool(features)",
         SIZES,
     ),
     Fault("reference: pairwise metrics use all features", "self.features[:POOL]", "self.features", SIZES),

@@ -207,12 +207,12 @@ def test_lite0_distance_grows_with_noise(lite0: Lite0, cache: Path) -> None:
     names = sorted(p.stem for p in (PACKAGE / "data" / "landscapes" / "photos").glob("*.jpg"))[::4]
     squares = torch.cat([photograph(name, 128) for name in names])
     tiles = squares.unfold(2, 64, 64).unfold(3, 64, 64).permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, 64, 64)
-    reference = reference_statistics(tiles[::2], lite0, progress=False)
+    reference = reference_statistics(tiles[::2], lite0)
     noise = torch.randn(tiles[1::2].shape, generator=torch.Generator().manual_seed(0))
     found = []
     for sigma in (0, 20, 120):
         noisy = (tiles[1::2] + sigma * noise).clamp(0, 255).round().to(torch.uint8)
-        found.append({k: s.value for k, s in score(noisy, lite0, reference, progress=False).items()})
+        found.append({k: s.value for k, s in score(noisy, lite0, reference).items()})
     for metric in ("fd_lite0", "kid_lite0"):
         values = [f[metric] for f in found]
         assert values == sorted(values)

@@ -109,8 +109,8 @@ def test_clip_features_are_unit_vectors_of_the_centre_crop(transformers, saved) 
 
 def test_scores_record_the_hash_of_the_weights(saved, cache) -> None:
     first, second = (CLIP(str(saved("CLIPVisionModelWithProjection", f"clip-{n}", hidden_size=n))) for n in (16, 32))
-    reference = reference_statistics(IMAGES, first, progress=False)
-    (found,) = score(IMAGES, first, reference, progress=False, metrics=(CMMD,)).values()
+    reference = reference_statistics(IMAGES, first)
+    (found,) = score(IMAGES, first, reference, metrics=(CMMD,)).values()
     assert (found.metric, found.weights_hash, found.features) == ("cmmd_clip-16", first.weights_hash, "clip-16")
     assert found.resize == "middle square to 48x48 bicubic, antialiased, rounded"
     assert first.weights_hash != second.weights_hash

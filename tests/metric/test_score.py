@@ -30,14 +30,14 @@ Projection = type[FeatureExtractor]
 
 
 def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, reference_images: Tensor, **kwargs) -> dict:
-    reference = reference_statistics(reference_images, extractor, progress=False)
-    return {name: s.value for name, s in score(images, extractor, reference, progress=False, **kwargs).items()}
+    reference = reference_statistics(reference_images, extractor)
+    return {name: s.value for name, s in score(images, extractor, reference, **kwargs).items()}
 
 
 def test_a_score_records_its_protocol(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
-    found = score(photographs[100:160], extractor, reference, progress=False)
+    reference = reference_statistics(photographs[:100], extractor, name="val")
+    found = score(photographs[100:160], extractor, reference)
     assert list(found) == ["fd_projection", "kid_projection"]
     fd, kid = (json.loads(json.dumps(s.to_json())) for s in found.values())
     expected = {
@@ -62,7 +62,7 @@ def test_a_score_records_its_metric_settings_and_the_pool_size(
     projection: Projection, photographs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor)
     metrics = (
         FrechetDistance,
         partial(KernelDistance, subsets=7, subset_size=20),
@@ -73,7 +73,7 @@ def test_a_score_records_its_metric_settings_and_the_pool_size(
     )
 
     def settings(images: Tensor) -> dict[str, dict[str, object]]:
-        found = score(images, extractor, reference, progress=False, metrics=metrics)
+        found = score(images, extractor, reference, metrics=metrics)
         return {name.removesuffix("_projection"): s.settings for name, s in found.items()}
 
     near, full = {"k": 4}, {"k": 6}
@@ -98,9 +98,9 @@ EVERY = (FrechetDistance, CMMD, PrecisionRecall, DensityCoverage)
 
 def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, photographs: Tensor, caplog) -> None:
     extractor, seen = projection(), []
-    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor)
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    found = score(photographs[100:160], extractor, reference, progress=False, metrics=(*EVERY, InceptionScore))
+    found = score(photographs[100:160], extractor, reference, metrics=(*EVERY, InceptionScore))
     assert sum(seen) == 60
     short = ["fd", "cmmd", "precision", "recall", "density", "coverage"]  # there are no classes, so no Inception Score
     assert list(found) == [f"{name}_projection" for name in short]
@@ -108,11 +108,11 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
         assert s.metric == name
         assert s.low <= s.value <= s.high
         assert s.error > 0
-    features = extract(photographs[100:160], extractor, progress=False)
+    features = extract(photographs[100:160], extractor)
     assert score_features(features, extractor, reference, metrics=EVERY) == found
     _warn_once.cache_clear()  # another test may have used equally few images
     with caplog.at_level(logging.WARNING):
-        few = score(photographs[:4], extractor, reference, progress=False, metrics=(PrecisionRecall, FrechetDistance))
+        few = score(photographs[:4], extractor, reference, metrics=(PrecisionRecall, FrechetDistance))
     assert list(few) == ["fd_projection"]
     assert "PrecisionRecall: skipped (4 nearest neighbours among 4 features" in caplog.text
 
@@ -120,8 +120,8 @@ def test_one_pass_of_the_extractor_serves_all_metrics(projection: Projection, ph
 def test_the_floor_contains_only_differences_by_chance(projection: Projection, photographs: Tensor) -> None:
     """Darker images have a distance. Mixed with the reference and split at random, they differ only by chance."""
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, name="val", progress=False)
-    other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor, name="val")
+    other = extract((photographs[100:180] * 0.8).to(torch.uint8), extractor)
     apart = score_features(other, extractor, reference)["fd_projection"]
     features, mixed = divide(other, reference, seed=1)
     floor = score_features(features, extractor, mixed)["fd_projection"]
@@ -142,9 +142,9 @@ def test_the_floor_has_the_sizes_of_the_sets_even_if_pairwise_metrics_use_fewer(
     def floor(used: int) -> tuple[list[tuple[int, int]], dict[str, float]]:
         monkeypatch.setattr(estimate, "POOL", used)
         monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / f"{used}"))
-        reference = reference_statistics(photographs[:100], extractor, progress=False)
+        reference = reference_statistics(photographs[:100], extractor)
         assert len(reference.pool) == min(used, 100)
-        other = extract(photographs[100:180], extractor, progress=False)
+        other = extract(photographs[100:180], extractor)
         features, mixed = divide(other, reference)
         found = score_features(features, extractor, mixed, metrics=metrics)
         return [(s.n, s.reference.n) for s in found.values()], {name: s.value for name, s in found.items()}
@@ -162,9 +162,9 @@ def test_cached_statistics_with_too_few_features_are_recomputed(
 ) -> None:
     with monkeypatch.context() as earlier:
         earlier.setattr("diffusion.metric.reference.KEPT", 20)
-        few = reference_statistics(photographs[:50], projection(), progress=False)
+        few = reference_statistics(photographs[:50], projection())
     assert len(few.features) == 20
-    found = reference_statistics(photographs[:50], projection(), progress=False)
+    found = reference_statistics(photographs[:50], projection())
     assert len(found.features) == 50
     assert torch.equal(found.features[:20], few.features)
     assert found.key == few.key
@@ -197,11 +197,11 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     extractor, seen = mapped, []
     metrics = (FrechetDistance, partial(SpatialFrechetDistance))
     images, real = photographs[100:160], photographs[:100]
-    alone = score(images, extractor, reference_statistics(real, extractor, progress=False), progress=False)
+    alone = score(images, extractor, reference_statistics(real, extractor))
     extractor.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    reference = reference_statistics(real, extractor, progress=False, spatial=True)
+    reference = reference_statistics(real, extractor, spatial=True)
     assert sum(seen) == 100
-    found = score(images, extractor, reference, progress=False, metrics=metrics)
+    found = score(images, extractor, reference, metrics=metrics)
     assert sum(seen) == 160
     assert list(found) == ["fd_projection", "sfd_projection"]
     assert found["fd_projection"] == alone["fd_projection"]  # the key of the reference is also the same
@@ -210,11 +210,11 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
     expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * scipy.linalg.sqrtm(c1 @ c2).real)
     assert found["sfd_projection"].value == pytest.approx(expected, rel=1e-4)  # features are float32
     seen.clear()
-    assert reference_statistics(real, extractor, progress=False, spatial=True) is not None
-    assert reference_statistics(real, extractor, progress=False).spatial is None
+    assert reference_statistics(real, extractor, spatial=True) is not None
+    assert reference_statistics(real, extractor).spatial is None
     assert not seen
     assert sorted(os.listdir(cache)) == sorted([f"{reference.key}.pt", f"{reference.key}-spatial.pt"])
-    features = extract(images, extractor, progress=False, spatial=True)
+    features = extract(images, extractor, spatial=True)
     floor, mixed = divide(features, reference, seed=1)
     assert torch.equal(floor[:, :24], divide(features[:, :24], reference, seed=1)[0])
     assert reference.spatial is not None
@@ -227,23 +227,23 @@ def test_spatial_features_need_no_second_pass_and_sfd_matches_numpy(
 
 def test_missing_spatial_features_are_skipped_or_refused(projection: Projection, photographs: Tensor, caplog) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor)
     assert not wants_spatial((SpatialFrechetDistance,), extractor)
     with pytest.raises(UserError, match=r"features=projection: no spatial features .* use features=inception or lite0"):
-        reference_statistics(photographs[:100], extractor, progress=False, spatial=True)
+        reference_statistics(photographs[:100], extractor, spatial=True)
     metrics = (SpatialFrechetDistance, FrechetDistance)
     with caplog.at_level(logging.WARNING):
-        assert list(score(photographs[:50], extractor, reference, progress=False, metrics=metrics)) == ["fd_projection"]
+        assert list(score(photographs[:50], extractor, reference, metrics=metrics)) == ["fd_projection"]
     assert "sFID: skipped, projection has no spatial features; features=inception does" in caplog.text
     with pytest.raises(UserError, match="none of the chosen metrics can be computed"):
-        score(photographs[:50], extractor, reference, progress=False, metrics=metrics[:1])
+        score(photographs[:50], extractor, reference, metrics=metrics[:1])
 
 
 def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: FeatureExtractor, out: str) -> None:
     """Score in one of two processes that work together."""
     torch.distributed.init_process_group("gloo", f"file://{init}", rank=rank, world_size=2)
-    reference = reference_statistics(whole, extractor, progress=False)
-    found = score(part, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
+    reference = reference_statistics(whole, extractor)
+    found = score(part, extractor, reference, metrics=(*EVERY, KernelDistance))
     gap = PairedGap()
     if len(part):  # a process may have no images
         index = torch.arange(len(part))
@@ -259,8 +259,8 @@ def process(rank: int, init: str, part: Tensor, whole: Tensor, extractor: Featur
 def test_processes_count_each_image_once(first: int, projection: Projection, photographs: Tensor, tmp_path) -> None:
     """With unequal shares, or one process without images, both processes get the score of all images."""
     extractor, images, whole = projection(), photographs[100:137], photographs[:100]
-    reference = reference_statistics(whole, extractor, progress=False)
-    alone = score(images, extractor, reference, progress=False, metrics=(*EVERY, KernelDistance))
+    reference = reference_statistics(whole, extractor)
+    alone = score(images, extractor, reference, metrics=(*EVERY, KernelDistance))
     parts, out = (images[:first], images[first:]), str(tmp_path / "out")
     fork = torch.multiprocessing.get_context("fork")
     made = [
@@ -280,16 +280,19 @@ def test_processes_count_each_image_once(first: int, projection: Projection, pho
 
 
 @pytest.mark.parametrize("sizes", [[37], [1] * 37, [16, 16, 5], [36, 1]])
-def test_scores_do_not_depend_on_the_batch_sizes(projection: Projection, photographs: Tensor, sizes: list[int]) -> None:
+def test_scores_do_not_depend_on_the_batch_sizes(
+    projection: Projection, photographs: Tensor, sizes: list[int], monkeypatch
+) -> None:
     extractor, images = projection(), photographs[100:137]
     whole = values(images, extractor, photographs[:100])
-    divided = values(iter(images.split(sizes)), extractor, photographs[:100], batch_size=7)
+    monkeypatch.setattr("diffusion.metric.extract.default_batch_size", lambda extractor: 7)
+    divided = values(iter(images.split(sizes)), extractor, photographs[:100])
     assert divided == pytest.approx(whole, rel=1e-5)
 
 
 def test_exactly_n_generated_images_are_scored(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor)
     seen = []
 
     def sampler() -> Iterator[Tensor]:
@@ -297,13 +300,13 @@ def test_exactly_n_generated_images_are_scored(projection: Projection, photograp
             seen.append(len(batch))
             yield batch
 
-    found = score(sampler(), extractor, reference, n=37, progress=False)
+    found = score(sampler(), extractor, reference, n=37)
     assert {s.n for s in found.values()} == {37}
     assert sum(seen) == 48  # no further batch is generated
     exact = values(photographs[100:137], extractor, photographs[:100])
     assert {k: s.value for k, s in found.items()} == pytest.approx(exact, rel=1e-9)
     with pytest.raises(ValueError, match="got 5 images; expected 6"):
-        score(iter([photographs[:5]]), extractor, reference, n=6, progress=False)
+        score(iter([photographs[:5]]), extractor, reference, n=6)
 
 
 def test_scores_increase_from_identical_images_to_noise(projection: Projection, photographs: Tensor) -> None:
@@ -339,9 +342,9 @@ def test_statistics_are_computed_once_per_key(
     projection: Projection, photographs: Tensor, cache: Path, monkeypatch
 ) -> None:
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor, name="val", progress=False)
+    first = reference_statistics(photographs[:50], extractor, name="val")
     monkeypatch.setattr(extractor, "features", None)  # any further forward pass fails
-    second = reference_statistics(photographs[:50].clone(), extractor, name="test", progress=False)
+    second = reference_statistics(photographs[:50].clone(), extractor, name="test")
     assert second.name == "test"
     for name in ("mean", "cov", "features"):
         assert torch.equal(getattr(first, name), getattr(second, name))
@@ -351,7 +354,7 @@ def test_statistics_are_computed_once_per_key(
 
 @pytest.mark.parametrize("batch_size", [37, 1, 16, 30])
 def test_statistics_are_float64_and_do_not_depend_on_batches(
-    projection: Projection, photographs: Tensor, batch_size: int
+    projection: Projection, photographs: Tensor, batch_size: int, monkeypatch
 ) -> None:
     class Shifted(projection):  # type: ignore[misc, valid-type]
         """In float32 the covariance of these features would be lost by cancellation."""
@@ -360,7 +363,9 @@ def test_statistics_are_float64_and_do_not_depend_on_batches(
             return super().features(images) + 1000
 
     extractor = Shifted()
-    found = reference_statistics(photographs[:37], extractor, batch_size=batch_size, progress=False)
+    for module in ("extract", "reference"):
+        monkeypatch.setattr(f"diffusion.metric.{module}.default_batch_size", lambda extractor: batch_size)
+    found = reference_statistics(photographs[:37], extractor)
     expected = torch.cat([extractor(batch) for batch in photographs[:37].split(batch_size)]).double()
     assert found.mean.dtype == found.cov.dtype == torch.float64
     torch.testing.assert_close(found.mean, expected.mean(dim=0), rtol=1e-13, atol=0)
@@ -389,7 +394,7 @@ def test_a_damaged_statistics_file_is_logged_and_replaced(
     damage: str, projection: Projection, photographs: Tensor, cache: Path, caplog
 ) -> None:
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor, progress=False)
+    first = reference_statistics(photographs[:50], extractor)
     file = cache / f"{first.key}.pt"
     good = file.read_bytes()
     at = good.index(first.cov[0].numpy().tobytes())
@@ -402,25 +407,25 @@ def test_a_damaged_statistics_file_is_logged_and_replaced(
         }[damage]
     )
     with caplog.at_level(logging.WARNING):
-        again = reference_statistics(photographs[:50], extractor, progress=False)
+        again = reference_statistics(photographs[:50], extractor)
     assert len(caplog.records) == 1
     assert str(file) in caplog.text
     assert "\n" not in caplog.text.strip()
     assert torch.equal(again.cov, first.cov)
     caplog.clear()
-    reference_statistics(photographs[:50], extractor, progress=False)
+    reference_statistics(photographs[:50], extractor)
     assert not caplog.records  # it was replaced
 
 
 def test_the_checksum_detects_changed_values(projection: Projection, photographs: Tensor, cache: Path) -> None:
     """A file that loads but has other values is not used."""
     extractor = projection()
-    first = reference_statistics(photographs[:50], extractor, progress=False)
+    first = reference_statistics(photographs[:50], extractor)
     file = cache / f"{first.key}.pt"
     fields = torch.load(file, weights_only=True)
     fields["mean"] = fields["mean"] + 1
     torch.save(fields, file)
-    assert torch.equal(reference_statistics(photographs[:50], extractor, progress=False).mean, first.mean)
+    assert torch.equal(reference_statistics(photographs[:50], extractor).mean, first.mean)
 
 
 def test_a_failed_write_leaves_no_file_but_returns_the_statistics(
@@ -430,7 +435,7 @@ def test_a_failed_write_leaves_no_file_but_returns_the_statistics(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    found = reference_statistics(photographs[:50], projection(), progress=False)
+    found = reference_statistics(photographs[:50], projection())
     assert found.n == 50
     assert os.listdir(cache) == []
     assert "No space left" in caplog.text
@@ -444,17 +449,17 @@ def test_scoring_works_in_inference_mode(projection: Projection, photographs: Te
 
 def test_invalid_images_and_references_are_refused(projection: Projection, photographs: Tensor) -> None:
     extractor = projection()
-    reference = reference_statistics(photographs[:100], extractor, progress=False)
+    reference = reference_statistics(photographs[:100], extractor)
     with pytest.raises(TypeError, match="uint8"):
-        score(photographs[:10] / 255, extractor, reference, progress=False)
+        score(photographs[:10] / 255, extractor, reference)
     with pytest.raises(UserError, match="16x64 pixels but the reference has 32x32"):
-        score(photographs[:10].reshape(10, 3, 16, 64), extractor, reference, progress=False)
+        score(photographs[:10].reshape(10, 3, 16, 64), extractor, reference)
     with pytest.raises(UserError, match="3 images to score"):
-        score(photographs[:3], extractor, reference, progress=False)
+        score(photographs[:3], extractor, reference)
     with pytest.raises(UserError, match=r"3 reference images \(val\)"):
-        reference_statistics(photographs[:3], extractor, name="val", progress=False)
+        reference_statistics(photographs[:3], extractor, name="val")
     with pytest.raises(ValueError, match="reference of projection"):
-        score(photographs[:10], projection(seed=1), reference, progress=False)
+        score(photographs[:10], projection(seed=1), reference)
 
 
 def test_the_progress_bars_show_the_image_count(projection: Projection, photographs: Tensor, monkeypatch) -> None:

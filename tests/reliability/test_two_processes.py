@@ -120,9 +120,9 @@ def part(rank: int, split: int, address: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     mine = pictures(37)[:split] if rank == 0 else pictures(37)[split:]
     extractor = Tiny()
-    features = extract(mine, extractor, progress=False)
+    features = extract(mine, extractor)
     mean, cov = estimate.moments(features)
-    scores = score(mine, extractor, reference_statistics(pictures(20), extractor, progress=False), progress=False)
+    scores = score(mine, extractor, reference_statistics(pictures(20), extractor))
     if rank == 0:
         value = {name: s.value for name, s in scores.items()} | {"n": {s.n for s in scores.values()}}
         torch.save({"count": len(features), "mean": mean, "cov": cov, "scores": value}, out)
@@ -133,8 +133,8 @@ def part(rank: int, split: int, address: str, out: str) -> None:
 @pytest.mark.parametrize("split", [1, 18, 36])
 def test_each_image_is_scored_once_for_any_split_between_processes(split, tmp_path, figure):
     extractor = Tiny()
-    reference = reference_statistics(pictures(20), extractor, progress=False)
-    alone = score(pictures(37), extractor, reference, progress=False)
+    reference = reference_statistics(pictures(20), extractor)
+    alone = score(pictures(37), extractor, reference)
     out = tmp_path / "out.pt"
     started = [
         FORK.Process(target=part, args=(rank, split, f"file://{tmp_path}/rendezvous", str(out))) for rank in (0, 1)
