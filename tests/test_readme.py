@@ -35,9 +35,3 @@ def test_choices_named_in_the_readme_exist():
     assert named > 50
     sentence = re.search(r"`experiment=` chooses a whole recipe: ([^.]+)\.", README)
     assert sorted(re.findall(r"`(\w+)`", sentence[1])) == choices("experiment")
-
-
-def test_overrides_shown_in_the_readme_exist():
-    for group, choice in re.findall(r" ([a-z_]+)=(\w+)\b", README):
-        if is_group(group):
-            assert choice in choices(group), f"{group}={choice}"

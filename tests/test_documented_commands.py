@@ -1,0 +1,108 @@
+"""Every command line in the documentation is valid: its options exist, and its settings compose and are in range."""
+
+import re
+import shlex
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from diffusion.config.choices import conf_dir, is_group, searching
+from diffusion.config.composition import composed, plain
+from diffusion.config.schema import COMMANDS
+from diffusion.config.validation import validated
+from diffusion.errors import Arguments
+from diffusion.files import PACKAGE
+from diffusion.reproduce.studies import names
+
+ROOT = PACKAGE.parent
+PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *conf_dir().rglob("*.yaml"), *PACKAGE.rglob("*.py")]
+
+
+def documented() -> set[tuple[str, ...]]:
+    """Each command with its words, without comments and placeholders; a word RUN stands for itself."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        for name, rest in re.findall(r"python -m diffusion\.([a-z]+)(?![\w.])([^\n`]*)", text):
+            if page.suffix != ".md":
+                rest = re.split(r"\s{2,}(?!#)", rest.rstrip("\"'),;.{}"))[0]  # a description follows
+            try:
+                words = shlex.split(rest.split(" # ")[0].replace("…", "x").strip("()"), comments=True)
+            except ValueError:
+                continue  # an f-string in a program
+            said = " ".join(words)
+            if words and (page.suffix == ".md" or not re.search(r"[{}%]|(^| )[a-z,]+ [a-z,]+( |$)", said)):  # not prose
+                found.add((name, *(word for word in words if word != "x")))
+    return found
+
+
+DOCUMENTED = sorted(documented())
+HYDRA = [words for words in DOCUMENTED if words[0] in COMMANDS]
+OTHERS = [words for words in DOCUMENTED if words[0] not in COMMANDS]
+
+
+def test_the_documentation_was_searched():
+    assert len(HYDRA) > 60
+    assert {words[0] for words in OTHERS} == {
+        "compare", "export", "prune", "report", "reproduce", "status", "studio", "watch"
+    }  # fmt: skip
+
+
+def variants(override: Override) -> list[str]:
+    """The override with each value of a sweep; with a middle value for an interval."""
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    if override.is_interval_sweep():
+        return [f"{override.key_or_group}={override.value().start}"]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+@pytest.mark.parametrize("words", HYDRA, ids=" ".join)
+def test_the_settings_of_a_command_compose_and_are_in_range(words):
+    name, *rest = words
+    own = ROOT / "docs/example/conf" if "--config-dir" in rest else None
+    rest = [word for word in rest if word not in ("-m", "--config-dir", "conf")]
+    if name == "study":
+        name = {"sampler": "study", "guidance": "study_guidance"}[rest.pop(0)]
+    if "--help" in rest:
+        assert all(is_group(word) for word in rest if word != "--help")
+        return
+    overrides = OverridesParser.create().parse_overrides([word for word in rest if not word.startswith("hydra")])
+    needed = ["name=x"] if name in ("train", "evaluate") else ["name=x", "ckpt=x"]
+    with searching([own]):
+        for each in compositions([variants(override) for override in overrides]):
+            validated(COMMANDS[name], plain(composed(name, [*needed, *each])))
+
+
+def compositions(values: list[list[str]]) -> list[list[str]]:
+    """The first value of each override, and this list with each other value of one of them."""
+    first = [each[0] for each in values]
+    return [first] + [[*first[:i], other, *first[i + 1 :]] for i, each in enumerate(values) for other in each[1:]]
+
+
+class Parsed(Exception):
+    """The options are valid."""
+
+
+@pytest.mark.parametrize("words", OTHERS, ids=" ".join)
+def test_the_options_of_a_command_exist(words, monkeypatch):
+    parse = Arguments.parse_args
+
+    def parsed(*arguments):
+        parse(*arguments)
+        raise Parsed
+
+    monkeypatch.setattr(Arguments, "parse_args", parsed)
+    name, *rest = words
+    if name == "reproduce" and rest[0].isalpha():
+        assert rest[0] in names()
+    monkeypatch.setattr(sys, "argv", [name, *rest])
+    package = find_spec(f"diffusion.{name}")
+    assert package is not None
+    module = import_module(f"diffusion.{name}.__main__" if package.submodule_search_locations else f"diffusion.{name}")
+    with pytest.raises(Parsed):
+        module.main()
