@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import shutil
 import subprocess
 import sys
 
@@ -51,16 +52,20 @@ def test_a_run_imports_unused_metrics_only_on_demand() -> None:
 
 
 @pytest.mark.parametrize("words", [["sample", "--help"], ["status", "."], ["compare", "--help"]])
-def test_commands_without_computation_do_not_import_torch(words: list[str], tmp_path) -> None:
+def test_commands_without_computation_do_not_import_torch(words: list[str], tmp_path, two_steps) -> None:
+    shutil.copytree(two_steps, tmp_path / "run")
     code = (
         "import runpy, sys\n"
         f"sys.argv = {words}\n"
         "try: runpy.run_module('diffusion.' + sys.argv[0], run_name='__main__')\n"
-        "except SystemExit: pass\n"
+        "except SystemExit as end: status = end.code\n"
+        "else: status = 0\n"
+        "assert not status, status\n"
         "print(sorted({'torch', 'scipy', 'matplotlib', 'lightning'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.stdout.endswith("[]\n"), result.stderr
+    assert words[0] != "status" or "complete" in result.stdout
 
 
 @pytest.mark.parametrize(

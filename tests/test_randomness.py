@@ -231,11 +231,8 @@ def test_streams_for_a_different_number_of_images_are_refused() -> None:
         lambda streams: DDIM(2, eta=1.0)(denoiser, images, streams),
         lambda streams: Heun(2)(denoiser, images, streams),  # which draws nothing
     ):
-        with pytest.raises(
-            UserError, match=r"^randomness: 1 random streams for 3 images; .*Streams.of\(3, "
-        ) as refusal:
+        with pytest.raises(UserError, match=r"^randomness: 1 random streams for 3 images; .*Streams.of\(3, "):
             draw(Streams([0]))
-        assert "\n" not in str(refusal.value)
         draw(Streams.of(3, "train", 0))
 
 

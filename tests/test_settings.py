@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import annotated_types as at
 import pytest
+import torch
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -33,15 +34,22 @@ SEVERAL = ("logger", "callbacks", "metrics")  # any number of their choices can 
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in MADE and c not in ("none", "wandb")])
-def test_every_choice_can_be_instantiated(group, choice):
+def test_the_class_or_function_of_every_choice_exists(group, choice):
     chosen = getattr(settings([f"{group}={choice}", *["data.root=x"] * (choice == "folder")]), group)
     assert make({**chosen, "_partial_": True}, group) is not None
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g, c in CHOICES if g in SEVERAL])
-def test_every_logger_callback_and_metric_can_be_instantiated(group, choice):
+def test_the_class_or_function_of_every_logger_callback_and_metric_exists(group, choice):
     for name, node in (getattr(settings([f"{group}=[{choice}]"]), group) or {}).items():
         assert make({**node, "_partial_": True}, f"{group}.{name}") is not None
+
+
+@pytest.mark.parametrize("choice", choices("lr_scheduler"))
+def test_every_learning_rate_schedule_has_the_settings_of_its_function(choice):
+    schedule = make(settings([f"lr_scheduler={choice}"]).lr_scheduler, "lr_scheduler")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    assert 0 < schedule(optimizer, 1000).get_last_lr()[0] <= 1
 
 
 @pytest.mark.parametrize("path", sorted(conf_dir().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -32,6 +32,7 @@ class Contents(BaseModel, strict=True, arbitrary_types_allowed=True):
     current_model_state: dict[str, Tensor] = {}
     images: dict[str, str] = {}
     noise: str = ""
+    step_images: NonNegativeInt = 0
     labels: dict[str, NonNegativeInt] = {}
 
 

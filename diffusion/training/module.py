@@ -279,6 +279,7 @@ class Diffusion(pl.LightningModule):
         checkpoint["images"] = data.keys
         checkpoint["noise"] = GENERATOR
         checkpoint["compiled"] = self.compiled
+        checkpoint["step_images"] = data.batch_size * self.clock.accumulate * self.trainer.world_size
         if data.global_batch_size is not None:
             checkpoint["batch_size"] = data.batch_size
         if data.classes:

@@ -17,7 +17,7 @@ from diffusion.config.composition import flat
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.config.validation import shown
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.errors import UserError, first_line
 from diffusion.randomness import GENERATOR
 from diffusion.training.saving import Checkpoints
@@ -44,6 +44,7 @@ class Resumed(NamedTuple):
     storage: Storage  # provides the contents already read to Lightning
     batch_size: Any = None  # the batch size that the run found
     compiled: Any = None  # whether its network was compiled, if the checkpoint says so
+    step_images: int = 0  # number of images per optimizer step; 0 if the checkpoint does not say it
 
     @property
     def folder(self) -> Path:
@@ -62,7 +63,7 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
     images, noise = contents.get("images", {}), contents.get("noise", "")
     storage = Storage(path, contents)
-    found_out = contents.get("batch_size"), contents.get("compiled")
+    found_out = contents.get("batch_size"), contents.get("compiled"), contents.get("step_images", 0)
     return Resumed(path, step, config, shapes, images, noise, storage, *found_out)
 
 
@@ -127,6 +128,16 @@ def check_noise(resumed: Resumed) -> None:
         console.print(
             f"ckpt={resumed.path}: its noise came from {resumed.noise or 'an older generator'}, and now comes from "
             f"{GENERATOR}: the run continues, but not bit for bit as before",
+            style="yellow",
+        )
+
+
+def check_step_images(images: int, devices: int, resumed: Resumed) -> None:
+    """Print a warning if optimizer steps have another number of images from here on, such as on fewer devices."""
+    if resumed.step_images not in (0, images):
+        console.print(
+            f"ckpt={resumed.path}: a step had {count(resumed.step_images, 'image')}, and has {images} from here on "
+            f"(on {count(devices, 'device')}); data.global_batch_size={resumed.step_images} keeps their number",
             style="yellow",
         )
 

@@ -49,6 +49,7 @@ from diffusion.training.resume import (
     check_images,
     check_noise,
     check_resumed,
+    check_step_images,
     check_steps_left,
     continuing,
     resumed_from,
@@ -176,6 +177,8 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     if scorer is not None:
         scorer.extractor.to(trainer.strategy.root_device)
     set_clock(trainer, recipe.data, clock, done)
+    if resumed is not None:
+        check_step_images(recipe.data.batch_size * clock.accumulate * trainer.world_size, trainer.world_size, resumed)
     checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
     add_callbacks(run, folder, record, spent)

@@ -129,9 +129,8 @@ def test_strict_fails_on_refused_images_but_not_on_other_files(root: Path) -> No
     (root / "README.txt").write_text("hello")
     load(root, strict=True)
     (root / "bad\nname.png").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"1 images .* can't be used, for example 'bad\\nname.png' \(not an image") as e:
+    with pytest.raises(UserError, match=r"1 images .* can't be used, for example 'bad\\nname.png' \(not an image"):
         load(root, strict=True)
-    assert "\n" not in str(e.value)
 
 
 def test_splits_do_not_depend_on_file_names_or_directory_order(

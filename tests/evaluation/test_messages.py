@@ -10,6 +10,7 @@ import torch
 
 from diffusion.evaluation import commands
 from diffusion.study import samplers
+from diffusion.training import worker
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,21 @@ def test_a_warning_is_printed_and_logged(command, tmp_path: Path, monkeypatch, w
     assert "nowhere.ckpt: no such file" in err
     (line,) = (tmp_path / f"out/{name}.log").read_text().splitlines()
     assert line.endswith("[diffusion.metric.reference][WARNING] the statistics are damaged")
+
+
+def test_a_bug_ends_a_command_with_a_traceback_and_status_1(command, monkeypatch):
+    """Python's own status for an exception that nothing handles."""
+
+    def buggy(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(commands, "opened", buggy)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        command("sample", ["ckpt=x", "device=cpu", "hydra.run.dir=out"])
+    monkeypatch.setattr(worker, "job", buggy)
+    with pytest.raises(SystemExit) as ended:
+        worker.main(["out"])
+    assert ended.value.code == 1
 
 
 MENDED = "choose a folder you can write to (hydra.run.dir=…)\n"

@@ -40,10 +40,10 @@ EIGHT = "reliability/test_sweep.py::test_eight_simultaneous_launches_get_eight_f
 OWN_FOLDER = "reliability/test_sweep.py::test_a_job_gets_its_previous_folder_and_never_that_of_another_job"
 REFUSED = "reliability/test_sweep.py::test_a_secret_on_the_command_line_or_in_the_configuration_is_refused"
 AS_ONE = "reliability/test_two_processes.py::test_two_processes_give_the_same_training_as_one"
-DRAWS = "reliability/test_two_processes.py::test_random_draws_do_not_depend_on_how_a_batch_is_split"
-ONCE = "reliability/test_two_processes.py::test_each_image_is_scored_once_for_any_split_between_processes[18]"
-PIXELS = "reliability/test_two_processes.py::test_pixels_are_clamped_never_wrapped"
-KEYS = "reliability/test_two_processes.py::test_the_reference_key_depends_on_images_resizing_and_weights"
+DRAWS = "training/test_batch.py::test_random_draws_do_not_depend_on_how_a_step_is_divided"
+ONCE = "metric/test_score.py::test_processes_count_each_image_once[12]"
+PIXELS = "data/test_data_module.py::test_to_unit_and_to_uint8_are_inverse_and_values_are_clamped"
+KEYS = "metric/test_score.py::test_the_reference_key_depends_on_the_images_and_the_extractor"
 TORCHRUN = "reliability/test_two_processes.py::test_fewer_trainer_devices_than_torchrun_processes_are_refused"
 
 FAULTS = [

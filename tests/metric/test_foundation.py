@@ -120,7 +120,6 @@ def test_scores_record_the_hash_of_the_weights(saved, cache) -> None:
 def unavailable(make: Callable[[], object]) -> str:
     with pytest.raises(FeaturesUnavailable) as caught:
         make()
-    assert "\n" not in str(caught.value)
     assert "features=lite0" in str(caught.value)
     return str(caught.value)
 

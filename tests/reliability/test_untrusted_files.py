@@ -230,6 +230,7 @@ MALFORMED = {
     "step below 0": with_(global_step=-1),
     "epoch text": with_(epoch="x"),
     "labels a list": with_(labels=["sky"]),
+    "images per step text": with_(step_images="x"),
     "labels text": with_(labels={"sky": "many"}),
 }
 DDIM = "diffusion.process.sampler.DDIM"

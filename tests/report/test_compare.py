@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -191,9 +189,8 @@ def test_a_metric_without_a_direction_has_no_best_value(metric: str, seeds: Any)
 
 def test_scores_of_different_protocols_are_refused_unless_mixed(seeds: Any) -> None:
     folders = [*seeds("a", 1e-3, [10.0, 11.0]), *seeds("b", 1e-2, [5.0, 6.0], n=32, resize="nearest")]
-    with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest") as error:
+    with pytest.raises(UserError, match=r"n is 64 in .*a/1 and 32 in .*b/1; resize is None in .* and nearest"):
         compare(gather(folders))
-    assert "\n" not in str(error.value)
     comparison = compare(gather(folders), mixed=True)
     names = [c.name for c in comparison.columns if c.name.startswith("fd")]
     assert names == ["fd_lite0 [1]", "fd_lite0 [2]"]
@@ -225,7 +222,6 @@ def test_a_folder_scored_with_several_samplers_is_refused_unless_mixed(tmp_path:
     with pytest.raises(UserError, match=line) as error:
         compare(gather([alone, studied]))
     assert "sampler is DDIM(steps=9) and Heun(steps=5): add" in str(error.value)
-    assert "\n" not in str(error.value)
     comparison = compare(gather([alone, studied]), mixed=True)
     columns = [c for c in comparison.columns if c.name.startswith("fd")]
     assert [c.name for c in columns] == ["fd_lite0 [1]", "fd_lite0 [2]"]
@@ -487,13 +483,3 @@ def test_labels_of_a_figure_are_broken_between_settings_and_values() -> None:
     ]
     assert in_lines("lr=0.001, batch=16", 26) == "lr=0.001, batch=16"
     assert in_lines("x" * 30, 26) == "x" * 26 + "\n" + "x" * 4
-
-
-def test_help_imports_no_large_library() -> None:
-    code = (
-        "import sys; from diffusion.compare import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "print(sorted({'torch', 'scipy', 'matplotlib', 'lightning'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.endswith("[]\n")

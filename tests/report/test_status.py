@@ -3,8 +3,6 @@
 import json
 import os
 import platform
-import subprocess
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -136,8 +134,3 @@ def test_runs_and_their_last_scores_are_listed_at_any_depth(command, tiny, tmp_p
 def test_a_missing_folder_is_refused(tmp_path, capsys):
     assert status.main([str(tmp_path / "none")]) == 2
     assert "none" in capsys.readouterr().err
-
-
-def test_status_imports_no_large_library():
-    code = "import sys, diffusion.status; print(sorted({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -260,6 +260,23 @@ def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chrom
         assert [error for error in seen.errors if "304" not in error] == []
 
 
+@pytest.mark.parametrize("host", [None, "127.0.0.1", "0.0.0.0", "192.168.0.7"])
+def test_other_addresses_than_this_machine_need_a_token(host: str | None, tmp_path: Path, monkeypatch, capsys) -> None:
+    listened: list[tuple[str, str | None]] = []
+
+    def recorded(folder: Path, host: str, port: int, token: str | None) -> ThreadingHTTPServer:
+        listened.append((host, token))
+        return make_server(folder, "127.0.0.1", 0, token)
+
+    monkeypatch.setattr("diffusion.watch.server.make_server", recorded)
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", lambda self: None)
+    assert watch.main([str(tmp_path), *([] if host is None else ["--host", host])]) == 0
+    ((address, token),) = listened
+    assert address == (host or "127.0.0.1")
+    assert (token is None) == (address == "127.0.0.1")
+    assert token is None or (len(token) >= 20 and f"?token={token}" in capsys.readouterr().out)
+
+
 def test_invalid_arguments_give_one_line_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, expected in {
         (str(tmp_path / "nowhere"),): "no such folder",

@@ -181,6 +181,19 @@ def test_missing_training_images_are_reported_and_not_shown(model, capsys):
     assert "nearest training images are not shown: data.root" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("words", "host"), [([], "127.0.0.1"), (["--host", "0.0.0.0"], "0.0.0.0")])
+def test_the_studio_is_served_on_this_machine_only_unless_a_host_is_given(words, host, two_steps, monkeypatch):
+    gradio = pytest.importorskip("gradio", reason="the studio's page needs gradio")
+    launched = []
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda self, **options: launched.append(options))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    assert command_module.main([f"ckpt={two_steps}", "--device", "cpu", "--no-nearest", *words]) == 0
+    ((options),) = launched
+    assert (options["server_name"], options["server_port"], options["share"]) == (host, 7860, False)
+
+
 def test_without_gradio_a_one_line_error_says_how_to_install_it(monkeypatch, capsys):
     monkeypatch.setattr(command_module, "find_spec", lambda name: None)
     assert command_module.main(["ckpt=nowhere"]) == 2

@@ -257,7 +257,7 @@ def test_random_draws_do_not_depend_on_how_a_step_is_divided() -> None:
         )
         number = 2 * parts + part  # the batch's number, in the epoch's third step
         streams = Diffusion.streams(module, Batch(torch.zeros(len(index)), index, index > 0, 1, number))  # type: ignore[arg-type]
-        return [streams.uniform(), streams.stratified(), torch.full((len(index),), streams.shared())]
+        return [streams.uniform(), streams.normal(2), streams.stratified(), torch.full((len(index),), streams.shared())]
 
     index = torch.tensor([5, 3, 8, 1, 0, 9, 2, 7])
     quarters = [drawn(index[4 * p + 2 * r :][:2], p, 2, r, 2) for p in (0, 1) for r in (0, 1)]

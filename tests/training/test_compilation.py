@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from composing import settings, train
 from outcomes import lines, same, state
 from torch import Tensor
 
+import diffusion
 from diffusion.model import UNet
 from diffusion.training import compilation
 
@@ -66,6 +68,26 @@ def test_auto_compiles_if_that_saves_time_and_resuming_keeps_the_decision(tiny, 
     assert len(compiler.networks) == 3
     assert same(state(tmp_path / "auto"), state(tmp_path / "plain"))
     assert lines(tmp_path / "auto") == lines(tmp_path / "plain")
+
+
+def test_true_compiles_the_network_without_a_trial(tiny, tmp_path, compiler) -> None:
+    for setting, networks in (("false", 0), ("true", 1)):
+        train([*tiny, f"compile={setting}", "samples.n=0", "trainer.max_steps=2"], tmp_path / setting)
+        assert len(compiler.networks) == networks
+    assert same(state(tmp_path / "true"), state(tmp_path / "false"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_and_loads_like_any_other(tiny, tmp_path) -> None:
+    """With torch's compiler; only rounding may differ from a run that is not compiled."""
+    words = [*tiny, "ema=warm", "samples.n=0", "trainer.precision=64-true", "trainer.max_steps=4"]
+    train([*words, "compile=true", "trainer.max_steps=2"], tmp_path / "run")
+    train([*words, "compile=true", "ckpt=auto"], tmp_path / "run")
+    train(words, tmp_path / "plain")
+    ours, theirs = (diffusion.load(tmp_path / name, device="cpu") for name in ("run", "plain"))
+    weights, expected = (model.denoiser.network.state_dict() for model in (ours, theirs))
+    assert weights.keys() == expected.keys()
+    assert all(torch.allclose(weights[name], expected[name], rtol=0, atol=1e-9) for name in weights)
 
 
 @pytest.mark.parametrize(

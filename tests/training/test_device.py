@@ -23,7 +23,7 @@ from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
 from diffusion.errors import Interrupted, UserError
-from diffusion.evaluation.devices import choose_device
+from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing
 from diffusion.metric import features
 from diffusion.metric.denoising import DenoisingError
@@ -353,6 +353,22 @@ def test_a_nonexistent_gpu_is_refused(asked, words, monkeypatch):
         choose_device(asked)
     for name in ("cuda:1", 1, torch.device("cuda", 1)):
         assert choose_device(name) == torch.device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("devices", "batches", "chosen"),
+    [
+        ("auto", 9, ["cuda:0", "cuda:1", "cuda:2"]), ("auto", 2, ["cuda:0", "cuda:1"]), (2, 9, ["cuda:0", "cuda:1"]),
+        (1, 9, ["cuda"]),
+    ],
+)  # fmt: skip
+def test_commands_draw_on_all_gpus_that_have_a_batch(devices, batches, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert choose_devices("cuda", devices, batches) == [torch.device(name) for name in chosen]
+    assert choose_devices("cuda:1", "auto", batches) == [torch.device("cuda:1")]
+    with pytest.raises(UserError, match="devices=4: this machine has 3 GPUs; use devices=auto"):
+        choose_devices("cuda", 4, batches)
 
 
 def test_the_mps_fallback_to_the_cpu_is_enabled():

@@ -86,9 +86,8 @@ def test_class_weights_missing_in_the_file_are_newly_initialized(tiny, first, ca
 @pytest.mark.parametrize("words", [["model=unet_memoire"], ["model=dit_tiny"]])
 def test_a_model_without_any_matching_matrix_is_refused(tiny, first, words) -> None:
     words = [*(word for word in tiny if not word.startswith("model")), *words]
-    with pytest.raises(UserError, match=r"^init=.*last\.ckpt: none of its \d+ weights, such as time\.") as error:
+    with pytest.raises(UserError, match=r"^init=.*last\.ckpt: none of its \d+ weights, such as time\."):
         started(first / "checkpoints/last.ckpt", *words)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("init", ["nothing.ckpt", "nothing.safetensors"])

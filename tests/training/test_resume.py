@@ -158,6 +158,8 @@ def test_changed_settings_are_reported_on_resume(command, run):
     for change in ("data.batch_size 4 → 8", "optimizer.lr 0.001 → 0.01", "lr_scheduler._target_ "):
         assert change in line
     assert config(run)["lr_scheduler"].keys() == {"_target_", "_partial_"}
+    said = "a step had 4 images, and has 8 from here on (on 1 device); data.global_batch_size=4 keeps their number"
+    assert said in " ".join(out.split())
 
 
 def test_changed_optimizer_settings_are_used_on_resume(command, run):
