@@ -42,6 +42,8 @@ def test_ema_follows_its_recurrence_with_warmup():
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(100, 1)))
+    assert float(module.weight) == 12
+    ema.swap(module)
     average = 0.0
     for n in range(1, 13):
         average += (1 - min(0.5, (1 + n) / (10 + n))) * (n - average)
