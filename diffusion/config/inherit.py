@@ -47,7 +47,7 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
     for key, path in NUMBERS.items():
         if getattr(settings, key, 0) is None and (recipe is not None or key != "n"):  # images: n=null is all
             changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
-    if changes.get("n", SCORED) in (0, None):
+    if changes.get("n", SCORED) in (0, None):  # the run scored none
         changes["n"] = SCORED
     return settings.model_copy(update=changes)
 

@@ -1,6 +1,7 @@
 """The work of `diffusion.edit`: variants of a picture, inpainting, and interpolation between two noises."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def exact_words(folder: Path, settings: Edit, restored: Restored) -> list[str]:
     return [*(f"{key}={hydra_value(value)}" for key, value in pinned.items()), *given, *search_words()]
 
 
-def search_words() -> list[str]:
-    """The override that adds the user's own folder of choices, if there is one."""
-    return [f"hydra.searchpath=[{','.join(map(hydra_value, searched()[1:]))}]"] if searched()[1:] else []
+def search_words(shown: Callable[[Path], str] = str) -> list[str]:
+    """The override that adds the user's own folders of choices, if there are any; `shown` turns a folder into text."""
+    own = [hydra_value(shown(folder)) for folder in searched()[1:]]
+    return [f"hydra.searchpath=[{','.join(own)}]"] if own else []

@@ -97,7 +97,7 @@ class Page:
         """Stop the session's drawings."""
         if not (events := self.stops.get(str(session.session_hash))):
             return "nothing is being drawn"
-        for event in events:
+        for event in tuple(events):  # drawings that end in other threads remove theirs
             event.set()
         return "stopping after this step"
 

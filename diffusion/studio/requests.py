@@ -157,7 +157,7 @@ def draw(
         *([] if weights == "ema" else [f"weights={weights}"]),
         *words,
     ]
-    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words()
+    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words(_near)
     record = recorded(settings, made, restored, command_line(request.command, pinned))
     record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
     return Result(images, record, film, request)
@@ -265,7 +265,7 @@ def _class(name: str, names: list[str]) -> str:
 
 
 def _near(path: Path) -> str:
-    """A checkpoint's path relative to the working folder; elsewhere only its last three parts, from the run's name."""
+    """A path relative to the working folder; elsewhere only its last three parts, such as those from a run's name."""
     here = Path.cwd().resolve()
     full = path.resolve()
     return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-3:])
