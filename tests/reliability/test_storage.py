@@ -531,7 +531,7 @@ def test_t3_files_that_will_be_replaced_count_as_free_space(tmp_path, monkeypatc
     """Files that replace old ones need no extra room, but a new one is written before an old one is removed."""
     network = torch.nn.Linear(1000, 25)  # 100 kB; a checkpoint contains four of these
     one = COPIES * sum(4 * p.numel() for p in network.parameters())
-    trainer = SimpleNamespace(is_global_zero=True)
+    trainer = SimpleNamespace(is_global_zero=True, global_step=9)
     for step in (1, 2, 3):
         checkpoints = checkpoints_at(tmp_path, step, keep=3)
         for file in (tmp_path / "checkpoints").iterdir():
