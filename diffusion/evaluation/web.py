@@ -37,7 +37,8 @@ MACHINE = "vendor/ort-wasm-simd-threaded.wasm.gz"
 def write_web(file: Path, model: Restored) -> Path:
     """Write the page of a model, as part of its run's page if the checkpoint is in a run's folder; returns the path.
 
-    Raises UserError for a network that ONNX cannot express, and if the exporter is not installed.
+    Raises UserError for a network that ONNX cannot express, for a schedule that fits none of `STEPS`, and if the
+    exporter is not installed.
     """
     folder = next(filter(is_run, model.path.parents[:3]), None)
     page = {"kind": "model", "title": f"Model {model.path.stem}"} if folder is None else run_page(Run(folder))
@@ -46,10 +47,16 @@ def write_web(file: Path, model: Restored) -> Path:
     drawing = {
         "shape": list(model.shape),
         "classes": classes,
+        "unlabelled": model.label_dropout > 0,  # whether it has learned to draw without a class
         "tables": tables(denoiser, model.config),
         "step": model.step,
         "weights": model.weights,
     }
+    if not drawing["tables"]:
+        raise UserError(
+            f"--format web: none of {', '.join(map(str, STEPS))} steps fits the model's schedule and the grid of its "
+            "sampler; export its weights instead"
+        )
     contents = {
         "network": gzip.compress(network_onnx(denoiser.network, model.shape), mtime=0),
         "machine": (ASSETS / MACHINE).read_bytes(),

@@ -28,7 +28,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
             if (mean := row.mean(column.name)) is not None:
                 first, similar = best[column.name]
                 cells[column.name] = {
-                    "mean": mean.mean, "half": mean.half, "n": mean.n, "text": str(mean),
+                    "mean": mean.mean, "half": mean.half, "text": str(mean),
                     "best": i == first, "similar": i in similar,
                 }  # fmt: skip
         recipes.append(
@@ -55,8 +55,11 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
 
 
 def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
-    """All runs with state, differing settings and numbers; the first `SHOWN` runs also with curves and pictures."""
-    found = []
+    """All runs with state, differing settings and numbers; `SHOWN` runs also with curves and pictures.
+
+    These are the first complete ones, and then the first others.
+    """
+    found, shown = [], {*sorted(comparison.runs, key=lambda run: run not in comparison.places)[:SHOWN]}
     for i, run in enumerate(comparison.runs):
         place = comparison.places.get(run)
         values = {} if place is None else comparison.rows[place].values[run]
@@ -69,11 +72,11 @@ def runs_of(comparison: Comparison, folder: Path) -> dict[str, Any]:
                 "settings": [column[i] for column in comparison.settings.values()],
                 "values": values,
                 "texts": {name: number(value) for name, value in values.items()},
-                "curve": curve(run) if place is not None and i < SHOWN else None,
-                "picture": pictures.latest(run, IMAGES) if i < SHOWN else None,
+                "curve": curve(run) if place is not None and run in shown else None,
+                "picture": pictures.latest(run, IMAGES) if run in shown else None,
             }
         )
-    return {"run_settings": list(comparison.settings), "runs": found, "missing": MISSING}
+    return {"run_settings": list(comparison.settings), "runs": found, "missing": MISSING, "shown": SHOWN}
 
 
 def shown_path(path: Path, folder: Path) -> str:

@@ -31,7 +31,8 @@ DOCUMENT = """\
 </style>
 </head>
 <body>
-<noscript>The charts of this page need JavaScript. The same numbers are in README.md in the same folder.</noscript>
+<noscript>This page needs JavaScript. A run's folder has the same numbers in README.md, that of a comparison in
+compare.md, and that of a study in study.md.</noscript>
 <main id="page"></main>
 <script type="application/json" id="data">{data}</script>
 {contents}

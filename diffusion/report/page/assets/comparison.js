@@ -1,7 +1,7 @@
 "use strict";
 // The page of a sweep or of a comparison of runs.
 
-const swiped = { a: 0, b: 1, at: 50 }; // the two runs and the divider position; kept when the page is redrawn
+const swiped = { a: null, b: null, at: 50 }; // the names of the two runs and the divider position; kept when the page is redrawn
 
 function comparisonPage(found) {
   return [
@@ -9,8 +9,8 @@ function comparisonPage(found) {
     section("Recipes", recipes(found)),
     section("Scores by recipe", means(found)),
     section("Settings and results", parallel(found)),
-    section("Validation error", smallMultiples(found)),
-    section("Samples from the same noise", sideBySide(found)),
+    section("Validation error", smallMultiples(found), shownOnly(found)),
+    section(found.run_settings.includes("seed") ? "Samples" : "Samples from the same noise", sideBySide(found), shownOnly(found)),
     section("Two runs", swipe(found)),
     section("Runs", runsTable(found), found.left_out.length
       ? [h("h3", {}, "Left out"), h("ul", {}, found.left_out.map(([run, reason]) => h("li", {}, `${run}: ${reason}`)))] : null),
@@ -34,6 +34,9 @@ function recipes(found) {
     notes(found.columns.map((column) => [column.name, column.words.replace(`${column.name}: `, "")]))];
 }
 
+/** A note if only some of the runs have curves and pictures. */
+const shownOnly = (found) => (found.runs.length > found.shown ? h("p", { class: "soft" }, `Of ${found.shown} of the ${found.runs.length} runs.`) : null);
+
 const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
 
 /** A small chart per column: a dot per run, and the mean with its interval. */
@@ -52,7 +55,7 @@ function means(found) {
       x: { label: null, grid: true, ...x, tickFormat: number },
       y: { domain: rows.map((row) => row.recipe) },
       marks: [
-        Plot.axisY({ label: null, tickSize: 0, lineWidth: (7 * line) / 12 }),
+        Plot.axisY({ label: null, tickSize: 0, lineWidth: (7 * line) / 12, tickFormat: (text) => text.split(" ").map((word) => shortened(word, Math.max(8, Math.floor(line)))).join(" ") }),
         Plot.dot(dots, { x: "value", y: "recipe", fill: PALETTE[7], fillOpacity: 0.6, r: 3 }),
         Plot.ruleY(rows.filter((row) => row.half > 1e-12 * Math.max(1, Math.abs(row.mean))), { x1: (row) => row.mean - row.half, x2: (row) => row.mean + row.half, y: "recipe", stroke: (row) => PALETTE[row.best ? 1 : 0], strokeWidth: 2 }),
         Plot.dot(rows, { x: "mean", y: "recipe", fill: (row) => PALETTE[row.best ? 1 : 0], r: 4.5 }),
@@ -109,7 +112,7 @@ function parallel(found) {
       Plot.text(labels, { x: "axis", y: "at", text: "text", textAnchor: "start", dx: 5, stroke: "var(--ground)", fill: "currentColor", strokeWidth: 4 }),
       Plot.tip(points, Plot.pointer({ x: "axis", y: "at", title: (point) => `${point.run}\n${point.axis}: ${typeof point.value === "number" ? number(point.value) : point.value}` })),
     ],
-  }))), h("p", { class: "soft" }, `One line per run, coloured by ${ranked.name}.`)];
+  }))), h("p", { class: "soft" }, `One line per run with ${ranked.name}, coloured by it.`)];
 }
 
 /** The validation error curves of each recipe, on the same scales. */
@@ -147,11 +150,10 @@ function swipe(found) {
   const [first] = drawn;
   const alike = drawn.filter((run) => run.picture.width === first.picture.width && run.picture.height === first.picture.height && run.picture.columns === first.picture.columns);
   if (alike.length < 2) return null;
-  swiped.a = Math.min(swiped.a, alike.length - 1);
-  swiped.b = Math.min(swiped.b, alike.length - 1);
+  const place = (key) => { const i = alike.findIndex((run) => run.name === swiped[key]); return i < 0 ? Number(key === "b") : i; };
   const box = h("div", { class: "swipe" }), difference = h("div");
   function fill() {
-    const [a, b] = [alike[swiped.a], alike[swiped.b]];
+    const [a, b] = [alike[place("a")], alike[place("b")]];
     const half = Math.ceil(a.picture.columns / 2);
     const tiles = Array.from({ length: a.picture.columns }, (_, i) => [0, i]);
     const [left, right] = [a, b].map((run) => { const canvas = tilesOf(run.picture, half, 2, `Samples of ${named(run, found)}`); canvas.show(tiles); return canvas; });
@@ -161,8 +163,8 @@ function swipe(found) {
     const numbers = found.columns.map((column) => [column.name, a.texts[column.name] ?? MISSING, b.texts[column.name] ?? MISSING]);
     difference.replaceChildren(table([{ name: "" }, { name: `A: ${a.name}` }, { name: `B: ${b.name}` }], [...rows, ...numbers], "Differences between A and B"));
   }
-  const pick = (key, label) => h("label", {}, `${label} `, h("select", { "aria-label": label, onchange: (event) => { swiped[key] = Number(event.target.value); fill(); } },
-    alike.map((run, i) => h("option", { value: i, selected: i === swiped[key] }, named(run, found)))));
+  const pick = (key, label) => h("label", {}, `${label} `, h("select", { "aria-label": label, onchange: (event) => { swiped[key] = alike[event.target.value].name; fill(); } },
+    alike.map((run, i) => h("option", { value: i, selected: i === place(key) }, named(run, found)))));
   const line = slider("line between A and B", 100, swiped.at, (at) => {
     swiped.at = at;
     if (box.lastChild) box.lastChild.style.clipPath = `inset(0 ${100 - at}% 0 0)`;

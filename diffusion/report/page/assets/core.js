@@ -132,31 +132,34 @@ const plotStyle = { fontSize: "12px", background: "transparent", fontFamily: "in
 
 /** A table. Columns are {name, number?, title?}; rows are arrays of cells: text, a number, or an element. */
 function table(columns, rows, caption) {
-  const shown = (cell, column) => (typeof cell === "number" ? number(cell) : (cell ?? MISSING));
+  const shown = (cell) => (typeof cell === "number" ? number(cell) : (cell ?? MISSING));
   const kind = (column) => (column.number ? { class: "number" } : {});
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
     h("table", {}, h("caption", { class: "visually-hidden" }, caption),
       h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", title: column.title, ...kind(column) }, column.name)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", kind(columns[i]), shown(cell, columns[i]))))))));
+      h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", kind(columns[i]), shown(cell))))))));
 }
+
+const sorted = {}; // caption of a table -> how it is sorted and filtered; kept when a live page is redrawn
 
 /** A table that can be sorted by column, with a field to filter its rows. Rows are {cells, values, text}. */
 function sortable(columns, rows, caption) {
-  const state = { by: null, down: false, words: "" };
+  const state = (sorted[caption] ??= { by: null, down: false, words: "" });
   const count = h("span", { class: "soft", role: "status" });
   const body = h("tbody");
-  const heads = columns.map((column, i) => h("th", { scope: "col", title: column.title, class: column.number ? "number" : null },
-    h("button", { type: "button", onclick: () => { state.down = state.by === i && !state.down; state.by = i; fill(); } }, column.name)));
+  const heads = columns.map((column) => h("th", { scope: "col", title: column.title, class: column.number ? "number" : null }, column.plain ? column.name
+    : h("button", { type: "button", onclick: () => { state.down = state.by === column.name && !state.down; state.by = column.name; fill(); } }, column.name)));
   function fill() {
     const wanted = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     const left = rows.filter((row) => wanted.every((word) => row.text.toLowerCase().includes(word)));
-    if (state.by !== null) left.sort((a, b) => compared(a.values[state.by], b.values[state.by], state.down));
-    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== state.by ? "none" : state.down ? "descending" : "ascending"));
-    body.replaceChildren(...left.map((row) => h("tr", { class: row.best ? "best" : null },
+    const by = columns.findIndex((column) => column.name === state.by);
+    if (by >= 0) left.sort((a, b) => compared(a.values[by], b.values[by], state.down));
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== by ? "none" : state.down ? "descending" : "ascending"));
+    body.replaceChildren(...left.map((row) => h("tr", {},
       row.cells.map((cell, i) => h("td", columns[i].number ? { class: "number" } : {}, cell ?? MISSING)))));
     count.textContent = left.length === rows.length ? `${rows.length} rows` : `${left.length} of ${rows.length} rows`;
   }
-  const search = h("input", { type: "search", placeholder: "filter", "aria-label": `Filter: ${caption}`, oninput: (event) => { state.words = event.target.value; fill(); } });
+  const search = h("input", { type: "search", placeholder: "filter", value: state.words, "aria-label": `Filter: ${caption}`, oninput: (event) => { state.words = event.target.value; fill(); } });
   fill();
   return h("div", {}, h("div", { class: "controls" }, search, count),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },
@@ -207,14 +210,16 @@ function slider(label, last, first, change) {
   return { input, element: h("div", { class: "controls" }, h("span", {}, label), input, text) };
 }
 
+let zoomed = null; // the position of the zoom slider; kept when a live page is redrawn
+
 /** A whole sheet, with a zoom slider. */
 function zoomable(sheet, label) {
   const image = h("img", { src: sheet.src, alt: label });
   const natural = sheet.columns * sheet.width;
   const steps = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8];
   const box = h("div", { class: "zoomed", tabindex: "0", role: "group", "aria-label": label }, image);
-  const start = Math.max(0, steps.findLastIndex((scale) => scale * natural <= 1024));
-  const zoom = slider("zoom", steps.length - 1, start, (i) => { image.style.width = `${steps[i] * natural}px`; return `${steps[i]}×`; });
+  const start = zoomed ?? Math.max(0, steps.findLastIndex((scale) => scale * natural <= 1024));
+  const zoom = slider("zoom", steps.length - 1, start, (i) => { zoomed = i; image.style.width = `${steps[i] * natural}px`; return `${steps[i]}×`; });
   zoom.input.set(start);
   return h("div", {}, zoom.element, box);
 }

@@ -61,12 +61,12 @@ function openNetwork(found) {
 function drawing(found) {
   const [channels, height, width] = found.shape, size = channels * height * width, scale = Math.max(1, Math.floor(160 / width));
   const pictures = h("div", { class: "pair" }), said = h("p", { class: "soft", role: "status" });
-  const field = (label, attributes) => { const input = h("input", { type: "number", min: 0, ...attributes }); return [input, h("label", {}, `${label} `, input)]; };
+  const field = (label, attributes) => { const input = h("input", { type: "number", min: 0, required: true, ...attributes }); return [input, h("label", {}, `${label} `, input)]; };
   const [seed, seedField] = field("seed", { value: 0, max: 2 ** 31 });
   const [n, nField] = field("pictures", { value: 4, min: 1, max: 64 });
   const counts = Object.keys(found.tables);
   const steps = h("select", {}, counts.map((count) => h("option", { value: count, selected: count === "25" }, count)));
-  const kinds = h("select", {}, [...found.classes, "no class"].map((name, i) => h("option", { value: i }, name)));
+  const kinds = h("select", {}, [...found.classes, ...(found.unlabelled ? ["no class"] : [])].map((name, i) => h("option", { value: i }, name)));
   let running = false, stopped = false;
   const button = h("button", { class: "plain", type: "button", onclick: () => { if (running) stopped = true; else draw(); } }, "draw");
 
@@ -81,6 +81,7 @@ function drawing(found) {
   }
 
   async function draw() {
+    if (![seed, n].every((each) => each.reportValidity())) return;
     running = true; stopped = false;
     button.textContent = "stop";
     pictures.replaceChildren();

@@ -3,10 +3,10 @@
 
 function indexPage(found) {
   const linked = (each) => (each.link ? h("a", { href: each.link }, each.name) : each.name);
-  const columns = [{ name: "run" }, { name: "samples" }, { name: "state" }, { name: "step", number: true }, { name: "left", number: true }, { name: "score", number: true }, { name: "last written" }];
+  const columns = [{ name: "run" }, { name: "samples", plain: true }, { name: "state" }, { name: "step", number: true }, { name: "left", number: true }, { name: "score", number: true }, { name: "last written" }];
   const rows = found.runs.map((run) => ({
     cells: [linked(run), run.picture ? h("img", { src: run.picture.src, width: run.picture.columns * run.picture.width, alt: `Samples of ${run.name}` }) : null,
-      h("span", { class: `badge ${run.state.replace(/\W/g, "")}`, title: run.reason || null }, run.state),
+      [h("span", { class: `badge ${run.state.replace(/\W/g, "")}` }, run.state), run.reason ? h("div", { class: "soft" }, run.reason) : null],
       run.steps === null ? null : run.total_steps ? `${grouped(run.steps)} of ${grouped(run.total_steps)}` : grouped(run.steps), run.left,
       run.metric ? `${run.metric} ${run.score}` : null, new Date(1000 * run.written).toLocaleString()],
     values: [run.name, null, run.state, run.steps, run.seconds_left, run.value, run.written],

@@ -9,8 +9,21 @@ function draw(data) {
   const sections = pages[data.kind](data).filter(Boolean);
   const head = [h("h1", {}, data.title), data.state ? h("span", { class: `badge ${data.state.replace(/\W/g, "")}` }, data.state) : null];
   if (data.home) head.unshift(h("p", {}, h("a", { href: data.home }, "all runs")));
-  const withHeadings = sections.filter((each) => each.matches("section"));
+  const withHeadings = sections.filter((each) => each.matches("section")), restore = placeIn(page);
   page.replaceChildren(...head.filter(Boolean), ...(withHeadings.length > 2 ? [contents(withHeadings)] : []), ...sections);
+  restore();
+}
+
+/** Note what is unfolded and which control has the focus; the returned function restores both in the redrawn page. */
+function placeIn(page) {
+  const all = (what) => [...page.querySelectorAll(what)];
+  const key = (each) => `${each.closest("section")?.id} ${each.tagName} ${each.getAttribute("aria-label") ?? each.textContent}`;
+  const open = new Map(all("summary").map((each) => [key(each), each.parentNode.open]));
+  const focus = page.contains(document.activeElement) ? key(document.activeElement) : null;
+  return () => {
+    for (const each of all("summary")) each.parentNode.open = open.get(key(each)) ?? each.parentNode.open;
+    if (focus) all("input, select, button, summary, a, [tabindex]").find((each) => key(each) === focus)?.focus({ preventScroll: true });
+  };
 }
 
 /** Poll for the page's data every few seconds; the version tells whether anything is new. */
@@ -18,18 +31,17 @@ async function follow(data) {
   let version = data.version;
   for (;;) {
     await new Promise((wake) => setTimeout(wake, 1000 * data.refresh));
-    if (document.hidden) continue;
+    if (document.hidden || document.activeElement?.matches('input[type="search"]')) continue;
+    let newer = null, silent = false;
     try {
       const answer = await fetch(data.source, { headers: { "If-None-Match": version }, cache: "no-store" });
-      if (answer.status === 200) {
-        const newer = await answer.json();
-        version = newer.version;
-        draw(newer);
-      }
-      document.body.classList.remove("silent");
+      silent = answer.status >= 400;
+      if (answer.status === 200) newer = await answer.json();
     } catch {
-      document.body.classList.add("silent"); // the server has stopped; keep the current page
+      silent = true; // the server has stopped; keep the current page
     }
+    document.body.classList.toggle("silent", silent);
+    if (newer) { version = newer.version; draw(newer); }
   }
 }
 

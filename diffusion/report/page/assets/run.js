@@ -47,7 +47,8 @@ function contactSheet(found) {
 function training(run) {
   const names = Object.keys(run.metrics).filter((name) => !/_bin\d|\/half|\/se/.test(name));
   if (!names.length) return null;
-  const groups = QUANTITIES.map(([title, members]) => [title, members.filter((name) => names.includes(name))]).filter(([, members]) => members.length);
+  const apart = run.metrics["train/loss"]?.value.some((value) => value <= 0) ? "train/loss" : null; // with learned weights: in other units
+  const groups = QUANTITIES.map(([title, members]) => [title, members.filter((name) => names.includes(name) && name !== apart)]).filter(([, members]) => members.length);
   const taken = new Set(groups.flatMap(([, members]) => members));
   for (const name of names.sort()) if (!taken.has(name)) groups.push([name, [name]]);
   if (!groups.some(([title]) => title === chosen.quantity)) chosen.quantity = groups[0][0];
@@ -74,7 +75,7 @@ function training(run) {
   const set = (i) => scrub.input.set(i);
   set(chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step));
   return [h("div", { class: "controls" }, h("label", {}, "quantity ", pick)), lines,
-    h("p", { class: "soft" }, `Errors are for the ${run.weights} unless stated otherwise. Point at a curve to read it; click to set the step.`),
+    h("p", { class: "soft" }, `Errors are for the ${run.weights} unless stated otherwise; the training loss is the objective of single batches, with the raw weights. Point at a curve to read it; click to set the step.`),
     scrub.element, strip ? h("figure", {}, strip, shown) : null,
     bins ? [h("h3", {}, "Validation error by noise level"), bins,
       h("p", { class: "soft" }, "By time t, in tenths of [0, 1] from little noise to pure noise; the thick line is the validation closest to the selected step.")] : null,
@@ -107,7 +108,7 @@ function curves(run, [title, members], width, choose) {
   const few = new Set(members.filter((name) => name !== "train/loss" && run.metrics[name].step.length < 60).map((name) => NAMES[name] ?? name));
   const plot = Plot.plot({
     width, height, style: plotStyle, marginLeft: 56, marginBottom: 36,
-    x: { label: "training step", ...stepAxis(d3.max(rows, (row) => row.step) ?? 1, width - 76) },
+    x: { label: "training step", ...stepAxis(d3.max(Object.values(run.metrics), (series) => series.step.at(-1)) || 1, width - 76) },
     y: error ? bare(y) : { label: null, grid: true, nice: true, tickFormat: number },
     color: { legend: colors.length > 1, domain: colors, range: members.map((name, i) => (name === "train/loss" ? "#9aa3ad" : PALETTE[i % 7])) },
     marks: [
@@ -129,18 +130,18 @@ function binNames(metrics) {
 }
 
 function byLevel(run, width) {
-  const names = binNames(run.metrics), steps = run.metrics[names[0]].step;
-  const row = chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step);
   const middle = (name) => (Number(name.split("bin")[1]) + 0.5) / 10; // of a tenth of [0, 1]; bins without images have no curve
-  const rows = names.flatMap((name) => steps.map((step, i) => ({ time: middle(name), step, value: run.metrics[name].value[i] })));
+  const rows = binNames(run.metrics).flatMap((name) => run.metrics[name].step.map((step, i) => ({ time: middle(name), step, value: run.metrics[name].value[i] })));
+  const steps = [...new Set(rows.map((row) => row.step))].sort((a, b) => a - b);
+  const row = chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step);
   const y = positiveAxis(rows.map((each) => each.value).filter((value) => value > 0), 200);
   return Plot.plot({
     width, height: 260, style: plotStyle, marginLeft: 56, marginBottom: 36,
     x: { label: "time t", domain: [0, 1] }, y: bare(y),
-    color: { scheme: "viridis", legend: true, label: "training step", domain: [0, steps[steps.length - 1]] },
+    color: { scheme: "viridis", range: [0.25, 0.9], legend: true, label: "training step", domain: [0, steps[steps.length - 1]] }, // readable in both modes
     marks: [
       labelled(y),
-      Plot.line(rows, { x: "time", y: "value", z: "step", stroke: "step", strokeOpacity: 0.45 }),
+      Plot.line(rows, { x: "time", y: "value", z: "step", stroke: "step", strokeOpacity: 0.7 }),
       Plot.line(rows.filter((each) => each.step === steps[row]), { x: "time", y: "value", stroke: "currentColor", strokeWidth: 2.5, marker: "dot" }),
       Plot.tip(rows, Plot.pointer({ x: "time", y: "value", title: (each) => `t ≈ ${number(each.time)}\nstep ${grouped(each.step)}\n${number(each.value)}` })),
     ],

@@ -11,7 +11,7 @@ function studyPage(found) {
 }
 
 const higher = (found, metric) => found.settings.map((setting) => setting.scores[metric]?.higher).find((value) => value !== undefined) ?? null;
-const lineOf = (setting) => (setting.guidance ? `${setting.sampler}, ${setting.guidance.replace(/\b(scale)=[\d.]+(, )?/, "")}` : setting.sampler);
+const lineOf = (setting) => (setting.guidance ? `${setting.sampler}, ${setting.guidance.replace(/\bscale=[^,)]+(, )?/, "")}` : setting.sampler);
 const costs_ = { nfe: "network evaluations per image", seconds: "seconds per image" };
 
 function pareto(found) {
@@ -39,7 +39,7 @@ function pareto(found) {
         Plot.tip(rows, Plot.pointer({ x: "cost", y: "value", title: (row) => `${described(found.settings[row.i])}\n${row.text}` })),
       ],
     });
-    drawn.addEventListener("input", () => { if (drawn.value) show(drawn.value.i); });
+    drawn.addEventListener("input", () => { if (drawn.value) walk.input.set(drawn.value.i); });
     return drawn;
   });
   const choose = (key, label, options) => h("label", {}, `${label} `, h("select", { "aria-label": label, onchange: (event) => { studied[key] = event.target.value; plot.redraw(); } },
