@@ -92,4 +92,5 @@ wheel: $(VENV)/.developer ## Build a wheel that includes the configs and the pho
 
 .PHONY: clean
 clean: ## Remove the environment and caches (runs in outputs/ are kept)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find diffusion tests bench docs -name __pycache__ -prune -exec rm -rf {} +

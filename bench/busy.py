@@ -55,6 +55,7 @@ COUNTING = "import os\nstarter = os.getppid()\nwhile os.getppid() == starter: pa
 
 def work(experiment: str) -> None:
     """For each line of the input, make that number of steps and print the mean seconds of a step."""
+    console.quiet = True  # the parent reads the output
     naming.register()
     settings = validated(Train, plain(composed("train", [f"experiment={experiment}"])))
     data = make(settings.data, "data")

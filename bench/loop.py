@@ -104,7 +104,8 @@ def bare_loop(
         index = torch.randint(1000, (len(x0),), device=device)
         eps = torch.randn_like(x0)
         a = alpha_bar[index].view(-1, 1, 1, 1)
-        loss = (network(a.sqrt() * x0 + (1 - a).sqrt() * eps, index.float()) - eps).square().mean()
+        y = network(a.sqrt() * x0 + (1 - a).sqrt() * eps, index.float())[:, : x0.shape[1]]  # without a learned variance
+        loss = (y - eps).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

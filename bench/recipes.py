@@ -26,11 +26,12 @@ from diffusion.runs import naming
 def recipes(study: str) -> dict[str, Train]:
     """The settings of each recipe that a study trains, without seeds, by the overrides in which recipes differ."""
     found = {}
-    for sweep in read(study).sweeps.values():
-        for case in sweep.cases if sweep.command == "train" else []:
+    trained = {name: sweep for name, sweep in read(study).sweeps.items() if sweep.command == "train"}
+    for name, sweep in trained.items():
+        for case in sweep.cases:
             words = [word for word in [*sweep.common, *case] if not word.startswith("seed=")]
             for job in jobs(words):
-                own = " ".join(word for word in job if word not in sweep.common)
+                own = " ".join([name] * (len(trained) > 1) + [word for word in job if word not in sweep.common])
                 found[own] = validated(Train, plain(composed("train", ["name=bench", *job])))
     return found
 
@@ -54,7 +55,8 @@ def times(chosen: dict[str, Train], rounds: int) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=names())
+    training = [name for name in names() if any(sweep.command == "train" for sweep in read(name).sweeps.values())]
+    parser.add_argument("study", choices=training)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
@@ -66,6 +68,7 @@ def main() -> None:
     table = Table("recipe", "ms per step", "ratio", "steps", "all steps", title="CPU time of training")
     for recipe, taken in seconds.items():
         median, steps = statistics.median(taken), chosen[recipe].trainer.max_steps
+        steps = None if steps == -1 else steps  # a number of epochs is given instead
         whole = "" if steps is None else duration(median * steps)
         ratio = median_of_ratios(taken, first)
         table.add_row(recipe or asked.study, f"{median * 1e3:.1f}", ratio, "" if steps is None else f"{steps:,}", whole)

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from scipy.optimize import nnls
 
-from diffusion.console import console, progress_bar
+from diffusion.console import console, hiding_bars, progress_bar
 from diffusion.report import style
 from diffusion.report.formatting import markdown_table
 
@@ -93,6 +93,7 @@ def one(curve: Curve, size: int, answers: Any) -> None:
         open(os.devnull, "w") as nothing,
         redirect_stdout(nothing),
         contextlib.chdir(folder),
+        hiding_bars(),
     ):
         os.environ["DIFFUSION_CACHE"] = folder
         answers.put({x.what: Point(size, *x[1:]) for x in curve.measure(size, Path(folder))})

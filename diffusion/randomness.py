@@ -109,7 +109,7 @@ def _increments(device: torch.device) -> Tensor:
 
 
 Words = TypeVar("Words", Tensor, NDArray[Any])
-ARRAYS = [np.array(number) for number in (*MULTIPLIERS, 32, LOW)]  # numpy needs longer to convert Python's numbers
+ARRAYS = [np.array(number) for number in (*MULTIPLIERS, 32, LOW)]  # numpy would convert Python's at every use
 
 
 def philox(even: Words, odd: Words, keys: Words) -> tuple[Words, Words]:

@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *conf_dir().rglob("
 
 
 def documented() -> set[tuple[str, ...]]:
-    """Each command with its words, without comments and placeholders; a word RUN stands for itself."""
+    """Each command with its words, without comments; a placeholder in capitals, such as RUN, is kept."""
     found = set()
     for page in PAGES:
         text = page.read_text("utf-8").replace("\\\n", " ")
@@ -53,7 +53,7 @@ def test_the_documentation_was_searched():
 
 
 def variants(override: Override) -> list[str]:
-    """The override with each value of a sweep; with a middle value for an interval."""
+    """The override with each value of a sweep; with the first value of an interval."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if override.is_interval_sweep():

@@ -19,6 +19,12 @@ def file_of(checkpoints: Path, step: int) -> Path:
     return (checkpoints / FOLDER / storage.numbered(checkpoints, step).name).with_suffix(exported.SUFFIX)
 
 
+def run_of(path: Path) -> Path:
+    """The folder of the run that a checkpoint or a file of early weights belongs to; of another file, its folder."""
+    folder = path.parent.parent if path.parent.name == FOLDER else path.parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
 def kept(checkpoints: Path, step: int) -> Path | None:
     """The file of a step, otherwise the checkpoint of that step; None if there is neither."""
     files = (file_of(checkpoints, step), storage.numbered(checkpoints, step))

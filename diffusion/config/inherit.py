@@ -49,6 +49,9 @@ def completed(settings: S, recipe: Mapping[str, Any] | None, where: Path | str =
             changes[key] = _number(recipe or {}, path, where) or _number(defaults, path, where)
     if changes.get("n", SCORED) in (0, None):  # the run scored none
         changes["n"] = SCORED
+    data = changes.get("data", getattr(settings, "data", None))
+    if isinstance(data, dict) and data.get("seed", 0) is None:  # as in conf/data/landscapes.yaml: that of the command
+        changes["data"] = {**data, "seed": changes.get("seed") or 0}
     return settings.model_copy(update=changes)
 
 

@@ -1,4 +1,4 @@
-"""Process many files in threads, without delaying signals."""
+"""Process many files in threads, without delaying signals; a `Room` limits their memory."""
 
 import contextlib
 import os

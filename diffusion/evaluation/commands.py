@@ -238,6 +238,9 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
             of_classes = scorer.by_class(images, drawing.conditions(denoiser, n)["classes"], **drawn_by)
         print_by_class(of_classes)
         new += of_classes
+    for score in bits:
+        shown = f" [{score.low:.3f}, {score.high:.3f}]" if score.interval else ""
+        console.print(f"{score.metric}: {score.value:.3f}{shown}, {score.n} images of {settings.split}")
     scorer.write(new + bits)
     drawn.remove()
 
@@ -326,7 +329,7 @@ def recipe_of(restored: Restored) -> Mapping[str, Any]:
     They are read from the folder of its run, if the file is in there and the parts that it knows are the same.
     """
     try:
-        whole = yaml.safe_load((restored.path.resolve().parent.parent / CONFIG).read_text("utf-8"))
+        whole = yaml.safe_load((early.run_of(restored.path.resolve()) / CONFIG).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return restored.config
     same = isinstance(whole, dict) and all(whole.get(key) == value for key, value in restored.config.items())

@@ -29,9 +29,8 @@ class Ledger:
 
     @classmethod
     def of(cls, ckpt: Path) -> "Ledger":
-        """The ledger of the run that a checkpoint, or its early weights, belong to."""
-        folder = ckpt.parent.parent if ckpt.parent.name == early.FOLDER else ckpt.parent
-        return cls(folder.parent if folder.name == "checkpoints" else folder)
+        """The ledger of the run that a checkpoint or a file of early weights belongs to."""
+        return cls(early.run_of(ckpt))
 
     def inherit(self, other: "Ledger") -> None:
         """Copy the ledger of the run that this run is resumed from, unless this run already has one."""

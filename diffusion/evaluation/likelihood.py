@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from diffusion.checkpoint.provenance import code_version
-from diffusion.console import console, progress_bar
+from diffusion.console import progress_bar
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError
 from diffusion.evaluation.cost import Blank, print_estimate
@@ -152,6 +152,4 @@ def bits_per_dimension(
         resolution=f"{shape[1]}x{shape[2]}",
         settings=dict(protocol),
     )
-    shown = f" [{low:.3f}, {high:.3f}]" if interval else ""
-    console.print(f"{likelihood.metric}: {value:.3f}{shown}, {total} images of {split}")
     return score.of("network", code_version(), source)

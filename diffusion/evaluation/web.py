@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffusion.checkpoint import early
 from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import make
 from diffusion.console import console
@@ -40,8 +41,8 @@ def write_web(file: Path, model: Restored) -> Path:
     Raises UserError for a network that ONNX cannot express, for a schedule that fits none of `STEPS`, and if the
     exporter is not installed.
     """
-    folder = next(filter(is_run, model.path.parents[:3]), None)
-    page = {"kind": "model", "title": f"Model {model.path.stem}"} if folder is None else run_page(Run(folder))
+    folder = early.run_of(model.path)
+    page = run_page(Run(folder)) if is_run(folder) else {"kind": "model", "title": f"Model {model.path.stem}"}
     classes = list(model.labels)
     denoiser = copy.deepcopy(model.denoiser).cpu().eval()
     drawing = {

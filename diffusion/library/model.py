@@ -147,7 +147,9 @@ class Model:
             raise UserError(f"mask: got {described(fill)}; expected bool {self.restored.shape[1:]}, or a file")
         how = method
         if not isinstance(how, Inpainting):
-            how = make(choice("inpainting", choice_name("method", method, "repaint, or an Inpainting")), "inpainting")
+            with searching([self.config_dir]):
+                node = choice("inpainting", choice_name("method", method, "repaint, or an Inpainting"))
+                how = make(node, "inpainting")
         drawing = filling(self._drawing(**options, _method="inpaint"), self._picture(picture), fill.cpu(), how)
         return self._draw(drawing, n, batch_size, progress)
 
@@ -242,7 +244,7 @@ class Model:
         if guidance is not None:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
-        if node and worse is not None:
+        if worse is not None:
             return make({**node, "step": None}, "guidance"), weak
         own = self.restored
         return make_guidance(with_step(node, own), own.shape, own.label_dropout, own.path)
@@ -275,7 +277,7 @@ def load(
             this length (σ_rel) of a run with ema=power.
         device: auto, cpu, cuda, cuda:1, mps; or torch's device, or the number of a GPU.
         config_dir: your own folder of choices, structured like conf/. Classes named there may be built when the file
-            asks for them.
+            asks for them, and its choices can be named when the model draws.
     """
     if not isinstance(path, str | Path):
         raise UserError(f"{shown(path)}: expected the path of a run's folder, a checkpoint or an exported file")
@@ -285,4 +287,4 @@ def load(
         restored = restore(trained(path), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
-    return Model(restored, chosen, config_dir)
+    return Model(restored, chosen, None if config_dir is None else Path(config_dir).expanduser().absolute())

@@ -50,7 +50,7 @@ class Inpainting:
 
 @dataclass(eq=False)
 class Inpainted(Sampler):
-    """Base class of the wrapped samplers. Their last step restores the known pixels of `picture`.
+    """Base class of the wrapped samplers. The final result has the known pixels of `picture`.
 
     Args:
         inner: the wrapped sampler.
@@ -61,6 +61,10 @@ class Inpainted(Sampler):
     inner: Sampler = field(kw_only=True)
     picture: Tensor = field(kw_only=True)
     known: Tensor = field(kw_only=True)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """See `Sampler`."""
+        return self.with_known(super().__call__(*args, **kwargs), self.picture)
 
     def with_known(self, x: Tensor, values: Tensor) -> Tensor:
         """x with the known pixels replaced by `values`."""
@@ -108,7 +112,7 @@ class _Repainted(Inpainted):
             if left:
                 added = t.sigma * math.sqrt(-math.expm1(2 * (t.lam - s.lam)))
                 x_t = t.alpha / s.alpha * x_s + added * streams.normal_like(x_s)
-        return (x_s if s.sigma > 0 else self.with_known(x_s, self.picture)), now
+        return x_s, now
 
 
 @dataclass(eq=False)

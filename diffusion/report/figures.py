@@ -247,7 +247,7 @@ def gap(metrics: Metrics, schedule: Schedule | None = None, curves: int = 4) -> 
 
 
 def centres_of(names: Sequence[str]) -> Any:
-    """The middle of each bin of t, which are tenths of [0, 1], by its name: 0.05 for val/mse_bin0."""
+    """The middle of each bin of t, from its name: 0.05 for val/mse_bin0. (Bins are tenths of [0, 1].)"""
     return (np.array([int(name.rpartition("bin")[2]) for name in names]) + 0.5) / 10
 
 

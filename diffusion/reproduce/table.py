@@ -112,9 +112,14 @@ def disagreements(committed: Table, again: Table) -> Iterator[str]:
 
 def agreeing(committed: Table, again: Table) -> tuple[int, int]:
     """The number of cells of `committed` that `again` confirms, and the number of all its cells."""
-    both = [(before, now) for _, before, now in cells(committed, again)]
-    same = again.settings == committed.settings
-    return sum(same and now is not None and agree(before, now) for before, now in both), len(both)
+    both = [*cells(committed, again)]
+    if again.settings != committed.settings:
+        return 0, len(both)
+    same = {column.name for column in again.columns if column in committed.columns}  # with the same protocol
+    confirmed = (
+        now is not None and agree(before, now) for name, before, now in both if name.rpartition(": ")[2] in same
+    )
+    return sum(confirmed), len(both)
 
 
 def cells(committed: Table, again: Table) -> Iterator[tuple[str, Mean, Mean | None]]:

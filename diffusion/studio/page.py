@@ -45,14 +45,14 @@ Shown = tuple[str, str]  # HTML: pictures and text
 
 
 class Page:
-    """The actions of the page's buttons for one model. `stops` has the events that stop the drawings of each session.
+    """The actions of the page's buttons for one model. `stops` has the session and the stopping event of each drawing.
 
     gradio's threads do not know the user's own folders of choices, so drawings run in the context of the constructor.
     """
 
     def __init__(self, restored: Restored, device: torch.device, data: ImageData | None):
         self.restored, self.device, self.data = restored, device, data
-        self.stops: dict[str, set[threading.Event]] = {}
+        self.stops: set[tuple[str, threading.Event]] = set()
         self.context = copy_context()
         self.efforts = {name: effort_of(name) for name in choices("inpainting")}
 
@@ -95,16 +95,17 @@ class Page:
 
     def stop(self, session: gr.Request) -> str:
         """Stop the session's drawings."""
-        if not (events := self.stops.get(str(session.session_hash))):
+        own = [stop for key, stop in tuple(self.stops) if key == str(session.session_hash)]
+        for stop in own:
+            stop.set()
+        if not own:
             return "nothing is being drawn"
-        for event in tuple(events):  # drawings that end in other threads remove theirs
-            event.set()
         return "stopping after this step"
 
     def run(self, request: Request, session: gr.Request) -> Iterator[Shown]:
         """Run a request; yields pictures and text after each step."""
         key, stop = str(session.session_hash), threading.Event()
-        self.stops.setdefault(key, set()).add(stop)
+        self.stops.add((key, stop))
         try:
             for seen in requests.stream(self.restored, self.device, request, stop, self.context.copy()):
                 if isinstance(seen, Result):
@@ -117,7 +118,7 @@ class Page:
         except UserError as error:
             raise self.refused(error) from None
         finally:
-            self.stops[key].discard(stop)
+            self.stops.discard((key, stop))
 
     def shown(self, result: Result) -> str:
         """The drawn images, their steps, and the nearest training images."""

@@ -157,7 +157,7 @@ def draw(
         *([] if weights == "ema" else [f"weights={weights}"]),
         *words,
     ]
-    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words(_near)
+    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words(_named)
     record = recorded(settings, made, restored, command_line(request.command, pinned))
     record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
     return Result(images, record, film, request)
@@ -269,6 +269,12 @@ def _near(path: Path) -> str:
     here = Path.cwd().resolve()
     full = path.resolve()
     return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-3:])
+
+
+def _named(folder: Path) -> str:
+    """A folder relative to the working folder; elsewhere only its name."""
+    full = folder.resolve()
+    return str(full.relative_to(Path.cwd().resolve())) if full.is_relative_to(Path.cwd().resolve()) else full.name
 
 
 def _png(image: Tensor) -> bytes:

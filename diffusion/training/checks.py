@@ -76,7 +76,10 @@ def check_sweep_score(settings: Train, scorer: Scorer | None) -> None:
 
 
 def read_images(data: ImageData, folder: Path) -> None:
-    """Read the images. data_report.json lists the files left out, even if they end the run: path, reason, action."""
+    """Read the images.
+
+    data_report.json lists the path, reason and action of each file left out, even if such a file ends the run.
+    """
     try:
         data.prepare_data()
         data.setup()

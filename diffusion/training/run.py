@@ -284,8 +284,9 @@ def make_trainer(settings: Train, folder: Path, resumed: Resumed | None) -> pl.T
     if settings.logger:
         # Older runs, which could have only one logger, store it without a name.
         chosen = {"": settings.logger} if "_target_" in settings.logger else settings.logger
-        asked = settings.model_dump(mode="json") | {"ckpt": settings.ckpt if resumed else None}
-        logs += [make(node, f"logger.{name}")(folder, asked) for name, node in chosen.items()]
+        # W&B continues the folder's earlier run only if a checkpoint was found.
+        recipe = settings.model_dump(mode="json") | {"ckpt": settings.ckpt if resumed else None}
+        logs += [make(node, f"logger.{name}")(folder, recipe) for name, node in chosen.items()]
     # Parameters that fully_shard gathers in inference mode cannot be trained afterwards.
     validating = {"inference_mode": False} if is_sharded(settings) else {}
     trainer: pl.Trainer = make(

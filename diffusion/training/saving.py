@@ -63,7 +63,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget a best checkpoint of steps that are made again; raise UserError if the checkpoints will not fit."""
         best = self.folder / "best.ckpt"
-        if best.is_file() and any(best.samefile(file) for file in self.after(trainer.global_step)):
+        if best.is_file() and storage.step_in_file(best) > trainer.global_step:
             self.best = math.inf
         if not trainer.is_global_zero:
             return

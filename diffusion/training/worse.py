@@ -1,15 +1,17 @@
 """Autoguidance with the run's own weights: the averaged weights after `guidance.step` steps guide its last samples."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from diffusion.checkpoint import early, exported
-from diffusion.checkpoint.restore import restore
+from diffusion.checkpoint.restore import PREFIX, contents_of
 from diffusion.config.schema import Train
 from diffusion.console import console, count
 from diffusion.evaluation.drawing import Drawing
@@ -56,11 +58,14 @@ class KeepEarlyWeights(Callback):
         self.labels, self.clock, self.record, self.resumed = drawing.counts, clock, record, resumed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the weights from the resumed run if it is past that step."""
+        """Take the weights from the resumed run's folder if this run starts after that step."""
         if not trainer.is_global_zero or trainer.global_step < self.step or self.file.is_file():
             return
         assert self.resumed is not None  # the run is past the step
-        self.write(restore(early.find(self.resumed.parent, self.step)).denoiser)
+        state = contents_of(early.find(self.resumed.parent, self.step))[
+            "state_dict"
+        ]  # averaged, if there is an average
+        self.write({name.removeprefix(PREFIX): each for name, each in state.items() if name.startswith(PREFIX)})
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,14 +77,13 @@ class KeepEarlyWeights(Callback):
         with averaged_weights(trainer, pl_module):
             denoiser = whole(trainer, pl_module.denoiser)
             if trainer.is_global_zero:
-                self.write(denoiser)
+                self.write(denoiser.network.state_dict())
 
-    def write(self, denoiser: Denoiser) -> None:
-        """Write the weights of a denoiser. Raises UserError if they cannot be written."""
+    def write(self, weights: Mapping[str, Tensor]) -> None:
+        """Write the weights of a network. Raises UserError if they cannot be written."""
         if self.record is not None:
             self.record.check_owner()
-        weights, kind = denoiser.network.state_dict(), "ema" if self.settings.ema else "raw"
-        epoch = self.clock.epoch_after(self.step)
+        kind, epoch = "ema" if self.settings.ema else "raw", self.clock.epoch_after(self.step)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             exported.write(self.file, weights, self.settings.model_dump(), self.step, epoch, kind, self.labels)

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffusion import export
+from diffusion.config.build import make
 from diffusion.config.composition import composed, plain
 from diffusion.config.inherit import completed
 from diffusion.config.schema import Evaluate
@@ -61,6 +62,16 @@ def test_a_model_of_a_run_without_scores_gets_the_usual_number_of_samples(record
     assert completed(asked, recipe).n == n
     assert completed(asked.model_copy(update={"n": 4}), recipe).n == 4
     assert completed(asked, None).n is None  # all images of a folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "seed"), [({"seed": 3}, [], 3), ({"seed": 3}, ["seed=5"], 5), (None, [], 0)]
+)
+def test_a_chosen_data_set_has_the_seed_of_the_command_or_of_the_run(recipe, words, seed):
+    asked = validated(Evaluate, plain(composed("evaluate", ["ckpt=x", "name=x", "data=landscapes", *words])))
+    settings = completed(asked, recipe)
+    assert settings.data["seed"] == settings.seed == seed
+    assert make(settings.data, "data").seed == seed
 
 
 def test_matrices_are_multiplied_as_in_the_run(command, run, monkeypatch):

@@ -148,8 +148,8 @@ FAULTS = [
         KEPT,
     ),
     Fault(
-        "early: the weights are not copied to the new folder on resume",
-        "self.write(restore(early.find(self.resumed.parent, self.step)).denoiser)",
+        "early: the weights are not written in the new folder on resume",
+        "self.write({name.removeprefix(PREFIX): each for name, each in state.items() if name.startswith(PREFIX)})",
         "pass",
         ALONG,
     ),

@@ -62,8 +62,8 @@ FAULTS = [
     ),
     Fault(
         "inpainting: known pixels are not restored at the end",
-        "return (x_s if s.sigma > 0 else self.with_known(x_s, self.picture)), now",
-        "return x_s, now",
+        "return self.with_known(super().__call__(*args, **kwargs), self.picture)",
+        "return super().__call__(*args, **kwargs)",
         INPAINTING,
     ),
     Fault("inpainting: a mask with nothing to fill is accepted", "if bool(known.all()):", "if False:", INPAINTING),
@@ -158,8 +158,8 @@ FAULTS = [
     ),
     Fault(
         "studio: a stop ends only the newest drawing of a session",
-        "self.stops.setdefault(key, set()).add(stop)",
-        "self.stops[key] = {stop}",
+        "self.stops.add((key, stop))",
+        "self.stops = {(key, stop)}",
         "studio/test_studio_page.py::test_stop_ends_all_drawings_of_a_session",
     ),
     Fault(
@@ -170,8 +170,8 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model is read again",
-        "        if node and worse is not None:",
-        "        if False:",
+        "        if worse is not None:\n            return make(",
+        "        if False:\n            return make(",
         "library/test_library.py::test_a_worse_model_is_used_as_given_even_if_its_file_is_gone",
     ),
     Fault(

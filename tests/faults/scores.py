@@ -234,8 +234,8 @@ FAULTS = [
     ),
     Fault(
         "reproduce: cells of another study count as agreeing",
-        "sum(same and now is not None",
-        "sum(now is not None",
+        "    if again.settings != committed.settings:\n        return 0, len(both)\n",
+        "",
         "reproduce/test_table.py::test_every_differing_cell_is_reported",
     ),
     Fault(
@@ -246,7 +246,7 @@ FAULTS = [
     ),
     Fault(
         "early weights have a ledger of their own",
-        "if ckpt.parent.name == early.FOLDER else",
+        "if path.parent.name == FOLDER else",
         "if False else",
         "evaluation/test_ledger.py::test_all_files_of_a_run_share_its_ledger",
     ),

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 Projection = type[FeatureExtractor]
 
 
-def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, reference_images: Tensor, **kwargs) -> dict:
+def values(images: Tensor | Iterator[Tensor], extractor: FeatureExtractor, reference_images: Tensor) -> dict:
     reference = reference_statistics(reference_images, extractor)
-    return {name: s.value for name, s in score(images, extractor, reference, **kwargs).items()}
+    return {name: s.value for name, s in score(images, extractor, reference).items()}
 
 
 def test_a_score_records_its_protocol(projection: Projection, photographs: Tensor) -> None:

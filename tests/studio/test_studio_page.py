@@ -148,7 +148,7 @@ def test_own_choices_can_be_drawn_although_the_server_has_its_own_threads(model,
     thread.start()
     thread.join()
     command, images = saved(found[-1][1])
-    assert f"hydra.searchpath=[{'/'.join((tmp_path / 'conf').parts[-3:])}]" in command
+    assert "hydra.searchpath=[conf]" in command
     assert (images == as_array(model.sample(1, "heun", seed=3, steps=2))).all()
 
 

@@ -1,5 +1,6 @@
 """Counter-based randomness: a run's draws depend on (seed, epoch, image) and on nothing that happened before."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from composing import settings, train
 from torch import Tensor
 
 from diffusion.checkpoint.find import find
-from diffusion.checkpoint.storage import numbered, numbered_files, step_in_name
+from diffusion.checkpoint.storage import numbered, numbered_files, step_in_file, step_in_name
 from diffusion.config import schema
 from diffusion.config.build import make
 from diffusion.data import ImageData
@@ -72,18 +73,18 @@ def test_a_best_checkpoint_of_steps_that_are_made_again_is_replaced(tmp_path, ab
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step in (100, 200):
-        numbered(folder, step).write_text(str(step))
-    (folder / "best.ckpt").hardlink_to(numbered(folder, 200 if abandoned else 100))
+        torch.save({"global_step": step}, numbered(folder, step))
+    shutil.copy(numbered(folder, 200 if abandoned else 100), folder / "best.ckpt")  # as without hard links
     checkpoints = Checkpoints(tmp_path, schema.Checkpoint(keep=3), Clock(5, 500), resumed=numbered(folder, 100))
     checkpoints.load_state_dict({"best": 0.5, "latest": 0.5})
     trainer: Any = SimpleNamespace(
         global_step=100, is_global_zero=True, callback_metrics={"val/mse": torch.tensor(0.6)},
-        save_checkpoint=lambda path: path.write_text("150"),
+        save_checkpoint=lambda path: torch.save({"global_step": 150}, path),
     )  # fmt: skip
     checkpoints.on_train_start(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     trainer.global_step = 150
     checkpoints.on_validation_end(trainer, None)  # type: ignore[arg-type]
-    assert (folder / "best.ckpt").read_text() == ("150" if abandoned else "100")
+    assert step_in_file(folder / "best.ckpt") == (150 if abandoned else 100)
     assert checkpoints.best == pytest.approx(0.6 if abandoned else 0.5)
     assert not numbered(folder, 200).exists()
 

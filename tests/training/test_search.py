@@ -87,7 +87,6 @@ def states_after_restart(sweep, sampler="TPESampler", left=1, **params):
     return [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
 
 
-@pytest.mark.filterwarnings("error:enqueue_trial")
 def test_a_search_for_an_error_draws_no_samples(command, tiny):
     words = ["score.n=null", "sweep.score=gap/mse_raw", "trainer.max_steps=2", "samples.n=0", "hydra.run.dir=run"]
     status, out, err = command("train", [*tiny, *words])
@@ -95,6 +94,7 @@ def test_a_search_for_an_error_draws_no_samples(command, tiny):
     assert "no scores: 512 samples need" in out
 
 
+@pytest.mark.filterwarnings("error:enqueue_trial")
 def test_a_search_repeats_a_trial_only_if_its_job_has_ended(tmp_path):
     for name in ("0.4", "0.5"):
         (tmp_path / job_folder(tmp_path, 0, [f"lr={name}", "seed=1"])).mkdir(exist_ok=True)

@@ -57,7 +57,7 @@ def study_page(run: Run) -> dict[str, Any]:
     settings: dict[str, dict[str, Any]] = {}
     shown = latest(run.scores)
     ended = [i for i, score in enumerate(run.scores, start=1) if "nfe" in score.source and score not in shown]
-    later = run.scores[max(ended, default=0) :]  # than an earlier study
+    later = run.scores[max(ended, default=0) :]  # those written after the last earlier study
     baselines = {(score.what, score.metric): score for score in later if "nfe" not in score.source}
     for score in shown:
         source = score.source

@@ -130,7 +130,7 @@ function binNames(metrics) {
 }
 
 function byLevel(run, width) {
-  const middle = (name) => (Number(name.split("bin")[1]) + 0.5) / 10; // of a tenth of [0, 1]; bins without images have no curve
+  const middle = (name) => (Number(name.split("bin")[1]) + 0.5) / 10; // of a tenth of [0, 1]; bins without images have no point
   const rows = binNames(run.metrics).flatMap((name) => run.metrics[name].step.map((step, i) => ({ time: middle(name), step, value: run.metrics[name].value[i] })));
   const steps = [...new Set(rows.map((row) => row.step))].sort((a, b) => a - b);
   const row = chosen.step === null ? steps.length - 1 : nearest(steps, chosen.step);
