@@ -256,8 +256,18 @@ def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chrom
         assert "at step 100" in seen.page.inner_text("#training")
         seen.page.get_by_role("link", name="all runs").click()
         seen.page.wait_for_selector("text=123")
+        seen.page.get_by_role("button", name="state").click()
+        seen.page.get_by_role("button", name="score").focus()
+        (folder / "demo/run.json").write_text(json.dumps(info | {"state": "failed", "steps": 456}))
+        seen.page.wait_for_selector("text=456", timeout=20_000)
+        assert seen.page.locator("th[aria-sort=ascending]").inner_text() == "state"
+        assert seen.page.evaluate("document.activeElement.textContent") == "score"
         assert {re.sub(r"/(data|page)/.*", "", each) for each in seen.requests} <= {address, address + "/"}
         assert [error for error in seen.errors if "304" not in error] == []
+        seen.page.get_by_role("link", name="demo").click()
+        seen.page.wait_for_selector(".chart svg")
+        (folder / "demo").rename(folder / "gone")
+        seen.page.wait_for_selector("body.silent", timeout=20_000)
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "0.0.0.0", "192.168.0.7"])
