@@ -33,7 +33,7 @@ STEP = 3  # evaluations per image in a training step
 LONG = 60.0  # seconds of training from which on its utilization of the device is measured
 TIMED = 8  # maximum batch of the timed evaluation on a CPU, where time is proportional to the batch
 MEASURED = slice(5, 25)  # the batches of the run that are timed to correct the forecast
-APART = ("validation", "pictures", "scores", "checkpoints")  # parts of a run, in `Spent`, that may lie between two batches
+APART = ("validation", "pictures", "scores", "checkpoints")  # parts of a run, in `Spent`, that may lie between batches
 
 
 class Part(NamedTuple):
