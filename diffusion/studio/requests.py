@@ -153,11 +153,13 @@ def draw(
     seed = made.drawing.seed
     weights = restored.weights.split()[-1]  # `0.08` of `ema 0.08`
     pinned = [
-        f"ckpt={hydra_value(_near(restored.path))}",
+        f"ckpt={hydra_value(_near(restored.path, 3))}",
         *([] if weights == "ema" else [f"weights={weights}"]),
         *words,
     ]
-    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words(_named)
+    pinned += ([f"seed={seed}"] if request.values.get("seed") is None else []) + search_words(
+        lambda folder: _near(folder, 1)
+    )
     record = recorded(settings, made, restored, command_line(request.command, pinned))
     record = {"made by": request.command, **record, "checkpoint": record["checkpoint"]["sha256"]}
     return Result(images, record, film, request)
@@ -264,17 +266,10 @@ def _class(name: str, names: list[str]) -> str:
     return f'"{name}"'
 
 
-def _near(path: Path) -> str:
-    """A path relative to the working folder; elsewhere only its last three parts, such as those from a run's name."""
-    here = Path.cwd().resolve()
-    full = path.resolve()
-    return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-3:])
-
-
-def _named(folder: Path) -> str:
-    """A folder relative to the working folder; elsewhere only its name."""
-    full = folder.resolve()
-    return str(full.relative_to(Path.cwd().resolve())) if full.is_relative_to(Path.cwd().resolve()) else full.name
+def _near(path: Path, parts: int) -> str:
+    """A path relative to the working folder; elsewhere only its last parts."""
+    here, full = Path.cwd().resolve(), path.resolve()
+    return str(full.relative_to(here)) if full.is_relative_to(here) else "/".join(full.parts[-parts:])
 
 
 def _png(image: Tensor) -> bytes:

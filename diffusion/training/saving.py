@@ -116,16 +116,12 @@ class Checkpoints(Checkpoint):
 
     def prune(self, step: int) -> None:
         """Remove the oldest beyond `keep`, and those after `step`, left from before the run was resumed."""
-        later = self.after(step)
-        for old in [*later, *self.after(-1)[len(later) + self.keep :]]:
+        files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
+        later = [file for file in files if storage.step_in_name(file) > step]
+        for old in later + files[len(later) + self.keep :]:
             old.unlink()
         if later:
             console.print(f"removed {', '.join(file.name for file in later)}: the run was resumed from an earlier step")
-
-    def after(self, step: int) -> list[Path]:
-        """The numbered files of steps after `step`, highest step first."""
-        files = [file for file in storage.numbered_files(self.folder) if file.is_file()]
-        return [file for file in files if storage.step_in_name(file) > step]
 
 
 def unwritable(file: Path, run: Path, error: OSError) -> UserError:

@@ -130,7 +130,7 @@ FAULTS = [
         "[]",
         STUDIO,
     ),
-    Fault("studio: the record contains an absolute path", '"/".join(full.parts[-3:])', "str(full)", STUDIO),
+    Fault("studio: the record contains an absolute path", '"/".join(full.parts[-parts:])', "str(full)", STUDIO),
     Fault("studio: generation continues after a stop", "if stop.is_set():", "if False:", STUDIO),
     Fault(
         "studio: the nearest images are not searched mirrored",

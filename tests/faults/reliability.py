@@ -149,7 +149,7 @@ FAULTS = [
     ),
     Fault("T2 last.ckpt counts as the oldest", 'if file.name == "last.ckpt" else', "if False else", AGE),
     Fault(
-        "T2 checkpoints of discarded later steps are not deleted", "[*later, *self.after(-1)[", "[*self.after(-1)[", AGE
+        "T2 checkpoints of discarded later steps are not deleted", "for old in later + files[", "for old in files[", AGE
     ),
     Fault(
         "T3 files that will be replaced do not count as free space",

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from composing import settings, train
 from outcomes import lines, same, state
 from torch import Tensor
 
 import diffusion
+from diffusion.checkpoint import storage
 from diffusion.model import UNet
 from diffusion.training import compilation
 
@@ -79,15 +79,25 @@ def test_true_compiles_the_network_without_a_trial(tiny, tmp_path, compiler) -> 
 
 @pytest.mark.slow
 def test_a_compiled_run_resumes_and_loads_like_any_other(tiny, tmp_path) -> None:
-    """With torch's compiler; only rounding may differ from a run that is not compiled."""
-    words = [*tiny, "ema=warm", "samples.n=0", "trainer.precision=64-true", "trainer.max_steps=4"]
+    """With torch's compiler. The weights differ from those without it by less than a thousandth of a step."""
+    rate = 1e-3  # about what one step of AdamW changes a weight by
+    words = [
+        *tiny,
+        "ema=warm",
+        "samples.n=0",
+        "trainer.precision=64-true",
+        "trainer.max_steps=4",
+        f"optimizer.lr={rate}",
+    ]
     train([*words, "compile=true", "trainer.max_steps=2"], tmp_path / "run")
     train([*words, "compile=true", "ckpt=auto"], tmp_path / "run")
     train(words, tmp_path / "plain")
-    ours, theirs = (diffusion.load(tmp_path / name, device="cpu") for name in ("run", "plain"))
-    weights, expected = (model.denoiser.network.state_dict() for model in (ours, theirs))
+    assert diffusion.load(tmp_path / "run", device="cpu").restored.step == 4
+    weights, expected = (
+        storage.load(tmp_path / f"{name}/checkpoints/last.ckpt")["state_dict"] for name in ("run", "plain")
+    )
     assert weights.keys() == expected.keys()
-    assert all(torch.allclose(weights[name], expected[name], rtol=0, atol=1e-9) for name in weights)
+    assert max(float((weights[name] - expected[name]).abs().max()) for name in weights) < rate / 1000
 
 
 @pytest.mark.parametrize(
