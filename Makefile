@@ -63,6 +63,7 @@ bench: $(VENV)/.developer ## Benchmark startup, steps on a busy machine, a run a
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python bench/start.py
 	$(BIN)/python bench/busy.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/loop.py
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/devices.py

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -77,3 +78,24 @@ def test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it(given
     code = "import os, sys, diffusion; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own | given, check=True)
     assert result.stdout == f"{turns} False\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep their settings")
+@pytest.mark.parametrize(
+    ("given", "kept"), [({}, True), ({"GLIBC_TUNABLES": ""}, False), ({"MALLOC_ARENA_MAX": "2"}, False)]
+)
+def test_freed_memory_is_kept_unless_the_user_sets_it(given: dict, kept: bool) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    code = (
+        "import resource, diffusion, ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]\n"
+        "for _ in range(10):\n"
+        "    block = libc.malloc(ctypes.c_size_t(60 * 2**20))\n"  # 15,360 pages
+        "    ctypes.memset(ctypes.c_void_p(block), 1, 60 * 2**20)\n"
+        "    libc.free(block)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=own | given, check=True)
+    faults = [int(line) for line in out.stdout.split()]
+    assert (faults[-1] - faults[1] < 1_000) == kept, faults

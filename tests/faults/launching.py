@@ -48,11 +48,14 @@ IMAGES = "training/test_changed_images.py"
 OTHER_IMAGES = "test_resuming_in_the_same_folder_with_changed_images_is_refused"
 LOST = "test_a_run_without_its_configuration_is_not_resumed_with_defaults"
 WAITING = "test_importing.py::test_the_thread_spin_count_is_set_before_torch_unless_the_user_sets_it"
+KEPT = "test_importing.py::test_freed_memory_is_kept_unless_the_user_sets_it"
 METRICS_LEFT_OUT = "test_importing.py::test_a_run_imports_unused_metrics_only_on_demand"
 
 FAULTS = [
     Fault("GOMP_SPINCOUNT is not set", 'os.environ.setdefault("GOMP_SPINCOUNT", "4000")', "pass", WAITING),
     Fault("the user's OMP_WAIT_POLICY is overridden", 'if "OMP_WAIT_POLICY" not in os.environ:', "if True:", WAITING),
+    Fault("freed memory is returned to the system", "mallopt(trim_threshold, -1)", "pass", KEPT),
+    Fault("the user's malloc settings are overridden", "for name in os.environ) or", "for name in ()) or", KEPT),
     Fault("all metrics are imported at the start", "        Metrics.install()\n", "", METRICS_LEFT_OUT),
     Fault(
         "SLURM: Lightning's own SLURM environment is not replaced",
