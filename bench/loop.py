@@ -96,6 +96,7 @@ def bare_loop(
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     optimizer = optimizer_of(make(settings.optimizer, "optimizer"), network.parameters(), network)
+    mixed = (settings.trainer.model_extra or {}).get("precision") == "bf16-mixed"
     images = data.splits["train"].images
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(device)
 
@@ -104,8 +105,9 @@ def bare_loop(
         index = torch.randint(1000, (len(x0),), device=device)
         eps = torch.randn_like(x0)
         a = alpha_bar[index].view(-1, 1, 1, 1)
-        y = network(a.sqrt() * x0 + (1 - a).sqrt() * eps, index.float())[:, : x0.shape[1]]  # without a learned variance
-        loss = (y - eps).square().mean()
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            y = network(a.sqrt() * x0 + (1 - a).sqrt() * eps, index.float())
+        loss = (y[:, : x0.shape[1]].float() - eps).square().mean()  # without a learned variance
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,15 +2,19 @@
 
     python bench/network.py [--device cuda] [--rounds 10]
 
-Forward pass, backward pass and AdamW at batch 8, 64×64, float32. The networks take turns in one process, so other load
-on the machine affects all of them equally; the table shows medians. Products are counted on meta tensors, two
-operations per multiply-add. The peak is the best of a matrix product and a 3×3 convolution, measured beforehand; the
-floor is the time that a network's products would take at that peak.
+Forward pass, backward pass and AdamW at batch 8, 64×64, in float32 and with autocast to bfloat16; ours in the memory
+format and with the implementation of AdamW of a run, the others as in PyTorch's defaults. The networks take turns in
+one process, so other load on the machine affects all of them equally, and all of them profit from the memory that
+`diffusion` keeps (bench/memory.py); the table shows medians and their ratio to diffusers in float32. Products are
+counted on meta tensors, two operations per multiply-add. The peak is the best of a matrix product and a 3×3
+convolution, measured beforehand; the floor is the time that a network's products would take at that peak.
 """
 
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.choices import conf_dir
+from diffusion.training.optimizer import optimizer_of
 from diffusion.training.utilization import peak_flops
 
 BATCH, SIDE = 8, 64
@@ -36,10 +41,6 @@ Forward = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 def ours() -> nn.Module:
     return instantiate(SMALL)
-
-
-def ours_channels_last() -> nn.Module:
-    return instantiate(SMALL).to(memory_format=torch.channels_last)
 
 
 def diffusers() -> nn.Module:
@@ -72,12 +73,13 @@ def unwrapped(network: nn.Module, x: Tensor, label: Tensor) -> Tensor:
     return network(x, label).sample
 
 
-ENTRANTS: dict[str, tuple[Callable[[], nn.Module], Forward]] = {
+OURS = "unet_small"
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Forward]] = {
     "diffusers": (diffusers, unwrapped),
-    "unet_small": (ours, plain),
-    "unet_small channels_last": (ours_channels_last, plain),
+    OURS: (ours, plain),
     "denoising-diffusion-pytorch": (denoising_diffusion_pytorch, plain),
 }
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 def batch(device: str) -> tuple[Tensor, Tensor]:
@@ -92,15 +94,23 @@ def gflop_of(build: Callable[[], nn.Module], forward: Forward) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def steps(build: Callable[[], nn.Module], forward: Forward, device: str) -> Iterator[float]:
+def steps(name: str, dtype: torch.dtype, device: str) -> Iterator[float]:
     """Yield the seconds of one training step after another, without end."""
+    build, forward = NETWORKS[name]
     network = build().to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    adamw = partial(torch.optim.AdamW, lr=3e-4)
+    if name == OURS:
+        network.to(memory_format=torch.channels_last)
+        optimizer = optimizer_of(adamw, network.parameters(), network)
+    else:
+        optimizer = adamw(network.parameters())
     x, label = batch(device)
     eps = torch.randn_like(x)
     while True:
         start = now(device)
-        loss = F.mse_loss(forward(network, x, label), eps)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            y = forward(network, x, label)
+        loss = F.mse_loss(y.float(), eps)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -113,31 +123,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
 
-    best = peak_flops(torch.device(args.device), torch.float32) / 1e9
-    runs = {name: steps(*entrant, args.device) for name, entrant in ENTRANTS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ENTRANTS}
+    best = {name: peak_flops(torch.device(args.device), dtype) / 1e9 for name, dtype in PRECISIONS.items()}
+    entrants = [*product(NETWORKS, PRECISIONS)]
+    runs = {(name, precision): steps(name, PRECISIONS[precision], args.device) for name, precision in entrants}
+    seconds: dict[tuple[str, str], list[float]] = {entrant: [] for entrant in entrants}
     warm_up = 2
     for turn in track(range(-warm_up, args.rounds), description="rounds", transient=True):
-        for name, run in runs.items():
+        for entrant, run in runs.items():
             taken = next(run)
             if turn >= 0:
-                seconds[name].append(taken)
+                seconds[entrant].append(taken)
 
-    reference = statistics.median(seconds["diffusers"])
-    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, float32, {args.device} (peak {best:.0f} GFLOP/s)"
+    reference = statistics.median(seconds["diffusers", "float32"])
+    peaks = ", ".join(f"{flops:.0f} in {name}" for name, flops in best.items())
+    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, {args.device} (peak GFLOP/s: {peaks})"
     table = Table(title=title, box=box.SIMPLE, padding=0, collapse_padding=True)
-    for column in ("network", "param.", "GFLOP", "floor ms", "ms", "of peak", "ratio"):
-        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
-    for name, entrant in ENTRANTS.items():
-        median, gflop = statistics.median(seconds[name]), gflop_of(*entrant)
-        parameters = sum(p.numel() for p in entrant[0]().parameters())
+    for column in ("network", "", "param.", "GFLOP", "floor ms", "ms", "of peak", "ratio"):
+        table.add_column(column, justify="left" if column in ("network", "") else "right", no_wrap=True)
+    for name, precision in entrants:
+        median, gflop = statistics.median(seconds[name, precision]), gflop_of(*NETWORKS[name])
+        parameters = sum(p.numel() for p in NETWORKS[name][0]().parameters())
         table.add_row(
             name,
+            precision,
             f"{parameters / 1e6:.2f} M",
             f"{gflop:.1f}",
-            f"{1e3 * gflop / best:.0f}",
+            f"{1e3 * gflop / best[precision]:.0f}",
             f"{1e3 * median:.0f}",
-            f"{gflop / median / best:.0%}",
+            f"{gflop / median / best[precision]:.0%}",
             f"{median / reference:.2f}",
         )
     Console().print(table)

@@ -24,6 +24,8 @@ FAULTS = [
         "checkpointing: recomputed with other dropout masks", "with examples(numbers)", "with examples(None)", CONTRACT
     ),
     fault("patch: output channels in another order", "pixel_shuffle(y,", "pixel_shuffle(y.flip(1),", UNET),
+    fault("group norm: trains in bfloat16", "F.group_norm(x.float(),", "F.group_norm(x,", UNET),
+    fault("group norm: also samples in float32", '"cpu" and torch.is_grad_enabled()', '"cpu"', UNET),
     fault("ADM: s instead of 1 + s", "(1 + s) *", "s *", ADM),
     fault("ADM: the frequencies of DDPM", "frequency_shift = 0", "frequency_shift = 1", WEIGHTS),
     fault(

@@ -1,5 +1,6 @@
 """The DDPM U-Net: its output at initialisation, its connections, and its 2× upsampling."""
 
+import copy
 import hashlib
 import math
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.errors import UserError
 from diffusion.model import UNet
 from diffusion.model.embedding import sinusoidal
-from diffusion.model.unet import Upsample
+from diffusion.model.unet import GroupNorm, Upsample
 from tests.support.networks import randomised
 
 
@@ -130,6 +132,54 @@ def test_upsampling_equals_repeat_and_convolve() -> None:
         x.repeat_interleave(2, 2).repeat_interleave(2, 3), layer.conv.weight, layer.conv.bias, padding=1
     )
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+class Kernels(TorchDispatchMode):
+    """The names of the operations that run, each with the type of its first tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: set[tuple[str, torch.dtype]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if args and isinstance(args[0], Tensor):
+            self.ran.add((func.overloadpacket.__name__, args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_group_norm_trains_in_float32_on_bfloat16_images(
+    memory_format: torch.memory_format, weights: torch.dtype
+) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 32, 16, 16, generator=draws).bfloat16().contiguous(memory_format=memory_format)
+    slope = torch.randn(4, 32, 16, 16, generator=draws).bfloat16()
+    norm = GroupNorm(8, 32, 1e-6).to(weights)
+    nn.init.normal_(norm.weight, generator=draws)
+    nn.init.normal_(norm.bias, generator=draws)
+
+    def results(function, layer: nn.GroupNorm, x: Tensor) -> list[Tensor]:
+        x = x.detach().requires_grad_()
+        y = function(layer, x)
+        return [y.detach(), *torch.autograd.grad(y, (x, layer.weight, layer.bias), slope.to(y.dtype))]
+
+    double = copy.deepcopy(norm).double()
+    with Kernels() as kernels:
+        found = results(GroupNorm.forward, norm, x)
+    theirs, exact = results(nn.GroupNorm.forward, norm, x), results(nn.GroupNorm.forward, double, x.double())
+    for ours, torchs, right in zip(found, theirs, exact, strict=True):
+        assert (ours.dtype, ours.stride()) == (torchs.dtype, torchs.stride())
+        ours_off, torchs_off = ((each.double() - right).norm() / right.norm() for each in (ours, torchs))
+        assert ours_off <= max(1.1 * torchs_off, torch.finfo(torch.float32).eps)
+    assert {dtype for name, dtype in kernels.ran if name == "native_group_norm_backward"} == {torch.float32}
+
+
+def test_group_norm_without_gradients_is_that_of_torch() -> None:
+    x, norm = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16(), GroupNorm(8, 32)
+    with torch.no_grad(), Kernels() as kernels:
+        assert torch.equal(norm(x), nn.GroupNorm.forward(norm, x))
+    assert {dtype for name, dtype in kernels.ran if name == "native_group_norm"} == {torch.bfloat16}
 
 
 def test_dropout_is_active_only_in_training() -> None:
