@@ -3,7 +3,7 @@
     python bench/network.py [--device cuda] [--rounds 10]
 
 Forward pass, backward pass and AdamW at batch 8, 64×64, in float32 and with autocast to bfloat16; ours in the memory
-format and with the implementation of AdamW of a run, the others as in PyTorch's defaults. The networks take turns in
+format of a run, the others in PyTorch's. The networks take turns in
 one process, so other load on the machine affects all of them equally, and all of them profit from the memory that
 `diffusion` keeps (bench/memory.py); the table shows medians and their ratio to diffusers in float32. Products are
 counted on meta tensors, two operations per multiply-add. The peak is the best of a matrix product and a 3×3
@@ -13,7 +13,6 @@ convolution, measured beforehand; the floor is the time that a network's product
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import product
 
 import torch
@@ -31,7 +30,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.config.choices import conf_dir
-from diffusion.training.optimizer import optimizer_of
 from diffusion.training.utilization import peak_flops
 
 BATCH, SIDE = 8, 64
@@ -98,12 +96,9 @@ def steps(name: str, dtype: torch.dtype, device: str) -> Iterator[float]:
     """Yield the seconds of one training step after another, without end."""
     build, forward = NETWORKS[name]
     network = build().to(device).train()
-    adamw = partial(torch.optim.AdamW, lr=3e-4)
     if name == OURS:
         network.to(memory_format=torch.channels_last)
-        optimizer = optimizer_of(adamw, network.parameters(), network)
-    else:
-        optimizer = adamw(network.parameters())
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
     x, label = batch(device)
     eps = torch.randn_like(x)
     while True:

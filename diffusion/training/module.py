@@ -21,7 +21,7 @@ from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.optimizer import optimizer_of, setting_names
+from diffusion.training.optimizer import match_layouts, optimizer_of, setting_names
 from diffusion.training.recipe import Recipe
 
 VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
@@ -211,13 +211,8 @@ class Diffusion(pl.LightningModule):
         self.log_dict({k: v.float().to(self.device) for k, v in logged.items()} | {"epoch": float(epoch)})
 
     def new_optimizer(self) -> Optimizer:
-        """Create a new optimizer for all parameters.
-
-        In float16, fused optimizers undo the scaling of the loss themselves, so Lightning could not clip the gradients.
-        """
-        precision = str((self.settings.trainer.model_extra or {}).get("precision"))
-        fuse = not precision.startswith("16")
-        return optimizer_of(self.optimizer, self.parameters(), self.denoiser.network, fuse)
+        """Create a new optimizer for all parameters."""
+        return optimizer_of(self.optimizer, self.parameters(), self.denoiser.network)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer and its per-step learning-rate schedule."""
@@ -233,7 +228,8 @@ class Diffusion(pl.LightningModule):
         """
         (optimizer,), scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LRScheduler)
-        names = setting_names(self.optimizer) - {"params", "lr", "fused"}  # a run keeps its implementation: same bits
+        match_layouts(optimizer)
+        names = setting_names(self.optimizer) - {"params", "lr"}
         for i, fresh in enumerate(self.new_optimizer().param_groups):
             group = optimizer.param_groups[i]
             group |= {key: value for key, value in fresh.items() if key in names}

@@ -88,8 +88,7 @@ class Muon(Optimizer):
                 "such as optimizer.ends=[first,last], or add an attribute `ends` to it"
             )
         params, hidden = list(params), {id(p) for p in hidden_matrices(network, ends)}
-        others = [p for p in params if id(p) not in hidden]
-        self.adamw = AdamW(others, lr, betas, eps, weight_decay, fused=True)
+        self.adamw = AdamW([p for p in params if id(p) not in hidden], lr, betas, eps, weight_decay)
         matrices = [p for p in params if id(p) in hidden]
         own = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps}
         super().__init__([{"params": matrices, **own}, *self.adamw.param_groups], {})

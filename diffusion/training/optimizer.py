@@ -2,27 +2,28 @@
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def optimizer_of(
-    make: Callable[..., Optimizer], params: Iterable[nn.Parameter], network: nn.Module, fuse: bool = True
-) -> Optimizer:
-    """Return make(params), with two more arguments if `make` has them: `network` and `fused`.
-
-    `Muon` needs to see the layers of `network`. With fused=True, torch's optimizers update each tensor in a single
-    pass, on a CPU in a quarter of the time, which differs in the last bit of a few weights. With `fuse` False, or if
-    the settings choose an implementation (`fused` or `foreach`), it is left to them.
-    """
-    arguments = inspect.signature(make).parameters
-    asked: dict[str, Any] = {"network": network} if "network" in arguments else {}
-    chosen = {arguments[name].default for name in ("fused", "foreach") if name in arguments}
-    if fuse and "fused" in arguments and chosen == {None}:
-        asked["fused"] = True
+def optimizer_of(make: Callable[..., Optimizer], params: Iterable[nn.Parameter], network: nn.Module) -> Optimizer:
+    """Return make(params), or make(params, network=network) if it has that argument: `Muon` needs to see the layers."""
+    asked = {"network": network} if "network" in inspect.signature(make).parameters else {}
     return make(list(params), **asked)
+
+
+def match_layouts(optimizer: Optimizer) -> None:
+    """Store each restored moment in the memory layout of its weight.
+
+    They differ after a change of `channels_last` or `trainer.strategy`. With `optimizer.fused=true`, torch pairs the
+    elements in the order of memory, whatever the layouts.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def setting_names(make: Callable[..., Optimizer]) -> set[str]:

@@ -27,13 +27,7 @@ def fault(what: str, sound: str, faulty: str, test: str) -> Fault:
     return Fault(what, sound, faulty, f"training/test_muon.py::{test}")
 
 
-FUSED = "training/test_fused.py"
-
 FAULTS = [
-    Fault("a resumed run changes to a fused optimizer", '{"params", "lr", "fused"}', '{"params", "lr"}', FUSED),
-    Fault("an optimizer is fused in float16", 'fuse = not precision.startswith("16")', "fuse = True", FUSED),
-    Fault("optimizers are not fused", 'asked["fused"] = True', "pass", FUSED),
-    Fault("fused=false is ignored", "and chosen == {None}:", "and True:", FUSED),
     fault("Newton–Schulz: wrong sign of b", "beta=B, alpha=C", "beta=-B, alpha=C", ORTHOGONAL),
     fault("Newton–Schulz: X is not scaled", "x = x / x.norm().clamp(min=SMALLEST)", "pass", ORTHOGONAL),
     fault("Newton–Schulz: division of 0 by 0", ".clamp(min=SMALLEST)", "", ORTHOGONAL),

@@ -5,7 +5,9 @@ import math
 import shlex
 
 import pytest
+import torch
 import yaml
+from composing import train
 
 from diffusion.checkpoint import storage
 from diffusion.config.composition import composed, plain
@@ -172,6 +174,22 @@ def test_changed_optimizer_settings_are_used_on_resume(command, run):
     (group,) = saved["optimizer_states"][0]["param_groups"]
     assert (*group["betas"], group["weight_decay"], group["initial_lr"]) == (0.5, 0.6, 0.3, 0.01)
     assert saved["lr_schedulers"][0]["base_lrs"] == [0.01]
+
+
+def test_a_fused_optimizer_resumes_in_another_memory_format(tiny, tmp_path):
+    words = [*tiny, "+optimizer.fused=true", "trainer.precision=64-true", "score=off", "samples.n=0"]
+    train([*words, "trainer.max_steps=6"], tmp_path / "whole")
+    train([*words, "trainer.max_steps=3"], tmp_path / "first")
+    ckpt = f"ckpt={tmp_path}/first/checkpoints/last.ckpt"
+    train([*words, "trainer.max_steps=6", "channels_last=false", ckpt], tmp_path / "rest")
+    (expected, moments), (found, resumed) = (
+        (saved["state_dict"], saved["optimizer_states"][0])
+        for saved in (storage.load(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "rest"))
+    )
+    assert moments["param_groups"][0]["fused"] is resumed["param_groups"][0]["fused"] is True
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-9, msg=name)
+    assert any(weight.stride() != found[name].stride() for name, weight in expected.items())
 
 
 def test_a_learning_rate_that_jumps_on_resume_is_printed(command, tiny, tmp_path):
