@@ -130,8 +130,8 @@ def main() -> None:
                 seconds[entrant].append(taken)
 
     reference = statistics.median(seconds["diffusers", "float32"])
-    peaks = ", ".join(f"{flops:.0f} in {name}" for name, flops in best.items())
-    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, {args.device} (peak GFLOP/s: {peaks})"
+    peaks = ", ".join(f"{name} {flops:.0f}" for name, flops in best.items())
+    title = f"One training step, batch {BATCH}, {SIDE}×{SIDE}, {args.device} (peak: {peaks} GFLOP/s)"
     table = Table(title=title, box=box.SIMPLE, padding=0, collapse_padding=True)
     for column in ("network", "", "param.", "GFLOP", "floor ms", "ms", "of peak", "ratio"):
         table.add_column(column, justify="left" if column in ("network", "") else "right", no_wrap=True)

@@ -28,6 +28,12 @@ def fault(what: str, sound: str, faulty: str, test: str) -> Fault:
 
 
 FAULTS = [
+    Fault(
+        "restored moments keep the layout of the checkpoint",
+        "        match_layouts(optimizer)\n",
+        "",
+        "training/test_resume.py::test_a_fused_optimizer_resumes_in_another_memory_format",
+    ),
     fault("Newton–Schulz: wrong sign of b", "beta=B, alpha=C", "beta=-B, alpha=C", ORTHOGONAL),
     fault("Newton–Schulz: X is not scaled", "x = x / x.norm().clamp(min=SMALLEST)", "pass", ORTHOGONAL),
     fault("Newton–Schulz: division of 0 by 0", ".clamp(min=SMALLEST)", "", ORTHOGONAL),
