@@ -1,5 +1,6 @@
 """T8. Untrusted files are only data: no code in them runs, and they cannot read anything on this machine."""
 
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 import torch
 from composing import settings as settings_of
 from composing import train
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -155,6 +157,26 @@ def payloads(tiny, tmp_path_factory, sentinel) -> dict[str, Path]:
         config = json.dumps({part: (base | parts[name])[part] for part in untrusted.PARTS})
         save_file(tensors, files[f"exported {name}"], metadata | {"config": config})
     return files | {"own": own}
+
+
+RUN_BY_HYDRA = ("schedule", "sampler", "sampler's grid", "nested", "in a list", "in arguments")  # not on its block list
+
+
+@pytest.mark.parametrize("name", sorted({*pickles("")} - {"traversal"}))
+def test_payloads_run_if_a_file_is_unpickled(tmp_path: Path, name: str) -> None:
+    """So the test below can fail."""
+    sentinel = tmp_path / "sentinel"
+    with contextlib.suppress(Exception):
+        torch.load(io.BytesIO(pickles(str(sentinel))[name]), weights_only=False)
+    assert sentinel.exists()
+
+
+@pytest.mark.parametrize("name", RUN_BY_HYDRA)
+def test_payloads_run_if_a_configuration_is_built(tmp_path: Path, name: str) -> None:
+    sentinel = tmp_path / "sentinel"
+    with contextlib.suppress(Exception):
+        instantiate(OmegaConf.create(configs(str(sentinel))[name]))
+    assert sentinel.exists()
 
 
 survived: set[str] = set()
