@@ -17,15 +17,14 @@ import time
 from collections.abc import Callable
 
 import torch
-from hydra.utils import instantiate
 from measuring import resident
-from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from diffusion.config.choices import conf_dir
+from diffusion.config.build import make
+from diffusion.config.composition import choice
 
 REPEATS = 6
 WORKS = {"training step": 8, "evaluation": 64}  # with their numbers of images
@@ -45,7 +44,7 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure(work: str, model: str, resolution: int) -> tuple[float, float, float]:
     """Milliseconds, page faults and peak megabytes of one kind of work, in this process."""
-    network = instantiate(OmegaConf.load(conf_dir() / "model" / f"{model}.yaml")).to(memory_format=torch.channels_last)
+    network = make(choice("model", model), "model").to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
     n = WORKS[work]
     x, label = torch.randn(n, 3, resolution, resolution), torch.arange(n, dtype=torch.float32)

@@ -3,11 +3,11 @@
     python bench/network.py [--device cuda] [--rounds 10]
 
 Forward pass, backward pass and AdamW at batch 8, 64×64, in float32 and with autocast to bfloat16; ours in the memory
-format of a run, the others in PyTorch's. The networks take turns in
-one process, so other load on the machine affects all of them equally, and all of them profit from the memory that
-`diffusion` keeps (bench/memory.py); the table shows medians and their ratio to diffusers in float32. Products are
-counted on meta tensors, two operations per multiply-add. The peak is the best of a matrix product and a 3×3
-convolution, measured beforehand; the floor is the time that a network's products would take at that peak.
+format of a run, the others in PyTorch's. The networks take turns in one process, so other load on the machine affects
+all of them equally, and all of them profit from the memory that `diffusion` keeps (bench/memory.py); the table shows
+medians and their ratio to diffusers in float32. Products are counted on meta tensors, two operations per multiply-add.
+The peak is the best of a matrix product and a 3×3 convolution, measured beforehand; the floor is the time that a
+network's products would take at that peak.
 """
 
 import argparse

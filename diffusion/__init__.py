@@ -49,7 +49,7 @@ def _keep_freed_memory() -> None:
     """Let the C library reuse freed memory (glibc; elsewhere, nothing happens).
 
     By default it returns large blocks to the system, which must fill each page with zeros when it hands it out again.
-    On a CPU this takes up to a tenth of a training step, and almost half of the sampling of large batches
+    On a CPU this takes up to a tenth of a training step, and two fifths of an evaluation of many images
     (bench/memory.py). Memory remains reserved until the process ends. Settings in the environment take precedence.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ) or sys.platform != "linux":
