@@ -175,7 +175,7 @@ FAULTS = [
         "T4 a resumed run does not repeat the interrupted validation",
         "            loops.repeat_validation(checkpoint)\n",
         "            pass\n",
-        f"{SIGNALLED}[validation 1, SIGTERM]",
+        f"{SIGNALLED}[validation 6, SIGINT SIGINT]",
     ),
     Fault(
         "T4 stops before a validation that is due",
@@ -217,7 +217,7 @@ FAULTS = [
         "T4 dropout is active in the averaged copy",
         ".requires_grad_(False).eval()\n\n    def on_train_start",
         ".requires_grad_(False)\n\n    def on_train_start",
-        f"{SIGNALLED}[validation 14, SIGINT]",
+        "training/test_train_command.py::test_raw_and_averaged_weights_are_both_validated_without_dropout",
     ),
     Fault(
         "T4 a signal does not interrupt sampling",

@@ -281,6 +281,14 @@ def test_without_an_average_the_raw_weights_are_validated(command, tiny, tmp_pat
     assert "val/mse_raw" not in metrics
 
 
+def test_raw_and_averaged_weights_are_both_validated_without_dropout(command, tiny, tmp_path):
+    """With a decay of 0, the average is the raw weights."""
+    status, out, err = command("train", [*tiny, "ema.decay=0", "model.dropout=0.5", "trainer.max_steps=3", "name=same"])
+    assert status == 0, out + err
+    metrics = read_metrics(run_of(tmp_path / "outputs/same") / "metrics.csv")
+    assert list(metrics["val/mse"].value) == list(metrics["val/mse_raw"].value)
+
+
 SECRET = "canary-3f9a71"
 
 
