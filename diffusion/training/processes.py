@@ -167,7 +167,8 @@ def lost_process(error: BaseException, followers: "Followers") -> str | None:
         return f"process {killed.pid} of the run was killed by {signal.Signals(-killed.returncode).name}"
     if silent := re.search(r"[Tt]imed out waiting (?:for )?(\d+) ?ms", str(error)):
         return f"another process of the run has not answered for {duration(int(silent[1]) / 1000)}: it may be stopped"
-    if "Application timeout caused pair closure" in str(error):  # gloo: another message, on its way at the same time
+    # Gloo ends the other operations under way with this message; the store's error says that a process has not joined.
+    if "Application timeout caused pair closure" in str(error) or isinstance(error, dist.DistStoreError):
         return "another process of the run has not answered: it may be stopped"
     return "another process of the run, or its machine, has died" if closed else None
 

@@ -171,5 +171,8 @@ def test_every_gloo_message_after_a_timeout_is_reported():
         with pytest.raises(RuntimeError) as caught:
             work.wait()
         said.add(lost_process(caught.value, Followers()))
+    with pytest.raises(RuntimeError) as caught:
+        dist.ProcessGroupGloo(dist.HashStore(), 0, 2, limit)  # the other one does not even connect
     what = "another process of the run has not answered"
+    assert lost_process(caught.value, Followers()) == f"{what}: it may be stopped"
     assert said == {f"{what} for 1 s: it may be stopped", f"{what}: it may be stopped"}
