@@ -72,12 +72,11 @@ def _compared(splits: Mapping[str, Split], names: Sequence[str]) -> Iterator[lis
 
     A pair is (names of the splits, index of the held-out image, index of the nearest image in the earlier split).
     """
-    from diffusion.data.nearest import SAMPLED, Nearest, directions, shortened  # scipy is not imported at every start
+    from diffusion.data.nearest import Nearest, shortened  # scipy is not imported at every start
 
     if len(names) < 2:
         return
-    images = splits[names[0]].images
-    along = directions(miniature(images[:: -(-len(images) // SAMPLED)]))
+    along = _directions(splits[names[0]].images)
     radius = NEAR * len(along) ** 0.5
     for n, first in enumerate(names[:-1]):
         known, short = splits[first].images, []
@@ -93,6 +92,13 @@ def _compared(splits: Mapping[str, Split], names: Sequence[str]) -> Iterator[lis
                 distance, view = distances.min(dim=0)
                 close = distance.isfinite().nonzero().flatten().tolist()
                 yield [((first, second), start * ROWS + i, int(numbers[view[i], i])) for i in close]
+
+
+def _directions(images: Tensor) -> Tensor:
+    """The `directions` of the miniatures of images (N, C, H, W)."""
+    from diffusion.data.nearest import SAMPLED, directions
+
+    return directions(miniature(images[:: -(-len(images) // SAMPLED)]))
 
 
 def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
@@ -122,12 +128,20 @@ def report(splits: Mapping[str, Split]) -> list[dict[str, str]]:
 
 
 def repeats(images: Tensor, known: Tensor, views: Sequence[View]) -> Tensor:
-    """Which of `images` (n, C, H, W) are near-duplicates, in any of the views, of one of `known`: (n,) bool."""
-    near = torch.zeros(len(images), dtype=torch.bool)
+    """Which of `images` (n, C, H, W) are near-duplicates, in any of the views, of one of `known`: (n,) bool.
+
+    Most images are not compared in full, because even their `shortened` miniatures are not near any.
+    """
+    from diffusion.data.nearest import SLACK, shortened
+
+    along, near = _directions(known), torch.zeros(len(images), dtype=torch.bool)
+    radius = NEAR * len(along) ** 0.5
     for part in known.split(KNOWN):
         small = miniature(part)
+        short = shortened(small, along).float()
         for view in views:
-            rows = miniature(view(images)).split(ROWS)
-            distances = torch.cat([torch.cdist(x, small).amin(dim=1) for x in rows])
-            near |= distances / small.shape[1] ** 0.5 < NEAR  # RMS
+            rows = zip(near.split(ROWS), miniature(view(images)).split(ROWS), strict=True)
+            for found, x in rows:  # `found` is a part of `near`
+                likely = torch.cdist(shortened(x, along).float(), short).amin(dim=1) < radius * (1 + SLACK)
+                found[likely] |= torch.cdist(x[likely], small).amin(dim=1) < radius
     return near

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.console import console
+from diffusion.console import console, count
 from diffusion.data import ImageData
 from diffusion.data.duplicates import NEAR, repeats
 from diffusion.errors import UserError
@@ -102,7 +102,7 @@ def sentence(score: Score) -> str:
     signs = ["more than chance"] if details["p_value"] < CHANCE else []
     if repeated:
         verb = "repeats" if repeated == 1 else "repeat"
-        signs.append(f"{repeated} of them {verb} a training image (within {NEAR}/255)")
+        signs.append(f"{count(repeated, 'sample')} {verb} a training image (within {NEAR}/255)")
     result = f"{' and '.join(signs)}: see the figure" if signs else "no sign of copying"
     n, out = calibration["n"], calibration["left_out"]
     left_out = (

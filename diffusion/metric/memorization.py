@@ -22,8 +22,8 @@ Beta(k, m + 1 − k), so without copies, the number X of flagged samples among n
 flagged than by chance if P(X ≥ x) is small for the x that were found (`Audit.p_value`).
 
 Held-out photographs that repeat training images, by a given criterion, would lower the threshold, so they are excluded
-from the m. Flagged samples that meet the same criterion are counted separately, because a few copies hardly change the
-share.
+from the m. Samples that meet the same criterion are counted separately, flagged or not: a few copies hardly change the
+share, and a copy of an image that has many near-duplicates in the training set is not flagged: all y_k are near.
 """
 
 import math
@@ -100,7 +100,7 @@ class Audit:
     """Which of n samples are suspected copies."""
 
     flagged: Tensor  # (n,) bool
-    repeats: Tensor  # (n,) bool: the flagged samples that are near-duplicates of a training image
+    repeats: Tensor  # (n,) bool: which are near-duplicates of a training image, flagged or not
     nearest: dict[str, Nearest]  # by embedding
     thresholds: dict[str, float]
     k: int  # the threshold of each embedding is the k-th smallest ratio of the m held-out photographs
@@ -143,7 +143,8 @@ class Audit:
         names = list(self.nearest)
         units = torch.stack([self.nearest[name].ratio / max(self.thresholds[name], 1e-12) for name in names])
         least, by = units.min(dim=0)
-        return [(i, names[int(by[i])]) for i in (least - self.repeats.int()).argsort()[:count].tolist()]
+        ranked = sorted(zip((~self.repeats).tolist(), least.tolist(), range(self.n), strict=True))
+        return [(i, names[int(by[i])]) for _, _, i in ranked[:count]]
 
 
 def chance(flagged: int, n: int, k: int, m: int) -> float:
@@ -208,6 +209,4 @@ def audit(
         found[name] = nearest(embedding.of_views(samples), known)
         thresholds[name] = float(ratios.sort().values[k - 1])
         flagged |= found[name].ratio < thresholds[name]
-    repeated = flagged.clone()
-    repeated[flagged] = repeats(samples[flagged])
-    return Audit(flagged, repeated, found, thresholds, k, m, len(held_out) - m)
+    return Audit(flagged, repeats(samples), found, thresholds, k, m, len(held_out) - m)

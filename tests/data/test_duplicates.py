@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.data import Folder, duplicates
 from diffusion.data.batches import Split
-from diffusion.data.duplicates import EITHER_WAY, Pair, across, repeats
+from diffusion.data.duplicates import EITHER_WAY, NEAR, Pair, across, repeats
 from diffusion.data.module import ImageData
 
 
@@ -42,6 +42,17 @@ def test_repeats_finds_near_duplicates_in_any_given_view() -> None:
     assert repeats(images, known, EITHER_WAY).nonzero().flatten().tolist() == [600, 601]
     assert repeats(images, known, EITHER_WAY[1:]).nonzero().flatten().tolist() == [601]
     assert repeats(images[:0], known, EITHER_WAY).tolist() == []
+
+
+def test_repeats_compares_all_images_that_may_be_near() -> None:
+    g = torch.Generator().manual_seed(0)
+    known = 40 + 175 * torch.rand(700, 3, 2, 2, generator=g)  # in 12 dimensions
+    away = torch.randn(200, 3, 2, 2, generator=g) * torch.linspace(5, 11, 200)[:, None, None, None]
+    known, images = (x.byte().repeat_interleave(8, 2).repeat_interleave(8, 3) for x in (known, known[:200] + away))
+    rms = (duplicates.miniature(images)[:, None] - duplicates.miniature(known)).square().mean(dim=2).sqrt()
+    near = (rms < NEAR).any(dim=1)
+    assert 50 < near.sum() < 150
+    assert torch.equal(repeats(images, known, EITHER_WAY[:1]), near)
 
 
 def test_a_folder_prints_and_reports_its_near_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,7 +67,7 @@ def test_the_copies_score_has_a_protocol_and_a_figure(
     assert details["repeats"] == 6
     assert details["calibration"] == {"split": "val", "n": 20, "left_out": 0, "key": val.key}
     line = " ".join(capsys.readouterr().out.split())
-    assert "6 of them repeat a training image (within 8/255): see the figure" in line
+    assert "6 samples repeat a training image (within 8/255): see the figure" in line
     assert "validation images repeat" not in line
 
 
@@ -140,8 +140,8 @@ def test_the_summary_reports_copies_beyond_chance_and_repeated_images() -> None:
 
     assert line().endswith(": no sign of copying")
     assert line(p_value=0.024).endswith(": more than chance: see the figure")
-    assert line(repeats=1).endswith(": 1 of them repeats a training image (within 8/255): see the figure")
-    both = ": more than chance and 4 of them repeat a training image (within 8/255): see the figure"
+    assert line(repeats=1).endswith(": 1 sample repeats a training image (within 8/255): see the figure")
+    both = ": more than chance and 4 samples repeat a training image (within 8/255): see the figure"
     assert line(repeats=4, p_value=0.024).endswith(both)
 
 

@@ -81,6 +81,12 @@ FAULTS = [
         COMPARED,
     ),
     Fault(
+        "repeats: images whose shortened miniatures are near are not compared in full",
+        "amin(dim=1) < radius * (1 + SLACK)",
+        "amin(dim=1) < radius / 2",
+        "data/test_duplicates.py::test_repeats_compares_all_images_that_may_be_near",
+    ),
+    Fault(
         "the tiles of one photograph are not interleaved with others",
         'np.argsort(turn[part], kind="stable")',
         'np.argsort(0 * turn[part], kind="stable")',

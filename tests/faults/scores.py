@@ -16,6 +16,7 @@ HUB = "metric/test_foundation.py::test_the_hash_of_weights_from_the_hub_is_verif
 PLANTED = "metric/test_memorization.py::test_planted_copies_of_photographs_are_flagged"
 FEW = "metric/test_memorization.py::test_samples_that_repeat_training_images_are_counted_separately"
 FIRST = "metric/test_memorization.py::test_not_all_flagged_samples_are_repeats_and_repeats_come_first"
+UNFLAGGED = "metric/test_memorization.py::test_repeats_of_an_image_with_many_near_duplicates_are_counted_and_come_first"
 NEAREST = "metric/test_memorization.py::test_nearest_equals_brute_force"
 MOVES = "metric/test_memorization.py::test_a_view_shifts_with_replicated_edges_then_mirrors"
 DUPLICATES = "data/test_duplicates.py::test_near_duplicates_are_printed_at_every_start_but_computed_once"
@@ -167,9 +168,15 @@ FAULTS = [
     ),
     Fault("audit: a shift wraps around", "self.right).clamp(0, width - 1)", "self.right) % width", MOVES),
     Fault("audit: distances of views lack the term |f(v(x))|²", " + v.square().sum(dim=1, keepdim=True)", "", NEAREST),
-    Fault("audit: no sample counts as a repeat", "repeats(samples[flagged])", "False", FEW),
-    Fault("audit: every flagged sample counts as a repeat", "repeats(samples[flagged])", "True", FIRST),
-    Fault("audit: repeats are not shown first", "(least - self.repeats.int())", "least", FIRST),
+    Fault("audit: no sample counts as a repeat", "flagged, repeats(samples),", "flagged, ~flagged,", FEW),
+    Fault("audit: every flagged sample counts as a repeat", "flagged, repeats(samples),", "flagged, flagged,", FIRST),
+    Fault(
+        "audit: only flagged samples count as repeats",
+        "flagged, repeats(samples),",
+        "flagged, flagged & repeats(samples),",
+        UNFLAGGED,
+    ),
+    Fault("audit: repeats are not shown first", "zip((~self.repeats).tolist(),", "zip([True] * self.n,", FIRST),
     Fault(
         "audit: repeats are not searched in mirrored and shifted views",
         "train.images, SHIFTED))",

@@ -150,6 +150,14 @@ def test_not_all_flagged_samples_are_repeats_and_repeats_come_first() -> None:
     assert {i for i, _ in found.closest(3)} == {20, 21, 22}
 
 
+def test_repeats_of_an_image_with_many_near_duplicates_are_counted_and_come_first() -> None:
+    copied = noisy(TRAIN[:1].expand(30, -1, -1, -1), std=5)
+    found = audited(torch.cat([scenes(20, seed=4), copied]), torch.cat([TRAIN, TRAIN[:1].expand(60, -1, -1, -1)]))
+    assert not found.flagged[20:].any()  # all ratios are 1
+    assert found.repeats.nonzero().flatten().tolist() == list(range(20, 50))
+    assert {i for i, _ in found.closest(30)} == set(range(20, 50))
+
+
 def test_the_false_positive_rate_on_held_out_images_is_bounded() -> None:
     for rate in (0.01, 0.1):
         found = audited(scenes(2000, seed=3), rate=rate)
