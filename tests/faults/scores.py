@@ -394,6 +394,18 @@ FAULTS = [
     Fault(
         "gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", "", GAPS
     ),
+    Fault(
+        "gap: fewer training images weigh as much as all",
+        "sign * n * (means - means.mean()) / len(means)",
+        "sign * (means - means.mean())",
+        GAPS,
+    ),
+    Fault(
+        "gap: images without a partner count as clusters",
+        "int((each >= 0).sum()) for each in names",
+        "len(each) for each in names",
+        GAPS,
+    ),
     Fault("gap: no correction for few clusters", "count / (count - 1) * sums", "sums", GAPS),
     Fault(
         "gap: normal instead of Student quantiles for few photographs",
