@@ -172,8 +172,8 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model is read again",
-        "        if worse is not None:\n            return make(",
-        "        if False:\n            return make(",
+        "        if worse is not None:\n            made: Guidance",
+        "        if False:\n            made: Guidance",
         "library/test_library.py::test_a_worse_model_is_used_as_given_even_if_its_file_is_gone",
     ),
     Fault(
