@@ -67,7 +67,7 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     for run, numbers in values.items():
         if run.info.get("seconds") is not None:
             numbers["seconds"] = float(run.info["seconds"])
-    columns.append(Column("seconds", None, "seconds: duration of a run, training to report"))
+    columns.append(Column("seconds", None, "seconds: duration of a run, training to report, over all its starts"))
     columns = [column for column in columns if any(column.name in numbers for numbers in values.values())]
     return Comparison(list(runs), list(rows.values()), columns, left_out, warnings)
 

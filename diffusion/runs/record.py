@@ -33,6 +33,7 @@ BEAT = 30.0  # seconds between touches of run.json, the heartbeat of a run
 SILENCE = 10 * BEAT  # seconds after which a run on another machine is considered dead
 FILE = "run.json"
 LOCK = ".lock"
+CONTINUED = ("seconds", "seconds_of", "epoch_lengths")  # what a run that resumes adds to
 PATIENCE = 2.0  # seconds to wait for a lock whose process is about to end, or is only probing
 LEASE = 120.0  # seconds until a file server releases the lock of a failed machine
 HELD: weakref.WeakSet[BinaryIO] = weakref.WeakSet()  # locks held by this process
@@ -49,6 +50,7 @@ class RunRecord:
         self.content = self._read() if content is None else content
         self.previous: dict[str, Any] = {}  # content of the folder's previous run
         self.began = time.time()
+        self.earlier = 0.0  # seconds of the run up to where this process resumed it
         self.written = 0.0  # time of the last write, on the monotonic clock
         self.ended = threading.Event()
         self.lock: BinaryIO | None = None  # the folder's lock, while held by this process
@@ -74,10 +76,15 @@ class RunRecord:
 
     @classmethod
     def begin(cls, folder: Path) -> "RunRecord":
-        """Record that this process runs in `folder`. From now on, a signal is recorded before the process ends."""
+        """Record that this process runs in `folder`. From now on, a signal is recorded before the process ends.
+
+        It adds to the times of the folder's previous run, until `start_over` or `resume` says otherwise.
+        """
+        before = cls(folder).content
         record = cls(
             folder,
-            {
+            {key: before[key] for key in CONTINUED if key in before}
+            | {
                 "id": uuid.uuid4().hex,
                 "state": "running",
                 "started": now(),
@@ -88,13 +95,41 @@ class RunRecord:
                 "slurm": slurm.job(),
             },
         )
+        record.earlier = before.get("seconds", 0.0)
         early_signals.State.before_exit = partial(record.fail, "interrupted")
         record._replace()
         return record
 
+    def start_over(self) -> None:
+        """Do not add to the times and epochs of the folder's previous run."""
+        self.earlier = 0.0
+        for key in CONTINUED:
+            self.content.pop(key, None)
+
+    def resume(self, folder: Path, step: int) -> None:
+        """Add to the times and epochs of the run in `folder`, which is resumed at `step`.
+
+        If a run in another folder went on after this step, its times count in proportion to the steps: it does not
+        record when it made a step.
+        """
+        if folder.resolve() == self.folder.resolve():
+            return
+        before = RunRecord(folder).content
+        share = min(1.0, step / before["steps"]) if before.get("steps") else 1.0
+        self.earlier = share * before.get("seconds", 0.0)
+        self.content |= {
+            "seconds_of": {part: share * seconds for part, seconds in before.get("seconds_of", {}).items()},
+            "epoch_lengths": before.get("epoch_lengths", []),
+        }
+
+    @property
+    def session(self) -> float:
+        """Seconds since this process began."""
+        return time.time() - self.began
+
     def update(self, **more: Any) -> None:
         """Add to the content and write the file."""
-        self.content |= more | {"seconds": round(time.time() - self.began, 1)}
+        self.content |= more | {"seconds": round(self.earlier + self.session, 1)}
         self.write()
 
     def write(self) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -102,12 +101,9 @@ class RunProgress(ProgressBar):
 class RecordProgress(Callback):
     """Keeps run.json up to date: the device, and the progress of the run."""
 
-    def __init__(self, record: RunRecord, data: ImageData, clock: Clock, resumed: Path | None, spent: Spent):
+    def __init__(self, record: RunRecord, data: ImageData, clock: Clock, spent: Spent):
         self.record, self.clock, self.spent = record, clock, spent
-        before = {} if resumed is None else RunRecord(resumed).content  # of the resumed run, in either folder
-        self.lengths = epoch_lengths(
-            record.previous if resumed and resumed.resolve() == record.folder.resolve() else before
-        )
+        self.lengths = epoch_lengths(record.content)  # of the resumed run
         record.update(
             host_cores=os.cpu_count(),
             images={name: len(split.images) for name, split in data.splits.items()},

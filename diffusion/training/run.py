@@ -121,7 +121,7 @@ def train(settings: Train, folder: Path, record: RunRecord | None) -> float | No
     finally:
         loggers.finish(run.trainer.loggers)
     keep_finished(settings.checkpoint.finished, folder)
-    print_files(folder, record.content["seconds"])
+    print_files(folder, record)
     return result
 
 
@@ -158,6 +158,11 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     elif settings.init is not None:
         start_from(settings.init, module.denoiser.network, settings.model_dump())
     if record is not None:
+        if resumed is None:
+            record.start_over()
+        else:
+            record.resume(resumed.folder, resumed.step)
+        spent.seconds = dict(record.content.get("seconds_of", {}))
         record.update(asked=asked_for(asked, settings))
     if trainer.is_global_zero:
         if resumed is None:
@@ -336,7 +341,7 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     if settings.trainer.max_time is not None:
         used.append(signals.TimeLimit(settings.trainer.max_time))
     if record is not None:
-        used.append(RecordProgress(record, run.recipe.data, clock, run.resumed.folder if run.resumed else None, spent))
+        used.append(RecordProgress(record, run.recipe.data, clock, spent))
     used.append(Mark(spent, "other"))
     if run.recipe.ema is not None:
         used += [run.recipe.ema, Mark(spent, "average of weights")]
@@ -383,9 +388,10 @@ def print_run(folder: Path, recipe: Recipe) -> None:
     console.print(f"run folder: {folder}")
 
 
-def print_files(folder: Path, seconds: float) -> None:
-    """Print the paths of the output files."""
-    console.print(f"done in {duration(seconds)}")
+def print_files(folder: Path, record: RunRecord) -> None:
+    """Print the time that the run took, and the paths of the output files."""
+    earlier = f", after {duration(record.earlier)} before it was resumed" if record.earlier else ""
+    console.print(f"done in {duration(record.session)}{earlier}")
     for what, name in FILES.items():
         if (folder / name).exists():
             console.print(f"  {what:<11}{folder / name}")

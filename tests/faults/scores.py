@@ -44,6 +44,7 @@ FOLDER = "evaluation/test_inherited_settings.py::test_an_unusable_image_folder_g
 MESSAGES = "evaluation/test_messages.py"
 PLAIN = "report/test_plain_text.py"
 WHICH = "evaluation/test_which_checkpoint.py"
+TIME = "training/test_resume.py::test_the_time_of_a_run_includes_that_of_the_run_it_resumes"
 EPOCHS = "training/test_resume.py::test_the_record_contains_the_resume_step_and_the_epoch_lengths"
 BUDGETS = "study/test_study.py::test_every_sampler_uses_the_most_steps_within_the_budget"
 BUDGET = "study/test_study.py::test_no_setting_exceeds_its_budget_even_if_the_estimate_is_too_high"
@@ -477,6 +478,31 @@ FAULTS = [
         'content.get("first_step", 0)',
         "0",
         "report/test_status.py",
+    ),
+    Fault(
+        "the time of a resumed run is only that of its last start",
+        "round(self.earlier + self.session, 1)",
+        "round(self.session, 1)",
+        TIME,
+    ),
+    Fault("a run that starts over adds to the time of the earlier one", "record.start_over()", "pass", TIME),
+    Fault(
+        "a run that continues an early checkpoint has the whole time of the other run",
+        'min(1.0, step / before["steps"]) if before.get("steps") else 1.0',
+        "1.0",
+        TIME,
+    ),
+    Fault(
+        "the times of the parts of a resumed run are only those of its last start",
+        'spent.seconds = dict(record.content.get("seconds_of", {}))',
+        "pass",
+        TIME,
+    ),
+    Fault(
+        "a resumed job of a sweep loses the time of its first start",
+        'record.earlier = before.get("seconds", 0.0)',
+        "record.earlier = 0.0",
+        TIME,
     ),
     Fault(
         "text: earlier epoch lengths are lost on resume",

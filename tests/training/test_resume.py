@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from diffusion.checkpoint import storage
 from diffusion.config.composition import composed, plain
 from diffusion.randomness import GENERATOR
 from diffusion.runs.metrics import read_metrics
+from diffusion.runs.record import RunRecord
 from diffusion.training.resume import flat
 
 RUN = ["hydra.run.dir=run", "ckpt=auto"]
@@ -98,6 +100,53 @@ def test_the_record_contains_the_resume_step_and_the_epoch_lengths(command, run,
     words = [*tiny, "data.batch_size=6", "trainer.max_steps=6", "samples.n=0"]
     assert command("train", [*words, "ckpt=run", "hydra.run.dir=other"])[0] == 0
     assert said(tmp_path / "other") == (5, [[0, 6], [4, 3], [5, 4]])
+
+
+def test_the_time_of_a_run_includes_that_of_the_run_it_resumes(command, run, tiny, tmp_path):
+    def set_time(seconds):
+        record = RunRecord(run)
+        record.content |= {"seconds": seconds, "seconds_of": {"data": seconds / 2}}
+        record.write()
+
+    def recorded(folder):
+        content = RunRecord(folder).content
+        return content["seconds"], content["seconds_of"]["data"], sum(content["seconds_of"].values())
+
+    set_time(1000.0)
+    shutil.copy(run / "checkpoints/last.ckpt", run / "checkpoints/early.ckpt")
+    status, out, err = command("train", [*RUN, "trainer.max_steps=4"])
+    assert status == 0, out + err
+    assert "after 16 min 40 s before it was resumed" in out
+    seconds, data, parts = recorded(run)
+    assert 1000 < seconds < 1100
+    assert 500 < data < parts < seconds - 400
+    set_time(1000.0)
+    words = [*tiny, "trainer.max_steps=5", "samples.n=0"]
+    for name, earlier in (("last", 1000), ("early", 500)):
+        chosen = [f"ckpt=run/checkpoints/{name}.ckpt", f"hydra.run.dir={name}"]
+        status, out, err = command("train", [*words, "optimizer.lr=0.001", *chosen])
+        assert status == 0, out + err
+        seconds, data, _ = recorded(tmp_path / name)
+        assert earlier < seconds < earlier + 100
+        assert earlier / 2 < data < earlier / 2 + 50
+    status, out, err = command("train", [*words, "ckpt=null", "hydra.run.dir=run"])
+    assert status == 0, out + err
+    assert "resumed" not in out
+    seconds, data, parts = recorded(run)
+    assert data < parts < 100
+    assert seconds < 100
+
+
+def test_a_job_that_is_resumed_has_the_time_and_the_epochs_of_its_first_start(command, tiny, tmp_path):
+    words = ["-m", *tiny, "seed=0,1", "samples.n=0", "trainer.max_steps=2", "hydra.sweep.dir=sweep"]
+    assert command("train", words)[0] == 0
+    record = RunRecord(tmp_path / "sweep/0")
+    record.content |= {"seconds": 1000.0, "state": "died", "epoch_lengths": [[0, 5]]}
+    record.write()
+    assert command("train", words)[0] == 0
+    content = RunRecord(tmp_path / "sweep/0").content
+    assert (content["state"], content["epoch_lengths"]) == ("complete", [[0, 5], [2, 6]])
+    assert 1000 < content["seconds"] < 1100
 
 
 @pytest.mark.parametrize("noise", [None, "threefry"])
