@@ -1,6 +1,7 @@
 """Compare runs: a row per recipe, a column per quantity and protocol. Different protocols are refused.
 
 Runs that differ only in their seed share a row. If several runs have the same recipe and seed, only the newest counts.
+Evaluations of one model with several sampling seeds count as one training seed.
 """
 
 import json
@@ -54,10 +55,11 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     settings = _distinguishing(used)
     values: dict[Run, dict[str, float]] = {}
     halves: dict[tuple[Run, str], float] = {}
+    trained = {run: run.trained for run in used if run.trained is not None}
     rows: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(settings, len(used)), strict=True)):
         chosen = {key: column[i] for key, column in settings.items()}
-        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values, halves)).runs.append(run)
+        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values, halves, [], trained)).runs.append(run)
     for row in rows.values():
         row.runs, older = _newest_of_each_seed(row.runs)
         left_out += older

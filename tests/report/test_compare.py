@@ -18,9 +18,9 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import figure, in_lines, write
+from diffusion.report.comparison import by_recipe, figure, in_cells, in_lines, write
 from diffusion.report.page.comparison import comparison_page
-from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
+from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected, welch
 from diffusion.report.sweep import compare_jobs
 
 Make = Callable[..., Path]
@@ -104,6 +104,40 @@ def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seed
     assert [row.label for row in comparison.rows] == ["lr=0.001", "lr=0.01"]
     assert [len(row.runs) for row in comparison.rows] == [4, 2]
     assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
+
+
+def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
+    def samplings(lr: float, values: list[float]) -> list[Path]:
+        return [evaluation(trained(s, lr), x + d / 8, seed=d) for s, x in enumerate(values) for d in range(4)]
+
+    comparison = compare(gather([*samplings(1e-3, [80.0, 90.0, 100.0]), *samplings(1e-2, [95.0, 105.0, 115.0])]))
+    row, other = comparison.rows
+    means = [80.1875, 90.1875, 100.1875]
+    assert (len(row.runs), row.seeds, row.numbers("fd_lite0")) == (12, 3, means)
+    assert row.mean("fd_lite0") == mean_over_seeds(means)
+    assert welch(row.numbers("fd_lite0"), other.numbers("fd_lite0")) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
+    _, cells = in_cells(comparison, "*")
+    assert cells == [["3", "*90 ± 25*"], ["3", "105 ± 25 ≈"]]
+    assert [line[1:5] for line in by_recipe(comparison)[1:]] == [[3, *row.mean("fd_lite0")[:3]] for row in (row, other)]
+    dots = [line.get_xdata().tolist() for line in figure(comparison).axes[0].lines if line.get_marker() == "o"]
+    assert means in dots
+    recipe = comparison_page(comparison, tmp_path, "t")["recipes"][0]
+    assert (recipe["seeds"], recipe["cells"]["fd_lite0"]["numbers"]) == (3, means)
+
+
+def test_several_samplings_of_one_model_have_no_interval_over_seeds(evaluation: Any) -> None:
+    def shown(*folders: Path) -> list[str]:
+        for i, folder in enumerate(folders):
+            (folder / "scores.json").write_text(json.dumps([of(value=240.58 + i, low=230.0, high=254.0)]))
+        (cells,) = in_cells(compare(gather(folders)), "*")[1]
+        return cells
+
+    recipes = (trained(0), {"optimizer": {"lr": 1e-3}}, None)  # the last two lack the training seed
+    for recipe in recipes:
+        folders = [evaluation(recipe, 0.0, seed=seed) for seed in range(3)]
+        assert shown(*folders) == ["1", "241.6"]
+        assert shown(folders[0]) == ["1", "241"]  # rounded to its own interval
 
 
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
