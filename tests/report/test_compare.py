@@ -150,6 +150,24 @@ def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
 
 
+def test_two_steps_of_one_training_seed_get_two_rows_whatever_the_sampling_seeds(evaluation: Any) -> None:
+    folders = [evaluation(trained(0), 1.0, ckpt="0/checkpoints/best.ckpt", step=90 + i, seed=i) for i in range(2)]
+    assert [row.label for row in compare(gather(folders)).rows] == ["step=90", "step=91"]
+
+
+def test_seeds_trained_for_different_numbers_of_steps_give_a_warning(evaluation: Any) -> None:
+    def evaluated(name: str, *steps: int) -> list[Path]:
+        return [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, n in enumerate(steps)]
+
+    folders = evaluated("last.ckpt", 100, 2000, 2000)
+    line = "seeds in one row were trained for different numbers of steps"
+    assert compare(gather(folders)).warnings == [f"{line}: 100 in {folders[0]} and 2000 in {folders[1]}"]
+    for usual in (evaluated("best.ckpt", 90, 95), evaluated("last.ckpt", 2000, 2000)):
+        assert compare(gather(usual)).warnings == []
+    rows = [*evaluated("last.ckpt", 2000, 2000), *evaluated("step-00000100.ckpt", 100, 100)]
+    assert compare(gather(rows)).warnings == []
+
+
 def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(
     evaluation: Any,
 ) -> None:
