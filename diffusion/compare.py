@@ -7,7 +7,7 @@ from pathlib import Path
 from diffusion.errors import Arguments, exit_status
 
 ABOUT = """\
-Compare runs or whole sweeps: a row per recipe, mean ± interval over its seeds.
+Compare runs or whole sweeps: a row per recipe, mean ± interval over its training seeds.
 
   python -m diffusion.compare outputs/demo/sweep-…            a sweep
   python -m diffusion.compare RUN RUN SWEEP …                 runs and sweeps together

@@ -25,7 +25,8 @@ MAX_BYTES = 1 << 31  # per file: twice the size of MAX_PIXELS in uncompressed 16
 ROOM = Room(MAX_PIXELS)
 # To open a WebP or AVIF image, Pillow reads the whole file and allocates a frame: one at a time, not counted in ROOM.
 OPENING = Lock()
-# Pillow allocates pixels in blocks of 1 MB, which glibc keeps for the thread that frees them. It returns large blocks.
+# Pillow allocates pixels in blocks of 1 MB, which glibc keeps for the thread that frees them. Large ones it returns to
+# the system, or keeps for all threads (`diffusion._keep_freed_memory`): then decoding may need half as much again.
 Image.core.set_block_size(1 << 26)  # type: ignore[attr-defined]
 # EPS is left out because reading it runs an external program.
 FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000"]

@@ -26,7 +26,7 @@ from diffusion.data.threads import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
-from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.evaluation.drawing import UNLABELLED, Drawing, has_classes, make_guidance, source_of
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.inherited import completed_by
@@ -43,9 +43,11 @@ from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
+from diffusion.runs.metrics import UNMEASURED
 
 GRID = 1024  # maximum number of images in a grid
 DRAWN = "drawn.bin"  # holds the samples until they are written or scored
+SAME_DIVISION = {"resolution", "channels", "labels", "random_crop"}  # data settings that do not change the splits
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:
@@ -213,6 +215,11 @@ def evaluate_checkpoint(settings: Evaluate, folder: Path, discard: bool) -> None
             "by_class=true: needs a model trained with labels, and a reference with the same labels; remove it, or set "
             "data.labels as in training"
         )
+    if settings.bits and has_classes(denoiser) and not labelled and restored.label_dropout == 0:
+        raise UserError(
+            f"bits={settings.bits}: the reference does not have the model's labels, and {UNLABELLED}; set data.labels "
+            "as in training, or remove bits"
+        )
     write_configuration(folder, settings, restored)
     source = {"seed": drawing.seed, **of_model}
     drawn_by = source_of(settings.sampler, settings.guidance, settings.precision)
@@ -301,12 +308,25 @@ def make_sampler(node: dict[str, Any], restored: Restored) -> Sampler:
 
 
 def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageData) -> None:
-    """Warn if `data`, built from `node`, is the data of the training run and its images have changed since."""
+    """Warn if `data`, built from `node`, reads the training run's images, but has others in its splits.
+
+    Either the images have changed since, or another setting of `node` divides them otherwise.
+    """
+    before = restored.config["data"]
     changed = what_changed(restored.images, data.keys)
-    if changed and node == restored.config["data"]:
+    if not changed or any(node.get(key) != before.get(key) for key in ("_target_", "root")):
+        return
+    other = [key for key in {**before, **node} if node.get(key) != before.get(key) and f"data.{key}" not in UNMEASURED]
+    if not other:
         console.print(
             f"warning: {changed} have changed since the model was trained: its scores refer to different images, and "
             "held-out images may have been training images"
+        )
+    elif not SAME_DIVISION.issuperset(other):
+        settings = ", ".join(f"data.{key}={before.get(key)}" for key in other if key not in SAME_DIVISION)
+        console.print(
+            f"warning: {changed} are not those of the training, which had {settings}: held-out images may have been "
+            "training images; evaluate with the settings of the training"
         )
 
 

@@ -173,7 +173,7 @@ class Drawing:
         """
         given = self.conditions(denoiser, 1)
         self.guided(denoiser, device)
-        known = int(getattr(denoiser.network, "classes", 0))
+        known = has_classes(denoiser)
         if known and self.labels == NONE and label_dropout == 0:
             raise UserError(f"label={NONE}: {UNLABELLED}; choose a class")
         if self.guidance and self.weak is None:
@@ -297,7 +297,7 @@ def make_guidance(
     if guidance.step is not None:
         file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")
-    check_shape(restored, shape)
+    check_worse(guidance, restored, shape)
     return guidance, restored.denoiser
 
 
@@ -309,13 +309,20 @@ def check_label_dropout(guidance: Guidance, label_dropout: float) -> None:
         )
 
 
-def check_shape(worse: Restored, shape: tuple[int, int, int]) -> None:
-    """Raise UserError if the images of a worse model do not have this shape."""
+def check_worse(guidance: Guidance | None, worse: Restored, shape: tuple[int, int, int]) -> None:
+    """Raise UserError if a worse model has images of another shape, or cannot estimate as the guidance needs."""
     if worse.shape != shape:
         raise UserError(
             f"guidance.ckpt={worse.path}: its images are {describe_shape(worse.shape)}, but the model's are "
             f"{describe_shape(shape)}; choose a model with images of the same shape"
         )
+    if guidance and has_classes(worse.denoiser):
+        check_label_dropout(guidance, worse.label_dropout)
+
+
+def has_classes(denoiser: Denoiser) -> bool:
+    """Whether the network has class labels as an input."""
+    return bool(getattr(denoiser.network, "classes", 0))
 
 
 def most_of(n: int, batch_size: int, devices: int) -> int:

@@ -25,7 +25,7 @@ from diffusion.metric.reference import LEAST, ReferenceStatistics, reference_sta
 from diffusion.metric.score import Factory, score, score_features, wants_spatial
 from diffusion.runs.folder import append_scores
 
-MORE = "a larger data.{}, or data.tiles=true for large photographs"  # images of a split
+MORE = "a larger data.{} when training, or data.tiles=true for large photographs"  # images of a split
 FEW = 200  # reference images: with fewer, a distance is mostly chance and bias
 
 

@@ -23,7 +23,7 @@ from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, check_shape, describe_shape, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_worse, describe_shape, make_guidance
 from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
 from diffusion.process.denoiser import Denoiser
@@ -230,8 +230,6 @@ class Model:
     ) -> tuple[Guidance | None, Denoiser | None]:
         if worse is not None and not isinstance(worse, Model):
             worse = load(worse, device=self.device, config_dir=self.config_dir)
-        if worse is not None:
-            check_shape(worse.restored, self.restored.shape)
         weak = None if worse is None else worse.denoiser
         if isinstance(guidance, Guidance):
             for key in ("ckpt", "weights", "step"):
@@ -240,12 +238,16 @@ class Model:
                         f"guidance.{key}={getattr(guidance, key)}: not read from a Guidance object; pass the worse "
                         "model as worse=…"
                     )
+            if worse is not None:
+                check_worse(guidance, worse.restored, self.restored.shape)
             return guidance, weak
         if guidance is not None:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
         if worse is not None:
-            return make({**node, "step": None}, "guidance"), weak
+            made: Guidance | None = make({**node, "step": None}, "guidance")
+            check_worse(made, worse.restored, self.restored.shape)
+            return made, weak
         own = self.restored
         return make_guidance(with_step(node, own), own.shape, own.label_dropout, own.path)
 

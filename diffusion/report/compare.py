@@ -1,6 +1,7 @@
 """Compare runs: a row per recipe, a column per quantity and protocol. Different protocols are refused.
 
 Runs that differ only in their seed share a row. If several runs have the same recipe and seed, only the newest counts.
+Evaluations of one model with several sampling seeds count as one training seed.
 """
 
 import json
@@ -20,6 +21,7 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
+BEST = "best.ckpt"  # its step differs between seeds
 # The parts of a score's source that say who made the images:
 MAKERS = ("sampler", "guidance", "precision", "weights", "seed", "folder", "checkpoint", "variance")
 
@@ -54,15 +56,16 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
     settings = _distinguishing(used)
     values: dict[Run, dict[str, float]] = {}
     halves: dict[tuple[Run, str], float] = {}
+    trained = {run: run.trained for run in used if run.trained is not None}
     rows: dict[tuple[str, ...], Row] = {}
     for i, (run, label) in enumerate(zip(used, labels(settings, len(used)), strict=True)):
         chosen = {key: column[i] for key, column in settings.items()}
-        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values, halves)).runs.append(run)
+        rows.setdefault(tuple(chosen.values()), Row(chosen, label, values, halves, [], trained)).runs.append(run)
     for row in rows.values():
         row.runs, older = _newest_of_each_seed(row.runs)
         left_out += older
         values |= {run: {} for run in row.runs}
-    warnings: list[str] = []
+    warnings = _mixed_steps(rows.values())
     columns = _errors(values, settings) + _scores(values, halves, mixed, len(rows), warnings)
     for run, numbers in values.items():
         if run.info.get("seconds") is not None:
@@ -84,8 +87,8 @@ def unusable(run: Run) -> str | None:
 def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """The settings that distinguish recipes: those that differ, except seeds and settings that affect no number.
 
-    `ckpt`, the evaluated checkpoint, is blank for training runs. The step of a checkpoint is shown only if one run has
-    two checkpoint files with the same name, because the step of best.ckpt differs between seeds anyway.
+    `ckpt`, the evaluated checkpoint, is blank for training runs. The step of a checkpoint is shown only if one training
+    seed has checkpoints of two steps with the same name, because the step of best.ckpt differs between seeds anyway.
     """
     found = {key: column for key, column in differing(runs).items() if key.split(".")[0] not in IDLE}
     if "ckpt" in found:
@@ -93,7 +96,7 @@ def _distinguishing(runs: Sequence[Run]) -> dict[str, list[str]]:
         found = {key: value for key, value in (found | {"ckpt": column}).items() if len(set(value)) > 1}
     steps = found.pop("step", None)
     if steps:
-        draws = list(zip(*found.values(), [str(run.seeds) for run in runs], strict=True))
+        draws = list(zip(*found.values(), [str(run.trained) for run in runs], strict=True))
         if len(set(zip(draws, steps, strict=True))) > len(set(draws)):
             found["step"] = steps
     return found
@@ -108,6 +111,20 @@ def _newest_of_each_seed(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run
     kept = {run.folder for run in newest.values()}
     older = [run for run in runs if run.folder not in kept]
     return list(newest.values()), [(run, f"same recipe and seed as {newest[run.seeds].folder}") for run in older]
+
+
+def _mixed_steps(rows: Iterable[Row]) -> list[str]:
+    """A warning for each row of evaluations whose seeds were trained for different numbers of steps."""
+    found = []
+    for row in rows:
+        steps: dict[Any, Run] = {}
+        for run in row.runs:
+            if "step" in run.config and Path(str(run.config.get("ckpt"))).name != BEST:
+                steps.setdefault(run.config["step"], run)
+        if len(steps) > 1:
+            listed = " and ".join(f"{step} in {run.folder}" for step, run in steps.items())
+            found.append(f"seeds in one row were trained for different numbers of steps: {listed}")
+    return found
 
 
 def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:

@@ -22,8 +22,9 @@ from diffusion.report.recipes import Column, Comparison
 
 LEGEND = (
     "One row per recipe: only settings that differ are shown, and runs that differ only in the seed share a row. "
-    "Mean ± half of the 95% t-interval over seeds. **Bold**: the best mean of a column; ≈: a mean that is not shown to "
-    "differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."
+    "Mean ± half of the 95% t-interval over training seeds; samplings of one model are averaged first. **Bold**: the "
+    "best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column "
+    "(Holm's correction), or for lack of a second seed."
 )
 
 
@@ -59,9 +60,9 @@ def write(comparison: Comparison, folder: Path, title: str, console: Console | N
             brief = [[row.label, *line] for row, line in zip(rows, cells, strict=True)]
             for part in fitting(["recipe", *head], brief, console.width):
                 console.print(part)
-        several = any(len(row.runs) > 1 for row in rows)
+        several = any(row.seeds > 1 for row in rows)
         console.print(
-            "±: 95% t-interval over seeds; *best*; ≈ not shown to differ from the best (Welch, 5% per column by Holm)"
+            "±: 95% t-interval over training seeds; *best*; ≈ not shown to differ (Welch, 5% per column by Holm)"
             if several
             else "one seed each: no interval, no test; *best*; ≈ not shown to differ from it"
         )
@@ -101,10 +102,10 @@ def in_cells(comparison: Comparison, bold: str) -> tuple[list[str], list[list[st
         if mean is None:
             return MISSING
         first, similar = best[column.name]
-        fewer = "" if mean.n == len(rows[i].runs) else f" (of {mean.n})"
+        fewer = "" if mean.n == rows[i].seeds else f" (of {mean.n})"
         return f"{bold}{mean}{bold}{fewer}" if i == first else f"{mean}{fewer}{' ≈' if i in similar else ''}"
 
-    lines = [[str(len(row.runs)), *(cell(i, column) for column in columns)] for i, row in enumerate(rows)]
+    lines = [[str(row.seeds), *(cell(i, column) for column in columns)] for i, row in enumerate(rows)]
     return ["seeds", *(column.name for column in columns)], lines
 
 
@@ -115,7 +116,7 @@ def by_recipe(comparison: Comparison) -> list[list[Any]]:
     for row in comparison.rows:
         means = [row.mean(column.name) or (None, None, 0) for column in comparison.columns]
         values = [None if isinstance(x, float) and math.isnan(x) else x for mean in means for x in mean[:3]]
-        lines.append([*row.settings.values(), len(row.runs), *values, " ".join(str(run.folder) for run in row.runs)])
+        lines.append([*row.settings.values(), row.seeds, *values, " ".join(str(run.folder) for run in row.runs)])
     return lines
 
 
@@ -193,7 +194,7 @@ def in_lines(label: str, width: int) -> str:
 
 @style.styled
 def figure(comparison: Comparison) -> Figure:
-    """A panel per column, a line per recipe: a dot per seed, and the mean with its interval."""
+    """A panel per column, a line per recipe: a dot per training seed, and the mean with its interval."""
     rows = comparison.rows
     columns = [column for column in comparison.columns if column.name != "seconds"] or comparison.columns
     across = min(3, len(columns))

@@ -1,22 +1,25 @@
-"""Compare recipes: mean ± interval over seeds, with the best one marked where that is justified.
+"""Compare recipes: mean ± interval over training seeds, with the best one marked where that is justified.
 
-The interval is Student's 95% interval for the mean of k seeds,
+The interval is Student's 95% interval for the mean of k training seeds,
 
     m ± t_{k−1, 0.975} s / √k,
 
-a confidence interval for the expected value of the recipe; one seed has no interval. All numbers of a column have the
-same protocol. The best mean of a column is marked. Every other mean that is not shown to differ from it is marked, too
-(≈), because the lowest number of a table is often just the luckiest one. A mean is shown to differ by Welch's two-sided
-test against the best, at 5% for all tests of the column together (Holm's step-down correction). Without the correction,
-half of all tables of 15 equal recipes would show a difference. With it, 4 to 7% of tables of 5 to 70 equal recipes do
-with 3 seeds each, and 6 to 14% with 5, because the best row is not chosen in advance.
+a confidence interval for the expected value of the recipe; one seed has no interval. If a model was sampled with
+several seeds, its number is the mean over them: samplings of one model say nothing about another training of the
+recipe. All numbers of a column have the same protocol. The best mean of a column is marked. Every other mean that is
+not shown to differ from it is marked, too (≈), because the lowest number of a table is often just the luckiest one. A
+mean is shown to differ by Welch's two-sided test against the best, at 5% for all tests of the column together (Holm's
+step-down correction). Without the correction, half of all tables of 15 equal recipes would show a difference. With it,
+4 to 7% of tables of 5 to 70 equal recipes do with 3 seeds each, and 6 to 14% with 5, because the best row is not chosen
+in advance.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy  # its submodules are imported on first use
@@ -30,9 +33,9 @@ LONG = 52  # most characters of a label in a figure: two lines
 
 
 class Mean(NamedTuple):
-    """The mean over `n` seeds, and half the width of its interval (NaN for one seed).
+    """The mean over `n` training seeds, and half the width of its interval (NaN for one seed).
 
-    `own` is half the width of the interval of a single seed's number, such as that of a score over draws of samples.
+    `own` is half the width of the interval of a single number, such as that of a score over draws of samples.
     """
 
     mean: float
@@ -53,6 +56,14 @@ def mean_over_seeds(values: Sequence[float]) -> Mean:
     return Mean(float(x.mean()), float(half), len(x))
 
 
+def by_seed(numbers: Iterable[tuple[Any, float]]) -> list[float]:
+    """A number per training seed, from pairs (training seed, number): the mean over its sampling seeds."""
+    found: dict[Any, list[float]] = {}
+    for seed, value in numbers:
+        found.setdefault(seed, []).append(value)
+    return [fmean(values) for values in found.values()]
+
+
 @dataclass
 class Row:
     """The runs of one recipe, and the settings that distinguish it from the others."""
@@ -62,17 +73,27 @@ class Row:
     values: dict[Run, dict[str, float]]  # run -> column -> number, for all runs
     halves: dict[tuple[Run, str], float]  # (run, column) -> half the width of that number's own interval
     runs: list[Run] = field(default_factory=list)
+    trained: Mapping[Run, Any] = field(default_factory=dict)  # run -> its training seed; without one, the run itself
+
+    @property
+    def seeds(self) -> int:
+        """The number of training seeds."""
+        return len({self.trained.get(run, run) for run in self.runs})
 
     def numbers(self, column: str) -> list[float]:
-        """The numbers of a column, for the runs that have one."""
-        return [self.values[run][column] for run in self.runs if column in self.values[run]]
+        """The numbers of a column: one per training seed that has any."""
+        return by_seed((self.trained.get(run, run), self.values[run][column]) for run in self._having(column))
 
     def mean(self, column: str) -> Mean | None:
-        """The mean over seeds; None if there are no numbers."""
-        if not (numbers := self.numbers(column)):
+        """The mean over training seeds; None if there are no numbers."""
+        if not (runs := self._having(column)):
             return None
-        own = max(self.halves.get((run, column), math.nan) for run in self.runs)
-        return mean_over_seeds(numbers)._replace(own=own)
+        own = self.halves.get((runs[0], column), math.nan) if len(runs) == 1 else math.nan
+        return mean_over_seeds(self.numbers(column))._replace(own=own)
+
+    def _having(self, column: str) -> list[Run]:
+        """The runs that have a number in this column."""
+        return [run for run in self.runs if column in self.values[run]]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ FEWEST = 8  # recipes; with fewer, there is no interval
 def ranks_table(table: Table, columns: Sequence[str]) -> str:
     """A Markdown table: Spearman's ρ for each pair of columns over all models, with a 95% interval over recipes.
 
-    Each seed of a recipe is a model. The sign of columns where higher is better is flipped, so ρ = 1 means that both
-    columns rank the models in the same order, from good to bad. The interval is a bootstrap interval that resamples
-    recipes with all their seeds, because the seeds of one recipe are not models of different quality.
+    Each training seed of a recipe is a model. The sign of columns where higher is better is flipped, so ρ = 1 means
+    that both columns rank the models in the same order, from good to bad. The interval is a bootstrap interval that
+    resamples recipes with all their seeds, because the seeds of one recipe are not models of different quality.
 
     There is no interval for fewer than `FEWEST` recipes, because it would be too narrow. In simulations of normal
     recipes and independent seeds (three, with 0.3 of the spread of the recipes) with ρ = 0.86, the interval contains ρ
@@ -28,8 +28,8 @@ def ranks_table(table: Table, columns: Sequence[str]) -> str:
     low = {column.name: column.lower is not False for column in table.columns}
     shown = [name for name in columns if name in low]
     clusters = [
-        np.array([[values[name] * (1 if low[name] else -1) for name in shown] for values in by_seed.values()])
-        for by_seed in table.numbers.values()
+        np.array([table.by_seed(recipe, name) for name in shown]).T * [(1 if low[name] else -1) for name in shown]
+        for recipe in table.numbers
     ]
     found = correlations(np.concatenate(clusters))
     draws = resampled(clusters) if len(clusters) >= FEWEST else None

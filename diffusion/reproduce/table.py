@@ -1,5 +1,7 @@
 """The committed table of a sweep: a number per recipe, seed and column, from which everything else is computed.
 
+A seed is that of training, or TRAINING/SAMPLING for the evaluation of a model.
+
 `SWEEP.csv` in docs/results/STUDY contains the numbers, and `record.json` next to it the protocols of the columns.
 Means, intervals over seeds, the best of a column and the figure are recomputed from them, as in `diffusion.compare`.
 """
@@ -14,7 +16,7 @@ from typing import Any
 from diffusion.errors import UserError
 from diffusion.report.differences import labels
 from diffusion.report.formatting import csv_text
-from diffusion.report.recipes import Column, Comparison, Mean, Row, mean_over_seeds
+from diffusion.report.recipes import Column, Comparison, Mean, Row, by_seed, mean_over_seeds
 
 SEED = "seed"
 MACHINES = ("seconds",)  # columns that depend on the machine
@@ -80,13 +82,24 @@ class Table:
         rows = []
         for recipe, label in zip(recipes, labels(columns, len(recipes)), strict=True):
             seeds: Any = dict(self.numbers[recipe])  # seeds stand in for runs
-            rows.append(Row(dict(zip(self.settings, recipe, strict=True)), label, seeds, {}, [*seeds]))
+            trained: Any = {seed: trained_with(seed) for seed in seeds}
+            rows.append(Row(dict(zip(self.settings, recipe, strict=True)), label, seeds, {}, [*seeds], trained))
         return Comparison([], rows, [column for column in self.columns if column.name in shown], [], [])
 
+    def by_seed(self, recipe: Recipe, column: str) -> list[float]:
+        """A number per training seed: the mean over its sampling seeds."""
+        found = self.numbers.get(recipe, {}).items()
+        return by_seed((trained_with(seed), values[column]) for seed, values in found if column in values)
+
     def mean(self, recipe: Recipe, column: str) -> Mean | None:
-        """The mean over seeds; None if there are no numbers."""
-        values = [by_column[column] for by_column in self.numbers.get(recipe, {}).values() if column in by_column]
+        """The mean over training seeds; None if there are no numbers."""
+        values = self.by_seed(recipe, column)
         return mean_over_seeds(values) if values else None
+
+
+def trained_with(seed: str) -> str:
+    """The training seed of TRAINING/SAMPLING."""
+    return seed.partition("/")[0]
 
 
 def disagreements(committed: Table, again: Table) -> Iterator[str]:

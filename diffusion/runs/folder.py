@@ -96,6 +96,13 @@ class Run:
         seeds = tuple(config.get("seed") for config in (recipe, self.config) if isinstance(config, dict))
         return None if None in seeds else seeds
 
+    @property
+    def trained(self) -> Any:
+        """The training seed of the run's model; if it is unknown, the scored file or folder of images, if any."""
+        recipe = self.config.get("recipe") or (self.config if "trainer" in self.config else {})
+        seed = recipe.get("seed")
+        return self.config.get("ckpt") or self.config.get("images") if seed is None else seed
+
     @cached_property
     def info(self) -> dict[str, Any]:
         """run.json."""

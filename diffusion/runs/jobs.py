@@ -32,6 +32,7 @@ from diffusion.runs.record import RunRecord, claim
 CONFIG = "config.yaml"
 PATIENCE = 2.0  # seconds that a process has to handle Ctrl-C
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
+LAUNCHER = "DIFFUSION_LAUNCHER"  # the environment variable with the process id of a job's sweep
 RESUMING = ("auto", "last")
 RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a run's processes
 
@@ -185,6 +186,7 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
             one ends first.
     """
     environment = {name: value for name, value in os.environ.items() if name not in RENDEZVOUS}  # of no other job
+    environment[LAUNCHER] = str(os.getpid())
     with relaying_signals() as (received, processes):
         with lock or contextlib.nullcontext():
             passed = () if lock is None else (lock.fileno(),)

@@ -30,7 +30,7 @@ from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
 from diffusion.runs import streams
 from diffusion.runs.importing import Late
-from diffusion.runs.jobs import CONFIG
+from diffusion.runs.jobs import CONFIG, LAUNCHER
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
@@ -47,7 +47,8 @@ def run(settings: Train, folder: Path, record: RunRecord) -> None:
 
 def job(folder: Path) -> None:
     """Train as a job of a sweep."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))  # which may have died since
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     record = RunRecord.begin(folder)
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):

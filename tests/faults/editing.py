@@ -7,6 +7,8 @@ EDITING = "process/test_editing.py"
 COMMAND = "edit/test_edit.py"
 STUDIO = "studio/test_requests.py"
 
+CERTAIN = "training/test_labels.py::test_a_model_without_label_dropout_is_never_used_without_a_label"
+
 FAULTS = [
     Fault(
         "RePaint: the known pixels have no noise",
@@ -170,8 +172,8 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model is read again",
-        "        if worse is not None:\n            return make(",
-        "        if False:\n            return make(",
+        "        if worse is not None:\n            made: Guidance",
+        "        if False:\n            made: Guidance",
         "library/test_library.py::test_a_worse_model_is_used_as_given_even_if_its_file_is_gone",
     ),
     Fault(
@@ -200,9 +202,33 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model may have other images",
-        "            check_shape(worse.restored, self.restored.shape)\n",
+        "            check_worse(made, worse.restored, self.restored.shape)\n",
         "            pass\n",
         "library/test_library.py::test_a_worse_model_with_other_images_is_refused",
+    ),
+    Fault(
+        "library: a worse model that is given to a guidance object is not checked",
+        "                check_worse(guidance, worse.restored, self.restored.shape)\n",
+        "                pass\n",
+        CERTAIN,
+    ),
+    Fault(
+        "a worse model without label dropout estimates without a label",
+        "if guidance and has_classes(worse.denoiser):",
+        "if False:",
+        CERTAIN,
+    ),
+    Fault(
+        "a model without label dropout has bits per dimension without a label",
+        "if settings.bits and has_classes(denoiser) and not labelled and restored.label_dropout == 0:",
+        "if False:",
+        CERTAIN,
+    ),
+    Fault(
+        "an evaluation divides the training run's images otherwise without a warning",
+        "elif not SAME_DIVISION.issuperset(other):",
+        "elif False:",
+        "training/test_changed_images.py::test_evaluation_warns_if_its_settings_divide_the_images_of_the_run_otherwise",
     ),
     Fault(
         "a model without label dropout draws without a label",

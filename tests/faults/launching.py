@@ -54,6 +54,12 @@ METRICS_LEFT_OUT = "test_importing.py::test_a_run_imports_unused_metrics_only_on
 FAULTS = [
     Fault("GOMP_SPINCOUNT is not set", 'os.environ.setdefault("GOMP_SPINCOUNT", "4000")', "pass", WAITING),
     Fault("the user's OMP_WAIT_POLICY is overridden", 'if "OMP_WAIT_POLICY" not in os.environ:', "if True:", WAITING),
+    Fault(
+        "a job that begins after its sweep has died trains on",
+        "launcher = int(os.environ.get(LAUNCHER, os.getppid()))",
+        "launcher = os.getppid()",
+        "reliability/test_sweep.py::test_a_job_whose_sweep_has_died_before_it_began_does_not_train",
+    ),
     Fault("freed memory is returned to the system", "mallopt(trim_threshold, -1)", "pass", KEPT),
     Fault("the user's malloc settings are overridden", "for name in os.environ) or", "for name in ()) or", KEPT),
     Fault("all metrics are imported at the start", "        Metrics.install()\n", "", METRICS_LEFT_OUT),

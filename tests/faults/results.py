@@ -7,6 +7,7 @@ NAMED = f"{TABLE}::test_every_differing_cell_is_reported"
 WITHIN = f"{TABLE}::test_means_agree_within_the_interval_of_their_difference"
 WHOLE = "reproduce/test_studies.py::test_a_study_is_run_committed_and_compared"
 SWEPT = "reproduce/test_studies.py::test_changed_settings_and_removed_sweeps_are_detected"
+SAMPLINGS = f"{TABLE}::test_several_samplings_of_one_model_count_as_one_seed"
 RANKS = f"{TABLE}::test_rank_correlations_account_for_the_direction_of_each_metric"
 SEEDS = f"{TABLE}::test_more_seeds_do_not_narrow_the_interval_of_a_rank_correlation"
 ORDER = "reproduce/test_studies.py::test_runs_are_ordered_as_in_the_study_not_by_folder"
@@ -40,6 +41,7 @@ FAULTS = [
         "scored != []",
         CHECKPOINT,
     ),
+    Fault("samplings of one model count as seeds", 'return seed.partition("/")[0]', "return seed", SAMPLINGS),
     Fault("a changed setting is not detected", "in pairs if then != now and", "in [] if then != now and", SWEPT),
     Fault(
         "figures are not saved with the results", 'if read(name).sweeps[sweep].command == "train":', "if False:", WHOLE

@@ -55,6 +55,9 @@ STUDIED = "study/test_study.py::test_a_study_on_the_test_split_gives_a_warning_a
 
 SCORES = "metric/test_record.py"
 RECIPES = "report/test_compare.py"
+SAMPLINGS = "test_several_samplings_of_one_model_count_as_one_seed"
+NO_INTERVAL = "test_several_samplings_of_one_model_have_no_interval_over_seeds"
+STEPS = "test_seeds_trained_for_different_numbers_of_steps_give_a_warning"
 EQUAL = "test_equal_recipes_are_rarely_shown_as_worse_than_the_best"
 ONE_SEED = "test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best"
 SETTINGS = "report/test_differences.py"
@@ -323,6 +326,43 @@ FAULTS = [
         "for config in (self",
         RECIPES,
     ),
+    Fault(
+        "compare: samplings of one model count as seeds",
+        "found.setdefault(seed, []).append(value)",
+        "found[len(found)] = [value]",
+        f"{RECIPES}::{SAMPLINGS}",
+    ),
+    Fault(
+        "compare: the column of seeds counts samplings",
+        "len({self.trained.get(run, run) for run in self.runs})",
+        "len(self.runs)",
+        f"{RECIPES}::{SAMPLINGS}",
+    ),
+    Fault(
+        "compare: samplings of a model without a training seed count as seeds",
+        'return self.config.get("ckpt") or self.config.get("images") if seed is None else seed',
+        "return seed",
+        f"{RECIPES}::{NO_INTERVAL}",
+    ),
+    Fault(
+        "compare: a mean of samplings is rounded to the interval of one",
+        "if len(runs) == 1 else math.nan",
+        "if runs else math.nan",
+        f"{RECIPES}::{NO_INTERVAL}",
+    ),
+    Fault(
+        "compare: seeds after different numbers of steps give no warning",
+        "if len(steps) > 1:\n            listed",
+        "if False:\n            listed",
+        f"{RECIPES}::{STEPS}",
+    ),
+    Fault("compare: the step of best.ckpt gives a warning", ".name != BEST:", ":", f"{RECIPES}::{STEPS}"),
+    Fault(
+        "compare: two steps of one model are averaged like two samplings",
+        "[str(run.trained) for run in runs]",
+        "[str(run.seeds) for run in runs]",
+        f"{RECIPES}::test_two_steps_of_one_training_seed_get_two_rows_whatever_the_sampling_seeds",
+    ),
     Fault("compare: the highest density counts as the best", '("precision", ', '("precision", "density", ', RECIPES),
     Fault("compare: raw weights are labelled as EMA weights", '"val/mse_raw" in each for', "True for", RECIPES),
     Fault("compare: a metric's settings are not part of the protocol", " | dict(self.settings or {})\n", "\n", RECIPES),
@@ -401,6 +441,18 @@ FAULTS = [
     ),
     Fault(
         "gap: the variance of the joint clusters is counted twice", " - (len(apart) - 1) * _variance(x, both)", "", GAPS
+    ),
+    Fault(
+        "gap: fewer training images weigh as much as all",
+        "sign * n * (means - means.mean()) / len(means)",
+        "sign * (means - means.mean())",
+        GAPS,
+    ),
+    Fault(
+        "gap: images without a partner count as clusters",
+        "int((each >= 0).sum()) for each in names",
+        "len(each) for each in names",
+        GAPS,
     ),
     Fault("gap: no correction for few clusters", "count / (count - 1) * sums", "sums", GAPS),
     Fault(

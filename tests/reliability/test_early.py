@@ -50,8 +50,8 @@ class Started:
         assert "libtorch" not in Path(f"/proc/{self.process.pid}/maps").read_text()
 
     def job(self, begun: bool) -> int:
-        """The process of a sweep's job, before it catches signals, or with `begun` once it does."""
-        while not (found := children(self.process.pid)) or catches(found[0]) is not begun:
+        """The process of a sweep's job as soon as it exists, or with `begun` once it catches signals."""
+        while not (found := children(self.process.pid)) or (begun and not catches(found[0])):
             assert self.process.poll() is None
             time.sleep(0.002)
         return found[0]

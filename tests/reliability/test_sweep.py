@@ -201,6 +201,18 @@ def test_a_secret_in_a_file_of_choices_is_refused(command, tiny, tmp_path, monke
     assert not (tmp_path / "run/config.yaml").exists()
 
 
+def test_a_job_whose_sweep_has_died_before_it_began_does_not_train(tiny, tmp_path):
+    folder = tmp_path / "job"
+    assert train([*tiny, "trainer.max_steps=1", "samples.n=0", f"hydra.run.dir={folder}"], tmp_path / "log") == 0
+    (folder / "run.json").unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    command = [sys.executable, "-m", jobs.WORKER, str(folder)]
+    done = subprocess.run(command, env=os.environ | {jobs.LAUNCHER: str(dead.pid)}, capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert RunRecord(folder).state in ("not started", "interrupted")
+
+
 def test_a_killed_optuna_study_resumes(tiny, tmp_path, figure):
     """One of two trials is complete: the other one resumes, and a third one has other values."""
     import optuna  # from the extra `sweep`, which dev includes

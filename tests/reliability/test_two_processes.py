@@ -165,9 +165,11 @@ def test_every_gloo_message_after_a_timeout_is_reported():
     """Of several operations under way, the first timeout ends the others with another message; any may be raised."""
     store, limit = dist.HashStore(), timedelta(seconds=1)
     with ThreadPoolExecutor() as pool:  # two groups of one process connect as two processes do
-        first, _unresponsive = pool.map(lambda rank: dist.ProcessGroupGloo(store, rank, 2, limit), range(2))
+        first, _unresponsive = pool.map(lambda rank: dist.ProcessGroupGloo(store, rank, 2, 60 * limit), range(2))
+    options = dist.AllreduceOptions()
+    options.timeout = limit
     said = set()
-    for work in [first.allreduce([torch.ones(1000)]) for _ in range(3)]:
+    for work in [first.allreduce([torch.ones(1000)], options) for _ in range(3)]:
         with pytest.raises(RuntimeError) as caught:
             work.wait()
         said.add(lost_process(caught.value, Followers()))

@@ -67,7 +67,7 @@ def test_a_stopped_process_does_not_block_the_others_forever(tiny, tmp_path, fig
     run, log = tmp_path / "run", tmp_path / "log"
 
     def soon() -> None:
-        processes.PAUSE, processes.GRACE = 1.0, 1.0  # type: ignore[misc]
+        processes.PAUSE = 1.0  # type: ignore[misc]
 
     started = Train(
         [*tiny, *RECIPE, "trainer.max_epochs=-1", "trainer.max_steps=100000", f"hydra.run.dir={run}"], log, soon

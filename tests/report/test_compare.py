@@ -18,9 +18,9 @@ from scipy.stats import binom
 from diffusion.compare import main
 from diffusion.errors import UserError
 from diffusion.report.compare import compare, gather
-from diffusion.report.comparison import figure, in_lines, write
+from diffusion.report.comparison import by_recipe, figure, in_cells, in_lines, write
 from diffusion.report.page.comparison import comparison_page
-from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected
+from diffusion.report.recipes import Column, Comparison, Row, mean_over_seeds, rejected, welch
 from diffusion.report.sweep import compare_jobs
 
 Make = Callable[..., Path]
@@ -106,6 +106,40 @@ def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seed
     assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
 
 
+def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
+    def samplings(lr: float, values: list[float]) -> list[Path]:
+        return [evaluation(trained(s, lr), x + d / 8, seed=d) for s, x in enumerate(values) for d in range(4)]
+
+    comparison = compare(gather([*samplings(1e-3, [80.0, 90.0, 100.0]), *samplings(1e-2, [95.0, 105.0, 115.0])]))
+    row, other = comparison.rows
+    means = [80.1875, 90.1875, 100.1875]
+    assert (len(row.runs), row.seeds, row.numbers("fd_lite0")) == (12, 3, means)
+    assert row.mean("fd_lite0") == mean_over_seeds(means)
+    assert welch(row.numbers("fd_lite0"), other.numbers("fd_lite0")) == welch([80.0, 90.0, 100.0], [95.0, 105.0, 115.0])
+    assert comparison.best(column(comparison, "fd_lite0")) == (0, {1})
+    _, cells = in_cells(comparison, "*")
+    assert cells == [["3", "*90 ± 25*"], ["3", "105 ± 25 ≈"]]
+    assert [line[1:5] for line in by_recipe(comparison)[1:]] == [[3, *row.mean("fd_lite0")[:3]] for row in (row, other)]
+    dots = [line.get_xdata().tolist() for line in figure(comparison).axes[0].lines if line.get_marker() == "o"]
+    assert means in dots
+    recipe = comparison_page(comparison, tmp_path, "t")["recipes"][0]
+    assert (recipe["seeds"], recipe["cells"]["fd_lite0"]["numbers"]) == (3, means)
+
+
+def test_several_samplings_of_one_model_have_no_interval_over_seeds(evaluation: Any) -> None:
+    def shown(*folders: Path) -> list[str]:
+        for i, folder in enumerate(folders):
+            (folder / "scores.json").write_text(json.dumps([of(value=240.58 + i, low=230.0, high=254.0)]))
+        (cells,) = in_cells(compare(gather(folders)), "*")[1]
+        return cells
+
+    recipes = (trained(0), {"optimizer": {"lr": 1e-3}}, None)  # the last two lack the training seed
+    for recipe in recipes:
+        folders = [evaluation(recipe, 0.0, seed=seed) for seed in range(3)]
+        assert shown(*folders) == ["1", "241.6"]
+        assert shown(folders[0]) == ["1", "241"]  # rounded to its own interval
+
+
 def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     def rows(*checkpoints: tuple[int, str, int]) -> list[str]:
         folders = [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, name, n in checkpoints]
@@ -114,6 +148,24 @@ def test_two_checkpoints_of_one_run_get_two_rows(evaluation: Any) -> None:
     assert rows((0, "best.ckpt", 90), (0, "last.ckpt", 99)) == ["ckpt=best.ckpt", "ckpt=last.ckpt"]
     assert rows((0, "last.ckpt", 90), (0, "last.ckpt", 99)) == ["step=90", "step=99"]
     assert rows((0, "best.ckpt", 90), (1, "best.ckpt", 95)) == ["all"]
+
+
+def test_two_steps_of_one_training_seed_get_two_rows_whatever_the_sampling_seeds(evaluation: Any) -> None:
+    folders = [evaluation(trained(0), 1.0, ckpt="0/checkpoints/best.ckpt", step=90 + i, seed=i) for i in range(2)]
+    assert [row.label for row in compare(gather(folders)).rows] == ["step=90", "step=91"]
+
+
+def test_seeds_trained_for_different_numbers_of_steps_give_a_warning(evaluation: Any) -> None:
+    def evaluated(name: str, *steps: int) -> list[Path]:
+        return [evaluation(trained(s), 1.0, ckpt=f"{s}/checkpoints/{name}", step=n) for s, n in enumerate(steps)]
+
+    folders = evaluated("last.ckpt", 100, 2000, 2000)
+    line = "seeds in one row were trained for different numbers of steps"
+    assert compare(gather(folders)).warnings == [f"{line}: 100 in {folders[0]} and 2000 in {folders[1]}"]
+    for usual in (evaluated("best.ckpt", 90, 95), evaluated("last.ckpt", 2000, 2000)):
+        assert compare(gather(usual)).warnings == []
+    rows = [*evaluated("last.ckpt", 2000, 2000), *evaluated("step-00000100.ckpt", 100, 100)]
+    assert compare(gather(rows)).warnings == []
 
 
 def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from browser import chromium, visit
 
+from diffusion.files import replace
 from diffusion.report.page import run as run_pages
 from diffusion.runs.folder import Run
 from diffusion.runs.record import start_of_process
@@ -249,8 +250,8 @@ def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chrom
         seen.page.wait_for_selector(".chart svg")
         seen.slide("step", 0)
         info = json.loads((folder / "demo/run.json").read_text())
-        (folder / "demo/run.json").write_text(
-            json.dumps(info | {"state": "failed", "reason": "no space left", "steps": 123})
+        replace(
+            folder / "demo/run.json", json.dumps(info | {"state": "failed", "reason": "no space left", "steps": 123})
         )
         seen.page.wait_for_selector("text=no space left", timeout=20_000)
         assert "at step 100" in seen.page.inner_text("#training")
@@ -258,7 +259,7 @@ def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chrom
         seen.page.wait_for_selector("text=123")
         seen.page.get_by_role("button", name="state").click()
         seen.page.get_by_role("button", name="score").focus()
-        (folder / "demo/run.json").write_text(json.dumps(info | {"state": "failed", "steps": 456}))
+        replace(folder / "demo/run.json", json.dumps(info | {"state": "failed", "steps": 456}))
         seen.page.wait_for_selector("text=456", timeout=20_000)
         assert seen.page.locator("th[aria-sort=ascending]").inner_text() == "state"
         assert seen.page.evaluate("document.activeElement.textContent") == "score"

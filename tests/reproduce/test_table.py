@@ -41,6 +41,23 @@ def test_a_table_survives_writing_and_reading():
     assert "| 1 | linear | a,b | 2 | 11 ± 13 ≈ |" in recipes_table(numbered)
 
 
+def test_several_samplings_of_one_model_count_as_one_seed():
+    def sampled(draws):
+        """Eight models with three training seeds, each sampled with these seeds."""
+        places, seeds = enumerate("abcdefgh"), [(10.0, 0.5), (12.0, 0.25), (14.0, 0.75)]
+        numbers = {
+            (name,): {f"{s}/{d}": {"fd": fd + i + d, "coverage": x} for s, (fd, x) in enumerate(seeds) for d in draws}
+            for i, name in places
+        }
+        return Table(("model",), COLUMNS, numbers)
+
+    alone, table = sampled([0]), sampled([-1, 0, 1])
+    assert table.mean(("a",), "fd") == alone.mean(("a",), "fd")
+    assert recipes_table(table.comparison(SHOWN)) == recipes_table(alone.comparison(SHOWN))
+    assert "| a | 3 | **12.0 ± 5.0** |" in recipes_table(table.comparison(SHOWN))
+    assert ranks_table(table, SHOWN) == ranks_table(alone, SHOWN)
+
+
 def test_every_differing_cell_is_reported():
     assert [*disagreements(TABLE, TABLE)] == []
     assert agreeing(TABLE, TABLE) == (3, 3)  # one of the four cells has no number

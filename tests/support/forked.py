@@ -40,6 +40,7 @@ class Train:
         from hydra.core.global_hydra import GlobalHydra
 
         import diffusion.train
+        from diffusion.runs import early_signals
 
         os.setsid()
         output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -47,6 +48,7 @@ class Train:
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        early_signals.watch()  # as `python -m diffusion.train` does first
         GlobalHydra.instance().clear()
         sys.argv = ["diffusion.train", *self.overrides]
         self.prepare()

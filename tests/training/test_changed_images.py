@@ -59,9 +59,22 @@ def test_evaluation_warns_if_the_data_of_the_run_have_changed(command, tiny, own
     status, out, err = command("evaluate", ask)
     assert status == 0, out + err
     assert out.count("have changed since the model was trained") == 1
-    status, out, err = command("evaluate", [*ask, "data.batch_size=5"])  # chosen for this evaluation
+    status, out, err = command("evaluate", [*ask, "data.batch_size=5"])
     assert status == 0, out + err
-    assert "have changed since the model was trained" not in out
+    assert out.count("have changed since the model was trained") == 1
+
+
+def test_evaluation_warns_if_its_settings_divide_the_images_of_the_run_otherwise(command, tiny, photos):
+    words = [*tiny[:-1], f"data.root={photos}", "samples.n=0", "trainer.max_steps=1", "hydra.run.dir=run"]
+    assert command("train", words)[0] == 0
+    ask = ["ckpt=run/checkpoints/last.ckpt", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "device=cpu"]
+    said = "the images of train and val are not those of the training, which had data.val=8: held-out images may have"
+    status, out, err = command("evaluate", [*ask, "data.val=12", "data.eval_batch_size=3"])
+    assert status == 0, out + err
+    assert out.replace("\n", " ").count(said) == 1
+    status, out, err = command("evaluate", [*ask, "data.random_crop=true"])  # other pixels, the same division
+    assert status == 0, out + err
+    assert "held-out images may have" not in out
 
 
 def test_outputs_of_commands_are_not_read_as_training_images(photos, tmp_path):

@@ -13,8 +13,10 @@ from torch import Tensor
 import diffusion
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Batch
+from diffusion.errors import UserError
 from diffusion.evaluation.classes import proportional
 from diffusion.model.unet import UNet
+from diffusion.process.guidance import ClassifierFree
 from diffusion.runs.folder import read_scores
 from diffusion.training.module import Diffusion
 
@@ -270,6 +272,24 @@ def test_invalid_label_and_guidance_settings_are_refused_when_sampling(run, comm
     assert status == 2, out
     (line,) = err.splitlines()
     assert said in line
+
+
+def test_a_model_without_label_dropout_is_never_used_without_a_label(words, command, tmp_path):
+    run = tmp_path / "certain"
+    train([*words, "label_dropout=0", "trainer.max_steps=1"], run)
+    asked = {
+        "evaluate": ["bits=2", "n=4", "features=lite0", "baselines=[]", "sampler.steps=2", "data.labels=null"],
+        "sample": ["label=red", "n=1", "sampler.steps=2", "guidance=cfg", f"guidance.ckpt={run}"],
+    }
+    for name, settings in asked.items():
+        status, out, err = command(name, [f"ckpt={run}", f"hydra.run.dir={name}", "device=cpu", *settings])
+        assert status == 2, out
+        (line,) = err.splitlines()
+        assert "trained with label_dropout=0" in line
+    model = diffusion.load(run)
+    for guidance in ("cfg", ClassifierFree(2.0)):
+        with pytest.raises(UserError, match="trained with label_dropout=0"):
+            model.sample(1, steps=2, labels="red", guidance=guidance, worse=run)
 
 
 def test_another_weight_average_can_be_the_worse_model(words, command, tmp_path):

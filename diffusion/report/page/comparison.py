@@ -28,7 +28,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
             if (mean := row.mean(column.name)) is not None:
                 first, similar = best[column.name]
                 cells[column.name] = {
-                    "mean": mean.mean, "half": mean.half, "text": str(mean),
+                    "mean": mean.mean, "half": mean.half, "text": str(mean), "numbers": row.numbers(column.name),
                     "best": i == first, "similar": i in similar,
                 }  # fmt: skip
         recipes.append(
@@ -36,7 +36,7 @@ def comparison_page(comparison: Comparison, folder: Path, title: str) -> dict[st
                 "label": row.label,
                 "name": name,
                 "settings": [*row.settings.values()],
-                "runs": len(row.runs),
+                "seeds": row.seeds,
                 "cells": cells,
             }
         )

@@ -26,11 +26,11 @@ function recipes(found) {
     const row = found.numbered ? [i + 1] : [];
     const cells = found.columns.map((column) => recipe.cells[column.name]);
     const shown = cells.map((cell) => (cell ? (cell.best ? h("strong", {}, cell.text) : `${cell.text}${cell.similar ? " ≈" : ""}`) : null));
-    return { cells: [...row, ...recipe.settings, String(recipe.runs), ...shown], values: [...row, ...recipe.settings.map(asNumber), recipe.runs, ...cells.map((cell) => cell?.mean)],
+    return { cells: [...row, ...recipe.settings, String(recipe.seeds), ...shown], values: [...row, ...recipe.settings.map(asNumber), recipe.seeds, ...cells.map((cell) => cell?.mean)],
       text: `${recipe.name} ${recipe.label}` };
   });
   return [sortable(columns, rows, "Recipes"),
-    h("p", { class: "soft" }, "Mean ± half of the 95% interval over seeds. Bold: the best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."),
+    h("p", { class: "soft" }, "Mean ± half of the 95% interval over training seeds; samplings of one model are averaged first. Bold: the best mean of a column; ≈: a mean that is not shown to differ from it, by Welch's tests at 5% for the whole column (Holm's correction), or for lack of a second seed."),
     notes(found.columns.map((column) => [column.name, column.words.replace(`${column.name}: `, "")]))];
 }
 
@@ -39,14 +39,13 @@ const shownOnly = (found) => (found.runs.length > found.shown ? h("p", { class: 
 
 const asNumber = (text) => (text !== "" && Number.isFinite(Number(text)) ? Number(text) : text);
 
-/** A small chart per column: a dot per run, and the mean with its interval. */
+/** A small chart per column: a dot per training seed, and the mean with its interval. */
 function means(found) {
   const columns = found.columns.filter((column) => column.name !== "seconds");
   if (found.recipes.length < 2 || !columns.length) return null;
   return h("div", { class: "pair" }, columns.map((column) => {
     const rows = found.recipes.map((recipe, i) => ({ ...recipe.cells[column.name], recipe: recipe.name, label: recipe.label })).filter((row) => row.mean !== undefined);
-    const dots = found.runs.filter((run) => run.recipe !== null && run.values[column.name] !== undefined)
-      .map((run) => ({ value: run.values[column.name], recipe: found.recipes[run.recipe].name, name: run.name }));
+    const dots = rows.flatMap((row) => row.numbers.map((value) => ({ value, recipe: row.recipe })));
     const better = column.lower === null ? "" : column.lower ? " (lower is better)" : " (higher is better)";
     const ends = rows.flatMap((row) => [row.mean - (row.half ?? 0), row.mean + (row.half ?? 0)]);
     const spread = range([...ends, ...dots.map((dot) => dot.value)]);
