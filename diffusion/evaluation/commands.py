@@ -26,7 +26,7 @@ from diffusion.data.threads import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.devices import choose_device, choose_devices
-from diffusion.evaluation.drawing import UNLABELLED, Drawing, has_classes, make_guidance, source_of
+from diffusion.evaluation.drawing import UNLABELLED, Drawing, guidance_of, has_classes, source_of
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.frames import Frames
 from diffusion.evaluation.inherited import completed_by
@@ -128,7 +128,7 @@ def make_drawing(
     Raises UserError for settings that do not fit the model.
     """
     sampler = make_sampler(settings.sampler, restored)
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    guidance, weak = guidance_of(settings.guidance, restored)
     known = restored.labels if counts is None else counts
     seed, precision = int(settings.seed or 0), settings.precision
     drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision)

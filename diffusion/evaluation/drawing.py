@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +266,18 @@ def print_new(message: str) -> None:
     console.print(message)
 
 
+def guidance_of(node: Mapping[str, Any] | None, model: Restored) -> tuple[Guidance | None, Denoiser | None]:
+    """Build the guidance of a configuration for a trained model: see `make_guidance`."""
+    guidance, worse = make_guidance(node, model.shape, model.label_dropout, model.path)
+    if worse is None:
+        return guidance, None
+    check_classes(guidance, worse, [*model.labels])
+    return guidance, worse.denoiser
+
+
 def make_guidance(
     node: Mapping[str, Any] | None, shape: tuple[int, int, int], label_dropout: float, own: Path | None
-) -> tuple[Guidance | None, Denoiser | None]:
+) -> tuple[Guidance | None, Restored | None]:
     """Build the guidance of a configuration, and load its worse model, if any.
 
     Args:
@@ -298,7 +308,7 @@ def make_guidance(
         file = early.find(file.parent, guidance.step)
     restored = restore(file, guidance.weights or "ema")
     check_worse(guidance, restored, shape)
-    return guidance, restored.denoiser
+    return guidance, restored
 
 
 def check_label_dropout(guidance: Guidance, label_dropout: float) -> None:
@@ -318,6 +328,22 @@ def check_worse(guidance: Guidance | None, worse: Restored, shape: tuple[int, in
         )
     if guidance and has_classes(worse.denoiser):
         check_label_dropout(guidance, worse.label_dropout)
+
+
+def check_classes(guidance: Guidance | None, worse: Restored, names: Sequence[str]) -> None:
+    """Raise UserError if the guidance gives a worse model a class of the model, whose number is another class there.
+
+    Args:
+        names: the model's classes, ordered by number.
+    """
+    if guidance is None or guidance.drops_labels or not worse.labels or not names:
+        return
+    for i, (own, other) in enumerate(zip_longest(names, worse.labels, fillvalue="missing")):
+        if own != other:
+            raise UserError(
+                f"guidance.ckpt={worse.path}: its class {i} is {other}, but the model's is {own}; choose a model that "
+                "was trained with the same classes in the same order"
+            )
 
 
 def has_classes(denoiser: Denoiser) -> bool:

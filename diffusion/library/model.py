@@ -23,7 +23,7 @@ from diffusion.edit.inputs import Source, read_mask, read_picture
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import choose_device
-from diffusion.evaluation.drawing import Drawing, check_worse, describe_shape, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_classes, check_worse, describe_shape, guidance_of
 from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
 from diffusion.process.denoiser import Denoiser
@@ -239,17 +239,20 @@ class Model:
                         "model as worse=…"
                     )
             if worse is not None:
-                check_worse(guidance, worse.restored, self.restored.shape)
+                self._check_worse(guidance, worse)
             return guidance, weak
         if guidance is not None:
             choice_name("guidance", guidance, "cfg, or a Guidance such as ClassifierFree(scale=2)")
         node = self._node("guidance", guidance, {"ckpt": str(worse.restored.path)} if worse else {}, fills)
         if worse is not None:
             made: Guidance | None = make({**node, "step": None}, "guidance")
-            check_worse(made, worse.restored, self.restored.shape)
+            self._check_worse(made, worse)
             return made, weak
-        own = self.restored
-        return make_guidance(with_step(node, own), own.shape, own.label_dropout, own.path)
+        return guidance_of(with_step(node, self.restored), self.restored)
+
+    def _check_worse(self, guidance: Guidance | None, worse: "Model") -> None:
+        check_worse(guidance, worse.restored, self.restored.shape)
+        check_classes(guidance, worse.restored, [*self.restored.labels])
 
     def _node(self, group: str, name: str | None, settings: dict[str, Any], fills: bool = False) -> dict[str, Any]:
         """The configuration of a choice of a group, or of the recipe's own choice, with `settings`."""

@@ -14,7 +14,7 @@ from diffusion.console import console
 from diffusion.errors import UserError
 from diffusion.evaluation.commands import make_sampler
 from diffusion.evaluation.devices import device_name
-from diffusion.evaluation.drawing import Drawing, make_guidance, source_of
+from diffusion.evaluation.drawing import Drawing, guidance_of, source_of
 from diffusion.process.guidance import Guidance
 from diffusion.study.guidance_report import write
 from diffusion.study.samplers import Trial, finish, measure, node_of, opened
@@ -41,7 +41,7 @@ def trials_of(settings: GuidanceStudy, restored: Restored) -> Iterator[Trial]:
     if not settings.guidance:
         named = ", ".join(name for name in choices("guidance") if name != "none")
         raise UserError(f"guidance: nothing to study; choose one of {named}, such as guidance=cfg")
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    guidance, weak = guidance_of(settings.guidance, restored)
     assert guidance is not None  # because settings.guidance is not empty
     own = [[guidance.low, guidance.high]]
     nodes = guidance_nodes(settings.guidance, settings.scales, settings.intervals or own)

@@ -21,7 +21,7 @@ from diffusion.errors import UserError
 from diffusion.evaluation.commands import DRAWN, counts_of, make_scorer, warn_of_other_images, write_configuration
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.devices import choose_devices, device_name
-from diffusion.evaluation.drawing import Drawing, make_guidance, most_of, source_of
+from diffusion.evaluation.drawing import Drawing, guidance_of, most_of, source_of
 from diffusion.evaluation.drawn import batches_of
 from diffusion.evaluation.inherited import completed_by
 from diffusion.evaluation.ledger import Ledger
@@ -63,7 +63,7 @@ class Trial:
 def study_samplers(settings: Study, folder: Path) -> None:
     """Score every sampler at every budget: scores.json, study.md, study.csv, pareto.png and report.html in `folder`."""
     settings, restored, devices = opened(settings, folder)
-    guidance, weak = make_guidance(settings.guidance, restored.shape, restored.label_dropout, restored.path)
+    guidance, weak = guidance_of(settings.guidance, restored)
     trials = [
         Trial(
             setting.name,

@@ -7,17 +7,17 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from diffusion.checkpoint.restore import Restored
 from diffusion.config.build import check_node, make
 from diffusion.config.schema import Train
 from diffusion.config.validation import shown
 from diffusion.console import count
 from diffusion.data import ImageData
 from diffusion.errors import UserError
-from diffusion.evaluation.drawing import Drawing, make_guidance
+from diffusion.evaluation.drawing import Drawing, check_classes, make_guidance
 from diffusion.pixels import MODES, resolution_of
 from diffusion.process.augmentation import Augmentation
 from diffusion.process.crops import Crops
-from diffusion.process.denoiser import Denoiser
 from diffusion.process.guidance import Guidance
 from diffusion.process.prediction import Prediction
 from diffusion.process.sampler import Sampler
@@ -44,7 +44,7 @@ class Recipe:
     lr_scheduler: Any  # (optimizer, total_steps) -> LRScheduler
     sampler: Sampler
     guidance: Guidance | None
-    worse: Denoiser | None  # the weaker model that guidance uses
+    worse: Restored | None  # the weaker model that guidance uses
     ema: EMA | None
 
     @classmethod
@@ -82,7 +82,8 @@ class Recipe:
     def drawing(self, seed: int, precision: str | None = None) -> Drawing:
         """Return how to draw samples; with labels, each class is as frequent as in the training images."""
         counts = dict(zip(self.data.classes, self.data.class_counts("train"), strict=True))
-        return Drawing(self.sampler, self.data.shape, seed, self.guidance, self.worse, counts, precision=precision)
+        worse = None if self.worse is None else self.worse.denoiser
+        return Drawing(self.sampler, self.data.shape, seed, self.guidance, worse, counts, precision=precision)
 
 
 def check_size(data: ImageData, network: nn.Module, crops: Crops | None) -> None:
@@ -124,8 +125,10 @@ def with_inputs(settings: Train) -> Train:
 def with_classes(settings: Train, recipe: Recipe) -> tuple[Train, Recipe]:
     """Return the settings and the recipe with a network for the classes of the data, which must be set up.
 
-    Raises UserError: see `follow`.
+    Raises UserError: see `follow` and `check_classes`.
     """
+    if recipe.worse is not None:
+        check_classes(recipe.guidance, recipe.worse, recipe.data.classes)
     known = len(recipe.data.classes)
     followed = follow(settings, "classes", known, 0, "data.labels", f"the data has {known or 'no'} classes")
     if followed is settings:

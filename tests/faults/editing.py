@@ -202,13 +202,13 @@ FAULTS = [
     ),
     Fault(
         "library: a worse model may have other images",
-        "            check_worse(made, worse.restored, self.restored.shape)\n",
+        "            self._check_worse(made, worse)\n",
         "            pass\n",
         "library/test_library.py::test_a_worse_model_with_other_images_is_refused",
     ),
     Fault(
         "library: a worse model that is given to a guidance object is not checked",
-        "                check_worse(guidance, worse.restored, self.restored.shape)\n",
+        "                self._check_worse(guidance, worse)\n",
         "                pass\n",
         CERTAIN,
     ),

@@ -21,6 +21,7 @@ LEFT_OUT = f"{TESTS}::test_skipped_files_do_not_shift_the_labels"
 TILES = f"{TESTS}::test_tiles_have_the_class_of_their_photograph"
 SCENES = f"{TESTS}::test_landscape_tiles_have_the_scene_of_their_photograph"
 CIFAR = "data/test_cifar10.py::test_each_image_has_its_class_if_labels_are_requested"
+WORSE = "training/test_labels.py::test_a_worse_model_with_other_classes_is_refused"
 
 FAULTS = [
     Fault(
@@ -46,6 +47,30 @@ FAULTS = [
         "batch.classes.to(device, non_blocking=True)",
         "batch.classes.to(device)",
         DEVICE,
+    ),
+    Fault(
+        "in training, a worse model may have other classes",
+        "        check_classes(recipe.guidance, recipe.worse, recipe.data.classes)\n",
+        "        pass\n",
+        WORSE,
+    ),
+    Fault(
+        "in a command, a worse model may have other classes",
+        "    check_classes(guidance, worse, [*model.labels])\n",
+        "",
+        WORSE,
+    ),
+    Fault(
+        "library: a worse model may have other classes",
+        "        check_classes(guidance, worse.restored, [*self.restored.labels])\n",
+        "",
+        WORSE,
+    ),
+    Fault(
+        "the classes of a model that estimates without labels are compared",
+        "guidance is None or guidance.drops_labels or",
+        "guidance is None or",
+        WORSE,
     ),
     Fault(
         "changed labels are not detected on resume", "[(name, split.label_key) for", "[(name, len(split)) for", COMPARED

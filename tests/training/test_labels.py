@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 import diffusion
+from diffusion.checkpoint import exported
 from diffusion.checkpoint.restore import restore
 from diffusion.data import Batch
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import proportional
 from diffusion.model.unet import UNet
-from diffusion.process.guidance import ClassifierFree
+from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.runs.folder import read_scores
 from diffusion.training.module import Diffusion
 
@@ -290,6 +291,32 @@ def test_a_model_without_label_dropout_is_never_used_without_a_label(words, comm
     for guidance in ("cfg", ClassifierFree(2.0)):
         with pytest.raises(UserError, match="trained with label_dropout=0"):
             model.sample(1, steps=2, labels="red", guidance=guidance, worse=run)
+
+
+def test_a_worse_model_with_other_classes_is_refused(run, words, command, tmp_path):
+    def save(labels):
+        weights = known.denoiser.network.state_dict()
+        exported.write(file, weights, known.config, known.step, known.epoch, known.weights, labels)
+
+    known, file = restore(run / "checkpoints/last.ckpt"), tmp_path / "a.safetensors"
+    model = diffusion.load(run, device="cpu")
+    asked = {"sample": [f"ckpt={run}", "n=1", "sampler.steps=2", "device=cpu"], "train": [*words, "model.classes=3"]}
+    save(dict(reversed(known.labels.items())))
+    for name, settings in asked.items():
+        chosen = ["guidance=auto", f"guidance.ckpt={file}", f"hydra.run.dir={name}"]
+        status, out, err = command(name, [*settings, *chosen])
+        assert status == 2, out
+        assert f"guidance.ckpt={file}: its class 0 is red, but the model's is blue; choose" in err
+    for guidance in ("auto", AutoGuidance(2.0)):
+        with pytest.raises(UserError, match="its class 0 is red, but the model's is blue"):
+            model._drawing(guidance=guidance, worse=file)
+    model._drawing(guidance="cfg", worse=file)  # its estimates have no label
+    save({"blue": 1, "green": 1})
+    with pytest.raises(UserError, match="its class 2 is missing, but the model's is red"):
+        model._drawing(guidance="auto", worse=file)
+    for same in (known.labels, {}):
+        save(same)
+        model._drawing(guidance="auto", worse=file)
 
 
 def test_another_weight_average_can_be_the_worse_model(words, command, tmp_path):
