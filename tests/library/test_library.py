@@ -256,12 +256,13 @@ def test_the_worse_model_of_a_guidance_object_must_be_passed_as_worse(model, set
         model.sample(1, guidance=AutoGuidance(scale=2, **settings))
 
 
-def test_a_worse_model_with_other_images_is_refused(model):
+@pytest.mark.parametrize("guidance", ["auto", AutoGuidance(scale=2)])
+def test_a_worse_model_with_other_images_is_refused(model, guidance):
     recipe = model.restored.config
     large = {**recipe, "data": {**recipe["data"], "resolution": 16}}
     other = replace(model, restored=replace(model.restored, config=large))
     with pytest.raises(UserError, match="its images are 3×16×16, but the model's are 3×8×8"):
-        model.sample(1, guidance=AutoGuidance(scale=2), worse=other)
+        model.sample(1, guidance=guidance, worse=other)
 
 
 def test_a_device_can_be_torchs(two_steps):
