@@ -137,10 +137,11 @@ def _mixed_steps(rows: Iterable[Row]) -> list[str]:
 
 
 def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
-    """Fill in the final denoising errors. They are ranked only if data, schedule and validation are the same."""
+    """Fill in the final denoising errors. They are ranked only if data, schedule and validated images are the same."""
     for run, numbers in values.items():
         numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
-    different = [key for key in settings if measures(key)]
+    limited = any((run.config.get("trainer") or {}).get("limit_val_batches") is not None for run in values)
+    different = [key for key in settings if measures(key, limited)]
     why = ""
     if different:
         verb = "differ" if len(different) > 1 else "differs"

@@ -459,6 +459,32 @@ def test_mse_is_ranked_only_if_all_runs_share_validation_settings(seeds: Any) ->
     assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        ({"limit_val_batches": 1}, {"limit_val_batches": None}, "trainer.limit_val_batches differs"),
+        ({"limit_val_batches": 1, "devices": 1}, {"limit_val_batches": 1, "devices": 2}, "trainer.devices differs"),
+        ({"devices": 1}, {"devices": 2}, None),
+        ({"limit_val_batches": 2, "eval_batch_size": 4}, {"limit_val_batches": 2}, "data.eval_batch_size differs"),
+        ({"limit_val_batches": None, "eval_batch_size": 4}, {"limit_val_batches": None}, None),
+    ],
+)
+def test_mse_is_ranked_only_if_all_runs_validated_the_same_images(
+    one: dict[str, Any], other: dict[str, Any], why: str | None, seeds: Any
+) -> None:
+    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
+    for folder, chosen in zip(folders, (one, other), strict=True):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"]["eval_batch_size"] = chosen.get("eval_batch_size", 32)
+        config["trainer"] |= {key: value for key, value in chosen.items() if key != "eval_batch_size"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    mse = column(compare(gather(folders)), "val/mse")
+    if why is None:
+        assert mse.lower is True
+    else:
+        assert (mse.lower, f"not ranked, because {why}, and with it what is measured" in mse.words) == (None, True)
+
+
 def test_the_mse_column_states_which_weights_were_validated(
     seeds: Any, tmp_path: Path, without_average: Callable[[Path], None]
 ) -> None:
