@@ -1,7 +1,8 @@
 """Compare runs: a row per recipe, a column per quantity and protocol. Different protocols are refused.
 
 Runs that differ only in their seed share a row. If several runs have the same recipe and seed, only the newest counts.
-Evaluations of one model with several sampling seeds count as one training seed.
+Evaluations of one model with several sampling seeds count as one training seed. The scored images of two rows may have
+been made in different ways (by another sampler, for example); a warning says so if the settings in the table do not.
 """
 
 import json
@@ -21,6 +22,14 @@ from diffusion.runs.metrics import measures, validated_weights
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
 # Settings that do not distinguish recipes: seeds, and settings that affect a number only through its protocol:
 IDLE = ("seed", "name", "logger", "samples", "score", "again", "checkpoint", "sweep")
+# The parts that must be equal in a row, and the beginnings of the settings that choose them:
+CHOSEN_BY = {
+    "sampler": ("sampler",),
+    "guidance": ("guidance",),
+    "precision": ("precision",),
+    "weights": ("weights", "ema"),
+    "variance": ("likelihood", "sampler.variance", "objective", "model.out_channels"),
+}
 BEST = "best.ckpt"  # its step differs between seeds
 # The parts of a score's source that say who made the images:
 MAKERS = ("sampler", "guidance", "precision", "weights", "seed", "folder", "checkpoint", "variance")
@@ -66,7 +75,7 @@ def compare(runs: Sequence[Run], mixed: bool = False) -> Comparison:
         left_out += older
         values |= {run: {} for run in row.runs}
     warnings = _mixed_steps(rows.values())
-    columns = _errors(values, settings) + _scores(values, halves, mixed, len(rows), warnings)
+    columns = _errors(values, settings) + _scores(values, halves, mixed, [*rows.values()], warnings)
     for run, numbers in values.items():
         if run.info.get("seconds") is not None:
             numbers["seconds"] = float(run.info["seconds"])
@@ -128,10 +137,11 @@ def _mixed_steps(rows: Iterable[Row]) -> list[str]:
 
 
 def _errors(values: dict[Run, dict[str, float]], settings: Iterable[str]) -> list[Column]:
-    """Fill in the final denoising errors. They are ranked only if data, schedule and validation are the same."""
+    """Fill in the final denoising errors. They are ranked only if data, schedule and validated images are the same."""
     for run, numbers in values.items():
         numbers |= {name: float(run.metrics[name].value[-1]) for name in ERRORS if name in run.metrics}
-    different = [key for key in settings if measures(key)]
+    limited = any((run.config.get("trainer") or {}).get("limit_val_batches") is not None for run in values)
+    different = [key for key in settings if measures(key, limited)]
     why = ""
     if different:
         verb = "differ" if len(different) > 1 else "differs"
@@ -149,7 +159,7 @@ def _scores(
     values: dict[Run, dict[str, float]],
     halves: dict[tuple[Run, str], float],
     mixed: bool,
-    recipes: int,
+    rows: Sequence[Row],
     warnings: list[str],
 ) -> list[Column]:
     """Fill in the latest scores, one column per metric and protocol, and append warnings about them."""
@@ -175,7 +185,7 @@ def _scores(
         higher, made = score.higher_is_better, maker(score)
         by = "".join(f"; {part} {made[part]}" for part in several[score.protocol_key] if part in made)
         columns.append(Column(name, None if higher is None else not higher, f"{name}: {protocol_text(score)}{by}"))
-    warnings += _warnings(recipes, last)
+    warnings += [*_different_makers(rows, found.values()), *_warnings(len(rows), last)]
     return columns
 
 
@@ -185,6 +195,42 @@ def maker(score: Score) -> dict[str, str]:
     source = {**usual, **score.source, "checkpoint": (score.source.get("checkpoint") or {}).get("path")}
     parts = {part: source.get(part) for part in MAKERS}
     return {p: sampler_text(v) if isinstance(v, Mapping) else str(v) for p, v in parts.items() if v is not None}
+
+
+def _different_makers(rows: Sequence[Row], columns: Iterable[Mapping[Run, Score]]) -> list[str]:
+    """Warnings about images made in different ways: within a row, and between rows if no setting in the table shows it.
+
+    Args:
+        columns: the scores of each column, by run.
+    """
+    settings = [key for first in rows[:1] for key in first.settings]
+    shown = [key for key in settings if len({row.settings[key] for row in rows} - {MISSING}) > 1]
+    found: dict[str, None] = {}
+    for scores in columns:
+        made = {run: maker(score) for run, score in scores.items()}
+        hidden = [part for part, keys in CHOSEN_BY.items() if not any(key.startswith(keys) for key in shown)]
+        for row in rows:
+            within = _differences({run: made[run] for run in row.runs if run in made}, CHOSEN_BY)
+            hidden = [part for part in hidden if part not in within]
+            if within:
+                found[f"scores in one row were not made in the same way: {'; '.join(within.values())}"] = None
+        if between := _differences(made, hidden):
+            listed = "; ".join(between.values())
+            found[f"rows were not made in the same way, and their settings do not show it: {listed}"] = None
+    return [*found]
+
+
+def _differences(made: Mapping[Run, Mapping[str, str]], parts: Iterable[str]) -> dict[str, str]:
+    """Part -> its values, each with an example run, for the parts in which the known makers of runs differ."""
+    found = {}
+    for part in parts:
+        examples: dict[str, Run] = {}
+        for run in made:
+            if part in made[run]:
+                examples.setdefault(made[run][part], run)
+        if len(examples) > 1:
+            found[part] = f"{part} is " + " and ".join(f"{value} in {run.folder}" for value, run in examples.items())
+    return found
 
 
 def _several_makers(scored: Sequence[tuple[Run, Score]], mixed: bool) -> dict[str, list[str]]:

@@ -14,8 +14,10 @@ from diffusion.errors import UserError
 
 MEASURED = ("data", "schedule", "validation")  # settings that must be equal for errors to be comparable
 UNMEASURED = (  # settings in these groups that do not matter
-    "data.batch_size", "data.global_batch_size", "data.eval_batch_size", "data.num_workers", "data.flip",
+    "data.batch_size", "data.global_batch_size", "data.num_workers", "data.flip",
 )  # fmt: skip
+LIMIT = "trainer.limit_val_batches"  # fewer images
+BATCHED = ("data.eval_batch_size", "trainer.devices", "trainer.num_nodes")  # with a limit, they choose the images
 
 
 class Series(NamedTuple):
@@ -52,9 +54,15 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     return [{name: float(cell) for name, cell in zip(lines[0], line, strict=True) if cell} for line in lines[1:]]
 
 
-def measures(setting: str) -> bool:
-    """Whether the errors (val/mse) of two runs that differ in this setting measure different tasks."""
-    return setting.split(".")[0] in MEASURED and setting not in UNMEASURED
+def measures(setting: str, limited: bool) -> bool:
+    """Whether the errors (val/mse) of two runs that differ in this setting measure different tasks or images.
+
+    Args:
+        limited: whether trainer.limit_val_batches is set in any of the runs.
+    """
+    if setting in BATCHED:
+        return limited
+    return setting == LIMIT or (setting.split(".")[0] in MEASURED and setting not in UNMEASURED)
 
 
 def last_value(name: str, path: Path) -> float:

@@ -54,8 +54,8 @@ def check_search(config: DictConfig) -> None:
         raise UserError(f"sweep.score={name}: {better} is better; set hydra.sweeper.direction={fix}")
     if not error:
         return
-    swept = list(searched(config))
-    if different := [key for key in swept if measures(key) or key == "experiment"]:
+    swept, limited = list(searched(config)), config.trainer.get("limit_val_batches") is not None
+    if different := [key for key in swept if measures(key, limited) or key == "experiment"]:
         raise UserError(
             f"sweep.score={name}: errors of trials that differ in {', '.join(different)} measure different "
             "tasks, so the lowest is not the best; optimize a score of samples, such as sweep.score=val/fd_lite0"

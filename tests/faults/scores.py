@@ -58,6 +58,8 @@ RECIPES = "report/test_compare.py"
 SAMPLINGS = "test_several_samplings_of_one_model_count_as_one_seed"
 NO_INTERVAL = "test_several_samplings_of_one_model_have_no_interval_over_seeds"
 STEPS = "test_seeds_trained_for_different_numbers_of_steps_give_a_warning"
+MADE = "test_scores_of_images_made_in_different_ways_give_a_warning"
+SAME_IMAGES = "test_mse_is_ranked_only_if_all_runs_validated_the_same_images"
 EQUAL = "test_equal_recipes_are_rarely_shown_as_worse_than_the_best"
 ONE_SEED = "test_a_row_with_one_seed_is_not_shown_to_differ_from_the_best"
 SETTINGS = "report/test_differences.py"
@@ -362,6 +364,54 @@ FAULTS = [
         "[str(run.trained) for run in runs]",
         "[str(run.seeds) for run in runs]",
         f"{RECIPES}::test_two_steps_of_one_training_seed_get_two_rows_whatever_the_sampling_seeds",
+    ),
+    Fault(
+        "compare: a row of images made in different ways gives no warning",
+        "            if within:\n",
+        "            if False:\n",
+        f"{RECIPES}::{MADE}",
+    ),
+    Fault(
+        "compare: rows made in different ways give no warning",
+        "if between := _differences(made, hidden):",
+        "if between := {}:",
+        f"{RECIPES}::{MADE}",
+    ),
+    Fault(
+        "compare: a difference in a row is reported as one between rows, too",
+        "for part in hidden if part not in within]",
+        "for part in hidden]",
+        f"{RECIPES}::{MADE}",
+    ),
+    Fault(
+        "compare: differences that the settings show give a warning",
+        "if not any(key.startswith(keys) for key in shown)]",
+        "]",
+        f"{RECIPES}::test_images_made_as_the_settings_in_the_table_say_give_no_warning",
+    ),
+    Fault(
+        "compare: a setting that a run lacks explains a difference",
+        "{row.settings[key] for row in rows} - {MISSING}",
+        "{row.settings[key] for row in rows}",
+        f"{RECIPES}::test_a_setting_that_only_evaluations_have_does_not_explain_a_difference_from_a_run",
+    ),
+    Fault(
+        "compare: errors over different numbers of validation batches are ranked",
+        "setting == LIMIT or (",
+        "(",
+        f"{RECIPES}::{SAME_IMAGES}",
+    ),
+    Fault(
+        "compare: limited batches of different sizes are ranked",
+        "return limited",
+        "return False",
+        f"{RECIPES}::{SAME_IMAGES}",
+    ),
+    Fault(
+        "compare: the size of validation batches always prevents ranking",
+        "return limited",
+        "return True",
+        f"{RECIPES}::{SAME_IMAGES}",
     ),
     Fault("compare: the highest density counts as the best", '("precision", ', '("precision", "density", ', RECIPES),
     Fault("compare: raw weights are labelled as EMA weights", '"val/mse_raw" in each for', "True for", RECIPES),

@@ -308,6 +308,77 @@ def test_a_folder_scored_with_and_without_guidance_is_refused(tmp_path: Path, ma
         compare(gather([folder]))
 
 
+DDIM = {"sampler": {"name": "DDIM", "steps": 50}}
+GUIDED = DDIM | {"guidance": {"name": "AutoGuidance", "scale": 2.0, "step": 5}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (DDIM | {"precision": "bf16-mixed"}, DDIM, "precision is bf16-mixed in {} and float32 in {}"),
+        (GUIDED, DDIM, "guidance is AutoGuidance(scale=2, step=5) in {} and none in {}"),
+        (DDIM, {"sampler": {"name": "DDIM", "steps": 10}}, "sampler is DDIM(steps=50) in {} and DDIM(steps=10) in {}"),
+        ({"weights": "ema"}, {"weights": "raw"}, "weights is ema in {} and raw in {}"),
+        (
+            {"variance": "fixed_small"},
+            {"variance": "fixed_large"},
+            "variance is fixed_small in {} and fixed_large in {}",
+        ),
+        (DDIM | {"seed": 1}, DDIM | {"seed": 2, "checkpoint": {"path": "b"}}, ""),
+        (DDIM, {}, ""),  # an unknown sampler
+    ],
+)
+def test_scores_of_images_made_in_different_ways_give_a_warning(
+    one: dict[str, Any], other: dict[str, Any], words: str, seeds: Any
+) -> None:
+    row = seeds("row", 1e-3, [1.0, 2.0, 3.0])
+    for folder, changed in zip(row, (one, one, other), strict=True):
+        scores = [of(value=1.0) | changed, of(value=1.0, metric="kid_lite0") | changed]
+        (folder / "scores.json").write_text(json.dumps(scores))
+    (apart,) = seeds("apart", 1e-2, [4.0], **other)
+    within, between = words.format(row[0], row[2]), words.format(row[0], apart)
+    assert compare(gather(row)).warnings == [f"scores in one row were not made in the same way: {within}"] * bool(words)
+    line = f"rows were not made in the same way, and their settings do not show it: {between}"
+    assert compare(gather([*row[:2], apart])).warnings == [line] * bool(words)
+
+
+def test_a_warning_names_all_parts_in_which_the_makers_differ(seeds: Any) -> None:
+    folders = [*seeds("a", 1e-3, [1.0], **GUIDED, weights="ema"), *seeds("b", 1e-2, [1.0], **DDIM, weights="raw")]
+    (warning,) = compare(gather(folders)).warnings
+    assert re.search(r"guidance is AutoGuidance.* in .*a/0 and none in .*b/0; weights is ema in .* and raw in", warning)
+
+
+def test_images_made_as_the_settings_in_the_table_say_give_no_warning(evaluation: Any) -> None:
+    def scored(recipe: dict[str, Any], made: dict[str, Any], **chosen: Any) -> Path:
+        folder = evaluation(trained(0) | recipe, 1.0, **chosen)
+        (folder / "scores.json").write_text(json.dumps([of(value=1.0) | made]))
+        return folder
+
+    sampled = [scored({}, {"sampler": {"name": "DDIM", "steps": n}}, sampler={"steps": n}) for n in (9, 20)]
+    precise = [scored({}, DDIM | {"precision": p}, precision=p) for p in (None, "bf16-mixed")]
+    auto = {"_target_": "AutoGuidance", "scale": 2.0}
+    guided = [scored({}, made, guidance=node) for made, node in ((DDIM, None), (GUIDED, auto))]
+    weighed = [scored({}, {"weights": w}, weights=w) for w in ("ema", "raw")]
+    averaged = [
+        scored({"ema": e}, {"weights": w}) for e, w in ((None, "raw"), ({"_target_": "EMA", "decay": 0.9}, "ema"))
+    ]
+    learned = [scored({"objective": o}, {"variance": o}) for o in ("simple", "hybrid")]
+    for folders in (sampled, precise, guided, weighed, averaged, learned):
+        comparison = compare(gather(folders))
+        assert (len(comparison.rows), comparison.warnings) == (2, [])
+
+
+def test_a_setting_that_only_evaluations_have_does_not_explain_a_difference_from_a_run(
+    seeds: Any, evaluation: Any
+) -> None:
+    (run,), drawn = seeds("a", 1e-3, [1.0], **DDIM, precision="bf16-mixed"), evaluation(trained(0), 1.0, precision=None)
+    (drawn / "scores.json").write_text(json.dumps([of(value=1.0) | DDIM]))
+    comparison = compare(gather([run, drawn]))
+    assert [row.settings["precision"] for row in comparison.rows] == ["—", "none"]
+    (warning,) = comparison.warnings
+    assert warning.endswith(f"precision is bf16-mixed in {run} and float32 in {drawn}")
+
+
 def test_only_the_score_of_a_runs_last_step_is_used(tmp_path: Path, make_run: Make) -> None:
     last = {"path": "a/checkpoints/last.ckpt", "sha256": "0"}
     scores = [of(value=1.0, step=5), of(value=2.0, step=9), of(value=3.0, step=9, checkpoint=last)]
@@ -386,6 +457,32 @@ def test_mse_is_ranked_only_if_all_runs_share_validation_settings(seeds: Any) ->
             file.write(f"validation: {{draws: 1, seed: {i}}}\n")
     apart = column(compare(gather(folders)), "val/mse")
     assert (apart.lower, "validation.seed differs" in apart.words) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        ({"limit_val_batches": 1}, {"limit_val_batches": None}, "trainer.limit_val_batches differs"),
+        ({"limit_val_batches": 1, "devices": 1}, {"limit_val_batches": 1, "devices": 2}, "trainer.devices differs"),
+        ({"devices": 1}, {"devices": 2}, None),
+        ({"limit_val_batches": 2, "eval_batch_size": 4}, {"limit_val_batches": 2}, "data.eval_batch_size differs"),
+        ({"limit_val_batches": None, "eval_batch_size": 4}, {"limit_val_batches": None}, None),
+    ],
+)
+def test_mse_is_ranked_only_if_all_runs_validated_the_same_images(
+    one: dict[str, Any], other: dict[str, Any], why: str | None, seeds: Any
+) -> None:
+    folders = [*seeds("a", 1e-3, [1.0]), *seeds("b", 1e-2, [1.0])]
+    for folder, chosen in zip(folders, (one, other), strict=True):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"]["eval_batch_size"] = chosen.get("eval_batch_size", 32)
+        config["trainer"] |= {key: value for key, value in chosen.items() if key != "eval_batch_size"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    mse = column(compare(gather(folders)), "val/mse")
+    if why is None:
+        assert mse.lower is True
+    else:
+        assert (mse.lower, f"not ranked, because {why}, and with it what is measured" in mse.words) == (None, True)
 
 
 def test_the_mse_column_states_which_weights_were_validated(

@@ -20,6 +20,8 @@ SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweep
     [
         (["schedule=choice(linear,cosine)"], "trials that differ in schedule measure different tasks"),
         (["data.resolution=choice(8,16)"], "differ in data.resolution"),
+        (["trainer.limit_val_batches=choice(1,2)"], "differ in trainer.limit_val_batches"),
+        (["trainer.limit_val_batches=1", "data.eval_batch_size=choice(4,8)"], "differ in data.eval_batch_size"),
         (["experiment=edm,flow"], "differ in experiment"),
         (["optimizer.lr=interval(1e-5,1e-2)", "sweep.score=val/coverage_lite0"], "direction=maximize"),
         (["optimizer.lr=interval(1e-5,1e-2)", "hydra.sweeper.direction=maximize"], "direction=minimize"),
