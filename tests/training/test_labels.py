@@ -314,7 +314,7 @@ def test_a_worse_model_with_other_classes_is_refused(run, words, command, tmp_pa
     save({"blue": 1, "green": 1})
     with pytest.raises(UserError, match="its class 2 is missing, but the model's is red"):
         model._drawing(guidance="auto", worse=file)
-    for same in (known.labels, {}):
+    for same in (known.labels, {}, {"0": 1, "1": 1, "2": 1}):  # the last as of a diffusers folder, without names
         save(same)
         model._drawing(guidance="auto", worse=file)
 
