@@ -43,7 +43,7 @@ from diffusion.report.images import grid, in_turn, picture_of, save_png
 from diffusion.report.scores import print_by_class, print_scores
 from diffusion.runs.folder import SCORES, read_scores
 from diffusion.runs.jobs import CONFIG
-from diffusion.runs.metrics import UNMEASURED
+from diffusion.runs.metrics import measures
 
 GRID = 1024  # maximum number of images in a grid
 DRAWN = "drawn.bin"  # holds the samples until they are written or scored
@@ -316,7 +316,7 @@ def warn_of_other_images(restored: Restored, node: dict[str, Any], data: ImageDa
     changed = what_changed(restored.images, data.keys)
     if not changed or any(node.get(key) != before.get(key) for key in ("_target_", "root")):
         return
-    other = [key for key in {**before, **node} if node.get(key) != before.get(key) and f"data.{key}" not in UNMEASURED]
+    other = [key for key in {**before, **node} if node.get(key) != before.get(key) and measures(f"data.{key}", False)]
     if not other:
         console.print(
             f"warning: {changed} have changed since the model was trained: its scores refer to different images, and "
