@@ -62,7 +62,7 @@ WITHOUT_BETA = {"edm", "flow", "sub_vp", "ve"}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")  # Matplotlib's and NumPy's
 def test_the_lines_of_every_shipped_schedule_fill_their_figures(tmp_path: Path, choice: str) -> None:
     schedule = make(settings([f"schedule={choice}"]).schedule, "schedule")
     drawn = {name: getattr(figures, name)(schedule) for name in ("beta", "signal")}
