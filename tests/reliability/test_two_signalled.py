@@ -33,8 +33,16 @@ PLACES: dict[str, tuple[Any, str, int]] = {  # rank 0's n-th call of a function
 
 
 def signalled(place: tuple[Any, str, int]) -> Callable[[], None]:
-    """A function that makes the whole process group receive SIGTERM at this place."""
-    return lambda: counted(*place, lambda: os.killpg(0, signal.SIGTERM))
+    """A function that makes the whole process group receive SIGTERM at this place.
+
+    It waits for the other process to get through its start, where Lightning's own handler for SIGTERM may deadlock.
+    """
+
+    def signal_all() -> None:
+        time.sleep(1)
+        os.killpg(0, signal.SIGTERM)
+
+    return lambda: counted(*place, signal_all)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
