@@ -339,7 +339,7 @@ def check_classes(guidance: Guidance | None, worse: Restored, names: Sequence[st
     if guidance is None or guidance.drops_labels or not worse.labels or not names:
         return
     numbers = [*map(str, range(len(names)))]
-    if numbers in ([*names], [*worse.labels]):
+    if len(worse.labels) == len(names) and numbers in ([*names], [*worse.labels]):
         return  # a diffusers folder does not name its classes
     for i, (own, other) in enumerate(zip_longest(names, worse.labels, fillvalue="missing")):
         if own != other:

@@ -16,6 +16,7 @@ from diffusion.checkpoint.restore import restore
 from diffusion.data import Batch
 from diffusion.errors import UserError
 from diffusion.evaluation.classes import proportional
+from diffusion.evaluation.drawing import check_classes
 from diffusion.model.unet import UNet
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
 from diffusion.runs.folder import read_scores
@@ -314,6 +315,8 @@ def test_a_worse_model_with_other_classes_is_refused(run, words, command, tmp_pa
     save({"blue": 1, "green": 1})
     with pytest.raises(UserError, match="its class 2 is missing, but the model's is red"):
         model._drawing(guidance="auto", worse=file)
+    with pytest.raises(UserError, match="its class 0 is blue, but the model's is 0"):
+        check_classes(AutoGuidance(2.0), restore(file), ["0", "1", "2"])
     for same in (known.labels, {}, {"0": 1, "1": 1, "2": 1}):  # the last as of a diffusers folder, without names
         save(same)
         model._drawing(guidance="auto", worse=file)
