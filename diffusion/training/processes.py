@@ -34,6 +34,7 @@ from diffusion.errors import Interrupted, ProcessLost, UserError
 from diffusion.runs import early_signals
 from diffusion.runs.jobs import RENDEZVOUS, WORKER, describe_exit
 from diffusion.runs.record import RunRecord
+from diffusion.training import signals
 
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # exit statuses of processes that a signal has ended
 PAUSE = 300.0  # seconds that the others wait for a suspended process, as after `kill -STOP`
@@ -65,6 +66,15 @@ class Replicas(DDPStrategy):
     def determine_ddp_device_ids(self) -> None:
         """No devices: inputs are not moved. The module is on its device already."""
         return
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        """Wait for the other processes, with this program's handlers of signals.
+
+        Before the barrier "run-stage", Lightning installs a handler of SIGTERM that broadcasts it. If all processes
+        receive it while some wait here and others do not, they would wait for each other until the timeout.
+        """
+        signals.install_again()
+        super().barrier(*args, **kwargs)
 
 
 StrategyRegistry.register("ddp", Replicas, description="Lightning's ddp without moving batches", override=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -26,6 +26,7 @@ from diffusion.errors import UserError
 from diffusion.process.denoiser import Denoiser
 from diffusion.training.ema import EMA, average_of
 from diffusion.training.module import Diffusion
+from diffusion.training.processes import Replicas
 
 NAME = "fsdp2"
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)  # their members are evaluated one by one
@@ -33,7 +34,7 @@ ELEMENTWISE = (Adam, AdamW, SGD)  # optimizers that update each element independ
 WEIGHTS = ("state_dict", "current_model_state")  # keys of the weights in a checkpoint
 
 
-class Sharded(DDPStrategy):
+class Sharded(Replicas):
     """Lightning's strategy for sharded weights, with the processes of `ddp`.
 
     Checkpoints are the same as those of other runs: whole tensors, gathered one by one on the first process, which

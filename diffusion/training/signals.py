@@ -89,6 +89,14 @@ def install(numbers: Iterable[int]) -> None:
         signal.signal(number, handle)
 
 
+def install_again() -> bool:
+    """Replace handlers that Lightning has installed since; returns whether this process is in `catching`."""
+    caught = State.process == os.getpid() and threading.current_thread() is threading.main_thread()
+    if caught:
+        install(number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN)
+    return caught
+
+
 def restore(before: dict[int, Any]) -> None:
     """Restore the previous handlers."""
     State.deferring = False
@@ -137,9 +145,7 @@ class DeferSignals(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the handlers that Lightning has just installed, which would stop within a step."""
-        if State.process == os.getpid() and threading.current_thread() is threading.main_thread():
-            State.deferring = True
-            install(number for number in CAUGHT if signal.getsignal(number) != signal.SIG_IGN)
+        State.deferring = install_again()
 
 
 class TimeLimit(Callback):

@@ -340,6 +340,13 @@ FAULTS = [
         "reliability/test_two_processes.py::test_every_gloo_message_after_a_timeout_is_reported",
     ),
     Fault(
+        "T4 Lightning handles SIGTERM while it prepares a training in several processes",
+        "        signals.install_again()\n",
+        "",
+        "reliability/test_two_signalled.py::"
+        "test_a_signal_while_lightning_prepares_the_training_ends_all_processes[ddp]",
+    ),
+    Fault(
         "T4 a process that does not connect ends in a traceback",
         " or isinstance(error, dist.DistStoreError):",
         ":",

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from forked import Train, counted, train
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from outcomes import lines, same, state
 
+from diffusion.data import ImageData
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.training import periodic, processes, signals
 from diffusion.training.module import Diffusion
@@ -33,16 +35,8 @@ PLACES: dict[str, tuple[Any, str, int]] = {  # rank 0's n-th call of a function
 
 
 def signalled(place: tuple[Any, str, int]) -> Callable[[], None]:
-    """A function that makes the whole process group receive SIGTERM at this place.
-
-    It waits for the other process to get through its start, where Lightning's own handler for SIGTERM may deadlock.
-    """
-
-    def signal_all() -> None:
-        time.sleep(1)
-        os.killpg(0, signal.SIGTERM)
-
-    return lambda: counted(*place, signal_all)
+    """A function that makes the whole process group receive SIGTERM at this place."""
+    return lambda: counted(*place, lambda: os.killpg(0, signal.SIGTERM))
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -68,6 +62,20 @@ def test_two_processes_signalled_at_any_place_resume_exactly(tiny, tmp_path, fig
     for part in expected:
         assert same(got[part], expected[part]), part
     figure("two processes signalled", f"at {len(PLACES)} places one after the other, resumed bitwise")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_signal_while_lightning_prepares_the_training_ends_all_processes(strategy, tiny, tmp_path):
+    """Lightning's handler of SIGTERM, which may wait forever for the other processes, is replaced before that."""
+    log = tmp_path / "log"
+
+    def signal_all() -> None:
+        _SignalConnector._sigterm_notifier_fn = lambda *_: os._exit(3)  # type: ignore[method-assign]
+        signalled((ImageData, "train_dataloader", 1))()
+
+    run = [*tiny, *RECIPE, f"trainer.strategy={strategy}", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert train(run, log, signal_all) == 143, log.read_text()
+    assert json.loads((tmp_path / "run/run.json").read_text())["state"] == "interrupted"
 
 
 @pytest.mark.timeout(150)  # rank 0 would wait for half an hour
