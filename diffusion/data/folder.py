@@ -132,7 +132,7 @@ class Folder(ImageData):
         options = ["repeats"] * self.repeats + [f"tiles 1 {self.tiles}"] * (self.tiles is not None)
         options += [f"channels {self.channels}"] * (self.channels != 3)
         crop = self.seed if self.random_crop else None
-        key = digest("folder 4", RESIZE, self.resolution, crop, files.names, files.contents, *options)
+        key = digest("folder 5", RESIZE, self.resolution, crop, files.names, files.contents, *options)
         name = cache_folder() / f"folder-{key}-{self.seed}"
         decoded = store.stored(name, self.shape, partial(self._decode, files))
         made = decoded.made

@@ -1,19 +1,21 @@
 """Read one image file as grey, RGB or RGBA pixels, or report why the file cannot be used.
 
-Every colour mode and EXIF orientation is accepted; only the first frame of an animation is read. These are refused:
+Every colour mode and EXIF orientation is accepted, and colours are converted to sRGB from the file's profile, such as
+Display P3; only the first frame of an animation is read. 16-bit integers are white at 65535. These are refused:
 files of more than MAX_BYTES (before a byte is read), files that can't be decoded completely, images of more than
 MAX_PIXELS (known from the header, before any pixel is decoded), images with a side shorter than the resolution (if they
 were upscaled, the network would learn the blur), and pixel values whose white level is unknown.
 """
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import __version__ as PILLOW
 
 from diffusion.data.threads import Room
@@ -182,10 +184,14 @@ def check_bytes(size: int) -> None:
         raise Unusable(f"{size:,} bytes, more than {MAX_BYTES:,}")
 
 
-def _open(file: Path) -> Image.Image:
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[Image.Image]:
+    """Open an image. (Given a path, Pillow maps raw TIFFs into memory, in wrong rows if they are to be rotated.)"""
     check_bytes(file.stat().st_size)
     Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    with file.open("rb") as opened, Image.open(opened, formats=formats) as image:
+        yield image
 
 
 def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
@@ -203,7 +209,7 @@ def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
 def _coloured(image: Image.Image, channels: Channels) -> Image.Image:
     """Convert `image` to grey (ITU-R 601 luma of its RGB), RGB or RGBA."""
     if channels == 4 and image.has_transparency_data and image.mode not in WIDE:
-        return image.convert("RGBA")
+        return _in_srgb(image.convert("RGBA"), image)
     rgb = _rgb(image)
     return rgb if channels == 3 else rgb.convert(MODES[channels])
 
@@ -212,15 +218,40 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in WIDE:
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        clear = image.convert("RGBA")  # transparent pixels have arbitrary colours: show them on white
+        # Transparent pixels have arbitrary colours: show them on white.
+        clear = _in_srgb(image.convert("RGBA"), image)
         return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
-    return image.convert("RGB")
+    return _in_srgb(image.convert("RGB") if image.mode == "P" else image, image).convert("RGB")
+
+
+def _in_srgb(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Convert `pixels` from the colour profile of `image` to sRGB; unchanged without a usable profile."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return pixels
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return pixels
+        mode = "RGBA" if pixels.mode == "RGBA" else "RGB"
+        converted = ImageCms.profileToProfile(pixels, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # a damaged profile, or one for other channels
+        return pixels
+    return pixels if converted is None else converted
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Integers 0..65535 -> 0..255; floats in [0, 1] or [0, 255] -> 0..255. (Pillow's conversion saturates.)"""
+    """Integers 0..65535 -> 0..255; floats in [0, 1] or [0, 255] -> 0..255. (Pillow's conversion saturates.)
+
+    Refused are 32-bit integers up to 255, and floats slightly above 1: they would be almost black.
+    """
     low, high = values.min(), values.max()
-    white = 65535 if values.dtype.kind in "iu" else 1 if high <= 1 else 255
+    floats = values.dtype.kind == "f"
+    white = (1 if high <= 1 else 255) if floats else 65535
     if not (low >= 0 and high <= white):
         raise Unusable(f"values from {low} to {high}, expected 0..65535, or floats in [0, 1] or [0, 255]")
+    if (floats and 1 < high < 16) or (values.dtype == np.int32 and 0 < high <= 255):
+        raise Unusable(
+            f"values up to {high}: white is unknown; expected 16-bit integers, or floats in [0, 1] or [0, 255]"
+        )
     return np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)

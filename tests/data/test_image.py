@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageCms
 
 from diffusion.data.image import MAX_PIXELS, NotAnImage, Unusable, crop_box, read, resized
 
+Point = tuple[float, float, float]
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -88,6 +89,75 @@ def test_pixel_values_of_unknown_range_are_refused(file: Path, value: float) -> 
     Image.fromarray(np.array([[value, 0.5]], np.float32)).save(file, "TIFF")
     with pytest.raises(Unusable, match="values from"):
         read(file)
+
+
+@pytest.mark.parametrize(
+    "values", [np.array([[0, 1.0001]], np.float32), np.array([[0, 9]], np.float32), np.array([[0, 255]], np.int32)]
+)
+def test_pixel_values_whose_white_is_ambiguous_are_refused(file: Path, values: np.ndarray) -> None:
+    """They would be almost black."""
+    Image.fromarray(values).save(file, "TIFF")
+    with pytest.raises(Unusable, match="white is unknown"):
+        read(file)
+
+
+def profile(red: Point, green: Point, blue: Point, gamma: float) -> bytes:
+    """An ICC profile with these primaries (XYZ, relative to D50) and a gamma curve."""
+
+    def fixed(values: Point) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = (0.9642, 1, 0.8249)
+    tags = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"x" + bytes(80), b"cprt": b"text" + bytes(4) + b"x"}
+    tags |= {name: b"XYZ " + bytes(4) + fixed(value) for name, value in ((b"wtpt", white), (b"rXYZ", red))}
+    tags |= {name: b"XYZ " + bytes(4) + fixed(value) for name, value in ((b"gXYZ", green), (b"bXYZ", blue))}
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    table, body, start = b"", b"", 132 + 12 * len(tags)
+    for name, value in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = (
+        b"lcms" + struct.pack(">I", 0x02100000) + b"mntrRGB XYZ " + bytes(12) + b"acspAPPL" + bytes(24) + fixed(white)
+    )
+    return struct.pack(">I", start + len(body)) + head + bytes(48) + struct.pack(">I", len(tags)) + table + body
+
+
+P3 = profile((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841), 2.2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_are_converted_to_srgb_from_the_profile_of_the_file(file: Path, mode: str) -> None:
+    srgb = ImageCms.createProfile("sRGB")
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    stored = ImageCms.profileToProfile(colours, srgb, ImageCms.ImageCmsProfile(io.BytesIO(P3)))
+    assert stored is not None
+    stored.convert(mode).save(file, "PNG", icc_profile=P3)
+    found = read(file, channels=4 if mode == "RGBA" else 3)
+    assert found.mode == mode
+    wrong = np.abs(np.asarray(found)[..., :3].astype(int) - np.asarray(colours))
+    assert (wrong.mean() < 1, wrong.max() <= 12) == (True, True)
+    assert np.abs(np.asarray(stored).astype(int) - np.asarray(colours)).mean() > 10
+
+
+@pytest.mark.parametrize("damaged", [b"not a profile", P3[:200]])
+def test_a_damaged_profile_changes_nothing(file: Path, damaged: bytes) -> None:
+    picture().save(file, "PNG", icc_profile=damaged)
+    assert np.array_equal(pixels(file), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 8])
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_uncompressed_tiffs_are_rotated(file: Path, mode: str, orientation: int) -> None:
+    """Pillow maps some of them into memory, if it may, with the rows of the rotated image."""
+    image = picture().convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    image.save(file, "TIFF")
+    upright = pixels(file)
+    turn = {5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}[orientation]
+    image.transpose(turn).save(file, "TIFF", tiffinfo={0x0112: orientation})
+    assert np.array_equal(pixels(file), upright)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -381,9 +381,33 @@ FAULTS = [
     ),
     Fault(
         "T7 every format that Pillow supports is accepted",
-        "Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])",
-        "Image.open(file)",
+        "formats = [name for name in FORMATS if name in Image.OPEN]",
+        "formats = None",
         HOSTILE,
+    ),
+    Fault(
+        "T7 raw TIFFs are mapped into memory",
+        "Image.open(opened, formats=formats)",
+        "Image.open(file, formats=formats)",
+        "data/test_image.py::test_uncompressed_tiffs_are_rotated",
+    ),
+    Fault(
+        "T7 images whose white is ambiguous are almost black",
+        "if (floats and 1 < high < 16) or (values.dtype == np.int32 and 0 < high <= 255):",
+        "if False:",
+        "data/test_image.py::test_pixel_values_whose_white_is_ambiguous_are_refused",
+    ),
+    Fault(
+        "T7 colour profiles are ignored",
+        "    if not profile:\n",
+        "    if True:\n",
+        "data/test_image.py::test_colours_are_converted_to_srgb_from_the_profile_of_the_file",
+    ),
+    Fault(
+        "T7 a damaged colour profile makes an image unusable",
+        "except (ImageCms.PyCMSError, OSError):  # a damaged",
+        "except ZeroDivisionError:  # a damaged",
+        "data/test_image.py::test_a_damaged_profile_changes_nothing",
     ),
     Fault("T7 the EXIF orientation is ignored", "ImageOps.exif_transpose(rgb, in_place=True)", "pass", HOSTILE),
     Fault(
@@ -650,7 +674,7 @@ FAULTS = [
     ),
     Fault(
         "T10 dropout depends on the position in the batch",
-        "with examples(batch.index.to(self.device, non_blocking=True)):",
+        "with examples(to_device(batch.index, self.device)):",
         "if True:",
         AS_ONE,
     ),
