@@ -112,6 +112,11 @@ def _weights(word: str) -> str | float:
         raise ArgumentTypeError(f"{word}: expected ema, raw, or a length such as 0.08") from error
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device has too little memory: torch.OutOfMemoryError (without importing torch), or its like on MPS."""
+    return type(error).__name__ == "OutOfMemoryError" or "MPS backend out of memory" in str(error)
+
+
 def exit_status(task: Callable[[], object], fix: str) -> int:
     """Run `task` and return the exit status of the command. Errors that the user can fix are one line on stderr.
 

@@ -90,14 +90,18 @@ ROUNDS = 10
 INCREMENTS = torch.arange(ROUNDS)[:, None, None] * torch.tensor(WEYL)[:, None]  # (10, 2, 1): their sums up to a round
 
 
-def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
-    """The keys of Philox's rounds, (10, 2, B, 1). The key is the lower and the upper half of the seed modulo 2⁶⁴.
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for its previous work.
 
-    The seeds are copied to the device without blocking. (Except on MPS, whose non-blocking copies may read the seeds
-    after they have been freed: pytorch/pytorch#189690.)
+    MPS waits: its non-blocking copies may read the values after they have been freed (pytorch/pytorch#189690).
     """
+    return values.to(device, non_blocking=device.type != "mps")
+
+
+def round_keys(seeds: Seeds, device: torch.device) -> Tensor:
+    """The keys of Philox's rounds, (10, 2, B, 1). The key is the lower and the upper half of the seed modulo 2⁶⁴."""
     words = seeds if isinstance(seeds, np.ndarray) else np.array([seed & ALL for seed in seeds], dtype=np.uint64)
-    low = torch.from_numpy(words.view(np.int64)).to(device, non_blocking=device.type != "mps")
+    low = to_device(torch.from_numpy(words.view(np.int64)), device)
     high = low >> 32  # the mask removes the bits above each half
     return ((torch.stack([low, high]) + _increments(device)) & LOW)[..., None]
 
@@ -229,7 +233,7 @@ class Streams:
         bits = 53 if dtype == torch.float64 else 24
         word = _joined(*self._words(self._next(), 0, 1, self.host_keys))[0, :, 0]
         drawn = (word >> 53 - bits).to(dtype) * 2.0**-bits
-        return drawn.to(self.device, non_blocking=self.device.type != "mps")
+        return to_device(drawn, self.device)
 
     def stratified(self) -> Tensor:
         """U[0, 1) of shape (B,), in `real_dtype`, evenly spaced: u_i = (u + i/n) mod 1 for example i of n."""

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import torch
-
 from diffusion.checkpoint import diffusers_folder, storage
 from diffusion.checkpoint.restore import Restored, read, restore
 from diffusion.config.schema import Precision
 from diffusion.console import console, count
 from diffusion.errors import UserError
+from diffusion.metric.precision import set_precision
 from diffusion.runs.folder import Run, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
@@ -37,13 +36,13 @@ def trained(ckpt: str | Path) -> Path:
 
 
 def opened(ckpt: str | Path, weights: str | float) -> Restored:
-    """Restore the model that `ckpt` selects; from here on, this process multiplies matrices as its run did.
+    """Restore the model that `ckpt` selects; from here on, this process computes products as its run did.
 
-    (On a GPU, the precision of matrix products changes the last digits of a sample.)
+    (On a GPU, the precision of products changes the last digits of a sample.)
     """
     restored = restore(trained(ckpt), weights)
     precision: Any = restored.config.get("matmul_precision")  # from a file
-    torch.set_float32_matmul_precision(precision if precision in get_args(Precision) else "high")
+    set_precision(precision if precision in get_args(Precision) else "high")
     return restored
 
 

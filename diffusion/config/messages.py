@@ -24,7 +24,7 @@ from diffusion.config import quoting
 from diffusion.config.choices import choices, choices_with, conf_dir, inner_groups, is_group
 from diffusion.config.composition import composed
 from diffusion.config.schema import INSTEAD
-from diffusion.errors import UserError, closest, first_line, nearest
+from diffusion.errors import UserError, closest, first_line, nearest, out_of_memory
 
 PLUGIN_GROUPS = ("hydra/sweeper", "hydra/launcher")  # optional packages add choices
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -58,10 +58,15 @@ def explain(error: BaseException, command: str) -> str | None:
         return " ".join(str(chain[0]).split())
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
-    if type(error).__name__ == "OutOfMemoryError":  # torch.OutOfMemoryError; not every command imports torch
+    if out_of_memory(error):
         return (
             f"{first_line(error).partition('. ')[0]}: lower the batch size (to train with unchanged results, "
             "lower data.batch_size and set data.global_batch_size), or set trainer.precision=bf16-mixed"
+        )
+    if isinstance(error, RuntimeError) and "does not allow for gradient clipping" in str(error):
+        return (
+            "trainer.gradient_clip_val: gradients cannot be clipped with optimizer.fused=true and float16, because the "
+            "optimizer scales them back by itself; use trainer.precision=bf16-mixed or optimizer.fused=false"
         )
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return "a value in the optimizer's step overflows float32: lower optimizer.lr"

@@ -15,7 +15,7 @@ from diffusion.data.labels import check_classes
 from diffusion.data.order import Index, InOrder, TrainingBatches
 from diffusion.errors import UserError
 from diffusion.pixels import Channels, Resolution, height_width, resolution_of
-from diffusion.randomness import generator_for
+from diffusion.randomness import generator_for, to_device
 
 
 class ImageData(LightningDataModule):
@@ -152,9 +152,9 @@ class ImageData(LightningDataModule):
         (Reading them back from a GPU would make every step wait for the previous one.)
         """
         return batch._replace(
-            image=batch.image.to(device, non_blocking=True),
-            flip=batch.flip.to(device, non_blocking=True),
-            classes=None if batch.classes is None else batch.classes.to(device, non_blocking=True),
+            image=to_device(batch.image, device),
+            flip=to_device(batch.flip, device),
+            classes=None if batch.classes is None else to_device(batch.classes, device),
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -25,6 +25,7 @@ from diffusion.console import console
 from diffusion.errors import ProcessLost, UserError
 from diffusion.evaluation.drawing import Drawing, Watch
 from diffusion.evaluation.drawn import Drawn
+from diffusion.metric.precision import set_precision
 from diffusion.process.denoiser import Denoiser, Estimate
 from diffusion.runs.jobs import describe_exit
 
@@ -131,7 +132,7 @@ def serve(link: Connection, device: torch.device, threads: int, precision: str) 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process receives it, too, and stops this one
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)
+    set_precision(precision)
     console.quiet = True
     try:
         denoiser: Denoiser = received(link).to(device)

@@ -8,8 +8,7 @@ import hashlib
 import http.client
 import logging
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from diffusion.errors import UserError, first_line
 from diffusion.metric.digest import digest
+from diffusion.metric.precision import exact_products
 from diffusion.pixels import MODES, to_rgb
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,6 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 INCEPTION_NAMES = {name: name.replace("fd", "fid") for name in ("fd", "kid", "fd_infinity", "sfd", "inception_score")}
 SPATIAL_CHANNELS = 7  # of a feature map, as in sFID (Nash et al. 2021, arXiv:2103.03841, section 5)
 DOWNLOAD_TIMEOUT = 10.0  # seconds without an answer
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Context in which matrix products have the whole precision of float32, whatever the process uses otherwise."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class FeaturesUnavailable(UserError):

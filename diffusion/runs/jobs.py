@@ -32,7 +32,8 @@ from diffusion.runs.record import RunRecord, claim
 CONFIG = "config.yaml"
 PATIENCE = 2.0  # seconds that a process has to handle Ctrl-C
 WORKER = "diffusion.training.worker"  # `python -m WORKER FOLDER` runs the configuration in FOLDER
-LAUNCHER = "DIFFUSION_LAUNCHER"  # the environment variable with the process id of a job's sweep
+LAUNCHER = "DIFFUSION_LAUNCHER"  # the environment variable with the id of the process that started this one
+GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
 RESUMING = ("auto", "last")
 RENDEZVOUS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of a run's processes
 

@@ -133,6 +133,9 @@ class GradientNorm(LoggedSteps):
         """Measure the norm."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.norm = norm_of(gradients) if gradients else None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if self.norm is not None and scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.norm = self.norm / scaler.get_scale()  # a fused optimizer gets scaled gradients
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Log if the step has a row."""

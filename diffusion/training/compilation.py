@@ -85,6 +85,8 @@ def seconds(trials: Trials, size: int) -> float:
     """The seconds of one forward and backward pass."""
     began = time.perf_counter()
     trials.loss(size).backward()
-    if trials.device.type != "cpu":
+    if trials.device.type == "cuda":
+        torch.cuda.synchronize(trials.device)  # not the current device, which Lightning sets later
+    elif trials.device.type != "cpu":
         getattr(torch, trials.device.type).synchronize()
     return time.perf_counter() - began

@@ -18,6 +18,9 @@ class EMA(Callback):
     initial weights after 1000 steps, and samples would look untrained long after the raw weights work. During
     validation, and for the last samples, the module holds w̄. Buffers (tables, histories) are copied, not averaged.
 
+    With weights in half precision (`trainer.precision=bf16-true`), w̄ is computed in float32 and rounded to theirs:
+    in bfloat16, updates of less than 1/512 of a weight would be lost, and w̄ would stop following w.
+
     A checkpoint's `state_dict` holds w̄, its `current_model_state` holds w, as with Lightning's WeightAveraging.
     (That callback walks the modules and reads a counter from the device at every step, which takes longer than the
     average itself; it has no warm-up; and an exception during validation leaves its weights swapped.)
@@ -34,6 +37,8 @@ class EMA(Callback):
         self.updates = 0  # n: the steps so far, without skipped ones
         # Tensors of w̄ and w in the same order, and buffers of both: walking the modules takes longer than averaging.
         self.averages: list[Tensor] = []
+        self.exact = self.averages  # in half precision, w̄ before it is rounded
+        self.saved_exact: dict[str, Tensor] = {}  # the same in the checkpoint that the run resumes from
         self.weights: list[Tensor] = []
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
@@ -45,7 +50,12 @@ class EMA(Callback):
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors kept in addition to the module's."""
-        return list(_tensors(self.average))
+        return [*_tensors(self.average), *([] if self.exact is self.averages else self.exact)]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the module's parameters, in the order of the averages."""
+        return [name for name, _ in self.average.named_parameters()]
 
     def decay_at(self, n: int) -> float:
         """d_n, the decay at optimizer step n = 1, 2, …"""
@@ -59,6 +69,12 @@ class EMA(Callback):
         """Collect the tensors, which are on their device now."""
         self.average.to(pl_module.device)
         self.averages = list(self.average.parameters())
+        half = any(average.dtype.itemsize < 4 for average in self.averages)
+        self.exact = [average.float() for average in self.averages] if half else self.averages
+        for exact, name in zip(self.exact, self.names, strict=True):
+            if name in self.saved_exact:
+                exact.copy_(self.saved_exact[name])
+        self.saved_exact = {}
         self.weights = [p.detach() for p in pl_module.parameters()]
         self.buffers = list(zip(self.average.buffers(), pl_module.buffers(), strict=True))
 
@@ -76,7 +92,14 @@ class EMA(Callback):
 
     def average_weights(self) -> None:
         """Update w̄."""
-        torch._foreach_lerp_(self.averages, self.weights, 1 - self.decay_at(self.updates))
+        self.follow(self.exact, 1 - self.decay_at(self.updates))
+        if self.exact is not self.averages:
+            torch._foreach_copy_(self.averages, self.exact)
+
+    def follow(self, averages: list[Tensor], rate: float) -> None:
+        """w̄ ← w̄ + rate · (w − w̄), in the precision of w̄."""
+        weights = self.weights if self.exact is self.averages else [weight.float() for weight in self.weights]
+        torch._foreach_lerp_(averages, weights, rate)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Swap w̄ into the module for validation."""
@@ -101,11 +124,15 @@ class EMA(Callback):
         pl_module.load_state_dict(checkpoint["current_model_state"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"latest_update_step": self.step, "updates": self.updates}
+        state: dict[str, Any] = {"latest_update_step": self.step, "updates": self.updates}
+        if self.exact is not self.averages:
+            state["exact"] = dict(zip(self.names, self.exact, strict=True))
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.step = state_dict["latest_update_step"]
         self.updates = state_dict["updates"]
+        self.saved_exact = state_dict.get("exact", {})
 
     @torch.no_grad()
     def swap(self, module: pl.LightningModule) -> None:

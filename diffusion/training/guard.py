@@ -124,7 +124,7 @@ class Guard(Callback):
                     f"step {step}: the gradient has overflowed {MOST_OVERFLOWS} times in a row (the last with "
                     f"{self.names(self.index)}); use trainer.precision=bf16-mixed or 32-true"
                 )
-        if stepped or scales(trainer):
+        if stepped or (scales(trainer) and self.action != "skip"):
             loss = self.losses[-1] if self.clock.together > 1 else torch.stack(self.losses).mean()
             gradient = torch.zeros_like(loss) if self.gradient is None else self.gradient
             numbers = torch.stack([loss, gradient, norm_of(self.weights)])

@@ -16,12 +16,12 @@ from diffusion.metric.denoising import DenoisingError, FrozenGrid
 from diffusion.metric.gap import PairedGap
 from diffusion.model.dropout import examples
 from diffusion.process.denoiser import Denoiser, diffuse
-from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for
+from diffusion.randomness import GENERATOR, Streams, real_dtype, seed_for, seeds_for, to_device
 from diffusion.runs.jobs import config_text
 from diffusion.training import loops, signals
 from diffusion.training.clock import Clock
 from diffusion.training.ema import average_of
-from diffusion.training.optimizer import match_layouts, optimizer_of, setting_names
+from diffusion.training.optimizer import match_devices, match_layouts, optimizer_of, setting_names
 from diffusion.training.recipe import Recipe
 
 VALIDATED = ("val", "fit")  # held-out images, and equally many training images, so that the gap shows overfitting
@@ -89,7 +89,7 @@ class Diffusion(pl.LightningModule):
         """Return the objective's values (B,) for a batch, by name."""
         x0 = self.images(batch)
         self.objective.begin(self.trainer.global_step, self.clock.total)
-        with examples(batch.index.to(self.device, non_blocking=True)):
+        with examples(to_device(batch.index, self.device)):
             given = self.conditions(batch, self.settings.label_dropout)
             if self.augmentation is not None:
                 x0, given["augment"] = self.augmentation(x0, self.streams(batch, "augment"))
@@ -147,8 +147,7 @@ class Diffusion(pl.LightningModule):
         if not dropped.any():
             return {"classes": batch.classes}
         none = int(self.denoiser.network.classes)  # type: ignore[arg-type]
-        hidden = torch.from_numpy(dropped).to(self.device, non_blocking=self.device.type != "mps")
-        return {"classes": batch.classes.masked_fill(hidden, none)}
+        return {"classes": batch.classes.masked_fill(to_device(torch.from_numpy(dropped), self.device), none)}
 
     def images(self, batch: Batch) -> Tensor:
         """Return x0 in float32, or in float64 if the network is; the forward process never uses half precision."""
@@ -249,6 +248,7 @@ class Diffusion(pl.LightningModule):
                     )
             elif rate != before:
                 group["lr"] *= rate / before
+        match_devices(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Run the step, which the guard or float16's gradient scaler may skip."""

@@ -26,6 +26,20 @@ def match_layouts(optimizer: Optimizer) -> None:
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
+def match_devices(optimizer: Optimizer) -> None:
+    """Move each restored step count to where the group's `fused` and `capturable` need it: the weight's device, or CPU.
+
+    They differ after a change of these settings, since torch chooses the device by the saved ones.
+    """
+    for group in optimizer.param_groups:
+        if "fused" not in group:  # not an optimizer of torch
+            continue
+        on_device = group["fused"] or group.get("capturable")
+        for weight in group["params"]:
+            if isinstance(step := optimizer.state.get(weight, {}).get("step"), Tensor):
+                optimizer.state[weight]["step"] = step.to(weight.device if on_device else "cpu")
+
+
 def setting_names(make: Callable[..., Optimizer]) -> set[str]:
     """The argument names of `make`: they tell settings from other entries of parameter groups, such as step counts."""
     return {*inspect.signature(make).parameters, *getattr(make, "keywords", {})}

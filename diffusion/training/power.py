@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
-import torch
 from annotated_types import Ge, Gt, Le, MinLen
 from torch import Tensor
 
@@ -28,7 +27,7 @@ class PowerEMA(EMA):
     see `diffusion.process.averaging`). Validation and samples use the first length. For other lengths, `weights=0.08`
     in diffusion.sample, evaluate and study combines the snapshots in checkpoints/averages/.
 
-    A snapshot contains all averages in the precision of the weights, so it is as large as one model per length.
+    A snapshot contains all averages, in float32 or better, so it is as large as one model per length.
 
     Args:
         lengths: σ_rel of the averages: the width of the part of the training that each covers, as a fraction.
@@ -67,7 +66,7 @@ class PowerEMA(EMA):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the averages, and link the snapshots of a run in another folder."""
         super().on_train_start(trainer, pl_module)
-        self.others = [[average.clone() for average in self.averages] for _ in self.lengths[1:]]
+        self.others = [[average.clone() for average in self.exact] for _ in self.lengths[1:]]
         for length, others in zip(self.lengths[1:], self.others, strict=True):
             if self.saved:
                 for average, name in zip(others, self.names, strict=True):
@@ -82,7 +81,7 @@ class PowerEMA(EMA):
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         if self.updates > n:
             for gamma, others in zip(self.gammas[1:], self.others, strict=True):
-                torch._foreach_lerp_(others, self.weights, 1 - decay(gamma, self.updates))
+                self.follow(others, 1 - decay(gamma, self.updates))
         assert isinstance(pl_module.clock, Clock)
         total = pl_module.clock.total
         if self.step > step and self.is_due(self.step, total) and trainer.is_global_zero:
@@ -107,13 +106,8 @@ class PowerEMA(EMA):
 
     def named(self) -> dict[str, dict[str, Tensor]]:
         """σ_rel -> name in the module -> average."""
-        all_of_them = zip(self.lengths, [self.averages, *self.others], strict=True)
+        all_of_them = zip(self.lengths, [self.exact, *self.others], strict=True)
         return {repr(length): dict(zip(self.names, each, strict=True)) for length, each in all_of_them}
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the module's parameters, in the order of the averages."""
-        return [name for name, _ in self.average.named_parameters()]
 
     def take_along(self, trainer: pl.Trainer) -> None:
         """Link the snapshots that the checkpoint lists into this run's folder."""

@@ -32,14 +32,13 @@ from diffusion.config.quoting import resume_command
 from diffusion.console import duration
 from diffusion.errors import Interrupted, ProcessLost, UserError
 from diffusion.runs import early_signals
-from diffusion.runs.jobs import RENDEZVOUS, WORKER, describe_exit
+from diffusion.runs.jobs import GRACE, LAUNCHER, RENDEZVOUS, WORKER, describe_exit
 from diffusion.runs.record import RunRecord
 from diffusion.training import signals
 
 STOPPED = [128 + number for number in early_signals.CAUGHT]  # exit statuses of processes that a signal has ended
 PAUSE = 300.0  # seconds that the others wait for a suspended process, as after `kill -STOP`
 CLOSING = 5.0  # seconds within which a process ends after its connections close
-GRACE = 15.0  # seconds within which a process notices the death of another one, or ends after it
 PREPARING = timedelta(days=7)  # how long torchrun's other processes wait while the first one prepares the data
 
 
@@ -198,7 +197,7 @@ class Followers:
         cluster = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
         variables = {
             "MASTER_ADDR": cluster.main_address, "MASTER_PORT": str(cluster.main_port),
-            "NODE_RANK": str(cluster.node_rank()), "WORLD_SIZE": str(trainer.world_size),
+            "NODE_RANK": str(cluster.node_rank()), "WORLD_SIZE": str(trainer.world_size), LAUNCHER: str(os.getpid()),
         }  # fmt: skip
         for rank in range(1, trainer.num_devices):
             command = [sys.executable, "-m", WORKER, *words]

@@ -24,6 +24,7 @@ from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.ledger import Ledger
 from diffusion.evaluation.pipeline import Scorer, make_metrics
 from diffusion.metric.features import FeatureExtractor
+from diffusion.metric.precision import set_precision
 from diffusion.metric.score import distances
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.run import write_report
@@ -134,7 +135,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     check_trainer(asked.trainer)
     check_batch(asked)
     pl.seed_everything(asked.seed, verbose=False)
-    torch.set_float32_matmul_precision(asked.matmul_precision)
+    set_precision(asked.matmul_precision)
     settings = with_average(with_inputs(asked))
     check_sharding(settings)
     recipe = Recipe.build(settings)

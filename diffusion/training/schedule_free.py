@@ -30,6 +30,7 @@ class OptimizersAverage(EMA):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect the tensors, which are on their device now, and the optimizer."""
         super().on_train_start(trainer, pl_module)
+        self.exact = self.averages
         (self.optimizer,) = trainer.optimizers
         self.optimizer.train()  # type: ignore[attr-defined]
 

@@ -212,3 +212,8 @@ def check_sharding(settings: Train) -> None:
     precision = str((settings.trainer.model_extra or {}).get("precision"))
     if precision in ("16", "16-mixed"):
         raise UserError(f"trainer.precision={precision}: not supported {beside}; use bf16-mixed or 32-true")
+    if average is not None and precision in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision={precision}: with an average of the weights, not supported {beside}; use "
+            "bf16-mixed, 32-true or ema=none"
+        )

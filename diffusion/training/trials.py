@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffusion.data import ImageData
+from diffusion.errors import out_of_memory
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import averages_itself
 
@@ -67,7 +68,9 @@ class Trials:
             if not self.memory.allows(size):
                 return False
             self.step(size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             return False
         return self.memory.was_enough()
 
@@ -76,7 +79,11 @@ class Trials:
         self.trained = copy.deepcopy(self.module)
         self.trained.trainer = self.trainer
         self.trained.to(self.device)
-        self.held = [torch.zeros_like(p) for _ in range(self.copies) for p in self.trained.parameters()]
+        self.held = [
+            torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32))
+            for _ in range(self.copies)
+            for p in self.trained.parameters()
+        ]
         optimizer = self.trained.new_optimizer()
         if averages_itself(optimizer):
             optimizer.train()  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from diffusion.console import console, log_to
 from diffusion.errors import Interrupted
 from diffusion.runs import streams
 from diffusion.runs.importing import Late
-from diffusion.runs.jobs import CONFIG, LAUNCHER
+from diffusion.runs.jobs import CONFIG, GRACE, LAUNCHER
 from diffusion.runs.naming import OVERRIDES
 from diffusion.runs.record import RunRecord
 
@@ -47,8 +48,7 @@ def run(settings: Train, folder: Path, record: RunRecord) -> None:
 
 def job(folder: Path) -> None:
     """Train as a job of a sweep."""
-    launcher = int(os.environ.get(LAUNCHER, os.getppid()))  # which may have died since
-    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
+    _watch_launcher(lambda: os.kill(os.getpid(), signal.SIGTERM))
     record = RunRecord.begin(folder)
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
@@ -71,11 +71,22 @@ def read_config(folder: Path) -> Train:
     return validated(Train, yaml.safe_load((folder / CONFIG).read_text("utf-8")))
 
 
-def _end_with(parent: int) -> None:
-    """Send SIGTERM to this process when the sweep's process is gone, so that no abandoned job continues."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _watch_launcher(then: Callable[[], None]) -> None:
+    """Call `then` when the process that started this one is gone, so that no abandoned process continues."""
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))  # which may have died since
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        then()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _leave() -> None:
+    """End this process, which may wait for the run's first one, unless it notices by itself that it is gone."""
+    time.sleep(GRACE)
+    os._exit(1)
 
 
 def main(words: list[str]) -> None:
@@ -84,6 +95,7 @@ def main(words: list[str]) -> None:
     folder, *ckpt = words
     try:
         if "LOCAL_RANK" in os.environ:
+            _watch_launcher(_leave)
             follow(Path(folder), *ckpt)
         else:
             job(Path(folder))

@@ -122,6 +122,7 @@ def with_worse(settings: Train, drawing: Drawing, folder: Path, module: Diffusio
             words = f"guidance.step={step}: the run ended before this step; its samples are drawn without guidance"
             console.print(words, style="yellow")
         return settings.model_copy(update={"guidance": {}}), drawing.unguided
+    module.to(module.trainer.strategy.root_device)  # Lightning has moved it to the CPU, but shards are gathered there
     weak: Denoiser = copy.deepcopy(whole(module.trainer, module.denoiser))
     weak.network.load_state_dict(exported.read(file, "")["state_dict"])
     return settings, replace(drawing, weak=weak.eval())

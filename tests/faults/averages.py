@@ -7,6 +7,7 @@ from faults.fault import Fault
 MATHEMATICS = "process/test_averaging.py"
 TRAINING = "training/test_power.py"
 USE = "evaluation/test_averages.py"
+HALF = "training/test_parts.py::test_an_average_of_half_precision_weights_follows_them"
 RECURRENCE = f"{TRAINING}::test_the_averages_follow_their_recurrence_and_the_first_is_used"
 RESUMED = f"{TRAINING}::test_resuming_in_another_folder_gives_the_same_run_and_snapshots"
 BACK = f"{TRAINING}::test_resuming_from_an_earlier_step_removes_later_snapshots"
@@ -68,8 +69,8 @@ FAULTS = [
     ),
     Fault(
         "average: the second uses the decay of the first",
-        "self.weights, 1 - decay(gamma, self.updates)",
-        "self.weights, 1 - decay(self.gammas[0], self.updates)",
+        "self.follow(others, 1 - decay(gamma, self.updates))",
+        "self.follow(others, 1 - decay(self.gammas[0], self.updates))",
         RECURRENCE,
     ),
     Fault(
@@ -130,6 +131,13 @@ FAULTS = [
         POINTED,
     ),
     Fault("resume: other lengths are not refused", '"ema._target_", "ema.lengths")', '"ema._target_")', OTHER_LENGTHS),
+    Fault(
+        "half precision: the average is rounded at each step",
+        "[average.float() for average in self.averages] if half else self.averages",
+        "self.averages",
+        HALF,
+    ),
+    Fault("half precision: a resumed average is rounded", "exact.copy_(self.saved_exact[name])", "pass", HALF),
     Fault("resume: the second average is lost", "average.copy_(self.saved[repr(length)][name])", "pass", RESUMED),
     Fault(
         "resume: the list of snapshots is lost",

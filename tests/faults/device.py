@@ -23,6 +23,7 @@ DAYS = f"{GPUS}::test_torchrun_processes_wait_for_days_while_the_first_one_prepa
 MOVED = f"{GPUS}::test_ddp_does_not_move_the_indices_of_a_batch_to_the_gpu"
 PARALLEL = f"{GPUS}::test_parallel_jobs_use_different_gpus"
 VISIBLE = f"{GPUS}::test_a_job_takes_only_gpus_that_are_visible_to_its_sweep"
+ENDS = "test_a_process_of_a_run_ends_after_the_first_one_was_killed"
 OVERFLOW = "test_a_gradient_that_always_overflows_ends_the_run"
 
 
@@ -135,9 +136,46 @@ FAULTS = [
     ),
     fault(
         "hidden labels are uploaded with a wait",
-        'torch.from_numpy(dropped).to(self.device, non_blocking=self.device.type != "mps")',
+        "to_device(torch.from_numpy(dropped), self.device)",
         "torch.tensor(dropped, device=self.device)",
         f"{STEP}[True]",
+    ),
+    fault(
+        "the norm of a fused optimizer's scaled gradients is logged",
+        "self.norm = self.norm / scaler.get_scale()",
+        "pass",
+        "test_the_gradient_norm_and_clipping_with_a_fused_optimizer_and_float16",
+    ),
+    fault(
+        "the guard checks steps that the gradient scaler has skipped",
+        'if stepped or (scales(trainer) and self.action != "skip"):',
+        "if stepped or scales(trainer):",
+        "test_the_guard_leaves_an_infinite_loss_to_the_grad_scaler_if_it_may_skip",
+    ),
+    fault(
+        "restored step counts stay where they were saved",
+        'step.to(weight.device if on_device else "cpu")',
+        "step",
+        "test_step_counts_are_moved_to_where_a_resumed_optimizer_needs_them",
+    ),
+    Fault("a process of a killed run continues", "            _watch_launcher(_leave)\n", "", f"{GPUS}::{ENDS}"),
+    Fault(
+        "a process of a run in a sweep ends, because the sweep did not start it",
+        ", LAUNCHER: str(os.getpid()),",
+        ",",
+        f"{GPUS}::test_processes_of_a_run_know_the_one_that_started_them",
+    ),
+    Fault(
+        "the weaker model is gathered on the CPU",
+        "    module.to(module.trainer.strategy.root_device)  # Lightning",
+        "    # Lightning",
+        f"{GPUS}::test_the_weaker_model_is_gathered_on_the_device",
+    ),
+    Fault(
+        "each measured call waits for the device",
+        "            calls *= 2\n",
+        "            pass\n",
+        "training/test_utilization.py::test_waiting_for_a_device_hardly_counts",
     ),
     Fault("a group that waits for a dead process is not left", "if leaving.is_alive():", "if False:", LEFT),
     Fault("a process that leaves its group ends as if complete", "leave_group(CLOSING, error.status)", "pass", LEFT),
@@ -153,8 +191,14 @@ FAULTS = [
         "metric/test_features.py::test_features_are_computed_with_exact_products_in_any_run",
     ),
     Fault(
+        "features are computed by convolutions in TF32",
+        '    torch.backends.cudnn.allow_tf32 = precision != "highest"\n',
+        "",
+        "metric/test_features.py::test_features_are_computed_with_exact_products_in_any_run",
+    ),
+    Fault(
         "commands do not multiply as the run did",
-        'torch.set_float32_matmul_precision(precision if precision in get_args(Precision) else "high")',
+        'set_precision(precision if precision in get_args(Precision) else "high")',
         "pass",
         "evaluation/test_inherited_settings.py::test_matrices_are_multiplied_as_in_the_run",
     ),

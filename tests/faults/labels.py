@@ -38,14 +38,8 @@ FAULTS = [
     ),
     Fault(
         "classes stay on the CPU",
-        "classes=None if batch.classes is None else batch.classes.to(device, non_blocking=True)",
+        "classes=None if batch.classes is None else to_device(batch.classes, device)",
         "classes=batch.classes",
-        DEVICE,
-    ),
-    Fault(
-        "moving the classes to the device blocks",
-        "batch.classes.to(device, non_blocking=True)",
-        "batch.classes.to(device)",
         DEVICE,
     ),
     Fault(

@@ -71,7 +71,7 @@ FAULTS = [
         "the size of a contact sheet is not limited", '["src"]) > most and n > 1', '["src"]) > most and False', SHEET
     ),
     Fault("images outside the measured peak count towards it", "if part != ELSEWHERE)", "if part)", GPU),
-    Fault("the buffers of the average are not counted", "list(_tensors(self.average))", "self.averages", BYTES),
+    Fault("the buffers of the average are not counted", "*_tensors(self.average), *", "*self.averages, *", BYTES),
     Fault("the page's sampler ignores the time label", "label.expand(steps), p.", "0 * label.expand(steps), p.", TABLE),
     Fault(
         "the page's sampler starts at the wrong scale", "math.hypot(times[0].alpha, times[0].sigma)]]", "2.0]]", TABLE

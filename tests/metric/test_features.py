@@ -20,6 +20,7 @@ from diffusion.files import PACKAGE
 from diffusion.metric import features
 from diffusion.metric.digest import digest
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
+from diffusion.metric.precision import set_precision
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
 
@@ -236,15 +237,16 @@ def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monk
     features, seen = Lite0.features, []
 
     def noted(self: Lite0, images: Tensor) -> Tensor:
-        seen.append(torch.get_float32_matmul_precision())
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
         return features(self, images)
 
     monkeypatch.setattr(Lite0, "features", noted)
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    set_precision("medium")
     lite0(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "medium")
-    torch.set_float32_matmul_precision(before)
+    after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    assert (seen, after) == ([("highest", False)], ("medium", True))
+    set_precision(before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])

@@ -37,14 +37,16 @@ FORWARD = UNet.forward
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Simulate memory for training batches of at most `most` images; each step uses torch's own generator."""
-    there = SimpleNamespace(most=3, tried=[])
+    there = SimpleNamespace(
+        most=3, tried=[], error=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+    )
 
     def forward(self: UNet, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.training:
             there.tried.append(len(x))
             torch.rand(1)
             if len(x) > there.most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+                raise there.error
         return FORWARD(self, x, *args, **kwargs)
 
     monkeypatch.setattr(UNet, "forward", forward)
@@ -169,6 +171,17 @@ def test_saved_activations_are_counted_once_and_without_the_weights() -> None:
     with memory.watching(6, layer):  # type: ignore[arg-type]
         (layer(x) * layer(x).exp()).sum()
     assert memory.kept == 3 * 4 * 4  # x and both factors, one of which is the result of exp
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS backend out of memory (MPS allocated: …)")],
+)
+def test_a_batch_that_does_not_fit_is_recognised_on_every_device(tiny, tmp_path, limit, capfd, error) -> None:
+    limit.error = error
+    words = ["data.global_batch_size=12", "data.batch_size=auto", "samples.n=0", "trainer.max_steps=1"]
+    train([*tiny, *words], tmp_path / "run")
+    assert "3 is the largest" in capfd.readouterr().out
 
 
 def test_a_tenth_of_the_gpu_memory_stays_free(monkeypatch) -> None:

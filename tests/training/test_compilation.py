@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from composing import settings, train
 from outcomes import lines, same, state
 from torch import Tensor
@@ -129,3 +130,12 @@ def test_other_processes_follow_the_recorded_decision_of_the_first(tiny, tmp_pat
     chosen: Any = settings([*tiny, "compile=auto"])
     nothing: Any = None
     assert compilation.is_compiled(chosen, nothing, nothing, nothing, nothing, tmp_path, None)
+
+
+def test_a_trial_waits_for_the_device_that_it_runs_on(monkeypatch) -> None:
+    """Lightning makes it the current device only later."""
+    waited: list[Any] = []
+    monkeypatch.setattr("torch.cuda.synchronize", waited.append)
+    loss = SimpleNamespace(backward=lambda: None)
+    compilation.seconds(SimpleNamespace(loss=lambda size: loss, device=torch.device("cuda:1")), 1)
+    assert waited == [torch.device("cuda:1")]

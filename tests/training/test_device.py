@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
 from omegaconf import OmegaConf
+from outcomes import refusal
 from torch import Tensor, nn
 
 from diffusion.checkpoint import storage
 from diffusion.checkpoint.restore import restore
 from diffusion.config.build import make
 from diffusion.config.choices import conf_dir
+from diffusion.data import Batch, ImageData
 from diffusion.errors import Interrupted, UserError
 from diffusion.evaluation.devices import choose_device, choose_devices
 from diffusion.evaluation.drawing import Drawing
@@ -56,6 +58,7 @@ from diffusion.runs.metrics import read_metrics
 from diffusion.training import forecast, guard, processes, run, signals
 from diffusion.training.clock import Clock
 from diffusion.training.module import Diffusion
+from diffusion.training.optimizer import match_devices
 
 AWAY = ("trainer.accelerator=away", "trainer.strategy=away")
 
@@ -290,6 +293,49 @@ def test_a_step_skipped_by_the_float16_grad_scaler_updates_nothing(command, tiny
     assert steps_and_updates(tmp_path / "run") == ({12}, {12 - sum(overflows)})
 
 
+@pytest.mark.parametrize(("action", "ends"), [("skip", 0), ("stop", 3)])
+def test_the_guard_leaves_an_infinite_loss_to_the_grad_scaler_if_it_may_skip(command, tiny, monkeypatch, action, ends):
+    scaler, losses = torch.amp.GradScaler("cpu"), Diffusion.losses
+    monkeypatch.setattr(processes, "environment", lambda: [MixedPrecision("16-mixed", "cpu", scaler)])
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
+
+    def planted(self, batch):
+        values = losses(self, batch)
+        return values | {"loss": values["loss"] * (math.inf if self.global_step == 2 else 1)}
+
+    monkeypatch.setattr(Diffusion, "losses", planted)
+    status, out, err = command("train", [*tiny, *SKIPPING, "trainer.precision=null", f"guard.action={action}"])
+    assert status == ends, out + err
+    assert (ends == 3) == ("step 3: the loss became inf" in err)
+
+
+def test_the_gradient_norm_and_clipping_with_a_fused_optimizer_and_float16(command, tiny, monkeypatch, tmp_path):
+    """The optimizer gets scaled gradients: their norm is divided by the scale, and clipping is refused."""
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
+    common = [*tiny, "samples.n=0", "trainer.precision=null", "trainer.max_steps=1", "callbacks=gradient_norm"]
+    norms = []
+    for fused in ("false", "true"):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        monkeypatch.setattr(processes, "environment", lambda made=scaler: [MixedPrecision("16-mixed", "cpu", made)])
+        status, out, err = command("train", [*common, f"+optimizer.fused={fused}", f"hydra.run.dir=fused-{fused}"])
+        assert status == 0, out + err
+        norms.append(read_metrics(tmp_path / f"fused-{fused}/metrics.csv")["train/gradient_norm"].value[0])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2)
+    line = refusal(command("train", [*common, "+optimizer.fused=true", "trainer.gradient_clip_val=1", "name=clipped"]))
+    assert "trainer.gradient_clip_val: gradients cannot be clipped with optimizer.fused=true and float16" in line
+
+
+def test_step_counts_are_moved_to_where_a_resumed_optimizer_needs_them(away):
+    """torch leaves them where the saved `fused` needed them."""
+    for saved, now in (("cpu", away.name), (away.name, "cpu")):
+        weight = torch.nn.Parameter(torch.ones(2).to(away.name))
+        optimizer = torch.optim.AdamW([weight])
+        optimizer.param_groups[0]["fused"] = now == away.name
+        optimizer.state[weight]["step"] = torch.zeros(()).to(saved)
+        match_devices(optimizer)
+        assert optimizer.state[weight]["step"].device == torch.device(now)
+
+
 def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch, tmp_path):
     step, skipped, averages = Diffusion.training_step, [0, 8, 11], []
 
@@ -369,6 +415,16 @@ def test_commands_draw_on_all_gpus_that_have_a_batch(devices, batches, chosen, m
     assert choose_devices("cuda:1", "auto", batches) == [torch.device("cuda:1")]
     with pytest.raises(UserError, match="devices=4: this machine has 3 GPUs; use devices=auto"):
         choose_devices("cuda", 4, batches)
+
+
+@pytest.mark.parametrize(("device", "waits"), [("mps", True), ("cuda", False)])
+def test_batches_are_copied_to_mps_with_a_wait(device, waits, monkeypatch):
+    """MPS's non-blocking copies may read memory that is already freed."""
+    copies = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, to, non_blocking=False: copies.append((to.type, non_blocking)))
+    batch = Batch(*(torch.zeros(2) for _ in Batch._fields))
+    ImageData.transfer_batch_to_device(None, batch, torch.device(device), 0)
+    assert copies == [(device, not waits)] * 3
 
 
 def test_the_mps_fallback_to_the_cpu_is_enabled():

@@ -1,6 +1,7 @@
 """Runs and jobs on several GPUs, as far as a machine without one can tell."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -8,6 +9,8 @@ import threading
 import time
 from contextlib import nullcontext
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from diffusion.config.schema import Trainer
 from diffusion.errors import Interrupted, NotFinite
+from diffusion.runs import jobs
 from diffusion.runs.record import RunRecord
-from diffusion.training import gpus, processes
+from diffusion.training import gpus, processes, worse
 
 
 class Waiting:
@@ -90,6 +94,56 @@ def test_the_first_process_reports_a_lost_one_that_it_waits_for(tmp_path):
     content = json.loads((tmp_path / "run.json").read_text())
     assert content["state"] == RunRecord(tmp_path).state == "failed"
     assert "killed by SIGKILL" in content["reason"]
+
+
+def test_a_process_of_a_run_ends_after_the_first_one_was_killed():
+    """It may wait in a kernel, with the memory of its GPU."""
+    program = """
+        import os, subprocess, time
+        from diffusion.runs import jobs
+        from diffusion.training import worker
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        os.environ |= {jobs.LAUNCHER: str(dead.pid), "LOCAL_RANK": "1"}
+        worker.GRACE = 0.1
+        worker.follow = lambda folder: time.sleep(60)
+        worker.main(["folder"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_processes_of_a_run_know_the_one_that_started_them(monkeypatch):
+    """And not the sweep that started that one."""
+    monkeypatch.setenv(jobs.LAUNCHER, "1")
+    given: list[Any] = []
+    process = SimpleNamespace(poll=lambda: None, pid=os.getpid())
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env: given.append(env) or process)
+    cluster = SimpleNamespace(main_address="localhost", main_port=1, node_rank=lambda: 0)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(cluster_environment=cluster), world_size=2, num_devices=2)
+    followers = processes.Followers()
+    followers.ended.set()
+    followers.start(["folder"], trainer)
+    assert [(env[jobs.LAUNCHER], env["LOCAL_RANK"]) for env in given] == [(str(os.getpid()), "1")]
+
+
+def test_the_documented_time_after_which_nccl_ends_a_run():
+    assert processes.Replicas()._timeout == timedelta(minutes=30)
+
+
+def test_the_weaker_model_is_gathered_on_the_device(monkeypatch, tmp_path):
+    """After training, Lightning has moved the module to the CPU, but NCCL gathers only shards on GPUs."""
+    moved: list[str] = []
+    strategy = SimpleNamespace(root_device="cuda:0")
+    module = SimpleNamespace(trainer=SimpleNamespace(global_step=9, strategy=strategy), denoiser=None, to=moved.append)
+    monkeypatch.setattr(worse, "step_of", lambda drawing: 5)
+
+    def whole(trainer, denoiser):
+        raise LookupError(f"gathered after {moved}")
+
+    monkeypatch.setattr(worse, "whole", whole)
+    with pytest.raises(LookupError, match=r"gathered after \['cuda:0'\]"):
+        worse.with_worse(None, SimpleNamespace(waits=True), tmp_path, module)
 
 
 def test_torchrun_processes_wait_for_days_while_the_first_one_prepares_the_images(monkeypatch):

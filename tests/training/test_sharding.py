@@ -48,6 +48,7 @@ class Trained(torch.nn.Module):
         (["ema=power"], "ema: PowerEMA is not supported with trainer.strategy=fsdp2"),
         (["compile=true"], "compile=true: not supported with trainer.strategy=fsdp2"),
         (["trainer.precision=16-mixed"], "trainer.precision=16-mixed: not supported"),
+        (["trainer.precision=bf16-true"], "trainer.precision=bf16-true: with an average of the weights, not supported"),
         (["data.global_batch_size=8", "data.batch_size=auto"], "data.batch_size=auto: it would try the whole network"),
     ],
 )

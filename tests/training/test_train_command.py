@@ -256,9 +256,11 @@ def test_a_failing_job_does_not_affect_other_jobs(command, tiny, tmp_path):
     assert "/1,failed" in table
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "lion", "muon", "soap", "schedule_free"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", "adam", "sgd", "lion", "muon", "soap", "schedule_free", "adamw ema=power"]
+)
 def test_half_precision_trains_and_saves_with_every_optimizer(command, tiny, tmp_path, optimizer):
-    overrides = [f"optimizer={optimizer}", "trainer.precision=bf16-true", "trainer.max_steps=2", "name=half"]
+    overrides = [*f"optimizer={optimizer}".split(), "trainer.precision=bf16-true", "trainer.max_steps=2", "name=half"]
     status, out, err = command("train", [*tiny, *overrides, "trainer.gradient_clip_val=1.0"])
     assert status == 0, out + err
     contents = torch.load(run_of(tmp_path / "outputs/half") / "checkpoints/last.ckpt", weights_only=True)

@@ -81,7 +81,29 @@ def test_the_peak_is_the_faster_of_a_product_and_a_convolution(monkeypatch, seco
 
 
 def test_the_shortest_of_several_calls_counts(monkeypatch):
-    times = iter([0.0, 0.0, 0.1, 0.15, 0.2, 0.2, 0.22, 0.3, 0.3, 0.34, 0.4])  # 0.05, 0.02, 0.04 s, and the time is up
+    times = iter([0.0, 0.0, 0.1, 0.15, 0.2, 0.2, 0.28, 0.3, 0.3, 0.39, 0.4])  # 0.05, 0.08, 0.09 s, and the time is up
     monkeypatch.setattr(utilization.time, "perf_counter", lambda: next(times))
-    monkeypatch.setattr(utilization, "SECONDS", 0.35)
-    assert utilization.seconds_of(lambda: torch.ones(1, 1)) == pytest.approx(0.02)
+    monkeypatch.setattr(utilization, "SECONDS", 0.22)
+    assert utilization.seconds_of(lambda: torch.ones(1, 1)) == pytest.approx(0.05)
+
+
+def test_waiting_for_a_device_hardly_counts(monkeypatch):
+    """A call takes 1 ms; reading its result, 1 ms more."""
+    now = [0.0]
+
+    class Result:
+        def __getitem__(self, _: object) -> "Result":
+            return self
+
+        def sum(self) -> "Result":
+            return self
+
+        def item(self) -> None:
+            now[0] += 1e-3
+
+    def work() -> Result:
+        now[0] += 1e-3
+        return Result()
+
+    monkeypatch.setattr(utilization.time, "perf_counter", lambda: now[0])
+    assert utilization.seconds_of(work) == pytest.approx(1e-3, rel=0.05)
