@@ -15,10 +15,10 @@ from diffusion.errors import UserError
 from diffusion.files import cache_dir, replace
 
 
-def cache_folder() -> Path:
-    """The folder of decoded images. Raises UserError if it cannot be created."""
+def cache_folder(kind: str = "data") -> Path:
+    """The folder of decoded images, or of another kind of data. Raises UserError if it cannot be created."""
     try:
-        return cache_dir("data")
+        return cache_dir(kind)
     except OSError as error:
         raise UserError(
             f"the image cache can't be created ({error}); set DIFFUSION_CACHE to a writable folder"

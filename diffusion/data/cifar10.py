@@ -1,5 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 60,000 photographs of 32x32 pixels, read by torchvision."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,9 +10,11 @@ from annotated_types import Ge
 from torchvision.datasets import CIFAR10
 
 from diffusion.data.batches import Split
+from diffusion.data.cache import cache_folder
 from diffusion.data.module import ImageData
+from diffusion.data.store import PATIENCE
 from diffusion.errors import UserError
-from diffusion.files import cache_dir
+from diffusion.files import lock
 from diffusion.randomness import generator_for
 
 
@@ -37,7 +41,7 @@ class Cifar10(ImageData):
         **options: Any,
     ):
         super().__init__(resolution, channels, **options)
-        self.root = Path(root).expanduser() if root else cache_dir("cifar10")
+        self.root = Path(root).expanduser() if root else cache_folder("cifar10")
         self.download = download
         self.val = val
         self.labels = labels
@@ -55,7 +59,8 @@ class Cifar10(ImageData):
 
     def _official(self, train: bool) -> Split:
         try:
-            data = CIFAR10(self.root, train=train, download=self.download)
+            with self._alone():
+                data = CIFAR10(self.root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:  # missing or damaged files, no network, or no space on the disk
             raise UserError(
                 f"CIFAR-10 is not in {self.root} and can't be downloaded ({' '.join(str(error).split())}): put "
@@ -67,3 +72,17 @@ class Cifar10(ImageData):
             return Split(images, names)
         self.classes = list(data.classes)
         return Split(images, names, torch.tensor(data.targets))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Context in which no other process downloads or unpacks the archive, if the file system has locks."""
+        held = None
+        if self.download:
+            with contextlib.suppress(OSError):  # such as a read-only folder, which contains the images
+                self.root.mkdir(parents=True, exist_ok=True)
+                held = lock(self.root / ".lock", PATIENCE)
+        try:
+            yield
+        finally:
+            if held is not None:
+                held.close()

@@ -2,9 +2,9 @@
 
 Every regular file that is not hidden is tried, whatever its name. Images are ordered by a hash of (seed, content), so
 neither the file system, nor names, nor bad files change which images are used. In that order, the first images are the
-training split, followed by the validation split and the test split: no image is in two splits, and `limit` changes
-neither validation nor test. With tiles, this is the order of the photographs, and a split takes one tile from each of
-its photographs in turn, the largest first.
+training split, followed by the validation split and the test split: no image is in two splits (with `repeats`, equal
+files may be), and `limit` changes neither validation nor test. With tiles, this is the order of the photographs, and a
+split takes one tile from each of its photographs in turn, the largest first.
 """
 
 import hashlib
@@ -42,6 +42,20 @@ from diffusion.randomness import seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 SCORED = 4  # images that scores need
+UNREADABLE = {
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".cr3",
+    ".arw",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".exr",
+}  # images
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 
@@ -81,7 +95,8 @@ class Folder(ImageData):
             refused. null: one image per file.
         limit: Maximum number of training images; null for all that are not in validation or test.
         val, test: Number of images; below 1, a fraction of the usable images, at least one, and from 16 images on at
-            least the 4 that scores need; 0 for none. With `tiles`, photographs are counted, and one is enough.
+            least the 4 that scores need; 0 for none (training needs validation images). With `tiles`, photographs are
+            counted, and one is enough.
         random_crop: Crop at a random position along the side that is cut, drawn from (seed, content), instead of at the
             centre.
         strict: Raise an error for an unusable image, instead of leaving it out.
@@ -183,7 +198,9 @@ class Folder(ImageData):
                 continue
             found.append((named(path), path, f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"))
         if not found:
-            raise UserError(f"data.root={self.root} contains no files; set data.root to a folder of images")
+            links = sum("link to a folder" in entry["reason"] for entry in self.report)
+            unfollowed = f" but {count(links, 'link')} to folders, which are not followed" if links else ""
+            raise UserError(f"data.root={self.root} contains no files{unfollowed}; set data.root to a folder of images")
         return Files(*map(list, zip(*sorted(found), strict=True)))
 
     @without_gc()
@@ -263,7 +280,9 @@ class Folder(ImageData):
         self.report.sort(key=lambda entry: entry["path"])
         refused = [entry for entry in self.report if entry["action"] == "refused"]
         if self.report:
-            write(file, json.dumps(self.report, indent=1).encode())
+            content = json.dumps(self.report, indent=1).encode()
+            if not file.exists() or file.read_bytes() != content:  # a prepared cache may be read-only
+                write(file, content)
             skipped = len(self.report) - len(refused)
             print_once(
                 f"data: {count(used, 'image')}, {len(refused)} refused, {count(skipped, 'other file')} skipped; "
@@ -351,7 +370,8 @@ def _entry(name: str, reason: str, action: str) -> dict[str, str]:
 
 def _named_image(path: str) -> bool:
     """Whether a file has the extension of an image format."""
-    return Path(path).suffix.lower() in Image.registered_extensions()
+    extension = Path(path).suffix.lower()
+    return extension in UNREADABLE or extension in Image.registered_extensions()
 
 
 def _hash(path: Path) -> str | OSError:

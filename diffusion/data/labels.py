@@ -5,6 +5,7 @@ the images are decoded, so the cached pixels are the same with and without label
 """
 
 import csv
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -29,16 +30,18 @@ def label_of(source: str | Path, root: Path, known: Iterable[str]) -> dict[str, 
         source: "folders", or the path of a CSV file.
         known: the names of all files in `root`.
     """
+    names = set(known)
     if source == FOLDERS:
-        return {name: PurePosixPath(name).parts[0] for name in known if "/" in name}
-    file = Path(source).expanduser()
+        return {name: PurePosixPath(composed(name)).parts[0] for name in names if "/" in name}
+    file, same = Path(source).expanduser(), {composed(name): name for name in names}
     rows = _rows(file, root)
+    rows = [(name if name in names else same.get(composed(name), name), label) for name, label in rows]
     if empty := [name for name, label in rows if not label]:
         raise UserError(f"{file}: {_example(empty, 'row')} has no label; fill in the column label")
     table = dict(rows)
     if twice := [name for name, label in rows if table[name] != label]:
         raise UserError(f"{file}: {_example(twice, 'file')} has two labels; keep one row per file")
-    if unknown := sorted(table.keys() - set(known)):
+    if unknown := sorted(table.keys() - names):
         raise UserError(
             f"{file}: {_example(unknown, 'file')} is not in data.root={root}; use paths relative to that folder, and "
             "remove the rows of missing files"
@@ -63,7 +66,13 @@ def _rows(file: Path, root: Path) -> list[tuple[str, str]]:
             f"{file}: no column {' and no column '.join(missing)} in its first line ({','.join(columns)}); expected "
             f"file,label: paths relative to data.root={root}, and their classes"
         )
-    return [(PurePosixPath((row["file"] or "").strip()).as_posix(), (row["label"] or "").strip()) for row in rows]
+    cells = [((row["file"] or "").strip(), (row["label"] or "").strip()) for row in rows]
+    return [(PurePosixPath(name).as_posix(), composed(label)) for name, label in cells]
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: macOS stores é as two characters, and the order of classes must not differ."""
+    return unicodedata.normalize("NFC", name)
 
 
 def classes_of(source: str | Path, root: Path, photos: Iterable[str], label: Mapping[str, str]) -> list[str]:

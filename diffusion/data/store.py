@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ from diffusion.data.cache import print_once, read_json, unwritable, write
 from diffusion.errors import UserError
 from diffusion.files import lock
 
-EVERY = 1000  # items between two records of the progress
+EVERY, SECONDS = 1000, 10.0  # items and seconds after which the progress is recorded
 CHUNK = 1 << 24  # bytes hashed at a time
 PATIENCE = 7 * 24 * 3600.0  # seconds to wait for another process that is making the same images
 
@@ -65,7 +67,8 @@ def stored(name: Path, shape: tuple[int, int, int], make: Make) -> Decoded:
     try:
         if (found := read(name, shape)) is None:
             try:
-                _write(name, shape, make)
+                # Without locks, another process may be making the same file: each writes its own, and the last stays.
+                _write(name, shape, make, "" if held is not None else f".{uuid.uuid4().hex}")
             except OSError as error:
                 raise unwritable(name.with_suffix(".bin"), error) from error
             found = read(name, shape)
@@ -105,9 +108,9 @@ def read(name: Path, shape: tuple[int, int, int], complain: bool = False) -> Dec
     return Decoded(flat.to(torch.uint8).view(len(made.names), *shape), made, whole)
 
 
-def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
-    """Make the images that are still missing."""
-    part, log = name.with_suffix(".part"), name.with_suffix(".progress")
+def _write(name: Path, shape: tuple[int, int, int], make: Make, own: str = "") -> None:
+    """Make the images that are still missing, in files whose names contain `own`."""
+    part, log = name.with_suffix(f"{own}.part"), name.with_suffix(f"{own}.progress")
     done, made = _progress(log)
     size = len(made.names) * math.prod(shape)
     if not part.exists() or part.stat().st_size < size:
@@ -115,7 +118,7 @@ def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
         log.unlink(missing_ok=True)
         part.write_bytes(b"")
     os.truncate(part, size)
-    sha, noted = _hash(part), Made()
+    sha, noted, recorded = _hash(part), Made(), time.monotonic()
     with part.open("ab") as pixels, log.open("a", encoding="utf-8") as progress:
 
         def note(items: int) -> None:
@@ -132,9 +135,9 @@ def _write(name: Path, shape: tuple[int, int, int], make: Make) -> None:
                 sha.update(row)
             for each in (made, noted):
                 _extend(each, what)
-            if items % EVERY == 0:
+            if items % EVERY == 0 or time.monotonic() - recorded > SECONDS:
                 note(items)
-                noted = Made()
+                noted, recorded = Made(), time.monotonic()
         note(items)
     os.replace(part, name.with_suffix(".bin"))
     status = name.with_suffix(".bin").stat()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffusion.errors import UserError, nearest
 
-NONE = "none"  # as a label: no class
+NONE = "none"  # as a label: no class, unless a class has this name
 GOLDEN = (5**0.5 - 1) / 2  # its multiples mod 1 are evenly spread, however many there are
 
 
@@ -28,14 +28,14 @@ def conditions(
     """The network's inputs besides x_t and t, for n samples: `classes` (n,), or nothing for no class.
 
     Args:
-        labels: One class or several, by name or number; the samples cycle through several. "none": no class; None:
-            classes in the proportions of `counts`.
+        labels: One class or several, by name or number; the samples cycle through several. "none": no class, unless a
+            class is called so; None: classes in the proportions of `counts`.
         counts: Class name -> number of images, in the order of the class numbers; empty for a model without labels.
 
     Raises UserError for an unknown class.
     """
     known = int(getattr(network, "classes", 0))
-    if labels == NONE or (labels is None and not counts):
+    if (labels == NONE and NONE not in counts) or (labels is None and not counts):
         return {}
     if labels is None:
         return {"classes": proportional([*counts.values()], n)}

@@ -22,6 +22,7 @@ from diffusion.config.validation import check_arguments
 from diffusion.console import console, count, log_to, quiet_libraries
 from diffusion.data import Folder, ImageData
 from diffusion.data.folder import common_size
+from diffusion.data.module import SAME_DIVISION
 from diffusion.data.threads import in_threads
 from diffusion.data.tiles import SMALLEST
 from diffusion.errors import UserError, first_line
@@ -47,7 +48,6 @@ from diffusion.runs.metrics import measures
 
 GRID = 1024  # maximum number of images in a grid
 DRAWN = "drawn.bin"  # holds the samples until they are written or scored
-SAME_DIVISION = {"resolution", "channels", "labels", "random_crop"}  # data settings that do not change the splits
 
 
 def draw_samples(settings: Sample, folder: Path) -> None:

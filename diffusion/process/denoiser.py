@@ -87,7 +87,8 @@ class Denoiser(nn.Module):
             )
         c_in, label = self.prediction.inputs(schedule or self.schedule, t)
         dtype = next((weight.dtype for weight in self.network.parameters()), x_t.dtype)
-        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label.to(x_t.dtype), **conditions).to(x_t.dtype)
+        label = label.to(torch.promote_types(x_t.dtype, torch.float32))  # bfloat16 would merge neighbouring times
+        out = self.network((expand(c_in, x_t) * x_t).to(dtype), label, **conditions).to(x_t.dtype)
         channels = x_t.shape[1]
         if out.shape[2:] != x_t.shape[2:] or out.shape[1] not in (channels, 2 * channels):
             raise UserError(

@@ -159,6 +159,7 @@ class Discrete(Schedule):
         position = (t.to(self.lambdas.dtype) * self.steps).clamp(0, self.steps)
         gap = position.round() - position
         near = gap.abs() < torch.finfo(t.dtype).eps * self.steps  # snap to the row: few i/T are exact in binary
+        near &= position > 0.5  # but never to the clean image
         position = position + (gap * near).detach()
         low = position.long().clamp(1, self.steps - 1)
         fraction = position - low

@@ -3,7 +3,7 @@
 When a run resumes from a checkpoint, `init` is not read, because the checkpoint's weights are newer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.checkpoint.find import trained
-from diffusion.checkpoint.restore import PREFIX, contents_of
+from diffusion.checkpoint.restore import PREFIX, contents_of, what_changed
 from diffusion.config.schema import Train
 from diffusion.config.untrusted import plain_config
 from diffusion.console import console, count
+from diffusion.data import ImageData
+from diffusion.data.module import SAME_DIVISION
 from diffusion.errors import UserError
+from diffusion.runs.metrics import measures
 
 WITHOUT_WEIGHTS = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")  # not visible in the weights
 
@@ -30,7 +33,7 @@ def with_initial(settings: Train) -> Train:
         raise _of_init(error) from error
 
 
-def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None:
+def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: ImageData | None = None) -> None:
     """Copy those weights of a model into `network` that match its own by name and shape, and print what is copied.
 
     The averaged weights are used if there are any. The other weights of `network` keep their initial values.
@@ -38,6 +41,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
     Args:
         init: a checkpoint, an exported file or a diffusers folder.
         config: the run's configuration; its schedule and prediction are compared with those of the model.
+        data: the run's images; their division and classes are compared with those of the model, if given.
 
     Raises UserError if the model cannot be read, or if none of its matrices fits.
     """
@@ -80,6 +84,9 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any]) -> None
     theirs = plain_config(contents["config"], path)
     _print_differences(theirs, config)
     _print_unseen_settings(theirs, network)
+    if data is not None:
+        _print_seen_images(what_changed(contents.get("images", {}), data.keys), theirs.get("data"), config["data"])
+        _print_other_classes([*contents.get("labels", {})], data.classes)
 
 
 def _of_init(error: UserError) -> UserError:
@@ -107,6 +114,29 @@ def _print_unseen_settings(theirs: Mapping[str, Any], network: nn.Module) -> Non
     if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
         console.print(
             f"  its network has {' '.join(shown)}, which its weights do not show; set the same values", style="yellow"
+        )
+
+
+def _print_seen_images(changed: str, theirs: Any, own: Mapping[str, Any]) -> None:
+    """Warn if the weights were trained on images that this run may hold out: of the same data, divided otherwise."""
+    if not changed or not isinstance(theirs, Mapping) or any(theirs.get(k) != own.get(k) for k in ("_target_", "root")):
+        return
+    other = {key for key in {**theirs, **own} if theirs.get(key) != own.get(key) and measures(f"data.{key}", False)}
+    if not other or not SAME_DIVISION.issuperset(other):
+        console.print(
+            f"  {changed} are not those it was trained with; held-out images may have been training images",
+            style="yellow",
+        )
+
+
+def _print_other_classes(theirs: Sequence[str], own: Sequence[str]) -> None:
+    """Warn if the same number of classes has other names: the weights belong to class numbers."""
+    if len(theirs) == len(own) and (others := [i for i, name in enumerate(own) if name != theirs[i]]):
+        i = others[0]
+        console.print(
+            f"  its class {i} is {theirs[i]!r}, and here {own[i]!r}: weights of classes are copied by number, and must "
+            "adapt",
+            style="yellow",
         )
 
 

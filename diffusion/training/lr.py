@@ -22,7 +22,7 @@ def warmup(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)]
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup: Annotated[int, Ge(0)] = 0, final: float = 0.0) -> LambdaLR:
-    """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1 at the last step (SGDR, eq. 5)."""
+    """After the warm-up, final + (1 − final)·(1 + cos πu)/2 with u from 0 to 1, after the last step (SGDR, eq. 5)."""
 
     def factor(step: int) -> float:
         if step < warmup:

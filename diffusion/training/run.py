@@ -157,7 +157,7 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         check_noise(resumed)
         check_steps_left(clock.total, resumed, folder)
     elif settings.init is not None:
-        start_from(settings.init, module.denoiser.network, settings.model_dump())
+        start_from(settings.init, module.denoiser.network, settings.model_dump(), recipe.data)
     if record is not None:
         if resumed is None:
             record.start_over()

@@ -4,7 +4,10 @@ import hashlib
 import io
 import pickle
 import tarfile
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from diffusion.config.build import make
-from diffusion.data import Cifar10
+from diffusion.data import Cifar10, cifar10
 from diffusion.errors import UserError
 
 PER_BATCH = 6
@@ -111,3 +114,23 @@ def test_missing_files_and_invalid_settings_give_a_one_line_error(
         name, value = wrong.split("=")
         with pytest.raises(UserError, match=rf"data\.{wrong}: {expected}"):
             make({"_target_": "diffusion.data.Cifar10", "root": str(root), name: int(value)}, "data")
+
+
+def test_the_archive_is_unpacked_by_one_process_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads stand for two processes: locks belong to opened files."""
+    inside, most = [0], [0]
+
+    def official(*args: Any, **kwargs: Any) -> CIFAR10:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.1)
+        inside[0] -= 1
+        return CIFAR10(*args, **kwargs)
+
+    monkeypatch.setattr(cifar10, "CIFAR10", official)
+    threads = [threading.Thread(target=load, args=(root,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]

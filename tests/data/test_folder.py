@@ -1,8 +1,10 @@
 """A folder has the same splits regardless of its location and of bad files, and reports the files it leaves out."""
 
+import errno
 import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from diffusion.config.build import make
-from diffusion.data import Folder, folder
+from diffusion.data import Folder, cache, folder
 from diffusion.errors import UserError
 
 
@@ -262,3 +264,48 @@ def test_an_invalid_root_or_too_few_images_give_a_one_line_error(root: Path, tmp
     ):
         with pytest.raises(UserError, match=rf"data\.{wrong}={value}: expected {expected}"):
             make({"_target_": "diffusion.data.Folder", "root": str(root), "resolution": 8, wrong: value}, "data")
+
+
+def test_a_prepared_cache_may_be_read_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / ".DS_Store").write_bytes(b"hidden")
+    expected = load(root).report
+
+    def full(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(cache, "replace", full)
+    assert load(root).report == expected
+
+
+def test_photographs_in_formats_that_pillow_cannot_read_are_refused(root: Path) -> None:
+    (root / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    assert reasons(load(root))["phone.HEIC"] == ("refused", "not an image in a known format")
+    with pytest.raises(UserError, match=r"1 images in .* can't be used, for example 'phone.HEIC'"):
+        load(root, strict=True)
+
+
+def test_a_folder_of_links_to_folders_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    for name in ("cats", "dogs"):
+        (tmp_path / "links" / name).symlink_to(root, target_is_directory=True)
+    with pytest.raises(UserError, match="contains no files but 2 links to folders, which are not followed"):
+        load(tmp_path / "links")
+
+
+def test_class_names_do_not_depend_on_the_form_of_their_accents(tmp_path: Path) -> None:
+    """macOS decomposes é into two characters, which are sorted before z; the composed one is sorted after it."""
+    classes = []
+    for form in ("NFC", "NFD"):
+        for k, name in enumerate(("école", "zebra")):
+            (tmp_path / form / unicodedata.normalize(form, name)).mkdir(parents=True)
+            for i in range(8):
+                picture(8 * k + i).save(tmp_path / form / unicodedata.normalize(form, name) / f"{i}.png")
+        data = load(tmp_path / form, labels="folders")
+        classes.append(data.classes)
+    assert classes == [["zebra", "école"]] * 2
+    table = tmp_path / "labels.csv"
+    rows = [f"{name}/{i}.png,{name}" for name in ("école", "zebra") for i in range(8)]
+    table.write_text("\n".join(["file,label", *rows]), encoding="utf-8")
+    found = load(tmp_path / "NFD", labels=table)
+    assert found.classes == classes[0]
+    assert torch.equal(found.splits["train"].labels, data.splits["train"].labels)

@@ -60,6 +60,39 @@ def test_preparation_resumes_where_it_was_killed(tmp_path: Path, monkeypatch: py
     assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json", "images.lock"]
 
 
+def test_without_file_locks_two_processes_may_make_the_same_images(tmp_path: Path, monkeypatch) -> None:
+    """The second one begins and ends while the first one works."""
+    monkeypatch.setattr(store, "lock", lambda *_: None)
+    others: list[store.Decoded] = []
+
+    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        for i, made in enumerate(rows(first, 20)):
+            if i == 10:
+                others.append(store.stored(tmp_path / "images", SHAPE, lambda first: rows(first, 20)))
+            yield made
+
+    found = store.stored(tmp_path / "images", SHAPE, make)
+    assert torch.equal(found.images, others[0].images)
+    assert found.made == others[0].made
+    assert sorted(path.name for path in tmp_path.glob("images*")) == ["images.bin", "images.json"]
+
+
+def test_progress_is_recorded_after_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "SECONDS", -1.0)
+    begun = []
+
+    def make(first: int) -> Iterator[tuple[list[np.ndarray], Made]]:
+        begun.append(first)
+        yield from rows(first, 5)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.stored(tmp_path / "images", SHAPE, make)
+    store.stored(tmp_path / "images", SHAPE, make)
+    assert begun == [0, 5]
+
+
 @pytest.mark.parametrize(("line", "first"), [(1, 10), (0, 0)])
 def test_progress_counts_up_to_the_first_damaged_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int, first: int

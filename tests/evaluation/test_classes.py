@@ -51,6 +51,10 @@ def test_labels_can_be_numbers_or_names(labels, classes) -> None:
     assert (given["classes"].tolist() if given else None) == classes
 
 
+def test_a_class_may_be_called_none() -> None:
+    assert conditions("none", 2, denoiser().network, {"none": 3, "sea": 4})["classes"].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

@@ -14,6 +14,36 @@ DAMAGED = "data/test_folder.py::test_a_damaged_cache_is_reported_and_recomputed"
 
 FAULTS = [
     Fault(
+        "without locks, two processes write the same file",
+        'f".{uuid.uuid4().hex}"',
+        '""',
+        f"{PIXELS}::test_without_file_locks_two_processes_may_make_the_same_images",
+    ),
+    Fault(
+        "slow progress is not recorded",
+        " or time.monotonic() - recorded > SECONDS",
+        "",
+        f"{PIXELS}::test_progress_is_recorded_after_some_seconds",
+    ),
+    Fault(
+        "the report is written at every start",
+        "if not file.exists() or file.read_bytes() != content:",
+        "if True:",
+        "data/test_folder.py::test_a_prepared_cache_may_be_read_only",
+    ),
+    Fault(
+        "photographs that Pillow cannot read are other files",
+        "return extension in UNREADABLE or extension in",
+        "return extension in",
+        "data/test_folder.py::test_photographs_in_formats_that_pillow_cannot_read_are_refused",
+    ),
+    Fault(
+        "two processes unpack CIFAR-10 at once",
+        "held = lock(self.root",
+        "held = (lambda *_: None)(self.root",
+        "data/test_cifar10.py::test_the_archive_is_unpacked_by_one_process_at_a_time",
+    ),
+    Fault(
         "everything is decoded again after a kill", "done, made = _progress(log)\n", "done, made = 0, Made()\n", KILLED
     ),
     Fault("bytes after the last progress entry are not removed", "    os.truncate(part, size)\n", "", KILLED),

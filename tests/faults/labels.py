@@ -21,9 +21,23 @@ LEFT_OUT = f"{TESTS}::test_skipped_files_do_not_shift_the_labels"
 TILES = f"{TESTS}::test_tiles_have_the_class_of_their_photograph"
 SCENES = f"{TESTS}::test_landscape_tiles_have_the_scene_of_their_photograph"
 CIFAR = "data/test_cifar10.py::test_each_image_has_its_class_if_labels_are_requested"
+ACCENTS = "data/test_folder.py::test_class_names_do_not_depend_on_the_form_of_their_accents"
 WORSE = "training/test_labels.py::test_a_worse_model_with_other_classes_is_refused"
 
 FAULTS = [
+    Fault(
+        "accents change the order of the classes",
+        "PurePosixPath(composed(name)).parts",
+        "PurePosixPath(name).parts",
+        ACCENTS,
+    ),
+    Fault("accents must have the same form in a table", "same.get(composed(name), name)", "name", ACCENTS),
+    Fault(
+        "a class called none cannot be asked for",
+        "(labels == NONE and NONE not in counts)",
+        "labels == NONE",
+        "evaluation/test_classes.py::test_a_class_may_be_called_none",
+    ),
     Fault(
         "chosen images get the labels of other images",
         "labels = None if self.labels is None else self.labels[index]",
@@ -90,7 +104,7 @@ FAULTS = [
     ),
     Fault(
         "a row for an unknown file is accepted",
-        "if unknown := sorted(table.keys() - set(known)):",
+        "if unknown := sorted(table.keys() - names):",
         "if unknown := []:",
         TABLE,
     ),

@@ -30,6 +30,18 @@ def fault(what: str, sound: str, faulty: str, tests: str) -> Fault:
 
 
 FAULTS = [
+    fault(
+        "a small float32 time is that of the clean image",
+        "        near &= position > 0.5  # but",
+        "        # but",
+        SCHEDULE,
+    ),
+    fault(
+        "the time label is rounded to the precision of the images",
+        "label.to(torch.promote_types(x_t.dtype, torch.float32))",
+        "label.to(x_t.dtype)",
+        "test_conditions.py",
+    ),
     fault("DDIM: η instead of η²", "self.eta**2 *", "self.eta *", BASIC),
     fault("DDIM: r instead of r²", "s.sigma**2 * -math.expm1(2 * (", "s.sigma**2 * -math.expm1((", BASIC),
     fault("ancestral: σ_t instead of σ_s", "s.sigma * r * now", "t.sigma * r * now", BASIC),

@@ -162,4 +162,22 @@ FAULTS = [
         "pass",
         LAST,
     ),
+    Fault(
+        "init: held-out images that were training images are not reported",
+        "    if not other or not SAME_DIVISION.issuperset(other):\n",
+        "    if False:\n",
+        f"{INIT}::test_held_out_images_that_the_model_was_trained_on_are_reported",
+    ),
+    Fault(
+        "init: another resolution counts as another division",
+        "    if not other or not SAME_DIVISION.issuperset(other):\n",
+        "    if True:\n",
+        f"{INIT}::test_held_out_images_that_the_model_was_trained_on_are_reported",
+    ),
+    Fault(
+        "init: classes with other names are not reported",
+        "if len(theirs) == len(own) and (others",
+        "if False and (others",
+        f"{INIT}::test_classes_with_other_names_than_those_of_the_model_are_reported",
+    ),
 ]

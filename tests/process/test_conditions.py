@@ -4,7 +4,7 @@ import pytest
 import torch
 from networks import randomised
 from sampler_cases import ALL, FINE
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.model import DiT
 from diffusion.process.denoiser import Conditioned, Denoiser, clip
@@ -75,3 +75,17 @@ def test_without_conditions_the_network_is_called_with_x_and_label_only() -> Non
 
     streams = Streams([0])
     assert DDIM(2)(Denoiser(Plain(), linear(), V()), streams.normal(*SHAPE), streams).shape == (1, *SHAPE)
+
+
+def test_the_time_label_is_exact_for_images_in_half_precision() -> None:
+    given = []
+
+    def network(x: Tensor, label: Tensor) -> Tensor:
+        given.extend(label.tolist())
+        return x
+
+    model = Denoiser(nn.Identity(), linear(), V())
+    model.network.forward = network  # type: ignore[method-assign]
+    steps = torch.arange(1, 1001)
+    model.output(torch.zeros(1000, *SHAPE, dtype=torch.bfloat16), steps.double() / 1000)
+    assert given == list(range(1000))

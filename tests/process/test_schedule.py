@@ -183,6 +183,14 @@ def test_float32_times_find_their_rows(schedule: Discrete) -> None:
     )
 
 
+@pytest.mark.parametrize("table", [linear, cosine, sigmoid])
+def test_small_times_in_float32_are_not_those_of_the_clean_image(table) -> None:
+    """As on MPS, which has no float64: a consistency loss is divided by σ."""
+    t = torch.tensor([1e-8, 1e-7], dtype=torch.float32)
+    assert (table()(t)[1] > 0).all()
+    assert table().log_snr(t).isfinite().all()
+
+
 def test_linear_table_converges_to_vp() -> None:
     """For β_i = β(i/T)/T and T → ∞: DDPM's linear table is a discretization of VP with β from 0.1 to 20."""
     gaps = []

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from composing import settings as settings_of
 from composing import train
+from PIL import Image
 
 from diffusion import export
 from diffusion.checkpoint import storage
@@ -145,3 +147,28 @@ def test_settings_not_visible_in_the_weights_are_reported(tiny, tmp_path, capsys
     capsys.readouterr()
     started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")
     assert "its network has model.norm_eps=1e-05, which its weights do not show" in capsys.readouterr().out
+
+
+def test_held_out_images_that_the_model_was_trained_on_are_reported(tiny, tmp_path, capsys) -> None:
+    train([*tiny, *SHORT], tmp_path / "first")
+    said = "the images of train and val and test are not those it was trained with; held-out images may have been"
+    for words, warned in (([], False), (["data.seed=1"], True), (["data.resolution=16"], False)):
+        capsys.readouterr()
+        train([*tiny, *SHORT, f"init={tmp_path}/first", *words], tmp_path / "next")
+        assert (said in capsys.readouterr().out) == warned, words
+
+
+def test_classes_with_other_names_than_those_of_the_model_are_reported(tiny, tmp_path, capsys) -> None:
+    for name, classes in {"before": ("cat", "dog"), "after": ("dog", "wolf")}.items():
+        for each in classes:
+            (tmp_path / name / each).mkdir(parents=True)
+            for i in range(20):
+                colours = np.random.default_rng([i, *each.encode()]).integers(0, 256, (16, 16, 3), np.uint8)
+                Image.fromarray(colours).save(tmp_path / name / each / f"{i}.png")
+    labelled = [*tiny, *SHORT, "data.labels=folders"]
+    train([*labelled, f"data.root={tmp_path}/before"], tmp_path / "first")
+    for name, warned in (("before", False), ("after", True)):
+        capsys.readouterr()
+        train([*labelled, f"data.root={tmp_path}/{name}", f"init={tmp_path}/first"], tmp_path / f"next {name}")
+        said = "its class 0 is 'cat', and here 'dog': weights of classes are copied by number, and must adapt"
+        assert (said in capsys.readouterr().out.replace("\n", "")) == warned
