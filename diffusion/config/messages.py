@@ -56,6 +56,8 @@ def explain(error: BaseException, command: str) -> str | None:
         return _no_choice(sys.argv[1:], command)
     if isinstance(error, InstantiationException):
         return " ".join(str(chain[0]).split())
+    if isinstance(error, ValueError) and "No trials are completed yet" in str(error):  # Optuna
+        return "no trial of the search was completed, for the reasons above; repeat the command after fixing them"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     if out_of_memory(error):

@@ -8,6 +8,7 @@ been made in different ways (by another sampler, for example); a warning says so
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusion.metric.record import Score
 from diffusion.report.differences import differing, labels
 from diffusion.report.formatting import MISSING, half_width, protocol_text, sampler_text
 from diffusion.report.recipes import Column, Comparison, Row
-from diffusion.runs.folder import PARTS, Run, command_of, is_run, jobs_of
+from diffusion.runs.folder import PARTS, SCORES, Run, command_of, is_run, jobs_of
 from diffusion.runs.metrics import measures, validated_weights
 
 ERRORS = ("val/mse", "fit/mse", "gap/mse")
@@ -116,10 +117,19 @@ def _newest_of_each_seed(runs: Sequence[Run]) -> tuple[list[Run], list[tuple[Run
     newest: dict[Any, Run] = {}
     for run in runs:
         key = run.seeds or run.folder
-        newest[key] = max(run, newest.get(key, run), key=lambda run: str(run.info.get("finished", "")))
+        newest[key] = max(run, newest.get(key, run), key=_finished)
     kept = {run.folder for run in newest.values()}
     older = [run for run in runs if run.folder not in kept]
     return list(newest.values()), [(run, f"same recipe and seed as {newest[run.seeds].folder}") for run in older]
+
+
+def _finished(run: Run) -> float:
+    """When a training run finished, or when the last score of another one was written, in seconds; 0 if unknown."""
+    try:
+        return datetime.fromisoformat(run.info["finished"]).timestamp()
+    except (LookupError, TypeError, ValueError):
+        scores = run.folder / SCORES
+        return scores.stat().st_mtime if scores.is_file() else 0.0
 
 
 def _mixed_steps(rows: Iterable[Row]) -> list[str]:

@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.files import replace
+from diffusion.files import lock, replace
 from diffusion.runs import slurm
 
 OVERRIDES = ".hydra/overrides.yaml"  # written by Hydra, at each start of a command with this folder
 JOB = ".hydra/job.yaml"  # the overrides of the sweep's job that has this folder
+LOCK, PATIENCE = ".jobs.lock", 60.0  # the lock of a sweep's job folders, and the seconds to wait for it
 RESUMING = ("ckpt=auto", "ckpt=last", "ckpt=null")  # these do not change the identity of a job
 
 
@@ -44,18 +45,24 @@ def job_folder(sweep: Path, number: int, overrides: list[str]) -> str:
     job has that number (a resumed Optuna study restarts at 0; a grid may have grown), the next free one.
     """
     key = _key(overrides)
-    for folder, before in jobs_in(sweep):
-        if before == key:
-            return folder.name
-    for i in itertools.count(number):
-        file = sweep / str(i) / JOB
-        if not file.exists():
-            try:
-                file.parent.mkdir(parents=True, exist_ok=i == number)
-            except FileExistsError:
-                continue
-            replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
-            return str(i)
+    sweep.mkdir(parents=True, exist_ok=True)
+    held = lock(sweep / LOCK, PATIENCE)  # until the folder has its job's overrides
+    try:
+        for folder, before in jobs_in(sweep):
+            if before == key:
+                return folder.name
+        for i in itertools.count(number):
+            file = sweep / str(i) / JOB
+            if not file.exists():
+                try:
+                    file.parent.mkdir(parents=True, exist_ok=i == number)
+                except FileExistsError:
+                    continue
+                replace(file, OmegaConf.to_yaml(OmegaConf.create(overrides)))
+                return str(i)
+    finally:
+        if held is not None:
+            held.close()
     raise AssertionError
 
 

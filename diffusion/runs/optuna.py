@@ -33,7 +33,10 @@ GRID = "GridSampler"  # it repeats a stopped trial by itself, and would count a 
 
 
 class CheckSearch(Callback):
-    """Check, before a search, that its direction suits the objective and that trials can be compared by it."""
+    """Check, before a search, that its direction suits the objective and that trials can be compared by it.
+
+    A failed trial, such as one that diverges, does not end the search, unless `hydra.sweeper.max_failure_rate` is set.
+    """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Exit with one line and status 2 on failure. (Hydra turns exceptions of callbacks into warnings.)"""
@@ -41,6 +44,10 @@ class CheckSearch(Callback):
             return  # a grid, which compares nothing
         if status := exit_status(partial(check_search, config), "check the folder's permissions"):
             sys.exit(status)
+        given = any(word.startswith("hydra.sweeper.max_failure_rate=") for word in config.hydra.overrides.hydra)
+        if "max_failure_rate" in config.hydra.sweeper and not given:
+            with read_write(config):
+                config.hydra.sweeper.max_failure_rate = 1.0  # Optuna's default, 0, would end it at a failed trial
 
 
 def check_search(config: DictConfig) -> None:

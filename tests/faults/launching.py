@@ -51,7 +51,39 @@ WAITING = "test_importing.py::test_the_thread_spin_count_is_set_before_torch_unl
 KEPT = "test_importing.py::test_freed_memory_is_kept_unless_the_user_sets_it"
 METRICS_LEFT_OUT = "test_importing.py::test_a_run_imports_unused_metrics_only_on_demand"
 
+SWEEP_FOLDER = "training/test_sweep_folder.py"
+
 FAULTS = [
+    Fault(
+        "sweeps: a sweep without a name does not start",
+        "        HydraConfig.instance().set_config(config)\n",
+        "",
+        f"{SWEEP_FOLDER}::test_a_sweep_without_a_name_has_one_folder_named_after_the_model",
+    ),
+    Fault(
+        "sweeps: jobs with other names have other folders",
+        "                config.hydra.overrides.hydra.append(",
+        "                str(",
+        f"{SWEEP_FOLDER}::test_a_sweep_without_a_name_has_one_folder_named_after_the_model",
+    ),
+    Fault(
+        "sweeps: a search is not recognized as a sweep",
+        "            OmegaConf.save(config, Path(folder) / MARK)\n",
+        "",
+        f"{SWEEP_FOLDER}::test_a_failed_trial_does_not_end_a_search",
+    ),
+    Fault(
+        "sweeps: a failed trial ends a search",
+        "config.hydra.sweeper.max_failure_rate = 1.0",
+        "config.hydra.sweeper.max_failure_rate = 0.0",
+        f"{SWEEP_FOLDER}::test_a_failed_trial_does_not_end_a_search",
+    ),
+    Fault(
+        "sweeps: two jobs get one folder",
+        "held = lock(sweep / LOCK, PATIENCE)",
+        "held = None",
+        f"{SWEEP_FOLDER}::test_jobs_that_start_at_once_get_different_folders",
+    ),
     Fault("GOMP_SPINCOUNT is not set", 'os.environ.setdefault("GOMP_SPINCOUNT", "4000")', "pass", WAITING),
     Fault("the user's OMP_WAIT_POLICY is overridden", 'if "OMP_WAIT_POLICY" not in os.environ:', "if True:", WAITING),
     Fault(

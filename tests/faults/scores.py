@@ -74,6 +74,12 @@ ONE = "training/test_overfitting.py::test_the_gap_of_one_image_is_printed_withou
 
 FAULTS = [
     Fault(
+        "compare: the age of an evaluation is not considered",
+        "return scores.stat().st_mtime if scores.is_file() else 0.0",
+        "return 0.0",
+        "report/test_compare.py::test_of_two_evaluations_the_newer_one_counts_in_any_order",
+    ),
+    Fault(
         "figures: β_t is drawn for a schedule without one",
         "    preserving = _preserving(",
         "    preserving = True or _preserving(",

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_evaluations_of_one_recipe_share_a_row_across_training_and_sampling_seed
     assert [row.label for row in comparison.rows] == ["lr=0.001", "lr=0.01"]
     assert [len(row.runs) for row in comparison.rows] == [4, 2]
     assert [(run.folder, why[:20]) for run, why in comparison.left_out] == [(one[0], "same recipe and seed")]
+
+
+def test_of_two_evaluations_the_newer_one_counts_in_any_order(evaluation: Any) -> None:
+    old, new = evaluation(trained(0), 9.0), evaluation(trained(0), 10.0)
+    os.utime(old / "scores.json", (1e9, 1e9))
+    for order in ([old, new], [new, old]):
+        comparison = compare(gather(order))
+        assert comparison.rows[0].numbers("fd_lite0") == [10.0]
+        assert [run.folder for run, _ in comparison.left_out] == [old]
 
 
 def test_several_samplings_of_one_model_count_as_one_seed(evaluation: Any, tmp_path: Path) -> None:
