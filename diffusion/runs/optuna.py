@@ -44,8 +44,8 @@ class CheckSearch(Callback):
             return  # a grid, which compares nothing
         if status := exit_status(partial(check_search, config), "check the folder's permissions"):
             sys.exit(status)
-        given = any(word.startswith("hydra.sweeper.max_failure_rate=") for word in config.hydra.overrides.hydra)
-        if "max_failure_rate" in config.hydra.sweeper and not given:
+        chosen = any(word.startswith("hydra.sweeper.max_failure_rate=") for word in config.hydra.overrides.hydra)
+        if "max_failure_rate" in config.hydra.sweeper and not chosen:
             with read_write(config):
                 config.hydra.sweeper.max_failure_rate = 1.0  # Optuna's default, 0, would end it at a failed trial
 
