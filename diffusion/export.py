@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from diffusion.errors import Arguments, UserError, exit_status
+from diffusion.errors import Arguments, UserError, exit_status, first_line
 from diffusion.runs.importing import importing
 
 ABOUT = """\
@@ -28,13 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sampler",
         metavar="CHOICE",
-        help="the sampler from conf/sampler to write to a diffusers folder (default: the run's)",
+        help="the sampler from conf/sampler to write to a diffusers folder, with its settings: 'ddim sampler.steps=20' "
+        "(default: the run's)",
     )
     parser.add_config_dir()
     chosen = parser.parse_args([word.removeprefix("ckpt=") for word in arguments or sys.argv[1:]])
 
     def export() -> None:
         with importing():
+            from hydra.errors import HydraException
+
             from diffusion.checkpoint import diffusers_folder, exported, find, restore
         from diffusion.config.build import make
         from diffusion.config.choices import searching
@@ -48,8 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
             model = restore.restore(find.trained(chosen.checkpoint), chosen.weights)
             config = model.config
             if chosen.sampler is not None:
-                name, *overrides = chosen.sampler.split()
-                config = {**config, "sampler": choice("sampler", name, overrides)}
+                name, *overrides = chosen.sampler.split() or [""]
+                try:
+                    config = {**config, "sampler": choice("sampler", name, overrides)}
+                except HydraException as error:
+                    raise UserError(
+                        f"--sampler: {first_line(error)}; settings follow the choice, as in 'ddim sampler.steps=20'"
+                    ) from error
             elif chosen.format == "diffusers" and "sampler" not in config:
                 config = {**config, "sampler": plain(composed("train").sampler)}
         file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])

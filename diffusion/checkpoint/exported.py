@@ -19,7 +19,7 @@ from diffusion.files import replacing
 SUFFIX = ".safetensors"
 FORMAT = "diffusion-experiments 1"
 AVERAGED = re.compile(r"ema( 0\.\d+)?")  # kinds of averaged weights
-KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout")  # keys of the configuration
+KEPT = (*PARTS, *OPTIONAL_PARTS, "seed", "score", "label_dropout", "matmul_precision")  # keys of the configuration
 MALFORMED = (KeyError, ValueError, RecursionError, OmegaConfBaseException)  # raised for foreign metadata
 
 
@@ -35,7 +35,7 @@ def write(
     """Write a network's weights, under their names in the network, and the configuration that builds it.
 
     The metadata are "format", "config" (JSON: model, schedule, prediction and data, and the run's sampler, guidance,
-    features, metrics, seed, score and label_dropout), "step", "epoch", "weights" and "labels" (JSON).
+    features, metrics, seed, score, label_dropout and matmul_precision), "step", "epoch", "weights" and "labels" (JSON).
 
     Args:
         kind: `ema`, `raw`, or `ema 0.08` for an average of this length.

@@ -41,9 +41,14 @@ def opened(ckpt: str | Path, weights: str | float) -> Restored:
     (On a GPU, the precision of products changes the last digits of a sample.)
     """
     restored = restore(trained(ckpt), weights)
-    precision: Any = restored.config.get("matmul_precision")  # from a file
-    set_precision(precision if precision in get_args(Precision) else "high")
+    set_precision(precision_of(restored))
     return restored
+
+
+def precision_of(restored: Restored) -> str:
+    """The `matmul_precision` of a model's run; `high` if its file has none."""
+    precision: Any = restored.config.get("matmul_precision")  # from a file
+    return precision if precision in get_args(Precision) else "high"
 
 
 def of_run(path: Path) -> Path:

@@ -131,7 +131,7 @@ def make_drawing(
     guidance, weak = guidance_of(settings.guidance, restored)
     known = restored.labels if counts is None else counts
     seed, precision = int(settings.seed or 0), settings.precision
-    drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision)
+    drawing = Drawing(sampler, restored.shape, seed, guidance, weak, known, labels, precision=precision, finite=True)
     drawing.check(restored.denoiser, restored.label_dropout)
     return drawing
 

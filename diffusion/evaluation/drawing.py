@@ -18,7 +18,7 @@ from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.console import console, count, progress_bar
 from diffusion.data import to_uint8
-from diffusion.errors import UserError
+from diffusion.errors import NotFinite, UserError
 from diffusion.evaluation.classes import NONE, conditions
 from diffusion.evaluation.cost import evaluations, print_estimate
 from diffusion.evaluation.drawn import Drawn, batches_of
@@ -48,7 +48,8 @@ class Drawing:
     guidance, if it has one.
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
-    `precision` is that of the network's products: one of `MIXED`, or None for that of the weights.
+    `precision` is that of the network's products: one of `MIXED`, or None for that of the weights. Samples that are not
+    finite, which become black, are an error if `finite`; otherwise, as in training, a warning is printed.
     """
 
     sampler: Sampler
@@ -60,6 +61,7 @@ class Drawing:
     labels: int | str | Sequence[int | str] | None = None
     between: tuple[int, int] | None = None
     precision: str | None = None
+    finite: bool = False
 
     def __call__(
         self,
@@ -144,7 +146,20 @@ class Drawing:
 
                 given = {name: rows[list(indices)].to(device) for name, rows in conditions.items()}
                 under = Conditioned(denoise, **given) if given else denoise
-                yield indices, to_uint8(self.sampler(under, streams.normal(*self.shape), streams, after_step)).cpu()
+                x0 = self.sampler(under, streams.normal(*self.shape), streams, after_step)
+                self.check_finite(x0)
+                yield indices, to_uint8(x0).cpu()
+
+    def check_finite(self, x0: Tensor) -> None:
+        """Raise NotFinite or print a warning if there are samples that are not finite: see `finite`."""
+        wrong = int((~x0.isfinite()).flatten(1).any(dim=1).sum())
+        if not wrong:
+            return
+        advice = "; float16 may overflow: use precision=bf16-mixed, or none" if self.precision == "16-mixed" else ""
+        problem = f"{wrong} of {count(len(x0), 'sample')} are not finite{advice}"
+        if self.finite:
+            raise NotFinite(problem)
+        console.print(f"warning: {problem}; these pixels are black", style="yellow")
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.

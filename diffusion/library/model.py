@@ -1,16 +1,18 @@
 """`diffusion.load`: trained models for notebooks and programs."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from diffusion.checkpoint.find import trained
+from diffusion.checkpoint.find import precision_of, trained
 from diffusion.checkpoint.restore import Restored, restore
 from diffusion.config.build import make
 from diffusion.config.choices import choices, choices_with, is_group, searching
@@ -26,6 +28,7 @@ from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.drawing import Drawing, check_classes, check_worse, describe_shape, guidance_of
 from diffusion.evaluation.inherited import completed_by, with_step
 from diffusion.library.arguments import Labels, choice_name, classes, described, shown, whole
+from diffusion.metric.precision import products
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.editing import SDEdit
 from diffusion.process.guidance import Guidance
@@ -112,8 +115,9 @@ class Model:
             strength: the fraction of the sampler's steps to run, above 0 and at most 1; higher values change more.
             options: sampler, seed, labels, guidance, worse, precision and settings, as for `sample`.
         """
-        if isinstance(strength, bool) or not isinstance(strength, int | float):
+        if isinstance(strength, bool) or not isinstance(strength, Real):  # numpy's numbers, too
             raise UserError(f"strength={shown(strength)}: expected a number above 0 and at most 1")
+        strength = float(strength)
         drawing = self._drawing(**options, _method="edit")
         edited = SDEdit(strength)(drawing.sampler, to_unit(self._picture(picture)))
         return self._draw(replace(drawing, sampler=edited), n, batch_size, progress)
@@ -164,6 +168,8 @@ class Model:
         Args:
             options: sampler, labels, guidance, worse, precision and settings, as for `sample`.
         """
+        if isinstance(given := classes(options.get("labels")), list) and len(given) > 1:
+            raise UserError(f"labels={shown(given)}: an interpolation has one class; choose one")
         if "seed" in options:
             raise UserError("seed: an interpolation has two seeds, its first and last argument; remove it")
         ends = whole("first", first), whole("last", last)
@@ -187,7 +193,9 @@ class Model:
         if precision is not None and precision not in (allowed := get_args(Mixed)):
             raise UserError(f"precision={shown(precision)}: expected one of {', '.join(allowed)}")
         shape, counts, number = self.restored.shape, self.restored.labels, whole("seed", seed)
-        drawing = Drawing(sampler, shape, number, guided, weak, counts, classes(labels), precision=precision)
+        drawing = Drawing(
+            sampler, shape, number, guided, weak, counts, classes(labels), precision=precision, finite=True
+        )
         drawing.check(self.denoiser, self.restored.label_dropout, self.device)
         return drawing
 
@@ -215,7 +223,13 @@ class Model:
     def _draw(self, drawing: Drawing, n: int, batch_size: int, progress: bool) -> Tensor:
         n, batch_size = whole("n", n, least=1), whole("batch_size", batch_size, least=1)
         label = f"sampling {count(n, 'image')}" if progress else None
-        return drawing(self.denoiser, n, self.device, batch_size, label)
+        trains = self.denoiser.training
+        self.denoiser.eval()
+        try:
+            with products(precision_of(self.restored)):
+                return drawing(self.denoiser, n, self.device, batch_size, label)
+        finally:
+            self.denoiser.train(trains)
 
     def _picture(self, picture: Source | Tensor) -> Tensor:
         """The picture as uint8 (C, H, W), in the size of the model's images."""
@@ -231,6 +245,8 @@ class Model:
         if worse is not None and not isinstance(worse, Model):
             worse = load(worse, device=self.device, config_dir=self.config_dir)
         weak = None if worse is None else worse.denoiser
+        if worse is not None and worse.device != self.device:
+            weak = copy.deepcopy(worse.denoiser)  # drawing moves it
         if isinstance(guidance, Guidance):
             for key in ("ckpt", "weights", "step"):
                 if getattr(guidance, key) is not None:
@@ -286,10 +302,12 @@ def load(
     """
     if not isinstance(path, str | Path):
         raise UserError(f"{shown(path)}: expected the path of a run's folder, a checkpoint or an exported file")
-    if isinstance(weights, bool) or not isinstance(weights, str | float | int):
+    if isinstance(weights, bool) or not isinstance(weights, str | Real):
         raise UserError(f"weights={shown(weights)}: expected ema, raw, or a length such as 0.08")
+    weights = weights if isinstance(weights, str) else float(weights)
     with searching([config_dir]):
-        restored = restore(trained(path), weights)
+        found = path if str(path) == "last" else Path(path).expanduser()
+        restored = restore(trained(found).absolute(), weights)
     chosen = choose_device(device)
     restored.denoiser.to(chosen)
     return Model(restored, chosen, None if config_dir is None else Path(config_dir).expanduser().absolute())

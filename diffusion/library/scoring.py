@@ -13,7 +13,7 @@ from diffusion.data import ImageData
 from diffusion.errors import UserError, nearest
 from diffusion.evaluation.devices import choose_device
 from diffusion.evaluation.pipeline import make_metrics
-from diffusion.library.arguments import described, shown
+from diffusion.library.arguments import choice_name, described, shown
 from diffusion.metric import score as metrics_of
 from diffusion.metric.record import Score
 from diffusion.metric.reference import reference_statistics
@@ -53,9 +53,11 @@ def score(
             fix = "channels come first: images.permute(0, 3, 1, 2)"
         raise UserError(f"images: got {described(images)}; {fix}")
     metrics_of.check_number(len(images))
-    extractor = make(choice("features", features), "features").to(choose_device(device))
+    extractor = make(choice("features", choice_name("features", features, "auto")), "features").to(
+        choose_device(device)
+    )
     with hiding_bars(not progress):
-        factories = make_metrics(choice("metrics", metrics))
+        factories = make_metrics(choice("metrics", choice_name("metrics", metrics, "standard")))
         spatial = metrics_of.wants_spatial(factories, extractor)
         if isinstance(reference, Tensor):
             if reference.dtype != torch.uint8 or reference.shape[1:] != images.shape[1:]:

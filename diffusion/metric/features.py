@@ -21,7 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from diffusion.errors import UserError, first_line
 from diffusion.metric.digest import digest
-from diffusion.metric.precision import exact_products
+from diffusion.metric.precision import products
 from diffusion.pixels import MODES, to_rgb
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class FeatureExtractor(nn.Module):
                 f"{self.name}: got images of shape {tuple(images.shape)}; expected (B, C, H, W), C 1, 3 or 4"
             )
         # Runs may use autocast or TF32, but such features would be another protocol.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact_products():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), products("highest"):
             images = to_rgb(images.to(self.device))
             if not spatial:
                 return self.features(images).float()

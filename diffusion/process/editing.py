@@ -19,6 +19,15 @@ from diffusion.process.schedule import Schedule
 from diffusion.randomness import Seeds, Streams, real_dtype
 
 
+def check_picture(picture: Tensor) -> None:
+    """Raise UserError unless a picture is floating point (C, H, W)."""
+    if not picture.is_floating_point() or picture.ndim != 3:
+        raise UserError(
+            f"picture: got {str(picture.dtype).removeprefix('torch.')} {tuple(picture.shape)}; expected floating point "
+            "(C, H, W) in [−1, 1]: divide uint8 by 127.5 and subtract 1"
+        )
+
+
 @dataclass(eq=False)
 class SDEdit:
     """Wrap a sampler to start from a noised picture (Meng et al. 2022): SDEdit(strength)(sampler, picture).
@@ -41,7 +50,8 @@ class SDEdit:
             )
 
     def __call__(self, sampler: Sampler, picture: Tensor) -> "Edited":
-        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]."""
+        """A sampler that generates variants of `picture`, y (C, H, W) in [−1, 1]. Raises UserError for another one."""
+        check_picture(picture)
         steps = max(1, round(self.strength * sampler.steps))
         return Edited(steps, sampler.grid, inner=sampler, picture=picture[None])
 

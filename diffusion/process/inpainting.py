@@ -19,6 +19,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.process.editing import check_picture
 from diffusion.process.sampler import Evaluator, Point, Sampler, Time
 from diffusion.process.schedule import Schedule
 from diffusion.randomness import Streams
@@ -37,8 +38,13 @@ class Inpainting:
             known: bool, (H, W) or (C, H, W).
 
         Raises:
-            UserError: if every pixel is known.
+            UserError: if every pixel is known, or for a picture or mask of another dtype or shape.
         """
+        check_picture(picture)
+        if known.dtype != torch.bool:
+            raise UserError(
+                f"mask: got {str(known.dtype).removeprefix('torch.')}; expected bool, true where the picture is known"
+            )
         if bool(known.all()):
             raise UserError("mask: every pixel is known, so there is nothing to fill; mark the area to fill")
         return self.wrapped(sampler, picture[None], known.expand(picture.shape)[None])

@@ -186,20 +186,20 @@ FAULTS = [
     Fault("a job takes GPUs that are not visible", 'os.environ.get("CUDA_VISIBLE_DEVICES") or', "None or", VISIBLE),
     Fault(
         "features are computed in TF32",
-        "enabled=False), exact_products():",
+        'enabled=False), products("highest"):',
         "enabled=False):",
         "metric/test_features.py::test_features_are_computed_with_exact_products_in_any_run",
     ),
     Fault(
         "features are computed by convolutions in TF32",
-        '    torch.backends.cudnn.allow_tf32 = precision != "highest"\n',
-        "",
+        '"highest": ("ieee", "ieee",',
+        '"highest": ("ieee", "tf32",',
         "metric/test_features.py::test_features_are_computed_with_exact_products_in_any_run",
     ),
     Fault(
         "commands do not multiply as the run did",
-        'set_precision(precision if precision in get_args(Precision) else "high")',
-        "pass",
+        "    set_precision(precision_of(restored))\n",
+        "",
         "evaluation/test_inherited_settings.py::test_matrices_are_multiplied_as_in_the_run",
     ),
 ]

@@ -54,7 +54,45 @@ NOTED = "evaluation/test_first_step.py::test_a_large_error_of_the_first_step_is_
 
 EDIT = "evaluation/test_first_step.py::test_an_edit_starts_at_a_lower_noise_level"
 
+LIBRARY = "library/test_library.py"
+
 FAULTS = [
+    Fault(
+        "the library draws in training mode",
+        "        self.denoiser.eval()\n        try:",
+        "        try:",
+        f"{LIBRARY}::test_samples_are_drawn_in_evaluation_mode_and_in_the_precision_of_the_run",
+    ),
+    Fault(
+        "the library does not draw in the precision of the run",
+        "with products(precision_of(self.restored)):",
+        "if True:",
+        f"{LIBRARY}::test_samples_are_drawn_in_evaluation_mode_and_in_the_precision_of_the_run",
+    ),
+    Fault(
+        "samples that are not finite are black",
+        "                self.check_finite(x0)\n",
+        "",
+        f"{LIBRARY}::test_samples_that_are_not_finite_are_refused",
+    ),
+    Fault(
+        "drawing moves the worse model to another device",
+        "weak = copy.deepcopy(worse.denoiser)  # drawing",
+        "pass  # drawing",
+        f"{LIBRARY}::test_a_worse_model_stays_on_its_device",
+    ),
+    Fault(
+        "a model depends on the current folder",
+        "restore(trained(found).absolute(), weights)",
+        "restore(trained(found), weights)",
+        f"{LIBRARY}::test_a_model_loaded_by_a_relative_path_does_not_depend_on_the_current_folder",
+    ),
+    Fault(
+        "pictures of any type are edited",
+        "    if not picture.is_floating_point() or picture.ndim != 3:\n",
+        "    if False:\n",
+        f"{LIBRARY}::test_a_picture_that_is_not_floating_point_is_refused",
+    ),
     Fault("a large error of the first step is not noted", "if factor > LARGE:", "if False:", NOTED),
     Fault("a large error is noted despite a threshold", "inner.threshold is not None or ", "", NOTED),
     Fault("a large error is noted for samplers without it", " or not inner.uses_x0", "", NOTED),

@@ -103,7 +103,7 @@ FAULTS = [
     Fault("evaluate: the run's sampler is not inherited", "(recipe or {}).get(group) or ", "", f"{REPRODUCED}[ckpt]"),
     Fault(
         "evaluate: the seed and score settings are not exported",
-        ', "seed", "score", "label_dropout")',
+        ', "seed", "score", "label_dropout", "matmul_precision")',
         ")",
         f"{REPRODUCED}[safetensors]",
     ),

@@ -1,5 +1,7 @@
 """The library gives the same results as the commands; the core needs neither Hydra nor Lightning."""
 
+import contextlib
+import copy
 import functools
 import json
 import shutil
@@ -19,12 +21,16 @@ import diffusion
 from diffusion import console
 from diffusion.checkpoint.restore import build_denoiser
 from diffusion.console import Bar
-from diffusion.errors import UserError
+from diffusion.errors import NotFinite, UserError
 from diffusion.evaluation.drawing import Drawing
 from diffusion.library import Model
+from diffusion.metric.precision import settings_of_torch
+from diffusion.model import UNet
 from diffusion.process.denoiser import Denoiser, clip
+from diffusion.process.editing import SDEdit
 from diffusion.process.grid import karras
 from diffusion.process.guidance import AutoGuidance, ClassifierFree
+from diffusion.process.inpainting import RePaint
 from diffusion.process.objective import Simple
 from diffusion.process.prediction import X0
 from diffusion.process.sampler import DDIM, Heun
@@ -308,6 +314,7 @@ def test_pictures_and_masks_can_be_images_and_arrays(model, photos, tmp_path):
         (lambda m: m.edit(torch.zeros(3, 8, 8, dtype=torch.uint8), "x"), "strength='x': expected a number above 0"),
         (lambda m: m.inpaint(np.zeros((8, 8, 3), np.uint8), np.eye(8) > 0, 3), "method=3: expected a name such as rep"),
         (lambda m: m.interpolate(0, 1, seed=3), "seed: an interpolation has two seeds"),
+        (lambda m: m.interpolate(0, 1, labels=[0, 1]), r"labels=builtins.list: an interpolation has one class"),
     ],
 )
 def test_invalid_arguments_of_edits_are_refused(model, call, words):
@@ -405,6 +412,82 @@ class Constant(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         return self.picture.expand(len(x), -1, -1, -1)
+
+
+def test_samples_are_drawn_in_evaluation_mode_and_in_the_precision_of_the_run(model, monkeypatch):
+    forward, seen = UNet.forward, set()
+
+    def noted(self, *args, **kwargs):
+        seen.add((self.training, *(each.fp32_precision for each in settings_of_torch())))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(UNet, "forward", noted)
+    before = [each.fp32_precision for each in settings_of_torch()]
+    exact = replace(model.restored, config=model.restored.config | {"matmul_precision": "highest"})
+    model.denoiser.train()
+    replace(model, restored=exact).sample(2)
+    assert seen == {(False, "ieee", "ieee", "ieee", "ieee")}
+    assert model.denoiser.training
+    assert [each.fp32_precision for each in settings_of_torch()] == before
+    model.denoiser.eval()
+
+
+def test_a_model_loaded_by_a_relative_path_does_not_depend_on_the_current_folder(two_steps, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_steps.parent)
+    monkeypatch.setenv("HOME", str(two_steps.parent))
+    for path in (two_steps.name, f"~/{two_steps.name}"):
+        assert diffusion.load(path, device="cpu").restored.path == two_steps / "checkpoints/last.ckpt"
+
+
+def test_a_worse_model_stays_on_its_device(model):
+    worse = replace(model, restored=copy.deepcopy(model.restored))
+    away = replace(model, device=torch.device("meta"))
+    with contextlib.suppress(NotImplementedError):  # such as copying from the meta device
+        away._drawing(guidance="auto", worse=worse)
+    assert {weight.device.type for weight in worse.denoiser.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(("precision", "advice"), [(None, ""), ("16-mixed", "; float16 may overflow: use")])
+def test_samples_that_are_not_finite_are_refused(model, precision, advice):
+    broken = replace(model, restored=copy.deepcopy(model.restored))
+    next(broken.denoiser.parameters()).data.fill_(torch.nan)
+    with pytest.raises(NotFinite, match=rf"^2 of 2 samples are not finite{advice}"):
+        broken.sample(2, precision=precision)
+    drawing = replace(broken._drawing(), finite=False)
+    with console.console.capture() as said:
+        drawing(broken.denoiser, 2, torch.device("cpu"))
+    assert "warning: 2 of 2 samples are not finite; these pixels are black" in said.get()
+
+
+def test_numbers_of_numpy_are_accepted(model, two_steps):
+    picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    assert torch.equal(model.edit(picture, np.float32(0.5), n=1), model.edit(picture, 0.5, n=1))
+
+
+@pytest.mark.parametrize("argument", ["features", "metrics"])
+def test_choices_of_a_score_are_names(argument):
+    images = torch.zeros(8, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(UserError, match=f"^{argument}=builtins.list: expected a name such as"):
+        diffusion.score(images, images, **{"device": "cpu", argument: ["fd"]})
+
+
+def test_a_picture_that_is_not_floating_point_is_refused():
+    picture, known = torch.zeros(3, 8, 8), torch.eye(8) > 0
+    for call in (
+        lambda: SDEdit(0.5)(DDIM(steps=2), picture.to(torch.uint8)),
+        lambda: RePaint()(DDIM(steps=2), picture.to(torch.uint8), known),
+        lambda: SDEdit(0.5)(DDIM(steps=2), picture[None]),
+    ):
+        with pytest.raises(UserError, match=r"^picture: got .* expected floating point \(C, H, W\) in \[−1, 1\]"):
+            call()
+    with pytest.raises(UserError, match=r"^mask: got float32; expected bool"):
+        RePaint()(DDIM(steps=2), picture, known.float())
+
+
+def test_streams_on_another_device_than_the_images_are_refused():
+    denoiser = Denoiser(Constant(), cosine(), X0())
+    with pytest.raises(UserError, match=r"the streams are on cpu and the images on meta; pass device=x.device"):
+        Simple()(denoiser, torch.zeros(2, 3, 8, 8, device="meta"), Streams.of(2, "train", 0))
 
 
 def test_any_network_trains_in_a_plain_loop():

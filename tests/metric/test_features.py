@@ -2,6 +2,9 @@ import hashlib
 import logging
 import os
 import socket
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from urllib.error import URLError
 
@@ -20,7 +23,7 @@ from diffusion.files import PACKAGE
 from diffusion.metric import features
 from diffusion.metric.digest import digest
 from diffusion.metric.features import FeatureExtractor, FeaturesUnavailable, Inception, Lite0, auto
-from diffusion.metric.precision import set_precision
+from diffusion.metric.precision import set_precision, settings_of_torch
 from diffusion.metric.reference import reference_statistics
 from diffusion.metric.score import score
 
@@ -237,16 +240,29 @@ def test_features_are_computed_with_exact_products_in_any_run(lite0: Lite0, monk
     features, seen = Lite0.features, []
 
     def noted(self: Lite0, images: Tensor) -> Tensor:
-        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        seen.append([each.fp32_precision for each in settings_of_torch()])
         return features(self, images)
 
     monkeypatch.setattr(Lite0, "features", noted)
     before = torch.get_float32_matmul_precision()
     set_precision("medium")
     lite0(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    assert (seen, after) == ([("highest", False)], ("medium", True))
+    assert seen == [["ieee"] * 4]
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     set_precision(before)
+
+
+def test_features_can_be_computed_after_a_program_has_used_torchs_newer_settings() -> None:
+    """In a process of its own: torch then refuses to tell its older settings."""
+    program = """
+        import torch
+        from diffusion.metric.precision import products
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        with products("highest"):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
