@@ -69,7 +69,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
-        streams.check(x0)
+        if isinstance(streams, Streams):  # others may draw noise of any shape
+            streams.check(x0)
         t, importance = self.timesteps(denoiser.schedule, streams)
         eps = self.noise(x0, streams)
         schedule = denoiser.schedule.at(t, getattr(self.timesteps, "on_rows", False))
