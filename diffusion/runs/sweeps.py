@@ -23,8 +23,9 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the sweeper starts."""
         HydraConfig.instance().set_config(config)
+        OmegaConf.set_readonly(config.hydra, None)  # which `set_config` has made read-only for the other callbacks
         folder = config.hydra.sweep.dir
-        with read_write(config.hydra):  # `set_config` makes it read-only
+        with read_write(config):
             config.hydra.sweep.dir = folder
             if not any(word.startswith("hydra.sweep.dir=") for word in config.hydra.overrides.hydra):
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_value(folder)}")  # for each job
