@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         from diffusion.console import count
         from diffusion.report.compare import compare, gather  # imports scipy and matplotlib, so only when needed
         from diffusion.report.comparison import write
-        from diffusion.report.sweep import is_sweep
+        from diffusion.runs.folder import is_sweep
 
         comparison = compare(gather(asked.folders), asked.mixed)
         stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"

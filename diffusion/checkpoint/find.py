@@ -9,7 +9,7 @@ from diffusion.config.schema import Precision
 from diffusion.console import console, count
 from diffusion.errors import UserError
 from diffusion.metric.precision import set_precision
-from diffusion.runs.folder import Run, jobs_of, runs_below
+from diffusion.runs.folder import Run, is_sweep, jobs_of, runs_below
 from diffusion.runs.record import RunRecord
 
 
@@ -116,7 +116,7 @@ def _read(path: Path) -> Found:
 
 def newest_beside(folder: Path, complete: bool, name: str) -> Path | None:
     """The most recently saved sibling run of this name that is not alive. Complete runs count only if `complete`."""
-    if (folder.parent / "multirun.yaml").exists():
+    if is_sweep(folder.parent):
         return None
     saved: dict[Path, int] = {}
     for run in folder.parent.glob("*"):

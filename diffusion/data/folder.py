@@ -42,20 +42,8 @@ from diffusion.randomness import seed_for
 
 USUAL_TILES = 70  # per photograph: the 37 bundled ones have 2591
 SCORED = 4  # images that scores need
-UNREADABLE = {
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".dng",
-    ".nef",
-    ".cr2",
-    ".cr3",
-    ".arw",
-    ".raf",
-    ".orf",
-    ".rw2",
-    ".exr",
-}  # images
+# Extensions of image formats that Pillow does not read.
+UNREADABLE = {".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".exr"}
 
 Share = Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)]
 

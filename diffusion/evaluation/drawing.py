@@ -49,7 +49,7 @@ class Drawing:
 
     With `between`, a pair of seeds, the images interpolate from image 0 of the first seed to image 0 of the second.
     `precision` is that of the network's products: one of `MIXED`, or None for that of the weights. Samples that are not
-    finite, which become black, are an error if `finite`; otherwise, as in training, a warning is printed.
+    finite are an error if `finite`; otherwise, as in training, a warning is printed.
     """
 
     sampler: Sampler
@@ -159,7 +159,7 @@ class Drawing:
         problem = f"{wrong} of {count(len(x0), 'sample')} are not finite{advice}"
         if self.finite:
             raise NotFinite(problem)
-        console.print(f"warning: {problem}; these pixels are black", style="yellow")
+        console.print(f"warning: {problem}", style="yellow")
 
     def conditions(self, denoiser: Denoiser, n: int) -> dict[str, Tensor]:
         """The network's inputs besides x_t and t, for n samples. Raises UserError for an unknown class.

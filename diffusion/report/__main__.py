@@ -39,8 +39,8 @@ def report(folder: Path, config_dir: str | None = None) -> None:
         raise UserError(f"{folder}: no such folder; expected the folder of a run or of a sweep, such as outputs/NAME")
     from diffusion.config.choices import searching
     from diffusion.report.page.document import NAME
-    from diffusion.report.sweep import compare_jobs, is_sweep
-    from diffusion.runs.folder import is_run, runs_below
+    from diffusion.report.sweep import compare_jobs
+    from diffusion.runs.folder import is_run, is_sweep, runs_below
 
     if is_run(folder):
         with importing():

@@ -13,11 +13,6 @@ from diffusion.config import messages
 from diffusion.console import console as standard
 
 
-def is_sweep(folder: Path) -> bool:
-    """Whether Hydra made the folder for the jobs of a sweep."""
-    return (folder / "multirun.yaml").is_file()
-
-
 def compare_jobs(folder: Path, console: Console | None = standard) -> list[Path]:
     """Write the comparison of the sweep in `folder` and return its files. Raises UserError if there are no jobs."""
     from diffusion.report.compare import compare, gather  # scipy and matplotlib would slow the start of every command

@@ -19,6 +19,7 @@ from diffusion.runs.metrics import Metrics, read_metrics
 from diffusion.runs.record import RunRecord
 
 CONFIGS = ("config.yaml", ".hydra/config.yaml")  # written by the run, resolved; written by Hydra before the run
+SWEEP = "multirun.yaml"  # marks the folder of a sweep
 SCORES = "scores.json"
 PARTS = ("run.json", "metrics.csv", SCORES, *CONFIGS)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser is ten times faster
@@ -161,11 +162,16 @@ def runs_below(folder: Path) -> Iterator[Path]:
             waiting += sorted(inside, key=natural_order, reverse=True)
 
 
+def is_sweep(folder: Path) -> bool:
+    """Whether the folder was made for the jobs of a sweep."""
+    return (folder / SWEEP).is_file()
+
+
 def sweep_of(folder: Path) -> str | None:
     """NAME/sweep-TIME, the last parts of the path of the sweep that a run belongs to; None for other runs."""
     file = folder / ".hydra/hydra.yaml"
     job = file.is_file() and re.search(r"^  mode: MULTIRUN$", file.read_text(errors="replace"), re.MULTILINE)
-    return "/".join(folder.parts[-3:-1]) if job or (folder.parent / "multirun.yaml").exists() else None
+    return "/".join(folder.parts[-3:-1]) if job or is_sweep(folder.parent) else None
 
 
 def natural_order(path: Path) -> list[tuple[int, str]]:

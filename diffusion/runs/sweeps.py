@@ -9,8 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion.config.quoting import hydra_value
-
-MARK = "multirun.yaml"  # the file that Hydra's basic sweeper writes into a sweep's folder
+from diffusion.runs.folder import SWEEP
 
 
 class SweepFolder(Callback):
@@ -31,4 +30,4 @@ class SweepFolder(Callback):
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir={hydra_value(folder)}")  # for each job
         with contextlib.suppress(OSError):  # Hydra reports that it cannot write there
             Path(folder).mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(config, Path(folder) / MARK)
+            OmegaConf.save(config, Path(folder) / SWEEP)

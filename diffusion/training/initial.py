@@ -131,8 +131,8 @@ def _print_seen_images(changed: str, theirs: Any, own: Mapping[str, Any]) -> Non
 
 def _print_other_classes(theirs: Sequence[str], own: Sequence[str]) -> None:
     """Warn if the same number of classes has other names: the weights belong to class numbers."""
-    if len(theirs) == len(own) and (others := [i for i, name in enumerate(own) if name != theirs[i]]):
-        i = others[0]
+    differing = (i for i, name in enumerate(own) if name != theirs[i])
+    if len(theirs) == len(own) and (i := next(differing, None)) is not None:
         console.print(
             f"  its class {i} is {theirs[i]!r}, and here {own[i]!r}: weights of classes are copied by number, and must "
             "adapt",

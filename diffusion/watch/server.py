@@ -22,8 +22,7 @@ from diffusion.report.page.document import as_json, document
 from diffusion.report.page.index import entry_of, index_page, relative
 from diffusion.report.page.run import recipe_of, run_page
 from diffusion.report.page.study import is_study, study_page
-from diffusion.report.sweep import is_sweep
-from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, runs_below
+from diffusion.runs.folder import CONFIGS, PARTS, Run, is_run, is_sweep, runs_below
 from diffusion.runs.record import RunRecord
 
 REFRESH = 3.0  # seconds between the polls of a page

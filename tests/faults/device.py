@@ -158,6 +158,12 @@ FAULTS = [
         "step",
         "test_step_counts_are_moved_to_where_a_resumed_optimizer_needs_them",
     ),
+    fault(
+        "restored step counts are not moved",
+        "        match_devices(optimizer)\n",
+        "",
+        "test_step_counts_are_moved_once_the_settings_of_a_resumed_run_are_known",
+    ),
     Fault("a process of a killed run continues", "            _watch_launcher(_leave)\n", "", f"{GPUS}::{ENDS}"),
     Fault(
         "a process of a run in a sweep ends, because the sweep did not start it",

@@ -68,7 +68,7 @@ FAULTS = [
     ),
     Fault(
         "sweeps: a search is not recognized as a sweep",
-        "            OmegaConf.save(config, Path(folder) / MARK)\n",
+        "            OmegaConf.save(config, Path(folder) / SWEEP)\n",
         "",
         f"{SWEEP_FOLDER}::test_a_failed_trial_does_not_end_a_search",
     ),

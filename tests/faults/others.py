@@ -176,8 +176,8 @@ FAULTS = [
     ),
     Fault(
         "init: classes with other names are not reported",
-        "if len(theirs) == len(own) and (others",
-        "if False and (others",
+        "if len(theirs) == len(own) and (i :=",
+        "if False and (i :=",
         f"{INIT}::test_classes_with_other_names_than_those_of_the_model_are_reported",
     ),
 ]

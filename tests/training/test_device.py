@@ -336,6 +336,15 @@ def test_step_counts_are_moved_to_where_a_resumed_optimizer_needs_them(away):
         assert optimizer.state[weight]["step"].device == torch.device(now)
 
 
+def test_step_counts_are_moved_once_the_settings_of_a_resumed_run_are_known(command, tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr("diffusion.training.module.match_devices", lambda o: seen.append(o.param_groups[0]["fused"]))
+    for words in (["trainer.max_steps=1"], ["trainer.max_steps=2", "+optimizer.fused=true", "ckpt=auto"]):
+        status, out, err = command("train", [*tiny, "samples.n=0", "hydra.run.dir=run", *words])
+        assert status == 0, out + err
+    assert seen == [None, True]
+
+
 def test_a_step_skipped_by_the_guard_updates_nothing(command, tiny, monkeypatch, tmp_path):
     step, skipped, averages = Diffusion.training_step, [0, 8, 11], []
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from diffusion.report.sweep import is_sweep
 from diffusion.runs import naming
+from diffusion.runs.folder import is_sweep
 from diffusion.runs.record import RunRecord
 
 SHORT = ["trainer.max_steps=1", "samples.n=0"]

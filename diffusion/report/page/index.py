@@ -11,8 +11,7 @@ from diffusion.errors import UserError
 from diffusion.report.compare import comparable
 from diffusion.report.lines import line
 from diffusion.report.page import pictures
-from diffusion.report.sweep import is_sweep
-from diffusion.runs.folder import Run, command_of, natural_order, runs_below
+from diffusion.runs.folder import Run, command_of, is_sweep, natural_order, runs_below
 
 IMAGES = 4
 
