@@ -26,7 +26,10 @@ def trained(ckpt: str | Path) -> Path:
     Raises UserError if there is none.
     """
     if str(ckpt) != "last":
-        return of_run(Path(ckpt))
+        path = of_run(Path(ckpt))
+        if path.name == "best.ckpt" and Path(ckpt).is_dir():
+            console.print(f"ckpt={ckpt}: its last checkpoint was removed; this is best.ckpt, with the lowest val/mse")
+        return path
     runs = runs_below(Path("outputs")) if Path("outputs").is_dir() else ()
     if not (saved := {run: time for run in runs if (time := _saved(run, weights=True))}):
         raise UserError("ckpt=last: no run in outputs has a checkpoint; name a run's folder, or a checkpoint")

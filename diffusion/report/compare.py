@@ -133,13 +133,17 @@ def _finished(run: Run) -> float:
 
 
 def _mixed_steps(rows: Iterable[Row]) -> list[str]:
-    """A warning for each row of evaluations whose seeds were trained for different numbers of steps."""
+    """A warning for each row whose seeds were trained for different numbers of steps."""
     found = []
     for row in rows:
         steps: dict[Any, Run] = {}
         for run in row.runs:
-            if "step" in run.config and Path(str(run.config.get("ckpt"))).name != BEST:
-                steps.setdefault(run.config["step"], run)
+            if "trainer" in run.config:
+                step = run.info.get("steps")
+            else:
+                step = run.config.get("step") if Path(str(run.config.get("ckpt"))).name != BEST else None
+            if step is not None:
+                steps.setdefault(step, run)
         if len(steps) > 1:
             listed = " and ".join(f"{step} in {run.folder}" for step, run in steps.items())
             found.append(f"seeds in one row were trained for different numbers of steps: {listed}")

@@ -6,6 +6,7 @@ jobs that are not complete.
 """
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -63,13 +64,19 @@ def run_job(settings: Train, folder: Path) -> Any:
     record = RunRecord(folder)
     if is_complete(record, settings):
         console.print(f"{folder} is already complete")
-        return record.content.get("result")
+        return result_of(record)
     settings = after_requeue(continued(settings, record), folder)
     record = claim(folder)
     if settings.ckpt is None:
         discard(folder)
     write_config(settings, folder)
     return wait_for_process(folder, record.lock)
+
+
+def result_of(record: RunRecord) -> float | None:
+    """The result of a complete run. Without a number, which Optuna counts as a failed trial, it is None, not NaN."""
+    result: float | None = record.content.get("result")
+    return None if result is None or math.isnan(result) else result
 
 
 def after_requeue(settings: Train, folder: Path) -> Train:
@@ -205,7 +212,7 @@ def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:
             record.write()
         raise Interrupted(received[0])
     if status == 0 and record.content.get("state") == "complete":
-        return record.content.get("result")
+        return result_of(record)
     if record.content.get("state") in (None, "running", "complete"):
         stopped = status - 128 in early_signals.CAUGHT or -status in early_signals.CAUGHT  # it had no handler yet
         record.content |= {"state": "interrupted" if stopped else "failed", "reason": describe_exit(status)}

@@ -55,7 +55,7 @@ def check_search(config: DictConfig) -> None:
     name, direction = config.sweep.score, config.hydra.sweeper.get("direction")
     error = any(word in name for word in ERRORS)
     larger = False if error else Score(name.partition("/")[2], 0.0, None).higher_is_better
-    wanted = {"minimize": True, "maximize": False}.get(getattr(direction, "name", str(direction)))
+    wanted = {"minimize": True, "maximize": False}.get(direction_name(direction))
     if larger is not None and wanted == larger:
         better, fix = ("higher", "maximize") if larger else ("lower", "minimize")
         raise UserError(f"sweep.score={name}: {better} is better; set hydra.sweeper.direction={fix}")
@@ -75,6 +75,11 @@ def check_search(config: DictConfig) -> None:
         )
 
 
+def direction_name(direction: Any) -> str:
+    """The name of a direction, which is an enumeration of Hydra's plugin or of Optuna, or a word."""
+    return getattr(direction, "name", str(direction)).lower()
+
+
 def searched(config: DictConfig) -> Iterator[str]:
     """Yield the settings in which the trials of a search differ."""
     for override in OverridesParser.create().parse_overrides([*config.hydra.overrides.task]):
@@ -88,22 +93,25 @@ class ResumeStudy(Callback):
 
     Otherwise, Hydra's plugin would run `n_trials` more, and a seeded sampler would repeat the first ones. Trials that
     were running when their process ended are run again first, with the same values: their jobs then resume in their
-    folders. Applies to a study with a `study_name` in a `storage`.
+    folders. Applies to a study with a `study_name` in a `storage`. A study keeps its `sweep.score` and direction.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Called before the sweeper is created."""
+        """Called before the sweeper is created. Exits with one line and status 2 on failure, like `CheckSearch`."""
         sweeper = config.hydra.sweeper
         if "study_name" not in sweeper or not (sweeper.study_name and sweeper.storage):
             return
+        if status := exit_status(partial(self.resume, config), "check hydra.sweeper.storage"):
+            sys.exit(status)
+
+    def resume(self, config: DictConfig) -> None:
+        """Adapt the number of trials, and repeat the stopped ones."""
         import optuna
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # the storage's library lists its plugins
-        try:
-            study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
-        except KeyError:
-            return  # a new study
+        sweeper, study = config.hydra.sweeper, study_of(config)
         trials, states, wanted, again = study.trials, optuna.trial.TrialState, sweeper.n_trials, []
+        if not trials:
+            return
         complete = sum(trial.state == states.COMPLETE for trial in trials)
         with read_write(config):
             sweeper.n_trials = max(0, wanted - complete)
@@ -122,6 +130,27 @@ class ResumeStudy(Callback):
             f"study {sweeper.study_name}: {complete} of {count(wanted, 'trial')} complete"
             + (f"; running {count(len(again), 'stopped trial')} again" if again else "")
         )
+
+
+def study_of(config: DictConfig) -> Any:
+    """The Optuna study of a search, created if it is new. Raises UserError if it optimizes something else."""
+    import optuna
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the storage's library lists its plugins
+    sweeper, score, direction = config.hydra.sweeper, config.sweep.score, direction_name(config.hydra.sweeper.direction)
+    name, storage = sweeper.study_name, sweeper.storage
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        study = optuna.create_study(study_name=name, storage=storage, direction=direction)
+        study.set_user_attr("score", score)
+    before = study.user_attrs.get("score", score), direction_name(study.direction)
+    if before != (score, direction):
+        raise UserError(
+            f"hydra.sweeper.study_name={name}: this study has sweep.score={before[0]} and "
+            f"hydra.sweeper.direction={before[1]}; resume it with them, or begin another study for {score}"
+        )
+    return study
 
 
 def has_ended(params: Mapping[str, Any], sweep: Path) -> bool:

@@ -384,6 +384,18 @@ FAULTS = [
         "wanted)",
         STUDY,
     ),
+    Fault(
+        "Optuna: a study mixes two objectives",
+        "if before != (score, direction):",
+        "if False:",
+        "training/test_search.py::test_a_study_keeps_its_objective",
+    ),
+    Fault(
+        "Optuna: a result that is not a number leaves a trial unfinished",
+        "None if result is None or math.isnan(result) else result",
+        "result",
+        "training/test_search.py::test_a_result_that_is_not_a_number_is_none",
+    ),
     Fault("Optuna: a resumed study repeats its first draws", "sweeper.sampler.seed += len(trials)", "pass", STUDY),
     Fault("Optuna: a stopped trial is not run again", "study.enqueue_trial(trial.params)", "pass", STUDY),
     Fault("Optuna: a trial that another process runs is run again", "RunRecord(folder).state in ENDED", "True", SEARCH),

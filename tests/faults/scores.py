@@ -364,7 +364,18 @@ FAULTS = [
         "if False:\n            listed",
         f"{RECIPES}::{STEPS}",
     ),
-    Fault("compare: the step of best.ckpt gives a warning", ".name != BEST:", ":", f"{RECIPES}::{STEPS}"),
+    Fault(
+        "compare: the step of best.ckpt gives a warning",
+        'if Path(str(run.config.get("ckpt"))).name != BEST else None',
+        "",
+        f"{RECIPES}::{STEPS}",
+    ),
+    Fault(
+        "compare: training runs that ended at different steps give no warning",
+        'step = run.info.get("steps")',
+        "step = None",
+        f"{RECIPES}::test_training_runs_that_ended_at_different_steps_give_a_warning",
+    ),
     Fault(
         "compare: two steps of one model are averaged like two samplings",
         "[str(run.trained) for run in runs]",

@@ -178,6 +178,16 @@ def test_seeds_trained_for_different_numbers_of_steps_give_a_warning(evaluation:
     assert compare(gather(rows)).warnings == []
 
 
+def test_training_runs_that_ended_at_different_steps_give_a_warning(seeds: Any) -> None:
+    folders = seeds("a", 1e-3, [10.0, 12.0])
+    assert compare(gather(folders)).warnings == []
+    for folder, step in zip(folders, (50, 60), strict=True):
+        info = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(info | {"steps": step}))
+    line = f"seeds in one row were trained for different numbers of steps: 50 in {folders[0]} and 60 in {folders[1]}"
+    assert line in compare(gather(folders)).warnings
+
+
 def test_evaluations_get_rows_by_sampler_and_reference_and_old_ones_by_checkpoint(
     evaluation: Any,
 ) -> None:

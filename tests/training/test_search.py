@@ -7,6 +7,7 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
+from diffusion.runs.jobs import result_of
 from diffusion.runs.metrics import read_metrics
 from diffusion.runs.naming import job_folder
 from diffusion.runs.optuna import ResumeStudy
@@ -83,8 +84,9 @@ def states_after_restart(sweep, sampler="TPESampler", left=1, **params):
     trial = optuna.trial.create_trial(state=running, params=params, distributions=space)
     optuna.create_study(study_name="s", storage=storage).add_trial(trial)
     sampler = {"_target_": f"optuna.samplers.{sampler}"}
-    sweeper = {"study_name": "s", "storage": storage, "n_trials": left, "sampler": sampler}
-    config = OmegaConf.create({"hydra": {"sweeper": sweeper, "sweep": {"dir": str(sweep)}}})
+    sweeper = {"study_name": "s", "storage": storage, "n_trials": left, "sampler": sampler, "direction": "minimize"}
+    hydra = {"sweeper": sweeper, "sweep": {"dir": str(sweep)}}
+    config = OmegaConf.create({"hydra": hydra, "sweep": {"score": "val/mse"}})
     ResumeStudy().on_multirun_start(config)
     return [trial.state.name for trial in optuna.load_study(study_name="s", storage=storage).trials]
 
@@ -109,3 +111,22 @@ def test_a_search_repeats_a_trial_only_if_its_job_has_ended(tmp_path):
     assert states_after_restart(tmp_path, lr=0.5) == ["FAIL", "WAITING"]
     assert states_after_restart(tmp_path, lr=0.5, left=0) == ["RUNNING"]
     assert states_after_restart(tmp_path, lr=0.5, sampler="GridSampler") == ["RUNNING"]
+
+
+def test_a_study_keeps_its_objective(command, tiny, tmp_path):
+    stored = ["hydra.sweeper.study_name=s", f"hydra.sweeper.storage=sqlite:///{tmp_path}/s.db", "samples.n=0"]
+    words = [*SEARCH, *tiny, *stored, "trainer.max_steps=1", "optimizer.lr=interval(1e-4,1e-2)"]
+    assert command("train", words)[0] == 0
+    status, out, err = command("train", [*words, "hydra.sweeper.n_trials=2", "sweep.score=gap/mse"])
+    assert status == 2, out + err
+    assert "this study has sweep.score=val/mse and hydra.sweeper.direction=minimize;" in err
+    status, out, err = command("train", [*words, "hydra.sweeper.n_trials=2"])
+    assert status == 0, out + err
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_result_that_is_not_a_number_is_none(tmp_path):
+    assert result_of(RunRecord(tmp_path, {"result": float("nan")})) is None
+    assert result_of(RunRecord(tmp_path, {"result": 0.5})) == 0.5
+    assert result_of(RunRecord(tmp_path, {})) is None
