@@ -158,6 +158,8 @@ def _unet_node(theirs: Fields, layers: int) -> dict[str, Any]:
     if differing[kind]:
         theirs.refuse(differing[kind][0], f"{STYLES[kind][differing[kind][0]]!r}, as in a {kind.__name__}")
     channels, groups = theirs.wholes("block_out_channels"), theirs.whole("norm_num_groups")
+    if channels[0] % 2:
+        theirs.refuse("block_out_channels", "an even first width, for the sines and cosines of the time")
     theirs.one_of("time_embedding_dim", [None, 4 * channels[0]])
     theirs.one_of("attn_norm_num_groups", [groups] if kind is ADMUNet else [None, groups])
     blocks = theirs.whole("layers_per_block")

@@ -96,6 +96,10 @@ def _sampling(sampler: Sampler, learned: bool) -> dict[str, Any]:
             f"sampler.steps={sampler.steps}: diffusers rounds the times differently for a number that does not "
             f"divide {STEPS}; choose --sampler ddim or --sampler ancestral"
         )
+    if spacing == "linspace" and sampler.steps == 1:
+        raise UserError(
+            "sampler.steps=1: on the grid linspace, diffusers' only step begins at t = 0; choose more steps"
+        )
     found: dict[str, Any] = {"timestep_spacing": spacing, **_threshold(sampler)}
     if isinstance(sampler, DDIM):
         return {"_class_name": DDIM_NAME, **OWN_DEFAULTS[DDIM_NAME], **found}

@@ -1,6 +1,6 @@
 """Read and write models as diffusers pipeline folders, without diffusers: JSON and safetensors, no executable code.
 
-    model_index.json                               the classes of the parts
+    model_index.json                               the classes of the parts (which may also lie beside it)
     unet/config.json                               or transformer/, for a DiT
     unet/diffusion_pytorch_model.safetensors
     scheduler/scheduler_config.json
@@ -32,13 +32,13 @@ from diffusion.config.composition import composed, plain
 from diffusion.errors import UserError, first_line
 from diffusion.files import replacing
 from diffusion.model.diffusers import from_diffusers, to_diffusers
-from diffusion.pixels import resolution_of
+from diffusion.pixels import MODES, resolution_of
 from diffusion.process.denoiser import Denoiser
 from diffusion.process.sampler import Sampler
 from diffusion.process.variance import learned_range
 
 INDEX, WEIGHTS = "model_index.json", "diffusion_pytorch_model.safetensors"
-LIBRARY, VERSION = "diffusers", "0.30.0"  # the oldest version known to read our folders
+LIBRARY, VERSION = "diffusers", "0.32.2"  # the oldest version known to draw the same images from our folders
 LARGEST_SIDE = 1 << 12  # of an image, in pixels
 PIPELINES = {schedulers.DDPM_NAME: "DDPMPipeline", schedulers.DDIM_NAME: "DDIMPipeline"}
 CLASSES = "time.classes.weight"
@@ -53,7 +53,12 @@ def is_folder(path: Path) -> bool:
 
 def weights_file(folder: Path) -> Path:
     """The file of the network's weights."""
-    return next((file for part in networks.PART.values() if (file := folder / part / WEIGHTS).exists()), folder)
+    return next((file for part in networks.PART.values() if (file := _part(folder, part) / WEIGHTS).exists()), folder)
+
+
+def _part(folder: Path, name: str) -> Path:
+    """The folder of a pipeline's part; if there is none, the pipeline's own, as in google/ddpm-cat-256."""
+    return folder / name if (folder / name).is_dir() else folder
 
 
 def write(
@@ -146,13 +151,14 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
 
     Raises UserError, before memory is allocated, for parts that are missing, malformed, or have no counterpart here.
     """
-    name = _network_of(Fields.read(folder / INDEX))
-    of_network = Fields.read(folder / networks.PART[name] / "config.json")
-    of_scheduler = Fields.read(folder / "scheduler" / "scheduler_config.json")
+    index = Fields.read(folder / INDEX)
+    name = _network_of(index)
+    of_network = Fields.read(_part(folder, networks.PART[name]) / "config.json")
+    of_scheduler = Fields.read(_part(folder, "scheduler") / "scheduler_config.json")
     defaults = networks.UNET_DEFAULTS if name == networks.UNET else networks.DIT_DEFAULTS
     net = Fields({**defaults, **of_network.values}, of_network.where)
     net.one_of("_class_name", [name])
-    file = folder / networks.PART[name] / WEIGHTS
+    file = _part(folder, networks.PART[name]) / WEIGHTS
     metadata, weights = _weights(file)
     if metadata.get(OF) == _hash(of_network.values, of_scheduler.values):
         try:
@@ -166,6 +172,9 @@ def read(folder: Path, prefix: str) -> dict[str, Any]:
         contents = _foreign(net, schedulers.with_defaults(of_scheduler), weights)
         model = contents["config"]["model"]
         contents["config"] = yaml.safe_dump(contents["config"])
+    listed, kind = index.values.get("scheduler"), of_scheduler.values.get("_class_name")
+    if isinstance(listed, list) and listed[-1:] != [kind]:
+        index.refuse("scheduler", f"{[LIBRARY, kind]}, the class in {of_scheduler.where}")
     _check_shapes(weights, model, net)
     return contents | {"state_dict": {prefix + key: value for key, value in weights.items()}}
 
@@ -195,7 +204,10 @@ def _weights(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     if not file.is_file():
         others = sorted(each.name for each in file.parent.glob("*.bin"))
         pickled = f" ({others[0]} is a pickle, which could run code)" if others else ""
-        raise UserError(f"{file}: no such file{pickled}; only safetensors in a single file are supported")
+        raise UserError(
+            f"{file}: no such file{pickled}; only safetensors in a single file are supported, as written by diffusers' "
+            "DiffusionPipeline.from_pretrained(FOLDER).save_pretrained(NEW)"
+        )
     try:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
@@ -220,6 +232,10 @@ def _modern(key: str) -> str:
 def _foreign(net: Fields, scheduler: Fields, weights: dict[str, Tensor]) -> dict[str, Any]:
     """The contents of a checkpoint, without weights, from a folder's JSON. `weights` are adapted to the network."""
     model = networks.model_node(net, len(weights))
+    if model["in_channels"] not in MODES:
+        net.refuse("in_channels", "1 (grey), 3 (RGB) or 4 (RGBA)")
+    if model["out_channels"] not in (model["in_channels"], 2 * model["in_channels"]):
+        net.refuse("out_channels", "as many as in_channels, or twice as many for a learned variance")
     table = weights.get(CLASSES)
     if model["classes"] and table is not None and table.ndim == 2:
         if net.values["_class_name"] == networks.UNET:

@@ -150,6 +150,8 @@ def evaluate(settings: Evaluate, folder: Path, discard: bool = False) -> None:
         evaluate_checkpoint(settings, folder, discard)
     elif settings.bits:
         raise UserError("bits: images alone have no likelihood; set ckpt=CHECKPOINT, or remove bits")
+    elif settings.by_class:
+        raise UserError("by_class=true: images alone have no classes; set ckpt=CHECKPOINT, or remove by_class")
     else:
         evaluate_images(settings, folder)
     console.print(f"  {folder / SCORES}")
@@ -260,7 +262,9 @@ def counts_of(data: ImageData, split: str, restored: Restored) -> dict[str, int]
 
 def evaluate_images(settings: Evaluate, folder: Path) -> None:
     """Score the images of a folder."""
-    device = choose_device(settings.device)
+    device, drawn = choose_device(settings.device), Path(str(settings.images)).expanduser()
+    if (drawn / "images.npz").is_file() and (drawn / "images").is_dir():
+        raise UserError(f"images={drawn}: it also holds a grid of the samples; set images={drawn / 'images'}")
     settings = completed(at_their_size(settings), None)
     images = folder_images(str(settings.images), settings.data, settings.n)
     scorer = make_scorer(settings, settings.data, len(images), folder, Ledger(folder), device)
@@ -363,6 +367,11 @@ def at_their_size(settings: Evaluate) -> Evaluate:
     if "_target_" in node or "resolution" in node or not root.is_dir() or (size := common_size(root)) is None:
         return settings  # errors in the folder are reported when it is read
     height, width = (min(side, max(1, round(side * SMALLEST / max(size)))) for side in size)
+    if (height, width) != tuple(size):
+        console.print(
+            f"the images are scored at {height}×{width}; 'data.resolution=[{size[0]},{size[1]}]' scores them in their "
+            "own size, compared with larger tiles of the reference"
+        )
     return settings.model_copy(update={"data": {**node, "resolution": resolution_of(height, width)}})
 
 

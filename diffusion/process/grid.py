@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Annotated
 
+import numpy as np
 import torch
 from annotated_types import Gt
 from torch import Tensor
@@ -68,7 +69,9 @@ def linspace(schedule: Schedule, steps: int) -> Tensor:
     table = _table_steps(schedule, steps)
     if table is None:
         raise UserError("sampler: the grid `linspace` needs a discrete schedule; use grid@sampler.grid=uniform")
-    rows = 1 + torch.linspace(0, table - 1, steps, dtype=torch.float64).round().flip(0)
+    rows = 1 + torch.from_numpy(np.linspace(0, table - 1, steps).round()).flip(
+        0
+    )  # torch's differ by a bit, and so by a row
     rows[0] = table
     return torch.cat([rows / table, rows.new_zeros(1)])
 

@@ -20,7 +20,9 @@ from diffusion.data.module import SAME_DIVISION
 from diffusion.errors import UserError
 from diffusion.runs.metrics import measures
 
-WITHOUT_WEIGHTS = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")  # not visible in the weights
+# Settings of a network that its weights do not show; those of imported networks are null for the network's own default:
+CONFIGURED = ("groups", "head_dim", "heads")
+IMPORTED = ("norm_eps", "down_padding", "frequency_shift", "cosines_first")
 
 
 def with_initial(settings: Train) -> Train:
@@ -83,7 +85,7 @@ def start_from(init: str, network: nn.Module, config: Mapping[str, Any], data: I
         console.print(f"  {_counted(unused)} unused, such as {unused[0]}", style="yellow")
     theirs = plain_config(contents["config"], path)
     _print_differences(theirs, config)
-    _print_unseen_settings(theirs, network)
+    _print_unseen_settings(theirs, network, config["model"])
     if data is not None:
         _print_seen_images(what_changed(contents.get("images", {}), data.keys), theirs.get("data"), config["data"])
         _print_other_classes([*contents.get("labels", {})], data.classes)
@@ -107,11 +109,12 @@ def _print_differences(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> Non
         console.print(f"  it was trained with another {' and '.join(parts)} and must adapt to this one", style="yellow")
 
 
-def _print_unseen_settings(theirs: Mapping[str, Any], network: nn.Module) -> None:
+def _print_unseen_settings(theirs: Mapping[str, Any], network: nn.Module, own: Mapping[str, Any]) -> None:
     """Warn about network settings that differ although the weights fit."""
     model = theirs["model"] if isinstance(theirs.get("model"), Mapping) else {}
-    values = {key: model[key] for key in WITHOUT_WEIGHTS if model.get(key) is not None}
-    if shown := [f"model.{key}={value}" for key, value in values.items() if getattr(network, key, value) != value]:
+    other = [key for key in IMPORTED if model.get(key) is not None and getattr(network, key, model[key]) != model[key]]
+    other += [key for key in CONFIGURED if key in model and key in own and model[key] != own[key]]
+    if shown := [f"model.{key}={'null' if model[key] is None else model[key]}" for key in other]:
         console.print(
             f"  its network has {' '.join(shown)}, which its weights do not show; set the same values", style="yellow"
         )

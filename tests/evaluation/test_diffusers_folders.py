@@ -210,6 +210,7 @@ REFUSED = {
     "heun": (["sampler=heun"], "sampler: diffusers has no counterpart of Heun on the grid karras; "),
     "karras": (["grid@sampler.grid=karras"], "sampler: diffusers has no counterpart of DDIM on the grid karras; "),
     "linspace": (["grid@sampler.grid=linspace"], "sampler: diffusers has no counterpart of DDIM on the grid linspace"),
+    "one step": ([*ANCESTRAL, "grid@sampler.grid=linspace", "sampler.steps=1"], "sampler.steps=1: on the grid lins"),
     "seven steps": (["sampler.steps=7"], "sampler.steps=7: "),
     "large": ([*ANCESTRAL, "variance@sampler.variance=fixed_large"], "sampler: with 10 steps and the variance fixed_l"),
     "learned": ([*UNET, "model.out_channels=6"], "model.out_channels: of diffusers' samplers for U-Nets, only "),
@@ -327,6 +328,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "endless": (change(SCHEDULER, thresholding=True, sample_max_value=float("inf")), "sample_max_value is inf"),
     "no channels": (change(NET, block_out_channels=[]), "block_out_channels is []"),
     "groups": (change(NET, norm_num_groups=3), "not a multiple of model.groups=3"),
+    "two channels": (change(NET, in_channels=2), "in_channels is 2; expected 1 (grey), 3 (RGB) or 4 (RGBA)"),
+    "condition channels": (change(NET, in_channels=1), "out_channels is 3; expected as many as in_channels, or twice"),
+    "odd width": (change(NET, block_out_channels=[9, 16], norm_num_groups=1), "block_out_channels is [9, 16]; expe"),
+    "another scheduler": (change(INDEX, scheduler=["diffusers", "DDPMScheduler"]), "the class in"),
     "style": (change(NET, downsample_type="resnet"), "downsample_type is 'resnet'; expected 'conv', as in a UNet"),
     "shift": (change(NET, freq_shift=2), "freq_shift is 2; expected one of 0, 1"),
     "eps": (change(NET, norm_eps=0), "norm_eps is 0; expected a number from 1e-12 to 1"),
@@ -373,6 +378,21 @@ def test_an_invalid_folder_gives_a_one_line_error(name: str, sound: Path, tmp_pa
     assert reason in str(error.value)
     assert str(folder) in str(error.value)
     assert len(str(error.value)) < 500
+
+
+def test_a_folder_with_its_parts_beside_the_index_is_read(sound: Path, tmp_path: Path) -> None:
+    """As google/ddpm-cat-256 and others."""
+    folder = tmp_path / "x"
+    shutil.copytree(sound, folder)
+    for part in ("unet", "scheduler"):
+        for file in (folder / part).iterdir():
+            file.rename(folder / file.name)
+        (folder / part).rmdir()
+    nested, flat = restore(sound), restore(folder)
+    assert diffusers_folder.weights_file(folder).parent == folder
+    assert flat.config["sampler"] == nested.config["sampler"]
+    state = flat.denoiser.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in nested.denoiser.state_dict().items())
 
 
 def test_our_metadata_is_ignored_if_another_file_has_changed(sound: Path, tmp_path: Path) -> None:

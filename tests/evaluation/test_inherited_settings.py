@@ -175,7 +175,8 @@ def test_an_unusable_image_folder_gives_a_one_line_error(command, drawn, tmp_pat
         Image.new("RGB", (side, side)).save(tmp_path / f"two/{side}.png")
     for folder, words, expected in (
         (tmp_path / "two", [], "(8.png is 8x8, 9.png is 9x9)"),
-        (drawn, [], "its images have different sizes (grid.png is "),
+        (drawn, [], f"it also holds a grid of the samples; set images={drawn}/images"),
+        (drawn, ["data=folder", f"data.root={drawn}", "data.resolution=8"], "it also holds a grid of the samples"),
         (drawn / "images", ["n=10"], "n=10: "),
         (tmp_path / "nowhere", [], "images="),
         (drawn / ".hydra", [], "set images to a folder"),

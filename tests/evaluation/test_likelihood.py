@@ -116,10 +116,14 @@ def test_bits_that_cannot_be_computed_are_refused_before_sampling(command, two_s
     assert "fd_lite0" not in out
 
 
-def test_bits_are_refused_for_images_without_a_model(command, photos: Path) -> None:
-    status, _, err = command("evaluate", [f"images={photos}", "bits=5", *QUICK])
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("bits=5", "bits: images alone have no likelihood"), ("by_class=true", "by_class=true: images alone have no cl")],
+)
+def test_what_needs_a_model_is_refused_for_images(command, photos: Path, word: str, said: str) -> None:
+    status, _, err = command("evaluate", [f"images={photos}", word, *QUICK])
     assert status == 2
-    assert "bits: images alone have no likelihood" in err
+    assert said in err
     assert err.count("\n") == 1
 
 

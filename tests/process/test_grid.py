@@ -57,7 +57,7 @@ def test_zero_steps_are_rejected(choice: object) -> None:
 @pytest.mark.parametrize(
     ("choice", "spacing"), [(grid.uniform, "trailing"), (grid.leading, "leading"), (grid.linspace, "linspace")]
 )
-@pytest.mark.parametrize("steps", [1, 7, 50, 999, 1000])
+@pytest.mark.parametrize("steps", [1, 7, 27, 50, 999, 1000])
 def test_row_spacings_match_diffusers(choice: object, spacing: str, steps: int) -> None:
     """With one step, diffusers' linspace starts at timestep 0. Here it starts from pure noise."""
     scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing)

@@ -143,10 +143,12 @@ def test_resuming_from_a_diffusers_folder_is_refused(tiny, first, tmp_path) -> N
 
 def test_settings_not_visible_in_the_weights_are_reported(tiny, tmp_path, capsys) -> None:
     """diffusers' default network has the names and shapes of ours, but computes something else."""
-    train([*tiny, "model.norm_eps=1e-5", "model.down_padding=1", "trainer.max_steps=1", "samples.n=0"], tmp_path)
+    theirs = ["model.norm_eps=1e-5", "model.down_padding=1", "model.groups=2", "model.head_dim=4"]
+    train([*tiny, *theirs, "trainer.max_steps=1", "samples.n=0"], tmp_path)
     capsys.readouterr()
     started(tmp_path / "checkpoints/last.ckpt", *tiny, "model.down_padding=1")
-    assert "its network has model.norm_eps=1e-05, which its weights do not show" in capsys.readouterr().out
+    said = "its network has model.norm_eps=1e-05 model.groups=2 model.head_dim=4, which its weights do not show"
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_held_out_images_that_the_model_was_trained_on_are_reported(tiny, tmp_path, capsys) -> None:
