@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
             elif chosen.format == "diffusers" and "sampler" not in config:
                 config = {**config, "sampler": plain(composed("train").sampler)}
         file = chosen.file or model.path.with_name(model.path.stem + SUFFIXES[chosen.format])
+        if chosen.format == "web" and file.suffix != SUFFIXES["web"]:
+            raise UserError(f"{file}: a page ends with {SUFFIXES['web']}")
         about = config, model.step, model.epoch, model.weights, model.labels
         if chosen.format == "web":
             from diffusion.evaluation.web import write_web

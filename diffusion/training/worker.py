@@ -49,11 +49,11 @@ def run(settings: Train, folder: Path, record: RunRecord) -> None:
 def job(folder: Path) -> None:
     """Train as a job of a sweep."""
     _watch_launcher(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
+    sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone, for run.json
     record = RunRecord.begin(folder)
     log_to(folder / "train.log")
     with record.running(partial(messages.summary, command="train")):
-        words = yaml.safe_load((folder / OVERRIDES).read_text("utf-8")) or []
-        sys.argv = ["diffusion.train", *map(str, words)]  # the command that runs this job alone
         settings = read_config(folder)
         take_gpus(settings.trainer)
         train(settings, folder, record)

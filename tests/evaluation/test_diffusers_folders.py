@@ -263,6 +263,13 @@ def test_a_sampler_is_refused_where_the_export_would_ignore_it(command, kind: st
     assert err == f"error: --sampler: a file with --format {kind} keeps the sampler of its run; remove it\n"
 
 
+def test_a_page_is_not_written_to_a_file_with_another_ending(command, tiny: list[str]) -> None:
+    train([*tiny, "trainer.max_steps=1", "samples.n=0"], Path("run"))
+    status, out, err = command("export", ["run", "model.safetensors", "--format", "web"])
+    assert (status, out, err) == (2, "", "error: model.safetensors: a page ends with .html\n")
+    assert not Path("model.safetensors").exists()
+
+
 @pytest.mark.parametrize("kind", ["diffusers", "web"])
 def test_the_export_says_that_it_leaves_out_guidance(command, tiny: list[str], kind: str) -> None:
     train([*tiny, "trainer.max_steps=2", "samples.n=0", "guidance=early", "guidance.step=1"], Path("run"))

@@ -220,3 +220,38 @@ def test_a_comparison_page_sorts_and_filters_and_compares_two_runs(
         seen.page.locator("#two-runs select").last.select_option("2")
         assert "0.0001" in seen.page.inner_text("#two-runs table")
         assert seen.errors == []
+
+
+def test_a_comparison_page_shows_all_runs(chromium: Any, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Also those without the first score, and pairs of runs whose pictures differ from those of the first run."""
+    runs = []
+    for i, sampler in enumerate("aabbb"):
+        score = {"metric": "fd_lite0", "what": "samples", "n": 16, "value": float(i), "seed": 0, "features": sampler}
+        name = f"2026-11-28_20-18-14_{i}_with_a_long_name_of_a_folder"
+        runs.append(make_run(tmp_path / name, lr=10.0 ** -(2 + i), scores=[score]))
+    save_png(grid(torch.zeros(4, 3, 16, 8, dtype=torch.uint8)), runs[0] / "samples/final.png")
+    save_png(grid(torch.zeros(4, 3, 16, 8, dtype=torch.uint8)), runs[0] / "samples/all.png")
+    assert compare.main([*map(str, runs), "--mixed", "--out", str(tmp_path / "all")]) == 0
+    with visit(chromium, f"file://{tmp_path}/all/report.html", 390) as seen:
+        seen.page.wait_for_selector(".chart svg")
+        assert seen.page.locator("#settings-and-results [aria-label=line] path").count() == 5
+        assert seen.page.locator("#two-runs select").first.locator("option").count() == 4
+        assert seen.overflow <= 0
+        assert seen.errors == []
+
+
+def test_long_names_of_classes_and_single_points_are_drawn(
+    chromium: Any, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    score = {"metric": "fd_lite0", "n": 16, "value": 1.0, "seed": 0}
+    scores = [score | {"what": "samples"}, score | {"what": f"class {'n' * 40}"}]
+    run = make_run(tmp_path / "run", scores=scores)
+    (run / "metrics.csv").write_text("step,train/loss\n9,0.5\n")
+    write_report(run, linear(100))
+    with visit(chromium, f"file://{run}/report.html", 390) as seen:
+        assert seen.page.locator("#training g[aria-label=dot] circle").count() == 1
+        left = seen.page.locator("#scores svg text").evaluate_all(
+            "e => Math.min(...e.map((t) => t.getBoundingClientRect().x))"
+        )
+        assert left >= 0
+        assert seen.errors == []

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browser import chromium, visit
 
 from diffusion.files import replace
+from diffusion.report.images import grid, save_png
 from diffusion.report.page import run as run_pages
 from diffusion.runs.folder import Run
 from diffusion.runs.record import start_of_process
@@ -269,6 +271,55 @@ def test_an_open_page_updates_as_its_run_changes(folder: Path, start: Any, chrom
         seen.page.wait_for_selector(".chart svg")
         (folder / "demo").rename(folder / "gone")
         seen.page.wait_for_selector("body.silent", timeout=20_000)
+
+
+def test_an_update_keeps_the_readers_place(folder: Path, start: Any, chromium: Any, monkeypatch: Any) -> None:
+    """The scroll positions, the focus, and the cursor in the filter, during which the page is updated, too."""
+    monkeypatch.setattr(server.Pages.page, "__defaults__", (0.2,))
+    of = start(folder)
+    address = f"http://127.0.0.1:{of.server_address[1]}"
+    info = json.loads((folder / "demo/run.json").read_text())
+
+    def update(seen: Any, reason: str) -> None:
+        replace(folder / "demo/run.json", json.dumps(info | {"state": "failed", "reason": reason}))
+        seen.page.wait_for_selector(f"text={reason}", timeout=20_000)
+
+    with visit(chromium, f"{address}/page/demo", 390) as seen:
+        seen.page.wait_for_selector(".chart svg")
+        update(seen, "none")  # the reason adds a line
+        seen.page.get_by_label("step", exact=True).focus()
+        seen.page.evaluate("scrollTo(0, 300)")
+        for reason in ("one", "two"):
+            update(seen, reason)
+            assert seen.page.evaluate("scrollY") == 300
+            assert seen.page.evaluate("document.activeElement.ariaLabel") == "step"
+    with visit(chromium, address, 390) as seen:
+        box = seen.page.locator(".scroll").first
+        seen.page.get_by_role("searchbox").type("demo", delay=0)
+        seen.page.get_by_role("searchbox").press("ArrowLeft")
+        box.evaluate("e => { e.scrollLeft = 100; }")
+        update(seen, "three")
+        assert box.evaluate("e => e.scrollLeft") == 100
+        seen.page.keyboard.type("x")
+        assert seen.page.get_by_role("searchbox").input_value() == "demxo"
+
+
+def test_the_index_sorts_scores_within_their_metrics(
+    folder: Path, start: Any, chromium: Any, make_run: Callable[..., Path]
+) -> None:
+    make_run(folder / "unscored", scores=[])
+    of = start(folder)
+    with visit(chromium, f"http://127.0.0.1:{of.server_address[1]}") as seen:
+        seen.page.get_by_role("button", name="score").click()
+        names = seen.page.locator("tbody tr td:nth-child(1)").all_inner_texts()
+        assert names[-1].startswith("unscored"), names
+
+
+def test_thumbnails_are_small(folder: Path, start: Any) -> None:
+    pixels = torch.randint(0, 256, (4, 3, 128, 96), dtype=torch.uint8)
+    save_png(grid(pixels), folder / "demo/samples/all.png")
+    (picture,) = [run["picture"] for run in data(start(folder), "")["runs"] if run["name"] == "demo"]
+    assert (picture["width"], picture["height"], picture["columns"]) == (48, 64, 4)
 
 
 @pytest.mark.parametrize("host", [None, "127.0.0.1", "0.0.0.0", "192.168.0.7"])

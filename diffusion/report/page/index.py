@@ -13,7 +13,7 @@ from diffusion.report.lines import line
 from diffusion.report.page import pictures
 from diffusion.runs.folder import Run, command_of, is_sweep, natural_order, runs_below
 
-IMAGES = 4
+IMAGES, SIDE = 4, 64  # of a thumbnail; the largest side of its images in pixels
 
 
 def index_page(
@@ -62,9 +62,9 @@ def entry_of(path: Path, root: Path) -> dict[str, Any]:
 
 
 def thumbnail(path: Path) -> dict[str, Any] | None:
-    """The first few of the latest samples; None if there are none or they cannot be read."""
+    """The first few of the latest samples, made smaller; None if there are none or they cannot be read."""
     try:
-        return pictures.latest(Run(path), IMAGES)
+        return pictures.latest(Run(path), IMAGES, SIDE)
     except UserError:
         return None
 

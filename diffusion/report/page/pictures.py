@@ -50,23 +50,32 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
     return {"src": src, "rows": len(rows), "columns": len(rows[0]), "width": width, "height": height}
 
 
-def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int) -> dict[str, Any] | None:
+def strip(grids: Sequence[tuple[int, Path]], images: int, steps: int, side: int | None = None) -> dict[str, Any] | None:
     """The first `images` of each of the grids (step, file) as a `sheet` with a row per step, and the steps.
 
     If there are more than `steps` grids, the first, the last and evenly spaced ones in between are taken. None if there
-    are no grids or their layouts differ.
+    are no grids or their layouts differ. Images with a longer `side` than this are made smaller.
     """
     chosen = [grids[i] for i in np.unique(np.linspace(0, len(grids) - 1, steps).round().astype(int))] if grids else []
-    rows = [tiles(opened(path))[:images] for _, path in chosen]
+    rows = [[within(image, side) for image in tiles(opened(path))[:images]] for _, path in chosen]
     if len({(len(row), row[0].shape) for row in rows}) != 1:
         return None
     return {**sheet(rows), "steps": [step for step, _ in chosen]}
 
 
-def latest(run: Run, images: int) -> dict[str, Any] | None:
-    """The first `images` samples from the end of the run, or else of the latest grid; None if there are none."""
+def within(image: np.ndarray, side: int | None) -> np.ndarray:
+    """An image (H, W, 3), made smaller if one of its sides is longer than `side`."""
+    if side is None or max(image.shape[:2]) <= side:
+        return image
+    picture = Image.fromarray(image)
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
+
+
+def latest(run: Run, images: int, side: int | None = None) -> dict[str, Any] | None:
+    """The first `images` samples from the end of the run, or else of the latest grid, as `strip`; None without any."""
     final = run.folder / "samples/all.png"
-    return strip([(0, final)] if final.is_file() else run.grids[-1:], images, 1)
+    return strip([(0, final)] if final.is_file() else run.grids[-1:], images, 1, side)
 
 
 def contact_sheet(path: Path, most: int = SHEET) -> dict[str, Any] | None:

@@ -78,12 +78,12 @@ const shortened = (text, length) => (text.length > length ? `${text.slice(0, Mat
 
 /** Parallel coordinates: an axis per differing setting and per number, a line per run. */
 function parallel(found) {
-  const ranked = found.columns.find((column) => column.lower !== null);
+  const ranked = d3.greatest(found.columns.filter((column) => column.lower !== null), (column) => d3.count(found.runs, (run) => run.values[column.name])); // the first of those that most runs have
   const runs = found.runs.filter((run) => run.recipe !== null);
   const varied = new Set(["seed", ...(found.varied.length ? found.varied : found.settings)]); // the others are only in the tables
   const settings = found.run_settings.map((name, i) => ({ name, of: (run) => asNumber(run.settings[i]) })).filter((axis) => varied.has(axis.name));
   const axes = [...settings,
-    ...found.columns.filter((column) => column.name !== "seconds").slice(0, 3).map((column) => ({ name: column.name, of: (run) => run.values[column.name] }))];
+    ...d3.sort(found.columns.filter((column) => column.name !== "seconds"), (column) => column !== ranked).slice(0, 3).map((column) => ({ name: column.name, of: (run) => run.values[column.name] }))];
   if (runs.length < 2 || !settings.length || !ranked) return null;
   const points = [], labels = [];
   for (const axis of axes) {
@@ -107,11 +107,12 @@ function parallel(found) {
     color: { scheme: "viridis", reverse: !ranked.lower, legend: true, label: ranked.name, tickFormat: number },
     marks: [
       Plot.ruleX(axes.map((axis) => axis.name), { stroke: "currentColor", strokeOpacity: 0.3 }),
-      Plot.line(points, { x: "axis", y: "at", z: "run", stroke: "score", strokeWidth: 1.6, strokeOpacity: 0.85, curve: "bump-x" }),
+      Plot.line(points.filter((point) => point.score === undefined), { x: "axis", y: "at", z: "run", stroke: "currentColor", strokeOpacity: 0.25, curve: "bump-x" }),
+      Plot.line(points.filter((point) => point.score !== undefined), { x: "axis", y: "at", z: "run", stroke: "score", strokeWidth: 1.6, strokeOpacity: 0.85, curve: "bump-x" }),
       Plot.text(labels, { x: "axis", y: "at", text: "text", textAnchor: "start", dx: 5, stroke: "var(--ground)", fill: "currentColor", strokeWidth: 4 }),
       Plot.tip(points, Plot.pointer({ x: "axis", y: "at", title: (point) => `${point.run}\n${point.axis}: ${typeof point.value === "number" ? number(point.value) : point.value}` })),
     ],
-  }))), h("p", { class: "soft" }, `One line per run with ${ranked.name}, coloured by it.`)];
+  }))), h("p", { class: "soft" }, `One line per run, coloured by ${ranked.name}; grey without it.`)];
 }
 
 /** The validation error curves of each recipe, on the same scales. */
@@ -146,8 +147,8 @@ function sideBySide(found) {
 /** Two overlaid runs with a movable divider, and a table of their different settings and their numbers. */
 function swipe(found) {
   const drawn = found.runs.filter((run) => run.picture);
-  const [first] = drawn;
-  const alike = drawn.filter((run) => run.picture.width === first.picture.width && run.picture.height === first.picture.height && run.picture.columns === first.picture.columns);
+  const shape = ({ picture }) => `${picture.columns} ${picture.width} ${picture.height}`;
+  const alike = d3.greatest(d3.groups(drawn, shape), ([, runs]) => runs.length)?.[1] ?? [];
   if (alike.length < 2) return null;
   const place = (key) => { const i = alike.findIndex((run) => run.name === swiped[key]); return i < 0 ? Number(key === "b") : i; };
   const box = h("div", { class: "swipe" }), difference = h("div");

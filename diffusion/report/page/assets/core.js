@@ -80,10 +80,11 @@ function chart(label, draw) {
     }
     element.replaceChildren(drawn);
   };
-  new ResizeObserver(([entry]) => {
-    const now = Math.round(entry.contentRect.width);
-    if (now && Math.abs(now - width) > 1) { width = now; element.redraw(); }
-  }).observe(element);
+  element.fit = () => {
+    const now = Math.round(element.clientWidth - parseFloat(getComputedStyle(element).paddingLeft));
+    if (now > 0 && Math.abs(now - width) > 1) { width = now; element.redraw(); }
+  };
+  new ResizeObserver(element.fit).observe(element);
   return element;
 }
 
@@ -170,6 +171,7 @@ function sortable(columns, rows, caption) {
 function compared(a, b, down = false) {
   const missing = (value) => value === null || value === undefined || value === MISSING;
   if (missing(a) || missing(b)) return missing(a) - missing(b);
+  if (Array.isArray(a)) return a[0].localeCompare(b[0]) || compared(a[1], b[1], down); // a metric and its value
   const numbers = typeof a === "number" && typeof b === "number";
   return (down ? -1 : 1) * (numbers ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true }));
 }

@@ -9,7 +9,7 @@ function indexPage(found) {
       [h("span", { class: `badge ${run.state.replace(/\W/g, "")}` }, run.state), run.reason ? h("div", { class: "soft" }, run.reason) : null],
       run.steps === null ? null : run.total_steps ? `${grouped(run.steps)} of ${grouped(run.total_steps)}` : grouped(run.steps), run.left,
       run.metric ? `${run.metric} ${run.score}` : null, new Date(1000 * run.written).toLocaleString()],
-    values: [run.name, null, run.state, run.steps, run.seconds_left, run.value, run.written],
+    values: [run.name, null, run.state, run.steps, run.seconds_left, run.value === null ? null : [run.metric, run.value], run.written],
     text: `${run.name} ${run.state} ${run.command} ${run.reason}`,
   }));
   const scored = (each) => h("li", {}, linked(each), ` (diffusion.${each.command}): ${each.metric} ${each.score}`);

@@ -11,6 +11,7 @@ function draw(data) {
   if (data.home) head.unshift(h("p", {}, h("a", { href: data.home }, "all runs")));
   const withHeadings = sections.filter((each) => each.matches("section")), restore = placeIn(page);
   page.replaceChildren(...head.filter(Boolean), ...(withHeadings.length > 2 ? [contents(withHeadings)] : []), ...sections);
+  for (const each of page.querySelectorAll(".chart")) each.fit(); // now: focusing would lay out charts without height, and the page would scroll
   restore();
 }
 
@@ -19,10 +20,14 @@ function placeIn(page) {
   const all = (what) => [...page.querySelectorAll(what)];
   const key = (each) => `${each.closest("section")?.id} ${each.tagName} ${each.getAttribute("aria-label") ?? each.textContent}`;
   const open = new Map(all("summary").map((each) => [key(each), each.parentNode.open]));
-  const focus = page.contains(document.activeElement) ? key(document.activeElement) : null;
+  const moved = new Map(all("[tabindex]").map((each) => [key(each), [each.scrollLeft, each.scrollTop]]));
+  const focus = page.contains(document.activeElement) ? key(document.activeElement) : null, caret = document.activeElement?.selectionStart ?? null;
   return () => {
     for (const each of all("summary")) each.parentNode.open = open.get(key(each)) ?? each.parentNode.open;
-    if (focus) all("input, select, button, summary, a, [tabindex]").find((each) => key(each) === focus)?.focus({ preventScroll: true });
+    for (const each of all("[tabindex]")) [each.scrollLeft, each.scrollTop] = moved.get(key(each)) ?? [0, 0];
+    const found = focus && all("input, select, button, summary, a, [tabindex]").find((each) => key(each) === focus);
+    found?.focus({ preventScroll: true });
+    if (found && caret !== null) found.setSelectionRange(caret, caret); // of the filter
   };
 }
 
@@ -31,7 +36,7 @@ async function follow(data) {
   let version = data.version;
   for (;;) {
     await new Promise((wake) => setTimeout(wake, 1000 * data.refresh));
-    if (document.hidden || document.activeElement?.matches('input[type="search"]')) continue;
+    if (document.hidden || document.querySelector("#page :active")) continue;
     let newer = null, silent = false;
     try {
       const answer = await fetch(data.source, { headers: { "If-None-Match": version }, cache: "no-store" });

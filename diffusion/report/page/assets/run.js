@@ -105,7 +105,7 @@ function curves(run, [title, members], width, choose) {
   const half = run.metrics["gap/half"], gap = run.metrics["gap/mse"];
   const band = title === "Generalisation gap" && half && gap
     ? gap.step.map((step, i) => ({ step, low: gap.value[i] - half.value[i], high: gap.value[i] + half.value[i] })) : [];
-  const few = new Set(members.filter((name) => name !== "train/loss" && run.metrics[name].step.length < 60).map((name) => NAMES[name] ?? name));
+  const few = new Set(members.filter((name) => run.metrics[name].step.length < (name === "train/loss" ? 2 : 60)).map((name) => NAMES[name] ?? name));
   const plot = Plot.plot({
     width, height, style: plotStyle, marginLeft: 56, marginBottom: 36,
     x: { label: "training step", ...stepAxis(d3.max(Object.values(run.metrics), (series) => series.step.at(-1)) || 1, width - 76) },
@@ -116,7 +116,7 @@ function curves(run, [title, members], width, choose) {
       title === "Generalisation gap" ? Plot.ruleY([0], { stroke: "currentColor", strokeOpacity: 0.4 }) : null,
       Plot.areaY(band, { x: "step", y1: "low", y2: "high", fill: PALETTE[0], fillOpacity: 0.2 }),
       Plot.lineY(rows, { x: "step", y: "value", stroke: "name", z: "name", strokeWidth: 1.8 }),
-      Plot.dot(rows.filter((row) => few.has(row.name)), { x: "step", y: "value", fill: "name", r: 2 }),
+      Plot.dot(rows.filter((row) => few.has(row.name)), { x: "step", y: "value", fill: "name", r: 3 }),
       chosen.step === null ? null : Plot.ruleX([chosen.step], { stroke: "currentColor", strokeOpacity: 0.5 }),
       Plot.tip(rows, Plot.pointer({ x: "step", y: "value", title: (row) => `${row.name}\nstep ${grouped(row.step)}\n${number(row.value)}` })),
     ],
@@ -199,16 +199,16 @@ function scores(all) {
     if (!rows.length) return null;
     const names = [...new Set(rows.map((row) => row.who))].sort((a, b) => rank(a) - rank(b));
     const better = members[0].higher === null ? "" : members[0].higher ? " (higher is better)" : " (lower is better)";
-    return chart(`${metric}${better}`, (width) => Plot.plot({
-      width, height: 54 + 24 * names.length, style: plotStyle, marginLeft: 120, marginRight: 20, marginBottom: 30, marginTop: 20, title: `${metric}${better}`,
+    return chart(`${metric}${better}`, (width) => { const left = Math.min(width * 0.45, Math.max(120, 20 + 7 * d3.max(names, (name) => name.length))); return Plot.plot({
+      width, height: 54 + 24 * names.length, style: plotStyle, marginLeft: left, marginRight: 20, marginBottom: 30, marginTop: 20, title: `${metric}${better}`,
       x: { label: null, grid: true, zero: true, nice: true, ticks: Math.max(3, Math.floor(width / 90)), tickFormat: number },
-      y: { domain: names, label: null }, color: { domain: names, range: names.map((name) => (name === "samples" ? PALETTE[0] : PALETTE[7])) },
+      y: { domain: names, label: null, tickFormat: (name) => shortened(name, Math.floor((left - 20) / 7)) }, color: { domain: names, range: names.map((name) => (name === "samples" ? PALETTE[0] : PALETTE[7])) },
       marks: [
         Plot.ruleY(rows.filter((row) => row.low !== null), { x1: "low", x2: "high", y: "who", stroke: "who", strokeWidth: 2 }),
         Plot.dot(rows, { x: "value", y: "who", fill: "who", r: 4.5 }),
-        Plot.tip(rows, Plot.pointerY({ x: "value", y: "who", title: (row) => `${row.who}: ${row.text}` })),
+        Plot.tip(rows, Plot.pointerY({ x: "value", y: "who", title: (row) => `${row.who}\n${row.text}` })),
       ],
-    }));
+    }); });
   });
   function rank(name) { const i = order.findIndex((key) => ROLES[key] === name); return i < 0 ? -1 : i; }
   const columns = ["metric", "of", "value", "step", "weights", "sampler", "protocol"].map((name) => ({ name, number: name === "value" || name === "step" }));
@@ -274,6 +274,6 @@ function costs(found) {
   return [h("div", { class: "pair" },
     bars("Seconds of each part of the run", found.seconds ?? [], (spent) => `${seconds(spent)}, ${Math.round((100 * spent) / total)}%`, "seconds"),
     bars("Memory at the end of training", found.bytes ?? [], size, "MB")),
-  found.seconds ? h("p", { class: "soft" }, `${seconds(total)} since the run was started or resumed. This is the wall time of the process: GPU work is counted where the process waits for it.`) : null,
+  found.seconds ? h("p", { class: "soft" }, `${seconds(total)} in all starts of the run. This is wall time from training to report: GPU work is counted where the process waits for it.`) : null,
   found.bytes ? h("p", { class: "soft" }, `The rest is the difference to the run's peak memory: activations, libraries, and memory for samples and scores. This is GPU memory; without a GPU, the memory of the process.`) : null];
 }

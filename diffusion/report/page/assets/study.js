@@ -27,7 +27,7 @@ function pareto(found) {
     const rows = found.settings.map((setting, i) => ({ i, line: lineOf(setting), cost: setting[studied.cost], ...setting.scores[studied.metric] })).filter((row) => row.value !== undefined && row.value !== null && row.cost > 0);
     const floor = found.baselines.find((score) => score.what === "floor" && score.metric === studied.metric);
     const drawn = Plot.plot({
-      width, height: Math.max(320, Math.min(460, width * 0.5)), style: plotStyle, marginLeft: 56, marginBottom: 40,
+      width, height: Math.max(320, Math.min(460, width * 0.5)), style: plotStyle, marginLeft: 56, marginBottom: 40, marginTop: 32,
       x: { type: "log", label: costs_[studied.cost], ticks: 8, tickFormat: number }, y: { label: studied.metric, grid: true, nice: true, tickFormat: number },
       color: { legend: true, domain: lines, range: d3.range(lines.length).map((i) => PALETTE[i % PALETTE.length]) }, symbol: { domain: lines },
       marks: [
