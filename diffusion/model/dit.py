@@ -160,10 +160,12 @@ class DiT(Network):
 def initialise(network: nn.Module) -> None:
     """As in DiT: Glorot-uniform weights, zero biases; N(0, 0.02²) in the embedding; zero modulations and output.
 
+    The weights of augmentation labels start at zero, as in every `TimeEmbedding`.
+
     The patch-embedding convolution is initialised as a linear layer.
     """
     for name, parameter in network.named_parameters():
-        if name.endswith("bias") or "modulation" in name or name.startswith("out."):
+        if name.endswith(("bias", "time.augment")) or "modulation" in name or name.startswith("out."):
             nn.init.zeros_(parameter)
         elif name.startswith("time."):
             nn.init.normal_(parameter, std=0.02)

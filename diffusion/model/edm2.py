@@ -213,7 +213,7 @@ class EDM2UNet(Network):
         def block(c_in: int, c_out: int, attend: bool, encoder: bool = False) -> Block:
             return Block(c_in, c_out, features, dropout, head_dim if attend else None, encoder)
 
-        self.fourier = MPFourier(channels[0], bandwidth)
+        self.bandwidth, self.fourier = bandwidth, MPFourier(channels[0], bandwidth)
         self.noise = MPConv(channels[0], features)
         if classes:
             self.label = MPConv(classes + 1, features)

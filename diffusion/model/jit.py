@@ -6,8 +6,9 @@ because images lie near a low-dimensional manifold; noise and velocities do not.
 in this project's t, which grows with the noise.
 
 It differs from DiT by RMSNorm, SwiGLU, rotary position embeddings in two dimensions, normalised queries and keys, and
-a bottleneck in the patch embedding. The paper's class tokens in the sequence are left out: here the class acts only
-through the modulation.
+a bottleneck in the patch embedding. Three things differ from the paper's code: there are no class tokens in the
+sequence (the class acts only through the modulation), the time embedding receives 1000·t − 1 instead of t, and dropout
+acts in all blocks instead of the middle half of them.
 """
 
 from typing import Annotated

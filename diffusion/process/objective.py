@@ -180,9 +180,10 @@ class Hybrid(Simple):
 class Uncertainty(nn.Module):
     """Any objective with a learned weight for each noise level: term/exp(u) + u (EDM2, Karras et al. 2024, eq. 21).
 
-    u is linear in fixed random Fourier features of log(sigma/alpha)/4. Training drives exp(u) to the mean loss of the
-    noise level, so all levels contribute equally. The parameters of u must be passed to the optimizer; sampling does
-    not need them.
+    u = Σ_i w_i f_i/√channels, with fixed random Fourier features f of log(sigma/alpha)/4 and learned weights w. The
+    factor makes the rate at which u is learned independent of their number. Training drives exp(u) to the mean loss of
+    the noise level, so all levels contribute equally. The weights w must be passed to the optimizer; sampling does not
+    need them.
 
     Args:
         objective: the objective to weight.
@@ -198,14 +199,13 @@ class Uncertainty(nn.Module):
         self.phases: Tensor
         self.register_buffer("frequencies", 2 * torch.pi * torch.randn(channels, generator=generator))
         self.register_buffer("phases", 2 * torch.pi * torch.rand(channels, generator=generator))
-        self.linear = nn.Linear(channels, 1, bias=False)
-        nn.init.zeros_(self.linear.weight)
+        self.weight = nn.Parameter(torch.zeros(channels))
 
     def forward(self, denoiser: Denoiser, x0: Tensor, streams: Streams, **conditions: Any) -> dict[str, Tensor]:
         result = self.objective(denoiser, x0, streams, **conditions)
         noise = (-denoiser.schedule.log_snr(result["t"]) / 8).clamp(-10, 10).to(self.frequencies)
         features = 2**0.5 * torch.cos(torch.outer(noise, self.frequencies) + self.phases)
-        u = (features * self.linear.weight).sum(dim=1)  # not `self.linear(…)`: autocast would round it to bfloat16
+        u = (features * self.weight).sum(dim=1) / len(self.weight) ** 0.5  # no product, which autocast would round
         return {**result, "loss": result["importance"] * (result["term"] / u.exp() + u)}
 
     def begin(self, step: int, total: int) -> None:

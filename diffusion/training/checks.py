@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffusion.config.schema import INSTEAD, Train, Trainer
-from diffusion.console import count
+from diffusion.console import console, count
 from diffusion.data import ImageData, to_unit
 from diffusion.errors import UserError, first_line
 from diffusion.evaluation.drawing import Drawing
 from diffusion.evaluation.pipeline import Scorer
 from diffusion.files import replace
+from diffusion.model import EDM2UNet
+from diffusion.process.prediction import EDM
 from diffusion.randomness import Streams
 from diffusion.training.module import Diffusion
 from diffusion.training.schedule_free import check_rate
@@ -90,6 +92,13 @@ def read_images(data: ImageData, folder: Path) -> None:
 
 def check_recipe(module: Diffusion, data: ImageData, drawing: Drawing) -> None:
     """Reject parts that do not fit together: pass one image through the objective, and draw one sample."""
+    network = module.denoiser.network
+    if isinstance(network, EDM2UNet) and not isinstance(module.denoiser.prediction, EDM) and network.bandwidth >= 0.1:
+        console.print(
+            f"warning: model.bandwidth={network.bandwidth:g} is for the labels of prediction=edm. Those of this "
+            "prediction are 1000·t - 1, so neighbouring times have unrelated embeddings: set model.bandwidth=0.002",
+            style="yellow",
+        )
     first = data.splits["train"].take(torch.tensor([0]))
     image, given = to_unit(first.images), {} if first.labels is None else {"classes": first.labels}
     try:

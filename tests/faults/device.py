@@ -97,8 +97,8 @@ FAULTS = [
     ),
     fault(
         "the learned weight of the loss is rounded to bfloat16",
-        "(features * self.linear.weight).sum(dim=1)",
-        "self.linear(features).squeeze(1)",
+        "(features * self.weight).sum(dim=1)",
+        "(features @ self.weight)",
         "test_learned_loss_weights_are_not_rounded_to_bfloat16",
     ),
     fault(

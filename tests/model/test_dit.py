@@ -29,6 +29,7 @@ def test_at_initialisation_blocks_are_the_identity_and_the_output_is_zero() -> N
     h, emb = torch.randn(2, 16, 16), torch.randn(2, 16)
     assert all(torch.equal(block(h, emb), h) for block in network.blocks)
     assert float(network.time.linear1.weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert not small(augment=9).time.augment.any()
 
 
 def test_the_block_equals_its_formula() -> None:

@@ -29,6 +29,7 @@ def test_at_initialisation_blocks_are_the_identity_and_the_output_is_zero() -> N
     h, emb, turns = torch.randn(2, 16, 16), torch.randn(2, 16), rotations(4, 4, 8, torch.device("cpu"))
     assert all(torch.equal(block(h, emb, *turns), h) for block in network.blocks)
     assert all((p == 1).all() for name, p in network.named_parameters() if "norm" in name)
+    assert not small(augment=9).time.augment.any()
 
 
 def test_rotations_match_a_hand_computed_example() -> None:

@@ -214,6 +214,18 @@ def test_learned_uncertainty_converges_to_the_log_of_the_loss() -> None:
     objective.update(torch.ones(1), torch.ones(1))
 
 
+def test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features() -> None:
+    """As in EDM2's code: with weights of 1, u has a root mean square of 1 over noise levels and random features."""
+    squares = []
+    for seed in range(20):
+        objective = Uncertainty(Simple(Uniform(reweight=False)), seed=seed)
+        torch.nn.init.ones_(objective.weight)
+        x0 = torch.full((64, 1, 2, 2), 2.0)  # equal to the network's output, so the loss is u
+        u = objective(Denoiser(Constant(2.0), VP(), X0()), x0, Streams(range(64)))["loss"]
+        squares.append(u.detach().square().mean())
+    assert 0.7 < float(torch.stack(squares).mean().sqrt()) < 1.4
+
+
 def test_eps_error_of_the_oracle_is_the_known_minimum() -> None:
     """For x0 ~ N(0, v), the minimum of E(eps − eps_θ)² is alpha² v/(alpha² v + sigma²)."""
     schedule, v, n = linear(), 0.3, 20_000

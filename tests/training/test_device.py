@@ -255,7 +255,7 @@ def test_denoising_error_sums_stay_in_float64():
 
 def test_learned_loss_weights_are_not_rounded_to_bfloat16():
     objective = Uncertainty(Simple())
-    nn.init.normal_(objective.linear.weight, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(objective.weight, generator=torch.Generator().manual_seed(0))
     denoiser = Denoiser(nn.Identity(), linear(), Eps())
     denoiser.network.forward = lambda x, label: x  # type: ignore[method-assign]
     exact, rounded = ([], [])

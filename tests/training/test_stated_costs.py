@@ -36,3 +36,13 @@ def test_stated_gpu_hours_follow_from_network_batches_and_steps(name):
 def test_labels_are_not_dropped_as_in_the_authors_trainings(name):
     assert settings([f"experiment={name}"]).label_dropout == 0
     assert settings(["experiment=edm2"]).data["flip"] is False
+
+
+def test_recipes_have_the_authors_constants():
+    """EDM2: the eps of Adam for a loss that is their sum over values as a mean. Steps: NVlabs' README files."""
+    edm2 = settings(["experiment=edm2"])
+    assert edm2.optimizer["eps"] == pytest.approx(1e-8 / (3 * 64**2), rel=0.01)
+    assert edm2.sampler["steps"] == 32
+    assert settings(["experiment=edm"]).sampler["steps"] == 40
+    ve = settings(["experiment=score_sde_ve"]).schedule  # twice those for pixels in [0, 1]
+    assert (ve["sigma_min"], ve["sigma_max"]) == (2 * 0.01, 2 * 50)
