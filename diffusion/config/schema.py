@@ -198,7 +198,7 @@ class Train(Settings):
     ckpt: str | None = None
     """Checkpoint to resume from. `auto`: the newest intact one in this folder, otherwise in the newest run of this
     name; `last`: last.ckpt in that folder or run; or the path of a run or a checkpoint. `null` on the command line
-    starts over, and removes the checkpoints, samples and scores in this folder."""
+    starts over, and removes the checkpoints, samples, scores and curves in this folder."""
     init: str | None = None
     """Start a new run from the weights of a run, a checkpoint, an exported file or a diffusers folder. Only weights
     with matching names and shapes are copied. A run that resumes (`ckpt`) does not read them again."""

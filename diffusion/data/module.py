@@ -128,6 +128,8 @@ class ImageData(LightningDataModule):
                 f"the training split has {count(len(train), 'image')}, fewer than {wanted}: lower data.batch_size or "
                 "add images"
             )
+        step = self.batch_size * devices * (1 if self.trainer is None else self.trainer.accumulate_grad_batches)
+        self.seen -= self.seen % step  # a resumed run with larger steps starts at one of them, not within it
         length, first = self.batches or per_epoch, self.seen // (self.batch_size * devices)
         self.done = self._batches_done()
         batches = TrainingBatches(

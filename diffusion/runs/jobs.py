@@ -117,7 +117,8 @@ def discard(folder: Path) -> None:
         for file in list((folder / name).rglob("*")):
             if not file.is_dir():
                 file.unlink()
-    (folder / SCORES).unlink(missing_ok=True)
+    for name in (SCORES, "metrics.csv"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def check_overwrites(settings: Train, folder: Path) -> None:
@@ -149,8 +150,9 @@ def is_complete(record: RunRecord, settings: Train) -> bool:
 def has_same_settings(record: RunRecord, settings: Train) -> bool:
     """Whether the run in the record's folder has these settings, regardless of the checkpoint from which it resumed.
 
-    Groups that were adapted to other settings are compared as originally requested. A setting that is missing in the
-    run, because an older version of the program did not have it, counts as null.
+    Groups that were adapted to other settings may be as originally requested, or as adapted, with which the run is
+    resumed. A setting that is missing in the run, because an older version of the program did not have it, counts as
+    null.
     """
 
     def comparable(config: dict[str, Any]) -> Any:
@@ -158,10 +160,10 @@ def has_same_settings(record: RunRecord, settings: Train) -> bool:
 
     try:
         config = yaml.safe_load((record.folder / CONFIG).read_text("utf-8"))
-        before = comparable(config | record.content.get("asked", {}))
+        before = [comparable(config), comparable(config | record.content.get("asked", {}))]
     except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError):
         return False
-    return before == comparable(yaml.safe_load(config_text(settings)))
+    return comparable(yaml.safe_load(config_text(settings))) in before
 
 
 def _without_nulls(node: Any) -> Any:
@@ -184,6 +186,17 @@ def asked_for(asked: Train, settings: Train) -> dict[str, Any]:
     """The original nodes of groups that were adapted to other settings, e.g. the network's classes to the data."""
     now = settings.model_dump(mode="json")
     return {group: node for group, node in asked.model_dump(mode="json").items() if node != now[group]}
+
+
+def still_asked(before: dict[str, Any], asked: Train, config: dict[str, Any]) -> dict[str, Any]:
+    """The nodes of `before`, as `asked_for`, of a run that is resumed with its saved, adapted configuration.
+
+    Args:
+        before: those that the run was started with.
+        config: the saved configuration. A group that differs from it in the settings `asked` now is left out.
+    """
+    now = asked.model_dump(mode="json")
+    return {group: node for group, node in before.items() if now.get(group) == config.get(group)}
 
 
 def wait_for_process(folder: Path, lock: BinaryIO | None) -> Any:

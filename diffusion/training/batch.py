@@ -55,14 +55,14 @@ def check_batch(settings: Train) -> None:
         )
 
 
-def clock_of(settings: Train, data: ImageData, devices: int) -> Clock:
+def clock_of(settings: Train, data: ImageData, devices: int, done: tuple[int, int] = (0, 0)) -> Clock:
     """Return the run's clock; with `data.global_batch_size`, it does not know yet how a step is divided.
 
     Raises UserError if the images do not fill a step, or a step cannot be divided.
     """
     images, whole, size = len(data.splits["train"]), data.global_batch_size, data.batch_size
     if whole is None:
-        return Clock.of(settings.trainer, images, size, devices, settings.least_interval)
+        return Clock.of(settings.trainer, images, size, devices, settings.least_interval, done)
     if whole > images:
         raise UserError(
             f"data.global_batch_size={whole}: the training split has {count(images, 'image')}, fewer than an optimizer "
@@ -80,7 +80,7 @@ def clock_of(settings: Train, data: ImageData, devices: int) -> Clock:
             f"data.batch_size={size}: data.global_batch_size={whole}, and {what} cannot be divided into batches of "
             f"{size}; set a divisor, such as data.batch_size={near}, or data.batch_size=auto"
         )
-    return Clock.of(settings.trainer, images, whole, 1, settings.least_interval)
+    return Clock.of(settings.trainer, images, whole, 1, settings.least_interval, done)
 
 
 def divide(

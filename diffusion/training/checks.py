@@ -51,6 +51,16 @@ def check_trainer(settings: Trainer) -> None:
         )
 
 
+def check_validation(settings: Trainer, data: ImageData, devices: int) -> None:
+    """Reject a fraction of the validation that is less than one batch."""
+    limit, batches = settings.limit_val_batches, -(-len(data.splits["val"]) // (data.eval_batch_size * devices))
+    if isinstance(limit, float) and int(batches * limit) < 1 <= batches:
+        raise UserError(
+            f"trainer.limit_val_batches={limit}: this is less than one of {count(batches, 'batch')} of a validation; "
+            "set a number of batches, such as trainer.limit_val_batches=1, or a lower data.eval_batch_size"
+        )
+
+
 def is_error(name: str) -> bool:
     """Whether this is the name of an error, such as val/mse, for which nothing is sampled."""
     split, _, metric = name.partition("/")

@@ -28,6 +28,7 @@ class Clock:
             is set (data.global_batch_size), so that nothing depends on how it is divided; otherwise 1.
         validate_every: steps between validations; the last step is always validated.
         least: minimum number of steps in an interval of any number of epochs.
+        shift: steps of this size that the images before the run was resumed would fill, minus the steps made with them.
     """
 
     epoch: int
@@ -36,9 +37,18 @@ class Clock:
     together: int = 1
     validate_every: int = 1
     least: int = 1
+    shift: int = 0
 
     @classmethod
-    def of(cls, settings: Trainer, images: int, batch_size: int, devices: int, least: int = 1) -> "Clock":
+    def of(
+        cls,
+        settings: Trainer,
+        images: int,
+        batch_size: int,
+        devices: int,
+        least: int = 1,
+        done: tuple[int, int] = (0, 0),
+    ) -> "Clock":
         """Return the clock of a run on `images` training images. Raises UserError if they do not fill one step.
 
         `least` is limited to a tenth of the run.
@@ -62,13 +72,15 @@ class Clock:
                 "photographs into tiles (data=folder data.tiles=true)"
             )
         epochs = math.inf if settings.max_epochs in (None, -1) else settings.max_epochs
-        total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs)
+        step, seen = done  # of the resumed run, whose steps may have had another number of images
+        shift = seen // (batch_size * devices * accumulate) - step if seen else 0
+        total = min(math.inf if settings.max_steps == -1 else settings.max_steps, epoch * epochs - shift)
         if total < settings.max_steps:
             console.print(
                 f"trainer.max_epochs={epochs} ends the run at step {int(total):,}, before trainer.max_steps="
                 f"{settings.max_steps}; trainer.max_epochs=-1 removes this limit"
             )
-        clock = cls(epoch, int(total), accumulate, least=max(1, min(least, int(total) // 10)))
+        clock = cls(epoch, int(total), accumulate, least=max(1, min(least, int(total) // 10)), shift=shift)
         interval, between = settings.val_check_interval, settings.check_val_every_n_epoch or 1
         if isinstance(interval, int):
             validate_every = math.ceil(interval / accumulate)
@@ -88,7 +100,7 @@ class Clock:
 
     def epoch_after(self, step: int) -> int:
         """Number of complete epochs after `step` steps."""
-        return step // self.epoch
+        return (step + self.shift) // self.epoch
 
     def completes_step(self, batch_idx: int) -> bool:
         """Whether a batch, counted from 0 over the whole run, is the last one of its step."""

@@ -117,7 +117,7 @@ def score_last(settings: Train, folder: Path, trainer: pl.Trainer, scorer: Score
         each.write(new)
         for logger in trainer.loggers:
             logger.log_metrics(
-                {f"{each.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step
+                {f"{each.split}/{s.metric}": s.value for s in new if s.what == "samples"}, trainer.global_step - 1
             )
             logger.save()
         print_scores(new)

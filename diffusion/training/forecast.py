@@ -98,7 +98,7 @@ class Plan:
     def validation(self, step: int) -> Part:
         """Held-out and training images, with averaged and raw weights."""
         every, total = self.clock.validate_every, self.clock.total
-        times = total // every - step // every + bool(total % every)
+        times = total // every - step // every + bool(total % every and step < total)
         batches = -(-len(self.data.splits["val"]) // (self.data.eval_batch_size * self.devices))
         limit = self.settings.trainer.limit_val_batches
         if limit is not None:
@@ -113,6 +113,12 @@ class Plan:
         times, more = self.clock.times(self.settings.samples.every_n_epochs, step), max(0, n - score)
         sampling = times * n * self.in_training + more * self.nfe
         return Part("pictures", f"{times + (more > 0)} of {count(n, 'sample')}", sampling=sampling)
+
+    def after(self) -> list[Part]:
+        """The work after the last step."""
+        more = max(0, (self.settings.samples.n or 0) - (self.settings.score.n or 0))
+        last = [part for part in self.scores(self.clock.total) if part.name == "last scores"]
+        return [Part("pictures", "", sampling=more * self.nfe), *last]
 
     def scores(self, step: int) -> list[Part]:
         """Samples that are scored, and their baselines."""
@@ -158,7 +164,8 @@ class Forecast(Callback):
         for part in parts:
             console.print(f"  {part.name:<{names}}  {part.amount:<{amounts}}  {duration(costs.of(part))}")
         limit = self.plan.settings.trainer.max_time
-        if limit is not None and TimeLimit(limit).seconds < every:
+        training = every - sum(costs.of(part) for part in self.plan.after())  # the timer stops with the training
+        if limit is not None and TimeLimit(limit).seconds < training:
             console.print(f"trainer.max_time={limit} saves and stops the run before that; ckpt=auto then resumes it")
         if pl_module.device.type == "cpu" and every > 3600:
             console.print("that is long for a CPU; experiment=demo trains a small model in a few minutes")

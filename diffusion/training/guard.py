@@ -51,9 +51,15 @@ class Guard(Callback):
     Raises NotFinite (exit status 3) and Diverged (4), naming the step and the files of its batch. With float16 mixed
     precision, gradients overflow occasionally and the gradient scaler skips these steps. This is an error only if more
     steps are skipped in a row than a too large scale can explain.
+
+    Args:
+        settings: The run's settings of the guard.
+        clock: The run's clock.
+        same_loss: Whether the losses before the run was resumed, if it was, are usual for this one.
     """
 
-    def __init__(self, settings: schema.Guard, clock: Clock):
+    def __init__(self, settings: schema.Guard, clock: Clock, same_loss: bool = True):
+        self.same_loss = same_loss
         self.action, self.spikes, self.clock = settings.action, settings.spikes, clock
         self.skipped = 0
         self.skipped_in_a_row = 0
@@ -139,9 +145,12 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
-        self.usual = deque(state_dict["usual"], maxlen=WINDOW)
         for name in COUNTED:
             setattr(self, name, state_dict[name])
+        if self.same_loss:
+            self.usual = deque(state_dict["usual"], maxlen=WINDOW)
+        else:
+            self.high, self.warned = 0, False
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the number of skipped steps."""

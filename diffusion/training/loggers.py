@@ -128,6 +128,12 @@ class MetricsFile(Logger):
             with self.file.open("a", newline="", encoding="utf-8") as file:
                 table.DictWriter(file, self.columns).writerow(row)
 
+    def copy_earlier(self) -> None:
+        """Copy the lines of a resumed run in another folder, before this run is stopped and resumed from its own."""
+        elsewhere = self.resumed is not None and self.resumed[0].resolve() != self.file.parent.resolve()
+        if elsewhere and (rows := self._earlier()):
+            self._write(rows[:-1], rows[-1])
+
     def _earlier(self) -> list[dict[str, float]]:
         """The lines logged before the run was resumed, up to the step from which it continues."""
         if self.resumed is None:

@@ -51,7 +51,8 @@ class RunProgress(ProgressBar):
             return
         step = trainer.global_step
         self.progress.update(self.task, completed=step)
-        if step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
             loss = trainer.logged_metrics.get("train/loss")
             if loss is not None:
                 epoch = 1 + self.clock.epoch_after(max(0, step - 1))

@@ -20,15 +20,17 @@ from diffusion.config.validation import shown
 from diffusion.console import console, count
 from diffusion.errors import UserError, first_line
 from diffusion.randomness import GENERATOR
+from diffusion.runs.metrics import LIMIT, measures
 from diffusion.training.saving import Checkpoints
 
 # The learned weights and the saved state depend on these settings:
 FIXED = ("schedule.", "prediction.", "optimizer._target_", "ema._target_", "ema.lengths")
 REPORTED = (
     "seed", "data.", "model.", "objective.", "augmentation.", "crops.", "optimizer.", "lr_scheduler.", "ema.",
-    "trainer.devices", "trainer.num_nodes", "trainer.precision", "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip",
+    "label_dropout", "validation.", "guard.", "trainer.devices", "trainer.num_nodes", "trainer.precision",
+    "trainer.accumulate_grad_batches", "trainer.gradient_clip", "trainer.limit_",
 )  # fmt: skip
+LOSS = ("objective.", "data.", "augmentation.", "crops.", "label_dropout")  # the training loss depends on these
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -45,6 +47,7 @@ class Resumed(NamedTuple):
     batch_size: Any = None  # the batch size that the run found
     compiled: Any = None  # whether its network was compiled, if the checkpoint says so
     step_images: int = 0  # number of images per optimizer step; 0 if the checkpoint does not say it
+    seen: Mapping[str, int] = {}  # class of the data -> number of training images used so far
 
     @property
     def folder(self) -> Path:
@@ -63,7 +66,8 @@ def resumed_from(settings: Train, folder: Path) -> Resumed | None:
     config, shapes = plain_config(contents["config"], path), shapes_of(contents["state_dict"])
     images, noise = contents.get("images", {}), contents.get("noise", "")
     storage = Storage(path, contents)
-    found_out = contents.get("batch_size"), contents.get("compiled"), contents.get("step_images", 0)
+    seen = {name: part["seen"] for name, part in contents.items() if isinstance(part, dict) and "seen" in part}
+    found_out = contents.get("batch_size"), contents.get("compiled"), contents.get("step_images", 0), seen
     return Resumed(path, step, config, shapes, images, noise, storage, *found_out)
 
 
@@ -103,6 +107,24 @@ def check_resumed(state: Mapping[str, Tensor], config: str, resumed: Resumed) ->
         )
     if reported := [words[key] for key in words if key.startswith(REPORTED)]:
         console.print(f"other settings than the checkpoint's: {', '.join(reported)}", style="yellow")
+
+
+def has_same_loss(config: str, resumed: Resumed) -> bool:
+    """Whether the training loss measures the same as before the run was resumed."""
+    return not any(key.startswith(LOSS) for key in _changed(config, resumed))
+
+
+def has_same_error(config: str, images: Mapping[str, str], resumed: Resumed) -> bool:
+    """Whether val/mse measures the same task, on the same images, as before the run was resumed."""
+    limited = any(flat(each).get(LIMIT) is not None for each in (resumed.config, yaml.safe_load(config)))
+    same_task = not any(measures(key, limited) for key in _changed(config, resumed))
+    return same_task and not what_changed(resumed.images, images)
+
+
+def _changed(config: str, resumed: Resumed) -> list[str]:
+    """The settings that differ from those before the run was resumed."""
+    before, now = flat(resumed.config), flat(yaml.safe_load(config))
+    return [key for key in before | now if before.get(key) != now.get(key)]
 
 
 def check_images(present: Mapping[str, str], resumed: Resumed, folder: Path) -> None:

@@ -28,12 +28,19 @@ from diffusion.metric.precision import set_precision
 from diffusion.metric.score import distances
 from diffusion.process.denoiser import Denoiser
 from diffusion.report.run import write_report
-from diffusion.runs.jobs import asked_for, config_text, discard, write_config
+from diffusion.runs.jobs import asked_for, config_text, discard, still_asked, write_config
 from diffusion.runs.metrics import last_value
 from diffusion.runs.record import RunRecord, now
 from diffusion.training import loggers, processes, signals
 from diffusion.training.batch import check_batch, clock_of, divide
-from diffusion.training.checks import check_recipe, check_sweep_score, check_trainer, is_error, read_images
+from diffusion.training.checks import (
+    check_recipe,
+    check_sweep_score,
+    check_trainer,
+    check_validation,
+    is_error,
+    read_images,
+)
 from diffusion.training.clock import Clock
 from diffusion.training.compilation import is_compiled
 from diffusion.training.ending import SHOWN, Last, draw_last, finish, run_source
@@ -53,6 +60,8 @@ from diffusion.training.resume import (
     check_step_images,
     check_steps_left,
     continuing,
+    has_same_error,
+    has_same_loss,
     resumed_from,
 )
 from diffusion.training.saving import Checkpoints
@@ -145,7 +154,9 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     settings, recipe = with_classes(settings, recipe)
     check_sweep_score(settings, scorer)
     trainer = make_trainer(settings, folder, resumed)
-    clock = clock_of(settings, recipe.data, trainer.world_size)
+    check_validation(settings.trainer, recipe.data, trainer.world_size)
+    done = (0, 0) if resumed is None else (resumed.step, resumed.seen.get(type(recipe.data).__qualname__, 0))
+    clock = clock_of(settings, recipe.data, trainer.world_size, done)
     drawing = recipe.drawing(settings.seed, settings.samples.precision)
     settings, last = with_step(settings, drawing, clock, resumed)
     module = Diffusion(settings, recipe, clock)
@@ -164,7 +175,8 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
         else:
             record.resume(resumed.folder, resumed.step)
         spent.seconds = dict(record.content.get("seconds_of", {}))
-        record.update(asked=asked_for(asked, settings))
+        kept = {} if resumed is None else still_asked(record.previous.get("asked", {}), asked, resumed.config)
+        record.update(asked=kept | asked_for(asked, settings))
     if trainer.is_global_zero:
         if resumed is None:
             discard(folder)
@@ -174,23 +186,27 @@ def prepare(asked: Train, folder: Path, record: RunRecord | None, spent: Spent) 
     if division := divide(module, recipe.data, trainer, averages, folder, record, before):
         recipe.data.batch_size = division.size
         clock = module.clock = replace(clock, accumulate=division.accumulate, together=division.accumulate)
-    was, done = (None, 0) if resumed is None else (resumed.compiled, resumed.step)
-    module.compiled = is_compiled(settings, module, recipe.data, trainer, clock, folder, record, was, done)
+    was, made = (None, 0) if resumed is None else (resumed.compiled, resumed.step)
+    module.compiled = is_compiled(settings, module, recipe.data, trainer, clock, folder, record, was, made)
     if module.compiled:
         module.denoiser.network.compile()  # in place: the keys of the weights stay as they are
     settings = with_affordable_samples(settings, recipe, last, clock, trainer.world_size)
     scorer = scorer if settings.score.n else None
     if scorer is not None:
         scorer.extractor.to(trainer.strategy.root_device)
-    set_clock(trainer, recipe.data, clock, done)
+    set_clock(trainer, recipe.data, clock, made)
     if resumed is not None:
         check_step_images(recipe.data.batch_size * clock.accumulate * trainer.world_size, trainer.world_size, resumed)
-    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None)
+    comparable = resumed is None or has_same_error(config_text(settings), recipe.data.keys, resumed)
+    checkpoints = Checkpoints(folder, settings.checkpoint, clock, record, resumed.path if resumed else None, comparable)
     run = Prepared(settings, recipe, module, trainer, clock, last, scorer, checkpoints, resumed)
     add_callbacks(run, folder, record, spent)
     if trainer.is_global_zero:
         if resumed is not None:
             Ledger(folder).inherit(Ledger.of(resumed.path))
+            metrics_file = trainer.loggers[0]
+            assert isinstance(metrics_file, loggers.MetricsFile)
+            metrics_file.copy_earlier()
         print_run(folder, recipe)
     return run
 
@@ -346,7 +362,8 @@ def add_callbacks(run: Prepared, folder: Path, record: RunRecord | None, spent: 
     used.append(Mark(spent, "other"))
     if run.recipe.ema is not None:
         used += [run.recipe.ema, Mark(spent, "average of weights")]
-    used += [Guard(settings.guard, clock), Mark(spent, "guard")]
+    same_loss = run.resumed is None or has_same_loss(config_text(settings), run.resumed)
+    used += [Guard(settings.guard, clock, same_loss), Mark(spent, "guard")]
     if settings.callbacks:
         used += [make(node, f"callbacks.{name}") for name, node in settings.callbacks.items()]
         used.append(Mark(spent, "other"))

@@ -65,8 +65,8 @@ FAULTS = [
     ),
     Fault(
         "an epoch is measured in batches instead of steps",
-        "Clock.of(settings.trainer, images, whole, 1, settings.least_interval)",
-        "Clock.of(settings.trainer, images, size, 1, settings.least_interval)",
+        "Clock.of(settings.trainer, images, whole, 1, settings.least_interval, done)",
+        "Clock.of(settings.trainer, images, size, 1, settings.least_interval, done)",
         f"{DIVISION}[crops]",
     ),
     Fault("trials advance torch's random generator", "self.undo.enter_context(torch.random.fork_rng(", "str((", TRACE),

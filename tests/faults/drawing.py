@@ -264,7 +264,12 @@ FAULTS = [
     ),
     Fault("the peak is the slower product", "return max(product, convolution)", "return product", UTILIZATION),
     Fault("the forecast does not count the pictures", "self.in_training + more * self.nfe", "self.in_training", PLAN),
-    Fault("the forecast does not count the validation of the last step", " + bool(total % every)", "", PLAN),
+    Fault(
+        "the forecast does not count the validation of the last step",
+        " + bool(total % every and step < total)",
+        "",
+        PLAN,
+    ),
     Fault(
         "study of guidance: the recorded scale is wrong",
         "source_of(node, guidance_node, settings.precision)",

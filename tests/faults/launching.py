@@ -11,6 +11,7 @@ QUEUED = f"{SLURM}::test_a_signal_to_one_of_two_processes_requeues_once_and_the_
 WHOLE_STEPS = "reliability/test_accumulation.py::test_checkpoints_contain_whole_steps_and_resume_exactly[6-steps0]"
 ALL_SIGNALLED = "reliability/test_two_signalled.py::test_two_processes_signalled_at_any_place_resume_exactly"
 AGAIN = "training/test_sweep_again.py"
+CHANGED = "training/test_resume_changed.py"
 STOPPED = "training/test_stopped.py"
 TASKS = "training/test_slurm_tasks.py::test_only_rank_0_requeues_the_job_and_only_on_sigusr1"
 QUOTES = "training/test_bad_input.py::test_errors_show_working_quotes_for_values_that_need_them"
@@ -422,5 +423,53 @@ FAULTS = [
         'return started is not None and self.content.get("process") == started',
         'return self.content.get("process") == started',
         STATES,
+    ),
+    Fault(
+        "resume: epochs are counted in steps of another size",
+        "shift = seen // (batch_size * devices * accumulate) - step if seen else 0",
+        "shift = 0",
+        f"{CHANGED}::test_epochs_are_counted_in_images_after_a_change_of_the_batch_size",
+    ),
+    Fault(
+        "resume: larger steps begin within a step",
+        "self.seen -= self.seen % step",
+        "self.seen -= 0 * step",
+        f"{CHANGED}::test_a_larger_global_batch_begins_with_a_whole_step",
+    ),
+    Fault(
+        "resume: best.ckpt is that of other images",
+        "comparable = resumed is None or has_same_error(",
+        "comparable = True or has_same_error(",
+        f"{CHANGED}::test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else",
+    ),
+    Fault(
+        "resume: the guard keeps the losses of another objective",
+        "        if self.same_loss:\n",
+        "        if True:\n",
+        f"{CHANGED}::test_the_guard_forgets_losses_of_another_objective",
+    ),
+    Fault(
+        "resume: a run with adapted settings does not count as complete",
+        "before = [comparable(config), ",
+        "before = [",
+        f"{CHANGED}::test_a_complete_run_with_adapted_settings_is_not_run_again",
+    ),
+    Fault(
+        "resume: the settings that were asked for are forgotten",
+        "record.update(asked=kept | asked_for(asked, settings))",
+        "record.update(asked=asked_for(asked, settings))",
+        f"{CHANGED}::test_a_complete_run_with_adapted_settings_is_not_run_again",
+    ),
+    Fault(
+        "resume: curves of another folder are copied only with the first line",
+        "if elsewhere and (rows := self._earlier()):",
+        "if False and (rows := self._earlier()):",
+        "training/test_metrics_file.py::test_the_lines_of_a_resumed_run_in_another_folder_are_copied_at_once",
+    ),
+    Fault(
+        "sweeps: a job records the command of its process",
+        'sys.argv = ["diffusion.train", *map(str, words)]',
+        'str(["diffusion.train", *map(str, words)])',
+        f"{AGAIN}::test_a_job_records_the_command_that_runs_it_alone",
     ),
 ]

@@ -334,4 +334,16 @@ FAULTS = [
     fault("flow: wrong sign of the divergence", "-(log_prior + change)", "-(log_prior - change)", LIKELIHOOD),
     fault("flow: without the volume of the dequantisation", " - math.log2(2 / 255)", "", LIKELIHOOD),
     fault("flow: half the change of variables", "slope / rate, x0", "slope / rate / 2, x0", LIKELIHOOD),
+    Fault(
+        "linspace rounds half a row to the other side",
+        "torch.from_numpy(np.linspace(0, table - 1, steps).round())",
+        "torch.linspace(0, table - 1, steps, dtype=torch.float64).round()",
+        "process/test_grid.py::test_row_spacings_match_diffusers[27-linspace-linspace]",
+    ),
+    Fault(
+        "the learned weight moves faster with more features",
+        " / len(self.weight) ** 0.5",
+        "",
+        "process/test_objective.py::test_learned_uncertainty_moves_at_the_same_rate_for_any_number_of_features",
+    ),
 ]

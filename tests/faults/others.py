@@ -180,4 +180,22 @@ FAULTS = [
         "if False and (i :=",
         f"{INIT}::test_classes_with_other_names_than_those_of_the_model_are_reported",
     ),
+    Fault(
+        "a folder without sub-folders is not read",
+        "return folder / name if (folder / name).is_dir() else folder",
+        "return folder / name",
+        f"{FOLDERS}::test_a_folder_with_its_parts_beside_the_index_is_read",
+    ),
+    Fault(
+        "the index may name another scheduler",
+        "isinstance(listed, list) and listed[-1:] != [kind]",
+        "False",
+        f"{FOLDERS}::test_an_invalid_folder_gives_a_one_line_error[another scheduler]",
+    ),
+    Fault(
+        "settings that weights do not show are not reported",
+        "other += [key for key in CONFIGURED if",
+        "other += [key for key in () if",
+        "training/test_init.py::test_settings_not_visible_in_the_weights_are_reported",
+    ),
 ]

@@ -602,7 +602,7 @@ FAULTS = [
     ),
     Fault(
         "T9 a job with other settings counts as complete",
-        "return before == comparable(yaml.safe_load(config_text(settings)))",
+        "return comparable(yaml.safe_load(config_text(settings))) in before",
         "return True",
         DEATHS,
     ),

@@ -56,6 +56,24 @@ def test_the_forecast_equals_the_actual_network_evaluations(tiny, tmp_path, monk
     assert {"pictures", "scores", "last scores"} <= work.keys() or words is not WHOLE
 
 
+@pytest.mark.parametrize(("minutes", "stopped"), [(30, False), (5, True)])
+def test_the_time_limit_is_compared_with_the_time_until_the_last_step(
+    tiny, tmp_path, monkeypatch, capsys, minutes, stopped
+):
+    """At 25 s per evaluation: 700 s of training and validation, and 25,000 s of samples after them."""
+    monkeypatch.setattr(forecast, "seconds_per_evaluation", lambda *_: 100.0)
+    words = [
+        "ema=none",
+        "validation.draws=1",
+        "samples.n=50",
+        "sampler.steps=20",
+        "trainer.max_steps=1",
+        f"trainer.max_time=00:00:{minutes:02d}:00",
+    ]
+    train([*tiny, *words], tmp_path)
+    assert ("saves and stops the run before that" in " ".join(capsys.readouterr().out.split())) == stopped
+
+
 def test_the_forecast_of_a_resumed_run_counts_the_remaining_work(command, tiny, tmp_path):
     words = [*tiny, "samples.n=2", "samples.every_n_epochs=1", "least_interval=1", "hydra.run.dir=run"]
     assert command("train", [*words, "trainer.max_epochs=2"])[0] == 0

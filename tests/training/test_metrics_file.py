@@ -49,6 +49,16 @@ def test_a_resumed_run_keeps_the_lines_up_to_its_step(tmp_path, torn):
     assert (tmp_path / "metrics.csv").read_bytes() == whole
 
 
+def test_the_lines_of_a_resumed_run_in_another_folder_are_copied_at_once(tmp_path):
+    (tmp_path / "new").mkdir()
+    log(tmp_path, range(4))
+    MetricsFile(tmp_path / "new", (tmp_path, 2)).copy_earlier()
+    assert [row["step"] for row in read_rows(tmp_path / "new/metrics.csv")] == [0, 1, 1]
+    before = (tmp_path / "metrics.csv").read_bytes()
+    MetricsFile(tmp_path, (tmp_path, 2)).copy_earlier()
+    assert (tmp_path / "metrics.csv").read_bytes() == before  # its later lines may still be needed
+
+
 def test_interrupting_a_resumed_run_loses_no_lines(tmp_path, monkeypatch):
     log(tmp_path, range(4))
     whole = (tmp_path / "metrics.csv").read_bytes()

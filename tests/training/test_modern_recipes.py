@@ -74,7 +74,7 @@ def test_edm2_warns_of_a_time_embedding_for_another_prediction(
 ) -> None:
     said = "warning: model.bandwidth=1 is for the labels of prediction=edm"
     words = ["model=edm2_tiny", "data=folder", f"data.root={photos}", "data.val=8", "data.test=8", *NARROW["edm2"][:5]]
-    edm = ["prediction=edm", "schedule=edm", "timesteps@objective.timesteps=log_normal"]
+    edm = ["prediction=edm", "schedule=edm", "timesteps@objective.timesteps=log_normal", "sampler=heun"]
     for name, more, warned in (("edm", edm, False), ("eps", [], True), ("narrow", ["model.bandwidth=0.002"], False)):
         capsys.readouterr()
         train([*words, *more, *SHORT, "trainer.max_steps=1"], tmp_path / name)

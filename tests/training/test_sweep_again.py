@@ -59,10 +59,12 @@ def test_checkpoints_of_other_settings_are_overwritten_only_on_request(command, 
     assert (tmp_path / "sweep/0/scores.json").exists()
     assert "seed: 5" in config.read_text()
     (tmp_path / "sweep/1/run.json").unlink()
+    (tmp_path / "sweep/0/metrics.csv").write_text("step,train/loss\n0,1\n")
     assert command("train", [*overrides, "ckpt=null"])[0] == 0
     assert "seed: 0" in config.read_text()
     assert not [*(tmp_path / "sweep/0").glob("checkpoints/*"), *(tmp_path / "sweep/0").glob("s*/*")]
     assert not (tmp_path / "sweep/0/scores.json").exists()
+    assert not (tmp_path / "sweep/0/metrics.csv").exists()
 
 
 def test_a_job_that_was_resumed_alone_is_still_that_job(command, tiny, tmp_path, monkeypatch):

@@ -1,0 +1,110 @@
+"""Resuming with settings that change what a step, an epoch, a loss or an error is, and runs with adapted settings."""
+
+import json
+from collections import defaultdict
+
+import pytest
+from composing import job_in_this_process, settings, train
+
+from diffusion.checkpoint.restore import restore
+from diffusion.runs import jobs
+from diffusion.runs.metrics import read_metrics, read_rows
+from diffusion.training.clock import Clock
+from diffusion.training.guard import Guard
+from diffusion.training.resume import LOSS
+from diffusion.training.saving import Checkpoints
+
+LOGGED = ["samples.n=0", "trainer.log_every_n_steps=1", "least_interval=1"]
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_epochs_are_counted_in_images_after_a_change_of_the_batch_size(tiny, tmp_path):
+    """Twelve steps of 4 of 24 images, and six of 8."""
+    words = [*tiny, *LOGGED]
+    train([*words, "trainer.max_epochs=2"], tmp_path / "a")
+    larger = ["data.batch_size=8", "trainer.max_epochs=4", f"ckpt={tmp_path}/a/checkpoints/last.ckpt"]
+    train([*words, *larger], tmp_path / "b")
+    assert (record(tmp_path / "b")["steps"], record(tmp_path / "b")["epochs"]) == (18, 4)
+    epochs = defaultdict(set)
+    for row in read_rows(tmp_path / "b/metrics.csv"):
+        epochs[row["step"]] |= {row["epoch"]} if "epoch" in row else set()
+    assert [*epochs.values()] == [{i // 6} for i in range(12)] + [{2 + i // 3} for i in range(6)]
+
+
+def test_a_larger_global_batch_begins_with_a_whole_step(tiny, tmp_path):
+    """Three batches of 4 are not a whole number of steps of 8, however these are divided."""
+    words = [*tiny, *LOGGED, "trainer.precision=64-true", "trainer.max_epochs=-1"]
+    train([*words, "data.batch_size=4", "data.global_batch_size=4", "trainer.max_steps=3"], tmp_path / "a")
+    losses = []
+    for size in (8, 4):
+        more = [f"data.batch_size={size}", "data.global_batch_size=8", "trainer.max_steps=6"]
+        train([*words, *more, f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / f"b{size}")
+        losses.append(read_metrics(tmp_path / f"b{size}/metrics.csv")["train/loss"].value)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_the_best_checkpoint_is_forgotten_if_the_error_measures_something_else(tiny, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "state_dict", lambda self: {"best": 0.0, "latest": 0.0})
+        train([*tiny, "samples.n=0", "trainer.max_epochs=1"], tmp_path / "a")
+    more = ["trainer.max_epochs=2", f"ckpt={tmp_path}/a/checkpoints/last.ckpt", "samples.n=0"]
+    for name, word, kept in (("same", "seed=0", True), ("split", "data.seed=1", False)):
+        train([*tiny, *more, word], tmp_path / name)
+        best, last = (restore(tmp_path / name / "checkpoints" / f"{which}.ckpt") for which in ("best", "last"))
+        assert (best.step < last.step) == kept
+        assert best.images == last.images, name
+
+
+def test_the_guard_forgets_losses_of_another_objective():
+    guard = settings(["guard.spikes=5"]).guard
+    clock = Clock(1, 100)
+    before = Guard(guard, clock)
+    before.usual.extend([0.1, 0.2])
+    before.high, before.warned = 3, True
+    for same_loss in (True, False):
+        resumed = Guard(guard, clock, same_loss)
+        resumed.load_state_dict(before.state_dict())
+        assert [*resumed.usual] == ([0.1, 0.2] if same_loss else [])
+        assert (resumed.high, resumed.warned) == ((3, True) if same_loss else (0, False))
+    assert "objective.weighting".startswith(LOSS)
+
+
+def test_a_complete_run_with_adapted_settings_is_not_run_again(command, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "wait_for_process", job_in_this_process)
+    early = ["guidance=early", "guidance.step=0.5", "sampler.steps=2", "samples.n=2", "trainer.max_steps=4"]
+    sweep, alone = ["-m", *tiny, *early, "hydra.sweep.dir=sweep"], ["hydra.run.dir=sweep/0", "ckpt=auto"]
+    status, out, err = command("train", sweep)
+    assert status == 0, out + err
+    run = tmp_path / "sweep/0"
+    (run / "run.json").write_text(json.dumps(record(run) | {"state": "died"}))
+    status, out, err = command("train", alone)
+    assert status == 0, out + err
+    assert "already complete" not in out
+    for again in (alone, sweep):
+        status, out, err = command("train", again)
+        assert status == 0, out + err
+        assert "sweep/0 is already complete" in out
+
+
+def test_logging_can_be_turned_off(tiny, tmp_path):
+    train([*tiny, "samples.n=0", "trainer.max_steps=1", "trainer.log_every_n_steps=0"], tmp_path)
+
+
+def test_a_validation_of_less_than_a_batch_is_refused(command, tiny):
+    status, out, err = command("train", [*tiny, "trainer.limit_val_batches=0.01"])
+    assert status == 2, out + err
+    assert err.startswith("error: trainer.limit_val_batches=0.01: this is less than one of")
+
+
+def test_changed_settings_of_validation_and_guard_are_reported(tiny, tmp_path, capsys):
+    train([*tiny, "samples.n=0", "trainer.max_steps=1"], tmp_path / "a")
+    capsys.readouterr()
+    words = ["validation.draws=2", "guard.action=skip", "trainer.max_steps=2", "samples.n=0"]
+    train([*tiny, *words, f"ckpt={tmp_path}/a/checkpoints/last.ckpt"], tmp_path / "b")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "other settings than the checkpoint's: " in said
+    assert "guard.action stop → skip" in said
+    assert "→ 2" in said.partition("validation.draws")[2][:8]
